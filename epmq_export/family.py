@@ -1,0 +1,112 @@
+"""What the method asks of a model family. `converters` answers; nothing here knows BERT from Llama.
+
+A family is bound to one model directory (its config and tokenizer) and to no weights: weights come as a `TensorSource`, by
+canonical name, so that one family serves the base, every expert, the merge and the packed checkpoint.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+Metadata = Mapping[str, str | int | float | bool | list[str] | list[int] | list[float]]
+
+
+class TensorSource(Protocol):
+    """Tensors by canonical name, read when asked for and never kept."""
+
+    def names(self) -> Sequence[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def load(self, name: str) -> Tensor:
+        """The tensor on the CPU in its stored dtype; InputError where the file has none of that name."""
+        ...
+
+
+class Block(Protocol):
+    """A run of modules between two hidden states. The first block of a family makes the hidden state from the batch."""
+
+    name: str
+    """What its tensors' names begin with, without the dot: `encoder.layer.3`."""
+
+    steps: tuple[tuple[str, ...], ...]
+    """The paths of its linears and norms, in the order of the data. The members of a step share one input."""
+
+    def build(self) -> nn.Module:
+        """The family's own module, its parameters on the meta device."""
+        ...
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        """The next hidden state, [batch, length, width]."""
+        ...
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch) -> Tensor:
+        """How much each row of a step's input counts in its statistics, float32 [batch, length]; 0 for padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class GgufSpec:
+    """How a family is laid out in GGUF."""
+
+    architecture: str
+    metadata: Metadata
+    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as int32."""
+
+    names: Mapping[str, str]
+    """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""
+
+
+@dataclass(frozen=True)
+class OnnxSpec:
+    """How a family is exported to ONNX."""
+
+    build: Callable[[TensorSource], nn.Module]
+    """A module with weights; each parameter's name ends in its canonical tensor name."""
+
+    example: Mapping[str, Tensor]
+    """One batch, as keyword arguments of the module's forward."""
+
+    inputs: Mapping[str, Mapping[int, str]]
+    """Input names, in order, with the names of their dynamic axes."""
+
+    outputs: Mapping[str, Mapping[int, str]]
+    """Output names, in order, with the names of their dynamic axes. The last one is the family's `output`."""
+
+
+class Family(Protocol):
+    name: str
+    directory: Path
+    """Config, tokenizer and everything else that must travel with the weights."""
+
+    blocks: Sequence[Block]
+    embeddings: Sequence[str]
+    """Tensors that are tables of rows by token, which a recipe may store on a grid of their own."""
+
+    def canonical(self, name: str) -> str | None:
+        """A checkpoint's tensor name as this project uses it; None for one that the exported model does not need."""
+        ...
+
+    def truncate(self, text: str) -> str:
+        """The part of a text that fits the model, so that every runtime is given the same."""
+        ...
+
+    def batches(self, texts: Sequence[str], size: int) -> Iterator[Batch]:
+        """Tokenised and padded, in the given order."""
+        ...
+
+    def output(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """What the task reads off the last hidden state, float32 [batch, width]."""
+        ...
+
+    def gguf(self) -> GgufSpec: ...
+
+    def onnx(self) -> OnnxSpec: ...
+
+    def approximate(self) -> "Family":
+        """This family with the approximations that llama.cpp computes with (a tanh GELU for BERT), for exact comparison."""
+        ...

@@ -1,0 +1,57 @@
+"""What the method asks of a file format. `formats` answers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epmq_export.family import Family
+from epmq_export.packed import Packed, PackedTensor
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as a written file holds it, read back."""
+
+    name: str
+    """Canonical name."""
+
+    value: PackedTensor | Tensor
+    """Codes and scales, or plain values in the dtype of the file."""
+
+    raw: NDArray[np.uint8] | None = None
+    """The bytes in the file, for a runtime's own dequantiser; None where the format has no such thing."""
+
+
+class Format(Protocol):
+    name: str
+    """As in `--format` and in a recipe: `gguf`, `onnx`."""
+
+    def write(self, packed: Packed, family: Family, folder: Path) -> Path:
+        """Write the model into the folder (which exists and is empty); the path of the model file."""
+        ...
+
+    def find(self, folder: Path) -> Path:
+        """The model file in a folder that `write` filled; InputError where there is none."""
+        ...
+
+    def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
+        """Every tensor of the file; InputError with the reason where the file is not whole and well-formed."""
+        ...
+
+    def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
+        """Where metadata, tokenizer and files beside the model differ from what `write` would write, a sentence each."""
+        ...
+
+    def exact(self, path: Path, scratch: Path) -> Path:
+        """A file that computes what `path` holds without a runtime's low-precision kernels: for GGUF an F32 twin made from
+        the file itself, written into `scratch`; for ONNX the file, since there it is an option of the session."""
+        ...
+
+    def notes(self, path: Path) -> dict[str, Any]:
+        """Facts for the report, such as how many linears the runtime fuses."""
+        ...

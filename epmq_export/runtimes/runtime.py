@@ -1,0 +1,30 @@
+"""What verification asks of a runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Runtime(Protocol):
+    name: str
+    format: str
+    """The name of the format that it reads."""
+
+    def version(self) -> str:
+        """MissingRuntime, with what to install, where it is not there."""
+        ...
+
+    def outputs(self, path: Path, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
+        """The model's outputs [len(texts), width] for texts, by the runtime's own tokenizer where it has one.
+
+        By default as users run it; `exact` keeps the runtime from computing in lower precision than the file. InputError where the
+        runtime refuses the file, dies on it, or passes the time or memory limit.
+        """
+        ...
+
+    def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
+        """`count` values of raw bytes on a grid, by the runtime's own code; None where it offers none."""
+        ...
