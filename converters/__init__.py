@@ -1,0 +1,26 @@
+"""Model families: blocks in data order, names, metadata, tokenizer. One file a family."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from converters.bert import Bert
+from epmq_export.errors import InputError
+from epmq_export.family import Family
+
+FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open}
+
+
+def open_family(directory: Path) -> Family:
+    """The family of a model directory, by the `model_type` of its config.json."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{directory} is no model directory: it has no config.json") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found not in FAMILIES:
+        raise InputError(f"{path}: model_type is {found!r}; supported: {', '.join(FAMILIES)}")
+    return FAMILIES[found](directory)

@@ -1,0 +1,194 @@
+"""BERT encoders with pooling: sentence-transformers models such as all-MiniLM, BGE, GTE, E5."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
+
+from epmq_export.errors import InputError
+from epmq_export.family import Batch, Block
+
+log = logging.getLogger(__name__)
+
+Pooling = Literal["mean", "cls"]
+# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays full.
+UNREAD = 0.01
+
+
+@dataclass(frozen=True)
+class Stem:
+    """Token, position and type embeddings, added and normalised."""
+
+    config: BertConfig
+    name: str = "embeddings"
+    steps: tuple[tuple[str, ...], ...] = (("LayerNorm",),)
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return BertEmbeddings(self.config).eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        ids = batch["input_ids"]
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]  # the module's own buffer has no data: it was built on meta
+        result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch) -> Tensor:
+        return batch["attention_mask"].float()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer, normalised after each residual sum."""
+
+    config: BertConfig
+    index: int
+    reads_cls_only: bool
+    """The last layer under CLS pooling: only keys and values of the other tokens reach the output."""
+
+    steps: tuple[tuple[str, ...], ...] = (
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        ("attention.output.dense",),
+        ("attention.output.LayerNorm",),
+        ("intermediate.dense",),
+        ("output.dense",),
+        ("output.LayerNorm",),
+    )
+
+    @property
+    def name(self) -> str:
+        return f"encoder.layer.{self.index}"
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return BertLayer(self.config).eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        mask = batch["attention_mask"][:, None, None, :].bool()
+        result: Tensor = module(hidden, attention_mask=mask)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch) -> Tensor:
+        weights = batch["attention_mask"].float()
+        if self.reads_cls_only and "attention.self.key" not in step:
+            weights = weights * UNREAD
+            weights[:, 0] = 1.0
+        return weights
+
+
+@dataclass(frozen=True)
+class Bert:
+    directory: Path
+    config: BertConfig
+    tokenizer: PreTrainedTokenizerFast
+    pooling: Pooling
+    max_length: int
+    name: str = "bert"
+    embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
+
+    @classmethod
+    def open(cls, directory: Path) -> "Bert":
+        config = BertConfig.from_pretrained(directory)
+        config._attn_implementation = "sdpa"
+        _refuse_unsupported(directory / "config.json", config)
+        tokenizer = _tokenizer(directory)
+        limit = _read(directory / "sentence_bert_config.json").get("max_seq_length")
+        max_length = min(limit or config.max_position_embeddings, tokenizer.model_max_length, config.max_position_embeddings)
+        return cls(directory, config, tokenizer, _pooling(directory), max_length)
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        last = self.config.num_hidden_layers - 1
+        layers = (Layer(self.config, i, self.pooling == "cls" and i == last) for i in range(last + 1))
+        return (Stem(self.config), *layers)
+
+    def canonical(self, name: str) -> str | None:
+        """Without the `bert.` of models with a head; the pooler, the heads and position indices are not part of an encoder."""
+        name = name.removeprefix("bert.")
+        if not name.startswith(("embeddings.", "encoder.")) or name == "embeddings.position_ids":
+            return None
+        return name
+
+    def truncate(self, text: str) -> str:
+        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+        if len(encoded["input_ids"]) < self.max_length:
+            return text
+        return text[: max(end for _, end in encoded["offset_mapping"])]
+
+    def batches(self, texts: Sequence[str], size: int) -> Iterator[Batch]:
+        for start in range(0, len(texts), size):
+            encoded = self.tokenizer(
+                list(texts[start : start + size]),
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+                return_token_type_ids=True,
+            )
+            yield {key: encoded[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
+
+    def output(self, hidden: Tensor, batch: Batch) -> Tensor:
+        return pool(hidden, batch["attention_mask"], self.pooling)
+
+    def approximate(self) -> "Bert":
+        """llama.cpp computes BERT's GELU by its tanh form."""
+        config = BertConfig.from_dict({**self.config.to_dict(), "hidden_act": "gelu_pytorch_tanh"})
+        config._attn_implementation = "sdpa"
+        return replace(self, config=config)
+
+
+def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
+    """One unnormalised embedding a sentence, [batch, width]."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
+    return content
+
+
+def _refuse_unsupported(path: Path, config: BertConfig) -> None:
+    expected = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    for key, value in expected.items():
+        found = getattr(config, key, value)
+        if found != value:
+            raise InputError(f"{path}: {key} is {found!r}, expected {value!r}: family bert has no other")
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
+    except Exception as error:  # the library raises whatever its parsers raise
+        raise InputError(f"{directory}: its tokenizer cannot be read ({error})") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"{directory}: found a {type(tokenizer).__name__}, expected a fast tokenizer (tokenizer.json or vocab.txt)")
+    return tokenizer
+
+
+def _pooling(directory: Path) -> Pooling:
+    path = directory / "1_Pooling" / "config.json"
+    settings = _read(path)
+    if not settings:
+        log.warning("%s: no 1_Pooling/config.json; taking mean pooling", directory)
+        return "mean"
+    modes = [key for key, value in settings.items() if key.startswith("pooling_mode") and value is not False]
+    if modes == ["pooling_mode_mean_tokens"] or settings.get("pooling_mode") == "mean":
+        return "mean"
+    if modes == ["pooling_mode_cls_token"] or settings.get("pooling_mode") == "cls":
+        return "cls"
+    raise InputError(f"{path}: pooling is {', '.join(modes) or 'none'}, expected mean or CLS")
