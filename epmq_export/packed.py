@@ -128,20 +128,26 @@ class Packed:
         return value.dequantise() if isinstance(value, PackedTensor) else value
 
 
-def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path) -> None:
-    """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
-
-    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes.
-    """
+def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As safetensors stores them, and the grid of each that is on one; in the order of the names."""
     stored: dict[str, Tensor] = {}
     grids: dict[str, str] = {}
     for name, value in sorted(tensors.items()):
         if isinstance(value, PackedTensor):
             grids[name] = value.grid.name
-            stored[f"{name}.codes"] = pack_codes(value.grid, value.codes).contiguous()
-            stored[f"{name}.scales"] = value.scales.contiguous()
+            stored[f"{name}.codes"] = pack_codes(value.grid, value.codes).cpu().contiguous()
+            stored[f"{name}.scales"] = value.scales.cpu().contiguous()
         else:
-            stored[name] = value.contiguous()
+            stored[name] = value.cpu().contiguous()
+    return stored, grids
+
+
+def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path) -> None:
+    """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
+
+    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes.
+    """
+    stored, grids = flatten(tensors)
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)

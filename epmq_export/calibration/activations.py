@@ -1,0 +1,52 @@
+"""Calibration activations: in memory up to a bound, on disk past it, so that a run's memory is known beforehand."""
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Key = tuple[str | int, ...]
+
+
+class Activations:
+    """Tensors by key. Use as a context: leaving it removes what was spilled."""
+
+    def __init__(self, bound: int) -> None:
+        """`bound`: bytes of tensors kept in memory."""
+        self.bound = bound
+        self.held = 0
+        self._memory: dict[Key, Tensor] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "Activations":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._memory.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def put(self, key: Key, value: Tensor) -> None:
+        """Keep a tensor, in place of what the key held."""
+        self.drop(key)
+        if self.held + value.nbytes <= self.bound:
+            self._memory[key] = value
+            self.held += value.nbytes
+        else:
+            save_file({"value": value.contiguous()}, self._path(key))
+
+    def get(self, key: Key) -> Tensor:
+        return self._memory[key] if key in self._memory else load_file(self._path(key))["value"]
+
+    def drop(self, key: Key) -> None:
+        if key in self._memory:
+            self.held -= self._memory.pop(key).nbytes
+        elif self._folder is not None:
+            self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: Key) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="epmq-activations-")
+        return Path(self._folder.name) / ("-".join(map(str, key)).replace("/", "_") + ".safetensors")

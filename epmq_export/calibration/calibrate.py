@@ -1,0 +1,278 @@
+"""Block by block, step by step: statistics -> solve -> quantise, each step seeing what the steps before it ship."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from epmq_export.calibration.activations import Activations
+from epmq_export.calibration.forward import inputs_of, load_block, run_block
+from epmq_export.calibration.layout import Layout, Storage, storage_name
+from epmq_export.calibration.method import Method
+from epmq_export.calibration.rounding import gptq, nearest
+from epmq_export.calibration.solver import LinearProblem, NormProblem, factor, hessian
+from epmq_export.calibration.statistics import Moments, TaskMoments
+from epmq_export.errors import CalibrationError
+from epmq_export.family import Batch, Block, Family, TensorSource
+from epmq_export.grids import Grid
+from epmq_export.packed import PackedTensor
+
+log = logging.getLogger(__name__)
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One task: its expert, and unlabelled texts to calibrate on."""
+
+    name: str
+    expert: TensorSource
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """What one tensor's solve left, as shares of its targets' energy."""
+
+    tensor: str
+    grid: str
+    loss_merged: float
+    """Of the merged weight, unrounded."""
+
+    loss_before: float
+    """Of W*, before rounding."""
+
+    loss_after: float
+    """Of what is shipped."""
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    tensors: dict[str, PackedTensor | Tensor]
+    losses: list[LayerLoss]
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """One calibration: what to solve, for which experts, on which texts.
+
+    Memory holds one block of the student and of one expert, one step's statistics, and activations up to `activation_bytes`
+    (the rest is spilled to disk); it grows neither with depth nor with the number of experts.
+    """
+
+    family: Family
+    base: TensorSource
+    merged: TensorSource
+    tasks: Sequence[TaskData]
+    method: Method
+    layout: Layout
+    device: torch.device = torch.device("cpu")
+    activation_bytes: int = 2 << 30
+    progress: Callable[[str, int, int], None] = lambda text, done, total: None
+
+    def run(self, finished: Callable[[Block], BlockResult | None] = lambda block: None) -> Iterator[tuple[Block, BlockResult]]:
+        """Yield each block's shipped tensors, in order. `finished` gives those of a block that an interrupted run has done.
+
+        CalibrationError where a number is not finite or a system is singular: there is no fallback.
+        """
+        batches = [[*self.family.batches(sorted(task.texts, key=len), BATCH)] for task in self.tasks]
+        total = sum(len(block.steps) for block in self.family.blocks)
+        done = 0
+        with Activations(self.activation_bytes) as kept:
+            for block in self.family.blocks:
+                walk = _BlockWalk(self, block, batches, kept)
+                result = finished(block)
+                if result is None:
+                    walk.load_student()
+                    walk.run_experts()
+                    for step in block.steps:
+                        self.progress(f"{block.name} {step[0].rsplit('.', 1)[-1]}", done, total)
+                        walk.solve(step)
+                        done += 1
+                    result = BlockResult(walk.tensors, walk.losses)
+                else:
+                    walk.restore_student(result)
+                    walk.run_experts()
+                    done += len(block.steps)
+                yield block, result
+                walk.advance()
+        self.progress("calibrated", total, total)
+
+
+class _BlockWalk:
+    """The calibration of one block."""
+
+    def __init__(self, calibrator: Calibrator, block: Block, batches: list[list[Batch]], kept: Activations) -> None:
+        self.c, self.block, self.batches, self.kept = calibrator, block, batches, kept
+        self.tensors: dict[str, PackedTensor | Tensor] = {}
+        self.losses: list[LayerLoss] = []
+        self.student: nn.Module
+        # Of two streams, the experts' is only run where a target reads it.
+        self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
+
+    def load_student(self) -> None:
+        """The merged block; what no step will solve takes its shipped values now, so that calibration sees them."""
+        self.student = load_block(self.block, self.c.merged, self.c.device)
+        for path, value in self.student.state_dict().items():
+            name = f"{self.block.name}.{path}"
+            storage: Storage = torch.float32
+            if name in self.c.family.embeddings:
+                storage = self.c.layout.embedding(name, tuple(value.shape))
+            self._ship(path, _store(value, storage))
+
+    def restore_student(self, result: BlockResult) -> None:
+        self.student = load_block(self.block, _Finished(result), self.c.device)
+
+    def run_experts(self) -> None:
+        """Each expert's own hidden states through this block, and what its linears and norms are given."""
+        if not self.experts_run:
+            return
+        first = [step[0] for step in self.block.steps]
+        for t, task in enumerate(self.c.tasks):
+            module = load_block(self.block, task.expert, self.c.device)
+            for b, batch in enumerate(self.batches[t]):
+                hidden = self._hidden("expert", t, b)
+                seen, result = inputs_of(module, first, lambda h=hidden, x=batch, m=module: run_block(self.block, m, h, x, self.c.device), stop=False)
+                for step, value in zip(first, seen, strict=True):
+                    self.kept.put(("input", step, t, b), value.cpu())
+                assert result is not None
+                self.kept.put(("expert", t, b), result.cpu())
+
+    def advance(self) -> None:
+        """Carry the student's hidden states through the finished block."""
+        for t, batches in enumerate(self.batches):
+            for b, batch in enumerate(batches):
+                hidden = run_block(self.block, self.student, self._hidden("student", t, b), batch, self.c.device)
+                self.kept.put(("student", t, b), hidden.cpu())
+                for step in self.block.steps:
+                    self.kept.drop(("input", step[0], t, b))
+
+    def solve(self, step: tuple[str, ...]) -> None:
+        if isinstance(self.student.get_submodule(step[0]), nn.LayerNorm):
+            if self.c.method.affine == "solved":
+                self._solve_norm(step[0])
+        else:
+            self._solve_linears(step)
+
+    def _solve_linears(self, step: tuple[str, ...]) -> None:
+        problems = {}
+        for path in step:
+            linear = self.student.get_submodule(path)
+            name = f"{self.block.name}.{path}"
+            bias = None if linear.bias is None else self._anchor(f"{name}.bias")
+            problems[path] = LinearProblem.start(self._anchor(f"{name}.weight"), bias, self.c.method.damping)
+        moments = []
+        for t in range(len(self.c.tasks)):
+            moments.append(self._moments(step, t))
+            for path, problem in problems.items():
+                weight = self._target(t, f"{path}.weight")
+                bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
+                problem.add(weight, bias, moments[-1])
+        h = hessian(moments, self.c.method.damping)
+        place = f"{self.block.name}.{step[0]}"
+        lower = factor(h, place) if self._needs_factor() else None
+        for path, problem in problems.items():
+            self._round(path, problem, h, lower)
+
+    def _round(self, path: str, problem: LinearProblem, h: Tensor, lower: Tensor | None) -> None:
+        name = f"{self.block.name}.{path}.weight"
+        merged = self.student.get_submodule(path).weight.detach()
+        # With the merged model as target N = W_m H, so W* is W_m itself.
+        best = merged.double() if self.c.method.target == "merged" else problem.solution(lower) if lower is not None else None
+        assert best is not None
+        if not bool(torch.isfinite(best).all()):
+            raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
+        storage = self.c.layout.linear(name, tuple(best.shape))
+        try:
+            if isinstance(storage, Grid) and self.c.method.rounding == "gptq" and lower is not None:
+                value: PackedTensor | Tensor = gptq(best, lower, storage)
+            else:
+                value = _store(best, storage)
+        except CalibrationError as error:
+            raise CalibrationError(f"{name}: {error}") from None
+        shipped = value.dequantise() if isinstance(value, PackedTensor) else value
+        self.losses.append(
+            LayerLoss(name, storage_name(storage), problem.loss(merged, h), problem.loss(best, h), problem.loss(shipped, h))
+        )
+        self._ship(f"{path}.weight", value)
+        if problem.anchor_bias is not None and self.c.method.affine == "solved":
+            self._ship(f"{path}.bias", problem.bias(shipped).float())
+
+    def _solve_norm(self, path: str) -> None:
+        name = f"{self.block.name}.{path}"
+        problem = NormProblem.start(self._anchor(f"{name}.weight"), self._anchor(f"{name}.bias"), self.c.method.damping)
+        for t in range(len(self.c.tasks)):
+            problem.add(self._target(t, f"{path}.weight"), self._target(t, f"{path}.bias"), self._moments((path,), t))
+        gamma, beta = problem.solution(name)
+        self._ship(f"{path}.weight", gamma.float())
+        self._ship(f"{path}.bias", beta.float())
+
+    def _needs_factor(self) -> bool:
+        return self.c.method.target == "experts" or self.c.method.rounding == "gptq"
+
+    def _moments(self, step: tuple[str, ...], t: int) -> Moments:
+        """One task's moments of what a step's members are given."""
+        sums: TaskMoments | None = None
+        alpha = self.c.method.alpha
+        for b, batch in enumerate(self.batches[t]):
+            hidden = self._hidden("student", t, b)
+            (student,), _ = inputs_of(self.student, step[:1], lambda h=hidden, x=batch: run_block(self.block, self.student, h, x, self.c.device), stop=True)
+            weights = self.block.row_weights(step, batch).flatten().to(self.c.device)
+            rows = weights > 0
+            student = student.flatten(0, 1)[rows]
+            target = None
+            if self.experts_run:
+                expert = self.kept.get(("input", step[0], t, b)).to(self.c.device).flatten(0, 1)[rows]
+                target = alpha * expert + (1 - alpha) * student
+            sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
+            sums.add(student, target, weights[rows])
+        assert sums is not None
+        return sums.moments(not self.experts_run, f"{self.block.name}.{step[0]}, task {self.c.tasks[t].name}")
+
+    def _hidden(self, stream: str, t: int, b: int) -> Tensor | None:
+        first = self.block.name == self.c.family.blocks[0].name
+        return None if first else self.kept.get((stream, t, b))
+
+    def _anchor(self, name: str) -> Tensor:
+        """A = W_0 + rho (W_m - W_0), float32."""
+        merged = self.c.merged.load(name).to(self.c.device, torch.float32)
+        if self.c.method.rho == 1.0:
+            return merged
+        base = self.c.base.load(name).to(self.c.device, torch.float32)
+        return base + self.c.method.rho * (merged - base)
+
+    def _target(self, t: int, path: str) -> Tensor:
+        source = self.c.tasks[t].expert if self.c.method.target == "experts" else self.c.merged
+        return source.load(f"{self.block.name}.{path}").to(self.c.device, torch.float32)
+
+    def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
+        """Note a tensor as the file will hold it, and let the student compute with it from here on."""
+        name = f"{self.block.name}.{path}"
+        if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
+            raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
+        self.tensors[name] = value
+        shipped = value.dequantise() if isinstance(value, PackedTensor) else value
+        self.student.get_parameter(path).data = shipped.to(self.c.device, torch.float32)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished block's tensors as a source."""
+
+    result: BlockResult
+
+    def names(self) -> list[str]:
+        return sorted(self.result.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.load(name).shape)
+
+    def load(self, name: str) -> Tensor:
+        value = self.result.tensors[name]
+        return value.dequantise() if isinstance(value, PackedTensor) else value
+
+
+def _store(value: Tensor, storage: Storage) -> PackedTensor | Tensor:
+    return nearest(value, storage) if isinstance(storage, Grid) else value.to(storage)

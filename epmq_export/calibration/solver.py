@@ -1,0 +1,113 @@
+"""The quadratic of docs/method.md, for one linear or one norm, summed over tasks and solved in float64.
+
+    L(Q) = sum_t E_t ||Q x_s - W_t x*||^2 / n_t + lambda ||Q - A||_F^2
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from epmq_export.calibration.statistics import Moments
+from epmq_export.errors import CalibrationError
+
+
+def hessian(moments: list[Moments], damping: float) -> Tensor:
+    """H = sum_t H_t + lambda I, [in, in]."""
+    total = torch.stack([m.student for m in moments]).sum(0)
+    return total + damping * torch.eye(len(total), dtype=total.dtype, device=total.device)
+
+
+def factor(hessian: Tensor, place: str) -> Tensor:
+    """The lower Cholesky factor of H; CalibrationError, naming `place`, where H is singular. Nothing is added to make it pass."""
+    lower, info = torch.linalg.cholesky_ex(hessian)
+    if int(info) > 0:
+        raise CalibrationError(f"{place}: its Hessian is singular at input channel {int(info) - 1}; raise calibration.lambda, or give more samples")
+    return lower
+
+
+@dataclass
+class LinearProblem:
+    """One linear layer [out, in]: N = sum_t W_t C_t + lambda A, and what L and the bias need besides."""
+
+    anchor: Tensor
+    damping: float
+    anchor_bias: Tensor | None
+    numerator: Tensor
+    energy: float = 0.0
+    scales: float = 0.0
+    bias_sum: Tensor | None = None
+    student_mean: Tensor | None = None
+
+    @classmethod
+    def start(cls, anchor: Tensor, anchor_bias: Tensor | None, damping: float) -> "LinearProblem":
+        anchor = anchor.double()
+        bias = None if anchor_bias is None else anchor_bias.double()
+        return cls(anchor, damping, bias, damping * anchor)
+
+    def add(self, weight: Tensor, bias: Tensor | None, moments: Moments) -> None:
+        """One task: its expert's weight [out, in] and bias [out]."""
+        weight = weight.double()
+        self.numerator = self.numerator + weight @ moments.cross
+        self.energy += float(((weight @ moments.target) * weight).sum())
+        self.scales += moments.scale
+        mean = moments.scale * moments.student_mean
+        self.student_mean = mean if self.student_mean is None else self.student_mean + mean
+        if bias is not None:
+            share = moments.scale * (bias.double() + weight @ moments.target_mean)
+            self.bias_sum = share if self.bias_sum is None else self.bias_sum + share
+
+    def solution(self, factor: Tensor) -> Tensor:
+        """W* = N H^-1, float64 [out, in]."""
+        return torch.cholesky_solve(self.numerator.T, factor).T
+
+    def bias(self, weight: Tensor) -> Tensor:
+        """The best bias beside a fixed weight, float64 [out]."""
+        assert self.bias_sum is not None and self.student_mean is not None and self.anchor_bias is not None
+        return (self.bias_sum - weight.double() @ self.student_mean + self.damping * self.anchor_bias) / (self.scales + self.damping)
+
+    def loss(self, weight: Tensor, hessian: Tensor) -> float:
+        """L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t; 0 where there is no energy."""
+        weight = weight.double()
+        fixed = self.energy + self.damping * float(self.anchor.square().sum())
+        quadratic = float(((weight @ hessian) * weight).sum()) - 2.0 * float((weight * self.numerator).sum())
+        return max(fixed + quadratic, 0.0) / self.energy if self.energy > 0 else 0.0
+
+
+@dataclass
+class NormProblem:
+    """The affine part of a norm, channel by channel: gamma z + beta against gamma_t z* + beta_t, anchored alike.
+
+    A 2x2 system a channel; sums are float64 [channels].
+    """
+
+    anchor: tuple[Tensor, Tensor]
+    damping: float
+    zz: Tensor
+    z: Tensor
+    one: float
+    zy: Tensor
+    y: Tensor
+
+    @classmethod
+    def start(cls, gamma: Tensor, beta: Tensor, damping: float) -> "NormProblem":
+        gamma, beta = gamma.double(), beta.double()
+        return cls((gamma, beta), damping, torch.full_like(gamma, damping), torch.zeros_like(gamma), damping, damping * gamma, damping * beta)
+
+    def add(self, gamma: Tensor, beta: Tensor, moments: Moments) -> None:
+        gamma, beta = gamma.double(), beta.double()
+        mean, target_mean = moments.scale * moments.student_mean, moments.scale * moments.target_mean
+        self.zz = self.zz + moments.student.diagonal()
+        self.z = self.z + mean
+        self.one += moments.scale
+        self.zy = self.zy + gamma * moments.cross.diagonal() + beta * mean
+        self.y = self.y + gamma * target_mean + beta * moments.scale
+
+    def solution(self, place: str) -> tuple[Tensor, Tensor]:
+        """gamma and beta, float64 [channels]."""
+        determinant = self.zz * self.one - self.z.square()
+        if not bool((determinant > 0).all()):
+            channel = int((~(determinant > 0)).nonzero()[0])
+            raise CalibrationError(f"{place}: channel {channel} does not determine its scale and shift; raise calibration.lambda")
+        gamma = (self.zy * self.one - self.z * self.y) / determinant
+        return gamma, (self.y - gamma * self.z) / self.one
