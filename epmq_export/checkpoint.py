@@ -1,0 +1,207 @@
+"""Models by name: a directory of safetensors, a Hugging Face id, a LoRA adapter on a base. Tensors are read lazily, by name."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import Tensor
+
+from epmq_export import lora
+from epmq_export.errors import InputError
+from epmq_export.packed import COMPANIONS
+from epmq_export.tensors import SafetensorsFile, TypedSource, read_json
+
+WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+_HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", lora.WEIGHTS)
+
+
+class Checkpoint(TypedSource, Protocol):
+    location: str
+    """As the user wrote it."""
+
+    directory: Path
+    """Where its files are on this machine; for an adapter, the adapter's."""
+
+    def files(self) -> list[Path]:
+        """Every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the base's own files."""
+        ...
+
+
+class Weights:
+    """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers only."""
+
+    def __init__(self, location: str, directory: Path) -> None:
+        self.location, self.directory = location, directory
+        settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
+        for path in settings:
+            if "quantization_config" in read_json(path):
+                raise InputError(f"{path}: found quantization_config, expected an unquantised model: merging needs the weights as they were trained")
+        index = directory / INDEX
+        if (directory / WEIGHTS).exists():
+            file = SafetensorsFile(directory / WEIGHTS)
+            self._holders = dict.fromkeys(file.names(), file)
+            self._files = [file.path, *settings]
+        else:
+            self._holders = _sharded(index)
+            self._files = [*{file.path for file in self._holders.values()}, index, *settings]
+
+    def names(self) -> list[str]:
+        return sorted(self._holders)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._holder(name).shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._holder(name).dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._holder(name).load(name)
+
+    def files(self) -> list[Path]:
+        return sorted(self._files)
+
+    def _holder(self, name: str) -> SafetensorsFile:
+        if name not in self._holders:
+            raise InputError(f"{self.directory}: no tensor {name}")
+        return self._holders[name]
+
+
+class Adapted(lora.Lora):
+    """A LoRA adapter on a base, as a checkpoint."""
+
+    def __init__(self, location: str, directory: Path, base: Checkpoint, base_is_own: bool) -> None:
+        super().__init__(directory, base)
+        self.location, self.directory = location, directory
+        self._base_files = base.files() if base_is_own else []
+
+    def files(self) -> list[Path]:
+        return sorted({self.directory / lora.CONFIG, self.directory / lora.WEIGHTS, *self._base_files})
+
+
+def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relative_to: Path | None = None) -> Checkpoint:
+    """A model by directory (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
+
+    A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried only where no local path
+    has that name. InputError, naming file and tensor, where it cannot be found or is not whole.
+    """
+    text = str(location)
+    path = (relative_to or Path()) / Path(text).expanduser()
+    if "+" in text and not path.exists():
+        left, _, right = text.partition("+")
+        own = open_checkpoint(left, None, relative_to)
+        directory = _directory(right, relative_to)
+        if not lora.is_adapter(directory):
+            raise InputError(f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER")
+        return Adapted(text, directory, own, base_is_own=True)
+    directory = _directory(text, relative_to)
+    if lora.is_adapter(directory):
+        if (directory / WEIGHTS).exists():
+            raise InputError(f"{directory}: holds both an adapter ({lora.CONFIG}) and a full model ({WEIGHTS}); keep one of them")
+        if base is None:
+            raise InputError(f"{directory} is a LoRA adapter: name it with the model that it was trained on, as BASE+ADAPTER, or give that model as the base")
+        return Adapted(text, directory, base, base_is_own=False)
+    if not (directory / WEIGHTS).exists() and not (directory / INDEX).exists():
+        raise _no_weights(directory)
+    return Weights(text, directory)
+
+
+class Renamed:
+    """A source under other names."""
+
+    def __init__(self, source: TypedSource, originals: dict[str, str]) -> None:
+        self._source, self._originals = source, originals
+
+    def names(self) -> list[str]:
+        return sorted(self._originals)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(self._original(name))
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._source.dtype(self._original(name))
+
+    def load(self, name: str) -> Tensor:
+        return self._source.load(self._original(name))
+
+    def _original(self, name: str) -> str:
+        if name not in self._originals:
+            raise InputError(f"no tensor {name}; there are {len(self._originals)}, such as {', '.join(list(self._originals)[:3])}")
+        return self._originals[name]
+
+
+def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
+    """The source with each name passed through `canonical`; tensors that it maps to None are left out.
+
+    InputError where two tensors come to the same name.
+    """
+    originals: dict[str, str] = {}
+    for name in source.names():
+        new = canonical(name)
+        if new is None:
+            continue
+        if new in originals:
+            raise InputError(f"{getattr(source, 'location', 'the model')}: tensors {originals[new]} and {name} are both {new}; expected one of them")
+        originals[new] = name
+    return Renamed(source, originals)
+
+
+def _directory(text: str, relative_to: Path | None) -> Path:
+    path = (relative_to or Path()) / Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix in _PICKLES and path.is_file():
+        raise InputError(f"{path}: {_pickle_reason(path.name)}")
+    if path.exists():
+        raise InputError(f"{path}: found a file, expected the directory of a model")
+    if not _HUB_ID.fullmatch(text) or text.startswith("."):
+        raise InputError(f"{path}: no such directory")
+    repository, _, revision = text.partition("@")
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*.safetensors"]
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise InputError(f"{text}: no directory {path}, and the Hugging Face hub cannot be reached and its cache has no such model") from None
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{text}: no directory {path}, and the Hugging Face hub does not give it ({reason})") from None
+    return Path(snapshot)
+
+
+def _sharded(index: Path) -> dict[str, SafetensorsFile]:
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
+        raise InputError(f"{index}: weight_map is no object from tensors to files")
+    opened: dict[str, SafetensorsFile] = {}
+    holders: dict[str, SafetensorsFile] = {}
+    for name, shard in sorted(placed.items()):
+        if shard in ("", ".", "..") or Path(shard).name != shard:
+            raise InputError(f"{index}: tensor {name} is said to be in {shard!r}, expected a file of this directory")
+        if not (index.parent / shard).is_file():
+            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard is missing")
+        if shard not in opened:
+            opened[shard] = SafetensorsFile(index.parent / shard)
+        if name not in opened[shard].names():
+            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard has no such tensor")
+        holders[name] = opened[shard]
+    return holders
+
+
+def _no_weights(directory: Path) -> InputError:
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        return InputError(f"{directory}: {_pickle_reason(pickles[0])}")
+    return InputError(f"{directory}: found no weights, expected {WEIGHTS}, {INDEX} with its shards, or a LoRA adapter ({lora.CONFIG}, {lora.WEIGHTS})")
+
+
+def _pickle_reason(name: str) -> str:
+    return (
+        f"{name} is a pickle, which can run any program when it is opened, so it is refused; "
+        "save the model as safetensors (in transformers: save_pretrained) where you trust it"
+    )

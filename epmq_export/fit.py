@@ -1,0 +1,90 @@
+"""Whether an expert is a fine-tune of the base."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from epmq_export.errors import InputError
+from epmq_export.tensors import TypedSource, read_json
+
+log = logging.getLogger(__name__)
+SHOWN = 5
+
+
+def require_fit(base: TypedSource, expert: TypedSource, name: str) -> None:
+    """InputError, with the first differences, unless the expert has the base's floating tensors, each of its shape, and no others.
+
+    Integer tensors (position indices) are the base's and may be absent; both sides must be under canonical names. `name` is the
+    expert's, for the message. Reads headers only.
+    """
+    differences = []
+    ours, theirs = set(base.names()), set(expert.names())
+    for tensor in sorted(ours | theirs):
+        if tensor not in theirs:
+            if base.dtype(tensor).is_floating_point:
+                differences.append(f"{tensor} is missing")
+        elif tensor not in ours:
+            if expert.dtype(tensor).is_floating_point:
+                differences.append(f"{tensor} is not in the base")
+        elif base.dtype(tensor).is_floating_point != expert.dtype(tensor).is_floating_point:
+            differences.append(f"{tensor} is {_plain(expert, tensor)}, the base's is {_plain(base, tensor)}")
+        elif base.dtype(tensor).is_floating_point and base.shape(tensor) != expert.shape(tensor):
+            differences.append(f"{tensor} has shape {_shape(expert, tensor)}, the base's has {_shape(base, tensor)}{_hint(base, expert, tensor)}")
+    if differences:
+        raise InputError(f"{name} does not fit the base: {_first(differences)}")
+
+
+def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
+    """InputError, with the first differences, where the tokenizers of two model directories give a token different ids.
+
+    Compares tokenizer.json, else vocab.txt; an expert with neither (an adapter without its tokenizer) uses the base's.
+    """
+    ours, theirs = _vocabulary(base), _vocabulary(expert)
+    if ours is None or theirs is None:
+        log.info("%s: no tokenizer to compare with the base's; taking the base's", name)
+        return
+    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    if differing:
+        found = [f"token {token!r} is {theirs.get(token, 'absent')}, the base's is {ours.get(token, 'absent')}" for token in differing]
+        raise InputError(f"{name} has another vocabulary than the base: {_first(found)}")
+
+
+def _vocabulary(directory: Path) -> dict[str, Any] | None:
+    path = directory / "tokenizer.json"
+    if path.exists():
+        tokenizer = read_json(path)
+        model = tokenizer.get("model")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        if isinstance(vocabulary, dict):
+            tokens = dict(vocabulary)
+        elif isinstance(vocabulary, list):  # Unigram: pairs of token and score
+            tokens = {json.dumps(entry[0] if isinstance(entry, list) and entry else entry): index for index, entry in enumerate(vocabulary)}
+        else:
+            raise InputError(f"{path}: model.vocab is a {type(vocabulary).__name__}, expected an object or a list")
+        return tokens
+    path = directory / "vocab.txt"
+    if path.exists():
+        try:
+            return {token: index for index, token in enumerate(path.read_text(encoding="utf-8").split("\n"))}
+        except ValueError as error:
+            raise InputError(f"{path}: not UTF-8 ({error})") from None
+    return None
+
+
+def _plain(source: TypedSource, tensor: str) -> str:
+    return str(source.dtype(tensor)).removeprefix("torch.")
+
+
+def _shape(source: TypedSource, tensor: str) -> str:
+    return str(list(source.shape(tensor)))
+
+
+def _hint(base: TypedSource, expert: TypedSource, tensor: str) -> str:
+    ours, theirs = base.shape(tensor), expert.shape(tensor)
+    return " (another vocabulary?)" if "embed" in tensor and ours[1:] == theirs[1:] else ""
+
+
+def _first(differences: list[str]) -> str:
+    more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    return "; ".join(differences[:SHOWN]) + more

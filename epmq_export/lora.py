@@ -1,0 +1,214 @@
+"""A PEFT LoRA adapter on a base: W + scale * B @ A, computed in float32 when a tensor is asked for.
+
+As `peft` stores it: adapter_config.json, and adapter_model.safetensors with `base_model.model.MODULE.lora_A.weight` [r, in],
+`.lora_B.weight` [out, r], `.lora_embedding_A` [r, rows] and `.lora_embedding_B` [width, r] for embeddings, `.lora_B.bias` [out], and
+whole tensors (biases, modules_to_save) that take the place of the base's.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epmq_export.errors import InputError
+from epmq_export.tensors import SafetensorsFile, TypedSource, read_json
+
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+
+# What a configuration may say. The first decide the result; the next were for training or for looking up; the last, when they are
+# switched on, make the adapter something else than W + scale * B @ A, or change the base first.
+_USED = {"peft_type", "r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "fan_in_fan_out", "init_lora_weights"}
+_UNUSED = {
+    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "bias", "lora_bias"),
+    *("lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
+    *("megatron_config", "megatron_core"),
+}
+_REFUSED = {
+    "use_dora": "DoRA rescales every row by a norm",
+    "use_qalora": "QA-LoRA pools its inputs",
+    "use_bdlora": "its matrices are block-diagonal",
+    "kasa_config": "KaSA scales by learnt singular values",
+    "velora_config": "VeLoRA changes the projection",
+    "monteclora_config": "its matrices are random",
+    "arrow_config": "it routes among adapters",
+    "alora_invocation_tokens": "it is active after certain tokens only",
+    "trainable_token_indices": "single rows of an embedding are replaced",
+    "layer_replication": "layers are repeated",
+    "target_parameters": "it targets bare parameters",
+    "ensure_weight_tying": "tied weights share one adapter",
+}
+_INITS = (True, False, "gaussian", "orthogonal", "eva")
+_PREFIX = "base_model.model."
+_FACTORS = {
+    ".lora_A.weight": ("a", ".weight"),
+    ".lora_B.weight": ("b", ".weight"),
+    ".lora_B.bias": ("shift", ".bias"),
+    ".lora_embedding_A": ("embedding_a", ".weight"),
+    ".lora_embedding_B": ("embedding_b", ".weight"),
+}
+
+
+def is_adapter(directory: Path) -> bool:
+    return any((directory / name).exists() for name in (CONFIG, WEIGHTS, PICKLE))
+
+
+@dataclass(frozen=True)
+class _Delta:
+    """What is added to one of the base's tensors: keys of the adapter's file, and the scale."""
+
+    keys: dict[str, str]
+    scale: float
+
+
+class Lora:
+    """The base's tensors with an adapter's changes. Changed tensors are float32, whatever the base's dtype: nothing is rounded away."""
+
+    def __init__(self, directory: Path, base: TypedSource) -> None:
+        if (directory / PICKLE).exists() and not (directory / WEIGHTS).exists():
+            raise InputError(
+                f"{directory}: {PICKLE} is a pickle, which can run any program when it is opened, so it is refused; "
+                "save the adapter as safetensors (in peft: save_pretrained) where you trust it"
+            )
+        self._path = directory / CONFIG
+        self._config = read_json(self._path)
+        _check(self._path, self._config)
+        self._base, self._file = base, SafetensorsFile(directory / WEIGHTS)
+        factors, whole = self._sort()
+        rename = self._names_of_base([module + suffix for module, suffix in factors])
+        # A stored whole tensor may be beyond the base: the head of a classifier, which no encoder needs.
+        self._whole = {rename(name): key for name, key in whole.items()}
+        self._deltas = {rename(module + suffix): self._delta(module, suffix, keys) for (module, suffix), keys in factors.items()}
+        self._names = sorted({*base.names(), *self._whole})
+        for name in self._deltas:
+            self._check_shapes(name)
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._file.shape(self._whole[name]) if name in self._whole else self._base.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        if name in self._deltas:
+            return torch.float32
+        return self._file.dtype(self._whole[name]) if name in self._whole else self._base.dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        tensor = self._file.load(self._whole[name]) if name in self._whole else self._base.load(name)
+        if name not in self._deltas:
+            return tensor
+        delta = self._deltas[name]
+        part = {role: self._file.load(key).float() for role, key in delta.keys.items()}
+        if "shift" in part:
+            change = part["shift"]
+        elif "a" in part:
+            change = part["b"] @ part["a"]
+            change = change.T if self._config.get("fan_in_fan_out") else change
+        else:
+            change = (part["embedding_b"] @ part["embedding_a"]).T
+        return tensor.float() + delta.scale * change
+
+    def _sort(self) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, str]]:
+        """The file's keys: factors by (module, suffix of the tensor they change), and whole tensors by name."""
+        factors: dict[tuple[str, str], dict[str, str]] = {}
+        whole: dict[str, str] = {}
+        for key in self._file.names():
+            name = key.removeprefix(_PREFIX)
+            ending = next((ending for ending in _FACTORS if name.endswith(ending)), None)
+            if ending is not None:
+                role, suffix = _FACTORS[ending]
+                factors.setdefault((name.removesuffix(ending), suffix), {})[role] = key
+            elif "lora_" in name:
+                raise InputError(f"{self._file.path}: tensor {key} is none that a LoRA adapter has, expected names that end in {', '.join(_FACTORS)}")
+            else:
+                whole[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = key
+        if not factors and not whole:
+            raise InputError(f"{self._file.path}: holds no tensors")
+        pairs = ({"a", "b"}, {"embedding_a", "embedding_b"}, {"shift"})
+        for (module, _), keys in factors.items():
+            if set(keys) not in pairs:
+                raise InputError(f"{self._file.path}: module {module} has only {', '.join(sorted(keys.values()))}, expected an A and a B")
+        return factors, whole
+
+    def _names_of_base(self, targets: list[str]) -> "_Rename":
+        """How the adapter's names become the base's: as they are, without a first part (`bert.`), or with one."""
+        known = set(self._base.names())
+        firsts = sorted({name.partition(".")[0] + "." for name in (*targets, *known)})
+        candidates = [_Rename(), *(_Rename(drop=first) for first in firsts), *(_Rename(add=first, known=frozenset(known)) for first in firsts)]
+        for rename in candidates:
+            if all(rename(name) in known for name in targets):
+                return rename
+        missing = sorted(name for name in targets if name not in known)
+        raise InputError(f"{self._file.path}: the adapter changes {missing[0]}, which the base has not ({len(missing)} such): it was trained on another model")
+
+    def _delta(self, module: str, suffix: str, keys: dict[str, str]) -> _Delta:
+        rank = self._number("r", "rank_pattern", module)
+        alpha = self._number("lora_alpha", "alpha_pattern", module)
+        if rank != int(rank) or rank < 1:
+            raise InputError(f"{self._path}: the rank of {module} is {rank}, expected a whole number of 1 or more")
+        stored = {self._file.shape(key)[axis] for role, axis in (("a", 0), ("embedding_a", 0)) if (key := keys.get(role)) and self._file.shape(key)}
+        if stored and stored != {rank}:
+            raise InputError(f"{self._file.path}: {module} has rank {stored.pop()}, {CONFIG} says {rank:g}")
+        return _Delta(keys, alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank))
+
+    def _number(self, key: str, pattern_key: str, module: str) -> float:
+        """A module's own value where a pattern fits the end of its name, else the adapter's; the first pattern that fits counts."""
+        patterns = self._config.get(pattern_key) or {}
+        value = self._config.get(key, 8)  # peft's default for both
+        if not isinstance(patterns, dict):
+            raise InputError(f"{self._path}: {pattern_key} is a {type(patterns).__name__}, expected an object")
+        for pattern, own in patterns.items():
+            try:
+                fits = re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module)
+            except re.error as error:
+                raise InputError(f"{self._path}: {pattern_key} {pattern!r} is no regular expression ({error})") from None
+            if fits:
+                value = own
+                break
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{self._path}: {key} of {module} is {value!r}, expected a number")
+        return float(value)
+
+    def _check_shapes(self, name: str) -> None:
+        shape = {role: self._file.shape(key) for role, key in self._deltas[name].keys.items()}
+        if "shift" in shape:
+            expected = shape["shift"]
+        else:
+            a, b = (shape["a"], shape["b"]) if "a" in shape else (shape["embedding_a"], shape["embedding_b"])
+            if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+                raise InputError(f"{self._file.path}: the factors of {name} are of shapes {a} and {b}, expected [r, in] and [out, r]")
+            turned = "embedding_a" in shape or bool(self._config.get("fan_in_fan_out"))
+            expected = (a[1], b[0]) if turned else (b[0], a[1])
+        if self.shape(name) != expected:
+            raise InputError(f"{self._file.path}: the adapter's change of {name} is of shape {expected}, the base's is {self.shape(name)}: another model")
+
+
+@dataclass(frozen=True)
+class _Rename:
+    drop: str = ""
+    add: str = ""
+    known: frozenset[str] = frozenset()
+
+    def __call__(self, name: str) -> str:
+        if self.add:
+            return self.add + name if self.add + name in self.known else name
+        return name.removeprefix(self.drop)
+
+
+def _check(path: Path, config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
+    for key, reason in _REFUSED.items():
+        if config.get(key):
+            raise InputError(f"{path}: {key} is set, but only plain LoRA can be merged: {reason}")
+    for key, value in config.items():
+        if key not in _USED | _UNUSED | set(_REFUSED) and value:
+            raise InputError(f"{path}: {key} is {value!r}, a setting that this version does not know, so what it changes is unknown")
+    init = config.get("init_lora_weights", True)
+    if init not in _INITS:
+        raise InputError(f"{path}: init_lora_weights is {init!r}, which changes the base's weights; convert the adapter to plain LoRA with peft first")

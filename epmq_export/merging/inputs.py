@@ -1,0 +1,54 @@
+"""What every rule reads: float32 tensors of the base and of the experts, one at a time, and the numbers that go with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from epmq_export.errors import InputError
+from epmq_export.merging.settings import MergeSettings
+from epmq_export.tensors import TypedSource
+
+
+@dataclass(frozen=True)
+class Inputs:
+    source: TypedSource
+    """The base."""
+
+    experts: Sequence[TypedSource]
+    settings: MergeSettings
+    layers: int
+
+    def base(self, tensor: str) -> Tensor:
+        """float32; InputError where a value is not finite."""
+        return _finite(self.source, tensor, "the base")
+
+    def expert(self, index: int, tensor: str) -> Tensor:
+        """float32, of its own memory; InputError where a value is not finite."""
+        return _finite(self.experts[index], tensor, self.settings.models[index].name)
+
+    def task_vector(self, index: int, tensor: str, base: Tensor) -> Tensor:
+        """expert - base, float32."""
+        return self.expert(index, tensor).sub_(base)
+
+    def weight(self, index: int, tensor: str) -> float:
+        return self.settings.models[index].weight.at(tensor, self.layers)
+
+    def density(self, index: int, tensor: str) -> float:
+        return self.settings.models[index].density.at(tensor, self.layers)
+
+    def scale(self, tensor: str) -> float:
+        return self.settings.scale.at(tensor, self.layers)
+
+    def floating(self) -> list[str]:
+        """The tensors that are merged."""
+        return [name for name in self.source.names() if self.source.dtype(name).is_floating_point]
+
+
+def _finite(source: TypedSource, tensor: str, name: str) -> Tensor:
+    value = source.load(tensor).to(torch.float32, copy=True)
+    if not torch.isfinite(value).all():
+        count = int((~torch.isfinite(value)).sum())
+        raise InputError(f"{name}: tensor {tensor} has {count} values that are no finite float32 (NaN or infinity)")
+    return value

@@ -1,0 +1,92 @@
+"""A merge rule's numbers, as mergekit's files write them: one for all, a gradient over the layers, or by a part of the tensor's name."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from epmq_export.errors import RecipeError
+
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def layer_of(tensor: str) -> int | None:
+    """The layer that a tensor belongs to: the first number in its name. None for embeddings and whatever follows the layers."""
+    found = _LAYER.search(tensor)
+    return int(found.group(1)) if found else None
+
+
+def count_layers(tensors: Iterable[str]) -> int:
+    return max((layer + 1 for tensor in tensors if (layer := layer_of(tensor)) is not None), default=0)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number by tensor. Of the entries (filter, gradient), the first counts whose filter is a part of the tensor's name."""
+
+    entries: tuple[tuple[str, tuple[float, ...]], ...]
+
+    def at(self, tensor: str, layers: int) -> float:
+        """The value for a tensor of a model with so many layers.
+
+        A gradient is interpolated linearly, its first number at layer 0 and its last at the last layer. Outside the layers, embeddings
+        take the first number and all else (a final norm, a head) the last, as they stand before and after the layers.
+        """
+        gradient = next(gradient for filter_, gradient in self.entries if filter_ in tensor)
+        place = _share(tensor, layers) * (len(gradient) - 1)
+        low = min(int(place), len(gradient) - 1)
+        high = min(low + 1, len(gradient) - 1)
+        return gradient[low] + (place - low) * (gradient[high] - gradient[low])
+
+    @property
+    def values(self) -> list[float]:
+        return [value for _, gradient in self.entries for value in gradient]
+
+
+def parameter(where: str, settings: Sequence[Any], default: float) -> Parameter:
+    """The parameter of a recipe's settings, the first of them first, then the default; None is no setting.
+
+    RecipeError, beginning with `where`, for what is none of a number, a list of numbers, and {filter, value} objects.
+    """
+    entries = [entry for setting in settings if setting is not None for entry in _entries(where, setting)]
+    return Parameter((*entries, ("", (default,))))
+
+
+def _share(tensor: str, layers: int) -> float:
+    layer = layer_of(tensor)
+    if layer is None:
+        return 0.0 if "embed" in tensor else 1.0
+    return layer / (layers - 1) if layers > 1 else 1.0
+
+
+def flag(where: str, value: Any) -> bool:  # noqa: ANN401
+    if not isinstance(value, bool) and value not in (0, 1):
+        raise RecipeError(f"{where} is {value!r}, expected true or false")
+    return bool(value)
+
+
+def _entries(where: str, setting: Any) -> list[tuple[str, tuple[float, ...]]]:  # noqa: ANN401
+    conditions = [setting] if isinstance(setting, dict) else setting
+    if not isinstance(conditions, list) or not conditions or not all(isinstance(condition, dict) for condition in conditions):
+        return [("", _gradient(where, setting))]
+    entries = []
+    for condition in conditions:
+        unknown = sorted(set(condition) - {"filter", "value"}, key=str)
+        if unknown or "value" not in condition:
+            raise RecipeError(f"{where} has an entry {condition!r}, expected the keys value and, where it is for some tensors only, filter")
+        name = condition.get("filter")
+        if name is not None and not isinstance(name, str):
+            raise RecipeError(f"{where} has the filter {name!r}, expected a part of a tensor's name")
+        entries.append(("" if name in (None, "*") else name, _gradient(where, condition["value"])))
+    return entries
+
+
+def _gradient(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401
+    numbers = value if isinstance(value, list) else [value]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise RecipeError(f"{where} is {value!r}, expected a number, a list of numbers over the layers, or a list of filter and value")
+    if not numbers:
+        raise RecipeError(f"{where} is an empty list, expected numbers")
+    return tuple(float(number) for number in numbers)

@@ -1,0 +1,109 @@
+"""A model's directory as Hugging Face lays it out: safetensors in shards, the companions of its base, a model card."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from epmq_export import files
+from epmq_export.checkpoint import CONFIG, INDEX, WEIGHTS
+from epmq_export.errors import InputError
+from epmq_export.packed import copy_companions
+from epmq_export.tensors import DTYPES, TypedSource, read_json
+
+SHARD_BYTES = 5 * 10**9
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+
+
+def write_merged(directory: Path, source: TypedSource, model_dir: Path, card: str, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a model, whole or not at all, replacing what is at `directory`.
+
+    Tensors are loaded, written and dropped one after the other. Config, tokenizer and pooling are those of `model_dir`; `card` becomes
+    README.md. A shard holds at most `shard_bytes` of tensors, unless one tensor alone is larger. The same arguments give the same bytes.
+    """
+    shards = _shards(source, shard_bytes)
+    with files.whole(directory) as built:
+        built.mkdir()
+        copy_companions(model_dir, built)
+        _set_dtype(built / CONFIG, source)
+        placed: dict[str, str] = {}
+        for number, names in enumerate(shards, 1):
+            file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            _write_shard(built / file, source, names)
+            placed.update(dict.fromkeys(names, file))
+        if len(shards) > 1:
+            total = sum(_bytes(source, name) for name in placed)
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+            (built / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (built / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str:
+    """README.md with the front matter that the hub reads; `recipe` is shown as it was written (YAML)."""
+    parents = [name for name in dict.fromkeys((base, *experts)) if _HUB_ID.fullmatch(name)]  # the hub refuses local paths there
+    front = {"base_model": parents, "library_name": "transformers", "tags": ["merge", "epmq-export"]}
+    if not parents:
+        del front["base_model"]
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
+    models = "\n".join(f"- {name}" for name in experts)
+    return (
+        f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n# Merged model\n\n"
+        f"Merged with epmq-export by the rule `{rule}` on the base {base} from\n\n{models}\n\n"
+        f"## Recipe\n\n{fence}yaml\n{recipe.rstrip()}\n{fence}\n"
+    )
+
+
+def _shards(source: TypedSource, limit: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name in sorted(source.names()):
+        size = _bytes(source, name)
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
+    """One safetensors file, tensor by tensor: the library's own writer wants them all in memory.
+
+    Its layout: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, the bytes in the header's order, the widest
+    dtypes first so that each tensor is aligned.
+    """
+    ordered = sorted(names, key=lambda name: (-source.dtype(name).itemsize, name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in ordered:
+        start, end = end, end + _bytes(source, name)
+        header[name] = {"dtype": _NAMES[source.dtype(name)], "shape": list(source.shape(name)), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in ordered:
+            value = source.load(name)
+            if value.dtype != source.dtype(name) or tuple(value.shape) != source.shape(name):
+                raise InputError(f"tensor {name}: loaded {value.dtype} {list(value.shape)}, expected {source.dtype(name)} {list(source.shape(name))}")
+            file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _bytes(source: TypedSource, name: str) -> int:
+    return torch.Size(source.shape(name)).numel() * source.dtype(name).itemsize
+
+
+def _set_dtype(config: Path, source: TypedSource) -> None:
+    """Say in config.json what was written, since transformers loads as it says; other companions stay as they are."""
+    written = {source.dtype(name) for name in source.names() if source.dtype(name).is_floating_point}
+    if not config.exists() or len(written) != 1:
+        return
+    dtype = str(written.pop()).removeprefix("torch.")
+    content = read_json(config)
+    stale = {key: dtype for key in ("dtype", "torch_dtype") if key in content and content[key] != dtype}
+    if stale:
+        config.write_text(json.dumps({**content, **stale}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Named tensors with their dtypes, and the safetensors files that hold them."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from epmq_export.errors import InputError
+from epmq_export.family import TensorSource
+
+# The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they mean nothing.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class TypedSource(TensorSource, Protocol):
+    """A `TensorSource` that knows each tensor's dtype without reading the tensor."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What `load` will return; InputError where there is no tensor of that name."""
+        ...
+
+
+class SafetensorsFile:
+    """One safetensors file. Opening it reads and checks the header; a tensor's bytes are read by `load`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            file: Any = safe_open(path, "pt")  # the library's own types are incomplete
+            self._file, self._names = file, sorted(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not whole and well-formed safetensors ({error})") from None
+        self._headers = {name: self._header(name) for name in self._names}
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._known(name)[0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._known(name)[1]
+
+    def load(self, name: str) -> Tensor:
+        self._known(name)
+        try:
+            tensor: Tensor = self._file.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
+        return tensor
+
+    def _header(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        part = self._file.get_slice(name)
+        if part.get_dtype() not in DTYPES:
+            raise InputError(f"{self.path}: tensor {name} is of dtype {part.get_dtype()}, expected unquantised weights ({', '.join(DTYPES)})")
+        return tuple(part.get_shape()), DTYPES[part.get_dtype()]
+
+    def _known(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        if name not in self._headers:
+            raise InputError(f"{self.path}: no tensor {name}")
+        return self._headers[name]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; InputError where it is absent, broken, no object, or holds NaN or infinity, which JSON has not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
+    return content
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
