@@ -1,0 +1,248 @@
+"""Text data of tasks, and the scores that need nothing but outputs.
+
+Line files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl` ({"text": ..., "label": ...}) and
+`.csv` (a header with `text` and perhaps `label`). A label is a name of the task's labels, or an index into them. Blank lines do not count.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import logging
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from epmq_export.errors import InputError
+from epmq_export.nearest import did_you_mean
+from epmq_export.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+class _Line(NamedTuple):
+    number: int
+    text: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a recipe with its data read."""
+
+    name: str
+    expert: str
+    """Where the expert is, as `Recipe.location` gives it."""
+
+    calibration: list[str]
+    evaluation: list[str]
+    truth: Tensor | None
+    """int64 [len(evaluation)], indices into `labels`; None for a task without labels."""
+
+    labels: list[str]
+    label_texts: list[str]
+    """The text that is embedded for each label; both empty for a task without labels."""
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file, in its order; labels are ignored, and a .tsv line without a tab is a text. InputError where there are none."""
+    return [line.text for line in _lines(path, labelled=False)]
+
+
+def read_labelled(path: Path, labels: list[str]) -> list[tuple[int, str]]:
+    """Label index and text of each line; InputError with the line where a label is missing or not in the list."""
+    return [(_index(path, line, labels), line.text) for line in _lines(path, labelled=True)]
+
+
+def sample(texts: list[str], count: int, seed: int) -> list[str]:
+    """`count` distinct texts, in their order of appearance; all of them where there are no more.
+
+    Which ones depends on the seed and on each text alone, by SHA-256: not on the order or the length of the file, nor on a random
+    generator that a library may change; and a smaller sample is part of a larger one.
+    """
+    distinct = dict.fromkeys(texts)
+    chosen = set(sorted(distinct, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())[:count])
+    return [text for text in distinct if text in chosen]
+
+
+def load_tasks(recipe: Recipe) -> list[Task]:
+    """Read the data of every task, in the recipe's order."""
+    return [_load(recipe, name) for name in recipe.require_tasks().tasks]
+
+
+def _load(recipe: Recipe, name: str) -> Task:
+    task, settings = recipe.tasks[name], recipe.calibration
+    texts = list(dict.fromkeys(text for path in task.calibration for text in read_texts(path)))
+    calibration = sample(texts, settings.samples, settings.seed)
+    if len(texts) < settings.samples:
+        log.warning("task %s: %d distinct calibration texts, %d asked for: all are used", name, len(texts), settings.samples)
+    labels = list(task.labels or {})
+    truth: Tensor | None = None
+    if task.evaluation is None:
+        sampled = set(calibration)
+        evaluation = [text for text in texts if text not in sampled]
+        if not evaluation:
+            message = f"found {len(texts)} distinct texts, all taken for calibration, expected more than calibration.samples, or an evaluation file"
+            raise recipe.mistake(("tasks", name, "calibration"), message)
+    elif labels:
+        pairs = read_labelled(task.evaluation, labels)
+        evaluation = [text for _, text in pairs]
+        truth = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
+    else:
+        evaluation = read_texts(task.evaluation)
+    if shared := len(set(calibration).intersection(evaluation)):
+        log.warning("task %s: %d calibration texts are evaluation texts too, so its scores may flatter", name, shared)
+    return Task(name, recipe.location(task.expert), calibration, evaluation, truth, labels, list((task.labels or {}).values()))
+
+
+# Scores.
+
+
+def predict(outputs: Tensor, head: Tensor) -> Tensor:
+    """The class of the largest cosine, int64 [n]; outputs float [n, d], head float [c, d]. The first of equals."""
+    outputs, head = _unit(outputs, "an output"), _unit(head, "the label text's embedding")
+    if outputs.shape[1] != head.shape[1]:
+        raise InputError(f"outputs are {outputs.shape[1]} wide and the label texts' embeddings {head.shape[1]}, expected one width")
+    return torch.argmax(outputs @ head.T, dim=1)
+
+
+def accuracy(outputs: Tensor, head: Tensor, truth: Tensor) -> float:
+    """Share of right predictions, 0..1; truth int64 [n]."""
+    found = predict(outputs, head)
+    if found.shape != truth.shape:
+        raise InputError(f"found {len(found)} outputs for {len(truth)} labelled texts, expected one for each")
+    return float((found == truth).double().mean())
+
+
+def agreement(outputs: Tensor, reference: Tensor) -> float:
+    """Mean cosine of the rows of two float [n, d], -1..1."""
+    if outputs.shape != reference.shape:
+        raise InputError(f"found outputs {list(outputs.shape)} and a reference {list(reference.shape)}, expected one shape")
+    return float((_unit(outputs, "an output") * _unit(reference, "a reference output")).sum(1).mean())
+
+
+def _unit(rows: Tensor, what: str) -> Tensor:
+    """Rows of length 1, in float64. A row that has no direction is an error: its cosine would be a number that says nothing."""
+    if rows.ndim != 2 or not len(rows):
+        raise InputError(f"{what} was expected in each row, found an array of shape {list(rows.shape)}")
+    rows = rows.double()
+    bad = ~torch.isfinite(rows).all(1)
+    if bool(bad.any()):
+        raise InputError(f"{what} is not finite: row {int(bad.nonzero()[0])}, the first of {int(bad.sum())} of {len(rows)}")
+    length = rows.norm(dim=1, keepdim=True)
+    if bool((length == 0).any()):
+        raise InputError(f"{what} is all zero: row {int((length[:, 0] == 0).nonzero()[0])}, so it has no cosine")
+    return rows / length
+
+
+# Files.
+
+
+def _index(path: Path, line: _Line, labels: list[str]) -> int:
+    if line.label is None:
+        raise InputError(f"{path}:{line.number}: found no label, expected one of the task's {len(labels)} labels")
+    if line.label in labels:
+        return labels.index(line.label)
+    if re.fullmatch(r"[0-9]{1,9}", line.label):
+        if int(line.label) < len(labels):
+            return int(line.label)
+        raise InputError(f"{path}:{line.number}: found the label index {line.label}, expected one below {len(labels)}")
+    few = f" ({', '.join(labels)})" if len(labels) <= 8 else ""
+    raise InputError(
+        f"{path}:{line.number}: found the label {line.label[:60]!r}, expected one of the task's {len(labels)} labels{few}{did_you_mean(line.label, labels)}"
+    )
+
+
+def _lines(path: Path, *, labelled: bool) -> list[_Line]:
+    """Every text of the file; InputError where it holds none."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in _FORMATS:
+        raise InputError(f"{path}: found the ending {suffix or 'of no kind'!r}, expected one of {', '.join(_FORMATS)}, or one of these with .gz")
+    if labelled and suffix == ".txt":
+        raise InputError(f"{path}: a .txt file has no labels, expected one of .tsv, .jsonl, .csv")
+    found = list(_FORMATS[suffix](path))
+    if not found:
+        raise InputError(f"{path}: found no text, expected at least one line")
+    return found
+
+
+def _decoded(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, without its end. Only a newline ends a line, whatever else Unicode calls a line break."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if b"\0" in raw:
+                    raise InputError(f"{path}:{number}: found a NUL byte, expected text in UTF-8")
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}:{number}: found byte 0x{error.object[error.start]:02x}, expected text in UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}:{number + 1}: broken gzip after line {number} ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None
+
+
+def _line(path: Path, number: int, text: object, label: str | None) -> _Line:
+    if not isinstance(text, str) or not text.strip():
+        found = "no text" if text is None or isinstance(text, str) else f"a text that is {type(text).__name__}"
+        raise InputError(f"{path}:{number}: found {found}, expected a text")
+    return _Line(number, text.strip(), label)
+
+
+def _txt(path: Path) -> Iterator[_Line]:
+    for number, line in _decoded(path):
+        if line.strip():
+            yield _line(path, number, line, None)
+
+
+def _tsv(path: Path) -> Iterator[_Line]:
+    for number, line in _decoded(path):
+        if line.strip():
+            label, tab, text = line.partition("\t")
+            yield _line(path, number, text, label.strip()) if tab else _line(path, number, line, None)
+
+
+def _jsonl(path: Path) -> Iterator[_Line]:
+    for number, line in _decoded(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}:{number}: not readable as JSON ({error})") from None
+        if not isinstance(row, dict) or "text" not in row:
+            near = did_you_mean("text", row) if isinstance(row, dict) else ""
+            raise InputError(f'{path}:{number}: found no "text", expected {{"text": ..., "label": ...}}{near}')
+        label = row.get("label")
+        if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
+            raise InputError(f"{path}:{number}: found a label that is {type(label).__name__}, expected a name or an index")
+        yield _line(path, number, row["text"], None if label is None else str(label))
+
+
+def _csv(path: Path) -> Iterator[_Line]:
+    reader = csv.reader((line + "\n" for _, line in _decoded(path)), strict=True)
+    start = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if "text" not in header:
+            raise InputError(f"{path}:1: found the columns {', '.join(header) or 'of nothing'}, expected text and perhaps label")
+        start = reader.line_num + 1
+        for row in reader:
+            if row:
+                if len(row) != len(header):
+                    raise InputError(f"{path}:{start}: found {len(row)} fields, expected {len(header)} as in the header")
+                cells = dict(zip(header, row, strict=True))
+                yield _line(path, start, cells["text"], cells["label"].strip() if "label" in cells else None)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}:{start}: not readable as CSV ({error})") from None
+
+
+_FORMATS: dict[str, Callable[[Path], Iterator[_Line]]] = {".txt": _txt, ".tsv": _tsv, ".jsonl": _jsonl, ".csv": _csv}
