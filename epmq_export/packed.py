@@ -142,6 +142,19 @@ def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Ten
     return stored, grids
 
 
+def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[str, PackedTensor | Tensor]:
+    """Back from `flatten`."""
+    tensors: dict[str, PackedTensor | Tensor] = {}
+    for name, value in stored.items():
+        owner, _, part = name.rpartition(".")
+        if owner not in grids:
+            tensors[name] = value
+        elif part == "codes":
+            grid = GRIDS[grids[owner]]
+            tensors[owner] = PackedTensor(grid, unpack_codes(grid, value), stored[f"{owner}.scales"])
+    return tensors
+
+
 def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
 

@@ -52,6 +52,8 @@ class LayerLoss:
 class BlockResult:
     tensors: dict[str, PackedTensor | Tensor]
     losses: list[LayerLoss]
+    notes: list[str]
+    """What was not stored as the recipe asked, a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Calibrator:
                         self.progress(f"{block.name} {step[0].rsplit('.', 1)[-1]}", done, total)
                         walk.solve(step)
                         done += 1
-                    result = BlockResult(walk.tensors, walk.losses)
+                    result = BlockResult(walk.tensors, walk.losses, walk.notes)
                 else:
                     walk.restore_student(result)
                     walk.run_experts()
@@ -108,6 +110,7 @@ class _BlockWalk:
         self.c, self.block, self.batches, self.kept = calibrator, block, batches, kept
         self.tensors: dict[str, PackedTensor | Tensor] = {}
         self.losses: list[LayerLoss] = []
+        self.notes: list[str] = []
         self.student: nn.Module
         # Of two streams, the experts' is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
@@ -119,7 +122,7 @@ class _BlockWalk:
             name = f"{self.block.name}.{path}"
             storage: Storage = torch.float32
             if name in self.c.family.embeddings:
-                storage = self.c.layout.embedding(name, tuple(value.shape))
+                storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
             self._ship(path, _store(value, storage))
 
     def restore_student(self, result: BlockResult) -> None:
@@ -184,7 +187,7 @@ class _BlockWalk:
         assert best is not None
         if not bool(torch.isfinite(best).all()):
             raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
-        storage = self.c.layout.linear(name, tuple(best.shape))
+        storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
         try:
             if isinstance(storage, Grid) and self.c.method.rounding == "gptq" and lower is not None:
                 value: PackedTensor | Tensor = gptq(best, lower, storage)
@@ -208,6 +211,12 @@ class _BlockWalk:
         gamma, beta = problem.solution(name)
         self._ship(f"{path}.weight", gamma.float())
         self._ship(f"{path}.bias", beta.float())
+
+    def _noted(self, storage: Storage, note: str | None) -> Storage:
+        if note is not None:
+            log.warning("%s", note)
+            self.notes.append(note)
+        return storage
 
     def _needs_factor(self) -> bool:
         return self.c.method.target == "experts" or self.c.method.rounding == "gptq"

@@ -1,7 +1,7 @@
 """Which tensor is stored how."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,35 +12,32 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16}
 Storage = Grid | torch.dtype
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layout:
-    """Grids and dtypes by the recipe's names. What is not stored as asked is named in `notes`, never silent."""
+    """Grids and dtypes by the recipe's names. With each answer comes a sentence where it is not what was asked for in general."""
 
     linears: str = "Q4_0"
     embeddings: str = "F16"
     keep: Sequence[str] = ()
     """Patterns of linears that stay in float16."""
 
-    notes: list[str] = field(default_factory=list)
+    def linear(self, name: str, shape: tuple[int, ...]) -> tuple[Storage, str | None]:
+        for pattern in self.keep:
+            if fnmatchcase(name, pattern):
+                return torch.float16, f"{name} stays F16, as {pattern!r} asks"
+        return _storage(name, shape, self.linears)
 
-    def linear(self, name: str, shape: tuple[int, ...]) -> Storage:
-        matching = [pattern for pattern in self.keep if fnmatchcase(name, pattern)]
-        if matching:
-            self.notes.append(f"{name} stays F16, as {matching[0]!r} asks")
-            return torch.float16
-        return self._storage(name, shape, self.linears)
+    def embedding(self, name: str, shape: tuple[int, ...]) -> tuple[Storage, str | None]:
+        return _storage(name, shape, self.embeddings)
 
-    def embedding(self, name: str, shape: tuple[int, ...]) -> Storage:
-        return self._storage(name, shape, self.embeddings)
 
-    def _storage(self, name: str, shape: tuple[int, ...], asked: str) -> Storage:
-        if asked in DTYPES:
-            return DTYPES[asked]
-        grid = GRIDS[asked]
-        if not grid.fits(shape):
-            self.notes.append(f"{name} is stored F16: its {shape[-1]} inputs are no multiple of {asked}'s group of {grid.group}")
-            return torch.float16
-        return grid
+def _storage(name: str, shape: tuple[int, ...], asked: str) -> tuple[Storage, str | None]:
+    if asked in DTYPES:
+        return DTYPES[asked], None
+    grid = GRIDS[asked]
+    if not grid.fits(shape):
+        return torch.float16, f"{name} is stored F16: its {shape[-1]} inputs are no multiple of {asked}'s group of {grid.group}"
+    return grid, None
 
 
 def storage_name(storage: Storage) -> str:

@@ -1,0 +1,54 @@
+"""The stage `calibrate`: from opened sources to a packed checkpoint on disk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epmq_export import packed
+from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
+from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.files import partial
+from epmq_export.packed import Packed, PackedTensor
+from epmq_export.recipe import Recipe
+from epmq_export.sources import Sources, fingerprint
+from epmq_export.tasks import Task
+
+Progress = Callable[[str, int, int], None]
+
+
+def calibrate(
+    recipe: Recipe, sources: Sources, tasks: Sequence[Task], origin: dict[str, Any], directory: Path, device: torch.device, resume: bool, progress: Progress
+) -> Packed:
+    """Calibrate by the recipe and write the packed checkpoint, whole or not at all.
+
+    Finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
+    """
+    quantization = recipe.quantization
+    calibrator = Calibrator(
+        sources.family,
+        sources.base,
+        sources.merged,
+        [TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(text) for text in task.calibration]) for task in tasks],
+        recipe.calibration.settings,
+        Layout(quantization.grid, quantization.embeddings, quantization.keep),
+        device,
+        progress=progress,
+    )
+    index = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
+    finished = FinishedBlocks(partial(directory).with_suffix(".blocks"), fingerprint({**index, "device": device.type}), resume)
+    tensors: dict[str, PackedTensor | Tensor] = {}
+    losses: list[LayerLoss] = []
+    notes: list[str] = []
+    for block, result in calibrator.run(finished.get):
+        finished.put(block, result)
+        tensors.update(result.tensors)
+        losses += result.losses
+        notes += result.notes
+    packed.write(directory, tensors, {**index, "notes": notes, "layers": [asdict(loss) for loss in losses]}, sources.family.directory)
+    finished.remove()
+    return Packed(directory)

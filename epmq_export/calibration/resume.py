@@ -1,0 +1,55 @@
+"""Finished blocks on disk, so that an interrupted calibration goes on where it stopped, to the same bytes."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from epmq_export import files
+from epmq_export.calibration.calibrate import BlockResult, LayerLoss
+from epmq_export.errors import InputError, RecipeError
+from epmq_export.family import Block
+from epmq_export.packed import flatten, unflatten
+
+_FINGERPRINT = "fingerprint"
+
+
+class FinishedBlocks:
+    """One safetensors file a block in a directory of its own; its metadata holds grids, losses and the block's notes."""
+
+    def __init__(self, directory: Path, fingerprint: str, resume: bool) -> None:
+        """Without `resume` what an earlier run left is removed; with it, RecipeError where that run was another one."""
+        self.directory = directory
+        mark = directory / _FINGERPRINT
+        if directory.exists() and not resume:
+            files.remove(directory)
+        if mark.exists() and mark.read_text() != fingerprint:
+            raise RecipeError(f"{directory}: the interrupted run had another recipe, other inputs or other versions; start again without --resume")
+        directory.mkdir(parents=True, exist_ok=True)
+        mark.write_text(fingerprint)
+
+    def put(self, block: Block, result: BlockResult) -> None:
+        stored, grids = flatten(result.tensors)
+        metadata = {"grids": json.dumps(grids), "losses": json.dumps([asdict(loss) for loss in result.losses]), "notes": json.dumps(result.notes)}
+        with files.whole(self._path(block)) as built:
+            save_file(stored, built, metadata=metadata)
+
+    def get(self, block: Block) -> BlockResult | None:
+        path = self._path(block)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                tensors = unflatten({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["grids"]))  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: a finished block of the interrupted run cannot be read ({error}); start again without --resume") from None
+        return BlockResult(tensors, [LayerLoss(**loss) for loss in json.loads(metadata["losses"])], json.loads(metadata["notes"]))
+
+    def remove(self) -> None:
+        files.remove(self.directory)
+
+    def _path(self, block: Block) -> Path:
+        return self.directory / f"{block.name}.safetensors"
