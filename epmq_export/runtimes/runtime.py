@@ -13,6 +13,9 @@ class Runtime(Protocol):
     format: str
     """The name of the format that it reads."""
 
+    approximate: bool
+    """Whether it computes what `Family.approximate` does."""
+
     def version(self) -> str:
         """MissingRuntime, with what to install, where it is not there."""
         ...

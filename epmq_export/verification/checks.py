@@ -1,0 +1,163 @@
+"""Four checks of a written file, each for its own fault.
+
+codes     every tensor in the file is bit for bit the packed checkpoint's, also by the runtime's own dequantiser where it has one
+metadata  every key, tokenizer entry and file beside the model is what the packed checkpoint says
+graph     the runtime, kept from low-precision kernels, computes what PyTorch computes: wrong names, permutations, pooling,
+          normalisation or tokenisation show here
+tasks     the file itself, as users run it, is as accurate as the reference
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from epmq_export.errors import EpmqError, InputError
+from epmq_export.family import Family
+from epmq_export.format import Format
+from epmq_export.packed import Packed, PackedTensor
+from epmq_export.recipe import RecipeVerify
+from epmq_export.runtimes import torch as reference
+from epmq_export.runtimes.runtime import Runtime
+from epmq_export.tasks import agreement
+from epmq_export.verification.probes import HARD_TEXTS
+from epmq_export.verification.scores import Bench, Outputs, Scores
+
+METRIC = "rms_relative"
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check's outcome: `facts` go into the report, `broken` names what is wrong, a sentence each."""
+
+    name: str
+    facts: Mapping[str, Any]
+    broken: Sequence[str]
+
+    @property
+    def passed(self) -> bool:
+        return not self.broken
+
+
+def check_codes(path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime) -> Check:
+    expected = set(packed.names())
+    seen: set[str] = set()
+    broken: list[str] = []
+    decoded = 0
+    try:
+        for stored in format.tensors(path, family):
+            seen.add(stored.name)
+            if stored.name not in expected:
+                broken.append(f"{path}: tensor {stored.name} is not in the packed checkpoint")
+                continue
+            ours = packed.tensor(stored.name)
+            difference = _difference(ours, stored.value)
+            if difference is None and stored.raw is not None and isinstance(ours, PackedTensor):
+                own = runtime.dequantise(ours.grid.name, stored.raw, ours.codes.numel())
+                decoded += own is not None
+                if own is not None and not np.array_equal(own.view(np.uint32), ours.dequantise().numpy().reshape(-1).view(np.uint32)):
+                    difference = f"{runtime.name} decodes other values than the packed checkpoint holds"
+            if difference is not None:
+                broken.append(f"{path}: tensor {stored.name}: {difference}")
+    except EpmqError as error:
+        broken.append(str(error))
+    else:
+        broken += [f"{path}: tensor {name} of the packed checkpoint is missing" for name in sorted(expected - seen)]
+    return Check("codes", {"equal": not broken, "tensors": len(seen), "decoded_by_runtime": decoded}, broken)
+
+
+def _difference(ours: PackedTensor | Tensor, stored: PackedTensor | Tensor) -> str | None:
+    if isinstance(ours, PackedTensor) != isinstance(stored, PackedTensor):
+        return f"found {_kind(stored)}, expected {_kind(ours)}"
+    if isinstance(ours, PackedTensor) and isinstance(stored, PackedTensor):
+        if ours.codes.shape != stored.codes.shape or ours.grid != stored.grid:
+            return f"found {_kind(stored)} {list(stored.codes.shape)}, expected {_kind(ours)} {list(ours.codes.shape)}"
+        codes = int((ours.codes != stored.codes).sum())
+        scales = int((ours.scales.view(torch.int16) != stored.scales.view(torch.int16)).sum())
+        return f"{codes} of {ours.codes.numel()} codes and {scales} of {ours.scales.numel()} scales differ" if codes or scales else None
+    assert isinstance(ours, Tensor) and isinstance(stored, Tensor)
+    if ours.shape != stored.shape:
+        return f"found shape {list(stored.shape)}, expected {list(ours.shape)}"
+    different = int((ours.float().view(torch.int32) != stored.float().view(torch.int32)).sum())
+    return f"{different} of {ours.numel()} values differ" if different else None
+
+
+def _kind(value: PackedTensor | Tensor) -> str:
+    return f"grid {value.grid.name}" if isinstance(value, PackedTensor) else str(value.dtype).removeprefix("torch.")
+
+
+def check_metadata(path: Path, packed: Packed, family: Family, format: Format) -> Check:
+    try:
+        differences = format.differences(path, packed, family)
+    except EpmqError as error:
+        differences = [str(error)]
+    return Check("metadata", {"equal": not differences, "differences": len(differences)}, differences)
+
+
+def check_graph(path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime, tolerance: float) -> Check:
+    """Outputs for a fixed set of hard texts, which need no data of the user's."""
+    texts = [family.truncate(text) for text in HARD_TEXTS]
+    expected = reference.outputs(family.approximate() if runtime.approximate else family, packed, texts, torch.device("cpu"))
+    facts: dict[str, Any] = {"metric": METRIC, "value": None, "tolerance": tolerance, "passed": False, "texts": len(texts)}
+    try:
+        with TemporaryDirectory(prefix="epmq-verify-") as scratch:
+            found = runtime.outputs(format.exact(path, Path(scratch)), texts, exact=True)
+        facts["value"] = rms_relative(found, expected)
+    except EpmqError as error:
+        return Check("graph", facts, [str(error)])
+    facts["passed"] = facts["value"] <= tolerance
+    if facts["passed"]:
+        return Check("graph", facts, [])
+    worst = int(np.argmax(np.square(found - expected).sum(1))) if found.shape == expected.shape else 0
+    sentence = f"{path}: {METRIC} difference between {runtime.name} and PyTorch is {facts['value']:.2e}, tolerance {tolerance:.0e}"
+    return Check("graph", facts, [f"{sentence}; largest on {texts[worst]!r}"])
+
+
+def rms_relative(found: Outputs, expected: Outputs) -> float:
+    """||found - expected|| / ||expected|| over all outputs; InputError where they cannot be compared."""
+    if found.shape != expected.shape:
+        raise InputError(f"the runtime gives outputs of shape {list(found.shape)}, expected {list(expected.shape)}")
+    if not np.isfinite(found).all():
+        raise InputError("the runtime gives outputs that are not finite")
+    difference = found.astype(np.float64) - expected
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+def check_tasks(
+    path: Path, bench: Bench, expected: Mapping[str, Outputs], run: Callable[[Sequence[str]], Outputs], verify: RecipeVerify
+) -> tuple[Check, Scores]:
+    """The file at its runtime's default settings against the reference's outputs (`expected`, by task), and its scores."""
+    facts: dict[str, Any] = {"worst_drop": None, "tolerance": verify.tasks, "passed": False}
+    try:
+        outputs = bench.outputs(run)
+        scores = bench.scores(outputs)
+    except EpmqError as error:
+        return Check("tasks", facts, [str(error)]), {}
+    broken = []
+    drops = {}
+    for task in bench.tasks:
+        if task.truth is None:
+            cosine = agreement(torch.from_numpy(outputs[task.name]), torch.from_numpy(expected[task.name]))
+            facts.setdefault("agreement", {})[task.name] = cosine
+            if cosine < verify.agreement:
+                broken.append(f"{path}: task {task.name}: mean cosine to the reference is {cosine:.4f}, expected at least {verify.agreement}")
+            continue
+        reference_score = bench.score(task, expected[task.name])
+        drops[task.name] = reference_score - scores[task.name]
+        # Scores are counts over lines: allow for the last bit of their quotients.
+        if drops[task.name] > verify.tasks + 1e-9:
+            broken.append(
+                f"{path}: task {task.name}: accuracy {scores[task.name]:.3f} is {drops[task.name]:.3f} below the reference's {reference_score:.3f}, "
+                f"tolerance {verify.tasks}"
+            )
+    facts["worst_drop"] = max(drops.values(), default=0.0)
+    facts["passed"] = not broken
+    return Check("tasks", facts, broken), scores
+
+

@@ -1,0 +1,67 @@
+"""report.json: what was done and how good it is (report.schema.json has every key)."""
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from epmq_export import files
+from epmq_export.packed import Packed
+from epmq_export.verification.verify import Verdict
+
+SCHEMA = Path(__file__).with_name("report.schema.json")
+
+
+@dataclass
+class Report:
+    """A run's report; what a stage has not told is left empty."""
+
+    packed: Packed
+    verdict: Verdict
+    recipe: Path | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        index = self.packed.index
+        tasks = list(next(iter(self.verdict.scores.values()), {}))
+        recipe = {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)} if self.recipe is not None else None
+        return {
+            "verdict": "fail" if self.verdict.broken else "pass",
+            "broken": self.verdict.broken,
+            "tasks": [task for task in tasks if task != "average"],
+            "scores": self.verdict.scores,
+            "files": self.verdict.files,
+            "layers": index["layers"],
+            "notes": index["notes"],
+            "method": index["method"],
+            "recipe": {"file": recipe, "content": index["recipe"]},
+            "inputs": index["inputs"],
+            "versions": {**index["versions"], **_versions("gguf", "onnx", "onnxruntime", "xllamacpp")},
+            "seconds": dict(self.seconds),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+    def write(self, path: Path) -> None:
+        """Whole or not at all."""
+        with files.whole(path) as built:
+            built.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def peak_memory() -> int:
+    """The most resident memory that this process has had, in bytes; runtimes in subprocesses are not in it."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,105 @@
+"""Reload every written file in its runtime, and judge it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from epmq_export import files
+from epmq_export.family import Family
+from epmq_export.format import Format
+from epmq_export.packed import Packed
+from epmq_export.recipe import RecipeVerify
+from epmq_export.runtimes import torch as reference
+from epmq_export.runtimes.runtime import Runtime
+from epmq_export.sources import Sources
+from epmq_export.tasks import Task
+from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata, check_tasks
+from epmq_export.verification.scores import Bench, Outputs, Scores
+
+
+@dataclass(frozen=True)
+class Written:
+    """A written file, and who reads it."""
+
+    path: Path
+    format: Format
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Verdict:
+    scores: dict[str, Scores]
+    """By row (base, experts, merged, reference, each file in its runtime), then by task; empty without a recipe."""
+
+    files: list[dict[str, Any]]
+    broken: list[str]
+    """What is wrong, a sentence each; empty when all is well."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The tasks of a recipe with the outputs that written files are held against."""
+
+    bench: Bench
+    reference: Mapping[str, Outputs]
+    scores: dict[str, Scores]
+    verify: RecipeVerify
+
+    @classmethod
+    def build(cls, sources: Sources, tasks: Sequence[Task], packed: Packed, verify: RecipeVerify, device: torch.device, progress: Callable[[str], None]) -> "Judge":
+        progress("experts")
+        bench = Bench.build(sources, tasks, device)
+        rows: dict[str, Scores] = {}
+        outputs: dict[str, Outputs] = {}
+        for name, source in (("base", sources.base), ("merged", sources.merged), ("reference", packed)):
+            progress(name)
+            outputs = bench.outputs(lambda texts, source=source: reference.outputs(sources.family, source, texts, device))
+            rows[name] = bench.scores(outputs)
+        rows["experts"] = bench.scores(bench.experts)
+        order = ("base", "experts", "merged", "reference")
+        return cls(bench, outputs, {name: rows[name] for name in order}, verify)
+
+
+def verify(
+    written: Sequence[Written], packed: Packed, family: Family, tolerances: RecipeVerify, judge: Judge | None, progress: Callable[[str], None]
+) -> Verdict:
+    """Check every file; without a judge (no recipe at hand) the tasks are left out and the report says so.
+
+    MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not an error.
+    """
+    scores: dict[str, Scores] = dict(judge.scores) if judge is not None else {}
+    entries: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for file in written:
+        row = f"{file.format.name} in {file.runtime.name}"
+        version = file.runtime.version()
+        checks: list[Check] = []
+        progress(f"{row}: codes")
+        checks.append(check_codes(file.path, packed, family, file.format, file.runtime))
+        progress(f"{row}: metadata")
+        checks.append(check_metadata(file.path, packed, family, file.format))
+        progress(f"{row}: graph")
+        checks.append(check_graph(file.path, packed, family, file.format, file.runtime, tolerances.graph))
+        if judge is not None:
+            progress(f"{row}: tasks")
+            check, found = check_tasks(file.path, judge.bench, judge.reference, lambda texts, f=file: f.runtime.outputs(f.path, texts), tolerances)
+            checks.append(check)
+            if found:
+                scores[row] = found
+        entries.append(
+            {
+                "path": str(file.path),
+                "format": file.format.name,
+                "sha256": files.sha256(file.path),
+                "bytes": file.path.stat().st_size,
+                "runtime": file.runtime.name,
+                "runtime_version": version,
+                "checks": {check.name: dict(check.facts) for check in checks} | ({} if judge is not None else {"tasks": None}),
+                "notes": file.format.notes(file.path) if all(check.passed for check in checks[:1]) else {},
+            }
+        )
+        broken += [sentence for check in checks for sentence in check.broken]
+    return Verdict(scores, entries, broken)
