@@ -164,7 +164,7 @@ def test_another_vocabulary_is_refused(tmp_path: Path, file: str) -> None:
         (tmp_path / name).mkdir()
         text = json.dumps({"model": {"vocab": {token: i for i, token in enumerate(tokens)}}}) if file == "tokenizer.json" else "\n".join(tokens)
         (tmp_path / name / file).write_text(text)
-    with pytest.raises(InputError, match="sst2 has another vocabulary than the base: token 'b' is 2, the base's is 1; token 'c' is 1, the base's is 2$"):
+    with pytest.raises(InputError, match=r"sst2 has another vocabulary than the base: token 'b' is 2, the base's is 1; token 'c' is 1, the base's is 2$"):
         require_same_vocabulary(tmp_path / "base", tmp_path / "expert", "sst2")
     require_same_vocabulary(tmp_path / "base", tmp_path / "base", "sst2")
 

@@ -68,7 +68,7 @@ def test_a_file_cut_anywhere_or_with_any_byte_of_its_header_changed(tmp_path: Pa
     place = data.draw(st.integers(0, len(good) - 1))
     if data.draw(st.booleans()):
         path.write_bytes(good[:place])
-        with pytest.raises(InputError, match="model.safetensors"):
+        with pytest.raises(InputError, match=r"model\.safetensors"):
             open_checkpoint(tmp_path)
     else:
         path.write_bytes(good[:place] + bytes([data.draw(st.integers(0, 255))]) + good[place + 1 :])
