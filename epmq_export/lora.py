@@ -5,6 +5,7 @@ As `peft` stores it: adapter_config.json, and adapter_model.safetensors with `ba
 whole tensors (biases, modules_to_save) that take the place of the base's.
 """
 
+import logging
 import math
 import re
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.tensors import SafetensorsFile, TypedSource, read_json
 
+log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 # What a configuration may say. The first decide the result; the next were for training or for looking up; the last, when they are
@@ -82,7 +84,12 @@ class Lora:
         rename = self._names_of_base([module + suffix for module, suffix in factors])
         # A stored whole tensor may be beyond the base: the head of a classifier, which no encoder needs.
         self._whole = {rename(name): key for name, key in whole.items()}
-        self._deltas = {rename(module + suffix): self._delta(module, suffix, keys) for (module, suffix), keys in factors.items()}
+        self._deltas = {}
+        for (module, suffix), keys in factors.items():
+            own = factors.get((module, ".weight"), {})
+            if "a" not in own and "embedding_a" not in own:
+                raise InputError(f"{self._file.path}: module {module} has only {', '.join(keys.values())}, expected an A and a B")
+            self._deltas[rename(module + suffix)] = self._delta(module, keys, own.get("a") or own["embedding_a"])
         self._names = sorted({*base.names(), *self._whole})
         for name in self._deltas:
             self._check_shapes(name)
@@ -146,33 +153,36 @@ class Lora:
         missing = sorted(name for name in targets if name not in known)
         raise InputError(f"{self._file.path}: the adapter changes {missing[0]}, which the base has not ({len(missing)} such): it was trained on another model")
 
-    def _delta(self, module: str, suffix: str, keys: dict[str, str]) -> _Delta:
-        rank = self._number("r", "rank_pattern", module)
-        alpha = self._number("lora_alpha", "alpha_pattern", module)
-        if rank != int(rank) or rank < 1:
-            raise InputError(f"{self._path}: the rank of {module} is {rank}, expected a whole number of 1 or more")
-        stored = {self._file.shape(key)[axis] for role, axis in (("a", 0), ("embedding_a", 0)) if (key := keys.get(role)) and self._file.shape(key)}
-        if stored and stored != {rank}:
-            raise InputError(f"{self._file.path}: {module} has rank {stored.pop()}, {CONFIG} says {rank:g}")
-        return _Delta(keys, alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank))
+    def _delta(self, module: str, keys: dict[str, str], factor: str) -> _Delta:
+        """`factor` is the key of the module's A, whose first axis is the rank."""
+        stored = (self._file.shape(factor) or (0,))[0]
+        ranks, alphas = self._numbers("r", "rank_pattern", module), self._numbers("lora_alpha", "alpha_pattern", module)
+        if stored not in ranks or stored < 1:
+            raise InputError(f"{self._file.path}: {factor} has rank {stored}, {CONFIG} says {ranks[0]:g}")
+        if len(set(alphas)) > 1:
+            log.warning("%s: alpha_pattern has %s for %s; taking the first in the file, as peft does", self._path, alphas, module)
+        return _Delta(keys, alphas[0] / (math.sqrt(stored) if self._config.get("use_rslora") else stored))
 
-    def _number(self, key: str, pattern_key: str, module: str) -> float:
-        """A module's own value where a pattern fits the end of its name, else the adapter's; the first pattern that fits counts."""
+    def _numbers(self, key: str, pattern_key: str, module: str) -> list[float]:
+        """The values of the patterns that fit the end of a module's name, else the adapter's own value.
+
+        peft trains with the first that fits, but then saves the patterns sorted: of several, only the stored rank tells which it was.
+        """
         patterns = self._config.get(pattern_key) or {}
-        value = self._config.get(key, 8)  # peft's default for both
         if not isinstance(patterns, dict):
             raise InputError(f"{self._path}: {pattern_key} is a {type(patterns).__name__}, expected an object")
-        for pattern, own in patterns.items():
-            try:
-                fits = re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module)
-            except re.error as error:
-                raise InputError(f"{self._path}: {pattern_key} {pattern!r} is no regular expression ({error})") from None
-            if fits:
-                value = own
-                break
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{self._path}: {key} of {module} is {value!r}, expected a number")
-        return float(value)
+        values = [value for pattern, value in patterns.items() if self._fits(pattern_key, pattern, module)]
+        values = values or [self._config.get(key, 8)]  # peft's default for both
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(f"{self._path}: {key} of {module} is {value!r}, expected a number")
+        return values
+
+    def _fits(self, pattern_key: str, pattern: str, module: str) -> bool:
+        try:
+            return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
+        except re.error as error:
+            raise InputError(f"{self._path}: {pattern_key} {pattern!r} is no regular expression ({error})") from None
 
     def _check_shapes(self, name: str) -> None:
         shape = {role: self._file.shape(key) for role, key in self._deltas[name].keys.items()}

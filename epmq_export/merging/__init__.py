@@ -10,12 +10,12 @@ from epmq_export.fit import require_fit
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.linear import linear
 from epmq_export.merging.parameters import count_layers
-from epmq_export.merging.settings import MergeSettings, ModelSettings, merge_settings
+from epmq_export.merging.settings import DEFAULTS, MergeSettings, ModelSettings, merge_settings
 from epmq_export.merging.task_arithmetic import task_arithmetic
 from epmq_export.merging.ties import ties
 from epmq_export.tensors import TypedSource
 
-__all__ = ["DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
+__all__ = ["DEFAULTS", "DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
 
 RULES: dict[str, Callable[[Inputs], Callable[[str], Tensor]]] = {"linear": linear, "task_arithmetic": task_arithmetic, "ties": ties}
 # What a recipe's `dtype` and `out_dtype` may say.

