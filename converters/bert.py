@@ -12,12 +12,26 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
+from converters.wordpiece import wordpiece
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block
+from epmq_export.family import Batch, Block, GgufSpec, Metadata
 
 log = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "cls"]
+GGUF_POOLING = {"mean": 1, "cls": 2}
+_GGUF_EMBEDDINGS = {"word_embeddings": "token_embd", "position_embeddings": "position_embd", "token_type_embeddings": "token_types"}
+_GGUF_NORM = "token_embd_norm"
+_GGUF_MODULES = {
+    "attention.self.query": "attn_q",
+    "attention.self.key": "attn_k",
+    "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up",
+    "output.dense": "ffn_down",
+    "output.LayerNorm": "layer_output_norm",
+}
 # FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays full.
 UNREAD = 0.01
 
@@ -136,6 +150,28 @@ class Bert:
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return pool(hidden, batch["attention_mask"], self.pooling)
+
+    def gguf(self) -> GgufSpec:
+        """Architecture `bert` of llama.cpp."""
+        config = self.config
+        metadata: Metadata = {
+            "bert.block_count": config.num_hidden_layers,
+            "bert.context_length": config.max_position_embeddings,
+            "bert.embedding_length": config.hidden_size,
+            "bert.feed_forward_length": config.intermediate_size,
+            "bert.attention.head_count": config.num_attention_heads,
+            "bert.attention.layer_norm_epsilon": config.layer_norm_eps,
+            "bert.attention.causal": False,
+            "bert.pooling_type": GGUF_POOLING[self.pooling],
+            "tokenizer.ggml.token_type_count": config.type_vocab_size,
+            **wordpiece(self.tokenizer, self.directory, config.vocab_size),
+        }
+        names = {f"embeddings.{here}.weight": f"{there}.weight" for here, there in _GGUF_EMBEDDINGS.items()}
+        modules = {"embeddings.LayerNorm": _GGUF_NORM}
+        for layer in range(config.num_hidden_layers):
+            modules |= {f"encoder.layer.{layer}.{here}": f"blk.{layer}.{there}" for here, there in _GGUF_MODULES.items()}
+        names |= {f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")}
+        return GgufSpec("bert", metadata, names)
 
     def approximate(self) -> "Bert":
         """llama.cpp computes BERT's GELU by its tanh form."""

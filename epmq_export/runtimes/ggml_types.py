@@ -1,0 +1,57 @@
+"""ggml's own dequantisers, by ctypes. The struct below is that of one version of the library, and is checked when it is loaded."""
+
+import ctypes
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epmq_export.errors import InputError, MissingRuntime
+
+# Number of the type in ggml, values a block, bytes a block.
+_TYPES = {"F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q8_0": (8, 32, 34)}
+_ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _Traits(ctypes.Structure):
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("block", ctypes.c_int64),
+        ("interleave", ctypes.c_int64),
+        ("block_bytes", ctypes.c_size_t),
+        ("quantised", ctypes.c_bool),
+        ("to_float", _ToFloat),
+        ("from_float", ctypes.c_void_p),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("xllamacpp")
+    places = [place for root in (spec.submodule_search_locations or [] if spec else []) for place in Path(root).glob("xllamacpp*.*") if place.suffix in (".so", ".pyd")]
+    if not places:
+        raise MissingRuntime("llama.cpp's library is not there: the package xllamacpp is not installed, or holds none")
+    library = ctypes.CDLL(str(places[0]))
+    library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
+    for name, (number, block, block_bytes) in _TYPES.items():
+        traits = library.ggml_get_type_traits(number).contents
+        found = (traits.type_name, traits.block, traits.block_bytes, traits.quantised)
+        expected = (name.lower().encode(), block, block_bytes, name != "F16")
+        if found != expected or not traits.to_float:
+            raise MissingRuntime(f"{places[0]}: ggml's type {name} is {found}, expected {expected}: this version of xllamacpp is not the one that is known here")
+    return library
+
+
+def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
+    """float32 [count] of the bytes `raw` on a grid, by ggml; None for a grid that is not known here. InputError where their number does not fit."""
+    if grid not in _TYPES:
+        return None
+    number, block, block_bytes = _TYPES[grid]
+    if count < 0 or count % block or raw.size != count // block * block_bytes:
+        raise InputError(f"{raw.size} bytes of {grid} for {count} values: expected whole blocks of {block} values and {block_bytes} bytes")
+    source = np.ascontiguousarray(raw, np.uint8)
+    values = np.empty(count, np.float32)
+    _library().ggml_get_type_traits(number).contents.to_float(source.ctypes.data, values.ctypes.data, count)
+    return values

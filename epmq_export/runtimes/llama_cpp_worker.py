@@ -1,0 +1,87 @@
+"""llama.cpp in a process of its own, since it aborts the process on some bad files.
+
+    python -m epmq_export.runtimes.llama_cpp_worker REQUEST
+
+REQUEST is a JSON file: `path` of the model, `texts`, `want` (`outputs` or `tokens`), `exact`, `memory` (bytes) and `result`, the
+file to write: float32 [texts, width] as .npy, or the ids of each text as JSON. Errors go to stderr.
+"""
+
+import http.client
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+# Tokens in one batch, and so the longest text: attention that sees both ways needs a whole text in one batch.
+LONGEST = 2048
+
+
+def limit(memory: int) -> None:
+    """Bound the address space, and leave no core file behind; where the system has such bounds."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def serve(path: str, exact: bool) -> Any:
+    """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The pooling is the file's."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.embedding = True
+    params.n_parallel = 1
+    params.n_ctx = 0  # the file's
+    params.n_batch = params.n_ubatch = LONGEST
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.warmup = params.fit_params = params.ui = False
+    if exact:  # flash attention rounds keys and values to half precision
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return xllamacpp.Server(params)
+
+
+def outputs(server: Any, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    answer = server.handle_embeddings({"input": texts, "embd_normalize": -1})
+    if "error" in answer:
+        raise RuntimeError(f"error: {answer['error'].get('message', answer['error'])}")
+    rows = sorted(answer["data"], key=lambda row: row["index"])
+    return np.array([row["embedding"] for row in rows], np.float32)
+
+
+def tokens(server: Any, texts: list[str]) -> list[list[int]]:
+    connection = http.client.HTTPConnection(urlsplit(server.listening_address).netloc)
+    found = []
+    for text in texts:
+        body = json.dumps({"content": text, "add_special": True, "parse_special": True})
+        connection.request("POST", "/tokenize", body, {"Content-Type": "application/json"})
+        found.append(json.loads(connection.getresponse().read())["tokens"])
+    connection.close()
+    return found
+
+
+def main(request: Path) -> int:
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    limit(asked["memory"])
+    try:
+        server = serve(asked["path"], asked["exact"])
+        result = Path(asked["result"])
+        if asked["want"] == "tokens":
+            result.write_text(json.dumps(tokens(server, asked["texts"])), encoding="utf-8")
+        else:
+            with result.open("wb") as file:
+                np.save(file, outputs(server, asked["texts"]))
+    except Exception as error:  # one line for the parent, which names the file
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

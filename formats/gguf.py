@@ -1,0 +1,267 @@
+"""GGUF, as llama.cpp reads it: out of a packed checkpoint and back in."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epmq_export import files
+from epmq_export.errors import InputError
+from epmq_export.family import Family, GgufSpec
+from epmq_export.format import StoredTensor
+from epmq_export.grids import GRIDS, Grid
+from epmq_export.packed import Packed, PackedTensor
+from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, TensorInfo, Value
+
+FILE = "model.gguf"
+_PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
+_FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
+# Where packed.json keeps what the file tells of its origin.
+_PROVENANCE = ("recipe", "inputs", "method", "versions")
+_SHOWN = 80
+
+
+class Gguf:
+    name = "gguf"
+
+    def write(self, packed: Packed, family: Family, folder: Path) -> Path:
+        """`model.gguf`. The same packed checkpoint gives the same bytes. InputError where packed and family do not hold the same tensors."""
+        spec = family.gguf()
+        _refuse_mismatch(packed, family, spec)
+        path = folder / FILE
+        layout = _layout(packed, spec)
+        with files.whole(path) as built:
+            writer = _begin(built, _metadata(packed, family, spec, layout), layout)
+            try:
+                for name in spec.names:
+                    writer.write_tensor_data(_encode(packed.tensor(name)))
+            finally:
+                writer.close()
+        return path
+
+    def find(self, folder: Path) -> Path:
+        path = folder / FILE
+        if not path.is_file():
+            raise InputError(f"{folder}: has no {FILE}")
+        return path
+
+    def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
+        """In the order of the file. A tensor that the family does not know keeps the name that it has in the file."""
+        file = GgufFile.open(path)
+        canonical = {there: here for here, there in family.gguf().names.items()}
+        for name, info in file.tensors.items():
+            raw = file.raw(name)
+            yield StoredTensor(canonical.get(name, name), _decode(path, info, raw), raw)
+
+    def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
+        """Of keys, their types and values, and of the tensors' names, order, types and shapes."""
+        file = GgufFile.open(path)
+        spec = family.gguf()
+        _refuse_mismatch(packed, family, spec)
+        layout = _layout(packed, spec)
+        found_layout = {name: (info.type, info.shape) for name, info in file.tensors.items()}
+        found = _differences("key", file.metadata, _metadata(packed, family, spec, layout))
+        found += [
+            f"tensor {name}: found {_layout_text(found_layout.get(name))}, expected {_layout_text(layout.get(name))}"
+            for name in {**layout, **found_layout}
+            if found_layout.get(name) != layout.get(name)
+        ]
+        if not found and list(found_layout) != list(layout):
+            found.append("the tensors stand in another order than expected")
+        return found
+
+    def exact(self, path: Path, scratch: Path) -> Path:
+        """The F32 twin: the file's own keys, its tensors dequantised to F32."""
+        file = GgufFile.open(path)
+        layout = {name: (GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
+        for key, value in file.metadata.items():
+            if value.type == GGUFValueType.ARRAY and not value.value:
+                raise InputError(f"{path}: key {key} is an empty array")
+        twin = scratch / f"{path.stem}.f32.gguf"
+        with files.whole(twin) as built:
+            writer = _begin(built, file.metadata, layout)
+            try:
+                for name, info in file.tensors.items():
+                    value = _decode(path, info, file.raw(name))
+                    writer.write_tensor_data((value.dequantise() if isinstance(value, PackedTensor) else value.float()).numpy())
+            finally:
+                writer.close()
+        return twin
+
+    def notes(self, path: Path) -> dict[str, Any]:
+        """Tensors and bytes by type."""
+        file = GgufFile.open(path)
+        tensors = Counter(info.type.name for info in file.tensors.values())
+        size = {kind: sum(info.size for info in file.tensors.values() if info.type.name == kind) for kind in tensors}
+        return {"bytes": path.stat().st_size, "tensors": dict(tensors), "tensor_bytes": size}
+
+
+Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
+"""Type and shape by the tensor's name in the file, in the order of the file."""
+
+
+def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
+    for name in sorted(set(packed.names()) ^ set(spec.names)):
+        state = "missing" if name in spec.names else "not one of its tensors"
+        raise InputError(f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF")
+
+
+def _layout(packed: Packed, spec: GgufSpec) -> Layout:
+    return {there: (_kind(packed, here), packed.shape(here)) for here, there in spec.names.items()}
+
+
+def _kind(packed: Packed, name: str) -> GGMLQuantizationType:
+    """A vector is F32, as llama.cpp wants it; a matrix is F16 where it is packed in half precision."""
+    if name in packed.grids:
+        return GGMLQuantizationType[packed.grids[name].name]
+    half = len(packed.shape(name)) > 1 and packed.load(name).dtype == torch.float16
+    return GGMLQuantizationType.F16 if half else GGMLQuantizationType.F32
+
+
+def _metadata(packed: Packed, family: Family, spec: GgufSpec, layout: Layout) -> dict[str, Value]:
+    config = _config(packed)
+    matrices = Counter(kind.name for kind, shape in layout.values() if len(shape) > 1)
+    values: dict[str, Any] = {
+        "general.architecture": spec.architecture,
+        "general.type": "model",
+        "general.name": Path(str(config.get("_name_or_path") or family.name)).name,
+        "general.file_type": int(_FILE_TYPES[max(matrices, key=lambda kind: matrices[kind])]),
+        "general.quantization_version": GGML_QUANT_VERSION,
+        ALIGNMENT_KEY: ALIGNMENT,
+    }
+    if isinstance(config.get("license"), str):
+        values["general.license"] = config["license"]
+    values |= spec.metadata
+    for key in _PROVENANCE:
+        if key in packed.index:
+            values[f"epmq.{key}"] = json.dumps(packed.index[key], ensure_ascii=False, separators=(",", ":"))
+    if own := packed.index.get("versions", {}).get("epmq-export"):
+        values["epmq.version"] = str(own)
+    return {key: _value(value) for key, value in values.items()}
+
+
+def _config(packed: Packed) -> dict[str, Any]:
+    path = packed.directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: found a {type(config).__name__}, expected an object")
+    return config
+
+
+def _value(value: Any) -> Value:
+    if isinstance(value, list):
+        return Value(GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True))
+    kind = _scalar_type(value)
+    return Value(kind, float(np.float32(value)) if kind == GGUFValueType.FLOAT32 else value)
+
+
+def _scalar_type(value: Any, *, of_list: bool = False) -> GGUFValueType:
+    match value:
+        case bool():
+            return GGUFValueType.BOOL
+        case int():
+            return GGUFValueType.INT32 if of_list else GGUFValueType.UINT32
+        case float():
+            return GGUFValueType.FLOAT32
+        case _:
+            return GGUFValueType.STRING
+
+
+def _begin(path: Path, metadata: Mapping[str, Value], layout: Layout) -> GGUFWriter:
+    """A writer that has written everything before the tensors' data."""
+    writer = GGUFWriter(path, "")
+    writer.kv_data[0].clear()  # the architecture is one of the keys, in its own place
+    for key, value in metadata.items():
+        writer.add_key_value(key, value.value, value.type, value.items)
+    writer.data_alignment = metadata[ALIGNMENT_KEY].value if ALIGNMENT_KEY in metadata else ALIGNMENT
+    for name, (kind, shape) in layout.items():
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), prod(shape) // block * block_bytes, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    return writer
+
+
+def _encode(value: PackedTensor | Tensor) -> NDArray[Any]:
+    """The bytes of a tensor in the file. A group on a grid becomes a block: its scale, then its codes."""
+    if not isinstance(value, PackedTensor):
+        return (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
+    scales = value.scales.reshape(-1, 1).contiguous().view(torch.uint8)
+    codes = value.codes.reshape(-1, value.grid.group)
+    if value.grid.bits > 4:
+        return torch.cat((scales, codes.view(torch.uint8)), 1).numpy()
+    unsigned = (codes - value.grid.lowest).to(torch.uint8)
+    low, high = unsigned.chunk(2, 1)  # byte j holds element j and, above it, element j + group / 2
+    return torch.cat((scales, low | (high << 4)), 1).numpy()
+
+
+def _decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor | Tensor:
+    content = torch.from_numpy(np.array(raw))
+    if info.type in _PLAIN:
+        return content.view(_PLAIN[info.type]).reshape(info.shape)
+    grid = GRIDS.get(info.type.name)
+    if grid is None or len(info.shape) != 2:
+        raise InputError(f"{path}: tensor {info.name} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(GRIDS)}")
+    return _blocks(grid, content, info.shape[0])
+
+
+def _blocks(grid: Grid, content: Tensor, out: int) -> PackedTensor:
+    blocks = content.reshape(-1, GGML_QUANT_SIZES[GGMLQuantizationType[grid.name]][1])
+    scales = blocks[:, :2].contiguous().view(torch.float16).reshape(out, -1)
+    packed = blocks[:, 2:]
+    codes = packed.contiguous().view(torch.int8) if grid.bits > 4 else torch.cat((packed & 15, packed >> 4), 1).to(torch.int8) + grid.lowest
+    return PackedTensor(grid, codes.reshape(out, -1), scales)
+
+
+def _differences(what: str, found: Mapping[str, Value], expected: Mapping[str, Value]) -> list[str]:
+    """One sentence for each key that differs; of an array, its first item that does."""
+    sentences = []
+    for key in {**expected, **found}:
+        there, here = found.get(key), expected.get(key)
+        if there == here:
+            continue
+        if there is None or here is None:
+            state = "missing" if there is None else "not expected"
+            sentences.append(f"{what} {key} is {state}: {_short((there or here).value)}")
+        elif (there.type, there.items) != (here.type, here.items):
+            sentences.append(f"{what} {key}: found type {_type_text(there)}, expected {_type_text(here)}")
+        elif there.type == GGUFValueType.ARRAY and len(there.value) != len(here.value):
+            sentences.append(f"{what} {key}: found {len(there.value)} items, expected {len(here.value)}")
+        elif there.type == GGUFValueType.ARRAY:
+            differing = [index for index, (one, other) in enumerate(zip(there.value, here.value, strict=True)) if one != other]
+            first = differing[0]
+            more = f" ({len(differing)} items differ)" if len(differing) > 1 else ""
+            sentences.append(f"{what} {key}[{first}]: found {_short(there.value[first])}, expected {_short(here.value[first])}{more}")
+        else:
+            sentences.append(f"{what} {key}: found {_short(there.value)}, expected {_short(here.value)}")
+    return sentences
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _type_text(value: Value) -> str:
+    return f"array of {value.items.name}" if value.items is not None else value.type.name
+
+
+def _layout_text(entry: tuple[GGMLQuantizationType, tuple[int, ...]] | None) -> str:
+    return f"{entry[0].name} {list(entry[1])}" if entry else "none"

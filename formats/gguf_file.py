@@ -1,0 +1,214 @@
+"""A GGUF file as it lies on disk, read by a reader that trusts nothing.
+
+Every count, length and offset is held against the bytes that are there before anything is allocated or looped over, so that a
+truncated or forged file ends in one sentence and not in a hang. What llama.cpp refuses (gaps or overlaps between tensors, repeated
+names) is refused here, where it can be named.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
+
+from epmq_export.errors import InputError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+ALIGNMENT_KEY, ALIGNMENT = "general.alignment", 32
+_MAX_DIMENSIONS, _MAX_NAME, _MAX_KEY = 4, 63, 65535
+_SCALARS = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "B",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
+# The least that one of each takes in the file: what bounds a count before its loop begins.
+_LEAST_STRING, _LEAST_ENTRY, _LEAST_TENSOR = 8, 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metadata value with its type in the file; `items` is the type of an array's items."""
+
+    type: GGUFValueType
+    value: Any
+    items: GGUFValueType | None = None
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies. `shape` as in torch, slowest dimension first; `start` and `size` in bytes of the file."""
+
+    name: str
+    type: GGMLQuantizationType
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    path: Path
+    version: int
+    metadata: dict[str, Value]
+    tensors: dict[str, TensorInfo]
+
+    @classmethod
+    def open(cls, path: Path) -> "GgufFile":
+        """Read and validate everything but the values of the tensors; InputError where the file is not whole and well-formed."""
+        try:
+            with path.open("rb") as file:
+                if path.stat().st_size == 0:
+                    raise InputError(f"{path}: the file is empty, expected a GGUF file")
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    return _Parser(path, content).file()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, np.uint8, "r")
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor, uint8 [size], mapped and not read."""
+        info = self.tensors[name]
+        return self._bytes[info.start : info.start + info.size]
+
+
+class _Parser:
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self.path = path
+        self.content = content
+        self.size = len(content)
+        self.at = 0
+
+    def file(self) -> GgufFile:
+        magic = self.take(4, "the magic")
+        if magic != MAGIC:
+            self.fail(f"begins with {magic!r}, expected {MAGIC!r}: it is no GGUF file")
+        version = self.number("I", "the version")
+        if version not in VERSIONS:
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            self.fail("is big-endian, expected little-endian" if swapped in VERSIONS else f"is GGUF version {version}, expected 2 or 3")
+        tensors = self.count(_LEAST_TENSOR, "tensors")
+        entries = self.count(_LEAST_ENTRY, "metadata entries")
+        metadata: dict[str, Value] = {}
+        for index in range(entries):
+            key = self.string(f"key {index}", _MAX_KEY)
+            if key in metadata:
+                self.fail(f"key {key!r} stands twice")
+            metadata[key] = self.value(self.value_type(key), key)
+        infos = [self.tensor_info(index) for index in range(tensors)]
+        return GgufFile(self.path, version, metadata, self.place(infos, self.alignment(metadata)))
+
+    def fail(self, what: str) -> NoReturn:
+        raise InputError(f"{self.path}: {what}")
+
+    def take(self, length: int, what: str) -> bytes:
+        if length > self.size - self.at:
+            self.fail(f"ends within {what}: {length} bytes expected at byte {self.at}, the file has {self.size}")
+        self.at += length
+        return self.content[self.at - length : self.at]
+
+    def number(self, code: str, what: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0]
+
+    def count(self, least: int, what: str) -> int:
+        count: int = self.number("Q", f"the number of {what}")
+        if count * least > self.size - self.at:
+            self.fail(f"says that it has {count} {what}, more than its {self.size} bytes can hold")
+        return count
+
+    def string(self, what: str, limit: int | None = None) -> str:
+        length = self.count(1, f"bytes in {what}")
+        if limit is not None and not 0 < length <= limit:
+            self.fail(f"{what} is a name of {length} bytes, expected 1 to {limit}")
+        try:
+            return self.take(length, what).decode("utf-8")
+        except UnicodeDecodeError:
+            self.fail(f"{what} is not UTF-8")
+
+    def value_type(self, what: str) -> GGUFValueType:
+        found = self.number("I", f"the type of {what}")
+        try:
+            return GGUFValueType(found)
+        except ValueError:
+            self.fail(f"{what} is of type {found}, expected one of GGUF's 0 to {max(GGUFValueType)}")
+
+    def value(self, kind: GGUFValueType, key: str) -> Value:
+        if kind == GGUFValueType.STRING:
+            return Value(kind, self.string(f"the value of {key!r}"))
+        if kind != GGUFValueType.ARRAY:
+            return Value(kind, self.scalars(kind, 1, key)[0])
+        items = self.value_type(f"the items of {key!r}")
+        if items == GGUFValueType.ARRAY:
+            self.fail(f"{key!r} is an array of arrays, expected numbers or strings")
+        if items == GGUFValueType.STRING:
+            return Value(kind, [self.string(f"{key}[{index}]") for index in range(self.count(_LEAST_STRING, f"items in {key!r}"))], items)
+        count = self.count(struct.calcsize("<" + _SCALARS[items]), f"items in {key!r}")
+        return Value(kind, self.scalars(items, count, key), items)
+
+    def scalars(self, kind: GGUFValueType, count: int, key: str) -> list[Any]:
+        code = f"<{count}{_SCALARS[kind]}"
+        values = list(struct.unpack(code, self.take(struct.calcsize(code), f"the value of {key!r}")))
+        if kind != GGUFValueType.BOOL:
+            return values
+        if any(value > 1 for value in values):
+            self.fail(f"{key!r} holds a {max(values)}, expected a bool of 0 or 1")
+        return [bool(value) for value in values]
+
+    def alignment(self, metadata: dict[str, Value]) -> int:
+        given = metadata.get(ALIGNMENT_KEY, Value(GGUFValueType.UINT32, ALIGNMENT))
+        if given.type != GGUFValueType.UINT32 or given.value == 0 or given.value & (given.value - 1):
+            self.fail(f"{ALIGNMENT_KEY} is {given.value!r} ({given.type.name}), expected a UINT32 that is a power of two")
+        return int(given.value)
+
+    def tensor_info(self, index: int) -> TensorInfo:
+        """With `start` still relative to the data."""
+        name = self.string(f"the name of tensor {index}", _MAX_NAME)
+        dimensions = self.number("I", f"the shape of {name}")
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
+            self.fail(f"tensor {name} has {dimensions} dimensions, expected 1 to {_MAX_DIMENSIONS}")
+        shape = struct.unpack(f"<{dimensions}Q", self.take(8 * dimensions, f"the shape of {name}"))[::-1]
+        found = self.number("I", f"the type of {name}")
+        try:
+            kind = GGMLQuantizationType(found)
+        except ValueError:
+            self.fail(f"tensor {name} is of type {found}, which GGUF does not have")
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        if 0 in shape or shape[-1] % block:
+            self.fail(f"tensor {name} is {list(shape)}, expected rows of whole {kind.name} blocks of {block}")
+        return TensorInfo(name, kind, shape, self.number("Q", f"the offset of {name}"), prod(shape) // block * block_bytes)
+
+    def place(self, infos: list[TensorInfo], alignment: int) -> dict[str, TensorInfo]:
+        data = -(-self.at // alignment) * alignment
+        placed: dict[str, TensorInfo] = {}
+        end = self.at
+        expected = 0
+        for info in infos:
+            if info.name in placed:
+                self.fail(f"tensor {info.name} stands twice")
+            if info.start != expected:
+                self.fail(f"tensor {info.name} begins at offset {info.start}, expected {expected}: right behind the tensor before it")
+            end = data + info.start + info.size
+            if end > self.size:
+                self.fail(f"ends within tensor {info.name}: {end} bytes expected, the file has {self.size}")
+            placed[info.name] = TensorInfo(info.name, info.type, info.shape, data + info.start, info.size)
+            expected = -(-(info.start + info.size) // alignment) * alignment
+        if self.size > max(end, data + expected):
+            self.fail(f"has {self.size - end} bytes behind its last tensor, expected at most {alignment - 1}")
+        return placed
