@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
+from converters.bert_onnx import Encoder
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block
+from epmq_export.family import Batch, Block, OnnxSpec
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,15 @@ class Bert:
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return pool(hidden, batch["attention_mask"], self.pooling)
+
+    def onnx(self) -> OnnxSpec:
+        """`last_hidden_state` for feature-extraction pipelines, which pool themselves, and `sentence_embedding`, pooled and unnormalised."""
+        tokens = {0: "batch", 1: "sequence"}
+        inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
+        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+        example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
+        outputs = {"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}}
+        return OnnxSpec(lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs)
 
     def approximate(self) -> "Bert":
         """llama.cpp computes BERT's GELU by its tanh form."""
