@@ -166,7 +166,8 @@ def _dequantised(node: NodeProto, packed: Packed) -> list[NodeProto]:
         rows = [helper.make_node("Gather", [part, node.input[1]], [f"{output}.{part}"], f"{node.name}.{part}", axis=0) for part in (codes, scales)]
         parts = [row.output[0] for row in rows]
         return [*rows, helper.make_node("DequantizeLinear", parts, [output], name, axis=-1, block_size=group)]
-    raise InputError(f"{packed.directory}: {name} is on grid {packed.grids[name].name}, but the exported model reads it by {node.op_type}: keep it in high precision")
+    grid = packed.grids[name].name
+    raise InputError(f"{packed.directory}: {name} is on grid {grid}, but the exported model reads it by {node.op_type}: keep it in high precision")
 
 
 def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorProto]:
@@ -187,7 +188,7 @@ def _tidy(model: ModelProto, spec: OnnxSpec) -> None:
     """Name the dynamic axes; drop what the exporter noted for itself, stack traces with local paths among it."""
     graph = model.graph
     for value in (*graph.input, *graph.output):
-        for axis, name in (spec.inputs | spec.outputs)[value.name].items():
+        for axis, name in {**spec.inputs, **spec.outputs}[value.name].items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     for item in (*graph.node, *graph.input, *graph.output, graph, model):
         item.ClearField("doc_string")

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from epmq_export import __version__, files
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family
 from epmq_export.format import StoredTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
+from epmq_export.runtimes.onnxruntime import open_session
 from formats import onnx_graph, onnx_weights
 
 FILE = Path("onnx", "model_q4.onnx")
@@ -150,7 +151,7 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
         if f"{name}.{part}" not in stored:
             raise InputError(f"{path}: {name}.{part} is missing, metadata key epmq.grids says that {name} is on grid {grid.name}")
     codes, scales = stored[f"{name}.codes"], stored[f"{name}.scales"]
-    kinds = TensorProto.DataType.Name(codes.data_type), TensorProto.DataType.Name(scales.data_type)
+    kinds = onnx_weights.type_name(codes), onnx_weights.type_name(scales)
     if kinds[0] not in ("INT4", "INT8") or kinds[1] != "FLOAT":
         raise InputError(f"{path}: {name} has codes in {kinds[0]} and scales in {kinds[1]}, expected INT4 or INT8, and FLOAT")
     dims = [list(tensor.dims[::-1] if linear else tensor.dims) for tensor in (codes, scales)]
@@ -165,12 +166,12 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
 def _companion_differences(folder: Path, source: Path) -> list[str]:
     wanted = {path.relative_to(source): path for path in companions(source)}
     found = {path.relative_to(folder): path for path in companions(folder)}
-    sentences = [f"{name.as_posix()} is missing" for name in wanted.keys() - found.keys()]
-    sentences += [f"{name.as_posix()} is not the packed checkpoint's" for name in found.keys() - wanted.keys()]
-    sentences += [
-        f"{name.as_posix()} differs from the packed checkpoint's" for name in wanted.keys() & found.keys() if wanted[name].read_bytes() != found[name].read_bytes()
-    ]
-    return sorted(sentences)
+    shared = wanted.keys() & found.keys()
+    return sorted(
+        [f"{name.as_posix()} is missing" for name in wanted.keys() - shared]
+        + [f"{name.as_posix()} is not among the packed checkpoint's files" for name in found.keys() - shared]
+        + [f"{name.as_posix()} differs from the packed checkpoint's" for name in shared if wanted[name].read_bytes() != found[name].read_bytes()]
+    )
 
 
 def _short(text: str | None) -> str:
@@ -180,17 +181,11 @@ def _short(text: str | None) -> str:
 
 
 def _fused(path: Path) -> int | None:
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # that a graph optimised here may not suit another machine is no news: it is thrown away
     with tempfile.TemporaryDirectory() as scratch:
-        options.optimized_model_filepath = str(Path(scratch, "optimised.onnx"))
+        optimised = Path(scratch, "optimised.onnx")
         try:
-            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime has a class of its own for every status
-            raise InputError(f"{path}: ONNX Runtime refuses it ({str(error).splitlines()[0]})") from None
-        optimised = onnx.load(options.optimized_model_filepath)
-    return sum(node.op_type == "MatMulNBits" for node in optimised.graph.node)
+            open_session(path, optimised=optimised)
+        except MissingRuntime:
+            return None
+        nodes = onnx.load(optimised).graph.node
+    return len([node for node in nodes if node.op_type == "MatMulNBits"])

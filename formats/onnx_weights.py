@@ -8,8 +8,8 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 
-BITS = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.FLOAT16: 16, TensorProto.FLOAT: 32}
-_DTYPES = {TensorProto.INT8: torch.int8, TensorProto.FLOAT16: torch.float16, TensorProto.FLOAT: torch.float32}
+BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.FLOAT16: 16, TensorProto.FLOAT: 32}
+_DTYPES: dict[int, torch.dtype] = {TensorProto.INT8: torch.int8, TensorProto.FLOAT16: torch.float16, TensorProto.FLOAT: torch.float32}
 
 
 def size(tensor: TensorProto) -> int:
@@ -39,14 +39,19 @@ def decode(tensor: TensorProto) -> Tensor:
 def check(tensor: TensorProto, where: str) -> None:
     """InputError unless the tensor's type is one that this project writes, and its data are here and of the right size."""
     if tensor.data_type not in BITS:
-        found = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in TensorProto.DataType.values() else tensor.data_type
-        raise InputError(f"{where}: {tensor.name} is of type {found}, expected {', '.join(TensorProto.DataType.Name(kind) for kind in BITS)}")
+        raise InputError(f"{where}: {tensor.name} is of type {type_name(tensor)}, expected INT4, INT8, FLOAT16 or FLOAT")
     if tensor.data_location == TensorProto.EXTERNAL:
         raise InputError(f"{where}: {tensor.name} keeps its data in another file, expected them in this one")
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{where}: {tensor.name} has dims {list(tensor.dims)}, expected none below 0")
-    if len(tensor.raw_data) != size(tensor):
-        raise InputError(f"{where}: {tensor.name} holds {len(tensor.raw_data)} bytes of data, expected {size(tensor)} for its type and dims {list(tensor.dims)}")
+    found, expected = len(tensor.raw_data), size(tensor)
+    if found != expected:
+        raise InputError(f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for {type_name(tensor)} {list(tensor.dims)}")
+
+
+def type_name(tensor: TensorProto) -> str:
+    known = tensor.data_type in TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(tensor.data_type)) if known else f"number {tensor.data_type}"
 
 
 def halves(scales: Tensor) -> Tensor:
