@@ -17,12 +17,13 @@ import epmq_export
 from converters import open_family
 from epmq_export import console, files, sources
 from epmq_export.calibration.pack import calibrate as calibrate_to
+from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.errors import EpmqError, InputError, MissingRuntime, RecipeError, VerificationFailed
 from epmq_export.format import Format
 from epmq_export.merging import DTYPES, merged
 from epmq_export.merging.write import model_card, write_merged
 from epmq_export.packed import INDEX, Packed
-from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.recipe import Recipe, RecipeVerify, load_recipe
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.runtimes.runtime import Runtime
@@ -31,7 +32,7 @@ from epmq_export.runtimes.torch import outputs as reference_outputs
 from epmq_export.tasks import Task, load_tasks
 from epmq_export.verification.report import Report
 from epmq_export.verification.scores import Bench
-from epmq_export.verification.verify import Judge, Verdict, Written
+from epmq_export.verification.verify import Judge, Written
 from epmq_export.verification.verify import verify as verify_files
 from formats.describe import describe
 from formats.gguf import Gguf
@@ -256,7 +257,7 @@ def _verify(
     family = open_family(packed.directory)
     written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in FORMATS.items() if name in names]
     judge = project.reference(packed) if project is not None else None
-    tolerances = project.recipe.verify if project is not None else load_tolerances(packed)
+    tolerances = RecipeVerify.model_validate(packed.index["recipe"].get("verify", {})) if project is None else project.recipe.verify
     with stages.stage("verify") as update:
         verdict = verify_files(written, packed, family, tolerances, judge, lambda text: update(text, 0, 0))
     if report is not None:
@@ -291,7 +292,7 @@ def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
         if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():
             return lambda texts: runtime.outputs(format.find(model), texts)
     family = project.sources.family
-    source = Packed(model) if (model / INDEX).exists() else sources.open_model(model, project.checkpoints.base, family)
+    source = Packed(model) if (model / INDEX).exists() else renamed(open_checkpoint(model, project.checkpoints.base), family.canonical)
     return lambda texts: reference_outputs(family, source, texts, project.device)
 
 

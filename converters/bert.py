@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
+from converters.bert_onnx import Encoder
 from converters.wordpiece import wordpiece
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, Metadata
+from epmq_export.family import Batch, Block, GgufSpec, Metadata, OnnxSpec
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,15 @@ class Bert:
             modules |= {f"encoder.layer.{layer}.{here}": f"blk.{layer}.{there}" for here, there in _GGUF_MODULES.items()}
         names |= {f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")}
         return GgufSpec("bert", metadata, names)
+
+    def onnx(self) -> OnnxSpec:
+        """`last_hidden_state` for feature-extraction pipelines, which pool themselves, and `sentence_embedding`, pooled and unnormalised."""
+        tokens = {0: "batch", 1: "sequence"}
+        inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
+        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+        example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
+        outputs = {"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}}
+        return OnnxSpec(lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs)
 
     def approximate(self) -> "Bert":
         """llama.cpp computes BERT's GELU by its tanh form."""

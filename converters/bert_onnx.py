@@ -1,0 +1,32 @@
+"""BERT as one module, for export: the family's own blocks in a row, under their canonical names."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from epmq_export.family import Batch, Block, TensorSource
+
+
+class Encoder(nn.Module):
+    """input_ids, attention_mask, token_type_ids (int64 [batch, sequence]) -> hidden [batch, sequence, width], output [batch, width].
+
+    It runs what the blocks run, so an exported graph can only differ from the reference by the exporter's doing.
+    """
+
+    def __init__(self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor], source: TensorSource) -> None:
+        super().__init__()
+        self._blocks, self._output = tuple(blocks), output
+        stem, *layers = blocks
+        self.embeddings = stem.build()
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(layer.build() for layer in layers)
+        self.load_state_dict({name: source.load(name).float() for name in self.state_dict()}, assign=True)
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        hidden = None
+        for block in self._blocks:
+            hidden = block.run(self.get_submodule(block.name), hidden, batch)
+        assert hidden is not None  # a family has at least its stem
+        return hidden, self._output(hidden, batch)

@@ -1,0 +1,197 @@
+"""The ONNX graph of a packed checkpoint: what its weights are called, how they are laid out, and the nodes that read them.
+
+It is exported from shapes alone. The exporter never sees a weight, so it can neither fold nor merge two that happen to be equal, and
+the graph depends on nothing but the family's config, the shapes, the grids and the exporter's version.
+
+    quantised linear    NAME.codes INT4 or INT8 [in, out], NAME.scales float32 [in / group, out] -> DequantizeLinear(axis 0) -> MatMul
+    quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather each -> DequantizeLinear
+    half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
+    everything else     NAME float32
+
+The initializers are the weights and nothing else: the graph's own constants are Constant nodes.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+
+import onnx_ir
+import torch
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from torch import Tensor
+
+from epmq_export import __version__
+from epmq_export.errors import InputError
+from epmq_export.family import Family, OnnxSpec
+from epmq_export.packed import Packed
+
+OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear
+
+
+class _Shapes:
+    """A checkpoint's tensors on the meta device: a `TensorSource` that reads no data."""
+
+    def __init__(self, packed: Packed) -> None:
+        self._packed = packed
+
+    def names(self) -> Sequence[str]:
+        return self._packed.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._packed.shape(name)
+
+    def load(self, name: str) -> Tensor:
+        return torch.empty(self._packed.shape(name), device="meta")
+
+
+def build(packed: Packed, family: Family) -> ModelProto:
+    """The model with names, types and dims of all its weights and none of their data. The same arguments give the same bytes.
+
+    InputError where the graph lacks a tensor of the checkpoint, or reads it in a way that its grid has no nodes for.
+    """
+    spec = family.onnx()
+    model = _export(spec, packed)
+    graph = model.graph
+    weights = _name_weights(graph, spec, packed)
+    half = {name for name in weights if name not in packed.grids and packed.load(name).dtype == torch.float16}
+    gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    # Half precision pays for tables of rows only; a matrix or a bias is float32 in every runtime.
+    half &= gathered - {name for node in graph.node if node.op_type != "Gather" for name in node.input}
+
+    nodes = [helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
+    for node in graph.node:
+        nodes += _half_rows(node) if half & set(node.input) else _dequantised(node, packed)
+    del graph.initializer[:], graph.node[:]
+    graph.node.extend(nodes)
+    for name in weights:
+        graph.initializer.extend(_declare(name, packed, name in gathered, name in half))
+    _tidy(model, spec)
+    return model
+
+
+def linears(graph: GraphProto) -> list[str]:
+    """Names of the quantised linears: their codes go straight into DequantizeLinear. Quantised rows are gathered first."""
+    stored = {tensor.name for tensor in graph.initializer}
+    return [node.input[0].removesuffix(".codes") for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+
+
+def digest(model: ModelProto) -> str:
+    """Hex SHA-256 of everything in the file but the weights' data and the metadata, both of which it clears from `model`."""
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+    del model.metadata_props[:]
+    return sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
+    module = spec.build(_Shapes(packed))
+    dynamic = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in spec.inputs.items()}
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            kwargs={name: spec.example[name].to("meta") for name in spec.inputs},
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None  # so it is with dynamo
+        graph = program.model.graph
+        for name in list(graph.initializers):  # as inputs, weights are out of the optimiser's reach
+            value = graph.initializers.pop(name)
+            value.const_value = None
+            graph.inputs.append(value)
+        program.optimize()
+        model: ModelProto = onnx_ir.serde.serialize_model(program.model)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own affairs: packages that it could also use, deprecations within torch."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str]:
+    """Give the weights, which are inputs of the exported graph, their canonical names, and take them out of the inputs."""
+    parameters = [value.name for value in graph.input if value.name not in spec.inputs]
+    canonical: dict[str, str] = {}
+    for parameter in parameters:
+        fitting = [name for name in packed.names() if f".{parameter}".endswith(f".{name}")]
+        if not fitting:
+            raise InputError(f"{packed.directory}: the exported model needs {parameter}, which the checkpoint does not hold")
+        canonical[parameter] = max(fitting, key=len)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = canonical.get(name, name)
+    read = {name for node in graph.node for name in node.input}
+    for name in packed.names():
+        if name not in read:
+            raise InputError(f"{packed.directory}: the exported model does not use tensor {name}")
+    inputs = [value for value in graph.input if value.name in spec.inputs]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    return sorted(canonical.values())
+
+
+def _half_rows(node: NodeProto) -> list[NodeProto]:
+    (output,) = node.output
+    node.output[0] = f"{output}.half"
+    return [node, helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT)]
+
+
+def _dequantised(node: NodeProto, packed: Packed) -> list[NodeProto]:
+    """The nodes that do what `node` does, reading codes and scales where it reads a weight that is on a grid."""
+    name = next((name for name in node.input if name in packed.grids), None)
+    if name is None:
+        return [node]
+    codes, scales, output = f"{name}.codes", f"{name}.scales", node.output[0]
+    group = packed.grids[name].group
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "Transpose" and list(attributes["perm"]) == [1, 0]:
+        return [helper.make_node("DequantizeLinear", [codes, scales], [output], name, axis=0, block_size=group)]
+    if node.op_type == "Gather" and node.input[0] == name and attributes.get("axis", 0) == 0:
+        rows = [helper.make_node("Gather", [part, node.input[1]], [f"{output}.{part}"], f"{node.name}.{part}", axis=0) for part in (codes, scales)]
+        parts = [row.output[0] for row in rows]
+        return [*rows, helper.make_node("DequantizeLinear", parts, [output], name, axis=-1, block_size=group)]
+    grid = packed.grids[name].name
+    raise InputError(f"{packed.directory}: {name} is on grid {grid}, but the exported model reads it by {node.op_type}: keep it in high precision")
+
+
+def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorProto]:
+    shape = packed.shape(name)
+    if name not in packed.grids:
+        return [TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT16 if half else TensorProto.FLOAT)]
+    grid = packed.grids[name]
+    scales = (shape[0], shape[1] // grid.group)
+    # Gather knows no 4-bit type, and no runtime fuses it with 4 bits: rows take a byte a code.
+    kind = TensorProto.INT4 if grid.bits <= 4 and not rows else TensorProto.INT8
+    return [
+        TensorProto(name=f"{name}.codes", dims=shape if rows else shape[::-1], data_type=kind),
+        TensorProto(name=f"{name}.scales", dims=scales if rows else scales[::-1], data_type=TensorProto.FLOAT),
+    ]
+
+
+def _tidy(model: ModelProto, spec: OnnxSpec) -> None:
+    """Name the dynamic axes; drop what the exporter noted for itself, stack traces with local paths among it."""
+    graph = model.graph
+    for value in (*graph.input, *graph.output):
+        for axis, name in {**spec.inputs, **spec.outputs}[value.name].items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    for item in (*graph.node, *graph.input, *graph.output, graph, model):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    del graph.value_info[:]
+    model.producer_name, model.producer_version = "epmq-export", __version__

@@ -1,0 +1,191 @@
+"""ONNX with 4-bit weights behind DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, in the layout of optimum and transformers.js.
+
+    config.json, tokenizer files, ...    as in the model's directory
+    onnx/model_q4.onnx                   graph and weights (onnx_graph.py); provenance in the metadata
+
+Metadata keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions`, `epmq.method` in JSON, as the packed checkpoint has them;
+`epmq.grids`, JSON, the grid by tensor; `epmq.graph`, a SHA-256 of everything in the file but weights and metadata. That digest guards
+against accidents, not against someone who rewrites it too.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto
+
+from epmq_export import __version__, files
+from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.family import Family
+from epmq_export.format import StoredTensor
+from epmq_export.grids import GRIDS, Grid
+from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
+from epmq_export.runtimes.onnxruntime import open_session
+from formats import onnx_graph, onnx_weights
+
+FILE = Path("onnx", "model_q4.onnx")
+PROVENANCE = ("recipe", "inputs", "versions", "method")
+# Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it.
+LIMIT = 2**31 - 2**24
+
+
+class OnnxQdq:
+    name = "onnx"
+
+    def write(self, packed: Packed, family: Family, folder: Path) -> Path:
+        model = onnx_graph.build(packed, family)
+        total = sum(onnx_weights.size(tensor) for tensor in model.graph.initializer)
+        if total > LIMIT:
+            raise InputError(f"{packed.directory}: its weights take {total / 2**30:.1f} GiB as ONNX, and one ONNX file holds less than 2 GiB")
+        linears = set(onnx_graph.linears(model.graph))
+        metadata = _metadata(packed, onnx_graph.digest(model))
+        for tensor in model.graph.initializer:
+            name, _, part = tensor.name.rpartition(".")
+            if name in packed.grids:
+                value = getattr(packed.tensor(name), part)
+                tensor.raw_data = onnx_weights.encode(tensor, value.T if name in linears else value)
+            else:
+                tensor.raw_data = onnx_weights.encode(tensor, packed.load(tensor.name))
+        for key, text in metadata.items():
+            model.metadata_props.add(key=key, value=text)
+        copy_companions(packed.directory, folder)
+        with files.whole(folder / FILE) as built:
+            built.write_bytes(model.SerializeToString(deterministic=True))
+        return folder / FILE
+
+    def find(self, folder: Path) -> Path:
+        path = folder / FILE
+        if not path.is_file():
+            raise InputError(f"{folder}: it has no {FILE.as_posix()}")
+        return path
+
+    def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
+        """Codes int8 [out, in] and scales float16 [out, in / group], or plain float16 or float32.
+
+        A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the checkpoint's.
+        """
+        model = _read(path)
+        grids = _grids(path, model)
+        stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        linears = set(onnx_graph.linears(model.graph))
+        for name, grid in grids.items():
+            yield StoredTensor(name, _on_grid(path, stored, name, grid, name in linears))
+        for name, tensor in stored.items():
+            if name.rpartition(".")[0] not in grids:
+                yield StoredTensor(name, onnx_weights.decode(tensor))
+
+    def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
+        """The graph is compared by the digest in the metadata, so that it takes no exporter of the version that wrote the file."""
+        model = _read(path)
+        found = _properties(path, model)
+        digest = onnx_graph.digest(model)
+        expected = _metadata(packed, digest)
+        sentences = [
+            f"metadata key {key} is {_short(found.get(key))}, expected {_short(expected.get(key))}"
+            for key in sorted(found.keys() | expected.keys())
+            if found.get(key) != expected.get(key) and key != "epmq.graph"
+        ]
+        if found.get("epmq.graph") != digest:
+            sentences.append(f"the graph's SHA-256 is {digest}, but metadata key epmq.graph is {_short(found.get('epmq.graph'))}")
+        return sentences + _companion_differences(path.parent.parent, packed.directory)
+
+    def exact(self, path: Path, scratch: Path) -> Path:
+        """The file itself: a session computes exactly if asked to."""
+        return path
+
+    def notes(self, path: Path) -> dict[str, Any]:
+        """`linears`: quantised linears in the file; `fused`: how many of them ONNX Runtime runs as MatMulNBits, None without the runtime."""
+        return {"linears": len(onnx_graph.linears(_read(path).graph)), "fused": _fused(path)}
+
+
+def _metadata(packed: Packed, digest: str) -> dict[str, str]:
+    content = {key: packed.index[key] for key in PROVENANCE if key in packed.index}
+    content["grids"] = {name: grid.name for name, grid in sorted(packed.grids.items())}
+    texts = {f"epmq.{key}": json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in content.items()}
+    return {"epmq.version": __version__, **texts, "epmq.graph": digest}
+
+
+def _read(path: Path) -> ModelProto:
+    """The model, well-formed; not a word of its weights is believed before their types and sizes are checked."""
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None
+    except DecodeError:
+        raise InputError(f"{path}: not an ONNX file, or not all of one") from None
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0]})") from None
+    for tensor in model.graph.initializer:
+        onnx_weights.check(tensor, str(path))
+    return model
+
+
+def _properties(path: Path, model: ModelProto) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in model.metadata_props:
+        if item.key in found:
+            raise InputError(f"{path}: metadata key {item.key} stands there twice")
+        found[item.key] = item.value
+    return found
+
+
+def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
+    text = _properties(path, model).get("epmq.grids")
+    if text is None:
+        raise InputError(f"{path}: it has no metadata key epmq.grids: this project did not write it")
+    try:
+        grids = json.loads(text)
+        return {name: GRIDS[grid] for name, grid in grids.items()}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise InputError(f"{path}: metadata key epmq.grids is {_short(text)}, expected a JSON object of tensors and {', '.join(GRIDS)}") from None
+
+
+def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool) -> PackedTensor:
+    for part in ("codes", "scales"):
+        if f"{name}.{part}" not in stored:
+            raise InputError(f"{path}: {name}.{part} is missing, metadata key epmq.grids says that {name} is on grid {grid.name}")
+    codes, scales = stored[f"{name}.codes"], stored[f"{name}.scales"]
+    kinds = onnx_weights.type_name(codes), onnx_weights.type_name(scales)
+    if kinds[0] not in ("INT4", "INT8") or kinds[1] != "FLOAT":
+        raise InputError(f"{path}: {name} has codes in {kinds[0]} and scales in {kinds[1]}, expected INT4 or INT8, and FLOAT")
+    dims = [list(tensor.dims[::-1] if linear else tensor.dims) for tensor in (codes, scales)]
+    if len(dims[0]) != 2 or not grid.fits((dims[0][0], dims[0][1])) or dims[1] != [dims[0][0], dims[0][1] // grid.group]:
+        raise InputError(f"{path}: {name} has codes of dims {list(codes.dims)} and scales of {list(scales.dims)}, which is no {grid.name}")
+    values = [onnx_weights.decode(tensor) for tensor in (codes, scales)]
+    if linear:
+        values = [value.T.contiguous() for value in values]
+    return PackedTensor(grid, values[0], onnx_weights.halves(values[1]))
+
+
+def _companion_differences(folder: Path, source: Path) -> list[str]:
+    wanted = {path.relative_to(source): path for path in companions(source)}
+    found = {path.relative_to(folder): path for path in companions(folder)}
+    shared = wanted.keys() & found.keys()
+    return sorted(
+        [f"{name.as_posix()} is missing" for name in wanted.keys() - shared]
+        + [f"{name.as_posix()} is not among the packed checkpoint's files" for name in found.keys() - shared]
+        + [f"{name.as_posix()} differs from the packed checkpoint's" for name in shared if wanted[name].read_bytes() != found[name].read_bytes()]
+    )
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "missing"
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _fused(path: Path) -> int | None:
+    with tempfile.TemporaryDirectory() as scratch:
+        optimised = Path(scratch, "optimised.onnx")
+        try:
+            open_session(path, optimised=optimised)
+        except MissingRuntime:
+            return None
+        nodes = onnx.load(optimised).graph.node
+    return len([node for node in nodes if node.op_type == "MatMulNBits"])

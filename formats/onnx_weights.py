@@ -1,0 +1,60 @@
+"""A weight's data in an ONNX file: bytes of an initializer from tensors, and tensors from bytes that are checked first."""
+
+from math import prod
+
+import torch
+from onnx import TensorProto
+from torch import Tensor
+
+from epmq_export.errors import InputError
+
+BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.FLOAT16: 16, TensorProto.FLOAT: 32}
+_DTYPES: dict[int, torch.dtype] = {TensorProto.INT8: torch.int8, TensorProto.FLOAT16: torch.float16, TensorProto.FLOAT: torch.float32}
+
+
+def size(tensor: TensorProto) -> int:
+    """Bytes of data that its type and dims ask for."""
+    return (prod(tensor.dims) * BITS[tensor.data_type] + 7) // 8
+
+
+def encode(tensor: TensorProto, value: Tensor) -> bytes:
+    """`value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the first in the low nibble."""
+    flat = value.contiguous().flatten()
+    if tensor.data_type != TensorProto.INT4:
+        return flat.to(_DTYPES[tensor.data_type]).numpy().tobytes()
+    if len(flat) % 2:
+        flat = torch.cat((flat, flat.new_zeros(1)))
+    return ((flat[0::2] & 15) | (flat[1::2] << 4)).view(torch.uint8).numpy().tobytes()
+
+
+def decode(tensor: TensorProto) -> Tensor:
+    """What `encode` was given; the caller has checked the tensor."""
+    raw = torch.frombuffer(bytearray(tensor.raw_data) or bytearray(1), dtype=torch.uint8)[: len(tensor.raw_data)]
+    if tensor.data_type != TensorProto.INT4:
+        return raw.view(_DTYPES[tensor.data_type]).reshape(*tensor.dims)
+    signed = torch.stack(((raw << 4).view(torch.int8) >> 4, raw.view(torch.int8) >> 4), dim=-1).flatten()
+    return signed[: prod(tensor.dims)].reshape(*tensor.dims)
+
+
+def check(tensor: TensorProto, where: str) -> None:
+    """InputError unless the tensor's type is one that this project writes, and its data are here and of the right size."""
+    if tensor.data_type not in BITS:
+        raise InputError(f"{where}: {tensor.name} is of type {type_name(tensor)}, expected INT4, INT8, FLOAT16 or FLOAT")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise InputError(f"{where}: {tensor.name} keeps its data in another file, expected them in this one")
+    if any(dim < 0 for dim in tensor.dims):
+        raise InputError(f"{where}: {tensor.name} has dims {list(tensor.dims)}, expected none below 0")
+    found, expected = len(tensor.raw_data), size(tensor)
+    if found != expected:
+        raise InputError(f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for {type_name(tensor)} {list(tensor.dims)}")
+
+
+def type_name(tensor: TensorProto) -> str:
+    known = tensor.data_type in TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(tensor.data_type)) if known else f"number {tensor.data_type}"
+
+
+def halves(scales: Tensor) -> Tensor:
+    """Stored float32 scales as the float16 that they came from; NaN, which equals no scale, where one is no float16 value."""
+    half = scales.half()
+    return torch.where(half.float() == scales, half, torch.nan)
