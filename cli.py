@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import torch
 import typer
 
@@ -50,6 +49,7 @@ app = typer.Typer(
 
 FORMATS: dict[str, tuple[Format, Runtime]] = {"gguf": (Gguf(), LlamaCpp()), "onnx": (OnnxQdq(), OnnxRuntime())}
 PACKED, REPORT = "packed", "report.json"
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 
 class FormatName(StrEnum):
@@ -310,18 +310,15 @@ def _device(name: str | None) -> torch.device:
 def main() -> None:
     """Run the command line; every error is one sentence and an exit code."""
     try:
-        app(standalone_mode=False)
+        app()
     except EpmqError as error:
         _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing half-written was left (--resume goes on from what was finished)", 130)
-    except BrokenPipeError:
-        sys.exit(1)
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
+    except SystemExit as exit:
+        if exit.code == INTERRUPTED:
+            _fail("interrupted; nothing half-written was left", INTERRUPTED)
+        raise
 
 
 def _fail(sentence: str, code: int) -> None:
