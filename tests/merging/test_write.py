@@ -102,6 +102,11 @@ def test_every_shape_dtype_and_name_survives(tmp_path_factory: pytest.TempPathFa
     directory = tmp_path_factory.mktemp("layout")
     tensors = {name: (torch.arange(torch.Size(shape).numel()) % 2).reshape(shape).to(dtype) for name, (shape, dtype) in layout.items()}
     write_merged(directory / "out", InMemory(tensors), directory, CARD)
+    written = (directory / "out" / "model.safetensors").read_bytes()
+    length = int.from_bytes(written[:8], "little")
+    header = json.loads(written[8 : 8 + length])
+    for name, tensor in tensors.items():  # aligned, so that readers may map it
+        assert (8 + length + header[name]["data_offsets"][0]) % tensor.itemsize == 0
     with safe_open(directory / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
         assert set(file.keys()) == set(tensors)
