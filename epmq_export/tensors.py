@@ -60,7 +60,8 @@ class SafetensorsFile:
     def load(self, name: str) -> Tensor:
         self._known(name)
         try:
-            tensor: Tensor = self._file.get_tensor(name)
+            # The library hands out views of one private mapping: without a copy, a caller's change in place would be read by the next.
+            tensor: Tensor = self._file.get_tensor(name).clone()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
         return tensor

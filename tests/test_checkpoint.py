@@ -62,6 +62,12 @@ def test_the_real_model(minilm: Path) -> None:
     assert {path.name for path in source.files()} == {"config.json", "model.safetensors"}
 
 
+def test_each_load_is_a_fresh_copy(tmp_path: Path) -> None:
+    source = open_checkpoint(write(tmp_path / "model"))
+    source.load("a.weight").zero_()
+    assert torch.equal(source.load("a.weight"), TENSORS["a.weight"])
+
+
 def test_a_relative_path_is_relative_to_the_recipe(tmp_path: Path) -> None:
     write(tmp_path / "models" / "one")
     assert open_checkpoint("models/one", relative_to=tmp_path).names()

@@ -53,7 +53,7 @@ def save(tmp_path: Path, model: nn.Module, config: LoraConfig) -> tuple[Path, Pa
     return base, adapter, {name: tensor.detach().clone() for name, tensor in merged.items()}
 
 
-CONFIGS = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
     "rank-stabilised": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": ["query", "dense"]},
     # Two rank patterns fit output.dense, and peft saves them sorted, the other one first.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from epmq_export.errors import RecipeError
 from epmq_export.fit import require_fit
-from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.inputs import Inputs, all_finite
 from epmq_export.merging.linear import linear
 from epmq_export.merging.parameters import count_layers
 from epmq_export.merging.settings import DEFAULTS, MergeSettings, ModelSettings, merge_settings
@@ -47,7 +47,7 @@ class Merged:
         if not self._inputs.source.dtype(name).is_floating_point:
             return self._inputs.source.load(name)
         value = self._merge(name).to(self.dtype(name))
-        if not torch.isfinite(value).all():
+        if not all_finite(value):
             raise RecipeError(f"merged tensor {name} has values beyond {str(value.dtype).removeprefix('torch.')}: write it as float32, or use a smaller lambda")
         return value
 

@@ -35,7 +35,7 @@ def ties(inputs: Inputs) -> Callable[[str], Tensor]:
         for index in range(len(inputs.experts)):
             smallest, weight = threshold(index, inputs.density(index, tensor)), inputs.weight(index, tensor)
             vector = inputs.task_vector(index, tensor, base)
-            vector[vector.abs() < smallest] = 0.0
+            vector.masked_fill_(vector.abs() < smallest, 0.0)
             vector.mul_(weight)
             up.add_(vector.clamp(min=0))
             down.add_(vector.clamp(max=0))
