@@ -6,7 +6,7 @@ expected; of several, the first in the file is told, and how many more there are
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -18,7 +18,7 @@ from epmq_export import yaml_lines
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.nearest import did_you_mean
+from epmq_export.nearest import did_you_mean, near_file
 from epmq_export.yaml_lines import Document, Key, dotted
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
@@ -52,9 +52,11 @@ def _choice(*choices: str) -> AfterValidator:
 
 
 def _distinct(values: list[_T]) -> list[_T]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
+    seen: set[_T] = set()
+    for value in values:
+        if value in seen:
             raise ValueError(f"found {value!r} twice, expected it once")
+        seen.add(value)
     return values
 
 
@@ -67,12 +69,13 @@ def _filled(value: str) -> str:
 def _data_file(value: object, info: ValidationInfo) -> object:
     """The absolute path of a data file that exists."""
     if not isinstance(value, str):
-        return value
+        raise ValueError(f"found {_shown(value)}, expected the path of a file")
     place = _Place.of(info)
     path = _absolute(value, place.directory)
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "no file"
-        raise ValueError(f"found {found} {value!r}, expected a file{_near_file(path, value)}")
+    if _is(path.is_dir):
+        raise ValueError(f"found the directory {value!r}, expected a file")
+    if not _is(path.is_file):
+        raise ValueError(f"found no file {value!r}, expected one, relative to the recipe{near_file(path, value)}")
     if path not in place.files:
         place.files.append(path)
     return path
@@ -84,10 +87,12 @@ def _model(value: str, info: ValidationInfo) -> str:
     for part in _parts(value, directory):
         if _is_local(part, directory):
             path = _absolute(part, directory)
-            if not path.exists():
-                raise ValueError(f"found no model directory {part!r}, expected one{_near_file(path, part)}")
+            if _is(path.is_file):
+                raise ValueError(f"found the file {part!r}, expected the directory of a model")
+            if not _is(path.is_dir):
+                raise ValueError(f"found no model directory {part!r}, expected one, relative to the recipe{near_file(path, part)}")
         elif not _HUB_ID.fullmatch(part):
-            raise ValueError(f"found {part!r}, expected a model directory or a hub id{_near_file(_absolute(part, directory), part)}")
+            raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
     return value
 
 
@@ -106,19 +111,20 @@ def _labels(value: object, info: ValidationInfo) -> object:
         for name in value:
             if not isinstance(name, str):
                 raise ValueError(f"found the label {_shown(name)}{where}, expected text: quote it")
-        value = {name: name.replace("_", " ") for name in _distinct(value)}
+        value = dict.fromkeys(_distinct(value))
     if not isinstance(value, dict):
         raise ValueError(f"found {_shown(value)}{where}, expected a list of names, a mapping of names to texts, or the path of a JSON file")
     if len(value) < 2:
         raise ValueError(f"found {len(value)} labels{where}, expected at least 2")
     names: dict[str, str] = {}
-    for name, text in value.items():
+    for name, written in value.items():
+        text = name.replace("_", " ") if written is None else written
         if not isinstance(text, str) or not text.strip() or not name.strip():
             raise ValueError(f"found {_shown(text)} for label {name!r}{where}, expected text")
         if text in names:
             raise ValueError(f"found the text {text!r} for the labels {names[text]!r} and {name!r}{where}, expected one for each")
         names[text] = name
-    return value
+    return {name: text for text, name in names.items()}
 
 
 Name = Annotated[str, AfterValidator(_filled)]
@@ -153,7 +159,7 @@ class RecipeTask(_Part):
     labels: Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))] = None
     """Name -> the text embedded for it, in the order of the classes."""
 
-    evaluation: DataFile | None = Field(default=None, validate_default=True)
+    evaluation: Annotated[DataFile | None, Field(validate_default=True)] = None
     """Absolute path."""
 
     @field_validator("calibration", mode="before")
@@ -237,7 +243,7 @@ class Recipe(_Part):
 
     _path: Path = PrivateAttr()
     _document: Document = PrivateAttr()
-    _files: list[Path] = PrivateAttr()
+    _place: _Place = PrivateAttr()
 
     @property
     def path(self) -> Path:
@@ -246,7 +252,7 @@ class Recipe(_Part):
     @property
     def directory(self) -> Path:
         """Absolute; what relative paths are relative to."""
-        return self._path.absolute().parent
+        return self._place.directory
 
     @property
     def source(self) -> dict[str, Any]:
@@ -256,7 +262,7 @@ class Recipe(_Part):
     @property
     def files(self) -> list[Path]:
         """Every data file that the recipe names, absolute, in its order, once."""
-        return list(self._files)
+        return list(self._place.files)
 
     @property
     def experts(self) -> list[RecipeModel]:
@@ -293,7 +299,7 @@ def load_recipe(path: Path) -> Recipe:
         # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
         details = sorted(error.errors(), key=lambda details: (details["type"] == "missing", document.line(details["loc"])))
         raise _refusal(path, document, [_told(each) for each in details]) from None
-    recipe._path, recipe._document, recipe._files = path, document, place.files
+    recipe._path, recipe._document, recipe._place = path, document, place
     if not recipe.models:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in document.data and recipe.merge_method == "linear" and recipe.models and not recipe.tasks:
@@ -347,6 +353,8 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
 
 def _refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
     key, message = mistakes[0]
+    while key and isinstance(key[-1], int) and key not in document.lines:
+        key = key[:-1]  # an item of a list that was written as one value
     more = len(mistakes) - 1
     rest = f" (and {more} more {'mistake' if more == 1 else 'mistakes'})" if more else ""
     return RecipeError(f"{path}:{document.line(key)}: {dotted(key)}: {message}{rest}")
@@ -357,16 +365,15 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "finite_number": "a finite number",
     "float_type": "a number",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "at least {ge}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
     "int_type": "a whole number",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "at most {le}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "at most {le:g}",
     "list_type": "a list",
     "model_type": "a mapping",
-    "path_type": "the path of a file",
     "string_type": "text",
-    "too_short": "at least {min_length}",
+    "too_short": "at least {min_length:g}",
 }
 
 
@@ -437,24 +444,16 @@ def _absolute(name: str, directory: Path) -> Path:
 
 
 def _is_local(name: str, directory: Path) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).is_absolute() or _exists(_absolute(name, directory))
+    return name.startswith((".", "/", "~")) or Path(name).is_absolute() or _is(_absolute(name, directory).exists)
 
 
-def _exists(path: Path) -> bool:
+def _is(check: Callable[[], bool]) -> bool:
     try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL
+        return check()
+    except (OSError, ValueError):  # a name too long or with a NUL, a directory that may not be entered
         return False
 
 
 def _parts(name: str, directory: Path) -> list[str]:
     """A model, or a model and its adapter: split at the first + unless a directory has the whole name."""
-    return [name] if _exists(_absolute(name, directory)) else name.split("+", 1)
-
-
-def _near_file(path: Path, written: str) -> str:
-    """A file of a near name in the same directory, spelled as the recipe would."""
-    if not _exists(path.parent):
-        return ""
-    prefix = written[: len(written) - len(path.name)] if written.endswith(path.name) else ""
-    return did_you_mean(written, [prefix + entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""
+    return [name] if _is(_absolute(name, directory).exists) else name.split("+", 1)

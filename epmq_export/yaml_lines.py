@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from epmq_export.errors import RecipeError
-from epmq_export.nearest import did_you_mean
+from epmq_export.nearest import near_file
 
 Key = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
@@ -50,8 +50,9 @@ class Document:
 
 
 def dotted(key: Key) -> str:
-    """`tasks.sst2.calibration[1]`"""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+    """`tasks.sst2.calibration[1]`, on one line whatever the names."""
+    names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
 def read(path: Path) -> Document:
@@ -83,10 +84,9 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RecipeError(f"{path}: found no such file, expected a recipe{did_you_mean(path.name, near)}") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: not readable ({error.strerror})") from None
+        raise RecipeError(f"{path}: found no such file, expected a recipe{near_file(path, str(path))}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: not readable ({error.strerror if isinstance(error, OSError) else error})") from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
