@@ -19,7 +19,7 @@ from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
 from epmq_export.nearest import did_you_mean, near_file
-from epmq_export.yaml_lines import Document, Key, dotted
+from epmq_export.yaml_lines import Document, Key, dotted, encodable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _UNSUPPORTED = {"slices", "modules", "tokenizer", "chat_template"}  # mergekit's, at the top level
@@ -119,7 +119,7 @@ def _labels(value: object, info: ValidationInfo) -> object:
     names: dict[str, str] = {}
     for name, written in value.items():
         text = name.replace("_", " ") if written is None else written
-        if not isinstance(text, str) or not text.strip() or not name.strip():
+        if not isinstance(text, str) or not text.strip() or not name.strip() or not encodable(name + text):
             raise ValueError(f"found {_shown(text)} for label {name!r}{where}, expected text")
         if text in names:
             raise ValueError(f"found the text {text!r} for the labels {names[text]!r} and {name!r}{where}, expected one for each")

@@ -22,6 +22,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe import Recipe
+from epmq_export.yaml_lines import encodable
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +197,8 @@ def _line(path: Path, number: int, text: object, label: str | None) -> _Line:
     if not isinstance(text, str) or not text.strip():
         found = "no text" if text is None or isinstance(text, str) else f"a text that is {type(text).__name__}"
         raise InputError(f"{path}:{number}: found {found}, expected a text")
+    if not encodable(text):
+        raise InputError(f"{path}:{number}: found half of a surrogate pair, expected a text")
     return _Line(number, text.strip(), label)
 
 
@@ -221,8 +224,7 @@ def _jsonl(path: Path) -> Iterator[_Line]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not readable as JSON ({error})") from None
         if not isinstance(row, dict) or "text" not in row:
-            near = did_you_mean("text", row) if isinstance(row, dict) else ""
-            raise InputError(f'{path}:{number}: found no "text", expected {{"text": ..., "label": ...}}{near}')
+            raise InputError(f'{path}:{number}: found no "text", expected {{"text": ..., "label": ...}}')
         label = row.get("label")
         if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
             raise InputError(f"{path}:{number}: found a label that is {type(label).__name__}, expected a name or an index")

@@ -55,6 +55,15 @@ def dotted(key: Key) -> str:
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read(path: Path) -> Document:
     """The one document of a YAML file, a mapping. RecipeError, with file and line, for everything else."""
     text = _text(path)
@@ -131,7 +140,7 @@ class _Reader:
         for name_node, value_node in node.value:
             if not isinstance(name_node, yaml.ScalarNode):
                 self.refuse(name_node, "found a list or mapping as a key, expected a name")
-            name, line = str(name_node.value), name_node.start_mark.line + 1
+            name, line = self._text(name_node), name_node.start_mark.line + 1
             inner = (*key, name)
             if name in first:
                 self.refuse(name_node, f"{dotted(inner)}: found the key a second time, first on line {first[name]}, expected it once")
@@ -141,8 +150,14 @@ class _Reader:
             result[name] = self.value(value_node, inner)
         return result
 
-    def _scalar(self, node: yaml.ScalarNode, kind: str) -> Scalar:
+    def _text(self, node: yaml.ScalarNode) -> str:
         text = str(node.value)
+        if not encodable(text):
+            self.refuse(node, f"found half of a surrogate pair in {text[:60]!r}, expected text")
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, kind: str) -> Scalar:
+        text = self._text(node)
         try:
             match kind:
                 case "null":

@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data" / "broken.json").write_text('["a", ')
     (folder / "data" / "numbers.json").write_text("[1, 2]")
     (folder / "data" / "scalar.json").write_text("3")
+    (folder / "data" / "half.json").write_text('{"a": "\\ud800", "b": "b"}')
     (folder / "data" / "deep.json").write_text("[" * 100_000)
     return folder
 
@@ -69,6 +70,8 @@ NOT_A_RECIPE: list[tuple[str | bytes, int, str]] = [
     ("a: !mine x\n", 1, "found the tag '!mine', expected plain YAML without tags"),
     ("a: !!int many\n", 1, "found 'many', expected a finite number"),
     ("a: !!bool many\n", 1, "found 'many', expected true or false"),
+    ('a: "\\ud800"\n', 1, "found half of a surrogate pair in '\\ud800', expected text"),
+    ('"\\udc00": a\n', 1, "found half of a surrogate pair in '\\udc00', expected text"),
     ("a: 1e999\n", 1, "found '1e999', expected a finite number"),
     ("a: " + "9" * 5000 + "\n", 1, f"found '{'9' * 60}', expected a finite number"),
 ]
@@ -159,6 +162,7 @@ WRONG_VALUES = [
     (LABELLED + "    labels: 3", "8: tasks.mood.labels: found 3, expected a list of names, a mapping of names to texts, or the path of a JSON file"),
     (LABELLED + "    labels: data/mods.tsv", "8: tasks.mood.labels: found no file 'data/mods.tsv', expected one, relative to the recipe, did you mean 'data/mood.tsv'?"),
     (LABELLED + "    labels: data/numbers.json", "8: tasks.mood.labels: found the label 1 in numbers.json, expected text: quote it"),
+    (LABELLED + "    labels: data/half.json", "8: tasks.mood.labels: found '\\ud800' for label 'a' in half.json, expected text"),
     (LABELLED + "    labels: data/scalar.json", "8: tasks.mood.labels: found 3 in scalar.json, expected a list of names, a mapping of names to texts, or the path of a JSON file"),
 ]  # fmt: skip
 
