@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import GRID_NAMES, Recipe, RecipeModel, RecipeTask, keys, load_recipe
+from epmq_export.recipe import Recipe, RecipeModel, RecipeTask, keys, load_recipe
+from epmq_export.recipe_values import GRID_NAMES
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
