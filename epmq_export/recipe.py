@@ -4,133 +4,20 @@ Relative paths are relative to the recipe. Every mistake is one sentence with th
 expected; of several, the first in the file is told, and how many more there are.
 """
 
-import json
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from epmq_export import yaml_lines
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
-from epmq_export.grids import GRIDS
 from epmq_export.nearest import did_you_mean
+from epmq_export.recipe_values import GRID_NAMES, DataFile, Dtype, Labels, ModelName, Name, Parameters, Place, Share, choice, distinct, location, one_of, shown
 from epmq_export.yaml_lines import Document, Key, dotted
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _UNSUPPORTED = {"slices", "modules", "tokenizer", "chat_template"}  # mergekit's, at the top level
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What validation knows of the world: where relative paths start, and the data files met so far."""
-
-    directory: Path
-    files: list[Path] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, info: ValidationInfo) -> "_Place":
-        assert isinstance(info.context, cls)
-        return info.context
-
-
-# Values. A validator's ValueError is the part of the sentence after the key.
-
-
-def _choice(*choices: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"found {value!r}, expected {_one_of(choices)}{did_you_mean(value, choices)}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _distinct(values: list[_T]) -> list[_T]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"found {value!r} twice, expected it once")
-    return values
-
-
-def _filled(value: str) -> str:
-    if not value.strip():
-        raise ValueError("found empty text, expected a name")
-    return value
-
-
-def _data_file(value: object, info: ValidationInfo) -> object:
-    """The absolute path of a data file that exists."""
-    if not isinstance(value, str):
-        return value
-    place = _Place.of(info)
-    path = _absolute(value, place.directory)
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "no file"
-        raise ValueError(f"found {found} {value!r}, expected a file{_near_file(path, value)}")
-    if path not in place.files:
-        place.files.append(path)
-    return path
-
-
-def _model(value: str, info: ValidationInfo) -> str:
-    """A directory that exists, a hub id, or one of these + an adapter."""
-    directory = _Place.of(info).directory
-    for part in _parts(value, directory):
-        if _is_local(part, directory):
-            path = _absolute(part, directory)
-            if not path.exists():
-                raise ValueError(f"found no model directory {part!r}, expected one{_near_file(path, part)}")
-        elif not _HUB_ID.fullmatch(part):
-            raise ValueError(f"found {part!r}, expected a model directory or a hub id{_near_file(_absolute(part, directory), part)}")
-    return value
-
-
-def _labels(value: object, info: ValidationInfo) -> object:
-    """Label names with the text embedded for each, from a list of names, a mapping, or a JSON file with either."""
-    where = ""
-    if isinstance(value, str):
-        path = _data_file(value, info)
-        assert isinstance(path, Path)
-        where = f" in {path.name}"
-        try:
-            value = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"found the file {path.name}, which is not readable as JSON ({error})") from None
-    if isinstance(value, list):
-        for name in value:
-            if not isinstance(name, str):
-                raise ValueError(f"found the label {_shown(name)}{where}, expected text: quote it")
-        value = {name: name.replace("_", " ") for name in _distinct(value)}
-    if not isinstance(value, dict):
-        raise ValueError(f"found {_shown(value)}{where}, expected a list of names, a mapping of names to texts, or the path of a JSON file")
-    if len(value) < 2:
-        raise ValueError(f"found {len(value)} labels{where}, expected at least 2")
-    names: dict[str, str] = {}
-    for name, text in value.items():
-        if not isinstance(text, str) or not text.strip() or not name.strip():
-            raise ValueError(f"found {_shown(text)} for label {name!r}{where}, expected text")
-        if text in names:
-            raise ValueError(f"found the text {text!r} for the labels {names[text]!r} and {name!r}{where}, expected one for each")
-        names[text] = name
-    return value
-
-
-Name = Annotated[str, AfterValidator(_filled)]
-DataFile = Annotated[Path, BeforeValidator(_data_file)]
-ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(_model)]
-Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
-Dtype = Annotated[str, _choice("float32", "float16", "bfloat16")]
-Share = Annotated[float, Field(ge=0, le=1)]
-GRID_NAMES = tuple(name for name, grid in GRIDS.items() if grid.bits == 4 or name == "Q8_0")
-
-
-# The recipe.
 
 
 class _Part(BaseModel):
@@ -150,17 +37,17 @@ class RecipeTask(_Part):
     calibration: list[DataFile] = Field(min_length=1)
     """Absolute paths, one or more."""
 
-    labels: Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))] = None
+    labels: Labels = None
     """Name -> the text embedded for it, in the order of the classes."""
 
-    evaluation: DataFile | None = Field(default=None, validate_default=True)
+    evaluation: Annotated[DataFile | None, Field(validate_default=True)] = None
     """Absolute path."""
 
     @field_validator("calibration", mode="before")
     @classmethod
     def _one_or_more(cls, value: object) -> object:
         if not isinstance(value, str | list):
-            raise ValueError(f"found {_shown(value)}, expected the path of a file or a list of paths")
+            raise ValueError(f"found {shown(value)}, expected the path of a file or a list of paths")
         return [value] if isinstance(value, str) else value
 
     @field_validator("evaluation")
@@ -172,7 +59,7 @@ class RecipeTask(_Part):
 
 
 class RecipeCalibration(_Part):
-    method: Annotated[str, _choice(*PRESETS)] = DEFAULT_METHOD
+    method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
     """Texts a task."""
 
@@ -196,14 +83,14 @@ class RecipeCalibration(_Part):
 
 
 class RecipeQuantization(_Part):
-    grid: Annotated[str, _choice(*GRID_NAMES)] = "Q4_0"
-    embeddings: Annotated[str, _choice("F16", "F32", "Q8_0", "Q4_0")] = "F16"
+    grid: Annotated[str, choice(*GRID_NAMES)] = "Q4_0"
+    embeddings: Annotated[str, choice("F16", "F32", "Q8_0", "Q4_0")] = "F16"
     keep: list[Name] = []
     """fnmatch patterns of the tensor names that stay in F16."""
 
 
 class RecipeExport(_Part):
-    formats: Annotated[list[Annotated[str, _choice("gguf", "onnx")]], AfterValidator(_distinct)] = Field(default=["gguf", "onnx"], min_length=1)
+    formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] = Field(default=["gguf", "onnx"], min_length=1)
 
 
 class RecipeVerify(_Part):
@@ -237,7 +124,7 @@ class Recipe(_Part):
 
     _path: Path = PrivateAttr()
     _document: Document = PrivateAttr()
-    _files: list[Path] = PrivateAttr()
+    _place: Place = PrivateAttr()
 
     @property
     def path(self) -> Path:
@@ -246,7 +133,7 @@ class Recipe(_Part):
     @property
     def directory(self) -> Path:
         """Absolute; what relative paths are relative to."""
-        return self._path.absolute().parent
+        return self._place.directory
 
     @property
     def source(self) -> dict[str, Any]:
@@ -256,7 +143,7 @@ class Recipe(_Part):
     @property
     def files(self) -> list[Path]:
         """Every data file that the recipe names, absolute, in its order, once."""
-        return list(self._files)
+        return list(self._place.files)
 
     @property
     def experts(self) -> list[RecipeModel]:
@@ -268,9 +155,7 @@ class Recipe(_Part):
 
     def location(self, name: str) -> str:
         """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
-        directory = self.directory
-        parts = _parts(name, directory)
-        return "+".join(str(_absolute(part, directory)) if _is_local(part, directory) else part for part in parts)
+        return location(name, self.directory)
 
     def mistake(self, key: Key, message: str) -> RecipeError:
         """For a room that finds a value wrong later on: the error `recipe.yaml:12: parameters.density: MESSAGE`."""
@@ -286,14 +171,14 @@ class Recipe(_Part):
 def load_recipe(path: Path) -> Recipe:
     """Read and validate a recipe. RecipeError, with the line, where it is not one."""
     document = yaml_lines.read(path)
-    place = _Place(path.absolute().parent)
+    place = Place(path.absolute().parent)
     try:
         recipe = Recipe.model_validate(document.data, context=place)
     except ValidationError as error:
         # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
         details = sorted(error.errors(), key=lambda details: (details["type"] == "missing", document.line(details["loc"])))
         raise _refusal(path, document, [_told(each) for each in details]) from None
-    recipe._path, recipe._document, recipe._files = path, document, place.files
+    recipe._path, recipe._document, recipe._place = path, document, place
     if not recipe.models:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in document.data and recipe.merge_method == "linear" and recipe.models and not recipe.tasks:
@@ -347,6 +232,8 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
 
 def _refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
     key, message = mistakes[0]
+    while key and isinstance(key[-1], int) and key not in document.lines:
+        key = key[:-1]  # an item of a list that was written as one value
     more = len(mistakes) - 1
     rest = f" (and {more} more {'mistake' if more == 1 else 'mistakes'})" if more else ""
     return RecipeError(f"{path}:{document.line(key)}: {dotted(key)}: {message}{rest}")
@@ -357,16 +244,15 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "finite_number": "a finite number",
     "float_type": "a number",
-    "greater_than": "a number above {gt}",
-    "greater_than_equal": "at least {ge}",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
     "int_type": "a whole number",
-    "less_than": "a number below {lt}",
-    "less_than_equal": "at most {le}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "at most {le:g}",
     "list_type": "a list",
     "model_type": "a mapping",
-    "path_type": "the path of a file",
     "string_type": "text",
-    "too_short": "at least {min_length}",
+    "too_short": "at least {min_length:g}",
 }
 
 
@@ -383,9 +269,9 @@ def _told(details: ErrorDetails) -> tuple[Key, str]:
             return key, "found a key of mergekit that is not supported yet, expected it left out"
         case "extra_forbidden":
             valid = _keys(key)
-            return key, f"found an unknown key, expected {_one_of(valid)}{did_you_mean(str(key[-1]), valid)}"
+            return key, f"found an unknown key, expected {one_of(valid)}{did_you_mean(str(key[-1]), valid)}"
     expected = _EXPECTED.get(details["type"])
-    return key, f"found {_shown(details['input'])}, expected {expected.format(**context)}" if expected else details["msg"]
+    return key, f"found {shown(details['input'])}, expected {expected.format(**context)}" if expected else details["msg"]
 
 
 def _keys(key: Key) -> list[str]:
@@ -405,56 +291,3 @@ def _keys(key: Key) -> list[str]:
 def keys(part: type[BaseModel]) -> list[str]:
     """The keys of a mapping in a recipe, as written there."""
     return [info.alias or name for name, info in part.model_fields.items()]
-
-
-def _one_of(choices: Iterable[str]) -> str:
-    return f"one of {', '.join(choices)}"
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list" if value else "an empty list"
-        case _:
-            text = repr(value)
-            return text if len(text) <= 60 else text[:57] + "..."
-
-
-# Places.
-
-
-def _absolute(name: str, directory: Path) -> Path:
-    try:
-        return Path(directory, Path(name).expanduser())
-    except RuntimeError:  # ~user of nobody
-        return Path(directory, name)
-
-
-def _is_local(name: str, directory: Path) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).is_absolute() or _exists(_absolute(name, directory))
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        return False
-
-
-def _parts(name: str, directory: Path) -> list[str]:
-    """A model, or a model and its adapter: split at the first + unless a directory has the whole name."""
-    return [name] if _exists(_absolute(name, directory)) else name.split("+", 1)
-
-
-def _near_file(path: Path, written: str) -> str:
-    """A file of a near name in the same directory, spelled as the recipe would."""
-    if not _exists(path.parent):
-        return ""
-    prefix = written[: len(written) - len(path.name)] if written.endswith(path.name) else ""
-    return did_you_mean(written, [prefix + entry.name for entry in path.parent.iterdir()]) if path.parent.is_dir() else ""

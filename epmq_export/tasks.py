@@ -22,6 +22,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe import Recipe
+from epmq_export.yaml_lines import encodable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def read_texts(path: Path) -> list[str]:
 
 def read_labelled(path: Path, labels: list[str]) -> list[tuple[int, str]]:
     """Label index and text of each line; InputError with the line where a label is missing or not in the list."""
-    return [(_index(path, line, labels), line.text) for line in _lines(path, labelled=True)]
+    order = {name: index for index, name in enumerate(labels)}
+    return [(_index(path, line, order), line.text) for line in _lines(path, labelled=True)]
 
 
 def sample(texts: list[str], count: int, seed: int) -> list[str]:
@@ -109,7 +111,8 @@ def predict(outputs: Tensor, head: Tensor) -> Tensor:
     outputs, head = _unit(outputs, "an output"), _unit(head, "the label text's embedding")
     if outputs.shape[1] != head.shape[1]:
         raise InputError(f"outputs are {outputs.shape[1]} wide and the label texts' embeddings {head.shape[1]}, expected one width")
-    return torch.argmax(outputs @ head.T, dim=1)
+    result: Tensor = (outputs @ head.T).argmax(1)
+    return result
 
 
 def accuracy(outputs: Tensor, head: Tensor, truth: Tensor) -> float:
@@ -138,17 +141,18 @@ def _unit(rows: Tensor, what: str) -> Tensor:
     length = rows.norm(dim=1, keepdim=True)
     if bool((length == 0).any()):
         raise InputError(f"{what} is all zero: row {int((length[:, 0] == 0).nonzero()[0])}, so it has no cosine")
-    return rows / length
+    unit: Tensor = rows / length
+    return unit
 
 
 # Files.
 
 
-def _index(path: Path, line: _Line, labels: list[str]) -> int:
+def _index(path: Path, line: _Line, labels: dict[str, int]) -> int:
     if line.label is None:
         raise InputError(f"{path}:{line.number}: found no label, expected one of the task's {len(labels)} labels")
     if line.label in labels:
-        return labels.index(line.label)
+        return labels[line.label]
     if re.fullmatch(r"[0-9]{1,9}", line.label):
         if int(line.label) < len(labels):
             return int(line.label)
@@ -193,6 +197,8 @@ def _line(path: Path, number: int, text: object, label: str | None) -> _Line:
     if not isinstance(text, str) or not text.strip():
         found = "no text" if text is None or isinstance(text, str) else f"a text that is {type(text).__name__}"
         raise InputError(f"{path}:{number}: found {found}, expected a text")
+    if not encodable(text):
+        raise InputError(f"{path}:{number}: found half of a surrogate pair, expected a text")
     return _Line(number, text.strip(), label)
 
 
@@ -218,8 +224,7 @@ def _jsonl(path: Path) -> Iterator[_Line]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not readable as JSON ({error})") from None
         if not isinstance(row, dict) or "text" not in row:
-            near = did_you_mean("text", row) if isinstance(row, dict) else ""
-            raise InputError(f'{path}:{number}: found no "text", expected {{"text": ..., "label": ...}}{near}')
+            raise InputError(f'{path}:{number}: found no "text", expected {{"text": ..., "label": ...}}')
         label = row.get("label")
         if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
             raise InputError(f"{path}:{number}: found a label that is {type(label).__name__}, expected a name or an index")

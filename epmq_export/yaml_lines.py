@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from epmq_export.errors import RecipeError
-from epmq_export.nearest import did_you_mean
+from epmq_export.nearest import near_file
 
 Key = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
@@ -50,8 +50,18 @@ class Document:
 
 
 def dotted(key: Key) -> str:
-    """`tasks.sst2.calibration[1]`"""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+    """`tasks.sst2.calibration[1]`, on one line whatever the names."""
+    names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read(path: Path) -> Document:
@@ -83,10 +93,9 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RecipeError(f"{path}: found no such file, expected a recipe{did_you_mean(path.name, near)}") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: not readable ({error.strerror})") from None
+        raise RecipeError(f"{path}: found no such file, expected a recipe{near_file(path, str(path))}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: not readable ({error.strerror if isinstance(error, OSError) else error})") from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -131,7 +140,7 @@ class _Reader:
         for name_node, value_node in node.value:
             if not isinstance(name_node, yaml.ScalarNode):
                 self.refuse(name_node, "found a list or mapping as a key, expected a name")
-            name, line = str(name_node.value), name_node.start_mark.line + 1
+            name, line = self._text(name_node), name_node.start_mark.line + 1
             inner = (*key, name)
             if name in first:
                 self.refuse(name_node, f"{dotted(inner)}: found the key a second time, first on line {first[name]}, expected it once")
@@ -141,8 +150,14 @@ class _Reader:
             result[name] = self.value(value_node, inner)
         return result
 
-    def _scalar(self, node: yaml.ScalarNode, kind: str) -> Scalar:
+    def _text(self, node: yaml.ScalarNode) -> str:
         text = str(node.value)
+        if not encodable(text):
+            self.refuse(node, f"found half of a surrogate pair in {text[:60]!r}, expected text")
+        return text
+
+    def _scalar(self, node: yaml.ScalarNode, kind: str) -> Scalar:
+        text = self._text(node)
         try:
             match kind:
                 case "null":

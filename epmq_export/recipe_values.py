@@ -1,0 +1,172 @@
+"""What a value of a recipe may be. A validator's ValueError is the part of the sentence after the key."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+
+from epmq_export.grids import GRIDS
+from epmq_export.nearest import did_you_mean, near_file
+from epmq_export.yaml_lines import encodable
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What validation knows of the world: where relative paths start, and the data files met so far."""
+
+    directory: Path
+    files: list[Path] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, info: ValidationInfo) -> "Place":
+        assert isinstance(info.context, cls)
+        return info.context
+
+
+def choice(*choices: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise ValueError(f"found {value!r}, expected {one_of(choices)}{did_you_mean(value, choices)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def distinct(values: list[_T]) -> list[_T]:
+    seen: set[_T] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"found {value!r} twice, expected it once")
+        seen.add(value)
+    return values
+
+
+def _filled(value: str) -> str:
+    if not value.strip():
+        raise ValueError("found empty text, expected a name")
+    return value
+
+
+def _data_file(value: object, info: ValidationInfo) -> object:
+    """The absolute path of a data file that exists."""
+    if not isinstance(value, str):
+        raise ValueError(f"found {shown(value)}, expected the path of a file")
+    place = Place.of(info)
+    path = _absolute(value, place.directory)
+    if _is(path.is_dir):
+        raise ValueError(f"found the directory {value!r}, expected a file")
+    if not _is(path.is_file):
+        raise ValueError(f"found no file {value!r}, expected one, relative to the recipe{near_file(path, value)}")
+    if path not in place.files:
+        place.files.append(path)
+    return path
+
+
+def _model(value: str, info: ValidationInfo) -> str:
+    """A directory that exists, a hub id, or one of these + an adapter."""
+    directory = Place.of(info).directory
+    for part in _parts(value, directory):
+        if _is_local(part, directory):
+            path = _absolute(part, directory)
+            if _is(path.is_file):
+                raise ValueError(f"found the file {part!r}, expected the directory of a model")
+            if not _is(path.is_dir):
+                raise ValueError(f"found no model directory {part!r}, expected one, relative to the recipe{near_file(path, part)}")
+        elif not _HUB_ID.fullmatch(part):
+            raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
+    return value
+
+
+def _labels(value: object, info: ValidationInfo) -> object:
+    """Label names with the text embedded for each, from a list of names, a mapping, or a JSON file with either."""
+    where = ""
+    if isinstance(value, str):
+        path = _data_file(value, info)
+        assert isinstance(path, Path)
+        where = f" in {path.name}"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"found the file {path.name}, which is not readable as JSON ({error})") from None
+    if isinstance(value, list):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"found the label {shown(name)}{where}, expected text: quote it")
+        value = dict.fromkeys(distinct(value))
+    if not isinstance(value, dict):
+        raise ValueError(f"found {shown(value)}{where}, expected a list of names, a mapping of names to texts, or the path of a JSON file")
+    if len(value) < 2:
+        raise ValueError(f"found {len(value)} labels{where}, expected at least 2")
+    names: dict[str, str] = {}
+    for name, written in value.items():
+        text = name.replace("_", " ") if written is None else written
+        if not isinstance(text, str) or not text.strip() or not name.strip() or not encodable(name + text):
+            raise ValueError(f"found {shown(text)} for label {name!r}{where}, expected text")
+        if text in names:
+            raise ValueError(f"found the text {text!r} for the labels {names[text]!r} and {name!r}{where}, expected one for each")
+        names[text] = name
+    return {name: text for text, name in names.items()}
+
+
+Name = Annotated[str, AfterValidator(_filled)]
+DataFile = Annotated[Path, BeforeValidator(_data_file)]
+ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(_model)]
+Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+Labels = Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))]
+Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
+Share = Annotated[float, Field(ge=0, le=1)]
+GRID_NAMES = tuple(name for name, grid in GRIDS.items() if grid.bits == 4 or name == "Q8_0")
+
+
+def one_of(choices: Iterable[str]) -> str:
+    return f"one of {', '.join(choices)}"
+
+
+def shown(value: object) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list" if value else "an empty list"
+        case _:
+            text = repr(value)
+            return text if len(text) <= 60 else text[:57] + "..."
+
+
+def location(name: str, directory: Path) -> str:
+    """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
+    return "+".join(str(_absolute(part, directory)) if _is_local(part, directory) else part for part in _parts(name, directory))
+
+
+def _absolute(name: str, directory: Path) -> Path:
+    try:
+        return Path(directory, Path(name).expanduser())
+    except RuntimeError:  # ~user of nobody
+        return Path(directory, name)
+
+
+def _is_local(name: str, directory: Path) -> bool:
+    return name.startswith((".", "/", "~")) or Path(name).is_absolute() or _is(_absolute(name, directory).exists)
+
+
+def _is(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except (OSError, ValueError):  # a name too long or with a NUL, a directory that may not be entered
+        return False
+
+
+def _parts(name: str, directory: Path) -> list[str]:
+    """A model, or a model and its adapter: split at the first + unless a directory has the whole name."""
+    return [name] if _is(_absolute(name, directory).exists) else name.split("+", 1)

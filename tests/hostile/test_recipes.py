@@ -1,0 +1,241 @@
+# ruff: noqa: E501 (tables: a mistake and its sentence a line)
+"""Recipes that are wrong: each is one sentence with its line, and no mistake, however odd, is a traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from epmq_export.errors import RecipeError
+from epmq_export.recipe import Recipe, load_recipe
+
+HEAD = "base_model: org/base\nmodels: [{model: org/a}, {model: org/b}]\n"  # what follows begins on line 3
+TASK = HEAD + "tasks:\n  mood:\n    expert: org/a\n    calibration: data/mood.tsv\n"  # what follows begins on line 7
+LABELLED = TASK + "    evaluation: data/mood.tsv\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "data").mkdir()
+    (folder / "experts" / "sst2").mkdir(parents=True)
+    (folder / "data" / "mood.tsv").write_text("0\tso it goes\n")
+    (folder / "data" / "weights.bin").write_bytes(b"\x80\x02")
+    (folder / "data" / "broken.json").write_text('["a", ')
+    (folder / "data" / "numbers.json").write_text("[1, 2]")
+    (folder / "data" / "scalar.json").write_text("3")
+    (folder / "data" / "half.json").write_text('{"a": "\\ud800", "b": "b"}')
+    (folder / "data" / "deep.json").write_text("[" * 100_000)
+    return folder
+
+
+def refusal(folder: Path, content: str | bytes) -> str:
+    """The sentence, without the folder."""
+    path = folder / "recipe.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert message.startswith(f"{folder}/recipe.yaml:")
+    assert "\n" not in message
+    return message.removeprefix(f"{folder}/")
+
+
+NOT_A_RECIPE: list[tuple[str | bytes, int, str]] = [
+    ("", 1, "the file is empty, expected a recipe"),
+    ("# nothing but a comment\n", 1, "the file is empty, expected a recipe"),
+    ("- base_model\n", 1, "found a list at the top level, expected a mapping of recipe keys"),
+    ("\n\nbase_model\n", 3, "found 'base_model' at the top level, expected a mapping of recipe keys"),
+    (b"base_model: org/base\n# caf\xe9\n", 2, "found byte 0xe9, expected text in UTF-8"),
+    ("base_model: org/base".encode("utf-16"), 1, "found byte 0xff, expected text in UTF-8"),
+    ("base_model: a\x00b\n", 1, "not valid YAML: character 0 is not allowed"),
+    ("a: 1\nb: \x07\n", 2, "not valid YAML: character 7 is not allowed"),
+    ("calibration:\n\tsamples: 3\n", 2, "not valid YAML: found a tab, expected spaces for indentation"),
+    ("models: [org/a\nverify: {}\n", 2, "not valid YAML: while parsing a flow sequence expected ',' or ']', but got ':'"),
+    ("a: b: c\n", 1, "not valid YAML: mapping values are not allowed here"),
+    ("a: 'x\n", 2, "not valid YAML: while scanning a quoted scalar found unexpected end of stream"),
+    ("a: 1\n---\nb: 2\n", 2, "not valid YAML: expected a single document in the stream but found another document"),
+    ("base_model: x\nverify: {}\nbase_model: y\n", 3, "base_model: found the key a second time, first on line 1, expected it once"),
+    ("verify:\n  graph: 1\n  graph: 2\n", 3, "verify.graph: found the key a second time, first on line 2, expected it once"),
+    ("? [a, b]\n: c\n", 1, "found a list or mapping as a key, expected a name"),
+    ("a: &x {b: c}\nd:\n  <<: *x\n", 3, "found a merge key '<<', expected the keys written out"),
+    ("a: *nowhere\n", 1, "not valid YAML: found undefined alias 'nowhere'"),
+    ("a: &x [*x]\n", 1, "lists and mappings are nested too deeply for a recipe"),
+    ("a: " + "[" * 50_000, 1, "lists and mappings are nested too deeply for a recipe"),
+    ("a: 1\nb: !!python/object/apply:os.system [id]\n", 2, "found the tag 'tag:yaml.org,2002:python/object/apply:os.system', expected plain YAML without tags"),
+    ("a: !mine x\n", 1, "found the tag '!mine', expected plain YAML without tags"),
+    ("a: !!int many\n", 1, "found 'many', expected a finite number"),
+    ("a: !!bool many\n", 1, "found 'many', expected true or false"),
+    ('a: "\\ud800"\n', 1, "found half of a surrogate pair in '\\ud800', expected text"),
+    ('"\\udc00": a\n', 1, "found half of a surrogate pair in '\\udc00', expected text"),
+    ("a: 1e999\n", 1, "found '1e999', expected a finite number"),
+    ("a: " + "9" * 5000 + "\n", 1, f"found '{'9' * 60}', expected a finite number"),
+]
+
+
+@pytest.mark.parametrize(("content", "line", "sentence"), NOT_A_RECIPE, ids=range(len(NOT_A_RECIPE)))
+def test_files_that_are_no_recipe(folder: Path, content: str | bytes, line: int, sentence: str) -> None:
+    assert refusal(folder, content) == f"recipe.yaml:{line}: {sentence}"
+
+
+def test_an_alias_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 20))
+    assert refusal(folder, bomb).startswith("recipe.yaml:1: aliases or lists make more than 100000 values")
+
+
+WRONG_VALUES = [
+    (HEAD + "calibration: {methd: epmq}", "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, did you mean 'method'?"),
+    (HEAD + "calibration:\n  damping: 1", "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed"),
+    (HEAD + "verfy: {}", "3: verfy: found an unknown key, expected one of base_model, merge_method, models, parameters, dtype, out_dtype, tokenizer_source, tasks, calibration, "
+     "quantization, export, verify, did you mean 'verify'?"),
+    ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, models, parameters, dtype, out_dtype, tokenizer_source, "
+     "tasks, calibration, quantization, export, verify, did you mean 'base_model'?"),
+    ("base_model: org/b\nmodels:\n  - model: org/a\n  - modle: org/b", "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? (and 1 more mistake)"),
+    (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, evaluation, did you mean 'expert'?"),
+    (HEAD + "slices: []", "3: slices: found a key of mergekit that is not supported yet, expected it left out"),
+    (HEAD + "modules: {}", "3: modules: found a key of mergekit that is not supported yet, expected it left out"),
+    (HEAD + "tokenizer: {source: union}", "3: tokenizer: found a key of mergekit that is not supported yet, expected it left out"),
+    (HEAD + "chat_template: auto", "3: chat_template: found a key of mergekit that is not supported yet, expected it left out"),
+    (HEAD + "tokenizer_source: union", "3: tokenizer_source: found 'union', which is not supported yet, expected 'base' or one of the models"),
+    (HEAD + "tokenizer_source: org/aa", "3: tokenizer_source: found 'org/aa', expected 'base' or one of the models, did you mean 'org/a'?"),
+    (HEAD + "calibration: {samples: many}", "3: calibration.samples: found 'many', expected a whole number"),
+    (HEAD + "calibration: {samples: 1.5}", "3: calibration.samples: found 1.5, expected a whole number"),
+    (HEAD + "calibration: {samples: '8'}", "3: calibration.samples: found '8', expected a whole number"),
+    (HEAD + "calibration: {samples: true}", "3: calibration.samples: found true, expected a whole number"),
+    (HEAD + "calibration: {samples: }", "3: calibration.samples: found nothing, expected a whole number"),
+    (HEAD + "calibration:\n  seed: 1\n  samples: 0", "5: calibration.samples: found 0, expected at least 1"),
+    (HEAD + "calibration:\n  lambda: -0.1", "4: calibration.lambda: found -0.1, expected at least 0"),
+    (HEAD + "calibration: {alpha: 1.5}", "3: calibration.alpha: found 1.5, expected at most 1"),
+    (HEAD + "calibration: {seed: -1}", "3: calibration.seed: found -1, expected at least 0"),
+    (HEAD + "calibration: {method: featcat}", "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, did you mean 'featcal'?"),
+    (HEAD + "calibration: {method: rtn, lambda: 1}", "3: calibration.lambda: found 1, which method 'rtn' does not use, expected the key left out"),
+    (HEAD + "calibration: {method: gptq, rho: 1}", "3: calibration.rho: found 1, which method 'gptq' does not use, expected the key left out"),
+    (HEAD + "quantization: {grid: q4_0}", "3: quantization.grid: found 'q4_0', expected one of Q4_0, Q8_0, did you mean 'Q4_0'?"),
+    (HEAD + "quantization: {embeddings: int4}", "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q8_0, Q4_0"),
+    (HEAD + "quantization: {keep: pooler}", "3: quantization.keep: found 'pooler', expected a list"),
+    (HEAD + "export: {formats: [gguf, onxx]}", "3: export.formats[1]: found 'onxx', expected one of gguf, onnx, did you mean 'onnx'?"),
+    (HEAD + "export: {formats: [gguf, gguf]}", "3: export.formats: found 'gguf' twice, expected it once"),
+    (HEAD + "export: {formats: []}", "3: export.formats: found an empty list, expected at least 1"),
+    (HEAD + "export:\n  formats: gguf", "4: export.formats: found 'gguf', expected a list"),
+    (HEAD + "verify: {graph: .inf}", "3: verify.graph: found '.inf', expected a number"),
+    (HEAD + "verify: {graph: 0}", "3: verify.graph: found 0, expected a number above 0"),
+    (HEAD + "verify: {tasks: 2}", "3: verify.tasks: found 2, expected at most 1"),
+    (HEAD + "verify:", "3: verify: found nothing, expected a mapping"),
+    (HEAD + "dtype: float", "3: dtype: found 'float', expected one of float32, float16, bfloat16, did you mean 'float32'?"),
+    (HEAD + "merge_method: ' '", "3: merge_method: found empty text, expected a name"),
+    (HEAD + "parameters: [1]", "3: parameters: found a list, expected a mapping"),
+    (HEAD + "verify: {graph: a, tasks: b, agreement: c}", "3: verify.graph: found 'a', expected a number (and 2 more mistakes)"),
+    (HEAD + "verify: {graph: a}\ntasks: {x: {expert: org/a}}", "3: verify.graph: found 'a', expected a number (and 1 more mistake)"),
+    ("models: {model: org/a}\nbase_model: org/b", "1: models: found a mapping, expected a list"),
+    ("models: [org/a]\nbase_model: org/b", "1: models[0]: found 'org/a', expected a mapping"),
+    ("base_model: org/b", "1: models: found none, expected the models to merge, or tasks that name their experts"),
+    ("base_model: org/b\nmodels: [{model: org/b}]", "2: models: found only the base, expected an expert"),
+    ("models: [{model: org/b}]", "1: base_model: found nothing, expected the model that the experts were fine-tuned from"),
+    ("base_model: org/b\nmodels:\n - model: org/a\n - model: org/a", "4: models[1].model: found 'org/a' again, expected each model once (models[0] is the same)"),
+    ("base_model: 3\nmodels: [{model: org/a}]", "1: base_model: found 3, expected text"),
+    ("base_model: a/b/c\nmodels: [{model: org/a}]", "1: base_model: found 'a/b/c', expected a model directory or a hub id"),
+    ("base_model: ./experts/sst\nmodels: [{model: org/a}]", "1: base_model: found no model directory './experts/sst', expected one, relative to the recipe, did you mean './experts/sst2'?"),
+    ("base_model: data/mood.tsv\nmodels: [{model: org/a}]", "1: base_model: found the file 'data/mood.tsv', expected the directory of a model"),
+    ("base_model: org/b+./gone\nmodels: [{model: org/a}]", "1: base_model: found no model directory './gone', expected one, relative to the recipe"),
+    (HEAD + "tasks:\n  mood:\n    expert: org/a\n    calibration: data/mod.tsv", "6: tasks.mood.calibration: found no file 'data/mod.tsv', expected one, relative to the recipe, "
+     "did you mean 'data/mood.tsv'?"),
+    (HEAD + "tasks:\n  mood:\n    expert: org/a\n    calibration:\n      - data/mood.tsv\n      - gone.txt", "8: tasks.mood.calibration[1]: found no file 'gone.txt', expected one, relative to the recipe"),
+    (TASK.replace("org/a\n", "org/c\n"), "5: tasks.mood.expert: found 'org/c', expected one of the experts in models, did you mean 'org/b'?"),
+    (TASK.replace("org/a\n", "org/base\n"), "5: tasks.mood.expert: found 'org/base', expected one of the experts in models, did you mean 'org/b'?"),
+    (TASK.replace("data/mood.tsv", "data"), "6: tasks.mood.calibration: found the directory 'data', expected a file"),
+    (TASK.replace("data/mood.tsv", "[]"), "6: tasks.mood.calibration: found an empty list, expected at least 1"),
+    (TASK.replace("data/mood.tsv", "[3]"), "6: tasks.mood.calibration[0]: found 3, expected the path of a file"),
+    (TASK.replace("data/mood.tsv", "{a: b}"), "6: tasks.mood.calibration: found a mapping, expected the path of a file or a list of paths"),
+    (TASK.replace("data/mood.tsv", "x" * 5000), f"6: tasks.mood.calibration: found no file '{'x' * 5000}', expected one, relative to the recipe"),
+    (HEAD + "tasks:\n  mood:", "4: tasks.mood: found nothing, expected a mapping"),
+    (HEAD + "tasks:\n  mood: {expert: org/a}", "4: tasks.mood.calibration: found nothing, expected this key"),
+    (TASK + "    labels: [bad, good]", "4: tasks.mood.evaluation: found nothing, expected a file of labelled lines, since the task has labels"),
+    (LABELLED + "    labels: [bad]", "8: tasks.mood.labels: found 1 labels, expected at least 2"),
+    (LABELLED + "    labels: [bad, bad]", "8: tasks.mood.labels: found 'bad' twice, expected it once"),
+    (LABELLED + "    labels: [so so, so_so]", "8: tasks.mood.labels: found the text 'so so' for the labels 'so so' and 'so_so', expected one for each"),
+    (LABELLED + "    labels: [0, 1]", "8: tasks.mood.labels: found the label 0, expected text: quote it"),
+    (LABELLED + "    labels: {bad: [], good: x}", "8: tasks.mood.labels: found an empty list for label 'bad', expected text"),
+    (LABELLED + "    labels: 3", "8: tasks.mood.labels: found 3, expected a list of names, a mapping of names to texts, or the path of a JSON file"),
+    (LABELLED + "    labels: data/mods.tsv", "8: tasks.mood.labels: found no file 'data/mods.tsv', expected one, relative to the recipe, did you mean 'data/mood.tsv'?"),
+    (LABELLED + "    labels: data/numbers.json", "8: tasks.mood.labels: found the label 1 in numbers.json, expected text: quote it"),
+    (LABELLED + "    labels: data/half.json", "8: tasks.mood.labels: found '\\ud800' for label 'a' in half.json, expected text"),
+    (LABELLED + "    labels: data/scalar.json", "8: tasks.mood.labels: found 3 in scalar.json, expected a list of names, a mapping of names to texts, or the path of a JSON file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "sentence"), WRONG_VALUES, ids=range(len(WRONG_VALUES)))
+def test_values_that_are_wrong(folder: Path, content: str, sentence: str) -> None:
+    assert refusal(folder, content + "\n") == f"recipe.yaml:{sentence}"
+
+
+@pytest.mark.parametrize("name", ["broken.json", "weights.bin", "deep.json"])
+def test_label_files_that_are_no_json(folder: Path, name: str) -> None:
+    start = f"recipe.yaml:8: tasks.mood.labels: found the file {name}, which is not readable as JSON ("
+    assert refusal(folder, LABELLED + f"    labels: data/{name}\n").startswith(start)
+
+
+def test_a_recipe_that_is_not_there(folder: Path) -> None:
+    (folder / "recipe.yaml").touch()
+    with pytest.raises(RecipeError, match=r"recipes\.yaml: found no such file, expected a recipe, did you mean '.*/recipe\.yaml'\?$"):
+        load_recipe(folder / "recipes.yaml")
+    with pytest.raises(RecipeError, match=r"nowhere/recipe\.yaml: found no such file, expected a recipe$"):
+        load_recipe(folder / "nowhere" / "recipe.yaml")
+    with pytest.raises(RecipeError, match=r"data: not readable \(Is a directory\)$"):
+        load_recipe(folder / "data")
+
+
+def _loads_or_refuses(folder: Path, content: bytes) -> Recipe | None:
+    path = folder / "fuzzed.yaml"
+    path.write_bytes(content)
+    try:
+        return load_recipe(path)
+    except RecipeError as error:
+        assert str(error).startswith(f"{path}:")
+        assert "\n" not in str(error)
+        return None
+
+
+RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["data/mood.tsv", "org/a", ".", "+", "~", "/"])
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=5)
+WHOLE = {
+    "base_model": "org/base",
+    "merge_method": "ties",
+    "models": [{"model": "org/a", "parameters": {"weight": 1.0}}],
+    "parameters": {},
+    "dtype": "float32",
+    "tokenizer_source": "base",
+    "tasks": {"mood": {"expert": "org/a", "calibration": "data/mood.tsv", "evaluation": "data/mood.tsv", "labels": ["a", "b"]}},
+    "calibration": {"method": "epmq", "samples": 1, "alpha": 0.1, "rho": 1.0, "lambda": 0.1, "seed": 1},
+    "quantization": {"grid": "Q4_0", "embeddings": "F16", "keep": ["*"]},
+    "export": {"formats": ["gguf"]},
+    "verify": {"graph": 0.1, "tasks": 0.1, "agreement": 0.1},
+}
+
+
+def _replaced(value: object, draw: Callable[[st.SearchStrategy[object]], object]) -> object:
+    """The same with one value somewhere inside replaced by anything, or one key by any name."""
+    if isinstance(value, dict) and value and draw(st.integers(0, 9)):
+        key = draw(st.sampled_from(sorted(value)))
+        name = draw(st.text(max_size=5)) if not draw(st.integers(0, 9)) else key
+        return {name if each == key else each: _replaced(inner, draw) if each == key else inner for each, inner in value.items()}
+    if isinstance(value, list) and value and draw(st.integers(0, 4)):
+        return [_replaced(value[0], draw), *value[1:]]
+    return draw(ANYTHING)
+
+
+@RELAXED
+@given(st.data())
+def test_any_value_in_any_place_loads_or_is_refused(folder: Path, data: st.DataObject) -> None:
+    assert _loads_or_refuses(folder, yaml.safe_dump(WHOLE).encode()) is not None
+    _loads_or_refuses(folder, yaml.safe_dump(_replaced(WHOLE, data.draw)).encode())
+
+
+@RELAXED
+@given(st.binary(max_size=60) | st.text("abm: -[]{}#&*!|>'\"%@`\t\n,?<", max_size=60).map(str.encode))
+def test_any_bytes_load_or_are_refused(folder: Path, content: bytes) -> None:
+    _loads_or_refuses(folder, content)

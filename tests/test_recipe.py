@@ -1,0 +1,284 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.errors import RecipeError
+from epmq_export.grids import GRIDS
+from epmq_export.recipe import Recipe, RecipeModel, RecipeTask, keys, load_recipe
+from epmq_export.recipe_values import GRID_NAMES
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "recipe.md"
+
+SMALLEST = """\
+base_model: ./base
+tasks:
+  mood: {expert: ./mood, calibration: mood.txt}
+"""
+
+FULL = """\
+base_model: ./base
+merge_method: ties
+models:
+  - model: ./base
+  - model: ./mood
+    parameters:
+      density: 0.5
+      weight:
+        - filter: attention
+          value: [0, 0.5, 1]
+        - value: 1e-3
+  - model: org/expert+./adapter
+parameters: {lambda: 0.4}
+dtype: float32
+out_dtype: bfloat16
+tokenizer_source: ./mood
+tasks:
+  mood:
+    expert: mood
+    calibration: [mood.txt, data/more.tsv]
+    evaluation: data/test.tsv
+    labels: [very_good, no, on]
+  topic:
+    expert: org/expert+adapter
+    calibration: mood.txt
+    evaluation: data/test.tsv
+    labels: {world: news of the world, sport: }
+calibration: {method: epmq, samples: 7, alpha: 0.25, rho: 2, lambda: 1e-1, seed: 3}
+quantization: {grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}
+export: {formats: [onnx]}
+verify: {graph: 2e-3, tasks: 0, agreement: 1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("base", "mood", "adapter", "data"):
+        (tmp_path / name).mkdir()
+    for name in ("mood.txt", "data/more.tsv", "data/test.tsv"):
+        (tmp_path / name).write_text("a\tb\n")
+    return tmp_path
+
+
+def load(folder: Path, text: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return load_recipe(path)
+
+
+def test_defaults_are_those_of_the_method(folder: Path) -> None:
+    recipe = load(folder, SMALLEST)
+    assert recipe.merge_method == "task_arithmetic"
+    assert recipe.calibration.method == DEFAULT_METHOD
+    assert recipe.calibration.settings == PRESETS[DEFAULT_METHOD]
+    assert (recipe.calibration.samples, recipe.calibration.seed) == (64, 0)
+    assert (recipe.quantization.grid, recipe.quantization.embeddings, recipe.quantization.keep) == ("Q4_0", "F16", [])
+    assert recipe.export.formats == ["gguf", "onnx"]
+    assert (recipe.verify.graph, recipe.verify.tasks, recipe.verify.agreement) == (1e-3, 0.02, 0.98)
+    assert recipe.tasks["mood"].labels is None
+    assert recipe.parameters == {}
+
+
+def test_every_key_is_read(folder: Path) -> None:
+    recipe = load(folder, FULL)
+    assert [model.model for model in recipe.models] == ["./base", "./mood", "org/expert+./adapter"]
+    assert [model.model for model in recipe.experts] == ["./mood", "org/expert+./adapter"]
+    assert recipe.models[1].parameters == {"density": 0.5, "weight": [{"filter": "attention", "value": [0, 0.5, 1]}, {"value": 1e-3}]}
+    assert recipe.parameters == {"lambda": 0.4}
+    assert (recipe.dtype, recipe.out_dtype, recipe.tokenizer_source) == ("float32", "bfloat16", "./mood")
+    mood, topic = recipe.tasks["mood"], recipe.tasks["topic"]
+    assert mood.calibration == [folder / "mood.txt", folder / "data/more.tsv"]
+    assert mood.evaluation == folder / "data/test.tsv"
+    assert list((mood.labels or {}).items()) == [("very_good", "very good"), ("no", "no"), ("on", "on")]
+    assert topic.labels == {"world": "news of the world", "sport": "sport"}
+    settings = asdict(recipe.calibration.settings)
+    assert settings == asdict(PRESETS["epmq"]) | {"alpha": 0.25, "rho": 2, "damping": 0.1}
+    assert (recipe.calibration.samples, recipe.calibration.seed) == (7, 3)
+    assert (recipe.quantization.grid, recipe.quantization.embeddings) == ("Q8_0", "Q4_0")
+    assert recipe.quantization.keep == ["*.pooler.*", "encoder.layer.0.*"]
+    assert recipe.export.formats == ["onnx"]
+    assert (recipe.verify.graph, recipe.verify.tasks, recipe.verify.agreement) == (2e-3, 0, 1)
+    assert recipe.files == [folder / "mood.txt", folder / "data/more.tsv", folder / "data/test.tsv"]
+    assert recipe.path == folder / "recipe.yaml"
+    assert recipe.directory == folder
+    assert recipe.require_tasks() is recipe
+
+
+def test_the_source_is_what_was_written_and_json_holds_it(folder: Path) -> None:
+    source = load(folder, FULL).source
+    assert json.loads(json.dumps(source, allow_nan=False)) == source
+    assert source["tasks"]["topic"] == {
+        "expert": "org/expert+adapter",
+        "calibration": "mood.txt",
+        "evaluation": "data/test.tsv",
+        "labels": {"world": "news of the world", "sport": None},
+    }
+    assert "quantization" not in load(folder, SMALLEST).source
+
+
+def test_a_written_out_recipe_loads_to_the_same(folder: Path) -> None:
+    recipe = load(folder, FULL)
+    assert load(folder, yaml.safe_dump(recipe.source, sort_keys=False)).model_dump() == recipe.model_dump()
+
+
+def test_locations(folder: Path) -> None:
+    (folder / "a+b").mkdir()
+    recipe = load(folder, SMALLEST)
+    assert recipe.location("base") == recipe.location("./base") == recipe.location(str(folder / "base")) == str(folder / "base")
+    assert recipe.location("org/model") == "org/model"
+    assert recipe.location("org/model+adapter") == f"org/model+{folder / 'adapter'}"
+    assert recipe.location("base+org/adapter") == f"{folder / 'base'}+org/adapter"
+    assert recipe.location("./gone") == str(folder / "gone")
+    assert recipe.location("a+b") == str(folder / "a+b")
+    assert recipe.location("~/models/x") == str(Path("~/models/x").expanduser())
+
+
+def test_paths_are_relative_to_the_recipe_wherever_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "recipe.yaml").write_text(SMALLEST)
+    monkeypatch.chdir(folder / "data")
+    recipe = load_recipe(Path("../recipe.yaml"))
+    monkeypatch.chdir("/")
+    assert recipe.tasks["mood"].calibration[0].samefile(folder / "mood.txt")
+    assert Path(recipe.location("./base")).samefile(folder / "base")
+
+
+def test_the_tasks_name_the_models_in_their_order_and_once(folder: Path) -> None:
+    text = SMALLEST + "  b: {expert: org/b, calibration: mood.txt}\n  c: {expert: mood, calibration: mood.txt}\n"
+    recipe = load(folder, text)
+    assert [model.model for model in recipe.models] == ["./mood", "org/b"]
+    assert recipe.models == recipe.experts
+
+
+def test_labels_from_a_json_file(folder: Path) -> None:
+    text = SMALLEST.replace("mood.txt}", "mood.txt, evaluation: data/test.tsv, labels: data/labels.json}")
+    (folder / "data/labels.json").write_text('["so_so", "fine"]')
+    recipe = load(folder, text)
+    assert recipe.tasks["mood"].labels == {"so_so": "so so", "fine": "fine"}
+    assert folder / "data/labels.json" in recipe.files
+    (folder / "data/labels.json").write_text('{"so_so": "neither good nor bad", "fine": "it is fine"}')
+    assert load(folder, text).tasks["mood"].labels == {"so_so": "neither good nor bad", "fine": "it is fine"}
+
+
+# As mergekit's own documentation shows them, with shorter names.
+LINEAR = """\
+models:
+  - model: org/mini-13b
+    parameters:
+      weight: 1.0
+  - model: org/other-13b
+    parameters:
+      weight: 0.3
+merge_method: linear
+dtype: float16
+"""
+TASK_ARITHMETIC = """\
+base_model: org/base
+models:
+  - model: org/a
+    parameters: {weight: 0.5}
+  - model: org/b+org/lora
+    parameters: {weight: [0, 0.3, 1]}
+merge_method: task_arithmetic
+parameters: {normalize: false, lambda: 1.0}
+dtype: bfloat16
+tokenizer_source: base
+"""
+TIES = """\
+models:
+  - model: org/base
+    # no parameters necessary for base model
+  - model: org/a
+    parameters:
+      density: [1, 0.7, 0.1] # density gradient
+      weight: 1.0
+  - model: org/b
+    parameters:
+      density: 0.33
+      weight:
+        - filter: mlp
+          value: 0.5
+        - value: 0
+merge_method: ties
+base_model: org/base
+parameters:
+  normalize: true
+  int8_mask: true
+dtype: float16
+"""
+
+
+def test_mergekit_files_are_recipes_for_merge(folder: Path) -> None:
+    linear = load(folder, LINEAR)
+    assert linear.base_model == "org/mini-13b"  # whose config and tokenizer the merge gets
+    assert [model.model for model in linear.experts] == ["org/mini-13b", "org/other-13b"]
+    arithmetic = load(folder, TASK_ARITHMETIC)
+    assert [(model.model, model.parameters) for model in arithmetic.experts] == [("org/a", {"weight": 0.5}), ("org/b+org/lora", {"weight": [0, 0.3, 1]})]
+    ties = load(folder, TIES)
+    assert len(ties.models) == 3
+    assert [model.model for model in ties.experts] == ["org/a", "org/b"]
+    assert ties.models[0].parameters == {}
+    assert ties.parameters == {"normalize": True, "int8_mask": True}
+    for recipe in (linear, arithmetic, ties):
+        assert not recipe.tasks
+        with pytest.raises(RecipeError, match=r"recipe\.yaml:1: tasks: found none, expected at least one task"):
+            recipe.require_tasks()
+
+
+def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
+    recipe = load(folder, FULL)
+    assert str(recipe.mistake(("models", 1, "parameters", "density"), "found 7")).endswith("recipe.yaml:7: models[1].parameters.density: found 7")
+    assert str(recipe.mistake(("calibration", "unwritten"), "found 7")).endswith("recipe.yaml:28: calibration.unwritten: found 7")
+
+
+def test_grids_are_those_that_calibration_offers() -> None:
+    assert set(GRID_NAMES) <= set(GRIDS)
+    assert "Q4_0" in GRID_NAMES
+
+
+def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
+    """Every key of a recipe, dotted, with its default."""
+    found: dict[str, object] = {}
+    items: dict[str, tuple[type[BaseModel], str]] = {"models": (RecipeModel, "models[]."), "tasks": (RecipeTask, "tasks.NAME.")}
+    for key, info in zip(keys(part), part.model_fields.values(), strict=True):
+        inner = items.get(f"{above}{key}")
+        if inner is None and isinstance(info.default, BaseModel):
+            inner = (type(info.default), f"{key}.")
+        if inner is not None:
+            found |= _reference(*inner)
+        else:
+            found[f"{above}{key}"] = ... if info.is_required() or key == "base_model" else info.default
+    return found
+
+
+def test_the_reference_names_every_key_with_its_default_and_no_other() -> None:
+    rows = [line.split(" | ") for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    documented = {row[0].strip("| `"): row[2].strip("`") for row in rows}
+    expected = _reference(Recipe)
+    assert list(documented) == list(expected)
+    for key, default in expected.items():
+        if default is ... or default is None or default == {}:
+            assert documented[key] == ("required" if default is ... else "none"), key
+        else:
+            assert yaml.safe_load(documented[key]) == default or float(documented[key]) == default, key
+
+
+def test_the_reference_names_every_choice() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    for choice in (*PRESETS, *GRID_NAMES, "F16", "F32", "float32", "float16", "bfloat16", "gguf", "onnx"):
+        assert f"`{choice}`" in text, choice
+
+
+def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
+    examples = REFERENCE.read_text(encoding="utf-8").split("```yaml\n")[1:]
+    assert len(examples) >= 2
+    for name in ("experts/sst2", "experts/ag_news", "experts/support"):
+        (folder / name).mkdir(parents=True)
+    for name in ("sst2.train.txt", "sst2.test.tsv", "ag_news.train.tsv", "ag_news.test.tsv", "tickets.txt"):
+        (folder / "data" / name).touch()
+    (folder / "data/ag_news.labels.json").write_text('{"world": "world news", "sports": "sports news"}')
+    for example in examples:
+        load(folder, example.split("```")[0])
