@@ -90,7 +90,7 @@ class _Worker:
 
     def __init__(self, folder: Path, request: dict[str, Any], seconds: float) -> None:
         folder.mkdir()
-        self.seconds = seconds
+        self.seconds, self.memory = seconds, request["memory"]
         self.deadline = time.monotonic() + seconds
         self.answer, self.log = folder / "result", folder / "log"
         asked = folder / "request.json"
@@ -119,7 +119,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             raise InputError(f"{model}: llama.cpp gave no answer within {self.seconds:.0f} s and was stopped") from None
         if code != 0:
-            how = "refuses the file" if code > 0 else f"died on the file ({_signal(-code)})"
+            how = "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
             raise InputError(f"{model}: llama.cpp {how}: {_telling(self.log.read_text(encoding='utf-8', errors='replace'))}")
         return self.answer
 

@@ -10,10 +10,14 @@ import http.client
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xllamacpp
 
 # Tokens in one batch, and so the longest text: attention that sees both ways needs a whole text in one batch.
 LONGEST = 2048
@@ -30,7 +34,7 @@ def limit(memory: int) -> None:
         resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def serve(path: str, exact: bool) -> Any:
+def serve(path: str, exact: bool) -> "xllamacpp.Server":
     """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The pooling is the file's."""
     import xllamacpp
 
@@ -47,7 +51,7 @@ def serve(path: str, exact: bool) -> Any:
     return xllamacpp.Server(params)
 
 
-def outputs(server: Any, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def outputs(server: "xllamacpp.Server", texts: list[str]) -> NDArray[np.float32]:
     answer = server.handle_embeddings({"input": texts, "embd_normalize": -1})
     if "error" in answer:
         raise RuntimeError(f"error: {answer['error'].get('message', answer['error'])}")
@@ -55,7 +59,7 @@ def outputs(server: Any, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float3
     return np.array([row["embedding"] for row in rows], np.float32)
 
 
-def tokens(server: Any, texts: list[str]) -> list[list[int]]:
+def tokens(server: "xllamacpp.Server", texts: list[str]) -> list[list[int]]:
     connection = http.client.HTTPConnection(urlsplit(server.listening_address).netloc)
     found = []
     for text in texts:
