@@ -22,7 +22,7 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.runtimes import ggml_types
 
 # What the C structures in ggml_types belong to; the same in pyproject.toml.
-VERSION = "2026.10.11549"
+PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
 # Below this many texts a further process costs more than it saves.
 _SHARE = 64
 # Seconds that a text may take, besides what it takes to start.
@@ -44,9 +44,9 @@ class LlamaCpp:
     format: str = "gguf"
 
     def version(self) -> str:
-        how = f"pip install xllamacpp=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
+        how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
         try:
-            found = version("xllamacpp")
+            found = version(PACKAGE)
         except PackageNotFoundError:
             raise MissingRuntime(f"llama.cpp is not installed: {how}") from None
         if found != VERSION:
@@ -102,7 +102,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},  # it would start a debugger, for seconds
             )
 
     def __enter__(self) -> "_Worker":
@@ -138,7 +138,7 @@ def _signal(number: int) -> str:
 def _telling(log: str) -> str:
     """The line of a log that says what went wrong: a failed assertion, else the first error of llama.cpp, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for pattern in (r"(GGML_ASSERT\(.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)"):
+    for pattern in (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)"):
         if found := next((match[1] for match in (re.search(pattern, line) for line in lines) if match), None):
             return found
     return lines[-1] if lines else "it said nothing"

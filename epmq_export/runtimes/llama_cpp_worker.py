@@ -9,6 +9,7 @@ file to write: float32 [texts, width] as .npy, or the ids of each text as JSON. 
 import http.client
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -31,7 +32,8 @@ def limit(memory: int) -> None:
         return
     for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+        with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses to set it
+            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def serve(path: str, exact: bool) -> "xllamacpp.Server":

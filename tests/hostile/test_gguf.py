@@ -30,7 +30,9 @@ def tensor(name: str, shape: tuple[int, ...] = (8,), offset: int = 0, kind: int 
     return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
 
 
-def forged(*entries: bytes, tensors: tuple[bytes, ...] = (), data: int = 0, counts: tuple[int, int] | None = None, magic: bytes = b"GGUF", version: int = 3) -> bytes:
+def forged(
+    *entries: bytes, tensors: tuple[bytes, ...] = (), data: int = 0, counts: tuple[int, int] | None = None, magic: bytes = b"GGUF", version: int = 3
+) -> bytes:
     """A file of these entries and tensor infos, with `data` zero bytes behind the padding."""
     head = magic + struct.pack("<I", version) + struct.pack("<QQ", *(counts or (len(tensors), len(entries))))
     head += b"".join(entries) + b"".join(tensors)
@@ -127,7 +129,9 @@ def test_every_truncation_is_named(share: float, good: Path, broken: Callable[[b
 
 @settings(deadline=2000, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True), new=st.binary(min_size=1, max_size=8))
-def test_no_forged_byte_of_the_head_does_more_than_an_input_error(share: float, new: bytes, good: Path, broken: Callable[[bytes], Path], tmp_path: Path) -> None:
+def test_no_forged_byte_of_the_head_does_more_than_an_input_error(
+    share: float, new: bytes, good: Path, broken: Callable[[bytes], Path], tmp_path: Path
+) -> None:
     content = bytearray(good.read_bytes())
     head = min(info.start for info in GgufFile.open(good).tensors.values())
     at = int(share * (head - 8))
