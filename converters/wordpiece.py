@@ -7,6 +7,7 @@ file that tokenises differently gives other outputs without a warning.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,6 @@ def _refuse_other_matching(added: dict[str, dict[str, Any]], directory: Path) ->
 
 def _refuse_twins(tokens: list[str], directory: Path) -> None:
     """Pieces that differ here and are spelt alike there, such as `##\u2581x` and `x`."""
-    if len(set(tokens)) < len(tokens):
-        seen: set[str] = set()
-        twin = next(token for token in tokens if token in seen or seen.add(token))
+    twin, count = Counter(tokens).most_common(1)[0]
+    if count > 1:
         raise InputError(f"{directory}: two tokens are spelt {twin!r} in GGUF's vocabulary, so llama.cpp cannot tell them apart")

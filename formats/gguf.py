@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
-from numpy.typing import NDArray
-from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.family import Family, GgufSpec
 from epmq_export.format import StoredTensor
-from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import Packed, PackedTensor
-from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, TensorInfo, Value
+from formats.gguf_blocks import decode, encode
+from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, Value
 
 FILE = "model.gguf"
-_PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
 _FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
@@ -47,7 +44,7 @@ class Gguf:
             writer = _begin(built, _metadata(packed, family, spec, layout), layout)
             try:
                 for name in spec.names:
-                    writer.write_tensor_data(_encode(packed.tensor(name)))
+                    writer.write_tensor_data(encode(packed.tensor(name)))
             finally:
                 writer.close()
         return path
@@ -64,7 +61,7 @@ class Gguf:
         canonical = {there: here for here, there in family.gguf().names.items()}
         for name, info in file.tensors.items():
             raw = file.raw(name)
-            yield StoredTensor(canonical.get(name, name), _decode(path, info, raw), raw)
+            yield StoredTensor(canonical.get(name, name), decode(path, info, raw), raw)
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """Of keys, their types and values, and of the tensors' names, order, types and shapes."""
@@ -73,7 +70,7 @@ class Gguf:
         _refuse_mismatch(packed, family, spec)
         layout = _layout(packed, spec)
         found_layout = {name: (info.type, info.shape) for name, info in file.tensors.items()}
-        found = _differences("key", file.metadata, _metadata(packed, family, spec, layout))
+        found = _differences(file.metadata, _metadata(packed, family, spec, layout))
         found += [
             f"tensor {name}: found {_layout_text(found_layout.get(name))}, expected {_layout_text(layout.get(name))}"
             for name in {**layout, **found_layout}
@@ -95,8 +92,8 @@ class Gguf:
             writer = _begin(built, file.metadata, layout)
             try:
                 for name, info in file.tensors.items():
-                    value = _decode(path, info, file.raw(name))
-                    writer.write_tensor_data((value.dequantise() if isinstance(value, PackedTensor) else value.float()).numpy())
+                    tensor = decode(path, info, file.raw(name))
+                    writer.write_tensor_data((tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()).numpy())
             finally:
                 writer.close()
         return twin
@@ -164,14 +161,14 @@ def _config(packed: Packed) -> dict[str, Any]:
     return config
 
 
-def _value(value: Any) -> Value:
+def _value(value: object) -> Value:
     if isinstance(value, list):
         return Value(GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True))
-    kind = _scalar_type(value)
-    return Value(kind, float(np.float32(value)) if kind == GGUFValueType.FLOAT32 else value)
+    # rounded as the file rounds it, so that it compares equal to what is read back
+    return Value(_scalar_type(value), float(np.float32(value)) if isinstance(value, float) else value)
 
 
-def _scalar_type(value: Any, *, of_list: bool = False) -> GGUFValueType:
+def _scalar_type(value: object, *, of_list: bool = False) -> GGUFValueType:
     match value:
         case bool():
             return GGUFValueType.BOOL
@@ -199,58 +196,28 @@ def _begin(path: Path, metadata: Mapping[str, Value], layout: Layout) -> GGUFWri
     return writer
 
 
-def _encode(value: PackedTensor | Tensor) -> NDArray[Any]:
-    """The bytes of a tensor in the file. A group on a grid becomes a block: its scale, then its codes."""
-    if not isinstance(value, PackedTensor):
-        return (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
-    scales = value.scales.reshape(-1, 1).contiguous().view(torch.uint8)
-    codes = value.codes.reshape(-1, value.grid.group)
-    if value.grid.bits > 4:
-        return torch.cat((scales, codes.view(torch.uint8)), 1).numpy()
-    unsigned = (codes - value.grid.lowest).to(torch.uint8)
-    low, high = unsigned.chunk(2, 1)  # byte j holds element j and, above it, element j + group / 2
-    return torch.cat((scales, low | (high << 4)), 1).numpy()
-
-
-def _decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor | Tensor:
-    content = torch.from_numpy(np.array(raw))
-    if info.type in _PLAIN:
-        return content.view(_PLAIN[info.type]).reshape(info.shape)
-    grid = GRIDS.get(info.type.name)
-    if grid is None or len(info.shape) != 2:
-        raise InputError(f"{path}: tensor {info.name} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(GRIDS)}")
-    return _blocks(grid, content, info.shape[0])
-
-
-def _blocks(grid: Grid, content: Tensor, out: int) -> PackedTensor:
-    blocks = content.reshape(-1, GGML_QUANT_SIZES[GGMLQuantizationType[grid.name]][1])
-    scales = blocks[:, :2].contiguous().view(torch.float16).reshape(out, -1)
-    packed = blocks[:, 2:]
-    codes = packed.contiguous().view(torch.int8) if grid.bits > 4 else torch.cat((packed & 15, packed >> 4), 1).to(torch.int8) + grid.lowest
-    return PackedTensor(grid, codes.reshape(out, -1), scales)
-
-
-def _differences(what: str, found: Mapping[str, Value], expected: Mapping[str, Value]) -> list[str]:
+def _differences(found: Mapping[str, Value], expected: Mapping[str, Value]) -> list[str]:
     """One sentence for each key that differs; of an array, its first item that does."""
     sentences = []
     for key in {**expected, **found}:
         there, here = found.get(key), expected.get(key)
         if there == here:
             continue
-        if there is None or here is None:
-            state = "missing" if there is None else "not expected"
-            sentences.append(f"{what} {key} is {state}: {_short((there or here).value)}")
+        if there is None:
+            sentences.append(f"key {key} is missing: expected {_short(expected[key].value)}")
+        elif here is None:
+            sentences.append(f"key {key} is not expected: found {_short(there.value)}")
         elif (there.type, there.items) != (here.type, here.items):
-            sentences.append(f"{what} {key}: found type {_type_text(there)}, expected {_type_text(here)}")
+            sentences.append(f"key {key}: found type {_type_text(there)}, expected {_type_text(here)}")
         elif there.type == GGUFValueType.ARRAY and len(there.value) != len(here.value):
-            sentences.append(f"{what} {key}: found {len(there.value)} items, expected {len(here.value)}")
+            sentences.append(f"key {key}: found {len(there.value)} items, expected {len(here.value)}")
         elif there.type == GGUFValueType.ARRAY:
             differing = [index for index, (one, other) in enumerate(zip(there.value, here.value, strict=True)) if one != other]
             first = differing[0]
             more = f" ({len(differing)} items differ)" if len(differing) > 1 else ""
-            sentences.append(f"{what} {key}[{first}]: found {_short(there.value[first])}, expected {_short(here.value[first])}{more}")
+            sentences.append(f"key {key}[{first}]: found {_short(there.value[first])}, expected {_short(here.value[first])}{more}")
         else:
-            sentences.append(f"{what} {key}: found {_short(there.value)}, expected {_short(here.value)}")
+            sentences.append(f"key {key}: found {_short(there.value)}, expected {_short(here.value)}")
     return sentences
 
 

@@ -124,11 +124,11 @@ class _Parser:
         self.at += length
         return self.content[self.at - length : self.at]
 
-    def number(self, code: str, what: str) -> Any:
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0]
+    def number(self, code: str, what: str) -> int:
+        return int(struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0])
 
     def count(self, least: int, what: str) -> int:
-        count: int = self.number("Q", f"the number of {what}")
+        count = self.number("Q", f"the number of {what}")
         if count * least > self.size - self.at:
             self.fail(f"says that it has {count} {what}, more than its {self.size} bytes can hold")
         return count

@@ -30,7 +30,8 @@ class _Traits(ctypes.Structure):
 @cache
 def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("xllamacpp")
-    places = [place for root in (spec.submodule_search_locations or [] if spec else []) for place in Path(root).glob("xllamacpp*.*") if place.suffix in (".so", ".pyd")]
+    roots = (spec.submodule_search_locations if spec else None) or []
+    places = [place for root in roots for place in Path(root).glob("xllamacpp*.*") if place.suffix in (".so", ".pyd")]
     if not places:
         raise MissingRuntime("llama.cpp's library is not there: the package xllamacpp is not installed, or holds none")
     library = ctypes.CDLL(str(places[0]))
@@ -40,7 +41,7 @@ def _library() -> ctypes.CDLL:
         found = (traits.type_name, traits.block, traits.block_bytes, traits.quantised)
         expected = (name.lower().encode(), block, block_bytes, name != "F16")
         if found != expected or not traits.to_float:
-            raise MissingRuntime(f"{places[0]}: ggml's type {name} is {found}, expected {expected}: this version of xllamacpp is not the one that is known here")
+            raise MissingRuntime(f"{places[0]}: ggml's type {name} is {found}, expected {expected}: another version of xllamacpp")
     return library
 
 

@@ -22,7 +22,7 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.runtimes import ggml_types
 
 # What the C structures in ggml_types belong to; the same in pyproject.toml.
-VERSION = "2026.10.11549"
+PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
 # Below this many texts a further process costs more than it saves.
 _SHARE = 64
 # Seconds that a text may take, besides what it takes to start.
@@ -44,9 +44,9 @@ class LlamaCpp:
     format: str = "gguf"
 
     def version(self) -> str:
-        how = f"pip install xllamacpp=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
+        how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
         try:
-            found = version("xllamacpp")
+            found = version(PACKAGE)
         except PackageNotFoundError:
             raise MissingRuntime(f"llama.cpp is not installed: {how}") from None
         if found != VERSION:
@@ -90,7 +90,7 @@ class _Worker:
 
     def __init__(self, folder: Path, request: dict[str, Any], seconds: float) -> None:
         folder.mkdir()
-        self.seconds = seconds
+        self.seconds, self.memory = seconds, request["memory"]
         self.deadline = time.monotonic() + seconds
         self.answer, self.log = folder / "result", folder / "log"
         asked = folder / "request.json"
@@ -102,7 +102,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},  # it would start a debugger, for seconds
             )
 
     def __enter__(self) -> "_Worker":
@@ -119,7 +119,7 @@ class _Worker:
         except subprocess.TimeoutExpired:
             raise InputError(f"{model}: llama.cpp gave no answer within {self.seconds:.0f} s and was stopped") from None
         if code != 0:
-            how = "refuses the file" if code > 0 else f"died on the file ({_signal(-code)})"
+            how = "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
             raise InputError(f"{model}: llama.cpp {how}: {_telling(self.log.read_text(encoding='utf-8', errors='replace'))}")
         return self.answer
 
@@ -138,7 +138,7 @@ def _signal(number: int) -> str:
 def _telling(log: str) -> str:
     """The line of a log that says what went wrong: a failed assertion, else the first error of llama.cpp, else the last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for pattern in (r"(GGML_ASSERT\(.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)"):
+    for pattern in (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)"):
         if found := next((match[1] for match in (re.search(pattern, line) for line in lines) if match), None):
             return found
     return lines[-1] if lines else "it said nothing"

@@ -9,11 +9,16 @@ file to write: float32 [texts, width] as .npy, or the ids of each text as JSON. 
 import http.client
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xllamacpp
 
 # Tokens in one batch, and so the longest text: attention that sees both ways needs a whole text in one batch.
 LONGEST = 2048
@@ -27,10 +32,11 @@ def limit(memory: int) -> None:
         return
     for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+        with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses to set it
+            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def serve(path: str, exact: bool) -> Any:
+def serve(path: str, exact: bool) -> "xllamacpp.Server":
     """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The pooling is the file's."""
     import xllamacpp
 
@@ -47,7 +53,7 @@ def serve(path: str, exact: bool) -> Any:
     return xllamacpp.Server(params)
 
 
-def outputs(server: Any, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def outputs(server: "xllamacpp.Server", texts: list[str]) -> NDArray[np.float32]:
     answer = server.handle_embeddings({"input": texts, "embd_normalize": -1})
     if "error" in answer:
         raise RuntimeError(f"error: {answer['error'].get('message', answer['error'])}")
@@ -55,7 +61,7 @@ def outputs(server: Any, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float3
     return np.array([row["embedding"] for row in rows], np.float32)
 
 
-def tokens(server: Any, texts: list[str]) -> list[list[int]]:
+def tokens(server: "xllamacpp.Server", texts: list[str]) -> list[list[int]]:
     connection = http.client.HTTPConnection(urlsplit(server.listening_address).netloc)
     found = []
     for text in texts:

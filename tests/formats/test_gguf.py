@@ -1,0 +1,192 @@
+import json
+import struct
+from pathlib import Path
+
+import gguf
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+
+from epmq_export.errors import InputError
+from epmq_export.family import Family
+from epmq_export.grids import GRIDS
+from epmq_export.packed import Packed, PackedTensor
+from formats.gguf import Gguf
+from formats.gguf_blocks import decode, encode
+from formats.gguf_file import GgufFile, TensorInfo
+from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
+from tests.small_bert import small_bert, small_packed
+
+INDEX = {"recipe": {"merge_method": "ties", "who": "Zoë"}, "inputs": [{"path": "a", "sha256": "00"}], "method": {"name": "rtn"}, "versions": {"torch": "2"}}
+QUERY = "encoder.layer.0.attention.self.query.weight"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Family]:
+    place = tmp_path_factory.mktemp("small")
+    return small_packed(place / "packed", small_bert(place / "model"), index=INDEX)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, small: tuple[Packed, Family]) -> Path:
+    return Gguf().write(*small, tmp_path_factory.mktemp("written"))
+
+
+def same(one: PackedTensor | torch.Tensor, other: PackedTensor | torch.Tensor) -> bool:
+    if isinstance(one, PackedTensor) and isinstance(other, PackedTensor):
+        return one.grid == other.grid and torch.equal(one.codes, other.codes) and torch.equal(one.scales.view(torch.int16), other.scales.view(torch.int16))
+    assert isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+def changed(path: Path, packed: Packed, family: Family) -> list[str]:
+    return [stored.name for stored in Gguf().tensors(path, family) if not same(packed.tensor(stored.name), stored.value)]
+
+
+@given(st.sampled_from(sorted(GRIDS)), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(name: str, out: int, groups: int, seed: int) -> None:
+    grid, random = GRIDS[name], torch.Generator().manual_seed(seed)
+    codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=random, dtype=torch.int8)
+    bits = torch.randint(-(2**15), 2**15, (out, groups), generator=random, dtype=torch.int16)
+    scales = torch.where(bits.view(torch.float16).isfinite(), bits, 0).view(torch.float16)  # subnormal and negative ones among them
+    tensor = PackedTensor(grid, codes, scales)
+    raw = encode(tensor).reshape(-1)
+    kind = gguf.GGMLQuantizationType[name]
+    assert same(tensor, decode(Path("x"), TensorInfo("x", kind, (out, groups * grid.group), 0, raw.size), raw))
+    theirs = gguf.quants.dequantize(raw, kind).reshape(out, -1)
+    assert np.array_equal(theirs, tensor.dequantise().numpy())
+
+
+def test_the_file_holds_every_tensor_bit_for_bit(written: Path, small: tuple[Packed, Family]) -> None:
+    packed, family = small
+    stored = list(Gguf().tensors(written, family))
+    assert sorted(tensor.name for tensor in stored) == packed.names()
+    assert changed(written, packed, family) == []
+    assert {type(tensor.value) for tensor in stored} == {PackedTensor, torch.Tensor}
+
+
+def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
+    packed, family = small
+    reader = gguf.GGUFReader(written)
+    names = {there: here for here, there in family.gguf().names.items()}
+    for tensor in reader.tensors:
+        assert np.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type), packed.load(names[tensor.name]).float().numpy())
+    fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    assert fields["general.architecture"] == "bert"
+    assert fields["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_0
+    assert fields["general.alignment"] == 32
+    assert fields["bert.attention.causal"] is False
+    for key, value in family.gguf().metadata.items():
+        assert fields[key] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_where_it_came_from_stands_in_the_file(written: Path) -> None:
+    found = GgufFile.open(written).metadata
+    for key, value in INDEX.items():
+        assert json.loads(found[f"epmq.{key}"].value) == value
+
+
+def test_one_packed_checkpoint_gives_the_same_bytes(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    packed, _ = small
+    from converters import open_family
+
+    again = Gguf().write(Packed(packed.directory), open_family(packed.directory), tmp_path)
+    assert again.read_bytes() == written.read_bytes()
+    assert Gguf().differences(written, packed, small[1]) == []
+
+
+@pytest.mark.parametrize(("grid", "expected"), [("Q8_0", gguf.LlamaFileType.MOSTLY_Q8_0), (None, gguf.LlamaFileType.ALL_F32)])
+def test_the_file_type_is_that_of_most_matrices(grid: str | None, expected: int, tmp_path: Path) -> None:
+    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model"), grid=grid)
+    path = Gguf().write(packed, family, tmp_path)
+    assert GgufFile.open(path).metadata["general.file_type"].value == expected
+    assert changed(path, packed, family) == []
+    assert Gguf().differences(path, packed, family) == []
+
+
+def test_a_flipped_nibble_and_a_flipped_scale_show(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    start = tensor_at(written, "blk.0.attn_q.weight")
+    content = written.read_bytes()
+    for at in (start, start + 1, start + 5):  # the scale's two bytes, and two codes
+        path = edited(written, tmp_path / "model.gguf", at, bytes([content[at] ^ 0x10]))
+        assert changed(path, *small) == [QUERY]
+        assert Gguf().differences(path, *small) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "new", "sentence"),
+    [
+        ("bert.pooling_type", struct.pack("<I", 2), "key bert.pooling_type: found 2, expected 1"),
+        ("bert.attention.head_count", struct.pack("<I", 8), "key bert.attention.head_count: found 8, expected 4"),
+        ("bert.attention.causal", b"\1", "key bert.attention.causal: found True, expected False"),
+        ("tokenizer.ggml.add_sep_token", b"\0", "key tokenizer.ggml.add_sep_token: found False, expected True"),
+    ],
+)
+def test_a_changed_key_is_named(key: str, new: bytes, sentence: str, written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    path = edited(written, tmp_path / "model.gguf", value_at(written, key), new)
+    assert Gguf().differences(path, *small) == [sentence]
+
+
+def test_a_changed_token_is_named(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    path = edited(written, tmp_path / "model.gguf", token_at(written, "▁weather") + 3, b"l")
+    assert Gguf().differences(path, *small) == ["key tokenizer.ggml.tokens[6]: found '▁leather', expected '▁weather'"]
+
+
+def test_a_renamed_key_is_one_missing_and_one_more(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    key = b"bert.pooling_type"
+    path = edited(written, tmp_path / "model.gguf", written.read_bytes().index(key), key.upper())
+    assert Gguf().differences(path, *small) == ["key bert.pooling_type is missing: expected 1", "key BERT.POOLING_TYPE is not expected: found 1"]
+
+
+def test_a_changed_type_of_a_key_is_named(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    at = value_at(written, "bert.pooling_type") - 4
+    path = edited(written, tmp_path / "model.gguf", at, struct.pack("<I", gguf.GGUFValueType.INT32))
+    assert Gguf().differences(path, *small) == ["key bert.pooling_type: found type INT32, expected UINT32"]
+
+
+def test_a_renamed_tensor_is_named_and_still_yielded(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    name = b"blk.1.ffn_up.weight"
+    path = edited(written, tmp_path / "model.gguf", written.read_bytes().index(name), b"blk.7")
+    assert Gguf().differences(path, *small) == [
+        "tensor blk.1.ffn_up.weight: found none, expected Q4_0 [128, 64]",
+        "tensor blk.7.ffn_up.weight: found Q4_0 [128, 64], expected none",
+    ]
+    names = {stored.name for stored in Gguf().tensors(path, small[1])}
+    assert "blk.7.ffn_up.weight" in names and "encoder.layer.1.intermediate.dense.weight" not in names
+
+
+def test_the_twin_is_the_file_in_f32(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+    packed, family = small
+    bent = edited(written, tmp_path / "bent.gguf", value_at(written, "bert.pooling_type"), struct.pack("<I", 2))
+    twin = Gguf().exact(bent, tmp_path)
+    assert GgufFile.open(twin).metadata == GgufFile.open(bent).metadata
+    assert {tensor.type.name for tensor in GgufFile.open(twin).tensors.values()} == {"F32"}
+    for stored in Gguf().tensors(twin, family):
+        assert isinstance(stored.value, torch.Tensor)
+        assert torch.equal(stored.value, packed.load(stored.name).float())
+
+
+def test_a_tensor_that_is_missing_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    source = small_bert(tmp_path / "model")
+    packed, _ = small_packed(tmp_path / "packed", source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    from converters import open_family
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(InputError, match=r"packed: tensor encoder\.layer\.2\.attention\.output\.LayerNorm\.bias is missing"):
+        Gguf().write(packed, open_family(source), out)
+    assert list(out.iterdir()) == []
+
+
+def test_find_and_notes(written: Path, tmp_path: Path) -> None:
+    assert Gguf().find(written.parent) == written
+    with pytest.raises(InputError, match=r"has no model\.gguf"):
+        Gguf().find(tmp_path)
+    notes = Gguf().notes(written)
+    assert notes["bytes"] == written.stat().st_size
+    assert notes["tensors"] == {"F16": 1, "F32": 24, "Q4_0": 12}
+    assert sum(notes["tensor_bytes"].values()) < notes["bytes"]
