@@ -115,15 +115,27 @@ def _read(path: Path) -> ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
         onnx.checker.check_model(model)
+        readable = all(isinstance(name, str) for name in _names(model))
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror})") from None
     except DecodeError:
         raise InputError(f"{path}: not an ONNX file, or not all of one") from None
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0]})") from None
+    if not readable:  # protobuf then gives bytes for a string, or raises
+        raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
     for tensor in model.graph.initializer:
         onnx_weights.check(tensor, str(path))
     return model
+
+
+def _names(model: ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        yield from (*node.input, node.op_type)
+    for tensor in model.graph.initializer:
+        yield tensor.name
+    for item in model.metadata_props:
+        yield from (item.key, item.value)
 
 
 def _properties(path: Path, model: ModelProto) -> dict[str, str]:

@@ -14,7 +14,8 @@ _DTYPES: dict[int, torch.dtype] = {TensorProto.INT8: torch.int8, TensorProto.FLO
 
 def size(tensor: TensorProto) -> int:
     """Bytes of data that its type and dims ask for."""
-    return (prod(tensor.dims) * BITS[tensor.data_type] + 7) // 8
+    bits: int = prod(tensor.dims) * BITS[tensor.data_type]
+    return (bits + 7) // 8
 
 
 def encode(tensor: TensorProto, value: Tensor) -> bytes:

