@@ -169,9 +169,7 @@ def inspect(
 
 
 @app.command()
-def run(
-    recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False
-) -> None:
+def run(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """The whole chain: merge, calibrate, export, verify."""
     _run(_Project.open(recipe, device), output, overwrite, resume)
 
@@ -251,9 +249,7 @@ def _export(packed: Packed, output: Path, names: Sequence[str], overwrite: bool,
     return written
 
 
-def _verify(
-    output: Path, packed: Packed, names: Sequence[str], project: "_Project | None", stages: console.Stages, report: Path | None
-) -> None:
+def _verify(output: Path, packed: Packed, names: Sequence[str], project: "_Project | None", stages: console.Stages, report: Path | None) -> None:
     family = open_family(packed.directory)
     written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in FORMATS.items() if name in names]
     judge = project.reference(packed) if project is not None else None
@@ -266,7 +262,9 @@ def _verify(
     for file in written:
         console.out.print(file.path)
     if verdict.broken:
-        raise VerificationFailed(f"{output}: verification failed: {verdict.broken[0]}" + (f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else ""))
+        raise VerificationFailed(
+            f"{output}: verification failed: {verdict.broken[0]}" + (f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else "")
+        )
 
 
 def _recipe_of(report: Path) -> Path | None:

@@ -85,17 +85,17 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
             logits = SCALE * embed(model, tokenizer, [text for _, text in part]) @ head.T
         loss = nn.functional.cross_entropy(logits.float(), torch.tensor([label for label, _ in part]))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        running = 0.95 * running + 0.05 * float(loss)
+        running = 0.95 * running + 0.05 * loss.item()
         if step % 50 == 49:
             print(f"{folder.name} step {step + 1}/{steps} loss {running / (1 - 0.95 ** (step + 1)):.3f}", flush=True)
     score = accuracy(model, tokenizer, head, lines(folder / "test.tsv.gz")[:300])
     print(f"{folder.name}: accuracy {score:.3f} on 300 test lines, {time.monotonic() - started:.0f} s", flush=True)
     partial = out.with_name(out.name + ".partial")
-    model.save_pretrained(partial)
+    model.save_pretrained(partial)  # type: ignore[operator]
     if lora:
         weights = partial / "adapter_model.safetensors"
         save_file({k: v.half() for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})

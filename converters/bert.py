@@ -47,7 +47,7 @@ class Stem:
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            return BertEmbeddings(self.config).eval()
+            return BertEmbeddings(self.config).eval()  # type: ignore[no-untyped-call]
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
@@ -83,7 +83,7 @@ class Layer:
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            return BertLayer(self.config).eval()
+            return BertLayer(self.config).eval()  # type: ignore[no-untyped-call]
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         mask = batch["attention_mask"][:, None, None, :].bool()

@@ -76,8 +76,8 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(title="Accuracy, percent", title_justify="left")
     if len(columns) > 7:
         table.add_column("task")
-        for row in scores:
-            table.add_column(row, justify="right")
+        for name in scores:
+            table.add_column(name, justify="right")
         for column in columns:
             table.add_row(column, *(f"{100 * row[column]:.1f}" for row in scores.values()), style="bold" if column == "average" else None)
         return table

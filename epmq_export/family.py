@@ -23,18 +23,22 @@ class TensorSource(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def load(self, name: str) -> Tensor:
-        """The tensor on the CPU in its stored dtype; InputError where the file has none of that name."""
+        """The tensor on the CPU in its stored dtype, a copy of the caller's own; InputError where the file has none of that name."""
         ...
 
 
 class Block(Protocol):
     """A run of modules between two hidden states. The first block of a family makes the hidden state from the batch."""
 
-    name: str
-    """What its tensors' names begin with, without the dot: `encoder.layer.3`."""
+    @property
+    def name(self) -> str:
+        """What its tensors' names begin with, without the dot: `encoder.layer.3`."""
+        ...
 
-    steps: tuple[tuple[str, ...], ...]
-    """The paths of its linears and norms, in the order of the data. The members of a step share one input."""
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of its linears and norms, in the order of the data. The members of a step share one input."""
+        ...
 
     def build(self) -> nn.Module:
         """The family's own module, its parameters on the meta device."""
@@ -79,13 +83,21 @@ class OnnxSpec:
 
 
 class Family(Protocol):
-    name: str
-    directory: Path
-    """Config, tokenizer and everything else that must travel with the weights."""
+    @property
+    def name(self) -> str: ...
 
-    blocks: Sequence[Block]
-    embeddings: Sequence[str]
-    """Tensors that are tables of rows by token, which a recipe may store on a grid of their own."""
+    @property
+    def directory(self) -> Path:
+        """Config, tokenizer and everything else that must travel with the weights."""
+        ...
+
+    @property
+    def blocks(self) -> Sequence[Block]: ...
+
+    @property
+    def embeddings(self) -> Sequence[str]:
+        """Tensors that are tables of rows by token, which a recipe may store on a grid of their own."""
+        ...
 
     def canonical(self, name: str) -> str | None:
         """A checkpoint's tensor name as this project uses it; None for one that the exported model does not need."""

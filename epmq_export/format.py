@@ -28,8 +28,10 @@ class StoredTensor:
 
 
 class Format(Protocol):
-    name: str
-    """As in `--format` and in a recipe: `gguf`, `onnx`."""
+    @property
+    def name(self) -> str:
+        """As in `--format` and in a recipe: `gguf`, `onnx`."""
+        ...
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         """Write the model into the folder (which exists and is empty); the path of the model file."""

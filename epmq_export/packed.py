@@ -95,10 +95,11 @@ class Packed:
             self.grids[name] = GRIDS[grid]
         weights = directory / WEIGHTS
         try:
-            self._file = safe_open(weights, "pt")
-            stored = set(self._file.keys())
+            file: Any = safe_open(weights, "pt")
+            stored: set[str] = set(file.keys())
         except (SafetensorError, OSError) as error:
             raise InputError(f"{weights}: not readable as safetensors ({error})") from None
+        self._file = file
         self._names = sorted({name.removesuffix(".codes") for name in stored if not name.endswith(".scales")})
         for name in self.grids:
             for part in (f"{name}.codes", f"{name}.scales"):
@@ -115,7 +116,9 @@ class Packed:
             return PackedTensor(grid, unpack_codes(grid, self._file.get_tensor(f"{name}.codes")), self._file.get_tensor(f"{name}.scales"))
         if name not in self._names:
             raise InputError(f"{self.directory / WEIGHTS}: no tensor {name}")
-        return self._file.get_tensor(name)
+        # A copy of the caller's own: the library hands out views of one mapping.
+        plain: Tensor = self._file.get_tensor(name).clone()
+        return plain
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name in self.grids:

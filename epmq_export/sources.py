@@ -76,7 +76,11 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints) -> dict[str, Any]:
     """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No time, no machine."""
     inputs = [(path, checkpoints.base) for path in sorted({*checkpoints.base.files(), *companions(checkpoints.base.directory)})]
     inputs += [(path, expert) for expert in checkpoints.experts.values() for path in expert.files()]
-    hashed = [{"path": f"{_name(model)}/{path.relative_to(model.directory)}", "sha256": files.sha256(path)} for path, model in inputs if path.is_relative_to(model.directory)]
+    hashed = [
+        {"path": f"{_name(model)}/{path.relative_to(model.directory)}", "sha256": files.sha256(path)}
+        for path, model in inputs
+        if path.is_relative_to(model.directory)
+    ]
     hashed += [{"path": _relative(path, recipe.directory), "sha256": files.sha256(path)} for path in recipe.files]
     packages = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
     return {

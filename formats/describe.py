@@ -1,1 +1,2 @@
-def describe(path): raise SystemExit
+def describe(path):
+    raise SystemExit

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -135,9 +136,8 @@ class _BlockWalk:
         first = [step[0] for step in self.block.steps]
         for t, task in enumerate(self.c.tasks):
             module = load_block(self.block, task.expert, self.c.device)
-            for b, batch in enumerate(self.batches[t]):
-                hidden = self._hidden("expert", t, b)
-                seen, result = inputs_of(module, first, lambda h=hidden, x=batch, m=module: run_block(self.block, m, h, x, self.c.device), stop=False)
+            for b in range(len(self.batches[t])):
+                seen, result = inputs_of(module, first, partial(self._run, module, "expert", t, b), stop=False)
                 for step, value in zip(first, seen, strict=True):
                     self.kept.put(("input", step, t, b), value.cpu())
                 assert result is not None
@@ -146,9 +146,8 @@ class _BlockWalk:
     def advance(self) -> None:
         """Carry the student's hidden states through the finished block."""
         for t, batches in enumerate(self.batches):
-            for b, batch in enumerate(batches):
-                hidden = run_block(self.block, self.student, self._hidden("student", t, b), batch, self.c.device)
-                self.kept.put(("student", t, b), hidden.cpu())
+            for b in range(len(batches)):
+                self.kept.put(("student", t, b), self._run(self.student, "student", t, b).cpu())
                 for step in self.block.steps:
                     self.kept.drop(("input", step[0], t, b))
 
@@ -162,9 +161,8 @@ class _BlockWalk:
     def _solve_linears(self, step: tuple[str, ...]) -> None:
         problems = {}
         for path in step:
-            linear = self.student.get_submodule(path)
             name = f"{self.block.name}.{path}"
-            bias = None if linear.bias is None else self._anchor(f"{name}.bias")
+            bias = self._anchor(f"{name}.bias") if f"{path}.bias" in self.student.state_dict() else None
             problems[path] = LinearProblem.start(self._anchor(f"{name}.weight"), bias, self.c.method.damping)
         moments = []
         for t in range(len(self.c.tasks)):
@@ -181,10 +179,12 @@ class _BlockWalk:
 
     def _round(self, path: str, problem: LinearProblem, h: Tensor, lower: Tensor | None) -> None:
         name = f"{self.block.name}.{path}.weight"
-        merged = self.student.get_submodule(path).weight.detach()
-        # With the merged model as target N = W_m H, so W* is W_m itself.
-        best = merged.double() if self.c.method.target == "merged" else problem.solution(lower) if lower is not None else None
-        assert best is not None
+        merged = self.student.get_parameter(f"{path}.weight").detach()
+        if self.c.method.target == "merged":
+            best = merged.double()  # N = W_m H, so W* is W_m itself
+        else:
+            assert lower is not None
+            best = problem.solution(lower)
         if not bool(torch.isfinite(best).all()):
             raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
         storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
@@ -196,9 +196,7 @@ class _BlockWalk:
         except CalibrationError as error:
             raise CalibrationError(f"{name}: {error}") from None
         shipped = value.dequantise() if isinstance(value, PackedTensor) else value
-        self.losses.append(
-            LayerLoss(name, storage_name(storage), problem.loss(merged, h), problem.loss(best, h), problem.loss(shipped, h))
-        )
+        self.losses.append(LayerLoss(name, storage_name(storage), problem.loss(merged, h), problem.loss(best, h), problem.loss(shipped, h)))
         self._ship(f"{path}.weight", value)
         if problem.anchor_bias is not None and self.c.method.affine == "solved":
             self._ship(f"{path}.bias", problem.bias(shipped).float())
@@ -226,8 +224,7 @@ class _BlockWalk:
         sums: TaskMoments | None = None
         alpha = self.c.method.alpha
         for b, batch in enumerate(self.batches[t]):
-            hidden = self._hidden("student", t, b)
-            (student,), _ = inputs_of(self.student, step[:1], lambda h=hidden, x=batch: run_block(self.block, self.student, h, x, self.c.device), stop=True)
+            (student,), _ = inputs_of(self.student, step[:1], partial(self._run, self.student, "student", t, b), stop=True)
             weights = self.block.row_weights(step, batch).flatten().to(self.c.device)
             rows = weights > 0
             student = student.flatten(0, 1)[rows]
@@ -240,9 +237,10 @@ class _BlockWalk:
         assert sums is not None
         return sums.moments(not self.experts_run, f"{self.block.name}.{step[0]}, task {self.c.tasks[t].name}")
 
-    def _hidden(self, stream: str, t: int, b: int) -> Tensor | None:
+    def _run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
+        """A stream's next hidden state for one batch."""
         first = self.block.name == self.c.family.blocks[0].name
-        return None if first else self.kept.get((stream, t, b))
+        return run_block(self.block, module, None if first else self.kept.get((stream, t, b)), self.batches[t][b], self.c.device)
 
     def _anchor(self, name: str) -> Tensor:
         """A = W_0 + rho (W_m - W_0), float32."""

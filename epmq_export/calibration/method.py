@@ -24,8 +24,12 @@ class Method:
     """Biases and norms: the merged model's, or solved on the same statistics."""
 
     def override(self, *, alpha: float | None, rho: float | None, damping: float | None) -> "Method":
-        given = {"alpha": alpha, "rho": rho, "damping": damping}
-        return replace(self, **{key: value for key, value in given.items() if value is not None})
+        return replace(
+            self,
+            alpha=self.alpha if alpha is None else alpha,
+            rho=self.rho if rho is None else rho,
+            damping=self.damping if damping is None else damping,
+        )
 
 
 # Sources: GPTQ arXiv 2210.17323; RegMean 2212.09849; E-PMQ 2605.16882, its equations as we derive them; FeatCal 2605.13030.

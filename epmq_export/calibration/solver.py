@@ -1,6 +1,6 @@
 """The quadratic of docs/method.md, for one linear or one norm, summed over tasks and solved in float64.
 
-    L(Q) = sum_t E_t ||Q x_s - W_t x*||^2 / n_t + lambda ||Q - A||_F^2
+L(Q) = sum_t E_t ||Q x_s - W_t x*||^2 / n_t + lambda ||Q - A||_F^2
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,16 @@ from epmq_export.errors import CalibrationError
 
 def hessian(moments: list[Moments], damping: float) -> Tensor:
     """H = sum_t H_t + lambda I, [in, in]."""
-    total = torch.stack([m.student for m in moments]).sum(0)
-    return total + damping * torch.eye(len(total), dtype=total.dtype, device=total.device)
+    total = torch.zeros_like(moments[0].student)
+    for task in moments:
+        total += task.student
+    total.diagonal().add_(damping)
+    return total
 
 
 def factor(hessian: Tensor, place: str) -> Tensor:
     """The lower Cholesky factor of H; CalibrationError, naming `place`, where H is singular. Nothing is added to make it pass."""
+    lower: Tensor
     lower, info = torch.linalg.cholesky_ex(hessian)
     if int(info) > 0:
         raise CalibrationError(f"{place}: its Hessian is singular at input channel {int(info) - 1}; raise calibration.lambda, or give more samples")

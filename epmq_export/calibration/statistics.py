@@ -21,8 +21,10 @@ class TaskMoments:
 
     @classmethod
     def zeros(cls, width: int, device: torch.device) -> "TaskMoments":
-        square = (torch.zeros(width, width, device=device) for _ in range(3))
-        return cls(*square, torch.zeros(width, device=device), torch.zeros(width, device=device))
+        def square() -> Tensor:
+            return torch.zeros(width, width, device=device)
+
+        return cls(square(), square(), square(), torch.zeros(width, device=device), torch.zeros(width, device=device))
 
     def add(self, student: Tensor, target: Tensor | None, weights: Tensor) -> None:
         """Add rows [n, in] with weights [n]; a target of None is the student's own input (alpha = 0)."""

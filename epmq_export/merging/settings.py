@@ -1,6 +1,5 @@
 """What a recipe says about a merge: a rule, its numbers, and the numbers of each model."""
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging.parameters import Parameter, flag, parameter
+from epmq_export.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def merge_settings(merge_method: str, parameters: Mapping[str, Any], models: Seq
     rule or parameter, with the nearest valid name, and for a value of the wrong kind.
     """
     if merge_method not in DEFAULTS:
-        raise RecipeError(f"merge_method is {merge_method!r}, expected one of {', '.join(DEFAULTS)}{_nearest(str(merge_method), DEFAULTS)}")
+        raise RecipeError(f"merge_method is {merge_method!r}, expected one of {', '.join(DEFAULTS)}{did_you_mean(str(merge_method), DEFAULTS)}")
     if not models:
         raise RecipeError("models is empty, expected one or more experts to merge")
     defaults = DEFAULTS[merge_method]
@@ -98,12 +98,7 @@ def merge_settings(merge_method: str, parameters: Mapping[str, Any], models: Seq
 def _check_names(where: str, given: Mapping[str, Any], valid: Sequence[str]) -> None:
     for key in given:
         if key not in valid:
-            raise RecipeError(f"{where}: {key!r} is unknown, expected one of {', '.join(valid)}{_nearest(str(key), valid)}")
-
-
-def _nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+            raise RecipeError(f"{where}: {key!r} is unknown, expected one of {', '.join(valid)}{did_you_mean(str(key), valid)}")
 
 
 def _outside(values: Sequence[float]) -> float:

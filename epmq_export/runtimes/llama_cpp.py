@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,9 @@ class LlamaCpp:
     memory: int = 8 << 30
     """Bytes of address space that a process may take, beside three times the file; where the system can bound it."""
 
-    name: str = "llama.cpp"
-    format: str = "gguf"
+    name: ClassVar[str] = "llama.cpp"
+    format: ClassVar[str] = "gguf"
+    approximate: ClassVar[bool] = True
 
     def version(self) -> str:
         how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"

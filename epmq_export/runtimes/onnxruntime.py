@@ -28,6 +28,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     format = "onnx"
+    approximate = False
 
     def version(self) -> str:
         return str(_module().__version__)

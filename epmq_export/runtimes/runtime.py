@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 
 class Runtime(Protocol):
-    name: str
-    format: str
-    """The name of the format that it reads."""
+    @property
+    def name(self) -> str: ...
 
-    approximate: bool
-    """Whether it computes what `Family.approximate` does."""
+    @property
+    def format(self) -> str:
+        """The name of the format that it reads."""
+        ...
+
+    @property
+    def approximate(self) -> bool:
+        """Whether it computes what `Family.approximate` does."""
+        ...
 
     def version(self) -> str:
         """MissingRuntime, with what to install, where it is not there."""

@@ -159,5 +159,3 @@ def check_tasks(
     facts["worst_drop"] = max(drops.values(), default=0.0)
     facts["passed"] = not broken
     return Check("tasks", facts, broken), scores
-
-

@@ -35,9 +35,7 @@ class Bench:
     def build(cls, sources: Sources, tasks: Sequence[Task], device: torch.device) -> "Bench":
         family = sources.family
         texts = {task.name: [family.truncate(text) for text in task.evaluation] for task in tasks}
-        heads = {
-            task.name: torch.from_numpy(reference.outputs(family, sources.base, task.label_texts, device)) for task in tasks if task.truth is not None
-        }
+        heads = {task.name: torch.from_numpy(reference.outputs(family, sources.base, task.label_texts, device)) for task in tasks if task.truth is not None}
         experts = {task.name: reference.outputs(family, sources.experts[task.expert], texts[task.name], device) for task in tasks}
         return cls(tasks, texts, heads, experts)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,16 @@ class Judge:
     verify: RecipeVerify
 
     @classmethod
-    def build(cls, sources: Sources, tasks: Sequence[Task], packed: Packed, verify: RecipeVerify, device: torch.device, progress: Callable[[str], None]) -> "Judge":
+    def build(
+        cls, sources: Sources, tasks: Sequence[Task], packed: Packed, verify: RecipeVerify, device: torch.device, progress: Callable[[str], None]
+    ) -> "Judge":
         progress("experts")
         bench = Bench.build(sources, tasks, device)
         rows: dict[str, Scores] = {}
         outputs: dict[str, Outputs] = {}
         for name, source in (("base", sources.base), ("merged", sources.merged), ("reference", packed)):
             progress(name)
-            outputs = bench.outputs(lambda texts, source=source: reference.outputs(sources.family, source, texts, device))
+            outputs = bench.outputs(partial(reference.outputs, sources.family, source, device=device))
             rows[name] = bench.scores(outputs)
         rows["experts"] = bench.scores(bench.experts)
         order = ("base", "experts", "merged", "reference")
@@ -85,7 +88,7 @@ def verify(
         checks.append(check_graph(file.path, packed, family, file.format, file.runtime, tolerances.graph))
         if judge is not None:
             progress(f"{row}: tasks")
-            check, found = check_tasks(file.path, judge.bench, judge.reference, lambda texts, f=file: f.runtime.outputs(f.path, texts), tolerances)
+            check, found = check_tasks(file.path, judge.bench, judge.reference, partial(file.runtime.outputs, file.path), tolerances)
             checks.append(check)
             if found:
                 scores[row] = found

@@ -157,8 +157,6 @@ def copy(tmp_path: Path) -> Written:
     return replace(model, path=FORMAT.find(tmp_path / "onnx"))
 
 
-
-
 class Change:
     """A model to change and save again."""
 

