@@ -71,7 +71,7 @@ class Calibrator:
     tasks: Sequence[TaskData]
     method: Method
     layout: Layout
-    device: torch.device = torch.device("cpu")
+    device: torch.device
     activation_bytes: int = 2 << 30
     progress: Callable[[str, int, int], None] = lambda text, done, total: None
 

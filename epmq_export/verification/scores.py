@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epmq_export.family import Family
 from epmq_export.runtimes import torch as reference
 from epmq_export.sources import Sources
 from epmq_export.tasks import Task, accuracy, agreement
