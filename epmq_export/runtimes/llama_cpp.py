@@ -40,8 +40,8 @@ class LlamaCpp:
     memory: int = 8 << 30
     """Bytes of address space that a process may take, beside three times the file; where the system can bound it."""
 
-    name: str = "llama.cpp"
-    format: str = "gguf"
+    name = "llama.cpp"
+    format = "gguf"
 
     def version(self) -> str:
         how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
