@@ -17,7 +17,7 @@ from epmq_export.family import Family, GgufSpec
 from epmq_export.format import StoredTensor
 from epmq_export.packed import Packed, PackedTensor
 from formats.gguf_blocks import decode, encode
-from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, Value
+from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, Value, shown
 
 FILE = "model.gguf"
 _FILE_TYPES = {
@@ -28,7 +28,6 @@ _FILE_TYPES = {
 }
 # Where packed.json keeps what the file tells of its origin.
 _PROVENANCE = ("recipe", "inputs", "method", "versions")
-_SHOWN = 80
 
 
 class Gguf:
@@ -72,7 +71,7 @@ class Gguf:
         found_layout = {name: (info.type, info.shape) for name, info in file.tensors.items()}
         found = _differences(file.metadata, _metadata(packed, family, spec, layout))
         found += [
-            f"tensor {name}: found {_layout_text(found_layout.get(name))}, expected {_layout_text(layout.get(name))}"
+            f"tensor {shown(name)}: found {_layout_text(found_layout.get(name))}, expected {_layout_text(layout.get(name))}"
             for name in {**layout, **found_layout}
             if found_layout.get(name) != layout.get(name)
         ]
@@ -86,7 +85,7 @@ class Gguf:
         layout = {name: (GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
         for key, value in file.metadata.items():
             if value.type == GGUFValueType.ARRAY and not value.value:
-                raise InputError(f"{path}: key {key} is an empty array")
+                raise InputError(f"{path}: key {shown(key)} is an empty array")
         twin = scratch / f"{path.stem}.f32.gguf"
         with files.whole(twin) as built:
             writer = _begin(built, file.metadata, layout)
@@ -145,8 +144,9 @@ def _metadata(packed: Packed, family: Family, spec: GgufSpec, layout: Layout) ->
     for key in _PROVENANCE:
         if key in packed.index:
             values[f"epmq.{key}"] = json.dumps(packed.index[key], ensure_ascii=False, separators=(",", ":"))
-    if own := packed.index.get("versions", {}).get("epmq-export"):
-        values["epmq.version"] = str(own)
+    versions = packed.index.get("versions")
+    if isinstance(versions, dict) and "epmq-export" in versions:
+        values["epmq.version"] = str(versions["epmq-export"])
     return {key: _value(value) for key, value in values.items()}
 
 
@@ -201,29 +201,29 @@ def _differences(found: Mapping[str, Value], expected: Mapping[str, Value]) -> l
     sentences = []
     for key in {**expected, **found}:
         there, here = found.get(key), expected.get(key)
+        label = shown(key)
         if there == here:
             continue
         if there is None:
-            sentences.append(f"key {key} is missing: expected {_short(expected[key].value)}")
+            sentences.append(f"key {label} is missing: expected {_short(expected[key].value)}")
         elif here is None:
-            sentences.append(f"key {key} is not expected: found {_short(there.value)}")
+            sentences.append(f"key {label} is not expected: found {_short(there.value)}")
         elif (there.type, there.items) != (here.type, here.items):
-            sentences.append(f"key {key}: found type {_type_text(there)}, expected {_type_text(here)}")
+            sentences.append(f"key {label}: found type {_type_text(there)}, expected {_type_text(here)}")
         elif there.type == GGUFValueType.ARRAY and len(there.value) != len(here.value):
-            sentences.append(f"key {key}: found {len(there.value)} items, expected {len(here.value)}")
+            sentences.append(f"key {label}: found {len(there.value)} items, expected {len(here.value)}")
         elif there.type == GGUFValueType.ARRAY:
             differing = [index for index, (one, other) in enumerate(zip(there.value, here.value, strict=True)) if one != other]
             first = differing[0]
             more = f" ({len(differing)} items differ)" if len(differing) > 1 else ""
-            sentences.append(f"key {key}[{first}]: found {_short(there.value[first])}, expected {_short(here.value[first])}{more}")
+            sentences.append(f"key {label}[{first}]: found {_short(there.value[first])}, expected {_short(here.value[first])}{more}")
         else:
-            sentences.append(f"key {key}: found {_short(there.value)}, expected {_short(here.value)}")
+            sentences.append(f"key {label}: found {_short(there.value)}, expected {_short(here.value)}")
     return sentences
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return shown(repr(value))
 
 
 def _type_text(value: Value) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import PackedTensor
-from formats.gguf_file import TensorInfo
+from formats.gguf_file import TensorInfo, shown
 
 PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
 
@@ -37,7 +37,7 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
         return content.view(PLAIN[info.type]).reshape(info.shape)
     grid = GRIDS.get(info.type.name)
     if grid is None or len(info.shape) != 2:
-        raise InputError(f"{path}: tensor {info.name} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(GRIDS)}")
+        raise InputError(f"{path}: tensor {shown(info.name)} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(GRIDS)}")
     return _blocks(grid, content, info.shape[0])
 
 

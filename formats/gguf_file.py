@@ -40,6 +40,15 @@ _SCALARS = {
 _LEAST_STRING, _LEAST_ENTRY, _LEAST_TENSOR = 8, 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 
+SHOWN = 80
+
+
+def shown(text: str, limit: int = SHOWN) -> str:
+    """A file's text on one line of a terminal: control characters escaped, a long one cut."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 @dataclass(frozen=True)
 class Value:
     """A metadata value with its type in the file; `items` is the type of an array's items."""
@@ -116,7 +125,7 @@ class _Parser:
         return GgufFile(self.path, version, metadata, self.place(infos, self.alignment(metadata)))
 
     def fail(self, what: str) -> NoReturn:
-        raise InputError(f"{self.path}: {what}")
+        raise InputError(f"{self.path}: {shown(what, 4 * SHOWN)}")
 
     def take(self, length: int, what: str) -> bytes:
         if length > self.size - self.at:

@@ -12,6 +12,9 @@ from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 from formats.gguf import Gguf
 
+# The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def minilm_directory() -> Path:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +40,9 @@ class LlamaCpp:
     memory: int = 8 << 30
     """Bytes of address space that a process may take, beside three times the file; where the system can bound it."""
 
-    name: ClassVar[str] = "llama.cpp"
-    format: ClassVar[str] = "gguf"
-    approximate: ClassVar[bool] = True
+    name = "llama.cpp"
+    format = "gguf"
+    approximate = True
 
     def version(self) -> str:
         how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 
+from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.grids import GRIDS
@@ -19,7 +20,12 @@ from formats.gguf_file import GgufFile, TensorInfo
 from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
 from tests.small_bert import small_bert, small_packed
 
-INDEX = {"recipe": {"merge_method": "ties", "who": "Zoë"}, "inputs": [{"path": "a", "sha256": "00"}], "method": {"name": "rtn"}, "versions": {"torch": "2"}}
+INDEX: dict[str, object] = {
+    "recipe": {"merge_method": "ties", "who": "Zoë"},
+    "inputs": [{"path": "a", "sha256": "00"}],
+    "method": {"name": "rtn"},
+    "versions": {"torch": "2", "epmq-export": "0.1"},
+}
 QUERY = "encoder.layer.0.attention.self.query.weight"
 
 
@@ -86,12 +92,11 @@ def test_where_it_came_from_stands_in_the_file(written: Path) -> None:
     found = GgufFile.open(written).metadata
     for key, value in INDEX.items():
         assert json.loads(found[f"epmq.{key}"].value) == value
+    assert found["epmq.version"].value == "0.1"
 
 
 def test_one_packed_checkpoint_gives_the_same_bytes(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
     packed, _ = small
-    from converters import open_family
-
     again = Gguf().write(Packed(packed.directory), open_family(packed.directory), tmp_path)
     assert again.read_bytes() == written.read_bytes()
     assert Gguf().differences(written, packed, small[1]) == []
@@ -173,8 +178,6 @@ def test_a_tensor_that_is_missing_is_named_and_nothing_is_left(tmp_path: Path) -
     packed, _ = small_packed(tmp_path / "packed", source)
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    from converters import open_family
-
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(InputError, match=r"packed: tensor encoder\.layer\.2\.attention\.output\.LayerNorm\.bias is missing"):

@@ -58,6 +58,7 @@ FORGERIES: dict[str, tuple[bytes, str]] = {
     "array of arrays": (forged(entry("k", ARRAY, struct.pack("<IQ", ARRAY, 1) + bytes(12))), "'k' is an array of arrays"),
     "type 99": (forged(entry("k", 99, bytes(8))), "k is of type 99, expected one of GGUF's 0 to 12"),
     "bool 7": (forged(entry("k", BOOL, b"\7")), "'k' holds a 7, expected a bool"),
+    "key of control characters": (forged(entry("k\x1b[2J\n" + "y" * 999, 99, bytes(8))), r"k\\x1b\[2J\\ny+…$"),
     "key twice": (forged(entry("k", BOOL, b"\1"), entry("k", BOOL, b"\1")), "key 'k' stands twice"),
     "alignment 0": (forged(entry("general.alignment", UINT32, bytes(4))), "general.alignment is 0"),
     "alignment 24": (forged(entry("general.alignment", UINT32, struct.pack("<I", 24))), "general.alignment is 24"),

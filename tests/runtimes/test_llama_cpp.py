@@ -76,7 +76,7 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def test_it_tokenises_the_hard_texts_as_the_model_s_tokenizer_does(minilm_gguf: Path, minilm_packed: tuple[Packed, Family]) -> None:
     expected = [batch["input_ids"][0].tolist() for batch in minilm_packed[1].batches(HARD_TEXTS, 1)]
     found = LlamaCpp().tokens(minilm_gguf, HARD_TEXTS)
-    assert {text: ids for text, ids in zip(HARD_TEXTS, found, strict=True)} == {text: ids for text, ids in zip(HARD_TEXTS, expected, strict=True)}
+    assert dict(zip(HARD_TEXTS, found, strict=True)) == dict(zip(HARD_TEXTS, expected, strict=True))
 
 
 def test_the_twin_agrees_with_torch(twin: Path, reference: NDArray[np.float32]) -> None:
@@ -197,5 +197,5 @@ def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingRuntime, match=r"xllamacpp is .*, expected 1\.2\.3: pip install xllamacpp==1\.2\.3"):
         LlamaCpp().version()
     monkeypatch.setattr(llama_cpp, "PACKAGE", "xllamacpp-that-is-not-there")
-    with pytest.raises(MissingRuntime, match="llama.cpp is not installed: pip install"):
+    with pytest.raises(MissingRuntime, match=r"llama\.cpp is not installed: pip install"):
         LlamaCpp().version()
