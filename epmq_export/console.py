@@ -116,6 +116,10 @@ def show_verdict(verdict: Verdict) -> None:
     if verdict.scores:
         out.print(scores_table(verdict.scores))
     out.print(checks_table(verdict.files))
+    for file in verdict.files:
+        if "fused" in file["notes"]:
+            fused, linears = file["notes"]["fused"], file["notes"]["linears"]
+            out.print(f"{file['format']}: {file['runtime']} fuses {fused} of {linears} quantised linears", style=None if fused == linears else "yellow")
     for sentence in verdict.broken:
         out.print(f"✗ {sentence}", style="red", markup=False)
     out.print("verdict: fail" if verdict.broken else "verdict: pass", style="bold red" if verdict.broken else "bold green")

@@ -48,7 +48,10 @@ def open_checkpoints(recipe: Recipe) -> Checkpoints:
         location = recipe.location(model.model)
         experts[location] = open_checkpoint(location, base)
         require_same_vocabulary(base.directory, experts[location].directory, model.model)
-    settings = merge_settings(recipe.merge_method, recipe.parameters, [(model.model, model.parameters) for model in recipe.experts])
+    try:
+        settings = merge_settings(recipe.merge_method, recipe.parameters, [(model.model, model.parameters) for model in recipe.experts])
+    except RecipeError as error:
+        raise RecipeError(f"{recipe.path}: {error}") from None
     return Checkpoints(base, experts, settings)
 
 

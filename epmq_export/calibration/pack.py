@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from epmq_export import packed
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.family import Family
 from epmq_export.files import partial
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
@@ -29,6 +31,7 @@ def calibrate(
     Finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
     """
     quantization = recipe.quantization
+    _require_matches(recipe, sources.family)
     calibrator = Calibrator(
         sources.family,
         sources.base,
@@ -52,3 +55,11 @@ def calibrate(
     packed.write(directory, tensors, {**index, "notes": notes, "layers": [asdict(loss) for loss in losses]}, sources.family.directory)
     finished.remove()
     return Packed(directory)
+
+
+def _require_matches(recipe: Recipe, family: Family) -> None:
+    """RecipeError for a pattern of `keep` that keeps nothing."""
+    names = [f"{block.name}.{path}.weight" for block in family.blocks for step in block.steps for path in step]
+    for i, pattern in enumerate(recipe.quantization.keep):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise recipe.mistake(("quantization", "keep", i), f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {names[-1]}")
