@@ -1,0 +1,106 @@
+"""Small models, experts and tasks, written by code, for tests of the whole chain.
+
+The words are made up, and each task's classes have words of their own. An encoder with random weights gives texts that share words
+outputs that point the same way, so label texts work as heads and accuracies are high: a broken file shows as a drop.
+"""
+
+import itertools
+import json
+import random
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertModel
+from transformers.models.bert import BertTokenizer
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SYLLABLES = tuple(a + b for a, b in itertools.product("bdfgklmnprstv", "aeiou"))
+WORDS = tuple(random.Random(0).sample([a + b for a, b in itertools.product(SYLLABLES, SYLLABLES)], 850))
+LETTERS = (*string.ascii_lowercase, *string.digits, *".,!?'-")
+VOCABULARY = (*SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS, *(f"##{syllable}" for syllable in SYLLABLES))
+# The first words belong to classes, ten to each; the others to none.
+_OF_A_CLASS = 10
+
+
+def class_words(task: int, label: int) -> Sequence[str]:
+    start = (4 * task + label) * _OF_A_CLASS
+    return WORDS[start : start + _OF_A_CLASS]
+
+
+def base(directory: Path, *, width: int = 128, layers: int = 3, heads: int = 4, pooling: str = "mean", vocabulary: Sequence[str] = VOCABULARY) -> Path:
+    """A sentence encoder with random weights: config, safetensors, WordPiece tokenizer, pooling."""
+    torch.manual_seed(width)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=2 * width,
+        max_position_embeddings=64,
+        initializer_range=0.05,
+    )
+    BertModel(config).save_pretrained(directory)
+    _companions(directory, vocabulary, pooling)
+    return directory
+
+
+def full_expert(directory: Path, base: Path, seed: int, *, shards: bool = False, vocabulary: Sequence[str] = VOCABULARY) -> Path:
+    """The base with noise on every matrix of its layers; its own tokenizer beside it."""
+    torch.manual_seed(seed)
+    model = BertModel.from_pretrained(base)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("encoder") and parameter.ndim == 2:
+                parameter += 0.01 * torch.randn_like(parameter)
+    model.save_pretrained(directory, max_shard_size="600KB" if shards else "5GB")
+    _companions(directory, vocabulary, "mean")
+    return directory
+
+
+def lora_expert(directory: Path, base: Path, seed: int) -> Path:
+    """A PEFT adapter on the base, as PEFT writes it, rank-stabilised."""
+    torch.manual_seed(seed)
+    settings = LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["query", "value", "intermediate.dense"])
+    model = get_peft_model(BertModel.from_pretrained(base), settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(directory)
+    return directory
+
+
+def texts(task: int, count: int, seed: int) -> list[tuple[int, str]]:
+    """Labels 0..2 and distinct texts of a task: words of the class among words of none."""
+    draw = random.Random(f"{task} {seed}")
+    found: dict[str, int] = {}
+    while len(found) < count:
+        label = len(found) % 3
+        words = [*draw.sample(class_words(task, label), 4), *draw.sample(WORDS[400:], 3)]
+        draw.shuffle(words)
+        found.setdefault(" ".join(words) + draw.choice(".!?"), label)
+    return [(label, text) for text, label in found.items()]
+
+
+def label_texts(task: int) -> list[str]:
+    return [" ".join(class_words(task, label)[:6]) for label in range(3)]
+
+
+def data(directory: Path) -> Path:
+    """`N.txt` to calibrate on and `N.tsv` to judge by, for tasks 0 to 3, and `2.labels.json`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for task in range(4):
+        (directory / f"{task}.txt").write_text("".join(f"{text}\n" for _, text in texts(task, 40, seed=1)))
+        (directory / f"{task}.tsv").write_text("".join(f"c{label}\t{text}\n" for label, text in texts(task, 60, seed=2)))
+    (directory / "2.labels.json").write_text(json.dumps({f"c{label}": text for label, text in enumerate(label_texts(2))}))
+    return directory
+
+
+def _companions(directory: Path, vocabulary: Sequence[str], pooling: str) -> None:
+    tokenizer = BertTokenizer(vocab={token: row for row, token in enumerate(vocabulary)}, do_lower_case=True, model_max_length=64)
+    tokenizer.save_pretrained(directory)
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
