@@ -9,9 +9,12 @@ import json
 import random
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertModel
 from transformers.models.bert import BertTokenizer
@@ -79,14 +82,14 @@ def texts(task: int, count: int, seed: int) -> list[tuple[int, str]]:
     found: dict[str, int] = {}
     while len(found) < count:
         label = len(found) % 3
-        words = [*draw.sample(class_words(task, label), 4), *draw.sample(WORDS[400:], 3)]
+        words = [*draw.sample(class_words(task, label), 5), *draw.sample(WORDS[400:], 2)]
         draw.shuffle(words)
         found.setdefault(" ".join(words) + draw.choice(".!?"), label)
     return [(label, text) for text, label in found.items()]
 
 
 def label_texts(task: int) -> list[str]:
-    return [" ".join(class_words(task, label)[:6]) for label in range(3)]
+    return [" ".join(class_words(task, label)) for label in range(3)]
 
 
 def data(directory: Path) -> Path:
@@ -94,9 +97,60 @@ def data(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     for task in range(4):
         (directory / f"{task}.txt").write_text("".join(f"{text}\n" for _, text in texts(task, 40, seed=1)))
-        (directory / f"{task}.tsv").write_text("".join(f"c{label}\t{text}\n" for label, text in texts(task, 60, seed=2)))
+        (directory / f"{task}.tsv").write_text("".join(f"{label if task == 0 else f'c{label}'}\t{text}\n" for label, text in texts(task, 60, seed=2)))
     (directory / "2.labels.json").write_text(json.dumps({f"c{label}": text for label, text in enumerate(label_texts(2))}))
     return directory
+
+
+@dataclass(frozen=True)
+class Project:
+    """A base, experts of it, data and a recipe in one directory."""
+
+    directory: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.directory / "recipe.yaml"
+
+    def variant(self, place: Path, **changes: Any) -> Path:
+        """The recipe with other top-level values (None: without that key), written at `place`; its paths made absolute."""
+        content = {**yaml.safe_load(self.recipe.read_text()), **changes}
+        content = {key: value for key, value in content.items() if value is not None}
+        place.write_text(yaml.safe_dump(_absolute(content, self.directory), sort_keys=False))
+        return place
+
+    def one_task(self, place: Path, **changes: Any) -> Path:
+        """The recipe with its first task alone, and other values for it."""
+        task = yaml.safe_load(self.recipe.read_text())["tasks"]["list"]
+        return self.variant(place, tasks={"list": {**task, **changes}})
+
+
+def project(directory: Path) -> Project:
+    """Four tasks: labels as a list, a mapping and a JSON file, and none; full experts, one of them in shards, and adapters."""
+    model = base(directory / "base")
+    full_expert(directory / "sharded", model, 1, shards=True)
+    lora_expert(directory / "adapter", model, 2)
+    full_expert(directory / "whole", model, 3)
+    lora_expert(directory / "other", model, 4)
+    data(directory / "data")
+    texts = {f"c{label}": text for label, text in enumerate(label_texts(1))}
+    tasks: dict[str, Any] = {
+        "list": {"expert": "./sharded", "calibration": "data/0.txt", "evaluation": "data/0.tsv", "labels": label_texts(0)},
+        "mapping": {"expert": "./adapter", "calibration": "data/1.txt", "evaluation": "data/1.tsv", "labels": texts},
+        "file": {"expert": "./whole", "calibration": "data/2.txt", "evaluation": "data/2.tsv", "labels": "data/2.labels.json"},
+        "unlabelled": {"expert": "./other", "calibration": "data/3.txt"},
+    }
+    recipe = {"base_model": "./base", "tasks": tasks, "calibration": {"samples": 16}}
+    (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return Project(directory)
+
+
+def _absolute(value: Any, directory: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _absolute(item, directory) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_absolute(item, directory) for item in value]
+    return str(directory / value) if isinstance(value, str) and value.startswith(("./", "data/")) else value
 
 
 def _companions(directory: Path, vocabulary: Sequence[str], pooling: str) -> None:

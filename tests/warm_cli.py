@@ -29,6 +29,7 @@ def main() -> None:
             call(json.loads(line))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+    os._exit(0)
 
 
 def call(asked: dict[str, Any]) -> None:
