@@ -29,8 +29,9 @@ class Result:
         return lines[0].removeprefix("error: ")
 
     @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
+    def json(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.stdout)
+        return content
 
 
 def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:

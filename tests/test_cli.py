@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,8 +22,8 @@ from tests.command import Result, Warm, start
 from tests.tiny import Project
 
 
-def report(output: Path) -> Any:
-    content = json.loads((output / "report.json").read_text(encoding="utf-8"))
+def report(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
     jsonschema.validate(content, json.loads(SCHEMA.read_text(encoding="utf-8")))
     return content
 
@@ -306,7 +306,8 @@ def test_models_that_are_none(say: Callable[..., str], project: Project, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("command", "limit", "file"), [("merge", 100_000, "out"), ("calibrate", 20_000, ".out.blocks/embeddings.safetensors"), ("export", 100_000, "out/gguf/model.gguf")]
+    ("command", "limit", "file"),
+    [("merge", 100_000, "out"), ("calibrate", 20_000, ".out.blocks/embeddings.safetensors"), ("export", 100_000, "out/gguf/model.gguf")],
 )
 def test_a_full_disk(command: str, limit: int, file: str, epmq: Warm, project: Project, ran: tuple[Path, Result], tmp_path: Path) -> None:
     """A limit on a file's size fails a write as a full disk does."""

@@ -57,7 +57,7 @@ def full_expert(directory: Path, base: Path, seed: int, *, shards: bool = False,
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith("encoder") and parameter.ndim == 2:
-                parameter += 0.01 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.01)
     model.save_pretrained(directory, max_shard_size="600KB" if shards else "5GB")
     _companions(directory, vocabulary, "mean")
     return directory
@@ -71,8 +71,8 @@ def lora_expert(directory: Path, base: Path, seed: int) -> Path:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter += 0.02 * torch.randn_like(parameter)
-    model.save_pretrained(directory)
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    model.save_pretrained(str(directory))
     return directory
 
 
@@ -112,14 +112,14 @@ class Project:
     def recipe(self) -> Path:
         return self.directory / "recipe.yaml"
 
-    def variant(self, place: Path, **changes: Any) -> Path:
+    def variant(self, place: Path, **changes: object) -> Path:
         """The recipe with other top-level values (None: without that key), written at `place`; its paths made absolute."""
         content = {**yaml.safe_load(self.recipe.read_text()), **changes}
         content = {key: value for key, value in content.items() if value is not None}
         place.write_text(yaml.safe_dump(_absolute(content, self.directory), sort_keys=False))
         return place
 
-    def one_task(self, place: Path, **changes: Any) -> Path:
+    def one_task(self, place: Path, **changes: object) -> Path:
         """The recipe with its first task alone, and other values for it."""
         task = yaml.safe_load(self.recipe.read_text())["tasks"]["list"]
         return self.variant(place, tasks={"list": {**task, **changes}})
@@ -145,7 +145,7 @@ def project(directory: Path) -> Project:
     return Project(directory)
 
 
-def _absolute(value: Any, directory: Path) -> Any:
+def _absolute(value: object, directory: Path) -> object:
     if isinstance(value, dict):
         return {key: _absolute(item, directory) for key, item in value.items()}
     if isinstance(value, list):
