@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -12,7 +12,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from epmq_export.verification.verify import Verdict
+from epmq_export.description import Description
+from epmq_export.listing import origin, rows, short, visible
+
+if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+    from epmq_export.doctor import Diagnosis
+    from epmq_export.verification.verify import Verdict
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 # Without a terminal a stage says where it is this often, in seconds.
@@ -112,7 +117,7 @@ def _mark(passed: bool, text: str) -> Text:
     return Text(f"✓ {text}".strip(), "green") if passed else Text(f"✗ {text}".strip(), "bold red")
 
 
-def show_verdict(verdict: Verdict) -> None:
+def show_verdict(verdict: "Verdict") -> None:
     if verdict.scores:
         out.print(scores_table(verdict.scores))
     out.print(checks_table(verdict.files))
@@ -123,3 +128,56 @@ def show_verdict(verdict: Verdict) -> None:
     for sentence in verdict.broken:
         out.print(f"✗ {sentence}", style="red", markup=False)
     out.print("verdict: fail" if verdict.broken else "verdict: pass", style="bold red" if verdict.broken else "bold green")
+
+
+def show_description(description: Description) -> None:
+    """Of many layers one row, of long values the beginning; `--json` has the whole."""
+    out.print(Text.assemble((description.kind, "bold"), " ", visible(str(description.path))), soft_wrap=True)
+    if description.provenance:
+        table = _plain_table("Origin", "", "")
+        for key, value in description.provenance.items():
+            table.add_row(key, Text(origin(value)))
+        out.print(table)
+    if description.metadata:
+        table = _plain_table("Metadata", "key", "value")
+        for key, value in description.metadata.items():
+            if key.removeprefix("epmq.") not in description.provenance:
+                table.add_row(Text(visible(key)), Text(short(value)))
+        out.print(table)
+    table = _plain_table("Tensors", "name", "type", "shape", "bytes", "bits")
+    for row in rows(description.tensors):
+        tensor, many = row.tensor, f" (×{row.count})" if row.count > 1 else ""
+        shape = "×".join(str(size) for size in tensor.shape) or "scalar"
+        table.add_row(Text(visible(tensor.name) + many), tensor.type, shape, f"{row.count * tensor.bytes:,}", _bits(tensor.bits_per_weight))
+    out.print(table)
+    table = _plain_table("Totals", "type", "tensors", "weights", "bytes", "bits")
+    for kind, total in {**description.totals, "all": description.total}.items():
+        style = "bold" if kind == "all" else None
+        table.add_row(kind, f"{total.tensors:,}", f"{total.weights:,}", f"{total.bytes:,}", _bits(total.bits_per_weight), style=style)
+    out.print(table)
+
+
+def _bits(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
+
+
+def _plain_table(title: str, *columns: str) -> Table:
+    """Without lines, so that names have the room; texts fold and lose nothing."""
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 2, 0, 0), show_header=any(columns))
+    for column in columns:
+        number = column in ("tensors", "weights", "shape", "bytes", "bits")
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    return table
+
+
+def show_diagnosis(diagnosis: "Diagnosis") -> None:
+    table = _plain_table("Installed", "", "", "")
+    for part in diagnosis.parts:
+        table.add_row(_mark(part.problem is None, part.name), Text(part.found or ""), Text(part.problem or "", "red"))
+    out.print(table)
+    table = _plain_table("Free on disk", "", "", "")
+    for place in diagnosis.places:
+        table.add_row(place.use, f"{place.free / 1e9:.1f} GB", Text(visible(str(place.path))))
+    out.print(table)
+    for part in diagnosis.missing:
+        out.print(Text.assemble(f"\n{part.name}: {part.cost}. To install it:\n    ", (part.install, "bold")), soft_wrap=True)

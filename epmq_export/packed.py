@@ -89,8 +89,11 @@ class Packed:
             found = self.index.get("format") if isinstance(self.index, dict) else type(self.index).__name__
             raise InputError(f"{index}: format is {found!r}, expected {FORMAT!r}")
         self.grids: dict[str, Grid] = {}
-        for name, grid in self.index["grids"].items():
-            if grid not in GRIDS:
+        placed = self.index.get("grids")
+        if not isinstance(placed, dict):
+            raise InputError(f"{index}: grids is {placed!r:.80}, expected an object of tensors and {', '.join(GRIDS)}")
+        for name, grid in placed.items():
+            if not isinstance(grid, str) or grid not in GRIDS:
                 raise InputError(f"{index}: tensor {name} is on grid {grid!r}, expected one of {', '.join(GRIDS)}")
             self.grids[name] = GRIDS[grid]
         weights = directory / WEIGHTS
