@@ -57,6 +57,8 @@ def short(value: object) -> str:
         text = visible(value)
         return text if len(text) <= LENGTH else f"{text[:LENGTH]}… ({len(value):,} characters)"
     if isinstance(value, list | tuple):
+        if value and all(isinstance(item, Mapping) for item in value):
+            return f"{len(value):,} items of {', '.join(visible(str(key)) for key in value[0])}"
         if len(value) <= ITEMS:
             return "[" + ", ".join(short(item) for item in value) + "]"
         return f"{len(value):,} items: {', '.join(short(item) for item in value[:ITEMS])}, …"

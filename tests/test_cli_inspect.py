@@ -14,7 +14,7 @@ from formats.gguf import Gguf
 from tests.small_bert import small_bert, small_packed
 
 ROOT = Path(cli.__file__).parent
-INDEX = {
+INDEX: dict[str, object] = {
     "recipe": {"merge_method": "ties", "tasks": {"sst2": {"labels": ["[bold]no[/bold]", "yes"]}}},
     "inputs": [{"path": "base/model.safetensors", "sha256": "0123456789abcdef" * 4}],
     "method": {"name": "rtn", "alpha": 0.5},

@@ -39,7 +39,7 @@ def test_a_packed_checkpoint_shows_grids_with_their_scales(packed: Packed) -> No
     found = describe(packed.directory)
     assert found.kind == "packed checkpoint"
     assert found.provenance == INDEX
-    assert found.metadata["family"] == "bert" and "recipe" not in found.metadata
+    assert found.metadata["family"] == "bert" and not {"recipe", "grids"} & found.metadata.keys()
     assert [tensor.name for tensor in found.tensors] == packed.names()
     assert by_name(found)[QUERY] == TensorDescription(QUERY, "Q4_0", (64, 64), 64 * 64 // 32 * 18)
     assert by_name(found)[QUERY].bits_per_weight == 4.5
@@ -329,6 +329,7 @@ def test_long_values_are_short_for_people() -> None:
     assert short("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
     assert short([1, 2]) == "[1, 2]"
     assert short([f"t{i}" for i in range(30522)]) == "30,522 items: t0, t1, t2, t3, …"
+    assert short([{"tensor": "a", "loss": 1.0}] * 36) == "36 items of tensor, loss"
     assert short({"a": 1}) == '{"a": 1}'
     assert short({f"key{i}": i for i in range(50)}) == "50 keys: key0 0, key1 1, key2 2, key3 3, …"
 
