@@ -144,11 +144,11 @@ def show_description(description: Description) -> None:
             if key.removeprefix("epmq.") not in description.provenance:
                 table.add_row(Text(visible(key)), Text(short(value)))
         out.print(table)
-    table = _plain_table("Tensors", "name", "type", "shape", "bytes", "bits")
+    table = _plain_table("Tensors", "name", "×", "type", "shape", "bytes", "bits")
     for row in rows(description.tensors):
-        tensor, many = row.tensor, f" (×{row.count})" if row.count > 1 else ""
+        tensor, many = row.tensor, str(row.count) if row.count > 1 else ""
         shape = "×".join(str(size) for size in tensor.shape) or "scalar"
-        table.add_row(Text(visible(tensor.name) + many), tensor.type, shape, f"{row.count * tensor.bytes:,}", _bits(tensor.bits_per_weight))
+        table.add_row(Text(visible(tensor.name)), many, tensor.type, shape, f"{row.count * tensor.bytes:,}", _bits(tensor.bits_per_weight))
     out.print(table)
     table = _plain_table("Totals", "type", "tensors", "weights", "bytes", "bits")
     for kind, total in {**description.totals, "all": description.total}.items():
@@ -158,14 +158,14 @@ def show_description(description: Description) -> None:
 
 
 def _bits(number: float | None) -> str:
-    return "" if number is None else f"{number:.2f}"
+    return "" if number is None else f"{number:.4g}"
 
 
 def _plain_table(title: str, *columns: str) -> Table:
     """Without lines, so that names have the room; texts fold and lose nothing."""
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 2, 0, 0), show_header=any(columns))
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 1, 0, 0), show_header=any(columns))
     for column in columns:
-        number = column in ("tensors", "weights", "shape", "bytes", "bits")
+        number = column in ("×", "tensors", "weights", "shape", "bytes", "bits")
         table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
     return table
 

@@ -126,9 +126,7 @@ def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
 
 
 def _try(part: Part) -> Found:
-    found, problem = None, "is not installed"
-    if find_spec(part.module) is not None:
-        found, problem = _run(part.program)
+    found, problem = _run(part.program) if find_spec(part.module) is not None else (None, "is not installed")
     return Found(part.name, found, problem, part.cost, part.install, part.needed)
 
 

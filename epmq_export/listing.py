@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -10,7 +10,7 @@ import yaml
 
 from epmq_export.description import TensorDescription
 
-LENGTH, ITEMS = 60, 4
+LENGTH, ITEMS = 64, 4  # as long as a SHA-256
 _NUMBER = re.compile(r"(?<![^./])\d+(?![^./])")  # a whole part of a dotted or slashed name
 
 
@@ -57,18 +57,18 @@ def short(value: object) -> str:
         text = visible(value)
         return text if len(text) <= LENGTH else f"{text[:LENGTH]}… ({len(value):,} characters)"
     if isinstance(value, list | tuple):
+        if value and all(isinstance(item, Mapping) for item in value):
+            return f"{len(value):,} items of {', '.join(visible(str(key)) for key in value[0])}"
         if len(value) <= ITEMS:
             return "[" + ", ".join(short(item) for item in value) + "]"
         return f"{len(value):,} items: {', '.join(short(item) for item in value[:ITEMS])}, …"
     if isinstance(value, Mapping):
         whole = visible(json.dumps(value, ensure_ascii=False, default=str))
-        return whole if len(whole) <= LENGTH else f"{len(value):,} keys: {_first(value)}"
+        if len(whole) <= LENGTH:
+            return whole
+        first = [visible(str(key)) if isinstance(item, Mapping | list) else f"{visible(str(key))} {short(item)}" for key, item in value.items()]
+        return f"{len(value):,} keys: {', '.join(first[:ITEMS])}" + (", …" if len(first) > ITEMS else "")
     return str(value)
-
-
-def _first(keys: Iterable[object]) -> str:
-    names = [visible(str(key)) for key in keys]
-    return ", ".join(names[:ITEMS]) + (", …" if len(names) > ITEMS else "")
 
 
 def origin(value: object) -> str:

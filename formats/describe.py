@@ -104,7 +104,7 @@ def _packed(directory: Path) -> Description:
             tensors.append(TensorDescription(name, packed.grids[name].name, packed.shape(name), size))
         else:
             tensors.append(stored[name])
-    metadata = {key: value for key, value in packed.index.items() if key not in _PROVENANCE}
+    metadata = {key: value for key, value in packed.index.items() if key not in (*_PROVENANCE, "grids")}  # a grid is its tensor's type
     return Description("packed checkpoint", directory, metadata, tensors, {key: packed.index[key] for key in _PROVENANCE if key in packed.index})
 
 
