@@ -245,6 +245,7 @@ class _BlockWalk:
     def _anchor(self, name: str) -> Tensor:
         """A = W_0 + rho (W_m - W_0), float32."""
         merged = self.c.merged.load(name).to(self.c.device, torch.float32)
+        assert self.c.method.rho != "auto"
         if self.c.method.rho == 1.0:
             return merged
         base = self.c.base.load(name).to(self.c.device, torch.float32)
