@@ -136,7 +136,7 @@ def verify(
         raise InputError(f"{output}: found neither of {', '.join(_formats())}, expected the directories that `epmq export` writes")
     recipe = recipe or _recipe_of(output / REPORT)
     project = _Project.open(recipe, device) if recipe is not None else None
-    if project is not None and project.recipe.source != packed.index["recipe"]:
+    if project is not None and project.recipe.source != packed.index.get("recipe"):
         log.warning("%s is not the recipe that %s was made with", recipe, packed.directory)
     _verify(output, packed, names, project, console.Stages(), json_file)
 
@@ -161,7 +161,7 @@ def evaluate(
         update("base", 1, 3)
         base = bench.scores(bench.outputs(lambda texts: reference_outputs(project.sources.family, project.sources.base, texts, project.device)))
         update(model.name, 2, 3)
-        scores = {"base": base, "experts": bench.scores(bench.experts), str(model): bench.scores(bench.outputs(run))}
+        scores = {"base": base, "experts": bench.scores(bench.experts), "model": bench.scores(bench.outputs(run))}
     if as_json:
         console.out.print_json(data=scores)
     else:
@@ -260,9 +260,9 @@ def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None
     names = project.recipe.export.formats
     for name in names:
         _formats()[name][1].version()  # a missing runtime is told before the work, not after it
-    if output.exists() and not (overwrite or resume):
+    if files.taken(output) and not (overwrite or resume):
         raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
-    output.mkdir(parents=True, exist_ok=True)
+    files.make_directory(output)
     if overwrite and not resume:
         for name in (PACKED, REPORT, *_formats()):
             files.remove(output / name)
@@ -307,7 +307,7 @@ def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "_Pro
     family = open_family(packed.directory)
     written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in _formats().items() if name in names]
     judge = project.reference(packed) if project is not None else None
-    tolerances = RecipeVerify.model_validate(packed.index["recipe"].get("verify", {})) if project is None else project.recipe.verify
+    tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
     with stages.stage("verify") as update:
         verdict = verify_files(written, packed, family, tolerances, judge, lambda text: update(text, 0, 0))
     if report is not None:
@@ -336,7 +336,9 @@ def _recipe_of(report: Path) -> Path | None:
 
 def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
     """What gives a model's outputs for texts: its runtime, or PyTorch."""
+    from converters import open_family
     from epmq_export.checkpoint import open_checkpoint, renamed
+    from epmq_export.fit import require_fit, require_same_vocabulary
     from epmq_export.packed import INDEX, Packed
     from epmq_export.runtimes.torch import outputs as reference_outputs
 
@@ -347,8 +349,14 @@ def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
             return lambda texts: runtime.outputs(model, texts)
         if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():
             return lambda texts: runtime.outputs(format.find(model), texts)
-    family = project.sources.family
-    source = Packed(model) if (model / INDEX).exists() else renamed(open_checkpoint(model, project.checkpoints.base), family.canonical)
+    if (model / INDEX).exists():
+        packed, own = Packed(model), open_family(model)
+        return lambda texts: reference_outputs(own, packed, texts, project.device)
+    family, base = project.sources.family, project.checkpoints.base
+    opened = open_checkpoint(model, base)
+    require_same_vocabulary(base.directory, opened.directory, str(model))
+    source = renamed(opened, family.canonical)
+    require_fit(project.sources.base, source, str(model))
     return lambda texts: reference_outputs(family, source, texts, project.device)
 
 
@@ -364,6 +372,8 @@ def _device(name: str | None) -> "torch.device":
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RecipeError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"--device {name}: expected cpu, cuda or cuda:N")
     return device
 
 
@@ -379,7 +389,7 @@ def main() -> None:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
     except SystemExit as exit:
         if exit.code == INTERRUPTED:
-            _fail("interrupted; nothing half-written was left", INTERRUPTED)
+            _fail("interrupted; nothing half-written was left, and --resume goes on with a calibration", INTERRUPTED)
         raise
 
 

@@ -5,6 +5,7 @@ EpmqError
 ├── RecipeError          2  wrong use: a recipe, an option, an output that exists
 ├── InputError           3  a bad input file: a checkpoint, calibration data, a written model
 │   └── CalibrationError 3  the numbers of a layer cannot be solved
+├── OutputError          3  a place that cannot be written: a full disk, a file where a directory is needed
 └── MissingRuntime       4  a runtime that is needed is not installed
 """
 
@@ -26,6 +27,10 @@ class InputError(EpmqError):
 
 
 class CalibrationError(InputError):
+    exit_code = 3
+
+
+class OutputError(EpmqError):
     exit_code = 3
 
 

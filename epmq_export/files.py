@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from epmq_export.errors import RecipeError
+from safetensors import SafetensorError
+
+from epmq_export.errors import OutputError, RecipeError
 
 
 def sha256(path: Path) -> str:
@@ -21,9 +23,22 @@ def partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def taken(path: Path) -> bool:
+    """Whether something is there that a new output would replace; an empty directory is nothing."""
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
+    if taken(path) and not overwrite:
         raise RecipeError(f"{path} exists: give another place, or --overwrite")
+
+
+def make_directory(path: Path) -> None:
+    """With its parents, where it is not there; OutputError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: no directory can be made there ({error.strerror})") from None
 
 
 def remove(path: Path) -> None:
@@ -51,12 +66,28 @@ def publish(built: Path, path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a place to build a file or directory; it takes the name `path` only if the block succeeds, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a place to build a file or directory; it takes the name `path` only if the block succeeds, else it is removed.
+
+    OutputError where the system does not let it be written.
+    """
+    make_directory(path.parent)
     built = partial(path)
-    remove(built)
     try:
+        remove(built)
         yield built
         publish(built, path)
+    except OutputError as error:  # of a file in it: say its place to be
+        raise OutputError(str(error).replace(str(built), str(path))) from None
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written ({_reason(error, built)})") from None
     finally:
         remove(built)
+
+
+def _reason(error: OSError | SafetensorError, built: Path) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.strerror is None:  # numpy counts the bytes and says no more
+        return f"{error}: is the disk full?"
+    elsewhere = error.filename is not None and not Path(str(error.filename)).is_relative_to(built)
+    return f"{error.strerror}: {error.filename}" if elsewhere else error.strerror

@@ -83,7 +83,7 @@ def _shape(source: TypedSource, tensor: str) -> str:
 
 def _hint(base: TypedSource, expert: TypedSource, tensor: str) -> str:
     ours, theirs = base.shape(tensor), expert.shape(tensor)
-    return " (another vocabulary?)" if "embed" in tensor and ours[1:] == theirs[1:] else ""
+    return " (another vocabulary?)" if "embed" in tensor and len(ours) == 2 and ours[1:] == theirs[1:] else ""
 
 
 def _first(differences: list[str]) -> str:

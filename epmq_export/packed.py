@@ -88,6 +88,8 @@ class Packed:
         if not isinstance(self.index, dict) or self.index.get("format") != FORMAT:
             found = self.index.get("format") if isinstance(self.index, dict) else type(self.index).__name__
             raise InputError(f"{index}: format is {found!r}, expected {FORMAT!r}")
+        if not isinstance(self.index.get("grids"), dict):
+            raise InputError(f"{index}: grids is no object from tensors to grids")
         self.grids: dict[str, Grid] = {}
         placed = self.index.get("grids")
         if not isinstance(placed, dict):

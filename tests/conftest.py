@@ -1,8 +1,11 @@
 import importlib.util
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from converters import open_family
@@ -11,6 +14,8 @@ from epmq_export.family import Family
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 from formats.gguf import Gguf
+from tests import tiny
+from tests.command import Result, Warm, cold
 
 # The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
 torch.set_num_threads(1)
@@ -44,3 +49,43 @@ def minilm_packed(tmp_path_factory: pytest.TempPathFactory, minilm_directory: Pa
 @pytest.fixture(scope="session")
 def minilm_gguf(tmp_path_factory: pytest.TempPathFactory, minilm_packed: tuple[Packed, Family]) -> Path:
     return Gguf().write(*minilm_packed, tmp_path_factory.mktemp("gguf"))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> tiny.Project:
+    """Read only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        return tiny.project(tmp_path_factory.mktemp("tiny") / "project")
+
+
+@pytest.fixture(scope="session")
+def epmq() -> Iterator[Warm]:
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory, project: tiny.Project) -> tuple[Path, Result]:
+    """The project's recipe run by `python cli.py run` from nothing: its output (read only), and what the command said."""
+    folder = tmp_path_factory.mktemp("ran")
+    result = cold("run", project.recipe, "-o", "out", folder=folder)
+    assert result.code == 0, result.stderr
+    return folder / "out", result
+
+
+@pytest.fixture(scope="session")
+def cls_ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm) -> Path:
+    """The output of a run on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the feed-forward's matrices kept."""
+    folder = tmp_path_factory.mktemp("cls")
+    tiny.base(folder / "base", width=64, layers=1, pooling="cls")
+    tiny.full_expert(folder / "expert", folder / "base", 1)
+    tiny.data(folder / "data")
+    task = {"expert": "./expert", "calibration": "data/3.txt"}
+    settings = {"embeddings": "Q8_0", "keep": ["*.intermediate.*", "*layer.0.output.dense.weight"]}
+    recipe = {"base_model": "./base", "tasks": {"only": task}, "calibration": {"samples": 16, "method": "epmq"}, "quantization": settings}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    result = epmq("run", "recipe.yaml", "-o", "out", folder=folder)
+    assert result.code == 0, result.stderr
+    return folder / "out"

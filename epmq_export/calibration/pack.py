@@ -15,6 +15,7 @@ from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.files import partial
 from epmq_export.packed import Packed, PackedTensor
@@ -49,11 +50,15 @@ def calibrate(
     tensors: dict[str, PackedTensor | Tensor] = {}
     losses: list[LayerLoss] = []
     notes: list[str] = []
-    for block, result in calibrator.run(finished.get):
-        finished.put(block, result)
-        tensors.update(result.tensors)
-        losses += result.losses
-        notes += result.notes
+    try:
+        for block, result in calibrator.run(finished.get):
+            finished.put(block, result)
+            tensors.update(result.tensors)
+            losses += result.losses
+            notes += result.notes
+    except InputError:
+        finished.remove()  # wrong inputs stay wrong: there is nothing to go on from
+        raise
     packed.write(directory, tensors, {**index, "notes": notes, "layers": [asdict(loss) for loss in losses]}, sources.family.directory)
     finished.remove()
     return Packed(directory)

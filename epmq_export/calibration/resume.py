@@ -26,8 +26,8 @@ class FinishedBlocks:
         if directory.exists() and not resume:
             files.remove(directory)
         if mark.exists() and mark.read_text() != fingerprint:
-            raise RecipeError(f"{directory}: the interrupted run had another recipe, other inputs or other versions; start again without --resume")
-        directory.mkdir(parents=True, exist_ok=True)
+            raise RecipeError(f"{directory}: the interrupted run had another recipe, other inputs or other versions; start again with --overwrite")
+        files.make_directory(directory)
         mark.write_text(fingerprint)
 
     def put(self, block: Block, result: BlockResult) -> None:
@@ -45,7 +45,7 @@ class FinishedBlocks:
                 metadata = file.metadata()
                 tensors = unflatten({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["grids"]))  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: a finished block of the interrupted run cannot be read ({error}); start again without --resume") from None
+            raise InputError(f"{path}: a finished block of the interrupted run cannot be read ({error}); start again with --overwrite") from None
         return BlockResult(tensors, [LayerLoss(**loss) for loss in json.loads(metadata["losses"])], json.loads(metadata["notes"]))
 
     def remove(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from epmq_export.errors import EpmqError, InputError
+from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.format import Format
 from epmq_export.packed import Packed, PackedTensor
@@ -65,7 +65,7 @@ def check_codes(path: Path, packed: Packed, family: Family, format: Format, runt
                     difference = f"{runtime.name} decodes other values than the packed checkpoint holds"
             if difference is not None:
                 broken.append(f"{path}: tensor {stored.name}: {difference}")
-    except EpmqError as error:
+    except InputError as error:
         broken.append(str(error))
     else:
         broken += [f"{path}: tensor {name} of the packed checkpoint is missing" for name in sorted(expected - seen)]
@@ -95,7 +95,7 @@ def _kind(value: PackedTensor | Tensor) -> str:
 def check_metadata(path: Path, packed: Packed, family: Family, format: Format) -> Check:
     try:
         differences = format.differences(path, packed, family)
-    except EpmqError as error:
+    except InputError as error:
         differences = [str(error)]
     return Check("metadata", {"equal": not differences, "differences": len(differences)}, differences)
 
@@ -109,7 +109,7 @@ def check_graph(path: Path, packed: Packed, family: Family, format: Format, runt
         with TemporaryDirectory(prefix="epmq-verify-") as scratch:
             found = runtime.outputs(format.exact(path, Path(scratch)), texts, exact=True)
         facts["value"] = rms_relative(found, expected)
-    except EpmqError as error:
+    except InputError as error:
         return Check("graph", facts, [str(error)])
     facts["passed"] = facts["value"] <= tolerance
     if facts["passed"]:
@@ -137,7 +137,7 @@ def check_tasks(
     try:
         outputs = bench.outputs(run)
         scores = bench.scores(outputs)
-    except EpmqError as error:
+    except InputError as error:
         return Check("tasks", facts, [str(error)]), {}
     broken = []
     drops = {}

@@ -1,0 +1,70 @@
+"""The command line as a user's script sees it: arguments in, exit code, stdout and stderr out."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+# Small models gain nothing from threads, and another number of them may add up in another order.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line that says what went wrong: what stderr holds beside warnings and the stages' own lines."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.stderr
+        assert "Traceback" not in self.stderr, self.stderr
+        return lines[0].removeprefix("error: ")
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
+    """`python cli.py`, running."""
+    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def cold(*arguments: str | Path, folder: Path) -> Result:
+    """`python cli.py` from nothing."""
+    process = start(*arguments, folder=folder)
+    stdout, stderr = process.communicate(timeout=300)
+    return Result(process.returncode, stdout, stderr)
+
+
+class Warm:
+    """`python cli.py` by `warm_cli`, without the seconds that the imports take."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.warm_cli"]
+        self._server = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, *arguments: str | Path, folder: Path, file_limit: int | None = None) -> Result:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            out, err = Path(scratch, "out"), Path(scratch, "err")
+            asked = {"arguments": [*map(str, arguments)], "folder": str(folder), "stdout": str(out), "stderr": str(err), "file_limit": file_limit}
+            self._server.stdin.write(json.dumps(asked) + "\n")
+            self._server.stdin.flush()
+            code = int(self._server.stdout.readline())
+            return Result(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        assert self._server.wait(timeout=30) == 0
