@@ -44,7 +44,7 @@ INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 
 @cache
-def _formats() -> "dict[str, tuple[Format, Runtime]]":
+def known_formats() -> "dict[str, tuple[Format, Runtime]]":
     from epmq_export.runtimes.llama_cpp import LlamaCpp
     from epmq_export.runtimes.onnxruntime import OnnxRuntime
     from formats.gguf import Gguf
@@ -131,9 +131,9 @@ def verify(
     from epmq_export.packed import Packed
 
     packed = Packed(output / PACKED)
-    names = [name for name in _formats() if (output / name).is_dir()]
+    names = [name for name in known_formats() if (output / name).is_dir()]
     if not names:
-        raise InputError(f"{output}: found neither of {', '.join(_formats())}, expected the directories that `epmq export` writes")
+        raise InputError(f"{output}: found neither of {', '.join(known_formats())}, expected the directories that `epmq export` writes")
     recipe = recipe or _recipe_of(output / REPORT)
     project = _Project.open(recipe, device) if recipe is not None else None
     if project is not None and project.recipe.source != packed.index.get("recipe"):
@@ -259,12 +259,12 @@ def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None
 
     names = project.recipe.export.formats
     for name in names:
-        _formats()[name][1].version()  # a missing runtime is told before the work, not after it
+        known_formats()[name][1].version()  # a missing runtime is told before the work, not after it
     if files.taken(output) and not (overwrite or resume):
         raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
     files.make_directory(output)
     if overwrite and not resume:
-        for name in (PACKED, REPORT, *_formats()):
+        for name in (PACKED, REPORT, *known_formats()):
             files.remove(output / name)
     finished = resume and (output / PACKED).exists()
     packed = _same(Packed(output / PACKED), project) if finished else project.calibrate(output / PACKED, resume)
@@ -289,7 +289,7 @@ def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: boo
     family = open_family(packed.directory)
     written = []
     for name in names:
-        format, _ = _formats()[name]
+        format, _ = known_formats()[name]
         with stages.stage(f"write {name}"), files.whole(output / name) as built:
             built.mkdir()
             model = format.write(packed, family, built).relative_to(built)
@@ -305,7 +305,7 @@ def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "_Pro
     from epmq_export.verification.verify import verify as verify_files
 
     family = open_family(packed.directory)
-    written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in _formats().items() if name in names]
+    written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in known_formats().items() if name in names]
     judge = project.reference(packed) if project is not None else None
     tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
     with stages.stage("verify") as update:
@@ -344,7 +344,7 @@ def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
 
     if not model.exists():
         raise InputError(f"{model}: no such file or directory")
-    for name, (format, runtime) in _formats().items():
+    for name, (format, runtime) in known_formats().items():
         if model.suffix == f".{name}" and model.is_file():
             return lambda texts: runtime.outputs(model, texts)
         if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from train_experts import packaged_base
 
-from cli import FORMATS
+from cli import known_formats
 from converters import open_family
 from epmq_export import files, sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
@@ -183,7 +183,7 @@ class Results:
         return _percent((row["scores"]["average"] - ends[0]) / (ends[1] - ends[0]))
 
 
-STAGES = {"full": "full", "packed": "Q4_0, PyTorch"} | {name: f"Q4_0, {runtime.name}" for name, (_, runtime) in FORMATS.items()}
+STAGES = {"full": "full", "packed": "Q4_0, PyTorch"} | {name: f"Q4_0, {runtime.name}" for name, (_, runtime) in known_formats().items()}
 RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration, by the clock."
 
 
@@ -226,7 +226,7 @@ class Judge:
                 if stage == "packed":
                     self.score(merge, method, stage, partial(experiment.outputs, packed), seconds)
                 else:
-                    format, runtime = FORMATS[stage]
+                    format, runtime = known_formats()[stage]
                     folder = packed.directory.with_name(stage)
                     folder.mkdir()
                     self.score(merge, method, stage, partial(runtime.outputs, format.write(packed, open_family(packed.directory), folder)), {})
@@ -270,7 +270,7 @@ def judge(given: argparse.Namespace, folder: Path) -> None:
     about = {
         "settings": {"tasks": list(given.tasks), "lines": given.lines, "samples": given.samples},
         "inputs": origin["inputs"],
-        "versions": origin["versions"] | {runtime.name: runtime.version() for _, runtime in FORMATS.values()},
+        "versions": origin["versions"] | {runtime.name: runtime.version() for _, runtime in known_formats().values()},
         "machine": machine(),
     }
     results = Results(given.out, about, given.restart)
@@ -285,10 +285,10 @@ def judge(given: argparse.Namespace, folder: Path) -> None:
     reloaded = {"all": given.methods, "chosen": (DEFAULT_METHOD, "gptq", "epmq")}.get(given.reload, ())
     for method in given.methods:
         for merge in given.merges:
-            judge.packed(merge, method, list(FORMATS) if method in reloaded else [])
+            judge.packed(merge, method, list(known_formats()) if method in reloaded else [])
             judge.full(merge, method)
     if given.reload == "best" and (best := judge.best()):
-        judge.packed(*best, list(FORMATS))
+        judge.packed(*best, list(known_formats()))
 
 
 def main() -> None:
