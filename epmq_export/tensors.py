@@ -1,10 +1,13 @@
 """Named tensors with their dtypes, and the safetensors files that hold them."""
 
+import errno
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from epmq_export.errors import InputError
@@ -75,3 +78,15 @@ class SafetensorsFile:
         if name not in self._headers:
             raise InputError(f"{self.path}: no tensor {name}")
         return self._headers[name]
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write one safetensors file; OSError, naming it, where the disk does not take it."""
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from None
+    # The library writes for the owner only; a model is as readable as any other file that the user makes.
+    path.chmod(mode)
