@@ -76,41 +76,45 @@ def show_log(verbose: bool) -> None:
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Percent by row and task; with many tasks the table lies on its side, so that it fits a terminal."""
-    columns = [name for name in next(iter(scores.values())) if name != "average"] + ["average"]
+    """Percent by task; a column for each model, so that many tasks fit a terminal."""
     table = Table(title="Accuracy, percent", title_justify="left")
-    if len(columns) > 7:
-        table.add_column("task")
-        for name in scores:
-            table.add_column(name, justify="right")
-        for column in columns:
-            table.add_row(column, *(f"{100 * row[column]:.1f}" for row in scores.values()), style="bold" if column == "average" else None)
-        return table
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, row in scores.items():
-        table.add_row(name, *(f"{100 * row[column]:.1f}" for column in columns))
+    table.add_column("task")
+    for name in scores:
+        table.add_column(name, justify="right")
+    tasks = [task for task in next(iter(scores.values())) if task != "average"]
+    for task in (*tasks, "average"):
+        table.add_row(task, *(f"{100 * row[task]:.1f}" for row in scores.values()), style="bold" if task == "average" else None)
     return table
 
 
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
+    """A column for each file, a row for each check."""
     table = Table(title="Checks", title_justify="left")
-    for column in ("file", "codes", "metadata", "graph", "tasks", "size"):
-        table.add_column(column, justify="right" if column == "size" else "left")
+    table.add_column("check")
     for file in files:
-        checks = file["checks"]
-        graph, tasks = checks["graph"], checks["tasks"]
-        drop = None if tasks is None else tasks["worst_drop"]
-        table.add_row(
-            f"{file['format']} in {file['runtime']} {file['runtime_version']}",
-            _mark(checks["codes"]["equal"], f"{checks['codes']['tensors']} tensors" + (" bit-equal" if checks["codes"]["equal"] else "")),
-            _mark(checks["metadata"]["equal"], "equal" if checks["metadata"]["equal"] else f"{checks['metadata']['differences']} differ"),
-            _mark(graph["passed"], "no output" if graph["value"] is None else f"{graph['value']:.1e} of {graph['tolerance']:.0e}"),
-            Text("not checked: no recipe", "yellow") if tasks is None else _mark(tasks["passed"], "" if drop is None else f"worst drop {100 * drop:.1f}"),
-            f"{file['bytes'] / 1e6:.1f} MB",
-        )
+        table.add_column(f"{file['format']} in {file['runtime']}")
+    rows = {name: [_outcome(name, file["checks"][name]) for file in files] for name in ("codes", "metadata", "graph", "tasks")}
+    for name, outcomes in rows.items():
+        table.add_row(name, *outcomes)
+    table.add_row("size", *(f"{file['bytes'] / 1e6:.1f} MB" for file in files))
     return table
+
+
+def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
+    """One check of one file in a few words."""
+    if check is None:
+        return Text("not checked: no recipe", "yellow")
+    match name:
+        case "codes":
+            return _mark(check["equal"], f"{check['tensors']} tensors {'bit-equal' if check['equal'] else 'read, not all equal'}")
+        case "metadata":
+            return _mark(check["equal"], "equal" if check["equal"] else f"{check['differences']} differ")
+        case "graph":
+            value = check["value"]
+            return _mark(check["passed"], "no output" if value is None else f"differs {value:.1e}, up to {check['tolerance']:.0e}")
+        case _:
+            drop = check["worst_drop"]
+            return _mark(check["passed"], "no output" if drop is None else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * check['tolerance']:.1f}")
 
 
 def _mark(passed: bool, text: str) -> Text:
