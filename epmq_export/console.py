@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -77,7 +78,7 @@ def show_log(verbose: bool) -> None:
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Percent by task; a column for each model, so that many tasks fit a terminal."""
-    table = Table(title="Accuracy, percent", title_justify="left")
+    table = Table(title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("task")
     for name in scores:
         table.add_column(name, justify="right")
@@ -89,7 +90,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
     """A column for each file, a row for each check."""
-    table = Table(title="Checks", title_justify="left")
+    table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("check")
     for file in files:
         table.add_column(f"{file['format']} in {file['runtime']}")
