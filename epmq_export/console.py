@@ -4,15 +4,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from epmq_export.verification.verify import Verdict
+from epmq_export.description import Description
+from epmq_export.listing import origin, rows, short, visible
+
+if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+    from epmq_export.doctor import Diagnosis
+    from epmq_export.verification.verify import Verdict
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 # Without a terminal a stage says where it is this often, in seconds.
@@ -71,48 +77,52 @@ def show_log(verbose: bool) -> None:
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Percent by row and task; with many tasks the table lies on its side, so that it fits a terminal."""
-    columns = [name for name in next(iter(scores.values())) if name != "average"] + ["average"]
-    table = Table(title="Accuracy, percent", title_justify="left")
-    if len(columns) > 7:
-        table.add_column("task")
-        for name in scores:
-            table.add_column(name, justify="right")
-        for column in columns:
-            table.add_row(column, *(f"{100 * row[column]:.1f}" for row in scores.values()), style="bold" if column == "average" else None)
-        return table
-    table.add_column("")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name, row in scores.items():
-        table.add_row(name, *(f"{100 * row[column]:.1f}" for column in columns))
+    """Percent by task; a column for each model, so that many tasks fit a terminal."""
+    table = Table(title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task")
+    for name in scores:
+        table.add_column(name, justify="right")
+    tasks = [task for task in next(iter(scores.values())) if task != "average"]
+    for task in (*tasks, "average"):
+        table.add_row(task, *(f"{100 * row[task]:.1f}" for row in scores.values()), style="bold" if task == "average" else None)
     return table
 
 
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Checks", title_justify="left")
-    for column in ("file", "codes", "metadata", "graph", "tasks", "size"):
-        table.add_column(column, justify="right" if column == "size" else "left")
+    """A column for each file, a row for each check."""
+    table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("check")
     for file in files:
-        checks = file["checks"]
-        graph, tasks = checks["graph"], checks["tasks"]
-        drop = None if tasks is None else tasks["worst_drop"]
-        table.add_row(
-            f"{file['format']} in {file['runtime']} {file['runtime_version']}",
-            _mark(checks["codes"]["equal"], f"{checks['codes']['tensors']} tensors" + (" bit-equal" if checks["codes"]["equal"] else "")),
-            _mark(checks["metadata"]["equal"], "equal" if checks["metadata"]["equal"] else f"{checks['metadata']['differences']} differ"),
-            _mark(graph["passed"], "no output" if graph["value"] is None else f"{graph['value']:.1e} of {graph['tolerance']:.0e}"),
-            Text("not checked: no recipe", "yellow") if tasks is None else _mark(tasks["passed"], "" if drop is None else f"worst drop {100 * drop:.1f}"),
-            f"{file['bytes'] / 1e6:.1f} MB",
-        )
+        table.add_column(f"{file['format']} in {file['runtime']}")
+    rows = {name: [_outcome(name, file["checks"][name]) for file in files] for name in ("codes", "metadata", "graph", "tasks")}
+    for name, outcomes in rows.items():
+        table.add_row(name, *outcomes)
+    table.add_row("size", *(f"{file['bytes'] / 1e6:.1f} MB" for file in files))
     return table
+
+
+def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
+    """One check of one file in a few words."""
+    if check is None:
+        return Text("not checked: no recipe", "yellow")
+    match name:
+        case "codes":
+            return _mark(check["equal"], f"{check['tensors']} tensors {'bit-equal' if check['equal'] else 'read, not all equal'}")
+        case "metadata":
+            return _mark(check["equal"], "equal" if check["equal"] else f"{check['differences']} differ")
+        case "graph":
+            value = check["value"]
+            return _mark(check["passed"], "no output" if value is None else f"differs {value:.1e}, up to {check['tolerance']:.0e}")
+        case _:
+            drop = check["worst_drop"]
+            return _mark(check["passed"], "no output" if drop is None else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * check['tolerance']:.1f}")
 
 
 def _mark(passed: bool, text: str) -> Text:
     return Text(f"✓ {text}".strip(), "green") if passed else Text(f"✗ {text}".strip(), "bold red")
 
 
-def show_verdict(verdict: Verdict) -> None:
+def show_verdict(verdict: "Verdict") -> None:
     if verdict.scores:
         out.print(scores_table(verdict.scores))
     out.print(checks_table(verdict.files))
@@ -123,3 +133,56 @@ def show_verdict(verdict: Verdict) -> None:
     for sentence in verdict.broken:
         out.print(f"✗ {sentence}", style="red", markup=False)
     out.print("verdict: fail" if verdict.broken else "verdict: pass", style="bold red" if verdict.broken else "bold green")
+
+
+def show_description(description: Description) -> None:
+    """Of many layers one row, of long values the beginning; `--json` has the whole."""
+    out.print(Text.assemble((description.kind, "bold"), " ", visible(str(description.path))), soft_wrap=True)
+    if description.provenance:
+        table = _plain_table("Origin", "", "")
+        for key, value in description.provenance.items():
+            table.add_row(key, Text(origin(value)))
+        out.print(table)
+    if description.metadata:
+        table = _plain_table("Metadata", "key", "value")
+        for key, value in description.metadata.items():
+            if key.removeprefix("epmq.") not in description.provenance:
+                table.add_row(Text(visible(key)), Text(short(value)))
+        out.print(table)
+    table = _plain_table("Tensors", "name", "×", "type", "shape", "bytes", "bits")
+    for row in rows(description.tensors):
+        tensor, many = row.tensor, str(row.count) if row.count > 1 else ""
+        shape = "×".join(str(size) for size in tensor.shape) or "scalar"
+        table.add_row(Text(visible(tensor.name)), many, tensor.type, shape, f"{row.count * tensor.bytes:,}", _bits(tensor.bits_per_weight))
+    out.print(table)
+    table = _plain_table("Totals", "type", "tensors", "weights", "bytes", "bits")
+    for kind, total in {**description.totals, "all": description.total}.items():
+        style = "bold" if kind == "all" else None
+        table.add_row(kind, f"{total.tensors:,}", f"{total.weights:,}", f"{total.bytes:,}", _bits(total.bits_per_weight), style=style)
+    out.print(table)
+
+
+def _bits(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
+
+
+def _plain_table(title: str, *columns: str) -> Table:
+    """Without lines, so that names have the room; texts fold and lose nothing."""
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 1, 0, 0), show_header=any(columns))
+    for column in columns:
+        number = column in ("×", "tensors", "weights", "shape", "bytes", "bits")
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
+    return table
+
+
+def show_diagnosis(diagnosis: "Diagnosis") -> None:
+    table = _plain_table("Installed", "", "", "")
+    for part in diagnosis.parts:
+        table.add_row(_mark(part.problem is None, part.name), Text(part.found or ""), Text(part.problem or "", "red"))
+    out.print(table)
+    table = _plain_table("Free on disk", "", "", "")
+    for place in diagnosis.places:
+        table.add_row(place.use, f"{place.free / 1e9:.1f} GB", Text(visible(str(place.path))))
+    out.print(table)
+    for part in diagnosis.missing:
+        out.print(Text.assemble(f"\n{part.name}: {part.cost}. To install it:\n    ", (part.install, "bold")), soft_wrap=True)

@@ -49,19 +49,33 @@ def remove(path: Path) -> None:
 
 
 def publish(built: Path, path: Path) -> None:
-    """Sync what was built and give it its name, replacing what is there."""
-    for file in [*built.rglob("*")] if built.is_dir() else [built]:
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    if path.is_dir():
+    """Sync what was built and give it its name, replacing what is there; what is there stays where that fails."""
+    for file in [*built.rglob("*"), built] if built.is_dir() else [built]:
+        _sync(file)
+    if path.is_dir() or (built.is_dir() and path.exists()):
         old = path.with_name(f".{path.name}.old")
         remove(old)
         path.rename(old)
-        built.rename(path)
+        try:
+            built.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
         remove(old)
     else:
         built.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """A directory's own entry holds its names: without it a rename may be lost with the power. Windows has no such call."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

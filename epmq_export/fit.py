@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from epmq_export.errors import InputError
-from epmq_export.tensors import TypedSource, read_json
+from epmq_export.json_file import read_json
+from epmq_export.tensors import TypedSource
 
 log = logging.getLogger(__name__)
 SHOWN = 5

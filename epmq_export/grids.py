@@ -44,27 +44,29 @@ class Grid:
         An all-zero group gets scale 0; so does one whose scale would fall below float16's smallest number: its codes are then 0.
         """
         weight = weight.float()
-        if not torch.isfinite(weight).all():
-            raise CalibrationError(f"a weight is not finite, so no {self.name} scale fits it")
         largest = weight.abs().amax(1)
+        if not torch.isfinite(largest).all():
+            raise CalibrationError(f"a weight is not finite, so no {self.name} scale fits it")
         if bool((largest / -self.lowest > torch.finfo(torch.float16).max).any()):
             raise CalibrationError(f"a weight of {float(largest.max()):.3g} is beyond the reach of a float16 {self.name} scale")
         best_scale = torch.zeros(len(weight), dtype=torch.float16, device=weight.device)
         best_error = torch.full((len(weight),), torch.inf, device=weight.device)
+        # In place throughout: a group column of weights stays in the cache while all candidates pass over it.
+        error = torch.empty_like(weight)
         for sign in (1.0, -1.0):
             for share in _SHARES.tolist():
                 scale = (sign * share * largest / -self.lowest).half()
-                error = (self.decode(self.encode(weight, scale[:, None]), scale[:, None]) - weight).square()
-                error = (error * importance if importance is not None else error).sum(1)
-                better = error < best_error
+                torch.mul(weight, inverse(scale)[:, None], out=error)
+                error.round_().clamp_(self.lowest, self.highest).mul_(scale.float()[:, None]).sub_(weight).square_()
+                total = (error if importance is None else error.mul_(importance)).sum(1)
+                better = total < best_error
                 best_scale = torch.where(better, scale, best_scale)
-                best_error = torch.where(better, error, best_error)
+                best_error = torch.where(better, total, best_error)
         return best_scale
 
     def encode(self, weight: Tensor, scales: Tensor) -> Tensor:
         """The nearest codes, int8, of weights under scales that broadcast to them; code 0 where the scale is 0."""
-        inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
-        return (weight * inverse).nan_to_num(0.0).round().clamp(self.lowest, self.highest).to(torch.int8)
+        return (weight * inverse(scales)).round_().clamp_(self.lowest, self.highest).to(torch.int8)
 
     def decode(self, codes: Tensor, scales: Tensor) -> Tensor:
         """float32 values; bit for bit what llama.cpp and ONNX Runtime decode."""
@@ -83,6 +85,12 @@ class Grid:
         """float32 [out, in] of codes [out, in] and scales [out, in / group]."""
         out, width = codes.shape
         return self.decode(codes.reshape(out, -1, self.group), scales[:, :, None]).reshape(out, width)
+
+
+def inverse(scales: Tensor) -> Tensor:
+    """1 / scales in float32; 0 where the scale is 0, so that its codes are 0."""
+    exact = scales.float()
+    return exact.reciprocal().masked_fill_(exact == 0, 0.0)
 
 
 GRIDS = {grid.name: grid for grid in (Grid("Q4_0", 32, -8, 7), Grid("Q8_0", 32, -127, 127))}

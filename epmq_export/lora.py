@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.tensors import SafetensorsFile, TypedSource, read_json
+from epmq_export.json_file import read_json
+from epmq_export.tensors import SafetensorsFile, TypedSource
 
 log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.json_file import read_json
+from epmq_export.tensors import SafetensorsFile, write_safetensors
 
 FORMAT = "epmq-packed-1"
 INDEX, WEIGHTS = "packed.json", "model.safetensors"
@@ -79,58 +79,58 @@ class Packed:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         index = directory / INDEX
-        try:
-            self.index: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{directory} is no packed checkpoint: it has no {INDEX}") from None
-        except (ValueError, OSError) as error:
-            raise InputError(f"{index}: not readable as JSON ({error})") from None
-        if not isinstance(self.index, dict) or self.index.get("format") != FORMAT:
-            found = self.index.get("format") if isinstance(self.index, dict) else type(self.index).__name__
-            raise InputError(f"{index}: format is {found!r}, expected {FORMAT!r}")
-        if not isinstance(self.index.get("grids"), dict):
-            raise InputError(f"{index}: grids is no object from tensors to grids")
-        self.grids: dict[str, Grid] = {}
-        for name, grid in self.index["grids"].items():
-            if grid not in GRIDS:
+        if not index.is_file():
+            raise InputError(f"{directory} is no packed checkpoint: it has no {INDEX}")
+        self.index = read_json(index)
+        if self.index.get("format") != FORMAT:
+            raise InputError(f"{index}: format is {self.index.get('format')!r}, expected {FORMAT!r}")
+        grids = self.index.get("grids")
+        if not isinstance(grids, dict):
+            raise InputError(f"{index}: grids is {grids!r}, expected an object from tensors to grids")
+        for name, grid in grids.items():
+            if not isinstance(grid, str) or grid not in GRIDS:
                 raise InputError(f"{index}: tensor {name} is on grid {grid!r}, expected one of {', '.join(GRIDS)}")
-            self.grids[name] = GRIDS[grid]
-        weights = directory / WEIGHTS
-        try:
-            file: Any = safe_open(weights, "pt")
-            stored: set[str] = set(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{weights}: not readable as safetensors ({error})") from None
-        self._file = file
-        self._names = sorted({name.removesuffix(".codes") for name in stored if not name.endswith(".scales")})
-        for name in self.grids:
-            for part in (f"{name}.codes", f"{name}.scales"):
+        self.grids: dict[str, Grid] = {name: GRIDS[grid] for name, grid in grids.items()}
+        self._file = SafetensorsFile(directory / WEIGHTS)
+        stored = set(self._file.names())
+        for name, grid in self.grids.items():
+            for part in _parts(name):
                 if part not in stored:
-                    raise InputError(f"{weights}: {part} is missing, {INDEX} says that {name} is on grid {self.grids[name].name}")
+                    raise InputError(f"{directory / WEIGHTS}: {part} is missing, {INDEX} says that {name} is on grid {grid.name}")
+            self._require_layout(name, grid)
+        self._names = sorted({*self.grids, *stored}.difference(*(_parts(name) for name in self.grids)))
 
     def names(self) -> list[str]:
         return self._names
 
     def tensor(self, name: str) -> PackedTensor | Tensor:
-        """As stored: on its grid, or plain."""
+        """As stored: on its grid, or plain; a copy of the caller's own."""
         if name in self.grids:
-            grid = self.grids[name]
-            return PackedTensor(grid, unpack_codes(grid, self._file.get_tensor(f"{name}.codes")), self._file.get_tensor(f"{name}.scales"))
-        if name not in self._names:
-            raise InputError(f"{self.directory / WEIGHTS}: no tensor {name}")
-        # A copy of the caller's own: the library hands out views of one mapping.
-        plain: Tensor = self._file.get_tensor(name).clone()
-        return plain
+            grid, (codes, scales) = self.grids[name], map(self._file.load, _parts(name))
+            return PackedTensor(grid, unpack_codes(grid, codes), scales)
+        return self._file.load(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         if name in self.grids:
-            out, groups = self._file.get_slice(f"{name}.scales").get_shape()
+            out, groups = self._file.shape(f"{name}.scales")
             return out, groups * self.grids[name].group
-        return tuple(self._file.get_slice(name).get_shape())
+        return self._file.shape(name)
 
     def load(self, name: str) -> Tensor:
         value = self.tensor(name)
         return value.dequantise() if isinstance(value, PackedTensor) else value
+
+    def _require_layout(self, name: str, grid: Grid) -> None:
+        """InputError where codes and scales are not of the types and shapes that `flatten` writes for the grid."""
+        codes, scales = (f"{str(self._file.dtype(part)).removeprefix('torch.')} {list(self._file.shape(part))}" for part in _parts(name))
+        out, groups = self._file.shape(f"{name}.scales") if len(self._file.shape(f"{name}.scales")) == 2 else (0, 0)
+        expected = (f"{'uint8' if grid.bits <= 4 else 'int8'} [{out}, {groups * grid.group * grid.bits // 8}]", f"float16 [{out}, {groups}]")
+        if (codes, scales) != expected:
+            raise InputError(f"{self._file.path}: tensor {name} has codes {codes} and scales {scales}, expected {' and '.join(expected)} on grid {grid.name}")
+
+
+def _parts(name: str) -> tuple[str, str]:
+    return f"{name}.codes", f"{name}.scales"
 
 
 def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -149,14 +149,11 @@ def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Ten
 
 def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[str, PackedTensor | Tensor]:
     """Back from `flatten`."""
-    tensors: dict[str, PackedTensor | Tensor] = {}
-    for name, value in stored.items():
-        owner, _, part = name.rpartition(".")
-        if owner not in grids:
-            tensors[name] = value
-        elif part == "codes":
-            grid = GRIDS[grids[owner]]
-            tensors[owner] = PackedTensor(grid, unpack_codes(grid, value), stored[f"{owner}.scales"])
+    parts = {part for name in grids for part in _parts(name)}
+    tensors: dict[str, PackedTensor | Tensor] = {name: value for name, value in stored.items() if name not in parts}
+    for name, grid in grids.items():
+        codes, scales = (stored[part] for part in _parts(name))
+        tensors[name] = PackedTensor(GRIDS[grid], unpack_codes(GRIDS[grid], codes), scales)
     return tensors
 
 
@@ -169,6 +166,6 @@ def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: 
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
-        save_file(stored, built / WEIGHTS)
-        text = json.dumps({"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False)
+        write_safetensors(built / WEIGHTS, stored)
+        text = json.dumps({"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False, allow_nan=False)
         (built / INDEX).write_text(text + "\n", encoding="utf-8")

@@ -5,9 +5,9 @@ expected; of several, the first in the file is told, and how many more there are
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from epmq_export import yaml_lines
@@ -58,23 +58,33 @@ class RecipeTask(_Part):
         return value
 
 
+def _rho(value: object) -> object:
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"found {shown(value)}, expected 'auto' or a number of at least 0")
+    return float(value)
+
+
 class RecipeCalibration(_Part):
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
     """Texts a task."""
 
     alpha: Share | None = None
-    rho: float | None = Field(default=None, ge=0)
+    rho: Annotated[float | Literal["auto"] | None, BeforeValidator(_rho)] = None
     damping: float | None = Field(default=None, ge=0, alias="lambda")
     seed: int = Field(default=0, ge=0, lt=2**63)
 
     @field_validator("alpha", "rho", "damping")
     @classmethod
-    def _used(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _used(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
         method = PRESETS.get(info.data.get("method", ""))
         if value is None or method is None or method.target == "experts" or (info.field_name == "damping" and method.rounding == "gptq"):
             return value
-        raise ValueError(f"found {value:g}, which method {method.name!r} does not use, expected the key left out")
+        raise ValueError(
+            f"found {value if isinstance(value, str) else format(value, 'g')}, which method {method.name!r} does not use, expected the key left out"
+        )
 
     @property
     def settings(self) -> Method:

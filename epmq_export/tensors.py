@@ -1,11 +1,13 @@
 """Named tensors with their dtypes, and the safetensors files that hold them."""
 
-import json
+import errno
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from epmq_export.errors import InputError
@@ -78,18 +80,13 @@ class SafetensorsFile:
         return self._headers[name]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; InputError where it is absent, broken, no object, or holds NaN or infinity, which JSON has not."""
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write one safetensors file; OSError, naming it, where the disk does not take it."""
+    path.touch()
+    mode = path.stat().st_mode
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
-    return content
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from None
+    # The library writes for the owner only; a model is as readable as any other file that the user makes.
+    path.chmod(mode)

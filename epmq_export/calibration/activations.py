@@ -4,8 +4,10 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from epmq_export.tensors import write_safetensors
 
 Key = tuple[str | int, ...]
 
@@ -35,7 +37,7 @@ class Activations:
             self._memory[key] = value
             self.held += value.nbytes
         else:
-            save_file({"value": value.contiguous()}, self._path(key))
+            write_safetensors(self._path(key), {"value": value.contiguous()})
 
     def get(self, key: Key) -> Tensor:
         return self._memory[key] if key in self._memory else load_file(self._path(key))["value"]

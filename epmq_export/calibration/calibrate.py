@@ -13,7 +13,7 @@ from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import gptq, nearest
-from epmq_export.calibration.solver import LinearProblem, NormProblem, factor, hessian
+from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
@@ -61,7 +61,7 @@ class BlockResult:
 class Calibrator:
     """One calibration: what to solve, for which experts, on which texts.
 
-    Memory holds one block of the student and of one expert, one step's statistics, and activations up to `activation_bytes`
+    Memory holds one block of the merge, of the student and of one expert, one step's statistics, and activations up to `activation_bytes`
     (the rest is spilled to disk); it grows neither with depth nor with the number of experts.
     """
 
@@ -113,18 +113,21 @@ class _BlockWalk:
         self.losses: list[LayerLoss] = []
         self.notes: list[str] = []
         self.student: nn.Module
+        self.merged: dict[str, Tensor] = {}
         # Of two streams, the experts' is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
     def load_student(self) -> None:
         """The merged block; what no step will solve takes its shipped values now, so that calibration sees them."""
         self.student = load_block(self.block, self.c.merged, self.c.device)
+        # Kept while the student changes: a merge is computed anew at each load.
+        self.merged = {path: value for path, value in self.student.state_dict().items() if f"{self.block.name}.{path}" not in self.c.family.embeddings}
         for path, value in self.student.state_dict().items():
             name = f"{self.block.name}.{path}"
             storage: Storage = torch.float32
             if name in self.c.family.embeddings:
                 storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
-            self._ship(path, _store(value, storage))
+            self._ship(path, _store(name, value, storage))
 
     def restore_student(self, result: BlockResult) -> None:
         self.student = load_block(self.block, _Finished(result), self.c.device)
@@ -161,49 +164,41 @@ class _BlockWalk:
     def _solve_linears(self, step: tuple[str, ...]) -> None:
         problems = {}
         for path in step:
-            name = f"{self.block.name}.{path}"
-            bias = self._anchor(f"{name}.bias") if f"{path}.bias" in self.student.state_dict() else None
-            problems[path] = LinearProblem.start(self._anchor(f"{name}.weight"), bias, self.c.method.damping)
-        moments = []
+            bias = self._anchor(f"{path}.bias") if f"{path}.bias" in self.merged else None
+            problems[path] = LinearProblem.start(self._anchor(f"{path}.weight"), bias, self.c.method.damping)
+        width = self.student.get_parameter(f"{step[0]}.weight").shape[1]
+        hessian = self.c.method.damping * torch.eye(width, dtype=torch.float64, device=self.c.device)
         for t in range(len(self.c.tasks)):
-            moments.append(self._moments(step, t))
+            moments = self._moments(step, t)
+            hessian += moments.student
             for path, problem in problems.items():
-                weight = self._target(t, f"{path}.weight")
                 bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
-                problem.add(weight, bias, moments[-1])
-        h = hessian(moments, self.c.method.damping)
-        place = f"{self.block.name}.{step[0]}"
-        lower = factor(h, place) if self._needs_factor() else None
+                problem.add(self._target(t, f"{path}.weight"), bias, moments)
+        factor = inverse_factor(hessian, f"{self.block.name}.{step[0]}") if self._needs_factor() else None
         for path, problem in problems.items():
-            self._round(path, problem, h, lower)
+            self._round(path, problem, hessian, factor)
 
-    def _round(self, path: str, problem: LinearProblem, h: Tensor, lower: Tensor | None) -> None:
+    def _round(self, path: str, problem: LinearProblem, hessian: Tensor, factor: Tensor | None) -> None:
         name = f"{self.block.name}.{path}.weight"
-        merged = self.student.get_parameter(f"{path}.weight").detach()
+        merged = self.merged[f"{path}.weight"]
         if self.c.method.target == "merged":
             best = merged.double()  # N = W_m H, so W* is W_m itself
         else:
-            assert lower is not None
-            best = problem.solution(lower)
+            assert factor is not None
+            best = problem.solution(factor)
         if not bool(torch.isfinite(best).all()):
             raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
         storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
-        try:
-            if isinstance(storage, Grid) and self.c.method.rounding == "gptq" and lower is not None:
-                value: PackedTensor | Tensor = gptq(best, lower, storage)
-            else:
-                value = _store(best, storage)
-        except CalibrationError as error:
-            raise CalibrationError(f"{name}: {error}") from None
+        value = _store(name, best, storage, factor if self.c.method.rounding == "gptq" else None)
         shipped = value.dequantise() if isinstance(value, PackedTensor) else value
-        self.losses.append(LayerLoss(name, storage_name(storage), problem.loss(merged, h), problem.loss(best, h), problem.loss(shipped, h)))
+        self.losses.append(LayerLoss(name, storage_name(storage), *(problem.loss(weight, hessian) for weight in (merged, best, shipped))))
         self._ship(f"{path}.weight", value)
         if problem.anchor_bias is not None and self.c.method.affine == "solved":
             self._ship(f"{path}.bias", problem.bias(shipped).float())
 
     def _solve_norm(self, path: str) -> None:
         name = f"{self.block.name}.{path}"
-        problem = NormProblem.start(self._anchor(f"{name}.weight"), self._anchor(f"{name}.bias"), self.c.method.damping)
+        problem = NormProblem.start(self._anchor(f"{path}.weight"), self._anchor(f"{path}.bias"), self.c.method.damping)
         for t in range(len(self.c.tasks)):
             problem.add(self._target(t, f"{path}.weight"), self._target(t, f"{path}.bias"), self._moments((path,), t))
         gamma, beta = problem.solution(name)
@@ -242,16 +237,19 @@ class _BlockWalk:
         first = self.block.name == self.c.family.blocks[0].name
         return run_block(self.block, module, None if first else self.kept.get((stream, t, b)), self.batches[t][b], self.c.device)
 
-    def _anchor(self, name: str) -> Tensor:
+    def _anchor(self, path: str) -> Tensor:
         """A = W_0 + rho (W_m - W_0), float32."""
-        merged = self.c.merged.load(name).to(self.c.device, torch.float32)
+        merged = self.merged[path]
+        assert self.c.method.rho != "auto"
         if self.c.method.rho == 1.0:
             return merged
-        base = self.c.base.load(name).to(self.c.device, torch.float32)
+        base = self._load(self.c.base, path)
         return base + self.c.method.rho * (merged - base)
 
     def _target(self, t: int, path: str) -> Tensor:
-        source = self.c.tasks[t].expert if self.c.method.target == "experts" else self.c.merged
+        return self.merged[path] if self.c.method.target == "merged" else self._load(self.c.tasks[t].expert, path)
+
+    def _load(self, source: TensorSource, path: str) -> Tensor:
         return source.load(f"{self.block.name}.{path}").to(self.c.device, torch.float32)
 
     def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
@@ -281,5 +279,11 @@ class _Finished:
         return value.dequantise() if isinstance(value, PackedTensor) else value
 
 
-def _store(value: Tensor, storage: Storage) -> PackedTensor | Tensor:
-    return nearest(value, storage) if isinstance(storage, Grid) else value.to(storage)
+def _store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
+    """In the dtype, or on the grid: by GPTQ where there is a factor, else to the nearest."""
+    if not isinstance(storage, Grid):
+        return value.to(storage)
+    try:
+        return nearest(value, storage) if factor is None else gptq(value, factor, storage)
+    except CalibrationError as error:
+        raise CalibrationError(f"{name}: {error}") from None

@@ -14,8 +14,8 @@ class Method:
     alpha: float = 0.0
     """Share of the expert's own input in the target's input; 0 never runs an expert forward."""
 
-    rho: float = 1.0
-    """Length of the anchor along base -> merged; 1 is the merged model, more overshoots it."""
+    rho: float | Literal["auto"] = 1.0
+    """Length of the anchor along base -> merged; 1 is the merged model, more overshoots it; "auto" is `anchor.anchor_rho`."""
 
     damping: float = 0.0
     """lambda: weight of the distance to the anchor, where every task's Hessian has Frobenius norm 1."""
@@ -23,7 +23,7 @@ class Method:
     affine: Literal["kept", "solved"] = "kept"
     """Biases and norms: the merged model's, or solved on the same statistics."""
 
-    def override(self, *, alpha: float | None, rho: float | None, damping: float | None) -> "Method":
+    def override(self, *, alpha: float | None, rho: float | Literal["auto"] | None, damping: float | None) -> "Method":
         return replace(
             self,
             alpha=self.alpha if alpha is None else alpha,
@@ -41,8 +41,10 @@ PRESETS = {
         Method("regmean", "experts", "gptq", damping=1e-3),
         Method("epmq", "experts", "gptq", damping=0.05),
         Method("featcal", "experts", "gptq", alpha=0.3, rho=2.0, damping=0.05, affine="solved"),
+        # Ours: FeatCal's solve with a longer anchor; it measures best (README).
+        Method("anchored", "experts", "gptq", alpha=0.5, rho="auto", damping=0.1, affine="solved"),
     )
 }
 
 # What a recipe that names no method gets: the preset that measures best.
-DEFAULT_METHOD = "featcal"
+DEFAULT_METHOD = "anchored"

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from epmq_export import files
 from epmq_export.calibration.calibrate import BlockResult, LayerLoss
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.family import Block
 from epmq_export.packed import flatten, unflatten
+from epmq_export.tensors import write_safetensors
 
 _FINGERPRINT = "fingerprint"
 
@@ -34,7 +34,7 @@ class FinishedBlocks:
         stored, grids = flatten(result.tensors)
         metadata = {"grids": json.dumps(grids), "losses": json.dumps([asdict(loss) for loss in result.losses]), "notes": json.dumps(result.notes)}
         with files.whole(self._path(block)) as built:
-            save_file(stored, built, metadata=metadata)
+            write_safetensors(built, stored, metadata)
 
     def get(self, block: Block) -> BlockResult | None:
         path = self._path(block)
@@ -44,9 +44,9 @@ class FinishedBlocks:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
                 tensors = unflatten({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["grids"]))  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            return BlockResult(tensors, [LayerLoss(**loss) for loss in json.loads(metadata["losses"])], json.loads(metadata["notes"]))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: a finished block of the interrupted run cannot be read ({error}); start again with --overwrite") from None
-        return BlockResult(tensors, [LayerLoss(**loss) for loss in json.loads(metadata["losses"])], json.loads(metadata["notes"]))
 
     def remove(self) -> None:
         files.remove(self.directory)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid
 from epmq_export.packed import PackedTensor
 
@@ -15,34 +16,34 @@ def nearest(weight: Tensor, grid: Grid) -> PackedTensor:
     return PackedTensor(grid, *grid.quantise(weight.float()))
 
 
-def gptq(weight: Tensor, factor: Tensor, grid: Grid) -> PackedTensor:
+def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
     """GPTQ (arXiv 2210.17323): column by column, each error passed on to the columns not yet rounded.
 
-    `weight` is W* [out, in]; `factor` the lower Cholesky factor of H, float64 [in, in]. A group's scales are fitted when its first
-    column is reached, to the weights as they stand then, each column weighted by what an error there costs once the later
-    columns have answered it (1 / U_jj^2, U the upper Cholesky factor of H^-1).
+    `weight` is W* [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. A group's scales are fitted when its
+    first column is reached, to the weights as they stand then, each column weighted by what an error there costs once the later
+    columns have answered it (1 / U_jj^2).
     """
-    inverse = torch.cholesky_inverse(factor)
-    upper = torch.linalg.cholesky(inverse, upper=True)
     cost = upper.diagonal().square().reciprocal().float()
     upper = upper.float()
-    left = weight.float().clone()
-    out, width = left.shape
-    codes = torch.empty(out, width, dtype=torch.int8, device=left.device)
-    scales = torch.empty(out, width // grid.group, dtype=torch.float16, device=left.device)
+    # Transposed, so that the column at work lies in one piece.
+    left = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    width, out = left.shape
+    codes = torch.empty(width, out, dtype=torch.int8, device=left.device)
+    scales = torch.empty(width // grid.group, out, dtype=torch.float16, device=left.device)
     # Whole groups only, so that a scale is fitted to columns that have had every error passed on.
     step = max(LAZY // grid.group, 1) * grid.group
     for start in range(0, width, step):
         end = min(start + step, width)
-        errors = torch.empty(out, end - start, device=left.device)
-        for j in range(start, end):
+        errors = torch.empty(end - start, out, device=left.device)
+        for j, error in enumerate(errors, start):
+            scale = scales[j // grid.group]
             if j % grid.group == 0:
                 group = slice(j, j + grid.group)
-                scales[:, j // grid.group] = grid.fit(left[:, group], cost[group])
-            scale = scales[:, j // grid.group]
-            codes[:, j] = grid.encode(left[:, j], scale)
-            error = (left[:, j] - grid.decode(codes[:, j], scale)) / upper[j, j]
-            left[:, j + 1 : end] -= error[:, None] * upper[j, j + 1 : end]
-            errors[:, j - start] = error
-        left[:, end:] -= errors @ upper[start:end, end:]
-    return PackedTensor(grid, codes, scales)
+                scale.copy_(grid.fit(left[group].T.contiguous(), cost[group]))
+            codes[j] = grid.encode(left[j], scale)
+            torch.sub(left[j], grid.decode(codes[j], scale), out=error).div_(upper[j, j])
+            left[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
+        if not torch.isfinite(errors).all():
+            raise CalibrationError(f"its rounding errors are not finite at input channels {start} to {end - 1}")
+        left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
+    return PackedTensor(grid, codes.T.contiguous(), scales.T.contiguous())

@@ -11,23 +11,25 @@ from torch import Tensor
 from epmq_export.calibration.statistics import Moments
 from epmq_export.errors import CalibrationError
 
-
-def hessian(moments: list[Moments], damping: float) -> Tensor:
-    """H = sum_t H_t + lambda I, [in, in]."""
-    total = torch.zeros_like(moments[0].student)
-    for task in moments:
-        total += task.student
-    total.diagonal().add_(damping)
-    return total
+# A channel of which the others leave less than this share is undetermined: its statistics are float32 sums, and below lies their noise.
+_NOISE = torch.finfo(torch.float32).eps
 
 
-def factor(hessian: Tensor, place: str) -> Tensor:
-    """The lower Cholesky factor of H; CalibrationError, naming `place`, where H is singular. Nothing is added to make it pass."""
-    lower: Tensor
-    lower, info = torch.linalg.cholesky_ex(hessian)
-    if int(info) > 0:
-        raise CalibrationError(f"{place}: its Hessian is singular at input channel {int(info) - 1}; raise calibration.lambda, or give more samples")
-    return lower
+def inverse_factor(hessian: Tensor, place: str) -> Tensor:
+    """U, upper triangular, float64 [in, in], with U^T U = H^-1: what GPTQ walks along, and what W* is solved by.
+
+    CalibrationError, naming `place`, where H is singular. Nothing is added to make it pass.
+    """
+    # H = R R^T with R upper triangular is Cholesky from the last channel to the first; U is R's inverse.
+    lower, info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    left_over = lower.diagonal().square().flip(0) / hessian.diagonal()
+    undetermined = (~(left_over > _NOISE)).nonzero()
+    if int(info) > 0 or len(undetermined):
+        channel = len(hessian) - int(info) if int(info) > 0 else int(undetermined[0])
+        raise CalibrationError(f"{place}: its Hessian is singular at input channel {channel}; raise calibration.lambda, or give more samples")
+    identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+    factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+    return factor
 
 
 @dataclass
@@ -52,8 +54,11 @@ class LinearProblem:
     def add(self, weight: Tensor, bias: Tensor | None, moments: Moments) -> None:
         """One task: its expert's weight [out, in] and bias [out]."""
         weight = weight.double()
-        self.numerator = self.numerator + weight @ moments.cross
-        self.energy += float(((weight @ moments.target) * weight).sum())
+        mapped = weight @ moments.cross
+        self.numerator += mapped
+        if moments.target is not moments.cross:
+            mapped = weight @ moments.target
+        self.energy += float((mapped * weight).sum())
         self.scales += moments.scale
         mean = moments.scale * moments.student_mean
         self.student_mean = mean if self.student_mean is None else self.student_mean + mean
@@ -62,8 +67,8 @@ class LinearProblem:
             self.bias_sum = share if self.bias_sum is None else self.bias_sum + share
 
     def solution(self, factor: Tensor) -> Tensor:
-        """W* = N H^-1, float64 [out, in]."""
-        return torch.cholesky_solve(self.numerator.T, factor).T
+        """W* = N H^-1 = N U^T U, float64 [out, in]; `factor` is U."""
+        return self.numerator @ factor.T @ factor
 
     def bias(self, weight: Tensor) -> Tensor:
         """The best bias beside a fixed weight, float64 [out]."""

@@ -29,29 +29,31 @@ class TaskMoments:
     def add(self, student: Tensor, target: Tensor | None, weights: Tensor) -> None:
         """Add rows [n, in] with weights [n]; a target of None is the student's own input (alpha = 0)."""
         weighted = student * weights[:, None]
-        self.student += weighted.T @ student
+        self.student.addmm_(weighted.T, student)
         self.student_mean += weighted.sum(0)
         if target is not None:
-            self.cross += target.T @ weighted
-            self.target += target.T @ (target * weights[:, None])
-            self.target_mean += (target * weights[:, None]).sum(0)
+            self.cross.addmm_(target.T, weighted)
+            weighted = target * weights[:, None]
+            self.target.addmm_(weighted.T, target)
+            self.target_mean += weighted.sum(0)
         self.weight += float(weights.sum())
 
     def moments(self, same: bool, place: str) -> "Moments":
         """Expectations in float64, over n_t = ||E[x_s x_s^T]||_F. CalibrationError, naming `place`, where they are not finite."""
-        student = self.student.double() / self.weight
+        student = self.student.double().div_(self.weight)
         norm = float(student.norm())
         if not norm < float("inf"):
             raise CalibrationError(f"{place}: its inputs are not finite on the calibration data; look for NaN or Inf in the checkpoints")
         # Inputs that are zero throughout carry no information: they weigh nothing instead of dividing by zero.
         scale = 1.0 / norm if norm > 0 else 0.0
         student_mean = self.student_mean.double() / self.weight
+        student.mul_(scale)
         if same:
-            return Moments(student * scale, student * scale, student * scale, student_mean, student_mean, scale)
-        cross, target = self.cross.double() / self.weight, self.target.double() / self.weight
-        if not (torch.isfinite(cross).all() and torch.isfinite(target).all()):
+            return Moments(student, student, student, student_mean, student_mean, scale)
+        cross, target = self.cross.double().mul_(scale / self.weight), self.target.double().mul_(scale / self.weight)
+        if not float(cross.norm() + target.norm()) < float("inf"):
             raise CalibrationError(f"{place}: the expert's inputs are not finite on the calibration data; look for NaN or Inf in its checkpoint")
-        return Moments(student * scale, cross * scale, target * scale, student_mean, self.target_mean.double() / self.weight, scale)
+        return Moments(student, cross, target, student_mean, self.target_mean.double() / self.weight, scale)
 
 
 @dataclass(frozen=True)

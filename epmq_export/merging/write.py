@@ -11,8 +11,9 @@ import yaml
 from epmq_export import files
 from epmq_export.checkpoint import CONFIG, INDEX, WEIGHTS
 from epmq_export.errors import InputError
+from epmq_export.json_file import read_json
 from epmq_export.packed import copy_companions
-from epmq_export.tensors import DTYPES, TypedSource, read_json
+from epmq_export.tensors import DTYPES, TypedSource
 
 SHARD_BYTES = 5 * 10**9
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

@@ -111,7 +111,7 @@ WRONG_VALUES = [
     (HEAD + "calibration:\n  lambda: -0.1", "4: calibration.lambda: found -0.1, expected at least 0"),
     (HEAD + "calibration: {alpha: 1.5}", "3: calibration.alpha: found 1.5, expected at most 1"),
     (HEAD + "calibration: {seed: -1}", "3: calibration.seed: found -1, expected at least 0"),
-    (HEAD + "calibration: {method: featcat}", "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, did you mean 'featcal'?"),
+    (HEAD + "calibration: {method: featcat}", "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, anchored, did you mean 'featcal'?"),
     (HEAD + "calibration: {method: rtn, lambda: 1}", "3: calibration.lambda: found 1, which method 'rtn' does not use, expected the key left out"),
     (HEAD + "calibration: {method: gptq, rho: 1}", "3: calibration.rho: found 1, which method 'gptq' does not use, expected the key left out"),
     (HEAD + "quantization: {grid: q4_0}", "3: quantization.grid: found 'q4_0', expected one of Q4_0, Q8_0, did you mean 'Q4_0'?"),

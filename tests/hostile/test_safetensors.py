@@ -19,12 +19,12 @@ from epmq_export.errors import InputError
 INDEX = "model.safetensors.index.json"
 
 
-def forge(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> None:  # noqa: ANN401
+def forge(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> None:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
 
 
-def one(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def one(**changes: Any) -> dict[str, Any]:
     return {"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16], **changes}}
 
 
@@ -46,7 +46,7 @@ def one(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
         pytest.param(b"", b"", None, id="header of nothing"),
     ],
 )
-def test_a_forged_file(tmp_path: Path, header: Any, data: bytes, length: int | None) -> None:  # noqa: ANN401
+def test_a_forged_file(tmp_path: Path, header: Any, data: bytes, length: int | None) -> None:
     forge(tmp_path / "model.safetensors", header, data, length)
     with pytest.raises(InputError, match=r"model\.safetensors: not whole and well-formed safetensors"):
         open_checkpoint(tmp_path)

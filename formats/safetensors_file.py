@@ -1,0 +1,32 @@
+"""The header of a safetensors file, of any dtype that the library knows; the tensors are not touched."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from epmq_export.description import TensorDescription
+from epmq_export.errors import InputError
+
+
+@dataclass(frozen=True)
+class Header:
+    metadata: dict[str, str]
+    tensors: list[TensorDescription]
+    """In the order of their data."""
+
+
+def read_header(path: Path) -> Header:
+    """InputError where the file is not whole and well-formed. The library judges; its header is then read for the sizes, which it does not tell."""
+    try:
+        with safe_open(path, "numpy"):
+            pass
+        with path.open("rb") as file:
+            content = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not whole and well-formed safetensors ({error})") from None
+    metadata = content.pop("__metadata__", None) or {}
+    entries = sorted(content.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0]))
+    sizes = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in entries}
+    return Header(metadata, [TensorDescription(name, entry["dtype"], tuple(entry["shape"]), sizes[name]) for name, entry in entries])

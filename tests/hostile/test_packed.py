@@ -1,0 +1,126 @@
+"""Packed checkpoints that are no checkpoints, and disks that take no more."""
+
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from epmq_export import packed
+from epmq_export.errors import InputError
+from epmq_export.grids import GRIDS
+from epmq_export.packed import INDEX, WEIGHTS, Packed, PackedTensor
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    grid = GRIDS["Q4_0"]
+    packed.write(tmp_path / "good", {"w": PackedTensor(grid, *grid.quantise(torch.randn(4, 64))), "b": torch.randn(4)}, {"family": "none"}, tmp_path)
+    Packed(tmp_path / "good")
+    return tmp_path / "good"
+
+
+def edit_index(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(good: Path) -> None:
+        index = json.loads((good / INDEX).read_text())
+        edit(index)
+        (good / INDEX).write_text(json.dumps(index))
+
+    return apply
+
+
+def edit_weights(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(good: Path) -> None:
+        tensors = {name: value.clone() for name, value in load_file(good / WEIGHTS).items()}
+        edit(tensors)
+        save_file(tensors, good / WEIGHTS)
+
+    return apply
+
+
+def cut(good: Path, share: float) -> None:
+    content = (good / WEIGHTS).read_bytes()
+    (good / WEIGHTS).write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda good: (good / INDEX).unlink(), r"good is no packed checkpoint: it has no packed\.json"),
+        (lambda good: (good / INDEX).write_text("{"), r"packed\.json: not readable as JSON"),
+        (lambda good: (good / INDEX).write_bytes(b"\xff\xfe\x00"), r"packed\.json: not readable as JSON"),
+        (lambda good: (good / INDEX).write_text("[" * 100_000), r"packed\.json: not readable as JSON"),
+        (lambda good: (good / INDEX).write_text("[]"), r"packed\.json: found a list, expected an object"),
+        (edit_index(lambda index: index.pop("format")), r"packed\.json: format is None, expected 'epmq-packed-1'"),
+        (edit_index(lambda index: index.update(format="epmq-packed-9")), r"packed\.json: format is 'epmq-packed-9', expected 'epmq-packed-1'"),
+        (edit_index(lambda index: index.pop("grids")), r"packed\.json: grids is None, expected an object"),
+        (edit_index(lambda index: index.update(grids=["w"])), r"packed\.json: grids is \['w'\], expected an object"),
+        (edit_index(lambda index: index.update(grids={"w": "Q3_K"})), r"packed\.json: tensor w is on grid 'Q3_K', expected one of Q4_0, Q8_0"),
+        (edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})), r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q4_0, Q8_0"),
+        (
+            edit_index(lambda index: index.update(grids={"w": "Q8_0"})),
+            r"tensor w has codes uint8 \[4, 32\] .* expected int8 \[4, 64\] and float16 \[4, 2\] on grid Q8_0",
+        ),
+        (edit_index(lambda index: index["grids"].update(v="Q4_0")), r"model\.safetensors: v\.codes is missing, packed\.json says that v is on grid Q4_0"),
+        (lambda good: (good / WEIGHTS).unlink(), r"model\.safetensors: no such file"),
+        (lambda good: (good / WEIGHTS).write_bytes(b""), r"model\.safetensors: not whole and well-formed safetensors"),
+        (lambda good: cut(good, 0.9), r"model\.safetensors: not whole and well-formed safetensors"),
+        (lambda good: cut(good, 0.02), r"model\.safetensors: not whole and well-formed safetensors"),
+        (edit_weights(lambda tensors: tensors.pop("w.scales")), r"model\.safetensors: w\.scales is missing, packed\.json says that w is on grid Q4_0"),
+        (edit_weights(lambda tensors: tensors.pop("w.codes")), r"model\.safetensors: w\.codes is missing"),
+        (
+            edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 3, dtype=torch.float16)})),
+            r"w has .* scales float16 \[4, 3\], expected uint8 \[4, 48\]",
+        ),
+        (
+            edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 2)})),
+            r"tensor w has .* scales float32 \[4, 2\], expected .* float16 \[4, 2\]",
+        ),
+        (edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(8, dtype=torch.float16)})), r"tensor w has .* scales float16 \[8\], expected"),
+        (edit_weights(lambda tensors: tensors.update({"w.codes": torch.zeros(4, 32)})), r"tensor w has codes float32 \[4, 32\] .*, expected uint8 \[4, 32\]"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_with_the_file(good: Path, spoil: Callable[[Path], None], sentence: str) -> None:
+    spoil(good)
+    with pytest.raises(InputError, match=sentence) as error:
+        Packed(good)
+    assert str(good) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_names(good: Path) -> None:
+    for ask in (Packed(good).tensor, Packed(good).load, Packed(good).shape):
+        with pytest.raises(InputError, match=r"model\.safetensors: no tensor w\.codes\.codes"):
+            ask("w.codes.codes")
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """The kernel refuses to let any file of this process grow past `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_a_disk_that_takes_no_more_leaves_the_old_one_and_no_trace(good: Path, size: int) -> None:
+    before = {path.name: path.read_bytes() for path in good.iterdir()}
+    with pytest.raises(OSError, match=r"model\.safetensors") as error, files_end_at(size):
+        packed.write(good, {"w": torch.ones(1000, 1000)}, {}, good)
+    assert error.value.filename and error.value.strerror
+    assert [path.name for path in good.parent.iterdir()] == ["good"]
+    assert {path.name: path.read_bytes() for path in good.iterdir()} == before
+
+
+def test_an_index_that_is_no_json_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        packed.write(tmp_path / "out", {"w": torch.ones(1)}, {"loss": float("nan")}, tmp_path)
+    assert [*tmp_path.iterdir()] == []

@@ -1,0 +1,90 @@
+"""`epmq inspect` as users run it, and that the light commands stay light."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+from epmq_export.family import Family
+from epmq_export.packed import Packed
+from formats.gguf import Gguf
+from tests.small_bert import small_bert, small_packed
+
+ROOT = Path(cli.__file__).parent
+INDEX: dict[str, object] = {
+    "recipe": {"merge_method": "ties", "tasks": {"sst2": {"labels": ["[bold]no[/bold]", "yes"]}}},
+    "inputs": [{"path": "base/model.safetensors", "sha256": "0123456789abcdef" * 4}],
+    "method": {"name": "rtn", "alpha": 0.5},
+    "versions": {"torch": "2"},
+}
+
+
+def epmq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "cli.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Family]:
+    place = tmp_path_factory.mktemp("small")
+    return small_packed(place / "packed", small_bert(place / "model"), index=INDEX)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, small: tuple[Packed, Family]) -> Path:
+    return Gguf().write(*small, tmp_path_factory.mktemp("written"))
+
+
+def test_for_people_in_80_columns(written: Path) -> None:
+    done = epmq("inspect", written)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines[1:])  # the first is the path
+    text = "\n".join(" ".join(line.split()) for line in lines)
+    assert lines[0] == f"gguf {written}"
+    assert "- '[bold]no[/bold]'" in text
+    assert "inputs 0123456789ab… base/model.safetensors" in text
+    assert "method name rtn, alpha 0.5" in text
+    assert "blk.{0-1}.attn_q.weight 2 Q4_0 64×64 4,608 4.5" in text
+    assert "general.architecture bert" in text and "items: [PAD], [UNK]" in text
+    assert "Q4_0 12" in text and "all 37" in text
+    assert "epmq.recipe" not in text  # told above, not twice
+
+
+def test_json_is_one_whole_document(written: Path, small: tuple[Packed, Family]) -> None:
+    done = epmq("inspect", "--json", written)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert set(told) == {"kind", "path", "provenance", "metadata", "tensors", "types", "total"}
+    assert told["provenance"] == INDEX
+    assert json.loads(told["metadata"]["epmq.recipe"]) == INDEX["recipe"]
+    assert len(told["metadata"]["tokenizer.ggml.tokens"]) == len(small[1].gguf().metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
+    assert len(told["tensors"]) == told["total"]["tensors"] == 37
+    assert told["types"]["Q4_0"]["bits_per_weight"] == 4.5
+
+
+def test_a_packed_checkpoint(small: tuple[Packed, Family]) -> None:
+    told = json.loads(epmq("inspect", small[0].directory, "--json").stdout)
+    assert told["kind"] == "packed checkpoint" and told["provenance"] == INDEX
+
+
+def test_a_wrong_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_text("no model")
+    for arguments in (("inspect", path), ("inspect", "--json", path)):
+        done = epmq(*arguments)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr == f"error: {path}: begins with b'no m', expected b'GGUF': it is no GGUF file\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "FILE"]], ids=lambda arguments: arguments[0])
+def test_light_commands_import_no_torch(arguments: list[str], written: Path) -> None:
+    """Seconds, each time that someone asks for help."""
+    named = [str(written) if argument == "FILE" else argument for argument in arguments]
+    program = f"import sys; sys.argv = ['epmq', *{named!r}]; import cli\ntry: cli.main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+    heavy = "print(*sorted({'torch', 'transformers', 'onnxruntime', 'numpy'} & sys.modules.keys()), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program + heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.split() == (["numpy"] if arguments[0] == "inspect" else [])

@@ -1,0 +1,71 @@
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from epmq_export import doctor
+from epmq_export.doctor import PARTS, Part, diagnose
+
+ROOT = Path(doctor.__file__).parents[1]
+
+
+def part(module: str, program: str, needed: bool = True) -> Part:
+    return Part("thing", module, program, "all is lost", "pip install thing", needed)
+
+
+def test_what_is_missing_broken_or_dead_is_told_apart() -> None:
+    found = diagnose(
+        [
+            part("json", "print(1)"),
+            part("no_such_module_anywhere", "print(1)"),
+            part("json", "import json.nothing"),
+            part("json", "import os; os.kill(os.getpid(), 11)", needed=False),
+        ]
+    )
+    assert [(entry.found, entry.problem) for entry in found.parts[1:]] == [
+        ("1", None),
+        (None, "is not installed"),
+        (None, "ModuleNotFoundError: No module named 'json.nothing'"),
+        (None, "died of SIGSEGV when it started"),
+    ]
+    assert len(found.missing) == 3 and len(found.lacking) == 2
+    assert found.as_dict()["ready"] is False
+    assert all(place.free > 0 for place in found.places) and len(found.places) == 2
+
+
+def test_what_the_project_needs_is_looked_at() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {requirement.split(";")[0] for requirement in project["dependencies"]}
+    names = {name for requirement in declared for name in [requirement.partition(">=")[0].partition("==")[0]]}
+    assert names - {entry.name for entry in PARTS} == {"numpy", "typer", "rich", "huggingface_hub", "pydantic", "PyYAML"}
+    pinned = next(entry for entry in PARTS if entry.name == "xllamacpp")
+    assert pinned.install.removeprefix("pip install ") in declared
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_the_command(tmp_path: Path) -> None:
+    """Twice: as things are here, and with a library of another version and one that cannot be imported in front of the real ones."""
+    good = subprocess.run([sys.executable, "cli.py", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = json.loads(good.stdout)
+    assert told["ready"] and good.returncode == 0 and good.stderr == ""
+    by_name = {entry["name"]: entry for entry in told["parts"]}
+    assert "CPUExecutionProvider" in by_name["onnxruntime"]["found"]
+    assert by_name["xllamacpp"]["found"] in by_name["xllamacpp"]["install"]
+
+    for name, content in {"xllamacpp/__init__.py": "", "onnxruntime/__init__.py": "raise ImportError('libgone.so: cannot open')"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(content)
+    information = tmp_path / "xllamacpp-1.0.dist-info" / "METADATA"
+    information.parent.mkdir()
+    information.write_text("Metadata-Version: 2.1\nName: xllamacpp\nVersion: 1.0\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
+    bad = subprocess.run([sys.executable, "cli.py", "doctor"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert bad.returncode == 4
+    assert bad.stderr == "error: the main job cannot run without onnxruntime, xllamacpp\n"
+    assert "GGUF files cannot be verified" in bad.stdout and "ONNX files cannot be verified" in bad.stdout
+    flat = " ".join(bad.stdout.split())
+    assert "libgone.so: cannot open" in flat and "✗ xllamacpp xllamacpp is 1.0, expected" in flat

@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from epmq_export import packed
+from epmq_export.grids import GRIDS, Grid
+from epmq_export.packed import INDEX, WEIGHTS, Packed, PackedTensor, flatten, pack_codes, unflatten, unpack_codes
+
+plain_dtypes = st.sampled_from([torch.float32, torch.float16])
+grids = st.sampled_from([*GRIDS.values()])
+names = st.text("abcé.", min_size=1, max_size=6)
+layouts = st.dictionaries(
+    names,
+    st.one_of(st.tuples(plain_dtypes, st.lists(st.integers(0, 4), max_size=3)), st.tuples(grids, st.tuples(st.integers(1, 5), st.integers(1, 3)))),
+    max_size=5,
+)
+
+
+def random_codes(grid: Grid, out: int, groups: int, seed: int = 0) -> PackedTensor:
+    """Any codes and any scales, negative, subnormal and zero ones too."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=generator).to(torch.int8)
+    scales = torch.randint(-(2**15), 2**15, (out, groups), generator=generator).to(torch.int16).view(torch.float16)
+    return PackedTensor(grid, codes, torch.where(torch.isfinite(scales), scales, 0.0))
+
+
+def bits(value: Tensor) -> bytes:
+    return value.contiguous().numpy().tobytes()
+
+
+def same(one: PackedTensor | Tensor, other: PackedTensor | Tensor) -> bool:
+    if isinstance(one, PackedTensor) and isinstance(other, PackedTensor):
+        return one.grid == other.grid and same(one.codes, other.codes) and same(one.scales, other.scales)
+    assert isinstance(one, Tensor) and isinstance(other, Tensor)
+    return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
+
+
+@settings(max_examples=12, deadline=None)
+@given(layouts)
+def test_what_is_written_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, layout: dict[str, tuple[object, tuple[int, ...]]]) -> None:
+    directory = tmp_path_factory.mktemp("packed")
+    tensors: dict[str, PackedTensor | Tensor] = {}
+    for seed, (name, (kind, shape)) in enumerate(layout.items()):
+        if isinstance(kind, Grid):
+            tensors[name] = random_codes(kind, *shape, seed=seed)
+        else:
+            assert isinstance(kind, torch.dtype)
+            tensors[name] = torch.randn(torch.Size(shape)).to(kind)
+    packed.write(directory / "out", tensors, {"family": "none"}, directory)
+    back = Packed(directory / "out")
+    assert back.names() == sorted(tensors)
+    for name, value in tensors.items():
+        assert same(back.tensor(name), value)
+        values = value.dequantise() if isinstance(value, PackedTensor) else value
+        assert same(back.load(name), values) and back.shape(name) == tuple(values.shape)
+    stored, named = flatten(tensors)
+    again = unflatten(stored, named)
+    assert again.keys() == tensors.keys() and all(same(again[name], tensors[name]) for name in tensors)
+
+
+def test_the_even_column_is_in_the_low_nibble_from_code_zero() -> None:
+    codes = torch.tensor([[-8, 7, 0, 1, -1, -7]], dtype=torch.int8)
+    assert pack_codes(GRIDS["Q4_0"], codes).tolist() == [[0xF0, 0x98, 0x17]]
+    assert torch.equal(unpack_codes(GRIDS["Q4_0"], pack_codes(GRIDS["Q4_0"], codes)), codes)
+    assert pack_codes(GRIDS["Q8_0"], codes) is codes
+
+
+def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
+    tensors: dict[str, PackedTensor | Tensor] = {
+        "a.weight": random_codes(GRIDS["Q4_0"], 2, 3),
+        "e.weight": random_codes(GRIDS["Q8_0"], 5, 1),
+        "a.bias": torch.ones(2),
+    }
+    packed.write(tmp_path / "out", tensors, {"family": "bert", "größe": [1]}, tmp_path)
+    stored = load_file(tmp_path / "out" / WEIGHTS)
+    assert {name: (str(value.dtype), [*value.shape]) for name, value in stored.items()} == {
+        "a.weight.codes": ("torch.uint8", [2, 48]),
+        "a.weight.scales": ("torch.float16", [2, 3]),
+        "e.weight.codes": ("torch.int8", [5, 32]),
+        "e.weight.scales": ("torch.float16", [5, 1]),
+        "a.bias": ("torch.float32", [2]),
+    }
+    index = json.loads((tmp_path / "out" / INDEX).read_text(encoding="utf-8"))
+    assert index == {"format": "epmq-packed-1", "family": "bert", "größe": [1], "grids": {"a.weight": "Q4_0", "e.weight": "Q8_0"}}
+
+
+def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "vocab.txt",
+        "1_Pooling/config.json",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "a.bin",
+        "1_Pooling/x.json",
+    ):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    packed.write(tmp_path / "out", {"w": torch.ones(1)}, {}, source)
+    travelled = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert travelled == {"config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", INDEX, WEIGHTS}
+    # A packed checkpoint's own index is no companion: it may be the source of another one.
+    packed.write(tmp_path / "again", {"v": torch.ones(1)}, {}, tmp_path / "out")
+    assert Packed(tmp_path / "again").names() == ["v"]
+
+
+def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
+    tensors: dict[str, PackedTensor | Tensor] = {"w": random_codes(GRIDS["Q4_0"], 4, 2), "b": torch.ones(3), "a": torch.ones(2).half()}
+    packed.write(tmp_path / "one", tensors, {"family": "x"}, tmp_path)
+    packed.write(tmp_path / "two", dict(reversed(tensors.items())), {"family": "x"}, tmp_path)
+    for name in (WEIGHTS, INDEX):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "one" / WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
+    packed.write(tmp_path / "out", {"w": random_codes(GRIDS["Q8_0"], 2, 1), "b": torch.ones(3)}, {}, tmp_path)
+    source = Packed(tmp_path / "out")
+    first = source.tensor("w")
+    assert isinstance(first, PackedTensor)
+    before = random_codes(GRIDS["Q8_0"], 2, 1)
+    first.codes.zero_()
+    first.scales.zero_()
+    source.load("b").zero_()
+    assert same(source.tensor("w"), before) and source.load("b").tolist() == [1, 1, 1]
+
+
+def test_a_plain_tensor_may_be_named_like_a_part(tmp_path: Path) -> None:
+    packed.write(tmp_path / "out", {"norm.scales": torch.ones(2), "vq.codes": torch.zeros(3)}, {}, tmp_path)
+    assert Packed(tmp_path / "out").names() == ["norm.scales", "vq.codes"]
+    assert Packed(tmp_path / "out").load("norm.scales").tolist() == [1, 1]
