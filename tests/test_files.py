@@ -42,7 +42,9 @@ def test_the_new_replaces_the_old(tmp_path: Path, directory: bool, before: bool 
         assert built.parent == path.parent and not built.exists()
         build(built, directory, "new")
         assert path.exists() == (before is not None)
-    assert everything(tmp_path) == ({"deep": None, "deep/out": None, "deep/out/sub": None, "deep/out/sub/file": b"new"} if directory else {"deep": None, "deep/out": b"new"})
+    assert everything(tmp_path) == (
+        {"deep": None, "deep/out": None, "deep/out/sub": None, "deep/out/sub/file": b"new"} if directory else {"deep": None, "deep/out": b"new"}
+    )
 
 
 @pytest.mark.parametrize("directory", [False, True], ids=["file", "directory"])
@@ -71,7 +73,7 @@ def test_a_rename_that_fails_gives_the_old_directory_back(tmp_path: Path) -> Non
     """The name is taken from the old directory before the new one has it: between the two the rename fails for real."""
     old = tmp_path / "out"
     build(old, True, "old")
-    with pytest.raises(OSError):  # noqa: PT011
+    with pytest.raises(OSError):
         files.publish(tmp_path, old)  # a directory cannot move into itself
     assert everything(old) == {"sub": None, "sub/file": b"old"} and [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -16,7 +16,9 @@ plain_dtypes = st.sampled_from([torch.float32, torch.float16])
 grids = st.sampled_from([*GRIDS.values()])
 names = st.text("abcé.", min_size=1, max_size=6)
 layouts = st.dictionaries(
-    names, st.one_of(st.tuples(plain_dtypes, st.lists(st.integers(0, 4), max_size=3)), st.tuples(grids, st.tuples(st.integers(1, 5), st.integers(1, 3)))), max_size=5
+    names,
+    st.one_of(st.tuples(plain_dtypes, st.lists(st.integers(0, 4), max_size=3)), st.tuples(grids, st.tuples(st.integers(1, 5), st.integers(1, 3)))),
+    max_size=5,
 )
 
 
@@ -46,7 +48,8 @@ def test_what_is_written_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPat
     tensors: dict[str, PackedTensor | Tensor] = {}
     for seed, (name, (kind, shape)) in enumerate(layout.items()):
         if isinstance(kind, Grid):
-            tensors[name] = random_codes(kind, *shape, seed=seed)
+            out, groups = shape
+            tensors[name] = random_codes(kind, out, groups, seed)
         else:
             assert isinstance(kind, torch.dtype)
             tensors[name] = torch.randn(torch.Size(shape)).to(kind)
@@ -70,7 +73,11 @@ def test_the_even_column_is_in_the_low_nibble_from_code_zero() -> None:
 
 
 def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
-    tensors: dict[str, PackedTensor | Tensor] = {"a.weight": random_codes(GRIDS["Q4_0"], 2, 3), "e.weight": random_codes(GRIDS["Q8_0"], 5, 1), "a.bias": torch.ones(2)}
+    tensors: dict[str, PackedTensor | Tensor] = {
+        "a.weight": random_codes(GRIDS["Q4_0"], 2, 3),
+        "e.weight": random_codes(GRIDS["Q8_0"], 5, 1),
+        "a.bias": torch.ones(2),
+    }
     packed.write(tmp_path / "out", tensors, {"family": "bert", "größe": [1]}, tmp_path)
     stored = load_file(tmp_path / "out" / WEIGHTS)
     assert {name: (str(value.dtype), [*value.shape]) for name, value in stored.items()} == {
@@ -86,7 +93,16 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
 
 def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for name in ("config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "model.safetensors.index.json", "adapter_config.json", "a.bin", "1_Pooling/x.json"):
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "vocab.txt",
+        "1_Pooling/config.json",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "a.bin",
+        "1_Pooling/x.json",
+    ):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
     packed.write(tmp_path / "out", {"w": torch.ones(1)}, {}, source)

@@ -11,7 +11,6 @@ from torch import Tensor
 from epmq_export.calibration.statistics import Moments
 from epmq_export.errors import CalibrationError
 
-
 # A channel of which the others leave less than this share is undetermined: its statistics are float32 sums, and below lies their noise.
 _NOISE = torch.finfo(torch.float32).eps
 

@@ -98,7 +98,9 @@ def test_the_bias_is_least_squares_beside_a_fixed_weight(tasks: list[Task], damp
     anchor_bias = torch.randn(OUT, dtype=torch.float64)
     problem, _ = solve(tasks, damping, torch.randn(OUT, IN), anchor_bias)
     shipped = torch.randn(OUT, IN, dtype=torch.float64)
-    rows = torch.cat([torch.full((len(task.student), 1), task.row_factor(), dtype=torch.float64) for task in tasks] + [torch.full((1, 1), damping**0.5, dtype=torch.float64)])
+    rows = torch.cat(
+        [torch.full((len(task.student), 1), task.row_factor(), dtype=torch.float64) for task in tasks] + [torch.full((1, 1), damping**0.5, dtype=torch.float64)]
+    )
     wanted = torch.cat(
         [task.row_factor() * (task.target @ task.weight.T + task.bias - task.student @ shipped.T) for task in tasks] + [damping**0.5 * anchor_bias[None]]
     )

@@ -63,7 +63,10 @@ def cut(good: Path, share: float) -> None:
         (edit_index(lambda index: index.update(grids=["w"])), r"packed\.json: grids is \['w'\], expected an object"),
         (edit_index(lambda index: index.update(grids={"w": "Q3_K"})), r"packed\.json: tensor w is on grid 'Q3_K', expected one of Q4_0, Q8_0"),
         (edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})), r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q4_0, Q8_0"),
-        (edit_index(lambda index: index.update(grids={"w": "Q8_0"})), r"tensor w has codes uint8 \[4, 32\] .* expected int8 \[4, 64\] and float16 \[4, 2\] on grid Q8_0"),
+        (
+            edit_index(lambda index: index.update(grids={"w": "Q8_0"})),
+            r"tensor w has codes uint8 \[4, 32\] .* expected int8 \[4, 64\] and float16 \[4, 2\] on grid Q8_0",
+        ),
         (edit_index(lambda index: index["grids"].update(v="Q4_0")), r"model\.safetensors: v\.codes is missing, packed\.json says that v is on grid Q4_0"),
         (lambda good: (good / WEIGHTS).unlink(), r"model\.safetensors: no such file"),
         (lambda good: (good / WEIGHTS).write_bytes(b""), r"model\.safetensors: not whole and well-formed safetensors"),
@@ -71,8 +74,14 @@ def cut(good: Path, share: float) -> None:
         (lambda good: cut(good, 0.02), r"model\.safetensors: not whole and well-formed safetensors"),
         (edit_weights(lambda tensors: tensors.pop("w.scales")), r"model\.safetensors: w\.scales is missing, packed\.json says that w is on grid Q4_0"),
         (edit_weights(lambda tensors: tensors.pop("w.codes")), r"model\.safetensors: w\.codes is missing"),
-        (edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 3, dtype=torch.float16)})), r"w has .* scales float16 \[4, 3\], expected uint8 \[4, 48\]"),
-        (edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 2)})), r"tensor w has .* scales float32 \[4, 2\], expected .* float16 \[4, 2\]"),
+        (
+            edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 3, dtype=torch.float16)})),
+            r"w has .* scales float16 \[4, 3\], expected uint8 \[4, 48\]",
+        ),
+        (
+            edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 2)})),
+            r"tensor w has .* scales float32 \[4, 2\], expected .* float16 \[4, 2\]",
+        ),
         (edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(8, dtype=torch.float16)})), r"tensor w has .* scales float16 \[8\], expected"),
         (edit_weights(lambda tensors: tensors.update({"w.codes": torch.zeros(4, 32)})), r"tensor w has codes float32 \[4, 32\] .*, expected uint8 \[4, 32\]"),
     ],
