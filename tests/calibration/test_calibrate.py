@@ -220,7 +220,7 @@ def test_notes_say_what_is_not_stored_as_asked(model: Tiny, caplog: pytest.LogCa
     kept, table = tensors["encoder.layer.1.attention.self.query.weight"], tensors["embeddings.word_embeddings.weight"]
     assert isinstance(kept, Tensor) and torch.equal(kept, model.merged.load("encoder.layer.1.attention.self.query.weight").half())
     assert isinstance(table, PackedTensor) and table.grid == GRIDS["Q8_0"]
-    assert [loss.grid for loss in found[2].losses][0] == "F16"
+    assert found[2].losses[0].grid == "F16"
 
 
 def spoiled(source: InMemory, name: str, value: float) -> InMemory:
@@ -289,7 +289,7 @@ def test_memory_does_not_grow_with_the_number_of_experts(model: Tiny, preset: st
         return gauge.peak
 
     few, many = peak(2), peak(4)
-    assert many < few + 2 * 3 * 8 * 16 * 8  # two tasks more: three tensors of eight texts of less than 16 int64 tokens
+    assert many < few + 64 * 64 * 8  # the smallest matrix of one task's statistics; token ids are less
 
 
 def test_memory_does_not_grow_with_depth(model: Tiny) -> None:

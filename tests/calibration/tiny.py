@@ -1,5 +1,6 @@
 """A random BERT of two layers and experts near it, in memory, and calibrations of it."""
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.merging.sources import InMemory
 from tests.small_bert import small_bert
 
 CPU = torch.device("cpu")
-LETTERS = ["the", "weather", "is", "good", "Good", "café", "cafe", "中", "ß", "é", "!", ",", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u", "v", "w", "x", "y", "z"]
+LETTERS = ("the", "weather", "is", "good", "Good", "café", "cafe", "中", "ß", "é", "!", ",", *string.ascii_lowercase)
 
 
 def texts(seed: int, count: int) -> list[str]:
