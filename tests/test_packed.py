@@ -48,7 +48,8 @@ def test_what_is_written_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPat
     tensors: dict[str, PackedTensor | Tensor] = {}
     for seed, (name, (kind, shape)) in enumerate(layout.items()):
         if isinstance(kind, Grid):
-            tensors[name] = random_codes(kind, *shape, seed=seed)
+            out, groups = shape
+            tensors[name] = random_codes(kind, out, groups, seed)
         else:
             assert isinstance(kind, torch.dtype)
             tensors[name] = torch.randn(torch.Size(shape)).to(kind)

@@ -1,0 +1,336 @@
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from epmq_export.calibration.calibrate import BlockResult, TaskData
+from epmq_export.calibration.forward import load_block
+from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.method import PRESETS, Method
+from epmq_export.calibration.rounding import gptq, nearest
+from epmq_export.calibration.solver import LinearProblem, inverse_factor
+from epmq_export.calibration.statistics import TaskMoments
+from epmq_export.errors import CalibrationError, InputError
+from epmq_export.family import Batch
+from epmq_export.grids import GRIDS
+from epmq_export.packed import PackedTensor
+from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, same_bits, tiny
+from tests.merging.sources import InMemory, LiveBytes
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def results(model: Tiny) -> dict[str, list[BlockResult]]:
+    return {name: calibrated(model.calibrator(name)) for name in PRESETS}
+
+
+def linears(model: Tiny) -> list[str]:
+    return [f"{block.name}.{path}.weight" for block in model.family.blocks for step in block.steps for path in step if not path.endswith("LayerNorm")]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_ships_every_tensor_once(model: Tiny, results: dict[str, list[BlockResult]], preset: str) -> None:
+    tensors = flat(results[preset])
+    assert sorted(tensors) == sorted(model.base.names()) and sum(len(result.tensors) for result in results[preset]) == len(tensors)
+    for name, value in tensors.items():
+        if name in linears(model):
+            assert isinstance(value, PackedTensor) and value.grid == GRIDS["Q4_0"]
+        else:
+            assert isinstance(value, Tensor) and value.dtype == (torch.float16 if name in model.family.embeddings else torch.float32)
+            if PRESETS[preset].affine == "kept":
+                assert torch.equal(value, model.merged.load(name).to(value.dtype))
+    losses = [loss for result in results[preset] for loss in result.losses]
+    assert [loss.tensor for loss in losses] == linears(model)
+    for loss in losses:
+        assert loss.grid == "Q4_0" and 0 <= loss.loss_before <= loss.loss_after + 1e-9 and loss.loss_before <= loss.loss_merged + 1e-9
+
+
+def test_losses_are_ordered_as_the_methods_are(results: dict[str, list[BlockResult]]) -> None:
+    """On one target: GPTQ loses less than the nearest. The solved ones come nearer to the experts than their merge does."""
+
+    def mean(preset: str, field: str) -> float:
+        losses = [getattr(loss, field) for result in results[preset] for loss in result.losses]
+        return sum(losses) / len(losses)
+
+    assert mean("gptq", "loss_after") < 0.8 * mean("rtn", "loss_after")
+    for preset in ("regmean", "epmq", "featcal"):
+        assert mean(preset, "loss_before") < mean(preset, "loss_merged")
+    assert mean("rtn", "loss_before") < 1e-9 and mean("gptq", "loss_before") < 1e-9
+
+
+def test_rtn_is_the_merged_weight_rounded_to_the_nearest(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
+    for name in linears(model):
+        assert bits(flat(results["rtn"])[name]) == bits(nearest(model.merged.load(name), GRIDS["Q4_0"]))
+
+
+@pytest.mark.parametrize("preset", ["regmean", "epmq"])
+def test_experts_that_are_the_base_cost_what_rounding_costs(model: Tiny, preset: str) -> None:
+    """Their solution is the base, so every expert-target method comes to what GPTQ makes of it with the same damping."""
+    same = {"tasks": model.tasks([model.base] * 3), "merged": model.base}
+    found = calibrated(model.calibrator(preset, **same))  # type: ignore[arg-type]
+    plain = calibrated(model.calibrator(replace(PRESETS["gptq"], damping=PRESETS[preset].damping), **same))  # type: ignore[arg-type]
+    for result, wanted in zip(found, plain, strict=True):
+        for loss, other in zip(result.losses, wanted.losses, strict=True):
+            assert loss.loss_before < 1e-9 and loss.loss_merged < 1e-9
+            assert loss.loss_after == pytest.approx(other.loss_after, rel=0.1)
+
+
+def test_solved_affines_of_experts_that_are_the_base_stay_near_it(model: Tiny) -> None:
+    """With nothing quantised there is nothing to answer for: FeatCal gives the base back, however long the anchor."""
+    calibrator = model.calibrator("featcal", model.tasks([model.base] * 2), Layout("F32", "F32"), merged=model.base)
+    for name, value in flat(calibrated(calibrator)).items():
+        assert isinstance(value, Tensor)
+        torch.testing.assert_close(value, model.base.load(name), rtol=1e-3, atol=1e-4)
+
+
+def stream(model: Tiny, source: InMemory, batch: Batch, blocks: int) -> Tensor | None:
+    """The hidden state after the first blocks, computed with `source` alone."""
+    hidden = None
+    for block in model.family.blocks[:blocks]:
+        with torch.no_grad():
+            hidden = block.run(load_block(block, source, CPU), hidden, batch)
+    return hidden
+
+
+def seen_by(model: Tiny, source: InMemory, batch: Batch, index: int, path: str) -> Tensor:
+    """What the linear at `path` of a block is given when all of the model has the weights of `source`."""
+    block = model.family.blocks[index]
+    module = load_block(block, source, CPU)
+    caught: list[Tensor] = []
+    module.get_submodule(path).register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
+    with torch.no_grad():
+        block.run(module, stream(model, source, batch, index), batch)
+    return caught[0]
+
+
+@pytest.mark.parametrize("path", ["attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense"])
+def test_a_step_sees_what_the_steps_before_it_ship(model: Tiny, results: dict[str, list[BlockResult]], path: str) -> None:
+    """One step of the last layer by hand: the student's inputs are those of a model that ships what came before and is merged from there on."""
+    method, block = PRESETS["featcal"], model.family.blocks[2]
+    name = f"{block.name}.{path}.weight"
+    shipped = {name: value.dequantise() if isinstance(value, PackedTensor) else value.float() for name, value in flat(results["featcal"]).items()}
+    order = [path for step in block.steps for path in step]
+    step = next(step for step in block.steps if path in step)
+    later = {f"{block.name}.{path}.{kind}" for path in order[order.index(step[0]) :] for kind in ("weight", "bias")}
+    student = InMemory({name: model.merged.load(name) if name in later else value for name, value in shipped.items()})
+
+    def anchor(name: str) -> Tensor:
+        base = model.base.load(name)
+        return base + method.rho * (model.merged.load(name) - base)
+
+    problem = LinearProblem.start(anchor(name), anchor(name.replace("weight", "bias")), method.damping)
+    width = model.base.shape(name)[1]
+    hessian = method.damping * torch.eye(width, dtype=torch.float64)
+    for task in model.tasks():
+        sums = TaskMoments.zeros(width, CPU)
+        for batch in model.family.batches(sorted(task.texts, key=len), 7):  # batches of another size: the sums are the same
+            rows = batch["attention_mask"].bool()
+            x_s, x_e = (seen_by(model, source, batch, 2, path)[rows] for source in (student, task.expert))  # type: ignore[arg-type]
+            sums.add(x_s, method.alpha * x_e + (1 - method.alpha) * x_s, torch.ones(len(x_s)))
+        moments = sums.moments(False, name)
+        hessian += moments.student
+        problem.add(task.expert.load(name), task.expert.load(name.replace("weight", "bias")), moments)
+    factor = inverse_factor(hessian, name)
+    best = problem.solution(factor)
+    loss = next(loss for loss in results["featcal"][2].losses if loss.tensor == name)
+    assert loss.loss_before == pytest.approx(problem.loss(best, hessian), rel=1e-3)
+    assert loss.loss_merged == pytest.approx(problem.loss(model.merged.load(name), hessian), rel=1e-3)
+    found = flat(results["featcal"])[name]
+    assert isinstance(found, PackedTensor)
+    # Sums in another order differ in their last bits, which now and then carry a weight across the middle of two codes.
+    assert float((gptq(best, factor, GRIDS["Q4_0"]).dequantise() - found.dequantise()).norm() / found.dequantise().norm()) < 0.05
+    assert loss.loss_after == pytest.approx(problem.loss(found.dequantise(), hessian), rel=1e-3)
+    torch.testing.assert_close(shipped[name.replace("weight", "bias")], problem.bias(found.dequantise()).float(), rtol=1e-3, atol=1e-4)
+
+
+class Spied(InMemory):
+    """Says which block's weights are asked for, beyond those that a linear's solve needs."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.asked: list[str] = []
+
+    def load(self, name: str) -> Tensor:
+        self.asked.append(name)
+        return super().load(name)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_experts_run_only_where_alpha_asks(model: Tiny, preset: str) -> None:
+    """An expert's embeddings and norms are needed to run it and for nothing else, biases and norms also to solve them."""
+    spied = [Spied(dict(expert.tensors)) for expert in model.experts]
+    calibrated(model.calibrator(preset, model.tasks(spied)))
+    for expert in spied:
+        asked = set(expert.asked)
+        if preset in ("rtn", "gptq"):
+            assert not asked
+        elif PRESETS[preset].alpha > 0:
+            assert asked == set(expert.names())
+        else:
+            assert asked == {name.replace("weight", kind) for name in linears(model) for kind in ("weight", "bias")}
+
+
+def test_a_tensor_of_the_merge_is_asked_for_once(model: Tiny) -> None:
+    """A merge is computed at each load."""
+    for preset in ("rtn", "featcal"):
+        merged = Spied(dict(model.merged.tensors))
+        calibrated(model.calibrator(preset, merged=merged))
+        assert sorted(merged.asked) == merged.names()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_same_again_is_bit_identical_and_so_is_spilling(model: Tiny, results: dict[str, list[BlockResult]], preset: str) -> None:
+    assert same_bits(calibrated(model.calibrator(preset, activation_bytes=0)), results[preset])
+
+
+def test_the_order_of_texts_does_not_matter(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
+    """They are sorted by length, and those of one length are in the given order: only distinct lengths can be shuffled."""
+    tasks = [TaskData(task.name, task.expert, [text * (i + 1) for i, text in enumerate(("good ", "is ", "a b "))]) for task in model.tasks()]
+    turned = [TaskData(task.name, task.expert, task.texts[::-1]) for task in tasks]
+    assert same_bits(calibrated(model.calibrator("epmq", tasks)), calibrated(model.calibrator("epmq", turned)))
+
+
+def test_resuming_at_any_block_gives_the_same_bits(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
+    done = {block.name: result for block, result in zip(model.family.blocks, results["featcal"], strict=True)}
+    for count in range(1, len(done) + 1):
+        known = dict([*done.items()][:count])
+        again = [result for _, result in model.calibrator("featcal").run(lambda block, known=known: known.get(block.name))]  # type: ignore[misc]
+        assert same_bits(again, results["featcal"])
+
+
+def test_progress_counts_every_step(model: Tiny) -> None:
+    calls: list[tuple[str, int, int]] = []
+    calibrated(model.calibrator("featcal", progress=lambda *call: calls.append(call)))
+    total = sum(len(block.steps) for block in model.family.blocks)
+    assert [done for _, done, _ in calls] == [*range(total), total] and {call[2] for call in calls} == {total}
+
+
+def test_notes_say_what_is_not_stored_as_asked(model: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    layout = Layout(embeddings="Q8_0", keep=("*.1.attention.self.query.weight",))
+    found = calibrated(model.calibrator("gptq", layout=layout))
+    note = "encoder.layer.1.attention.self.query.weight stays F16, as '*.1.attention.self.query.weight' asks"
+    assert [result.notes for result in found] == [[], [], [note]] and note in caplog.messages
+    tensors = flat(found)
+    kept, table = tensors["encoder.layer.1.attention.self.query.weight"], tensors["embeddings.word_embeddings.weight"]
+    assert isinstance(kept, Tensor) and torch.equal(kept, model.merged.load("encoder.layer.1.attention.self.query.weight").half())
+    assert isinstance(table, PackedTensor) and table.grid == GRIDS["Q8_0"]
+    assert found[2].losses[0].grid == "F16"
+
+
+def spoiled(source: InMemory, name: str, value: float) -> InMemory:
+    tensors = dict(source.tensors)
+    tensors[name] = tensors[name].clone()
+    tensors[name].view(-1)[5] = value
+    return InMemory(tensors)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("embeddings.word_embeddings.weight", torch.nan),
+        ("embeddings.word_embeddings.weight", 1e38),  # beyond float16
+        ("embeddings.LayerNorm.weight", torch.inf),
+        ("encoder.layer.0.attention.self.key.weight", torch.nan),
+        ("encoder.layer.0.attention.self.key.weight", 1e38),  # beyond any scale
+        ("encoder.layer.0.output.dense.bias", torch.inf),
+    ],
+)
+def test_a_bad_number_in_the_merge_is_an_error_that_names_the_tensor(model: Tiny, preset: str, name: str, bad: float) -> None:
+    with pytest.raises(CalibrationError, match=name.rsplit(".", 1)[0].replace(".", r"\.")) as error:
+        calibrated(model.calibrator(preset, merged=spoiled(model.merged, name, bad)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_number_in_an_embedding_on_a_grid_is_named_too(model: Tiny) -> None:
+    name = "embeddings.word_embeddings.weight"
+    with pytest.raises(CalibrationError, match=r"^embeddings\.word_embeddings\.weight: a weight is not finite, so no Q4_0 scale fits it"):
+        calibrated(model.calibrator("rtn", layout=Layout(embeddings="Q4_0"), merged=spoiled(model.merged, name, torch.nan)))
+
+
+@pytest.mark.parametrize("preset", ["regmean", "epmq", "featcal"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_number_in_an_expert_is_an_error_that_names_the_layer(model: Tiny, preset: str, bad: float) -> None:
+    name = "encoder.layer.1.intermediate.dense.weight"
+    experts = [model.experts[0], spoiled(model.experts[1], name, bad), model.experts[2]]
+    with pytest.raises(CalibrationError, match=r"encoder\.layer\.1\.(intermediate\.dense|output)") as error:
+        calibrated(model.calibrator(preset, model.tasks(experts)))
+    assert "NaN" in str(error.value)
+
+
+def test_without_damping_few_texts_leave_a_singular_hessian(model: Tiny) -> None:
+    method = replace(PRESETS["regmean"], damping=0.0)
+    with pytest.raises(
+        CalibrationError, match=r"encoder\.layer\.0\.attention\.self\.query: its Hessian is singular at input channel \d+; raise calibration\.lambda"
+    ):
+        calibrated(model.calibrator(method, model.tasks(count=2)))
+
+
+def test_a_model_of_another_shape_is_refused(model: Tiny) -> None:
+    short = InMemory({**model.merged.tensors, "encoder.layer.1.output.dense.bias": torch.zeros(3)})
+    with pytest.raises(InputError, match=r"tensor encoder\.layer\.1\.output\.dense\.bias has shape \[3\], expected \[64\] by config\.json"):
+        calibrated(model.calibrator("rtn", merged=short))
+
+
+@pytest.mark.parametrize("preset", ["gptq", "featcal"])
+def test_memory_does_not_grow_with_the_number_of_experts(model: Tiny, preset: str) -> None:
+    """Activations are on disk here; texts and token ids are the tasks' own."""
+
+    def peak(count: int) -> int:
+        gc.collect()
+        with LiveBytes() as gauge:
+            calibrated(model.calibrator(preset, model.tasks([model.experts[0]] * count, 8), activation_bytes=0))
+        return gauge.peak
+
+    few, many = peak(2), peak(4)
+    assert many < few + 64 * 64 * 8  # the smallest matrix of one task's statistics; token ids are less
+
+
+def test_memory_does_not_grow_with_depth(model: Tiny) -> None:
+    class Shallow:
+        def __init__(self, blocks: int) -> None:
+            self.blocks = model.family.blocks[:blocks]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(model.family, name)
+
+    def peak(blocks: int) -> int:
+        gc.collect()
+        calibrator = replace(model.calibrator("featcal", model.tasks(model.experts[:1], 8), activation_bytes=0), family=Shallow(blocks))  # type: ignore[arg-type]
+        with LiveBytes() as gauge:
+            for _ in calibrator.run():
+                pass
+        return gauge.peak
+
+    assert peak(3) <= peak(2) * 1.02
+
+
+def test_rows_of_padding_do_not_count(model: Tiny) -> None:
+    """One long text among short ones pads them; alone in their batches they give the same sums."""
+    wide = [TaskData("only", model.experts[0], ["good", "is", "a b c d e f g h i j k l m n o p"])]
+
+    class Single:
+        def __getattr__(self, name: str) -> object:
+            return getattr(model.family, name)
+
+        def batches(self, texts: list[str], size: int) -> list[Batch]:
+            return [*model.family.batches(texts, 1)]
+
+    together = calibrated(model.calibrator("epmq", wide))
+    alone = calibrated(replace(model.calibrator("epmq", wide), family=Single()))  # type: ignore[arg-type]
+    for one, other in zip(together, alone, strict=True):
+        for loss, wanted in zip(one.losses, other.losses, strict=True):
+            assert loss.loss_before == pytest.approx(wanted.loss_before, rel=1e-2, abs=1e-7)
+
+
+def test_numbers_of_a_users_own() -> None:
+    featcal: Method = PRESETS["featcal"]
+    assert featcal.override(alpha=None, rho=None, damping=None) == featcal
+    changed = featcal.override(alpha=0.0, rho=0.0, damping=0.0)
+    assert (changed.alpha, changed.rho, changed.damping, changed.affine) == (0.0, 0.0, 0.0, "solved")

@@ -1,0 +1,144 @@
+"""The stage as the command line runs it: models and a recipe on disk, a packed checkpoint on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from converters import open_family
+from epmq_export import sources
+from epmq_export.calibration.pack import calibrate
+from epmq_export.errors import InputError, RecipeError
+from epmq_export.files import sha256
+from epmq_export.packed import Packed, PackedTensor
+from epmq_export.recipe import load_recipe
+from epmq_export.tasks import load_tasks
+from tests.calibration.tiny import CPU, LETTERS, texts, tiny
+from tests.merging.sources import InMemory
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of two tasks, one with labels, with its models."""
+    place = tmp_path_factory.mktemp("project")
+    model = tiny(place / "base")
+    for directory, source in (("base", model.base), ("one", model.experts[0]), ("two", model.experts[1])):
+        (place / directory).mkdir(exist_ok=True)
+        save_file({name: source.load(name) for name in source.names()}, place / directory / "model.safetensors")
+    (place / "calibration.txt").write_text("\n".join(texts(3, 12)) + "\n", encoding="utf-8")
+    (place / "evaluation.tsv").write_text("".join(f"{'ab'[i % 2]}\t{word}\n" for i, word in enumerate(LETTERS)), encoding="utf-8")
+    task = {"calibration": "calibration.txt", "evaluation": "evaluation.tsv"}
+    content = {
+        "base_model": "./base",
+        "merge_method": "task_arithmetic",
+        "tasks": {"first": {"expert": "./one", "labels": ["a", "b"], **task}, "second": {"expert": "./two", **task}},
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return place / "recipe.yaml"
+
+
+def run(path: Path, out: Path, resume: bool = False, progress: Callable[[str, int, int], None] = lambda text, done, total: None) -> Packed:
+    recipe = load_recipe(path)
+    opened = sources.open_checkpoints(recipe)
+    project = sources.open_sources(opened, open_family, recipe.dtype)
+    return calibrate(recipe, project, load_tasks(recipe), sources.provenance(recipe, opened), out, CPU, resume, progress)
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {str(path.relative_to(directory)): sha256(path) for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    return run(recipe, tmp_path_factory.mktemp("whole") / "packed")
+
+
+def test_everything_is_in_the_index(whole: Packed, recipe: Path) -> None:
+    index = json.loads((whole.directory / "packed.json").read_text(encoding="utf-8"))
+    assert index["family"] == "bert" and index["method"]["name"] == "featcal" and index["recipe"]["base_model"] == "./base"
+    assert len(index["layers"]) == 12 and {layer["grid"] for layer in index["layers"]} == {"Q4_0"} and index["notes"] == []
+    assert sha256(recipe.parent / "one" / "model.safetensors") in {item["sha256"] for item in index["inputs"]}
+    assert sum(isinstance(whole.tensor(name), PackedTensor) for name in whole.names()) == 12
+    assert [path.name for path in whole.directory.parent.iterdir()] == ["packed"]
+    assert open_family(whole.directory).name == "bert"
+
+
+class Stop(Exception):
+    """What Ctrl-C, a full disk or a killed machine would be."""
+
+
+@pytest.mark.parametrize("block", [0, 1, 2, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(recipe: Path, whole: Packed, tmp_path: Path, block: int) -> None:
+    out = tmp_path / "packed"
+    steps = [0, 1, 7, 13]  # the steps that each of the three blocks begins with, and the end
+    calls: list[int] = []
+
+    def interrupt(text: str, done: int, total: int) -> None:
+        if done == steps[block]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(recipe, out, progress=interrupt)
+    assert not out.exists() and len([*tmp_path.rglob("*.safetensors")]) == block
+    again = run(recipe, out, resume=True, progress=lambda text, done, total: calls.append(done))
+    assert digests(again.directory) == digests(whole.directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+    assert min(calls) == steps[block]  # what was done is not done again
+
+
+def interrupted(recipe: Path, out: Path) -> Path:
+    """Where the two finished blocks of a run are."""
+
+    def stop(text: str, done: int, total: int) -> None:
+        if done == 9:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(recipe, out, progress=stop)
+    (blocks,) = out.parent.iterdir()
+    assert len([*blocks.glob("*.safetensors")]) == 2
+    return blocks
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_from(recipe: Path, tmp_path: Path) -> None:
+    blocks = interrupted(recipe, tmp_path / "packed")
+    other = recipe.with_name("other.yaml")
+    content: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    other.write_text(yaml.safe_dump({**content, "calibration": {"alpha": 0.25}}))
+    before = digests(blocks)
+    with pytest.raises(RecipeError, match=r"the interrupted run had another recipe, other inputs or other versions; start again without --resume"):
+        run(other, tmp_path / "packed", resume=True)
+    assert digests(blocks) == before
+    assert Packed(run(other, tmp_path / "packed").directory).index["method"]["alpha"] == 0.25
+
+
+@pytest.mark.parametrize("spoil", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", None], ids=["empty", "without metadata", "cut"])
+def test_a_finished_block_that_is_not_whole_is_named(recipe: Path, tmp_path: Path, spoil: bytes | None) -> None:
+    blocks = interrupted(recipe, tmp_path / "packed")
+    path = blocks / "encoder.layer.0.safetensors"
+    path.write_bytes(path.read_bytes()[:-10] if spoil is None else spoil)
+    with pytest.raises(
+        InputError, match=r"encoder\.layer\.0\.safetensors: a finished block of the interrupted run cannot be read .*start again without --resume"
+    ):
+        run(recipe, tmp_path / "packed", resume=True)
+
+
+def test_a_bad_number_in_an_expert_is_named_and_nothing_is_written(recipe: Path, tmp_path: Path) -> None:
+    model = tiny(tmp_path / "base")
+    for directory, source in (("base", model.base), ("one", model.experts[0])):
+        (tmp_path / directory).mkdir(exist_ok=True)
+        save_file({name: source.load(name) for name in source.names()}, tmp_path / directory / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    broken = InMemory({**model.experts[1].tensors, name: torch.full((64, 128), torch.nan)})
+    (tmp_path / "two").mkdir()
+    save_file({name: broken.load(name) for name in broken.names()}, tmp_path / "two" / "model.safetensors")
+    for file in ("recipe.yaml", "calibration.txt", "evaluation.tsv"):
+        (tmp_path / file).write_bytes((recipe.parent / file).read_bytes())
+    with pytest.raises(InputError, match=r"two: tensor encoder\.layer\.0\.output\.dense\.weight has 8192 values that are no finite float32") as error:
+        run(tmp_path / "recipe.yaml", tmp_path / "out" / "packed")
+    assert "\n" not in str(error.value) and not (tmp_path / "out" / "packed").exists()
