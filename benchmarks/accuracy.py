@@ -143,7 +143,8 @@ class Results:
         self.rows = [row for row in self.rows if (row["merge"], row["method"], row["stage"]) != (merge, method, stage)]
         self.rows.append({"merge": merge, "method": method, "stage": stage, "numbers": numbers, "scores": scores, **seconds})
         order = {name: i for i, name in enumerate(("", *MERGES, *METHODS, "base", "experts", "merged", *STAGES))}
-        self.rows.sort(key=lambda row: tuple(order[row[key]] for key in ("merge", "method", "stage")))
+        # A row of an earlier version may name a method that is no more: it stays, at the end.
+        self.rows.sort(key=lambda row: tuple(order.get(row[key], len(order)) for key in ("merge", "method", "stage")))
         self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
         for path, text in ((self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"), (self.markdown, self.text())):
             with files.whole(path) as built:
