@@ -1,6 +1,5 @@
 """Named tensors with their dtypes, and the safetensors files that hold them."""
 
-import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, OutputError
 from epmq_export.family import TensorSource
 
 # The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they mean nothing.
@@ -81,12 +80,12 @@ class SafetensorsFile:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write one safetensors file; OSError, naming it, where the disk does not take it."""
+    """Write one safetensors file; OutputError where the disk does not take it."""
     path.touch()
     mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata)
     except SafetensorError as error:
-        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from None
+        raise OutputError(f"{path}: cannot be written ({error})") from None
     # The library writes for the owner only; a model is as readable as any other file that the user makes.
     path.chmod(mode)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from epmq_export import files
-from epmq_export.errors import RecipeError
+from epmq_export.errors import OutputError, RecipeError
 
 
 def everything(directory: Path) -> dict[str, bytes | None]:
@@ -18,6 +18,8 @@ def test_sha256(tmp_path: Path) -> None:
 
 def test_existing_outputs_are_refused(tmp_path: Path) -> None:
     files.refuse_existing(tmp_path / "new", overwrite=False)
+    files.refuse_existing(tmp_path, overwrite=False)  # an empty directory is nothing to lose
+    (tmp_path / "file").touch()
     files.refuse_existing(tmp_path, overwrite=True)
     with pytest.raises(RecipeError, match=r"exists: give another place, or --overwrite"):
         files.refuse_existing(tmp_path, overwrite=False)
@@ -64,7 +66,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, directory: bool, before
 def test_a_block_that_builds_nothing_takes_nothing_away(tmp_path: Path) -> None:
     build(tmp_path / "out", True, "old")
     found = everything(tmp_path)
-    with pytest.raises(FileNotFoundError), files.whole(tmp_path / "out"):
+    with pytest.raises(OutputError), files.whole(tmp_path / "out"):
         pass
     assert everything(tmp_path) == found
 

@@ -1,11 +1,21 @@
 """How far the anchor lies from the base."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
+from epmq_export.calibration.method import Method
 from epmq_export.errors import CalibrationError
-from epmq_export.family import TensorSource
+from epmq_export.family import Family, TensorSource
+
+
+def with_length(method: Method, family: Family, base: TensorSource, experts: Sequence[TensorSource], merged: TensorSource) -> Method:
+    """The method with rho as a number: "auto" is measured on all the family's linears together."""
+    if method.rho != "auto":
+        return method
+    names = [f"{block.name}.{path}.weight" for block in family.blocks for step in block.steps for path in step]
+    return replace(method, rho=anchor_rho(base, experts, merged, [name for name in names if len(base.shape(name)) == 2]))
 
 
 def anchor_rho(base: TensorSource, experts: Sequence[TensorSource], merged: TensorSource, names: Iterable[str]) -> float:

@@ -1,7 +1,7 @@
 """The stage `calibrate`: from opened sources to a packed checkpoint on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from epmq_export import packed
-from epmq_export.calibration.anchor import anchor_rho
+from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.layout import Layout
-from epmq_export.calibration.method import Method
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.errors import InputError
 from epmq_export.family import Family
@@ -40,7 +39,7 @@ def calibrate(
         sources.base,
         sources.merged,
         [TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(text) for text in task.calibration]) for task in tasks],
-        _resolved(recipe.calibration.settings, sources),
+        with_length(recipe.calibration.settings, sources.family, sources.base, [*sources.experts.values()], sources.merged),
         Layout(quantization.grid, quantization.embeddings, quantization.keep),
         device,
         progress=progress,
@@ -70,12 +69,3 @@ def _require_matches(recipe: Recipe, family: Family) -> None:
     for i, pattern in enumerate(recipe.quantization.keep):
         if not any(fnmatchcase(name, pattern) for name in names):
             raise recipe.mistake(("quantization", "keep", i), f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {names[-1]}")
-
-
-def _resolved(method: Method, sources: Sources) -> Method:
-    """The method with the anchor's length as a number, which the packed checkpoint records."""
-    if method.rho != "auto":
-        return method
-    names = [f"{block.name}.{path}.weight" for block in sources.family.blocks for step in block.steps for path in step]
-    matrices = [name for name in names if len(sources.base.shape(name)) == 2]
-    return replace(method, rho=anchor_rho(sources.base, [*sources.experts.values()], sources.merged, matrices))

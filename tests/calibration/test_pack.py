@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from converters import open_family
 from epmq_export import sources
+from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.calibration.pack import calibrate
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import sha256
@@ -60,7 +61,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 def test_everything_is_in_the_index(whole: Packed, recipe: Path) -> None:
     index = json.loads((whole.directory / "packed.json").read_text(encoding="utf-8"))
-    assert index["family"] == "bert" and index["method"]["name"] == "featcal" and index["recipe"]["base_model"] == "./base"
+    assert index["family"] == "bert" and index["method"]["name"] == DEFAULT_METHOD and index["method"]["rho"] > 1 and index["recipe"]["base_model"] == "./base"
     assert len(index["layers"]) == 12 and {layer["grid"] for layer in index["layers"]} == {"Q4_0"} and index["notes"] == []
     assert sha256(recipe.parent / "one" / "model.safetensors") in {item["sha256"] for item in index["inputs"]}
     assert sum(isinstance(whole.tensor(name), PackedTensor) for name in whole.names()) == 12
@@ -111,7 +112,7 @@ def test_a_run_of_another_recipe_is_not_gone_on_from(recipe: Path, tmp_path: Pat
     content: dict[str, Any] = yaml.safe_load(recipe.read_text())
     other.write_text(yaml.safe_dump({**content, "calibration": {"alpha": 0.25}}))
     before = digests(blocks)
-    with pytest.raises(RecipeError, match=r"the interrupted run had another recipe, other inputs or other versions; start again without --resume"):
+    with pytest.raises(RecipeError, match=r"the interrupted run had another recipe, other inputs or other versions; start again with --overwrite"):
         run(other, tmp_path / "packed", resume=True)
     assert digests(blocks) == before
     assert Packed(run(other, tmp_path / "packed").directory).index["method"]["alpha"] == 0.25
@@ -123,7 +124,7 @@ def test_a_finished_block_that_is_not_whole_is_named(recipe: Path, tmp_path: Pat
     path = blocks / "encoder.layer.0.safetensors"
     path.write_bytes(path.read_bytes()[:-10] if spoil is None else spoil)
     with pytest.raises(
-        InputError, match=r"encoder\.layer\.0\.safetensors: a finished block of the interrupted run cannot be read .*start again without --resume"
+        InputError, match=r"encoder\.layer\.0\.safetensors: a finished block of the interrupted run cannot be read .*start again with --overwrite"
     ):
         run(recipe, tmp_path / "packed", resume=True)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from converters import open_family
+from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS, Method
@@ -41,6 +42,8 @@ class Tiny:
 
     def calibrator(self, method: str | Method, tasks: Sequence[TaskData] | None = None, layout: Layout | None = None, **other: object) -> Calibrator:
         chosen = PRESETS[method] if isinstance(method, str) else method
+        if chosen.rho == "auto":
+            chosen = with_length(chosen, self.family, self.base, self.experts, self.merged)
         arguments: dict[str, object] = {"base": self.base, "merged": self.merged, **other}
         return Calibrator(family=self.family, tasks=tasks or self.tasks(), method=chosen, layout=layout or Layout(), device=CPU, **arguments)  # type: ignore[arg-type]
 
