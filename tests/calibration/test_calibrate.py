@@ -55,7 +55,7 @@ def test_losses_are_ordered_as_the_methods_are(results: dict[str, list[BlockResu
     """On one target: GPTQ loses less than the nearest. The solved ones come nearer to the experts than their merge does."""
 
     def mean(preset: str, field: str) -> float:
-        losses = [getattr(loss, field) for result in results[preset] for loss in result.losses]
+        losses: list[float] = [getattr(loss, field) for result in results[preset] for loss in result.losses]
         return sum(losses) / len(losses)
 
     assert mean("gptq", "loss_after") < 0.8 * mean("rtn", "loss_after")
@@ -286,7 +286,7 @@ def test_memory_does_not_grow_with_the_number_of_experts(model: Tiny, preset: st
         gc.collect()
         with LiveBytes() as gauge:
             calibrated(model.calibrator(preset, model.tasks([model.experts[0]] * count, 8), activation_bytes=0))
-        return gauge.peak
+        return int(gauge.peak)
 
     few, many = peak(2), peak(4)
     assert many < few + 64 * 64 * 8  # the smallest matrix of one task's statistics; token ids are less
@@ -306,7 +306,7 @@ def test_memory_does_not_grow_with_depth(model: Tiny) -> None:
         with LiveBytes() as gauge:
             for _ in calibrator.run():
                 pass
-        return gauge.peak
+        return int(gauge.peak)
 
     assert peak(3) <= peak(2) * 1.02
 

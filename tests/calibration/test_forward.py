@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, BertModel, 
     source = small_bert(tmp_path_factory.mktemp("forward") / "model")
     family = open_family(source)
     torch.manual_seed(0)
-    bert = BertModel(BertConfig.from_pretrained(source), add_pooling_layer=False).eval()
+    bert = BertModel(BertConfig.from_pretrained(source), add_pooling_layer=False)
+    bert.train(False)
     return family, bert, next(family.batches(TEXTS, 3))
 
 
@@ -48,14 +50,15 @@ def test_the_inputs_are_those_of_a_direct_computation(model: tuple[Family, BertM
     module = load_block(first, weights(bert), CPU)
     paths = [step[0] for step in first.steps]
     seen, result = inputs_of(module, paths, partial(run_block, first, module, hidden, batch, CPU), stop=False)
-    layer = bert.encoder.layer[0]
+    layer: Any = bert.encoder.layer[0]
 
     def heads(value: Tensor) -> Tensor:
-        return value.unflatten(-1, (4, 16)).transpose(1, 2)
+        return value.reshape(*value.shape[:2], 4, 16).transpose(1, 2)
 
     def normal(value: Tensor) -> Tensor:
         centred = value - value.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + layer.output.LayerNorm.eps).sqrt()
+        result: Tensor = centred / (centred.square().mean(-1, keepdim=True) + layer.output.LayerNorm.eps).sqrt()
+        return result
 
     own = layer.attention.self
     scores = heads(own.query(hidden)) @ heads(own.key(hidden)).transpose(2, 3) / 4 + (1 - batch["attention_mask"][:, None, None, :].float()) * -1e9
