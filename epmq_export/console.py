@@ -43,7 +43,7 @@ class Stages:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Update]:
-    columns = (SpinnerColumn(), TextColumn("[bold]{task.fields[stage]}"), BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("[bold]{task.fields[stage]}"), BarColumn(16), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("", total=None, stage=name)
 

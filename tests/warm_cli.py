@@ -11,6 +11,7 @@ import resource
 import runpy
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ CLI = Path(__file__).parents[1] / "cli.py"
 
 
 def main() -> None:
-    runpy.run_path(str(CLI), run_name="warm")
-    import onnxruntime  # noqa: F401  what a command imports when it needs it
-    import onnxscript  # noqa: F401
-    import torch._dynamo  # noqa: F401
-
+    for room in ("converters", "formats.gguf", "formats.onnx_qdq", "epmq_export.calibration.pack", "epmq_export.verification.verify"):
+        import_module(room)
+    for package in ("onnxruntime", "onnxscript", "torch._dynamo"):
+        import_module(package)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

@@ -91,7 +91,7 @@ class Calibrator:
                     walk.load_student()
                     walk.run_experts()
                     for step in block.steps:
-                        self.progress(f"{block.name} {step[0].rsplit('.', 1)[-1]}", done, total)
+                        self.progress(f"{block.name}.{step[0]}", done, total)
                         walk.solve(step)
                         done += 1
                     result = BlockResult(walk.tensors, walk.losses, walk.notes)

@@ -1,6 +1,7 @@
 """One thing wrong in a good file: `epmq verify` exits 1, names it, and the check meant for it is the one that fails."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -102,8 +103,9 @@ def test_gguf_one_metadata_key(judge: Judge) -> None:
 
 def test_gguf_provenance(judge: Judge) -> None:
     def change(path: Path) -> None:
-        at = path.read_bytes().index(b'"samples": 16')
-        edited(path, path, at, b'"samples": 61')
+        found = re.search(rb'"samples": ?(16)', path.read_bytes())
+        assert found is not None
+        edited(path, path, found.start(1), b"61")
 
     bad = judge("gguf", change)
     assert bad.failed == {"metadata"}  # it computes what it should, and lies of its origin
