@@ -11,8 +11,8 @@ from torch import Tensor
 
 from epmq_export.errors import CalibrationError
 
-# Candidate scales, as shares of the one that just reaches a group's largest weight. Shrinking trades a clipped outlier for finer
-# steps elsewhere; the range was chosen on MiniLM, where no group picked a smaller share than 0.55.
+# Candidate scales, as shares of the one that just reaches a group's largest weight: a smaller one trades a clipped outlier for finer
+# steps elsewhere, a larger one puts a code where several weights are.
 _SHARES = torch.linspace(0.5, 1.125, 26)
 
 
