@@ -70,9 +70,9 @@ def test_other_values_are_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     ("rule", "parameters", "own", "message"),
     [
-        ("tise", {}, {}, "merge_method is 'tise'.*did you mean ties"),
-        ("ties", {"lamda": 1}, {}, "parameters: 'lamda' is unknown.*did you mean lambda"),
-        ("ties", {}, {"wieght": 1}, "parameters of a: 'wieght' is unknown.*did you mean weight"),
+        ("tise", {}, {}, "merge_method is 'tise'.*did you mean 'ties'"),
+        ("ties", {"lamda": 1}, {}, "parameters: 'lamda' is unknown.*did you mean 'lambda'"),
+        ("ties", {}, {"wieght": 1}, "parameters of a: 'wieght' is unknown.*did you mean 'weight'"),
         ("ties", {}, {"density": 1.5}, "density of a is 1.5, expected a share from 0 to 1"),
         ("ties", {}, {"weight": -1}, "weight of a is -1.0, expected 0 or more"),
         ("ties", {"normalize": "yes"}, {}, "normalize is 'yes', expected true or false"),
