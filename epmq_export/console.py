@@ -78,7 +78,7 @@ def show_log(verbose: bool) -> None:
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Percent by task; a column for each model, so that many tasks fit a terminal."""
-    table = Table(title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("task")
     for name in scores:
         table.add_column(name, justify="right")
@@ -90,7 +90,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
     """A column for each file, a row for each check."""
-    table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("check")
     for file in files:
         table.add_column(f"{file['format']} in {file['runtime']}")

@@ -20,6 +20,7 @@ def sha256(path: Path) -> str:
 
 def partial(path: Path) -> Path:
     """Where `path` is built: a hidden name in the same directory, so that the rename at the end stays on one file system."""
+    path = path.absolute()  # "." has no name
     return path.with_name(f".{path.name}.partial")
 
 
@@ -53,7 +54,7 @@ def publish(built: Path, path: Path) -> None:
     for file in [*built.rglob("*"), built] if built.is_dir() else [built]:
         _sync(file)
     if path.is_dir() or (built.is_dir() and path.exists()):
-        old = path.with_name(f".{path.name}.old")
+        old = partial(path).with_suffix(".old")
         remove(old)
         path.rename(old)
         try:
