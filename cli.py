@@ -33,7 +33,7 @@ log = logging.getLogger("epmq_export")
 app = typer.Typer(
     name="epmq",
     help="Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF and ONNX, and prove the files good in real runtimes.",
-    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input file; 4 a runtime is not installed; 130 interrupted.",
+    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input file, or an output that cannot be written; 4 a runtime is not installed; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -134,6 +134,9 @@ def verify(
     names = [name for name in known_formats() if (output / name).is_dir()]
     if not names:
         raise InputError(f"{output}: found neither of {', '.join(known_formats())}, expected the directories that `epmq export` writes")
+    asked = packed.index.get("recipe", {}).get("export", {}).get("formats", [*known_formats()])
+    if missing := [name for name in asked if name not in names]:
+        log.warning("%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing))
     recipe = recipe or _recipe_of(output / REPORT)
     project = _Project.open(recipe, device) if recipe is not None else None
     if project is not None and project.recipe.source != packed.index.get("recipe"):

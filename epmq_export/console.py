@@ -79,7 +79,7 @@ def show_log(verbose: bool) -> None:
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Percent by task; a column for each model, so that many tasks fit a terminal."""
     table = Table(title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("task")
+    table.add_column("task", no_wrap=True)  # a name has no place to break
     for name in scores:
         table.add_column(name, justify="right")
     tasks = [task for task in next(iter(scores.values())) if task != "average"]
