@@ -33,7 +33,8 @@ log = logging.getLogger("epmq_export")
 app = typer.Typer(
     name="epmq",
     help="Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF and ONNX, and prove the files good in real runtimes.",
-    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input file, or an output that cannot be written; 4 a runtime is not installed; 130 interrupted.",
+    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input file, or an output that cannot be "
+    "written; 4 a runtime is not installed; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
