@@ -18,9 +18,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def named(path: Path) -> Path:
+    """The path as it is, or absolute where it has no name to build beside: `.`"""
+    return path if path.name else path.absolute()
+
+
 def partial(path: Path) -> Path:
     """Where `path` is built: a hidden name in the same directory, so that the rename at the end stays on one file system."""
-    path = path.absolute()  # "." has no name
+    path = named(path)
     return path.with_name(f".{path.name}.partial")
 
 
@@ -85,6 +90,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     OutputError where the system does not let it be written.
     """
+    path = named(path)
     make_directory(path.parent)
     built = partial(path)
     try:

@@ -99,3 +99,12 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     files.remove(tmp_path / "link")
     assert (tmp_path / "elsewhere" / "sub" / "file").exists() and not (tmp_path / "link").exists()
+
+
+def test_a_directory_without_a_name_is_built_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    with files.whole(Path()) as built:
+        build(built, True, "new")
+    assert everything(tmp_path)["here/sub/file"] == b"new"
