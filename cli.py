@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from epmq_export.format import Format
     from epmq_export.packed import Packed
-    from epmq_export.recipe import Recipe
+    from epmq_export.project import Project
     from epmq_export.runtimes.runtime import Runtime
-    from epmq_export.verification.verify import Judge
 
 log = logging.getLogger("epmq_export")
 app = typer.Typer(
@@ -102,8 +101,7 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
 def calibrate(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """Merge and calibrate, layer by layer, onto the 4-bit grid; write a packed checkpoint."""
     files.refuse_existing(output, overwrite)
-    project = _Project.open(recipe, device)
-    project.calibrate(output, resume)
+    _calibrate(_open(recipe, device), output, resume, console.Stages())
     console.out.print(output)
 
 
@@ -139,7 +137,7 @@ def verify(
     if missing := [name for name in asked if name not in names]:
         log.warning("%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing))
     recipe = recipe or _recipe_of(output / REPORT)
-    project = _Project.open(recipe, device) if recipe is not None else None
+    project = _open(recipe, device) if recipe is not None else None
     if project is not None and project.recipe.source != packed.index.get("recipe"):
         log.warning("%s is not the recipe that %s was made with", recipe, packed.directory)
     _verify(output, packed, names, project, console.Stages(), json_file)
@@ -157,7 +155,7 @@ def evaluate(
     from epmq_export.verification.scores import Bench
 
     stages = console.Stages()
-    project = _Project.open(recipe, device)
+    project = _open(recipe, device)
     run = _runner(model, project)
     with stages.stage("evaluate") as update:
         update("experts", 0, 3)
@@ -190,7 +188,7 @@ def inspect(
 @app.command()
 def run(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """The whole chain: merge, calibrate, export, verify."""
-    _run(_Project.open(recipe, device), output, overwrite, resume)
+    _run(_open(recipe, device), output, overwrite, resume)
 
 
 @app.command()
@@ -202,7 +200,7 @@ def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume
     if package is None or package.origin is None:
         raise MissingRuntime(f"the demo's base model is not installed: {DEMO_INSTALL} (91 MB)")
     recipe = Path(epmq_export.__file__).parent / "demo" / "recipe.yaml"
-    _run(_Project.open(recipe, None, base=Path(package.origin).parent / "model"), output, overwrite, resume)
+    _run(_open(recipe, None, base=Path(package.origin).parent / "model"), output, overwrite, resume)
 
 
 @app.command()
@@ -219,49 +217,25 @@ def doctor(as_json: AsJson = False) -> None:
         raise MissingRuntime(f"the main job cannot run without {', '.join(part.name for part in diagnosis.lacking)}")
 
 
-class _Project:
-    """A recipe with everything it names opened."""
+def _open(path: Path, device: str | None, base: Path | None = None) -> "Project":
+    """The recipe's project; `base` stands in for the model that it names."""
+    from converters import open_family
+    from epmq_export.project import Project
+    from epmq_export.recipe import load_recipe
 
-    def __init__(self, recipe: "Recipe", device: "torch.device") -> None:
-        from converters import open_family
-        from epmq_export import sources
-        from epmq_export.tasks import load_tasks
-
-        self.recipe, self.device = recipe, device
-        self.tasks = load_tasks(recipe)
-        self.checkpoints = sources.open_checkpoints(recipe)
-        self.sources = sources.open_sources(self.checkpoints, open_family, recipe.dtype)
-        self.stages = console.Stages()
-
-    @classmethod
-    def open(cls, path: Path, device: str | None, base: Path | None = None) -> "_Project":
-        from epmq_export.recipe import load_recipe
-
-        recipe = load_recipe(path)
-        if base is not None:
-            recipe = recipe.model_copy(update={"base_model": str(base)})
-        return cls(recipe.require_tasks(), _device(device))
-
-    def calibrate(self, directory: Path, resume: bool) -> "Packed":
-        from epmq_export import sources
-        from epmq_export.calibration.pack import calibrate as calibrate_to
-
-        with self.stages.stage("calibrate") as update:
-            update("hashing the inputs", 0, 0)
-            origin = sources.provenance(self.recipe, self.checkpoints)
-            return calibrate_to(self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, update)
-
-    def reference(self, packed: "Packed") -> "Judge":
-        from epmq_export.verification.verify import Judge
-
-        with self.stages.stage("score the references") as update:
-            return Judge.build(self.sources, self.tasks, packed, self.recipe.verify, self.device, lambda text: update(text, 0, 0))
+    recipe = load_recipe(path)
+    if base is not None:
+        recipe = recipe.model_copy(update={"base_model": str(base)})
+    return Project.open(recipe.require_tasks(), open_family, _device(device))
 
 
-def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None:
-    from epmq_export.packed import Packed
+def _calibrate(project: "Project", directory: Path, resume: bool, stages: console.Stages) -> "Packed":
+    with stages.stage("calibrate") as update:
+        return project.calibrate(directory, resume, update)
 
-    names = project.recipe.export.formats
+
+def _run(project: "Project", output: Path, overwrite: bool, resume: bool) -> None:
+    names, stages = project.recipe.export.formats, console.Stages()
     for name in names:
         known_formats()[name][1].version()  # a missing runtime is told before the work, not after it
     if files.taken(output) and not (overwrite or resume):
@@ -271,18 +245,9 @@ def _run(project: _Project, output: Path, overwrite: bool, resume: bool) -> None
         for name in (PACKED, REPORT, *known_formats()):
             files.remove(output / name)
     finished = resume and (output / PACKED).exists()
-    packed = _same(Packed(output / PACKED), project) if finished else project.calibrate(output / PACKED, resume)
-    _export(packed, output, names, overwrite=True, stages=project.stages)
-    _verify(output, packed, names, project, project.stages, output / REPORT)
-
-
-def _same(packed: "Packed", project: _Project) -> "Packed":
-    from epmq_export import sources
-
-    origin = sources.provenance(project.recipe, project.checkpoints)
-    if any(packed.index[key] != value for key, value in origin.items()):
-        raise RecipeError(f"{packed.directory} was made with another recipe, other inputs or other versions: start again with --overwrite")
-    return packed
+    packed = project.calibrated(output / PACKED) if finished else _calibrate(project, output / PACKED, resume, stages)
+    _export(packed, output, names, overwrite=True, stages=stages)
+    _verify(output, packed, names, project, stages, output / REPORT)
 
 
 def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: bool, stages: console.Stages) -> list[Path]:
@@ -301,7 +266,7 @@ def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: boo
     return written
 
 
-def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "_Project | None", stages: console.Stages, report: Path | None) -> None:
+def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "Project | None", stages: console.Stages, report: Path | None) -> None:
     from converters import open_family
     from epmq_export.recipe import RecipeVerify
     from epmq_export.verification.report import Report
@@ -310,7 +275,10 @@ def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "_Pro
 
     family = open_family(packed.directory)
     written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in known_formats().items() if name in names]
-    judge = project.reference(packed) if project is not None else None
+    judge = None
+    if project is not None:
+        with stages.stage("score the references") as update:
+            judge = project.judge(packed, lambda text: update(text, 0, 0))
     tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
     with stages.stage("verify") as update:
         verdict = verify_files(written, packed, family, tolerances, judge, lambda text: update(text, 0, 0))
@@ -338,7 +306,7 @@ def _recipe_of(report: Path) -> Path | None:
     return Path(named)
 
 
-def _runner(model: Path, project: _Project) -> Callable[[Sequence[str]], Any]:
+def _runner(model: Path, project: "Project") -> Callable[[Sequence[str]], Any]:
     """What gives a model's outputs for texts: its runtime, or PyTorch."""
     from converters import open_family
     from epmq_export.checkpoint import open_checkpoint, renamed
