@@ -5,7 +5,7 @@
 
 DATA/text holds a folder a task with `train.tsv.gz`, `test.tsv.gz` (lines `label<TAB>text`) and `labels.json`. The head
 is the base's own embedding of each label's name, as CLIP builds its zero-shot heads: only the encoder learns, so the
-experts share every part that a merge does not touch. A finished expert is skipped, so an interrupted run goes on.
+experts share every part that a merge does not touch. The last 500 training lines are left out, for choosing settings on. A finished expert is skipped, so an interrupted run goes on.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
+HELD_OUT = 500  # the last lines of train.tsv.gz, which no expert learns from: settings are chosen on them, never on test lines
 SCALE = 20.0  # logits = SCALE * cosine, the temperature that all-MiniLM itself was trained with
 MAX_LENGTH = 96
 
@@ -73,7 +74,7 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith("encoder.")
-    rows = lines(folder / "train.tsv.gz")
+    rows = lines(folder / "train.tsv.gz")[:-HELD_OUT]
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / 20, (steps - step) / steps))
     order = random.Random(seed)
