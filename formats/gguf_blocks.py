@@ -21,7 +21,7 @@ def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
     """The bytes of a tensor in the file. A group on a grid becomes a block: its scale, then its codes."""
     if not isinstance(value, PackedTensor):
         return (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
-    scales = value.scales.reshape(-1, 1).contiguous().view(torch.uint8)
+    scales = value.stored["scales"].reshape(-1, 1).contiguous().view(torch.uint8)
     codes = value.codes.reshape(-1, value.grid.group)
     if value.grid.bits > 4:
         return torch.cat((scales, codes.view(torch.uint8)), 1).numpy()
@@ -46,4 +46,4 @@ def _blocks(grid: Grid, content: Tensor, out: int) -> PackedTensor:
     scales = blocks[:, :2].contiguous().view(torch.float16).reshape(out, -1)
     packed = blocks[:, 2:]
     codes = packed.contiguous().view(torch.int8) if grid.bits > 4 else torch.cat((packed & 15, packed >> 4), 1).to(torch.int8) + grid.lowest
-    return PackedTensor(grid, codes.reshape(out, -1), scales)
+    return PackedTensor(grid, codes.reshape(out, -1), {"scales": scales})

@@ -42,7 +42,8 @@ def written(tmp_path_factory: pytest.TempPathFactory, small: tuple[Packed, Famil
 
 def same(one: PackedTensor | torch.Tensor, other: PackedTensor | torch.Tensor) -> bool:
     if isinstance(one, PackedTensor) and isinstance(other, PackedTensor):
-        return one.grid == other.grid and torch.equal(one.codes, other.codes) and torch.equal(one.scales.view(torch.int16), other.scales.view(torch.int16))
+        pairs = [(one.codes, other.codes), *((numbers, other.stored[part]) for part, numbers in one.stored.items())]
+        return one.grid == other.grid and all(torch.equal(mine.view(torch.uint8), theirs.view(torch.uint8)) for mine, theirs in pairs)
     assert isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     return one.dtype == other.dtype and torch.equal(one, other)
 
@@ -57,7 +58,7 @@ def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(name: str, out: int,
     codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=random, dtype=torch.int8)
     bits = torch.randint(-(2**15), 2**15, (out, groups), generator=random, dtype=torch.int16)
     scales = torch.where(bits.view(torch.float16).isfinite(), bits, 0).view(torch.float16)  # subnormal and negative ones among them
-    tensor = PackedTensor(grid, codes, scales)
+    tensor = PackedTensor(grid, codes, {"scales": scales})
     raw = encode(tensor).reshape(-1)
     kind = gguf.GGMLQuantizationType[name]
     assert same(tensor, decode(Path("x"), TensorInfo("x", kind, (out, groups * grid.group), 0, raw.size), raw))

@@ -142,7 +142,7 @@ def test_ggml_decodes_any_codes_and_scales(name: str, out: int, seed: int) -> No
     grid, random = GRIDS[name], torch.Generator().manual_seed(seed)
     codes = torch.randint(grid.lowest, grid.highest + 1, (out, 2 * grid.group), generator=random, dtype=torch.int8)
     bits = torch.randint(-(2**15), 2**15, (out, 2), generator=random, dtype=torch.int16)
-    tensor = PackedTensor(grid, codes, torch.where(bits.view(torch.float16).isfinite(), bits, 0).view(torch.float16))
+    tensor = PackedTensor(grid, codes, {"scales": torch.where(bits.view(torch.float16).isfinite(), bits, 0).view(torch.float16)})
     found = LlamaCpp().dequantise(name, encode(tensor).reshape(-1), codes.numel())
     assert found is not None and np.array_equal(found, tensor.dequantise().numpy().reshape(-1))
 
