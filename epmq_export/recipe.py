@@ -11,10 +11,28 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from epmq_export import yaml_lines
+from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
+from epmq_export.grids import GRIDS
 from epmq_export.nearest import did_you_mean
-from epmq_export.recipe_values import GRID_NAMES, DataFile, Dtype, Labels, ModelName, Name, Parameters, Place, Share, choice, distinct, location, one_of, shown
+from epmq_export.recipe_values import (
+    ONNX_GRIDS,
+    STORAGES,
+    DataFile,
+    Dtype,
+    Labels,
+    ModelName,
+    Name,
+    Parameters,
+    Place,
+    Share,
+    choice,
+    distinct,
+    location,
+    one_of,
+    shown,
+)
 from epmq_export.yaml_lines import Document, Key, dotted
 
 _UNSUPPORTED = {"slices", "modules", "tokenizer", "chat_template"}  # mergekit's, at the top level
@@ -93,10 +111,33 @@ class RecipeCalibration(_Part):
 
 
 class RecipeQuantization(_Part):
-    grid: Annotated[str, choice(*GRID_NAMES)] = "Q4_0"
-    embeddings: Annotated[str, choice("F16", "F32", "Q8_0", "Q4_0")] = "F16"
+    grid: Annotated[str, choice(*GRIDS)] = "Q4_0"
+    bits: float | None = Field(default=None, gt=0)
+    """A weight, on average over the linears, in place of one grid for all."""
+
+    onnx_grid: Annotated[str, choice(*ONNX_GRIDS)] = "Q4_0"
+    """What stands in ONNX for a grid that it cannot hold."""
+
+    embeddings: Annotated[str, choice(*STORAGES)] = "F16"
     keep: list[Name] = []
     """fnmatch patterns of the tensor names that stay in F16."""
+
+    overrides: dict[str, Annotated[str, choice(*STORAGES)]] = {}
+    """What linears are stored as, by fnmatch pattern of their names; the first that matches is the one, `keep` before them."""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **self.overrides})
+
+    @property
+    def replaced_in_onnx(self) -> dict[str, str]:
+        """The grids that the recipe names and ONNX cannot hold, and what stands in for them."""
+        return {name: self.onnx_grid for name in self.layout.names if name in GRIDS and name not in ONNX_GRIDS}
+
+    @property
+    def onnx_apart(self) -> bool:
+        """Whether ONNX cannot hold what GGUF gets, so that it needs a calibration of its own."""
+        return self.bits is not None or bool(self.replaced_in_onnx)
 
 
 class RecipeExport(_Part):
@@ -215,6 +256,14 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         return wrong
     if not recipe.experts:
         wrong.append((("models",), "found only the base, expected an expert"))
+    quantization = recipe.quantization
+    if quantization.bits is not None and "grid" in quantization.model_fields_set:
+        wrong.append((("quantization", "grid"), "found a grid beside bits, which choose one for each linear, expected one of the two keys"))
+    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
+    if quantization.bits is not None and quantization.bits < least and "onnx" in recipe.export.formats:
+        wrong.append(
+            (("quantization", "bits"), f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or leave it out of export.formats")
+        )
     known: dict[str, int] = {}
     for index, model in enumerate(recipe.models):
         first = known.setdefault(recipe.location(model.model), index)
