@@ -129,7 +129,7 @@ def test_a_convention_brings_its_defaults() -> None:
 
 def test_the_reference_names_every_rule_with_its_parameters_and_their_defaults() -> None:
     rows = [line.strip("| ").split(" | ") for line in REFERENCE.read_text(encoding="utf-8").splitlines()]
-    documented = {row[0]: [re.findall(r"`(\w+)`( [\w.]+)?", cell) for cell in row[1:3]] for row in rows if row[0] in RULES and len(row) == 4}
+    documented = {row[0]: [re.findall(r"`(\w+)`( [\w.-]+)?", cell) for cell in row[1:3]] for row in rows if row[0] in RULES and len(row) == 4}
     assert list(documented) == list(RULES)
     for rule, cells in documented.items():
         for by_model, cell in zip((True, False), cells, strict=True):
