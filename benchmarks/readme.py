@@ -29,7 +29,8 @@ def block(results: Results) -> str:
     settings, about = results.about["settings"], results.about
     head = (
         f"{len(settings['tasks'])} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, merged by {merge} (task arithmetic: TA), calibrated with "
-        f"{settings['samples']} unlabelled sentences a task, the first {settings['lines']} test sentences a task; percent, averaged over tasks. "
+        f"{settings['samples']} unlabelled sentences a task, the first {settings['lines']} test sentences of each (all where it has fewer); "
+        "percent, averaged over tasks. "
         f"`recovered` is (row - base) / (experts - base). The base has {ends[0]}, the experts, each on its own task, {ends[1]} "
         f"({about['machine']}, {about['date']})."
     )
@@ -40,9 +41,12 @@ def block(results: Results) -> str:
     for method in (*PEERS, *methods):
         rows = [row for stage in RUNTIMES for row in results.of(merge, method, stage)]
         if rows:
-            name = f"{method}" if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
-            lines.append([name, _bits(rows[0]), *_cells(results, merge, method, ("full", *RUNTIMES)), results.recovered(rows[0])])
-    return f"{BEGIN}\n{head}\n\n{table(lines)}\n{END}"
+            name = method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
+            # A method whose target is the merge gives the merge where it does not round.
+            full = "merged" if method in PRESETS and PRESETS[method].target == "merged" else "full"
+            cells = [*_cells(results, merge, "" if full == "merged" else method, (full,)), *_cells(results, merge, method, (*RUNTIMES,))]
+            lines.append([name, _bits(rows[0]), *cells, results.recovered(rows[0])])
+    return "\n\n".join([f"{BEGIN}\n{head}", table(lines), *results.notes(), END])
 
 
 def _cells(results: Results, merge: str, method: str, stages: tuple[str, ...]) -> list[str]:

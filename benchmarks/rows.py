@@ -95,9 +95,12 @@ class Results:
         for row in self.rows:
             scores = [percent(row["scores"][task]) for task in (*tasks, "average")]
             each.append([row["merge"], row["method"] or row["stage"], precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
-        notes = dict.fromkeys(f"{row['method']}: {row['note']}." for row in self.rows if row.get("note"))
-        parts = ["# Accuracy", self.head(), "## Averages", table(averages), *notes, "## By task", RECOVERED, table(each)]
+        parts = ["# Accuracy", self.head(), "## Averages", table(averages), *self.notes(), "## By task", RECOVERED, table(each)]
         return "\n\n".join(parts) + "\n"
+
+    def notes(self) -> list[str]:
+        """What peers did not do as asked, or say of themselves; each sentence once."""
+        return list(dict.fromkeys(f"{row['method']}: {row['note']}." for row in self.rows if row.get("note")))
 
     def recovered(self, row: Row) -> str:
         """A row's share of the way from base to experts, in percent; empty where an end is missing."""

@@ -1,6 +1,7 @@
 """ONNX Runtime's own 4-bit quantiser, on the ONNX file of the merged model in full precision."""
 
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -55,7 +56,9 @@ class MatMulNBits:
         else:
             config = HQQWeightOnlyQuantConfig(block_size=GROUP)
         quantizer = MatMulNBitsQuantizer(model, algo_config=config)
-        quantizer.process()
+        with warnings.catch_warnings():  # HQQ gives PyTorch a view of the file's bytes, which it only reads
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            quantizer.process()
         quantised = quantizer.model.model
         onnx.save(quantised, path)
         return Quantised(_bits(quantised, merge), {"onnx": partial(OnnxRuntime().outputs, path)})

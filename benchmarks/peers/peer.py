@@ -40,7 +40,7 @@ class Quantised:
     """By stage: `packed`, its weights in PyTorch; `gguf`, `onnx`, its file in that format's runtime."""
 
     note: str | None = None
-    """What it did not do as asked, in a sentence."""
+    """What it did not do as asked, or must be known of it, in a sentence without its full stop."""
 
 
 class Peer(Protocol):
