@@ -112,14 +112,18 @@ class Grid(ABC):
         """Each of `ratios`, float32, replaced by its nearest level."""
         if self.even:
             return ratios.round_().clamp_(self.lowest, self.highest)
-        return ratios.copy_(_table(self.levels, ratios.device)[torch.bucketize(ratios, _middles(self.levels, ratios.device))])
+        return ratios.copy_(_table(self.levels, ratios.device)[self._index(ratios)])
 
     def encode(self, weight: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
-        """The nearest codes, int8, of weights under steps and offsets that broadcast to them; that of level 0 (or nearest to it) where the step is 0."""
+        """The nearest codes, int8, of weights under steps and offsets that broadcast to them; that of the level nearest to 0 where the step is 0."""
         ratios = (weight if offset is None else weight - offset) * inverse(step)
-        if self.even:
-            return self.nearest_level_(ratios).to(torch.int8)
-        return (torch.bucketize(ratios, _middles(self.levels, ratios.device)) + self.lowest).to(torch.int8)
+        return self.nearest_level_(ratios).to(torch.int8) if self.even else (self._index(ratios) + self.lowest).to(torch.int8)
+
+    def _index(self, ratios: Tensor) -> Tensor:
+        """That of the nearest level, int32. Levels are integers, so one is nearest all the way between two multiples of 1/2."""
+        first, last = 2 * self.levels[0], 2 * self.levels[-1]
+        halves = (ratios * 2).floor_().clamp_(first, last).to(torch.int32)
+        return _nearest(self.levels, ratios.device)[halves.clamp_(first, last) - first]  # again: what is not a number has become any integer
 
     def decode(self, codes: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
         """float32 values; bit for bit what the runtimes decode."""
@@ -144,8 +148,9 @@ class Grid(ABC):
         values = self.decode(codes.reshape(out, -1, self.subgroup), step[:, :, None], None if offset is None else offset[:, :, None])
         return values.reshape(out, width)
 
-    def require_reach(self, largest: Tensor, reach: float) -> None:
-        """CalibrationError where one of the largest weights is not finite, or more than `reach` times float16's largest number."""
+    def require_reach(self, weight: Tensor, reach: float) -> None:
+        """CalibrationError where a weight is not finite, or more than `reach` times float16's largest number."""
+        largest = weight.abs().amax(1)
         if not torch.isfinite(largest).all():
             raise CalibrationError(f"a weight is not finite, so no {self.name} scale fits it")
         if bool((largest / reach > torch.finfo(torch.float16).max).any()):
@@ -164,6 +169,7 @@ def _table(levels: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def _middles(levels: tuple[int, ...], device: torch.device) -> Tensor:
-    table = _table(levels, device)
-    return (table[1:] + table[:-1]) / 2
+def _nearest(levels: tuple[int, ...], device: torch.device) -> Tensor:
+    """The index of the level nearest to each interval [k / 2, (k + 1) / 2), from twice the lowest level on."""
+    middles = torch.arange(2 * levels[0], 2 * levels[-1] + 1, dtype=torch.float64) / 2 + 0.25
+    return (middles[:, None] - torch.tensor(levels)).abs().argmin(1).to(device, torch.int32)

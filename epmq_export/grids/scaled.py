@@ -1,4 +1,4 @@
-"""Grids of one float16 scale a group: Q4_0 and Q8_0 of llama.cpp, and ONNX's INT4 and INT8 in blocks."""
+"""Grids of one float16 scale a group: Q4_0, IQ4_NL and Q8_0 of llama.cpp; ONNX's INT4 and INT8 in blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from epmq_export.grids.grid import Grid, Part, Stored, inverse
+from epmq_export.grids.grid import Grid, Part, Stored
+from epmq_export.grids.search import fit_scale, to_half
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,9 @@ class Scaled(Grid):
         return {"scales": Part(torch.float16, 16)}
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """Each reach gives codes, these give the scale of least error, and the best of these scales is taken.
-
-        An all-zero group gets scale 0; so does one whose scale would fall below float16's smallest number.
-        """
-        weight = weight.float()
-        largest = weight.abs().amax(1)
-        self.require_reach(largest, max(-self.levels[0], self.levels[-1]))
-        best = torch.zeros(len(weight), dtype=torch.float16, device=weight.device)
-        least = torch.full((len(weight),), torch.inf, device=weight.device)
-        weighted = weight if importance is None else weight * importance
-        # In place throughout: a group column of weights stays in the cache while all candidates pass over it.
-        level, product = torch.empty_like(weight), torch.empty_like(weight)
-        for reach in self.reaches:
-            torch.mul(weight, inverse((largest / reach).half())[:, None], out=level)
-            self.nearest_level_(level)
-            along = torch.mul(weighted, level, out=product).sum(1)
-            torch.mul(level, level, out=product)
-            scale = (along * inverse((product if importance is None else product.mul_(importance)).sum(1))).half()
-            error = level.mul_(scale.float()[:, None]).sub_(weight).square_()
-            total = (error if importance is None else error.mul_(importance)).sum(1)
-            better = total < least
-            best = torch.where(better, scale, best)
-            least = torch.where(better, total, least)
-        return {"scales": best[:, None]}
+        """A group whose scale would fall below float16's smallest number gets scale 0."""
+        self.require_reach(weight, max(-self.levels[0], self.levels[-1]))
+        return self.round(fit_scale(self, weight.float(), importance, self.reaches, to_half)[:, None])
 
     def steps(self, stored: Stored) -> tuple[Tensor, None]:
         return stored["scales"].float(), None
