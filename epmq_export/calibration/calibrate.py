@@ -32,6 +32,8 @@ class TaskData:
     name: str
     expert: TensorSource
     texts: Sequence[str]
+    head: Tensor | None = None
+    """The embeddings of the task's label texts, float32 [classes, width], where it has any: what `tune` and `refine` hold outputs against."""
 
 
 @dataclass(frozen=True)
