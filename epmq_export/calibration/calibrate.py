@@ -15,6 +15,7 @@ from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
+from epmq_export.calibration.source import Values
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
@@ -136,7 +137,7 @@ class _BlockWalk:
             self._ship(path, _store(name, value, storage))
 
     def restore_student(self, result: BlockResult) -> None:
-        self.student = load_block(self.block, _Finished(result), self.c.device)
+        self.student = load_block(self.block, Values(result.tensors), self.c.device)
 
     def run_experts(self) -> None:
         """Each expert's own hidden states through this block, and what its linears and norms are given."""
@@ -268,22 +269,6 @@ class _BlockWalk:
             raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
         self.tensors[name] = value
         self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """A finished block's tensors as a source."""
-
-    result: BlockResult
-
-    def names(self) -> list[str]:
-        return sorted(self.result.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.load(name).shape)
-
-    def load(self, name: str) -> Tensor:
-        return _plain(self.result.tensors[name])
 
 
 def _plain(value: PackedTensor | Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from epmq_export.calibration.calibrate import TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.forward import load_block
+from epmq_export.calibration.source import Values
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Family
 from epmq_export.grids import Grid, Stored
@@ -167,7 +168,7 @@ class _Student:
 
     def __init__(self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device) -> None:
         self._family, self._device = family, device
-        source = _Dequantised(tensors)
+        source = Values(tensors)
         self._modules = {block.name: load_block(block, source, device).requires_grad_(False) for block in family.blocks}
         self._linears: list[tuple[str, nn.Module]] = []
         self._affine: list[tuple[str, nn.Parameter]] = []
@@ -215,21 +216,6 @@ class _Student:
 def _parametrization(module: nn.Module) -> tuple[nn.Parameter, _OnGrid]:
     found: Any = module.parametrizations
     return found.weight.original, found.weight[0]
-
-
-@dataclass(frozen=True)
-class _Dequantised:
-    values: Mapping[str, PackedTensor | Tensor]
-
-    def names(self) -> list[str]:
-        return sorted(self.values)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.load(name).shape)
-
-    def load(self, name: str) -> Tensor:
-        value = self.values[name]
-        return value.dequantise() if isinstance(value, PackedTensor) else value.clone()
 
 
 def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
