@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
+from epmq_export.merging.layers import Layers
 from epmq_export.merging.settings import MergeSettings
 from epmq_export.tensors import TypedSource
 
@@ -18,7 +19,7 @@ class Inputs:
 
     experts: Sequence[TypedSource]
     settings: MergeSettings
-    layers: int
+    layers: Layers
 
     def base(self, tensor: str) -> Tensor:
         """float32; InputError where a value is not finite."""
@@ -33,13 +34,13 @@ class Inputs:
         return self.expert(index, tensor).sub_(base)
 
     def weight(self, index: int, tensor: str) -> float:
-        return self.settings.models[index].weight.at(tensor, self.layers)
+        return self.settings.models[index].weight.at(self.layers.name_in(index, tensor), self.layers.share(tensor))
 
     def density(self, index: int, tensor: str) -> float:
-        return self.settings.models[index].density.at(tensor, self.layers)
+        return self.settings.models[index].density.at(self.layers.name_in(index, tensor), self.layers.share(tensor))
 
     def scale(self, tensor: str) -> float:
-        return self.settings.scale.at(tensor, self.layers)
+        return self.settings.scale.at(tensor, self.layers.share(tensor))
 
     def floating(self) -> list[str]:
         """The tensors that are merged."""

@@ -5,11 +5,12 @@ import pytest
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging import merge_settings
-from epmq_export.merging.parameters import count_layers, layer_of, parameter
+from epmq_export.merging.layers import Layers
+from epmq_export.merging.parameters import layered, parameter
 
 
 def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:
-    return parameter("weight", [value], 1.0).at(tensor, layers)
+    return parameter("weight", [value], 1.0).at(tensor, Layers({"encoder.layer": layers}).share(tensor))
 
 
 def test_a_scalar_is_the_same_everywhere() -> None:
@@ -26,10 +27,10 @@ def test_a_gradient_is_interpolated_over_the_layers(layer: int, expected: float)
     assert at([0, 0.5, 1.0], f"encoder.layer.{layer}.weight", 6) == pytest.approx(expected)
 
 
-def test_a_gradients_ends_lie_before_and_after_the_layers() -> None:
+def test_outside_the_layers_a_gradients_first_number_counts() -> None:
     assert at([0.1, 0.9], "embeddings.LayerNorm.weight") == 0.1
-    assert at([0.1, 0.9], "model.embed_tokens.weight") == 0.1
-    assert at([0.1, 0.9], "pooler.dense.weight") == 0.9
+    assert at([0.1, 0.9], "pooler.dense.weight") == 0.1
+    assert at([0.1, 0.9], "classifier.0.weight") == 0.1  # a number, but of no stack of layers
     assert at([0.1, 0.9], "encoder.layer.0.weight", layers=1) == 0.9
     assert at([0.7], "encoder.layer.3.weight") == 0.7
 
@@ -52,11 +53,13 @@ def test_a_models_own_value_goes_before_the_recipes() -> None:
     assert b.density.at("mlp", 1) == 0.1
 
 
-def test_layers_are_the_first_numbers_of_names() -> None:
-    assert layer_of("encoder.block.3.layer.0.SelfAttention.q.weight") == 3
-    assert layer_of("embeddings.weight") is None
-    assert count_layers(["embeddings.weight", "h.0.a", "h.11.a"]) == 12
-    assert count_layers(["embeddings.weight"]) == 0
+def test_levels_of_parameters() -> None:
+    assert layered({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
+    first = {"filter": "mlp", "value": 1}
+    assert layered({"a": [first]}, {"a": [0, 1]}) == {"a": [first, {"value": [0, 1]}]}
+    assert layered({"a": first}, {"a": {"filter": "x", "value": 2}}, {"a": 3}) == {"a": [first, {"filter": "x", "value": 2}, {"value": 3}]}
+    assert layered({"a": [0, 1]}, {"a": [first]}) == {"a": [0, 1]}  # a gradient holds everywhere
+    assert layered({}, {}) == {}
 
 
 @pytest.mark.parametrize(
