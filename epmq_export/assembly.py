@@ -9,7 +9,7 @@ from epmq_export.checkpoint import Renamed
 from epmq_export.merging import merged
 from epmq_export.merging.layers import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
 from epmq_export.plan import WHOLE, Plan, Slice, Strand
-from epmq_export.recipe import BASELESS, Recipe
+from epmq_export.recipe import Recipe
 from epmq_export.tensors import TypedSource
 from epmq_export.vocabulary import Aligned, Vocabulary
 
@@ -105,7 +105,7 @@ def _module(
                 views[location] = _view(model, strand.layers, stack, inside, first, part is slices[0], part is slices[-1])
                 layers = layers or Layers({stack: len(range(*strand.layers))}, first, tuple(expert.layers[0] for expert in part.experts if expert.layers))
         if vocabulary is not None:
-            base = part.base.location if recipe.merge_method not in BASELESS else recipe.location(recipe.base_model)
+            base = part.base.location if not recipe.counts_base else recipe.location(recipe.base_model)
             views = {location: Aligned(location, views, base, vocabulary) for location in views}
         parts.append(merged(views[part.base.location], [views[expert.location] for expert in part.experts], part.settings, dtype, layers))
         first += len(range(*part.base.layers)) if part.base.layers else 0

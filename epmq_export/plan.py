@@ -7,7 +7,7 @@ from typing import Any
 from epmq_export.errors import RecipeError
 from epmq_export.merging import MergeSettings, merge_settings
 from epmq_export.merging.parameters import layered
-from epmq_export.recipe import BASELESS, Recipe
+from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeModel, RecipeSlice
 from epmq_export.yaml_lines import Key
 
@@ -97,6 +97,6 @@ def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], paramete
 
 
 def _slice(recipe: Recipe, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], parameters: Mapping[str, Any]) -> Slice:
-    experts = [(strand, own) for strand, own in strands if recipe.merge_method in BASELESS or strand.location != base.location]
-    settings = merge_settings(recipe.merge_method, parameters, [(strand.name, own) for strand, own in experts])
+    experts = [(strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location]
+    settings = merge_settings(recipe.merge_method, parameters, [(strand.name, own) for strand, own in experts], recipe.merge_convention)
     return Slice(settings, base, [strand for strand, _ in experts])

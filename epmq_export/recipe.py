@@ -12,14 +12,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateA
 from epmq_export import yaml_lines
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
+from epmq_export.merging import RULES
+from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
 from epmq_export.recipe_sentences import refusal, told
 from epmq_export.recipe_values import GRID_NAMES, STRICT, DataFile, Dtype, Labels, ModelName, Name, Parameters, Place, Share, choice, distinct, location, shown
 from epmq_export.yaml_lines import Document, Key, dotted
-
-# Rules that know no base: it counts as one of the models where it is listed.
-BASELESS = ("linear", "karcher", "passthrough")
 
 
 class _Part(BaseModel):
@@ -110,9 +109,10 @@ class RecipeVerify(_Part):
 
 class Recipe(_Part):
     base_model: ModelName = ""
-    """For rules that need no base, the first model where the recipe names none: its config and tokenizer are used."""
+    """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer are used."""
 
     merge_method: Name = "task_arithmetic"
+    merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
     """As written, base included where it is listed; the experts of the tasks where the recipe says nothing else."""
 
@@ -157,7 +157,7 @@ class Recipe(_Part):
     def experts(self) -> list[RecipeModel]:
         """The models to merge, each once, without the base, which mergekit's files list too; with it for a rule that knows no base."""
         listed = {self.location(model.model): model for model in reversed(self._listed())}
-        base = None if self.merge_method in BASELESS else self.location(self.base_model)
+        base = None if self.counts_base else self.location(self.base_model)
         order = dict.fromkeys(self.location(model.model) for model in self._listed())
         return [listed[place] for place in order if place != base]
 
@@ -168,6 +168,11 @@ class Recipe(_Part):
             models, slices = models + module.models, slices + module.slices
         sources = [source for part in slices for source in part.sources]
         return models + [RecipeModel.model_construct(model=source.model) for source in sources]
+
+    @property
+    def counts_base(self) -> bool:
+        """Whether the rule needs no base, and counts one that is listed as one of the models."""
+        return self.merge_method in RULES and RULES[self.merge_method].counts_base
 
     def location(self, name: str) -> str:
         """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
@@ -197,7 +202,7 @@ def load_recipe(path: Path) -> Recipe:
     recipe._path, recipe._document, recipe._place = path, document, place
     if not recipe._listed():
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
-    if "base_model" not in document.data and recipe.merge_method in BASELESS and recipe._listed() and not recipe.tasks:
+    if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
         recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
     if wrong := _contradictions(recipe):
         raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
@@ -233,7 +238,7 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
             place = (*key, "slices", index, "sources")
             wrong += _repeated(recipe, place, [source.model for source in part.sources])
             base = part.base_model or recipe.base_model
-            if recipe.merge_method not in BASELESS and recipe.location(base) not in {recipe.location(source.model) for source in part.sources}:
+            if not recipe.counts_base and recipe.location(base) not in {recipe.location(source.model) for source in part.sources}:
                 wrong.append((place, f"found no layers of the base {base!r}, expected them among the sources: {recipe.merge_method} needs them"))
     names = [model.model for model in recipe.experts]
     experts = {recipe.location(name) for name in names}
