@@ -1,5 +1,6 @@
 """What is merged into what: a recipe's `models`, `slices` or `modules`, each with the settings of its rule."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,42 +62,56 @@ class Plan:
 
 
 def plan_of(recipe: Recipe) -> Plan:
-    """RecipeError for what the rule cannot take."""
-    try:
-        if not recipe.modules and not recipe.slices:
-            return Plan({WHOLE: [_of_models(recipe, (), recipe.models, recipe.parameters)]})
-        if recipe.slices:
-            return Plan({"default": _of_slices(recipe, (), recipe.slices, recipe.parameters)})
-        modules = {}
-        for name, module in recipe.modules.items():
-            key, parameters = ("modules", name), layered(module.parameters, recipe.parameters)
-            modules[name] = _of_slices(recipe, key, module.slices, parameters) if module.slices else [_of_models(recipe, key, module.models, parameters)]
-        return Plan(modules)
-    except RecipeError as error:
-        raise RecipeError(f"{recipe.path}: {error}") from None
+    """RecipeError, with the line, for what the rule cannot take."""
+    if recipe.slices:
+        return Plan({"default": _of_slices(recipe, (), recipe.slices, [recipe.parameters])})
+    if not recipe.modules:
+        return Plan({WHOLE: [_of_models(recipe, (), recipe.models, [recipe.parameters])]})
+    modules: dict[str, Sequence[Slice]] = {}
+    for name, module in recipe.modules.items():
+        key, levels = ("modules", name), [module.parameters, recipe.parameters]
+        modules[name] = _of_slices(recipe, key, module.slices, levels) if module.slices else [_of_models(recipe, key, module.models, levels)]
+    return Plan(modules)
 
 
-def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], parameters: Mapping[str, Any]) -> Slice:
+def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[Mapping[str, Any]]) -> Slice:
     strands = [(Strand((*key, "models", i), model.model, recipe.location(model.model), None), model.parameters) for i, model in enumerate(models)]
     base = Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
-    return _slice(recipe, base, strands, parameters)
+    return _slice(recipe, (*key, "models"), base, strands, levels)
 
 
-def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], parameters: Mapping[str, Any]) -> list[Slice]:
+def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[Mapping[str, Any]]) -> list[Slice]:
     result = []
     for index, part in enumerate(slices):
+        place = (*key, "slices", index, "sources")
         strands = []
         for number, source in enumerate(part.sources):
             first, last = source.layer_range
-            place = (*key, "slices", index, "sources", number)
-            strands.append((Strand(place, source.model, recipe.location(source.model), (first, last)), source.parameters))
+            strands.append((Strand((*place, number), source.model, recipe.location(source.model), (first, last)), source.parameters))
         base = recipe.location(part.base_model or recipe.base_model)
         own = next((strand for strand, _ in strands if strand.location == base), strands[0][0])
-        result.append(_slice(recipe, own, strands, layered(part.parameters, parameters)))
+        result.append(_slice(recipe, place, own, strands, [part.parameters, *levels]))
     return result
 
 
-def _slice(recipe: Recipe, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], parameters: Mapping[str, Any]) -> Slice:
+def _slice(recipe: Recipe, key: Key, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[Mapping[str, Any]]) -> Slice:
     experts = [(strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location]
-    settings = merge_settings(recipe.merge_method, parameters, [(strand.name, own) for strand, own in experts], recipe.merge_convention)
+    try:
+        settings = merge_settings(recipe.merge_method, layered(*levels), [(strand.name, own) for strand, own in experts], recipe.merge_convention)
+    except RecipeError as error:
+        raise recipe.mistake(_place(str(error), key, experts), str(error)) from None
     return Slice(settings, base, [strand for strand, _ in experts])
+
+
+def _place(sentence: str, key: Key, experts: Sequence[tuple[Strand, Mapping[str, Any]]]) -> Key:
+    """The key that a sentence about settings speaks of: the rule, the models, a number of one of them, or one of all."""
+    if sentence.startswith("merge_method"):
+        return ("merge_method",)
+    if sentence.startswith("models"):
+        return key
+    words = re.findall(r"\w+", sentence)
+    for strand, own in experts:
+        named = [word for word in words if word in own]
+        if f" of {strand.name}" in sentence and named:
+            return (*strand.key, "parameters", named[0])
+    return ("parameters", next((word for word in words if word != "parameters"), ""))
