@@ -204,6 +204,8 @@ def load_recipe(path: Path) -> Recipe:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
         recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
+    elif recipe.counts_base and recipe.merge_convention == "mergekit":
+        recipe = _with_base(recipe)
     if wrong := _contradictions(recipe):
         raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
     return recipe
@@ -213,6 +215,18 @@ def _models_of(recipe: Recipe) -> list[RecipeModel]:
     experts = {recipe.location(task.expert): task.expert for task in reversed(recipe.tasks.values())}
     order = dict.fromkeys(recipe.location(task.expert) for task in recipe.tasks.values())
     return [RecipeModel.model_construct(model=experts[location]) for location in order]
+
+
+def _with_base(recipe: Recipe) -> Recipe:
+    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no base."""
+
+    def listed(models: list[RecipeModel]) -> list[RecipeModel]:
+        known = {recipe.location(model.model) for model in models}
+        missing = bool(models) and recipe.location(recipe.base_model) not in known
+        return [*models, RecipeModel.model_construct(model=recipe.base_model)] if missing else models
+
+    modules = {name: module.model_copy(update={"models": listed(module.models)}) for name, module in recipe.modules.items()}
+    return recipe.model_copy(update={"models": listed(recipe.models), "modules": modules})
 
 
 def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
