@@ -111,9 +111,7 @@ def cases(place: Path) -> list[Case]:
             {
                 "merge_method": "linear",
                 "merge_convention": "mergekit",
-                "modules": {
-                    "default": {"slices": [{"sources": [source("llama/a", 0, 2, weight=1.0), source("llama/b", 2, 4)]}], "parameters": {"weight": 0.3}}
-                },
+                "modules": {"default": {"slices": [two], "parameters": {"weight": 0.3}}},
             },
         ),
         Case(

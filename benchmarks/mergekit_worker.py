@@ -3,7 +3,8 @@
     python mergekit_worker.py JOBS.json
 
 A job is a recipe, an output, a cache for merged adapters, and a safetensors file of the random numbers that the recipe's merge is to
-draw, by model and tensor: masks can then be compared. With `stable`, entries that are equal are sorted in their order. The answer is one JSON line a job on stdout: null, or what mergekit said.
+draw, by model and tensor: masks can then be compared. With `stable`, entries that are equal are sorted in their order. The answer is one
+line a job on stdout: "answer null", or what mergekit said, as JSON.
 """
 
 import json

@@ -134,10 +134,9 @@ def _size(model: Checkpoint) -> int:
 
 
 def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
-    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and no other table that happens to."""
-    if layer_of(tensor) is not None or not model.dtype(tensor).is_floating_point or "position" in tensor or "token_type" in tensor:
-        return False
-    return model.shape(tensor)[:1] == (size,)
+    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none that has so many by chance."""
+    other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
+    return layer_of(tensor) is None and not other and model.dtype(tensor).is_floating_point and model.shape(tensor)[:1] == (size,)
 
 
 class Aligned:
