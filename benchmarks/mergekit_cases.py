@@ -1,6 +1,6 @@
 """The recipes of benchmarks/mergekit_parity.py: rules, and ways to write them, by what each shows."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,6 @@ class Case:
     feature: str
     recipe: Recipe
     """As mergekit and `epmq merge` read it; `merge_convention` is mergekit's for us, and mergekit does not know the key."""
-
-    stable: bool = False
-    """Whether mergekit is made to sort equal entries in their order, as we do: in bfloat16 many are equal, and it keeps any of them."""
 
 
 def cases(place: Path) -> list[Case]:
@@ -56,7 +53,9 @@ def cases(place: Path) -> list[Case]:
         case("ties", "weights and densities", "llama", dense),
         case("ties", "`int8_mask`, `normalize: false`, `lambda`", "bert", dense, parameters={"int8_mask": True, "normalize": False, "lambda": 0.5}),
         case("ties", "density by filter and gradient", "llama", [{"weight": 1, "density": filtered}, {"weight": [0, 1], "density": 0.4}]),
-        replace(case("ties", "bfloat16 in, float32 sums, equal entries in order", "llama-bf16", dense, **float32), stable=True),
+        case("ties", "bfloat16 in, float32 sums", "llama-bf16", dense, **float32),
+        case("breadcrumbs", "bfloat16 in, float32 sums", "llama-bf16", dense, **float32),
+        case("ties", "bfloat16 throughout", "llama-bf16", dense),
         case("dare_linear", "same masks", "llama", dense),
         case("dare_linear", "same masks, `rescale: false`", "llama", dense, parameters={"rescale": False}),
         case("dare_ties", "same masks", "llama", dense),

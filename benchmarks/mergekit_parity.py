@@ -77,7 +77,7 @@ def drawn(place: Path) -> Iterator[None]:
             save_file(draws, place)
 
 
-def merge(case: Case, place: Path) -> dict[str, str | bool]:
+def merge(case: Case, place: Path) -> dict[str, str]:
     """Merge here; the job that mergekit is to do."""
     place.mkdir()
     recipe = place / "recipe.yaml"
@@ -90,11 +90,10 @@ def merge(case: Case, place: Path) -> dict[str, str | bool]:
         "output": str(place / "theirs"),
         "cache": str(place.parent / "adapters"),
         "draws": str(draws) if draws.exists() else "",
-        "stable": case.stable,
     }
 
 
-def mergekit(python: Path, jobs: Sequence[Mapping[str, str | bool]], place: Path) -> list[str | None]:
+def mergekit(python: Path, jobs: Sequence[Mapping[str, str]], place: Path) -> list[str | None]:
     """What mergekit said of each job, None where it merged."""
     (place / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     done = subprocess.run([python, WORKER, place / "jobs.json"], capture_output=True, text=True, check=False)

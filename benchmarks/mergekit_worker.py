@@ -3,7 +3,7 @@
     python mergekit_worker.py JOBS.json
 
 A job is a recipe, an output, a cache for merged adapters, and a safetensors file of the random numbers that the recipe's merge is to
-draw, by model and tensor: masks can then be compared. With `stable`, entries that are equal are sorted in their order. The answer is one
+draw, by model and tensor: masks can then be compared. The answer is one
 line a job on stdout: "answer null", or what mergekit said, as JSON.
 """
 
@@ -47,12 +47,7 @@ def given_bernoulli(share: torch.Tensor) -> torch.Tensor:
     return (DRAWS[current].reshape(share.shape) < share).to(share.dtype)
 
 
-def argsort(values: torch.Tensor, dim: int = -1, descending: bool = False) -> torch.Tensor:
-    return torch.sort(values, dim=dim, descending=descending, stable=True).indices
-
-
 def main() -> None:
-    unstable = torch.argsort
     rules.GeneralizedTaskArithmeticMerge.merge_group = named_merge_group
     rules.sparsify = named_sparsify
     torch.bernoulli = given_bernoulli  # type: ignore[assignment]
@@ -60,7 +55,6 @@ def main() -> None:
     weights = NAME_TO_ARCH["BertModel"][0].modules["default"].architecture.definition.pre_weights
     weights[:] = [weight for weight in weights if not weight.optional]
     for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        torch.argsort = argsort if job["stable"] else unstable  # type: ignore[assignment]
         DRAWS.clear()
         if job["draws"]:
             DRAWS.update(load_file(job["draws"]))

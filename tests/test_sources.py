@@ -1,6 +1,7 @@
 """What `epmq merge` makes of slices of a real family, and what calibration makes of them."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     base = tiny.base(folder / "base", width=32)
     tiny.full_expert(folder / "whole", base, 1)
-    tiny.lora_expert(folder / "adapter", base, 2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        tiny.lora_expert(folder / "adapter", base, 2)
     (folder / "text.txt").write_text("a\nb\n")
     return folder
 

@@ -14,7 +14,7 @@ from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.linear import WEIGHT
 from epmq_export.merging.rule import Merge, Rule, Sparsify
 from epmq_export.merging.settings import Number, flag
-from epmq_export.merging.sparsity import match_l1
+from epmq_export.merging.sparsity import match_l1, order
 from epmq_export.merging.task_arithmetic import LAMBDA, added
 from epmq_export.merging.ties import elected, positive_weights
 
@@ -28,10 +28,10 @@ def thin(inputs: Inputs) -> Sparsify:
         smallest = size - int(density * size) - largest
         if smallest < 0:
             largest, smallest = largest + smallest, 0
-        order = vector.abs().flatten().argsort(stable=True)
+        places = order(inputs, vector.abs().flatten())
         mask = torch.zeros(size, dtype=torch.bool)
         if largest or not inputs.mergekit:
-            mask[order[smallest : size - largest]] = True
+            mask[places[smallest : size - largest]] = True
         kept = vector * mask.reshape(vector.shape)
         return match_l1(kept, vector) if inputs.number("rescale", tensor) else kept
 

@@ -1,8 +1,8 @@
 """DELLA (arXiv 2406.11617): DARE whose drops spare what is large.
 
 In each row of a task vector the entries are ranked by magnitude; the probability of being kept rises evenly with the rank, from
-density - epsilon for the smallest to density + epsilon for the largest, and a kept entry is divided by its own. A tensor of one
-dimension is one row. Then TIES's election and mean (`della`) or task arithmetic (`della_linear`).
+density - epsilon for the smallest to density + epsilon for the largest, and a kept entry is divided by its own. A row runs along a
+tensor's second dimension; a tensor of one dimension is one row. Then TIES's election and mean (`della`) or task arithmetic (`della_linear`).
 
 mergekit's convention: what is kept is lengthened to the L1 norm that the tensor's task vector had.
 """
@@ -14,18 +14,19 @@ from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.linear import WEIGHT
 from epmq_export.merging.rule import Merge, Rule, Sparsify
 from epmq_export.merging.settings import Number, flag
-from epmq_export.merging.sparsity import DENSITY, SEED, match_l1
+from epmq_export.merging.sparsity import DENSITY, SEED, match_l1, order
 from epmq_export.merging.task_arithmetic import LAMBDA, added
 from epmq_export.merging.ties import elected, positive_weights
 
 
-def probabilities(vector: Tensor, density: float, epsilon: float) -> Tensor:
+def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float) -> Tensor:
     """How probable it is that an entry is kept: in the vector's shape, float32. Of equal magnitudes, the later ranks higher."""
-    rows = vector.abs().reshape(1, -1) if vector.ndim < 2 else vector.abs()
-    if rows.shape[1] < 2:
+    rows = vector.abs().reshape(1, -1) if vector.ndim < 2 else vector.abs().transpose(1, -1)
+    if rows.shape[-1] < 2:
         return vector.new_full(vector.shape, density)
-    ranks = rows.argsort(dim=1, stable=True).argsort(dim=1)
-    return ranks.to(vector.dtype).div_(rows.shape[1] - 1).mul_(2 * epsilon).add_(density - epsilon).reshape(vector.shape)
+    ranks = order(inputs, rows).argsort(dim=-1)
+    share = ranks.to(vector.dtype).div_(rows.shape[-1] - 1).mul_(2 * epsilon).add_(density - epsilon)
+    return share.reshape(vector.shape) if vector.ndim < 2 else share.transpose(1, -1)
 
 
 def drop_by_rank(inputs: Inputs) -> Sparsify:
@@ -43,7 +44,7 @@ def drop_by_rank(inputs: Inputs) -> Sparsify:
         density = inputs.model_number(index, "density", tensor)
         if density in (0, 1):
             return vector.mul_(density)
-        share = probabilities(vector, density, inputs.model_number(index, "epsilon", tensor))
+        share = probabilities(inputs, vector, density, inputs.model_number(index, "epsilon", tensor))
         kept = vector * (inputs.uniform(index, tensor) < share)
         if not inputs.number("rescale", tensor):
             return kept

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging import breadcrumbs, dare, della, karcher, linear, model_stock, passthrough, slerp, task_arithmetic, ties
+from epmq_export.merging import breadcrumbs, dare, della, isotropic, karcher, linear, model_stock, passthrough, slerp, task_arithmetic, ties, tsvm, wudi
 from epmq_export.merging.rule import Rule
 from epmq_export.merging.settings import CONVENTIONS, MergeSettings, read_settings
 from epmq_export.nearest import did_you_mean
@@ -20,6 +20,9 @@ RULES: dict[str, Rule] = {
     **slerp.RULES,
     **karcher.RULES,
     **model_stock.RULES,
+    **tsvm.RULES,
+    **isotropic.RULES,
+    **wudi.RULES,
     **passthrough.RULES,
 }
 _NAMES = {name for rule in RULES.values() for name in rule.parameters}

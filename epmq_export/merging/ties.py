@@ -19,7 +19,7 @@ from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.linear import WEIGHT
 from epmq_export.merging.rule import Merge, Rule, Sparsify
 from epmq_export.merging.settings import MergeSettings, Number, flag
-from epmq_export.merging.sparsity import match_l1
+from epmq_export.merging.sparsity import match_l1, order
 from epmq_export.merging.threshold import kth_largest
 
 
@@ -41,9 +41,9 @@ def trim(inputs: Inputs) -> Sparsify:
     def small(vector: Tensor, density: float, index: int) -> Tensor:
         if not inputs.mergekit:
             return vector.abs() < threshold(index, density)
-        order = vector.abs().flatten().argsort(descending=True, stable=True)
+        places = order(inputs, vector.abs().flatten(), descending=True)
         mask = torch.zeros(vector.numel(), dtype=torch.bool)
-        mask[order[int(density * vector.numel()) :]] = True
+        mask[places[int(density * vector.numel()) :]] = True
         return mask.reshape(vector.shape)
 
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:

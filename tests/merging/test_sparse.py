@@ -32,6 +32,17 @@ def known_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Inputs, "uniform", lambda self, index, tensor: torch.from_numpy(draws(index, tensor)).float().reshape(SHAPES[tensor]))
 
 
+@pytest.fixture
+def stable_sorts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under mergekit's convention torch's own sort decides among equal magnitudes; the reference takes the first."""
+    sort = torch.Tensor.argsort
+
+    def argsort(tensor: torch.Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> torch.Tensor:
+        return sort(tensor, dim=dim, descending=descending, stable=True)
+
+    monkeypatch.setattr(torch.Tensor, "argsort", argsort)
+
+
 def by_magnitude(vector: Sequence[float]) -> list[int]:
     return sorted(range(len(vector)), key=lambda place: (abs(vector[place]), place))
 
@@ -100,7 +111,7 @@ def reference(rule: str, mergekit: bool, base: Model, experts: Sequence[Model], 
 
 @pytest.mark.parametrize("rule", EVERY)
 @pytest.mark.parametrize("convention", ["paper", "mergekit"])
-@pytest.mark.usefixtures("known_draws")
+@pytest.mark.usefixtures("known_draws", "stable_sorts")
 def test_it_is_the_slow_reference(rule: str, convention: str) -> None:
     if rule == "ties" and convention == "paper":
         return  # over all parameters: test_rules has it

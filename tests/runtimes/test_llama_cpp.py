@@ -10,19 +10,20 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
-from epmq_export.runtimes import llama_cpp
+from epmq_export.runtimes import ggml_types, llama_cpp
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.verification.probes import HARD_TEXTS
 from formats.gguf import Gguf
 from formats.gguf_blocks import encode
 from tests.formats.gguf_edits import edited, token_at, value_at
+from tests.grids.points import random_point
 from tests.small_bert import small_bert, small_packed
 
 GOOD = "the weather is good"
@@ -137,21 +138,20 @@ def test_ggml_decodes_every_tensor_as_calibration_does(minilm_gguf: Path, minilm
     assert compared == 37
 
 
-@given(st.sampled_from(sorted(GRIDS)), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_ggml_decodes_any_codes_and_scales(name: str, out: int, seed: int) -> None:
-    grid, random = GRIDS[name], torch.Generator().manual_seed(seed)
-    codes = torch.randint(grid.lowest, grid.highest + 1, (out, 2 * grid.group), generator=random, dtype=torch.int8)
-    bits = torch.randint(-(2**15), 2**15, (out, 2), generator=random, dtype=torch.int16)
-    tensor = PackedTensor(grid, codes, torch.where(bits.view(torch.float16).isfinite(), bits, 0).view(torch.float16))
-    found = LlamaCpp().dequantise(name, encode(tensor).reshape(-1), codes.numel())
-    assert found is not None and np.array_equal(found, tensor.dequantise().numpy().reshape(-1))
+@pytest.mark.parametrize("name", GRIDS)
+@settings(max_examples=25, deadline=None)
+@given(out=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_ggml_decodes_any_codes_and_stored_numbers(name: str, out: int, seed: int) -> None:
+    tensor = random_point(GRIDS[name], out, 2, seed)
+    found = LlamaCpp().dequantise(name, encode(tensor).reshape(-1), tensor.codes.numel())
+    assert found is not None and np.array_equal(found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32))
 
 
 def test_ggml_is_given_whole_blocks_only() -> None:
     for grid, size, count in (("Q4_0", 18, 64), ("Q4_0", 18, 31), ("Q8_0", 33, 32), ("F16", 3, 1), ("Q4_0", 0, -32)):
         with pytest.raises(InputError, match=f"{size} bytes of {grid} for {count} values"):
             LlamaCpp().dequantise(grid, np.zeros(size, np.uint8), count)
-    assert LlamaCpp().dequantise("Q4_K", np.zeros(144, np.uint8), 256) is None
+    assert LlamaCpp().dequantise("Q5_1", np.zeros(24, np.uint8), 32) is None
 
 
 def test_a_file_that_llama_cpp_refuses_is_named_with_its_words(small_gguf: Path, tmp_path: Path) -> None:
@@ -199,3 +199,31 @@ def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "PACKAGE", "xllamacpp-that-is-not-there")
     with pytest.raises(MissingRuntime, match=r"llama\.cpp is not installed: pip install"):
         LlamaCpp().version()
+
+
+@pytest.mark.parametrize(("grid", "error"), [("Q4_0", 0.12), ("Q5_0", 0.06), ("Q8_0", 0.01), ("Q4_K", 0.12)])
+def test_ggml_quantises_near_and_weighs_by_importance(grid: str, error: float) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((8, 512)).astype(np.float32)
+    importance = np.where(np.arange(512) % 32 < 4, 100.0, 0.01).astype(np.float32)
+    plain, weighted = (ggml_types.dequantise(grid, ggml_types.quantise(grid, weight, given).reshape(-1), weight.size) for given in (None, importance))
+    assert plain is not None and weighted is not None
+
+    def loss(found: np.ndarray, weights: np.ndarray) -> float:
+        return float((weights * (found.reshape(weight.shape) - weight) ** 2).sum())
+
+    assert 0 < loss(plain, np.ones(512)) < error**2 * float((weight**2).sum())
+    if grid != "Q8_0":  # which has no use for it
+        assert loss(weighted, importance) < 0.9 * loss(plain, importance)
+
+
+def test_ggml_is_given_nothing_that_would_abort_the_process() -> None:
+    weight = np.ones((2, 64), np.float32)
+    for grid, weights, importance, message in (
+        ("Q4_K", weight, None, "rows of 64 weights for Q4_K: expected whole blocks of 256"),
+        ("Q4_0", weight * np.nan, None, "not finite"),
+        ("Q4_0", weight, np.ones(32, np.float32), r"importance of shape \[32\] for rows of 64"),
+        ("Q4_0", weight, np.full(64, np.inf, np.float32), "one finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ggml_types.quantise(grid, weights, importance)
