@@ -45,7 +45,7 @@ class Experiment:
     def open(cls, path: Path) -> "Experiment":
         recipe = load_recipe(path)
         checkpoints = sources.open_checkpoints(recipe)
-        return cls(recipe, load_tasks(recipe), checkpoints, sources.open_sources(checkpoints, open_family, recipe.dtype))
+        return cls(recipe, load_tasks(recipe), checkpoints, sources.open_sources(recipe, checkpoints, open_family))
 
     def outputs(self, source: TensorSource, texts: Sequence[str]) -> Outputs:
         return reference.outputs(self.sources.family, source, texts, CPU)

@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 import yaml
@@ -9,7 +10,8 @@ from pydantic import BaseModel
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, RecipeModel, RecipeTask, keys, load_recipe
+from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.recipe_sentences import keys, mappings
 from epmq_export.recipe_values import GRID_NAMES
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "recipe.md"
@@ -240,18 +242,18 @@ def test_grids_are_those_that_calibration_offers() -> None:
 
 
 def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
-    """Every key of a recipe, dotted, with its default."""
+    """Every key of a recipe, dotted, with its default; `modules` takes its inner keys from above."""
     found: dict[str, object] = {}
-    items: dict[str, tuple[type[BaseModel], str]] = {"models": (RecipeModel, "models[]."), "tasks": (RecipeTask, "tasks.NAME.")}
     for key, info in zip(keys(part), part.model_fields.values(), strict=True):
-        inner = items.get(f"{above}{key}")
-        if inner is None and isinstance(info.default, BaseModel):
-            inner = (type(info.default), f"{key}.")
-        if inner is not None:
-            found |= _reference(*inner)
+        inner = next(mappings(info.annotation), None)
+        if inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):
+            found |= _reference(inner, f"{above}{key}{_INSIDE.get(get_origin(info.annotation), '.')}")
         else:
-            found[f"{above}{key}"] = ... if info.is_required() or key == "base_model" else info.default
+            found[f"{above}{key}"] = ... if info.is_required() or (key == "base_model" and not above) else info.default
     return found
+
+
+_INSIDE = {list: "[].", dict: ".NAME."}
 
 
 def test_the_reference_names_every_key_with_its_default_and_no_other() -> None:

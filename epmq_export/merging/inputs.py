@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
+from epmq_export.merging.layers import Layers
 from epmq_export.merging.settings import MergeSettings
 from epmq_export.tensors import TypedSource
 
@@ -20,7 +21,7 @@ class Inputs:
 
     experts: Sequence[TypedSource]
     settings: MergeSettings
-    layers: int
+    layers: Layers
 
     def base(self, tensor: str) -> Tensor:
         """float32; InputError where a value is not finite."""
@@ -36,11 +37,11 @@ class Inputs:
 
     def number(self, name: str, tensor: str) -> float:
         """A number of the rule, for a tensor."""
-        return self.settings.numbers[name].at(tensor, self.layers)
+        return self.settings.numbers[name].at(tensor, self.layers.share(tensor))
 
     def model_number(self, index: int, name: str, tensor: str) -> float:
         """A number that may differ by model."""
-        return self.settings.models[index].numbers[name].at(tensor, self.layers)
+        return self.settings.models[index].numbers[name].at(self.layers.name_in(index, tensor), self.layers.share(tensor))
 
     @property
     def mergekit(self) -> bool:

@@ -1,24 +1,11 @@
 """A merge rule's numbers, as mergekit's files write them: one for all, a gradient over the layers, or by a part of the tensor's name."""
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from epmq_export.errors import RecipeError
-
-_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
-
-
-def layer_of(tensor: str) -> int | None:
-    """The layer that a tensor belongs to: the first number in its name. None for embeddings and whatever follows the layers."""
-    found = _LAYER.search(tensor)
-    return int(found.group(1)) if found else None
-
-
-def count_layers(tensors: Iterable[str]) -> int:
-    return max((layer + 1 for tensor in tensors if (layer := layer_of(tensor)) is not None), default=0)
 
 
 @dataclass(frozen=True)
@@ -27,14 +14,10 @@ class Parameter:
 
     entries: tuple[tuple[str, tuple[float, ...]], ...]
 
-    def at(self, tensor: str, layers: int) -> float:
-        """The value for a tensor of a model with so many layers.
-
-        A gradient is interpolated linearly, its first number at layer 0 and its last at the last layer. Outside the layers (embeddings, a
-        final norm, a head) the first number counts, as in mergekit, whose notion gradients are.
-        """
+    def at(self, tensor: str, share: float) -> float:
+        """The value for a tensor of that name, `share` of the way from the first layer (0) to the last (1); a gradient is linear between its numbers."""
         gradient = next(gradient for filter_, gradient in self.entries if filter_ in tensor)
-        place = _share(tensor, layers) * (len(gradient) - 1)
+        place = share * (len(gradient) - 1)
         low = min(int(place), len(gradient) - 1)
         high = min(low + 1, len(gradient) - 1)
         return gradient[low] + (place - low) * (gradient[high] - gradient[low])
@@ -58,11 +41,24 @@ def parameter(where: str, settings: Sequence[Any], default: float | None, flag: 
     return Parameter(tuple(entries))
 
 
-def _share(tensor: str, layers: int) -> float:
-    layer = layer_of(tensor)
-    if layer is None:
-        return 0.0
-    return layer / (layers - 1) if layers > 1 else 1.0
+def layered(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of several levels as one mapping, the first level's settings before the next one's: of a number by filter, the first that fits counts."""
+    result: dict[str, Any] = {}
+    for level in levels:
+        for key, setting in level.items():
+            result[key] = [*_conditions(result[key]), *_conditions(setting)] if key in result and not _plain(result[key]) else result.get(key, setting)
+    return result
+
+
+def _plain(setting: Any) -> bool:  # noqa: ANN401
+    """Whether a setting holds for every tensor, so that no later one counts."""
+    return not isinstance(setting, dict) and not (isinstance(setting, list) and any(isinstance(entry, dict) for entry in setting))
+
+
+def _conditions(setting: Any) -> list[Any]:  # noqa: ANN401
+    if _plain(setting):
+        return [{"value": setting}]
+    return setting if isinstance(setting, list) else [setting]
 
 
 def _entries(where: str, setting: Any, flag: bool) -> list[tuple[str, tuple[float, ...]]]:  # noqa: ANN401

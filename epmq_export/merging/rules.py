@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging import breadcrumbs, dare, della, isotropic, karcher, linear, model_stock, slerp, task_arithmetic, ties, tsvm, wudi
+from epmq_export.merging import breadcrumbs, dare, della, isotropic, karcher, linear, model_stock, passthrough, slerp, task_arithmetic, ties, tsvm, wudi
 from epmq_export.merging.rule import Rule
 from epmq_export.merging.settings import CONVENTIONS, MergeSettings, read_settings
 from epmq_export.nearest import did_you_mean
@@ -23,6 +23,7 @@ RULES: dict[str, Rule] = {
     **tsvm.RULES,
     **isotropic.RULES,
     **wudi.RULES,
+    **passthrough.RULES,
 }
 _NAMES = {name for rule in RULES.values() for name in rule.parameters}
 
@@ -45,7 +46,8 @@ def merge_settings(
         raise RecipeError("models is empty, expected one or more experts to merge")
     fewest, most = rule.experts
     if len(models) < fewest or (most is not None and len(models) > most):
-        raise RecipeError(f"models has {len(models)} experts, expected {f'at least {fewest}' if most is None else f'{fewest} or {most}'} for {merge_method}")
+        expected = f"at least {fewest}" if most is None else f"{fewest} or {most}" if fewest != most else str(fewest)
+        raise RecipeError(f"models has {len(models)} experts, expected {expected} for {merge_method}")
     settings = read_settings(merge_method, rule.parameters, _NAMES, convention, parameters, models)
     rule.check(settings)
     return settings

@@ -117,7 +117,10 @@ def read_settings(
 
 def _check_names(where: str, rule: str, given: Mapping[str, Any], valid: Collection[str], others: Collection[str]) -> None:
     for key in given:
-        if key in valid or key in _NO_EFFECT:
+        if key in _NO_EFFECT:
+            log.info("%s: %s changes nothing: masks are not kept, and sums are float32", where, key)
+            continue
+        if key in valid:
             continue
         if key not in others:
             raise RecipeError(f"{where}: {key!r} is unknown to {rule}, expected {_one_of(valid)}{did_you_mean(str(key), valid)}")

@@ -46,7 +46,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(path: Path, out: Path, resume: bool = False, progress: Callable[[str, int, int], None] = lambda text, done, total: None) -> Packed:
     recipe = load_recipe(path)
     opened = sources.open_checkpoints(recipe)
-    project = sources.open_sources(opened, open_family, recipe.dtype)
+    project = sources.open_sources(recipe, opened, open_family)
     return calibrate(recipe, project, load_tasks(recipe), sources.provenance(recipe, opened), out, CPU, resume, progress)
 
 

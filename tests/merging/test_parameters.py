@@ -7,13 +7,14 @@ import pytest
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging import RULES, merge_settings
-from epmq_export.merging.parameters import count_layers, layer_of, parameter
+from epmq_export.merging.layers import Layers
+from epmq_export.merging.parameters import layered, parameter
 
 REFERENCE = Path(__file__).parents[2] / "docs/recipe.md"
 
 
 def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:
-    return parameter("weight", [value], 1.0).at(tensor, layers)
+    return parameter("weight", [value], 1.0).at(tensor, Layers({"encoder.layer": layers}).share(tensor))
 
 
 def test_a_scalar_is_the_same_everywhere() -> None:
@@ -33,6 +34,7 @@ def test_a_gradient_is_interpolated_over_the_layers(layer: int, expected: float)
 def test_outside_the_layers_a_gradients_first_number_counts() -> None:
     assert at([0.1, 0.9], "embeddings.LayerNorm.weight") == 0.1
     assert at([0.1, 0.9], "pooler.dense.weight") == 0.1
+    assert at([0.1, 0.9], "classifier.0.weight") == 0.1  # a number, but of no stack of layers
     assert at([0.1, 0.9], "encoder.layer.0.weight", layers=1) == 0.9
     assert at([0.7], "encoder.layer.3.weight") == 0.7
 
@@ -61,11 +63,13 @@ def test_flags_may_have_filters() -> None:
     assert merge_settings("ties", {"normalize": 0}, [("a", {})]).numbers["normalize"].at("x", 1) == 0
 
 
-def test_layers_are_the_first_numbers_of_names() -> None:
-    assert layer_of("encoder.block.3.layer.0.SelfAttention.q.weight") == 3
-    assert layer_of("embeddings.weight") is None
-    assert count_layers(["embeddings.weight", "h.0.a", "h.11.a"]) == 12
-    assert count_layers(["embeddings.weight"]) == 0
+def test_levels_of_parameters() -> None:
+    assert layered({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
+    first = {"filter": "mlp", "value": 1}
+    assert layered({"a": [first]}, {"a": [0, 1]}) == {"a": [first, {"value": [0, 1]}]}
+    assert layered({"a": first}, {"a": {"filter": "x", "value": 2}}, {"a": 3}) == {"a": [first, {"filter": "x", "value": 2}, {"value": 3}]}
+    assert layered({"a": [0, 1]}, {"a": [first]}) == {"a": [0, 1]}  # a gradient holds everywhere
+    assert layered({}, {}) == {}
 
 
 @pytest.mark.parametrize(
