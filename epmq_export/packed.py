@@ -3,8 +3,9 @@
 A directory:
 
     packed.json          format, family, grid by tensor, losses, recipe, inputs with SHA-256, versions
-    model.safetensors    `NAME.codes` uint8 (4-bit codes two a byte, the even column in the low nibble, offset so that the lowest
-                         code is 0; 8-bit codes int8), `NAME.scales` float16 [out, in / group], every other tensor by its name
+    model.safetensors    `NAME.codes` uint8 (codes of up to 4 bits two a byte, the even column in the low nibble, offset so that the
+                         lowest code is 0; longer ones int8), `NAME.scales` float16 [out, in / group] and whatever else the grid
+                         stores, a tensor a part; every other tensor by its name
     ...                  config, tokenizer and whatever else the family's directory holds, unchanged
 
 `export` and `verify` need nothing else.
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids import GRIDS, Grid, Stored
 from epmq_export.json_file import read_json
 from epmq_export.tensors import SafetensorsFile, write_safetensors
 
@@ -35,15 +36,15 @@ _OWN = {INDEX, "model.safetensors.index.json", "adapter_config.json"}
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """One tensor on a grid: codes int8 [out, in], scales float16 [out, in / group]."""
+    """One tensor on a grid: codes int8 [out, in], and the grid's stored numbers by part, such as scales float16 [out, in / group]."""
 
     grid: Grid
     codes: Tensor
-    scales: Tensor
+    stored: Stored
 
     def dequantise(self) -> Tensor:
         """float32 [out, in]."""
-        return self.grid.dequantise(self.codes, self.scales)
+        return self.grid.dequantise(self.codes, self.stored)
 
 
 def pack_codes(grid: Grid, codes: Tensor) -> Tensor:
@@ -94,11 +95,11 @@ class Packed:
         self._file = SafetensorsFile(directory / WEIGHTS)
         stored = set(self._file.names())
         for name, grid in self.grids.items():
-            for part in _parts(name):
+            for part in _places(name, grid).values():
                 if part not in stored:
                     raise InputError(f"{directory / WEIGHTS}: {part} is missing, {INDEX} says that {name} is on grid {grid.name}")
             self._require_layout(name, grid)
-        self._names = sorted({*self.grids, *stored}.difference(*(_parts(name) for name in self.grids)))
+        self._names = sorted({*self.grids, *stored}.difference(*(_places(name, grid).values() for name, grid in self.grids.items())))
 
     def names(self) -> list[str]:
         return self._names
@@ -106,8 +107,11 @@ class Packed:
     def tensor(self, name: str) -> PackedTensor | Tensor:
         """As stored: on its grid, or plain; a copy of the caller's own."""
         if name in self.grids:
-            grid, (codes, scales) = self.grids[name], map(self._file.load, _parts(name))
-            return PackedTensor(grid, unpack_codes(grid, codes), scales)
+            grid = self.grids[name]
+            found = {part: self._file.load(place) for part, place in _places(name, grid).items()}
+            value = PackedTensor(grid, unpack_codes(grid, found.pop(CODES)), found)
+            self._require_range(name, value)
+            return value
         return self._file.load(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -121,16 +125,35 @@ class Packed:
         return value.dequantise() if isinstance(value, PackedTensor) else value
 
     def _require_layout(self, name: str, grid: Grid) -> None:
-        """InputError where codes and scales are not of the types and shapes that `flatten` writes for the grid."""
-        codes, scales = (f"{str(self._file.dtype(part)).removeprefix('torch.')} {list(self._file.shape(part))}" for part in _parts(name))
-        out, groups = self._file.shape(f"{name}.scales") if len(self._file.shape(f"{name}.scales")) == 2 else (0, 0)
-        expected = (f"{'uint8' if grid.bits <= 4 else 'int8'} [{out}, {groups * grid.group * grid.bits // 8}]", f"float16 [{out}, {groups}]")
-        if (codes, scales) != expected:
-            raise InputError(f"{self._file.path}: tensor {name} has codes {codes} and scales {scales}, expected {' and '.join(expected)} on grid {grid.name}")
+        """InputError where codes and stored numbers are not of the types and shapes that `flatten` writes for the grid."""
+        places = _places(name, grid)
+        found = {part: f"{str(self._file.dtype(place)).removeprefix('torch.')} {list(self._file.shape(place))}" for part, place in places.items()}
+        out, groups = self._file.shape(places["scales"]) if len(self._file.shape(places["scales"])) == 2 else (0, 0)
+        expected = {CODES: f"{'uint8' if grid.bits <= 4 else 'int8'} [{out}, {groups * grid.group * (4 if grid.bits <= 4 else 8) // 8}]"}
+        for part, kind in grid.parts.items():
+            expected[part] = f"{str(kind.dtype).removeprefix('torch.')} [{out}, {groups * kind.count}]"
+        if found != expected:
+            text = " and ".join(f"{part} {layout}" for part, layout in found.items())
+            raise InputError(f"{self._file.path}: tensor {name} has {text}, expected {' and '.join(expected.values())} on grid {grid.name}")
+
+    def _require_range(self, name: str, value: PackedTensor) -> None:
+        """InputError where a code or a stored integer is one that the grid does not have."""
+        ranges = {CODES: (value.codes, value.grid.lowest, value.grid.highest)}
+        for part, kind in value.grid.parts.items():
+            if not kind.dtype.is_floating_point:
+                ranges[part] = (value.stored[part], 0, 2**kind.bits - 1)
+        for part, (numbers, lowest, highest) in ranges.items():
+            if numbers.numel() and not lowest <= int(numbers.min()) <= int(numbers.max()) <= highest:
+                found = f"{int(numbers.min())} to {int(numbers.max())}"
+                raise InputError(f"{self._file.path}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on grid {value.grid.name}")
 
 
-def _parts(name: str) -> tuple[str, str]:
-    return f"{name}.codes", f"{name}.scales"
+CODES = "codes"
+
+
+def _places(name: str, grid: Grid) -> dict[str, str]:
+    """Where codes and stored numbers of a tensor are, by part."""
+    return {part: f"{name}.{part}" for part in (CODES, *grid.parts)}
 
 
 def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -141,7 +164,7 @@ def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Ten
         if isinstance(value, PackedTensor):
             grids[name] = value.grid.name
             stored[f"{name}.codes"] = pack_codes(value.grid, value.codes).cpu().contiguous()
-            stored[f"{name}.scales"] = value.scales.cpu().contiguous()
+            stored |= {f"{name}.{part}": numbers.cpu().contiguous() for part, numbers in value.stored.items()}
         else:
             stored[name] = value.cpu().contiguous()
     return stored, grids
@@ -149,11 +172,12 @@ def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Ten
 
 def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[str, PackedTensor | Tensor]:
     """Back from `flatten`."""
-    parts = {part for name in grids for part in _parts(name)}
-    tensors: dict[str, PackedTensor | Tensor] = {name: value for name, value in stored.items() if name not in parts}
-    for name, grid in grids.items():
-        codes, scales = (stored[part] for part in _parts(name))
-        tensors[name] = PackedTensor(GRIDS[grid], unpack_codes(GRIDS[grid], codes), scales)
+    places = {name: _places(name, GRIDS[grid]) for name, grid in grids.items()}
+    taken = {place for parts in places.values() for place in parts.values()}
+    tensors: dict[str, PackedTensor | Tensor] = {name: value for name, value in stored.items() if name not in taken}
+    for name, parts in places.items():
+        grid, found = GRIDS[grids[name]], {part: stored[place] for part, place in parts.items()}
+        tensors[name] = PackedTensor(grid, unpack_codes(grid, found.pop(CODES)), found)
     return tensors
 
 

@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 from epmq_export import yaml_lines
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
+from epmq_export.merging import RULES
+from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_values import GRID_NAMES, DataFile, Dtype, Labels, ModelName, Name, Parameters, Place, Share, choice, distinct, location, one_of, shown
 from epmq_export.yaml_lines import Document, Key, dotted
@@ -116,9 +118,10 @@ class RecipeVerify(_Part):
 
 class Recipe(_Part):
     base_model: ModelName = ""
-    """For `linear`, which needs no base, the first model where the recipe names none: its config and tokenizer are used."""
+    """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer are used."""
 
     merge_method: Name = "task_arithmetic"
+    merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
     """As written, base included where it is listed; the experts of the tasks where the recipe has no `models`."""
 
@@ -157,11 +160,15 @@ class Recipe(_Part):
 
     @property
     def experts(self) -> list[RecipeModel]:
-        """`models` without the base, which mergekit's files list too; all of them for `linear`, where the base counts as one."""
-        if self.merge_method == "linear":
+        """`models` without the base, which mergekit's files list too; all of them where the rule counts the base as one."""
+        if self._counts_base:
             return list(self.models)
         base = self.location(self.base_model)
         return [model for model in self.models if self.location(model.model) != base]
+
+    @property
+    def _counts_base(self) -> bool:
+        return self.merge_method in RULES and RULES[self.merge_method].counts_base
 
     def location(self, name: str) -> str:
         """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
@@ -191,7 +198,7 @@ def load_recipe(path: Path) -> Recipe:
     recipe._path, recipe._document, recipe._place = path, document, place
     if not recipe.models:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
-    if "base_model" not in document.data and recipe.merge_method == "linear" and recipe.models and not recipe.tasks:
+    if "base_model" not in document.data and recipe._counts_base and recipe.models and not recipe.tasks:
         recipe = recipe.model_copy(update={"base_model": recipe.models[0].model})
     if wrong := _contradictions(recipe):
         raise _refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))

@@ -49,7 +49,9 @@ def open_checkpoints(recipe: Recipe) -> Checkpoints:
         experts[location] = open_checkpoint(location, base)
         require_same_vocabulary(base.directory, experts[location].directory, model.model)
     try:
-        settings = merge_settings(recipe.merge_method, recipe.parameters, [(model.model, model.parameters) for model in recipe.experts])
+        settings = merge_settings(
+            recipe.merge_method, recipe.parameters, [(model.model, model.parameters) for model in recipe.experts], recipe.merge_convention
+        )
     except RecipeError as error:
         raise RecipeError(f"{recipe.path}: {error}") from None
     return Checkpoints(base, experts, settings)

@@ -100,7 +100,7 @@ def _packed(directory: Path) -> Description:
     tensors = []
     for name in packed.names():
         if name in packed.grids:
-            size = sum(stored[f"{name}.{part}"].bytes for part in ("codes", "scales"))
+            size = sum(stored[f"{name}.{part}"].bytes for part in ("codes", *packed.grids[name].parts))
             tensors.append(TensorDescription(name, packed.grids[name].name, packed.shape(name), size))
         else:
             tensors.append(stored[name])

@@ -1,11 +1,11 @@
-"""Tensors as bytes: plain values, and llama.cpp's blocks of a scale and the codes under it. A permutation of bits both ways."""
+"""Tensors as bytes: plain values, and llama.cpp's blocks of codes and stored numbers. A permutation of bits both ways."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,21 +13,19 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import PackedTensor
 from formats.gguf_file import TensorInfo, shown
+from formats.gguf_layout import LAYOUTS, Numbers
 
 PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
 
 
 def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
-    """The bytes of a tensor in the file. A group on a grid becomes a block: its scale, then its codes."""
+    """The bytes of a tensor in the file; of one on a grid, a row for every group."""
     if not isinstance(value, PackedTensor):
         return (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
-    scales = value.scales.reshape(-1, 1).contiguous().view(torch.uint8)
-    codes = value.codes.reshape(-1, value.grid.group)
-    if value.grid.bits > 4:
-        return torch.cat((scales, codes.view(torch.uint8)), 1).numpy()
-    unsigned = (codes - value.grid.lowest).to(torch.uint8)
-    low, high = unsigned.chunk(2, 1)  # byte j holds element j and, above it, element j + group / 2
-    return torch.cat((scales, low | (high << 4)), 1).numpy()
+    grid = value.grid
+    codes = value.codes.reshape(-1, grid.group).view(torch.uint8) + _bias(grid)  # modulo 256
+    numbers = {"codes": codes, **{part: value.stored[part].reshape(-1, kind.count) for part, kind in grid.parts.items()}}
+    return torch.cat([field.put(numbers) for field in LAYOUTS[grid.name]], 1).numpy()
 
 
 def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor | Tensor:
@@ -37,13 +35,17 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
         return content.view(PLAIN[info.type]).reshape(info.shape)
     grid = GRIDS.get(info.type.name)
     if grid is None or len(info.shape) != 2:
-        raise InputError(f"{path}: tensor {shown(info.name)} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(GRIDS)}")
-    return _blocks(grid, content, info.shape[0])
+        raise InputError(f"{path}: tensor {shown(info.name)} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(LAYOUTS)}")
+    fields = LAYOUTS[grid.name]
+    blocks = content.reshape(-1, sum(field.size for field in fields))
+    numbers: Numbers = {"codes": torch.zeros(len(blocks), grid.group, dtype=torch.uint8)}
+    numbers |= {part: torch.zeros(len(blocks), kind.count, dtype=kind.dtype) for part, kind in grid.parts.items()}
+    for field, part in zip(fields, torch.split(blocks, [field.size for field in fields], 1), strict=True):
+        field.take(part, numbers)
+    codes = (numbers.pop("codes") - _bias(grid)).view(torch.int8)
+    return PackedTensor(grid, codes.reshape(info.shape), {part: value.reshape(info.shape[0], -1) for part, value in numbers.items()})
 
 
-def _blocks(grid: Grid, content: Tensor, out: int) -> PackedTensor:
-    blocks = content.reshape(-1, GGML_QUANT_SIZES[GGMLQuantizationType[grid.name]][1])
-    scales = blocks[:, :2].contiguous().view(torch.float16).reshape(out, -1)
-    packed = blocks[:, 2:]
-    codes = packed.contiguous().view(torch.int8) if grid.bits > 4 else torch.cat((packed & 15, packed >> 4), 1).to(torch.int8) + grid.lowest
-    return PackedTensor(grid, codes.reshape(out, -1), scales)
+def _bias(grid: Grid) -> int:
+    """What is added to signed codes so that they begin at 0; the lowest code that the bits could hold is not always one of the grid's."""
+    return int(2 ** (grid.bits - 1)) if grid.lowest < 0 else 0

@@ -46,7 +46,9 @@ class OnnxQdq:
         for tensor in model.graph.initializer:
             name, _, part = tensor.name.rpartition(".")
             if name in packed.grids:
-                value = getattr(packed.tensor(name), part)
+                held = packed.tensor(name)
+                assert isinstance(held, PackedTensor)
+                value = held.codes if part == "codes" else held.stored[part]
                 tensor.raw_data = onnx_weights.encode(tensor, value.T if name in linears else value)
             else:
                 tensor.raw_data = onnx_weights.encode(tensor, packed.load(tensor.name))
@@ -167,7 +169,7 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
     values = [onnx_weights.decode(tensor) for tensor in (codes, scales)]
     if linear:
         values = [value.T.contiguous() for value in values]
-    return PackedTensor(grid, values[0], onnx_weights.halves(values[1]))
+    return PackedTensor(grid, values[0], {"scales": onnx_weights.halves(values[1])})
 
 
 def _companion_differences(folder: Path, source: Path) -> list[str]:

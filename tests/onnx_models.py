@@ -122,7 +122,7 @@ def _nearest(grid: Grid, weight: Tensor) -> PackedTensor:
     """The largest weight of a group takes its lowest code, so that scales have both signs; much faster than the grid's own search."""
     groups = weight.reshape(-1, grid.group)
     scales = (groups.gather(1, groups.abs().argmax(1, keepdim=True)) / grid.lowest).half()
-    return PackedTensor(grid, grid.encode(groups, scales).reshape(weight.shape), scales.reshape(len(weight), -1))
+    return PackedTensor(grid, grid.encode(groups, scales).reshape(weight.shape), {"scales": scales.reshape(len(weight), -1)})
 
 
 def _write(source: Path, name: str, embeddings: str, linears: str) -> Written:

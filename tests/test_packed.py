@@ -27,7 +27,7 @@ def random_codes(grid: Grid, out: int, groups: int, seed: int = 0) -> PackedTens
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=generator).to(torch.int8)
     scales = torch.randint(-(2**15), 2**15, (out, groups), generator=generator).to(torch.int16).view(torch.float16)
-    return PackedTensor(grid, codes, torch.where(torch.isfinite(scales), scales, 0.0))
+    return PackedTensor(grid, codes, {"scales": torch.where(torch.isfinite(scales), scales, 0.0)})
 
 
 def bits(value: Tensor) -> bytes:
@@ -36,7 +36,7 @@ def bits(value: Tensor) -> bytes:
 
 def same(one: PackedTensor | Tensor, other: PackedTensor | Tensor) -> bool:
     if isinstance(one, PackedTensor) and isinstance(other, PackedTensor):
-        return one.grid == other.grid and same(one.codes, other.codes) and same(one.scales, other.scales)
+        return one.grid == other.grid and same(one.codes, other.codes) and all(same(one.stored[part], other.stored[part]) for part in one.grid.parts)
     assert isinstance(one, Tensor) and isinstance(other, Tensor)
     return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
 
@@ -130,7 +130,7 @@ def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
     assert isinstance(first, PackedTensor)
     before = random_codes(GRIDS["Q8_0"], 2, 1)
     first.codes.zero_()
-    first.scales.zero_()
+    first.stored["scales"].zero_()
     source.load("b").zero_()
     assert same(source.tensor("w"), before) and source.load("b").tolist() == [1, 1, 1]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.calibration.activations import Activations
+from epmq_export.calibration.descent import descend
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
@@ -45,8 +46,11 @@ class LayerLoss:
     loss_before: float
     """Of W*, before rounding."""
 
+    loss_rounded: float
+    """Of the first rounding: to the nearest, or GPTQ's."""
+
     loss_after: float
-    """Of what is shipped."""
+    """Of what is shipped: the first rounding, or what descent made of it."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +193,12 @@ class _BlockWalk:
         if not bool(torch.isfinite(best).all()):
             raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
         storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
-        value = _store(name, best, storage, factor if self.c.method.rounding == "gptq" else None)
-        shipped = value.dequantise() if isinstance(value, PackedTensor) else value
-        self.losses.append(LayerLoss(name, storage_name(storage), *(problem.loss(weight, hessian) for weight in (merged, best, shipped))))
+        value = first = _store(name, best, storage, None if self.c.method.rounding == "nearest" else factor)
+        if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
+            value = descend(best, hessian, first)
+        shipped = _plain(value)
+        losses = [problem.loss(weight, hessian) for weight in (merged, best, _plain(first), shipped)]
+        self.losses.append(LayerLoss(name, storage_name(storage), *losses))
         self._ship(f"{path}.weight", value)
         if problem.anchor_bias is not None and self.c.method.affine == "solved":
             self._ship(f"{path}.bias", problem.bias(shipped).float())
@@ -212,7 +219,7 @@ class _BlockWalk:
         return storage
 
     def _needs_factor(self) -> bool:
-        return self.c.method.target == "experts" or self.c.method.rounding == "gptq"
+        return self.c.method.target == "experts" or self.c.method.rounding != "nearest"
 
     def _moments(self, step: tuple[str, ...], t: int) -> Moments:
         """One task's moments of what a step's members are given."""
@@ -258,8 +265,7 @@ class _BlockWalk:
         if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
             raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
         self.tensors[name] = value
-        shipped = value.dequantise() if isinstance(value, PackedTensor) else value
-        self.student.get_parameter(path).data = shipped.to(self.c.device, torch.float32)
+        self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -275,8 +281,11 @@ class _Finished:
         return tuple(self.load(name).shape)
 
     def load(self, name: str) -> Tensor:
-        value = self.result.tensors[name]
-        return value.dequantise() if isinstance(value, PackedTensor) else value
+        return _plain(self.result.tensors[name])
+
+
+def _plain(value: PackedTensor | Tensor) -> Tensor:
+    return value.dequantise() if isinstance(value, PackedTensor) else value
 
 
 def _store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:

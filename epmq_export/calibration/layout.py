@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids import FALLBACK, GRIDS, Grid
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16}
 Storage = Grid | torch.dtype
@@ -34,10 +34,13 @@ class Layout:
 def _storage(name: str, shape: tuple[int, ...], asked: str) -> tuple[Storage, str | None]:
     if asked in DTYPES:
         return DTYPES[asked], None
-    grid = GRIDS[asked]
-    if not grid.fits(shape):
-        return torch.float16, f"{name} is stored F16: its {shape[-1]} inputs are no multiple of {asked}'s group of {grid.group}"
-    return grid, None
+    found: str | None = asked
+    while found is not None and not GRIDS[found].fits(shape):
+        found = FALLBACK.get(found)
+    if found == asked:
+        return GRIDS[asked], None
+    why = f"its {shape[-1]} inputs are no multiple of {asked}'s group of {GRIDS[asked].group}"
+    return (GRIDS[found], f"{name} is stored on {found}: {why}") if found is not None else (torch.float16, f"{name} is stored F16: {why}")
 
 
 def storage_name(storage: Storage) -> str:

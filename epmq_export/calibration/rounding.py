@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import CalibrationError
-from epmq_export.grids import Grid
+from epmq_export.grids import Grid, Stored
 from epmq_export.packed import PackedTensor
 
 # Columns between two updates of all columns to the right: wide enough for one matrix product, narrow enough for the cache.
@@ -12,16 +12,16 @@ LAZY = 128
 
 
 def nearest(weight: Tensor, grid: Grid) -> PackedTensor:
-    """Every weight of [out, in] to its nearest code, each group's scale by least squared error."""
+    """Every weight of [out, in] to its nearest code, each group's stored numbers by least squared error."""
     return PackedTensor(grid, *grid.quantise(weight.float()))
 
 
 def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
     """GPTQ (arXiv 2210.17323): column by column, each error passed on to the columns not yet rounded.
 
-    `weight` is W* [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. A group's scales are fitted when its
-    first column is reached, to the weights as they stand then, each column weighted by what an error there costs once the later
-    columns have answered it (1 / U_jj^2).
+    `weight` is W* [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. What a group
+    stores is fitted when its first column is reached, to the weights as they stand then, each column weighted by what an error there
+    costs once the later columns have answered it (1 / U_jj^2).
     """
     cost = upper.diagonal().square().reciprocal().float()
     upper = upper.float()
@@ -29,21 +29,24 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
     left = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     width, out = left.shape
     codes = torch.empty(width, out, dtype=torch.int8, device=left.device)
-    scales = torch.empty(width // grid.group, out, dtype=torch.float16, device=left.device)
-    # Whole groups only, so that a scale is fitted to columns that have had every error passed on.
-    step = max(LAZY // grid.group, 1) * grid.group
-    for start in range(0, width, step):
-        end = min(start + step, width)
+    groups: list[Stored] = []
+    # Whole groups only, so that stored numbers are fitted to columns that have had every error passed on.
+    block = max(LAZY // grid.group, 1) * grid.group
+    for start in range(0, width, block):
+        end = min(start + block, width)
         errors = torch.empty(end - start, out, device=left.device)
         for j, error in enumerate(errors, start):
-            scale = scales[j // grid.group]
             if j % grid.group == 0:
                 group = slice(j, j + grid.group)
-                scale.copy_(grid.fit(left[group].T.contiguous(), cost[group]))
-            codes[j] = grid.encode(left[j], scale)
-            torch.sub(left[j], grid.decode(codes[j], scale), out=error).div_(upper[j, j])
+                groups.append(grid.fit(left[group].T.contiguous(), cost[group]))
+            if j % grid.subgroup == 0:
+                index, subgroup = j % grid.group // grid.subgroup, slice(j, j + grid.subgroup)
+                groups[-1] = grid.refit(groups[-1], index, left[subgroup].T, cost[subgroup])
+                step, offset = grid.column(groups[-1], index)
+            codes[j] = grid.encode(left[j], step, offset)
+            torch.sub(left[j], grid.decode(codes[j], step, offset), out=error).div_(upper[j, j])
             left[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
         if not torch.isfinite(errors).all():
             raise CalibrationError(f"its rounding errors are not finite at input channels {start} to {end - 1}")
         left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
-    return PackedTensor(grid, codes.T.contiguous(), scales.T.contiguous())
+    return PackedTensor(grid, codes.T.contiguous(), {part: torch.cat([group[part] for group in groups], 1) for part in grid.parts})

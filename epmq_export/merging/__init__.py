@@ -1,6 +1,6 @@
 """Merge experts of one base, streaming tensor by tensor. One file a rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,16 +8,13 @@ from torch import Tensor
 from epmq_export.errors import RecipeError
 from epmq_export.fit import require_fit
 from epmq_export.merging.inputs import Inputs, all_finite
-from epmq_export.merging.linear import linear
 from epmq_export.merging.parameters import count_layers
-from epmq_export.merging.settings import DEFAULTS, MergeSettings, ModelSettings, merge_settings
-from epmq_export.merging.task_arithmetic import task_arithmetic
-from epmq_export.merging.ties import ties
+from epmq_export.merging.rules import RULES, merge_settings
+from epmq_export.merging.settings import MergeSettings, ModelSettings
 from epmq_export.tensors import TypedSource
 
-__all__ = ["DEFAULTS", "DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
+__all__ = ["DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
 
-RULES: dict[str, Callable[[Inputs], Callable[[str], Tensor]]] = {"linear": linear, "task_arithmetic": task_arithmetic, "ties": ties}
 # What a recipe's `dtype` and `out_dtype` may say.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -30,7 +27,7 @@ class Merged:
 
     def __init__(self, inputs: Inputs, dtype: torch.dtype | None) -> None:
         self._inputs, self._dtype = inputs, dtype
-        self._merge = RULES[inputs.settings.rule](inputs)
+        self._merge = RULES[inputs.settings.rule].merge(inputs)
 
     def names(self) -> Sequence[str]:
         return self._inputs.source.names()

@@ -30,8 +30,8 @@ class Parameter:
     def at(self, tensor: str, layers: int) -> float:
         """The value for a tensor of a model with so many layers.
 
-        A gradient is interpolated linearly, its first number at layer 0 and its last at the last layer. Outside the layers, embeddings
-        take the first number and all else (a final norm, a head) the last, as they stand before and after the layers.
+        A gradient is interpolated linearly, its first number at layer 0 and its last at the last layer. Outside the layers (embeddings, a
+        final norm, a head) the first number counts, as in mergekit, whose notion gradients are.
         """
         gradient = next(gradient for filter_, gradient in self.entries if filter_ in tensor)
         place = _share(tensor, layers) * (len(gradient) - 1)
@@ -44,32 +44,32 @@ class Parameter:
         return [value for _, gradient in self.entries for value in gradient]
 
 
-def parameter(where: str, settings: Sequence[Any], default: float) -> Parameter:
+def parameter(where: str, settings: Sequence[Any], default: float | None, flag: bool = False) -> Parameter:
     """The parameter of a recipe's settings, the first of them first, then the default; None is no setting.
 
-    RecipeError, beginning with `where`, for what is none of a number, a list of numbers, and {filter, value} objects.
+    A flag is 1 or 0. RecipeError, beginning with `where`, for what is none of a number, a list of numbers, and {filter, value} objects
+    (for a flag: true or false, and such objects), and where there is no default and the settings leave some tensors without a value.
     """
-    entries = [entry for setting in settings if setting is not None for entry in _entries(where, setting)]
-    return Parameter((*entries, ("", (default,))))
+    entries = [entry for setting in settings if setting is not None for entry in _entries(where, setting, flag)]
+    if default is not None:
+        entries.append(("", (default,)))
+    if all(filter_ for filter_, _ in entries):
+        raise RecipeError(f"{where} is missing{' for some tensors' if entries else ''}, expected {'true or false' if flag else 'a number'}: it has no default")
+    return Parameter(tuple(entries))
 
 
 def _share(tensor: str, layers: int) -> float:
     layer = layer_of(tensor)
     if layer is None:
-        return 0.0 if "embed" in tensor else 1.0
+        return 0.0
     return layer / (layers - 1) if layers > 1 else 1.0
 
 
-def flag(where: str, value: Any) -> bool:  # noqa: ANN401
-    if not isinstance(value, bool) and value not in (0, 1):
-        raise RecipeError(f"{where} is {value!r}, expected true or false")
-    return bool(value)
-
-
-def _entries(where: str, setting: Any) -> list[tuple[str, tuple[float, ...]]]:  # noqa: ANN401
+def _entries(where: str, setting: Any, flag: bool) -> list[tuple[str, tuple[float, ...]]]:  # noqa: ANN401
+    read = _truth if flag else _gradient
     conditions = [setting] if isinstance(setting, dict) else setting
     if not isinstance(conditions, list) or not conditions or not all(isinstance(condition, dict) for condition in conditions):
-        return [("", _gradient(where, setting))]
+        return [("", read(where, setting))]
     entries = []
     for condition in conditions:
         unknown = sorted(set(condition) - {"filter", "value"}, key=str)
@@ -78,8 +78,14 @@ def _entries(where: str, setting: Any) -> list[tuple[str, tuple[float, ...]]]:  
         name = condition.get("filter")
         if name is not None and not isinstance(name, str):
             raise RecipeError(f"{where} has the filter {name!r}, expected a part of a tensor's name")
-        entries.append(("" if name in (None, "*") else name, _gradient(where, condition["value"])))
+        entries.append(("" if name in (None, "*") else name, read(where, condition["value"])))
     return entries
+
+
+def _truth(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401
+    if not isinstance(value, bool) and value not in (0, 1):
+        raise RecipeError(f"{where} is {value!r}, expected true or false")
+    return (float(value),)
 
 
 def _gradient(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 from epmq_export.errors import InputError, MissingRuntime
 
 # Number of the type in ggml, values a block, bytes a block.
-_TYPES = {"F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q5_0": (6, 32, 22), "Q8_0": (8, 32, 34), "Q4_K": (12, 256, 144)}
+_TYPES = {
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q8_0": (8, 32, 34),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "IQ4_NL": (20, 32, 18),
+}
 _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -25,11 +37,6 @@ class _Traits(ctypes.Structure):
         ("to_float", _ToFloat),
         ("from_float", ctypes.c_void_p),
     )
-
-
-def _label(name: str) -> bytes:
-    """As ggml calls a type: q4_0, but q4_K."""
-    return name.replace("Q", "q").replace("F", "f").encode()
 
 
 @cache
@@ -46,8 +53,8 @@ def _library() -> ctypes.CDLL:
     library.ggml_quantize_chunk.argtypes = (ctypes.c_int, pointer, pointer, count, count, count, pointer)
     for name, (number, block, block_bytes) in _TYPES.items():
         traits = library.ggml_get_type_traits(number).contents
-        found = (traits.type_name, traits.block, traits.block_bytes, traits.quantised)
-        expected = (_label(name), block, block_bytes, name != "F16")
+        found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
+        expected = (name.lower().encode(), block, block_bytes, name != "F16")
         if found != expected or not traits.to_float:
             raise MissingRuntime(f"{places[0]}: ggml's type {name} is {found}, expected {expected}: another version of xllamacpp")
     return library

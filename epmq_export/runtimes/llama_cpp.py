@@ -65,7 +65,7 @@ class LlamaCpp:
         return [ids for share in shares for ids in share]
 
     def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-        """By ggml's `to_float`: the types that `ggml_types` knows."""
+        """By ggml's `to_float`: F16 and every grid that GGUF holds."""
         self.version()
         return ggml_types.dequantise(grid, raw, count)
 

@@ -78,14 +78,21 @@ def _difference(ours: PackedTensor | Tensor, stored: PackedTensor | Tensor) -> s
     if isinstance(ours, PackedTensor) and isinstance(stored, PackedTensor):
         if ours.codes.shape != stored.codes.shape or ours.grid != stored.grid:
             return f"found {_kind(stored)} {list(stored.codes.shape)}, expected {_kind(ours)} {list(ours.codes.shape)}"
-        codes = int((ours.codes != stored.codes).sum())
-        scales = int((ours.scales.view(torch.int16) != stored.scales.view(torch.int16)).sum())
-        return f"{codes} of {ours.codes.numel()} codes and {scales} of {ours.scales.numel()} scales differ" if codes or scales else None
+        pairs = {"codes": (ours.codes, stored.codes), **{part: (numbers, stored.stored[part]) for part, numbers in ours.stored.items()}}
+        counts = {part: _differing(one, other) for part, (one, other) in pairs.items()}
+        sentence = " and ".join(f"{counts[part]} of {one.numel()} {part}" for part, (one, _) in pairs.items())
+        return f"{sentence} differ" if any(counts.values()) else None
     assert isinstance(ours, Tensor) and isinstance(stored, Tensor)
     if ours.shape != stored.shape:
         return f"found shape {list(stored.shape)}, expected {list(ours.shape)}"
     different = int((ours.float().view(torch.int32) != stored.float().view(torch.int32)).sum())
     return f"{different} of {ours.numel()} values differ" if different else None
+
+
+def _differing(one: Tensor, other: Tensor) -> int:
+    """How many numbers differ in a bit."""
+    bits = {1: torch.uint8, 2: torch.int16}[one.element_size()]
+    return int((one.view(bits) != other.view(bits)).sum())
 
 
 def _kind(value: PackedTensor | Tensor) -> str:

@@ -47,12 +47,17 @@ def reference(weight: Tensor, hessian: Tensor, scales: Tensor) -> Tensor:
 def test_it_is_gptq(width: int, correlation: float) -> None:
     weight, hessian = problem(width, width, correlation)
     found = gptq(weight, inverse_factor(hessian, "layer"), GRID)
-    assert found.codes.shape == weight.shape and found.scales.shape == (8, width // 32) and found.codes.is_contiguous() and found.scales.is_contiguous()
-    codes = reference(weight, hessian, found.scales)
+    assert (
+        found.codes.shape == weight.shape
+        and found.stored["scales"].shape == (8, width // 32)
+        and found.codes.is_contiguous()
+        and found.stored["scales"].is_contiguous()
+    )
+    codes = reference(weight, hessian, found.stored["scales"])
     # float32 against float64: a weight that lies between two codes may fall to the other side, and its row goes on from there.
     same = (found.codes == codes).all(1)
     assert int(same.sum()) >= 7
-    wanted = PackedTensor(GRID, codes.to(torch.int8), found.scales)
+    wanted = PackedTensor(GRID, codes.to(torch.int8), found.stored)
     assert loss(found, weight, hessian) == pytest.approx(loss(wanted, weight, hessian), rel=0.02)
 
 
@@ -78,7 +83,7 @@ def test_with_independent_inputs_it_is_the_nearest(grid: object) -> None:
     assert isinstance(grid, type(GRID))
     weight = torch.randn(16, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found, plain = gptq(weight, torch.eye(160, dtype=torch.float64) * 0.5, grid), nearest(weight, grid)
-    assert torch.equal(found.codes, plain.codes) and torch.equal(found.scales, plain.scales)
+    assert torch.equal(found.codes, plain.codes) and torch.equal(found.stored["scales"], plain.stored["scales"])
 
 
 def test_the_weight_is_left_as_it_was() -> None:
@@ -93,7 +98,7 @@ def test_the_weight_is_left_as_it_was() -> None:
 def test_zero_weights_stay_zero() -> None:
     _, hessian = problem(0, 64, 0.5)
     found = gptq(torch.zeros(3, 64, dtype=torch.float64), inverse_factor(hessian, "layer"), GRID)
-    assert not found.codes.any() and not found.scales.any()
+    assert not found.codes.any() and not found.stored["scales"].any()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

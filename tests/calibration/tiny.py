@@ -68,7 +68,7 @@ def flat(results: Sequence[BlockResult]) -> dict[str, PackedTensor | Tensor]:
 
 
 def bits(value: PackedTensor | Tensor) -> bytes:
-    parts = (value.codes, value.scales) if isinstance(value, PackedTensor) else (value,)
+    parts = (value.codes, *value.stored.values()) if isinstance(value, PackedTensor) else (value,)
     return b"".join(part.contiguous().numpy().tobytes() for part in parts)
 
 

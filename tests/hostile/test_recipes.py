@@ -90,9 +90,9 @@ def test_an_alias_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
 WRONG_VALUES = [
     (HEAD + "calibration: {methd: epmq}", "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, did you mean 'method'?"),
     (HEAD + "calibration:\n  damping: 1", "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed"),
-    (HEAD + "verfy: {}", "3: verfy: found an unknown key, expected one of base_model, merge_method, models, parameters, dtype, out_dtype, tokenizer_source, tasks, calibration, "
+    (HEAD + "verfy: {}", "3: verfy: found an unknown key, expected one of base_model, merge_method, merge_convention, models, parameters, dtype, out_dtype, tokenizer_source, tasks, calibration, "
      "quantization, export, verify, did you mean 'verify'?"),
-    ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, models, parameters, dtype, out_dtype, tokenizer_source, "
+    ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, models, parameters, dtype, out_dtype, tokenizer_source, "
      "tasks, calibration, quantization, export, verify, did you mean 'base_model'?"),
     ("base_model: org/b\nmodels:\n  - model: org/a\n  - modle: org/b", "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? (and 1 more mistake)"),
     (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, evaluation, did you mean 'expert'?"),

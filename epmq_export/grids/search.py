@@ -1,0 +1,76 @@
+"""The search for the steps that serve a few weights best: candidates give codes, codes give steps by least squares, the best are taken."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from epmq_export.grids.grid import Grid, inverse
+
+Snap = Callable[[Tensor], Tensor]
+"""From any steps or offsets, float32 [rows], to those that can be stored, or that lie within bounds."""
+
+# How much of a group's range a candidate cuts off below and above, for finer steps elsewhere.
+_CUTS = (0.0, 0.03, 0.07, 0.12, 0.18)
+_BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26] + [(-0.04, -0.04), (-0.04, 0.0), (0.0, -0.04)]
+
+
+def fit_scale(grid: Grid, weight: Tensor, importance: Tensor | None, reaches: Sequence[float], snap: Snap) -> Tensor:
+    """The step, float32 [rows], of least squared error for weights [rows, inputs], errors weighed by importance [inputs] or [rows, inputs].
+
+    `reaches` are the candidates: levels, in steps of one, at which a row's largest weight may stand. A row of zeros gets step 0.
+    """
+    largest = weight.abs().amax(1)
+    best = torch.zeros_like(largest)
+    least = torch.full_like(largest, torch.inf)
+    weighted = weight if importance is None else weight * importance
+    # In place throughout: a group column of weights stays in the cache while all candidates pass over it.
+    level, product = torch.empty_like(weight), torch.empty_like(weight)
+    for reach in reaches:
+        torch.mul(weight, inverse(snap(largest / reach))[:, None], out=level)
+        grid.nearest_level_(level)
+        along = torch.mul(weighted, level, out=product).sum(1)
+        torch.mul(level, level, out=product)
+        step = snap(along * inverse((product if importance is None else product.mul_(importance)).sum(1)))
+        error = level.mul_(step[:, None]).sub_(weight).square_()
+        total = (error if importance is None else error.mul_(importance)).sum(1)
+        better = total < least
+        best = torch.where(better, step, best)
+        least = torch.where(better, total, least)
+    return best
+
+
+def fit_affine(grid: Grid, weight: Tensor, importance: Tensor | None, snap_step: Snap, snap_offset: Snap) -> tuple[Tensor, Tensor]:
+    """The same for a step and an offset."""
+    importance = torch.ones_like(weight) if importance is None else importance.expand_as(weight)
+    lowest = snap_offset(weight.amin(1))
+    # Measured from there: differences of large numbers would lose the small ones.
+    above = weight - lowest[:, None]
+    span = above.amax(1)
+    weights = importance.sum(1)
+    weighted = above * importance
+    total = weighted.sum(1)
+    best_step, best_offset = torch.zeros_like(span), torch.zeros_like(span)
+    least = torch.full_like(span, torch.inf)
+    level, product = torch.empty_like(weight), torch.empty_like(weight)
+    for low, high in _BOTH_ENDS:
+        rough = span * ((1 - low - high) / (grid.levels[-1] - grid.levels[0]))
+        torch.sub(above, (span * low)[:, None], out=level).mul_(inverse(rough)[:, None])
+        grid.nearest_level_(level)
+        along = torch.mul(weighted, level, out=product).sum(1)
+        once = torch.mul(importance, level, out=product).sum(1)
+        twice = product.mul_(level).sum(1)
+        step = (along - total * once / weights) * inverse(twice - once.square() / weights)
+        offset = snap_offset(lowest + (total - step * once) / weights)
+        shift = offset - lowest
+        step = snap_step((along - shift * once) * inverse(twice))
+        error = level.mul_(step[:, None]).add_(shift[:, None]).sub_(above).square_().mul_(importance).sum(1)
+        better = error < least
+        best_step, best_offset = torch.where(better, step, best_step), torch.where(better, offset, best_offset)
+        least = torch.where(better, error, least)
+    return best_step, best_offset
+
+
+def to_half(numbers: Tensor) -> Tensor:
+    """Float32 numbers as float16 stores them."""
+    return numbers.half().float()
