@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from epmq_export.calibration.rounding import LAZY
-from epmq_export.grids import Grid, Stored
 from epmq_export.packed import PackedTensor
 
 # The least relative fall of L that another round is worth, and the most rounds.
