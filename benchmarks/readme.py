@@ -55,7 +55,7 @@ def _cells(results: Results, merge: str, method: str, stages: tuple[str, ...]) -
 
 
 def _bits(row: Row) -> str:
-    return f"{row.get('bits', 4.5):.2f}"  # ours are on Q4_0: 18 bytes for 32 weights
+    return f"{row.get('bits', 4.5):.2f}"  # ours are on Q4_0: in GGUF, 18 bytes for 32 weights
 
 
 def replaced(text: str, new: str) -> str:

@@ -32,10 +32,11 @@ class Project:
         checkpoints = sources.open_checkpoints(recipe)
         return cls(recipe, tasks, checkpoints, sources.open_sources(recipe, checkpoints, open_family), device)
 
-    def calibrate(self, directory: Path, resume: bool, progress: Progress) -> Packed:
+    def calibrate(self, directory: Path, resume: bool, progress: Progress, format: str = "gguf") -> Packed:
+        """For a format: ONNX cannot hold every grid."""
         progress("hashing the inputs", 0, 0)
         origin = sources.provenance(self.recipe, self.checkpoints)
-        return calibrate(self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, progress)
+        return calibrate(self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, progress, format)
 
     def calibrated(self, directory: Path) -> Packed:
         """What an earlier run has calibrated; RecipeError where that run was another one."""

@@ -10,14 +10,32 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from epmq_export import yaml_lines
+from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
 from epmq_export.errors import RecipeError
+from epmq_export.grids import GRIDS
 from epmq_export.merging import RULES
 from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
 from epmq_export.recipe_sentences import refusal, told
-from epmq_export.recipe_values import GRID_NAMES, STRICT, DataFile, Dtype, Labels, ModelName, Name, Parameters, Place, Share, choice, distinct, location, shown
+from epmq_export.recipe_values import (
+    ONNX_GRIDS,
+    STORAGES,
+    STRICT,
+    DataFile,
+    Dtype,
+    Labels,
+    ModelName,
+    Name,
+    Parameters,
+    Place,
+    Share,
+    choice,
+    distinct,
+    location,
+    shown,
+)
 from epmq_export.yaml_lines import Document, Key, dotted
 
 
@@ -86,10 +104,33 @@ class RecipeCalibration(_Part):
 
 
 class RecipeQuantization(_Part):
-    grid: Annotated[str, choice(*GRID_NAMES)] = "Q4_0"
-    embeddings: Annotated[str, choice("F16", "F32", "Q8_0", "Q4_0")] = "F16"
+    grid: Annotated[str, choice(*GRIDS)] = "Q4_0"
+    bits: float | None = Field(default=None, gt=0)
+    """A weight, on average over the linears, in place of one grid for all."""
+
+    onnx_grid: Annotated[str, choice(*ONNX_GRIDS)] = "Q4_0"
+    """What stands in ONNX for a grid that it cannot hold."""
+
+    embeddings: Annotated[str, choice(*STORAGES)] = "F16"
     keep: list[Name] = []
     """fnmatch patterns of the tensor names that stay in F16."""
+
+    overrides: dict[str, Annotated[str, choice(*STORAGES)]] = {}
+    """What linears are stored as, by fnmatch pattern of their names; the first that matches is the one, `keep` before them."""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **self.overrides})
+
+    @property
+    def replaced_in_onnx(self) -> dict[str, str]:
+        """The grids that the recipe names and ONNX cannot hold, and what stands in for them."""
+        return {name: self.onnx_grid for name in self.layout.names if name in GRIDS and name not in ONNX_GRIDS}
+
+    @property
+    def onnx_apart(self) -> bool:
+        """Whether ONNX cannot hold what GGUF gets, so that it needs a calibration of its own."""
+        return self.bits is not None or bool(self.replaced_in_onnx)
 
 
 class RecipeExport(_Part):
@@ -254,6 +295,7 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
             base = part.base_model or recipe.base_model
             if not recipe.counts_base and recipe.location(base) not in {recipe.location(source.model) for source in part.sources}:
                 wrong.append((place, f"found no layers of the base {base!r}, expected them among the sources: {recipe.merge_method} needs them"))
+    wrong += _quantization_contradictions(recipe)
     names = [model.model for model in recipe.experts]
     experts = {recipe.location(name) for name in names}
     for name, task in recipe.tasks.items():
@@ -271,6 +313,19 @@ def _repeated(recipe: Recipe, key: Key, names: list[str]) -> list[tuple[Key, str
         first = known.setdefault(recipe.location(name), index)
         if first != index:
             wrong.append(((*key, index, "model"), f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)"))
+    return wrong
+
+
+def _quantization_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
+    wrong: list[tuple[Key, str]] = []
+    quantization = recipe.quantization
+    if quantization.bits is not None and "grid" in quantization.model_fields_set:
+        wrong.append((("quantization", "grid"), "found a grid beside bits, which choose one for each linear, expected one of the two keys"))
+    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
+    if quantization.bits is not None and quantization.bits < least and "onnx" in recipe.export.formats:
+        wrong.append(
+            (("quantization", "bits"), f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or leave it out of export.formats")
+        )
     return wrong
 
 

@@ -145,7 +145,11 @@ Parameters = Annotated[dict[str, Annotated[Any, AfterValidator(_setting)]], Befo
 Labels = Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))]
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]
-GRID_NAMES = tuple(name for name, grid in GRIDS.items() if grid.bits == 4 or name == "Q8_0")
+STORAGES = ("F16", "F32", *GRIDS)
+# What ONNX's DequantizeLinear can hold bit for bit; `formats` has the nodes.
+ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")
+# What a budget of bits chooses from in GGUF: the best grids of their size, for inputs of any number.
+MIXED = ("Q2_K", "Q3_K", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q6_K", "Q8_0")
 
 
 def one_of(choices: Iterable[str]) -> str:

@@ -129,7 +129,7 @@ def _layout(packed: Packed, spec: GgufSpec) -> Layout:
 def _kind(packed: Packed, name: str) -> GGMLQuantizationType:
     """A vector is F32, as llama.cpp wants it; a matrix is F16 where it is packed in half precision."""
     if name in packed.grids:
-        return GGMLQuantizationType[packed.grids[name].name]
+        return GGMLQuantizationType[packed.grids[name].file_type]
     half = len(packed.shape(name)) > 1 and packed.load(name).dtype == torch.float16
     return GGMLQuantizationType.F16 if half else GGMLQuantizationType.F32
 

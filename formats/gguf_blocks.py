@@ -25,7 +25,7 @@ def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
     grid = value.grid
     codes = value.codes.reshape(-1, grid.group).view(torch.uint8) + _bias(grid)  # modulo 256
     numbers = {"codes": codes, **{part: value.stored[part].reshape(-1, kind.count) for part, kind in grid.parts.items()}}
-    return torch.cat([field.put(numbers) for field in LAYOUTS[grid.name]], 1).numpy()
+    return torch.cat([field.put(numbers) for field in LAYOUTS[grid.file_type]], 1).numpy()
 
 
 def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor | Tensor:

@@ -5,6 +5,7 @@ the graph depends on nothing but the family's config, the shapes, the grids and 
 
     quantised linear    NAME.codes INT4 or INT8 [in, out], NAME.scales float32 [in / group, out] -> DequantizeLinear(axis 0) -> MatMul
     quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather each -> DequantizeLinear
+    ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
     half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
     everything else     NAME float32
 
@@ -13,7 +14,7 @@ The initializers are the weights and nothing else: the graph's own constants are
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -28,6 +29,13 @@ from epmq_export.family import Family, OnnxSpec
 from epmq_export.packed import Packed
 
 OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear
+# What DequantizeLinear can hold bit for bit, and by which initializers; and the type of the codes in linears and in rows.
+PARTS: Mapping[str, Sequence[str]] = {"Q4_0": ("codes", "scales"), "Q8_0": ("codes", "scales"), "Q4_1Z": ("codes", "scales", "zeros")}
+KINDS: Mapping[str, tuple[int, int]] = {
+    "Q4_0": (TensorProto.INT4, TensorProto.INT8),
+    "Q8_0": (TensorProto.INT8, TensorProto.INT8),
+    "Q4_1Z": (TensorProto.UINT4, TensorProto.UINT8),
+}
 
 
 class _Shapes:
@@ -51,6 +59,9 @@ def build(packed: Packed, family: Family) -> ModelProto:
 
     InputError where the graph lacks a tensor of the checkpoint, or reads it in a way that its grid has no nodes for.
     """
+    for name, grid in packed.grids.items():
+        if grid.name not in PARTS:
+            raise InputError(f"{packed.directory}: {name} is on grid {grid.name}, which ONNX cannot hold, expected one of {', '.join(PARTS)}")
     spec = family.onnx()
     model = _export(spec, packed)
     graph = model.graph
@@ -157,17 +168,16 @@ def _dequantised(node: NodeProto, packed: Packed) -> list[NodeProto]:
     name = next((name for name in node.input if name in packed.grids), None)
     if name is None:
         return [node]
-    codes, scales, output = f"{name}.codes", f"{name}.scales", node.output[0]
-    group = packed.grids[name].group
+    grid, output = packed.grids[name], node.output[0]
+    parts = [f"{name}.{part}" for part in PARTS[grid.name]]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Transpose" and list(attributes["perm"]) == [1, 0]:
-        return [helper.make_node("DequantizeLinear", [codes, scales], [output], name, axis=0, block_size=group)]
+        return [helper.make_node("DequantizeLinear", parts, [output], name, axis=0, block_size=grid.group)]
     if node.op_type == "Gather" and node.input[0] == name and attributes.get("axis", 0) == 0:
-        rows = [helper.make_node("Gather", [part, node.input[1]], [f"{output}.{part}"], f"{node.name}.{part}", axis=0) for part in (codes, scales)]
-        parts = [row.output[0] for row in rows]
-        return [*rows, helper.make_node("DequantizeLinear", parts, [output], name, axis=-1, block_size=group)]
-    grid = packed.grids[name].name
-    raise InputError(f"{packed.directory}: {name} is on grid {grid}, but the exported model reads it by {node.op_type}: keep it in high precision")
+        rows = [helper.make_node("Gather", [part, node.input[1]], [f"{output}.{part}"], f"{node.name}.{part}", axis=0) for part in parts]
+        gathered = [row.output[0] for row in rows]
+        return [*rows, helper.make_node("DequantizeLinear", gathered, [output], name, axis=-1, block_size=grid.group)]
+    raise InputError(f"{packed.directory}: {name} is on grid {grid.name}, but the exported model reads it by {node.op_type}: keep it in high precision")
 
 
 def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorProto]:
@@ -175,13 +185,12 @@ def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorPr
     if name not in packed.grids:
         return [TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT16 if half else TensorProto.FLOAT)]
     grid = packed.grids[name]
-    scales = (shape[0], shape[1] // grid.group)
+    groups = (shape[0], shape[1] // grid.group)
     # Gather knows no 4-bit type, and no runtime fuses it with 4 bits: rows take a byte a code.
-    kind = TensorProto.INT4 if grid.bits <= 4 and not rows else TensorProto.INT8
-    return [
-        TensorProto(name=f"{name}.codes", dims=shape if rows else shape[::-1], data_type=kind),
-        TensorProto(name=f"{name}.scales", dims=scales if rows else scales[::-1], data_type=TensorProto.FLOAT),
-    ]
+    kind = KINDS[grid.name][rows]
+    dims = {"codes": shape, "scales": groups, "zeros": groups}
+    kinds = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
+    return [TensorProto(name=f"{name}.{part}", dims=dims[part] if rows else dims[part][::-1], data_type=kinds[part]) for part in PARTS[grid.name]]
 
 
 def _tidy(model: ModelProto, spec: OnnxSpec) -> None:

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
+from torch import Tensor
 
 from epmq_export import __version__, files
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family
 from epmq_export.format import StoredTensor
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids.zeroed import Zeroed
 from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
 from epmq_export.runtimes.onnxruntime import open_session
 from formats import onnx_graph, onnx_weights
@@ -46,9 +49,7 @@ class OnnxQdq:
         for tensor in model.graph.initializer:
             name, _, part = tensor.name.rpartition(".")
             if name in packed.grids:
-                held = packed.tensor(name)
-                assert isinstance(held, PackedTensor)
-                value = held.codes if part == "codes" else held.stored[part]
+                value = _part(packed.tensor(name), part)
                 tensor.raw_data = onnx_weights.encode(tensor, value.T if name in linears else value)
             else:
                 tensor.raw_data = onnx_weights.encode(tensor, packed.load(tensor.name))
@@ -66,7 +67,7 @@ class OnnxQdq:
         return path
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """Codes int8 [out, in] and scales float16 [out, in / group], or plain float16 or float32.
+        """Codes int8 [out, in] and stored numbers, as the packed checkpoint has them, or plain float16 or float32.
 
         A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the checkpoint's.
         """
@@ -150,26 +151,44 @@ def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
         raise InputError(f"{path}: it has no metadata key epmq.grids: this project did not write it")
     try:
         grids = json.loads(text)
-        return {name: GRIDS[grid] for name, grid in grids.items()}
+        return {name: GRIDS[grid] for name, grid in grids.items() if onnx_graph.PARTS[grid]}
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise InputError(f"{path}: metadata key epmq.grids is {_short(text)}, expected a JSON object of tensors and {', '.join(GRIDS)}") from None
+        raise InputError(f"{path}: metadata key epmq.grids is {_short(text)}, expected a JSON object of tensors and {', '.join(onnx_graph.PARTS)}") from None
+
+
+def _part(held: PackedTensor | Tensor, part: str) -> Tensor:
+    """What an initializer of a tensor on a grid holds."""
+    assert isinstance(held, PackedTensor)
+    if part == "zeros":
+        assert isinstance(held.grid, Zeroed)
+        return held.grid.zeros(held.stored)
+    return held.codes if part == "codes" else held.stored[part]
 
 
 def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool) -> PackedTensor:
-    for part in ("codes", "scales"):
+    parts = onnx_graph.PARTS[grid.name]
+    for part in parts:
         if f"{name}.{part}" not in stored:
             raise InputError(f"{path}: {name}.{part} is missing, metadata key epmq.grids says that {name} is on grid {grid.name}")
-    codes, scales = stored[f"{name}.codes"], stored[f"{name}.scales"]
-    kinds = onnx_weights.type_name(codes), onnx_weights.type_name(scales)
-    if kinds[0] not in ("INT4", "INT8") or kinds[1] != "FLOAT":
-        raise InputError(f"{path}: {name} has codes in {kinds[0]} and scales in {kinds[1]}, expected INT4 or INT8, and FLOAT")
-    dims = [list(tensor.dims[::-1] if linear else tensor.dims) for tensor in (codes, scales)]
-    if len(dims[0]) != 2 or not grid.fits((dims[0][0], dims[0][1])) or dims[1] != [dims[0][0], dims[0][1] // grid.group]:
-        raise InputError(f"{path}: {name} has codes of dims {list(codes.dims)} and scales of {list(scales.dims)}, which is no {grid.name}")
-    values = [onnx_weights.decode(tensor) for tensor in (codes, scales)]
+    tensors = {part: stored[f"{name}.{part}"] for part in parts}
+    kind = onnx_graph.KINDS[grid.name][not linear]
+    wanted = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
+    for part, tensor in tensors.items():
+        if tensor.data_type != wanted[part]:
+            expected = TensorProto.DataType.Name(wanted[part])
+            raise InputError(f"{path}: {name} has {part} in {onnx_weights.type_name(tensor)}, expected {expected} on grid {grid.name}")
+    dims = {part: list(tensor.dims[::-1] if linear else tensor.dims) for part, tensor in tensors.items()}
+    shape = dims.pop("codes")
+    if len(shape) != 2 or not grid.fits((shape[0], shape[1])) or any(found != [shape[0], shape[1] // grid.group] for found in dims.values()):
+        shown = " and ".join(f"{part} of dims {list(tensor.dims)}" for part, tensor in tensors.items())
+        raise InputError(f"{path}: {name} has {shown}, which is no {grid.name}")
+    values = {part: onnx_weights.decode(tensor) for part, tensor in tensors.items()}
     if linear:
-        values = [value.T.contiguous() for value in values]
-    return PackedTensor(grid, values[0], {"scales": onnx_weights.halves(values[1])})
+        values = {part: value.T.contiguous() for part, value in values.items()}
+    found = {"scales": onnx_weights.halves(values["scales"])}
+    if "zeros" in values:
+        found["mins"] = (-values["scales"] * values["zeros"]).half()
+    return PackedTensor(grid, values["codes"].view(torch.int8), found)
 
 
 def _companion_differences(folder: Path, source: Path) -> list[str]:

@@ -8,8 +8,20 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 
-BITS: dict[int, int] = {TensorProto.INT4: 4, TensorProto.INT8: 8, TensorProto.FLOAT16: 16, TensorProto.FLOAT: 32}
-_DTYPES: dict[int, torch.dtype] = {TensorProto.INT8: torch.int8, TensorProto.FLOAT16: torch.float16, TensorProto.FLOAT: torch.float32}
+BITS: dict[int, int] = {
+    TensorProto.INT4: 4,
+    TensorProto.UINT4: 4,
+    TensorProto.INT8: 8,
+    TensorProto.UINT8: 8,
+    TensorProto.FLOAT16: 16,
+    TensorProto.FLOAT: 32,
+}
+_DTYPES: dict[int, torch.dtype] = {
+    TensorProto.INT8: torch.int8,
+    TensorProto.UINT8: torch.uint8,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.FLOAT: torch.float32,
+}
 
 
 def size(tensor: TensorProto) -> int:
@@ -21,7 +33,7 @@ def size(tensor: TensorProto) -> int:
 def encode(tensor: TensorProto, value: Tensor) -> bytes:
     """`value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the first in the low nibble."""
     flat = value.contiguous().flatten()
-    if tensor.data_type != TensorProto.INT4:
+    if BITS[tensor.data_type] != 4:
         return flat.to(_DTYPES[tensor.data_type]).numpy().tobytes()
     if len(flat) % 2:
         flat = torch.cat((flat, flat.new_zeros(1)))
@@ -31,16 +43,19 @@ def encode(tensor: TensorProto, value: Tensor) -> bytes:
 def decode(tensor: TensorProto) -> Tensor:
     """What `encode` was given; the caller has checked the tensor."""
     raw = torch.frombuffer(bytearray(tensor.raw_data) or bytearray(1), dtype=torch.uint8)[: len(tensor.raw_data)]
-    if tensor.data_type != TensorProto.INT4:
+    if BITS[tensor.data_type] != 4:
         return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
-    signed = torch.stack(((raw << 4).view(torch.int8) >> 4, raw.view(torch.int8) >> 4), dim=-1).flatten()
-    return signed[: prod(tensor.dims)].reshape(tuple(tensor.dims))
+    signed = raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)  # shifting down keeps the sign
+    codes = torch.stack((signed << 4 >> 4, signed >> 4), dim=-1).flatten()
+    return codes[: prod(tensor.dims)].reshape(tuple(tensor.dims))
 
 
 def check(tensor: TensorProto, where: str) -> None:
     """InputError unless the tensor's type is one that this project writes, and its data are here and of the right size."""
     if tensor.data_type not in BITS:
-        raise InputError(f"{where}: {tensor.name} is of type {type_name(tensor)}, expected INT4, INT8, FLOAT16 or FLOAT")
+        raise InputError(
+            f"{where}: {tensor.name} is of type {type_name(tensor)}, expected one of {', '.join(TensorProto.DataType.Name(kind) for kind in BITS)}"
+        )
     if tensor.data_location == TensorProto.EXTERNAL:
         raise InputError(f"{where}: {tensor.name} keeps its data in another file, expected them in this one")
     if any(dim < 0 for dim in tensor.dims):

@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel
 from converters.bert import Bert
 from epmq_export import packed
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids.zeroed import Zeroed
 from epmq_export.packed import Packed, PackedTensor
 from formats.onnx_qdq import OnnxQdq
 
@@ -120,6 +121,8 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
 
 def _nearest(grid: Grid, weight: Tensor) -> PackedTensor:
     """The largest weight of a group takes its lowest code, so that scales have both signs; much faster than the grid's own search."""
+    if isinstance(grid, Zeroed):
+        return PackedTensor(grid, *grid.quantise(weight))
     groups = weight.reshape(-1, grid.group)
     scales = (groups.gather(1, groups.abs().argmax(1, keepdim=True)) / grid.lowest).half()
     return PackedTensor(grid, grid.encode(groups, scales).reshape(weight.shape), {"scales": scales.reshape(len(weight), -1)})

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from epmq_export.errors import InputError
 from peers.peer import Merge, Quantised, in_pytorch, linears
 
 WORKER = Path(__file__).with_name("llm_compressor_worker.py")
@@ -29,7 +30,9 @@ class LlmCompressor:
         return {"bits": 4, "group": GROUP}
 
     def missing(self) -> str | None:
-        return None if self.python else "give --peer-python, an interpreter of an environment with llmcompressor"
+        if self.python is None:
+            return "give --peer-python, an interpreter of an environment with llmcompressor (llm_compressor_worker.py says how to make one)"
+        return None if self.python.is_file() else f"{self.python}: found no such file, expected an interpreter"
 
     def quantise(self, merge: Merge, folder: Path) -> Quantised:
         request, weights, answer = (folder / name for name in ("request.json", "weights.safetensors", "answer.json"))
@@ -42,10 +45,13 @@ class LlmCompressor:
             "answer": str(answer),
         }
         request.write_text(json.dumps(asked), encoding="utf-8")
-        done = subprocess.run([str(self.python), str(WORKER), str(request)], capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder)
+        assert self.python is not None  # else it is missing
+        # Isolated: with a script's own folder on its path, it would take the files beside the worker for the packages of their names.
+        command = [str(self.python.absolute()), "-I", str(WORKER), str(request)]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=folder)
         if done.returncode or not answer.exists():
             last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise RuntimeError(f"{self.python}: llm-compressor fails ({last})")
+            raise InputError(f"{self.python}: llm-compressor fails ({last})")
         told = json.loads(answer.read_text(encoding="utf-8"))
         fallen = told["nearest"]
         note = f"llmcompressor {told['version']}" + (f"; rounded to the nearest by its own fallback: {', '.join(fallen)}" if fallen else "")

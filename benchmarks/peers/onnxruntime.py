@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
+from epmq_export.errors import InputError
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from formats.onnx_qdq import OnnxQdq
 from peers.peer import Merge, Quantised, linears
@@ -81,6 +82,6 @@ def _bits(model: ModelProto, merge: Merge) -> float:
     nodes = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     weights = [prod(merge.packed.shape(name)) for name in linears(merge.family)]
     if len(nodes) != len(weights):
-        raise RuntimeError(f"ONNX Runtime's quantiser made {len(nodes)} 4-bit layers of {len(weights)} linears")
+        raise InputError(f"ONNX Runtime's quantiser made {len(nodes)} 4-bit layers of {len(weights)} linears")
     parts = {name for node in nodes for name in node.input[1:]}
     return 8 * sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer if tensor.name in parts) / sum(weights)

@@ -13,12 +13,12 @@ from epmq_export.calibration.descent import descend
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
-from epmq_export.calibration.rounding import gptq, nearest
+from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
+from epmq_export.calibration.source import Values
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
-from epmq_export.grids import Grid
 from epmq_export.packed import PackedTensor
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class TaskData:
     name: str
     expert: TensorSource
     texts: Sequence[str]
+    head: Tensor | None = None
+    """The embeddings of the task's label texts, float32 [classes, width], where it has any: what `tune` and `refine` hold outputs against."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Calibrator:
     device: torch.device
     activation_bytes: int = 2 << 30
     progress: Callable[[str, int, int], None] = lambda text, done, total: None
+    measure: Callable[[str, Tensor, Tensor | None, Callable[[Tensor], float]], None] | None = None
+    """Shown each linear before it is rounded: its name, W*, the factor that GPTQ walks along (None for the nearest), and L of a weight."""
 
     def run(self, finished: Callable[[Block], BlockResult | None] = lambda block: None) -> Iterator[tuple[Block, BlockResult]]:
         """Yield each block's shipped tensors, in order. `finished` gives those of a block that an interrupted run has done.
@@ -131,10 +135,10 @@ class _BlockWalk:
             storage: Storage = torch.float32
             if name in self.c.family.embeddings:
                 storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
-            self._ship(path, _store(name, value, storage))
+            self._ship(path, store(name, value, storage))
 
     def restore_student(self, result: BlockResult) -> None:
-        self.student = load_block(self.block, _Finished(result), self.c.device)
+        self.student = load_block(self.block, Values(result.tensors), self.c.device)
 
     def run_experts(self) -> None:
         """Each expert's own hidden states through this block, and what its linears and norms are given."""
@@ -193,7 +197,11 @@ class _BlockWalk:
         if not bool(torch.isfinite(best).all()):
             raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
         storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
-        value = first = _store(name, best, storage, None if self.c.method.rounding == "nearest" else factor)
+        if self.c.method.rounding == "nearest":
+            factor = None
+        if self.c.measure is not None:
+            self.c.measure(name, best, factor, lambda weight: problem.loss(weight, hessian))
+        value = first = store(name, best, storage, factor)
         if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
             value = descend(best, hessian, first)
         shipped = _plain(value)
@@ -268,31 +276,5 @@ class _BlockWalk:
         self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """A finished block's tensors as a source."""
-
-    result: BlockResult
-
-    def names(self) -> list[str]:
-        return sorted(self.result.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.load(name).shape)
-
-    def load(self, name: str) -> Tensor:
-        return _plain(self.result.tensors[name])
-
-
 def _plain(value: PackedTensor | Tensor) -> Tensor:
     return value.dequantise() if isinstance(value, PackedTensor) else value
-
-
-def _store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
-    """In the dtype, or on the grid: by GPTQ where there is a factor, else to the nearest."""
-    if not isinstance(storage, Grid):
-        return value.to(storage)
-    try:
-        return nearest(value, storage) if factor is None else gptq(value, factor, storage)
-    except CalibrationError as error:
-        raise CalibrationError(f"{name}: {error}") from None

@@ -1,5 +1,7 @@
 """The stage `calibrate`: from opened sources to a packed checkpoint on disk."""
 
+import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -11,28 +13,41 @@ from torch import Tensor
 
 from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
+from epmq_export.calibration.budget import with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.files import partial
+from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
+from epmq_export.recipe_values import MIXED, ONNX_GRIDS
 from epmq_export.sources import Sources, fingerprint
 from epmq_export.tasks import Task
+from epmq_export.yaml_lines import Key
 
+log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 
 
 def calibrate(
-    recipe: Recipe, sources: Sources, tasks: Sequence[Task], origin: dict[str, Any], directory: Path, device: torch.device, resume: bool, progress: Progress
+    recipe: Recipe,
+    sources: Sources,
+    tasks: Sequence[Task],
+    origin: dict[str, Any],
+    directory: Path,
+    device: torch.device,
+    resume: bool,
+    progress: Progress,
+    format: str = "gguf",
 ) -> Packed:
-    """Calibrate by the recipe and write the packed checkpoint, whole or not at all.
+    """Calibrate by the recipe and write the packed checkpoint, whole or not at all; for ONNX on grids that it can hold.
 
     Finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
     """
     quantization = recipe.quantization
+    replaced = quantization.replaced_in_onnx if format == "onnx" else {}
     _require_matches(recipe, sources.family)
     calibrator = Calibrator(
         sources.family,
@@ -40,15 +55,23 @@ def calibrate(
         sources.merged,
         [TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(text) for text in task.calibration]) for task in tasks],
         with_length(recipe.calibration.settings, sources.family, sources.base, [*sources.experts.values()], sources.merged),
-        Layout(quantization.grid, quantization.embeddings, quantization.keep),
+        quantization.layout.replaced(replaced),
         device,
         progress=progress,
     )
+    notes = [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
+    if quantization.bits is not None:
+        layout, note = with_budget(calibrator, quantization.bits, [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)])
+        calibrator = dataclasses.replace(calibrator, layout=layout)
+        notes.append(note)
+    for note in notes:
+        log.warning("%s", note)
     index = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
-    finished = FinishedBlocks(partial(directory).with_suffix(".blocks"), fingerprint({**index, "device": device.type}), resume)
+    finished = FinishedBlocks(
+        partial(directory).with_suffix(".blocks"), fingerprint({**index, "device": device.type, "layout": asdict(calibrator.layout)}), resume
+    )
     tensors: dict[str, PackedTensor | Tensor] = {}
     losses: list[LayerLoss] = []
-    notes: list[str] = []
     try:
         for block, result in calibrator.run(finished.get):
             finished.put(block, result)
@@ -64,8 +87,11 @@ def calibrate(
 
 
 def _require_matches(recipe: Recipe, family: Family) -> None:
-    """RecipeError for a pattern of `keep` that keeps nothing."""
+    """RecipeError for a pattern that matches no linear."""
     names = [f"{block.name}.{path}.weight" for block in family.blocks for step in block.steps for path in step]
-    for i, pattern in enumerate(recipe.quantization.keep):
+    quantization = recipe.quantization
+    patterns: list[tuple[Key, str]] = [(("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)]
+    patterns += [(("quantization", "overrides", pattern), pattern) for pattern in quantization.overrides]
+    for key, pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise recipe.mistake(("quantization", "keep", i), f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {names[-1]}")
+            raise recipe.mistake(key, f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {names[-1]}")

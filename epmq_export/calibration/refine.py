@@ -13,20 +13,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 from torch.nn.utils import parametrize
 
 from epmq_export.calibration.calibrate import TaskData
+from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.forward import load_block
+from epmq_export.calibration.source import Values
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Family
-from epmq_export.grids import Grid
+from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
 from epmq_export.packed import PackedTensor
 from epmq_export.runtimes import torch as reference
 
 Tensors = dict[str, PackedTensor | Tensor]
 BATCH = 32
+POOL = 8
 # Of each task's texts, one in so many is never trained on: it says which step was the best.
 HELD_OUT = 8
 CHECKS = 10
@@ -44,7 +46,7 @@ class Refinement:
 class Refined:
     tensors: Tensors
     before: float
-    """Mean 1 - cosine to the experts' outputs on the held-out texts, of the start."""
+    """Mean divergence from the experts' outputs on the held-out texts, of the start."""
 
     after: float
     """Of what is kept; never above `before`."""
@@ -54,73 +56,85 @@ class Refined:
 
 
 class _OnGrid(nn.Module):
-    """A linear's weight, rounded as it is used: its latent values [out, in] to codes under steps and offsets that the grid can store."""
+    """A linear's weight, rounded as it is used: its latent values [out, in] to codes under steps and offsets that the grid can store.
+
+    K-quants keep what they store, and train codes alone: there the steps of one group are tied to each other.
+    """
 
     def __init__(self, packed: PackedTensor) -> None:
         super().__init__()
-        step, offset = packed.grid.steps(packed.stored)
         self.grid = packed.grid
-        self.step = nn.Parameter(step.clone())
-        self.offset = None if offset is None else nn.Parameter(offset.clone())
+        self._kept = packed.stored if packed.grid.group > packed.grid.subgroup else None
+        step, offset = packed.grid.steps(packed.stored)
+        self.step = nn.Parameter(step.clone(), requires_grad=self._kept is None)
+        self.offset = None if offset is None else nn.Parameter(offset.clone(), requires_grad=self._kept is None)
+
+    @property
+    def stored(self) -> Stored:
+        with torch.no_grad():
+            return self._kept or self.grid.round(self.step, self.offset)
 
     def forward(self, latent: Tensor) -> Tensor:
-        result: Tensor = _Round.apply(latent, self.step, self.offset, self.grid)
+        result: Tensor = _Round.apply(latent, self.step, self.offset, self.grid, self.stored)
         return result
 
     def packed(self, latent: Tensor) -> PackedTensor:
         with torch.no_grad():
-            stored = self.grid.round(self.step, self.offset)
-            codes, *_ = _codes(self.grid, latent, *self.grid.steps(stored))
-        return PackedTensor(self.grid, codes.reshape(latent.shape), {part: value.clone() for part, value in stored.items()})
+            stored = {part: value.clone() for part, value in self.stored.items()}
+            codes, *_ = _codes(self.grid, latent, stored)
+        return PackedTensor(self.grid, codes.reshape(latent.shape), stored)
 
 
 class _Round(torch.autograd.Function):
     """Latent values to values on the grid. Straight through: inside the range a latent value moves its weight one to one."""
 
     @staticmethod
-    def forward(context: Any, latent: Tensor, step: Tensor, offset: Tensor | None, grid: Grid) -> Tensor:  # noqa: ANN401
-        codes, step, offset = _codes(grid, latent, *grid.steps(grid.round(step, offset)))
+    def forward(context: Any, latent: Tensor, step: Tensor, offset: Tensor | None, grid: Grid, stored: Stored) -> Tensor:  # noqa: ANN401
+        codes, step, offset = _codes(grid, latent, stored)
         ratio = (latent.reshape(codes.shape) if offset is None else latent.reshape(codes.shape) - offset) * inverse(step)
-        level = grid.level(codes)
         # Half a step past the last level is still what that level stands for.
         inside = (ratio > grid.levels[0] - 0.5) & (ratio < grid.levels[-1] + 0.5)
-        context.save_for_backward(level - ratio * inside, inside)
-        context.offset = offset is not None
+        context.save_for_backward(grid.level(codes) - ratio * inside, inside)
         return grid.decode(codes, step, offset).reshape(latent.shape)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:  # noqa: ANN401
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:  # noqa: ANN401
         along, inside = context.saved_tensors
         gradient = gradients[0].reshape(inside.shape)
-        offset = (gradient * ~inside).sum(2) if context.offset else None
-        return (gradient * inside).reshape(gradients[0].shape), (gradient * along).sum(2), offset, None
+        step = (gradient * along).sum(2) if context.needs_input_grad[1] else None
+        offset = (gradient * ~inside).sum(2) if context.needs_input_grad[2] else None
+        return (gradient * inside).reshape(gradients[0].shape), step, offset, None, None
 
 
-def _codes(grid: Grid, latent: Tensor, step: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _codes(grid: Grid, latent: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor | None]:
     """Codes [out, subgroups, subgroup], and step and offset in a shape that broadcasts to them."""
+    step, offset = grid.steps(stored)
     step, offset = step[:, :, None], None if offset is None else offset[:, :, None]
     return grid.encode(latent.reshape(len(latent), -1, grid.subgroup), step, offset), step, offset
 
 
 def refine(
-    family: Family, tasks: Sequence[TaskData], tensors: Mapping[str, PackedTensor | Tensor], settings: Refinement, device: torch.device,
+    family: Family,
+    tasks: Sequence[TaskData],
+    tensors: Mapping[str, PackedTensor | Tensor],
+    settings: Refinement,
+    device: torch.device,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
-) -> Refined:  # fmt: skip
+) -> Refined:
     """Train the linears, biases and norms of a calibrated model; the best of its states on held-out texts is returned, or the start.
 
     All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. CalibrationError where the loss is not finite.
     """
     student = _Student(family, tensors, device)
-    texts = [(task.name, text) for task in tasks for text in task.texts]
-    targets = torch.cat([torch.from_numpy(reference.outputs(family, task.expert, task.texts, device)) for task in tasks]).to(device)
-    held = [i for start, task in _starts(tasks) for i in range(start, start + len(task.texts)) if (i - start) % HELD_OUT == HELD_OUT - 1]
-    trained = sorted({*range(len(texts))} - {*held})
+    lessons = _lessons(family, tasks, device)
+    held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: len(lesson.text))
     if not held:
         raise CalibrationError(f"refine holds out one text in {HELD_OUT} of each task and found fewer texts than that; raise calibration.samples")
 
-    def loss(chosen: Sequence[int]) -> Tensor:
-        (batch,) = family.batches([texts[i][1] for i in chosen], len(chosen))
-        return 1 - cosine_similarity(student.output(batch), targets[list(chosen)]).mean()
+    def loss(chosen: Sequence[_Lesson]) -> Tensor:
+        (batch,) = family.batches([lesson.text for lesson in chosen], len(chosen))
+        outputs = student.output(batch)
+        return torch.cat([divergence(output[None], lesson.target[None], lesson.head) for output, lesson in zip(outputs, chosen, strict=True)]).mean()
 
     @torch.no_grad()
     def held_out() -> float:
@@ -131,7 +145,7 @@ def refine(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)))
     before = held_out()
     best = Refined(dict(tensors), before, before, 0)
-    for step, chosen in enumerate(_batches(trained, settings.steps), 1):
+    for step, chosen in enumerate(_batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1):
         progress("refine", step - 1, settings.steps)
         value = loss(chosen)
         if not bool(torch.isfinite(value)):
@@ -154,7 +168,7 @@ class _Student:
 
     def __init__(self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device) -> None:
         self._family, self._device = family, device
-        source = _Dequantised(tensors)
+        source = Values(tensors)
         self._modules = {block.name: load_block(block, source, device).requires_grad_(False) for block in family.blocks}
         self._linears: list[tuple[str, nn.Module]] = []
         self._affine: list[tuple[str, nn.Parameter]] = []
@@ -186,7 +200,7 @@ class _Student:
         grids = [_parametrization(module) for _, module in self._linears]
         return [
             {"params": [latent for latent, _ in grids], "lr": rate},
-            {"params": [parameter for _, grid in grids for parameter in grid.parameters()], "lr": rate / 10},
+            {"params": [parameter for _, grid in grids for parameter in grid.parameters() if parameter.requires_grad], "lr": rate / 10},
             {"params": [parameter for _, parameter in self._affine], "lr": rate * 3},
         ]
 
@@ -204,41 +218,40 @@ def _parametrization(module: nn.Module) -> tuple[nn.Parameter, _OnGrid]:
     return found.weight.original, found.weight[0]
 
 
-@dataclass(frozen=True)
-class _Dequantised:
-    values: Mapping[str, PackedTensor | Tensor]
-
-    def names(self) -> list[str]:
-        return sorted(self.values)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.load(name).shape)
-
-    def load(self, name: str) -> Tensor:
-        value = self.values[name]
-        return value.dequantise() if isinstance(value, PackedTensor) else value.clone()
-
-
 def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
     return PackedTensor(packed.grid, packed.codes.to(device), {part: value.to(device) for part, value in packed.stored.items()})
 
 
-def _starts(tasks: Sequence[TaskData]) -> Iterator[tuple[int, TaskData]]:
-    start = 0
+@dataclass(frozen=True)
+class _Lesson:
+    text: str
+    target: Tensor
+    """The expert's output, float32 [width]."""
+
+    head: Tensor | None
+    held_out: bool
+
+
+def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) -> list[_Lesson]:
+    found = []
     for task in tasks:
-        yield start, task
-        start += len(task.texts)
+        head = None if task.head is None else task.head.to(device)
+        targets = torch.from_numpy(reference.outputs(family, task.expert, task.texts, device)).to(device)
+        found += [_Lesson(text, target, head, i % HELD_OUT == HELD_OUT - 1) for i, (text, target) in enumerate(zip(task.texts, targets, strict=True))]
+    return found
 
 
-def _batches(trained: Sequence[int], steps: int) -> Iterator[list[int]]:
-    """Every text once before any comes again, in an order of its own each time."""
-    order: list[int] = []
+def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
+    """Every lesson once before any comes again, in an order of its own each time. Texts of like length stand together: little padding."""
     generator = random.Random(0)
+    left: list[list[_Lesson]] = []
     for _ in range(steps):
-        if len(order) < min(BATCH, len(trained)):
-            order = generator.sample(trained, len(trained))
-        chosen, order = order[:BATCH], order[BATCH:]
-        yield chosen
+        if not left:
+            order = generator.sample(lessons, len(lessons))
+            pools = [sorted(order[start : start + POOL * BATCH], key=lambda lesson: len(lesson.text)) for start in range(0, len(order), POOL * BATCH)]
+            left = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
+            generator.shuffle(left)
+        yield left.pop()
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

@@ -3,12 +3,23 @@
 import torch
 from torch import Tensor
 
+from epmq_export.calibration.layout import Storage
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.packed import PackedTensor
 
 # Columns between two updates of all columns to the right: wide enough for one matrix product, narrow enough for the cache.
 LAZY = 128
+
+
+def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
+    """In the dtype, or on the grid: by GPTQ where there is a factor (`gptq`'s `upper`), else to the nearest. Errors name the tensor."""
+    if not isinstance(storage, Grid):
+        return value.to(storage)
+    try:
+        return nearest(value, storage) if factor is None else gptq(value, factor, storage)
+    except CalibrationError as error:
+        raise CalibrationError(f"{name}: {error}") from None
 
 
 def nearest(weight: Tensor, grid: Grid) -> PackedTensor:

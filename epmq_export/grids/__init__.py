@@ -4,6 +4,7 @@ from epmq_export.grids.grid import Grid, Part, Stored
 from epmq_export.grids.k_quants import ScaledK, ShiftedK
 from epmq_export.grids.scaled import Scaled
 from epmq_export.grids.shifted import Shifted
+from epmq_export.grids.zeroed import Zeroed
 
 __all__ = ["FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
 
@@ -26,6 +27,7 @@ GRIDS: dict[str, Grid] = {
         ScaledK("Q3_K", 256, 16, -4, tuple(range(-4, 4)), share_bits=6, reaches=_Q3_K),
         Scaled("Q4_0", 32, 32, -8, tuple(range(-8, 8)), reaches=_Q4_0),
         Shifted("Q4_1", 32, 32, 0, tuple(range(16))),
+        Zeroed("Q4_1Z", 32, 32, 0, tuple(range(16))),
         Scaled("IQ4_NL", 32, 32, 0, _IQ4_NL, reaches=_TABLE),
         ShiftedK("Q4_K", 256, 32, 0, tuple(range(16)), share_bits=6),
         ShiftedK("Q5_K", 256, 32, 0, tuple(range(32)), share_bits=6),

@@ -57,6 +57,11 @@ class Grid(ABC):
         return self.lowest + len(self.levels) - 1
 
     @property
+    def file_type(self) -> str:
+        """llama.cpp's name of the bytes; that of a wider grid where this one is but a choice of its points."""
+        return self.name
+
+    @property
     def bits(self) -> int:
         """Of a code."""
         return (len(self.levels) - 1).bit_length()

@@ -12,7 +12,7 @@ Snap = Callable[[Tensor], Tensor]
 
 # How much of a group's range a candidate cuts off below and above, for finer steps elsewhere.
 _CUTS = (0.0, 0.03, 0.07, 0.12, 0.18)
-_BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26] + [(-0.04, -0.04), (-0.04, 0.0), (0.0, -0.04)]
+BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26] + [(-0.04, -0.04), (-0.04, 0.0), (0.0, -0.04)]
 
 
 def fit_scale(grid: Grid, weight: Tensor, importance: Tensor | None, reaches: Sequence[float], snap: Snap) -> Tensor:
@@ -53,7 +53,7 @@ def fit_affine(grid: Grid, weight: Tensor, importance: Tensor | None, snap_step:
     best_step, best_offset = torch.zeros_like(span), torch.zeros_like(span)
     least = torch.full_like(span, torch.inf)
     level, product = torch.empty_like(weight), torch.empty_like(weight)
-    for low, high in _BOTH_ENDS:
+    for low, high in BOTH_ENDS:
         rough = span * ((1 - low - high) / (grid.levels[-1] - grid.levels[0]))
         torch.sub(above, (span * low)[:, None], out=level).mul_(inverse(rough)[:, None])
         grid.nearest_level_(level)

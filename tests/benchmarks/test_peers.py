@@ -19,6 +19,7 @@ from peers.llm_compressor import LlmCompressor
 from peers.onnxruntime import MatMulNBits, fold_transposes
 from peers.peer import in_pytorch
 
+from epmq_export.errors import InputError
 from epmq_export.runtimes.torch import outputs
 from formats.gguf_file import GgufFile
 from formats.onnx_qdq import OnnxQdq
@@ -161,12 +162,13 @@ def test_llm_compressors_fallback_is_told(merge: Merge, tmp_path: Path, monkeypa
 
 
 def test_llm_compressors_failure_is_an_error_with_its_words(merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match=r"llm-compressor fails \(no such layer\)"):
+    with pytest.raises(InputError, match=r"llm-compressor fails \(no such layer\)"):
         LlmCompressor(Path(sys.executable)).quantise(merge, stand_in(monkeypatch, tmp_path, "raise SystemExit('no such layer')"))
 
 
 def test_a_peer_without_its_environment_says_what_it_needs() -> None:
     assert "--peer-python" in (LlmCompressor(None).missing() or "")
+    assert "no such file" in (LlmCompressor(Path("nowhere/python")).missing() or "")
     assert LlmCompressor(Path(sys.executable)).missing() is None
 
 

@@ -8,7 +8,7 @@ from epmq_export.calibration import descent
 from epmq_export.calibration.descent import descend
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
-from epmq_export.grids import GRIDS
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import PackedTensor
 
 # Wide enough for two blocks of lazy updates, and for a group of every grid.
@@ -29,9 +29,9 @@ def loss(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> float:
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=3)
 @given(seed=st.integers(0, 1000), spread=st.floats(0, 2))
-def test_never_above_its_start(grid, seed: int, spread: float) -> None:
+def test_never_above_its_start(grid: Grid, seed: int, spread: float) -> None:
     weight, hessian = problem(seed, spread)
     for start in (nearest(weight, grid), gptq(weight, inverse_factor(hessian, "here"), grid)):
         found = descend(weight, hessian, start)
@@ -41,7 +41,7 @@ def test_never_above_its_start(grid, seed: int, spread: float) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-def test_well_below_gptq_where_channels_are_correlated(grid) -> None:
+def test_well_below_gptq_where_channels_are_correlated(grid: Grid) -> None:
     weight, hessian = problem(1)
     start = gptq(weight, inverse_factor(hessian, "here"), grid)
     assert loss(weight, hessian, descend(weight, hessian, start)) < 0.97 * loss(weight, hessian, start)
@@ -55,7 +55,7 @@ def test_what_lies_on_the_grid_stays() -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-def test_wished_steps_are_the_least_squares_ones(grid) -> None:
+def test_wished_steps_are_the_least_squares_ones(grid: Grid) -> None:
     weight, hessian = problem(3, 0.3)
     start = nearest(weight, grid)
     step, offset = descent._wished(weight, hessian.float(), grid.level(start.codes), start)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.grids import Grid
+from epmq_export.grids.zeroed import Zeroed
 from epmq_export.packed import PackedTensor
 
 
@@ -19,6 +20,10 @@ def random_point(grid: Grid, out: int, groups: int, seed: int) -> PackedTensor:
             stored[name] = torch.where(bits.view(torch.float16).isfinite(), bits, 0).view(torch.float16)
         else:
             stored[name] = torch.randint(0, 2**part.bits, shape, generator=generator).to(part.dtype)
+    if isinstance(grid, Zeroed):
+        zeros = torch.randint(0, 16, (out, groups), generator=generator)
+        small = stored["scales"].float().clamp(-4000, 4000)
+        stored = {**grid.round(small.abs(), -grid.round(small.abs())["scales"].float() * zeros)}
     return PackedTensor(grid, codes, stored)
 
 

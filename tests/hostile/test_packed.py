@@ -61,8 +61,8 @@ def cut(good: Path, share: float) -> None:
         (edit_index(lambda index: index.update(format="epmq-packed-9")), r"packed\.json: format is 'epmq-packed-9', expected 'epmq-packed-1'"),
         (edit_index(lambda index: index.pop("grids")), r"packed\.json: grids is None, expected an object"),
         (edit_index(lambda index: index.update(grids=["w"])), r"packed\.json: grids is \['w'\], expected an object"),
-        (edit_index(lambda index: index.update(grids={"w": "Q3_K"})), r"packed\.json: tensor w is on grid 'Q3_K', expected one of Q4_0, Q8_0"),
-        (edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})), r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q4_0, Q8_0"),
+        (edit_index(lambda index: index.update(grids={"w": "Q5_1"})), r"packed\.json: tensor w is on grid 'Q5_1', expected one of Q2_K, Q3_K, Q4_0, "),
+        (edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})), r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q2_K, Q3_K, Q4_0, "),
         (
             edit_index(lambda index: index.update(grids={"w": "Q8_0"})),
             r"tensor w has codes uint8 \[4, 32\] .* expected int8 \[4, 64\] and float16 \[4, 2\] on grid Q8_0",

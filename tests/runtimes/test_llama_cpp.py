@@ -143,7 +143,7 @@ def test_ggml_decodes_every_tensor_as_calibration_does(minilm_gguf: Path, minilm
 @given(out=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_ggml_decodes_any_codes_and_stored_numbers(name: str, out: int, seed: int) -> None:
     tensor = random_point(GRIDS[name], out, 2, seed)
-    found = LlamaCpp().dequantise(name, encode(tensor).reshape(-1), tensor.codes.numel())
+    found = LlamaCpp().dequantise(GRIDS[name].file_type, encode(tensor).reshape(-1), tensor.codes.numel())
     assert found is not None and np.array_equal(found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32))
 
 

@@ -16,7 +16,7 @@ from tests.onnx_models import TEXTS, Written, minilm, reference, rms, small, sma
 RUNTIME = OnnxRuntime()
 
 
-@pytest.mark.parametrize("build", [minilm, small, wide, partial(small_on, "Q8_0"), partial(small_on, "Q4_0")])
+@pytest.mark.parametrize("build", [minilm, small, wide, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")])
 def test_exact_is_pytorch_and_default_is_near(build: Callable[[], Written]) -> None:
     model = build()
     expected = reference(model)

@@ -1,0 +1,101 @@
+"""A budget of bits, spent where it lowers the loss most: by each linear's measured loss on each grid, not by its name."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from epmq_export.calibration.calibrate import Calibrator
+from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.rounding import store
+from epmq_export.errors import InputError
+from epmq_export.grids import GRIDS, Grid
+from epmq_export.packed import PackedTensor
+
+
+@dataclass(frozen=True)
+class Option:
+    """One linear on one grid."""
+
+    grid: str
+    bits: float
+    """Of the whole tensor."""
+
+    loss: float
+    """As a share of its targets' energy."""
+
+
+def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid]) -> tuple[Layout, str]:
+    """The layout that spends `bits` a weight, on average over the linears that no pattern speaks for, and a sentence that says how.
+
+    A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the Hessian that it meets there,
+    and ships the one nearest below the budget. It costs one calibration and the rounding of the candidates. InputError where
+    the budget is less than the candidates take.
+    """
+    near = max((grid for grid in candidates if grid.bits_per_weight <= bits), key=lambda grid: grid.bits_per_weight, default=candidates[0])
+    options: dict[str, list[Option]] = {}
+    weights = 0
+
+    def measure(name: str, best: Tensor, factor: Tensor | None, loss: Callable[[Tensor], float]) -> None:
+        nonlocal weights
+        if calibrator.layout.pattern(name) is not None:
+            return
+        fitting = [grid for grid in candidates if grid.fits(tuple(best.shape))]
+        if fitting:
+            weights += best.numel()
+            options[name] = [Option(grid.name, grid.bits_per_weight * best.numel(), loss(_values(store(name, best, grid, factor)))) for grid in fitting]
+
+    for _ in replace(calibrator, layout=replace(calibrator.layout, linears=near.name), measure=measure).run():
+        pass
+    chosen = spend(options, bits * weights)
+    spent = sum(option.bits for option in chosen.values()) / max(weights, 1)
+    counts = Counter(option.grid for option in chosen.values())
+    parts = ", ".join(f"{counts[name]} on {name}" for name in GRIDS if counts[name])
+    note = f"{bits:g} bits a weight: {parts}, by measured loss; {spent:.3f} bits a weight in all"
+    return replace(calibrator.layout, chosen={name: option.grid for name, option in chosen.items()}), note
+
+
+def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:
+    """For each tensor one of its options, within the budget in bits: greedily by loss saved per bit, from the cheapest on.
+
+    Along each tensor's convex hull the savings fall, so that greed is exact up to the last step. InputError where even the cheapest are more.
+    """
+    hulls = {name: hull(each) for name, each in options.items()}
+    taken = dict.fromkeys(hulls, 0)
+    left = budget - sum(each[0].bits for each in hulls.values())
+    if left < 0:
+        least = budget - left
+        raise InputError(f"quantization.bits asks for {budget:.0f} bits over the linears, expected at least {least:.0f}: the fewest that their grids take")
+    steps = [
+        ((one.loss - other.loss) / (other.bits - one.bits), name, place)
+        for name, each in hulls.items()
+        for place, (one, other) in enumerate(itertools.pairwise(each), 1)
+    ]
+    for _, name, place in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
+        cost = hulls[name][place].bits - hulls[name][place - 1].bits
+        if taken[name] == place - 1 and cost <= left:
+            taken[name], left = place, left - cost
+    return {name: each[taken[name]] for name, each in hulls.items()}
+
+
+def hull(options: Sequence[Option]) -> list[Option]:
+    """The options that no mixture of others beats, by rising bits and falling loss."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda option: (option.bits, option.loss)):
+        if kept and option.loss >= kept[-1].loss:
+            continue
+        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-2], option):
+            kept.pop()
+        kept.append(option)
+    return kept
+
+
+def _slope(one: Option, other: Option) -> float:
+    """Loss saved per bit."""
+    return (one.loss - other.loss) / (other.bits - one.bits)
+
+
+def _values(value: PackedTensor | Tensor) -> Tensor:
+    return value.dequantise() if isinstance(value, PackedTensor) else value

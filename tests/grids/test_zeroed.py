@@ -1,0 +1,49 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epmq_export.grids import GRIDS
+from epmq_export.grids.zeroed import Zeroed
+from tests.grids.points import random_point, random_weights
+
+GRID = GRIDS["Q4_1Z"]
+assert isinstance(GRID, Zeroed)
+seeds = st.integers(0, 2**31)
+
+
+def same_bits(codes: torch.Tensor, stored: dict[str, torch.Tensor]) -> bool:
+    """Whether Q4_1's d code + m and ONNX's (code - z) d are one float32."""
+    assert isinstance(GRID, Zeroed)
+    zeros, scales = (part.repeat_interleave(32, 1) for part in (GRID.zeros(stored).int(), stored["scales"].float()))
+    assert int(zeros.max()) <= 15
+    ours = GRIDS["Q4_1"].dequantise(codes, stored)
+    return torch.equal(((codes - zeros).float() * scales).view(torch.int32), ours.view(torch.int32))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds, magnitude=st.floats(1e-7, 5e4))
+def test_what_is_fitted_is_one_weight_in_both_files(seed: int, magnitude: float) -> None:
+    codes, stored = GRID.quantise(random_weights(seed, magnitude, width=96) + magnitude * (seed % 3 - 1) / 9)
+    assert same_bits(codes, dict(stored))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds)
+def test_so_is_any_point(seed: int) -> None:
+    point = random_point(GRID, 3, 4, seed)
+    assert same_bits(point.codes, dict(point.stored))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_a_zero_point_pays(seed: int) -> None:
+    """For weights to one side of 0 more than for those around it."""
+    weight = random_weights(seed, 1.0, out=8, width=96)
+    for shifted, share in ((weight + 0.2, 0.9), (weight, 1.05)):
+        errors = [float((GRIDS[name].dequantise(*GRIDS[name].quantise(shifted)) - shifted).square().sum()) for name in ("Q4_1Z", "Q4_0")]
+        assert errors[0] < share * errors[1]
+
+
+def test_a_negative_step_is_none() -> None:
+    stored = GRID.round(torch.tensor([[-1.0, 0.25]]), torch.tensor([[2.0, -0.74]]))
+    assert {part: numbers.tolist() for part, numbers in stored.items()} == {"scales": [[0, 0.25]], "mins": [[0, -0.75]]}
