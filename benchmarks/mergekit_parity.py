@@ -9,7 +9,8 @@ Models are small and random (mergekit_models.py), recipes are those of mergekit_
 cannot be the same by chance: mergekit is given the numbers that we drew. Writes mergekit_parity.json and mergekit_parity.md.
 
 A verdict names the coarsest rounding that explains the largest difference: "equal"; "float32 rounding", at most 16 units in the last
-place of the tensor's largest value; for a file in 16 bits, 2 of its own units; else "differs".
+place of the tensor's largest value; for a file in 16 bits, 2 of its own units; else "differs", which fails the script, or "known to
+differ", with the reason.
 """
 
 import argparse
@@ -131,6 +132,8 @@ def _judged(case: Case, ours: Checkpoint, theirs: Checkpoint, order: Tensor | No
         if one.is_floating_point() and difference > 0 and share / torch.finfo(one.dtype).eps > coarsest:
             coarsest = share / torch.finfo(one.dtype).eps
             verdict = f"{str(one.dtype).removeprefix('torch.')} rounding" if coarsest <= UNITS[one.dtype] else f"differs: {name}"
+    if case.known and verdict.startswith("differs"):
+        verdict = f"known to differ: {case.known}"
     return Row(case.rule, case.feature, len(ours.names()), absolute, relative, verdict)
 
 

@@ -3,8 +3,6 @@
 Of a tensor's entries by magnitude, the largest `gamma` share goes, and of the others the largest stay, as many as `density` says (the
 paper's 1 - gamma and 1 - beta). Where too few are left, fewer of the largest go. Defaults are where the authors' own search starts;
 `breadcrumbs_ties` is mergekit's combination with TIES's election.
-
-mergekit's convention: where the gamma share of a tensor is less than one entry, nothing of the tensor stays.
 """
 
 import torch
@@ -30,8 +28,7 @@ def thin(inputs: Inputs) -> Sparsify:
             largest, smallest = largest + smallest, 0
         places = order(inputs, vector.abs().flatten())
         mask = torch.zeros(size, dtype=torch.bool)
-        if largest or not inputs.mergekit:
-            mask[places[smallest : size - largest]] = True
+        mask[places[smallest : size - largest]] = True
         kept = vector * mask.reshape(vector.shape)
         return match_l1(kept, vector) if inputs.number("rescale", tensor) else kept
 

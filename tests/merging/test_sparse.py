@@ -67,9 +67,8 @@ def kept(
     elif rule.startswith("breadcrumbs"):
         largest = min(int(gamma * size), size - int(density * size))
         order = by_magnitude(vector)[: size - largest]
-        if not mergekit or int(gamma * size) or density == 1:
-            for place in order[len(order) - int(density * size) :] if density else []:
-                result[place] = vector[place]
+        for place in order[len(order) - int(density * size) :] if density else []:
+            result[place] = vector[place]
     else:
         descending = sorted(range(size), key=lambda place: (-abs(vector[place]), place))
         for place in descending[: int(density * size)]:
@@ -201,13 +200,6 @@ def test_epsilon_must_leave_probabilities() -> None:
     with pytest.raises(RecipeError, match=r"epsilon of expert 0 is 0.15 for embeddings\.weight, expected less than 0\.1: density 0\.9 plus and minus"):
         merge("della", base, [expert], {"density": 0.9})
     merge("della", base, [expert], {"density": 0.9, "epsilon": 0.05})
-
-
-def test_mergekits_breadcrumbs_lose_a_tensor_too_small_for_gamma() -> None:
-    base, expert = model([0.0] * SIZE), model([1.0] * SIZE)
-    for convention, remaining in (("paper", True), ("mergekit", False)):
-        source = merge("breadcrumbs", base, [expert], {"density": 0.5, "gamma": 0.01, "lambda": 1.0}, convention=convention)
-        assert bool(source.load("encoder.layer.0.weight").any()) is remaining
 
 
 def test_mergekits_ties_trims_by_tensor_and_counts_a_tie_as_positive() -> None:
