@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateA
 
 from epmq_export import yaml_lines
 from epmq_export.calibration.layout import Layout
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
 from epmq_export.merging import RULES
@@ -77,6 +77,14 @@ def _rho(value: object) -> object:
     return float(value)
 
 
+def _steps(value: object) -> object:
+    if isinstance(value, bool):
+        return REFINE_STEPS if value else 0
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"found {shown(value)}, expected true, false or a number of steps")
+    return value
+
+
 class RecipeCalibration(_Part):
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
@@ -86,6 +94,19 @@ class RecipeCalibration(_Part):
     rho: Annotated[float | Literal["auto"] | None, BeforeValidator(_rho)] = None
     damping: float | None = Field(default=None, ge=0, alias="lambda")
     seed: int = Field(default=0, ge=0, lt=2**63)
+    tune: bool = False
+    """Whether alpha, rho and lambda are searched on held-out calibration texts, from the given ones on."""
+
+    refine: Annotated[int, BeforeValidator(_steps)] = 0
+    """Steps of distillation after the last block."""
+
+    @field_validator("tune")
+    @classmethod
+    def _tunable(cls, value: bool, info: ValidationInfo) -> bool:
+        method = PRESETS.get(info.data.get("method", ""))
+        if value and method is not None and method.target != "experts":
+            raise ValueError(f"found true, which method {method.name!r} has nothing to tune for, expected the key left out")
+        return value
 
     @field_validator("alpha", "rho", "damping")
     @classmethod

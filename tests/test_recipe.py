@@ -7,12 +7,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
 from epmq_export.recipe import Recipe, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
-from epmq_export.recipe_values import GRID_NAMES
+from epmq_export.recipe_values import ONNX_GRIDS
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
@@ -230,6 +230,22 @@ def test_mergekit_files_are_recipes_for_merge(folder: Path) -> None:
             recipe.require_tasks()
 
 
+@pytest.mark.parametrize(("written", "steps"), [("true", REFINE_STEPS), ("false", 0), ("40", 40)])
+def test_refine_is_a_switch_or_a_number_of_steps(folder: Path, written: str, steps: int) -> None:
+    assert load(folder, SMALLEST + f"calibration: {{refine: {written}, tune: true}}\n").calibration.refine == steps
+
+
+@pytest.mark.parametrize("written", ["0", "-3", "1.5", "often", "[3]"])
+def test_refine_is_nothing_else(folder: Path, written: str) -> None:
+    with pytest.raises(RecipeError, match=r"calibration\.refine: found .*, expected true, false or a number of steps"):
+        load(folder, SMALLEST + f"calibration: {{refine: {written}}}\n")
+
+
+def test_what_has_no_numbers_to_tune_is_not_tuned(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"calibration\.tune: found true, which method 'gptq' has nothing to tune for, expected the key left out"):
+        load(folder, SMALLEST + "calibration: {method: gptq, tune: true}\n")
+
+
 def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
     recipe = load(folder, FULL)
     assert str(recipe.mistake(("models", 1, "parameters", "density"), "found 7")).endswith("recipe.yaml:7: models[1].parameters.density: found 7")
@@ -237,8 +253,8 @@ def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
 
 
 def test_grids_are_those_that_calibration_offers() -> None:
-    assert set(GRID_NAMES) <= set(GRIDS)
-    assert "Q4_0" in GRID_NAMES
+    assert set(ONNX_GRIDS) <= set(GRIDS)
+    assert "Q4_0" in ONNX_GRIDS
 
 
 def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
@@ -270,7 +286,7 @@ def test_the_reference_names_every_key_with_its_default_and_no_other() -> None:
 
 def test_the_reference_names_every_choice() -> None:
     text = REFERENCE.read_text(encoding="utf-8")
-    for choice in (*PRESETS, *GRID_NAMES, "F16", "F32", "float32", "float16", "bfloat16", "gguf", "onnx"):
+    for choice in (*PRESETS, *GRIDS, "F16", "F32", "float32", "float16", "bfloat16", "gguf", "onnx"):
         assert f"`{choice}`" in text, choice
 
 

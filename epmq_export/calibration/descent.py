@@ -41,10 +41,9 @@ def _losses(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
 
 def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTensor:
     """The same codes under the steps and offsets of least loss, rounded to what the grid stores; a row is changed only where its loss falls."""
-    rounded = [
-        packed.grid.round(*_wished(rows, hessian, codes, packed))
-        for rows, codes in zip(weight.split(ROWS), packed.grid.level(packed.codes).split(ROWS), strict=True)
-    ]
+    levels = packed.grid.level(packed.codes)
+    parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
+    rounded = [packed.grid.round(*_wished(weight[rows], hessian, levels[rows], packed)) for rows in parts]
     stored = {part: torch.cat([each[part] for each in rounded]) for part in packed.stored}
     found = PackedTensor(packed.grid, packed.codes, stored)
     better = _losses(weight, hessian, found) < _losses(weight, hessian, packed)

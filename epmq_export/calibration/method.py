@@ -50,3 +50,6 @@ PRESETS = {
 
 # What a recipe that names no method gets: the preset that measures best.
 DEFAULT_METHOD = "anchored"
+
+# What `refine: true` stands for.
+REFINE_STEPS = 300

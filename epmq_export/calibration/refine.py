@@ -75,7 +75,7 @@ class _OnGrid(nn.Module):
             return self._kept or self.grid.round(self.step, self.offset)
 
     def forward(self, latent: Tensor) -> Tensor:
-        result: Tensor = _Round.apply(latent, self.step, self.offset, self.grid, self.stored)
+        result: Tensor = _Round.apply(latent, self.step, self.offset, self.grid, self.stored)  # type: ignore[no-untyped-call]
         return result
 
     def packed(self, latent: Tensor) -> PackedTensor:
@@ -257,5 +257,5 @@ def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
 def _fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 itself: half the time and more, at an error far below that of 4 bits."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,7 +1,7 @@
 """The search for rho, alpha and lambda without anyone's labels: calibrate on most of the texts, ask the experts about the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,10 +34,6 @@ class Trial:
 class Tuned:
     method: Method
     trials: Sequence[Trial]
-
-    @property
-    def index(self) -> list[Mapping[str, float]]:
-        return [asdict(trial) for trial in self.trials]
 
 
 def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: None) -> Tuned:
@@ -96,8 +92,11 @@ class _Search:
         solved = replace(calibrator, tasks=self._fitted, method=method, layout=layout, progress=lambda text, done, total: None)
         source = Values({name: value for _, result in solved.run() for name, value in result.tensors.items()})
         outputs = torch.from_numpy(reference.outputs(calibrator.family, source, [text for held in self._held for text in held], calibrator.device))
-        parts = outputs.split([len(held) for held in self._held])
-        return [float(divergence(part, wanted, task.head).mean()) for part, wanted, task in zip(parts, self._wanted, calibrator.tasks, strict=True)]
+        found, start = [], 0
+        for wanted, task in zip(self._wanted, calibrator.tasks, strict=True):
+            found.append(float(divergence(outputs[start : start + len(wanted)], wanted, task.head).mean()))
+            start += len(wanted)
+        return found
 
     def _trial(self, method: Method, found: float) -> Trial:
         assert method.rho != "auto"
