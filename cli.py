@@ -83,19 +83,16 @@ def options(
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
     from epmq_export import sources
-    from epmq_export.merging import DTYPES, merged
-    from epmq_export.merging.write import model_card, write_merged
+    from epmq_export.merging.write import SHARD_BYTES, model_card, write_merged
     from epmq_export.recipe import load_recipe
 
     stages = console.Stages()
     files.refuse_existing(output, overwrite)
     asked = load_recipe(recipe)
-    opened = sources.open_checkpoints(asked)
-    dtype = asked.out_dtype or asked.dtype
-    result = merged(opened.base, [*opened.experts.values()], opened.settings, DTYPES[dtype] if dtype else None)
+    made = sources.merge(asked, sources.open_checkpoints(asked))
     card = model_card(asked.base_model, [model.model for model in asked.experts], asked.merge_method, recipe.read_text(encoding="utf-8"))
     with stages.stage("merge"):
-        write_merged(output, result, sources.tokenizer_directory(asked, opened), card)
+        write_merged(output, made.source, made.directory, card, SHARD_BYTES, made.config, made.tokenizer)
     console.out.print(output)
 
 

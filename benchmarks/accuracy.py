@@ -1,200 +1,47 @@
-"""The judge: how much of eight experts' accuracy each method keeps, in full precision, packed, and reloaded from GGUF and ONNX.
+"""The judge: how much of eight experts' accuracy each method keeps, in full precision, packed, and reloaded from GGUF and ONNX; and each peer.
 
     python benchmarks/accuracy.py --data DATA/text                         (the whole table: hours on two cores)
     python benchmarks/accuracy.py --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq epmq --out /tmp/quick
+    python benchmarks/accuracy.py --data DATA/text --counts 2 4 8 11       (how the gap grows with the number of tasks)
 
 DATA/text holds a folder a task, as benchmarks/train_experts.py reads it; that script trains the experts. Calibration takes sentences
-from `train.tsv.gz`, without labels; scores are on the first lines of `test.tsv.gz`, against frozen heads of label embeddings.
+from `train.tsv.gz`, without labels; scores are on the first lines of `test.tsv.gz`, against frozen heads of label embeddings. Peers
+(benchmarks/peers) are given the same merged model and the same calibration sentences.
 
-Every finished row is saved at once, as accuracy.json and accuracy.md, so an interrupted run goes on where it stopped.
+Every finished row is saved at once, as accuracy.json and accuracy.md, so an interrupted run goes on where it stopped. Afterwards,
+`python benchmarks/readme.py` puts the averages into README.md.
 """
 
 import argparse
-import gzip
-import json
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import counts
 import torch
+from laboratory import CPU, EIGHT, MERGES, TASKS, Experiment, Laboratory
+from peers import Merge, Peer, known
+from rows import METHODS, PEERS, Results
 from train_experts import packaged_base
 
 from cli import known_formats
 from converters import open_family
-from epmq_export import files, sources
+from epmq_export import packed as packed_checkpoint
+from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
-from epmq_export.calibration.pack import calibrate
 from epmq_export.errors import EpmqError
-from epmq_export.family import TensorSource
 from epmq_export.packed import Packed
-from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
-from epmq_export.runtimes import torch as reference
-from epmq_export.tasks import Task, load_tasks
-from epmq_export.verification.scores import Bench, Outputs, Scores
+from epmq_export.recipe import RecipeQuantization
+from epmq_export.verification.scores import Bench, Outputs
 
-TASKS = ("sst2", "subj", "trec", "ag_news", "tweet_emotion", "banking77", "clinc150", "sms_spam")
-MERGES: dict[str, tuple[str, dict[str, float]]] = {
-    "TA 0.3": ("task_arithmetic", {"lambda": 0.3}),
-    "TA 1.0": ("task_arithmetic", {"lambda": 1.0}),
-    "TA 2.5": ("task_arithmetic", {"lambda": 2.5}),
-    "TIES 1.0": ("ties", {"lambda": 1.0}),
-}
-METHODS = tuple(dict.fromkeys((DEFAULT_METHOD, *PRESETS)))
 FULL = RecipeQuantization.model_construct(grid="F32", embeddings="F32")  # no recipe may ask for it: it writes no 4-bit file
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One recipe, opened."""
-
-    recipe: Recipe
-    tasks: Sequence[Task]
-    checkpoints: sources.Checkpoints
-    sources: sources.Sources
-
-    @classmethod
-    def open(cls, path: Path) -> "Experiment":
-        recipe = load_recipe(path)
-        checkpoints = sources.open_checkpoints(recipe)
-        return cls(recipe, load_tasks(recipe), checkpoints, sources.open_sources(checkpoints, open_family, recipe.dtype))
-
-    def outputs(self, source: TensorSource, texts: Sequence[str]) -> Outputs:
-        return reference.outputs(self.sources.family, source, texts, CPU)
-
-    def calibrate(self, directory: Path, quantization: RecipeQuantization) -> tuple[Packed, dict[str, float]]:
-        """The packed checkpoint, and the seconds that it took, by the clock and of the processor's."""
-        origin = sources.provenance(self.recipe, self.checkpoints)
-        recipe = self.recipe.model_copy(update={"quantization": quantization})
-        wall, busy = time.monotonic(), time.process_time()
-        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None)
-        return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
-
-
-@dataclass(frozen=True)
-class Laboratory:
-    """Writes the recipes of all experiments into one folder."""
-
-    folder: Path
-    base: Path
-    experts: Path
-    data: Path
-    tasks: Sequence[str]
-    lines: int
-    samples: int
-
-    def experiment(self, merge: str, method: str) -> Experiment:
-        rule, parameters = MERGES[merge]
-        recipe = {
-            "base_model": str(self.base),
-            "merge_method": rule,
-            "parameters": parameters,
-            "tasks": {task: self._task(task) for task in self.tasks},
-            "calibration": {"method": method, "samples": self.samples},
-        }
-        path = self.folder / "recipe.yaml"
-        path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-        return Experiment.open(path)
-
-    def _task(self, name: str) -> dict[str, str]:
-        evaluation = self.folder / f"{name}.tsv"
-        if not evaluation.exists():
-            with gzip.open(self.data / name / "test.tsv.gz", "rt", encoding="utf-8") as test:
-                evaluation.write_text("".join(islice(test, self.lines)), encoding="utf-8")
-        return {
-            "expert": str(self.experts / name),
-            "calibration": str(self.data / name / "train.tsv.gz"),
-            "evaluation": str(evaluation),
-            "labels": str(self.data / name / "labels.json"),
-        }
-
-
-class Results:
-    """The rows so far, on disk after each."""
-
-    def __init__(self, folder: Path, about: dict[str, Any], restart: bool) -> None:
-        """SystemExit where the folder holds the rows of other experts, data or numbers."""
-        self.json, self.markdown = folder / "accuracy.json", folder / "accuracy.md"
-        self.about: dict[str, Any] = about
-        self.rows: list[dict[str, Any]] = []
-        if self.json.exists() and not restart:
-            found = json.loads(self.json.read_text(encoding="utf-8"))
-            for key in ("settings", "inputs"):
-                if found["about"][key] != about[key]:
-                    raise SystemExit(f"{self.json}: its {key} are not those of this run: give another --out, or --restart to replace it")
-            self.rows = found["rows"]
-
-    def find(self, merge: str, method: str, stage: str) -> dict[str, Any] | None:
-        """A row that was measured with the same numbers of the method."""
-        numbers = asdict(PRESETS[method]) if method else None
-        return next((row for row in self.rows if (row["merge"], row["method"], row["stage"], row["numbers"]) == (merge, method, stage, numbers)), None)
-
-    def add(self, merge: str, method: str, stage: str, scores: Scores, seconds: dict[str, float]) -> None:
-        numbers = asdict(PRESETS[method]) if method else None
-        self.rows = [row for row in self.rows if (row["merge"], row["method"], row["stage"]) != (merge, method, stage)]
-        self.rows.append({"merge": merge, "method": method, "stage": stage, "numbers": numbers, "scores": scores, **seconds})
-        order = {name: i for i, name in enumerate(("", *MERGES, *METHODS, "base", "experts", "merged", *STAGES))}
-        # A row of an earlier version may name a method that is no more: it stays, at the end.
-        self.rows.sort(key=lambda row: tuple(order.get(row[key], len(order)) for key in ("merge", "method", "stage")))
-        self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
-        for path, text in ((self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"), (self.markdown, self.text())):
-            with files.whole(path) as built:
-                built.write_text(text, encoding="utf-8")
-        print(f"{merge:9}{method:10}{stage:8}{100 * scores['average']:6.1f}  {' '.join(f'{k} {v:g}' for k, v in seconds.items())}", flush=True)
-
-    def text(self) -> str:
-        """Two tables in Markdown: averages, and everything by task."""
-        about, settings = self.about, self.about["settings"]
-        tasks = settings["tasks"]
-        head = (
-            f"{len(tasks)} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, {settings['samples']} unlabelled calibration sentences a task, "
-            f"the first {settings['lines']} test sentences a task; percent. {about['date']}, {about['machine']}; "
-            f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}. Written by benchmarks/accuracy.py."
-        )
-        merges = [merge for merge in MERGES if any(row["merge"] == merge for row in self.rows)]
-        averages = [["", "precision", *merges]]
-        for method, stages in [("", ["merged"]), *((method, STAGES) for method in METHODS)]:
-            for stage in stages:
-                cells = [next((_percent(row["scores"]["average"]) for row in self._of(merge, method, stage)), "") for merge in merges]
-                if any(cells):
-                    averages.append([method or "merged", STAGES.get(stage, STAGES["full"]), *cells])
-        each = [["merge", "method", "precision", *tasks, "average", "recovered", "seconds"]]
-        for row in self.rows:
-            scores = [_percent(row["scores"][task]) for task in (*tasks, "average")]
-            precision = STAGES.get(row["stage"], STAGES["full"])
-            each.append([row["merge"], row["method"] or row["stage"], precision, *scores, self._recovered(row), f"{row.get('seconds', '')}"])
-        return f"# Accuracy\n\n{head}\n\n## Averages\n\n{_table(averages)}\n\n## By task\n\n{RECOVERED}\n\n{_table(each)}\n"
-
-    def _of(self, merge: str, method: str, stage: str) -> Iterator[dict[str, Any]]:
-        return (row for row in self.rows if (row["merge"], row["method"], row["stage"]) == (merge, method, stage))
-
-    def _recovered(self, row: dict[str, Any]) -> str:
-        ends = [float(end["scores"]["average"]) for name in ("base", "experts") for end in self._of("", "", name)]
-        if len(ends) < 2 or ends[0] == ends[1]:
-            return ""
-        return _percent((row["scores"]["average"] - ends[0]) / (ends[1] - ends[0]))
-
-
-STAGES = {"full": "full", "packed": "Q4_0, PyTorch"} | {name: f"Q4_0, {runtime.name}" for name, (_, runtime) in known_formats().items()}
-RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration, by the clock."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    lines = [" | ".join(row) for row in rows]
-    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]))
 
 
 @dataclass(frozen=True)
@@ -203,8 +50,26 @@ class Judge:
     results: Results
     bench: Bench
 
-    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[str]], Outputs], seconds: dict[str, float]) -> None:
-        self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), seconds)
+    @classmethod
+    def open(cls, laboratory: Laboratory, out: Path, restart: bool) -> "Judge":
+        """With the rows that every other row is held against."""
+        first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
+        origin = sources.provenance(first.recipe, first.checkpoints)
+        about = {
+            "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples},
+            "inputs": origin["inputs"],
+            "versions": origin["versions"] | {runtime.name: runtime.version() for _, runtime in known_formats().values()},
+            "machine": machine(),
+        }
+        judge = cls(laboratory, Results(out, about, restart), Bench.build(first.sources, first.tasks, CPU))
+        if judge.results.find("", "", "experts") is None:
+            judge.results.add("", "", "experts", judge.bench.scores(judge.bench.experts), {})
+        if judge.results.find("", "", "base") is None:
+            judge.score("", "", "base", partial(first.outputs, first.sources.base), {})
+        return judge
+
+    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[str]], Outputs], facts: dict[str, Any]) -> None:
+        self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), facts)
 
     def merged(self, merge: str) -> None:
         if self.results.find(merge, "", "merged") is None:
@@ -232,9 +97,26 @@ class Judge:
                     folder.mkdir()
                     self.score(merge, method, stage, partial(runtime.outputs, format.write(packed, open_family(packed.directory), folder)), {})
 
+    def peer(self, merge: str, peer: Peer) -> None:
+        """A peer's weights or file, in the runtimes that read it."""
+        missing = [stage for stage in peer.stages if self.results.find(merge, peer.name, stage) is None]
+        if not missing:
+            return
+        if lack := peer.missing():
+            print(f"{merge:9}{peer.name}: left out; {lack}", flush=True)
+            return
+        with TemporaryDirectory(prefix="epmq-peer-") as scratch:
+            given, folder = full_precision(self.laboratory.experiment(merge, DEFAULT_METHOD), Path(scratch) / "merged"), Path(scratch) / "peer"
+            folder.mkdir()
+            started = time.monotonic()
+            quantised = peer.quantise(given, folder)
+            facts = {"seconds": round(time.monotonic() - started, 1), "bits": quantised.bits, "note": quantised.note}
+            for stage in missing:
+                self.score(merge, peer.name, stage, quantised.runs[stage], facts)
+
     def best(self) -> tuple[str, str] | None:
-        """Merge and method of the best packed row."""
-        rows = [row for row in self.results.rows if row["stage"] == "packed"]
+        """Merge and method of the best packed row that is not a peer's."""
+        rows = [row for row in self.results.rows if row["stage"] == "packed" and row["method"] in PRESETS]
         best = max(rows, key=lambda row: float(row["scores"]["average"]), default=None)
         return (best["merge"], best["method"]) if best else None
 
@@ -244,6 +126,14 @@ class Judge:
         with TemporaryDirectory(prefix="epmq-accuracy-") as scratch:
             packed, seconds = experiment.calibrate(Path(scratch) / "packed", quantization)
             yield experiment, packed, seconds
+
+
+def full_precision(experiment: Experiment, directory: Path) -> Merge:
+    """The merged model as a checkpoint that peers read, embeddings in float16 as our own files store them."""
+    family, merged = experiment.sources.family, experiment.sources.merged
+    tensors = {name: merged.load(name).half() if name in family.embeddings else merged.load(name).float() for name in merged.names()}
+    packed_checkpoint.write(directory, tensors, {"family": family.name}, family.directory)
+    return Merge(Packed(directory), family, [family.truncate(text) for task in experiment.tasks for text in task.calibration])
 
 
 def machine() -> str:
@@ -256,31 +146,20 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def judge(given: argparse.Namespace, folder: Path) -> None:
-    laboratory = Laboratory(folder, packaged_base(), given.experts, given.data, given.tasks, given.lines, given.samples)
-    for task in given.tasks:
+def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folder: Path) -> Judge:
+    """SystemExit where data or experts of a task are missing."""
+    for task in tasks:
         if not (given.data / task / "test.tsv.gz").is_file():
             raise SystemExit(f"{given.data / task}: no test.tsv.gz; give --data, a folder with a folder for each task")
-    if missing := [task for task in given.tasks if not (given.experts / task).is_dir()]:
+    if missing := [task for task in tasks if not (given.experts / task).is_dir()]:
         raise SystemExit(
             f"{given.experts}: no experts for {', '.join(missing)}; train them (some minutes each) with\n"
             f"    python benchmarks/train_experts.py --data {given.data} --out {given.experts} {' '.join(missing)}"
         )
-    first = laboratory.experiment(given.merges[0], DEFAULT_METHOD)
-    origin = sources.provenance(first.recipe, first.checkpoints)
-    about = {
-        "settings": {"tasks": list(given.tasks), "lines": given.lines, "samples": given.samples},
-        "inputs": origin["inputs"],
-        "versions": origin["versions"] | {runtime.name: runtime.version() for _, runtime in known_formats().values()},
-        "machine": machine(),
-    }
-    results = Results(given.out, about, given.restart)
-    bench = Bench.build(first.sources, first.tasks, CPU)
-    judge = Judge(laboratory, results, bench)
-    if results.find("", "", "experts") is None:
-        results.add("", "", "experts", bench.scores(bench.experts), {})
-    if results.find("", "", "base") is None:
-        judge.score("", "", "base", partial(first.outputs, first.sources.base), {})
+    return Judge.open(Laboratory(folder, packaged_base(), given.experts, given.data, tasks, given.lines, given.samples), out, given.restart)
+
+
+def whole_table(judge: Judge, given: argparse.Namespace) -> None:
     for merge in given.merges:
         judge.merged(merge)
     reloaded = {"all": given.methods, "chosen": (DEFAULT_METHOD, "gptq", "epmq")}.get(given.reload, ())
@@ -288,8 +167,30 @@ def judge(given: argparse.Namespace, folder: Path) -> None:
         for merge in given.merges:
             judge.packed(merge, method, list(known_formats()) if method in reloaded else [])
             judge.full(merge, method)
+    peers = known(given.peer_python)
+    for name in given.peers:
+        for merge in given.merges:
+            judge.peer(merge, peers[name])
     if given.reload == "best" and (best := judge.best()):
         judge.packed(*best, list(known_formats()))
+
+
+def by_counts(given: argparse.Namespace) -> None:
+    """A table for each number of tasks, and one over them."""
+    lines = []
+    for count in given.counts:
+        tasks = TASKS[:count]
+        # The count of the main table takes its rows from there, and adds to them.
+        out = given.out if list(tasks) == list(given.tasks) else given.out / f"tasks-{count}"
+        with TemporaryDirectory(prefix="epmq-accuracy-") as folder:
+            judge = open_judge(given, tasks, out, Path(folder))
+            for merge in given.merges:
+                judge.merged(merge)
+            best = counts.best_merge(judge.results, given.merges)
+            for method in counts.METHODS:
+                judge.packed(best, method, [])
+            lines.append(counts.line(judge.results, best))
+        counts.write(given.out, judge.results, lines)
 
 
 def main() -> None:
@@ -297,9 +198,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/text"))
     parser.add_argument("--experts", type=Path, default=Path.home() / ".cache/epmq/experts/minilm-full")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=EIGHT, metavar="TASK", help=f"of {', '.join(TASKS)}; the first eight by default")
     parser.add_argument("--merges", nargs="+", choices=MERGES, default=tuple(MERGES), metavar="MERGE", help=f"of {', '.join(MERGES)}")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=tuple(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--peer-python", type=Path, default=None, help="an interpreter with llmcompressor; without it that peer's rows are left out")
     parser.add_argument("--lines", type=int, default=1000, help="test sentences a task")
     parser.add_argument("--samples", type=int, default=64, help="calibration sentences a task")
     parser.add_argument(
@@ -308,14 +211,25 @@ def main() -> None:
         default="chosen",
         help="which packed models are also written as GGUF and ONNX and scored in their runtimes; chosen: the default method, gptq and epmq",
     )
+    parser.add_argument(
+        "--counts",
+        nargs="+",
+        type=int,
+        choices=range(2, len(TASKS) + 1),
+        metavar="N",
+        help="instead of the whole table: the first N tasks for each N, best full-precision merge, gptq, epmq and the default; written as counts.md",
+    )
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--restart", action="store_true", help="measure every row again; without it, finished rows are kept")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     try:
-        with TemporaryDirectory(prefix="epmq-accuracy-") as folder:
-            judge(given, Path(folder))
+        if given.counts:
+            by_counts(given)
+        else:
+            with TemporaryDirectory(prefix="epmq-accuracy-") as folder:
+                whole_table(open_judge(given, given.tasks, given.out, Path(folder)), given)
     except EpmqError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -5,7 +5,8 @@
 
 DATA/text holds a folder a task with `train.tsv.gz`, `test.tsv.gz` (lines `label<TAB>text`) and `labels.json`. The head
 is the base's own embedding of each label's name, as CLIP builds its zero-shot heads: only the encoder learns, so the
-experts share every part that a merge does not touch. The last 500 training lines are left out, for choosing settings on. A finished expert is skipped, so an interrupted run goes on.
+experts share every part that a merge does not touch. The last 500 training lines are left out, for choosing settings on. A finished
+expert is skipped, so an interrupted run goes on.
 """
 
 import argparse

@@ -29,6 +29,9 @@ class Checkpoint(TypedSource, Protocol):
     directory: Path
     """Where its files are on this machine; for an adapter, the adapter's."""
 
+    model_directory: Path
+    """Where its config is; for an adapter, its model's."""
+
     def files(self) -> list[Path]:
         """Every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the base's own files."""
         ...
@@ -38,7 +41,7 @@ class Weights:
     """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers only."""
 
     def __init__(self, location: str, directory: Path) -> None:
-        self.location, self.directory = location, directory
+        self.location, self.directory, self.model_directory = location, directory, directory
         settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
         for path in settings:
             if "quantization_config" in read_json(path):
@@ -78,7 +81,7 @@ class Adapted(lora.Lora):
 
     def __init__(self, location: str, directory: Path, base: Checkpoint, base_is_own: bool) -> None:
         super().__init__(directory, base)
-        self.location, self.directory = location, directory
+        self.location, self.directory, self.model_directory = location, directory, base.model_directory
         self._base_files = base.files() if base_is_own else []
 
     def files(self) -> list[Path]:

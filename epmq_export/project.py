@@ -30,7 +30,7 @@ class Project:
         """Read the tasks' texts and the checkpoints' headers; RecipeError or InputError for what is not as the recipe says."""
         tasks = load_tasks(recipe)
         checkpoints = sources.open_checkpoints(recipe)
-        return cls(recipe, tasks, checkpoints, sources.open_sources(checkpoints, open_family, recipe.dtype), device)
+        return cls(recipe, tasks, checkpoints, sources.open_sources(recipe, checkpoints, open_family), device)
 
     def calibrate(self, directory: Path, resume: bool, progress: Progress, format: str = "gguf") -> Packed:
         """For a format: ONNX cannot hold every grid."""

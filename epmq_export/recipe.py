@@ -7,18 +7,22 @@ expected; of several, the first in the file is told, and how many more there are
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from epmq_export import yaml_lines
 from epmq_export.calibration.layout import Layout
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
+from epmq_export.merging import RULES
+from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
+from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
+from epmq_export.recipe_sentences import refusal, told
 from epmq_export.recipe_values import (
     ONNX_GRIDS,
     STORAGES,
+    STRICT,
     DataFile,
     Dtype,
     Labels,
@@ -30,24 +34,13 @@ from epmq_export.recipe_values import (
     choice,
     distinct,
     location,
-    one_of,
     shown,
 )
 from epmq_export.yaml_lines import Document, Key, dotted
 
-_UNSUPPORTED = {"slices", "modules", "tokenizer", "chat_template"}  # mergekit's, at the top level
-
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class RecipeModel(_Part):
-    """One entry of `models`."""
-
-    model: ModelName
-    parameters: Parameters = {}
-    """As written: scalars, lists, lists of {filter, value}; the merge rule interprets them."""
+    model_config = STRICT
 
 
 class RecipeTask(_Part):
@@ -84,6 +77,14 @@ def _rho(value: object) -> object:
     return float(value)
 
 
+def _steps(value: object) -> object:
+    if isinstance(value, bool):
+        return REFINE_STEPS if value else 0
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"found {shown(value)}, expected true, false or a number of steps")
+    return value
+
+
 class RecipeCalibration(_Part):
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
@@ -93,6 +94,19 @@ class RecipeCalibration(_Part):
     rho: Annotated[float | Literal["auto"] | None, BeforeValidator(_rho)] = None
     damping: float | None = Field(default=None, ge=0, alias="lambda")
     seed: int = Field(default=0, ge=0, lt=2**63)
+    tune: bool = False
+    """Whether alpha, rho and lambda are searched on held-out calibration texts, from the given ones on."""
+
+    refine: Annotated[int, BeforeValidator(_steps)] = 0
+    """Steps of distillation after the last block."""
+
+    @field_validator("tune")
+    @classmethod
+    def _tunable(cls, value: bool, info: ValidationInfo) -> bool:
+        method = PRESETS.get(info.data.get("method", ""))
+        if value and method is not None and method.target != "experts":
+            raise ValueError(f"found true, which method {method.name!r} has nothing to tune for, expected the key left out")
+        return value
 
     @field_validator("alpha", "rho", "damping")
     @classmethod
@@ -158,16 +172,21 @@ class RecipeVerify(_Part):
 
 class Recipe(_Part):
     base_model: ModelName = ""
-    """For `linear`, which needs no base, the first model where the recipe names none: its config and tokenizer are used."""
+    """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer are used."""
 
     merge_method: Name = "task_arithmetic"
+    merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
-    """As written, base included where it is listed; the experts of the tasks where the recipe has no `models`."""
+    """As written, base included where it is listed; the experts of the tasks where the recipe says nothing else."""
 
+    slices: list[RecipeSlice] = []
+    modules: dict[str, RecipeModule] = {}
     parameters: Parameters = {}
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     tokenizer_source: Name | None = None
+    tokenizer: RecipeTokenizer | None = None
+    chat_template: Name | None = None
     tasks: dict[str, RecipeTask] = {}
     calibration: RecipeCalibration = RecipeCalibration()
     quantization: RecipeQuantization = RecipeQuantization()
@@ -199,11 +218,24 @@ class Recipe(_Part):
 
     @property
     def experts(self) -> list[RecipeModel]:
-        """`models` without the base, which mergekit's files list too; all of them for `linear`, where the base counts as one."""
-        if self.merge_method == "linear":
-            return list(self.models)
-        base = self.location(self.base_model)
-        return [model for model in self.models if self.location(model.model) != base]
+        """The models to merge, each once, without the base, which mergekit's files list too; with it for a rule that knows no base."""
+        listed = {self.location(model.model): model for model in reversed(self._listed())}
+        base = None if self.counts_base else self.location(self.base_model)
+        order = dict.fromkeys(self.location(model.model) for model in self._listed())
+        return [listed[place] for place in order if place != base]
+
+    def _listed(self) -> list[RecipeModel]:
+        """Every model that `models`, `slices` or `modules` name, as often as they do; parameters only where `models` has them."""
+        models, slices = list(self.models), list(self.slices)
+        for module in self.modules.values():
+            models, slices = models + module.models, slices + module.slices
+        sources = [source for part in slices for source in part.sources]
+        return models + [RecipeModel.model_construct(model=source.model) for source in sources]
+
+    @property
+    def counts_base(self) -> bool:
+        """Whether the rule needs no base, and counts one that is listed as one of the models."""
+        return self.merge_method in RULES and RULES[self.merge_method].counts_base
 
     def location(self, name: str) -> str:
         """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
@@ -229,14 +261,16 @@ def load_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
         details = sorted(error.errors(), key=lambda details: (details["type"] == "missing", document.line(details["loc"])))
-        raise _refusal(path, document, [_told(each) for each in details]) from None
+        raise refusal(path, document, [told(each, Recipe) for each in details]) from None
     recipe._path, recipe._document, recipe._place = path, document, place
-    if not recipe.models:
+    if not recipe._listed():
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
-    if "base_model" not in document.data and recipe.merge_method == "linear" and recipe.models and not recipe.tasks:
-        recipe = recipe.model_copy(update={"base_model": recipe.models[0].model})
+    if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
+        recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
+    elif recipe.counts_base and recipe.merge_convention == "mergekit":
+        recipe = _with_base(recipe)
     if wrong := _contradictions(recipe):
-        raise _refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
+        raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
     return recipe
 
 
@@ -246,17 +280,66 @@ def _models_of(recipe: Recipe) -> list[RecipeModel]:
     return [RecipeModel.model_construct(model=experts[location]) for location in order]
 
 
+def _with_base(recipe: Recipe) -> Recipe:
+    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no base."""
+
+    def listed(models: list[RecipeModel]) -> list[RecipeModel]:
+        known = {recipe.location(model.model) for model in models}
+        missing = bool(models) and recipe.location(recipe.base_model) not in known
+        return [*models, RecipeModel.model_construct(model=recipe.base_model)] if missing else models
+
+    modules = {name: module.model_copy(update={"models": listed(module.models)}) for name, module in recipe.modules.items()}
+    return recipe.model_copy(update={"models": listed(recipe.models), "modules": modules})
+
+
 def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
     """What no key shows alone."""
     wrong: list[tuple[Key, str]] = []
+    ways = [key for key in ("models", "slices", "modules") if recipe.source.get(key)]
+    if len(ways) > 1:
+        wrong.append(((ways[1],), f"found it beside {ways[0]}, expected one of models, slices, modules"))
+        return wrong
     if not recipe.base_model:
         wrong.append((("base_model",), "found nothing, expected the model that the experts were fine-tuned from"))
         return wrong
-    if not recipe.models:
+    if not recipe._listed():
         wrong.append((("models",), "found none, expected the models to merge, or tasks that name their experts"))
         return wrong
     if not recipe.experts:
-        wrong.append((("models",), "found only the base, expected an expert"))
+        wrong.append(((ways[0] if ways else "models",), "found only the base, expected an expert"))
+    groups: list[tuple[Key, list[RecipeModel], list[RecipeSlice]]] = [((), recipe.models, recipe.slices)]
+    groups += [(("modules", name), module.models, module.slices) for name, module in recipe.modules.items()]
+    for key, models, slices in groups:
+        wrong += _repeated(recipe, (*key, "models"), [model.model for model in models])
+        for index, part in enumerate(slices):
+            place = (*key, "slices", index, "sources")
+            wrong += _repeated(recipe, place, [source.model for source in part.sources])
+            base = part.base_model or recipe.base_model
+            if not recipe.counts_base and recipe.location(base) not in {recipe.location(source.model) for source in part.sources}:
+                wrong.append((place, f"found no layers of the base {base!r}, expected them among the sources: {recipe.merge_method} needs them"))
+    wrong += _quantization_contradictions(recipe)
+    names = [model.model for model in recipe.experts]
+    experts = {recipe.location(name) for name in names}
+    for name, task in recipe.tasks.items():
+        if not name.strip():
+            wrong.append((("tasks", name), "found an empty name, expected the name of a task"))
+        if recipe.location(task.expert) not in experts:
+            wrong.append((("tasks", name, "expert"), f"found {task.expert!r}, expected one of the experts in models{did_you_mean(task.expert, names)}"))
+    return wrong + _tokenizer_contradictions(recipe)
+
+
+def _repeated(recipe: Recipe, key: Key, names: list[str]) -> list[tuple[Key, str]]:
+    wrong: list[tuple[Key, str]] = []
+    known: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first = known.setdefault(recipe.location(name), index)
+        if first != index:
+            wrong.append(((*key, index, "model"), f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)"))
+    return wrong
+
+
+def _quantization_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
+    wrong: list[tuple[Key, str]] = []
     quantization = recipe.quantization
     if quantization.bits is not None and "grid" in quantization.model_fields_set:
         wrong.append((("quantization", "grid"), "found a grid beside bits, which choose one for each linear, expected one of the two keys"))
@@ -265,89 +348,25 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         wrong.append(
             (("quantization", "bits"), f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or leave it out of export.formats")
         )
-    known: dict[str, int] = {}
-    for index, model in enumerate(recipe.models):
-        first = known.setdefault(recipe.location(model.model), index)
-        if first != index:
-            wrong.append((("models", index, "model"), f"found {model.model!r} again, expected each model once (models[{first}] is the same)"))
-    names = [model.model for model in recipe.experts]
-    experts = {recipe.location(name) for name in names}
-    for name, task in recipe.tasks.items():
-        if not name.strip():
-            wrong.append((("tasks", name), "found an empty name, expected the name of a task"))
-        if recipe.location(task.expert) not in experts:
-            wrong.append((("tasks", name, "expert"), f"found {task.expert!r}, expected one of the experts in models{did_you_mean(task.expert, names)}"))
-    source = recipe.tokenizer_source
-    if source == "union":
-        wrong.append((("tokenizer_source",), "found 'union', which is not supported yet, expected 'base' or one of the models"))
-    elif source not in (None, "base"):
-        names = ["base", recipe.base_model, *(model.model for model in recipe.models)]
-        if recipe.location(source) not in {recipe.location(name) for name in names}:
-            wrong.append((("tokenizer_source",), f"found {source!r}, expected 'base' or one of the models{did_you_mean(source, names)}"))
     return wrong
 
 
-# Sentences.
-
-
-def _refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
-    key, message = mistakes[0]
-    while key and isinstance(key[-1], int) and key not in document.lines:
-        key = key[:-1]  # an item of a list that was written as one value
-    more = len(mistakes) - 1
-    rest = f" (and {more} more {'mistake' if more == 1 else 'mistakes'})" if more else ""
-    return RecipeError(f"{path}:{document.line(key)}: {dotted(key)}: {message}{rest}")
-
-
-_EXPECTED = {
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "finite_number": "a finite number",
-    "float_type": "a number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "int_type": "a whole number",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "list_type": "a list",
-    "model_type": "a mapping",
-    "string_type": "text",
-    "too_short": "at least {min_length:g}",
-}
-
-
-def _told(details: ErrorDetails) -> tuple[Key, str]:
-    """The key and the sentence of one of pydantic's errors."""
-    key: Key = details["loc"]
-    context = details.get("ctx", {})
-    match details["type"]:
-        case "value_error":
-            return key, str(context["error"])
-        case "missing":
-            return key, "found nothing, expected this key"
-        case "extra_forbidden" if len(key) == 1 and key[0] in _UNSUPPORTED:
-            return key, "found a key of mergekit that is not supported yet, expected it left out"
-        case "extra_forbidden":
-            valid = _keys(key)
-            return key, f"found an unknown key, expected {one_of(valid)}{did_you_mean(str(key[-1]), valid)}"
-    expected = _EXPECTED.get(details["type"])
-    return key, f"found {shown(details['input'])}, expected {expected.format(**context)}" if expected else details["msg"]
-
-
-def _keys(key: Key) -> list[str]:
-    """The keys that stand beside the last part of `key`."""
-    match key[:-1]:
-        case ():
-            return keys(Recipe)
-        case ("models", _):
-            return keys(RecipeModel)
-        case ("tasks", _):
-            return keys(RecipeTask)
-        case (section, *_):
-            return keys(type(Recipe.model_fields[str(section)].default))
-    raise AssertionError(key)
-
-
-def keys(part: type[BaseModel]) -> list[str]:
-    """The keys of a mapping in a recipe, as written there."""
-    return [info.alias or name for name, info in part.model_fields.items()]
+def _tokenizer_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
+    wrong: list[tuple[Key, str]] = []
+    models = [recipe.base_model, *(model.model for model in recipe.experts)]
+    known = {recipe.location(name) for name in models}
+    named: list[tuple[Key, str]] = []
+    if recipe.tokenizer_source is not None:
+        named.append((("tokenizer_source",), recipe.tokenizer_source))
+    if recipe.tokenizer is not None:
+        named.append((("tokenizer", "source"), recipe.tokenizer.source))
+        if recipe.tokenizer_source is not None:
+            wrong.append((("tokenizer",), "found it beside tokenizer_source, expected one of them"))
+        for token, entry in recipe.tokenizer.tokens.items():
+            model = entry.source.model if isinstance(entry.source, Row) else entry.source
+            if model not in (None, "zero") and recipe.location(model) not in known:
+                wrong.append((("tokenizer", "tokens", token, "source"), f"found {model!r}, expected one of the models{did_you_mean(model, models)}"))
+    for key, source in named:
+        if source not in ("base", "union") and recipe.location(source) not in known:
+            wrong.append((key, f"found {source!r}, expected 'base', 'union' or one of the models{did_you_mean(source, models)}"))
+    return wrong

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from epmq_export.grids import GRIDS
 from epmq_export.nearest import did_you_mean, near_file
@@ -15,6 +15,7 @@ from epmq_export.yaml_lines import encodable
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _T = TypeVar("_T")
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _data_file(value: object, info: ValidationInfo) -> object:
     return path
 
 
-def _model(value: str, info: ValidationInfo) -> str:
+def model_name(value: str, info: ValidationInfo) -> str:
     """A directory that exists, a hub id, or one of these + an adapter."""
     directory = Place.of(info).directory
     for part in _parts(value, directory):
@@ -82,6 +83,28 @@ def _model(value: str, info: ValidationInfo) -> str:
         elif not _HUB_ID.fullmatch(part):
             raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
     return value
+
+
+def _setting(value: object) -> object:
+    """A parameter of a merge: mergekit's ways to write one. What it may be for a rule, the rule says."""
+    expected = "expected a number, true or false, a list of numbers over the layers, or a list of filter and value"
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value)):
+        for entry in value if isinstance(value, list) else [value]:
+            if not isinstance(entry, dict) or "value" not in entry or set(entry) - {"filter", "value"}:
+                found = f"an entry with {', '.join(map(str, entry)) or 'nothing'}" if isinstance(entry, dict) else shown(entry)
+                raise ValueError(f"found {found}, {expected}")
+            if not isinstance(entry.get("filter", ""), str | None):
+                raise ValueError(f"found the filter {shown(entry['filter'])}, expected a part of a tensor's name")
+            _setting_value(entry["value"], expected)
+    else:
+        _setting_value(value, expected)
+    return value
+
+
+def _setting_value(value: object, expected: str) -> None:
+    for number in value if isinstance(value, list) and value else [value]:
+        if not isinstance(number, bool | int | float | str):
+            raise ValueError(f"found {shown(number)}, {expected}")
 
 
 def _labels(value: object, info: ValidationInfo) -> object:
@@ -117,8 +140,8 @@ def _labels(value: object, info: ValidationInfo) -> object:
 
 Name = Annotated[str, AfterValidator(_filled)]
 DataFile = Annotated[Path, BeforeValidator(_data_file)]
-ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(_model)]
-Parameters = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(model_name)]
+Parameters = Annotated[dict[str, Annotated[Any, AfterValidator(_setting)]], BeforeValidator(lambda value: {} if value is None else value)]
 Labels = Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))]
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -5,29 +5,36 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import epmq_export
 from epmq_export import files
-from epmq_export.checkpoint import Checkpoint, open_checkpoint, renamed
-from epmq_export.errors import RecipeError
+from epmq_export.assembly import assemble, origins, require_layers
+from epmq_export.checkpoint import CONFIG, Checkpoint, open_checkpoint, renamed
 from epmq_export.family import Family
 from epmq_export.fit import require_same_vocabulary
-from epmq_export.merging import DTYPES, Merged, MergeSettings, merge_settings, merged
+from epmq_export.json_file import read_json
+from epmq_export.merging import DTYPES
+from epmq_export.merging.config import layer_changes, vocabulary_changes
+from epmq_export.merging.layers import count_layers
 from epmq_export.packed import companions
+from epmq_export.plan import Plan, plan_of
 from epmq_export.recipe import Recipe
+from epmq_export.recipe_merge import RecipeTokenizer
 from epmq_export.tensors import TypedSource
+from epmq_export.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The base and the experts as they are stored, experts by `Recipe.location`."""
+    """The base and the experts as they are stored, experts by `Recipe.location`, and what is to be made of them."""
 
     base: Checkpoint
     experts: Mapping[str, Checkpoint]
-    settings: MergeSettings
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -37,42 +44,75 @@ class Sources:
     family: Family
     base: TypedSource
     experts: Mapping[str, TypedSource]
-    merged: Merged
+    merged: TypedSource
 
 
 def open_checkpoints(recipe: Recipe) -> Checkpoints:
-    """Open what the recipe names; InputError for what is no model, or has another vocabulary than the base."""
+    """Open what the recipe names; InputError for what is no model, RecipeError for settings that the rule cannot take."""
+    plan = plan_of(recipe)
     base = open_checkpoint(recipe.location(recipe.base_model))
     experts = {}
     for model in recipe.experts:
         location = recipe.location(model.model)
         experts[location] = open_checkpoint(location, base)
-        require_same_vocabulary(base.directory, experts[location].directory, model.model)
-    try:
-        settings = merge_settings(recipe.merge_method, recipe.parameters, [(model.model, model.parameters) for model in recipe.experts])
-    except RecipeError as error:
-        raise RecipeError(f"{recipe.path}: {error}") from None
-    return Checkpoints(base, experts, settings)
+    return Checkpoints(base, experts, plan)
 
 
-def open_sources(checkpoints: Checkpoints, open_family: Callable[[Path], Family], dtype: str | None) -> Sources:
+def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
+    for model in recipe.experts:
+        require_same_vocabulary(checkpoints.base.model_directory, checkpoints.experts[recipe.location(model.model)].directory, model.model)
+
+
+def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> Sources:
+    """RecipeError where calibration cannot follow the merge, InputError for an expert that has another vocabulary than the base."""
+    for key, value in (("tokenizer_source", recipe.tokenizer_source), ("tokenizer", recipe.tokenizer), ("chat_template", recipe.chat_template)):
+        if value not in (None, "base"):
+            raise recipe.mistake((key,), "found it set, expected it left out: a calibrated model has the base's tokenizer; `merge` works")
+    require_layers(recipe, checkpoints.plan, checkpoints.base)
+    _require_same_vocabulary(recipe, checkpoints)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
     experts = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
-    return Sources(family, base, experts, merged(base, [*experts.values()], checkpoints.settings, DTYPES[dtype] if dtype else None))
+    models = {recipe.location(recipe.base_model): base, **experts}
+    return Sources(family, base, experts, assemble(recipe, checkpoints.plan, models, DTYPES[recipe.dtype] if recipe.dtype else None))
 
 
-def tokenizer_directory(recipe: Recipe, checkpoints: Checkpoints) -> Path:
-    """Where `tokenizer_source` says that config and tokenizer come from; the base where it says nothing."""
-    if recipe.tokenizer_source in (None, "base"):
-        return checkpoints.base.directory
-    location = recipe.location(recipe.tokenizer_source)
-    if location == recipe.location(recipe.base_model):
-        return checkpoints.base.directory
-    directory = checkpoints.experts[location].directory
-    if not (directory / "config.json").exists():
-        raise RecipeError(f"tokenizer_source {recipe.tokenizer_source}: {directory} has no config.json; expected a full model, or 'base'")
-    return directory
+@dataclass(frozen=True)
+class Output:
+    """What `epmq merge` writes."""
+
+    source: TypedSource
+    directory: Path
+    """Whose config and tokenizer it has,"""
+
+    config: Mapping[str, Any]
+    """but for these values of config.json,"""
+
+    tokenizer: Callable[[Path], None] | None
+    """and for the tokenizer that this writes into the output's directory."""
+
+
+def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
+    """The merge in full precision. RecipeError or InputError where the models cannot be merged as the recipe says."""
+    base = recipe.location(recipe.base_model)
+    models = {base: checkpoints.base, **checkpoints.experts}
+    directory = checkpoints.base.model_directory
+    config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
+    changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), origins(checkpoints.plan, checkpoints.base))
+    asked, known, tokenizer = recipe.tokenizer or recipe.tokenizer_source, None, None
+    if asked is None:
+        _require_same_vocabulary(recipe, checkpoints)
+    else:
+        asked = RecipeTokenizer(source=asked) if isinstance(asked, str) else asked
+        source = base if asked.source == "base" else asked.source if asked.source == "union" else recipe.location(asked.source)
+        tokenizer, known = vocabulary(recipe, models, source, asked.tokens, asked.pad_to_multiple_of or 1)
+        changes |= vocabulary_changes(config, known.size)
+    if recipe.chat_template is not None:
+        tokenizer = tokenizer or tokenizer_of(checkpoints.base)
+        tokenizer.chat_template = chat_template(recipe.chat_template, recipe, models)
+    dtype = recipe.out_dtype or recipe.dtype
+    result = assemble(recipe, checkpoints.plan, models, DTYPES[dtype] if dtype else None, known)
+    return Output(result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer))
 
 
 def provenance(recipe: Recipe, checkpoints: Checkpoints) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 import yaml
 from pydantic import BaseModel
 
 from epmq_export.calibration.layout import Layout
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, RecipeModel, RecipeQuantization, RecipeTask, keys, load_recipe
+from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
+from epmq_export.recipe_sentences import keys, mappings
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
 from formats.onnx_graph import KINDS, PARTS
@@ -231,6 +233,22 @@ def test_mergekit_files_are_recipes_for_merge(folder: Path) -> None:
             recipe.require_tasks()
 
 
+@pytest.mark.parametrize(("written", "steps"), [("true", REFINE_STEPS), ("false", 0), ("40", 40)])
+def test_refine_is_a_switch_or_a_number_of_steps(folder: Path, written: str, steps: int) -> None:
+    assert load(folder, SMALLEST + f"calibration: {{refine: {written}, tune: true}}\n").calibration.refine == steps
+
+
+@pytest.mark.parametrize("written", ["0", "-3", "1.5", "often", "[3]"])
+def test_refine_is_nothing_else(folder: Path, written: str) -> None:
+    with pytest.raises(RecipeError, match=r"calibration\.refine: found .*, expected true, false or a number of steps"):
+        load(folder, SMALLEST + f"calibration: {{refine: {written}}}\n")
+
+
+def test_what_has_no_numbers_to_tune_is_not_tuned(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"calibration\.tune: found true, which method 'gptq' has nothing to tune for, expected the key left out"):
+        load(folder, SMALLEST + "calibration: {method: gptq, tune: true}\n")
+
+
 def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
     recipe = load(folder, FULL)
     assert str(recipe.mistake(("models", 1, "parameters", "density"), "found 7")).endswith("recipe.yaml:7: models[1].parameters.density: found 7")
@@ -255,18 +273,18 @@ def test_what_onnx_cannot_hold_is_replaced_there(folder: Path) -> None:
 
 
 def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
-    """Every key of a recipe, dotted, with its default."""
+    """Every key of a recipe, dotted, with its default; `modules` takes its inner keys from above."""
     found: dict[str, object] = {}
-    items: dict[str, tuple[type[BaseModel], str]] = {"models": (RecipeModel, "models[]."), "tasks": (RecipeTask, "tasks.NAME.")}
     for key, info in zip(keys(part), part.model_fields.values(), strict=True):
-        inner = items.get(f"{above}{key}")
-        if inner is None and isinstance(info.default, BaseModel):
-            inner = (type(info.default), f"{key}.")
-        if inner is not None:
-            found |= _reference(*inner)
+        inner = next(mappings(info.annotation), None)
+        if inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):
+            found |= _reference(inner, f"{above}{key}{_INSIDE.get(get_origin(info.annotation), '.')}")
         else:
-            found[f"{above}{key}"] = ... if info.is_required() or key == "base_model" else info.default
+            found[f"{above}{key}"] = ... if info.is_required() or (key == "base_model" and not above) else info.default
     return found
+
+
+_INSIDE = {list: "[].", dict: ".NAME."}
 
 
 def test_the_reference_names_every_key_with_its_default_and_no_other() -> None:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.calibration.activations import Activations
+from epmq_export.calibration.descent import descend
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
+from epmq_export.calibration.source import Values
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
@@ -30,6 +32,8 @@ class TaskData:
     name: str
     expert: TensorSource
     texts: Sequence[str]
+    head: Tensor | None = None
+    """The embeddings of the task's label texts, float32 [classes, width], where it has any: what `tune` and `refine` hold outputs against."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,11 @@ class LayerLoss:
     loss_before: float
     """Of W*, before rounding."""
 
+    loss_rounded: float
+    """Of the first rounding: to the nearest, or GPTQ's."""
+
     loss_after: float
-    """Of what is shipped."""
+    """Of what is shipped: the first rounding, or what descent made of it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class _BlockWalk:
             self._ship(path, store(name, value, storage))
 
     def restore_student(self, result: BlockResult) -> None:
-        self.student = load_block(self.block, _Finished(result), self.c.device)
+        self.student = load_block(self.block, Values(result.tensors), self.c.device)
 
     def run_experts(self) -> None:
         """Each expert's own hidden states through this block, and what its linears and norms are given."""
@@ -190,12 +197,16 @@ class _BlockWalk:
         if not bool(torch.isfinite(best).all()):
             raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
         storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
-        factor = factor if self.c.method.rounding == "gptq" else None
+        if self.c.method.rounding == "nearest":
+            factor = None
         if self.c.measure is not None:
             self.c.measure(name, best, factor, lambda weight: problem.loss(weight, hessian))
-        value = store(name, best, storage, factor)
-        shipped = value.dequantise() if isinstance(value, PackedTensor) else value
-        self.losses.append(LayerLoss(name, storage_name(storage), *(problem.loss(weight, hessian) for weight in (merged, best, shipped))))
+        value = first = store(name, best, storage, factor)
+        if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
+            value = descend(best, hessian, first)
+        shipped = _plain(value)
+        losses = [problem.loss(weight, hessian) for weight in (merged, best, _plain(first), shipped)]
+        self.losses.append(LayerLoss(name, storage_name(storage), *losses))
         self._ship(f"{path}.weight", value)
         if problem.anchor_bias is not None and self.c.method.affine == "solved":
             self._ship(f"{path}.bias", problem.bias(shipped).float())
@@ -216,7 +227,7 @@ class _BlockWalk:
         return storage
 
     def _needs_factor(self) -> bool:
-        return self.c.method.target == "experts" or self.c.method.rounding == "gptq"
+        return self.c.method.target == "experts" or self.c.method.rounding != "nearest"
 
     def _moments(self, step: tuple[str, ...], t: int) -> Moments:
         """One task's moments of what a step's members are given."""
@@ -262,22 +273,8 @@ class _BlockWalk:
         if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
             raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
         self.tensors[name] = value
-        shipped = value.dequantise() if isinstance(value, PackedTensor) else value
-        self.student.get_parameter(path).data = shipped.to(self.c.device, torch.float32)
+        self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
 
 
-@dataclass(frozen=True)
-class _Finished:
-    """A finished block's tensors as a source."""
-
-    result: BlockResult
-
-    def names(self) -> list[str]:
-        return sorted(self.result.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.load(name).shape)
-
-    def load(self, name: str) -> Tensor:
-        value = self.result.tensors[name]
-        return value.dequantise() if isinstance(value, PackedTensor) else value
+def _plain(value: PackedTensor | Tensor) -> Tensor:
+    return value.dequantise() if isinstance(value, PackedTensor) else value

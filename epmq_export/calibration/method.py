@@ -10,7 +10,9 @@ class Method:
     target: Literal["merged", "experts"]
     """Whose outputs each layer is to reproduce."""
 
-    rounding: Literal["nearest", "gptq"]
+    rounding: Literal["nearest", "gptq", "descent"]
+    """descent: GPTQ, then `descent.descend` from its result."""
+
     alpha: float = 0.0
     """Share of the expert's own input in the target's input; 0 never runs an expert forward."""
 
@@ -42,9 +44,12 @@ PRESETS = {
         Method("epmq", "experts", "gptq", damping=0.05),
         Method("featcal", "experts", "gptq", alpha=0.3, rho=2.0, damping=0.05, affine="solved"),
         # Ours: FeatCal's solve with a longer anchor; it measures best (README).
-        Method("anchored", "experts", "gptq", alpha=0.5, rho="auto", damping=0.1, affine="solved"),
+        Method("anchored", "experts", "descent", alpha=0.5, rho="auto", damping=0.1, affine="solved"),
     )
 }
 
 # What a recipe that names no method gets: the preset that measures best.
 DEFAULT_METHOD = "anchored"
+
+# What `refine: true` stands for.
+REFINE_STEPS = 300

@@ -15,7 +15,9 @@ from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
+from epmq_export.calibration.refine import Refinement, refine
 from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.calibration.tune import tune
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.files import partial
@@ -23,6 +25,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
+from epmq_export.runtimes import torch as reference
 from epmq_export.sources import Sources, fingerprint
 from epmq_export.tasks import Task
 from epmq_export.yaml_lines import Key
@@ -53,12 +56,17 @@ def calibrate(
         sources.family,
         sources.base,
         sources.merged,
-        [TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(text) for text in task.calibration]) for task in tasks],
+        [_data(task, sources, recipe, device) for task in tasks],
         with_length(recipe.calibration.settings, sources.family, sources.base, [*sources.experts.values()], sources.merged),
         quantization.layout.replaced(replaced),
         device,
         progress=progress,
     )
+    search: dict[str, Any] = {}
+    if recipe.calibration.tune:
+        tuned = tune(calibrator, lambda text: progress(text, 0, 0))
+        calibrator = dataclasses.replace(calibrator, method=tuned.method)
+        search["tune"] = [asdict(trial) for trial in tuned.trials]
     notes = [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
     if quantization.bits is not None:
         layout, note = with_budget(calibrator, quantization.bits, [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)])
@@ -81,9 +89,23 @@ def calibrate(
     except InputError:
         finished.remove()  # wrong inputs stay wrong: there is nothing to go on from
         raise
-    packed.write(directory, tensors, {**index, "notes": notes, "layers": [asdict(loss) for loss in losses]}, sources.family.directory)
+    if recipe.calibration.refine:
+        refined = refine(sources.family, calibrator.tasks, tensors, Refinement(recipe.calibration.refine), device, progress)
+        tensors = refined.tensors
+        search["refine"] = {"before": refined.before, "after": refined.after, "step": refined.step}
+        if refined.step == 0:
+            notes.append("refine found nothing better than its start on the texts it held out: the start is kept")
+            log.warning("%s", notes[-1])
+    packed.write(directory, tensors, {**index, **search, "notes": notes, "layers": [asdict(loss) for loss in losses]}, sources.family.directory)
     finished.remove()
     return Packed(directory)
+
+
+def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) -> TaskData:
+    head = None
+    if task.label_texts and (recipe.calibration.tune or recipe.calibration.refine):
+        head = torch.from_numpy(reference.outputs(sources.family, sources.base, task.label_texts, device))
+    return TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(text) for text in task.calibration], head)
 
 
 def _require_matches(recipe: Recipe, family: Family) -> None:

@@ -1,6 +1,6 @@
 """Merge experts of one base, streaming tensor by tensor. One file a rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,16 +8,13 @@ from torch import Tensor
 from epmq_export.errors import RecipeError
 from epmq_export.fit import require_fit
 from epmq_export.merging.inputs import Inputs, all_finite
-from epmq_export.merging.linear import linear
-from epmq_export.merging.parameters import count_layers
-from epmq_export.merging.settings import DEFAULTS, MergeSettings, ModelSettings, merge_settings
-from epmq_export.merging.task_arithmetic import task_arithmetic
-from epmq_export.merging.ties import ties
+from epmq_export.merging.layers import Layers, count_layers
+from epmq_export.merging.rules import RULES, merge_settings
+from epmq_export.merging.settings import MergeSettings, ModelSettings
 from epmq_export.tensors import TypedSource
 
-__all__ = ["DEFAULTS", "DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
+__all__ = ["DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
 
-RULES: dict[str, Callable[[Inputs], Callable[[str], Tensor]]] = {"linear": linear, "task_arithmetic": task_arithmetic, "ties": ties}
 # What a recipe's `dtype` and `out_dtype` may say.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -30,7 +27,7 @@ class Merged:
 
     def __init__(self, inputs: Inputs, dtype: torch.dtype | None) -> None:
         self._inputs, self._dtype = inputs, dtype
-        self._merge = RULES[inputs.settings.rule](inputs)
+        self._merge = RULES[inputs.settings.rule].merge(inputs)
 
     def names(self) -> Sequence[str]:
         return self._inputs.source.names()
@@ -52,14 +49,16 @@ class Merged:
         return value
 
 
-def merged(base: TypedSource, experts: Sequence[TypedSource], settings: MergeSettings, dtype: torch.dtype | None = None) -> Merged:
+def merged(
+    base: TypedSource, experts: Sequence[TypedSource], settings: MergeSettings, dtype: torch.dtype | None = None, layers: Layers | None = None
+) -> Merged:
     """The merge of experts, in the order of `settings.models`, all under the base's tensor names.
 
-    Floating tensors get `dtype`, or by default the base's own. InputError where an expert does not fit the base (headers are compared;
-    no tensor is read).
+    Floating tensors get `dtype`, or by default the base's own. `layers` says which layers of a model these are, by default
+    all. InputError where an expert does not fit the base (headers are compared; no tensor is read).
     """
     if len(experts) != len(settings.models):
         raise ValueError(f"{len(experts)} experts for {len(settings.models)} models in the settings")
     for expert, model in zip(experts, settings.models, strict=True):
         require_fit(base, expert, model.name)
-    return Merged(Inputs(base, experts, settings, count_layers(base.names())), dtype)
+    return Merged(Inputs(base, experts, settings, layers or Layers(count_layers(base.names()))), dtype)

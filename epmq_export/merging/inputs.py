@@ -1,12 +1,15 @@
 """What every rule reads: float32 tensors of the base and of the experts, one at a time, and the numbers that go with them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
+from epmq_export.merging.layers import Layers
 from epmq_export.merging.settings import MergeSettings
 from epmq_export.tensors import TypedSource
 
@@ -18,7 +21,7 @@ class Inputs:
 
     experts: Sequence[TypedSource]
     settings: MergeSettings
-    layers: int
+    layers: Layers
 
     def base(self, tensor: str) -> Tensor:
         """float32; InputError where a value is not finite."""
@@ -32,14 +35,24 @@ class Inputs:
         """expert - base, float32."""
         return self.expert(index, tensor).sub_(base)
 
-    def weight(self, index: int, tensor: str) -> float:
-        return self.settings.models[index].weight.at(tensor, self.layers)
+    def number(self, name: str, tensor: str) -> float:
+        """A number of the rule, for a tensor."""
+        return self.settings.numbers[name].at(tensor, self.layers.share(tensor))
 
-    def density(self, index: int, tensor: str) -> float:
-        return self.settings.models[index].density.at(tensor, self.layers)
+    def model_number(self, index: int, name: str, tensor: str) -> float:
+        """A number that may differ by model."""
+        return self.settings.models[index].numbers[name].at(self.layers.name_in(index, tensor), self.layers.share(tensor))
 
-    def scale(self, tensor: str) -> float:
-        return self.settings.scale.at(tensor, self.layers)
+    @property
+    def mergekit(self) -> bool:
+        """Whether mergekit is followed where it departs from the rule's paper."""
+        return self.settings.convention == "mergekit"
+
+    def uniform(self, index: int, tensor: str) -> Tensor:
+        """Random numbers from 0 up to 1 in the tensor's shape, float32: always the same for a seed, an expert's name and a tensor's name."""
+        key = f"{self.number('seed', tensor):.0f}\0{self.settings.models[index].name}\0{tensor}"
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")))
+        return torch.from_numpy(np.asarray(generator.random(self.source.shape(tensor), dtype=np.float32)))
 
     def floating(self) -> list[str]:
         """The tensors that are merged."""

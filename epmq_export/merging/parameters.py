@@ -1,24 +1,11 @@
 """A merge rule's numbers, as mergekit's files write them: one for all, a gradient over the layers, or by a part of the tensor's name."""
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from epmq_export.errors import RecipeError
-
-_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
-
-
-def layer_of(tensor: str) -> int | None:
-    """The layer that a tensor belongs to: the first number in its name. None for embeddings and whatever follows the layers."""
-    found = _LAYER.search(tensor)
-    return int(found.group(1)) if found else None
-
-
-def count_layers(tensors: Iterable[str]) -> int:
-    return max((layer + 1 for tensor in tensors if (layer := layer_of(tensor)) is not None), default=0)
 
 
 @dataclass(frozen=True)
@@ -27,14 +14,10 @@ class Parameter:
 
     entries: tuple[tuple[str, tuple[float, ...]], ...]
 
-    def at(self, tensor: str, layers: int) -> float:
-        """The value for a tensor of a model with so many layers.
-
-        A gradient is interpolated linearly, its first number at layer 0 and its last at the last layer. Outside the layers, embeddings
-        take the first number and all else (a final norm, a head) the last, as they stand before and after the layers.
-        """
+    def at(self, tensor: str, share: float) -> float:
+        """The value for a tensor of that name, `share` of the way from the first layer (0) to the last (1); a gradient is linear between its numbers."""
         gradient = next(gradient for filter_, gradient in self.entries if filter_ in tensor)
-        place = _share(tensor, layers) * (len(gradient) - 1)
+        place = share * (len(gradient) - 1)
         low = min(int(place), len(gradient) - 1)
         high = min(low + 1, len(gradient) - 1)
         return gradient[low] + (place - low) * (gradient[high] - gradient[low])
@@ -44,32 +27,45 @@ class Parameter:
         return [value for _, gradient in self.entries for value in gradient]
 
 
-def parameter(where: str, settings: Sequence[Any], default: float) -> Parameter:
+def parameter(where: str, settings: Sequence[Any], default: float | None, flag: bool = False) -> Parameter:
     """The parameter of a recipe's settings, the first of them first, then the default; None is no setting.
 
-    RecipeError, beginning with `where`, for what is none of a number, a list of numbers, and {filter, value} objects.
+    A flag is 1 or 0. RecipeError, beginning with `where`, for what is none of a number, a list of numbers, and {filter, value} objects
+    (for a flag: true or false, and such objects), and where there is no default and the settings leave some tensors without a value.
     """
-    entries = [entry for setting in settings if setting is not None for entry in _entries(where, setting)]
-    return Parameter((*entries, ("", (default,))))
+    entries = [entry for setting in settings if setting is not None for entry in _entries(where, setting, flag)]
+    if default is not None:
+        entries.append(("", (default,)))
+    if all(filter_ for filter_, _ in entries):
+        raise RecipeError(f"{where} is missing{' for some tensors' if entries else ''}, expected {'true or false' if flag else 'a number'}: it has no default")
+    return Parameter(tuple(entries))
 
 
-def _share(tensor: str, layers: int) -> float:
-    layer = layer_of(tensor)
-    if layer is None:
-        return 0.0 if "embed" in tensor else 1.0
-    return layer / (layers - 1) if layers > 1 else 1.0
+def layered(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of several levels as one mapping, the first level's settings before the next one's: of a number by filter, the first that fits counts."""
+    result: dict[str, Any] = {}
+    for level in levels:
+        for key, setting in level.items():
+            result[key] = [*_conditions(result[key]), *_conditions(setting)] if key in result and not _plain(result[key]) else result.get(key, setting)
+    return result
 
 
-def flag(where: str, value: Any) -> bool:  # noqa: ANN401
-    if not isinstance(value, bool) and value not in (0, 1):
-        raise RecipeError(f"{where} is {value!r}, expected true or false")
-    return bool(value)
+def _plain(setting: Any) -> bool:  # noqa: ANN401
+    """Whether a setting holds for every tensor, so that no later one counts."""
+    return not isinstance(setting, dict) and not (isinstance(setting, list) and any(isinstance(entry, dict) for entry in setting))
 
 
-def _entries(where: str, setting: Any) -> list[tuple[str, tuple[float, ...]]]:  # noqa: ANN401
+def _conditions(setting: Any) -> list[Any]:  # noqa: ANN401
+    if _plain(setting):
+        return [{"value": setting}]
+    return setting if isinstance(setting, list) else [setting]
+
+
+def _entries(where: str, setting: Any, flag: bool) -> list[tuple[str, tuple[float, ...]]]:  # noqa: ANN401
+    read = _truth if flag else _gradient
     conditions = [setting] if isinstance(setting, dict) else setting
     if not isinstance(conditions, list) or not conditions or not all(isinstance(condition, dict) for condition in conditions):
-        return [("", _gradient(where, setting))]
+        return [("", read(where, setting))]
     entries = []
     for condition in conditions:
         unknown = sorted(set(condition) - {"filter", "value"}, key=str)
@@ -78,8 +74,14 @@ def _entries(where: str, setting: Any) -> list[tuple[str, tuple[float, ...]]]:  
         name = condition.get("filter")
         if name is not None and not isinstance(name, str):
             raise RecipeError(f"{where} has the filter {name!r}, expected a part of a tensor's name")
-        entries.append(("" if name in (None, "*") else name, _gradient(where, condition["value"])))
+        entries.append(("" if name in (None, "*") else name, read(where, condition["value"])))
     return entries
+
+
+def _truth(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401
+    if not isinstance(value, bool) and value not in (0, 1):
+        raise RecipeError(f"{where} is {value!r}, expected true or false")
+    return (float(value),)
 
 
 def _gradient(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401

@@ -1,105 +1,131 @@
-"""What a recipe says about a merge: a rule, its numbers, and the numbers of each model."""
+"""What a recipe says about a merge: a rule, whose convention it follows, its numbers, and the numbers of each model."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging.parameters import Parameter, flag, parameter
+from epmq_export.merging.parameters import Parameter, parameter
 from epmq_export.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 
+CONVENTIONS = ("paper", "mergekit")
+# mergekit's, for the masks of its rules. Here masks are never kept, so there is nothing to make smaller.
+_NO_EFFECT = ("int8_mask",)
+
 
 @dataclass(frozen=True)
-class Defaults:
-    """A rule's own: which parameters it reads, and their values where the recipe has none."""
+class Number:
+    """A parameter that a rule reads, as the rule's own file declares it."""
 
-    scale: float | None
-    """lambda; None where the rule has none."""
+    default: float | None = None
+    """Where the recipe is silent; None: it must speak."""
 
-    normalize: bool
-    density: float | None = None
-    scale_with_weights: float | None = None
-    """lambda where the recipe gives weights: they say the lengths of the task vectors already."""
+    mergekit: float | None = None
+    """The default under mergekit's convention, where it is another."""
+
+    weighted: float | None = None
+    """The default where the recipe sets weights, where it is another."""
+
+    by_model: bool = False
+    """Whether a model may have its own."""
+
+    least: float = -inf
+    most: float = inf
+    whole: bool = False
+    flag: bool = False
+
+    def default_for(self, convention: str, weighted: bool) -> float | None:
+        if convention == "mergekit" and self.mergekit is not None:
+            return self.mergekit
+        return self.weighted if weighted and self.weighted is not None else self.default
+
+    def check(self, where: str, values: Iterable[float]) -> None:
+        """RecipeError for a value out of range."""
+        for value in values:
+            if not self.least <= value <= self.most or (self.whole and value != int(value)):
+                raise RecipeError(f"{where} is {value:g}, expected {self._expected()}")
+
+    def _expected(self) -> str:
+        kind = "a whole number" if self.whole else "a share" if (self.least, self.most) == (0, 1) else "a number"
+        return f"{kind} from {self.least:g} to {self.most:g}" if self.most < inf else f"{kind} of at least {self.least:g}"
 
 
-# Task arithmetic: lambda 0.3 (arXiv 2212.04089) unless the recipe sets weights, as mergekit's files do. TIES: density 0.2 and lambda 1
-# (arXiv 2306.01708).
-DEFAULTS = {
-    "linear": Defaults(scale=None, normalize=True),
-    "task_arithmetic": Defaults(scale=0.3, scale_with_weights=1.0, normalize=False),
-    "ties": Defaults(scale=1.0, normalize=True, density=0.2),
-}
-_GLOBAL = ("lambda", "normalize", "weight", "density", "int8_mask")
-_MODEL = ("weight", "density")
+def flag(default: bool, mergekit: bool | None = None) -> Number:
+    return Number(float(default), None if mergekit is None else float(mergekit), flag=True)
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     name: str
-    """As the recipe names it; for messages."""
+    """As the recipe names it."""
 
-    weight: Parameter
-    density: Parameter
+    numbers: Mapping[str, Parameter]
+    """What may differ by model."""
 
 
 @dataclass(frozen=True)
 class MergeSettings:
     rule: str
+    convention: str
+    """One of CONVENTIONS: what is followed where a rule's paper and mergekit disagree."""
+
     models: tuple[ModelSettings, ...]
-    scale: Parameter
-    """lambda"""
-
-    normalize: bool
+    numbers: Mapping[str, Parameter]
+    """What is the same for all models."""
 
 
-def merge_settings(merge_method: str, parameters: Mapping[str, Any], models: Sequence[tuple[str, Mapping[str, Any]]]) -> MergeSettings:
-    """The settings of a recipe's `merge_method`, its `parameters`, and each model's name with its `parameters`, in order.
+def read_settings(
+    rule: str,
+    declared: Mapping[str, Number],
+    others: Collection[str],
+    convention: str,
+    parameters: Mapping[str, Any],
+    models: Sequence[tuple[str, Mapping[str, Any]]],
+) -> MergeSettings:
+    """The settings of a rule that declares its numbers; `others` are the names that some other rule reads.
 
-    A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor. RecipeError for an unknown
-    rule or parameter, with the nearest valid name, and for a value of the wrong kind.
+    A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor. RecipeError for an unknown name,
+    with the nearest valid one, and for a value of the wrong kind or out of range.
     """
-    if merge_method not in DEFAULTS:
-        raise RecipeError(f"merge_method is {merge_method!r}, expected one of {', '.join(DEFAULTS)}{did_you_mean(str(merge_method), DEFAULTS)}")
-    if not models:
-        raise RecipeError("models is empty, expected one or more experts to merge")
-    defaults = DEFAULTS[merge_method]
-    _check_names("parameters", parameters, _GLOBAL)
+    _check_names("parameters", rule, parameters, declared, others)
     for name, own in models:
-        _check_names(f"parameters of {name}", own, _MODEL)
-    for key, read in (("lambda", defaults.scale), ("density", defaults.density)):
-        if read is None and (key in parameters or any(key in own for _, own in models)):
-            log.warning("%s: %s has no effect", merge_method, key)
+        _check_names(f"parameters of {name}", rule, own, [key for key, number in declared.items() if number.by_model], others)
     weighted = "weight" in parameters or any("weight" in own for _, own in models)
-    scale = (defaults.scale_with_weights if weighted else None) or defaults.scale or 1.0
-    settings = MergeSettings(
-        merge_method,
+
+    def read(key: str, number: Number, where: str, settings: Sequence[Any]) -> Parameter:
+        found = parameter(where, settings, number.default_for(convention, weighted), number.flag)
+        number.check(where, found.values)
+        return found
+
+    return MergeSettings(
+        rule,
+        convention,
         tuple(
             ModelSettings(
                 name,
-                parameter(f"weight of {name}", [own.get("weight"), parameters.get("weight")], 1.0),
-                parameter(f"density of {name}", [own.get("density"), parameters.get("density")], defaults.density or 1.0),
+                {key: read(key, number, f"{key} of {name}", [own.get(key), parameters.get(key)]) for key, number in declared.items() if number.by_model},
             )
             for name, own in models
         ),
-        parameter("lambda", [parameters.get("lambda") if defaults.scale is not None else None], scale),
-        flag("normalize", parameters.get("normalize", defaults.normalize)),
+        {key: read(key, number, key, [parameters.get(key)]) for key, number in declared.items() if not number.by_model},
     )
-    for model in settings.models:
-        if not all(0 <= value <= 1 for value in model.density.values):
-            raise RecipeError(f"density of {model.name} is {_outside(model.density.values)}, expected a share from 0 to 1")
-        if merge_method == "ties" and settings.normalize and min(model.weight.values) < 0:
-            raise RecipeError(f"weight of {model.name} is {min(model.weight.values)}, expected 0 or more: ties divides by the weights that agree")
-    return settings
 
 
-def _check_names(where: str, given: Mapping[str, Any], valid: Sequence[str]) -> None:
+def _check_names(where: str, rule: str, given: Mapping[str, Any], valid: Collection[str], others: Collection[str]) -> None:
     for key in given:
-        if key not in valid:
-            raise RecipeError(f"{where}: {key!r} is unknown, expected one of {', '.join(valid)}{did_you_mean(str(key), valid)}")
+        if key in _NO_EFFECT:
+            log.info("%s: %s changes nothing: masks are not kept, and sums are float32", where, key)
+            continue
+        if key in valid:
+            continue
+        if key not in others:
+            raise RecipeError(f"{where}: {key!r} is unknown to {rule}, expected {_one_of(valid)}{did_you_mean(str(key), valid)}")
+        log.warning("%s: %s has no effect on %s", where, key, rule)
 
 
-def _outside(values: Sequence[float]) -> float:
-    return next(value for value in values if not 0 <= value <= 1)
+def _one_of(names: Collection[str]) -> str:
+    return f"one of {', '.join(names)}" if names else "none"

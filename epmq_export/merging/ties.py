@@ -4,23 +4,32 @@ Trimming keeps an expert's largest `density` share of |task vector| over all its
 differs by tensor, over all tensors of one density). An entry whose trimmed vectors cancel exactly takes the sign of the majority over all
 parameters, as the authors' code does. Weights multiply the task vectors before the election and divide by those that agree, as
 mergekit's; with equal weights that is the paper's mean.
+
+mergekit's convention: trimmed tensor by tensor, to exactly int(density * entries); what cancels exactly counts as positive.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from epmq_export.errors import RecipeError
 from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.linear import WEIGHT
+from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.settings import MergeSettings, Number, flag
+from epmq_export.merging.sparsity import match_l1, order
 from epmq_export.merging.threshold import kth_largest
 
 
-def ties(inputs: Inputs) -> Callable[[str], Tensor]:
+def trim(inputs: Inputs) -> Sparsify:
+    """Keeps the largest."""
+
     @cache
     def threshold(index: int, density: float) -> float:
         """The smallest magnitude that an expert's trimming keeps; entries that equal it are all kept."""
-        names = [name for name in inputs.floating() if inputs.density(index, name) == density]
+        names = [name for name in inputs.floating() if inputs.model_number(index, "density", name) == density]
 
         def magnitudes() -> Iterator[Tensor]:
             for name in names:
@@ -29,19 +38,36 @@ def ties(inputs: Inputs) -> Callable[[str], Tensor]:
         size = sum(torch.Size(inputs.source.shape(name)).numel() for name in names)
         return kth_largest(magnitudes, int(density * size), size)
 
+    def small(vector: Tensor, density: float, index: int) -> Tensor:
+        if not inputs.mergekit:
+            return vector.abs() < threshold(index, density)
+        places = order(inputs, vector.abs().flatten(), descending=True)
+        mask = torch.zeros(vector.numel(), dtype=torch.bool)
+        mask[places[int(density * vector.numel()) :]] = True
+        return mask.reshape(vector.shape)
+
+    def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
+        kept = vector.masked_fill(small(vector, inputs.model_number(index, "density", tensor), index), 0.0)
+        return match_l1(kept, vector) if inputs.number("rescale", tensor) else kept
+
+    return sparsify
+
+
+def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
+    """TIES on what `sparsify` keeps of the task vectors."""
+
     def elect(tensor: str, base: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """By entry: the signed sum, and sums of values and of weights of those that are positive, and of those that are negative."""
-        up, down, up_weight, down_weight = (torch.zeros_like(base) for _ in range(4))
+        total, up, down, up_weight, down_weight = (torch.zeros_like(base) for _ in range(5))
         for index in range(len(inputs.experts)):
-            smallest, weight = threshold(index, inputs.density(index, tensor)), inputs.weight(index, tensor)
-            vector = inputs.task_vector(index, tensor, base)
-            vector.masked_fill_(vector.abs() < smallest, 0.0)
-            vector.mul_(weight)
+            weight = inputs.model_number(index, "weight", tensor)
+            vector = sparsify(inputs.task_vector(index, tensor, base), index, tensor).mul_(weight)
+            total.add_(vector)
             up.add_(vector.clamp(min=0))
             down.add_(vector.clamp(max=0))
             up_weight.add_(vector > 0, alpha=weight)
             down_weight.add_(vector < 0, alpha=weight)
-        return up + down, up, down, up_weight, down_weight
+        return total, up, down, up_weight, down_weight
 
     @cache
     def majority() -> float:
@@ -53,11 +79,38 @@ def ties(inputs: Inputs) -> Callable[[str], Tensor]:
         sign, up, down, up_weight, down_weight = elect(tensor, base)
         cancelled = (sign == 0) & (up != 0)
         if bool(cancelled.any()):
-            sign = sign.masked_fill_(cancelled, majority())
-        if inputs.settings.normalize:
+            sign = sign.masked_fill_(cancelled, 1.0 if inputs.mergekit else majority())
+        if inputs.number("normalize", tensor):
             up.div_(up_weight.masked_fill_(up_weight == 0, 1.0))
             down.div_(down_weight.masked_fill_(down_weight == 0, 1.0))
         chosen = torch.where(sign > 0, up, torch.where(sign < 0, down, 0.0))
-        return base.add_(chosen, alpha=inputs.scale(tensor))
+        return base.add_(chosen, alpha=inputs.number("lambda", tensor))
 
     return merge
+
+
+def ties(inputs: Inputs) -> Merge:
+    return elected(inputs, trim(inputs))
+
+
+def positive_weights(settings: MergeSettings) -> None:
+    """RecipeError where the mean would divide by negative weights; mergekit does."""
+    for model in settings.models:
+        least = min(model.numbers["weight"].values)
+        if least < 0 and settings.convention == "paper" and any(settings.numbers["normalize"].values):
+            raise RecipeError(f"weight of {model.name} is {least:g}, expected 0 or more: {settings.rule} divides by the weights that agree")
+
+
+RULES = {
+    "ties": Rule(
+        ties,
+        {
+            "weight": WEIGHT,
+            "density": Number(0.2, mergekit=1.0, by_model=True, least=0, most=1),
+            "lambda": Number(1.0),
+            "normalize": flag(True),
+            "rescale": flag(False),
+        },
+        check=positive_weights,
+    )
+}

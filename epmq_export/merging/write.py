@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -20,17 +21,28 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
-def write_merged(directory: Path, source: TypedSource, model_dir: Path, card: str, shard_bytes: int = SHARD_BYTES) -> None:
+def write_merged(
+    directory: Path,
+    source: TypedSource,
+    model_dir: Path,
+    card: str,
+    shard_bytes: int = SHARD_BYTES,
+    config: Mapping[str, Any] | None = None,
+    tokenizer: Callable[[Path], None] | None = None,
+) -> None:
     """Write a model, whole or not at all, replacing what is at `directory`.
 
-    Tensors are loaded, written and dropped one after the other. Config, tokenizer and pooling are those of `model_dir`; `card` becomes
-    README.md. A shard holds at most `shard_bytes` of tensors, unless one tensor alone is larger. The same arguments give the same bytes.
+    Tensors are loaded, written and dropped one after the other. Config, tokenizer and pooling are those of `model_dir`, but for the values
+    of config.json in `config` and the files that `tokenizer` writes; `card` becomes README.md. A shard holds at most `shard_bytes` of
+    tensors, unless one tensor alone is larger. The same arguments give the same bytes.
     """
     shards = _shards(source, shard_bytes)
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(model_dir, built)
-        _set_dtype(built / CONFIG, source)
+        if tokenizer is not None:
+            tokenizer(built)
+        _set_config(built / CONFIG, source, config or {})
         placed: dict[str, str] = {}
         for number, names in enumerate(shards, 1):
             file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -98,13 +110,15 @@ def _bytes(source: TypedSource, name: str) -> int:
     return torch.Size(source.shape(name)).numel() * source.dtype(name).itemsize
 
 
-def _set_dtype(config: Path, source: TypedSource) -> None:
+def _set_config(config: Path, source: TypedSource, changes: Mapping[str, Any]) -> None:
     """Say in config.json what was written, since transformers loads as it says; other companions stay as they are."""
-    written = {source.dtype(name) for name in source.names() if source.dtype(name).is_floating_point}
-    if not config.exists() or len(written) != 1:
+    if not config.exists():
         return
-    dtype = str(written.pop()).removeprefix("torch.")
     content = read_json(config)
-    stale = {key: dtype for key in ("dtype", "torch_dtype") if key in content and content[key] != dtype}
-    if stale:
-        config.write_text(json.dumps({**content, **stale}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    written = {source.dtype(name) for name in source.names() if source.dtype(name).is_floating_point}
+    new = dict(changes)
+    if len(written) == 1:
+        dtype = str(written.pop()).removeprefix("torch.")
+        new |= {key: dtype for key in ("dtype", "torch_dtype") if key in content}
+    if any(content.get(key) != value for key, value in new.items()):
+        config.write_text(json.dumps({**content, **new}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -46,7 +46,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(path: Path, out: Path, resume: bool = False, progress: Callable[[str, int, int], None] = lambda text, done, total: None) -> Packed:
     recipe = load_recipe(path)
     opened = sources.open_checkpoints(recipe)
-    project = sources.open_sources(opened, open_family, recipe.dtype)
+    project = sources.open_sources(recipe, opened, open_family)
     return calibrate(recipe, project, load_tasks(recipe), sources.provenance(recipe, opened), out, CPU, resume, progress)
 
 
@@ -143,3 +143,17 @@ def test_a_bad_number_in_an_expert_is_named_and_nothing_is_written(recipe: Path,
     with pytest.raises(InputError, match=r"two: tensor encoder\.layer\.0\.output\.dense\.weight has 8192 values that are no finite float32") as error:
         run(tmp_path / "recipe.yaml", tmp_path / "out" / "packed")
     assert "\n" not in str(error.value) and not (tmp_path / "out" / "packed").exists()
+
+
+def test_tune_and_refine_leave_their_record_and_never_do_harm(recipe: Path, tmp_path: Path) -> None:
+    other = recipe.with_name("searched.yaml")
+    content: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    other.write_text(yaml.safe_dump({**content, "calibration": {"tune": True, "refine": 10}}))
+    index = run(other, tmp_path / "packed").index
+    first, *rest = index["tune"]
+    assert first["divergence"] == 1 and len(rest) >= 4
+    (taken,) = [trial for trial in index["tune"] if all(index["method"][key] == trial[key] for key in ("alpha", "rho", "damping"))]
+    assert taken["divergence"] <= 1.02 * min(trial["divergence"] for trial in index["tune"])
+    refined = index["refine"]
+    assert refined["after"] <= refined["before"] and 0 <= refined["step"] <= 10
+    assert (refined["step"] == 0) == any("refine found nothing better" in note for note in index["notes"])

@@ -45,6 +45,12 @@ def refusal(folder: Path, content: str | bytes) -> str:
     return message.removeprefix(f"{folder}/")
 
 
+SLICE = """base_model: org/base
+slices:
+  - sources:
+      - {model: org/base, layer_range: [0, 2]}
+      - {model: org/a, layer_range: [0, 2]}
+"""
 NOT_A_RECIPE: list[tuple[str | bytes, int, str]] = [
     ("", 1, "the file is empty, expected a recipe"),
     ("# nothing but a comment\n", 1, "the file is empty, expected a recipe"),
@@ -90,18 +96,50 @@ def test_an_alias_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
 WRONG_VALUES = [
     (HEAD + "calibration: {methd: epmq}", "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, did you mean 'method'?"),
     (HEAD + "calibration:\n  damping: 1", "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed"),
-    (HEAD + "verfy: {}", "3: verfy: found an unknown key, expected one of base_model, merge_method, models, parameters, dtype, out_dtype, tokenizer_source, tasks, calibration, "
+    (HEAD + "verfy: {}", "3: verfy: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, "
+     "chat_template, tasks, calibration, "
      "quantization, export, verify, did you mean 'verify'?"),
-    ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, models, parameters, dtype, out_dtype, tokenizer_source, "
-     "tasks, calibration, quantization, export, verify, did you mean 'base_model'?"),
+    ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
+     "tokenizer, chat_template, tasks, calibration, quantization, export, verify, did you mean 'base_model'?"),
     ("base_model: org/b\nmodels:\n  - model: org/a\n  - modle: org/b", "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? (and 1 more mistake)"),
     (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, evaluation, did you mean 'expert'?"),
-    (HEAD + "slices: []", "3: slices: found a key of mergekit that is not supported yet, expected it left out"),
-    (HEAD + "modules: {}", "3: modules: found a key of mergekit that is not supported yet, expected it left out"),
-    (HEAD + "tokenizer: {source: union}", "3: tokenizer: found a key of mergekit that is not supported yet, expected it left out"),
-    (HEAD + "chat_template: auto", "3: chat_template: found a key of mergekit that is not supported yet, expected it left out"),
-    (HEAD + "tokenizer_source: union", "3: tokenizer_source: found 'union', which is not supported yet, expected 'base' or one of the models"),
-    (HEAD + "tokenizer_source: org/aa", "3: tokenizer_source: found 'org/aa', expected 'base' or one of the models, did you mean 'org/a'?"),
+    (HEAD + "tokenizer_source: org/aa", "3: tokenizer_source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?"),
+    (HEAD + "tokenizer: {source: org/aa}", "3: tokenizer.source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?"),
+    (HEAD + "tokenizer_source: base\ntokenizer: {source: base}", "4: tokenizer: found it beside tokenizer_source, expected one of them"),
+    (HEAD + "tokenizer: {sauce: union}", "3: tokenizer.sauce: found an unknown key, expected one of source, tokens, pad_to_multiple_of, did you mean 'source'?"),
+    (HEAD + "tokenizer: {pad_to_multiple_of: 0}", "3: tokenizer.pad_to_multiple_of: found 0, expected at least 1"),
+    (HEAD + "tokenizer: {tokens: {<x>: {source: org/aa}}}", "3: tokenizer.tokens.<x>.source: found 'org/aa', expected one of the models, did you mean 'org/a'?"),
+    (HEAD + "tokenizer: {tokens: {<x>: {force: 1}}}", "3: tokenizer.tokens.<x>.force: found 1, expected true or false"),
+    (HEAD + "tokenizer: {tokens: {<x>: {from: org/a}}}", "3: tokenizer.tokens.<x>.from: found an unknown key, expected one of source, force"),
+    (HEAD + "tokenizer: {tokens: {<x>: {source: {kind: one}}}}", "3: tokenizer.tokens.<x>.source: found kind 'one', expected a model, {kind: zero}, or "
+     "{kind: model_token, model: ..., token: ...} (or token_id)"),
+    (HEAD + "tokenizer: {tokens: {<x>: {source: 3}}}", "3: tokenizer.tokens.<x>.source: found 3, expected a model, {kind: zero}, or "
+     "{kind: model_token, model: ..., token: ...} (or token_id)"),
+    (HEAD + "slices: [{sources: [{model: org/a, layer_range: [0, 2]}]}]", "3: slices: found it beside models, expected one of models, slices, modules"),
+    (SLICE.replace("a, layer_range: [0, 2]", "a, layer_range: [2, 2]"), "5: slices[0].sources[1].layer_range: found [2, 2], expected [first, last + 1], such as [0, 16]"),
+    (SLICE.replace("a, layer_range: [0, 2]", "a, layer_range: [2]"), "5: slices[0].sources[1].layer_range: found a list, expected [first, last + 1], such as [0, 16]"),
+    (SLICE.replace("a, layer_range: [0, 2]", "a, layer_range: [-1, 2]"), "5: slices[0].sources[1].layer_range[0]: found -1, expected at least 0"),
+    (SLICE.replace("a, layer_range: [0, 2]", "a, layer_range: [0, two]"), "5: slices[0].sources[1].layer_range[1]: found 'two', expected a whole number"),
+    (SLICE.replace("a, layer_range: [0, 2]", "a"), "5: slices[0].sources[1].layer_range: found nothing, expected this key"),
+    (SLICE.replace("a, layer_range", "a, layers"), "5: slices[0].sources[1].layers: found an unknown key, expected one of model, layer_range, parameters (and 1 more mistake)"),
+    (SLICE.replace("sources", "source"), "3: slices[0].source: found an unknown key, expected one of sources, base_model, parameters, did you mean 'sources'? (and 1 more mistake)"),
+    (SLICE + "  - sources: []", "6: slices[1].sources: found an empty list, expected at least 1"),
+    (SLICE + "  - sources: [{model: org/a, layer_range: [0, 2]}]", "6: slices[1].sources: found no layers of the base 'org/base', expected them among the sources: "
+     "task_arithmetic needs them"),
+    (SLICE + "  - sources: [{model: org/base, layer_range: [0, 2]}, {model: org/a, layer_range: [1, 2]}]", "6: slices[1].sources: found sources of 2 and 1 layers, "
+     "expected the same number of each"),
+    (SLICE + "  - sources: [{model: org/base, layer_range: [0, 2]}, {model: org/base, layer_range: [2, 4]}]", "6: slices[1].sources[1].model: found 'org/base' again, "
+     "expected each model once (sources[0] is the same)"),
+    (SLICE + "    parameters: {weight: [{filtre: a, value: 1}]}", "6: slices[0].parameters.weight: found an entry with filtre, value, expected a number, true or false, "
+     "a list of numbers over the layers, or a list of filter and value"),
+    ("base_model: org/b\nslices: [{sources: [{model: org/b, layer_range: [0, 1]}]}]", "2: slices: found only the base, expected an expert"),
+    ("base_model: org/b\nmodules: {default: {}}", "2: modules.default: found neither models nor slices, expected one of them"),
+    ("base_model: org/b\nmodules: {default: {model: []}}", "2: modules.default.model: found an unknown key, expected one of models, slices, parameters, did you mean 'models'?"),
+    ("base_model: org/b\nmodules:\n  default:\n    models:\n      - model: org/a\n      - model: org/a", "6: modules.default.models[1].model: found 'org/a' again, "
+     "expected each model once (models[0] is the same)"),
+    (HEAD + "parameters: {weight: }", "3: parameters.weight: found nothing, expected a number, true or false, a list of numbers over the layers, or a list of filter and value"),
+    (HEAD + "parameters: {weight: [1, {value: 2}]}", "3: parameters.weight: found 1, expected a number, true or false, a list of numbers over the layers, or a list of filter and value"),
+    (HEAD + "parameters: {weight: {filter: 3, value: 1}}", "3: parameters.weight: found the filter 3, expected a part of a tensor's name"),
     (HEAD + "calibration: {samples: many}", "3: calibration.samples: found 'many', expected a whole number"),
     (HEAD + "calibration: {samples: 1.5}", "3: calibration.samples: found 1.5, expected a whole number"),
     (HEAD + "calibration: {samples: '8'}", "3: calibration.samples: found '8', expected a whole number"),
@@ -217,7 +255,12 @@ WHOLE = {
     "models": [{"model": "org/a", "parameters": {"weight": 1.0}}],
     "parameters": {},
     "dtype": "float32",
-    "tokenizer_source": "base",
+    "tokenizer": {
+        "source": "base",
+        "tokens": {"x": {"source": {"kind": "model_token", "model": "org/a", "token_id": 1}, "force": True}},
+        "pad_to_multiple_of": 8,
+    },
+    "chat_template": "auto",
     "tasks": {"mood": {"expert": "org/a", "calibration": "data/mood.tsv", "evaluation": "data/mood.tsv", "labels": ["a", "b"]}},
     "calibration": {"method": "epmq", "samples": 1, "alpha": 0.1, "rho": 1.0, "lambda": 0.1, "seed": 1},
     "quantization": {"grid": "Q4_0", "embeddings": "F16", "keep": ["*"], "overrides": {"*": "Q4_K"}, "onnx_grid": "Q4_0"},

@@ -1,15 +1,20 @@
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging import merge_settings
-from epmq_export.merging.parameters import count_layers, layer_of, parameter
+from epmq_export.merging import RULES, merge_settings
+from epmq_export.merging.layers import Layers
+from epmq_export.merging.parameters import layered, parameter
+
+REFERENCE = Path(__file__).parents[2] / "docs/recipe.md"
 
 
 def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:
-    return parameter("weight", [value], 1.0).at(tensor, layers)
+    return parameter("weight", [value], 1.0).at(tensor, Layers({"encoder.layer": layers}).share(tensor))
 
 
 def test_a_scalar_is_the_same_everywhere() -> None:
@@ -26,10 +31,10 @@ def test_a_gradient_is_interpolated_over_the_layers(layer: int, expected: float)
     assert at([0, 0.5, 1.0], f"encoder.layer.{layer}.weight", 6) == pytest.approx(expected)
 
 
-def test_a_gradients_ends_lie_before_and_after_the_layers() -> None:
+def test_outside_the_layers_a_gradients_first_number_counts() -> None:
     assert at([0.1, 0.9], "embeddings.LayerNorm.weight") == 0.1
-    assert at([0.1, 0.9], "model.embed_tokens.weight") == 0.1
-    assert at([0.1, 0.9], "pooler.dense.weight") == 0.9
+    assert at([0.1, 0.9], "pooler.dense.weight") == 0.1
+    assert at([0.1, 0.9], "classifier.0.weight") == 0.1  # a number, but of no stack of layers
     assert at([0.1, 0.9], "encoder.layer.0.weight", layers=1) == 0.9
     assert at([0.7], "encoder.layer.3.weight") == 0.7
 
@@ -45,18 +50,26 @@ def test_the_first_filter_that_fits_counts() -> None:
 
 def test_a_models_own_value_goes_before_the_recipes() -> None:
     settings = merge_settings("ties", {"weight": 0.5, "density": 0.4}, [("a", {"weight": [{"filter": "mlp", "value": 2.0}]}), ("b", {"density": 0.1})])
-    a, b = settings.models
-    assert a.weight.at("mlp", 1) == 2.0
-    assert a.weight.at("attention", 1) == b.weight.at("mlp", 1) == 0.5
-    assert a.density.at("mlp", 1) == 0.4
-    assert b.density.at("mlp", 1) == 0.1
+    a, b = (model.numbers for model in settings.models)
+    assert a["weight"].at("mlp", 1) == 2.0
+    assert a["weight"].at("attention", 1) == b["weight"].at("mlp", 1) == 0.5
+    assert a["density"].at("mlp", 1) == 0.4
+    assert b["density"].at("mlp", 1) == 0.1
 
 
-def test_layers_are_the_first_numbers_of_names() -> None:
-    assert layer_of("encoder.block.3.layer.0.SelfAttention.q.weight") == 3
-    assert layer_of("embeddings.weight") is None
-    assert count_layers(["embeddings.weight", "h.0.a", "h.11.a"]) == 12
-    assert count_layers(["embeddings.weight"]) == 0
+def test_flags_may_have_filters() -> None:
+    normalize = merge_settings("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {})]).numbers["normalize"]
+    assert (normalize.at("x.mlp", 1), normalize.at("x.attention", 1)) == (0, 1)
+    assert merge_settings("ties", {"normalize": 0}, [("a", {})]).numbers["normalize"].at("x", 1) == 0
+
+
+def test_levels_of_parameters() -> None:
+    assert layered({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
+    first = {"filter": "mlp", "value": 1}
+    assert layered({"a": [first]}, {"a": [0, 1]}) == {"a": [first, {"value": [0, 1]}]}
+    assert layered({"a": first}, {"a": {"filter": "x", "value": 2}}, {"a": 3}) == {"a": [first, {"filter": "x", "value": 2}, {"value": 3}]}
+    assert layered({"a": [0, 1]}, {"a": [first]}) == {"a": [0, 1]}  # a gradient holds everywhere
+    assert layered({}, {}) == {}
 
 
 @pytest.mark.parametrize(
@@ -71,11 +84,19 @@ def test_other_values_are_refused(value: Any) -> None:
     ("rule", "parameters", "own", "message"),
     [
         ("tise", {}, {}, "merge_method is 'tise'.*did you mean 'ties'"),
-        ("ties", {"lamda": 1}, {}, "parameters: 'lamda' is unknown.*did you mean 'lambda'"),
+        ("ties", {"lamda": 1}, {}, "parameters: 'lamda' is unknown to ties.*did you mean 'lambda'"),
         ("ties", {}, {"wieght": 1}, "parameters of a: 'wieght' is unknown.*did you mean 'weight'"),
         ("ties", {}, {"density": 1.5}, "density of a is 1.5, expected a share from 0 to 1"),
-        ("ties", {}, {"weight": -1}, "weight of a is -1.0, expected 0 or more"),
+        ("ties", {}, {"weight": -1}, "weight of a is -1, expected 0 or more"),
         ("ties", {"normalize": "yes"}, {}, "normalize is 'yes', expected true or false"),
+        ("ties", {"normalize": [0, 1]}, {}, r"normalize is \[0, 1\], expected true or false"),
+        ("ties", {}, {"density": [0.5, -0.5]}, "density of a is -0.5, expected a share from 0 to 1"),
+        ("dare_ties", {}, {}, "density of a is missing, expected a number: it has no default"),
+        ("dare_ties", {}, {"density": [{"filter": "mlp", "value": 1}]}, "density of a is missing for some tensors, expected a number"),
+        ("dare_ties", {"density": 0.5, "seed": 1.5}, {}, "seed is 1.5, expected a whole number of at least 0"),
+        ("dare_ties", {"density": 0.5}, {"weight": -1}, "weight of a is -1, expected 0 or more: dare_ties divides by the weights that agree"),
+        ("della", {"density": 0.5, "epsilon": 0.7}, {}, "epsilon of a is 0.7, expected a number from 0 to 0.5"),
+        ("dare_linear", {"densty": 0.5}, {}, "parameters: 'densty' is unknown to dare_linear, expected one of .*did you mean 'density'"),
     ],
 )
 def test_mistakes_are_named(rule: str, parameters: dict[str, Any], own: dict[str, Any], message: str) -> None:
@@ -83,12 +104,41 @@ def test_mistakes_are_named(rule: str, parameters: dict[str, Any], own: dict[str
         merge_settings(rule, parameters, [("a", own)])
 
 
-def test_a_merge_of_nothing_is_refused() -> None:
-    with pytest.raises(RecipeError, match="models is empty"):
-        merge_settings("linear", {}, [])
-
-
-def test_what_a_rule_does_not_read_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_another_rule_reads_is_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         merge_settings("linear", {"lambda": 0.5, "int8_mask": True}, [("a", {"density": 0.5})])
-    assert [record.message for record in caplog.records] == ["linear: lambda has no effect", "linear: density has no effect"]
+        merge_settings("ties", {}, [("a", {"lambda": 0.5})])
+    assert [record.message for record in caplog.records] == [
+        "parameters: lambda has no effect on linear",
+        "parameters of a: density has no effect on linear",
+        "parameters of a: lambda has no effect on ties",
+    ]
+
+
+def test_a_convention_brings_its_defaults() -> None:
+    def defaults(rule: str, convention: str, own: dict[str, Any]) -> tuple[float, ...]:
+        settings = merge_settings(rule, {}, [("a", own)], convention)
+        return settings.numbers["lambda"].values[0], settings.numbers["normalize"].values[0], settings.models[0].numbers["density"].values[-1]
+
+    assert defaults("ties", "paper", {}) == (1.0, 1.0, 0.2)
+    assert defaults("ties", "mergekit", {}) == (1.0, 1.0, 1.0)
+    assert defaults("dare_ties", "paper", {"density": 0.5}) == (1.0, 1.0, 0.5)
+    assert defaults("dare_ties", "mergekit", {}) == (1.0, 0.0, 1.0)
+    assert defaults("dare_linear", "paper", {"density": 0.5}) == (0.3, 0.0, 0.5)
+    assert defaults("dare_linear", "paper", {"density": 0.5, "weight": 1}) == (1.0, 0.0, 0.5)
+    assert defaults("dare_linear", "mergekit", {}) == (1.0, 0.0, 1.0)
+    with pytest.raises(RecipeError, match="merge_convention is 'mergkit', expected one of paper, mergekit, did you mean 'mergekit'"):
+        merge_settings("ties", {}, [("a", {})], "mergkit")
+
+
+def test_the_reference_names_every_rule_with_its_parameters_and_their_defaults() -> None:
+    rows = [line.strip("| ").split(" | ") for line in REFERENCE.read_text(encoding="utf-8").splitlines()]
+    documented = {row[0]: [re.findall(r"`(\w+)`( [\w.-]+)?", cell) for cell in row[1:3]] for row in rows if row[0] in RULES and len(row) == 4}
+    assert list(documented) == list(RULES)
+    for rule, cells in documented.items():
+        for by_model, cell in zip((True, False), cells, strict=True):
+            declared = {name: number for name, number in RULES[rule].parameters.items() if number.by_model == by_model}
+            assert {name for name, _ in cell} == set(declared), rule
+            for name, default in cell:
+                number = declared[name].default
+                assert default.strip() == ("" if number is None else str(bool(number)).lower() if declared[name].flag else f"{number:g}"), (rule, name)

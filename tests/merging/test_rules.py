@@ -1,7 +1,6 @@
 """Each rule against a slow float64 reference, on numbers whose sums float32 holds exactly, so that every tie is a true tie."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,35 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.merging import DEFAULTS, RULES, Merged, merge_settings, merged
+from epmq_export.merging import RULES, merge_settings, merged
+from tests.merging.models import NUMBERS, SIZE, WEIGHTS, Model, flat, merge, model, needed, values
 from tests.merging.sources import InMemory, LiveBytes
-
-Model = dict[str, Tensor]
-SHAPES = {"embeddings.weight": (5, 3), "encoder.layer.0.weight": (4, 4), "encoder.layer.1.bias": (7,), "scalar": ()}
-SIZE = sum(int(np.prod(shape)) for shape in SHAPES.values())
-NUMBERS = st.lists(st.integers(-6, 6), min_size=SIZE, max_size=SIZE)
-WEIGHTS = st.sampled_from([0.25, 0.5, 1.0, 1.0, 2.0])
-
-
-def model(numbers: Sequence[float], dtype: torch.dtype = torch.float32) -> Model:
-    pieces = torch.tensor(numbers, dtype=torch.float64).div(8).to(dtype).split([int(np.prod(shape)) for shape in SHAPES.values()])
-    return {name: piece.reshape(shape) for (name, shape), piece in zip(SHAPES.items(), pieces, strict=True)}
-
-
-def flat(tensors: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    return np.concatenate([tensors[name].double().numpy().reshape(-1) for name in sorted(SHAPES)])
-
-
-def merge(rule: str, base: Model, experts: Sequence[Model], parameters: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> Merged:
-    models = [(f"expert {index}", settings) for index, settings in enumerate(own)]
-    return merged(InMemory(base), [InMemory(expert) for expert in experts], merge_settings(rule, parameters, models))
-
-
-def values(source: Merged) -> NDArray[np.float64]:
-    return flat({name: source.load(name) for name in source.names()})
 
 
 def reference_ties(
@@ -142,35 +117,37 @@ def test_a_weight_by_layer_and_by_name() -> None:
 def test_integers_are_the_bases_and_dtypes_are_kept_or_set(rule: str) -> None:
     base = {**model([1.0] * SIZE, torch.bfloat16), "position_ids": torch.arange(3)}
     expert = InMemory({**model([2.0] * SIZE, torch.float16), "position_ids": torch.arange(3) + 1})
-    chosen = merge_settings(rule, {}, [("expert", {})])
-    got = merged(InMemory(base), [expert], chosen)
+    count = RULES[rule].experts[0]
+    chosen = merge_settings(rule, needed(rule), [(f"expert {index}", {}) for index in range(count)])
+    got = merged(InMemory(base), [expert] * count, chosen)
     assert torch.equal(got.load("position_ids"), torch.arange(3))
     assert got.load("scalar").dtype == got.dtype("scalar") == torch.bfloat16
-    cast = merged(InMemory(base), [expert], chosen, torch.float32)
+    cast = merged(InMemory(base), [expert] * count, chosen, torch.float32)
     assert cast.load("scalar").dtype == cast.dtype("scalar") == torch.float32
     assert cast.dtype("position_ids") == torch.int64
     assert list(got.names()) == sorted(base) and got.shape("embeddings.weight") == (5, 3)
 
 
-@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("rule", [rule for rule in RULES if RULES[rule].experts[1] is None])
 def test_memory_grows_neither_with_experts_nor_with_depth(rule: str) -> None:
-    rows = 4096
+    side = 64
 
     def peak(experts: int, depth: int) -> int:
         generator = torch.Generator().manual_seed(0)
-        base, *others = (InMemory({f"layer.{i}.weight": torch.randn(rows, generator=generator) for i in range(depth)}) for _ in range(experts + 1))
-        source = merged(base, others, merge_settings(rule, {}, [(str(index), {}) for index in range(experts)]))
+        base, *others = (InMemory({f"layer.{i}.weight": torch.randn(side, side, generator=generator) for i in range(depth)}) for _ in range(experts + 1))
+        source = merged(base, others, merge_settings(rule, needed(rule), [(str(index), {}) for index in range(experts)]))
         with LiveBytes() as gauge:
             for name in source.names():
                 source.load(name)
         return gauge.peak
 
+    tensor = 4 * side * side
     histograms = 4 * 8 * (1 << 16)  # the counts of a threshold's search, whatever the model's size
     few = peak(2, 2)
-    assert few >= 3 * 4 * rows
-    assert few <= 12 * 4 * rows + (histograms if rule == "ties" else 0)
-    assert abs(peak(9, 2) - few) <= 4 * rows
-    assert abs(peak(2, 9) - few) <= 4 * rows
+    assert few >= 3 * tensor
+    assert few <= 16 * tensor + (histograms if rule == "ties" else 0)
+    assert abs(peak(9, 2) - few) <= tensor
+    assert abs(peak(2, 9) - few) <= tensor
 
 
 @pytest.mark.parametrize("rule", list(RULES))
@@ -178,8 +155,9 @@ def test_memory_grows_neither_with_experts_nor_with_depth(rule: str) -> None:
 def test_a_number_that_is_not_finite_is_refused_with_its_tensor(rule: str, bad: float) -> None:
     base, expert = model([1.0] * SIZE), model([2.0] * SIZE)
     expert["encoder.layer.1.bias"][2] = bad
+    others = [model([3.0] * SIZE)] * (RULES[rule].experts[0] - 1)
     with pytest.raises(InputError, match=r"expert 0: tensor encoder\.layer\.1\.bias has 1 values"):
-        merge(rule, base, [expert], {}, [{}]).load("encoder.layer.1.bias")
+        merge(rule, base, [expert, *others]).load("encoder.layer.1.bias")
 
 
 def test_a_result_beyond_its_dtype_is_refused() -> None:
@@ -195,11 +173,18 @@ def test_weights_that_sum_to_nothing_are_refused() -> None:
         merge("linear", base, [expert, expert], {}, [{"weight": 1}, {"weight": -1}]).load("scalar")
 
 
+def test_too_few_or_too_many_experts_are_refused() -> None:
+    with pytest.raises(RecipeError, match="models is empty"):
+        merge_settings("linear", {}, [])
+    for rule, parts in RULES.items():
+        fewest, most = parts.experts
+        for count in {fewest - 1, (most or fewest) + 1}:
+            if count and (count < fewest or count > (most or count)):
+                with pytest.raises(RecipeError, match=f"models has {count} experts, expected .*{fewest}.* for {rule}"):
+                    merge_settings(rule, needed(rule), [(str(index), {}) for index in range(count)])
+
+
 def test_an_expert_of_another_shape_is_refused_before_anything_is_read() -> None:
     expert = {**model([1.0] * SIZE), "encoder.layer.1.bias": torch.zeros(8)}
     with pytest.raises(InputError, match=r"expert 0 does not fit the base: encoder\.layer\.1\.bias has shape \[8\], the base's has \[7\]"):
         merge("linear", model([1.0] * SIZE), [expert], {}, [{}])
-
-
-def test_every_rule_has_its_defaults() -> None:
-    assert set(RULES) == set(DEFAULTS)

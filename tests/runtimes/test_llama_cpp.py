@@ -17,7 +17,7 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
-from epmq_export.runtimes import llama_cpp
+from epmq_export.runtimes import ggml_types, llama_cpp
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.verification.probes import HARD_TEXTS
 from formats.gguf import Gguf
@@ -209,3 +209,31 @@ def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_cpp, "PACKAGE", "xllamacpp-that-is-not-there")
     with pytest.raises(MissingRuntime, match=r"llama\.cpp is not installed: pip install"):
         LlamaCpp().version()
+
+
+@pytest.mark.parametrize(("grid", "error"), [("Q4_0", 0.12), ("Q5_0", 0.06), ("Q8_0", 0.01), ("Q4_K", 0.12)])
+def test_ggml_quantises_near_and_weighs_by_importance(grid: str, error: float) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((8, 512)).astype(np.float32)
+    importance = np.where(np.arange(512) % 32 < 4, 100.0, 0.01).astype(np.float32)
+    plain, weighted = (ggml_types.dequantise(grid, ggml_types.quantise(grid, weight, given).reshape(-1), weight.size) for given in (None, importance))
+    assert plain is not None and weighted is not None
+
+    def loss(found: np.ndarray, weights: np.ndarray) -> float:
+        return float((weights * (found.reshape(weight.shape) - weight) ** 2).sum())
+
+    assert 0 < loss(plain, np.ones(512)) < error**2 * float((weight**2).sum())
+    if grid != "Q8_0":  # which has no use for it
+        assert loss(weighted, importance) < 0.9 * loss(plain, importance)
+
+
+def test_ggml_is_given_nothing_that_would_abort_the_process() -> None:
+    weight = np.ones((2, 64), np.float32)
+    for grid, weights, importance, message in (
+        ("Q4_K", weight, None, "rows of 64 weights for Q4_K: expected whole blocks of 256"),
+        ("Q4_0", weight * np.nan, None, "not finite"),
+        ("Q4_0", weight, np.ones(32, np.float32), r"importance of shape \[32\] for rows of 64"),
+        ("Q4_0", weight, np.full(64, np.inf, np.float32), "one finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ggml_types.quantise(grid, weights, importance)

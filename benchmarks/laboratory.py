@@ -1,0 +1,97 @@
+"""Recipes of merges and methods over the text tasks, opened and run."""
+
+import gzip
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from converters import open_family
+from epmq_export import sources
+from epmq_export.calibration.pack import calibrate
+from epmq_export.family import TensorSource
+from epmq_export.packed import Packed
+from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
+from epmq_export.runtimes import torch as reference
+from epmq_export.tasks import Task, load_tasks
+from epmq_export.verification.scores import Outputs
+
+# The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
+TASKS = ("sst2", "subj", "trec", "ag_news", "tweet_emotion", "banking77", "clinc150", "sms_spam", "cola", "mrpc", "rte")
+EIGHT = TASKS[:8]
+MERGES: dict[str, tuple[str, dict[str, float]]] = {
+    "TA 0.3": ("task_arithmetic", {"lambda": 0.3}),
+    "TA 1.0": ("task_arithmetic", {"lambda": 1.0}),
+    "TA 2.5": ("task_arithmetic", {"lambda": 2.5}),
+    "TIES 1.0": ("ties", {"lambda": 1.0}),
+}
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One recipe, opened."""
+
+    recipe: Recipe
+    tasks: Sequence[Task]
+    checkpoints: sources.Checkpoints
+    sources: sources.Sources
+
+    @classmethod
+    def open(cls, path: Path) -> "Experiment":
+        recipe = load_recipe(path)
+        checkpoints = sources.open_checkpoints(recipe)
+        return cls(recipe, load_tasks(recipe), checkpoints, sources.open_sources(recipe, checkpoints, open_family))
+
+    def outputs(self, source: TensorSource, texts: Sequence[str]) -> Outputs:
+        return reference.outputs(self.sources.family, source, texts, CPU)
+
+    def calibrate(self, directory: Path, quantization: RecipeQuantization) -> tuple[Packed, dict[str, float]]:
+        """The packed checkpoint, and the seconds that it took, by the clock and of the processor's."""
+        origin = sources.provenance(self.recipe, self.checkpoints)
+        recipe = self.recipe.model_copy(update={"quantization": quantization})
+        wall, busy = time.monotonic(), time.process_time()
+        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None)
+        return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Writes the recipes of all experiments into one folder."""
+
+    folder: Path
+    base: Path
+    experts: Path
+    data: Path
+    tasks: Sequence[str]
+    lines: int
+    samples: int
+
+    def experiment(self, merge: str, method: str) -> Experiment:
+        rule, parameters = MERGES[merge]
+        recipe = {
+            "base_model": str(self.base),
+            "merge_method": rule,
+            "parameters": parameters,
+            "tasks": {task: self._task(task) for task in self.tasks},
+            "calibration": {"method": method, "samples": self.samples},
+        }
+        path = self.folder / "recipe.yaml"
+        path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
+        return Experiment.open(path)
+
+    def _task(self, name: str) -> dict[str, str]:
+        evaluation = self.folder / f"{name}.tsv"
+        if not evaluation.exists():
+            with gzip.open(self.data / name / "test.tsv.gz", "rt", encoding="utf-8") as test:
+                evaluation.write_text("".join(islice(test, self.lines)), encoding="utf-8")
+        return {
+            "expert": str(self.experts / name),
+            "calibration": str(self.data / name / "train.tsv.gz"),
+            "evaluation": str(evaluation),
+            "labels": str(self.data / name / "labels.json"),
+        }

@@ -1,0 +1,95 @@
+"""What the table asks of a peer, and what it gives it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from epmq_export.family import Family, TensorSource
+from epmq_export.packed import Packed
+from epmq_export.runtimes import torch as reference
+from epmq_export.verification.scores import Outputs
+
+Run = Callable[[Sequence[str]], Outputs]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merged model to quantise."""
+
+    packed: Packed
+    """In full precision, nothing on a grid: embeddings float16, as our own files store them, all else float32."""
+
+    family: Family
+    texts: Sequence[str]
+    """The calibration texts of all tasks, without labels: those that our own methods are given."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What a peer made of it."""
+
+    bits: float
+    """Bits that a weight of a linear takes, scales and zero points included."""
+
+    runs: Mapping[str, Run]
+    """By stage: `packed`, its weights in PyTorch; `gguf`, `onnx`, its file in that format's runtime."""
+
+    note: str | None = None
+    """What it did not do as asked, or must be known of it, in a sentence without its full stop."""
+
+
+class Peer(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stages(self) -> Sequence[str]:
+        """The stages of what it makes."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides its result, beside the merge and the versions. A finished row with others is measured again."""
+        ...
+
+    def missing(self) -> str | None:
+        """What it lacks on this machine, in a sentence; None where it can run."""
+        ...
+
+    def quantise(self, merge: Merge, folder: Path) -> Quantised:
+        """`folder` exists, is empty, and holds what the runs read."""
+        ...
+
+
+def linears(family: Family) -> list[str]:
+    """The names of the weights that are quantised: of every linear, embeddings left alone, as our own methods do."""
+    modules = [(block, block.build()) for block in family.blocks]
+    paths = [(block, module, path) for block, module in modules for step in block.steps for path in step]
+    return [f"{block.name}.{path}.weight" for block, module, path in paths if isinstance(module.get_submodule(path), nn.Linear)]
+
+
+def in_pytorch(merge: Merge, weights: Mapping[str, Tensor]) -> Run:
+    """The merged model's outputs with some of its tensors replaced, by the reference's own modules."""
+    return partial(reference.outputs, merge.family, _Replaced(merge.packed, weights), device=torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """A source with some of its tensors replaced."""
+
+    source: TensorSource
+    weights: Mapping[str, Tensor]
+
+    def names(self) -> Sequence[str]:
+        return self.source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.source.shape(name)
+
+    def load(self, name: str) -> Tensor:
+        return self.weights[name].clone() if name in self.weights else self.source.load(name)

@@ -1,0 +1,125 @@
+"""The table's rows: on disk after each, and as Markdown."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from laboratory import MERGES
+from peers import known
+
+from cli import known_formats
+from epmq_export import files
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.verification.scores import Scores
+
+Row = dict[str, Any]
+METHODS = tuple(dict.fromkeys((DEFAULT_METHOD, *PRESETS)))
+PEERS = known()
+RUNTIMES = {"packed": "PyTorch"} | {name: runtime.name for name, (_, runtime) in known_formats().items()}
+STAGES = {"full": "full"} | {stage: f"Q4_0, {runtime}" for stage, runtime in RUNTIMES.items()}
+RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration or of the peer, by the clock."
+
+
+def numbers(method: str) -> dict[str, Any] | None:
+    """What decides a method's or a peer's result: a row that was measured with others is not its row."""
+    if method in PEERS:
+        return dict(PEERS[method].settings)
+    return asdict(PRESETS[method]) if method else None
+
+
+class Results:
+    """The rows so far, on disk after each."""
+
+    def __init__(self, folder: Path, about: dict[str, Any], restart: bool) -> None:
+        """SystemExit where the folder holds the rows of other experts, data or numbers."""
+        self.json, self.markdown = folder / "accuracy.json", folder / "accuracy.md"
+        self.about: dict[str, Any] = about
+        self.rows: list[Row] = []
+        if self.json.exists() and not restart:
+            found = json.loads(self.json.read_text(encoding="utf-8"))
+            for key in ("settings", "inputs"):
+                if found["about"][key] != about[key]:
+                    raise SystemExit(f"{self.json}: its {key} are not those of this run: give another --out, or --restart to replace it")
+            self.rows = found["rows"]
+
+    def find(self, merge: str, method: str, stage: str) -> Row | None:
+        """A row that was measured with the same numbers of the method."""
+        return next((row for row in self.of(merge, method, stage) if row["numbers"] == numbers(method)), None)
+
+    def of(self, merge: str, method: str, stage: str) -> Iterator[Row]:
+        """The row of that name, whatever its numbers."""
+        return (row for row in self.rows if (row["merge"], row["method"], row["stage"]) == (merge, method, stage))
+
+    def score(self, merge: str, method: str, stage: str) -> float | None:
+        """The average over tasks, 0..1; None where there is no such row."""
+        return next((float(row["scores"]["average"]) for row in self.of(merge, method, stage)), None)
+
+    def add(self, merge: str, method: str, stage: str, scores: Scores, facts: dict[str, Any]) -> None:
+        """`facts`: what else a row tells, such as `seconds`, a peer's `bits` a weight, a `note`."""
+        self.rows = [row for row in self.rows if (row["merge"], row["method"], row["stage"]) != (merge, method, stage)]
+        self.rows.append({"merge": merge, "method": method, "stage": stage, "numbers": numbers(method), "scores": scores, **facts})
+        order = {name: i for i, name in enumerate(("", *MERGES, *METHODS, *PEERS, "base", "experts", "merged", *STAGES))}
+        # A row of an earlier version may name a method that is no more: it stays, at the end.
+        self.rows.sort(key=lambda row: tuple(order.get(row[key], len(order)) for key in ("merge", "method", "stage")))
+        self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
+        for path, text in ((self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"), (self.markdown, self.text())):
+            with files.whole(path) as built:
+                built.write_text(text, encoding="utf-8")
+        told = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items() if value is not None)
+        print(f"{merge:9}{method:26}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
+
+    def head(self) -> str:
+        """What was measured, on what, when."""
+        about, settings = self.about, self.about["settings"]
+        return (
+            f"{len(settings['tasks'])} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, {settings['samples']} unlabelled calibration sentences a task, "
+            f"the first {settings['lines']} test sentences a task; percent. {about['date']}, {about['machine']}; "
+            f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}. Written by benchmarks/accuracy.py."
+        )
+
+    def text(self) -> str:
+        """Two tables in Markdown: averages, and everything by task."""
+        tasks = self.about["settings"]["tasks"]
+        merges = [merge for merge in MERGES if any(row["merge"] == merge for row in self.rows)]
+        averages = [["", "precision", *merges]]
+        for method, stages in [("", ["merged"]), *((method, [*STAGES]) for method in (*METHODS, *PEERS))]:
+            for stage in stages:
+                rows = [next(self.of(merge, method, stage), None) for merge in merges]
+                if any(rows):
+                    cells = [percent(row["scores"]["average"]) if row else "" for row in rows]
+                    averages.append([method or "merged", precision(next(row for row in rows if row)), *cells])
+        each = [["merge", "method", "precision", *tasks, "average", "recovered", "seconds"]]
+        for row in self.rows:
+            scores = [percent(row["scores"][task]) for task in (*tasks, "average")]
+            each.append([row["merge"], row["method"] or row["stage"], precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
+        parts = ["# Accuracy", self.head(), "## Averages", table(averages), *self.notes(), "## By task", RECOVERED, table(each)]
+        return "\n\n".join(parts) + "\n"
+
+    def notes(self) -> list[str]:
+        """What peers did not do as asked, or say of themselves; each sentence once."""
+        return list(dict.fromkeys(f"{row['method']}: {row['note']}." for row in self.rows if row.get("note")))
+
+    def recovered(self, row: Row) -> str:
+        """A row's share of the way from base to experts, in percent; empty where an end is missing."""
+        base, experts = self.score("", "", "base"), self.score("", "", "experts")
+        if base is None or experts is None or base == experts:
+            return ""
+        return percent((row["scores"]["average"] - base) / (experts - base))
+
+
+def precision(row: Row) -> str:
+    """A peer's row tells its bits a weight, scales included."""
+    return f"{row['bits']:.2f} bits, {RUNTIMES[row['stage']]}" if "bits" in row else STAGES.get(row["stage"], STAGES["full"])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown; the first row is the head."""
+    lines = [" | ".join(row) for row in rows]
+    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]))

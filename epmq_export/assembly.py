@@ -1,0 +1,151 @@
+"""The model that a plan makes of the models it names: slices of layers under their new numbers, each merged by itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from epmq_export.checkpoint import Renamed
+from epmq_export.merging import merged
+from epmq_export.merging.layers import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
+from epmq_export.plan import WHOLE, Plan, Slice, Strand
+from epmq_export.recipe import Recipe
+from epmq_export.tensors import TypedSource
+from epmq_export.vocabulary import Aligned, Vocabulary
+
+# The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the shared embeddings.
+_REST = ("default", "shared")
+
+
+class Joined:
+    """Sources with different tensors as one."""
+
+    def __init__(self, parts: Sequence[TypedSource]) -> None:
+        self._parts = {name: part for part in parts for name in part.names()}
+
+    def names(self) -> list[str]:
+        return sorted(self._parts)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._parts[name].shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._parts[name].dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._parts[name].load(name)
+
+
+def assemble(
+    recipe: Recipe, plan: Plan, models: Mapping[str, TypedSource], dtype: torch.dtype | None = None, vocabulary: Vocabulary | None = None
+) -> TypedSource:
+    """The merge, computed tensor by tensor as it is loaded. `models` are by location; with `vocabulary`, all get its tokens first.
+
+    InputError where models do not fit each other; RecipeError for layers that a model has not, and modules that no tensor belongs to.
+    """
+    parts: list[TypedSource] = []
+    for name, slices in plan.modules.items():
+        inside = (lambda tensor: True) if name == WHOLE else _members(recipe, plan, name, models[slices[0].base.location])
+        parts += _module(recipe, slices, models, inside, dtype, vocabulary)
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def origins(plan: Plan, base: TypedSource) -> dict[str, list[int]]:
+    """For each stack of layers that `slices` make: which layer of its slice's base each of its layers comes from."""
+    found = {}
+    for name, slices in plan.modules.items():
+        ranges = [part.base.layers for part in slices if part.base.layers is not None]
+        if ranges:
+            inside = _inside(plan, name)
+            (stack,) = count_layers(tensor for tensor in base.names() if inside(tensor))
+            found[stack] = [layer for start, stop in ranges for layer in range(start, stop)]
+    return found
+
+
+def _inside(plan: Plan, name: str) -> Callable[[str], bool]:
+    """Whether a tensor belongs to a module: the one whose name, up to a dot, begins the tensor's; the longest counts, and _REST have the rest."""
+    rest = next((module for module in _REST if module in plan.modules), None)
+
+    def owner(tensor: str) -> str | None:
+        return max((module for module in plan.modules if tensor.startswith(f"{module}.")), key=len, default=rest)
+
+    return lambda tensor: owner(tensor) == name
+
+
+def _members(recipe: Recipe, plan: Plan, name: str, base: TypedSource) -> Callable[[str], bool]:
+    inside = _inside(plan, name)
+    if not any(inside(tensor) for tensor in base.names()):
+        raise recipe.mistake(("modules", name), "found no tensor that belongs to it, expected the first part of tensors' names, or 'default' for all the rest")
+    lost = [tensor for tensor in base.names() if not any(_inside(plan, module)(tensor) for module in plan.modules)]
+    if lost:
+        raise recipe.mistake(("modules",), f"found no module for {lost[0]} ({len(lost)} such tensors), expected the first part of its name, or 'default'")
+    return inside
+
+
+def _module(
+    recipe: Recipe,
+    slices: Sequence[Slice],
+    models: Mapping[str, TypedSource],
+    inside: Callable[[str], bool],
+    dtype: torch.dtype | None,
+    vocabulary: Vocabulary | None,
+) -> list[TypedSource]:
+    parts: list[TypedSource] = []
+    first = 0
+    for part in slices:
+        strands = {strand.location: strand for strand in (part.base, *part.experts)}
+        views: dict[str, TypedSource] = {}
+        layers = None
+        for location, strand in strands.items():
+            model = models[location]
+            if strand.layers is None:
+                views[location] = Renamed(model, {name: name for name in model.names() if inside(name)})
+            else:
+                stack = _stack(recipe, strand, model, inside)
+                views[location] = _view(model, strand.layers, stack, inside, first, part is slices[0], part is slices[-1])
+                layers = layers or Layers({stack: len(range(*strand.layers))}, first, tuple(expert.layers[0] for expert in part.experts if expert.layers))
+        if vocabulary is not None:
+            base = part.base.location if not recipe.counts_base else recipe.location(recipe.base_model)
+            views = {location: Aligned(location, views, base, vocabulary) for location in views}
+        parts.append(merged(views[part.base.location], [views[expert.location] for expert in part.experts], part.settings, dtype, layers))
+        first += len(range(*part.base.layers)) if part.base.layers else 0
+    return parts
+
+
+def _stack(recipe: Recipe, strand: Strand, model: TypedSource, inside: Callable[[str], bool]) -> str:
+    """The one stack of layers that a module has in a model, with the layers that the strand asks for."""
+    counts = count_layers(name for name in model.names() if inside(name))
+    if len(counts) != 1:
+        found = f"{len(counts)} stacks of layers ({', '.join(counts)})" if counts else "no layers"
+        raise recipe.mistake(
+            (*strand.key, "model"), f"found {found} in {strand.name}, expected one; `modules` can name the parts of a model that have layers of their own"
+        )
+    ((stack, count),) = counts.items()
+    if strand.layers is not None and strand.layers[1] > count:
+        raise recipe.mistake((*strand.key, "layer_range"), f"found {list(strand.layers)}, but {strand.name} has {count} layers, expected at most [0, {count}]")
+    return stack
+
+
+def _view(model: TypedSource, span: tuple[int, int], stack: str, inside: Callable[[str], bool], first: int, before: bool, after: bool) -> Renamed:
+    """Some layers under the numbers that they get, the first of them `first`; with what stands before or after all layers, if asked for."""
+    names = {}
+    for name in model.names():
+        layer = layer_of(name)
+        if not inside(name):
+            continue
+        if layer is None or stack_of(name) != stack:
+            if before if comes_before(name) else after:
+                names[name] = name
+        elif layer in range(*span):
+            names[with_layer(name, layer - span[0] + first)] = name
+    return Renamed(model, names)
+
+
+def require_layers(recipe: Recipe, plan: Plan, base: TypedSource) -> None:
+    """RecipeError where the merge has not the base's own layers, each made of the same layer of every model: its experts could be no targets."""
+    whole = all(origin == list(range(count_layers(base.names())[stack])) for stack, origin in origins(plan, base).items())
+    if not plan.keeps_layers() or not whole:
+        key: tuple[str, ...] = ("slices",) if recipe.slices else ("modules",)
+        raise recipe.mistake(
+            key, "found layers in another order or number than the base's, expected its own: calibration needs experts with the base's layers; `merge` works"
+        )

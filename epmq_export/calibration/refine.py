@@ -1,0 +1,261 @@
+"""The stage `refine`: the whole calibrated model is trained to give each expert's outputs on the calibration texts, and ends on its grids.
+
+Distillation without labels. What layer by layer least squares leaves is mostly a bias: each layer does a share too little of what its
+experts do, and the shares multiply. Here the loss is that of the whole model. Codes are trained straight through their rounding
+(Bengio et al., arXiv 1308.3432), steps as in LSQ (arXiv 1902.08153).
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from epmq_export.calibration.calibrate import TaskData
+from epmq_export.calibration.divergence import divergence
+from epmq_export.calibration.forward import load_block
+from epmq_export.calibration.source import Values
+from epmq_export.errors import CalibrationError
+from epmq_export.family import Family
+from epmq_export.grids import Grid, Stored
+from epmq_export.grids.grid import inverse
+from epmq_export.packed import PackedTensor
+from epmq_export.runtimes import torch as reference
+
+Tensors = dict[str, PackedTensor | Tensor]
+BATCH = 32
+POOL = 8
+# Of each task's texts, one in so many is never trained on: it says which step was the best.
+HELD_OUT = 8
+CHECKS = 10
+WARM_UP = 20
+
+
+@dataclass(frozen=True)
+class Refinement:
+    steps: int
+    rate: float = 1e-4
+    """Adam's, of the linears' weights. Biases and norms take three times, steps and offsets a tenth of it."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    tensors: Tensors
+    before: float
+    """Mean divergence from the experts' outputs on the held-out texts, of the start."""
+
+    after: float
+    """Of what is kept; never above `before`."""
+
+    step: int
+    """The step that is kept; 0 is the start."""
+
+
+class _OnGrid(nn.Module):
+    """A linear's weight, rounded as it is used: its latent values [out, in] to codes under steps and offsets that the grid can store.
+
+    K-quants keep what they store, and train codes alone: there the steps of one group are tied to each other.
+    """
+
+    def __init__(self, packed: PackedTensor) -> None:
+        super().__init__()
+        self.grid = packed.grid
+        self._kept = packed.stored if packed.grid.group > packed.grid.subgroup else None
+        step, offset = packed.grid.steps(packed.stored)
+        self.step = nn.Parameter(step.clone(), requires_grad=self._kept is None)
+        self.offset = None if offset is None else nn.Parameter(offset.clone(), requires_grad=self._kept is None)
+
+    @property
+    def stored(self) -> Stored:
+        with torch.no_grad():
+            return self._kept or self.grid.round(self.step, self.offset)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        result: Tensor = _Round.apply(latent, self.step, self.offset, self.grid, self.stored)  # type: ignore[no-untyped-call]
+        return result
+
+    def packed(self, latent: Tensor) -> PackedTensor:
+        with torch.no_grad():
+            stored = {part: value.clone() for part, value in self.stored.items()}
+            codes, *_ = _codes(self.grid, latent, stored)
+        return PackedTensor(self.grid, codes.reshape(latent.shape), stored)
+
+
+class _Round(torch.autograd.Function):
+    """Latent values to values on the grid. Straight through: inside the range a latent value moves its weight one to one."""
+
+    @staticmethod
+    def forward(context: Any, latent: Tensor, step: Tensor, offset: Tensor | None, grid: Grid, stored: Stored) -> Tensor:  # noqa: ANN401
+        codes, step, offset = _codes(grid, latent, stored)
+        ratio = (latent.reshape(codes.shape) if offset is None else latent.reshape(codes.shape) - offset) * inverse(step)
+        # Half a step past the last level is still what that level stands for.
+        inside = (ratio > grid.levels[0] - 0.5) & (ratio < grid.levels[-1] + 0.5)
+        context.save_for_backward(grid.level(codes) - ratio * inside, inside)
+        return grid.decode(codes, step, offset).reshape(latent.shape)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:  # noqa: ANN401
+        along, inside = context.saved_tensors
+        gradient = gradients[0].reshape(inside.shape)
+        step = (gradient * along).sum(2) if context.needs_input_grad[1] else None
+        offset = (gradient * ~inside).sum(2) if context.needs_input_grad[2] else None
+        return (gradient * inside).reshape(gradients[0].shape), step, offset, None, None
+
+
+def _codes(grid: Grid, latent: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes [out, subgroups, subgroup], and step and offset in a shape that broadcasts to them."""
+    step, offset = grid.steps(stored)
+    step, offset = step[:, :, None], None if offset is None else offset[:, :, None]
+    return grid.encode(latent.reshape(len(latent), -1, grid.subgroup), step, offset), step, offset
+
+
+def refine(
+    family: Family,
+    tasks: Sequence[TaskData],
+    tensors: Mapping[str, PackedTensor | Tensor],
+    settings: Refinement,
+    device: torch.device,
+    progress: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> Refined:
+    """Train the linears, biases and norms of a calibrated model; the best of its states on held-out texts is returned, or the start.
+
+    All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. CalibrationError where the loss is not finite.
+    """
+    student = _Student(family, tensors, device)
+    lessons = _lessons(family, tasks, device)
+    held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: len(lesson.text))
+    if not held:
+        raise CalibrationError(f"refine holds out one text in {HELD_OUT} of each task and found fewer texts than that; raise calibration.samples")
+
+    def loss(chosen: Sequence[_Lesson]) -> Tensor:
+        (batch,) = family.batches([lesson.text for lesson in chosen], len(chosen))
+        outputs = student.output(batch)
+        return torch.cat([divergence(output[None], lesson.target[None], lesson.head) for output, lesson in zip(outputs, chosen, strict=True)]).mean()
+
+    @torch.no_grad()
+    def held_out() -> float:
+        parts = [held[start : start + BATCH] for start in range(0, len(held), BATCH)]
+        return sum(float(loss(part)) * len(part) for part in parts) / len(held)
+
+    optimiser = torch.optim.Adam(student.groups(settings.rate), betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)))
+    before = held_out()
+    best = Refined(dict(tensors), before, before, 0)
+    for step, chosen in enumerate(_batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1):
+        progress("refine", step - 1, settings.steps)
+        value = loss(chosen)
+        if not bool(torch.isfinite(value)):
+            raise CalibrationError(f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints, or use a smaller rate")
+        optimiser.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step == settings.steps or step % max(settings.steps // CHECKS, 1) == 0:
+            after = held_out()
+            if after < best.after:
+                best = Refined({**tensors, **student.tensors()}, before, after, step)
+    progress("refine", settings.steps, settings.steps)
+    return best
+
+
+class _Student:
+    """The calibrated model, whole, with what is trained."""
+
+    def __init__(self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device) -> None:
+        self._family, self._device = family, device
+        source = Values(tensors)
+        self._modules = {block.name: load_block(block, source, device).requires_grad_(False) for block in family.blocks}
+        self._linears: list[tuple[str, nn.Module]] = []
+        self._affine: list[tuple[str, nn.Parameter]] = []
+        for block in family.blocks:
+            for path in (path for step in block.steps for path in step):
+                module, name = self._modules[block.name].get_submodule(path), f"{block.name}.{path}"
+                value = tensors[f"{name}.weight"]
+                if isinstance(value, PackedTensor):
+                    parametrize.register_parametrization(module, "weight", _OnGrid(_on(value, device)), unsafe=True)
+                    self._linears.append((f"{name}.weight", module))
+                self._affine += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters(recurse=False) if parameter.ndim == 1]
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+
+    def output(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """float32 [batch, width]."""
+        hidden: Tensor | None = None
+        batch = {key: value.to(self._device) for key, value in batch.items()}
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=_fast_bfloat16(self._device)):
+            for block in self._family.blocks:
+                hidden = block.run(self._modules[block.name], hidden, batch)
+        assert hidden is not None
+        return self._family.output(hidden.float(), batch)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.groups(0.0) for parameter in group["params"]]
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        grids = [_parametrization(module) for _, module in self._linears]
+        return [
+            {"params": [latent for latent, _ in grids], "lr": rate},
+            {"params": [parameter for _, grid in grids for parameter in grid.parameters() if parameter.requires_grad], "lr": rate / 10},
+            {"params": [parameter for _, parameter in self._affine], "lr": rate * 3},
+        ]
+
+    def tensors(self) -> Tensors:
+        """What is trained, as it stands, on the grids."""
+        found: Tensors = {name: parameter.detach().clone() for name, parameter in self._affine}
+        for name, module in self._linears:
+            latent, grid = _parametrization(module)
+            found[name] = grid.packed(latent)
+        return found
+
+
+def _parametrization(module: nn.Module) -> tuple[nn.Parameter, _OnGrid]:
+    found: Any = module.parametrizations
+    return found.weight.original, found.weight[0]
+
+
+def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
+    return PackedTensor(packed.grid, packed.codes.to(device), {part: value.to(device) for part, value in packed.stored.items()})
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    text: str
+    target: Tensor
+    """The expert's output, float32 [width]."""
+
+    head: Tensor | None
+    held_out: bool
+
+
+def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) -> list[_Lesson]:
+    found = []
+    for task in tasks:
+        head = None if task.head is None else task.head.to(device)
+        targets = torch.from_numpy(reference.outputs(family, task.expert, task.texts, device)).to(device)
+        found += [_Lesson(text, target, head, i % HELD_OUT == HELD_OUT - 1) for i, (text, target) in enumerate(zip(task.texts, targets, strict=True))]
+    return found
+
+
+def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
+    """Every lesson once before any comes again, in an order of its own each time. Texts of like length stand together: little padding."""
+    generator = random.Random(0)
+    left: list[list[_Lesson]] = []
+    for _ in range(steps):
+        if not left:
+            order = generator.sample(lessons, len(lessons))
+            pools = [sorted(order[start : start + POOL * BATCH], key=lambda lesson: len(lesson.text)) for start in range(0, len(order), POOL * BATCH)]
+            left = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
+            generator.shuffle(left)
+        yield left.pop()
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself: half the time and more, at an error far below that of 4 bits."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

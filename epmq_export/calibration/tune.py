@@ -1,0 +1,103 @@
+"""The search for rho, alpha and lambda without anyone's labels: calibrate on most of the texts, ask the experts about the rest."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from epmq_export.calibration.calibrate import Calibrator
+from epmq_export.calibration.divergence import divergence
+from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.method import Method
+from epmq_export.calibration.source import Values
+from epmq_export.errors import CalibrationError
+from epmq_export.runtimes import torch as reference
+
+# One text in so many is held out.
+HELD_OUT = 4
+# What is tried of each number in turn, as factors; a direction that helps is followed. alpha counts by its odds, so that it stays within 0..1.
+FACTORS = {"rho": 2**0.5, "damping": 2.0, "alpha": 2.0}
+# A fall of the divergence by less than this share is noise.
+LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class Trial:
+    alpha: float
+    rho: float
+    damping: float
+    divergence: float
+    """From the experts on the held-out texts, each task's as a share of the first trial's; their mean."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    method: Method
+    trials: Sequence[Trial]
+
+
+def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: None) -> Tuned:
+    """The numbers of the calibrator's method that serve its experts best on held-out texts, found one after the other from where they stand.
+
+    Nothing is rounded meanwhile: 4 bits cost far less than a wrong anchor. CalibrationError where a task has too few texts.
+    """
+    search = _Search(calibrator, progress)
+    for key in FACTORS:
+        if not (search.try_next(key, FACTORS[key]) or search.try_next(key, 1 / FACTORS[key])):
+            continue
+        while search.try_next(key, search.last_factor):
+            pass
+    return Tuned(search.best, search.trials)
+
+
+class _Search:
+    def __init__(self, calibrator: Calibrator, progress: Callable[[str], None]) -> None:
+        for task in calibrator.tasks:
+            if len(task.texts) < HELD_OUT:
+                raise CalibrationError(f"task {task.name}: tune holds out one text in {HELD_OUT} and found {len(task.texts)}; raise calibration.samples")
+        self._calibrator, self._progress = calibrator, progress
+        self._held = [[text for i, text in enumerate(task.texts) if i % HELD_OUT == HELD_OUT - 1] for task in calibrator.tasks]
+        self._fitted = [replace(task, texts=[text for i, text in enumerate(task.texts) if i % HELD_OUT != HELD_OUT - 1]) for task in calibrator.tasks]
+        self._wanted = [
+            torch.from_numpy(reference.outputs(calibrator.family, task.expert, held, calibrator.device))
+            for task, held in zip(calibrator.tasks, self._held, strict=True)
+        ]
+        self.best = calibrator.method
+        self._first = self._divergences(self.best)
+        self.trials = [self._trial(self.best, 1.0)]
+        self._least = 1.0
+        self.last_factor = 1.0
+
+    def try_next(self, key: str, factor: float) -> bool:
+        """Whether the best method so far, with one number moved, is better; then it is the best one."""
+        self.last_factor = factor
+        value = getattr(self.best, key)
+        moved = value * factor if key != "alpha" else value * factor / (1 - value + value * factor)
+        if moved == value:  # 0, or an alpha of 1
+            return False
+        method = replace(self.best, **{key: moved})
+        shares = [now / first if first > 0 else 1.0 for now, first in zip(self._divergences(method), self._first, strict=True)]
+        found = sum(shares) / len(shares)
+        self.trials.append(self._trial(method, found))
+        better = found < self._least * (1 - LEAST)
+        if better:
+            self.best, self._least = method, found
+        return better
+
+    def _divergences(self, method: Method) -> list[float]:
+        """Of each task, on its held-out texts."""
+        self._progress(f"tune: alpha {method.alpha:.2f}, rho {method.rho:.2f}, lambda {method.damping:.3f}")
+        calibrator = self._calibrator
+        layout = Layout("F32", "F32")
+        solved = replace(calibrator, tasks=self._fitted, method=method, layout=layout, progress=lambda text, done, total: None)
+        source = Values({name: value for _, result in solved.run() for name, value in result.tensors.items()})
+        outputs = torch.from_numpy(reference.outputs(calibrator.family, source, [text for held in self._held for text in held], calibrator.device))
+        found, start = [], 0
+        for wanted, task in zip(self._wanted, calibrator.tasks, strict=True):
+            found.append(float(divergence(outputs[start : start + len(wanted)], wanted, task.head).mean()))
+            start += len(wanted)
+        return found
+
+    def _trial(self, method: Method, found: float) -> Trial:
+        assert method.rho != "auto"
+        return Trial(method.alpha, method.rho, method.damping, found)

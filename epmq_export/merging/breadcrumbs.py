@@ -1,0 +1,55 @@
+"""Model Breadcrumbs (arXiv 2312.06795): drop a task vector's outliers and its small change, then task arithmetic or TIES.
+
+Of a tensor's entries by magnitude, the largest `gamma` share goes, and of the others the largest stay, as many as `density` says (the
+paper's 1 - gamma and 1 - beta). Where too few are left, fewer of the largest go. Defaults are where the authors' own search starts;
+`breadcrumbs_ties` is mergekit's combination with TIES's election.
+"""
+
+import torch
+from torch import Tensor
+
+from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.linear import WEIGHT
+from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.settings import Number, flag
+from epmq_export.merging.sparsity import match_l1, order
+from epmq_export.merging.task_arithmetic import LAMBDA, added
+from epmq_export.merging.ties import elected, positive_weights
+
+
+def thin(inputs: Inputs) -> Sparsify:
+    def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
+        density, size = inputs.model_number(index, "density", tensor), vector.numel()
+        if density == 1:
+            return vector
+        largest = int(inputs.model_number(index, "gamma", tensor) * size)
+        smallest = size - int(density * size) - largest
+        if smallest < 0:
+            largest, smallest = largest + smallest, 0
+        places = order(inputs, vector.abs().flatten())
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[places[smallest : size - largest]] = True
+        kept = vector * mask.reshape(vector.shape)
+        return match_l1(kept, vector) if inputs.number("rescale", tensor) else kept
+
+    return sparsify
+
+
+def breadcrumbs(inputs: Inputs) -> Merge:
+    return added(inputs, thin(inputs))
+
+
+def breadcrumbs_ties(inputs: Inputs) -> Merge:
+    return elected(inputs, thin(inputs))
+
+
+_BOTH = {
+    "weight": WEIGHT,
+    "density": Number(0.15, mergekit=1.0, by_model=True, least=0, most=1),
+    "gamma": Number(0.006, mergekit=0.01, by_model=True, least=0, most=1),
+    "rescale": flag(False),
+}
+RULES = {
+    "breadcrumbs": Rule(breadcrumbs, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
+    "breadcrumbs_ties": Rule(breadcrumbs_ties, {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)}, check=positive_weights),
+}

@@ -1,0 +1,50 @@
+"""What a merge changes in config.json: how many layers there are, and how many tokens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from epmq_export.errors import InputError
+
+# What families call the number of layers; T5 and its like have the decoder's apart, and models of two towers one config for each.
+_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+_TOWERS = ("text", "vision", "decoder", "encoder")
+
+
+def layer_changes(config: Mapping[str, Any], path: Path, layers: Mapping[str, int], origins: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The keys of config.json that change where stacks of `layers` (by name) become those that `origins` lists, by the number each came from.
+
+    What the config lists by layer (`layer_types`) follows. InputError where it does not say which key counts a stack's layers.
+    """
+    changes: dict[str, Any] = {}
+    for stack, origin in origins.items():
+        found = _keys(config, stack, layers[stack])
+        if len(found) != 1:
+            raise InputError(f"{path}: found {len(found)} keys that say how many layers {stack} has ({layers[stack]}), expected one of {', '.join(_COUNTS)}")
+        part, key = found[0]
+        values = dict(changes.get(part, config[part]) if part else {**config, **changes})
+        new = {key: len(origin)} | {
+            name: [value[layer] for layer in origin if layer < len(value)]
+            for name, value in values.items()
+            if "layer" in name and isinstance(value, list) and len(value) == layers[stack]
+        }
+        changes |= {part: {**values, **new}} if part else new
+    return changes
+
+
+def _keys(config: Mapping[str, Any], stack: str, count: int) -> list[tuple[str, str]]:
+    """The keys, each with the part of the config that it is in, that may count the layers of a stack."""
+    parts = {"": config} | {name: value for name, value in config.items() if name.endswith("_config") and isinstance(value, dict)}
+    found = [(part, key) for part, values in parts.items() for key in _COUNTS if values.get(key) == count and not isinstance(values.get(key), bool)]
+    for tower in _TOWERS:
+        named = [(part, key) for part, key in found if tower in part or tower in key]
+        if named and tower in stack:
+            return named[:1]
+        found = [item for item in found if item not in named] if tower not in stack else found
+    return found[:1] if len({part for part, _ in found}) == 1 else found
+
+
+def vocabulary_changes(config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    if "vocab_size" in config or "text_config" not in config:
+        return {"vocab_size": size}
+    return {"text_config": {**config["text_config"], "vocab_size": size}}

@@ -1,0 +1,46 @@
+"""DARE (arXiv 2311.03099): drop entries of a task vector at random and lengthen the others, then task arithmetic or TIES.
+
+An entry is kept with the probability `density` and divided by it, so that the expectation stays. In `dare_ties` dropping takes the place
+of trimming, as in mergekit; the authors' code trims what is left as well. Which entries are kept depends on `seed`, the expert's name
+and the tensor's, and on nothing else.
+
+mergekit's convention: what is kept is lengthened to the L1 norm that the tensor's task vector had.
+"""
+
+from torch import Tensor
+
+from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.linear import WEIGHT
+from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.settings import Number, flag
+from epmq_export.merging.sparsity import DENSITY, SEED, match_l1
+from epmq_export.merging.task_arithmetic import LAMBDA, added
+from epmq_export.merging.ties import elected, positive_weights
+
+
+def drop(inputs: Inputs) -> Sparsify:
+    def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
+        density = inputs.model_number(index, "density", tensor)
+        if density == 1:
+            return vector
+        kept = vector * (inputs.uniform(index, tensor) < density)
+        if density == 0 or not inputs.number("rescale", tensor):
+            return kept
+        return match_l1(kept, vector) if inputs.mergekit else kept.div_(density)
+
+    return sparsify
+
+
+def dare_linear(inputs: Inputs) -> Merge:
+    return added(inputs, drop(inputs))
+
+
+def dare_ties(inputs: Inputs) -> Merge:
+    return elected(inputs, drop(inputs))
+
+
+_BOTH = {"weight": WEIGHT, "density": DENSITY, "rescale": flag(True), "seed": SEED}
+RULES = {
+    "dare_linear": Rule(dare_linear, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
+    "dare_ties": Rule(dare_ties, {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)}, check=positive_weights),
+}

@@ -1,0 +1,50 @@
+"""Isotropic merging (arXiv 2502.04959): the sum of the task vectors with all singular values alike.
+
+`iso_c`: for a linear, U V^T of the sum's singular vectors, times the mean of its min(out, in) singular values. `iso_cts` keeps of the sum
+a leading share, `common_space_fraction`, rounded so that the rest divides among the experts; each adds the leading triplets of its task
+vector outside that space; U and V are made orthogonal as in TSV-M, and the values replaced by their mean. Other tensors get the mean.
+Directions with a singular value of 0 are not unique and get none of the mean value.
+"""
+
+import torch
+from torch import Tensor
+
+from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.settings import Number
+from epmq_export.merging.spectral import by_linear, polar, total, triplets
+
+
+def iso_c(inputs: Inputs) -> Merge:
+    def merge_linear(tensor: str, base: Tensor) -> Tensor:
+        u, s, v = triplets(tensor, total(inputs, tensor, base))
+        return u @ v.T * (s.sum() / min(base.shape))
+
+    return by_linear(inputs, merge_linear)
+
+
+def iso_cts(inputs: Inputs) -> Merge:
+    experts = len(inputs.experts)
+
+    def merge_linear(tensor: str, base: Tensor) -> Tensor:
+        rank = min(base.shape)
+        common = int(rank * inputs.number("common_space_fraction", tensor))
+        own = min(round((rank - common) / experts), rank // experts)
+        us, ss, vs = ([each] for each in triplets(tensor, total(inputs, tensor, base), rank - own * experts))
+        shared = us[0]
+        for index in range(experts):
+            vector = inputs.task_vector(index, tensor, base)
+            size = float(vector.norm())
+            u, s, v = triplets(tensor, vector.sub_(shared @ (shared.T @ vector)), own, size)
+            us.append(u)
+            ss.append(s)
+            vs.append(v)
+        return polar(tensor, torch.cat(us, 1)) @ polar(tensor, torch.cat(vs, 1)).T * (torch.cat(ss).sum() / rank)
+
+    return by_linear(inputs, merge_linear)
+
+
+RULES = {
+    "iso_c": Rule(iso_c, {"lambda": Number(1.0)}),
+    "iso_cts": Rule(iso_cts, {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)}),
+}

@@ -1,0 +1,71 @@
+"""Where a tensor stands among a model's layers, read off its name."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+_NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
+# What comes before the layers: embeddings and what normalises them. All else without a layer (a final norm, a pooler, a head) comes after.
+_BEFORE = re.compile(r"emb(?!ed_out)|(?:^|\.)(?:wte|wpe|shared|cls_token)(?:\.|$)|pre_la?yr?norm")
+
+
+def layer_of(tensor: str) -> int | None:
+    """The layer that a tensor belongs to: the first number in its name. None outside the layers."""
+    found = _NUMBER.search(tensor)
+    return int(found.group(1)) if found else None
+
+
+def stack_of(tensor: str) -> str | None:
+    """The stack of layers that a tensor belongs to: what stands before the layer's number (`model.layers`). None outside the layers."""
+    found = _NUMBER.search(tensor)
+    return tensor[: found.start()] if found else None
+
+
+def with_layer(tensor: str, layer: int) -> str:
+    """The name of the same tensor in another layer."""
+    found = _NUMBER.search(tensor)
+    return f"{tensor[: found.start(1)]}{layer}{tensor[found.end(1) :]}" if found else tensor
+
+
+def comes_before(tensor: str) -> bool:
+    """Whether a tensor outside the layers stands before them."""
+    return _BEFORE.search(tensor) is not None
+
+
+def count_layers(tensors: Iterable[str]) -> dict[str, int]:
+    """The number of layers of each stack."""
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        layer, stack = layer_of(tensor), stack_of(tensor)
+        if layer is not None and stack is not None:
+            counts[stack] = max(counts.get(stack, 0), layer + 1)
+    return counts
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers that one merge makes: what gradients run over, and what they are called in each of its sources."""
+
+    counts: Mapping[str, int]
+    """Layers by stack."""
+
+    first: int = 0
+    """The number, in the merged model, of the first of them."""
+
+    starts: tuple[int, ...] = field(default=())
+    """For each expert, its own number of that layer; where empty, the same."""
+
+    def share(self, tensor: str) -> float:
+        """0 in the first layer of its stack, 1 in the last or only one; 0 outside the layers, as in mergekit."""
+        layer, stack = layer_of(tensor), stack_of(tensor)
+        if layer is None or stack is None or stack not in self.counts:
+            return 0.0
+        count = self.counts[stack]
+        return (layer - self.first) / (count - 1) if count > 1 else 1.0
+
+    def name_in(self, index: int, tensor: str) -> str:
+        """What the tensor is called in an expert."""
+        layer = layer_of(tensor)
+        if layer is None or stack_of(tensor) not in self.counts or not self.starts:
+            return tensor
+        return with_layer(tensor, layer - self.first + self.starts[index])

@@ -1,0 +1,47 @@
+"""Spherical linear interpolation of two models, as mergekit does it (Shoemake 1985, tensor by tensor).
+
+From the base to its one expert, or, where there are two experts, from the first to the second:
+
+    W = W_a sin((1 - t) angle) / sin(angle) + W_b sin(t angle) / sin(angle)
+
+`angle` is that between the flattened tensors. Where they are nearly on a line (|cos| > 0.9995), W = (1 - t) W_a + t W_b. A tensor of
+zeros counts as orthogonal to all others.
+"""
+
+import math
+
+from torch import Tensor
+
+from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.settings import Number
+from epmq_export.merging.sphere import dot, length
+
+_LINE, _ZERO = 0.9995, 1e-8
+
+
+def slerp(inputs: Inputs) -> Merge:
+    def merge(tensor: str) -> Tensor:
+        first = inputs.base(tensor) if len(inputs.experts) == 1 else inputs.expert(0, tensor)
+        second = inputs.expert(len(inputs.experts) - 1, tensor)
+        t = inputs.number("t", tensor)
+        a, b = shares(t, cosine(first, second))
+        return first.mul_(a).add_(second, alpha=b)
+
+    return merge
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    lengths = length(first), length(second)
+    return dot(first, second) / (lengths[0] * lengths[1]) if min(lengths) > _ZERO else 0.0
+
+
+def shares(t: float, cosine: float) -> tuple[float, float]:
+    """How much of the first tensor and of the second."""
+    if abs(cosine) > _LINE:
+        return 1 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
+RULES = {"slerp": Rule(slerp, {"t": Number()}, experts=(1, 2))}

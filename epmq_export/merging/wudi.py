@@ -1,0 +1,42 @@
+"""WUDI (arXiv 2503.08099): for each linear, the vector that disturbs every expert least on the inputs its own task vector points to.
+
+    minimise  sum_t || (tau - tau_t) tau_t^T ||^2 / || tau_t ||^2      from tau = sum_t tau_t, with Adam
+
+With G_t = tau_t^T tau_t / || tau_t ||^2 and d = tau - sum_t tau_t, half the gradient is d sum_t G_t + sum_t (sum_s tau_s - tau_t) G_t:
+two sums over the experts, so that neither memory nor a step's cost (out * in * in multiplications) grows with their number. Each expert
+is read twice. float32 throughout; no random numbers. Other tensors get the mean.
+"""
+
+import torch
+from torch import Tensor
+
+from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.settings import Number
+from epmq_export.merging.spectral import by_linear, total
+
+
+def wudi(inputs: Inputs) -> Merge:
+    def merge_linear(tensor: str, base: Tensor) -> Tensor:
+        everyone = total(inputs, tensor, base)
+        gram, pull = torch.zeros(base.shape[1], base.shape[1]), torch.zeros_like(base)
+        for index in range(len(inputs.experts)):
+            vector = inputs.task_vector(index, tensor, base)
+            size = vector.square().sum()
+            if size > 0:
+                own = vector.T @ vector / size
+                gram.add_(own)
+                pull.addmm_(everyone - vector, own)
+        moved = torch.zeros_like(base)
+        optimizer = torch.optim.Adam([moved], lr=inputs.number("learning_rate", tensor))
+        for _ in range(int(inputs.number("steps", tensor))):
+            moved.grad = torch.addmm(pull, moved, gram).mul_(2)
+            optimizer.step()
+        return everyone.add_(moved)
+
+    return by_linear(inputs, merge_linear)
+
+
+RULES = {
+    "wudi": Rule(wudi, {"lambda": Number(1.0), "steps": Number(300, least=0, whole=True), "learning_rate": Number(1e-5, least=0)}),
+}

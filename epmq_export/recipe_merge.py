@@ -1,0 +1,110 @@
+"""The part of a recipe that says what is merged: `models`, or mergekit's `slices` and `modules`, and whose tokenizer the merge gets."""
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, Field, PlainValidator, ValidationInfo, field_validator, model_validator
+
+from epmq_export.recipe_values import STRICT, ModelName, Name, Parameters, model_name, shown
+
+
+class _Part(BaseModel):
+    model_config = STRICT
+
+
+def _range(value: list[int]) -> list[int]:
+    if len(value) != 2 or value[0] >= value[1]:
+        raise ValueError(f"found {shown(value) if len(value) != 2 else value}, expected [first, last + 1], such as [0, 16]")
+    return value
+
+
+class RecipeModel(_Part):
+    """One entry of `models`."""
+
+    model: ModelName
+    parameters: Parameters = {}
+    """As written: scalars, lists, lists of {filter, value}; the merge rule interprets them."""
+
+
+class RecipeSource(_Part):
+    """Layers of one model."""
+
+    model: ModelName
+    layer_range: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_range)]
+    """The first layer, and the one after the last."""
+
+    parameters: Parameters = {}
+
+
+class RecipeSlice(_Part):
+    """Layers of the merge, made of as many layers of each source."""
+
+    sources: list[RecipeSource] = Field(min_length=1)
+    base_model: ModelName | None = None
+    """For these layers alone, instead of the recipe's."""
+
+    parameters: Parameters = {}
+
+    @field_validator("sources")
+    @classmethod
+    def _as_long(cls, sources: list[RecipeSource]) -> list[RecipeSource]:
+        lengths = [source.layer_range[1] - source.layer_range[0] for source in sources]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"found sources of {' and '.join(map(str, lengths))} layers, expected the same number of each")
+        return sources
+
+
+class RecipeModule(_Part):
+    """A part of a model that has layers of its own: an encoder, a decoder."""
+
+    models: list[RecipeModel] = []
+    slices: list[RecipeSlice] = []
+    parameters: Parameters = {}
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if bool(self.models) == bool(self.slices):
+            raise ValueError(f"found {'both models and slices' if self.models else 'neither models nor slices'}, expected one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of one model's embeddings."""
+
+    model: str
+    token: str | int
+    """The token, or its id."""
+
+
+def _row(value: object, info: ValidationInfo) -> object:
+    """A model, a row of one, "zero", or None for mergekit's own choice."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return model_name(value, info)
+    expected = "expected a model, {kind: zero}, or {kind: model_token, model: ..., token: ...} (or token_id)"
+    if not isinstance(value, dict):
+        raise ValueError(f"found {shown(value)}, {expected}")
+    match sorted(value.items()):
+        case [("kind", "zero")]:
+            return "zero"
+        case [("kind", "model_token"), ("model", str(model)), ("token", str(token))]:
+            return Row(model_name(model, info), token)
+        case [("kind", "model_token"), ("model", str(model)), ("token_id", int(token))] if token >= 0 and not isinstance(token, bool):
+            return Row(model_name(model, info), token)
+    raise ValueError(f"found {', '.join(f'{key} {shown(item)}' for key, item in value.items()) or 'an empty mapping'}, {expected}")
+
+
+class RecipeToken(_Part):
+    """One entry of `tokenizer.tokens`: what a model that lacks the token takes for its row of the embeddings."""
+
+    source: Annotated[str | Row | None, PlainValidator(_row)] = None
+    force: bool = False
+    """For the models that have the token, too."""
+
+
+class RecipeTokenizer(_Part):
+    source: Name = "union"
+    tokens: dict[str, RecipeToken] = {}
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None

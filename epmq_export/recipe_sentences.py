@@ -1,0 +1,81 @@
+"""A recipe's mistakes, each as one sentence: the line, the key, what was found, what was expected."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from epmq_export.errors import RecipeError
+from epmq_export.nearest import did_you_mean
+from epmq_export.recipe_values import one_of, shown
+from epmq_export.yaml_lines import Document, Key, dotted
+
+
+def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
+    key, message = mistakes[0]
+    while key and isinstance(key[-1], int) and key not in document.lines:
+        key = key[:-1]  # an item of a list that was written as one value
+    more = len(mistakes) - 1
+    rest = f" (and {more} more {'mistake' if more == 1 else 'mistakes'})" if more else ""
+    return RecipeError(f"{path}:{document.line(key)}: {dotted(key)}: {message}{rest}")
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "int_type": "a whole number",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "string_type": "text",
+    "too_short": "at least {min_length:g}",
+}
+
+
+def told(details: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
+    """The key and the sentence of one of pydantic's errors."""
+    key: Key = details["loc"]
+    context = details.get("ctx", {})
+    match details["type"]:
+        case "value_error":
+            return key, str(context["error"])
+        case "missing":
+            return key, "found nothing, expected this key"
+        case "extra_forbidden":
+            valid = keys(_part(root, key))
+            return key, f"found an unknown key, expected {one_of(valid)}{did_you_mean(str(key[-1]), valid)}"
+    expected = _EXPECTED.get(details["type"])
+    return key, f"found {shown(details['input'])}, expected {expected.format(**context)}" if expected else details["msg"]
+
+
+def keys(part: type[BaseModel]) -> list[str]:
+    """The keys of a mapping in a recipe, as written there."""
+    return [info.alias or name for name, info in part.model_fields.items()]
+
+
+def _part(root: type[BaseModel], key: Key) -> type[BaseModel]:
+    """The mapping that the last part of `key` stands in."""
+    part, is_name = root, False
+    for name in key[:-1]:
+        if is_name or isinstance(name, int):
+            is_name = False
+            continue
+        annotation = next(info.annotation for field, info in part.model_fields.items() if name == (info.alias or field))
+        is_name = get_origin(annotation) is dict
+        part = next(mappings(annotation))
+    return part
+
+
+def mappings(annotation: object) -> Iterator[type[BaseModel]]:
+    """The kinds of mapping that a key's value may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from mappings(inner)

@@ -1,0 +1,247 @@
+"""One vocabulary for models that have several: mergekit's `tokenizer_source`, `tokenizer` and `chat_template`.
+
+The merge gets one tokenizer; every model's token embeddings (and head) are put in that tokenizer's order before they are merged. A
+token that a model lacks gets the row that the recipe names for it, else that of the only model that has it, else the base's, else the
+mean of those that have it; a token that none has gets zeros and a line in the log.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from epmq_export.checkpoint import CONFIG, Checkpoint
+from epmq_export.errors import InputError
+from epmq_export.json_file import read_json
+from epmq_export.merging.layers import layer_of
+from epmq_export.recipe import Recipe
+from epmq_export.recipe_merge import RecipeToken, Row
+from epmq_export.tensors import TypedSource
+
+log = logging.getLogger(__name__)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The merge's tokens, and where each model has them."""
+
+    tokens: Mapping[str, int]
+    """Ids from 0 without a gap."""
+
+    size: int
+    """Rows of the merge's embeddings: tokens, and padding."""
+
+    rows: Mapping[str, Tensor]
+    """By location: the model's own row of each token, -1 where it has none; int64 [tokens]."""
+
+    sizes: Mapping[str, int]
+    """By location: how many rows its config says that it has."""
+
+    own: Mapping[str, Mapping[str, int]]
+    """By location: the model's own tokens."""
+
+    entries: Mapping[str, RecipeToken]
+    """What the recipe says of single tokens, the models in it as locations."""
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """InputError where the model has none that transformers reads."""
+    directory = checkpoint.model_directory
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{directory}: found no tokenizer that transformers reads, expected one ({reason})") from None
+    return tokenizer
+
+
+def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, entries: Mapping[str, RecipeToken], multiple: int) -> tuple[Any, Vocabulary]:
+    """The merge's tokenizer and vocabulary. `source` is "base", "union" or a location; `models` are by location, the base first.
+
+    InputError for a tokenizer that its model's embeddings do not fit.
+    """
+    base = next(iter(models))
+    tokenizers = {}
+    for location, model in models.items():
+        try:
+            tokenizers[location] = tokenizer_of(model)
+        except InputError as error:
+            if location in (base, source):
+                raise
+            log.warning("%s: taken to have the base's tokens", error)
+            tokenizers[location] = tokenizers[base]
+    sizes = {location: _size(model) for location, model in models.items()}
+    own = {location: tokenizer.get_vocab() for location, tokenizer in tokenizers.items()}
+    for location, tokens in own.items():
+        last = max(tokens, key=lambda token: tokens[token])
+        if tokens[last] >= sizes[location]:
+            raise InputError(
+                f"{models[location].model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, but config.json says {sizes[location]} rows"
+            )
+    result = tokenizer_of(models[source if source in models else base])
+    if source == "union":
+        _add(result, tokenizers)
+    result.add_tokens([token for token in entries if token not in result.get_vocab()])
+    tokens = result.get_vocab()
+    if sorted(tokens.values()) != list(range(len(tokens))):
+        raise InputError(f"{models[base].model_directory}: the ids of the merged tokenizer are not 0 to {len(tokens) - 1}, as rows of embeddings need")
+    order = sorted(tokens, key=lambda token: tokens[token])
+    rows = {location: torch.tensor([known.get(token, -1) for token in order]) for location, known in own.items()}
+    return result, Vocabulary(tokens, -(-len(tokens) // multiple) * multiple, rows, sizes, own, _located(recipe, entries))
+
+
+def _located(recipe: Recipe, entries: Mapping[str, RecipeToken]) -> dict[str, RecipeToken]:
+    def place(source: str | Row | None) -> str | Row | None:
+        if isinstance(source, Row):
+            return Row(recipe.location(source.model), source.token)
+        return recipe.location(source) if source not in (None, "zero") else source
+
+    return {token: RecipeToken.model_construct(source=place(entry.source), force=entry.force) for token, entry in entries.items()}
+
+
+def _add(tokenizer: Any, tokenizers: Mapping[str, Any]) -> None:  # noqa: ANN401
+    """Every model's tokens that the tokenizer lacks, model by model in the order of their ids."""
+    added: dict[str, Any] = {}
+    for location, other in tokenizers.items():
+        special = {info.content: info for _, info in sorted(other.added_tokens_decoder.items())}
+        known = tokenizer.get_vocab()
+        plain = sorted((row, token) for token, row in other.get_vocab().items() if token not in known and token not in special)
+        tokenizer.add_tokens([token for _, token in plain])
+        for token, info in special.items():
+            if added.setdefault(token, info) != info:
+                log.warning("%s: token %r has other settings than in a model before it: those are kept", location, token)
+            elif token not in known:
+                tokenizer.add_tokens([info])
+
+
+def _size(model: Checkpoint) -> int:
+    path = model.model_directory / CONFIG
+    config = read_json(path)
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and isinstance(part.get("vocab_size"), int):
+            return int(part["vocab_size"])
+    raise InputError(f"{path}: found no vocab_size, expected the number of rows of the token embeddings")
+
+
+def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
+    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none that has so many by chance."""
+    other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
+    return layer_of(tensor) is None and not other and model.dtype(tensor).is_floating_point and model.shape(tensor)[:1] == (size,)
+
+
+class Aligned:
+    """A model with its token rows in the merge's order. `views` are those that it is merged with, itself among them, by location."""
+
+    def __init__(self, location: str, views: Mapping[str, TypedSource], base: str | None, vocabulary: Vocabulary) -> None:
+        self._location, self._views, self._base, self._vocabulary = location, views, base, vocabulary
+        self._own = views[location]
+        self._indexed = {name for name in self._own.names() if is_indexed(self._own, name, vocabulary.sizes[location])}
+
+    def names(self) -> Sequence[str]:
+        return self._own.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return (self._vocabulary.size, *self._own.shape(name)[1:]) if name in self._indexed else self._own.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        result = self._own.dtype(name)
+        if name in self._indexed:
+            for view in self._views.values():
+                result = torch.promote_types(result, view.dtype(name))
+        return result
+
+    def load(self, name: str) -> Tensor:
+        if name not in self._indexed:
+            return self._own.load(name)
+        result = torch.zeros(self.shape(name), dtype=self.dtype(name))
+        tokens = self._vocabulary.tokens
+        forced = [tokens[token] for token, entry in self._vocabulary.entries.items() if entry.force]
+        rows = self._vocabulary.rows[self._location].clone()
+        rows[forced] = -1
+        here = rows >= 0
+        result[: len(rows)][here] = self._own.load(name)[rows[here]].to(result.dtype)
+        self._fill(result, name, [int(row) for row in (~here).nonzero()])
+        if self._vocabulary.size > len(tokens):
+            result[len(tokens) :] = result[: len(tokens)].float().mean(0).to(result.dtype)
+        return result
+
+    def _fill(self, result: Tensor, name: str, missing: Sequence[int]) -> None:
+        """The rows that the model lacks, from those that have them: one model's tensor in memory at a time."""
+        order = sorted(self._vocabulary.tokens, key=lambda token: self._vocabulary.tokens[token])
+        wanted: dict[str, list[tuple[int, int]]] = {}
+        givers = Counter[int]()
+        for row in missing:
+            for location, own in self._givers(order[row], row):
+                wanted.setdefault(location, []).append((row, own))
+                givers[row] += 1
+        total = torch.zeros(result.shape, dtype=torch.float32)
+        for location, pairs in wanted.items():
+            target, source = (torch.tensor(part) for part in zip(*pairs, strict=True))
+            total[target] += self._views[location].load(name)[source].float()
+        for row in missing:
+            if givers[row]:
+                result[row] = (total[row] / givers[row]).to(result.dtype)
+
+    def _givers(self, token: str, row: int) -> list[tuple[str, int]]:
+        """The models whose rows make up a row, and which of theirs."""
+        entry = self._vocabulary.entries.get(token)
+        source = entry.source if entry else None
+        have = [(location, int(self._vocabulary.rows[location][row])) for location in self._views if self._vocabulary.rows[location][row] >= 0]
+        if source == "zero":
+            return []
+        if isinstance(source, Row):
+            return [(source.model, self._row(source))]
+        if source is not None:
+            if source not in dict(have):
+                raise InputError(f"tokenizer.tokens.{token}: found no such token in {source} among the models merged here, expected it there")
+            return [(source, dict(have)[source])]
+        if not have:
+            log.warning("token %r is in no model: its row is zero", token)
+        own = dict(have)
+        return [(self._base, own[self._base])] if len(have) > 1 and self._base in own else have
+
+    def _row(self, source: Row) -> int:
+        row = self._vocabulary.own[source.model].get(source.token, -1) if isinstance(source.token, str) else source.token
+        if source.model not in self._views or not 0 <= row < self._vocabulary.sizes[source.model]:
+            raise InputError(f"tokenizer.tokens: found no token {source.token!r} in {source.model} among the models merged here, expected it there")
+        return row
+
+
+def chat_template(asked: str, recipe: Recipe, models: Mapping[str, Checkpoint]) -> str | None:
+    """The template that a recipe's `chat_template` means: Jinja as it is, or with `auto` the one that most models have."""
+    if asked != "auto":
+        if "{" not in asked:
+            raise recipe.mistake(("chat_template",), f"found {asked!r}, expected 'auto' or a template in Jinja (mergekit's templates by name are not here)")
+        return asked
+    found: Counter[str] = Counter()
+    for location, model in models.items():
+        try:
+            template = tokenizer_of(model).chat_template
+        except InputError as error:
+            log.warning("%s: no chat template from it", error)
+            continue
+        template = template.get("default") if isinstance(template, dict) else template
+        if template:
+            found[template.strip()] += 1
+        else:
+            log.info("%s has no chat template", location)
+    if not found:
+        raise recipe.mistake(("chat_template",), "found 'auto', but no model has a chat template, expected one in Jinja")
+    return found.most_common(1)[0][0]
+
+
+def write_tokenizer(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
+    """In place of what tokenizer files are there."""
+    for name in TOKENIZER_FILES:
+        (directory / name).unlink(missing_ok=True)
+    tokenizer.save_pretrained(directory)

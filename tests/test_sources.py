@@ -1,0 +1,82 @@
+"""What `epmq merge` makes of slices of a real family, and what calibration makes of them."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from converters import open_family
+from epmq_export import sources
+from epmq_export.errors import RecipeError
+from epmq_export.merging.write import write_merged
+from epmq_export.recipe import Recipe, load_recipe
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    base = tiny.base(folder / "base", width=32)
+    tiny.full_expert(folder / "whole", base, 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        tiny.lora_expert(folder / "adapter", base, 2)
+    (folder / "text.txt").write_text("a\nb\n")
+    return folder
+
+
+def recipe(folder: Path, **keys: object) -> Recipe:
+    tasks = {"one": {"expert": "./whole", "calibration": "text.txt"}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"base_model": "./base", "tasks": tasks, **keys}))
+    return load_recipe(folder / "recipe.yaml")
+
+
+def slices(*ranges: tuple[int, int]) -> list[dict[str, object]]:
+    return [{"sources": [{"model": f"./{name}", "layer_range": [*span]} for name in ("base", "whole")]} for span in ranges]
+
+
+def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> None:
+    asked = recipe(folder, slices=slices((0, 3), (1, 3)))
+    made = sources.merge(asked, sources.open_checkpoints(asked))
+    write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 5
+    model, single = AutoModel.from_pretrained(tmp_path / "out"), recipe(folder)
+    flat = sources.merge(single, sources.open_checkpoints(single)).source
+    for layer, origin in enumerate((0, 1, 2, 1, 2)):
+        weight = f"encoder.layer.{origin}.output.dense.weight"
+        assert torch.equal(model.encoder.layer[layer].output.dense.weight, flat.load(weight))
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (folder / "base" / "tokenizer.json").read_bytes()
+
+
+def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None:
+    asked = recipe(folder, slices=slices((0, 3), (1, 3)))
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: slices: found layers in another order or number than the base's.*`merge` works"):
+        sources.open_sources(asked, sources.open_checkpoints(asked), open_family)
+
+
+def test_calibration_takes_the_bases_own_layers_in_slices(folder: Path) -> None:
+    sliced, whole = (
+        sources.open_sources(asked, sources.open_checkpoints(asked), open_family).merged
+        for asked in (recipe(folder, slices=slices((0, 1), (1, 3))), recipe(folder))
+    )
+    assert list(sliced.names()) == list(whole.names())
+    assert all(torch.equal(sliced.load(name), whole.load(name)) for name in whole.names())
+
+
+@pytest.mark.parametrize("keys", [{"tokenizer_source": "union"}, {"tokenizer_source": "./whole"}, {"tokenizer": {"source": "base"}}, {"chat_template": "auto"}])
+def test_calibration_refuses_another_tokenizer(folder: Path, keys: dict[str, object]) -> None:
+    asked = recipe(folder, **keys)
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {next(iter(keys))}: found it set, expected it left out.*`merge` works"):
+        sources.open_sources(asked, sources.open_checkpoints(asked), open_family)
+
+
+def test_an_adapter_on_the_base_as_the_model_whose_config_counts(folder: Path, tmp_path: Path) -> None:
+    (folder / "linear.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": [{"model": "./base+./adapter"}, {"model": "./whole"}]}))
+    asked = load_recipe(folder / "linear.yaml")
+    made = sources.merge(asked, sources.open_checkpoints(asked))
+    write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
+    assert AutoModel.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3
