@@ -212,7 +212,7 @@ def test_progress_counts_every_step(model: Tiny) -> None:
 
 
 def test_notes_say_what_is_not_stored_as_asked(model: Tiny, caplog: pytest.LogCaptureFixture) -> None:
-    layout = Layout(embeddings="Q8_0", keep=("*.1.attention.self.query.weight",))
+    layout = Layout(embeddings="Q8_0", overrides={"*.1.attention.self.query.weight": "F16"})
     found = calibrated(model.calibrator("gptq", layout=layout))
     note = "encoder.layer.1.attention.self.query.weight stays F16, as '*.1.attention.self.query.weight' asks"
     assert [result.notes for result in found] == [[], [], [note]] and note in caplog.messages
