@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--restart", action="store_true", help="measure every row again; without it, finished rows are kept")
     given = parser.parse_args()
+    given.data, given.experts = given.data.resolve(), given.experts.resolve()  # recipes lie elsewhere
     if given.threads:
         torch.set_num_threads(given.threads)
     try:
