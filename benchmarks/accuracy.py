@@ -2,11 +2,13 @@
 
     python benchmarks/accuracy.py --data DATA/text                         (the whole table: hours on two cores)
     python benchmarks/accuracy.py --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq epmq --out /tmp/quick
+    python benchmarks/accuracy.py --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K    (the default method on other grids)
     python benchmarks/accuracy.py --data DATA/text --counts 2 4 8 11       (how the gap grows with the number of tasks)
 
 DATA/text holds a folder a task, as benchmarks/train_experts.py reads it; that script trains the experts. Calibration takes sentences
 from `train.tsv.gz`, without labels; scores are on the first lines of `test.tsv.gz`, against frozen heads of label embeddings. Peers
-(benchmarks/peers) are given the same merged model and the same calibration sentences.
+(benchmarks/peers) are given the same merged model and the same calibration sentences. What tunes or refines, and grids other than Q4_0,
+are measured after the first of the merges alone.
 
 Every finished row is saved at once, as accuracy.json and accuracy.md, so an interrupted run goes on where it stopped. Afterwards,
 `python benchmarks/readme.py` puts the averages into README.md.
@@ -20,15 +22,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import counts
 import torch
-from laboratory import CPU, EIGHT, MERGES, TASKS, Experiment, Laboratory
+from laboratory import CPU, EIGHT, MERGES, METHODS, TASKS, Experiment, Laboratory
 from peers import Merge, Peer, known
-from rows import METHODS, PEERS, Results
+from rows import GRID, PEERS, Results
 from train_experts import packaged_base
 
 from cli import known_formats
@@ -37,11 +40,16 @@ from epmq_export import packed as packed_checkpoint
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.errors import EpmqError
+from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
 from epmq_export.recipe import RecipeQuantization
+from epmq_export.recipe_values import ONNX_GRIDS
 from epmq_export.verification.scores import Bench, Outputs
 
 FULL = RecipeQuantization.model_construct(grid="F32", embeddings="F32")  # no recipe may ask for it: it writes no 4-bit file
+# What is more than one solve: a search, or training.
+LONG = tuple(name for name, calibration in METHODS.items() if {"tune", "refine"} & calibration.keys())
+CHOSEN = ("gptq", "epmq", DEFAULT_METHOD, *LONG)
 
 
 @dataclass(frozen=True)
@@ -77,25 +85,28 @@ class Judge:
             self.score(merge, "", "merged", partial(experiment.outputs, experiment.sources.merged), {})
 
     def full(self, merge: str, method: str) -> None:
-        """The solve without rounding. A method that reproduces the merge gives the merge: that row is there already."""
-        if PRESETS[method].target == "experts" and self.results.find(merge, method, "full") is None:
+        """The solve without rounding. A method that reproduces the merge gives the merge: that row is there already. `refine` trains what is on a grid."""
+        asked = METHODS[method]
+        if PRESETS[asked["method"]].target == "experts" and "refine" not in asked and self.results.find(merge, method, "full") is None:
             with self._calibrated(merge, method, FULL) as (experiment, packed, seconds):
                 self.score(merge, method, "full", partial(experiment.outputs, packed), seconds)
 
-    def packed(self, merge: str, method: str, formats: Sequence[str]) -> None:
-        """On the grid, and reloaded from the real files."""
-        missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage) is None]
+    def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
+        """On the grid, and, to `reload`, from the real files of every format that can hold it."""
+        formats = [format for format in known_formats() if reload and (format != "onnx" or grid in ONNX_GRIDS)]
+        missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None]
         if not missing:
             return
-        with self._calibrated(merge, method, RecipeQuantization()) as (experiment, packed, seconds):
+        with self._calibrated(merge, method, RecipeQuantization(grid=grid)) as (experiment, packed, seconds):
+            facts = on_grid(packed, grid)
             for stage in missing:
                 if stage == "packed":
-                    self.score(merge, method, stage, partial(experiment.outputs, packed), seconds)
+                    self.score(merge, method, stage, partial(experiment.outputs, packed), facts | seconds)
                 else:
                     format, runtime = known_formats()[stage]
                     folder = packed.directory.with_name(stage)
                     folder.mkdir()
-                    self.score(merge, method, stage, partial(runtime.outputs, format.write(packed, open_family(packed.directory), folder)), {})
+                    self.score(merge, method, stage, partial(runtime.outputs, format.write(packed, open_family(packed.directory), folder)), facts)
 
     def peer(self, merge: str, peer: Peer) -> None:
         """A peer's weights or file, in the runtimes that read it."""
@@ -116,7 +127,7 @@ class Judge:
 
     def best(self) -> tuple[str, str] | None:
         """Merge and method of the best packed row that is not a peer's."""
-        rows = [row for row in self.results.rows if row["stage"] == "packed" and row["method"] in PRESETS]
+        rows = [row for row in self.results.rows if row["stage"] == "packed" and row["method"] in METHODS and row.get("grid", GRID) == GRID]
         best = max(rows, key=lambda row: float(row["scores"]["average"]), default=None)
         return (best["merge"], best["method"]) if best else None
 
@@ -126,6 +137,15 @@ class Judge:
         with TemporaryDirectory(prefix="epmq-accuracy-") as scratch:
             packed, seconds = experiment.calibrate(Path(scratch) / "packed", quantization)
             yield experiment, packed, seconds
+
+
+def on_grid(packed: Packed, grid: str) -> dict[str, Any]:
+    """What rows of it tell: the grid, the bits that a weight of a linear takes on average, and which rows took another grid."""
+    sizes = {name: prod(packed.shape(name)) for name in packed.grids}
+    bits = sum(packed.grids[name].bits_per_weight * size for name, size in sizes.items()) / sum(sizes.values())
+    others = sorted({(held.name, packed.shape(name)[1]) for name, held in packed.grids.items() if held.name != grid})
+    note = f"{grid} gives way to {' and '.join(f'{other} for rows of {width}' for other, width in others)}" if others else None
+    return {"grid": grid, "bits": bits, "note": note}
 
 
 def full_precision(experiment: Experiment, directory: Path) -> Merge:
@@ -160,19 +180,23 @@ def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folde
 
 
 def whole_table(judge: Judge, given: argparse.Namespace) -> None:
+    """What takes longest last."""
+    reloaded = {"all": given.methods, "chosen": CHOSEN}.get(given.reload, ())
+    rows = [(merge, method) for method in given.methods for merge in (given.merges[:1] if method in LONG else given.merges)]
     for merge in given.merges:
         judge.merged(merge)
-    reloaded = {"all": given.methods, "chosen": (DEFAULT_METHOD, "gptq", "epmq")}.get(given.reload, ())
-    for method in given.methods:
-        for merge in given.merges:
-            judge.packed(merge, method, list(known_formats()) if method in reloaded else [])
-            judge.full(merge, method)
+    for merge, method in rows:
+        judge.packed(merge, method, method in reloaded)
     peers = known(given.peer_python)
     for name in given.peers:
         for merge in given.merges:
             judge.peer(merge, peers[name])
+    for grid in given.grids:
+        judge.packed(given.merges[0], DEFAULT_METHOD, given.reload in ("all", "chosen"), grid)
+    for merge, method in rows:
+        judge.full(merge, method)
     if given.reload == "best" and (best := judge.best()):
-        judge.packed(*best, list(known_formats()))
+        judge.packed(*best, reload=True)
 
 
 def by_counts(given: argparse.Namespace) -> None:
@@ -188,7 +212,7 @@ def by_counts(given: argparse.Namespace) -> None:
                 judge.merged(merge)
             best = counts.best_merge(judge.results, given.merges)
             for method in counts.METHODS:
-                judge.packed(best, method, [])
+                judge.packed(best, method, reload=False)
             lines.append(counts.line(judge.results, best))
         counts.write(given.out, judge.results, lines)
 
@@ -200,7 +224,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=EIGHT, metavar="TASK", help=f"of {', '.join(TASKS)}; the first eight by default")
     parser.add_argument("--merges", nargs="+", choices=MERGES, default=tuple(MERGES), metavar="MERGE", help=f"of {', '.join(MERGES)}")
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS, metavar="METHOD", help=f"of {', '.join(METHODS)}")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=tuple(METHODS), metavar="METHOD", help=f"of {'; '.join(METHODS)}")
+    parser.add_argument("--grids", nargs="*", choices=GRIDS, default=(), metavar="GRID", help=f"besides, the default method on these, of {', '.join(GRIDS)}")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=tuple(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--peer-python", type=Path, default=None, help="an interpreter with llmcompressor; without it that peer's rows are left out")
     parser.add_argument("--lines", type=int, default=1000, help="test sentences a task")
@@ -209,7 +234,7 @@ def main() -> None:
         "--reload",
         choices=("all", "chosen", "best", "none"),
         default="chosen",
-        help="which packed models are also written as GGUF and ONNX and scored in their runtimes; chosen: the default method, gptq and epmq",
+        help="which packed models are also scored as GGUF and ONNX, in their runtimes; chosen: gptq, epmq, and the default method in all its variants",
     )
     parser.add_argument(
         "--counts",
@@ -222,6 +247,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--restart", action="store_true", help="measure every row again; without it, finished rows are kept")
     given = parser.parse_args()
+    given.data, given.experts = given.data.resolve(), given.experts.resolve()  # recipes lie elsewhere
     if given.threads:
         torch.set_num_threads(given.threads)
     try:

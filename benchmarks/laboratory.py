@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from converters import open_family
 from epmq_export import sources
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
 from epmq_export.family import TensorSource
 from epmq_export.packed import Packed
@@ -28,6 +30,13 @@ MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TA 1.0": ("task_arithmetic", {"lambda": 1.0}),
     "TA 2.5": ("task_arithmetic", {"lambda": 2.5}),
     "TIES 1.0": ("ties", {"lambda": 1.0}),
+    "TSV-M": ("tsvm", {}),
+}
+# By name, what the recipe says under `calibration`: the presets, then what the default one can be given besides. --samples where it says none.
+METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS} | {
+    f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True},
+    f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": REFINE_STEPS},
+    f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
 }
 CPU = torch.device("cpu")
 
@@ -78,7 +87,7 @@ class Laboratory:
             "merge_method": rule,
             "parameters": parameters,
             "tasks": {task: self._task(task) for task in self.tasks},
-            "calibration": {"method": method, "samples": self.samples},
+            "calibration": {"samples": self.samples, **METHODS[method]},
         }
         path = self.folder / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from laboratory import MERGES
-from rows import PEERS, RUNTIMES, Results, Row, percent, table
+from laboratory import MERGES, METHODS
+from rows import GRID, PEERS, RUNTIMES, Results, bits, notes, percent, table
 
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
@@ -25,37 +25,37 @@ def read(folder: Path) -> Results:
 def block(results: Results) -> str:
     """What stands between the markers: what was measured, and averages over tasks after the first merge of the table."""
     merge = next(merge for merge in MERGES if results.score(merge, "", "merged") is not None)
-    ends = [percent(next(results.of("", "", end))["scores"]["average"]) for end in ("base", "experts")]
     settings, about = results.about["settings"], results.about
+    lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in RUNTIMES.values()), "recovered"]]
+    lines += [_line(results, "base", ("", "", "base")), _line(results, "merged, no calibration", (merge, "", "merged"))]
+    measured = [method for method in (*METHODS, *PEERS) if any(results.score(merge, method, stage) is not None for stage in RUNTIMES)]
+    for method in measured:
+        name = method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
+        # A method whose target is the merge gives the merge where it does not round.
+        same = method in METHODS and PRESETS[METHODS[method]["method"]].target == "merged"
+        lines.append(_line(results, name, (merge, "", "merged") if same else (merge, method, "full"), (merge, method)))
+    lines.append(_line(results, "experts, each on its own task", ("", "", "experts")))
     head = (
         f"{len(settings['tasks'])} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, merged by {merge} (task arithmetic: TA), calibrated with "
         f"{settings['samples']} unlabelled sentences a task, the first {settings['lines']} test sentences of each (all where it has fewer); "
-        "percent, averaged over tasks. "
-        f"`recovered` is (row - base) / (experts - base). The base has {ends[0]}, the experts, each on its own task, {ends[1]} "
-        f"({about['machine']}, {about['date']})."
+        f"percent, averaged over tasks. {''.join(map(_added, measured))}"
+        f"`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has any ({about['machine']}, {about['date']})."
     )
-    lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in RUNTIMES.values()), "recovered at 4 bits"]]
-    lines.append(["merged, no calibration", "32", *_cells(results, merge, "", ("merged", *RUNTIMES)), ""])
-    methods = [*PRESETS]
-    methods.append(methods.pop(methods.index(DEFAULT_METHOD)))
-    for method in (*PEERS, *methods):
-        rows = [row for stage in RUNTIMES for row in results.of(merge, method, stage)]
-        if rows:
-            name = method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
-            # A method whose target is the merge gives the merge where it does not round.
-            full = "merged" if method in PRESETS and PRESETS[method].target == "merged" else "full"
-            cells = [*_cells(results, merge, "" if full == "merged" else method, (full,)), *_cells(results, merge, method, (*RUNTIMES,))]
-            lines.append([name, _bits(rows[0]), *cells, results.recovered(rows[0])])
-    return "\n\n".join([f"{BEGIN}\n{head}", table(lines), *results.notes(), END])
+    shown = [row for row in results.rows if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID]
+    return "\n\n".join([f"{BEGIN}\n{head}", table(lines), *notes(shown), END])
 
 
-def _cells(results: Results, merge: str, method: str, stages: tuple[str, ...]) -> list[str]:
-    scores = [results.score(merge, method, stage) for stage in stages]
-    return ["" if score is None else percent(score) for score in scores]
+def _line(results: Results, name: str, full: tuple[str, str, str], ours: tuple[str, str] | None = None) -> list[str]:
+    """`full`: merge, method and stage of the row in full precision; `ours`: merge and method of those at 4 bits, of which there is one at least."""
+    rows = [next(results.of(*full), None), *(next(results.of(*ours, stage), None) if ours else None for stage in RUNTIMES)]
+    first = next(filter(None, rows[1:] if ours else rows))
+    return [name, bits(first) if ours else "32", *(percent(row["scores"]["average"]) if row else "" for row in rows), results.recovered(first)]
 
 
-def _bits(row: Row) -> str:
-    return f"{row.get('bits', 4.5):.2f}"  # ours are on Q4_0: in GGUF, 18 bytes for 32 weights
+def _added(method: str) -> str:
+    """What a method's recipe says beside the name of a preset, in a sentence; nothing for presets and peers."""
+    added = {key: value for key, value in METHODS.get(method, {}).items() if key != "method"}
+    return f"`{method}` has `calibration: {json.dumps(added)}`. " if added else ""
 
 
 def replaced(text: str, new: str) -> str:

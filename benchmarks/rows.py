@@ -7,19 +7,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from laboratory import MERGES
+from laboratory import MERGES, METHODS
 from peers import known
 
 from cli import known_formats
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.grids import GRIDS
 from epmq_export.verification.scores import Scores
 
 Row = dict[str, Any]
-METHODS = tuple(dict.fromkeys((DEFAULT_METHOD, *PRESETS)))
+GRID = "Q4_0"  # of every row of ours that names no other
 PEERS = known()
 RUNTIMES = {"packed": "PyTorch"} | {name: runtime.name for name, (_, runtime) in known_formats().items()}
-STAGES = {"full": "full"} | {stage: f"Q4_0, {runtime}" for stage, runtime in RUNTIMES.items()}
+STAGES = ("full", *RUNTIMES)
+BITS = "Bits a weight: of the linears in GGUF, scales included."
 RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration or of the peer, by the clock."
 
 
@@ -27,7 +29,10 @@ def numbers(method: str) -> dict[str, Any] | None:
     """What decides a method's or a peer's result: a row that was measured with others is not its row."""
     if method in PEERS:
         return dict(PEERS[method].settings)
-    return asdict(PRESETS[method]) if method else None
+    if not method:
+        return None
+    asked = dict(METHODS[method])
+    return asdict(PRESETS[asked.pop("method")]) | asked
 
 
 class Results:
@@ -45,31 +50,31 @@ class Results:
                     raise SystemExit(f"{self.json}: its {key} are not those of this run: give another --out, or --restart to replace it")
             self.rows = found["rows"]
 
-    def find(self, merge: str, method: str, stage: str) -> Row | None:
+    def find(self, merge: str, method: str, stage: str, grid: str = GRID) -> Row | None:
         """A row that was measured with the same numbers of the method."""
-        return next((row for row in self.of(merge, method, stage) if row["numbers"] == numbers(method)), None)
+        return next((row for row in self.of(merge, method, stage, grid) if row["numbers"] == numbers(method)), None)
 
-    def of(self, merge: str, method: str, stage: str) -> Iterator[Row]:
+    def of(self, merge: str, method: str, stage: str, grid: str = GRID) -> Iterator[Row]:
         """The row of that name, whatever its numbers."""
-        return (row for row in self.rows if (row["merge"], row["method"], row["stage"]) == (merge, method, stage))
+        return (row for row in self.rows if _name(row) == (merge, method, grid, stage))
 
     def score(self, merge: str, method: str, stage: str) -> float | None:
         """The average over tasks, 0..1; None where there is no such row."""
         return next((float(row["scores"]["average"]) for row in self.of(merge, method, stage)), None)
 
     def add(self, merge: str, method: str, stage: str, scores: Scores, facts: dict[str, Any]) -> None:
-        """`facts`: what else a row tells, such as `seconds`, a peer's `bits` a weight, a `note`."""
-        self.rows = [row for row in self.rows if (row["merge"], row["method"], row["stage"]) != (merge, method, stage)]
-        self.rows.append({"merge": merge, "method": method, "stage": stage, "numbers": numbers(method), "scores": scores, **facts})
-        order = {name: i for i, name in enumerate(("", *MERGES, *METHODS, *PEERS, "base", "experts", "merged", *STAGES))}
+        """`facts`: what else a row tells, such as `seconds`, the `grid` of ours, `bits` a weight, a `note`."""
+        new = {"merge": merge, "method": method, "stage": stage, "numbers": numbers(method), "scores": scores, **facts}
+        self.rows = [*(row for row in self.rows if _name(row) != _name(new)), new]
+        order = {name: i for i, name in enumerate(dict.fromkeys(("", *MERGES, *METHODS, *PEERS, GRID, *GRIDS, "base", "experts", "merged", *STAGES)))}
         # A row of an earlier version may name a method that is no more: it stays, at the end.
-        self.rows.sort(key=lambda row: tuple(order.get(row[key], len(order)) for key in ("merge", "method", "stage")))
+        self.rows.sort(key=lambda row: tuple(order.get(part, len(order)) for part in _name(row)))
         self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
         for path, text in ((self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"), (self.markdown, self.text())):
             with files.whole(path) as built:
                 built.write_text(text, encoding="utf-8")
         told = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items() if value is not None)
-        print(f"{merge:9}{method:26}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
+        print(f"{merge:9}{method:30}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
 
     def head(self) -> str:
         """What was measured, on what, when."""
@@ -81,7 +86,7 @@ class Results:
         )
 
     def text(self) -> str:
-        """Two tables in Markdown: averages, and everything by task."""
+        """Tables in Markdown: averages, those of other grids where there are any, and everything by task."""
         tasks = self.about["settings"]["tasks"]
         merges = [merge for merge in MERGES if any(row["merge"] == merge for row in self.rows)]
         averages = [["", "precision", *merges]]
@@ -95,12 +100,19 @@ class Results:
         for row in self.rows:
             scores = [percent(row["scores"][task]) for task in (*tasks, "average")]
             each.append([row["merge"], row["method"] or row["stage"], precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
-        parts = ["# Accuracy", self.head(), "## Averages", table(averages), *self.notes(), "## By task", RECOVERED, table(each)]
+        parts = ["# Accuracy", self.head(), "## Averages", table(averages), *notes(self.rows), *self.grids(merges), "## By task", RECOVERED, table(each)]
         return "\n\n".join(parts) + "\n"
 
-    def notes(self) -> list[str]:
-        """What peers did not do as asked, or say of themselves; each sentence once."""
-        return list(dict.fromkeys(f"{row['method']}: {row['note']}." for row in self.rows if row.get("note")))
+    def grids(self, merges: Sequence[str]) -> list[str]:
+        """The default method's averages by grid, after each of the merges that has more than the usual one; a cell a runtime that reads the grid."""
+        lines = [["merge", "grid", "bits a weight", *RUNTIMES.values()]]
+        for merge in merges:
+            found = {grid: [next(self.of(merge, DEFAULT_METHOD, stage, grid), None) for stage in RUNTIMES] for grid in GRIDS}
+            if any(row for grid, rows in found.items() for row in rows if grid != GRID):
+                for grid, rows in found.items():
+                    if first := next(filter(None, rows), None):
+                        lines.append([merge, grid, bits(first), *(percent(row["scores"]["average"]) if row else "" for row in rows)])
+        return ["## Grids", f"Averages of `{DEFAULT_METHOD}`. {BITS}", table(lines)] if len(lines) > 1 else []
 
     def recovered(self, row: Row) -> str:
         """A row's share of the way from base to experts, in percent; empty where an end is missing."""
@@ -110,9 +122,25 @@ class Results:
         return percent((row["scores"]["average"] - base) / (experts - base))
 
 
+def _name(row: Row) -> tuple[str, str, str, str]:
+    return row["merge"], row["method"], row.get("grid", GRID), row["stage"]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What was not done as asked, or must be known of a row; each sentence once."""
+    return list(dict.fromkeys(f"{row['method']}: {row['note']}." for row in rows if row.get("note")))
+
+
 def precision(row: Row) -> str:
-    """A peer's row tells its bits a weight, scales included."""
-    return f"{row['bits']:.2f} bits, {RUNTIMES[row['stage']]}" if "bits" in row else STAGES.get(row["stage"], STAGES["full"])
+    """Ours by grid; a peer's row tells its bits a weight, scales included."""
+    if row["stage"] not in RUNTIMES:
+        return "full"
+    return f"{row['grid'] if 'grid' in row else f'{bits(row)} bits' if 'bits' in row else GRID}, {RUNTIMES[row['stage']]}"
+
+
+def bits(row: Row) -> str:
+    """A weight of the linears, scales included; a row of ours that tells no number is all on its grid."""
+    return f"{row['bits'] if 'bits' in row else GRIDS[row.get('grid', GRID)].bits_per_weight:.2f}"
 
 
 def percent(share: float) -> str:

@@ -174,7 +174,7 @@ class Recipe(_Part):
     base_model: ModelName = ""
     """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer are used."""
 
-    merge_method: Name = "task_arithmetic"
+    merge_method: Name = "tsvm"
     merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
     """As written, base included where it is listed; the experts of the tasks where the recipe says nothing else."""

@@ -77,7 +77,7 @@ def load(folder: Path, text: str) -> Recipe:
 
 def test_defaults_are_those_of_the_method(folder: Path) -> None:
     recipe = load(folder, SMALLEST)
-    assert recipe.merge_method == "task_arithmetic"
+    assert recipe.merge_method == "tsvm"
     assert recipe.calibration.method == DEFAULT_METHOD
     assert recipe.calibration.settings == PRESETS[DEFAULT_METHOD]
     assert (recipe.calibration.samples, recipe.calibration.seed) == (64, 0)
