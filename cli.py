@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 
 PACKED, REPORT = "packed", "report.json"
+# Beside it, where ONNX cannot hold what GGUF gets.
+PACKED_ONNX = "packed-onnx"
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 
@@ -95,10 +97,19 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
 
 
 @app.command()
-def calibrate(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
-    """Merge and calibrate, layer by layer, onto the 4-bit grid; write a packed checkpoint."""
+def calibrate(
+    recipe: RecipeFile,
+    output: Output,
+    format: Annotated[
+        FormatName, typer.Option("--format", help="Whose grids: onnx has fewer, and a recipe says what stands in for the others.")
+    ] = FormatName.gguf,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Merge and calibrate, layer by layer, onto the grids of the file; write a packed checkpoint."""
     files.refuse_existing(output, overwrite)
-    _calibrate(_open(recipe, device), output, resume, console.Stages())
+    _calibrate(_open(recipe, device), output, resume, console.Stages(), format.value)
     console.out.print(output)
 
 
@@ -137,7 +148,7 @@ def verify(
     project = _open(recipe, device) if recipe is not None else None
     if project is not None and project.recipe.source != packed.index.get("recipe"):
         log.warning("%s is not the recipe that %s was made with", recipe, packed.directory)
-    _verify(output, packed, names, project, console.Stages(), json_file)
+    _verify(output, names, project, console.Stages(), json_file)
 
 
 @app.command()
@@ -226,9 +237,9 @@ def _open(path: Path, device: str | None, base: Path | None = None) -> "Project"
     return Project.open(recipe.require_tasks(), open_family, _device(device))
 
 
-def _calibrate(project: "Project", directory: Path, resume: bool, stages: console.Stages) -> "Packed":
-    with stages.stage("calibrate") as update:
-        return project.calibrate(directory, resume, update)
+def _calibrate(project: "Project", directory: Path, resume: bool, stages: console.Stages, format: str) -> "Packed":
+    with stages.stage("calibrate" if directory.name != PACKED_ONNX else "calibrate for onnx") as update:
+        return project.calibrate(directory, resume, update, format)
 
 
 def _run(project: "Project", output: Path, overwrite: bool, resume: bool) -> None:
@@ -239,12 +250,14 @@ def _run(project: "Project", output: Path, overwrite: bool, resume: bool) -> Non
         raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
     files.make_directory(output)
     if overwrite and not resume:
-        for name in (PACKED, REPORT, *known_formats()):
+        for name in (PACKED, PACKED_ONNX, REPORT, *known_formats()):
             files.remove(output / name)
-    finished = resume and (output / PACKED).exists()
-    packed = project.calibrated(output / PACKED) if finished else _calibrate(project, output / PACKED, resume, stages)
-    _export(packed, output, names, overwrite=True, stages=stages)
-    _verify(output, packed, names, project, stages, output / REPORT)
+    apart = project.recipe.quantization.onnx_apart and len(names) > 1
+    for place, own in ((PACKED, ["gguf"]), (PACKED_ONNX, ["onnx"])) if apart else ((PACKED, names),):
+        finished = resume and (output / place).exists()
+        packed = project.calibrated(output / place) if finished else _calibrate(project, output / place, resume, stages, own[0])
+        _export(packed, output, own, overwrite=True, stages=stages)
+    _verify(output, names, project, stages, output / REPORT)
 
 
 def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: bool, stages: console.Stages) -> list[Path]:
@@ -263,24 +276,32 @@ def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: boo
     return written
 
 
-def _verify(output: Path, packed: "Packed", names: Sequence[str], project: "Project | None", stages: console.Stages, report: Path | None) -> None:
+def _verify(output: Path, names: Sequence[str], project: "Project | None", stages: console.Stages, report: Path | None) -> None:
+    """Each file against the packed checkpoint that it was written from; the tasks of all against that of GGUF, where the two differ."""
     from converters import open_family
+    from epmq_export.packed import Packed
     from epmq_export.recipe import RecipeVerify
     from epmq_export.verification.report import Report
     from epmq_export.verification.verify import Written
     from epmq_export.verification.verify import verify as verify_files
 
+    packed = Packed(output / PACKED)
     family = open_family(packed.directory)
-    written = [Written(format.find(output / name), format, runtime) for name, (format, runtime) in known_formats().items() if name in names]
+    apart = Packed(output / PACKED_ONNX) if "onnx" in names and (output / PACKED_ONNX).exists() else None
+    written = [
+        Written(format.find(output / name), format, runtime, apart if apart is not None and name == "onnx" else packed)
+        for name, (format, runtime) in known_formats().items()
+        if name in names
+    ]
     judge = None
     if project is not None:
         with stages.stage("score the references") as update:
             judge = project.judge(packed, lambda text: update(text, 0, 0))
     tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
     with stages.stage("verify") as update:
-        verdict = verify_files(written, packed, family, tolerances, judge, lambda text: update(text, 0, 0))
+        verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))
     if report is not None:
-        Report(packed, verdict, project.recipe.path if project is not None else None, stages.seconds).write(report)
+        Report(packed, apart, verdict, project.recipe.path if project is not None else None, stages.seconds).write(report)
     console.show_verdict(verdict)
     for file in written:
         console.out.print(file.path)

@@ -30,12 +30,13 @@ MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TA 1.0": ("task_arithmetic", {"lambda": 1.0}),
     "TA 2.5": ("task_arithmetic", {"lambda": 2.5}),
     "TIES 1.0": ("ties", {"lambda": 1.0}),
+    "TSV-M": ("tsvm", {}),
 }
 # By name, what the recipe says under `calibration`: the presets, then what the default one can be given besides. --samples where it says none.
 METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS} | {
     f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True},
     f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": REFINE_STEPS},
-    f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 1000},
+    f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
 }
 CPU = torch.device("cpu")
 

@@ -182,7 +182,7 @@ def main() -> None:
     (given.out / "mergekit_parity.md").write_text(text, encoding="utf-8")
     (given.out / "mergekit_parity.json").write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
     print(text)
-    if any(row.verdict.startswith("differs") for row in rows):
+    if any(row.verdict.startswith(("differs", "mergekit fails")) for row in rows):
         raise SystemExit(1)
 
 

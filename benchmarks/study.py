@@ -42,11 +42,13 @@ PLOTS = Path(__file__).parent.parent / "docs" / "plots"
 USUAL: dict[str, Any] = {"rule": "task_arithmetic", "tasks": 8, "samples": 32, "length": 1.0, "alpha": 0.5, "lambda": 0.1}
 AXES: dict[str, list[dict[str, Any]]] = {
     # Lengths are shares of the automatic one, sum ||tau_t||.
-    "length": [{"tasks": n, "length": x} for n in (8, 4, 2) for x in (0.125, 0.25, 0.5, 0.7, 1.0, 1.4)] + [{"tasks": 11, "length": x} for x in (0.5, 0.7, 1.0)],
-    "direction": [{"rule": rule, "length": x} for rule in ("ties", "tsvm", "iso_c", "wudi") for x in (0.5, 1.0)],
-    "alpha": [{"alpha": x} for x in (0.0, 0.25, 0.75, 1.0)],
-    "lambda": [{"lambda": x} for x in (0.01, 0.03, 0.3, 1.0)],
-    "samples": [{"samples": x} for x in (8, 16, 64, 256)],
+    "length": [{"tasks": n, "length": x} for n in (8, 4, 2) for x in (0.125, 0.25, 0.5, 0.7, 1.4) if n == 8 or x != 0.125] + [{"tasks": n} for n in (4, 2)],
+    "direction": [{"rule": rule} for rule in ("ties", "tsvm", "iso_c", "iso_cts")]
+    + [{"rule": rule, "length": x} for x in (0.7, 0.5, 1.4) for rule in ("iso_c", "tsvm")]
+    + [{"rule": rule, "tasks": n} for n in (2, 4) for rule in ("task_arithmetic", "iso_c", "tsvm")],
+    "samples": [{"samples": x} for x in (8, 16, 64)],
+    "alpha": [{"alpha": x} for x in (0.0, 1.0)],
+    "lambda": [{"lambda": x} for x in (0.02, 0.5)],
 }
 
 

@@ -130,7 +130,7 @@ class RecipeQuantization(_Part):
     """A weight, on average over the linears, in place of one grid for all."""
 
     onnx_grid: Annotated[str, choice(*ONNX_GRIDS)] = "Q4_0"
-    """What stands in ONNX for a grid that it cannot hold."""
+    """What stands in ONNX for a grid of up to 4 bits that it cannot hold; for one of more, Q8_0 does."""
 
     embeddings: Annotated[str, choice(*STORAGES)] = "F16"
     keep: list[Name] = []
@@ -146,7 +146,8 @@ class RecipeQuantization(_Part):
     @property
     def replaced_in_onnx(self) -> dict[str, str]:
         """The grids that the recipe names and ONNX cannot hold, and what stands in for them."""
-        return {name: self.onnx_grid for name in self.layout.names if name in GRIDS and name not in ONNX_GRIDS}
+        lacking = [name for name in self.layout.names if name in GRIDS and name not in ONNX_GRIDS]
+        return {name: self.onnx_grid if GRIDS[name].bits <= 4 else "Q8_0" for name in lacking}
 
     @property
     def onnx_apart(self) -> bool:
@@ -173,7 +174,7 @@ class Recipe(_Part):
     base_model: ModelName = ""
     """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer are used."""
 
-    merge_method: Name = "task_arithmetic"
+    merge_method: Name = "tsvm"
     merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
     """As written, base included where it is listed; the experts of the tasks where the recipe says nothing else."""

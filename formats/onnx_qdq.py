@@ -187,7 +187,7 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
         values = {part: value.T.contiguous() for part, value in values.items()}
     found = {"scales": onnx_weights.halves(values["scales"])}
     if "zeros" in values:
-        found["mins"] = (-values["scales"] * values["zeros"]).half()
+        found["mins"] = (0.0 - values["scales"] * values["zeros"]).half()
     return PackedTensor(grid, values["codes"].view(torch.int8), found)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import string
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -19,15 +21,15 @@ WORDS = ("the", "weather", "is", "good", "Good", "café", "cafe", "##ing", "中"
 VOCABULARY = (*SPECIALS, *WORDS, *string.ascii_letters, *(f"##{letter}" for letter in string.ascii_letters))
 
 
-def small_bert(directory: Path, *, lowercase: bool = True, strip_accents: bool | None = None, pooling: str = "mean") -> Path:
+def small_bert(directory: Path, *, lowercase: bool = True, strip_accents: bool | None = None, pooling: str = "mean", width: int = 64) -> Path:
     """A model directory without weights: config, tokenizer, pooling."""
     directory.mkdir(parents=True)
     config = BertConfig(
         vocab_size=len(VOCABULARY),
-        hidden_size=64,
+        hidden_size=width,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=128,
+        intermediate_size=2 * width,
         max_position_embeddings=32,
     )
     config.save_pretrained(directory)
@@ -38,8 +40,9 @@ def small_bert(directory: Path, *, lowercase: bool = True, strip_accents: bool |
     return directory
 
 
-def small_packed(place: Path, source: Path, *, grid: str | None = "Q4_0", index: dict[str, object] | None = None) -> tuple[Packed, Family]:
-    """Random weights of that model, its layers' matrices on a grid (None: nothing on a grid), packed at `place`."""
+def small_packed(place: Path, source: Path, *, grid: str | Sequence[str] | None = "Q4_0", index: dict[str, object] | None = None) -> tuple[Packed, Family]:
+    """Random weights of that model, packed at `place`: its layers' matrices on a grid (None: nothing on a grid; several: each in its turn)."""
+    turns = cycle([grid] if isinstance(grid, str) else grid or [])
     family = open_family(source)
     torch.manual_seed(1)
     model = BertModel(BertConfig.from_pretrained(source))
@@ -50,7 +53,8 @@ def small_packed(place: Path, source: Path, *, grid: str | None = "Q4_0", index:
             continue
         value = value + 0.1 * torch.randn(value.shape)
         if grid is not None and value.ndim == 2 and canonical.startswith("encoder"):
-            tensors[canonical] = PackedTensor(GRIDS[grid], *GRIDS[grid].quantise(value))
+            taken = GRIDS[next(turns)]
+            tensors[canonical] = PackedTensor(taken, *taken.quantise(value))
         else:
             tensors[canonical] = value.half() if canonical in family.embeddings and grid is not None else value
     packed.write(place, tensors, {"family": "bert", **(index or {})}, source)

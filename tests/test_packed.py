@@ -11,6 +11,7 @@ from torch import Tensor
 from epmq_export import packed
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import INDEX, WEIGHTS, Packed, PackedTensor, flatten, pack_codes, unflatten, unpack_codes
+from tests.grids.points import random_point
 
 plain_dtypes = st.sampled_from([torch.float32, torch.float16])
 grids = st.sampled_from([*GRIDS.values()])
@@ -20,14 +21,6 @@ layouts = st.dictionaries(
     st.one_of(st.tuples(plain_dtypes, st.lists(st.integers(0, 4), max_size=3)), st.tuples(grids, st.tuples(st.integers(1, 5), st.integers(1, 3)))),
     max_size=5,
 )
-
-
-def random_codes(grid: Grid, out: int, groups: int, seed: int = 0) -> PackedTensor:
-    """Any codes and any scales, negative, subnormal and zero ones too."""
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=generator).to(torch.int8)
-    scales = torch.randint(-(2**15), 2**15, (out, groups), generator=generator).to(torch.int16).view(torch.float16)
-    return PackedTensor(grid, codes, {"scales": torch.where(torch.isfinite(scales), scales, 0.0)})
 
 
 def bits(value: Tensor) -> bytes:
@@ -49,7 +42,7 @@ def test_what_is_written_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPat
     for seed, (name, (kind, shape)) in enumerate(layout.items()):
         if isinstance(kind, Grid):
             out, groups = shape
-            tensors[name] = random_codes(kind, out, groups, seed)
+            tensors[name] = random_point(kind, out, groups, seed)
         else:
             assert isinstance(kind, torch.dtype)
             tensors[name] = torch.randn(torch.Size(shape)).to(kind)
@@ -74,8 +67,9 @@ def test_the_even_column_is_in_the_low_nibble_from_code_zero() -> None:
 
 def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
     tensors: dict[str, PackedTensor | Tensor] = {
-        "a.weight": random_codes(GRIDS["Q4_0"], 2, 3),
-        "e.weight": random_codes(GRIDS["Q8_0"], 5, 1),
+        "a.weight": random_point(GRIDS["Q4_0"], 2, 3, 0),
+        "e.weight": random_point(GRIDS["Q8_0"], 5, 1, 0),
+        "k.weight": random_point(GRIDS["Q4_K"], 3, 2, 0),
         "a.bias": torch.ones(2),
     }
     packed.write(tmp_path / "out", tensors, {"family": "bert", "größe": [1]}, tmp_path)
@@ -85,10 +79,15 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
         "a.weight.scales": ("torch.float16", [2, 3]),
         "e.weight.codes": ("torch.int8", [5, 32]),
         "e.weight.scales": ("torch.float16", [5, 1]),
+        "k.weight.codes": ("torch.uint8", [3, 256]),
+        "k.weight.scales": ("torch.float16", [3, 2]),
+        "k.weight.mins": ("torch.float16", [3, 2]),
+        "k.weight.subscales": ("torch.uint8", [3, 16]),
+        "k.weight.submins": ("torch.uint8", [3, 16]),
         "a.bias": ("torch.float32", [2]),
     }
     index = json.loads((tmp_path / "out" / INDEX).read_text(encoding="utf-8"))
-    assert index == {"format": "epmq-packed-1", "family": "bert", "größe": [1], "grids": {"a.weight": "Q4_0", "e.weight": "Q8_0"}}
+    assert index == {"format": "epmq-packed-1", "family": "bert", "größe": [1], "grids": {"a.weight": "Q4_0", "e.weight": "Q8_0", "k.weight": "Q4_K"}}
 
 
 def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
@@ -114,7 +113,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
 
 
 def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
-    tensors: dict[str, PackedTensor | Tensor] = {"w": random_codes(GRIDS["Q4_0"], 4, 2), "b": torch.ones(3), "a": torch.ones(2).half()}
+    tensors: dict[str, PackedTensor | Tensor] = {"w": random_point(GRIDS["Q4_0"], 4, 2, 0), "b": torch.ones(3), "a": torch.ones(2).half()}
     packed.write(tmp_path / "one", tensors, {"family": "x"}, tmp_path)
     packed.write(tmp_path / "two", dict(reversed(tensors.items())), {"family": "x"}, tmp_path)
     for name in (WEIGHTS, INDEX):
@@ -124,11 +123,11 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
 
 
 def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
-    packed.write(tmp_path / "out", {"w": random_codes(GRIDS["Q8_0"], 2, 1), "b": torch.ones(3)}, {}, tmp_path)
+    packed.write(tmp_path / "out", {"w": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path)
     source = Packed(tmp_path / "out")
     first = source.tensor("w")
     assert isinstance(first, PackedTensor)
-    before = random_codes(GRIDS["Q8_0"], 2, 1)
+    before = random_point(GRIDS["Q8_0"], 2, 1, 0)
     first.codes.zero_()
     first.stored["scales"].zero_()
     source.load("b").zero_()

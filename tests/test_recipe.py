@@ -7,12 +7,15 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
-from epmq_export.recipe_values import ONNX_GRIDS
+from epmq_export.recipe_values import MIXED, ONNX_GRIDS
+from formats.gguf_layout import LAYOUTS
+from formats.onnx_graph import KINDS, PARTS
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
@@ -74,7 +77,7 @@ def load(folder: Path, text: str) -> Recipe:
 
 def test_defaults_are_those_of_the_method(folder: Path) -> None:
     recipe = load(folder, SMALLEST)
-    assert recipe.merge_method == "task_arithmetic"
+    assert recipe.merge_method == "tsvm"
     assert recipe.calibration.method == DEFAULT_METHOD
     assert recipe.calibration.settings == PRESETS[DEFAULT_METHOD]
     assert (recipe.calibration.samples, recipe.calibration.seed) == (64, 0)
@@ -252,9 +255,21 @@ def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
     assert str(recipe.mistake(("calibration", "unwritten"), "found 7")).endswith("recipe.yaml:28: calibration.unwritten: found 7")
 
 
-def test_grids_are_those_that_calibration_offers() -> None:
-    assert set(ONNX_GRIDS) <= set(GRIDS)
-    assert "Q4_0" in ONNX_GRIDS
+def test_grids_are_those_that_the_formats_hold() -> None:
+    assert {grid.file_type for grid in GRIDS.values()} == set(LAYOUTS)
+    assert set(ONNX_GRIDS) == set(PARTS) == set(KINDS) and set(MIXED) <= set(GRIDS)
+
+
+def test_what_onnx_cannot_hold_is_replaced_there(folder: Path) -> None:
+    def quantization(text: str) -> RecipeQuantization:
+        return load(folder, FULL.replace('{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}', text)).quantization
+
+    plain = quantization("{grid: Q4_0, overrides: {a*: Q4_1Z, b*: F32}}")
+    assert not plain.onnx_apart and plain.replaced_in_onnx == {}
+    apart = quantization("{grid: Q4_K, embeddings: Q6_K, onnx_grid: Q4_1Z, keep: [c*], overrides: {a*: IQ4_NL, b*: Q8_0}}")
+    assert apart.onnx_apart and apart.replaced_in_onnx == {"Q4_K": "Q4_1Z", "Q6_K": "Q8_0", "IQ4_NL": "Q4_1Z"}
+    assert apart.layout == Layout("Q4_K", "Q6_K", {"c*": "F16", "a*": "IQ4_NL", "b*": "Q8_0"})
+    assert quantization("{bits: 5}").onnx_apart
 
 
 def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:

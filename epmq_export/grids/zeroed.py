@@ -46,7 +46,7 @@ class Zeroed(Shifted):
     def round(self, step: Tensor, offset: Tensor | None = None) -> Stored:
         step = _snap(step)
         zero = torch.zeros_like(step) if offset is None else self._zero(offset * inverse(step))
-        return {"scales": step.half(), "mins": (-step * zero).half()}
+        return {"scales": step.half(), "mins": (0.0 - step * zero).half()}
 
     def zeros(self, stored: Stored) -> Tensor:
         """The zero points, uint8 [rows, groups]."""

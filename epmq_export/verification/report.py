@@ -21,6 +21,9 @@ class Report:
     """A run's report; what a stage has not told is left empty."""
 
     packed: Packed
+    onnx: Packed | None
+    """What ONNX was written from, where that is another one."""
+
     verdict: Verdict
     recipe: Path | None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Report:
             "files": self.verdict.files,
             "layers": index["layers"],
             "notes": index["notes"],
+            "onnx": {key: self.onnx.index[key] for key in ("layers", "notes")} if self.onnx is not None else None,
             "method": index["method"],
             "recipe": {"file": recipe, "content": index["recipe"]},
             "inputs": index["inputs"],

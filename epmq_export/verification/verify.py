@@ -23,11 +23,12 @@ from epmq_export.verification.scores import Bench, Outputs, Scores
 
 @dataclass(frozen=True)
 class Written:
-    """A written file, and who reads it."""
+    """A written file, who reads it, and what it was written from."""
 
     path: Path
     format: Format
     runtime: Runtime
+    packed: Packed
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ class Judge:
         return cls(bench, outputs, {name: rows[name] for name in order}, verify)
 
 
-def verify(
-    written: Sequence[Written], packed: Packed, family: Family, tolerances: RecipeVerify, judge: Judge | None, progress: Callable[[str], None]
-) -> Verdict:
+def verify(written: Sequence[Written], family: Family, tolerances: RecipeVerify, judge: Judge | None, progress: Callable[[str], None]) -> Verdict:
     """Check every file; without a judge (no recipe at hand) the tasks are left out and the report says so.
 
     MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not an error.
@@ -81,11 +80,11 @@ def verify(
         version = file.runtime.version()
         checks: list[Check] = []
         progress(f"{row}: codes")
-        checks.append(check_codes(file.path, packed, family, file.format, file.runtime))
+        checks.append(check_codes(file.path, file.packed, family, file.format, file.runtime))
         progress(f"{row}: metadata")
-        checks.append(check_metadata(file.path, packed, family, file.format))
+        checks.append(check_metadata(file.path, file.packed, family, file.format))
         progress(f"{row}: graph")
-        checks.append(check_graph(file.path, packed, family, file.format, file.runtime, tolerances.graph))
+        checks.append(check_graph(file.path, file.packed, family, file.format, file.runtime, tolerances.graph))
         if judge is not None:
             progress(f"{row}: tasks")
             check, found = check_tasks(file.path, judge.bench, judge.reference, partial(file.runtime.outputs, file.path), tolerances)
@@ -96,6 +95,7 @@ def verify(
             {
                 "path": str(file.path),
                 "format": file.format.name,
+                "packed": str(file.packed.directory),
                 "sha256": files.sha256(file.path),
                 "bytes": file.path.stat().st_size,
                 "runtime": file.runtime.name,

@@ -7,7 +7,7 @@ from torch import Tensor
 from epmq_export.calibration.rounding import LAZY, gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.errors import CalibrationError
-from epmq_export.grids import GRIDS
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import PackedTensor
 
 GRID = GRIDS["Q4_0"]
@@ -78,12 +78,35 @@ def test_on_average_it_is_no_worse_than_the_nearest_even_without_correlation() -
     assert sum(ratios) / len(ratios) < 1.0
 
 
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
-def test_with_independent_inputs_it_is_the_nearest(grid: object) -> None:
-    assert isinstance(grid, type(GRID))
-    weight = torch.randn(16, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found, plain = gptq(weight, torch.eye(160, dtype=torch.float64) * 0.5, grid), nearest(weight, grid)
-    assert torch.equal(found.codes, plain.codes) and torch.equal(found.stored["scales"], plain.stored["scales"])
+EACH = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+
+
+@EACH
+def test_with_independent_inputs_it_is_the_nearest(grid: Grid) -> None:
+    weight = torch.randn(16, 512, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found, plain = gptq(weight, torch.eye(512, dtype=torch.float64) * 0.5, grid), nearest(weight, grid)
+    assert torch.equal(found.codes, plain.codes) and all(torch.equal(found.stored[part], plain.stored[part]) for part in grid.parts)
+    assert all(value.is_contiguous() for value in found.stored.values())
+
+
+@EACH
+def test_on_every_grid_it_beats_the_nearest(grid: Grid) -> None:
+    weight, hessian = problem(3, 512, 0.6)
+    found = gptq(weight, inverse_factor(hessian, "layer"), grid)
+    assert {part: tuple(value.shape) for part, value in found.stored.items()} == {
+        name: (8, 512 // grid.group * part.count) for name, part in grid.parts.items()
+    }
+    assert loss(found, weight, hessian) < 0.9 * loss(nearest(weight, grid), weight, hessian)
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+def test_a_subgroup_fitted_anew_when_it_is_reached_lowers_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = GRIDS[name]
+    weight, hessian = problem(4, 512, 0.6, out=64)
+    upper = inverse_factor(hessian, "layer")
+    anew = loss(gptq(weight, upper, grid), weight, hessian)
+    monkeypatch.setattr(type(grid), "refit", Grid.refit)
+    assert anew < loss(gptq(weight, upper, grid), weight, hessian)
 
 
 def test_the_weight_is_left_as_it_was() -> None:

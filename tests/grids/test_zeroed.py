@@ -44,6 +44,15 @@ def test_a_zero_point_pays(seed: int) -> None:
         assert errors[0] < share * errors[1]
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_a_min_is_the_product_of_scale_and_zero_point_to_the_sign_of_zero(seed: int) -> None:
+    _, stored = GRID.quantise(random_weights(seed, 1.0, width=96).abs())
+    assert isinstance(GRID, Zeroed)
+    again = (0.0 - stored["scales"].float() * GRID.zeros(stored)).half()
+    assert torch.equal(again.view(torch.int16), stored["mins"].view(torch.int16)) and not GRID.zeros(stored).all()
+
+
 def test_a_negative_step_is_none() -> None:
     stored = GRID.round(torch.tensor([[-1.0, 0.25]]), torch.tensor([[2.0, -0.74]]))
     assert {part: numbers.tolist() for part, numbers in stored.items()} == {"scales": [[0, 0.25]], "mins": [[0, -0.75]]}

@@ -1,5 +1,6 @@
 """Truncated, forged and wrong ONNX files: one sentence that names the file, in the reader and in the runtime."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -150,6 +151,9 @@ CHANGES = [
     (no_scales, ""),
     (no_grids, "no metadata key epmq.grids"),
     *((forged_grids(text), "metadata key epmq.grids") for text in ("", "[]", "{", '{"a": 1}', '{"a": []}', '"Q4_0"', "9" * 5000, '{"other.weight": "Q4_0"}')),
+    (forged_grids(json.dumps({QUERY: "Q4_K"})), "expected a JSON object of tensors and Q4_0, Q8_0, Q4_1Z"),
+    (forged_grids(json.dumps({QUERY: "Q4_1Z"})), f"{QUERY}.zeros is missing, metadata key epmq.grids says that {QUERY} is on grid Q4_1Z"),
+    (forged_grids(json.dumps({QUERY: "Q8_0"})), f"{QUERY} has codes in INT4, expected INT8 on grid Q8_0"),
 ]
 
 

@@ -123,3 +123,29 @@ def test_an_index_that_is_no_json_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         packed.write(tmp_path / "out", {"w": torch.ones(1)}, {"loss": float("nan")}, tmp_path)
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda tensors: tensors["w.subscales"][1].fill_(64), r"tensor w has subscales from \d+ to 64, expected 0 to 63 on grid Q4_K"),
+        (lambda tensors: tensors.pop("w.submins"), r"w\.submins is missing, packed\.json says that w is on grid Q4_K"),
+        (
+            lambda tensors: tensors.update({"w.submins": torch.zeros(4, 2, dtype=torch.uint8)}),
+            r"tensor w has .* and submins uint8 \[4, 2\], expected uint8 \[4, 128\] and .* and uint8 \[4, 8\] on grid Q4_K",
+        ),
+        (lambda tensors: tensors.update({"w.mins": torch.zeros(4, 1)}), r"tensor w has .* mins float32 \[4, 1\] .* expected .* float16 \[4, 1\]"),
+    ],
+)
+def test_so_are_the_stored_numbers_of_a_k_quant(tmp_path: Path, spoil: Callable[[dict[str, torch.Tensor]], object], sentence: str) -> None:
+    packed.write(tmp_path / "good", {"w": PackedTensor(GRIDS["Q4_K"], *GRIDS["Q4_K"].quantise(torch.randn(4, 256)))}, {"family": "none"}, tmp_path)
+    edit_weights(spoil)(tmp_path / "good")
+    with pytest.raises(InputError, match=sentence):
+        Packed(tmp_path / "good").tensor("w")
+
+
+def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
+    packed.write(tmp_path / "good", {"w": PackedTensor(GRIDS["Q3_K"], *GRIDS["Q3_K"].quantise(torch.randn(4, 256)))}, {"family": "none"}, tmp_path)
+    edit_weights(lambda tensors: tensors["w.codes"][2].fill_(0x38))(tmp_path / "good")
+    with pytest.raises(InputError, match=r"tensor w has codes from -4 to 4, expected -4 to 3 on grid Q3_K"):
+        Packed(tmp_path / "good").tensor("w")

@@ -147,6 +147,16 @@ def test_ggml_decodes_any_codes_and_stored_numbers(name: str, out: int, seed: in
     assert found is not None and np.array_equal(found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32))
 
 
+def test_a_model_with_a_matrix_on_every_grid_runs(tmp_path: Path) -> None:
+    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model", width=256), grid=[*GRIDS])
+    assert {grid.name for grid in packed.grids.values()} == set(GRIDS)
+    path = Gguf().write(packed, family, tmp_path)
+    expected = in_torch(packed, family, [GOOD, "café!"])
+    assert relative(LlamaCpp().outputs(Gguf().exact(path, tmp_path), [GOOD, "café!"], exact=True), expected) < 5e-4
+    # Its own kernels round the activations to 8 bits.
+    assert relative(LlamaCpp().outputs(path, [GOOD, "café!"]), expected) < 0.05
+
+
 def test_ggml_is_given_whole_blocks_only() -> None:
     for grid, size, count in (("Q4_0", 18, 64), ("Q4_0", 18, 31), ("Q8_0", 33, 32), ("F16", 3, 1), ("Q4_0", 0, -32)):
         with pytest.raises(InputError, match=f"{size} bytes of {grid} for {count} values"):

@@ -1,0 +1,63 @@
+"""The parity benchmark without mergekit: its recipes all merge here, and its verdicts tell rounding from a difference."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from mergekit_cases import Case, cases
+from mergekit_models import write_models
+from mergekit_parity import compare, merge, table
+from safetensors.torch import load_file, save_file
+
+from epmq_export.json_file import read_json
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        write_models(place)
+    return place
+
+
+def test_every_recipe_merges(models: Path, tmp_path: Path) -> None:
+    asked = cases(models)
+    assert len({(case.rule, case.feature) for case in asked}) == len(asked)
+    for number, case in enumerate(asked):
+        job = merge(case, tmp_path / str(number))
+        assert (tmp_path / str(number) / "ours" / "model.safetensors").is_file()
+        assert bool(job["draws"]) == case.rule.startswith(("dare", "della"))
+
+
+def test_verdicts(models: Path, tmp_path: Path) -> None:
+    case = next(case for case in cases(models) if case.rule == "linear")
+    merge(case, tmp_path / "case")
+    ours, theirs = tmp_path / "case" / "ours", tmp_path / "case" / "theirs"
+    shutil.copytree(ours, theirs)
+    assert compare(case, tmp_path / "case", None).verdict == "equal"
+    tensors = load_file(ours / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    scale = tensors[name].abs().max()
+
+    def verdict(changed: torch.Tensor, case: Case = case) -> str:
+        save_file({**tensors, name: changed}, theirs / "model.safetensors")
+        return compare(case, tmp_path / "case", None).verdict
+
+    assert verdict(tensors[name] + scale * 2**-21) == "float32 rounding"
+    assert verdict(tensors[name] + scale * 2**-18) == f"differs: {name}"
+    assert verdict(tensors[name] + 1, Case(case.rule, case.feature, case.recipe, known="a reason")) == "known to differ: a reason"
+    assert verdict(tensors[name].half()).startswith(f"differs: {name} is torch.float32")
+    save_file({key: value for key, value in tensors.items() if key != name}, theirs / "model.safetensors")
+    assert compare(case, tmp_path / "case", None).verdict.startswith(f"differs: {name} and 0 others")
+    save_file(tensors, theirs / "model.safetensors")
+    config = read_json(theirs / "config.json")
+    (theirs / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
+    assert compare(case, tmp_path / "case", None).verdict.startswith("differs: config.json")
+    failed = compare(case, tmp_path / "case", "TypeError: no")
+    assert failed.verdict == "mergekit fails: TypeError: no"
+    about = {"date": "", "machine": "", "versions": {"mergekit": "", "torch": ""}}
+    assert "| linear | weights | 0 | nan | nan | mergekit fails: TypeError: no |" in table([failed], about)

@@ -1,0 +1,93 @@
+"""Runs on other grids than the default: of one file's own, by pattern, and by a budget."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from epmq_export.packed import Packed
+from epmq_export.verification.report import SCHEMA
+from tests.command import Warm
+from tests.tiny import Project
+
+QUERY = "encoder.layer.1.attention.self.query.weight"
+
+
+def report(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    jsonschema.validate(content, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    return content
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, project: Project) -> Path:
+    """GGUF on a K-quant, which ONNX cannot hold."""
+    folder = tmp_path_factory.mktemp("apart")
+    quantization = {"grid": "Q4_K", "onnx_grid": "Q4_1Z", "embeddings": "Q6_K", "overrides": {"*.query.weight": "Q8_0"}}
+    recipe = project.variant(folder / "recipe.yaml", quantization=quantization)
+    result = epmq("run", recipe, "-o", "out", folder=folder)
+    assert result.code == 0, result.stderr
+    assert "ONNX cannot hold Q4_K: Q4_1Z stands in for it" in result.stderr
+    return folder
+
+
+def test_each_file_is_held_against_its_own_codes(apart: Path) -> None:
+    output = apart / "out"
+    kinds = {place: Counter(grid.name for grid in Packed(output / place).grids.values()) for place in ("packed", "packed-onnx")}
+    # 128 inputs are no multiple of 256: only the second half of each feed-forward fits.
+    assert kinds == {"packed": {"Q4_K": 3, "IQ4_NL": 12, "Q8_0": 4}, "packed-onnx": {"Q4_1Z": 15, "Q8_0": 4}}
+    found = report(output)
+    assert [Path(file["packed"]).name for file in found["files"]] == ["packed", "packed-onnx"]
+    assert all(file["checks"]["codes"]["equal"] for file in found["files"]) and found["files"][0]["checks"]["codes"]["decoded_by_runtime"] == 19
+    assert found["files"][1]["notes"] == {"linears": 18, "fused": 18}
+    assert f"{QUERY} is stored on Q8_0, as '*.query.weight' asks" in found["notes"]
+    assert "encoder.layer.1.attention.self.key.weight is stored on IQ4_NL: its 128 inputs are no multiple of Q4_K's group of 256" in found["notes"]
+    assert "ONNX cannot hold Q4_K: Q4_1Z stands in for it" in found["onnx"]["notes"] and len(found["onnx"]["layers"]) == 18
+    assert {"gguf in llama.cpp", "onnx in onnxruntime"} < set(found["scores"])
+
+
+def test_verify_finds_both_packed_checkpoints(apart: Path, epmq: Warm) -> None:
+    assert epmq("verify", "out", folder=apart).code == 0
+    (apart / "out" / "packed-onnx").rename(apart / "out" / "elsewhere")
+    result = epmq("verify", "out", folder=apart)
+    (apart / "out" / "elsewhere").rename(apart / "out" / "packed-onnx")
+    assert result.code == 1 and "found grid Q4_1Z" in result.stdout
+
+
+def test_a_checkpoint_for_gguf_is_not_written_as_onnx(apart: Path, epmq: Warm) -> None:
+    result = epmq("export", "out/packed", "-o", "again", "--format", "onnx", folder=apart)
+    assert result.code == 3 and "which ONNX cannot hold, expected one of Q4_0, Q8_0, Q4_1Z" in result.error
+    assert epmq("export", "out/packed-onnx", "-o", "both", folder=apart).code == 0  # what ONNX holds, GGUF holds as well
+
+
+def test_inspect_names_the_grids(apart: Path, epmq: Warm) -> None:
+    for file, kinds in (
+        ("packed", {"Q4_K", "IQ4_NL", "Q8_0", "F32"}),
+        ("packed-onnx", {"Q4_1Z", "Q8_0", "F32"}),
+        ("gguf/model.gguf", {"Q4_K", "IQ4_NL", "Q8_0", "F32"}),
+    ):
+        assert set(epmq("inspect", f"out/{file}", "--json", folder=apart).json["types"]) == kinds
+    types = set(epmq("inspect", "out/onnx/onnx/model_q4.onnx", "--json", folder=apart).json["types"])
+    assert {"UINT4", "INT8", "FLOAT"} <= types
+
+
+def test_a_budget_is_spent_and_told(epmq: Warm, project: Project, tmp_path: Path) -> None:
+    recipe = project.variant(tmp_path / "recipe.yaml", quantization={"bits": 5.5}, export={"formats": ["gguf"]})
+    result = epmq("run", recipe, "-o", "out", folder=tmp_path)
+    assert result.code == 0, result.stderr
+    (note,) = report(tmp_path / "out")["notes"]
+    assert note.startswith("5.5 bits a weight: ") and note in result.stderr
+    sizes = epmq("inspect", "out/gguf/model.gguf", "--json", folder=tmp_path).json["tensors"]
+    linears = [tensor for tensor in sizes if tensor["type"] not in ("F16", "F32")]
+    spent = sum(8 * tensor["bytes"] for tensor in linears) / sum(tensor["shape"][0] * tensor["shape"][1] for tensor in linears)
+    assert len({tensor["type"] for tensor in linears}) > 1 and 5.2 < spent <= 5.5
+    assert not (tmp_path / "out" / "packed-onnx").exists()
+
+
+def test_a_pattern_that_matches_nothing_is_named(epmq: Warm, project: Project, tmp_path: Path) -> None:
+    recipe = project.variant(tmp_path / "recipe.yaml", quantization={"overrides": {"*.nothing": "Q8_0"}})
+    result = epmq("calibrate", recipe, "-o", "packed", folder=tmp_path)
+    assert result.code == 2 and "quantization.overrides.*.nothing: found '*.nothing', which matches no tensor" in result.error
