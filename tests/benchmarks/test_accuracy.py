@@ -1,5 +1,6 @@
 """The judge on a small model with experts of its own: every kind of row, and what an interrupted run keeps."""
 
+import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import rows
 import torch
 from accuracy import Judge
-from laboratory import Laboratory
+from laboratory import METHODS, Laboratory
 from peers import Merge, Quantised
 from peers.peer import in_pytorch
 from rows import Results
@@ -36,7 +37,7 @@ def judged(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> 
     judge.score("", "", "base", lambda texts: experiment.outputs(experiment.sources.base, texts), {})
     judge.merged("TA 1.0")
     judge.full("TA 1.0", "epmq")
-    judge.packed("TA 1.0", "epmq", ["gguf", "onnx"])
+    judge.packed("TA 1.0", "epmq", reload=True)
     return judge
 
 
@@ -50,6 +51,7 @@ def test_every_kind_of_row_is_saved(judged: Judge) -> None:
         assert row["scores"]["average"] == pytest.approx(sum(row["scores"][task] for task in TASKS) / 2)
     packed = next(row for row in judged.results.rows if row["stage"] == "packed")
     assert packed["seconds"] > 0 and packed["numbers"]["name"] == "epmq"
+    assert (packed["grid"], packed["bits"], packed["note"]) == ("Q4_0", 4.5, None)
 
 
 def test_a_full_row_has_no_rounding(judged: Judge, tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_finished_rows_are_not_measured_again(judged: Judge, monkeypatch: pytest
     before = results.json.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(laboratory_module, "calibrate", None)  # calling it would raise
-        again.packed("TA 1.0", "epmq", ["gguf", "onnx"])
+        again.packed("TA 1.0", "epmq", reload=True)
         again.full("TA 1.0", "epmq")
     assert results.json.read_bytes() == before
 
@@ -81,6 +83,87 @@ def test_finished_rows_are_not_measured_again(judged: Judge, monkeypatch: pytest
 def test_a_row_of_other_numbers_is_not_taken_for_this_one(judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rows.PRESETS, "epmq", rows.PRESETS["epmq"].override(alpha=None, rho=None, damping=0.5))
     assert judged.results.find("TA 1.0", "epmq", "packed") is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_recipe(laboratory: Laboratory, method: str) -> None:
+    calibration = laboratory.experiment("TA 1.0", method).recipe.calibration
+    asked = METHODS[method]
+    assert (calibration.method, calibration.samples) == (asked["method"], asked.get("samples", 8))
+    assert (calibration.tune, calibration.refine) == (asked.get("tune", False), asked.get("refine", 0))
+    assert (method in accuracy.LONG) == (calibration.tune or calibration.refine > 0)
+
+
+def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(judged: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "anchored, refined"
+    monkeypatch.setitem(METHODS, name, {"method": "anchored", "refine": 2})
+    judge = Judge(judged.laboratory, Results(tmp_path, dict(ABOUT), restart=False), judged.bench)
+    judge.packed("TA 1.0", name, reload=False)
+    judge.full("TA 1.0", name)  # refine trains what is on a grid: nothing to measure
+    assert stages(judge.results) == ["packed"]
+    row = judge.results.find("TA 1.0", name, "packed")
+    assert row is not None and row["numbers"]["name"] == "anchored" and row["numbers"]["refine"] == 2
+    assert "| anchored, refined | Q4_0, PyTorch |" in judge.results.markdown.read_text()
+    monkeypatch.setitem(METHODS, name, {"method": "anchored", "refine": 3})
+    assert judge.results.find("TA 1.0", name, "packed") is None
+
+
+def test_a_grid_is_scored_in_the_runtimes_that_read_it(judged: Judge, tmp_path: Path) -> None:
+    judge = Judge(judged.laboratory, Results(tmp_path, dict(ABOUT), restart=False), judged.bench)
+    judge.packed("TA 1.0", "anchored", reload=True, grid="Q4_K")
+    assert [(row["stage"], row["grid"], row["bits"]) for row in judge.results.rows] == [("packed", "Q4_K", 4.5), ("gguf", "Q4_K", 4.5)]
+    note = judge.results.rows[0]["note"]
+    assert note.startswith("Q4_K gives way to IQ4_NL for rows of ")  # the small model's rows are narrower than 256
+    assert judge.results.find("TA 1.0", "anchored", "packed") is None and judge.best() is None
+    text = judge.results.markdown.read_text()
+    packed, gguf = (f"{100 * row['scores']['average']:.1f}" for row in judge.results.rows)
+    assert f"| TA 1.0 | Q4_K | 4.50 | {packed} | {gguf} |  |" in text
+    assert text.count(f"anchored: {note}.") == 1
+
+
+def test_the_usual_grid_stands_beside_others(tmp_path: Path) -> None:
+    results = Results(tmp_path, dict(ABOUT), restart=False)
+    fill(results, ("TA 0.3", "anchored", "packed", 0.8), ("TA 1.0", "anchored", "packed", 0.8))  # rows that name no grid: Q4_0
+    assert "## Grids" not in results.text()
+    results.add("TA 0.3", "anchored", "onnx", same(0.9), {"grid": "Q8_0", "bits": 8.5})
+    text = results.text()
+    assert "| TA 0.3 | Q4_0 | 4.50 | 80.0 |  |  |\n| TA 0.3 | Q8_0 | 8.50 |  |  | 90.0 |" in text
+    assert "| TA 0.3 | anchored | Q8_0, onnxruntime |" in text
+    assert "| TA 1.0 | Q4_0 | 4.50" not in text  # it has no other
+    assert "| anchored | Q4_0, onnxruntime |" not in text
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `whole_table` asks of a judge, in its order."""
+
+    calls: list[tuple[str, ...]]
+
+    def merged(self, merge: str) -> None:
+        self.calls.append(("merged", merge))
+
+    def packed(self, merge: str, method: str, reload: bool, grid: str = "Q4_0") -> None:
+        self.calls.append(("reloaded" if reload else "packed", merge, method, grid))
+
+    def full(self, merge: str, method: str) -> None:
+        self.calls.append(("full", merge, method))
+
+
+def test_what_is_long_is_measured_after_the_first_merge_alone() -> None:
+    given = argparse.Namespace(merges=["TA 1.0", "TA 0.3"], methods=["rtn", "anchored, tuned"], peers=[], peer_python=None, grids=["Q4_1"], reload="chosen")
+    asked = Asked([])
+    accuracy.whole_table(asked, given)  # type: ignore[arg-type]
+    assert asked.calls == [
+        ("merged", "TA 1.0"),
+        ("merged", "TA 0.3"),
+        ("packed", "TA 1.0", "rtn", "Q4_0"),
+        ("packed", "TA 0.3", "rtn", "Q4_0"),
+        ("reloaded", "TA 1.0", "anchored, tuned", "Q4_0"),
+        ("reloaded", "TA 1.0", "anchored", "Q4_1"),
+        ("full", "TA 1.0", "rtn"),
+        ("full", "TA 0.3", "rtn"),
+        ("full", "TA 1.0", "anchored, tuned"),
+    ]
 
 
 @pytest.mark.parametrize("key", ["settings", "inputs"])

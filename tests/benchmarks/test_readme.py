@@ -14,12 +14,24 @@ def test_the_readme_has_the_table_of_the_results() -> None:
 def test_the_table_has_every_kind_of_row() -> None:
     results = readme.read(readme.ROOT / "benchmarks" / "results")
     merge = next(merge for merge in readme.MERGES if results.score(merge, "", "merged") is not None)
-    results.rows += [{**next(results.of("", "", "base")), "merge": merge, "method": "llama.cpp Q4_K", "stage": "gguf", "bits": 5.166, "note": "some are Q5_0"}]
+    base = next(results.of("", "", "base"))
+    tuned = "anchored, tuned"
+    results.rows = [row for row in results.rows if row["method"] not in ("llama.cpp Q4_K", tuned)]
+    results.rows += [
+        {**base, "merge": merge, "method": "llama.cpp Q4_K", "stage": "gguf", "bits": 5.166, "note": "some are Q5_0"},
+        {**base, "merge": merge, "method": tuned, "stage": "packed", "grid": "Q4_0", "bits": 4.5},
+        {**base, "merge": merge, "method": tuned, "stage": "packed", "grid": "Q2_K", "bits": 2.6, "note": "of another table"},
+    ]
     lines = readme.block(results).splitlines()
-    base = readme.percent(next(results.of("", "", "base"))["scores"]["average"])
-    assert f"| llama.cpp Q4_K | 5.17 |  |  | {base} |  | 0.0 |" in lines
-    assert "llama.cpp Q4_K: some are Q5_0." in lines
-    assert sum(line.startswith("| `") for line in lines) == len(readme.PRESETS)
+    score = readme.percent(base["scores"]["average"])
+    assert f"| llama.cpp Q4_K | 5.17 |  |  | {score} |  | 0.0 |" in lines
+    assert f"| `{tuned}` | 4.50 |  | {score} |  |  | 0.0 |" in lines
+    assert f"| base | 32 | {score} |  |  |  | 0.0 |" in lines
+    assert "llama.cpp Q4_K: some are Q5_0." in lines and not any("of another table" in line for line in lines)
+    assert f'`{tuned}` has `calibration: {{"tune": true}}`.' in lines[1]
+    rows = [line.removeprefix("| ") for line in lines if line.startswith("|")][2:]
+    assert rows[0].startswith("base") and rows[1].startswith("merged") and rows[-1].startswith("experts")
+    assert sum(line.startswith("`") for line in rows) == sum(next(results.of(merge, method, "packed"), None) is not None for method in readme.METHODS)
 
 
 @pytest.mark.parametrize("text", ["none", readme.END + readme.BEGIN, readme.BEGIN, 2 * (readme.BEGIN + readme.END)])
