@@ -42,6 +42,7 @@ class Report:
             "notes": index["notes"],
             "onnx": {key: self.onnx.index[key] for key in ("layers", "notes")} if self.onnx is not None else None,
             "method": index["method"],
+            "search": {key: index[key] for key in ("tune", "refine") if key in index},
             "recipe": {"file": recipe, "content": index["recipe"]},
             "inputs": index["inputs"],
             "versions": {**index["versions"], **_versions("gguf", "onnx", "onnxruntime", "xllamacpp")},
