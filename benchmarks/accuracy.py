@@ -193,7 +193,7 @@ def whole_table(judge: Judge, given: argparse.Namespace) -> None:
             judge.peer(merge, peers[name])
     for grid in given.grids:
         judge.packed(given.merges[0], DEFAULT_METHOD, given.reload in ("all", "chosen"), grid)
-    for merge, method in rows:
+    for merge, method in rows if given.full else ():
         judge.full(merge, method)
     if given.reload == "best" and (best := judge.best()):
         judge.packed(*best, reload=True)
@@ -244,6 +244,7 @@ def main() -> None:
         metavar="N",
         help="instead of the whole table: the first N tasks for each N, best full-precision merge, gptq, epmq and the default; written as counts.md",
     )
+    parser.add_argument("--no-full", dest="full", action="store_false", help="leave out the solves without rounding")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--restart", action="store_true", help="measure every row again; without it, finished rows are kept")
     given = parser.parse_args()
