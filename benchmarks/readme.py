@@ -23,8 +23,8 @@ def read(folder: Path) -> Results:
 
 
 def block(results: Results) -> str:
-    """What stands between the markers: what was measured, and averages over tasks after the first merge of the table."""
-    merge = next(merge for merge in MERGES if results.score(merge, "", "merged") is not None)
+    """What stands between the markers: what was measured, and averages over tasks after the merge that the table has most rows of."""
+    merge = chosen(results)
     settings, about = results.about["settings"], results.about
     lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in RUNTIMES.values()), "recovered"]]
     lines += [_line(results, "base", ("", "", "base")), _line(results, "merged, no calibration", (merge, "", "merged"))]
@@ -43,6 +43,11 @@ def block(results: Results) -> str:
     )
     shown = [row for row in results.rows if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID]
     return "\n\n".join([f"{BEGIN}\n{head}", table(lines), *notes(shown), END])
+
+
+def chosen(results: Results) -> str:
+    """The merge with the most rows; the first of equals."""
+    return max(MERGES, key=lambda merge: sum(row["merge"] == merge for row in results.rows))
 
 
 def _line(results: Results, name: str, full: tuple[str, str, str], ours: tuple[str, str] | None = None) -> list[str]:
