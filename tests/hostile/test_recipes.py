@@ -94,8 +94,8 @@ def test_an_alias_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
 
 
 WRONG_VALUES = [
-    (HEAD + "calibration: {methd: epmq}", "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, did you mean 'method'?"),
-    (HEAD + "calibration:\n  damping: 1", "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed"),
+    (HEAD + "calibration: {methd: epmq}", "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, tune, refine, did you mean 'method'?"),
+    (HEAD + "calibration:\n  damping: 1", "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, tune, refine"),
     (HEAD + "verfy: {}", "3: verfy: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, "
      "chat_template, tasks, calibration, "
      "quantization, export, verify, did you mean 'verify'?"),
@@ -125,7 +125,7 @@ WRONG_VALUES = [
     (SLICE.replace("sources", "source"), "3: slices[0].source: found an unknown key, expected one of sources, base_model, parameters, did you mean 'sources'? (and 1 more mistake)"),
     (SLICE + "  - sources: []", "6: slices[1].sources: found an empty list, expected at least 1"),
     (SLICE + "  - sources: [{model: org/a, layer_range: [0, 2]}]", "6: slices[1].sources: found no layers of the base 'org/base', expected them among the sources: "
-     "task_arithmetic needs them"),
+     "tsvm needs them"),
     (SLICE + "  - sources: [{model: org/base, layer_range: [0, 2]}, {model: org/a, layer_range: [1, 2]}]", "6: slices[1].sources: found sources of 2 and 1 layers, "
      "expected the same number of each"),
     (SLICE + "  - sources: [{model: org/base, layer_range: [0, 2]}, {model: org/base, layer_range: [2, 4]}]", "6: slices[1].sources[1].model: found 'org/base' again, "
