@@ -4,7 +4,7 @@ import gzip
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
 from epmq_export.family import TensorSource
+from epmq_export.merging.kept import Kept
 from epmq_export.packed import Packed
 from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
 from epmq_export.runtimes import torch as reference
 from epmq_export.tasks import Task, load_tasks
+from epmq_export.tensors import TypedSource
 from epmq_export.verification.scores import Outputs
 
 # The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
@@ -79,6 +81,8 @@ class Laboratory:
     tasks: Sequence[str]
     lines: int
     samples: int
+    merges: dict[str, TypedSource] = field(default_factory=dict)
+    """Each is computed once, whatever is measured after it: no row's seconds count it."""
 
     def experiment(self, merge: str, method: str) -> Experiment:
         rule, parameters = MERGES[merge]
@@ -91,7 +95,9 @@ class Laboratory:
         }
         path = self.folder / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-        return Experiment.open(path)
+        opened = Experiment.open(path)
+        merged = self.merges.setdefault(merge, Kept(opened.sources.merged))
+        return replace(opened, sources=replace(opened.sources, merged=merged))
 
     def _task(self, name: str) -> dict[str, str]:
         evaluation = self.folder / f"{name}.tsv"

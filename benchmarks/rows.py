@@ -22,7 +22,7 @@ PEERS = known()
 RUNTIMES = {"packed": "PyTorch"} | {name: runtime.name for name, (_, runtime) in known_formats().items()}
 STAGES = ("full", *RUNTIMES)
 BITS = "Bits a weight: of the linears in GGUF, scales included."
-RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration or of the peer, by the clock."
+RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration (without the merge) or of the peer, by the clock."
 
 
 def numbers(method: str) -> dict[str, Any] | None:

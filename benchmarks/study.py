@@ -10,7 +10,7 @@ learned from and that no calibration sees: settings may be chosen on them. Nothi
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from epmq_export.calibration.source import Values
 from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.family import Family, TensorSource
 from epmq_export.merging import merge_settings, merged
+from epmq_export.merging.kept import Kept
 from epmq_export.runtimes import torch as reference
 from epmq_export.tasks import accuracy, agreement, sample
 from epmq_export.tensors import TypedSource
@@ -69,6 +70,9 @@ class Bench:
     start: Mapping[str, Tensor]
     """The base's."""
 
+    merges: dict[tuple[str, int], Kept] = field(default_factory=dict)
+    """By rule and number of tasks."""
+
     @classmethod
     def open(cls, data: Path, experts: Path, count: int) -> "Bench":
         family = open_family(packaged_base())
@@ -94,7 +98,8 @@ class Bench:
         """Calibrate as `what` says, and judge."""
         tasks = [task for task in TASKS[: what["tasks"]] if task in self.experts]
         experts = [self.experts[task] for task in tasks]
-        merge = merged(self.base, experts, merge_settings(what["rule"], {"lambda": 1.0}, [(task, {}) for task in tasks]))
+        settings = merge_settings(what["rule"], {"lambda": 1.0}, [(task, {}) for task in tasks])
+        merge = self.merges.setdefault((what["rule"], len(tasks)), Kept(merged(self.base, experts, settings)))
         method = with_length(_method(what), self.family, self.base, experts, merge)
         assert method.rho != "auto"
         method = replace(method, rho=method.rho * what["length"])

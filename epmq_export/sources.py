@@ -17,8 +17,9 @@ from epmq_export.checkpoint import CONFIG, Checkpoint, open_checkpoint, renamed
 from epmq_export.family import Family
 from epmq_export.fit import require_same_vocabulary
 from epmq_export.json_file import read_json
-from epmq_export.merging import DTYPES
+from epmq_export.merging import DTYPES, RULES
 from epmq_export.merging.config import layer_changes, vocabulary_changes
+from epmq_export.merging.kept import Kept
 from epmq_export.merging.layers import count_layers
 from epmq_export.packed import companions
 from epmq_export.plan import Plan, plan_of
@@ -74,7 +75,9 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     base = renamed(checkpoints.base, family.canonical)
     experts = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
     models = {recipe.location(recipe.base_model): base, **experts}
-    return Sources(family, base, experts, assemble(recipe, checkpoints.plan, models, DTYPES[recipe.dtype] if recipe.dtype else None))
+    merge = assemble(recipe, checkpoints.plan, models, DTYPES[recipe.dtype] if recipe.dtype else None)
+    # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
+    return Sources(family, base, experts, Kept(merge) if RULES[recipe.merge_method].costly else merge)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,6 @@ def iso_cts(inputs: Inputs) -> Merge:
 
 
 RULES = {
-    "iso_c": Rule(iso_c, {"lambda": Number(1.0)}),
-    "iso_cts": Rule(iso_cts, {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)}),
+    "iso_c": Rule(iso_c, {"lambda": Number(1.0)}, costly=True),
+    "iso_cts": Rule(iso_cts, {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)}, costly=True),
 }

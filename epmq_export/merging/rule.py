@@ -27,3 +27,6 @@ class Rule:
 
     counts_base: bool = False
     """Whether a base that is listed among the models is one of the merged, and no base is needed."""
+
+    costly: bool = False
+    """Whether a tensor takes far longer to compute than to read: what reads a merge more than once then keeps it."""

@@ -32,4 +32,4 @@ def tsvm(inputs: Inputs) -> Merge:
     return by_linear(inputs, merge_linear)
 
 
-RULES = {"tsvm": Rule(tsvm, {"lambda": Number(1.0)})}
+RULES = {"tsvm": Rule(tsvm, {"lambda": Number(1.0)}, costly=True)}

@@ -38,5 +38,5 @@ def wudi(inputs: Inputs) -> Merge:
 
 
 RULES = {
-    "wudi": Rule(wudi, {"lambda": Number(1.0), "steps": Number(300, least=0, whole=True), "learning_rate": Number(1e-5, least=0)}),
+    "wudi": Rule(wudi, {"lambda": Number(1.0), "steps": Number(300, least=0, whole=True), "learning_rate": Number(1e-5, least=0)}, costly=True),
 }

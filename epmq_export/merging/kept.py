@@ -1,0 +1,43 @@
+"""A merge that is read more than once, computed once."""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from epmq_export.tensors import SafetensorsFile, TypedSource, write_safetensors
+
+
+class Kept:
+    """Each tensor is computed when it is first loaded and then lies in a temporary file: memory holds one at a time, as without this.
+
+    The files go with the object, or at the interpreter's exit. OutputError where the disk does not take them.
+    """
+
+    def __init__(self, source: TypedSource) -> None:
+        self._source = source
+        self._files: dict[str, SafetensorsFile] = {}
+        self._folder: Path | None = None
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._source.dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        if name not in self._files:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="epmq-merge-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            path = self._folder / f"{len(self._files)}.safetensors"
+            write_safetensors(path, {name: self._source.load(name).contiguous()})
+            self._files[name] = SafetensorsFile(path)
+        return self._files[name].load(name)
