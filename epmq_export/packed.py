@@ -46,6 +46,10 @@ class PackedTensor:
         """float32 [out, in]."""
         return self.grid.dequantise(self.codes, self.stored)
 
+    def rows(self, rows: slice) -> "PackedTensor":
+        """Some of its rows, copied."""
+        return PackedTensor(self.grid, self.codes[rows].clone(), {part: value[rows].clone() for part, value in self.stored.items()})
+
 
 def pack_codes(grid: Grid, codes: Tensor) -> Tensor:
     if grid.bits > 4:

@@ -183,33 +183,42 @@ class _BlockWalk:
                 bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
                 problem.add(self._target(t, f"{path}.weight"), bias, moments)
         factor = inverse_factor(hessian, f"{self.block.name}.{step[0]}") if self._needs_factor() else None
+        together: dict[Storage, dict[str, Tensor]] = {}
         for path, problem in problems.items():
-            self._round(path, problem, hessian, factor)
+            best = self._best(path, problem, factor)
+            name = self._weight(path)
+            if self.c.measure is not None:
+                self.c.measure(name, best, factor, partial(problem.loss, hessian=hessian))
+            together.setdefault(self._noted(*self.c.layout.linear(name, tuple(best.shape))), {})[path] = best
+        for storage, wanted in together.items():
+            self._round(storage, wanted, problems, hessian, factor)
 
-    def _round(self, path: str, problem: LinearProblem, hessian: Tensor, factor: Tensor | None) -> None:
-        name = f"{self.block.name}.{path}.weight"
-        merged = self.merged[f"{path}.weight"]
+    def _best(self, path: str, problem: LinearProblem, factor: Tensor | None) -> Tensor:
+        """W*, float64."""
         if self.c.method.target == "merged":
-            best = merged.double()  # N = W_m H, so W* is W_m itself
+            best = self.merged[f"{path}.weight"].double()  # N = W_m H, so W* is W_m itself
         else:
             assert factor is not None
             best = problem.solution(factor)
         if not bool(torch.isfinite(best).all()):
-            raise CalibrationError(f"{name}: its solution is not finite; look for NaN or Inf in the checkpoints")
-        storage = self._noted(*self.c.layout.linear(name, tuple(best.shape)))
-        if self.c.method.rounding == "nearest":
-            factor = None
-        if self.c.measure is not None:
-            self.c.measure(name, best, factor, lambda weight: problem.loss(weight, hessian))
-        value = first = store(name, best, storage, factor)
+            raise CalibrationError(f"{self._weight(path)}: its solution is not finite; look for NaN or Inf in the checkpoints")
+        return best
+
+    def _round(self, storage: Storage, wanted: dict[str, Tensor], problems: dict[str, LinearProblem], hessian: Tensor, factor: Tensor | None) -> None:
+        """What goes on one grid is rounded in one pass: a step's members share H, and rows do not know of each other."""
+        best = torch.cat([*wanted.values()])
+        value = first = store(" and ".join(map(self._weight, wanted)), best, storage, None if self.c.method.rounding == "nearest" else factor)
         if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
             value = descend(best, hessian, first)
-        shipped = _plain(value)
-        losses = [problem.loss(weight, hessian) for weight in (merged, best, _plain(first), shipped)]
-        self.losses.append(LayerLoss(name, storage_name(storage), *losses))
-        self._ship(f"{path}.weight", value)
-        if problem.anchor_bias is not None and self.c.method.affine == "solved":
-            self._ship(f"{path}.bias", problem.bias(shipped).float())
+        start = 0
+        for path, each in wanted.items():
+            rows = slice(start, start := start + len(each))
+            problem, shipped = problems[path], _plain(value)[rows]
+            losses = [problem.loss(weight, hessian) for weight in (self.merged[f"{path}.weight"], each, _plain(first)[rows], shipped)]
+            self.losses.append(LayerLoss(self._weight(path), storage_name(storage), *losses))
+            self._ship(f"{path}.weight", value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone())
+            if problem.anchor_bias is not None and self.c.method.affine == "solved":
+                self._ship(f"{path}.bias", problem.bias(shipped).float())
 
     def _solve_norm(self, path: str) -> None:
         name = f"{self.block.name}.{path}"
@@ -219,6 +228,9 @@ class _BlockWalk:
         gamma, beta = problem.solution(name)
         self._ship(f"{path}.weight", gamma.float())
         self._ship(f"{path}.bias", beta.float())
+
+    def _weight(self, path: str) -> str:
+        return f"{self.block.name}.{path}.weight"
 
     def _noted(self, storage: Storage, note: str | None) -> Storage:
         if note is not None:

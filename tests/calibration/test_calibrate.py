@@ -248,6 +248,15 @@ def test_a_bad_number_in_the_merge_is_an_error_that_names_the_tensor(model: Tiny
     assert "\n" not in str(error.value)
 
 
+def test_members_of_a_step_are_rounded_as_if_alone(model: Tiny) -> None:
+    """The first step's query, key and value share inputs: on one grid in one pass, or the key on another grid."""
+    together = flat(calibrated(model.calibrator("anchored"))[:2])
+    apart = flat(calibrated(model.calibrator("anchored", layout=Layout(overrides={"*.0.attention.self.key.weight": "Q8_0"})))[:2])
+    names = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "value", "key")]
+    assert [value.grid.name for value in map(apart.__getitem__, names) if isinstance(value, PackedTensor)] == ["Q4_0", "Q4_0", "Q8_0"]
+    assert all(bits(together[name]) == bits(apart[name]) for name in names[:2])
+
+
 def test_a_bad_number_in_an_embedding_on_a_grid_is_named_too(model: Tiny) -> None:
     name = "embeddings.word_embeddings.weight"
     with pytest.raises(CalibrationError, match=r"^embeddings\.word_embeddings\.weight: a weight is not finite, so no Q4_0 scale fits it"):
