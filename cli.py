@@ -60,6 +60,12 @@ class FormatName(StrEnum):
     onnx = "onnx"
 
 
+class CalibratedFor(StrEnum):
+    gguf = "gguf"
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML); mergekit's files are recipes too.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write; refused if it exists.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
@@ -101,8 +107,12 @@ def calibrate(
     recipe: RecipeFile,
     output: Output,
     format: Annotated[
-        FormatName, typer.Option("--format", help="Whose grids: onnx has fewer, and a recipe says what stands in for the others.")
-    ] = FormatName.gguf,
+        CalibratedFor,
+        typer.Option(
+            "--format",
+            help="Whose grids: onnx has fewer, and a recipe says what stands in for the others; safetensors: none, for a merge in full precision.",
+        ),
+    ] = CalibratedFor.gguf,
     device: Device = None,
     overwrite: Overwrite = False,
     resume: Resume = False,

@@ -42,11 +42,9 @@ from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.errors import EpmqError
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
-from epmq_export.recipe import RecipeQuantization
 from epmq_export.recipe_values import ONNX_GRIDS
 from epmq_export.verification.scores import Bench, Outputs
 
-FULL = RecipeQuantization.model_construct(grid="F32", embeddings="F32")  # no recipe may ask for it: it writes no 4-bit file
 # What is more than one solve: a search, or training.
 LONG = tuple(name for name, calibration in METHODS.items() if {"tune", "refine"} & calibration.keys())
 CHOSEN = ("gptq", "epmq", DEFAULT_METHOD, *LONG)
@@ -88,7 +86,7 @@ class Judge:
         """The solve without rounding. A method that reproduces the merge gives the merge: that row is there already. `refine` trains what is on a grid."""
         asked = METHODS[method]
         if PRESETS[asked["method"]].target == "experts" and "refine" not in asked and self.results.find(merge, method, "full") is None:
-            with self._calibrated(merge, method, FULL) as (experiment, packed, seconds):
+            with self._calibrated(merge, method, None) as (experiment, packed, seconds):
                 self.score(merge, method, "full", partial(experiment.outputs, packed), seconds)
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
@@ -97,7 +95,7 @@ class Judge:
         missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None]
         if not missing:
             return
-        with self._calibrated(merge, method, RecipeQuantization(grid=grid)) as (experiment, packed, seconds):
+        with self._calibrated(merge, method, grid) as (experiment, packed, seconds):
             facts = on_grid(packed, grid)
             for stage in missing:
                 if stage == "packed":
@@ -132,10 +130,10 @@ class Judge:
         return (best["merge"], best["method"]) if best else None
 
     @contextmanager
-    def _calibrated(self, merge: str, method: str, quantization: RecipeQuantization) -> Iterator[tuple[Experiment, Packed, dict[str, float]]]:
+    def _calibrated(self, merge: str, method: str, grid: str | None) -> Iterator[tuple[Experiment, Packed, dict[str, float]]]:
         experiment = self.laboratory.experiment(merge, method)
         with TemporaryDirectory(prefix="epmq-accuracy-") as scratch:
-            packed, seconds = experiment.calibrate(Path(scratch) / "packed", quantization)
+            packed, seconds = experiment.calibrate(Path(scratch) / "packed", grid)
             yield experiment, packed, seconds
 
 

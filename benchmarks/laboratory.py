@@ -61,12 +61,12 @@ class Experiment:
     def outputs(self, source: TensorSource, texts: Sequence[str]) -> Outputs:
         return reference.outputs(self.sources.family, source, texts, CPU)
 
-    def calibrate(self, directory: Path, quantization: RecipeQuantization) -> tuple[Packed, dict[str, float]]:
-        """The packed checkpoint, and the seconds that it took, by the clock and of the processor's."""
+    def calibrate(self, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
+        """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of the processor's."""
         origin = sources.provenance(self.recipe, self.checkpoints)
-        recipe = self.recipe.model_copy(update={"quantization": quantization})
+        recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
         wall, busy = time.monotonic(), time.process_time()
-        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None)
+        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, "gguf" if grid else "safetensors")
         return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
 
 

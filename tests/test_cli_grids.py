@@ -7,6 +7,9 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
 
 from epmq_export.packed import Packed
 from epmq_export.verification.report import SCHEMA
@@ -91,3 +94,24 @@ def test_a_pattern_that_matches_nothing_is_named(epmq: Warm, project: Project, t
     recipe = project.variant(tmp_path / "recipe.yaml", quantization={"overrides": {"*.nothing": "Q8_0"}})
     result = epmq("calibrate", recipe, "-o", "packed", folder=tmp_path)
     assert result.code == 2 and "quantization.overrides.*.nothing: found '*.nothing', which matches no tensor" in result.error
+
+
+def test_a_calibrated_merge_in_full_precision(epmq: Warm, project: Project, tmp_path: Path) -> None:
+    """RegMean's merge, as transformers reads it; `quantization` counts for nothing."""
+    recipe = project.variant(tmp_path / "recipe.yaml", calibration={"method": "regmean", "samples": 16}, quantization={"bits": 5.5})
+    result = epmq("calibrate", recipe, "-o", "merged", "--format", "safetensors", folder=tmp_path)
+    assert result.code == 0, result.stderr
+    index = json.loads((tmp_path / "merged" / "packed.json").read_text())
+    assert index["grids"] == {} and index["notes"] == [] and all(layer["grid"] == "F32" for layer in index["layers"])
+    model = AutoModel.from_pretrained(tmp_path / "merged", add_pooling_layer=False)
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
+    scores = epmq("evaluate", "merged", "--recipe", recipe, "--json", folder=tmp_path).json
+    assert scores["model"]["average"] > 0
+
+
+def test_what_is_not_on_a_grid_cannot_be_refined(epmq: Warm, project: Project, tmp_path: Path) -> None:
+    recipe = project.variant(tmp_path / "recipe.yaml", calibration={"samples": 16, "refine": True})
+    result = epmq("calibrate", recipe, "-o", "merged", "--format", "safetensors", folder=tmp_path)
+    assert result.code == 2 and "calibration.refine: found it set, expected it left out for safetensors" in result.error

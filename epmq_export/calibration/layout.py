@@ -54,6 +54,10 @@ class Layout:
         return [*dict.fromkeys((self.linears, self.embeddings, *self.overrides.values()))]
 
 
+# Nothing rounded: the solves as they are.
+FULL = Layout("F32", "F32")
+
+
 def _storage(name: str, shape: tuple[int, ...], asked: str) -> tuple[Storage, str | None]:
     if asked in DTYPES:
         return DTYPES[asked], None

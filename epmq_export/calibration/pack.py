@@ -15,6 +15,7 @@ from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
+from epmq_export.calibration.layout import FULL
 from epmq_export.calibration.refine import Refinement, refine
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
@@ -45,10 +46,13 @@ def calibrate(
     progress: Progress,
     format: str = "gguf",
 ) -> Packed:
-    """Calibrate by the recipe and write the packed checkpoint, whole or not at all; for ONNX on grids that it can hold.
+    """Calibrate by the recipe and write the packed checkpoint, whole or not at all: for `gguf`, for `onnx` on grids that it can hold, for
+    `safetensors` in full precision, with the solves left unrounded.
 
     Finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
     """
+    if format == "safetensors" and recipe.calibration.refine:
+        raise recipe.mistake(("calibration", "refine"), "found it set, expected it left out for safetensors: refine trains what is on a grid")
     quantization = recipe.quantization
     replaced = quantization.replaced_in_onnx if format == "onnx" else {}
     _require_matches(recipe, sources.family)
@@ -58,7 +62,7 @@ def calibrate(
         sources.merged,
         [_data(task, sources, recipe, device) for task in tasks],
         with_length(recipe.calibration.settings, sources.family, sources.base, [*sources.experts.values()], sources.merged),
-        quantization.layout.replaced(replaced),
+        FULL if format == "safetensors" else quantization.layout.replaced(replaced),
         device,
         progress=progress,
     )
@@ -68,7 +72,7 @@ def calibrate(
         calibrator = dataclasses.replace(calibrator, method=tuned.method)
         search["tune"] = [asdict(trial) for trial in tuned.trials]
     notes = [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
-    if quantization.bits is not None:
+    if quantization.bits is not None and format != "safetensors":
         layout, note = with_budget(calibrator, quantization.bits, [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)])
         calibrator = dataclasses.replace(calibrator, layout=layout)
         notes.append(note)

@@ -7,7 +7,7 @@ import torch
 
 from epmq_export.calibration.calibrate import Calibrator
 from epmq_export.calibration.divergence import divergence
-from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.layout import FULL
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.source import Values
 from epmq_export.errors import CalibrationError
@@ -88,8 +88,7 @@ class _Search:
         """Of each task, on its held-out texts."""
         self._progress(f"tune: alpha {method.alpha:.2f}, rho {method.rho:.2f}, lambda {method.damping:.3f}")
         calibrator = self._calibrator
-        layout = Layout("F32", "F32")
-        solved = replace(calibrator, tasks=self._fitted, method=method, layout=layout, progress=lambda text, done, total: None)
+        solved = replace(calibrator, tasks=self._fitted, method=method, layout=FULL, progress=lambda text, done, total: None)
         source = Values({name: value for _, result in solved.run() for name, value in result.tensors.items()})
         outputs = torch.from_numpy(reference.outputs(calibrator.family, source, [text for held in self._held for text in held], calibrator.device))
         found, start = [], 0

@@ -56,10 +56,10 @@ def test_every_kind_of_row_is_saved(judged: Judge) -> None:
 
 def test_a_full_row_has_no_rounding(judged: Judge, tmp_path: Path) -> None:
     experiment = judged.laboratory.experiment("TA 1.0", "epmq")
-    full, _ = experiment.calibrate(tmp_path / "full", accuracy.FULL)
+    full, _ = experiment.calibrate(tmp_path / "full", None)
     assert full.grids == {}
     assert {full.tensor(name).dtype for name in full.names()} == {torch.float32}
-    packed, _ = experiment.calibrate(tmp_path / "packed", accuracy.RecipeQuantization())
+    packed, _ = experiment.calibrate(tmp_path / "packed", "Q4_0")
     assert {grid.name for grid in packed.grids.values()} == {"Q4_0"}
 
 
