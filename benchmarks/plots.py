@@ -50,7 +50,8 @@ def draw(name: str, label: str, curves: Sequence[tuple[str, list[tuple[float, di
 def main() -> None:
     rows: Rows = json.loads(Path(RESULTS).read_text(encoding="utf-8"))["rows"]
     lengths = [(f"{count} tasks", along(rows, "length", tasks=count)) for count in (2, 4, 8)]
-    draw("length", "length of the anchor / sum of the task vectors' lengths", lengths, log=True)
+    lengths.append(("8 tasks, task arithmetic", along(rows, "length", rule="task_arithmetic")))
+    draw("length", "length of the anchor / that of rho: auto", lengths, log=True)
     draw("alpha", "alpha", [("8 tasks", along(rows, "alpha"))], log=False)
     draw("lambda", "lambda", [("8 tasks", along(rows, "lambda"))], log=True)
     draw("samples", "texts a task", [("8 tasks", along(rows, "samples"))], log=True)

@@ -39,17 +39,19 @@ from epmq_export.tensors import TypedSource
 
 RESULTS = Path(__file__).parent / "results" / "study.json"
 PLOTS = Path(__file__).parent.parent / "docs" / "plots"
-# What a row is without a word: the default method on the eight tasks.
-USUAL: dict[str, Any] = {"rule": "task_arithmetic", "tasks": 8, "samples": 32, "length": 1.0, "alpha": 0.5, "lambda": 0.1}
+# What a row is without a word: the default merge and method on the eight tasks, each expert listed once.
+USUAL: dict[str, Any] = {"rule": "tsvm", "tasks": 8, "copies": 1, "samples": 32, "length": 1.0, "alpha": 0.5, "lambda": 0.1}
 AXES: dict[str, list[dict[str, Any]]] = {
-    # Lengths are shares of the automatic one, sum ||tau_t||.
-    "length": [{"tasks": n, "length": x} for n in (8, 4, 2) for x in (0.125, 0.25, 0.5, 0.7, 1.4) if n == 8 or x != 0.125] + [{"tasks": n} for n in (4, 2)],
-    "direction": [{"rule": rule} for rule in ("ties", "tsvm", "iso_c", "iso_cts")]
-    + [{"rule": rule, "length": x} for x in (0.7, 0.5, 1.4) for rule in ("iso_c", "tsvm")]
-    + [{"rule": rule, "tasks": n} for n in (2, 4) for rule in ("task_arithmetic", "iso_c", "tsvm")],
+    # Lengths are shares of the automatic one.
+    "length": [{"rule": rule, "length": x} for rule in ("tsvm", "task_arithmetic") for x in (1.0, 0.25, 0.5, 0.7, 1.4, 2.0)]
+    + [{"tasks": n, "length": x} for n in (4, 2) for x in (0.25, 0.5, 1.0, 1.4, 2.0)],
+    "direction": [{"rule": rule} for rule in ("ties", "iso_c", "iso_cts")]
+    + [{"rule": rule, "tasks": n} for n in (4, 2) for rule in ("task_arithmetic", "iso_c")],
+    "copies": [{"rule": "task_arithmetic", "tasks": 4}, *({"rule": "task_arithmetic", "tasks": 4, "copies": 3, "length": x} for x in (1.0, 3.0))],
     "samples": [{"samples": x} for x in (8, 16, 64)],
-    "alpha": [{"alpha": x} for x in (0.0, 1.0)],
+    "alpha": [{"alpha": x} for x in (0.0, 0.25, 0.75, 1.0)],
     "lambda": [{"lambda": x} for x in (0.02, 0.5)],
+    "wudi": [{"rule": "wudi"}],
 }
 
 
@@ -70,8 +72,8 @@ class Bench:
     start: Mapping[str, Tensor]
     """The base's."""
 
-    merges: dict[tuple[str, int], Kept] = field(default_factory=dict)
-    """By rule and number of tasks."""
+    merges: dict[tuple[str, int, int], Kept] = field(default_factory=dict)
+    """By rule, number of tasks and copies."""
 
     @classmethod
     def open(cls, data: Path, experts: Path, count: int) -> "Bench":
@@ -97,9 +99,10 @@ class Bench:
     def row(self, what: Mapping[str, Any]) -> dict[str, Any]:
         """Calibrate as `what` says, and judge."""
         tasks = [task for task in TASKS[: what["tasks"]] if task in self.experts]
-        experts = [self.experts[task] for task in tasks]
-        settings = merge_settings(what["rule"], {"lambda": 1.0}, [(task, {}) for task in tasks])
-        merge = self.merges.setdefault((what["rule"], len(tasks)), Kept(merged(self.base, experts, settings)))
+        # More copies stand for experts of one task that were trained alike.
+        experts = [self.experts[task] for task in tasks] * what["copies"]
+        settings = merge_settings(what["rule"], {"lambda": 1.0}, [(f"expert {index}", {}) for index in range(len(experts))])
+        merge = self.merges.setdefault((what["rule"], len(tasks), what["copies"]), Kept(merged(self.base, experts, settings)))
         method = with_length(_method(what), self.family, self.base, experts, merge)
         assert method.rho != "auto"
         method = replace(method, rho=method.rho * what["length"])

@@ -47,6 +47,16 @@ def test_it_does_not_depend_on_the_coefficient_of_the_merge() -> None:
     assert anchors == pytest.approx([anchors[0]] * 4, rel=1e-5)
 
 
+@pytest.mark.parametrize("copies", [1, 2, 5])
+def test_experts_that_are_one_count_once(copies: int) -> None:
+    experts = [moved(3, 0), moved(0, 3)] * copies
+    assert anchor_rho(BASE, experts, moved(1, 1), ["a", "b"]) == pytest.approx(6 / math.sqrt(2), rel=1e-6)
+
+
+def test_experts_that_cancel_keep_their_lengths() -> None:
+    assert anchor_rho(BASE, [moved(3, 0), moved(-3, 0)], moved(0, 1), ["a", "b"]) == pytest.approx(6, rel=1e-6)
+
+
 def test_only_the_named_tensors_count() -> None:
     assert anchor_rho(BASE, [moved(3, 100)], moved(1, 1), ["a"]) == pytest.approx(3.0, rel=1e-6)
 
