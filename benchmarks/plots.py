@@ -5,7 +5,7 @@ python benchmarks/plots.py
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from study import PLOTS, RESULTS, USUAL
 matplotlib.use("svg")
 # The same file again from the same results.
 matplotlib.rcParams["svg.hashsalt"] = "epmq"
+matplotlib.rcParams["svg.fonttype"] = "none"
 
 from matplotlib import pyplot  # noqa: E402  (after the choice of how to draw)
 
@@ -29,12 +30,16 @@ def along(rows: Rows, key: str, **fixed: Any) -> list[tuple[float, dict[str, Any
 
 
 def draw(name: str, label: str, curves: Sequence[tuple[str, list[tuple[float, dict[str, Any]]]]], log: bool) -> None:
-    """Accuracy, as a share of the experts', and the gain, side by side."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.2))
-    for panel, title in zip(panels, ("accuracy, share of the experts' own", "gain: share of the experts' change of the output"), strict=True):
+    """Accuracy as a share of the experts', divergence, and gain, side by side."""
+    measures: dict[str, Callable[[dict[str, Any]], float]] = {
+        "accuracy, share of the experts' own": lambda row: row["accuracy"] / row["experts"],
+        "divergence from the experts' outputs": lambda row: float(row["divergence"]),
+        "gain: share of the experts' change of the output": lambda row: float(row["gain"]),
+    }
+    figure, panels = pyplot.subplots(1, len(measures), figsize=(13, 3.2))
+    for panel, (title, measure) in zip(panels, measures.items(), strict=True):
         for legend, points in curves:
-            values = [row["accuracy"] / row["experts"] if panel is panels[0] else row["gain"] for _, row in points]
-            panel.plot([x for x, _ in points], values, marker="o", label=legend)
+            panel.plot([x for x, _ in points], [measure(row) for _, row in points], marker="o", label=legend)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
