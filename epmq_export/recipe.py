@@ -309,6 +309,11 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         wrong.append(((ways[0] if ways else "models",), "found only the base, expected an expert"))
     groups: list[tuple[Key, list[RecipeModel], list[RecipeSlice]]] = [((), recipe.models, recipe.slices)]
     groups += [(("modules", name), module.models, module.slices) for name, module in recipe.modules.items()]
+    wrong += [
+        (("modules", name), "found an empty name, expected the first part of tensors' names, or 'default' for all the rest")
+        for name in recipe.modules
+        if not name.strip()
+    ]
     for key, models, slices in groups:
         wrong += _repeated(recipe, (*key, "models"), [model.model for model in models])
         for index, part in enumerate(slices):

@@ -175,7 +175,7 @@ def test_only_the_bases_own_layers_can_be_calibrated(tmp_path: Path, ranges: lis
     (tmp_path / "recipe.yaml").write_text(f"base_model: org/base\nslices:\n{slices}")
     recipe = load_recipe(tmp_path / "recipe.yaml")
     plan = plan_of(recipe)
-    assert origins(plan, model(0)) == {"model.layers": [layer for span in ranges for layer in range(*span)]}
+    assert origins(recipe, plan, model(0)) == {"model.layers": [layer for span in ranges for layer in range(*span)]}
     if kept:
         require_layers(recipe, plan, model(0))
         same = merge(tmp_path, "base_model: org/base\nmodels: [{model: org/a}]\n", {BASE: model(0), A: model(1)})
@@ -193,3 +193,23 @@ def test_layers_of_one_model_on_other_layers_of_the_base_cannot_be_calibrated(tm
     recipe = load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RecipeError, match="slices: found layers in another order"):
         require_layers(recipe, plan_of(recipe), model(0))
+
+
+SLICES = "slices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: org/a, layer_range: [0, 4]}]\n"
+IN_MODULES = "modules:\n  encodr:\n    " + SLICES.replace("\n  ", "\n      ") + "  default: {models: [{model: org/a}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "towers", "sentence"),
+    [
+        (SLICES, True, ":1: base_model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/base, expected one"),
+        (SLICES.replace("4]", "10000000000]"), False, ":2: slices: found layers in another order or number than the base's"),
+        (IN_MODULES, True, ":3: modules.encodr: found no tensor that belongs to it"),
+    ],
+)
+def test_a_base_without_the_layers_that_slices_name(tmp_path: Path, text: str, towers: bool, sentence: str) -> None:
+    (tmp_path / "recipe.yaml").write_text("base_model: org/base\n" + text)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(RecipeError) as caught:
+        require_layers(recipe, plan_of(recipe), model(0, towers=towers))
+    assert str(caught.value).startswith(f"{tmp_path}/recipe.yaml{sentence}")
