@@ -117,7 +117,7 @@ def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
     layers = origins(recipe, checkpoints.plan, checkpoints.base)
     changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), layers)
     if known is not None:
-        changes |= vocabulary_changes(config, known.size)
+        changes |= vocabulary_changes({**config, **changes}, known.size)
     return Output(result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer))
 
 

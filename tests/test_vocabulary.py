@@ -161,6 +161,16 @@ def test_chat_templates(folder: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder / "auto").chat_template == "{{ messages }} of chat"
 
 
+def test_layers_and_tokens_are_counted_in_the_same_part_of_the_config(folder: Path) -> None:
+    config = {"text_config": {"vocab_size": 3, "num_hidden_layers": 1}}
+    (folder / "base" / "config.json").write_text(json.dumps(config))
+    span = {"model": "./base", "layer_range": [0, 1]}
+    text = {"base_model": "./base", "merge_method": "passthrough", "slices": [{"sources": [span]}] * 2, "tokenizer": {"source": "base", "tokens": {"new": {}}}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(text))
+    recipe = load_recipe(folder / "recipe.yaml")
+    assert merge(recipe, open_checkpoints(recipe)).config == {"text_config": {"vocab_size": 4, "num_hidden_layers": 2}}
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "sentence"),
     [
