@@ -88,6 +88,8 @@ def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, en
             raise InputError(
                 f"{models[location].model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, but config.json says {sizes[location]} rows"
             )
+    for location, model in models.items():
+        _require_indexed(model, sizes[location])
     result = tokenizer_of(models[source if source in models else base])
     if source == "union":
         _add(result, tokenizers)
@@ -137,6 +139,17 @@ def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
     """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none that has so many by chance."""
     other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
     return layer_of(tensor) is None and not other and model.dtype(tensor).is_floating_point and model.shape(tensor)[:1] == (size,)
+
+
+def _require_indexed(model: Checkpoint, size: int) -> None:
+    """InputError where no tensor has a row a token: its tokens could not be put in another order."""
+    if any(is_indexed(model, name, size) for name in model.names()):
+        return
+    tables = [f"{name} has {model.shape(name)[0]}" for name in model.names() if name.endswith("weight") and "emb" in name and model.shape(name)]
+    rows = f" ({', '.join(tables)})" if tables else ""
+    raise InputError(
+        f"{model.model_directory / CONFIG}: found vocab_size {size}, but no token embeddings of so many rows{rows}, expected the number of their rows"
+    )
 
 
 class Aligned:

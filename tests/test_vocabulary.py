@@ -185,6 +185,16 @@ def test_mistakes(folder: Path, keys: dict[str, object], error: type[EpmqError],
         merged(folder, **keys)
 
 
+def test_embeddings_of_another_number_of_rows_than_the_config_says(folder: Path) -> None:
+    config = json.loads((folder / "one" / "config.json").read_text())
+    (folder / "one" / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
+    sentence = (
+        r"one/config\.json: found vocab_size 9, but no token embeddings of so many rows \(model\.embed_tokens\.weight has 5\), expected the number of their"
+    )
+    with pytest.raises(InputError, match=sentence):
+        merged(folder, tokenizer_source="union")
+
+
 def test_a_tokenizer_that_its_embeddings_do_not_fit(folder: Path) -> None:
     config = json.loads((folder / "one" / "config.json").read_text())
     (folder / "one" / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
