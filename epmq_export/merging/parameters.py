@@ -38,7 +38,8 @@ def parameter(where: str, settings: Sequence[Any], default: float | None, flag: 
         entries.append(("", (default,)))
     if all(filter_ for filter_, _ in entries):
         raise RecipeError(f"{where} is missing{' for some tensors' if entries else ''}, expected {'true or false' if flag else 'a number'}: it has no default")
-    return Parameter(tuple(entries))
+    last = next(index for index, (filter_, _) in enumerate(entries) if not filter_)
+    return Parameter(tuple(entries[: last + 1]))  # what no tensor can reach is not judged
 
 
 def layered(*levels: Mapping[str, Any]) -> dict[str, Any]:
