@@ -95,6 +95,10 @@ def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, en
         _add(result, tokenizers)
     result.add_tokens([token for token in entries if token not in result.get_vocab()])
     tokens = result.get_vocab()
+    if refused := [token for token in entries if token not in tokens]:
+        raise recipe.mistake(
+            ("tokenizer", "tokens", refused[0]), f"found the token {refused[0]!r}, which the tokenizer does not take, expected text of a token"
+        )
     if sorted(tokens.values()) != list(range(len(tokens))):
         raise InputError(f"{models[base].model_directory}: the ids of the merged tokenizer are not 0 to {len(tokens) - 1}, as rows of embeddings need")
     order = sorted(tokens, key=lambda token: tokens[token])

@@ -176,6 +176,7 @@ def test_layers_and_tokens_are_counted_in_the_same_part_of_the_config(folder: Pa
     [
         ({"tokenizer_source": "base", "chat_template": "chatml"}, RecipeError, r"recipe\.yaml:\d+: chat_template: found 'chatml', expected 'auto' or a template in Jinja"),
         ({"tokenizer_source": "base", "chat_template": "auto"}, RecipeError, r"recipe\.yaml:\d+: chat_template: found 'auto', but no model has a chat template"),
+        ({"tokenizer": {"source": "base", "tokens": {"": {"force": True}}}}, RecipeError, r"recipe\.yaml:\d+: tokenizer\.tokens\.: found the token '', which the tokenizer does not take"),
         ({"tokenizer": {"tokens": {"c": {"source": "./two"}}}}, InputError, r"tokenizer\.tokens\.c: found no such token in .*two among the models merged here"),
         ({"tokenizer": {"tokens": {"c": {"source": {"kind": "model_token", "model": "./two", "token_id": 4}}}}}, InputError, r"tokenizer\.tokens: found no token 4 in .*two"),
     ],

@@ -81,7 +81,7 @@ def test_levels_of_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["0.5", True, float("nan"), float("inf"), [], ["a"], [[1]], {}, [{"filter": "a"}], {"value": 1, "filtre": "a"}, {"value": 1, "filter": 3}]
+    "value", ["0.5", True, float("nan"), float("inf"), 10**400, [], ["a"], [[1]], {}, [{"filter": "a"}], {"value": 1, "filtre": "a"}, {"value": 1, "filter": 3}]
 )
 def test_other_values_are_refused(value: Any) -> None:
     with pytest.raises(RecipeError, match=r"^weight of a"):
