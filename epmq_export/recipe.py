@@ -4,6 +4,7 @@ Relative paths are relative to the recipe. Every mistake is one sentence with th
 expected; of several, the first in the file is told, and how many more there are.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -72,7 +73,7 @@ class RecipeTask(_Part):
 def _rho(value: object) -> object:
     if value is None or value == "auto":
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"found {shown(value)}, expected 'auto' or a number of at least 0")
     return float(value)
 

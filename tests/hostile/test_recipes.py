@@ -148,6 +148,7 @@ WRONG_VALUES = [
     (HEAD + "calibration: {samples: }", "3: calibration.samples: found nothing, expected a whole number"),
     (HEAD + "calibration:\n  seed: 1\n  samples: 0", "5: calibration.samples: found 0, expected at least 1"),
     (HEAD + "calibration:\n  lambda: -0.1", "4: calibration.lambda: found -0.1, expected at least 0"),
+    (HEAD + f"calibration: {{rho: {'9' * 400}}}", f"3: calibration.rho: found {'9' * 57}..., expected 'auto' or a number of at least 0"),
     (HEAD + "calibration: {alpha: 1.5}", "3: calibration.alpha: found 1.5, expected at most 1"),
     (HEAD + "calibration: {seed: -1}", "3: calibration.seed: found -1, expected at least 0"),
     (HEAD + "calibration: {method: featcat}", "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, anchored, did you mean 'featcal'?"),
