@@ -9,7 +9,7 @@ from epmq_export.errors import RecipeError
 from epmq_export.merging import MergeSettings, merge_settings
 from epmq_export.merging.parameters import layered
 from epmq_export.recipe import Recipe
-from epmq_export.recipe_merge import RecipeModel, RecipeSlice
+from epmq_export.recipe_merge import RecipeModel, RecipeSlice, RecipeSource
 from epmq_export.yaml_lines import Key
 
 WHOLE = ""
@@ -74,6 +74,18 @@ def plan_of(recipe: Recipe) -> Plan:
     return Plan(modules)
 
 
+def _weighted(recipe: Recipe) -> bool:
+    """Whether the recipe sets a weight of an expert anywhere: what then is the default holds for all of its slices and modules."""
+    modules = list(recipe.modules.values())
+    slices = [*recipe.slices, *(part for module in modules for part in module.slices)]
+    models: list[RecipeModel | RecipeSource] = [*recipe.models, *(model for module in modules for model in module.models)]
+    models += [source for part in slices for source in part.sources]
+    base = recipe.location(recipe.base_model)
+    levels = [recipe.parameters, *(module.parameters for module in modules), *(part.parameters for part in slices)]
+    levels += [model.parameters for model in models if recipe.location(model.model) != base]
+    return any("weight" in level for level in levels)
+
+
 def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[Mapping[str, Any]]) -> Slice:
     strands = [(Strand((*key, "models", i), model.model, recipe.location(model.model), None), model.parameters) for i, model in enumerate(models)]
     base = Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
@@ -97,7 +109,8 @@ def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: 
 def _slice(recipe: Recipe, key: Key, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[Mapping[str, Any]]) -> Slice:
     experts = [(strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location]
     try:
-        settings = merge_settings(recipe.merge_method, layered(*levels), [(strand.name, own) for strand, own in experts], recipe.merge_convention)
+        models = [(strand.name, own) for strand, own in experts]
+        settings = merge_settings(recipe.merge_method, layered(*levels), models, recipe.merge_convention, _weighted(recipe))
     except RecipeError as error:
         raise recipe.mistake(_place(str(error), key, experts), str(error)) from None
     return Slice(settings, base, [strand for strand, _ in experts])

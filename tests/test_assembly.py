@@ -130,6 +130,14 @@ parameters: {weight: 4}
     assert rest.keys() == got.keys() and all(torch.equal(rest[name], got[name]) for name in got)
 
 
+def test_a_weight_anywhere_is_one_everywhere(tmp_path: Path) -> None:
+    source = "{model: org/base, layer_range: [0, 2]}, {model: org/a, layer_range: [0, 2]"
+    text = f"base_model: org/base\nmerge_method: task_arithmetic\nslices:\n  - sources: [{source}, parameters: {{weight: 1}}}}]\n  - sources: [{source}}}]\n"
+    models = {BASE: model(0), A: model(1)}
+    assert layers(merge(tmp_path, text, models)) == [1, 2, 1, 2]  # lambda is 1, not the 0.3 of a recipe without weights
+    assert layers(merge(tmp_path, text.replace("weight: 1", ""), models)) == pytest.approx([0.3, 1.3, 0.3, 1.3])
+
+
 def test_under_mergekits_convention_an_unlisted_base_counts(tmp_path: Path) -> None:
     text = "base_model: org/base\nmerge_method: linear\nmodels: [{model: org/a}]\n"
     models = {BASE: model(0), A: model(2)}
