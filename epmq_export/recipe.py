@@ -268,7 +268,7 @@ def load_recipe(path: Path) -> Recipe:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
         recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
-    elif recipe.counts_base and recipe.merge_convention == "mergekit":
+    elif recipe.counts_base and recipe.merge_convention == "mergekit" and RULES[recipe.merge_method].experts[1] != 1:
         recipe = _with_base(recipe)
     if wrong := _contradictions(recipe):
         raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))

@@ -145,6 +145,11 @@ def test_under_mergekits_convention_an_unlisted_base_counts(tmp_path: Path) -> N
     assert layers(merge(tmp_path, text + "merge_convention: mergekit\n", models)) == [1, 2, 3, 4]
 
 
+def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None:
+    text = "base_model: org/base\nmerge_method: passthrough\nmerge_convention: mergekit\nmodels: [{model: org/a}]\n"
+    assert layers(merge(tmp_path, text, {BASE: model(0), A: model(2)})) == [2, 3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
