@@ -161,6 +161,12 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
         (STACKED + "  - {sources: [{model: org/a, layer_range: [0, 1]}, {model: org/b, layer_range: [0, 1]}]}", ":5: slices[2].sources: models has 2 experts, expected 1"),
         (STACKED.replace("[1, 4]}", "[1, 4], parameters: {scael: 2}}"), ":4: slices[1].sources[0].parameters.scael: parameters of org/b: 'scael' is unknown"),
         (STACKED + "parameters:\n  scale: yes", ":6: parameters.scale: scale of org/a is 'yes', expected a number"),
+        (STACKED + "    parameters: {scale: yes}", ":5: slices[1].parameters.scale: scale of org/b is 'yes', expected a number"),
+        (STACKED + "    parameters:\n      scael: 2", ":6: slices[1].parameters.scael: parameters: 'scael' is unknown to passthrough"),
+        (STACKED + "    parameters: {scale: {filter: mlp, value: 2}}\nparameters: {scale: yes}", ":6: parameters.scale: scale of org/a is 'yes', expected a number"),
+        (STACKED.replace("[0, 3]}]", "[0, 3], parameters: {scale: {filter: a, value: 1}}}]\n    parameters: {scale: no}"), ":4: slices[0].parameters.scale: scale of org/a is 'no'"),
+        ("base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\n    parameters:\n      density: 3", ":7: modules.default.parameters.density: density of org/a is 3"),
+        ("base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\nparameters: {lambda: no}", ":6: parameters.lambda: lambda is 'no'"),
         ("base_model: org/b\nmerge_method: passthru\nmodels: [{model: org/a}]", ":2: merge_method: merge_method is 'passthru', expected one of"),
     ],
 )  # fmt: skip
