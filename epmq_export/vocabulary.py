@@ -2,7 +2,7 @@
 
 The merge gets one tokenizer; every model's token embeddings (and head) are put in that tokenizer's order before they are merged. A
 token that a model lacks gets the row that the recipe names for it, else that of the only model that has it, else the base's, else the
-mean of those that have it; a token that none has gets zeros and a line in the log.
+mean of those that have it; a token that none has gets zeros and a line in the log. Of slices, each is filled from its own models alone.
 """
 
 import logging
@@ -223,7 +223,7 @@ class Aligned:
                 raise InputError(f"tokenizer.tokens.{token}: found no such token in {source} among the models merged here, expected it there")
             return [(source, dict(have)[source])]
         if not have:
-            log.warning("token %r is in no model: its row is zero", token)
+            log.warning("token %r is in no model merged here: its row is zero", token)
         own = dict(have)
         return [(self._base, own[self._base])] if len(have) > 1 and self._base in own else have
 
