@@ -1,6 +1,6 @@
 """The model that a plan makes of the models it names: slices of layers under their new numbers, each merged by itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from epmq_export.plan import WHOLE, Plan, Slice, Strand
 from epmq_export.recipe import Recipe
 from epmq_export.tensors import TypedSource
 from epmq_export.vocabulary import Aligned, Vocabulary
+from epmq_export.yaml_lines import Key
 
 # The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the shared embeddings.
 _REST = ("default", "shared")
@@ -50,16 +51,21 @@ def assemble(
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
-def origins(plan: Plan, base: TypedSource) -> dict[str, list[int]]:
-    """For each stack of layers that `slices` make: which layer of its slice's base each of its layers comes from."""
-    found = {}
+def origins(recipe: Recipe, plan: Plan, base: TypedSource) -> dict[str, list[int]]:
+    """For each stack of layers that `slices` make, by its name in the base: which layer of its slice's base each of its layers comes from.
+
+    For a plan that `assemble` takes; RecipeError where the base has another number of stacks than one there.
+    """
+    return {stack: [layer for span in ranges for layer in range(*span)] for stack, _, ranges in _sliced(recipe, plan, base)}
+
+
+def _sliced(recipe: Recipe, plan: Plan, base: TypedSource) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
+    """Each stack of the base that `slices` make anew, its number of layers, and the ranges that it is made of."""
     for name, slices in plan.modules.items():
         ranges = [part.base.layers for part in slices if part.base.layers is not None]
         if ranges:
-            inside = _inside(plan, name)
-            (stack,) = count_layers(tensor for tensor in base.names() if inside(tensor))
-            found[stack] = [layer for start, stop in ranges for layer in range(start, stop)]
-    return found
+            stack, count = _one_stack(recipe, ("base_model",), recipe.base_model, base, _members(recipe, plan, name, base))
+            yield stack, count, ranges
 
 
 def _inside(plan: Plan, name: str) -> Callable[[str], bool]:
@@ -114,16 +120,18 @@ def _module(
 
 def _stack(recipe: Recipe, strand: Strand, model: TypedSource, inside: Callable[[str], bool]) -> str:
     """The one stack of layers that a module has in a model, with the layers that the strand asks for."""
-    counts = count_layers(name for name in model.names() if inside(name))
-    if len(counts) != 1:
-        found = f"{len(counts)} stacks of layers ({', '.join(counts)})" if counts else "no layers"
-        raise recipe.mistake(
-            (*strand.key, "model"), f"found {found} in {strand.name}, expected one; `modules` can name the parts of a model that have layers of their own"
-        )
-    ((stack, count),) = counts.items()
+    stack, count = _one_stack(recipe, (*strand.key, "model"), strand.name, model, inside)
     if strand.layers is not None and strand.layers[1] > count:
         raise recipe.mistake((*strand.key, "layer_range"), f"found {list(strand.layers)}, but {strand.name} has {count} layers, expected at most [0, {count}]")
     return stack
+
+
+def _one_stack(recipe: Recipe, key: Key, name: str, model: TypedSource, inside: Callable[[str], bool]) -> tuple[str, int]:
+    counts = count_layers(tensor for tensor in model.names() if inside(tensor))
+    if len(counts) != 1:
+        found = f"{len(counts)} stacks of layers ({', '.join(counts)})" if counts else "no layers"
+        raise recipe.mistake(key, f"found {found} in {name}, expected one; `modules` can name the parts of a model that have layers of their own")
+    return next(iter(counts.items()))
 
 
 def _view(model: TypedSource, span: tuple[int, int], stack: str, inside: Callable[[str], bool], first: int, before: bool, after: bool) -> Renamed:
@@ -143,8 +151,8 @@ def _view(model: TypedSource, span: tuple[int, int], stack: str, inside: Callabl
 
 def require_layers(recipe: Recipe, plan: Plan, base: TypedSource) -> None:
     """RecipeError where the merge has not the base's own layers, each made of the same layer of every model: its experts could be no targets."""
-    whole = all(origin == list(range(count_layers(base.names())[stack])) for stack, origin in origins(plan, base).items())
-    if not plan.keeps_layers() or not whole:
+    # Ranges of layers that are kept follow each other from 0 on, so that the last one's end says how many there are.
+    if not plan.keeps_layers() or any(ranges[-1][1] != count for _, count, ranges in _sliced(recipe, plan, base)):
         key: tuple[str, ...] = ("slices",) if recipe.slices else ("modules",)
         raise recipe.mistake(
             key, "found layers in another order or number than the base's, expected its own: calibration needs experts with the base's layers; `merge` works"

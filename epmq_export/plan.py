@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging import MergeSettings, merge_settings
-from epmq_export.merging.parameters import layered
+from epmq_export.merging import RULES, MergeSettings, merge_settings
+from epmq_export.merging.parameters import layered, parameter
+from epmq_export.merging.settings import Number
 from epmq_export.recipe import Recipe
-from epmq_export.recipe_merge import RecipeModel, RecipeSlice
+from epmq_export.recipe_merge import RecipeModel, RecipeSlice, RecipeSource
 from epmq_export.yaml_lines import Key
 
 WHOLE = ""
 """The module of a recipe that merges models as they are."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Parameters for more than one model, or of one."""
+
+    key: Key
+    """Where the recipe has them."""
+
+    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,24 +74,37 @@ class Plan:
 
 def plan_of(recipe: Recipe) -> Plan:
     """RecipeError, with the line, for what the rule cannot take."""
+    whole = _Level(("parameters",), recipe.parameters)
     if recipe.slices:
-        return Plan({"default": _of_slices(recipe, (), recipe.slices, [recipe.parameters])})
+        return Plan({"default": _of_slices(recipe, (), recipe.slices, [whole])})
     if not recipe.modules:
-        return Plan({WHOLE: [_of_models(recipe, (), recipe.models, [recipe.parameters])]})
+        return Plan({WHOLE: [_of_models(recipe, (), recipe.models, [whole])]})
     modules: dict[str, Sequence[Slice]] = {}
     for name, module in recipe.modules.items():
-        key, levels = ("modules", name), [module.parameters, recipe.parameters]
+        key, levels = ("modules", name), [_Level(("modules", name, "parameters"), module.parameters), whole]
         modules[name] = _of_slices(recipe, key, module.slices, levels) if module.slices else [_of_models(recipe, key, module.models, levels)]
     return Plan(modules)
 
 
-def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[Mapping[str, Any]]) -> Slice:
+def _weighted(recipe: Recipe) -> bool:
+    """Whether the recipe sets a weight of an expert anywhere: what then is the default holds for all of its slices and modules."""
+    modules = list(recipe.modules.values())
+    slices = [*recipe.slices, *(part for module in modules for part in module.slices)]
+    models: list[RecipeModel | RecipeSource] = [*recipe.models, *(model for module in modules for model in module.models)]
+    models += [source for part in slices for source in part.sources]
+    base = recipe.location(recipe.base_model)
+    mappings = [recipe.parameters, *(module.parameters for module in modules), *(part.parameters for part in slices)]
+    mappings += [model.parameters for model in models if recipe.location(model.model) != base]
+    return any("weight" in mapping for mapping in mappings)
+
+
+def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[_Level]) -> Slice:
     strands = [(Strand((*key, "models", i), model.model, recipe.location(model.model), None), model.parameters) for i, model in enumerate(models)]
     base = Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
     return _slice(recipe, (*key, "models"), base, strands, levels)
 
 
-def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[Mapping[str, Any]]) -> list[Slice]:
+def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[_Level]) -> list[Slice]:
     result = []
     for index, part in enumerate(slices):
         place = (*key, "slices", index, "sources")
@@ -90,28 +114,44 @@ def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: 
             strands.append((Strand((*place, number), source.model, recipe.location(source.model), (first, last)), source.parameters))
         base = recipe.location(part.base_model or recipe.base_model)
         own = next((strand for strand, _ in strands if strand.location == base), strands[0][0])
-        result.append(_slice(recipe, place, own, strands, [part.parameters, *levels]))
+        result.append(_slice(recipe, place, own, strands, [_Level((*place[:-1], "parameters"), part.parameters), *levels]))
     return result
 
 
-def _slice(recipe: Recipe, key: Key, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[Mapping[str, Any]]) -> Slice:
+def _slice(recipe: Recipe, key: Key, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[_Level]) -> Slice:
     experts = [(strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location]
     try:
-        settings = merge_settings(recipe.merge_method, layered(*levels), [(strand.name, own) for strand, own in experts], recipe.merge_convention)
+        models = [(strand.name, own) for strand, own in experts]
+        parameters = layered(*(level.parameters for level in levels))
+        settings = merge_settings(recipe.merge_method, parameters, models, recipe.merge_convention, _weighted(recipe))
     except RecipeError as error:
-        raise recipe.mistake(_place(str(error), key, experts), str(error)) from None
+        raise recipe.mistake(_place(recipe, str(error), key, experts, levels), str(error)) from None
     return Slice(settings, base, [strand for strand, _ in experts])
 
 
-def _place(sentence: str, key: Key, experts: Sequence[tuple[Strand, Mapping[str, Any]]]) -> Key:
-    """The key that a sentence about settings speaks of: the rule, the models, a number of one of them, or one of all."""
+def _place(recipe: Recipe, sentence: str, key: Key, experts: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[_Level]) -> Key:
+    """The key that a sentence about settings speaks of: the rule, the models, a number of one of them, or one of a level."""
     if sentence.startswith("merge_method"):
         return ("merge_method",)
     if sentence.startswith("models"):
         return key
-    words = re.findall(r"\w+", sentence)
-    for strand, own in experts:
-        named = [word for word in words if word in own]
-        if f" of {strand.name}" in sentence and named:
-            return (*strand.key, "parameters", named[0])
-    return ("parameters", next((word for word in words if word != "parameters"), ""))
+    unknown = re.search(r""": (['"])(.+)\1 is unknown to """, sentence)
+    name = unknown.group(2) if unknown else sentence.partition(" ")[0]
+    of_one = [
+        _Level((*strand.key, "parameters"), own)
+        for strand, own in experts
+        if sentence.startswith((f"{name} of {strand.name} ", f"parameters of {strand.name}:"))
+    ]
+    setting = [level for level in (*of_one, *levels) if name in level.parameters]
+    # With filters, several levels may count for a number: the first of them that is refused by itself.
+    refused = [level for level in setting if _refused(recipe.merge_method, name, level.parameters[name], sentence)]
+    return (*(refused or setting or levels[-1:])[0].key, name)
+
+
+def _refused(rule: str, name: str, setting: object, sentence: str) -> bool:
+    number, where = RULES[rule].parameters.get(name, Number()), sentence.partition(" is ")[0]
+    try:
+        number.check(where, parameter(where, [setting], 0.0, number.flag).values)
+    except RecipeError as error:
+        return str(error) == sentence
+    return False

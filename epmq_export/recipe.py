@@ -4,6 +4,7 @@ Relative paths are relative to the recipe. Every mistake is one sentence with th
 expected; of several, the first in the file is told, and how many more there are.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -72,7 +73,7 @@ class RecipeTask(_Part):
 def _rho(value: object) -> object:
     if value is None or value == "auto":
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"found {shown(value)}, expected 'auto' or a number of at least 0")
     return float(value)
 
@@ -267,7 +268,7 @@ def load_recipe(path: Path) -> Recipe:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
         recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
-    elif recipe.counts_base and recipe.merge_convention == "mergekit":
+    elif recipe.counts_base and recipe.merge_convention == "mergekit" and RULES[recipe.merge_method].experts[1] != 1:
         recipe = _with_base(recipe)
     if wrong := _contradictions(recipe):
         raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
@@ -309,6 +310,11 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         wrong.append(((ways[0] if ways else "models",), "found only the base, expected an expert"))
     groups: list[tuple[Key, list[RecipeModel], list[RecipeSlice]]] = [((), recipe.models, recipe.slices)]
     groups += [(("modules", name), module.models, module.slices) for name, module in recipe.modules.items()]
+    wrong += [
+        (("modules", name), "found an empty name, expected the first part of tensors' names, or 'default' for all the rest")
+        for name in recipe.modules
+        if not name.strip()
+    ]
     for key, models, slices in groups:
         wrong += _repeated(recipe, (*key, "models"), [model.model for model in models])
         for index, part in enumerate(slices):

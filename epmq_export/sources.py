@@ -69,10 +69,10 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     for key, value in (("tokenizer_source", recipe.tokenizer_source), ("tokenizer", recipe.tokenizer), ("chat_template", recipe.chat_template)):
         if value not in (None, "base"):
             raise recipe.mistake((key,), "found it set, expected it left out: a calibrated model has the base's tokenizer; `merge` works")
-    require_layers(recipe, checkpoints.plan, checkpoints.base)
     _require_same_vocabulary(recipe, checkpoints)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
+    require_layers(recipe, checkpoints.plan, base)
     experts = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
     models = {recipe.location(recipe.base_model): base, **experts}
     merge = assemble(recipe, checkpoints.plan, models, DTYPES[recipe.dtype] if recipe.dtype else None)
@@ -101,7 +101,6 @@ def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
     models = {base: checkpoints.base, **checkpoints.experts}
     directory = checkpoints.base.model_directory
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
-    changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), origins(checkpoints.plan, checkpoints.base))
     asked, known, tokenizer = recipe.tokenizer or recipe.tokenizer_source, None, None
     if asked is None:
         _require_same_vocabulary(recipe, checkpoints)
@@ -109,12 +108,16 @@ def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
         asked = RecipeTokenizer(source=asked) if isinstance(asked, str) else asked
         source = base if asked.source == "base" else asked.source if asked.source == "union" else recipe.location(asked.source)
         tokenizer, known = vocabulary(recipe, models, source, asked.tokens, asked.pad_to_multiple_of or 1)
-        changes |= vocabulary_changes(config, known.size)
     if recipe.chat_template is not None:
         tokenizer = tokenizer or tokenizer_of(checkpoints.base)
         tokenizer.chat_template = chat_template(recipe.chat_template, recipe, models)
     dtype = recipe.out_dtype or recipe.dtype
     result = assemble(recipe, checkpoints.plan, models, DTYPES[dtype] if dtype else None, known)
+    # After `assemble`, which refuses layers that there are not.
+    layers = origins(recipe, checkpoints.plan, checkpoints.base)
+    changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), layers)
+    if known is not None:
+        changes |= vocabulary_changes({**config, **changes}, known.size)
     return Output(result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer))
 
 

@@ -2,7 +2,7 @@
 
 The merge gets one tokenizer; every model's token embeddings (and head) are put in that tokenizer's order before they are merged. A
 token that a model lacks gets the row that the recipe names for it, else that of the only model that has it, else the base's, else the
-mean of those that have it; a token that none has gets zeros and a line in the log.
+mean of those that have it; a token that none has gets zeros and a line in the log. Of slices, each is filled from its own models alone.
 """
 
 import logging
@@ -88,11 +88,17 @@ def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, en
             raise InputError(
                 f"{models[location].model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, but config.json says {sizes[location]} rows"
             )
+    for location, model in models.items():
+        _require_indexed(model, sizes[location])
     result = tokenizer_of(models[source if source in models else base])
     if source == "union":
         _add(result, tokenizers)
     result.add_tokens([token for token in entries if token not in result.get_vocab()])
     tokens = result.get_vocab()
+    if refused := [token for token in entries if token not in tokens]:
+        raise recipe.mistake(
+            ("tokenizer", "tokens", refused[0]), f"found the token {refused[0]!r}, which the tokenizer does not take, expected text of a token"
+        )
     if sorted(tokens.values()) != list(range(len(tokens))):
         raise InputError(f"{models[base].model_directory}: the ids of the merged tokenizer are not 0 to {len(tokens) - 1}, as rows of embeddings need")
     order = sorted(tokens, key=lambda token: tokens[token])
@@ -137,6 +143,17 @@ def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
     """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none that has so many by chance."""
     other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
     return layer_of(tensor) is None and not other and model.dtype(tensor).is_floating_point and model.shape(tensor)[:1] == (size,)
+
+
+def _require_indexed(model: Checkpoint, size: int) -> None:
+    """InputError where no tensor has a row a token: its tokens could not be put in another order."""
+    if any(is_indexed(model, name, size) for name in model.names()):
+        return
+    tables = [f"{name} has {model.shape(name)[0]}" for name in model.names() if name.endswith("weight") and "emb" in name and model.shape(name)]
+    rows = f" ({', '.join(tables)})" if tables else ""
+    raise InputError(
+        f"{model.model_directory / CONFIG}: found vocab_size {size}, but no token embeddings of so many rows{rows}, expected the number of their rows"
+    )
 
 
 class Aligned:
@@ -206,7 +223,7 @@ class Aligned:
                 raise InputError(f"tokenizer.tokens.{token}: found no such token in {source} among the models merged here, expected it there")
             return [(source, dict(have)[source])]
         if not have:
-            log.warning("token %r is in no model: its row is zero", token)
+            log.warning("token %r is in no model merged here: its row is zero", token)
         own = dict(have)
         return [(self._base, own[self._base])] if len(have) > 1 and self._base in own else have
 

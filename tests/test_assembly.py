@@ -130,11 +130,24 @@ parameters: {weight: 4}
     assert rest.keys() == got.keys() and all(torch.equal(rest[name], got[name]) for name in got)
 
 
+def test_a_weight_anywhere_is_one_everywhere(tmp_path: Path) -> None:
+    source = "{model: org/base, layer_range: [0, 2]}, {model: org/a, layer_range: [0, 2]"
+    text = f"base_model: org/base\nmerge_method: task_arithmetic\nslices:\n  - sources: [{source}, parameters: {{weight: 1}}}}]\n  - sources: [{source}}}]\n"
+    models = {BASE: model(0), A: model(1)}
+    assert layers(merge(tmp_path, text, models)) == [1, 2, 1, 2]  # lambda is 1, not the 0.3 of a recipe without weights
+    assert layers(merge(tmp_path, text.replace("weight: 1", ""), models)) == pytest.approx([0.3, 1.3, 0.3, 1.3])
+
+
 def test_under_mergekits_convention_an_unlisted_base_counts(tmp_path: Path) -> None:
     text = "base_model: org/base\nmerge_method: linear\nmodels: [{model: org/a}]\n"
     models = {BASE: model(0), A: model(2)}
     assert layers(merge(tmp_path, text, models)) == [2, 3, 4, 5]
     assert layers(merge(tmp_path, text + "merge_convention: mergekit\n", models)) == [1, 2, 3, 4]
+
+
+def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None:
+    text = "base_model: org/base\nmerge_method: passthrough\nmerge_convention: mergekit\nmodels: [{model: org/a}]\n"
+    assert layers(merge(tmp_path, text, {BASE: model(0), A: model(2)})) == [2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +161,12 @@ def test_under_mergekits_convention_an_unlisted_base_counts(tmp_path: Path) -> N
         (STACKED + "  - {sources: [{model: org/a, layer_range: [0, 1]}, {model: org/b, layer_range: [0, 1]}]}", ":5: slices[2].sources: models has 2 experts, expected 1"),
         (STACKED.replace("[1, 4]}", "[1, 4], parameters: {scael: 2}}"), ":4: slices[1].sources[0].parameters.scael: parameters of org/b: 'scael' is unknown"),
         (STACKED + "parameters:\n  scale: yes", ":6: parameters.scale: scale of org/a is 'yes', expected a number"),
+        (STACKED + "    parameters: {scale: yes}", ":5: slices[1].parameters.scale: scale of org/b is 'yes', expected a number"),
+        (STACKED + "    parameters:\n      scael: 2", ":6: slices[1].parameters.scael: parameters: 'scael' is unknown to passthrough"),
+        (STACKED + "    parameters: {scale: {filter: mlp, value: 2}}\nparameters: {scale: yes}", ":6: parameters.scale: scale of org/a is 'yes', expected a number"),
+        (STACKED.replace("[0, 3]}]", "[0, 3], parameters: {scale: {filter: a, value: 1}}}]\n    parameters: {scale: no}"), ":4: slices[0].parameters.scale: scale of org/a is 'no'"),
+        ("base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\n    parameters:\n      density: 3", ":7: modules.default.parameters.density: density of org/a is 3"),
+        ("base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\nparameters: {lambda: no}", ":6: parameters.lambda: lambda is 'no'"),
         ("base_model: org/b\nmerge_method: passthru\nmodels: [{model: org/a}]", ":2: merge_method: merge_method is 'passthru', expected one of"),
     ],
 )  # fmt: skip
@@ -175,7 +194,7 @@ def test_only_the_bases_own_layers_can_be_calibrated(tmp_path: Path, ranges: lis
     (tmp_path / "recipe.yaml").write_text(f"base_model: org/base\nslices:\n{slices}")
     recipe = load_recipe(tmp_path / "recipe.yaml")
     plan = plan_of(recipe)
-    assert origins(plan, model(0)) == {"model.layers": [layer for span in ranges for layer in range(*span)]}
+    assert origins(recipe, plan, model(0)) == {"model.layers": [layer for span in ranges for layer in range(*span)]}
     if kept:
         require_layers(recipe, plan, model(0))
         same = merge(tmp_path, "base_model: org/base\nmodels: [{model: org/a}]\n", {BASE: model(0), A: model(1)})
@@ -193,3 +212,23 @@ def test_layers_of_one_model_on_other_layers_of_the_base_cannot_be_calibrated(tm
     recipe = load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RecipeError, match="slices: found layers in another order"):
         require_layers(recipe, plan_of(recipe), model(0))
+
+
+SLICES = "slices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: org/a, layer_range: [0, 4]}]\n"
+IN_MODULES = "modules:\n  encodr:\n    " + SLICES.replace("\n  ", "\n      ") + "  default: {models: [{model: org/a}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "towers", "sentence"),
+    [
+        (SLICES, True, ":1: base_model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/base, expected one"),
+        (SLICES.replace("4]", "10000000000]"), False, ":2: slices: found layers in another order or number than the base's"),
+        (IN_MODULES, True, ":3: modules.encodr: found no tensor that belongs to it"),
+    ],
+)
+def test_a_base_without_the_layers_that_slices_name(tmp_path: Path, text: str, towers: bool, sentence: str) -> None:
+    (tmp_path / "recipe.yaml").write_text("base_model: org/base\n" + text)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    with pytest.raises(RecipeError) as caught:
+        require_layers(recipe, plan_of(recipe), model(0, towers=towers))
+    assert str(caught.value).startswith(f"{tmp_path}/recipe.yaml{sentence}")

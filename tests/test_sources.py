@@ -52,6 +52,22 @@ def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (folder / "base" / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"slices": slices((0, 10**10))}, r"slices\[0\]\.sources\[0\]\.layer_range: found \[0, 10000000000\], but \./base has 3 layers"),
+        (
+            {"modules": {"encodr": {"slices": slices((0, 3))}, "default": {"models": [{"model": "./whole"}]}}},
+            r"modules\.encodr: found no tensor that belongs to it",
+        ),
+    ],
+)
+def test_layers_that_no_model_has_are_refused(folder: Path, keys: dict[str, object], sentence: str) -> None:
+    asked = recipe(folder, **keys)
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {sentence}"):
+        sources.merge(asked, sources.open_checkpoints(asked))
+
+
 def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None:
     asked = recipe(folder, slices=slices((0, 3), (1, 3)))
     with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: slices: found layers in another order or number than the base's.*`merge` works"):

@@ -112,7 +112,7 @@ def test_single_tokens_as_the_recipe_says(folder: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         _, tokens, tensors = merged(folder, tokenizer=block)
     assert tokens == {"<u>": 15, "a": 16, "b": 0, "c": (13 + 21) / 2, "d": 14, "new": 13, "blank": 0}
-    assert any("'blank' is in no model: its row is zero" in record.message for record in caplog.records)
+    assert any("'blank' is in no model merged here: its row is zero" in record.message for record in caplog.records)
     table = tensors["model.embed_tokens.weight"]
     assert len(table) == 8 and float(table[7, 0]) == pytest.approx(sum(tokens.values()) / 7)
 
@@ -161,11 +161,22 @@ def test_chat_templates(folder: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder / "auto").chat_template == "{{ messages }} of chat"
 
 
+def test_layers_and_tokens_are_counted_in_the_same_part_of_the_config(folder: Path) -> None:
+    config = {"text_config": {"vocab_size": 3, "num_hidden_layers": 1}}
+    (folder / "base" / "config.json").write_text(json.dumps(config))
+    span = {"model": "./base", "layer_range": [0, 1]}
+    text = {"base_model": "./base", "merge_method": "passthrough", "slices": [{"sources": [span]}] * 2, "tokenizer": {"source": "base", "tokens": {"new": {}}}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(text))
+    recipe = load_recipe(folder / "recipe.yaml")
+    assert merge(recipe, open_checkpoints(recipe)).config == {"text_config": {"vocab_size": 4, "num_hidden_layers": 2}}
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "sentence"),
     [
         ({"tokenizer_source": "base", "chat_template": "chatml"}, RecipeError, r"recipe\.yaml:\d+: chat_template: found 'chatml', expected 'auto' or a template in Jinja"),
         ({"tokenizer_source": "base", "chat_template": "auto"}, RecipeError, r"recipe\.yaml:\d+: chat_template: found 'auto', but no model has a chat template"),
+        ({"tokenizer": {"source": "base", "tokens": {"": {"force": True}}}}, RecipeError, r"recipe\.yaml:\d+: tokenizer\.tokens\.: found the token '', which the tokenizer does not take"),
         ({"tokenizer": {"tokens": {"c": {"source": "./two"}}}}, InputError, r"tokenizer\.tokens\.c: found no such token in .*two among the models merged here"),
         ({"tokenizer": {"tokens": {"c": {"source": {"kind": "model_token", "model": "./two", "token_id": 4}}}}}, InputError, r"tokenizer\.tokens: found no token 4 in .*two"),
     ],
@@ -173,6 +184,16 @@ def test_chat_templates(folder: Path) -> None:
 def test_mistakes(folder: Path, keys: dict[str, object], error: type[EpmqError], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         merged(folder, **keys)
+
+
+def test_embeddings_of_another_number_of_rows_than_the_config_says(folder: Path) -> None:
+    config = json.loads((folder / "one" / "config.json").read_text())
+    (folder / "one" / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
+    sentence = (
+        r"one/config\.json: found vocab_size 9, but no token embeddings of so many rows \(model\.embed_tokens\.weight has 5\), expected the number of their"
+    )
+    with pytest.raises(InputError, match=sentence):
+        merged(folder, tokenizer_source="union")
 
 
 def test_a_tokenizer_that_its_embeddings_do_not_fit(folder: Path) -> None:

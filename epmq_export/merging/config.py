@@ -8,7 +8,7 @@ from epmq_export.errors import InputError
 
 # What families call the number of layers; T5 and its like have the decoder's apart, and models of two towers one config for each.
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
-_TOWERS = ("text", "vision", "decoder", "encoder")
+_TOWERS = ("text", "vis", "audio", "decoder", "encoder")  # `vision` and `visual`
 
 
 def layer_changes(config: Mapping[str, Any], path: Path, layers: Mapping[str, int], origins: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -36,12 +36,12 @@ def _keys(config: Mapping[str, Any], stack: str, count: int) -> list[tuple[str, 
     """The keys, each with the part of the config that it is in, that may count the layers of a stack."""
     parts = {"": config} | {name: value for name, value in config.items() if name.endswith("_config") and isinstance(value, dict)}
     found = [(part, key) for part, values in parts.items() for key in _COUNTS if values.get(key) == count and not isinstance(values.get(key), bool)]
-    for tower in _TOWERS:
-        named = [(part, key) for part, key in found if tower in part or tower in key]
-        if named and tower in stack:
-            return named[:1]
-        found = [item for item in found if item not in named] if tower not in stack else found
-    return found[:1] if len({part for part, _ in found}) == 1 else found
+    tower = next((tower for tower in _TOWERS if tower in stack), "text")
+    named = {each: [(part, key) for part, key in found if each in part or each in key] for each in _TOWERS}
+    if named[tower]:
+        return named[tower][:1]
+    rest = [item for item in found if not any(item in items for items in named.values())]
+    return rest[:1] if len({part for part, _ in rest}) == 1 else rest
 
 
 def vocabulary_changes(config: Mapping[str, Any], size: int) -> dict[str, Any]:

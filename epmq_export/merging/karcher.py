@@ -5,7 +5,7 @@ vectors u_i, repeat
 
     step = mean_i angle_i / sin(angle_i) (u_i - cos(angle_i) u)        u <- cos(|step|) u + sin(|step|) step / |step|
 
-until |step| < tol, at most max_iter times. The result has the mean of the models' lengths. Tensors shorter than tol give no direction.
+until |step| <= tol, at most max_iter times. The result has the mean of the models' lengths. Tensors no longer than tol give no direction.
 Each step reads every model's tensor again, so that memory does not grow with their number.
 """
 
@@ -38,7 +38,7 @@ def karcher(inputs: Inputs) -> Merge:
         for index in pointing:
             mean.add_(unit(index), alpha=1 / len(pointing))
         size = length(mean)
-        if size < tol:
+        if size <= tol:
             log.warning("karcher: in %s the models' directions cancel and have no mean; that of %s is taken", tensor, inputs.settings.models[pointing[0]].name)
             mean, size = unit(pointing[0]), 1.0
         mean.div_(size)
@@ -48,10 +48,10 @@ def karcher(inputs: Inputs) -> Merge:
                 other = unit(index)
                 cosine = max(-1.0, min(1.0, dot(other, mean)))
                 sine = math.sqrt(1 - cosine * cosine)
-                if sine >= tol:  # below, the model is there already, or just opposite, where no direction leads to it
+                if sine > tol:  # else the model is there already, or just opposite, where no direction leads to it
                     step.add_(other.add_(mean, alpha=-cosine), alpha=math.acos(cosine) / sine / len(pointing))
             size = length(step)
-            if size < tol:
+            if size <= tol:
                 break
             mean.mul_(math.cos(size)).add_(step, alpha=math.sin(size) / size)
             mean.div_(length(mean))

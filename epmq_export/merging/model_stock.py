@@ -29,6 +29,8 @@ def model_stock(inputs: Inputs) -> Merge:
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
+        if not base.numel():
+            return base
         by_row = base.ndim > 1 and bool(inputs.number("filter_wise", tensor))
 
         def vector(index: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A merge rule's numbers, as mergekit's files write them: one for all, a gradient over the layers, or by a part of the tensor's name."""
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,8 @@ def parameter(where: str, settings: Sequence[Any], default: float | None, flag: 
         entries.append(("", (default,)))
     if all(filter_ for filter_, _ in entries):
         raise RecipeError(f"{where} is missing{' for some tensors' if entries else ''}, expected {'true or false' if flag else 'a number'}: it has no default")
-    return Parameter(tuple(entries))
+    last = next(index for index, (filter_, _) in enumerate(entries) if not filter_)
+    return Parameter(tuple(entries[: last + 1]))  # what no tensor can reach is not judged
 
 
 def layered(*levels: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _truth(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401
 def _gradient(where: str, value: Any) -> tuple[float, ...]:  # noqa: ANN401
     numbers = value if isinstance(value, list) else [value]
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= sys.float_info.max:
             raise RecipeError(f"{where} is {value!r}, expected a number, a list of numbers over the layers, or a list of filter and value")
     if not numbers:
         raise RecipeError(f"{where} is an empty list, expected numbers")

@@ -29,10 +29,10 @@ _NAMES = {name for rule in RULES.values() for name in rule.parameters}
 
 
 def merge_settings(
-    merge_method: str, parameters: Mapping[str, Any], models: Sequence[tuple[str, Mapping[str, Any]]], convention: str = "paper"
+    merge_method: str, parameters: Mapping[str, Any], models: Sequence[tuple[str, Mapping[str, Any]]], convention: str = "paper", weighted: bool = False
 ) -> MergeSettings:
     """The settings of a recipe's `merge_method`, its `parameters`, each model's name with its `parameters`, in order, and its
-    `merge_convention`.
+    `merge_convention`. `weighted`: the recipe sets weights, if not here then in another of its slices or modules.
 
     A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor. RecipeError for an unknown
     rule or parameter, with the nearest valid name, for a value of the wrong kind or out of range, and for too few or too many models.
@@ -48,6 +48,6 @@ def merge_settings(
     if len(models) < fewest or (most is not None and len(models) > most):
         expected = f"at least {fewest}" if most is None else f"{fewest} or {most}" if fewest != most else str(fewest)
         raise RecipeError(f"models has {len(models)} experts, expected {expected} for {merge_method}")
-    settings = read_settings(merge_method, rule.parameters, _NAMES, convention, parameters, models)
+    settings = read_settings(merge_method, rule.parameters, _NAMES, convention, parameters, models, weighted)
     rule.check(settings)
     return settings

@@ -85,8 +85,9 @@ def read_settings(
     convention: str,
     parameters: Mapping[str, Any],
     models: Sequence[tuple[str, Mapping[str, Any]]],
+    weighted: bool,
 ) -> MergeSettings:
-    """The settings of a rule that declares its numbers; `others` are the names that some other rule reads.
+    """The settings of a rule that declares its numbers; `others` are the names that some other rule reads, `weighted` as in `merge_settings`.
 
     A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor. RecipeError for an unknown name,
     with the nearest valid one, and for a value of the wrong kind or out of range.
@@ -94,7 +95,7 @@ def read_settings(
     _check_names("parameters", rule, parameters, declared, others)
     for name, own in models:
         _check_names(f"parameters of {name}", rule, own, [key for key, number in declared.items() if number.by_model], others)
-    weighted = "weight" in parameters or any("weight" in own for _, own in models)
+    weighted = weighted or "weight" in parameters or any("weight" in own for _, own in models)
 
     def read(key: str, number: Number, where: str, settings: Sequence[Any]) -> Parameter:
         found = parameter(where, settings, number.default_for(convention, weighted), number.flag)

@@ -10,8 +10,9 @@ from epmq_export.errors import InputError
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge
 
-# Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied.
-_TABLE = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\.")
+# Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied. A head (GPT-NeoX) and the
+# projections of narrow embeddings (ALBERT, ELECTRA) have names like theirs, but are linears.
+_TABLE = re.compile(r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\.")
 
 
 def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> Merge:

@@ -137,6 +137,7 @@ WRONG_VALUES = [
     ("base_model: org/b\nmodules: {default: {model: []}}", "2: modules.default.model: found an unknown key, expected one of models, slices, parameters, did you mean 'models'?"),
     ("base_model: org/b\nmodules:\n  default:\n    models:\n      - model: org/a\n      - model: org/a", "6: modules.default.models[1].model: found 'org/a' again, "
      "expected each model once (models[0] is the same)"),
+    ("base_model: org/b\nmodules: {'': {models: [{model: org/a}]}}", "2: modules.: found an empty name, expected the first part of tensors' names, or 'default' for all the rest"),
     (HEAD + "parameters: {weight: }", "3: parameters.weight: found nothing, expected a number, true or false, a list of numbers over the layers, or a list of filter and value"),
     (HEAD + "parameters: {weight: [1, {value: 2}]}", "3: parameters.weight: found 1, expected a number, true or false, a list of numbers over the layers, or a list of filter and value"),
     (HEAD + "parameters: {weight: {filter: 3, value: 1}}", "3: parameters.weight: found the filter 3, expected a part of a tensor's name"),
@@ -147,6 +148,7 @@ WRONG_VALUES = [
     (HEAD + "calibration: {samples: }", "3: calibration.samples: found nothing, expected a whole number"),
     (HEAD + "calibration:\n  seed: 1\n  samples: 0", "5: calibration.samples: found 0, expected at least 1"),
     (HEAD + "calibration:\n  lambda: -0.1", "4: calibration.lambda: found -0.1, expected at least 0"),
+    (HEAD + f"calibration: {{rho: {'9' * 400}}}", f"3: calibration.rho: found {'9' * 57}..., expected 'auto' or a number of at least 0"),
     (HEAD + "calibration: {alpha: 1.5}", "3: calibration.alpha: found 1.5, expected at most 1"),
     (HEAD + "calibration: {seed: -1}", "3: calibration.seed: found -1, expected at least 0"),
     (HEAD + "calibration: {method: featcat}", "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, anchored, did you mean 'featcal'?"),

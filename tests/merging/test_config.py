@@ -35,6 +35,14 @@ def test_towers_have_a_config_each() -> None:
     assert changes == {"vision_config": {"num_hidden_layers": 3}}
 
 
+@pytest.mark.parametrize(("tower", "stack"), [("vision", "vision_tower.layers"), ("vision", "visual.blocks"), ("audio", "audio_tower.layers")])
+def test_a_stack_that_names_no_tower_is_the_texts(tower: str, stack: str) -> None:
+    config: dict[str, Any] = {"text_config": {"num_hidden_layers": 2}, f"{tower}_config": {"num_hidden_layers": 2}}
+    layers = {"language_model.model.layers": 2, stack: 2}
+    assert layer_changes(config, PATH, layers, {"language_model.model.layers": [0]}) == {"text_config": {"num_hidden_layers": 1}}
+    assert layer_changes(config, PATH, layers, {stack: [0]}) == {f"{tower}_config": {"num_hidden_layers": 1}}
+
+
 def test_a_config_that_does_not_say_is_refused() -> None:
     with pytest.raises(InputError, match=r"config\.json: found 0 keys that say how many layers h has \(4\)"):
         layer_changes({"num_hidden_layers": 5}, PATH, {"h": 4}, {"h": [0]})

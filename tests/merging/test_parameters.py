@@ -63,6 +63,14 @@ def test_flags_may_have_filters() -> None:
     assert merge_settings("ties", {"normalize": 0}, [("a", {})]).numbers["normalize"].at("x", 1) == 0
 
 
+def test_values_that_no_tensor_can_reach_are_not_judged() -> None:
+    assert merge_settings("ties", {"normalize": False}, [("a", {"weight": -1})]).numbers["normalize"].values == [0]
+    own = [{"filter": "mlp", "value": 0.1}, {"value": 0.2}, {"filter": "attention", "value": 7}]
+    assert merge_settings("ties", {"density": 7}, [("a", {"density": own})]).models[0].numbers["density"].values == [0.1, 0.2]
+    with pytest.raises(RecipeError, match="weight of a is -1, expected 0 or more"):
+        merge_settings("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {"weight": -1})])
+
+
 def test_levels_of_parameters() -> None:
     assert layered({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
     first = {"filter": "mlp", "value": 1}
@@ -73,7 +81,7 @@ def test_levels_of_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["0.5", True, float("nan"), float("inf"), [], ["a"], [[1]], {}, [{"filter": "a"}], {"value": 1, "filtre": "a"}, {"value": 1, "filter": 3}]
+    "value", ["0.5", True, float("nan"), float("inf"), 10**400, [], ["a"], [[1]], {}, [{"filter": "a"}], {"value": 1, "filtre": "a"}, {"value": 1, "filter": 3}]
 )
 def test_other_values_are_refused(value: Any) -> None:
     with pytest.raises(RecipeError, match=r"^weight of a"):

@@ -188,3 +188,11 @@ def test_an_expert_of_another_shape_is_refused_before_anything_is_read() -> None
     expert = {**model([1.0] * SIZE), "encoder.layer.1.bias": torch.zeros(8)}
     with pytest.raises(InputError, match=r"expert 0 does not fit the base: encoder\.layer\.1\.bias has shape \[8\], the base's has \[7\]"):
         merge("linear", model([1.0] * SIZE), [expert], {}, [{}])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+def test_a_tensor_without_entries_stays_one(rule: str, shape: tuple[int, ...]) -> None:
+    models = [{"layer.0.weight": torch.ones(2, 2), "empty": torch.ones(shape)}] * 2
+    count = 1 if rule == "passthrough" else 2
+    assert merge(rule, models[0], models[:count]).load("empty").shape == shape

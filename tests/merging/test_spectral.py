@@ -133,10 +133,16 @@ def test_all_but_linears_get_the_mean(rule: str) -> None:
     for name, value in base.items():
         mean = sum(((expert[name] - value).double() for expert in experts), torch.zeros(())) / 3
         torch.testing.assert_close(source.load(name).double(), value.double() + 0.5 * mean, rtol=0, atol=1e-6)
-    linear = {"shared_expert.weight": random((6, 4), 0)}
-    others = [{"shared_expert.weight": random((6, 4), index)} for index in (1, 2, 3)]
-    mean = sum((other["shared_expert.weight"] for other in others), torch.zeros(())) / 3
-    assert not torch.allclose(merge(rule, linear, others).load("shared_expert.weight"), mean, atol=1e-3)
+
+
+@pytest.mark.parametrize("rule", ALL)
+@pytest.mark.parametrize(
+    "name", ["shared_expert.weight", "embed_out.weight", "albert.encoder.embedding_hidden_mapping_in.weight", "electra.embeddings_project.weight"]
+)
+def test_linears_with_names_like_those_of_tables(rule: str, name: str) -> None:
+    others = [{name: random((6, 4), index)} for index in (1, 2, 3)]
+    mean = sum((other[name] for other in others), torch.zeros(())) / 3
+    assert not torch.allclose(merge(rule, {name: random((6, 4), 0)}, others).load(name), mean, atol=1e-3)
 
 
 def test_a_linear_smaller_than_the_number_of_experts_gets_the_mean_and_is_named(caplog: pytest.LogCaptureFixture) -> None:

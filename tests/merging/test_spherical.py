@@ -158,6 +158,14 @@ def test_directions_that_cancel_are_named(caplog: pytest.LogCaptureFixture) -> N
     ]
 
 
+def test_karcher_without_a_tolerance(caplog: pytest.LogCaptureFixture) -> None:
+    assert karcher([1.0, 0.0], [0.0, 3.0], tol=0) == pytest.approx([math.sqrt(2), math.sqrt(2)], rel=1e-5)
+    assert karcher([2.0, 0.0], [2.0, 0.0], tol=0) == [2.0, 0.0]
+    with caplog.at_level(logging.WARNING):
+        assert karcher([1.0, 0.0], [-3.0, 0.0], tol=0) == [2.0, 0.0]
+    assert "directions cancel" in caplog.records[0].message
+
+
 def test_karcher_counts_the_base_only_where_it_is_listed() -> None:
     base, expert = model([8.0] * SIZE), model([16.0] * SIZE)
     np.testing.assert_allclose(values(merge("karcher", base, [expert])), flat(expert), rtol=1e-6)
