@@ -30,7 +30,8 @@ from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
 from epmq_export.runtimes.onnxruntime import open_session
 from formats import onnx_graph, onnx_weights
 
-FILE = Path("onnx", "model_q4.onnx")
+# As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
+QUANTISED, PLAIN = Path("onnx", "model_q4.onnx"), Path("onnx", "model.onnx")
 PROVENANCE = ("recipe", "inputs", "versions", "method")
 # Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it.
 LIMIT = 2**31 - 2**24
@@ -56,15 +57,16 @@ class OnnxQdq:
         for key, text in metadata.items():
             model.metadata_props.add(key=key, value=text)
         copy_companions(packed.directory, folder)
-        with files.whole(folder / FILE) as built:
+        path = folder / (QUANTISED if packed.grids else PLAIN)
+        with files.whole(path) as built:
             built.write_bytes(model.SerializeToString(deterministic=True))
-        return folder / FILE
+        return path
 
     def find(self, folder: Path) -> Path:
-        path = folder / FILE
-        if not path.is_file():
-            raise InputError(f"{folder}: it has no {FILE.as_posix()}")
-        return path
+        for path in (folder / QUANTISED, folder / PLAIN):
+            if path.is_file():
+                return path
+        raise InputError(f"{folder}: it has no {QUANTISED.as_posix()}")
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
         """Codes int8 [out, in] and stored numbers, as the packed checkpoint has them, or plain float16 or float32.

@@ -109,6 +109,9 @@ def test_a_calibrated_merge_in_full_precision(epmq: Warm, project: Project, tmp_
     assert all(torch.equal(value, stored[name]) for name, value in model.state_dict().items())
     scores = epmq("evaluate", "merged", "--recipe", recipe, "--json", folder=tmp_path).json
     assert scores["model"]["average"] > 0
+    exported = epmq("export", "merged", "-o", "out", folder=tmp_path)
+    assert exported.code == 0 and exported.stdout.splitlines() == ["out/gguf/model.gguf", "out/onnx/onnx/model.onnx"]
+    assert epmq("evaluate", "out/onnx", "--recipe", recipe, "--json", folder=tmp_path).json["model"] == pytest.approx(scores["model"], abs=0.02)
 
 
 def test_what_is_not_on_a_grid_cannot_be_refined(epmq: Warm, project: Project, tmp_path: Path) -> None:
