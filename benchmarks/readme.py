@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from laboratory import MERGES, METHODS
-from rows import GRID, PEERS, RUNTIMES, Results, bits, notes, percent, table
+from rows import GRID, PEERS, RUNTIMES, Results, added, bits, notes, percent, table
 
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
@@ -38,7 +38,7 @@ def block(results: Results) -> str:
     head = (
         f"{len(settings['tasks'])} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, merged by {merge} (task arithmetic: TA), calibrated with "
         f"{settings['samples']} unlabelled sentences a task, the first {settings['lines']} test sentences of each (all where it has fewer); "
-        f"percent, averaged over tasks. {''.join(map(_added, measured))}"
+        f"percent, averaged over tasks. {''.join(map(added, measured))}"
         f"`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has any ({about['machine']}, {about['date']})."
     )
     shown = [row for row in results.rows if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID]
@@ -55,12 +55,6 @@ def _line(results: Results, name: str, full: tuple[str, str, str], ours: tuple[s
     rows = [next(results.of(*full), None), *(next(results.of(*ours, stage), None) if ours else None for stage in RUNTIMES)]
     first = next(filter(None, rows[1:] if ours else rows))
     return [name, bits(first) if ours else "32", *(percent(row["scores"]["average"]) if row else "" for row in rows), results.recovered(first)]
-
-
-def _added(method: str) -> str:
-    """What a method's recipe says beside the name of a preset, in a sentence; nothing for presets and peers."""
-    added = {key: value for key, value in METHODS.get(method, {}).items() if key != "method"}
-    return f"`{method}` has `calibration: {json.dumps(added)}`. " if added else ""
 
 
 def replaced(text: str, new: str) -> str:

@@ -39,16 +39,18 @@ class Results:
     """The rows so far, on disk after each."""
 
     def __init__(self, folder: Path, about: dict[str, Any], restart: bool) -> None:
-        """SystemExit where the folder holds the rows of other experts, data or numbers."""
+        """SystemExit where the folder holds the rows of other experts, data, settings, versions or machines; rows of a method that has other numbers by
+        now, or is no more, are dropped."""
         self.json, self.markdown = folder / "accuracy.json", folder / "accuracy.md"
         self.about: dict[str, Any] = about
         self.rows: list[Row] = []
         if self.json.exists() and not restart:
             found = json.loads(self.json.read_text(encoding="utf-8"))
-            for key in ("settings", "inputs"):
+            for key in ("settings", "inputs", "versions", "machine"):
                 if found["about"][key] != about[key]:
                     raise SystemExit(f"{self.json}: its {key} are not those of this run: give another --out, or --restart to replace it")
-            self.rows = found["rows"]
+            self.about = found["about"]
+            self.rows = [row for row in found["rows"] if row["method"] in ("", *METHODS, *PEERS) and row["numbers"] == numbers(row["method"])]
 
     def find(self, merge: str, method: str, stage: str, grid: str = GRID) -> Row | None:
         """A row that was measured with the same numbers of the method."""
@@ -67,8 +69,7 @@ class Results:
         new = {"merge": merge, "method": method, "stage": stage, "numbers": numbers(method), "scores": scores, **facts}
         self.rows = [*(row for row in self.rows if _name(row) != _name(new)), new]
         order = {name: i for i, name in enumerate(dict.fromkeys(("", *MERGES, *METHODS, *PEERS, GRID, *GRIDS, "base", "experts", "merged", *STAGES)))}
-        # A row of an earlier version may name a method that is no more: it stays, at the end.
-        self.rows.sort(key=lambda row: tuple(order.get(part, len(order)) for part in _name(row)))
+        self.rows.sort(key=lambda row: tuple(order[part] for part in _name(row)))
         self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
         for path, text in ((self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"), (self.markdown, self.text())):
             with files.whole(path) as built:
@@ -100,7 +101,19 @@ class Results:
         for row in self.rows:
             scores = [percent(row["scores"][task]) for task in (*tasks, "average")]
             each.append([row["merge"], row["method"] or row["stage"], precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
-        parts = ["# Accuracy", self.head(), "## Averages", table(averages), *notes(self.rows), *self.grids(merges), "## By task", RECOVERED, table(each)]
+        variants = "".join(added(method) for method in METHODS if any(row["method"] == method for row in self.rows)).strip()
+        parts = [
+            "# Accuracy",
+            self.head(),
+            "## Averages",
+            table(averages),
+            *filter(None, [variants]),
+            *notes(self.rows),
+            *self.grids(merges),
+            "## By task",
+            RECOVERED,
+            table(each),
+        ]
         return "\n\n".join(parts) + "\n"
 
     def grids(self, merges: Sequence[str]) -> list[str]:
@@ -124,6 +137,12 @@ class Results:
 
 def _name(row: Row) -> tuple[str, str, str, str]:
     return row["merge"], row["method"], row.get("grid", GRID), row["stage"]
+
+
+def added(method: str) -> str:
+    """What a method's recipe says beside the name of a preset, in a sentence; nothing for presets and peers."""
+    more = {key: value for key, value in METHODS.get(method, {}).items() if key != "method"}
+    return f"`{method}` has `calibration: {json.dumps(more)}`. " if more else ""
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

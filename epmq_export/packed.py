@@ -150,6 +150,9 @@ class Packed:
             if numbers.numel() and not lowest <= int(numbers.min()) <= int(numbers.max()) <= highest:
                 found = f"{int(numbers.min())} to {int(numbers.max())}"
                 raise InputError(f"{self._file.path}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on grid {value.grid.name}")
+        if not value.grid.holds(value.stored):
+            parts = " and ".join(value.stored)
+            raise InputError(f"{self._file.path}: tensor {name} has {parts} that {value.grid.name} does not have together")
 
 
 CODES = "codes"

@@ -142,7 +142,8 @@ class RecipeQuantization(_Part):
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **self.overrides})
+        others = {pattern: asked for pattern, asked in self.overrides.items() if pattern not in self.keep}
+        return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **others})
 
     @property
     def replaced_in_onnx(self) -> dict[str, str]:

@@ -118,3 +118,18 @@ def test_what_is_not_on_a_grid_cannot_be_refined(epmq: Warm, project: Project, t
     recipe = project.variant(tmp_path / "recipe.yaml", calibration={"samples": 16, "refine": True})
     result = epmq("calibrate", recipe, "-o", "merged", "--format", "safetensors", folder=tmp_path)
     assert result.code == 2 and "calibration.refine: found it set, expected it left out for safetensors" in result.error
+
+
+@pytest.mark.parametrize(
+    ("calibration", "quantization", "error"),
+    [
+        ({"samples": 16}, {"bits": 3}, "quantization.bits: found 3, expected at least 4.5: the fewest a weight that the linears' grids take"),
+        ({"samples": 7, "refine": True}, {}, "task list: refine holds out one text in 8 and found 7; raise calibration.samples"),
+    ],
+)
+def test_what_is_sure_to_fail_fails_before_the_work(
+    epmq: Warm, project: Project, tmp_path: Path, calibration: dict[str, Any], quantization: dict[str, Any], error: str
+) -> None:
+    recipe = project.variant(tmp_path / "recipe.yaml", calibration=calibration, quantization=quantization, export={"formats": ["gguf"]})
+    result = epmq("run", recipe, "-o", "out", folder=tmp_path)
+    assert result.code != 0 and error in result.error and "layer.0" not in result.stderr

@@ -315,3 +315,10 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
     (folder / "data/ag_news.labels.json").write_text('{"world": "world news", "sports": "sports news"}')
     for example in examples:
         load(folder, example.split("```")[0])
+
+
+def test_keep_comes_before_an_override_of_the_same_pattern(folder: Path) -> None:
+    recipe = load(
+        folder, FULL.replace('{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}', "{keep: [a*], overrides: {a*: Q8_0, b*: Q8_0}}")
+    )
+    assert dict(recipe.quantization.layout.overrides) == {"a*": "F16", "b*": "Q8_0"}

@@ -4,13 +4,13 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from torch import Tensor
 
 from epmq_export.calibration.calibrate import Calibrator
 from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.rounding import store
-from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import PackedTensor
 
@@ -27,12 +27,25 @@ class Option:
     """As a share of its targets' energy."""
 
 
+def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
+    """A weight, on average over the linears that a budget is spent on: all of them on the smallest grid that divides their inputs. 0 without any."""
+    least, weights = 0.0, 0
+    for block in calibrator.family.blocks:
+        for name in (f"{block.name}.{path}.weight" for step in block.steps for path in step):
+            shape = tuple(calibrator.base.shape(name))
+            fitting = [grid.bits_per_weight for grid in candidates if len(shape) == 2 and grid.fits(shape)]
+            if fitting and calibrator.layout.pattern(name) is None:
+                least += min(fitting) * prod(shape)
+                weights += prod(shape)
+    return least / max(weights, 1)
+
+
 def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid]) -> tuple[Layout, str]:
     """The layout that spends `bits` a weight, on average over the linears that no pattern speaks for, and a sentence that says how.
 
     A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the Hessian that it meets there,
-    and ships the one nearest below the budget. It costs one calibration and the rounding of the candidates. InputError where
-    the budget is less than the candidates take.
+    and ships the one nearest below the budget. It costs one calibration and the rounding of the candidates. The budget is
+    `fewest_bits` at least.
     """
     near = max((grid for grid in candidates if grid.bits_per_weight <= bits), key=lambda grid: grid.bits_per_weight, default=candidates[0])
     options: dict[str, list[Option]] = {}
@@ -60,14 +73,14 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
 def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:
     """For each tensor one of its options, within the budget in bits: greedily by loss saved per bit, from the cheapest on.
 
-    Along each tensor's convex hull the savings fall, so that greed is exact up to the last step. InputError where even the cheapest are more.
+    Along each tensor's convex hull the savings fall, so that greed is exact up to the last step. ValueError where even the cheapest are more.
     """
     hulls = {name: hull(each) for name, each in options.items()}
     taken = dict.fromkeys(hulls, 0)
     left = budget - sum(each[0].bits for each in hulls.values())
-    if left < 0:
+    if left < -1:  # less than a bit is what a mean of floats may miss
         least = budget - left
-        raise InputError(f"quantization.bits asks for {budget:.0f} bits over the linears, expected at least {least:.0f}: the fewest that their grids take")
+        raise ValueError(f"a budget of {budget:.0f} bits for tensors that take {least:.0f} at least")
     steps = [
         ((one.loss - other.loss) / (other.bits - one.bits), name, place)
         for name, each in hulls.items()

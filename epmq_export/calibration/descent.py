@@ -12,8 +12,8 @@ from epmq_export.packed import PackedTensor
 
 # The least relative fall of L that another round is worth, and the most rounds.
 TOLERANCE, ROUNDS = 1e-3, 20
-# Rows whose normal equations are held at a time.
-ROWS = 512
+# Numbers in the normal equations that are held at a time.
+NUMBERS = 2**24
 
 
 def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
@@ -42,7 +42,9 @@ def _losses(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
 def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTensor:
     """The same codes under the steps and offsets of least loss, rounded to what the grid stores; a row is changed only where its loss falls."""
     levels = packed.grid.level(packed.codes)
-    parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
+    unknowns = 2 * weight.shape[1] // packed.grid.subgroup
+    size = max(NUMBERS // unknowns**2, 1)
+    parts = [slice(start, start + size) for start in range(0, len(weight), size)]
     rounded = [packed.grid.round(*_wished(weight[rows], hessian, levels[rows], packed)) for rows in parts]
     stored = {part: torch.cat([each[part] for each in rounded]) for part in packed.stored}
     found = PackedTensor(packed.grid, packed.codes, stored)

@@ -9,16 +9,16 @@ SCALE = 20.0
 
 
 def divergence(outputs: Tensor, expert: Tensor, head: Tensor | None) -> Tensor:
-    """Of each row of outputs [n, width] from the expert's, float32 [n]; 0 where they agree.
+    """Of each row of outputs [n, width] from the expert's, float32 [n]; 0 where they agree, never below.
 
     With a head [classes, width], the embeddings of the label texts: KL(expert || ours) of the two distributions over the classes. It asks for what
     the task reads, and leaves the rest of the output free. Without one: 1 - cosine.
     """
     outputs, expert = outputs.float(), expert.float()
     if head is None:
-        return 1 - cosine_similarity(outputs, expert)
+        return (1 - cosine_similarity(outputs, expert)).clamp_min(0)
     ours, theirs = (log_probabilities(rows, head) for rows in (outputs, expert))
-    return (theirs.exp() * (theirs - ours)).sum(1)
+    return (theirs.exp() * (theirs - ours)).sum(1).clamp_min(0)
 
 
 def log_probabilities(outputs: Tensor, head: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
-from epmq_export.calibration.budget import with_budget
+from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.layout import FULL
-from epmq_export.calibration.refine import Refinement, refine
+from epmq_export.calibration.refine import Refinement, refine, require_texts
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
 from epmq_export.errors import InputError
@@ -66,14 +67,23 @@ def calibrate(
         device,
         progress=progress,
     )
+    # What is sure to fail fails before the work, not after it.
+    if recipe.calibration.refine:
+        require_texts(calibrator.tasks)
+    budget = None if format == "safetensors" else quantization.bits
+    candidates = [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)]
+    if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
+        raise recipe.mistake(
+            ("quantization", "bits"), f"found {budget:g}, expected at least {math.ceil(fewest * 1e4) / 1e4:g}: the fewest a weight that the linears' grids take"
+        )
     search: dict[str, Any] = {}
     if recipe.calibration.tune:
         tuned = tune(calibrator, lambda text: progress(text, 0, 0))
         calibrator = dataclasses.replace(calibrator, method=tuned.method)
         search["tune"] = [asdict(trial) for trial in tuned.trials]
     notes = [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
-    if quantization.bits is not None and format != "safetensors":
-        layout, note = with_budget(calibrator, quantization.bits, [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)])
+    if budget is not None:
+        layout, note = with_budget(calibrator, budget, candidates)
         calibrator = dataclasses.replace(calibrator, layout=layout)
         notes.append(note)
     for note in notes:

@@ -113,6 +113,13 @@ def _codes(grid: Grid, latent: Tensor, stored: Stored) -> tuple[Tensor, Tensor, 
     return grid.encode(latent.reshape(len(latent), -1, grid.subgroup), step, offset), step, offset
 
 
+def require_texts(tasks: Sequence[TaskData]) -> None:
+    """CalibrationError where a task has too few texts to hold one out."""
+    for task in tasks:
+        if len(task.texts) < HELD_OUT:
+            raise CalibrationError(f"task {task.name}: refine holds out one text in {HELD_OUT} and found {len(task.texts)}; raise calibration.samples")
+
+
 def refine(
     family: Family,
     tasks: Sequence[TaskData],
@@ -125,11 +132,10 @@ def refine(
 
     All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. CalibrationError where the loss is not finite.
     """
+    require_texts(tasks)
     student = _Student(family, tensors, device)
     lessons = _lessons(family, tasks, device)
     held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: len(lesson.text))
-    if not held:
-        raise CalibrationError(f"refine holds out one text in {HELD_OUT} of each task and found fewer texts than that; raise calibration.samples")
 
     def loss(chosen: Sequence[_Lesson]) -> Tensor:
         (batch,) = family.batches([lesson.text for lesson in chosen], len(chosen))
@@ -149,7 +155,7 @@ def refine(
         progress("refine", step - 1, settings.steps)
         value = loss(chosen)
         if not bool(torch.isfinite(value)):
-            raise CalibrationError(f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints, or use a smaller rate")
+            raise CalibrationError(f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints")
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -258,4 +264,5 @@ def _fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 itself: half the time and more, at an error far below that of 4 bits."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    mkldnn: Any = torch.backends.mkldnn  # without types
+    return device.type == "cpu" and bool(mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -17,8 +17,8 @@ from epmq_export.runtimes import torch as reference
 HELD_OUT = 4
 # What is tried of each number in turn, as factors; a direction that helps is followed. alpha counts by its odds, so that it stays within 0..1.
 FACTORS = {"rho": 2**0.5, "damping": 2.0, "alpha": 2.0}
-# A fall of the divergence by less than this share is noise.
-LEAST = 0.01
+# A fall of the divergence by less than this share is noise, and so is all of a divergence that is smaller than float32 can tell from 0.
+LEAST, NOISE = 0.01, 1e-6
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Search:
         if moved == value:  # 0, or an alpha of 1
             return False
         method = replace(self.best, **{key: moved})
-        shares = [now / first if first > 0 else 1.0 for now, first in zip(self._divergences(method), self._first, strict=True)]
+        shares = [now / first if first > NOISE else 1.0 for now, first in zip(self._divergences(method), self._first, strict=True)]
         found = sum(shares) / len(shares)
         self.trials.append(self._trial(method, found))
         better = found < self._least * (1 - LEAST)

@@ -153,6 +153,10 @@ class Grid(ABC):
         values = self.decode(codes.reshape(out, -1, self.subgroup), step[:, :, None], None if offset is None else offset[:, :, None])
         return values.reshape(out, width)
 
+    def holds(self, stored: Stored) -> bool:
+        """Whether the grid has these numbers together; that each is of its own kind is known."""
+        return True
+
     def require_reach(self, weight: Tensor, reach: float) -> None:
         """CalibrationError where a weight is not finite, or more than `reach` times float16's largest number."""
         largest = weight.abs().amax(1)

@@ -25,7 +25,7 @@ class Zeroed(Shifted):
         return "Q4_1"
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        self.require_reach(weight, 0.9)
+        self.require_reach(weight, 0.85)  # m = -d z may be longer than the weight: by both cuts, the rounding of z and that of d
         weight = weight.float()
         importance = torch.ones_like(weight) if importance is None else importance
         lowest, highest = weight.amin(1).clamp_max(0), weight.amax(1).clamp_min(0)
@@ -47,6 +47,10 @@ class Zeroed(Shifted):
         step = _snap(step)
         zero = torch.zeros_like(step) if offset is None else self._zero(offset * inverse(step))
         return {"scales": step.half(), "mins": (0.0 - step * zero).half()}
+
+    def holds(self, stored: Stored) -> bool:
+        again = self.round(stored["scales"].float(), stored["mins"].float())
+        return all(torch.equal(again[part], stored[part]) for part in again)
 
     def zeros(self, stored: Stored) -> Tensor:
         """The zero points, uint8 [rows, groups]."""

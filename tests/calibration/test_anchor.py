@@ -53,6 +53,11 @@ def test_experts_that_are_one_count_once(copies: int) -> None:
     assert anchor_rho(BASE, experts, moved(1, 1), ["a", "b"]) == pytest.approx(6 / math.sqrt(2), rel=1e-6)
 
 
+def test_an_expert_that_is_there_twice_counts_once() -> None:
+    experts = [moved(3, 0), moved(3, 0), moved(0, 4)]
+    assert anchor_rho(BASE, experts, moved(1, 1), ["a", "b"]) == pytest.approx(7 / math.sqrt(2), rel=1e-6)
+
+
 def test_experts_that_cancel_keep_their_lengths() -> None:
     assert anchor_rho(BASE, [moved(3, 0), moved(-3, 0)], moved(0, 1), ["a", "b"]) == pytest.approx(6, rel=1e-6)
 

@@ -1,13 +1,13 @@
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epmq_export.calibration.budget import Option, hull, spend, with_budget
+from epmq_export.calibration.budget import Option, fewest_bits, hull, spend, with_budget
 from epmq_export.calibration.layout import Layout
-from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from tests.calibration.tiny import tiny
 
@@ -23,9 +23,11 @@ def total(chosen: list[Option]) -> tuple[float, float]:
 @given(st.lists(options, min_size=1, max_size=4), st.integers(0, 200))
 def test_what_is_spent_is_within_the_budget_and_near_the_best_there_is(lists: list[list[Option]], budget: int) -> None:
     named = {str(index): each for index, each in enumerate(lists)}
-    if budget < total([min(each, key=lambda option: option.bits) for each in lists])[0]:
-        with pytest.raises(InputError, match=r"quantization\.bits asks for \d+ bits over the linears, expected at least \d+"):
+    fewest = total([min(each, key=lambda option: option.bits) for each in lists])[0]
+    if budget < fewest - 1:
+        with pytest.raises(ValueError, match=r"a budget of \d+ bits for tensors that take \d+ at least"):
             spend(named, budget)
+    if budget < fewest:
         return
     bits, loss = total(list(spend(named, budget).values()))
     assert bits <= budget
@@ -58,5 +60,10 @@ def test_a_budget_is_spent_by_measured_loss_and_patterns_are_left_alone(tmp_path
     assert losses[5.5] < losses[4.5]
     # Q4_0 takes as much as IQ4_NL and is never better here: it is on no hull.
     assert "Q8_0" in found.chosen.values() and "IQ4_NL" in found.chosen.values()
-    with pytest.raises(InputError, match="expected at least"):
-        with_budget(calibrator, 4.4, [GRIDS["Q4_0"]])
+
+
+def test_the_fewest_bits_are_those_of_the_smallest_grids_that_fit(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "base")  # nothing is a multiple of 256
+    calibrator = model.calibrator("epmq", layout=Layout(overrides={"*.value.weight": "F16"}))
+    assert fewest_bits(calibrator, [GRIDS["Q2_K"], GRIDS["Q8_0"], GRIDS["Q4_0"]]) == 4.5
+    assert fewest_bits(calibrator, [GRIDS["Q2_K"]]) == 0.0

@@ -23,3 +23,10 @@ def test_what_a_head_does_not_read_is_free() -> None:
     outputs = torch.tensor([[1.0, 0.5, 2.0]])
     assert divergence(outputs, outputs * torch.tensor([1.0, 1.0, -1.0]), head).item() == pytest.approx(0.0, abs=1e-6)
     assert divergence(outputs, outputs * torch.tensor([1.0, 1.0, -1.0]), None).item() > 1
+
+
+def test_rounding_never_makes_it_negative() -> None:
+    outputs = torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
+    head = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
+    for known in (None, head):
+        assert bool((divergence(outputs, outputs * 1.0000001, known) >= 0).all())

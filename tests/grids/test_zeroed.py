@@ -56,3 +56,16 @@ def test_a_min_is_the_product_of_scale_and_zero_point_to_the_sign_of_zero(seed: 
 def test_a_negative_step_is_none() -> None:
     stored = GRID.round(torch.tensor([[-1.0, 0.25]]), torch.tensor([[2.0, -0.74]]))
     assert {part: numbers.tolist() for part, numbers in stored.items()} == {"scales": [[0, 0.25]], "mins": [[0, -0.75]]}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=seeds)
+def test_weights_within_reach_give_finite_numbers(seed: int) -> None:
+    weight = 0.84 * 65504 * torch.sign(random_weights(seed, 1.0, out=64, width=32))
+    _, stored = GRID.quantise(weight)
+    assert all(bool(torch.isfinite(numbers).all()) for numbers in stored.values()) and GRID.holds(stored)
+
+
+def test_a_min_that_is_no_product_is_not_held() -> None:
+    stored = {"scales": torch.tensor([[0.125]]).half(), "mins": torch.tensor([[-0.25]]).half()}
+    assert GRID.holds(stored) and not GRID.holds({**stored, "mins": torch.tensor([[-0.1875]]).half()})

@@ -149,3 +149,11 @@ def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
     edit_weights(lambda tensors: tensors["w.codes"][2].fill_(0x38))(tmp_path / "good")
     with pytest.raises(InputError, match=r"tensor w has codes from -4 to 4, expected -4 to 3 on grid Q3_K"):
         Packed(tmp_path / "good").tensor("w")
+
+
+def test_numbers_that_the_grid_does_not_have_together_are_one_too(tmp_path: Path) -> None:
+    """GGUF and ONNX would hold different weights."""
+    packed.write(tmp_path / "good", {"w": PackedTensor(GRIDS["Q4_1Z"], *GRIDS["Q4_1Z"].quantise(torch.rand(4, 256)))}, {"family": "none"}, tmp_path)
+    edit_weights(lambda tensors: tensors["w.mins"].mul_(1.5).sub_(0.001))(tmp_path / "good")
+    with pytest.raises(InputError, match=r"tensor w has scales and mins that Q4_1Z does not have together"):
+        Packed(tmp_path / "good").tensor("w")
