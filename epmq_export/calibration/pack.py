@@ -17,13 +17,14 @@ from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.layout import FULL
+from epmq_export.calibration.method import Method
 from epmq_export.calibration.refine import Refinement, refine, require_texts
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.files import partial
-from epmq_export.grids import GRIDS
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
@@ -50,7 +51,7 @@ def calibrate(
     """Calibrate by the recipe and write the packed checkpoint, whole or not at all: for `gguf`, for `onnx` on grids that it can hold, for
     `safetensors` in full precision, with the solves left unrounded.
 
-    Finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
+    What was searched and finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
     """
     if format == "safetensors" and recipe.calibration.refine:
         raise recipe.mistake(("calibration", "refine"), "found it set, expected it left out for safetensors: refine trains what is on a grid")
@@ -76,25 +77,21 @@ def calibrate(
         raise recipe.mistake(
             ("quantization", "bits"), f"found {budget:g}, expected at least {math.ceil(fewest * 1e4) / 1e4:g}: the fewest a weight that the linears' grids take"
         )
-    search: dict[str, Any] = {}
-    if recipe.calibration.tune:
-        tuned = tune(calibrator, lambda text: progress(text, 0, 0))
-        calibrator = dataclasses.replace(calibrator, method=tuned.method)
-        search["tune"] = [asdict(trial) for trial in tuned.trials]
+    begun = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
+    decides = {**begun, "device": device.type, "layout": asdict(calibrator.layout), "format": format}
+    finished = FinishedBlocks(partial(directory).with_suffix(".blocks"), fingerprint(decides), resume)
     notes = [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
-    if budget is not None:
-        layout, note = with_budget(calibrator, budget, candidates)
-        calibrator = dataclasses.replace(calibrator, layout=layout)
-        notes.append(note)
-    for note in notes:
-        log.warning("%s", note)
-    index = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
-    finished = FinishedBlocks(
-        partial(directory).with_suffix(".blocks"), fingerprint({**index, "device": device.type, "layout": asdict(calibrator.layout)}), resume
-    )
     tensors: dict[str, PackedTensor | Tensor] = {}
     losses: list[LayerLoss] = []
     try:
+        found = finished.search()
+        if found is None:
+            found = _search(calibrator, recipe.calibration.tune, budget, candidates)
+            finished.put_search(found)
+        calibrator = dataclasses.replace(calibrator, method=Method(**found["method"]), layout=dataclasses.replace(calibrator.layout, chosen=found["chosen"]))
+        notes += found["notes"]
+        for note in notes:
+            log.warning("%s", note)
         for block, result in calibrator.run(finished.get):
             finished.put(block, result)
             tensors.update(result.tensors)
@@ -103,16 +100,33 @@ def calibrate(
     except InputError:
         finished.remove()  # wrong inputs stay wrong: there is nothing to go on from
         raise
+    trained: dict[str, Any] = {}
     if recipe.calibration.refine:
         refined = refine(sources.family, calibrator.tasks, tensors, Refinement(recipe.calibration.refine), device, progress)
         tensors = refined.tensors
-        search["refine"] = {"before": refined.before, "after": refined.after, "step": refined.step}
+        trained["refine"] = {"before": refined.before, "after": refined.after, "step": refined.step}
         if refined.step == 0:
             notes.append("refine found nothing better than its start on the texts it held out: the start is kept")
             log.warning("%s", notes[-1])
-    packed.write(directory, tensors, {**index, **search, "notes": notes, "layers": [asdict(loss) for loss in losses]}, sources.family.directory)
+    index = {**begun, "method": found["method"], **found["record"], **trained, "notes": notes, "layers": [asdict(loss) for loss in losses]}
+    packed.write(directory, tensors, index, sources.family.directory)
     finished.remove()
     return Packed(directory)
+
+
+def _search(calibrator: Calibrator, asked: bool, budget: float | None, candidates: Sequence[Grid]) -> dict[str, Any]:
+    """What is searched before the first block, where the recipe asks for it, as JSON has it: the `method`, the `chosen` grids, `notes`, and the
+    `record` that the index keeps."""
+    notes, record = [], {}
+    if asked:
+        tuned = tune(calibrator, lambda text: calibrator.progress(text, 0, 0))
+        calibrator = dataclasses.replace(calibrator, method=tuned.method)
+        record["tune"] = [asdict(trial) for trial in tuned.trials]
+    if budget is not None:
+        layout, note = with_budget(calibrator, budget, candidates)
+        calibrator = dataclasses.replace(calibrator, layout=layout)
+        notes.append(note)
+    return {"method": asdict(calibrator.method), "chosen": dict(calibrator.layout.chosen), "notes": notes, "record": record}
 
 
 def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) -> TaskData:

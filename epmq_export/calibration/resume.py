@@ -1,8 +1,10 @@
-"""Finished blocks on disk, so that an interrupted calibration goes on where it stopped, to the same bytes."""
+"""What was searched and finished blocks, on disk, so that an interrupted calibration goes on where it stopped, to the same bytes."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -10,10 +12,11 @@ from epmq_export import files
 from epmq_export.calibration.calibrate import BlockResult, LayerLoss
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.family import Block
+from epmq_export.json_file import read_json
 from epmq_export.packed import flatten, unflatten
 from epmq_export.tensors import write_safetensors
 
-_FINGERPRINT = "fingerprint"
+_FINGERPRINT, _SEARCH = "fingerprint", "search.json"
 
 
 class FinishedBlocks:
@@ -29,6 +32,15 @@ class FinishedBlocks:
             raise RecipeError(f"{directory}: the interrupted run had another recipe, other inputs or other versions; start again with --overwrite")
         files.make_directory(directory)
         mark.write_text(fingerprint)
+
+    def search(self) -> dict[str, Any] | None:
+        """What the interrupted run had found before its first block."""
+        path = self.directory / _SEARCH
+        return read_json(path) if path.exists() else None
+
+    def put_search(self, found: Mapping[str, Any]) -> None:
+        with files.whole(self.directory / _SEARCH) as built:
+            built.write_text(json.dumps(found), encoding="utf-8")
 
     def put(self, block: Block, result: BlockResult) -> None:
         stored, grids = flatten(result.tensors)

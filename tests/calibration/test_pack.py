@@ -157,3 +157,28 @@ def test_tune_and_refine_leave_their_record_and_never_do_harm(recipe: Path, tmp_
     refined = index["refine"]
     assert refined["after"] <= refined["before"] and 0 <= refined["step"] <= 10
     assert (refined["step"] == 0) == any("refine found nothing better" in note for note in index["notes"])
+
+
+def test_what_was_searched_is_not_searched_again(recipe: Path, tmp_path: Path) -> None:
+    other = recipe.with_name("interrupted.yaml")
+    content: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    other.write_text(yaml.safe_dump({**content, "calibration": {"tune": True}, "quantization": {"bits": 5.5}, "export": {"formats": ["gguf"]}}))
+
+    texts: list[str] = []
+    whole = run(other, tmp_path / "two" / "packed", progress=lambda text, done, total: texts.append(text))
+    assert any(text.startswith("tune: ") for text in texts)
+    stopped = tmp_path / "one" / "packed"
+    counted = 0
+
+    def late(text: str, done: int, total: int) -> None:
+        nonlocal counted
+        counted += done == 9
+        if counted == 2:  # of the rehearsal, then of the calibration
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(other, stopped, progress=late)
+    texts.clear()
+    again = run(other, stopped, resume=True, progress=lambda text, done, total: texts.append(text))
+    assert not any(text.startswith("tune: ") for text in texts)
+    assert digests(again.directory) == digests(whole.directory)
