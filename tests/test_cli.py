@@ -322,7 +322,7 @@ def test_a_full_disk(command: str, merge_method: str, limit: int, file: str, epm
     result = epmq(command, source, "-o", "out", *(("--format", "gguf") if command == "export" else ()), folder=tmp_path, file_limit=limit)
     assert result.code == 3
     assert re.match(rf"{file}: cannot be written \(", result.error), result.error
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"fingerprint", "recipe.yaml"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"fingerprint", "recipe.yaml", "search.json"}
 
 
 # Interruption.
