@@ -168,12 +168,21 @@ def test_what_is_long_is_measured_after_the_first_merge_alone(full: bool) -> Non
     ]
 
 
-@pytest.mark.parametrize("key", ["settings", "inputs"])
+@pytest.mark.parametrize("key", ["settings", "inputs", "versions", "machine"])
 def test_rows_of_another_run_are_refused(judged: Judge, key: str) -> None:
     folder = judged.results.json.parent
     with pytest.raises(SystemExit, match=f"its {key} are not those of this run"):
         Results(folder, {**ABOUT, key: "others"}, restart=False)
     assert Results(folder, {**ABOUT, key: "others"}, restart=True).rows == []
+
+
+def test_rows_of_other_numbers_are_dropped(tmp_path: Path) -> None:
+    results = Results(tmp_path, dict(ABOUT), restart=False)
+    fill(results, ("", "", "base", 0.5), ("TA 0.3", "epmq", "packed", 0.8))
+    content = json.loads(results.json.read_text())
+    content["rows"][1]["numbers"]["damping"] = 9.0
+    results.json.write_text(json.dumps(content))
+    assert [row["stage"] for row in Results(tmp_path, dict(ABOUT), restart=False).rows] == ["base"]
 
 
 def test_the_table(tmp_path: Path) -> None:
