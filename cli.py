@@ -7,26 +7,24 @@ that use them: help and `inspect` answer at once, and `doctor` answers where tor
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import epmq_export
 from epmq_export import console, files
-from epmq_export.errors import EpmqError, InputError, MissingRuntime, RecipeError, VerificationFailed
+from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed
 
 if TYPE_CHECKING:
     import torch
 
-    from epmq_export.format import Format
-    from epmq_export.packed import Packed
+    from epmq_export.chain import Chain
     from epmq_export.project import Project
-    from epmq_export.runtimes.runtime import Runtime
+    from epmq_export.verification.verify import Verdict
 
 log = logging.getLogger("epmq_export")
 app = typer.Typer(
@@ -39,20 +37,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-PACKED, REPORT = "packed", "report.json"
-# Beside it, where ONNX cannot hold what GGUF gets.
-PACKED_ONNX = "packed-onnx"
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 
 @cache
-def known_formats() -> "dict[str, tuple[Format, Runtime]]":
+def chain() -> "Chain":
+    from converters import open_family
+    from epmq_export.chain import Chain
+    from epmq_export.runtimes.clip_cpp import ClipCpp
     from epmq_export.runtimes.llama_cpp import LlamaCpp
     from epmq_export.runtimes.onnxruntime import OnnxRuntime
     from formats.gguf import Gguf
     from formats.onnx_qdq import OnnxQdq
 
-    return {"gguf": (Gguf(), LlamaCpp()), "onnx": (OnnxQdq(), OnnxRuntime())}
+    formats = (Gguf(), OnnxQdq())
+    runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
+    return Chain(open_family, {format.name: format for format in formats}, {runtime.name: runtime for runtime in runtimes})
 
 
 class FormatName(StrEnum):
@@ -88,6 +88,7 @@ def options(
 @app.command()
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
+    from converters import frozen
     from epmq_export import sources
     from epmq_export.merging.write import SHARD_BYTES, model_card, write_merged
     from epmq_export.recipe import load_recipe
@@ -95,7 +96,8 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     stages = console.Stages()
     files.refuse_existing(output, overwrite)
     asked = load_recipe(recipe)
-    made = sources.merge(asked, sources.open_checkpoints(asked))
+    opened = sources.open_checkpoints(asked)
+    made = sources.merge(asked, opened, frozen(opened.base.model_directory))
     card = model_card(asked.base_model, [model.model for model in asked.experts], asked.merge_method, recipe.read_text(encoding="utf-8"))
     with stages.stage("merge"):
         write_merged(output, made.source, made.directory, card, SHARD_BYTES, made.config, made.tokenizer)
@@ -118,8 +120,10 @@ def calibrate(
     resume: Resume = False,
 ) -> None:
     """Merge and calibrate, layer by layer, onto the grids of the file; write a packed checkpoint."""
+    from epmq_export.chain import calibrate
+
     files.refuse_existing(output, overwrite)
-    _calibrate(_open(recipe, device), output, resume, console.Stages(), format.value)
+    calibrate(_open(recipe, device), output, resume, console.Stages(), format.value)
     console.out.print(output)
 
 
@@ -127,13 +131,13 @@ def calibrate(
 def export(
     packed: Annotated[Path, typer.Argument(metavar="PACKED", help="A packed checkpoint.")],
     output: Output,
-    format: Annotated[list[FormatName], typer.Option("--format", help="Give it twice for both; default: both.")] = [FormatName.gguf, FormatName.onnx],  # noqa: B006
+    format: Annotated[list[FormatName] | None, typer.Option("--format", help="Give it twice for both; default: all that the model can be written in.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
     from epmq_export.packed import Packed
 
-    for path in _export(Packed(packed), output, [name.value for name in format], overwrite, console.Stages()):
+    for path in chain().export(Packed(packed), output, [name.value for name in format or ()], overwrite, console.Stages()):
         console.out.print(path)
 
 
@@ -144,21 +148,16 @@ def verify(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to a file.")] = None,
     device: Device = None,
 ) -> None:
-    """Reload the written files in llama.cpp and ONNX Runtime and judge them: codes, metadata, graph, accuracy by task."""
+    """Reload the written files in their runtimes and judge them: codes, metadata, graph, accuracy by task."""
+    from epmq_export.chain import PACKED, recipe_of
     from epmq_export.packed import Packed
 
     packed = Packed(output / PACKED)
-    names = [name for name in known_formats() if (output / name).is_dir()]
-    if not names:
-        raise InputError(f"{output}: found neither of {', '.join(known_formats())}, expected the directories that `epmq export` writes")
-    asked = packed.index.get("recipe", {}).get("export", {}).get("formats", [*known_formats()])
-    if missing := [name for name in asked if name not in names]:
-        log.warning("%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing))
-    recipe = recipe or _recipe_of(output / REPORT)
+    recipe = recipe or recipe_of(output)
     project = _open(recipe, device) if recipe is not None else None
     if project is not None and project.recipe.source != packed.index.get("recipe"):
         log.warning("%s is not the recipe that %s was made with", recipe, packed.directory)
-    _verify(output, names, project, console.Stages(), json_file)
+    _show(chain().verify(output, (), project, console.Stages(), json_file), output)
 
 
 @app.command()
@@ -174,12 +173,12 @@ def evaluate(
 
     stages = console.Stages()
     project = _open(recipe, device)
-    run = _runner(model, project)
+    run = chain().runner(model, project)
     with stages.stage("evaluate") as update:
         update("experts", 0, 3)
         bench = Bench.build(project.sources, project.tasks, project.device)
         update("base", 1, 3)
-        base = bench.scores(bench.outputs(lambda texts: reference_outputs(project.sources.family, project.sources.base, texts, project.device)))
+        base = bench.scores(bench.outputs(lambda samples: reference_outputs(project.sources.family, project.sources.base, samples, project.device)))
         update(model.name, 2, 3)
         scores = {"base": base, "experts": bench.scores(bench.experts), "model": bench.scores(bench.outputs(run))}
     if as_json:
@@ -206,7 +205,7 @@ def inspect(
 @app.command()
 def run(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
     """The whole chain: merge, calibrate, export, verify."""
-    _run(_open(recipe, device), output, overwrite, resume)
+    _show(chain().run(_open(recipe, device), output, overwrite, resume, console.Stages()), output)
 
 
 @app.command()
@@ -218,7 +217,8 @@ def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume
     if package is None or package.origin is None:
         raise MissingRuntime(f"the demo's base model is not installed: {DEMO_INSTALL} (91 MB)")
     recipe = Path(epmq_export.__file__).parent / "demo" / "recipe.yaml"
-    _run(_open(recipe, None, base=Path(package.origin).parent / "model"), output, overwrite, resume)
+    project = _open(recipe, None, base=Path(package.origin).parent / "model")
+    _show(chain().run(project, output, overwrite, resume, console.Stages()), output)
 
 
 @app.command()
@@ -247,117 +247,14 @@ def _open(path: Path, device: str | None, base: Path | None = None) -> "Project"
     return Project.open(recipe.require_tasks(), open_family, _device(device))
 
 
-def _calibrate(project: "Project", directory: Path, resume: bool, stages: console.Stages, format: str) -> "Packed":
-    with stages.stage("calibrate" if directory.name != PACKED_ONNX else "calibrate for onnx") as update:
-        return project.calibrate(directory, resume, update, format)
-
-
-def _run(project: "Project", output: Path, overwrite: bool, resume: bool) -> None:
-    names, stages = project.recipe.export.formats, console.Stages()
-    for name in names:
-        known_formats()[name][1].version()  # a missing runtime is told before the work, not after it
-    if files.taken(output) and not (overwrite or resume):
-        raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
-    files.make_directory(output)
-    if overwrite and not resume:
-        for name in (PACKED, PACKED_ONNX, REPORT, *known_formats()):
-            files.remove(output / name)
-    apart = project.recipe.quantization.onnx_apart and len(names) > 1
-    for place, own in ((PACKED, ["gguf"]), (PACKED_ONNX, ["onnx"])) if apart else ((PACKED, names),):
-        finished = resume and (output / place).exists()
-        packed = project.calibrated(output / place) if finished else _calibrate(project, output / place, resume, stages, own[0])
-        _export(packed, output, own, overwrite=True, stages=stages)
-    _verify(output, names, project, stages, output / REPORT)
-
-
-def _export(packed: "Packed", output: Path, names: Sequence[str], overwrite: bool, stages: console.Stages) -> list[Path]:
-    from converters import open_family
-
-    for name in names:
-        files.refuse_existing(output / name, overwrite)
-    family = open_family(packed.directory)
-    written = []
-    for name in names:
-        format, _ = known_formats()[name]
-        with stages.stage(f"write {name}"), files.whole(output / name) as built:
-            built.mkdir()
-            model = format.write(packed, family, built).relative_to(built)
-        written.append(output / name / model)
-    return written
-
-
-def _verify(output: Path, names: Sequence[str], project: "Project | None", stages: console.Stages, report: Path | None) -> None:
-    """Each file against the packed checkpoint that it was written from; the tasks of all against that of GGUF, where the two differ."""
-    from converters import open_family
-    from epmq_export.packed import Packed
-    from epmq_export.recipe import RecipeVerify
-    from epmq_export.verification.report import Report
-    from epmq_export.verification.verify import Written
-    from epmq_export.verification.verify import verify as verify_files
-
-    packed = Packed(output / PACKED)
-    family = open_family(packed.directory)
-    apart = Packed(output / PACKED_ONNX) if "onnx" in names and (output / PACKED_ONNX).exists() else None
-    written = [
-        Written(format.find(output / name), format, runtime, apart if apart is not None and name == "onnx" else packed)
-        for name, (format, runtime) in known_formats().items()
-        if name in names
-    ]
-    judge = None
-    if project is not None:
-        with stages.stage("score the references") as update:
-            judge = project.judge(packed, lambda text: update(text, 0, 0))
-    tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
-    with stages.stage("verify") as update:
-        verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))
-    if report is not None:
-        Report(packed, apart, verdict, project.recipe.path if project is not None else None, stages.seconds).write(report)
+def _show(verdict: "Verdict", output: Path) -> None:
+    """VerificationFailed where the verdict is one of failure."""
     console.show_verdict(verdict)
-    for file in written:
-        console.out.print(file.path)
+    for file in verdict.files:
+        console.out.print(file["path"])
     if verdict.broken:
-        raise VerificationFailed(
-            f"{output}: verification failed: {verdict.broken[0]}" + (f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else "")
-        )
-
-
-def _recipe_of(report: Path) -> Path | None:
-    """The recipe that a report names, if it is still there."""
-    try:
-        named = json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]["path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        log.warning("%s names no recipe, so the tasks are not checked: give --recipe", report)
-        return None
-    if not Path(named).is_file():
-        log.warning("the recipe %s is gone, so the tasks are not checked: give --recipe", named)
-        return None
-    return Path(named)
-
-
-def _runner(model: Path, project: "Project") -> Callable[[Sequence[str]], Any]:
-    """What gives a model's outputs for texts: its runtime, or PyTorch."""
-    from converters import open_family
-    from epmq_export.checkpoint import open_checkpoint, renamed
-    from epmq_export.fit import require_fit, require_same_vocabulary
-    from epmq_export.packed import INDEX, Packed
-    from epmq_export.runtimes.torch import outputs as reference_outputs
-
-    if not model.exists():
-        raise InputError(f"{model}: no such file or directory")
-    for name, (format, runtime) in known_formats().items():
-        if model.suffix == f".{name}" and model.is_file():
-            return lambda texts: runtime.outputs(model, texts)
-        if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():
-            return lambda texts: runtime.outputs(format.find(model), texts)
-    if (model / INDEX).exists():
-        packed, own = Packed(model), open_family(model)
-        return lambda texts: reference_outputs(own, packed, texts, project.device)
-    family, base = project.sources.family, project.checkpoints.base
-    opened = open_checkpoint(model, base)
-    require_same_vocabulary(base.directory, opened.directory, str(model))
-    source = renamed(opened, family.canonical)
-    require_fit(project.sources.base, source, str(model))
-    return lambda texts: reference_outputs(family, source, texts, project.device)
+        more = f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else ""
+        raise VerificationFailed(f"{output}: verification failed: {verdict.broken[0]}{more}")
 
 
 def _device(name: str | None) -> "torch.device":

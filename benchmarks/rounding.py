@@ -29,10 +29,10 @@ from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.data.sample import choose
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.merging import merge_settings, merged
 from epmq_export.packed import PackedTensor
-from epmq_export.tasks import sample
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS = ("encoder.layer.1.", "encoder.layer.4.")
@@ -106,7 +106,7 @@ def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, 
     merge = merged(base, sources, merge_settings("task_arithmetic", {"lambda": 1.0}, [(task, {}) for task in TASKS[:4]]))
     method = with_length(PRESETS["anchored"], family, base, sources, merge)
     texts = ([family.truncate(text.strip()) for _, text in lines(data / task / "train.tsv.gz")[:-HELD_OUT]] for task in TASKS[:4])
-    tasks = [TaskData(task, source, sample(each, 32, 0)) for task, source, each in zip(TASKS[:4], sources, texts, strict=True)]
+    tasks = [TaskData(task, source, choose([*each], 32, 0)) for task, source, each in zip(TASKS[:4], sources, texts, strict=True)]
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str, best: Tensor, factor: Tensor | None, loss: Callable[[Tensor], float]) -> None:

@@ -30,11 +30,11 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.source import Values
 from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.data.scores import accuracy, agreement
 from epmq_export.family import Family, TensorSource
 from epmq_export.merging import merge_settings, merged
 from epmq_export.merging.kept import Kept
 from epmq_export.runtimes import torch as reference
-from epmq_export.tasks import accuracy, agreement, sample
 from epmq_export.tensors import TypedSource
 
 RESULTS = Path(__file__).parent / "results" / "study.json"

@@ -1,14 +1,15 @@
 """Model families: blocks in data order, names, metadata, tokenizer. One file a family."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from converters.bert import Bert
+from converters.clip import Clip
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open}
+FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open, "clip": Clip.open}
 
 
 def open_family(directory: Path) -> Family:
@@ -24,3 +25,11 @@ def open_family(directory: Path) -> Family:
     if found not in FAMILIES:
         raise InputError(f"{path}: model_type is {found!r}; supported: {', '.join(FAMILIES)}")
     return FAMILIES[found](directory)
+
+
+def frozen(directory: Path) -> Sequence[str]:
+    """The patterns of what a merge leaves as the base's; none for a model of no known family."""
+    try:
+        return open_family(directory).frozen
+    except InputError:
+        return ()

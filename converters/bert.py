@@ -2,18 +2,20 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedTokenizerFast
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
 from converters.bert_onnx import Encoder
+from converters.tokenizers import fast_tokenizer
 from converters.wordpiece import wordpiece
+from epmq_export.data.sample import Sample, text_of
 from epmq_export.errors import InputError
 from epmq_export.family import Batch, Block, GgufSpec, Metadata, OnnxSpec
 
@@ -49,13 +51,17 @@ class Stem:
         with torch.device("meta"):
             return BertEmbeddings(self.config).eval()  # type: ignore[no-untyped-call]
 
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}."
+
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
         positions = torch.arange(ids.shape[1], device=ids.device)[None]  # the module's own buffer has no data: it was built on meta
         result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
         return result
 
-    def row_weights(self, step: tuple[str, ...], batch: Batch) -> Tensor:
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["attention_mask"].float()
 
 
@@ -81,6 +87,10 @@ class Layer:
     def name(self) -> str:
         return f"encoder.layer.{self.index}"
 
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}."
+
     def build(self) -> nn.Module:
         with torch.device("meta"):
             return BertLayer(self.config).eval()  # type: ignore[no-untyped-call]
@@ -90,7 +100,7 @@ class Layer:
         result: Tensor = module(hidden, attention_mask=mask)
         return result
 
-    def row_weights(self, step: tuple[str, ...], batch: Batch) -> Tensor:
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         weights = batch["attention_mask"].float()
         if self.reads_cls_only and "attention.self.key" not in step:
             weights = weights * UNREAD
@@ -106,17 +116,27 @@ class Bert:
     pooling: Pooling
     max_length: int
     name: str = "bert"
+    modality: Literal["text"] = "text"
+    features: str = "sentence_embedding"
+    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
     embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
+    halves: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    logit_scale: None = None
 
     @classmethod
     def open(cls, directory: Path) -> "Bert":
         config = BertConfig.from_pretrained(directory)
         config._attn_implementation = "sdpa"
         _refuse_unsupported(directory / "config.json", config)
-        tokenizer = _tokenizer(directory)
+        tokenizer = fast_tokenizer(directory)
         limit = _read(directory / "sentence_bert_config.json").get("max_seq_length")
         max_length = min(limit or config.max_position_embeddings, tokenizer.model_max_length, config.max_position_embeddings)
         return cls(directory, config, tokenizer, _pooling(directory), max_length)
+
+    @property
+    def text_tower(self) -> "Bert":
+        return self
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -131,16 +151,20 @@ class Bert:
             return None
         return name
 
-    def truncate(self, text: str) -> str:
+    def truncate(self, sample: Sample) -> str:
+        text = text_of(sample)
         encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
         if len(encoded["input_ids"]) < self.max_length:
             return text
         return text[: max(end for _, end in encoded["offset_mapping"])]
 
-    def batches(self, texts: Sequence[str], size: int) -> Iterator[Batch]:
-        for start in range(0, len(texts), size):
+    def later(self, batch: Batch) -> Batch:
+        return {"attention_mask": batch["attention_mask"]}
+
+    def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
+        for start in range(0, len(samples), size):
             encoded = self.tokenizer(
-                list(texts[start : start + size]),
+                [text_of(sample) for sample in samples[start : start + size]],
                 padding=True,
                 truncation=True,
                 max_length=self.max_length,
@@ -174,14 +198,14 @@ class Bert:
         names |= {f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")}
         return GgufSpec("bert", metadata, names)
 
-    def onnx(self) -> OnnxSpec:
+    def onnx(self) -> Mapping[str, OnnxSpec]:
         """`last_hidden_state` for feature-extraction pipelines, which pool themselves, and `sentence_embedding`, pooled and unnormalised."""
         tokens = {0: "batch", 1: "sequence"}
         inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
         # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
         example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
         outputs = {"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}}
-        return OnnxSpec(lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs)
+        return {"model": OnnxSpec(lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs, [self])}
 
     def approximate(self) -> "Bert":
         """llama.cpp computes BERT's GELU by its tanh form."""
@@ -214,18 +238,6 @@ def _refuse_unsupported(path: Path, config: BertConfig) -> None:
         found = getattr(config, key, value)
         if found != value:
             raise InputError(f"{path}: {key} is {found!r}, expected {value!r}: family bert has no other")
-
-
-def _tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, use_fast=True)
-    except Exception as error:  # the library raises whatever its parsers raise
-        raise InputError(f"{directory}: its tokenizer cannot be read ({error})") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"{directory}: found a {type(tokenizer).__name__}, expected a fast tokenizer (tokenizer.json or vocab.txt)")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # the library makes an empty one where it finds no vocabulary
-        raise InputError(f"{directory}: found no vocabulary, expected tokenizer.json or vocab.txt")
-    return tokenizer
 
 
 def _pooling(directory: Path) -> Pooling:

@@ -1,4 +1,4 @@
-"""What the method asks of a model family. `converters` answers; nothing here knows BERT from Llama.
+"""What the method asks of a model family. `converters` answers; nothing here knows BERT from CLIP.
 
 A family is bound to one model directory (its config and tokenizer) and to no weights: weights come as a `TensorSource`, by
 canonical name, so that one family serves the base, every expert, the merge and the packed checkpoint.
@@ -7,9 +7,11 @@ canonical name, so that one family serves the base, every expert, the merge and 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
+
+from epmq_export.data.sample import Sample
 
 Batch = Mapping[str, Tensor]
 Metadata = Mapping[str, str | int | float | bool | list[str] | list[int] | list[float]]
@@ -32,12 +34,17 @@ class Block(Protocol):
 
     @property
     def name(self) -> str:
-        """What its tensors' names begin with, without the dot: `encoder.layer.3`."""
+        """For people and for files: `encoder.layer.3`."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """What its module's names need before them to be its tensors' names: `encoder.layer.3.`; may be empty."""
         ...
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        """The paths of its linears and norms, in the order of the data. The members of a step share one input."""
+        """The paths of the linears and norms that are calibrated, in the order of the data. The members of a step share one input."""
         ...
 
     def build(self) -> nn.Module:
@@ -48,8 +55,8 @@ class Block(Protocol):
         """The next hidden state, [batch, length, width]."""
         ...
 
-    def row_weights(self, step: tuple[str, ...], batch: Batch) -> Tensor:
-        """How much each row of a step's input counts in its statistics, float32 [batch, length]; 0 for padding."""
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        """How much each row of a step's input, of shape [batch, length, in], counts in its statistics: float32 [batch, length]; 0 for padding."""
         ...
 
 
@@ -63,6 +70,9 @@ class GgufSpec:
 
     names: Mapping[str, str]
     """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""
+
+    left_out: frozenset[str] = frozenset()
+    """Canonical names of tensors that the file's readers know nothing of."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,10 @@ class OnnxSpec:
     """Input names, in order, with the names of their dynamic axes."""
 
     outputs: Mapping[str, Mapping[int, str]]
-    """Output names, in order, with the names of their dynamic axes. The last one is the family's `output`."""
+    """Output names, in order, with the names of their dynamic axes."""
+
+    towers: Sequence["Family"]
+    """What the model runs, by the samples that it is given."""
 
 
 class Family(Protocol):
@@ -95,20 +108,59 @@ class Family(Protocol):
     def blocks(self) -> Sequence[Block]: ...
 
     @property
+    def modality(self) -> Literal["text", "image"]:
+        """What its samples are."""
+        ...
+
+    @property
+    def runtimes(self) -> Mapping[str, str]:
+        """The formats that it can be written in, each with the runtime that reads it."""
+        ...
+
+    @property
+    def features(self) -> str:
+        """The name of its output in an exported model."""
+        ...
+
+    @property
+    def text_tower(self) -> "Family | None":
+        """What embeds label texts where this family's outputs are: itself for a text encoder; None where there is nothing of the kind."""
+        ...
+
+    @property
+    def logit_scale(self) -> str | None:
+        """The tensor that holds the logarithm of what cosines are multiplied by; None for a text encoder's usual 20."""
+        ...
+
+    @property
     def embeddings(self) -> Sequence[str]:
         """Tensors that are tables of rows by token, which a recipe may store on a grid of their own."""
+        ...
+
+    @property
+    def halves(self) -> Sequence[str]:
+        """Tensors that are stored in F16, whatever a recipe says, because a runtime takes nothing else."""
+        ...
+
+    @property
+    def frozen(self) -> Sequence[str]:
+        """fnmatch patterns of the canonical names that a merge leaves as the base's, unless the recipe says otherwise."""
         ...
 
     def canonical(self, name: str) -> str | None:
         """A checkpoint's tensor name as this project uses it; None for one that the exported model does not need."""
         ...
 
-    def truncate(self, text: str) -> str:
-        """The part of a text that fits the model, so that every runtime is given the same."""
+    def truncate(self, sample: Sample) -> Sample:
+        """The part of a sample that fits the model, so that every runtime is given the same."""
         ...
 
-    def batches(self, texts: Sequence[str], size: int) -> Iterator[Batch]:
-        """Tokenised and padded, in the given order."""
+    def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
+        """Tokenised and padded, or preprocessed, in the given order."""
+        ...
+
+    def later(self, batch: Batch) -> Batch:
+        """What blocks after the first read of a batch."""
         ...
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
@@ -117,8 +169,10 @@ class Family(Protocol):
 
     def gguf(self) -> GgufSpec: ...
 
-    def onnx(self) -> OnnxSpec: ...
+    def onnx(self) -> Mapping[str, OnnxSpec]:
+        """The models that it is exported as, by the names of their files without ending; the first is the one that tasks are judged by."""
+        ...
 
     def approximate(self) -> "Family":
-        """This family with the approximations that llama.cpp computes with (a tanh GELU for BERT), for exact comparison."""
+        """This family with the approximations that ggml computes with (a tanh GELU), for exact comparison."""
         ...

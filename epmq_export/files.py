@@ -18,6 +18,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tree_sha256(directory: Path) -> str:
+    """Hex SHA-256 of the relative names and the contents of all files in a directory, whatever order the system lists them in."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def named(path: Path) -> Path:
     """The path as it is, or absolute where it has no name to build beside: `.`"""
     return path if path.name else path.absolute()

@@ -1,6 +1,6 @@
 """What the method asks of a file format. `formats` answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,15 +34,19 @@ class Format(Protocol):
         ...
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """Write the model into the folder (which exists and is empty); the path of the model file."""
+        """Write the model into the folder (which exists and is empty); the path of the file that tasks are judged by."""
         ...
 
     def find(self, folder: Path) -> Path:
-        """The model file in a folder that `write` filled; InputError where there is none."""
+        """The same path in a folder that `write` filled; InputError where there is none."""
+        ...
+
+    def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
+        """The files that belong to the model at `path`, itself first, each with the towers that a runtime can run it for."""
         ...
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """Every tensor of the file; InputError with the reason where the file is not whole and well-formed."""
+        """Every tensor of the files; InputError with the reason where the file is not whole and well-formed."""
         ...
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
@@ -54,6 +58,6 @@ class Format(Protocol):
         the file itself, written into `scratch`; for ONNX the file, since there it is an option of the session."""
         ...
 
-    def notes(self, path: Path) -> dict[str, Any]:
+    def notes(self, path: Path, family: Family) -> dict[str, Any]:
         """Facts for the report, such as how many linears the runtime fuses."""
         ...

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from epmq_export import sources
 from epmq_export.calibration.pack import Progress, calibrate
+from epmq_export.data.task import Task, load_tasks
 from epmq_export.errors import RecipeError
 from epmq_export.family import Family
 from epmq_export.packed import Packed
 from epmq_export.recipe import Recipe
 from epmq_export.sources import Checkpoints, Sources
-from epmq_export.tasks import Task, load_tasks
 from epmq_export.verification.verify import Judge
 
 
@@ -27,21 +28,41 @@ class Project:
 
     @classmethod
     def open(cls, recipe: Recipe, open_family: Callable[[Path], Family], device: torch.device) -> "Project":
-        """Read the tasks' texts and the checkpoints' headers; RecipeError or InputError for what is not as the recipe says."""
-        tasks = load_tasks(recipe)
+        """Read the checkpoints' headers and the tasks' data; RecipeError or InputError for what is not as the recipe says."""
         checkpoints = sources.open_checkpoints(recipe)
-        return cls(recipe, tasks, checkpoints, sources.open_sources(recipe, checkpoints, open_family), device)
+        opened = sources.open_sources(recipe, checkpoints, open_family)
+        project = cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened, device)
+        project._require_formats()
+        return project
+
+    @property
+    def formats(self) -> list[str]:
+        """What is to be written: what the recipe says, or all that the family can be written in."""
+        return self.recipe.export.formats or [*self.sources.family.runtimes]
+
+    def _require_formats(self) -> None:
+        family = self.sources.family
+        if lacking := [name for name in self.formats if name not in family.runtimes]:
+            raise self.recipe.mistake(
+                ("export", "formats"), f"found {lacking[0]}, which family {family.name} cannot be written in, expected {', '.join(family.runtimes)}"
+            )
+        for name, task in self.recipe.tasks.items():
+            if family.text_tower is None and (task.labels or task.templates) and task.head is None:
+                raise self.recipe.mistake(("tasks", name, "head"), f"found nothing, expected a linear head: family {family.name} embeds no label texts")
+
+    def _provenance(self) -> dict[str, Any]:
+        return sources.provenance(self.recipe, self.checkpoints, {place: each for task in self.tasks for place, each in task.data.items()})
 
     def calibrate(self, directory: Path, resume: bool, progress: Progress, format: str = "gguf") -> Packed:
         """For a format: ONNX cannot hold every grid."""
         progress("hashing the inputs", 0, 0)
-        origin = sources.provenance(self.recipe, self.checkpoints)
+        origin = self._provenance()
         return calibrate(self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, progress, format)
 
     def calibrated(self, directory: Path) -> Packed:
         """What an earlier run has calibrated; RecipeError where that run was another one."""
         packed = Packed(directory)
-        origin = sources.provenance(self.recipe, self.checkpoints)
+        origin = self._provenance()
         if any(packed.index.get(key) != value for key, value in origin.items()):
             raise RecipeError(f"{directory} was made with another recipe, other inputs or other versions: start again with --overwrite")
         return packed

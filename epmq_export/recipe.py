@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError, ValidationInfo, field_validator
 
 from epmq_export import yaml_lines
 from epmq_export.calibration.layout import Layout
@@ -19,12 +19,13 @@ from epmq_export.merging import RULES
 from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
-from epmq_export.recipe_sentences import refusal, told
+from epmq_export.recipe_sentences import IMAGES, PATH, refusal, told
 from epmq_export.recipe_values import (
     ONNX_GRIDS,
     STORAGES,
     STRICT,
     DataFile,
+    DataPath,
     Dtype,
     Labels,
     ModelName,
@@ -32,6 +33,7 @@ from epmq_export.recipe_values import (
     Parameters,
     Place,
     Share,
+    Template,
     choice,
     distinct,
     location,
@@ -44,29 +46,87 @@ class _Part(BaseModel):
     model_config = STRICT
 
 
+class RecipeImages(_Part):
+    """Images that take more than a path to name."""
+
+    path: DataPath | None = None
+    """Absolute."""
+
+    dataset: Name | None = None
+    """An id of the Hugging Face hub."""
+
+    config: Annotated[Name | None, Field(validate_default=True)] = None
+    split: Name | None = None
+    images: Name | None = None
+    """The column of a table, the array of an npz file."""
+
+    labels: Name | None = None
+
+    @field_validator("dataset")
+    @classmethod
+    def _one_of_both(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("path") is not None:
+            raise ValueError("found it beside path, expected one of them")
+        return value
+
+    @field_validator("config")
+    @classmethod
+    def _any_of_both(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if "path" in info.data and "dataset" in info.data and info.data["path"] is info.data["dataset"] is None:
+            raise ValueError("found neither path nor dataset beside it, expected one of them")
+        return value
+
+
+def _data(value: object) -> object:
+    """Which of the two models a value is for, so that a mistake in it is told of that one alone."""
+    if isinstance(value, dict | str):
+        return value
+    raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, or a mapping with path or dataset")
+
+
+Data = Annotated[
+    Annotated[DataPath, Tag(PATH)] | Annotated[RecipeImages, Tag(IMAGES)],
+    Discriminator(lambda value: IMAGES if isinstance(value, dict | RecipeImages) else PATH),
+    BeforeValidator(_data),
+]
+
+
 class RecipeTask(_Part):
     expert: ModelName
-    calibration: list[DataFile] = Field(min_length=1)
-    """Absolute paths, one or more."""
+    calibration: list[Data] = Field(min_length=1)
+    """Absolute paths, or images, one or more."""
 
     labels: Labels = None
     """Name -> the text embedded for it, in the order of the classes."""
 
-    evaluation: Annotated[DataFile | None, Field(validate_default=True)] = None
-    """Absolute path."""
+    templates: list[Template] = []
+    """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text alone."""
+
+    head: DataFile | None = None
+    """A safetensors file with a linear head: weight [classes, width] and bias [classes]."""
+
+    evaluation: Annotated[Data | None, Field(validate_default=True)] = None
+    """Absolute path, or images."""
 
     @field_validator("calibration", mode="before")
     @classmethod
     def _one_or_more(cls, value: object) -> object:
-        if not isinstance(value, str | list):
+        if not isinstance(value, str | list | dict):
             raise ValueError(f"found {shown(value)}, expected the path of a file or a list of paths")
-        return [value] if isinstance(value, str) else value
+        return value if isinstance(value, list) else [value]
+
+    @field_validator("head")
+    @classmethod
+    def _one_head(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("templates"):
+            raise ValueError("found it beside templates, expected one of them: templates make a head of their own")
+        return value
 
     @field_validator("evaluation")
     @classmethod
-    def _needed_by_labels(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is None and info.data.get("labels"):
-            raise ValueError("found nothing, expected a file of labelled lines, since the task has labels")
+    def _needed_by_labels(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and (key := next((key for key in ("labels", "templates", "head") if info.data.get(key)), None)):
+            raise ValueError(f"found nothing, expected labelled data, since the task has {'a head' if key == 'head' else key}")
         return value
 
 
@@ -158,7 +218,8 @@ class RecipeQuantization(_Part):
 
 
 class RecipeExport(_Part):
-    formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] = Field(default=["gguf", "onnx"], min_length=1)
+    formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(default=None, min_length=1)
+    """None: all that the base's family can be written in."""
 
 
 class RecipeVerify(_Part):
@@ -190,6 +251,9 @@ class Recipe(_Part):
     tokenizer: RecipeTokenizer | None = None
     chat_template: Name | None = None
     tasks: dict[str, RecipeTask] = {}
+    frozen: list[Name] | None = None
+    """fnmatch patterns of the tensor names that stay the base's; None: what the base's family says."""
+
     calibration: RecipeCalibration = RecipeCalibration()
     quantization: RecipeQuantization = RecipeQuantization()
     export: RecipeExport = RecipeExport()
@@ -351,7 +415,7 @@ def _quantization_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
     if quantization.bits is not None and "grid" in quantization.model_fields_set:
         wrong.append((("quantization", "grid"), "found a grid beside bits, which choose one for each linear, expected one of the two keys"))
     least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
-    if quantization.bits is not None and quantization.bits < least and "onnx" in recipe.export.formats:
+    if quantization.bits is not None and quantization.bits < least and "onnx" in (recipe.export.formats or ("onnx",)):
         wrong.append(
             (("quantization", "bits"), f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or leave it out of export.formats")
         )

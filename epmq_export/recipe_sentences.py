@@ -12,6 +12,9 @@ from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_values import one_of, shown
 from epmq_export.yaml_lines import Document, Key, dotted
 
+# Tags of a union, which pydantic puts into the place of a mistake; no keys of a recipe.
+PATH, IMAGES = "<path>", "<images>"
+
 
 def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
     key, message = mistakes[0]
@@ -41,7 +44,7 @@ _EXPECTED = {
 
 def told(details: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
     """The key and the sentence of one of pydantic's errors."""
-    key: Key = details["loc"]
+    key: Key = tuple(part for part in details["loc"] if part not in (PATH, IMAGES))
     context = details.get("ctx", {})
     match details["type"]:
         case "value_error":

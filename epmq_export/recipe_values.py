@@ -57,13 +57,19 @@ def _filled(value: str) -> str:
 
 def _data_file(value: object, info: ValidationInfo) -> object:
     """The absolute path of a data file that exists."""
+    path = _data_path(value, info)
+    if isinstance(path, Path) and path.is_dir():
+        raise ValueError(f"found the directory {value!r}, expected a file")
+    return path
+
+
+def _data_path(value: object, info: ValidationInfo) -> object:
+    """The absolute path of a data file, or of a directory of images, that exists."""
     if not isinstance(value, str):
         raise ValueError(f"found {shown(value)}, expected the path of a file")
     place = Place.of(info)
     path = _absolute(value, place.directory)
-    if _is(path.is_dir):
-        raise ValueError(f"found the directory {value!r}, expected a file")
-    if not _is(path.is_file):
+    if not _is(path.is_file) and not _is(path.is_dir):
         raise ValueError(f"found no file {value!r}, expected one, relative to the recipe{near_file(path, value)}")
     if path not in place.files:
         place.files.append(path)
@@ -129,7 +135,7 @@ def _labels(value: object, info: ValidationInfo) -> object:
         raise ValueError(f"found {len(value)} labels{where}, expected at least 2")
     names: dict[str, str] = {}
     for name, written in value.items():
-        text = name.replace("_", " ") if written is None else written
+        text = worded(name) if written is None else written
         if not isinstance(text, str) or not text.strip() or not name.strip() or not encodable(name + text):
             raise ValueError(f"found {shown(text)} for label {name!r}{where}, expected text")
         if text in names:
@@ -138,7 +144,20 @@ def _labels(value: object, info: ValidationInfo) -> object:
     return {name: text for text, name in names.items()}
 
 
+def worded(name: str) -> str:
+    """The text that stands for a class where the recipe gives none."""
+    return name.replace("_", " ")
+
+
+def _template(value: str) -> str:
+    if value.count("{}") != 1 or "{" in value.replace("{}", "") or "}" in value.replace("{}", ""):
+        raise ValueError(f"found the template {value!r}, expected text with {{}} once, where the class stands")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_filled)]
+Template = Annotated[str, AfterValidator(_template)]
+DataPath = Annotated[Path, BeforeValidator(_data_path)]
 DataFile = Annotated[Path, BeforeValidator(_data_file)]
 ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(model_name)]
 Parameters = Annotated[dict[str, Annotated[Any, AfterValidator(_setting)]], BeforeValidator(lambda value: {} if value is None else value)]

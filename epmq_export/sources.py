@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 import epmq_export
 from epmq_export import files
-from epmq_export.assembly import assemble, origins, require_layers
-from epmq_export.checkpoint import CONFIG, Checkpoint, open_checkpoint, renamed
+from epmq_export.assembly import Joined, assemble, origins, require_layers
+from epmq_export.checkpoint import CONFIG, Checkpoint, Renamed, open_checkpoint, renamed
 from epmq_export.family import Family
 from epmq_export.fit import require_same_vocabulary
 from epmq_export.json_file import read_json
@@ -40,12 +41,20 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Sources:
-    """The same under the family's canonical names, with the merge; what calibration reads."""
+    """The same under the family's canonical names, with the merge; what calibration reads. What is frozen is the base's in all of them."""
 
     family: Family
     base: TypedSource
     experts: Mapping[str, TypedSource]
     merged: TypedSource
+    frozen: Sequence[str] = ()
+
+    def like_expert(self, source: TypedSource) -> TypedSource:
+        """A fine-tune of the base, under canonical names, with the base's own of what is frozen."""
+        if not self.frozen:
+            return source
+        (moving,) = _without(self.frozen, {"": source}).values()
+        return Joined([moving, Renamed(self.base, {name: name for name in self.frozen})])
 
 
 def open_checkpoints(recipe: Recipe) -> Checkpoints:
@@ -72,12 +81,37 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     _require_same_vocabulary(recipe, checkpoints)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
-    require_layers(recipe, checkpoints.plan, base)
-    experts = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
-    models = {recipe.location(recipe.base_model): base, **experts}
-    merge = assemble(recipe, checkpoints.plan, models, DTYPES[recipe.dtype] if recipe.dtype else None)
-    # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
-    return Sources(family, base, experts, Kept(merge) if RULES[recipe.merge_method].costly else merge)
+    frozen = _frozen(recipe, base, family.frozen)
+    experts: Mapping[str, TypedSource] = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
+    moving = _without(frozen, {recipe.location(recipe.base_model): base, **experts})
+    require_layers(recipe, checkpoints.plan, next(iter(moving.values())))
+    merge = assemble(recipe, checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
+    if RULES[recipe.merge_method].costly:
+        # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
+        merge = Kept(merge)
+    opened = Sources(family, base, experts, merge, frozen)
+    if not frozen:
+        return opened
+    still = Renamed(base, {name: name for name in frozen})
+    return replace(opened, experts={location: opened.like_expert(expert) for location, expert in experts.items()}, merged=Joined([merge, still]))
+
+
+def _frozen(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -> list[str]:
+    """The tensors that stay the base's: those that the recipe's patterns match, or without any those that these do."""
+    for i, pattern in enumerate(recipe.frozen or ()):
+        if not any(fnmatchcase(name, pattern) for name in base.names()):
+            raise recipe.mistake(("frozen", i), f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {base.names()[0]}")
+    asked = patterns if recipe.frozen is None else recipe.frozen
+    found = [name for name in base.names() if any(fnmatchcase(name, pattern) for pattern in asked)]
+    if len(found) == len(base.names()):
+        raise recipe.mistake(("frozen",), "found patterns of all tensors, expected some that are merged")
+    return found
+
+
+def _without(frozen: Sequence[str], models: Mapping[str, TypedSource]) -> dict[str, TypedSource]:
+    """The models without some of their tensors."""
+    held = set(frozen)
+    return {location: Renamed(model, {name: name for name in model.names() if name not in held}) if held else model for location, model in models.items()}
 
 
 @dataclass(frozen=True)
@@ -95,10 +129,14 @@ class Output:
     """and for the tokenizer that this writes into the output's directory."""
 
 
-def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
-    """The merge in full precision. RecipeError or InputError where the models cannot be merged as the recipe says."""
+def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()) -> Output:
+    """The merge in full precision. RecipeError or InputError where the models cannot be merged as the recipe says.
+
+    What `patterns` match, or those of the recipe where it has its own, is the base's.
+    """
     base = recipe.location(recipe.base_model)
-    models = {base: checkpoints.base, **checkpoints.experts}
+    frozen = _frozen(recipe, checkpoints.base, patterns)
+    models: dict[str, Checkpoint] = {base: checkpoints.base, **checkpoints.experts}
     directory = checkpoints.base.model_directory
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
     asked, known, tokenizer = recipe.tokenizer or recipe.tokenizer_source, None, None
@@ -112,7 +150,9 @@ def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
         tokenizer = tokenizer or tokenizer_of(checkpoints.base)
         tokenizer.chat_template = chat_template(recipe.chat_template, recipe, models)
     dtype = recipe.out_dtype or recipe.dtype
-    result = assemble(recipe, checkpoints.plan, models, DTYPES[dtype] if dtype else None, known)
+    result = assemble(recipe, checkpoints.plan, _without(frozen, models), DTYPES[dtype] if dtype else None, known)
+    if frozen:
+        result = Joined([result, Renamed(checkpoints.base, {name: name for name in frozen})])
     # After `assemble`, which refuses layers that there are not.
     layers = origins(recipe, checkpoints.plan, checkpoints.base)
     changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), layers)
@@ -121,8 +161,11 @@ def merge(recipe: Recipe, checkpoints: Checkpoints) -> Output:
     return Output(result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer))
 
 
-def provenance(recipe: Recipe, checkpoints: Checkpoints) -> dict[str, Any]:
-    """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No time, no machine."""
+def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]) -> dict[str, Any]:
+    """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No time, no machine.
+
+    `data` are inputs that are no files, with their digests.
+    """
     inputs = [(path, checkpoints.base) for path in sorted({*checkpoints.base.files(), *companions(checkpoints.base.directory)})]
     inputs += [(path, expert) for expert in checkpoints.experts.values() for path in expert.files()]
     hashed = [
@@ -130,8 +173,9 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints) -> dict[str, Any]:
         for path, model in inputs
         if path.is_relative_to(model.directory)
     ]
-    hashed += [{"path": _relative(path, recipe.directory), "sha256": files.sha256(path)} for path in recipe.files]
-    packages = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
+    hashed += [{"path": _relative(path, recipe.directory), "sha256": files.tree_sha256(path) if path.is_dir() else files.sha256(path)} for path in recipe.files]
+    hashed += [{"path": name, "sha256": digest} for name, digest in data.items()]
+    packages = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow")
     return {
         "recipe": recipe.source,
         "inputs": hashed,

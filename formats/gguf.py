@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,10 @@ class Gguf:
             raise InputError(f"{folder}: has no {FILE}")
         return path
 
+    def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
+        tower = family.text_tower
+        return {path: [family] if tower is None or tower is family else [family, tower]}
+
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
         """In the order of the file. A tensor that the family does not know keeps the name that it has in the file."""
         file = GgufFile.open(path)
@@ -104,7 +108,7 @@ class Gguf:
                 writer.close()
         return twin
 
-    def notes(self, path: Path) -> dict[str, Any]:
+    def notes(self, path: Path, family: Family) -> dict[str, Any]:
         """Tensors and bytes by type."""
         file = GgufFile.open(path)
         tensors = Counter(info.type.name for info in file.tensors.values())
@@ -117,7 +121,7 @@ Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
 
 
 def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
-    for name in sorted(set(packed.names()) ^ set(spec.names)):
+    for name in sorted((set(packed.names()) - spec.left_out) ^ set(spec.names)):
         state = "missing" if name in spec.names else "not one of its tensors"
         raise InputError(f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF")
 

@@ -7,6 +7,7 @@ the graph depends on nothing but the family's config, the shapes, the grids and 
     quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather each -> DequantizeLinear
     ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
     half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
+    half linear         NAME float16 [out, in] -> Transpose -> Cast to float32 -> MatMul
     everything else     NAME float32
 
 The initializers are the weights and nothing else: the graph's own constants are Constant nodes.
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from epmq_export import __version__
 from epmq_export.errors import InputError
-from epmq_export.family import Family, OnnxSpec
+from epmq_export.family import OnnxSpec
 from epmq_export.packed import Packed
 
 OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear
@@ -54,26 +55,25 @@ class _Shapes:
         return torch.empty(self._packed.shape(name), device="meta")
 
 
-def build(packed: Packed, family: Family) -> ModelProto:
+def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
     """The model with names, types and dims of all its weights and none of their data. The same arguments give the same bytes.
 
-    InputError where the graph lacks a tensor of the checkpoint, or reads it in a way that its grid has no nodes for.
+    InputError where the checkpoint lacks a tensor of the graph, or the graph reads one in a way that its grid has no nodes for.
     """
     for name, grid in packed.grids.items():
         if grid.name not in PARTS:
             raise InputError(f"{packed.directory}: {name} is on grid {grid.name}, which ONNX cannot hold, expected one of {', '.join(PARTS)}")
-    spec = family.onnx()
     model = _export(spec, packed)
     graph = model.graph
     weights = _name_weights(graph, spec, packed)
     half = {name for name in weights if name not in packed.grids and packed.load(name).dtype == torch.float16}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    # Half precision pays for tables of rows only; a matrix or a bias is float32 in every runtime.
-    half &= gathered - {name for node in graph.node if node.op_type != "Gather" for name in node.input}
+    # Half precision pays for matrices: a Cast behind rows costs little, and one behind a linear's weight is done once, when the file is loaded.
+    half -= {name for node in graph.node if node.op_type not in ("Gather", "Transpose") for name in node.input}
 
     nodes = [helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
     for node in graph.node:
-        nodes += _half_rows(node) if half & set(node.input) else _dequantised(node, packed)
+        nodes += _half(node) if half & set(node.input) else _dequantised(node, packed)
     del graph.initializer[:], graph.node[:]
     graph.node.extend(nodes)
     for name in weights:
@@ -147,17 +147,13 @@ def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = canonical.get(name, name)
-    read = {name for node in graph.node for name in node.input}
-    for name in packed.names():
-        if name not in read:
-            raise InputError(f"{packed.directory}: the exported model does not use tensor {name}")
     inputs = [value for value in graph.input if value.name in spec.inputs]
     del graph.input[:]
     graph.input.extend(inputs)
     return sorted(canonical.values())
 
 
-def _half_rows(node: NodeProto) -> list[NodeProto]:
+def _half(node: NodeProto) -> list[NodeProto]:
     (output,) = node.output
     node.output[0] = f"{output}.half"
     return [node, helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT)]

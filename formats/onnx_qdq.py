@@ -2,6 +2,7 @@
 
     config.json, tokenizer files, ...    as in the model's directory
     onnx/model_q4.onnx                   graph and weights (onnx_graph.py); provenance in the metadata
+    onnx/vision_model_q4.onnx, ...       of a family that is exported as several models: each has its weights whole
 
 Metadata keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions`, `epmq.method` in JSON, as the packed checkpoint has them;
 `epmq.grids`, JSON, the grid by tensor; `epmq.graph`, a SHA-256 of everything in the file but weights and metadata. That digest guards
@@ -10,7 +11,7 @@ against accidents, not against someone who rewrites it too.
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from epmq_export import __version__, files
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.family import Family
+from epmq_export.family import Family, OnnxSpec
 from epmq_export.format import StoredTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
@@ -30,8 +31,9 @@ from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
 from epmq_export.runtimes.onnxruntime import open_session
 from formats import onnx_graph, onnx_weights
 
+FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
-QUANTISED, PLAIN = Path("onnx", "model_q4.onnx"), Path("onnx", "model.onnx")
+QUANTISED, PLAIN = "_q4.onnx", ".onnx"
 PROVENANCE = ("recipe", "inputs", "versions", "method")
 # Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it.
 LIMIT = 2**31 - 2**24
@@ -41,75 +43,103 @@ class OnnxQdq:
     name = "onnx"
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        model = onnx_graph.build(packed, family)
-        total = sum(onnx_weights.size(tensor) for tensor in model.graph.initializer)
-        if total > LIMIT:
-            raise InputError(f"{packed.directory}: its weights take {total / 2**30:.1f} GiB as ONNX, and one ONNX file holds less than 2 GiB")
-        linears = set(onnx_graph.linears(model.graph))
-        metadata = _metadata(packed, onnx_graph.digest(model))
-        for tensor in model.graph.initializer:
-            name, _, part = tensor.name.rpartition(".")
-            if name in packed.grids:
-                value = _part(packed.tensor(name), part)
-                tensor.raw_data = onnx_weights.encode(tensor, value.T if name in linears else value)
-            else:
-                tensor.raw_data = onnx_weights.encode(tensor, packed.load(tensor.name))
-        for key, text in metadata.items():
-            model.metadata_props.add(key=key, value=text)
         copy_companions(packed.directory, folder)
-        path = folder / (QUANTISED if packed.grids else PLAIN)
-        with files.whole(path) as built:
-            built.write_bytes(model.SerializeToString(deterministic=True))
-        return path
+        ending = QUANTISED if packed.grids else PLAIN
+        specs = family.onnx()
+        unused = set(packed.names()).difference(*(_write(packed, spec, folder / FOLDER / f"{stem}{ending}") for stem, spec in specs.items()))
+        if unused:
+            raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
+        return folder / FOLDER / f"{next(iter(specs))}{ending}"
 
     def find(self, folder: Path) -> Path:
-        for path in (folder / QUANTISED, folder / PLAIN):
-            if path.is_file():
-                return path
-        raise InputError(f"{folder}: it has no {QUANTISED.as_posix()}")
+        found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
+        for name in (f"{stem}{ending}" for stem in ("vision_model", "model") for ending in (QUANTISED, PLAIN)):
+            if name in found:
+                return folder / FOLDER / name
+        raise InputError(f"{folder}: it has no {FOLDER}/model{QUANTISED}")
+
+    def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
+        """Each of the family's models beside the given one; of a file of another name, itself alone."""
+        specs = family.onnx()
+        main = next(iter(specs))
+        if not path.name.startswith(main):
+            return {path: [family]}
+        ending = path.name.removeprefix(main)
+        return {path.with_name(f"{stem}{ending}"): list(spec.towers) for stem, spec in specs.items()}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
         """Codes int8 [out, in] and stored numbers, as the packed checkpoint has them, or plain float16 or float32.
 
         A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the checkpoint's.
         """
-        model = _read(path)
-        grids = _grids(path, model)
-        stored = {tensor.name: tensor for tensor in model.graph.initializer}
-        linears = set(onnx_graph.linears(model.graph))
-        for name, grid in grids.items():
-            yield StoredTensor(name, _on_grid(path, stored, name, grid, name in linears))
-        for name, tensor in stored.items():
-            if name.rpartition(".")[0] not in grids:
-                yield StoredTensor(name, onnx_weights.decode(tensor))
+        for file in self.contents(path, family):
+            model = _read(file)
+            grids = _grids(file, model)
+            stored = {tensor.name: tensor for tensor in model.graph.initializer}
+            linears = set(onnx_graph.linears(model.graph))
+            for name, grid in grids.items():
+                yield StoredTensor(name, _on_grid(file, stored, name, grid, name in linears))
+            for name, tensor in stored.items():
+                if name.rpartition(".")[0] not in grids:
+                    yield StoredTensor(name, onnx_weights.decode(tensor))
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """The graph is compared by the digest in the metadata, so that it takes no exporter of the version that wrote the file."""
-        model = _read(path)
-        found = _metadata_of(model)
-        digest = onnx_graph.digest(model)
-        expected = _metadata(packed, digest)
-        sentences = [
-            f"metadata key {key} is {_short(found.get(key))}, expected {_short(expected.get(key))}"
-            for key in sorted(found.keys() | expected.keys())
-            if found.get(key) != expected.get(key) and key != "epmq.graph"
-        ]
-        if found.get("epmq.graph") != digest:
-            sentences.append(f"the graph's SHA-256 is {digest}, but metadata key epmq.graph is {_short(found.get('epmq.graph'))}")
+        sentences = [sentence for file in self.contents(path, family) for sentence in _differences(_read(file), packed)]
         return sentences + _companion_differences(path.parent.parent, packed.directory)
 
     def exact(self, path: Path, scratch: Path) -> Path:
         """The file itself: a session computes exactly if asked to."""
         return path
 
-    def notes(self, path: Path) -> dict[str, Any]:
-        """`linears`: quantised linears in the file; `fused`: how many of them ONNX Runtime runs as MatMulNBits, None without the runtime."""
-        return {"linears": len(onnx_graph.linears(_read(path).graph)), "fused": _fused(path)}
+    def notes(self, path: Path, family: Family) -> dict[str, Any]:
+        """`linears`: quantised linears in the files; `fused`: how many of them ONNX Runtime runs as MatMulNBits, None without the runtime."""
+        files = self.contents(path, family)
+        fused = [_fused(file) for file in files]
+        return {"linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in files), "fused": None if None in fused else sum(filter(None, fused))}
 
 
-def _metadata(packed: Packed, digest: str) -> dict[str, str]:
+def _write(packed: Packed, spec: OnnxSpec, path: Path) -> set[str]:
+    """One model; the names of the tensors that it holds."""
+    model = onnx_graph.build(packed, spec)
+    held = {tensor.name.rpartition(".")[0] if tensor.name not in packed.names() else tensor.name for tensor in model.graph.initializer}
+    total = sum(onnx_weights.size(tensor) for tensor in model.graph.initializer)
+    if total > LIMIT:
+        raise InputError(f"{packed.directory}: its weights take {total / 2**30:.1f} GiB as ONNX, and one ONNX file holds less than 2 GiB")
+    linears = set(onnx_graph.linears(model.graph))
+    metadata = _metadata(packed, held, onnx_graph.digest(model))
+    for tensor in model.graph.initializer:
+        name, _, part = tensor.name.rpartition(".")
+        if name in packed.grids:
+            value = _part(packed.tensor(name), part)
+            tensor.raw_data = onnx_weights.encode(tensor, value.T if name in linears else value)
+        else:
+            tensor.raw_data = onnx_weights.encode(tensor, packed.load(tensor.name))
+    for key, text in metadata.items():
+        model.metadata_props.add(key=key, value=text)
+    with files.whole(path) as built:
+        built.write_bytes(model.SerializeToString(deterministic=True))
+    return held
+
+
+def _differences(model: ModelProto, packed: Packed) -> list[str]:
+    found = _metadata_of(model)
+    held = {name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])}
+    digest = onnx_graph.digest(model)
+    expected = _metadata(packed, held, digest)
+    sentences = [
+        f"metadata key {key} is {_short(found.get(key))}, expected {_short(expected.get(key))}"
+        for key in sorted(found.keys() | expected.keys())
+        if found.get(key) != expected.get(key) and key != "epmq.graph"
+    ]
+    if found.get("epmq.graph") != digest:
+        sentences.append(f"the graph's SHA-256 is {digest}, but metadata key epmq.graph is {_short(found.get('epmq.graph'))}")
+    return sentences
+
+
+def _metadata(packed: Packed, held: Collection[str], digest: str) -> dict[str, str]:
     content = {key: packed.index[key] for key in PROVENANCE if key in packed.index}
-    content["grids"] = {name: grid.name for name, grid in sorted(packed.grids.items())}
+    content["grids"] = {name: grid.name for name, grid in sorted(packed.grids.items()) if name in held}
     texts = {f"epmq.{key}": json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in content.items()}
     return {"epmq.version": __version__, **texts, "epmq.graph": digest}
 

@@ -31,5 +31,5 @@ def importance(merge: Merge) -> dict[str, Tensor]:
                 rows = value[block.row_weights(step, batch) > 0]
                 sums[s] += rows.double().square().sum(0)
                 tokens[s] += len(rows)
-        result |= {f"{block.name}.{path}.weight": (sums[s] / tokens[s]).float() for s, step in enumerate(steps) for path in step}
+        result |= {f"{block.prefix}{path}.weight": (sums[s] / tokens[s]).float() for s, step in enumerate(steps) for path in step}
     return result

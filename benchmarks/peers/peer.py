@@ -70,7 +70,7 @@ def linears(family: Family) -> list[str]:
     """The names of the weights that are quantised: of every linear, embeddings left alone, as our own methods do."""
     modules = [(block, block.build()) for block in family.blocks]
     paths = [(block, module, path) for block, module in modules for step in block.steps for path in step]
-    return [f"{block.name}.{path}.weight" for block, module, path in paths if isinstance(module.get_submodule(path), nn.Linear)]
+    return [f"{block.prefix}{path}.weight" for block, module, path in paths if isinstance(module.get_submodule(path), nn.Linear)]
 
 
 def in_pytorch(merge: Merge, weights: Mapping[str, Tensor]) -> Run:

@@ -39,6 +39,22 @@ class Activations:
         else:
             write_safetensors(self._path(key), {"value": value.contiguous()})
 
+    def offer(self, key: Key, value: Tensor) -> None:
+        """Keep a tensor that can be had again otherwise, if memory has room: half of the bound is left for what cannot."""
+        if self.held + value.nbytes <= self.bound // 2:
+            self.put(key, value)
+
+    def has(self, key: Key) -> bool:
+        return key in self._memory or (self._folder is not None and self._path(key).exists())
+
+    def move(self, old: Key, new: Key) -> None:
+        """What `old` held is from now on under `new`, in place of what that held."""
+        self.drop(new)
+        if old in self._memory:
+            self._memory[new] = self._memory.pop(old)
+        else:
+            self._path(old).rename(self._path(new))
+
     def get(self, key: Key) -> Tensor:
         return self._memory[key] if key in self._memory else load_file(self._path(key))["value"]
 

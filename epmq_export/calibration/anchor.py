@@ -15,7 +15,7 @@ def with_length(method: Method, family: Family, base: TensorSource, experts: Seq
     """The method with rho as a number: "auto" is measured on all the family's linears together."""
     if method.rho != "auto":
         return method
-    names = [f"{block.name}.{path}.weight" for block in family.blocks for step in block.steps for path in step]
+    names = [f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step]
     return replace(method, rho=anchor_rho(base, experts, merged, [name for name in names if len(base.shape(name)) == 2]))
 
 

@@ -31,7 +31,7 @@ def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
     """A weight, on average over the linears that a budget is spent on: all of them on the smallest grid that divides their inputs. 0 without any."""
     least, weights = 0.0, 0
     for block in calibrator.family.blocks:
-        for name in (f"{block.name}.{path}.weight" for step in block.steps for path in step):
+        for name in (f"{block.prefix}{path}.weight" for step in block.steps for path in step):
             shape = tuple(calibrator.base.shape(name))
             fitting = [grid.bits_per_weight for grid in candidates if len(shape) == 2 and grid.fits(shape)]
             if fitting and calibrator.layout.pattern(name) is None:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from epmq_export.calibration.activations import Activations
+from epmq_export.calibration.activations import Activations, Key
 from epmq_export.calibration.descent import descend
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.layout import Layout, Storage, storage_name
@@ -17,6 +17,8 @@ from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
 from epmq_export.calibration.source import Values
 from epmq_export.calibration.statistics import Moments, TaskMoments
+from epmq_export.data.sample import Sample, length
+from epmq_export.data.scores import Head
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
 from epmq_export.packed import PackedTensor
@@ -27,13 +29,13 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class TaskData:
-    """One task: its expert, and unlabelled texts to calibrate on."""
+    """One task: its expert, and unlabelled samples to calibrate on."""
 
     name: str
     expert: TensorSource
-    texts: Sequence[str]
-    head: Tensor | None = None
-    """The embeddings of the task's label texts, float32 [classes, width], where it has any: what `tune` and `refine` hold outputs against."""
+    samples: Sequence[Sample]
+    head: Head | None = None
+    """The task's head, where it has one: what `tune` and `refine` hold outputs against."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Calibrator:
-    """One calibration: what to solve, for which experts, on which texts.
+    """One calibration: what to solve, for which experts, on which samples.
 
     Memory holds one block of the merge, of the student and of one expert, one step's statistics, and activations up to `activation_bytes`
     (the rest is spilled to disk); it grows neither with depth nor with the number of experts.
@@ -88,10 +90,10 @@ class Calibrator:
 
         CalibrationError where a number is not finite or a system is singular: there is no fallback.
         """
-        batches = [[*self.family.batches(sorted(task.texts, key=len), BATCH)] for task in self.tasks]
         total = sum(len(block.steps) for block in self.family.blocks)
         done = 0
         with Activations(self.activation_bytes) as kept:
+            batches = [self._batches(t, kept) for t in range(len(self.tasks))]
             for block in self.family.blocks:
                 walk = _BlockWalk(self, block, batches, kept)
                 result = finished(block)
@@ -111,11 +113,36 @@ class Calibrator:
                 walk.advance()
         self.progress("calibrated", total, total)
 
+    def _batches(self, t: int, kept: Activations) -> "list[_Kept]":
+        """A task's batches, kept with the activations: pictures are as large as these."""
+        batches = self.family.batches(sorted(self.tasks[t].samples, key=length), BATCH)
+        return [_Kept(kept, ("batch", t, b), batch) for b, batch in enumerate(batches)]
+
+
+class _Kept:
+    """A batch whose tensors are kept elsewhere."""
+
+    def __init__(self, kept: Activations, key: Key, batch: Batch) -> None:
+        self._kept, self._key, self._names = kept, key, tuple(batch)
+        for name, value in batch.items():
+            kept.put((*key, name), value)
+
+    def get(self) -> Batch:
+        return {name: self._kept.get((*self._key, name)) for name in self._names}
+
+    def narrow(self, later: Callable[[Batch], Batch]) -> None:
+        """Drop what later blocks do not read."""
+        left = later(self.get())
+        for name in self._names:
+            if name not in left:
+                self._kept.drop((*self._key, name))
+        self._names = tuple(left)
+
 
 class _BlockWalk:
     """The calibration of one block."""
 
-    def __init__(self, calibrator: Calibrator, block: Block, batches: list[list[Batch]], kept: Activations) -> None:
+    def __init__(self, calibrator: Calibrator, block: Block, batches: list[list[_Kept]], kept: Activations) -> None:
         self.c, self.block, self.batches, self.kept = calibrator, block, batches, kept
         self.tensors: dict[str, PackedTensor | Tensor] = {}
         self.losses: list[LayerLoss] = []
@@ -129,10 +156,10 @@ class _BlockWalk:
         """The merged block; what no step will solve takes its shipped values now, so that calibration sees them."""
         self.student = load_block(self.block, self.c.merged, self.c.device)
         # Kept while the student changes: a merge is computed anew at each load.
-        self.merged = {path: value for path, value in self.student.state_dict().items() if f"{self.block.name}.{path}" not in self.c.family.embeddings}
+        self.merged = {path: value for path, value in self.student.state_dict().items() if self._name(path) not in self.c.family.embeddings}
         for path, value in self.student.state_dict().items():
-            name = f"{self.block.name}.{path}"
-            storage: Storage = torch.float32
+            name = self._name(path)
+            storage: Storage = torch.float16 if name in self.c.family.halves else torch.float32
             if name in self.c.family.embeddings:
                 storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
             self._ship(path, store(name, value, storage))
@@ -148,19 +175,23 @@ class _BlockWalk:
         for t, task in enumerate(self.c.tasks):
             module = load_block(self.block, task.expert, self.c.device)
             for b in range(len(self.batches[t])):
-                seen, result = inputs_of(module, first, partial(self._run, module, "expert", t, b), stop=False)
+                seen, result = inputs_of(module, first, partial(self.run, module, "expert", t, b), stop=False)
                 for step, value in zip(first, seen, strict=True):
-                    self.kept.put(("input", step, t, b), value.cpu())
+                    self.kept.offer(("input", step, t, b), value.cpu())
                 assert result is not None
-                self.kept.put(("expert", t, b), result.cpu())
+                self.kept.put(("next", t, b), result.cpu())
 
     def advance(self) -> None:
         """Carry the student's hidden states through the finished block."""
         for t, batches in enumerate(self.batches):
             for b in range(len(batches)):
-                self.kept.put(("student", t, b), self._run(self.student, "student", t, b).cpu())
+                self.kept.put(("student", t, b), self.run(self.student, "student", t, b).cpu())
+                if self.experts_run:
+                    self.kept.move(("next", t, b), ("expert", t, b))
                 for step in self.block.steps:
                     self.kept.drop(("input", step[0], t, b))
+                if self._is_first:
+                    batches[b].narrow(self.c.family.later)
 
     def solve(self, step: tuple[str, ...]) -> None:
         if isinstance(self.student.get_submodule(step[0]), nn.LayerNorm):
@@ -182,7 +213,7 @@ class _BlockWalk:
             for path, problem in problems.items():
                 bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
                 problem.add(self._target(t, f"{path}.weight"), bias, moments)
-        factor = inverse_factor(hessian, f"{self.block.name}.{step[0]}") if self._needs_factor() else None
+        factor = inverse_factor(hessian, self._name(step[0])) if self._needs_factor() else None
         together: dict[Storage, dict[str, Tensor]] = {}
         for path, problem in problems.items():
             best = self._best(path, problem, factor)
@@ -221,7 +252,7 @@ class _BlockWalk:
                 self._ship(f"{path}.bias", problem.bias(shipped).float())
 
     def _solve_norm(self, path: str) -> None:
-        name = f"{self.block.name}.{path}"
+        name = self._name(path)
         problem = NormProblem.start(self._anchor(f"{path}.weight"), self._anchor(f"{path}.bias"), self.c.method.damping)
         for t in range(len(self.c.tasks)):
             problem.add(self._target(t, f"{path}.weight"), self._target(t, f"{path}.bias"), self._moments((path,), t))
@@ -229,8 +260,11 @@ class _BlockWalk:
         self._ship(f"{path}.weight", gamma.float())
         self._ship(f"{path}.bias", beta.float())
 
+    def _name(self, path: str) -> str:
+        return f"{self.block.prefix}{path}"
+
     def _weight(self, path: str) -> str:
-        return f"{self.block.name}.{path}.weight"
+        return self._name(f"{path}.weight")
 
     def _noted(self, storage: Storage, note: str | None) -> Storage:
         if note is not None:
@@ -246,24 +280,28 @@ class _BlockWalk:
         """One task's moments of what a step's members are given."""
         sums: TaskMoments | None = None
         alpha = self.c.method.alpha
+        expert = _Expert(self, t)
         for b, batch in enumerate(self.batches[t]):
-            (student,), _ = inputs_of(self.student, step[:1], partial(self._run, self.student, "student", t, b), stop=True)
-            weights = self.block.row_weights(step, batch).flatten().to(self.c.device)
+            (student,), _ = inputs_of(self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True)
+            weights = self.block.row_weights(step, batch.get(), (student.shape[0], student.shape[1])).flatten().to(self.c.device)
             rows = weights > 0
             student = student.flatten(0, 1)[rows]
             target = None
             if self.experts_run:
-                expert = self.kept.get(("input", step[0], t, b)).to(self.c.device).flatten(0, 1)[rows]
-                target = alpha * expert + (1 - alpha) * student
+                target = alpha * expert.input(step[0], b).to(self.c.device).flatten(0, 1)[rows] + (1 - alpha) * student
             sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
             sums.add(student, target, weights[rows])
         assert sums is not None
-        return sums.moments(not self.experts_run, f"{self.block.name}.{step[0]}, task {self.c.tasks[t].name}")
+        return sums.moments(not self.experts_run, f"{self._name(step[0])}, task {self.c.tasks[t].name}")
 
-    def _run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
+    @property
+    def _is_first(self) -> bool:
+        return self.block.name == self.c.family.blocks[0].name
+
+    def run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
         """A stream's next hidden state for one batch."""
-        first = self.block.name == self.c.family.blocks[0].name
-        return run_block(self.block, module, None if first else self.kept.get((stream, t, b)), self.batches[t][b], self.c.device)
+        hidden = None if self._is_first else self.kept.get((stream, t, b))
+        return run_block(self.block, module, hidden, self.batches[t][b].get(), self.c.device)
 
     def _anchor(self, path: str) -> Tensor:
         """A = W_0 + rho (W_m - W_0), float32."""
@@ -278,15 +316,33 @@ class _BlockWalk:
         return self.merged[path] if self.c.method.target == "merged" else self._load(self.c.tasks[t].expert, path)
 
     def _load(self, source: TensorSource, path: str) -> Tensor:
-        return source.load(f"{self.block.name}.{path}").to(self.c.device, torch.float32)
+        return source.load(self._name(path)).to(self.c.device, torch.float32)
 
     def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
         """Note a tensor as the file will hold it, and let the student compute with it from here on."""
-        name = f"{self.block.name}.{path}"
+        name = self._name(path)
         if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
             raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
         self.tensors[name] = value
         self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
+
+
+class _Expert:
+    """What one task's expert is given in the block at work: as it was kept, or, where memory had no room for that, computed again."""
+
+    def __init__(self, walk: _BlockWalk, t: int) -> None:
+        self._walk, self._t = walk, t
+        self._module: nn.Module | None = None
+
+    def input(self, path: str, b: int) -> Tensor:
+        walk, t = self._walk, self._t
+        key = ("input", path, t, b)
+        if walk.kept.has(key):
+            return walk.kept.get(key)
+        if self._module is None:
+            self._module = load_block(walk.block, walk.c.tasks[t].expert, walk.c.device)
+        (value,), _ = inputs_of(self._module, [path], partial(walk.run, self._module, "expert", t, b), stop=True)
+        return value
 
 
 def _plain(value: PackedTensor | Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.M
     module = block.build()
     state = {}
     for path, empty in module.state_dict().items():
-        name = f"{block.name}.{path}"
+        name = f"{block.prefix}{path}"
         value = source.load(name)
         if value.shape != empty.shape:
             raise InputError(f"tensor {name} has shape {list(value.shape)}, expected {list(empty.shape)} by config.json")

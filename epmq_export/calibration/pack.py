@@ -18,19 +18,20 @@ from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.layout import FULL
 from epmq_export.calibration.method import Method
-from epmq_export.calibration.refine import Refinement, refine, require_texts
+from epmq_export.calibration.refine import Refinement, refine, require_samples
+from epmq_export.calibration.rest import linears, rest
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
+from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.files import partial
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.heads import head_of
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
-from epmq_export.runtimes import torch as reference
 from epmq_export.sources import Sources, fingerprint
-from epmq_export.tasks import Task
 from epmq_export.yaml_lines import Key
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def calibrate(
     )
     # What is sure to fail fails before the work, not after it.
     if recipe.calibration.refine:
-        require_texts(calibrator.tasks)
+        require_samples(calibrator.tasks)
     budget = None if format == "safetensors" else quantization.bits
     candidates = [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)]
     if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
@@ -80,7 +81,8 @@ def calibrate(
     begun = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
     decides = {**begun, "device": device.type, "layout": asdict(calibrator.layout), "format": format}
     finished = FinishedBlocks(partial(directory).with_suffix(".blocks"), fingerprint(decides), resume)
-    notes = [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
+    notes = [note for task in tasks for note in task.notes]
+    notes += [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
     tensors: dict[str, PackedTensor | Tensor] = {}
     losses: list[LayerLoss] = []
     try:
@@ -97,6 +99,9 @@ def calibrate(
             tensors.update(result.tensors)
             losses += result.losses
             notes += result.notes
+        carried = rest(sources.family, sources.merged, calibrator.layout)
+        tensors.update(carried.tensors)
+        notes += carried.notes
     except InputError:
         finished.remove()  # wrong inputs stay wrong: there is nothing to go on from
         raise
@@ -131,14 +136,15 @@ def _search(calibrator: Calibrator, asked: bool, budget: float | None, candidate
 
 def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) -> TaskData:
     head = None
-    if task.label_texts and (recipe.calibration.tune or recipe.calibration.refine):
-        head = torch.from_numpy(reference.outputs(sources.family, sources.base, task.label_texts, device))
-    return TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(text) for text in task.calibration], head)
+    if recipe.calibration.tune or recipe.calibration.refine:
+        head = head_of(task, sources.family, sources.base, device)
+    return TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(sample) for sample in task.calibration], head)
 
 
 def _require_matches(recipe: Recipe, family: Family) -> None:
     """RecipeError for a pattern that matches no linear."""
-    names = [f"{block.name}.{path}.weight" for block in family.blocks for step in block.steps for path in step]
+    names = [f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step]
+    names += linears(family)
     quantization = recipe.quantization
     patterns: list[tuple[Key, str]] = [(("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)]
     patterns += [(("quantization", "overrides", pattern), pattern) for pattern in quantization.overrides]

@@ -1,4 +1,4 @@
-"""The stage `refine`: the whole calibrated model is trained to give each expert's outputs on the calibration texts, and ends on its grids.
+"""The stage `refine`: the whole calibrated model is trained to give each expert's outputs on the calibration samples, and ends on its grids.
 
 Distillation without labels. What layer by layer least squares leaves is mostly a bias: each layer does a share too little of what its
 experts do, and the shares multiply. Here the loss is that of the whole model. Codes are trained straight through their rounding
@@ -19,6 +19,8 @@ from epmq_export.calibration.calibrate import TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.forward import load_block
 from epmq_export.calibration.source import Values
+from epmq_export.data.sample import Sample, length
+from epmq_export.data.scores import Head
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Family
 from epmq_export.grids import Grid, Stored
@@ -29,7 +31,7 @@ from epmq_export.runtimes import torch as reference
 Tensors = dict[str, PackedTensor | Tensor]
 BATCH = 32
 POOL = 8
-# Of each task's texts, one in so many is never trained on: it says which step was the best.
+# Of each task's samples, one in so many is never trained on: it says which step was the best.
 HELD_OUT = 8
 CHECKS = 10
 WARM_UP = 20
@@ -46,7 +48,7 @@ class Refinement:
 class Refined:
     tensors: Tensors
     before: float
-    """Mean divergence from the experts' outputs on the held-out texts, of the start."""
+    """Mean divergence from the experts' outputs on the held-out samples, of the start."""
 
     after: float
     """Of what is kept; never above `before`."""
@@ -113,11 +115,11 @@ def _codes(grid: Grid, latent: Tensor, stored: Stored) -> tuple[Tensor, Tensor, 
     return grid.encode(latent.reshape(len(latent), -1, grid.subgroup), step, offset), step, offset
 
 
-def require_texts(tasks: Sequence[TaskData]) -> None:
-    """CalibrationError where a task has too few texts to hold one out."""
+def require_samples(tasks: Sequence[TaskData]) -> None:
+    """CalibrationError where a task has too few samples to hold one out."""
     for task in tasks:
-        if len(task.texts) < HELD_OUT:
-            raise CalibrationError(f"task {task.name}: refine holds out one text in {HELD_OUT} and found {len(task.texts)}; raise calibration.samples")
+        if len(task.samples) < HELD_OUT:
+            raise CalibrationError(f"task {task.name}: refine holds out one sample in {HELD_OUT} and found {len(task.samples)}; raise calibration.samples")
 
 
 def refine(
@@ -128,17 +130,17 @@ def refine(
     device: torch.device,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Refined:
-    """Train the linears, biases and norms of a calibrated model; the best of its states on held-out texts is returned, or the start.
+    """Train the linears, biases and norms of a calibrated model; the best of its states on held-out samples is returned, or the start.
 
     All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. CalibrationError where the loss is not finite.
     """
-    require_texts(tasks)
+    require_samples(tasks)
     student = _Student(family, tensors, device)
     lessons = _lessons(family, tasks, device)
-    held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: len(lesson.text))
+    held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: length(lesson.sample))
 
     def loss(chosen: Sequence[_Lesson]) -> Tensor:
-        (batch,) = family.batches([lesson.text for lesson in chosen], len(chosen))
+        (batch,) = family.batches([lesson.sample for lesson in chosen], len(chosen))
         outputs = student.output(batch)
         return torch.cat([divergence(output[None], lesson.target[None], lesson.head) for output, lesson in zip(outputs, chosen, strict=True)]).mean()
 
@@ -180,7 +182,7 @@ class _Student:
         self._affine: list[tuple[str, nn.Parameter]] = []
         for block in family.blocks:
             for path in (path for step in block.steps for path in step):
-                module, name = self._modules[block.name].get_submodule(path), f"{block.name}.{path}"
+                module, name = self._modules[block.name].get_submodule(path), f"{block.prefix}{path}"
                 value = tensors[f"{name}.weight"]
                 if isinstance(value, PackedTensor):
                     parametrize.register_parametrization(module, "weight", _OnGrid(_on(value, device)), unsafe=True)
@@ -230,31 +232,32 @@ def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
 
 @dataclass(frozen=True)
 class _Lesson:
-    text: str
+    sample: Sample
     target: Tensor
     """The expert's output, float32 [width]."""
 
-    head: Tensor | None
+    head: Head | None
     held_out: bool
 
 
 def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) -> list[_Lesson]:
     found = []
     for task in tasks:
-        head = None if task.head is None else task.head.to(device)
-        targets = torch.from_numpy(reference.outputs(family, task.expert, task.texts, device)).to(device)
-        found += [_Lesson(text, target, head, i % HELD_OUT == HELD_OUT - 1) for i, (text, target) in enumerate(zip(task.texts, targets, strict=True))]
+        targets = torch.from_numpy(reference.outputs(family, task.expert, task.samples, device)).to(device)
+        found += [
+            _Lesson(sample, target, task.head, i % HELD_OUT == HELD_OUT - 1) for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
+        ]
     return found
 
 
 def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
-    """Every lesson once before any comes again, in an order of its own each time. Texts of like length stand together: little padding."""
+    """Every lesson once before any comes again, in an order of its own each time. Samples of like length stand together: little padding."""
     generator = random.Random(0)
     left: list[list[_Lesson]] = []
     for _ in range(steps):
         if not left:
             order = generator.sample(lessons, len(lessons))
-            pools = [sorted(order[start : start + POOL * BATCH], key=lambda lesson: len(lesson.text)) for start in range(0, len(order), POOL * BATCH)]
+            pools = [sorted(order[start : start + POOL * BATCH], key=lambda lesson: length(lesson.sample)) for start in range(0, len(order), POOL * BATCH)]
             left = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
             generator.shuffle(left)
         yield left.pop()

@@ -1,4 +1,4 @@
-"""The search for rho, alpha and lambda without anyone's labels: calibrate on most of the texts, ask the experts about the rest."""
+"""The search for rho, alpha and lambda without anyone's labels: calibrate on most of the samples, ask the experts about the rest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from epmq_export.calibration.source import Values
 from epmq_export.errors import CalibrationError
 from epmq_export.runtimes import torch as reference
 
-# One text in so many is held out.
+# One sample in so many is held out.
 HELD_OUT = 4
 # What is tried of each number in turn, as factors; a direction that helps is followed. alpha counts by its odds, so that it stays within 0..1.
 FACTORS = {"rho": 2**0.5, "damping": 2.0, "alpha": 2.0}
@@ -27,7 +27,7 @@ class Trial:
     rho: float
     damping: float
     divergence: float
-    """From the experts on the held-out texts, each task's as a share of the first trial's; their mean."""
+    """From the experts on the held-out samples, each task's as a share of the first trial's; their mean."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Tuned:
 
 
 def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: None) -> Tuned:
-    """The numbers of the calibrator's method that serve its experts best on held-out texts, found one after the other from where they stand.
+    """The numbers of the calibrator's method that serve its experts best on held-out samples, found one after the other from where they stand.
 
-    Nothing is rounded meanwhile: 4 bits cost far less than a wrong anchor. CalibrationError where a task has too few texts.
+    Nothing is rounded meanwhile: 4 bits cost far less than a wrong anchor. CalibrationError where a task has too few samples.
     """
     search = _Search(calibrator, progress)
     for key in FACTORS:
@@ -53,11 +53,11 @@ def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: 
 class _Search:
     def __init__(self, calibrator: Calibrator, progress: Callable[[str], None]) -> None:
         for task in calibrator.tasks:
-            if len(task.texts) < HELD_OUT:
-                raise CalibrationError(f"task {task.name}: tune holds out one text in {HELD_OUT} and found {len(task.texts)}; raise calibration.samples")
+            if len(task.samples) < HELD_OUT:
+                raise CalibrationError(f"task {task.name}: tune holds out one sample in {HELD_OUT} and found {len(task.samples)}; raise calibration.samples")
         self._calibrator, self._progress = calibrator, progress
-        self._held = [[text for i, text in enumerate(task.texts) if i % HELD_OUT == HELD_OUT - 1] for task in calibrator.tasks]
-        self._fitted = [replace(task, texts=[text for i, text in enumerate(task.texts) if i % HELD_OUT != HELD_OUT - 1]) for task in calibrator.tasks]
+        self._held = [[sample for i, sample in enumerate(task.samples) if i % HELD_OUT == HELD_OUT - 1] for task in calibrator.tasks]
+        self._fitted = [replace(task, samples=[sample for i, sample in enumerate(task.samples) if i % HELD_OUT != HELD_OUT - 1]) for task in calibrator.tasks]
         self._wanted = [
             torch.from_numpy(reference.outputs(calibrator.family, task.expert, held, calibrator.device))
             for task, held in zip(calibrator.tasks, self._held, strict=True)
@@ -85,12 +85,12 @@ class _Search:
         return better
 
     def _divergences(self, method: Method) -> list[float]:
-        """Of each task, on its held-out texts."""
+        """Of each task, on its held-out samples."""
         self._progress(f"tune: alpha {method.alpha:.2f}, rho {method.rho:.2f}, lambda {method.damping:.3f}")
         calibrator = self._calibrator
         solved = replace(calibrator, tasks=self._fitted, method=method, layout=FULL, progress=lambda text, done, total: None)
         source = Values({name: value for _, result in solved.run() for name, value in result.tensors.items()})
-        outputs = torch.from_numpy(reference.outputs(calibrator.family, source, [text for held in self._held for text in held], calibrator.device))
+        outputs = torch.from_numpy(reference.outputs(calibrator.family, source, [sample for held in self._held for sample in held], calibrator.device))
         found, start = [], 0
         for wanted, task in zip(self._wanted, calibrator.tasks, strict=True):
             found.append(float(divergence(outputs[start : start + len(wanted)], wanted, task.head).mean()))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from epmq_export.data.sample import Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.runtimes import ggml_types
 
@@ -54,9 +55,11 @@ class LlamaCpp:
             raise MissingRuntime(f"xllamacpp is {found}, expected {VERSION}: {how}")
         return found
 
-    def outputs(self, path: Path, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
-        """float32 [len(texts), width]. `exact` switches flash attention off; give it a file of F32 tensors."""
-        rows: list[NDArray[np.float32]] = self._ask(path, texts, "outputs", exact, lambda result: np.load(result, allow_pickle=False))
+    def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
+        """float32 [len(samples), width]. `exact` switches flash attention off; give it a file of F32 tensors."""
+        rows: list[NDArray[np.float32]] = self._ask(
+            path, [text_of(sample) for sample in samples], "outputs", exact, lambda result: np.load(result, allow_pickle=False)
+        )
         return np.concatenate(rows)
 
     def tokens(self, path: Path, texts: Sequence[str]) -> list[list[int]]:

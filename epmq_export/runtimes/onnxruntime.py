@@ -1,21 +1,25 @@
 """ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from epmq_export.data.processor import load_processor, preprocess
+from epmq_export.data.sample import Picture, Sample
 from epmq_export.errors import InputError, MissingRuntime
 
 if TYPE_CHECKING:
     import onnxruntime
 
-OUTPUT = "sentence_embedding"
+# The first that a model has. A joint model of texts and pictures has one for each.
+TEXTS_OUT, PICTURES_OUT = ("sentence_embedding", "text_embeds"), ("image_embeds", "pooler_output")
+VISION, TEXT = "vision_model", "text_model"
 BATCH = 32
 SILENT = 4  # every failure that the runtime logs it raises as well
 
@@ -33,29 +37,30 @@ class OnnxRuntime:
     def version(self) -> str:
         return str(_module().__version__)
 
-    def outputs(self, path: Path, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
+    def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
         """`exact` multiplies in float32 (accuracy level 0); by default 4-bit layers round their inputs to 8 bits (level 4)."""
+        pictures = [sample for sample in samples if isinstance(sample, Picture)]
+        texts = [sample for sample in samples if isinstance(sample, str)]
+        if pictures and texts:
+            raise InputError(f"{path}: found texts among pictures, expected one kind of samples")
+        path = _for_texts(path) if texts else path
         session = open_session(path, exact=exact)
-        inputs = [value.name for value in session.get_inputs()]
-        if OUTPUT not in [value.name for value in session.get_outputs()]:
-            raise InputError(f"{path}: it has no output {OUTPUT}")
+        inputs = {value.name: value.shape for value in session.get_inputs()}
+        known = [value.name for value in session.get_outputs()]
+        output = next((name for name in (PICTURES_OUT if pictures else TEXTS_OUT) if name in known), None)
+        if output is None:
+            raise InputError(f"{path}: it has no output {' or '.join(PICTURES_OUT if pictures else TEXTS_OUT)}")
         folder = _beside(path)
-        encoded = _encode(folder, texts)
-        for name in inputs:
-            if name not in encoded:
-                raise InputError(f"{path}: its input {name} is none that the tokenizer in {folder} gives: {', '.join(encoded)}")
-        lengths = encoded["attention_mask"].sum(1)
-        order = np.argsort(-lengths, kind="stable")  # texts of like length together: less padding
+        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, texts)
         results: dict[int, NDArray[np.float32]] = {}
-        for start in range(0, len(texts), BATCH):
-            rows = order[start : start + BATCH]
-            feed = {name: encoded[name][rows, : lengths[rows[0]]] for name in inputs}
+        for rows, given in feeds:
+            feed = {name: given[name] if name in given else _filler(path, name, shape) for name, shape in inputs.items()}
             try:
-                (output,) = session.run([OUTPUT], feed)
+                (found,) = session.run([output], feed)
             except Exception as error:  # the runtime has a class of its own for every status
                 raise InputError(f"{path}: ONNX Runtime fails on it ({_line(error)})") from None
-            results.update(zip(rows.tolist(), output, strict=True))
-        return np.stack([results[i] for i in range(len(texts))]).astype(np.float32)
+            results.update(zip(rows, found, strict=True))
+        return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
     def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> None:
         return None
@@ -97,13 +102,51 @@ def _beside(path: Path) -> Path:
     raise InputError(f"{path}: no config.json beside it, nor beside its folder")
 
 
+Feed = tuple[list[int], dict[str, NDArray[Any]]]
+"""Which samples, and their inputs by name."""
+
+
+def _for_texts(path: Path) -> Path:
+    """A model that is exported as several files embeds texts in another one than pictures."""
+    return path.with_name(path.name.replace(VISION, TEXT, 1)) if path.name.startswith(VISION) else path
+
+
+def _filler(path: Path, name: str, shape: Sequence[Any]) -> NDArray[Any]:
+    """For an input of a joint model that the output in question does not depend on: the least that it takes."""
+    if name == "pixel_values":
+        return np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
+    if name in ("input_ids", "attention_mask"):
+        return np.ones((1, 2), np.int64)
+    raise InputError(f"{path}: its input {name} is none that the tokenizer or the processor beside it gives")
+
+
+def _of_pictures(folder: Path, pictures: Sequence[Picture]) -> Iterator[Feed]:
+    processor = load_processor(folder)
+    for start in range(0, len(pictures), BATCH):
+        part = pictures[start : start + BATCH]
+        yield list(range(start, start + len(part))), {"pixel_values": preprocess(processor, part)}
+
+
+def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
+    encoded = _encode(folder, texts)
+    lengths = encoded["attention_mask"].sum(1)
+    order = np.argsort(-lengths, kind="stable")  # texts of like length together: less padding
+    for start in range(0, len(texts), BATCH):
+        rows = order[start : start + BATCH]
+        yield rows.tolist(), {name: value[rows, : lengths[rows[0]]] for name, value in encoded.items()}
+
+
 def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """int64 [texts, length] by input name, padded to the right, cut to the folder's own limit."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what the library makes of a folder without vocabulary
             raise ValueError("the tokenizer knows special tokens only")
-        limits = (_read(folder / "sentence_bert_config.json", "max_seq_length"), _read(folder / "config.json", "max_position_embeddings"))
+        config = _read(folder / "config.json")
+        limits = (
+            _read(folder / "sentence_bert_config.json").get("max_seq_length"),
+            config.get("text_config", config).get("max_position_embeddings"),
+        )
         length = min(limit for limit in (*limits, tokenizer.model_max_length) if limit)
         encoded = tokenizer(
             list(texts),
@@ -119,9 +162,9 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     return {name: value.astype(np.int64) for name, value in encoded.items()}
 
 
-def _read(path: Path, key: str) -> int | None:
-    value: int | None = json.loads(path.read_text(encoding="utf-8")).get(key) if path.exists() else None
-    return value
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return content
 
 
 def _line(error: Exception) -> str:

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from epmq_export.data.sample import Sample
+
 
 class Runtime(Protocol):
     @property
@@ -26,8 +28,8 @@ class Runtime(Protocol):
         """MissingRuntime, with what to install, where it is not there."""
         ...
 
-    def outputs(self, path: Path, texts: Sequence[str], *, exact: bool = False) -> NDArray[np.float32]:
-        """The model's outputs [len(texts), width] for texts, by the runtime's own tokenizer where it has one.
+    def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
+        """The model's outputs [len(samples), width] for samples of one kind, by the runtime's own tokenizer where it has one that is right.
 
         By default as users run it; `exact` keeps the runtime from computing in lower precision than the file. InputError where the
         runtime refuses the file, dies on it, or passes the time or memory limit.

@@ -6,10 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from epmq_export.calibration.activations import Activations
 from epmq_export.calibration.forward import load_block, run_block
+from epmq_export.data.sample import Sample, length
 from epmq_export.family import Batch, Family, TensorSource
 
 BATCH = 32
+# Bytes of hidden states that are held in memory; the rest is spilled.
+HELD = 2 << 30
 
 
 def default_device() -> torch.device:
@@ -17,16 +21,25 @@ def default_device() -> torch.device:
 
 
 @torch.no_grad()
-def outputs(family: Family, source: TensorSource, texts: Sequence[str], device: torch.device) -> NDArray[np.float32]:
-    """The family's outputs [len(texts), width], block by block: one block's weights are in memory at a time."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike lengths together: little padding
-    batches: list[Batch] = [*family.batches([texts[i] for i in order], BATCH)]
-    hidden: list[torch.Tensor | None] = [None] * len(batches)
-    for block in family.blocks:
-        module = load_block(block, source, device)
-        for b, batch in enumerate(batches):
-            hidden[b] = run_block(block, module, hidden[b], batch, device)
-    result = torch.cat([family.output(h, {k: v.to(device) for k, v in batch.items()}) for h, batch in zip(hidden, batches, strict=True) if h is not None])
+def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> NDArray[np.float32]:
+    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a time."""
+    order = sorted(range(len(samples)), key=lambda i: length(samples[i]))  # alike lengths together: little padding
+    first, *others = family.blocks
+    later: list[Batch] = []
+    results: list[torch.Tensor] = []
+    with Activations(HELD) as kept:
+        module = load_block(first, source, device)
+        for b, batch in enumerate(family.batches([samples[i] for i in order], BATCH)):
+            kept.put(("hidden", b), run_block(first, module, None, batch, device))
+            later.append(family.later(batch))
+        for block in others:
+            module = load_block(block, source, device)
+            for b, batch in enumerate(later):
+                kept.put(("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device))
+        for b, batch in enumerate(later):
+            hidden = kept.get(("hidden", b)).to(device)
+            results.append(family.output(hidden, {key: value.to(device) for key, value in batch.items()}).cpu())
+    result = torch.cat(results)
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return result.cpu()[back].float().numpy()
+    return result[back].float().numpy()

@@ -1,4 +1,4 @@
-"""Texts that a tokenizer, or a graph, gets wrong before it gets anything else wrong: the probes of the graph check.
+"""What a tokenizer, a processor or a graph gets wrong before it gets anything else wrong: the probes of the graph check.
 
 llama.cpp's WordPiece differs from the tokenizers that it imitates in the following, whatever a file says (measured with xllamacpp
 2026.10.11549 on every code point below U+30000, between two letters). Such texts cannot agree and are left out of the probes:
@@ -11,6 +11,13 @@ llama.cpp's WordPiece differs from the tokenizers that it imitates in the follow
 - U+2581, which GGUF's vocabulary uses to mark the beginning of a word;
 - punctuation, marks and format characters that one of the two Unicode tables does not know (such as U+061D, U+2E43 and U+1ABF).
 """
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from epmq_export.data.sample import Picture, Pixels, Sample
 
 HARD_TEXTS = (
     "",
@@ -57,3 +64,33 @@ HARD_TEXTS = (
     "buffalo " * 40,
     "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 4,
 )
+
+
+def probes(modality: str) -> Sequence[Sample]:
+    return HARD_TEXTS if modality == "text" else hard_pictures()
+
+
+def hard_pictures() -> list[Picture]:
+    """Flat ones, noise, patterns finer than a patch and finer than what resizing keeps, and shapes far from a square."""
+    random = np.random.Generator(np.random.PCG64(0))
+    rows, columns = np.mgrid[0:96, 0:128]
+    stripes = np.where((rows // 2 + columns // 2) % 2 == 0, 255, 0)
+    drawn = {
+        "black": np.zeros((64, 64, 3)),
+        "white": np.full((64, 64, 3), 255),
+        "red": np.broadcast_to([255, 0, 0], (32, 48, 3)),
+        "noise": random.integers(0, 256, (224, 224, 3)),
+        "coarse noise": random.integers(0, 256, (7, 7, 3)).repeat(32, 0).repeat(32, 1),
+        "grey noise": random.integers(0, 256, (80, 80, 1)).repeat(3, 2),
+        "slope": np.stack((rows * 2, columns, 255 - columns), 2),
+        "stripes": np.stack((stripes, stripes, 255 - stripes), 2),
+        "one pixel": np.full((1, 1, 3), 127),
+        "wide": random.integers(0, 256, (9, 300, 3)),
+        "tall": random.integers(0, 256, (300, 11, 3)),
+        "large": np.stack((np.add.outer(np.arange(700) // 3, np.arange(500) // 4) % 256,) * 3, 2),
+    }
+    return [_drawn(name, np.ascontiguousarray(pixels.astype(np.uint8))) for name, pixels in drawn.items()]
+
+
+def _drawn(name: str, pixels: Pixels) -> Picture:
+    return Picture(f"the picture {name!r}", hashlib.sha256(pixels.tobytes()).hexdigest(), lambda: pixels)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from epmq_export import files
+from epmq_export.data.task import Task
 from epmq_export.family import Family
 from epmq_export.format import Format
 from epmq_export.packed import Packed
@@ -16,7 +17,6 @@ from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.runtime import Runtime
 from epmq_export.sources import Sources
-from epmq_export.tasks import Task
 from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata, check_tasks
 from epmq_export.verification.scores import Bench, Outputs, Scores
 
@@ -26,6 +26,8 @@ class Written:
     """A written file, who reads it, and what it was written from."""
 
     path: Path
+    """The file that tasks are judged by; others of the format lie beside it."""
+
     format: Format
     runtime: Runtime
     packed: Packed
@@ -98,10 +100,15 @@ def verify(written: Sequence[Written], family: Family, tolerances: RecipeVerify,
                 "packed": str(file.packed.directory),
                 "sha256": files.sha256(file.path),
                 "bytes": file.path.stat().st_size,
+                "others": [
+                    {"path": str(path), "sha256": files.sha256(path), "bytes": path.stat().st_size}
+                    for path in file.format.contents(file.path, family)
+                    if path != file.path
+                ],
                 "runtime": file.runtime.name,
                 "runtime_version": version,
                 "checks": {check.name: dict(check.facts) for check in checks} | ({} if judge is not None else {"tasks": None}),
-                "notes": file.format.notes(file.path) if all(check.passed for check in checks[:1]) else {},
+                "notes": file.format.notes(file.path, family) if all(check.passed for check in checks[:1]) else {},
             }
         )
         broken += [sentence for check in checks for sentence in check.broken]

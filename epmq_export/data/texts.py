@@ -1,54 +1,27 @@
-"""Text data of tasks, and the scores that need nothing but outputs.
+"""Texts and labels in line files.
 
-Line files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl` ({"text": ..., "label": ...}) and
+The files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl` ({"text": ..., "label": ...}) and
 `.csv` (a header with `text` and perhaps `label`). A label is a name of the task's labels, or an index into them. Blank lines do not count.
 """
 
 import csv
 import gzip
-import hashlib
 import json
-import logging
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
-from epmq_export.recipe import Recipe
 from epmq_export.yaml_lines import encodable
-
-log = logging.getLogger(__name__)
 
 
 class _Line(NamedTuple):
     number: int
     text: str
     label: str | None
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task of a recipe with its data read."""
-
-    name: str
-    expert: str
-    """Where the expert is, as `Recipe.location` gives it."""
-
-    calibration: list[str]
-    evaluation: list[str]
-    truth: Tensor | None
-    """int64 [len(evaluation)], indices into `labels`; None for a task without labels."""
-
-    labels: list[str]
-    label_texts: list[str]
-    """The text that is embedded for each label; both empty for a task without labels."""
 
 
 def read_texts(path: Path) -> list[str]:
@@ -60,92 +33,6 @@ def read_labelled(path: Path, labels: list[str]) -> list[tuple[int, str]]:
     """Label index and text of each line; InputError with the line where a label is missing or not in the list."""
     order = {name: index for index, name in enumerate(labels)}
     return [(_index(path, line, order), line.text) for line in _lines(path, labelled=True)]
-
-
-def sample(texts: list[str], count: int, seed: int) -> list[str]:
-    """`count` distinct texts, in their order of appearance; all of them where there are no more.
-
-    Which ones depends on the seed and on each text alone, by SHA-256: not on the order or the length of the file, nor on a random
-    generator that a library may change; and a smaller sample is part of a larger one.
-    """
-    distinct = dict.fromkeys(texts)
-    chosen = set(sorted(distinct, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest())[:count])
-    return [text for text in distinct if text in chosen]
-
-
-def load_tasks(recipe: Recipe) -> list[Task]:
-    """Read the data of every task, in the recipe's order."""
-    return [_load(recipe, name) for name in recipe.require_tasks().tasks]
-
-
-def _load(recipe: Recipe, name: str) -> Task:
-    task, settings = recipe.tasks[name], recipe.calibration
-    texts = list(dict.fromkeys(text for path in task.calibration for text in read_texts(path)))
-    calibration = sample(texts, settings.samples, settings.seed)
-    if len(texts) < settings.samples:
-        log.warning("task %s: %d distinct calibration texts, %d asked for: all are used", name, len(texts), settings.samples)
-    labels = list(task.labels or {})
-    truth: Tensor | None = None
-    if task.evaluation is None:
-        sampled = set(calibration)
-        evaluation = [text for text in texts if text not in sampled]
-        if not evaluation:
-            message = f"found {len(texts)} distinct texts, all taken for calibration, expected more than calibration.samples, or an evaluation file"
-            raise recipe.mistake(("tasks", name, "calibration"), message)
-    elif labels:
-        pairs = read_labelled(task.evaluation, labels)
-        evaluation = [text for _, text in pairs]
-        truth = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
-    else:
-        evaluation = read_texts(task.evaluation)
-    if shared := len(set(calibration).intersection(evaluation)):
-        log.warning("task %s: %d calibration texts are evaluation texts too, so its scores may flatter", name, shared)
-    return Task(name, recipe.location(task.expert), calibration, evaluation, truth, labels, list((task.labels or {}).values()))
-
-
-# Scores.
-
-
-def predict(outputs: Tensor, head: Tensor) -> Tensor:
-    """The class of the largest cosine, int64 [n]; outputs float [n, d], head float [c, d]. The first of equals."""
-    outputs, head = _unit(outputs, "an output"), _unit(head, "the label text's embedding")
-    if outputs.shape[1] != head.shape[1]:
-        raise InputError(f"outputs are {outputs.shape[1]} wide and the label texts' embeddings {head.shape[1]}, expected one width")
-    result: Tensor = (outputs @ head.T).argmax(1)
-    return result
-
-
-def accuracy(outputs: Tensor, head: Tensor, truth: Tensor) -> float:
-    """Share of right predictions, 0..1; truth int64 [n]."""
-    found = predict(outputs, head)
-    if found.shape != truth.shape:
-        raise InputError(f"found {len(found)} outputs for {len(truth)} labelled texts, expected one for each")
-    return float((found == truth).double().mean())
-
-
-def agreement(outputs: Tensor, reference: Tensor) -> float:
-    """Mean cosine of the rows of two float [n, d], -1..1."""
-    if outputs.shape != reference.shape:
-        raise InputError(f"found outputs {list(outputs.shape)} and a reference {list(reference.shape)}, expected one shape")
-    return float((_unit(outputs, "an output") * _unit(reference, "a reference output")).sum(1).mean())
-
-
-def _unit(rows: Tensor, what: str) -> Tensor:
-    """Rows of length 1, in float64. A row that has no direction is an error: its cosine would be a number that says nothing."""
-    if rows.ndim != 2 or not len(rows):
-        raise InputError(f"{what} was expected in each row, found an array of shape {list(rows.shape)}")
-    rows = rows.double()
-    bad = ~torch.isfinite(rows).all(1)
-    if bool(bad.any()):
-        raise InputError(f"{what} is not finite: row {int(bad.nonzero()[0])}, the first of {int(bad.sum())} of {len(rows)}")
-    length = rows.norm(dim=1, keepdim=True)
-    if bool((length == 0).any()):
-        raise InputError(f"{what} is all zero: row {int((length[:, 0] == 0).nonzero()[0])}, so it has no cosine")
-    unit: Tensor = rows / length
-    return unit
-
-
-# Files.
 
 
 def _index(path: Path, line: _Line, labels: dict[str, int]) -> int:
@@ -165,6 +52,8 @@ def _index(path: Path, line: _Line, labels: dict[str, int]) -> int:
 
 def _lines(path: Path, *, labelled: bool) -> list[_Line]:
     """Every text of the file; InputError where it holds none."""
+    if path.is_dir():
+        raise InputError(f"{path}: found a directory, expected a file of texts")
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
         raise InputError(f"{path}: found the ending {suffix or 'of no kind'!r}, expected one of {', '.join(_FORMATS)}, or one of these with .gz")

@@ -1,0 +1,293 @@
+"""Train a small CLIP of OpenAI's architecture, 12 + 12 layers, and one expert of it for each image task.
+
+    python benchmarks/train_clip.py --data DATA/image --out CACHE base
+    python benchmarks/train_clip.py --data DATA/image --out CACHE experts cifar10 gtsrb ...
+
+DATA/image holds `TASK.npz` with uint8 `x_train, y_train, x_test, y_test` and `labels`. The base learns from the first images of all
+tasks and from prompts of their classes, contrastively: each image against every prompt, each prompt against every image. Its image
+tower starts from DINOv2-small (dinov2.py), which sees 56 pixels as 4 x 4 patches; its text tower starts from nothing. An expert learns
+from all training images of one task against the base's frozen zero-shot head; only its image tower moves, as in the published experts
+(FusionBench). A finished model is skipped, so an interrupted run goes on.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from dinov2 import model_of, packaged
+from image_tasks import TASKS, names, read
+from PIL import Image
+from tokenizers import Regex as Pattern
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+SIZE, PATCH, CONTEXT = 56, 14, 32
+LAYERS, IMAGE_WIDTH, TEXT_WIDTH, HEAD_WIDTH, PROJECTION = 12, 384, 192, 64, 192
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what DINOv2 was trained with
+VOCABULARY = 1024
+SEEN = 1500  # images a task that the base learns from; an expert learns from all
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def tokenizer_of(prompts: Sequence[str], out: Path) -> CLIPTokenizer:
+    """CLIP's byte-level BPE with `</w>`, learnt from the prompts."""
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Pattern(r"\s+"), " "), normalizers.Lowercase()])
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Pattern(WORDS), behavior="removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(SPECIAL), initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    learner.train_from_iterator(prompts, trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    merges = [tuple(pair) for pair in learnt["merges"]]
+    # The order of OpenAI's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
+    order = [*alphabet, *(byte + "</w>" for byte in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
+    tokens = {token: index for index, token in enumerate([*dict.fromkeys(order), *SPECIAL])}
+    tokenizer = CLIPTokenizer(vocab=tokens, merges=merges, model_max_length=CONTEXT)
+    tokenizer.save_pretrained(out)
+    return tokenizer
+
+
+def prompts_of(data: Path) -> dict[str, list[list[str]]]:
+    """By task: for each class, its prompts."""
+    return {task: [[template.format(name) for template in TASKS[task].templates] for name in names(data, task)] for task in TASKS}
+
+
+def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """uint8 [n, 3, SIZE, SIZE] as the processor resizes them, int64 [n]."""
+    images = read(data, task, split)
+    # fmt: off
+    resized = [
+        np.asarray(Image.fromarray(array).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for array in images.pixels[:limit]
+    ]
+    # fmt: on
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(images.labels[:limit])
+
+
+def augmented(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifted by up to an eighth, mirrored where that changes no class, brighter or darker; uint8 in, float32 of CLIP's scale out."""
+    reach, n = SIZE // 8, len(pixels)
+    padded = nn.functional.pad(pixels.float(), (reach,) * 4, mode="replicate")
+    shift = torch.randint(0, 2 * reach + 1, (n, 2), generator=generator)
+    rows = shift[:, 0, None] + torch.arange(SIZE)
+    columns = shift[:, 1, None] + torch.arange(SIZE)
+    flip = mirrored & (torch.rand(n, generator=generator) < 0.5)
+    columns[flip] = columns[flip].flip(1)
+    index = torch.arange(n)[:, None, None]
+    cut = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    light = 1 + 0.3 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.5)
+    return scaled((cut * light).clamp(0, 255))
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    return (pixels.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
+    features = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    return nn.functional.normalize(features.float(), dim=-1)
+
+
+def text_features(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+    features = model.text_projection(model.text_model(**batch).pooler_output)
+    return nn.functional.normalize(features.float(), dim=-1)
+
+
+@torch.no_grad()
+def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, prompts: list[list[str]]) -> Tensor:
+    """[classes, width]: of each class the mean of its prompts' unit features, of unit length."""
+    return torch.stack([nn.functional.normalize(text_features(model, tokenizer, texts).mean(0), dim=0) for texts in prompts])
+
+
+@torch.no_grad()
+def accuracy(model: CLIPModel, head: Tensor, pixels: Tensor, labels: Tensor) -> float:
+    model.eval()
+    found = [(image_features(model, scaled(part)) @ head.T).argmax(1) for part in pixels.split(100)]
+    return float((torch.cat(found) == labels).float().mean())
+
+
+def optimiser_of(rates: dict[nn.Parameter, float], steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    groups = [{"params": [p], "lr": rate, "weight_decay": 0.05 if p.ndim > 1 else 0.0} for p, rate in rates.items()]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, step - warm) / max(1, steps - warm))))
+    )
+    return optimiser, schedule
+
+
+def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
+    partial = out.with_name(out.name + ".partial")
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}, image_mean=MEAN, image_std=STD).save_pretrained(partial)
+    partial.rename(out)
+
+
+def untrained(tokenizer: CLIPTokenizer) -> CLIPModel:
+    shared = {"num_hidden_layers": LAYERS, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "projection_dim": PROJECTION}
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in SPECIAL)
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    text = {"hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH, "num_attention_heads": TEXT_WIDTH // HEAD_WIDTH, "max_position_embeddings": CONTEXT}
+    vision = {"hidden_size": IMAGE_WIDTH, "intermediate_size": 4 * IMAGE_WIDTH, "num_attention_heads": IMAGE_WIDTH // HEAD_WIDTH}
+    sizes = {"image_size": SIZE, "patch_size": PATCH}
+    model = CLIPModel(CLIPConfig(text_config=shared | text | ids, vision_config=shared | vision | sizes, projection_dim=PROJECTION))
+    start_from_dinov2(model)
+    return model
+
+
+@torch.no_grad()
+def start_from_dinov2(model: CLIPModel) -> None:
+    """DINOv2's blocks are CLIP's, once its LayerScale is multiplied into what it scales, and the bias of its patches added to their positions.
+
+    Only CLIP's norm before the first block is new: it starts as no more than what keeps the lengths of the embeddings.
+    """
+    source = model_of(packaged())
+    tower = model.vision_model
+    made = source.embeddings
+    side = SIZE // PATCH
+    table = made.position_embeddings
+    grid = int((table.shape[1] - 1) ** 0.5)
+    patches = table[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+    patches = nn.functional.interpolate(patches, (side, side), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+    positions = torch.cat((table[0, :1], patches[0] + made.patch_embeddings.projection.bias))
+    tower.embeddings.class_embedding.copy_(made.cls_token[0, 0])
+    tower.embeddings.patch_embedding.weight.copy_(made.patch_embeddings.projection.weight)
+    tower.embeddings.position_embedding.weight.copy_(positions)
+    tower.pre_layrnorm.weight.fill_(float(positions.std(1).mean()))
+    for ours, theirs in zip(tower.encoder.layers, source.encoder.layer, strict=True):
+        for part in ("weight", "bias"):
+            for here, there in ((ours.layer_norm1, theirs.norm1), (ours.layer_norm2, theirs.norm2), (ours.mlp.fc1, theirs.mlp.fc1)):
+                getattr(here, part).copy_(getattr(there, part))
+            for name in ("q_proj", "k_proj", "v_proj"):
+                getattr(getattr(ours.self_attn, name), part).copy_(getattr(getattr(theirs.attention, name), part))
+            scaled_parts = ((ours.self_attn.out_proj, theirs.attention.o_proj, theirs.layer_scale1), (ours.mlp.fc2, theirs.mlp.fc2, theirs.layer_scale2))
+            for here, there, scale in scaled_parts:
+                value = getattr(there, part)
+                getattr(here, part).copy_(value * (scale.lambda1[:, None] if value.ndim == 2 else scale.lambda1))
+    tower.post_layernorm.load_state_dict(source.layernorm.state_dict())
+
+
+def train_base(data: Path, out: Path, epochs: int, batch_size: int, rate: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    prompts = prompts_of(data)
+    flat = [texts for task in TASKS for texts in prompts[task]]
+    tokenizer = tokenizer_of([text for texts in flat for text in texts], out.with_name("tokenizer"))
+    model = untrained(tokenizer)
+    parts, offset = [], 0
+    for task in TASKS:
+        pixels, labels = pixels_of(data, task, "train", SEEN)
+        parts.append((pixels, labels + offset, torch.full((len(labels),), TASKS[task].mirrored)))
+        offset += len(prompts[task])
+    pixels, labels, mirrored = (torch.cat(part) for part in zip(*parts, strict=True))
+    steps = epochs * (len(pixels) // batch_size)
+    print(f"{len(pixels)} images, {len(flat)} classes, {steps} steps, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters", flush=True)
+    images = set(model.vision_model.parameters())
+    optimiser, schedule = optimiser_of({p: rate / 10 if p in images else rate for p in model.parameters()}, steps)
+    generator, draw = torch.Generator().manual_seed(seed), random.Random(seed)
+    started, order = time.monotonic(), torch.empty(0, dtype=torch.long)
+    for step in range(steps):
+        if len(order) < batch_size:
+            order = torch.randperm(len(pixels), generator=generator)
+        rows, order = order[:batch_size], order[batch_size:]
+        model.train()
+        images = image_features(model, augmented(pixels[rows], mirrored[rows], generator))
+        texts = text_features(model, tokenizer, [draw.choice(texts) for texts in flat])
+        scale: Tensor = model.logit_scale.exp().clamp(max=100)
+        logits = scale * images @ texts.T
+        truth = labels[rows]
+        # The other direction: of all images, those of a prompt's class, for the prompts that have any here.
+        member = nn.functional.one_hot(truth, len(flat)).T.float()
+        present = member.sum(1) > 0
+        backward = -(logits.T.log_softmax(1)[present] * member[present]).sum(1) / member[present].sum(1)
+        loss = (nn.functional.cross_entropy(logits, truth) + backward.mean()) / 2
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 25 == 24:
+            print(f"base step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s", flush=True)
+    report(model, tokenizer, data, prompts)
+    save(model, tokenizer, out)
+
+
+def report(model: CLIPModel, tokenizer: CLIPTokenizer, data: Path, prompts: dict[str, list[list[str]]]) -> None:
+    model.eval()
+    for task in TASKS:
+        pixels, labels = pixels_of(data, task, "held_out")
+        print(f"base on {task}: accuracy {accuracy(model, zero_shot(model, tokenizer, prompts[task]), pixels, labels):.3f} on held-out images", flush=True)
+
+
+def train_expert(data: Path, base: Path, task: str, out: Path, steps: int, batch_size: int, rate: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(base)
+    model: CLIPModel = CLIPModel.from_pretrained(base)
+    model.eval()
+    head = zero_shot(model, tokenizer, prompts_of(data)[task])
+    scale = float(model.logit_scale.exp().detach())
+    model.requires_grad_(False)
+    model.vision_model.requires_grad_(True)
+    pixels, labels = pixels_of(data, task, "train")
+    mirrored = torch.full((len(labels),), TASKS[task].mirrored)
+    optimiser, schedule = optimiser_of(dict.fromkeys(model.vision_model.parameters(), rate), steps)
+    generator = torch.Generator().manual_seed(seed)
+    started, order = time.monotonic(), torch.empty(0, dtype=torch.long)
+    for step in range(steps):
+        if len(order) < batch_size:
+            order = torch.randperm(len(pixels), generator=generator)
+        rows, order = order[:batch_size], order[batch_size:]
+        model.train()
+        images = image_features(model, augmented(pixels[rows], mirrored[rows], generator))
+        loss = nn.functional.cross_entropy(scale * images @ head.T, labels[rows])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 25 == 24:
+            print(f"{task} step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s", flush=True)
+    pixels, labels = pixels_of(data, task, "held_out")
+    print(f"{task}: accuracy {accuracy(model, head, pixels, labels):.3f} on held-out images, {time.monotonic() - started:.0f} s", flush=True)
+    save(model, tokenizer, out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("base", "experts"))
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {' '.join(TASKS)}")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=5, help="of the base, over its images")
+    parser.add_argument("--steps", type=int, default=150, help="of an expert")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=None, help="default 1e-3 for the base (its image tower: a tenth), 5e-5 for an expert")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    base = given.out / "base"
+    if given.what == "base":
+        if base.exists():
+            print("base: already there")
+        else:
+            train_base(given.data, base, given.epochs, given.batch_size, given.rate or 1e-3, given.seed)
+        return
+    for task in given.tasks or TASKS:
+        if (given.out / task).exists():
+            print(f"{task}: already there")
+        else:
+            train_expert(given.data, base, task, given.out / task, given.steps, given.batch_size, given.rate or 5e-5, given.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""CLIP: the image tower, which experts are fine-tuned in, and the text tower, which stays the base's and makes zero-shot heads.
+
+Canonical names are those of transformers' CLIPModel. Experts are often stored as the image tower alone, with or without its prefix.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmbeddings, CLIPVisionEmbeddings
+
+from converters.clip_gguf import gguf_spec
+from converters.clip_onnx import Joint, TextTower, VisionTower
+from converters.tokenizers import fast_tokenizer
+from epmq_export.data.processor import load_processor, preprocess
+from epmq_export.data.sample import Picture, Sample, picture_of, text_of
+from epmq_export.errors import InputError
+from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
+
+# The library's fields are optional where a config always has them.
+Config = Any
+_Config = TypeVar("_Config", CLIPTextConfig, CLIPVisionConfig)
+VISION, TEXT = "vision_model", "text_model"
+SCALE = "logit_scale"
+# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays full.
+UNREAD = 0.01
+_ACTIVATIONS = ("quick_gelu", "gelu")
+# What the last of a text's tokens is read by, with this id in old configs: by its place, the highest id, and not by the id itself.
+_OLD_END = 2
+_LAYER_STEPS = (
+    ("layer_norm1",),
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.out_proj",),
+    ("layer_norm2",),
+    ("mlp.fc1",),
+    ("mlp.fc2",),
+)
+
+
+@dataclass(frozen=True)
+class VisionStem:
+    """Patches, class token and positions, normalised."""
+
+    config: Config
+    name: str = f"{VISION}.embeddings"
+    prefix: str = f"{VISION}."
+    steps: tuple[tuple[str, ...], ...] = (("pre_layrnorm",),)
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module = nn.Module()
+            module.embeddings = CLIPVisionEmbeddings(self.config)
+            module.pre_layrnorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        made: Any = module.embeddings
+        patches = made.patch_embedding(batch["pixel_values"]).flatten(2).transpose(1, 2)
+        classes = made.class_embedding.expand(patches.shape[0], 1, -1)
+        # The module's own index of positions has no data: it was built on meta.
+        result: Tensor = module.get_submodule("pre_layrnorm")(torch.cat((classes, patches), 1) + made.position_embedding.weight)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer, normalised before each part. In the text tower a token sees those before it."""
+
+    config: Config
+    tower: str
+    index: int
+    reads_class_only: bool = False
+    """The last layer of the image tower: only keys and values of the other tokens reach the output."""
+
+    steps: tuple[tuple[str, ...], ...] = _LAYER_STEPS
+
+    @property
+    def name(self) -> str:
+        return f"{self.tower}.encoder.layers.{self.index}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}."
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return CLIPEncoderLayer(self.config).eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        result: Tensor = module(hidden, attention_mask=None, is_causal=self.tower == TEXT)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        weights = torch.ones(shape)
+        # The norm before keys and values serves them too.
+        if self.reads_class_only and not {"self_attn.k_proj", "layer_norm1"} & set(step):
+            weights *= UNREAD
+            weights[:, 0] = 1.0
+        return weights
+
+
+@dataclass(frozen=True)
+class VisionHead:
+    """The class token, normalised and projected to where texts are: [batch, 1, projection_dim]."""
+
+    config: Config
+    name: str = f"{VISION}.head"
+    prefix: str = ""
+    steps: tuple[tuple[str, ...], ...] = ((f"{VISION}.post_layernorm",),)
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module, tower = nn.Module(), nn.Module()
+            tower.post_layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+            module.add_module(VISION, tower)
+            module.visual_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        assert hidden is not None
+        result: Tensor = module.get_submodule("visual_projection")(module.get_submodule(f"{VISION}.post_layernorm")(hidden[:, :1]))
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape)
+
+
+@dataclass(frozen=True)
+class TextStem:
+    """Tokens and positions."""
+
+    config: Config
+    name: str = f"{TEXT}.embeddings"
+    prefix: str = f"{TEXT}.embeddings."
+    steps: tuple[tuple[str, ...], ...] = ()
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return CLIPTextEmbeddings(self.config).eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        made: Any = module
+        tokens: Tensor = made.token_embedding(batch["input_ids"])
+        result: Tensor = tokens + made.position_embedding.weight[: tokens.shape[1]]
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape)
+
+
+@dataclass(frozen=True)
+class TextHead:
+    """The token that ends a text, normalised and projected: [batch, 1, projection_dim]."""
+
+    config: Config
+    name: str = f"{TEXT}.head"
+    prefix: str = ""
+    steps: tuple[tuple[str, ...], ...] = ()
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module, tower = nn.Module(), nn.Module()
+            tower.final_layer_norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+            module.add_module(TEXT, tower)
+            module.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        assert hidden is not None
+        ids = batch["input_ids"]
+        end: int = self.config.eos_token_id
+        last = (ids if end == _OLD_END else (ids == end).int()).argmax(1)
+        read = hidden[torch.arange(hidden.shape[0], device=hidden.device), last][:, None]
+        result: Tensor = module.get_submodule("text_projection")(module.get_submodule(f"{TEXT}.final_layer_norm")(read))
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape)
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """What both towers share."""
+
+    directory: Path
+    text: CLIPTextConfig
+    vision: CLIPVisionConfig
+
+    @property
+    def runtimes(self) -> Mapping[str, str]:
+        return {"gguf": "clip.cpp", "onnx": "onnxruntime"}
+
+    @property
+    def embeddings(self) -> Sequence[str]:
+        return (f"{TEXT}.embeddings.token_embedding.weight",)
+
+    @property
+    def halves(self) -> Sequence[str]:
+        """clip.cpp's convolution takes no other."""
+        return (f"{VISION}.embeddings.patch_embedding.weight",)
+
+    @property
+    def frozen(self) -> Sequence[str]:
+        return (f"{TEXT}.*", "text_projection.*", "visual_projection.*", SCALE)
+
+    @property
+    def logit_scale(self) -> str:
+        return SCALE
+
+    def canonical(self, name: str) -> str | None:
+        if name.endswith("position_ids"):
+            return None
+        if name.startswith(("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")):
+            return f"{VISION}.{name}"
+        return name
+
+    def later(self, batch: Batch) -> Batch:
+        return {}
+
+    def output(self, hidden: Tensor, batch: Batch) -> Tensor:
+        return hidden[:, 0]
+
+
+@dataclass(frozen=True)
+class ClipText(_Tower):
+    """The text tower."""
+
+    tokenizer: PreTrainedTokenizerFast
+    name: str = "clip text"
+    modality: Literal["text"] = "text"
+    features: str = "text_embeds"
+
+    @property
+    def text_tower(self) -> "ClipText":
+        return self
+
+    @property
+    def max_length(self) -> int:
+        longest: int = self.text.max_position_embeddings
+        return longest
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return (TextStem(self.text), *(Layer(self.text, TEXT, i) for i in range(self.text.num_hidden_layers)), TextHead(self.text))
+
+    def truncate(self, sample: Sample) -> str:
+        text = text_of(sample)
+        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+        if len(encoded["input_ids"]) < self.max_length:
+            return text
+        return text[: max(end for _, end in encoded["offset_mapping"])]
+
+    def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
+        """Without a mask: what pads a text comes after its end, which does not see it."""
+        for start in range(0, len(samples), size):
+            texts = [text_of(sample) for sample in samples[start : start + size]]
+            encoded = self.tokenizer(texts, padding=True, padding_side="right", truncation=True, max_length=self.max_length, return_tensors="pt")
+            yield {"input_ids": encoded["input_ids"]}
+
+    def later(self, batch: Batch) -> Batch:
+        return batch
+
+    def gguf(self) -> GgufSpec:
+        """Not without the image tower, whose family writes both."""
+        raise InputError(f"{self.directory}: the text tower has no GGUF file of its own")
+
+    def onnx(self) -> Mapping[str, OnnxSpec]:
+        batch = {0: "text_batch_size"}
+        tokens = {**batch, 1: "sequence_length"}
+        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+        example = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
+        outputs = {"text_embeds": batch, "last_hidden_state": tokens}
+        return {"text_model": OnnxSpec(lambda source: TextTower(self.blocks, source), example, {"input_ids": tokens}, outputs, [self])}
+
+    def approximate(self) -> "ClipText":
+        return replace(self, text=_approximate(self.text))
+
+
+@dataclass(frozen=True)
+class Clip(_Tower):
+    """The image tower, with the text tower that it was trained beside."""
+
+    processor: Any
+    text_tower: ClipText
+    name: str = "clip"
+    modality: Literal["image"] = "image"
+    features: str = "image_embeds"
+
+    @classmethod
+    def open(cls, directory: Path) -> "Clip":
+        config = CLIPConfig.from_pretrained(directory)
+        text, vision = config.text_config, config.vision_config
+        assert isinstance(text, CLIPTextConfig) and isinstance(vision, CLIPVisionConfig)
+        for part in (text, vision):
+            part._attn_implementation = "sdpa"
+            part.projection_dim = config.projection_dim  # the towers' own are what they would have alone
+            if part.hidden_act not in _ACTIVATIONS:
+                raise InputError(f"{directory / 'config.json'}: hidden_act is {part.hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}")
+        tower = ClipText(directory, text, vision, fast_tokenizer(directory))
+        return cls(directory, text, vision, load_processor(directory), tower)
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        last = self.vision.num_hidden_layers - 1
+        layers = (Layer(self.vision, VISION, i, reads_class_only=i == last) for i in range(last + 1))
+        return (VisionStem(self.vision), *layers, VisionHead(self.vision))
+
+    def truncate(self, sample: Sample) -> Picture:
+        return picture_of(sample)
+
+    def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
+        for start in range(0, len(samples), size):
+            yield {"pixel_values": torch.from_numpy(preprocess(self.processor, [picture_of(sample) for sample in samples[start : start + size]]))}
+
+    def gguf(self) -> GgufSpec:
+        """Both towers, as clip.cpp reads them."""
+        return gguf_spec(self.text, self.vision, self.text_tower.tokenizer, self.directory, self.processor)
+
+    def onnx(self) -> Mapping[str, OnnxSpec]:
+        """As optimum and transformers.js have them: each tower with its projection, and both with their similarities."""
+        side: Any = self.vision.image_size
+        images, texts = {0: "image_batch_size"}, {0: "text_batch_size"}
+        pixels = {"pixel_values": torch.zeros(2, 3, side, side)}
+        vision = OnnxSpec(
+            lambda source: VisionTower(self.blocks, source), pixels, {"pixel_values": images}, {"image_embeds": images, "last_hidden_state": images}, [self]
+        )
+        (text,) = self.text_tower.onnx().values()
+        # Three texts beside two pictures, so that the exporter does not take the two numbers for one.
+        example = {"input_ids": torch.ones(3, 4, dtype=torch.int64), **pixels}
+        outputs = {
+            "logits_per_image": {0: "image_batch_size", 1: "text_batch_size"},
+            "logits_per_text": {0: "text_batch_size", 1: "image_batch_size"},
+            "text_embeds": texts,
+            "image_embeds": images,
+        }
+        joint = OnnxSpec(
+            lambda source: Joint(self.blocks, self.text_tower.blocks, source),
+            example,
+            {**text.inputs, "pixel_values": images},
+            outputs,
+            [self, self.text_tower],
+        )
+        return {"vision_model": vision, "text_model": text, "model": joint}
+
+    def approximate(self) -> "Clip":
+        return replace(self, vision=_approximate(self.vision), text=_approximate(self.text), text_tower=self.text_tower.approximate())
+
+
+def _approximate(config: _Config) -> _Config:
+    """ggml computes a GELU by its tanh form; a quick GELU is what it says."""
+    changed = copy.deepcopy(config)
+    if changed.hidden_act == "gelu":
+        changed.hidden_act = "gelu_pytorch_tanh"
+    return changed

@@ -1,0 +1,105 @@
+"""CLIP in GGUF, as clip.cpp lays it out: both towers in one file.
+
+Its names for the two halves of a feed-forward are the reverse of llama.cpp's: fc1 is ffn_down, fc2 is ffn_up. It reads the texts' scale
+from no file, so logit_scale is left out. Merges of the tokenizer are no key of clip.cpp's, which splits words greedily; they are written
+so that a file holds all that its texts need.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from epmq_export.errors import InputError
+from epmq_export.family import GgufSpec, Metadata
+
+ARCHITECTURE = "clip"
+# Tensors of a file -> the layers of text and image tower: clip.cpp knows no other sizes, and ends the process on them.
+LAYERS = ((12, 12), (12, 24), (24, 32))
+_MODULES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_out",
+    "layer_norm1": "ln1",
+    "layer_norm2": "ln2",
+    "mlp.fc1": "ffn_down",
+    "mlp.fc2": "ffn_up",
+}
+
+
+def gguf_spec(
+    text: Any,  # noqa: ANN401 - the library's fields are optional where a config always has them
+    vision: Any,  # noqa: ANN401
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    processor: Any,  # noqa: ANN401
+) -> GgufSpec:
+    """InputError for a model that clip.cpp cannot load."""
+    where = directory / "config.json"
+    if (text.num_hidden_layers, vision.num_hidden_layers) not in LAYERS:
+        known = ", ".join(f"{texts} + {images}" for texts, images in LAYERS)
+        raise InputError(
+            f"{where}: found {text.num_hidden_layers} + {vision.num_hidden_layers} layers, expected {known} (texts + images), which clip.cpp reads; "
+            "leave gguf out of export.formats"
+        )
+    if text.hidden_act != vision.hidden_act:
+        raise InputError(f"{where}: hidden_act is {text.hidden_act!r} for texts and {vision.hidden_act!r} for images, expected one for both in GGUF")
+    metadata: Metadata = {
+        "general.description": "two-tower CLIP model",
+        "clip.has_text_encoder": True,
+        "clip.has_vision_encoder": True,
+        "clip.use_gelu": vision.hidden_act == "gelu",
+        "clip.text.context_length": text.max_position_embeddings,
+        **_tower("text", text, vision.projection_dim),
+        **_tower("vision", vision, vision.projection_dim),
+        "clip.vision.image_size": vision.image_size,
+        "clip.vision.patch_size": vision.patch_size,
+        "clip.vision.image_mean": [float(value) for value in processor.image_mean],
+        "clip.vision.image_std": [float(value) for value in processor.image_std],
+        **_tokens(tokenizer, directory, text.vocab_size),
+    }
+    return GgufSpec(ARCHITECTURE, metadata, _names(text.num_hidden_layers, vision.num_hidden_layers), frozenset({"logit_scale"}))
+
+
+def _tower(name: str, config: Any, projection: int) -> Metadata:  # noqa: ANN401
+    return {
+        f"clip.{name}.embedding_length": config.hidden_size,
+        f"clip.{name}.feed_forward_length": config.intermediate_size,
+        f"clip.{name}.projection_dim": projection,
+        f"clip.{name}.attention.head_count": config.num_attention_heads,
+        f"clip.{name}.attention.layer_norm_epsilon": config.layer_norm_eps,
+        f"clip.{name}.block_count": config.num_hidden_layers,
+    }
+
+
+def _tokens(tokenizer: PreTrainedTokenizerFast, directory: Path, size: int) -> Metadata:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if [index for _, index in tokens] != list(range(size)):
+        raise InputError(f"{directory}: the tokenizer has {len(tokens)} tokens, expected the {size} of config.json, without a gap")
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
+    return {
+        "tokenizer.ggml.tokens": [token for token, _ in tokens],
+        **({"tokenizer.ggml.merges": merges} if merges else {}),
+        "tokenizer.ggml.bos_token_id": tokenizer.bos_token_id,
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def _names(text_layers: int, vision_layers: int) -> dict[str, str]:
+    names = {
+        "text_model.embeddings.token_embedding.weight": "t.token_embd.weight",
+        "text_model.embeddings.position_embedding.weight": "t.position_embd.weight",
+        "vision_model.embeddings.class_embedding": "v.class_embd",
+        "vision_model.embeddings.patch_embedding.weight": "v.patch_embd.weight",
+        "vision_model.embeddings.position_embedding.weight": "v.position_embd.weight",
+        "text_projection.weight": "text_projection.weight",
+        "visual_projection.weight": "visual_projection.weight",
+    }
+    modules = {"text_model.final_layer_norm": "t.post_ln", "vision_model.pre_layrnorm": "v.pre_ln", "vision_model.post_layernorm": "v.post_ln"}
+    for tower, short, layers in (("text_model", "t", text_layers), ("vision_model", "v", vision_layers)):
+        for layer in range(layers):
+            modules |= {f"{tower}.encoder.layers.{layer}.{here}": f"{short}.blk.{layer}.{there}" for here, there in _MODULES.items()}
+    return names | {f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")}

@@ -1,0 +1,30 @@
+"""A model's own image processor, from its preprocessor_config.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoImageProcessor
+
+from epmq_export.data.sample import Picture
+from epmq_export.errors import InputError
+
+CONFIG = "preprocessor_config.json"
+
+
+def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
+    """By Pillow, on whatever machine: the library's other backend resizes by other numbers. InputError where the directory has none."""
+    try:
+        library: Any = AutoImageProcessor  # without types
+        return library.from_pretrained(directory, local_files_only=True, backend="pil")
+    except Exception as error:  # the library raises whatever its parsers raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{directory}: its image processor ({CONFIG}) cannot be used ({reason})") from None
+
+
+def preprocess(processor: Any, pictures: Sequence[Picture]) -> NDArray[np.float32]:  # noqa: ANN401
+    """float32 [len(pictures), 3, height, width]: resized, cropped and normalised as the processor says."""
+    pixels: NDArray[np.float32] = processor([picture.pixels() for picture in pictures], return_tensors="np", input_data_format="channels_last")["pixel_values"]
+    return pixels

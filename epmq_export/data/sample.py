@@ -1,0 +1,74 @@
+"""What a model is given: a text, or a picture."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epmq_export.errors import InputError
+
+Pixels = NDArray[np.uint8]
+"""[height, width, 3], red first."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image on disk or in memory, decoded anew each time that it is asked for."""
+
+    place: str
+    """Where it is, for messages: `data/train/cat/3.png`, `data.npz: x_train[17]`."""
+
+    digest: str
+    """Hex SHA-256 of its bytes as they are stored."""
+
+    pixels: Callable[[], Pixels]
+    """InputError, with the place, where it cannot be decoded."""
+
+
+Sample = str | Picture
+AnySample = TypeVar("AnySample", str, Picture, Sample)
+
+
+def text_of(sample: Sample) -> str:
+    """InputError where a model of texts is given a picture."""
+    if isinstance(sample, str):
+        return sample
+    raise InputError(f"{sample.place}: found a picture, expected a text")
+
+
+def picture_of(sample: Sample) -> Picture:
+    """InputError where a model of pictures is given a text."""
+    if isinstance(sample, Picture):
+        return sample
+    raise InputError(f"found the text {sample[:60]!r}, expected a picture")
+
+
+def length(sample: Sample) -> int:
+    """What samples are sorted by, so that those of a batch need little padding; all pictures are alike."""
+    return len(sample) if isinstance(sample, str) else 0
+
+
+def digest(sample: Sample) -> str:
+    """Of its content: two samples with one digest are one."""
+    return hashlib.sha256(sample.encode()).hexdigest() if isinstance(sample, str) else sample.digest
+
+
+def choose(samples: Sequence[AnySample], count: int, seed: int, usable: Callable[[AnySample], bool] = lambda sample: True) -> list[AnySample]:
+    """`count` distinct samples, in their order of appearance; all of them where there are no more. What is not usable counts as not there.
+
+    Which ones depends on the seed and on each sample alone, by SHA-256: not on the order or the number of the others, nor on a random
+    generator that a library may change; and a smaller choice is part of a larger one.
+    """
+    distinct: dict[str, AnySample] = {}
+    for sample in samples:
+        distinct.setdefault(sample if isinstance(sample, str) else sample.digest, sample)
+    chosen: set[str] = set()
+    for key in sorted(distinct, key=lambda key: hashlib.sha256(f"{seed}\0{key}".encode()).digest()):
+        if len(chosen) == count:
+            break
+        if usable(distinct[key]):
+            chosen.add(key)
+    return [sample for key, sample in distinct.items() if key in chosen]

@@ -1,0 +1,40 @@
+"""The heads that outputs are read by: a task's own, or the base's embeddings of its label texts."""
+
+import torch
+
+from epmq_export.data.scores import Head
+from epmq_export.data.task import Task
+from epmq_export.errors import InputError
+from epmq_export.family import Family, TensorSource
+from epmq_export.runtimes import torch as reference
+from epmq_export.tensors import SafetensorsFile
+
+
+def head_of(task: Task, family: Family, base: TensorSource, device: torch.device) -> Head | None:
+    """The linear head that the task names; else CLIP's zero-shot head: each prompt of a class embedded and normalised, their mean normalised.
+
+    None for a task without classes. InputError where the file is no head for the task's classes, or the family embeds no texts.
+    """
+    if task.truth is None:
+        return None
+    if task.head is not None:
+        return _linear(task)
+    tower = family.text_tower
+    if tower is None:
+        raise InputError(f"task {task.name}: family {family.name} embeds no texts, expected a linear head (the task's key `head`)")
+    prompts = [tower.truncate(prompt) for prompts in task.prompts for prompt in prompts]
+    embedded = torch.nn.functional.normalize(torch.from_numpy(reference.outputs(tower, base, prompts, device)).double(), dim=1)
+    means = [part.mean(0) for part in torch.split(embedded, [len(prompts) for prompts in task.prompts])]
+    weight = torch.nn.functional.normalize(torch.stack(means), dim=1).float()
+    return Head(weight) if family.logit_scale is None else Head(weight, scale=float(base.load(family.logit_scale).float().exp()))
+
+
+def _linear(task: Task) -> Head:
+    assert task.head is not None
+    file = SafetensorsFile(task.head)
+    weight, found = file.load("weight").float(), len(task.labels)
+    bias = file.load("bias").float() if "bias" in file.names() else torch.zeros(len(weight))
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != found:
+        shapes = f"weight {list(weight.shape)} and bias {list(bias.shape)}"
+        raise InputError(f"{task.head}: found {shapes}, expected [{found}, width] and [{found}] for the {found} classes of task {task.name}")
+    return Head(weight, bias)
