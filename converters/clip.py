@@ -5,7 +5,7 @@ Canonical names are those of transformers' CLIPModel. Experts are often stored a
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -193,6 +193,8 @@ class _Tower:
     directory: Path
     text: CLIPTextConfig
     vision: CLIPVisionConfig
+    unit: bool = field(default=False, kw_only=True)
+    """Whether outputs are made of length 1, as a joint model's are."""
 
     @property
     def runtimes(self) -> Mapping[str, str]:
@@ -226,7 +228,8 @@ class _Tower:
         return {}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        return hidden[:, 0]
+        features = hidden[:, 0]
+        return nn.functional.normalize(features, dim=-1) if self.unit else features
 
 
 @dataclass(frozen=True)
