@@ -344,13 +344,9 @@ class Clip(_Tower):
             "text_embeds": texts,
             "image_embeds": images,
         }
-        joint = OnnxSpec(
-            lambda source: Joint(self.blocks, self.text_tower.blocks, source),
-            example,
-            {**text.inputs, "pixel_values": images},
-            outputs,
-            [self, self.text_tower],
-        )
+        inputs = {**text.inputs, "pixel_values": images}
+        towers = [replace(self, unit=True), replace(self.text_tower, unit=True)]
+        joint = OnnxSpec(lambda source: Joint(self.blocks, self.text_tower.blocks, source), example, inputs, outputs, towers)
         return {"vision_model": vision, "text_model": text, "model": joint}
 
     def approximate(self) -> "Clip":
