@@ -30,12 +30,12 @@ def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], dev
     with Activations(HELD) as kept:
         module = load_block(first, source, device)
         for b, batch in enumerate(family.batches([samples[i] for i in order], BATCH)):
-            kept.put(("hidden", b), run_block(first, module, None, batch, device))
+            kept.put(("hidden", b), run_block(first, module, None, batch, device).cpu())
             later.append(family.later(batch))
         for block in others:
             module = load_block(block, source, device)
             for b, batch in enumerate(later):
-                kept.put(("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device))
+                kept.put(("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device).cpu())
         for b, batch in enumerate(later):
             hidden = kept.get(("hidden", b)).to(device)
             results.append(family.output(hidden, {key: value.to(device) for key, value in batch.items()}).cpu())
