@@ -31,14 +31,14 @@ import counts
 import torch
 from laboratory import CPU, EIGHT, MERGES, METHODS, TASKS, Experiment, Laboratory
 from peers import Merge, Peer, known
-from rows import GRID, PEERS, Results
+from rows import GRID, PEERS, RUNTIMES, Results
 from train_experts import packaged_base
 
-from cli import known_formats
+from cli import chain
 from converters import open_family
 from epmq_export import packed as packed_checkpoint
-from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.data.sample import Sample, text_of
 from epmq_export.errors import EpmqError
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
@@ -47,6 +47,8 @@ from epmq_export.verification.scores import Bench, Outputs
 
 # What is more than one solve: a search, or training.
 LONG = tuple(name for name, calibration in METHODS.items() if {"tune", "refine"} & calibration.keys())
+# Packages that decide pictures alone: rows of texts outlive them.
+NOT_OF_TEXTS = ("pillow",)
 CHOSEN = ("gptq", "epmq", DEFAULT_METHOD, *LONG)
 
 
@@ -60,11 +62,12 @@ class Judge:
     def open(cls, laboratory: Laboratory, out: Path, restart: bool) -> "Judge":
         """With the rows that every other row is held against."""
         first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
-        origin = sources.provenance(first.recipe, first.checkpoints)
+        origin, family = first.origin, first.sources.family
+        readers = [chain().reader(family, format) for format in family.runtimes]
         about = {
             "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples},
             "inputs": origin["inputs"],
-            "versions": origin["versions"] | {runtime.name: runtime.version() for _, runtime in known_formats().values()},
+            "versions": {name: found for name, found in origin["versions"].items() if name not in NOT_OF_TEXTS} | {each.name: each.version() for each in readers},
             "machine": machine(),
         }
         judge = cls(laboratory, Results(out, about, restart), Bench.build(first.sources, first.tasks, CPU))
@@ -74,7 +77,7 @@ class Judge:
             judge.score("", "", "base", partial(first.outputs, first.sources.base), {})
         return judge
 
-    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[str]], Outputs], facts: dict[str, Any]) -> None:
+    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[Sample]], Outputs], facts: dict[str, Any]) -> None:
         self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), facts)
 
     def merged(self, merge: str) -> None:
@@ -91,7 +94,7 @@ class Judge:
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
         """On the grid, and, to `reload`, from the real files of every format that can hold it."""
-        formats = [format for format in known_formats() if reload and (format != "onnx" or grid in ONNX_GRIDS)]
+        formats = [format for format in RUNTIMES if reload and format != "packed" and (format != "onnx" or grid in ONNX_GRIDS)]
         missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None]
         if not missing:
             return
@@ -101,10 +104,10 @@ class Judge:
                 if stage == "packed":
                     self.score(merge, method, stage, partial(experiment.outputs, packed), facts | seconds)
                 else:
-                    format, runtime = known_formats()[stage]
-                    folder = packed.directory.with_name(stage)
+                    family, folder = open_family(packed.directory), packed.directory.with_name(stage)
                     folder.mkdir()
-                    self.score(merge, method, stage, partial(runtime.outputs, format.write(packed, open_family(packed.directory), folder)), facts)
+                    path = chain().formats[stage].write(packed, family, folder)
+                    self.score(merge, method, stage, partial(chain().reader(family, stage).outputs, path), facts)
 
     def peer(self, merge: str, peer: Peer) -> None:
         """A peer's weights or file, in the runtimes that read it."""
@@ -151,7 +154,7 @@ def full_precision(experiment: Experiment, directory: Path) -> Merge:
     family, merged = experiment.sources.family, experiment.sources.merged
     tensors = {name: merged.load(name).half() if name in family.embeddings else merged.load(name).float() for name in merged.names()}
     packed_checkpoint.write(directory, tensors, {"family": family.name}, family.directory)
-    return Merge(Packed(directory), family, [family.truncate(text) for task in experiment.tasks for text in task.calibration])
+    return Merge(Packed(directory), family, [text_of(family.truncate(text)) for task in experiment.tasks for text in task.calibration])
 
 
 def machine() -> str:

@@ -15,6 +15,7 @@ from converters import open_family
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
+from epmq_export.data.sample import Sample
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.family import TensorSource
 from epmq_export.merging.kept import Kept
@@ -56,17 +57,21 @@ class Experiment:
     def open(cls, path: Path) -> "Experiment":
         recipe = load_recipe(path)
         checkpoints = sources.open_checkpoints(recipe)
-        return cls(recipe, load_tasks(recipe), checkpoints, sources.open_sources(recipe, checkpoints, open_family))
+        opened = sources.open_sources(recipe, checkpoints, open_family)
+        return cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened)
 
-    def outputs(self, source: TensorSource, texts: Sequence[str]) -> Outputs:
-        return reference.outputs(self.sources.family, source, texts, CPU)
+    @property
+    def origin(self) -> dict[str, Any]:
+        return sources.provenance(self.recipe, self.checkpoints, {place: each for task in self.tasks for place, each in task.data.items()})
+
+    def outputs(self, source: TensorSource, samples: Sequence[Sample]) -> Outputs:
+        return reference.outputs(self.sources.family, source, samples, CPU)
 
     def calibrate(self, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
         """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of the processor's."""
-        origin = sources.provenance(self.recipe, self.checkpoints)
         recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
         wall, busy = time.monotonic(), time.process_time()
-        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, "gguf" if grid else "safetensors")
+        packed = calibrate(recipe, self.sources, self.tasks, self.origin, directory, CPU, False, lambda text, done, total: None, "gguf" if grid else "safetensors")
         return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
 
 

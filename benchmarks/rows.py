@@ -10,7 +10,6 @@ from typing import Any
 from laboratory import MERGES, METHODS
 from peers import known
 
-from cli import known_formats
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.grids import GRIDS
@@ -19,7 +18,8 @@ from epmq_export.verification.scores import Scores
 Row = dict[str, Any]
 GRID = "Q4_0"  # of every row of ours that names no other
 PEERS = known()
-RUNTIMES = {"packed": "PyTorch"} | {name: runtime.name for name, (_, runtime) in known_formats().items()}
+# By stage; those of text encoders.
+RUNTIMES = {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"}
 STAGES = ("full", *RUNTIMES)
 BITS = "Bits a weight: of the linears in GGUF, scales included."
 RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration (without the merge) or of the peer, by the clock."

@@ -30,10 +30,12 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.source import Values
 from epmq_export.checkpoint import open_checkpoint, renamed
-from epmq_export.data.scores import accuracy, agreement
+from epmq_export.data.sample import Sample, choose
+from epmq_export.data.scores import Head, accuracy, agreement
 from epmq_export.family import Family, TensorSource
 from epmq_export.merging import merge_settings, merged
 from epmq_export.merging.kept import Kept
+from epmq_export.recipe_values import worded
 from epmq_export.runtimes import torch as reference
 from epmq_export.tensors import TypedSource
 
@@ -63,9 +65,9 @@ class Bench:
     texts: Mapping[str, list[str]]
     """To calibrate on, as many as there are."""
 
-    held: Mapping[str, list[str]]
+    held: Mapping[str, list[Sample]]
     truth: Mapping[str, Tensor]
-    heads: Mapping[str, Tensor]
+    heads: Mapping[str, Head]
     wanted: Mapping[str, Tensor]
     """The experts' outputs on the held-out lines."""
 
@@ -91,7 +93,7 @@ class Bench:
             {task: [text.strip() for _, text in rows[task][:-HELD_OUT]] for task in sources},
             held,
             truth,
-            {task: _outputs(family, base, [name.replace("_", " ") for name in names[task]]) for task in sources},
+            {task: Head(_outputs(family, base, [worded(name) for name in names[task]])) for task in sources},
             {task: _outputs(family, source, held[task]) for task, source in sources.items()},
             {task: _outputs(family, base, held[task]) for task in sources},
         )
@@ -107,7 +109,7 @@ class Bench:
         assert method.rho != "auto"
         method = replace(method, rho=method.rho * what["length"])
         data = [
-            TaskData(task, self.experts[task], [self.family.truncate(text) for text in sample(self.texts[task], what["samples"], 0)], self.heads[task])
+            TaskData(task, self.experts[task], [self.family.truncate(text) for text in choose(self.texts[task], what["samples"], 0)], self.heads[task])
             for task in tasks
         ]
         calibrator = Calibrator(self.family, self.base, merge, data, method, Layout("F32", "F32"), CPU)
@@ -138,8 +140,8 @@ def _method(what: Mapping[str, Any]) -> Method:
     return PRESETS["anchored"].override(alpha=what["alpha"], rho="auto", damping=what["lambda"])
 
 
-def _outputs(family: Family, source: TensorSource, texts: Sequence[str]) -> Tensor:
-    return torch.from_numpy(reference.outputs(family, source, texts, CPU))
+def _outputs(family: Family, source: TensorSource, samples: Sequence[Sample]) -> Tensor:
+    return torch.from_numpy(reference.outputs(family, source, samples, CPU))
 
 
 def _mean(values: Any) -> float:  # noqa: ANN401

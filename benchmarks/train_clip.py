@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def tokenizer_of(prompts: Sequence[str], out: Path) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(SPECIAL), initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(prompts, trainer)
     learnt = json.loads(learner.to_str())["model"]
-    merges = [tuple(pair) for pair in learnt["merges"]]
+    merges: Any = [tuple(pair) for pair in learnt["merges"]]
     # The order of OpenAI's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
     order = [*alphabet, *(byte + "</w>" for byte in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
     tokens = {token: index for index, token in enumerate([*dict.fromkeys(order), *SPECIAL])}
@@ -111,8 +112,8 @@ def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, prompts: list[list[str
 
 @torch.no_grad()
 def accuracy(model: CLIPModel, head: Tensor, pixels: Tensor, labels: Tensor) -> float:
-    model.eval()
-    found = [(image_features(model, scaled(part)) @ head.T).argmax(1) for part in pixels.split(100)]
+    model.eval()  # type: ignore[no-untyped-call]
+    found = [(image_features(model, scaled(part)) @ head.T).argmax(1) for part in torch.split(pixels, 100)]
     return float((torch.cat(found) == labels).float().mean())
 
 
@@ -152,8 +153,8 @@ def start_from_dinov2(model: CLIPModel) -> None:
 
     Only CLIP's norm before the first block is new: it starts as no more than what keeps the lengths of the embeddings.
     """
-    source = model_of(packaged())
-    tower = model.vision_model
+    source: Any = model_of(packaged())  # its parts are without types
+    tower: Any = model.vision_model
     made = source.embeddings
     side = SIZE // PATCH
     table = made.position_embeddings
@@ -192,8 +193,8 @@ def train_base(data: Path, out: Path, epochs: int, batch_size: int, rate: float,
     pixels, labels, mirrored = (torch.cat(part) for part in zip(*parts, strict=True))
     steps = epochs * (len(pixels) // batch_size)
     print(f"{len(pixels)} images, {len(flat)} classes, {steps} steps, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters", flush=True)
-    images = set(model.vision_model.parameters())
-    optimiser, schedule = optimiser_of({p: rate / 10 if p in images else rate for p in model.parameters()}, steps)
+    of_images = set(model.vision_model.parameters())
+    optimiser, schedule = optimiser_of({p: rate / 10 if p in of_images else rate for p in model.parameters()}, steps)
     generator, draw = torch.Generator().manual_seed(seed), random.Random(seed)
     started, order = time.monotonic(), torch.empty(0, dtype=torch.long)
     for step in range(steps):
@@ -223,7 +224,7 @@ def train_base(data: Path, out: Path, epochs: int, batch_size: int, rate: float,
 
 
 def report(model: CLIPModel, tokenizer: CLIPTokenizer, data: Path, prompts: dict[str, list[list[str]]]) -> None:
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     for task in TASKS:
         pixels, labels = pixels_of(data, task, "held_out")
         print(f"base on {task}: accuracy {accuracy(model, zero_shot(model, tokenizer, prompts[task]), pixels, labels):.3f} on held-out images", flush=True)
@@ -233,7 +234,7 @@ def train_expert(data: Path, base: Path, task: str, out: Path, steps: int, batch
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(base)
     model: CLIPModel = CLIPModel.from_pretrained(base)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     head = zero_shot(model, tokenizer, prompts_of(data)[task])
     scale = float(model.logit_scale.exp().detach())
     model.requires_grad_(False)

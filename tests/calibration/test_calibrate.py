@@ -129,7 +129,7 @@ def test_a_step_sees_what_the_steps_before_it_ship(model: Tiny, results: dict[st
     hessian = method.damping * torch.eye(width, dtype=torch.float64)
     for task in model.tasks():
         sums = TaskMoments.zeros(width, CPU)
-        for batch in model.family.batches(sorted(task.texts, key=len), 7):  # batches of another size: the sums are the same
+        for batch in model.family.batches(sorted(task.samples, key=len), 7):  # batches of another size: the sums are the same
             rows = batch["attention_mask"].bool()
             x_s, x_e = (seen_by(model, source, batch, 2, path)[rows] for source in (student, task.expert))  # type: ignore[arg-type]
             sums.add(x_s, method.alpha * x_e + (1 - method.alpha) * x_s, torch.ones(len(x_s)))
@@ -192,7 +192,7 @@ def test_the_same_again_is_bit_identical_and_so_is_spilling(model: Tiny, results
 def test_the_order_of_texts_does_not_matter(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
     """They are sorted by length, and those of one length are in the given order: only distinct lengths can be shuffled."""
     tasks = [TaskData(task.name, task.expert, [text * (i + 1) for i, text in enumerate(("good ", "is ", "a b "))]) for task in model.tasks()]
-    turned = [TaskData(task.name, task.expert, task.texts[::-1]) for task in tasks]
+    turned = [TaskData(task.name, task.expert, task.samples[::-1]) for task in tasks]
     assert same_bits(calibrated(model.calibrator("epmq", tasks)), calibrated(model.calibrator("epmq", turned)))
 
 
