@@ -58,5 +58,5 @@ def test_a_number_that_is_0_stays(model: Tiny) -> None:
 
 def test_too_few_texts_to_hold_any_out_is_an_error(model: Tiny) -> None:
     few = [TaskData(task.name, task.expert, task.samples[:3]) for task in model.tasks()]
-    with pytest.raises(CalibrationError, match=r"task task0: tune holds out one text in 4 and found 3; raise calibration\.samples"):
+    with pytest.raises(CalibrationError, match=r"task task0: tune holds out one sample in 4 and found 3; raise calibration\.samples"):
         tune(model.calibrator("anchored", few))
