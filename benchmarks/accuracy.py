@@ -67,7 +67,8 @@ class Judge:
         about = {
             "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples},
             "inputs": origin["inputs"],
-            "versions": {name: found for name, found in origin["versions"].items() if name not in NOT_OF_TEXTS} | {each.name: each.version() for each in readers},
+            "versions": {name: found for name, found in origin["versions"].items() if name not in NOT_OF_TEXTS}
+            | {each.name: each.version() for each in readers},
             "machine": machine(),
         }
         judge = cls(laboratory, Results(out, about, restart), Bench.build(first.sources, first.tasks, CPU))

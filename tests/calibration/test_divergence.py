@@ -3,6 +3,7 @@ import torch
 
 from epmq_export.calibration.divergence import divergence
 from epmq_export.data.scores import Head
+from epmq_export.errors import InputError
 
 
 def test_without_a_head_it_is_one_minus_the_cosine() -> None:
@@ -30,6 +31,13 @@ def test_a_head_of_cosines_is_read_at_its_own_scale() -> None:
     weight, outputs, expert = torch.eye(2), torch.tensor([[1.0, 1.0]]), torch.tensor([[3.0, 4.0]])
     p = torch.softmax(5 * torch.tensor([0.6, 0.8]), 0)
     torch.testing.assert_close(divergence(outputs, expert, Head(weight, scale=5.0)), (p * (p / 0.5).log()).sum()[None])
+
+
+def test_a_head_of_another_width_is_refused() -> None:
+    outputs = torch.ones(2, 3)
+    for head in (Head(torch.ones(2, 4)), Head(torch.ones(2, 4), torch.zeros(2))):
+        with pytest.raises(InputError, match=r"^outputs are 3 wide and the head 4, expected one width$"):
+            divergence(outputs, outputs, head)
 
 
 def test_what_a_head_does_not_read_is_free() -> None:

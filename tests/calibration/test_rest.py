@@ -70,7 +70,7 @@ def test_a_pattern_puts_one_of_them_on_a_grid_and_tells_it(model: TinyClip) -> N
     assert found.notes == [
         "text_model.encoder.layers.0.self_attn.q_proj.weight is stored on Q8_0, as 'text_model.*.0.self_attn.q_proj.weight' asks",
         "text_model.encoder.layers.1.mlp.fc1.weight stays F32, as '*.1.mlp.fc1.weight' asks",
-    ] or sorted(found.notes) == found.notes
+    ]
 
 
 def test_where_nothing_is_rounded_the_rest_is_not_either(model: TinyClip) -> None:
