@@ -64,11 +64,11 @@ class Judge:
         first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
         origin, family = first.origin, first.sources.family
         readers = [chain().reader(family, format) for format in family.runtimes]
+        versions = {name: found for name, found in origin["versions"].items() if name not in NOT_OF_TEXTS}
         about = {
             "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples},
             "inputs": origin["inputs"],
-            "versions": {name: found for name, found in origin["versions"].items() if name not in NOT_OF_TEXTS}
-            | {each.name: each.version() for each in readers},
+            "versions": versions | {each.name: each.version() for each in readers},
             "machine": machine(),
         }
         judge = cls(laboratory, Results(out, about, restart), Bench.build(first.sources, first.tasks, CPU))

