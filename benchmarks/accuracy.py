@@ -1,9 +1,10 @@
-"""The judge: how much of eight experts' accuracy each method keeps, in full precision, packed, and reloaded from GGUF and ONNX; and each peer.
+"""The judge: how much of several experts' accuracy each method keeps, in full precision, packed, and reloaded from GGUF and ONNX; and each peer.
 
     python benchmarks/accuracy.py --data DATA/text                         (the whole table: hours on two cores)
     python benchmarks/accuracy.py --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq epmq --out /tmp/quick
     python benchmarks/accuracy.py --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K    (the default method on other grids)
     python benchmarks/accuracy.py --data DATA/text --counts 2 4 8 11       (how the gap grows with the number of tasks)
+    python benchmarks/accuracy.py --suite image --data DATA/image --peers  (the same of image tasks, into results/image)
 
 DATA/text holds a folder a task, as benchmarks/train_experts.py reads it; that script trains the experts. Calibration takes sentences
 from `train.tsv.gz`, without labels; scores are on the first lines of `test.tsv.gz`, against frozen heads of label embeddings. Peers
@@ -29,16 +30,16 @@ from typing import Any
 
 import counts
 import torch
-from laboratory import CPU, EIGHT, MERGES, METHODS, TASKS, Experiment, Laboratory
+from laboratory import CPU, MERGES, METHODS, Experiment, Laboratory
 from peers import Merge, Peer, known
-from rows import GRID, PEERS, Results
-from train_experts import packaged_base
+from rows import GRID, PEERS, RUNTIMES, Results
+from suites import SUITES, TEXT, Suite
 
-from cli import known_formats
+from cli import chain
 from converters import open_family
 from epmq_export import packed as packed_checkpoint
-from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.data.sample import Sample, text_of
 from epmq_export.errors import EpmqError
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
@@ -47,6 +48,8 @@ from epmq_export.verification.scores import Bench, Outputs
 
 # What is more than one solve: a search, or training.
 LONG = tuple(name for name, calibration in METHODS.items() if {"tune", "refine"} & calibration.keys())
+# Packages that decide pictures alone: rows of texts outlive them.
+NOT_OF_TEXTS = ("pillow",)
 CHOSEN = ("gptq", "epmq", DEFAULT_METHOD, *LONG)
 
 
@@ -60,11 +63,14 @@ class Judge:
     def open(cls, laboratory: Laboratory, out: Path, restart: bool) -> "Judge":
         """With the rows that every other row is held against."""
         first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
-        origin = sources.provenance(first.recipe, first.checkpoints)
+        origin, family = first.origin, first.sources.family
+        readers = [chain().reader(family, format) for format in family.runtimes]
+        unused = NOT_OF_TEXTS if laboratory.suite is TEXT else ()
+        versions = {name: found for name, found in origin["versions"].items() if name not in unused}
         about = {
-            "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples},
+            "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples, "suite": laboratory.suite.name},
             "inputs": origin["inputs"],
-            "versions": origin["versions"] | {runtime.name: runtime.version() for _, runtime in known_formats().values()},
+            "versions": versions | {each.name: each.version() for each in readers},
             "machine": machine(),
         }
         judge = cls(laboratory, Results(out, about, restart), Bench.build(first.sources, first.tasks, CPU))
@@ -74,7 +80,7 @@ class Judge:
             judge.score("", "", "base", partial(first.outputs, first.sources.base), {})
         return judge
 
-    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[str]], Outputs], facts: dict[str, Any]) -> None:
+    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[Sample]], Outputs], facts: dict[str, Any]) -> None:
         self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), facts)
 
     def merged(self, merge: str) -> None:
@@ -91,7 +97,7 @@ class Judge:
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
         """On the grid, and, to `reload`, from the real files of every format that can hold it."""
-        formats = [format for format in known_formats() if reload and (format != "onnx" or grid in ONNX_GRIDS)]
+        formats = [format for format in RUNTIMES if reload and format != "packed" and (format != "onnx" or grid in ONNX_GRIDS)]
         missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None]
         if not missing:
             return
@@ -101,10 +107,10 @@ class Judge:
                 if stage == "packed":
                     self.score(merge, method, stage, partial(experiment.outputs, packed), facts | seconds)
                 else:
-                    format, runtime = known_formats()[stage]
-                    folder = packed.directory.with_name(stage)
+                    family, folder = open_family(packed.directory), packed.directory.with_name(stage)
                     folder.mkdir()
-                    self.score(merge, method, stage, partial(runtime.outputs, format.write(packed, open_family(packed.directory), folder)), facts)
+                    path = chain().formats[stage].write(packed, family, folder)
+                    self.score(merge, method, stage, partial(chain().reader(family, stage).outputs, path), facts)
 
     def peer(self, merge: str, peer: Peer) -> None:
         """A peer's weights or file, in the runtimes that read it."""
@@ -151,7 +157,7 @@ def full_precision(experiment: Experiment, directory: Path) -> Merge:
     family, merged = experiment.sources.family, experiment.sources.merged
     tensors = {name: merged.load(name).half() if name in family.embeddings else merged.load(name).float() for name in merged.names()}
     packed_checkpoint.write(directory, tensors, {"family": family.name}, family.directory)
-    return Merge(Packed(directory), family, [family.truncate(text) for task in experiment.tasks for text in task.calibration])
+    return Merge(Packed(directory), family, [text_of(family.truncate(text)) for task in experiment.tasks for text in task.calibration])
 
 
 def machine() -> str:
@@ -166,15 +172,16 @@ def machine() -> str:
 
 def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folder: Path) -> Judge:
     """SystemExit where data or experts of a task are missing."""
+    suite: Suite = given.suite
     for task in tasks:
-        if not (given.data / task / "test.tsv.gz").is_file():
-            raise SystemExit(f"{given.data / task}: no test.tsv.gz; give --data, a folder with a folder for each task")
+        if not suite.file(given.data, task).is_file():
+            raise SystemExit(f"{suite.file(given.data, task)}: no such file; give --data, the folder of the {suite.name} tasks")
     if missing := [task for task in tasks if not (given.experts / task).is_dir()]:
         raise SystemExit(
             f"{given.experts}: no experts for {', '.join(missing)}; train them (some minutes each) with\n"
-            f"    python benchmarks/train_experts.py --data {given.data} --out {given.experts} {' '.join(missing)}"
+            f"    python benchmarks/{suite.train} --data {given.data} --out {given.experts} {' '.join(missing)}"
         )
-    return Judge.open(Laboratory(folder, packaged_base(), given.experts, given.data, tasks, given.lines, given.samples), out, given.restart)
+    return Judge.open(Laboratory(folder, suite.base(given.experts), given.experts, given.data, tasks, given.lines, given.samples, suite), out, given.restart)
 
 
 def whole_table(judge: Judge, given: argparse.Namespace) -> None:
@@ -201,7 +208,7 @@ def by_counts(given: argparse.Namespace) -> None:
     """A table for each number of tasks, and one over them."""
     lines = []
     for count in given.counts:
-        tasks = TASKS[:count]
+        tasks = given.suite.tasks[:count]
         # The count of the main table takes its rows from there, and adds to them.
         out = given.out if list(tasks) == list(given.tasks) else given.out / f"tasks-{count}"
         with TemporaryDirectory(prefix="epmq-accuracy-") as folder:
@@ -217,17 +224,18 @@ def by_counts(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/text"))
-    parser.add_argument("--experts", type=Path, default=Path.home() / ".cache/epmq/experts/minilm-full")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=EIGHT, metavar="TASK", help=f"of {', '.join(TASKS)}; the first eight by default")
+    parser.add_argument("--suite", choices=SUITES, default=TEXT.name)
+    parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--experts", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--tasks", nargs="+", default=None, metavar="TASK", help="of the suite's; those of its table by default")
     parser.add_argument("--merges", nargs="+", choices=MERGES, default=tuple(MERGES), metavar="MERGE", help=f"of {', '.join(MERGES)}")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=tuple(METHODS), metavar="METHOD", help=f"of {'; '.join(METHODS)}")
     parser.add_argument("--grids", nargs="*", choices=GRIDS, default=(), metavar="GRID", help=f"besides, the default method on these, of {', '.join(GRIDS)}")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=tuple(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--peer-python", type=Path, default=None, help="an interpreter with llmcompressor; without it that peer's rows are left out")
-    parser.add_argument("--lines", type=int, default=1000, help="test sentences a task")
-    parser.add_argument("--samples", type=int, default=64, help="calibration sentences a task")
+    parser.add_argument("--lines", type=int, default=1000, help="test sentences or images a task")
+    parser.add_argument("--samples", type=int, default=64, help="calibration sentences or images a task")
     parser.add_argument(
         "--reload",
         choices=("all", "chosen", "best", "none"),
@@ -238,7 +246,7 @@ def main() -> None:
         "--counts",
         nargs="+",
         type=int,
-        choices=range(2, len(TASKS) + 1),
+        choices=range(2, max(len(suite.tasks) for suite in SUITES.values()) + 1),
         metavar="N",
         help="instead of the whole table: the first N tasks for each N, best full-precision merge, gptq, epmq and the default; written as counts.md",
     )
@@ -246,7 +254,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--restart", action="store_true", help="measure every row again; without it, finished rows are kept")
     given = parser.parse_args()
-    given.data, given.experts = given.data.resolve(), given.experts.resolve()  # recipes lie elsewhere
+    suite = given.suite = SUITES[given.suite]
+    given.data, given.experts = (given.data or suite.data).resolve(), (given.experts or suite.experts).resolve()  # recipes lie elsewhere
+    given.out = given.out or Path(__file__).parent / "results" / suite.results
+    given.tasks = given.tasks or suite.tasks[: suite.shown]
+    if unknown := [task for task in given.tasks if task not in suite.tasks]:
+        raise SystemExit(f"--tasks: found {unknown[0]}, expected some of {', '.join(suite.tasks)}")
     if given.threads:
         torch.set_num_threads(given.threads)
     try:

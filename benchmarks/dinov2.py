@@ -62,9 +62,10 @@ def model_of(path: Path) -> Dinov2Model:
     config = Dinov2Config(
         hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, mlp_ratio=4, image_size=SIDE, patch_size=PATCH, hidden_act="gelu"
     )
-    model = Dinov2Model(config)
+    model: Dinov2Model = Dinov2Model(config)
     model.load_state_dict(weights(path))
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def main() -> None:

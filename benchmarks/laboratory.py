@@ -1,20 +1,20 @@
-"""Recipes of merges and methods over the text tasks, opened and run."""
+"""Recipes of merges and methods over tasks, opened and run."""
 
-import gzip
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from suites import TEXT, Suite
 
 from converters import open_family
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
+from epmq_export.data.sample import Sample
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.family import TensorSource
 from epmq_export.merging.kept import Kept
@@ -24,9 +24,6 @@ from epmq_export.runtimes import torch as reference
 from epmq_export.tensors import TypedSource
 from epmq_export.verification.scores import Outputs
 
-# The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
-TASKS = ("sst2", "subj", "trec", "ag_news", "tweet_emotion", "banking77", "clinc150", "sms_spam", "cola", "mrpc", "rte")
-EIGHT = TASKS[:8]
 MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TA 0.3": ("task_arithmetic", {"lambda": 0.3}),
     "TA 1.0": ("task_arithmetic", {"lambda": 1.0}),
@@ -56,17 +53,23 @@ class Experiment:
     def open(cls, path: Path) -> "Experiment":
         recipe = load_recipe(path)
         checkpoints = sources.open_checkpoints(recipe)
-        return cls(recipe, load_tasks(recipe), checkpoints, sources.open_sources(recipe, checkpoints, open_family))
+        opened = sources.open_sources(recipe, checkpoints, open_family)
+        return cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened)
 
-    def outputs(self, source: TensorSource, texts: Sequence[str]) -> Outputs:
-        return reference.outputs(self.sources.family, source, texts, CPU)
+    @property
+    def origin(self) -> dict[str, Any]:
+        return sources.provenance(self.recipe, self.checkpoints, {place: each for task in self.tasks for place, each in task.data.items()})
+
+    def outputs(self, source: TensorSource, samples: Sequence[Sample]) -> Outputs:
+        return reference.outputs(self.sources.family, source, samples, CPU)
 
     def calibrate(self, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
         """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of the processor's."""
-        origin = sources.provenance(self.recipe, self.checkpoints)
+        origin = self.origin  # hashed before the clock starts
         recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
         wall, busy = time.monotonic(), time.process_time()
-        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, "gguf" if grid else "safetensors")
+        format = "gguf" if grid else "safetensors"
+        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, format)
         return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
 
 
@@ -81,6 +84,7 @@ class Laboratory:
     tasks: Sequence[str]
     lines: int
     samples: int
+    suite: Suite = TEXT
     merges: dict[str, TypedSource] = field(default_factory=dict)
     """Each is computed once, whatever is measured after it: no row's seconds count it."""
 
@@ -99,14 +103,5 @@ class Laboratory:
         merged = self.merges.setdefault(merge, Kept(opened.sources.merged))
         return replace(opened, sources=replace(opened.sources, merged=merged))
 
-    def _task(self, name: str) -> dict[str, str]:
-        evaluation = self.folder / f"{name}.tsv"
-        if not evaluation.exists():
-            with gzip.open(self.data / name / "test.tsv.gz", "rt", encoding="utf-8") as test:
-                evaluation.write_text("".join(islice(test, self.lines)), encoding="utf-8")
-        return {
-            "expert": str(self.experts / name),
-            "calibration": str(self.data / name / "train.tsv.gz"),
-            "evaluation": str(evaluation),
-            "labels": str(self.data / name / "labels.json"),
-        }
+    def _task(self, name: str) -> dict[str, Any]:
+        return {"expert": str(self.experts / name), **self.suite.entry(self.data, self.folder, name, self.lines)}

@@ -1,4 +1,4 @@
-"""Put the averages of benchmarks/results/accuracy.json into README.md, between two comment markers.
+"""Put the averages of each suite's accuracy.json (benchmarks/results) into README.md, between two comment markers.
 
 python benchmarks/readme.py
 """
@@ -9,12 +9,17 @@ from typing import Any
 
 from laboratory import MERGES, METHODS
 from rows import GRID, PEERS, RUNTIMES, Results, added, bits, notes, percent, table
+from suites import SUITES
 
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- accuracy: written by benchmarks/readme.py -->", "<!-- accuracy ends -->"
+# By suite.
+MARKERS = {
+    "text": ("<!-- accuracy: written by benchmarks/readme.py -->", "<!-- accuracy ends -->"),
+    "image": ("<!-- accuracy on images: written by benchmarks/readme.py -->", "<!-- accuracy on images ends -->"),
+}
 
 
 def read(folder: Path) -> Results:
@@ -26,7 +31,7 @@ def block(results: Results) -> str:
     """What stands between the markers: what was measured, and averages over tasks after the merge that the table has most rows of."""
     merge = chosen(results)
     settings, about = results.about["settings"], results.about
-    lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in RUNTIMES.values()), "recovered"]]
+    lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in results.suite.runtimes.values()), "recovered"]]
     lines += [_line(results, "base", ("", "", "base")), _line(results, "merged, no calibration", (merge, "", "merged"))]
     measured = [method for method in (*METHODS, *PEERS) if any(results.score(merge, method, stage) is not None for stage in RUNTIMES)]
     for method in measured:
@@ -36,13 +41,15 @@ def block(results: Results) -> str:
         lines.append(_line(results, name, (merge, "", "merged") if same else (merge, method, "full"), (merge, method)))
     lines.append(_line(results, "experts, each on its own task", ("", "", "experts")))
     head = (
-        f"{len(settings['tasks'])} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, merged by {merge} (task arithmetic: TA), calibrated with "
-        f"{settings['samples']} unlabelled sentences a task, the first {settings['lines']} test sentences of each (all where it has fewer); "
+        f"{len(settings['tasks'])} {results.suite.subject}, merged by {merge} (task arithmetic: TA), calibrated with "
+        f"{settings['samples']} unlabelled {results.suite.unit} a task, the first {settings['lines']} test "
+        f"{results.suite.unit} of each (all where it has fewer); "
         f"percent, averaged over tasks. {''.join(map(added, measured))}"
         f"`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has any ({about['machine']}, {about['date']})."
     )
     shown = [row for row in results.rows if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID]
-    return "\n\n".join([f"{BEGIN}\n{head}", table(lines), *notes(shown), END])
+    begin, end = MARKERS[results.suite.name]
+    return "\n\n".join([f"{begin}\n{head}", table(lines), *notes(shown), end])
 
 
 def chosen(results: Results) -> str:
@@ -57,18 +64,21 @@ def _line(results: Results, name: str, full: tuple[str, str, str], ours: tuple[s
     return [name, bits(first) if ours else "32", *(percent(row["scores"]["average"]) if row else "" for row in rows), results.recovered(first)]
 
 
-def replaced(text: str, new: str) -> str:
+def replaced(text: str, new: str, suite: str = "text") -> str:
     """README's text with a new block; SystemExit where its markers are not there once each, in order."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise SystemExit(f"README.md: expected the markers {BEGIN} and {END} once each, in this order")
+    first, last = MARKERS[suite]
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not (begin and end) or first in rest or last in before + after:
+        raise SystemExit(f"README.md: expected the markers {first} and {last} once each, in this order")
     return before + new + after
 
 
 def main() -> None:
     readme = ROOT / "README.md"
-    text = replaced(readme.read_text(encoding="utf-8"), block(read(ROOT / "benchmarks" / "results")))
+    text = readme.read_text(encoding="utf-8")
+    for suite in SUITES.values():
+        text = replaced(text, block(read(ROOT / "benchmarks" / "results" / suite.results)), suite.name)
     with files.whole(readme) as built:
         built.write_text(text, encoding="utf-8")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 from accuracy import machine
-from laboratory import CPU, TASKS
+from laboratory import CPU
+from suites import TEXT
 from torch import Tensor
 from train_experts import HELD_OUT, lines, packaged_base
 
@@ -102,11 +103,11 @@ def ways(weight: Tensor, hessian: Tensor) -> dict[str, tuple[float, float]]:
 def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
     """lambda, and W* and H of each linear of LAYERS."""
     family = open_family(packaged_base())
-    base, *sources = (renamed(open_checkpoint(str(path)), family.canonical) for path in (packaged_base(), *(experts / task for task in TASKS[:4])))
-    merge = merged(base, sources, merge_settings("task_arithmetic", {"lambda": 1.0}, [(task, {}) for task in TASKS[:4]]))
+    base, *sources = (renamed(open_checkpoint(str(path)), family.canonical) for path in (packaged_base(), *(experts / task for task in TEXT.tasks[:4])))
+    merge = merged(base, sources, merge_settings("task_arithmetic", {"lambda": 1.0}, [(task, {}) for task in TEXT.tasks[:4]]))
     method = with_length(PRESETS["anchored"], family, base, sources, merge)
-    texts = ([family.truncate(text.strip()) for _, text in lines(data / task / "train.tsv.gz")[:-HELD_OUT]] for task in TASKS[:4])
-    tasks = [TaskData(task, source, choose([*each], 32, 0)) for task, source, each in zip(TASKS[:4], sources, texts, strict=True)]
+    texts = ([family.truncate(text.strip()) for _, text in lines(data / task / "train.tsv.gz")[:-HELD_OUT]] for task in TEXT.tasks[:4])
+    tasks = [TaskData(task, source, choose([*each], 32, 0)) for task, source, each in zip(TEXT.tasks[:4], sources, texts, strict=True)]
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str, best: Tensor, factor: Tensor | None, loss: Callable[[Tensor], float]) -> None:

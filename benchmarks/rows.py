@@ -9,8 +9,8 @@ from typing import Any
 
 from laboratory import MERGES, METHODS
 from peers import known
+from suites import SUITES, Suite
 
-from cli import known_formats
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.grids import GRIDS
@@ -19,7 +19,7 @@ from epmq_export.verification.scores import Scores
 Row = dict[str, Any]
 GRID = "Q4_0"  # of every row of ours that names no other
 PEERS = known()
-RUNTIMES = {"packed": "PyTorch"} | {name: runtime.name for name, (_, runtime) in known_formats().items()}
+RUNTIMES = ("packed", "gguf", "onnx")
 STAGES = ("full", *RUNTIMES)
 BITS = "Bits a weight: of the linears in GGUF, scales included."
 RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration (without the merge) or of the peer, by the clock."
@@ -47,7 +47,7 @@ class Results:
         if self.json.exists() and not restart:
             found = json.loads(self.json.read_text(encoding="utf-8"))
             for key in ("settings", "inputs", "versions", "machine"):
-                if found["about"][key] != about[key]:
+                if {"suite": "text", **_plain(found["about"][key])} != {"suite": "text", **_plain(about[key])}:
                     raise SystemExit(f"{self.json}: its {key} are not those of this run: give another --out, or --restart to replace it")
             self.about = found["about"]
             self.rows = [row for row in found["rows"] if row["method"] in ("", *METHODS, *PEERS) and row["numbers"] == numbers(row["method"])]
@@ -77,12 +77,16 @@ class Results:
         told = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items() if value is not None)
         print(f"{merge:9}{method:30}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
 
+    @property
+    def suite(self) -> Suite:
+        return SUITES[self.about["settings"].get("suite", "text")]
+
     def head(self) -> str:
         """What was measured, on what, when."""
         about, settings = self.about, self.about["settings"]
         return (
-            f"{len(settings['tasks'])} text tasks, all-MiniLM-L6-v2, full fine-tuned experts, {settings['samples']} unlabelled calibration sentences a task, "
-            f"the first {settings['lines']} test sentences a task; percent. {about['date']}, {about['machine']}; "
+            f"{len(settings['tasks'])} {self.suite.subject}, {settings['samples']} unlabelled calibration {self.suite.unit} a task, "
+            f"the first {settings['lines']} test {self.suite.unit} a task; percent. {about['date']}, {about['machine']}; "
             f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}. Written by benchmarks/accuracy.py."
         )
 
@@ -96,11 +100,11 @@ class Results:
                 rows = [next(self.of(merge, method, stage), None) for merge in merges]
                 if any(rows):
                     cells = [percent(row["scores"]["average"]) if row else "" for row in rows]
-                    averages.append([method or "merged", precision(next(row for row in rows if row)), *cells])
+                    averages.append([method or "merged", self.precision(next(row for row in rows if row)), *cells])
         each = [["merge", "method", "precision", *tasks, "average", "recovered", "seconds"]]
         for row in self.rows:
             scores = [percent(row["scores"][task]) for task in (*tasks, "average")]
-            each.append([row["merge"], row["method"] or row["stage"], precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
+            each.append([row["merge"], row["method"] or row["stage"], self.precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
         variants = "".join(added(method) for method in METHODS if any(row["method"] == method for row in self.rows)).strip()
         parts = [
             "# Accuracy",
@@ -118,7 +122,7 @@ class Results:
 
     def grids(self, merges: Sequence[str]) -> list[str]:
         """The default method's averages by grid, after each of the merges that has more than the usual one; a cell a runtime that reads the grid."""
-        lines = [["merge", "grid", "bits a weight", *RUNTIMES.values()]]
+        lines = [["merge", "grid", "bits a weight", *self.suite.runtimes.values()]]
         for merge in merges:
             found = {grid: [next(self.of(merge, DEFAULT_METHOD, stage, grid), None) for stage in RUNTIMES] for grid in GRIDS}
             if any(row for grid, rows in found.items() for row in rows if grid != GRID):
@@ -127,12 +131,23 @@ class Results:
                         lines.append([merge, grid, bits(first), *(percent(row["scores"]["average"]) if row else "" for row in rows)])
         return ["## Grids", f"Averages of `{DEFAULT_METHOD}`. {BITS}", table(lines)] if len(lines) > 1 else []
 
+    def precision(self, row: Row) -> str:
+        """Ours by grid; a peer's row tells its bits a weight, scales included."""
+        if row["stage"] not in RUNTIMES:
+            return "full"
+        runtime = self.suite.runtimes[row["stage"]]
+        return f"{row['grid'] if 'grid' in row else f'{bits(row)} bits' if 'bits' in row else GRID}, {runtime}"
+
     def recovered(self, row: Row) -> str:
         """A row's share of the way from base to experts, in percent; empty where an end is missing."""
         base, experts = self.score("", "", "base"), self.score("", "", "experts")
         if base is None or experts is None or base == experts:
             return ""
         return percent((row["scores"]["average"] - base) / (experts - base))
+
+
+def _plain(about: object) -> dict[str, Any]:
+    return dict(about) if isinstance(about, dict) else {"": about}
 
 
 def _name(row: Row) -> tuple[str, str, str, str]:
@@ -148,13 +163,6 @@ def added(method: str) -> str:
 def notes(rows: Sequence[Row]) -> list[str]:
     """What was not done as asked, or must be known of a row; each sentence once."""
     return list(dict.fromkeys(f"{row['method']}: {row['note']}." for row in rows if row.get("note")))
-
-
-def precision(row: Row) -> str:
-    """Ours by grid; a peer's row tells its bits a weight, scales included."""
-    if row["stage"] not in RUNTIMES:
-        return "full"
-    return f"{row['grid'] if 'grid' in row else f'{bits(row)} bits' if 'bits' in row else GRID}, {RUNTIMES[row['stage']]}"
 
 
 def bits(row: Row) -> str:

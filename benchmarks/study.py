@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from accuracy import machine
-from laboratory import CPU, TASKS
+from laboratory import CPU
+from suites import TEXT
 from torch import Tensor
 from train_experts import HELD_OUT, lines, packaged_base
 
@@ -30,10 +31,12 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.source import Values
 from epmq_export.checkpoint import open_checkpoint, renamed
-from epmq_export.data.scores import accuracy, agreement
+from epmq_export.data.sample import Sample, choose
+from epmq_export.data.scores import Head, accuracy, agreement
 from epmq_export.family import Family, TensorSource
 from epmq_export.merging import merge_settings, merged
 from epmq_export.merging.kept import Kept
+from epmq_export.recipe_values import worded
 from epmq_export.runtimes import torch as reference
 from epmq_export.tensors import TypedSource
 
@@ -63,9 +66,9 @@ class Bench:
     texts: Mapping[str, list[str]]
     """To calibrate on, as many as there are."""
 
-    held: Mapping[str, list[str]]
+    held: Mapping[str, list[Sample]]
     truth: Mapping[str, Tensor]
-    heads: Mapping[str, Tensor]
+    heads: Mapping[str, Head]
     wanted: Mapping[str, Tensor]
     """The experts' outputs on the held-out lines."""
 
@@ -79,7 +82,7 @@ class Bench:
     def open(cls, data: Path, experts: Path, count: int) -> "Bench":
         family = open_family(packaged_base())
         base = renamed(open_checkpoint(str(packaged_base())), family.canonical)
-        sources = {task: renamed(open_checkpoint(str(experts / task)), family.canonical) for task in TASKS if (experts / task).is_dir()}
+        sources = {task: renamed(open_checkpoint(str(experts / task)), family.canonical) for task in TEXT.tasks if (experts / task).is_dir()}
         rows = {task: lines(data / task / "train.tsv.gz") for task in sources}
         held = {task: [family.truncate(text) for _, text in rows[task][-HELD_OUT:][:count]] for task in sources}
         truth = {task: torch.tensor([label for label, _ in rows[task][-HELD_OUT:][:count]]) for task in sources}
@@ -91,14 +94,14 @@ class Bench:
             {task: [text.strip() for _, text in rows[task][:-HELD_OUT]] for task in sources},
             held,
             truth,
-            {task: _outputs(family, base, [name.replace("_", " ") for name in names[task]]) for task in sources},
+            {task: Head(_outputs(family, base, [worded(name) for name in names[task]])) for task in sources},
             {task: _outputs(family, source, held[task]) for task, source in sources.items()},
             {task: _outputs(family, base, held[task]) for task in sources},
         )
 
     def row(self, what: Mapping[str, Any]) -> dict[str, Any]:
         """Calibrate as `what` says, and judge."""
-        tasks = [task for task in TASKS[: what["tasks"]] if task in self.experts]
+        tasks = [task for task in TEXT.tasks[: what["tasks"]] if task in self.experts]
         # More copies stand for experts of one task that were trained alike.
         experts = [self.experts[task] for task in tasks] * what["copies"]
         settings = merge_settings(what["rule"], {"lambda": 1.0}, [(f"expert {index}", {}) for index in range(len(experts))])
@@ -107,7 +110,7 @@ class Bench:
         assert method.rho != "auto"
         method = replace(method, rho=method.rho * what["length"])
         data = [
-            TaskData(task, self.experts[task], [self.family.truncate(text) for text in sample(self.texts[task], what["samples"], 0)], self.heads[task])
+            TaskData(task, self.experts[task], [self.family.truncate(text) for text in choose(self.texts[task], what["samples"], 0)], self.heads[task])
             for task in tasks
         ]
         calibrator = Calibrator(self.family, self.base, merge, data, method, Layout("F32", "F32"), CPU)
@@ -138,8 +141,8 @@ def _method(what: Mapping[str, Any]) -> Method:
     return PRESETS["anchored"].override(alpha=what["alpha"], rho="auto", damping=what["lambda"])
 
 
-def _outputs(family: Family, source: TensorSource, texts: Sequence[str]) -> Tensor:
-    return torch.from_numpy(reference.outputs(family, source, texts, CPU))
+def _outputs(family: Family, source: TensorSource, samples: Sequence[Sample]) -> Tensor:
+    return torch.from_numpy(reference.outputs(family, source, samples, CPU))
 
 
 def _mean(values: Any) -> float:  # noqa: ANN401

@@ -4,10 +4,10 @@
     python benchmarks/train_clip.py --data DATA/image --out CACHE experts cifar10 gtsrb ...
 
 DATA/image holds `TASK.npz` with uint8 `x_train, y_train, x_test, y_test` and `labels`. The base learns from the first images of all
-tasks and from prompts of their classes, contrastively: each image against every prompt, each prompt against every image, with its text tower locked: that learns first to tell the classes' prompts apart, which images alone would teach it far more slowly
-(with both from nothing at once, prompts of one task still had a mean cosine of 0.98 after 1,000 steps). An expert learns
-from all training images of one task against the base's frozen zero-shot head; only its image tower moves, as in the published experts
-(FusionBench). A finished model is skipped, so an interrupted run goes on.
+tasks and from prompts of their classes, contrastively: each image against every prompt, each prompt against every image. Its text tower
+is locked then: before that it learns to tell the classes' prompts apart, which images alone would teach it far more slowly. An expert
+learns from all training images of one task against the base's frozen zero-shot head; only its image tower moves, as in the published
+experts (FusionBench). A finished model is skipped, so an interrupted run goes on.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from tokenizers import Regex as Pattern
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 SIZE, PATCH, CONTEXT = 64, 16, 32
@@ -47,7 +47,7 @@ def tokenizer_of(prompts: Sequence[str], out: Path) -> CLIPTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - len(SPECIAL), initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
     learner.train_from_iterator(prompts, trainer)
     learnt = json.loads(learner.to_str())["model"]
-    merges = [tuple(pair) for pair in learnt["merges"]]
+    merges: Any = [tuple(pair) for pair in learnt["merges"]]
     # The order of OpenAI's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
     order = [*alphabet, *(byte + "</w>" for byte in alphabet), *dict.fromkeys("".join(pair) for pair in merges)]
     tokens = {token: index for index, token in enumerate([*dict.fromkeys(order), *SPECIAL])}
@@ -88,7 +88,7 @@ def augmented(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> T
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    return (pixels.float() / 255 - torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)) / torch.tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+    return (pixels.float() / 255 - torch.tensor(CLIPImageProcessorPil.image_mean).view(3, 1, 1)) / torch.tensor(CLIPImageProcessorPil.image_std).view(3, 1, 1)
 
 
 def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, prompts: list[list[str
 
 @torch.no_grad()
 def accuracy(model: CLIPModel, head: Tensor, pixels: Tensor, labels: Tensor) -> float:
-    model.eval()
-    found = [(image_features(model, scaled(part)) @ head.T).argmax(1) for part in pixels.split(100)]
+    model.train(False)
+    found = [(image_features(model, scaled(part)) @ head.T).argmax(1) for part in torch.split(pixels, 100)]
     return float((torch.cat(found) == labels).float().mean())
 
 
@@ -206,7 +206,7 @@ def train_base(data: Path, out: Path, epochs: int, batch_size: int, rate: float,
 
 
 def report(model: CLIPModel, tokenizer: CLIPTokenizer, data: Path, prompts: dict[str, list[list[str]]]) -> None:
-    model.eval()
+    model.train(False)
     for task in TASKS:
         pixels, labels = pixels_of(data, task, "held_out")
         print(f"base on {task}: accuracy {accuracy(model, zero_shot(model, tokenizer, prompts[task]), pixels, labels):.3f} on held-out images", flush=True)
@@ -216,7 +216,7 @@ def train_expert(data: Path, base: Path, task: str, out: Path, steps: int, batch
     torch.manual_seed(seed)
     tokenizer = CLIPTokenizer.from_pretrained(base)
     model: CLIPModel = CLIPModel.from_pretrained(base)
-    model.eval()
+    model.train(False)
     head = zero_shot(model, tokenizer, prompts_of(data)[task])
     scale = float(model.logit_scale.exp().detach())
     model.requires_grad_(False)

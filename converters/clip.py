@@ -20,7 +20,7 @@ from converters.tokenizers import fast_tokenizer
 from epmq_export.data.processor import load_processor, preprocess
 from epmq_export.data.sample import Picture, Sample, picture_of, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
+from epmq_export.family import Batch, Block, Family, GgufSpec, OnnxSpec
 
 # The library's fields are optional where a config always has them.
 Config = Any
@@ -345,7 +345,7 @@ class Clip(_Tower):
             "image_embeds": images,
         }
         inputs = {**text.inputs, "pixel_values": images}
-        towers = [replace(self, unit=True), replace(self.text_tower, unit=True)]
+        towers: list[Family] = [replace(self, unit=True), replace(self.text_tower, unit=True)]
         joint = OnnxSpec(lambda source: Joint(self.blocks, self.text_tower.blocks, source), example, inputs, outputs, towers)
         return {"vision_model": vision, "text_model": text, "model": joint}
 

@@ -33,8 +33,11 @@ def _linear(task: Task) -> Head:
     assert task.head is not None
     file = SafetensorsFile(task.head)
     weight, found = file.load("weight").float(), len(task.labels)
-    bias = file.load("bias").float() if "bias" in file.names() else torch.zeros(len(weight))
+    bias = file.load("bias").float() if "bias" in file.names() else torch.zeros(weight.shape[:1])
     if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != found:
         shapes = f"weight {list(weight.shape)} and bias {list(bias.shape)}"
         raise InputError(f"{task.head}: found {shapes}, expected [{found}, width] and [{found}] for the {found} classes of task {task.name}")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"{task.head}: tensor {name} has values that are not finite, so the classes of task {task.name} cannot be told apart")
     return Head(weight, bias)

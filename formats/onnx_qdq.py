@@ -23,7 +23,7 @@ from torch import Tensor
 
 from epmq_export import __version__, files
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.family import Family, OnnxSpec
+from epmq_export.family import Family
 from epmq_export.format import StoredTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
@@ -43,13 +43,14 @@ class OnnxQdq:
     name = "onnx"
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        copy_companions(packed.directory, folder)
         ending = QUANTISED if packed.grids else PLAIN
-        specs = family.onnx()
-        unused = set(packed.names()).difference(*(_write(packed, spec, folder / FOLDER / f"{stem}{ending}") for stem, spec in specs.items()))
-        if unused:
-            raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
-        return folder / FOLDER / f"{next(iter(specs))}{ending}"
+        models = {folder / FOLDER / f"{stem}{ending}": onnx_graph.build(packed, spec) for stem, spec in family.onnx().items()}
+        _refuse(packed, [*models.values()])
+        copy_companions(packed.directory, folder)
+        paths = [*models]
+        for path in paths:
+            _write(packed, models.pop(path), path)  # with its weights a model is large: one at a time
+        return paths[0]
 
     def find(self, folder: Path) -> Path:
         found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
@@ -99,15 +100,25 @@ class OnnxQdq:
         return {"linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in files), "fused": None if None in fused else sum(filter(None, fused))}
 
 
-def _write(packed: Packed, spec: OnnxSpec, path: Path) -> set[str]:
-    """One model; the names of the tensors that it holds."""
-    model = onnx_graph.build(packed, spec)
-    held = {tensor.name.rpartition(".")[0] if tensor.name not in packed.names() else tensor.name for tensor in model.graph.initializer}
-    total = sum(onnx_weights.size(tensor) for tensor in model.graph.initializer)
-    if total > LIMIT:
-        raise InputError(f"{packed.directory}: its weights take {total / 2**30:.1f} GiB as ONNX, and one ONNX file holds less than 2 GiB")
+def _held(model: ModelProto) -> set[str]:
+    """The names of a model's tensors, and of those that its initializers are parts of."""
+    return {name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])}
+
+
+def _refuse(packed: Packed, models: Sequence[ModelProto]) -> None:
+    """InputError where a tensor is in none of the models, or one of these is too large for a file."""
+    if unused := set(packed.names()).difference(*map(_held, models)):
+        raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
+    for model in models:
+        total = sum(onnx_weights.size(tensor) for tensor in model.graph.initializer)
+        if total > LIMIT:
+            raise InputError(f"{packed.directory}: its weights take {total / 2**30:.1f} GiB as ONNX, and one ONNX file holds less than 2 GiB")
+
+
+def _write(packed: Packed, model: ModelProto, path: Path) -> None:
+    """Fill a model that has no data yet, and write it."""
     linears = set(onnx_graph.linears(model.graph))
-    metadata = _metadata(packed, held, onnx_graph.digest(model))
+    metadata = _metadata(packed, _held(model), onnx_graph.digest(model))
     for tensor in model.graph.initializer:
         name, _, part = tensor.name.rpartition(".")
         if name in packed.grids:
@@ -119,14 +130,12 @@ def _write(packed: Packed, spec: OnnxSpec, path: Path) -> set[str]:
         model.metadata_props.add(key=key, value=text)
     with files.whole(path) as built:
         built.write_bytes(model.SerializeToString(deterministic=True))
-    return held
 
 
 def _differences(model: ModelProto, packed: Packed) -> list[str]:
     found = _metadata_of(model)
-    held = {name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])}
     digest = onnx_graph.digest(model)
-    expected = _metadata(packed, held, digest)
+    expected = _metadata(packed, _held(model), digest)
     sentences = [
         f"metadata key {key} is {_short(found.get(key))}, expected {_short(expected.get(key))}"
         for key in sorted(found.keys() | expected.keys())

@@ -124,7 +124,7 @@ def test_what_is_not_on_a_grid_cannot_be_refined(epmq: Warm, project: Project, t
     ("calibration", "quantization", "error"),
     [
         ({"samples": 16}, {"bits": 3}, "quantization.bits: found 3, expected at least 4.0313: the fewest a weight that the linears' grids take"),
-        ({"samples": 7, "refine": True}, {}, "task list: refine holds out one text in 8 and found 7; raise calibration.samples"),
+        ({"samples": 7, "refine": True}, {}, "task list: refine holds out one sample in 8 and found 7; raise calibration.samples"),
     ],
 )
 def test_what_is_sure_to_fail_fails_before_the_work(

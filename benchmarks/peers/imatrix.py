@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
+from epmq_export.data.sample import length
 from peers.peer import Merge
 
 BATCH = 16
@@ -17,7 +18,7 @@ def importance(merge: Merge) -> dict[str, Tensor]:
 
     That is what llama-imatrix sums up and llama-quantize divides by the count of tokens.
     """
-    batches = [*merge.family.batches(sorted(merge.texts, key=len), BATCH)]
+    batches = [*merge.family.batches(sorted(merge.texts, key=length), BATCH)]
     hidden: list[Tensor | None] = [None] * len(batches)
     result: dict[str, Tensor] = {}
     for block in merge.family.blocks:
@@ -28,7 +29,7 @@ def importance(merge: Merge) -> dict[str, Tensor]:
         for b, batch in enumerate(batches):
             seen, hidden[b] = inputs_of(module, [step[0] for step in steps], partial(run_block, block, module, hidden[b], batch, CPU), stop=False)
             for s, (step, value) in enumerate(zip(steps, seen, strict=True)):
-                rows = value[block.row_weights(step, batch) > 0]
+                rows = value[block.row_weights(step, batch, (value.shape[0], value.shape[1])) > 0]
                 sums[s] += rows.double().square().sum(0)
                 tokens[s] += len(rows)
         result |= {f"{block.prefix}{path}.weight": (sums[s] / tokens[s]).float() for s, step in enumerate(steps) for path in step}

@@ -40,7 +40,8 @@ class Activations:
             write_safetensors(self._path(key), {"value": value.contiguous()})
 
     def offer(self, key: Key, value: Tensor) -> None:
-        """Keep a tensor that can be had again otherwise, if memory has room: half of the bound is left for what cannot."""
+        """Keep a tensor that can be had again otherwise, in place of what the key held, if memory has room: half of the bound is left for what cannot."""
+        self.drop(key)
         if self.held + value.nbytes <= self.bound // 2:
             self.put(key, value)
 

@@ -159,7 +159,7 @@ class _BlockWalk:
         self.merged = {path: value for path, value in self.student.state_dict().items() if self._name(path) not in self.c.family.embeddings}
         for path, value in self.student.state_dict().items():
             name = self._name(path)
-            storage: Storage = torch.float16 if name in self.c.family.halves else torch.float32
+            storage: Storage = self.c.layout.half if name in self.c.family.halves else torch.float32
             if name in self.c.family.embeddings:
                 storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
             self._ship(path, store(name, value, storage))

@@ -40,6 +40,11 @@ class Layout:
     def embedding(self, name: str, shape: tuple[int, ...]) -> tuple[Storage, str | None]:
         return _storage(name, shape, self.embeddings)
 
+    @property
+    def half(self) -> torch.dtype:
+        """Of what is stored in half precision whatever a recipe asks for; float32 where nothing at all is rounded."""
+        return torch.float32 if self.linears == "F32" else torch.float16
+
     def replaced(self, names: Mapping[str, str]) -> "Layout":
         """With other names in place of some."""
 

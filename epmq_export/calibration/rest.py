@@ -27,7 +27,7 @@ def rest(family: Family, merged: TensorSource, layout: Layout) -> BlockResult:
         if name in known:
             continue
         value = merged.load(name).float()
-        storage: Storage = torch.float16 if name in matrices or name in family.halves else torch.float32
+        storage: Storage = layout.half if name in matrices or name in family.halves else torch.float32
         note = None
         if name in family.embeddings:
             storage, note = layout.embedding(name, tuple(value.shape))

@@ -22,7 +22,8 @@ class Head:
     """Of cosines, where they become logits; 20 is what sentence encoders are usually trained with."""
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """float [n, classes] of outputs [n, width], in the outputs' dtype; differentiable."""
+        """float [n, classes] of outputs [n, width], in the outputs' dtype; differentiable. InputError for outputs of another width."""
+        self.require_width(outputs)
         weight = self.weight.to(outputs.device, outputs.dtype)
         if self.bias is not None:
             return outputs @ weight.T + self.bias.to(outputs.device, outputs.dtype)
@@ -30,11 +31,14 @@ class Head:
         result: Tensor = self.scale * normalised(outputs, dim=1) @ normalised(weight, dim=1).T
         return result
 
+    def require_width(self, outputs: Tensor) -> None:
+        if outputs.ndim == 2 and outputs.shape[1] != self.weight.shape[1]:
+            raise InputError(f"outputs are {outputs.shape[1]} wide and the head {self.weight.shape[1]}, expected one width")
+
 
 def predict(outputs: Tensor, head: Head) -> Tensor:
     """The class of the largest logit, int64 [n]; outputs float [n, d]. The first of equals."""
-    if outputs.ndim == 2 and outputs.shape[1] != head.weight.shape[1]:
-        raise InputError(f"outputs are {outputs.shape[1]} wide and the head {head.weight.shape[1]}, expected one width")
+    head.require_width(outputs)  # before their values are looked at
     outputs = _finite(outputs, "an output") if head.bias is not None else _unit(outputs, "an output")
     if head.bias is None:
         _unit(head.weight, "a class of the head")

@@ -69,3 +69,54 @@ def test_a_full_disk_is_an_error_that_names_the_file(spills: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [*spills.iterdir()] == []
+
+
+def test_an_offer_is_taken_while_half_of_the_bound_is_left(spills: Path) -> None:
+    with Activations(200) as kept:
+        kept.offer(("a",), torch.ones(20))  # 80 of 100
+        kept.offer(("b",), torch.ones(20))
+        assert kept.has(("a",)) and not kept.has(("b",)) and kept.held == 80
+        kept.put(("c",), torch.ones(20))  # what must be kept has the other half too
+        assert kept.has(("c",)) and kept.held == 160
+        kept.drop(("a",))
+        kept.offer(("d",), torch.ones(5))
+        assert kept.has(("d",)) and kept.held == 100
+        assert [*spills.rglob("*.safetensors")] == []  # an offer is never spilled
+
+
+def test_an_offer_that_is_not_taken_leaves_nothing_of_an_older_value(spills: Path) -> None:
+    with Activations(200) as kept:
+        kept.offer(("a",), torch.ones(20))
+        kept.offer(("a",), torch.zeros(30))
+        assert not kept.has(("a",)) and kept.held == 0
+
+
+def test_has_sees_memory_and_disk(spills: Path) -> None:
+    with Activations(100) as kept:
+        assert not kept.has(("a",))
+        assert [*spills.iterdir()] == []  # asking makes no folder
+        kept.put(("a",), torch.zeros(20))
+        kept.put(("b",), torch.zeros(20))
+        assert kept.has(("a",)) and kept.has(("b",)) and not kept.has(("c",))
+        assert len([*spills.rglob("*.safetensors")]) == 1
+        kept.drop(("a",))
+        kept.drop(("b",))
+        assert not kept.has(("a",)) and not kept.has(("b",))
+
+
+@pytest.mark.parametrize("old", ["memory", "disk"])
+@pytest.mark.parametrize("new", ["memory", "disk", "nothing"])
+def test_a_move_replaces_what_was_there_wherever_both_are(spills: Path, old: str, new: str) -> None:
+    with Activations(100) as kept:
+        for place, key, value in ((new, "new", 1.0), (old, "old", 2.0)):
+            if place == "disk":
+                kept.put((key,), torch.full((30,), value))  # 120 bytes: never in memory
+            elif place == "memory":
+                kept.put((key,), torch.full((10,), value))
+        kept.move(("old",), ("new",))
+        assert kept.has(("new",)) and not kept.has(("old",))
+        assert set(kept.get(("new",)).tolist()) == {2.0}
+        assert kept.held == (40 if old == "memory" else 0)
+        assert len([*spills.rglob("*.safetensors")]) == (old == "disk")
+        kept.put(("old",), torch.zeros(10))  # the key is free again
+        assert kept.get(("new",)).sum() == 2 * kept.get(("new",)).numel()

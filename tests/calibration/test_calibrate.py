@@ -1,10 +1,13 @@
 import gc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from epmq_export.calibration import activations as activations_module
+from epmq_export.calibration import calibrate as calibrate_module
 from epmq_export.calibration.calibrate import BlockResult, TaskData
 from epmq_export.calibration.forward import load_block
 from epmq_export.calibration.layout import Layout
@@ -13,9 +16,10 @@ from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import LinearProblem, inverse_factor
 from epmq_export.calibration.statistics import TaskMoments
 from epmq_export.errors import CalibrationError, InputError
-from epmq_export.family import Batch
+from epmq_export.family import Batch, Block, TensorSource
 from epmq_export.grids import GRIDS
 from epmq_export.packed import PackedTensor
+from epmq_export.tensors import write_safetensors
 from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, same_bits, tiny
 from tests.merging.sources import InMemory, LiveBytes
 
@@ -129,7 +133,7 @@ def test_a_step_sees_what_the_steps_before_it_ship(model: Tiny, results: dict[st
     hessian = method.damping * torch.eye(width, dtype=torch.float64)
     for task in model.tasks():
         sums = TaskMoments.zeros(width, CPU)
-        for batch in model.family.batches(sorted(task.texts, key=len), 7):  # batches of another size: the sums are the same
+        for batch in model.family.batches(sorted(task.samples, key=len), 7):  # batches of another size: the sums are the same
             rows = batch["attention_mask"].bool()
             x_s, x_e = (seen_by(model, source, batch, 2, path)[rows] for source in (student, task.expert))  # type: ignore[arg-type]
             sums.add(x_s, method.alpha * x_e + (1 - method.alpha) * x_s, torch.ones(len(x_s)))
@@ -189,10 +193,37 @@ def test_the_same_again_is_bit_identical_and_so_is_spilling(model: Tiny, results
     assert same_bits(calibrated(model.calibrator(preset, activation_bytes=0)), results[preset])
 
 
+@pytest.mark.parametrize("held", [2 << 30, 0])
+def test_what_memory_has_no_room_for_is_computed_again_and_not_spilled(
+    model: Tiny, results: dict[str, list[BlockResult]], held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An expert's block is loaded once for its hidden states, and again for each step whose inputs were not kept."""
+    asked: list[str] = []
+
+    def counting(block: Block, source: TensorSource, device: torch.device) -> nn.Module:
+        if source is model.experts[1]:
+            asked.append(block.name)
+        return load_block(block, source, device)
+
+    written: list[str] = []
+
+    def noting(path: Path, tensors: dict[str, Tensor]) -> None:
+        written.append(path.name)
+        write_safetensors(path, tensors)
+
+    monkeypatch.setattr(calibrate_module, "load_block", counting)
+    monkeypatch.setattr(activations_module, "write_safetensors", noting)
+    assert same_bits(calibrated(model.calibrator("featcal", activation_bytes=held)), results["featcal"])
+    steps = len(model.family.blocks[1].steps)
+    assert [asked.count(block.name) for block in model.family.blocks[1:]] == [1 if held else 1 + steps] * 2
+    kinds = {name.partition("-")[0] for name in written}
+    assert kinds == (set() if held else {"batch", "student", "next"})
+
+
 def test_the_order_of_texts_does_not_matter(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
     """They are sorted by length, and those of one length are in the given order: only distinct lengths can be shuffled."""
     tasks = [TaskData(task.name, task.expert, [text * (i + 1) for i, text in enumerate(("good ", "is ", "a b "))]) for task in model.tasks()]
-    turned = [TaskData(task.name, task.expert, task.texts[::-1]) for task in tasks]
+    turned = [TaskData(task.name, task.expert, task.samples[::-1]) for task in tasks]
     assert same_bits(calibrated(model.calibrator("epmq", tasks)), calibrated(model.calibrator("epmq", turned)))
 
 

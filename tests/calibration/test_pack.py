@@ -14,11 +14,11 @@ from converters import open_family
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.calibration.pack import calibrate
+from epmq_export.data.task import load_tasks
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import sha256
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import load_recipe
-from epmq_export.tasks import load_tasks
 from tests.calibration.tiny import CPU, LETTERS, texts, tiny
 from tests.merging.sources import InMemory
 
@@ -47,7 +47,7 @@ def run(path: Path, out: Path, resume: bool = False, progress: Callable[[str, in
     recipe = load_recipe(path)
     opened = sources.open_checkpoints(recipe)
     project = sources.open_sources(recipe, opened, open_family)
-    return calibrate(recipe, project, load_tasks(recipe), sources.provenance(recipe, opened), out, CPU, resume, progress)
+    return calibrate(recipe, project, load_tasks(recipe, "text"), sources.provenance(recipe, opened, {}), out, CPU, resume, progress)
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -37,7 +37,7 @@ def refined(model: Tiny, start: Tensors) -> Refined:
 def held_out(tensors: Tensors, model: Tiny) -> float:
     """Mean 1 - cosine to the experts on every eighth text, by the reference runtime."""
     source = InMemory({name: value.dequantise() if isinstance(value, PackedTensor) else value for name, value in tensors.items()})
-    texts = [(task, text) for task in tasks(model) for text in task.texts[7::8]]
+    texts = [(task, text) for task in tasks(model) for text in task.samples[7::8]]
     ours = torch.cat([torch.from_numpy(reference.outputs(model.family, source, [text], CPU)) for _, text in texts])
     theirs = torch.cat([torch.from_numpy(reference.outputs(model.family, task.expert, [text], CPU)) for task, text in texts])
     return float(1 - cosine_similarity(ours, theirs).mean())
@@ -78,7 +78,7 @@ def test_where_training_does_harm_the_start_is_returned(model: Tiny, start: Tens
 
 
 def test_too_few_texts_to_hold_any_out_is_an_error(model: Tiny, start: Tensors) -> None:
-    few = [TaskData(task.name, task.expert, task.texts[:7]) for task in tasks(model)]
+    few = [TaskData(task.name, task.expert, task.samples[:7]) for task in tasks(model)]
     with pytest.raises(CalibrationError, match=r"raise calibration\.samples"):
         refine(model.family, few, start, Refinement(5), CPU)
 

@@ -40,13 +40,13 @@ def test_held_out_texts_are_not_calibrated_on(model: Tiny, monkeypatch: pytest.M
 
     class Spy(stage.Calibrator):
         def run(self, *arguments, **named):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN003, ANN202
-            seen.update(text for task in self.tasks for text in task.texts)
+            seen.update(text for task in self.tasks for text in task.samples)
             return super().run(*arguments, **named)
 
     calibrator = model.calibrator("epmq", model.tasks(count=8))
     tune(Spy(**{name: getattr(calibrator, name) for name in calibrator.__dataclass_fields__}))
-    everything = {text for task in calibrator.tasks for text in task.texts}
-    held = {text for task in calibrator.tasks for text in task.texts[3::4]}
+    everything = {text for task in calibrator.tasks for text in task.samples}
+    held = {text for task in calibrator.tasks for text in task.samples[3::4]}
     assert seen == everything - held
 
 
@@ -57,6 +57,6 @@ def test_a_number_that_is_0_stays(model: Tiny) -> None:
 
 
 def test_too_few_texts_to_hold_any_out_is_an_error(model: Tiny) -> None:
-    few = [TaskData(task.name, task.expert, task.texts[:3]) for task in model.tasks()]
-    with pytest.raises(CalibrationError, match=r"task task0: tune holds out one text in 4 and found 3; raise calibration\.samples"):
+    few = [TaskData(task.name, task.expert, task.samples[:3]) for task in model.tasks()]
+    with pytest.raises(CalibrationError, match=r"task task0: tune holds out one sample in 4 and found 3; raise calibration\.samples"):
         tune(model.calibrator("anchored", few))

@@ -51,13 +51,15 @@ def test_a_packed_checkpoint_shows_grids_with_their_scales(packed: Packed) -> No
 def test_our_gguf(packed: Packed, tmp_path: Path) -> None:
     from converters import open_family
 
-    path = Gguf().write(packed, open_family(packed.directory), tmp_path)
+    family = open_family(packed.directory)
+    path = Gguf().write(packed, family, tmp_path)
     found = describe(path)
     assert found.kind == "gguf" and found.provenance == INDEX
     assert found.metadata["general.architecture"] == "bert"
     assert {(t.type, t.bits_per_weight) for t in found.tensors} == {("Q4_0", 4.5), ("F16", 16.0), ("F32", 32.0)}
+    notes = Gguf().notes(path, family)
     assert {kind: (total.tensors, total.bytes) for kind, total in found.totals.items()} == {
-        kind: (count, Gguf().notes(path)["tensor_bytes"][kind]) for kind, count in Gguf().notes(path)["tensors"].items()
+        kind: (count, notes["tensor_bytes"][kind]) for kind, count in notes["tensors"].items()
     }
 
 

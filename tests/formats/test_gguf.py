@@ -203,11 +203,11 @@ def test_a_tensor_that_is_missing_is_named_and_nothing_is_left(tmp_path: Path) -
     assert list(out.iterdir()) == []
 
 
-def test_find_and_notes(written: Path, tmp_path: Path) -> None:
+def test_find_and_notes(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
     assert Gguf().find(written.parent) == written
     with pytest.raises(InputError, match=r"has no model\.gguf"):
         Gguf().find(tmp_path)
-    notes = Gguf().notes(written)
+    notes = Gguf().notes(written, small[1])
     assert notes["bytes"] == written.stat().st_size
     assert notes["tensors"] == {"F16": 1, "F32": 24, "Q4_0": 12}
     assert sum(notes["tensor_bytes"].values()) < notes["bytes"]

@@ -82,7 +82,7 @@ def test_what_is_written_is_what_was_packed(build: Callable[[], Written]) -> Non
     assert unequal(model, model.path) == []
     assert FORMAT.differences(model.path, model.packed, model.family) == []
     linear = 6 * model.family.config.num_hidden_layers
-    assert FORMAT.notes(model.path) == {"linears": linear, "fused": linear}
+    assert FORMAT.notes(model.path, model.family) == {"linears": linear, "fused": linear}
 
 
 def test_types_in_the_file() -> None:
@@ -103,7 +103,7 @@ def test_equal_layers_stay_apart(tmp_path: Path) -> None:
     checkpoint = pack(source, tmp_path / "packed", "F16", "Q4_0")
     (tmp_path / "onnx").mkdir()
     path = FORMAT.write(checkpoint, Bert.open(source), tmp_path / "onnx")
-    assert FORMAT.notes(path) == {"linears": 12, "fused": 12}
+    assert FORMAT.notes(path, Bert.open(source)) == {"linears": 12, "fused": 12}
 
 
 def test_layout_and_provenance() -> None:

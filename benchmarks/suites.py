@@ -1,0 +1,114 @@
+"""The two kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a task."""
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import image_tasks
+import numpy as np
+from train_experts import packaged_base
+
+CACHE = Path.home() / ".cache/epmq"
+
+
+@dataclass(frozen=True)
+class Suite:
+    name: str
+    tasks: Sequence[str]
+    shown: int
+    """How many of the tasks, from the first on, the table is of."""
+
+    subject: str
+    """What is measured, in a few words."""
+
+    unit: str
+    """What a task has many of."""
+
+    base: Callable[[Path], Path]
+    """The base's directory, by that of the experts."""
+
+    experts: Path
+    """Where they are, unless told otherwise."""
+
+    data: Path
+    results: Path
+    """Under benchmarks/results."""
+
+    runtimes: dict[str, str]
+    """By stage of a row at 4 bits."""
+
+    train: str
+    """The command that trains the experts, without its arguments."""
+
+    entry: Callable[[Path, Path, str, int], dict[str, Any]]
+    """What a recipe says of a task besides its expert, given the data's folder, a folder to write into, the task and how much to judge by."""
+
+    def file(self, data: Path, task: str) -> Path:
+        """A file that a task's data are not there without."""
+        return data / task / "test.tsv.gz" if self.name == "text" else data / f"{task}.npz"
+
+
+def _text(data: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    evaluation = folder / f"{task}.tsv"
+    if not evaluation.exists():
+        with gzip.open(data / task / "test.tsv.gz", "rt", encoding="utf-8") as test:
+            evaluation.write_text("".join(islice(test, lines)), encoding="utf-8")
+    return {"calibration": str(data / task / "train.tsv.gz"), "evaluation": str(evaluation), "labels": str(data / task / "labels.json")}
+
+
+def _image(data: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    places = {}
+    for split in ("train", "test"):
+        places[split] = folder / f"{task}-{split}.npz"
+        if not places[split].exists():
+            found = image_tasks.read(data, task, split)
+            count = lines if split == "test" else None
+            np.savez(places[split], images=found.pixels[:count], labels=found.labels[:count])
+    names = image_tasks.names(data, task)
+    return {
+        "calibration": {"path": str(places["train"]), "images": "images", "labels": "labels"},
+        "evaluation": {"path": str(places["test"]), "images": "images", "labels": "labels"},
+        "labels": json.loads(json.dumps(names)),
+        "templates": list(image_tasks.TASKS[task].templates),
+    }
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        # The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
+        Suite(
+            "text",
+            ("sst2", "subj", "trec", "ag_news", "tweet_emotion", "banking77", "clinc150", "sms_spam", "cola", "mrpc", "rte"),
+            8,
+            "text tasks, all-MiniLM-L6-v2, full fine-tuned experts",
+            "sentences",
+            lambda experts: packaged_base(),
+            CACHE / "experts/minilm-full",
+            Path("../shared/data/text"),
+            Path(),
+            {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
+            "train_experts.py",
+            _text,
+        ),
+        Suite(
+            "image",
+            tuple(image_tasks.TASKS),
+            6,
+            "image tasks, a small CLIP (12 + 12 layers of width 192, 64 pixels), experts with fine-tuned image towers",
+            "images",
+            lambda experts: experts / "base",
+            CACHE / "clip",
+            Path("../shared/data/image"),
+            Path("image"),
+            {"packed": "PyTorch", "gguf": "clip.cpp", "onnx": "onnxruntime"},
+            "train_clip.py",
+            _image,
+        ),
+    )
+}
+TEXT, IMAGE = SUITES["text"], SUITES["image"]
