@@ -48,7 +48,7 @@ def read_arrays(path: Path, images: str | None, labels: str | None) -> Pictures:
         counted = True
     else:
         counted = False
-    pixels: NDArray[np.uint8] = file.read(key)
+    pixels = file.read(key).view(np.uint8)
     return Pictures([of_array(array, f"{path}: {key}[{index}]") for index, array in enumerate(pixels)], found, names, counted)
 
 
