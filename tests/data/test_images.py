@@ -44,7 +44,7 @@ def named(pictures: Pictures) -> list[str]:
 
 
 def _bomb() -> bytes:
-    """A PNG of 144 bytes or so that says it is 30000 pixels wide and high."""
+    """A PNG of a few bytes that says it is 30000 pixels wide and high."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

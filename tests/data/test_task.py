@@ -89,7 +89,7 @@ def test_a_model_of_texts_is_given_no_images(tmp_path: Path) -> None:
 def test_texts_with_templates(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text("good\ta\nbad\tb\n")
     body = "    calibration: x.tsv\n    evaluation: x.tsv\n"
-    (task,) = tasks_of(tmp_path, body + '    labels: {bad: so {sad}, good: fine}\n    templates: ["it is {}.", "{}!"]\n'.replace("so {sad}", '"so {sad}"'))
+    (task,) = tasks_of(tmp_path, body + '    labels: {bad: "so {sad}", good: fine}\n    templates: ["it is {}.", "{}!"]\n')
     assert task.prompts == [["it is so {sad}.", "so {sad}!"], ["it is fine.", "fine!"]]
     with pytest.raises(RecipeError, match=r"tasks\.mood\.labels: found nothing, expected the classes, since the task has a head or templates$"):
         tasks_of(tmp_path, body + '    templates: ["it is {}."]\n')
