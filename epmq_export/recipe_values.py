@@ -13,7 +13,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.nearest import did_you_mean, near_file
 from epmq_export.yaml_lines import encodable
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _T = TypeVar("_T")
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -66,7 +66,7 @@ def _data_file(value: object, info: ValidationInfo) -> object:
 def _data_path(value: object, info: ValidationInfo) -> object:
     """The absolute path of a data file, or of a directory of images, that exists."""
     if not isinstance(value, str):
-        raise ValueError(f"found {shown(value)}, expected the path of a file")
+        raise ValueError(f"found {shown(value)}, expected a path")
     place = Place.of(info)
     path = _absolute(value, place.directory)
     if not _is(path.is_file) and not _is(path.is_dir):
@@ -86,7 +86,7 @@ def model_name(value: str, info: ValidationInfo) -> str:
                 raise ValueError(f"found the file {part!r}, expected the directory of a model")
             if not _is(path.is_dir):
                 raise ValueError(f"found no model directory {part!r}, expected one, relative to the recipe{near_file(path, part)}")
-        elif not _HUB_ID.fullmatch(part):
+        elif not HUB_ID.fullmatch(part):
             raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
     return value
 

@@ -11,7 +11,7 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
+from epmq_export.recipe import Recipe, RecipeImages, RecipeQuantization, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
@@ -82,10 +82,48 @@ def test_defaults_are_those_of_the_method(folder: Path) -> None:
     assert recipe.calibration.settings == PRESETS[DEFAULT_METHOD]
     assert (recipe.calibration.samples, recipe.calibration.seed) == (64, 0)
     assert (recipe.quantization.grid, recipe.quantization.embeddings, recipe.quantization.keep) == ("Q4_0", "F16", [])
-    assert recipe.export.formats == ["gguf", "onnx"]
+    assert recipe.export.formats is None and recipe.frozen is None
     assert (recipe.verify.graph, recipe.verify.tasks, recipe.verify.agreement) == (1e-3, 0.02, 0.98)
     assert recipe.tasks["mood"].labels is None
+    assert (recipe.tasks["mood"].templates, recipe.tasks["mood"].head) == ([], None)
     assert recipe.parameters == {}
+
+
+IMAGES = """\
+base_model: ./base
+frozen: [text_model.*]
+tasks:
+  pets:
+    expert: ./mood
+    calibration: [data, mood.txt, {path: data, split: train}, {path: data/pets.npz, images: x_train, labels: y_train}]
+    evaluation: {dataset: org/pets@v1, config: small, split: "train[:10]", images: img, labels: species}
+    labels: [cat, dog]
+    templates: ["a photo of a {}."]
+  shapes:
+    expert: org/shapes
+    calibration: {dataset: shapes}
+    evaluation: data
+    head: data/head.safetensors
+"""
+
+
+def test_images_and_heads(folder: Path) -> None:
+    for name in ("pets.npz", "head.safetensors"):
+        (folder / "data" / name).touch()
+    recipe = load(folder, IMAGES)
+    pets, shapes = recipe.tasks["pets"], recipe.tasks["shapes"]
+    assert pets.calibration == [
+        folder / "data",
+        folder / "mood.txt",
+        RecipeImages.model_construct(path=folder / "data", split="train"),
+        RecipeImages.model_construct(path=folder / "data/pets.npz", images="x_train", labels="y_train"),
+    ]
+    assert pets.evaluation == RecipeImages.model_construct(dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species")
+    assert (pets.templates, pets.head, recipe.frozen) == (["a photo of a {}."], None, ["text_model.*"])
+    assert shapes.calibration == [RecipeImages.model_construct(dataset="shapes")]
+    assert (shapes.evaluation, shapes.head, shapes.labels) == (folder / "data", folder / "data/head.safetensors", None)
+    # What they name is hashed: directories, too, and each once.
+    assert recipe.files == [folder / name for name in ("data", "mood.txt", "data/pets.npz", "data/head.safetensors")]
 
 
 def test_every_key_is_read(folder: Path) -> None:
@@ -277,7 +315,10 @@ def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for key, info in zip(keys(part), part.model_fields.values(), strict=True):
         inner = next(mappings(info.annotation), None)
-        if inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):
+        if inner is RecipeImages:  # or a path; told in full where it stands first
+            found[f"{above}{key}"] = ... if info.is_required() else info.default
+            found |= _reference(inner, f"{above}{key}[].") if key == "calibration" else {}
+        elif inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):
             found |= _reference(inner, f"{above}{key}{_INSIDE.get(get_origin(info.annotation), '.')}")
         else:
             found[f"{above}{key}"] = ... if info.is_required() or (key == "base_model" and not above) else info.default
@@ -312,6 +353,9 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name in ("sst2.train.txt", "sst2.test.tsv", "ag_news.train.tsv", "ag_news.test.tsv", "tickets.txt"):
         (folder / "data" / name).touch()
+    for name in ("experts/pets", "experts/signs", "data/pets", "data/signs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "data/digits.npz").touch()
     (folder / "data/ag_news.labels.json").write_text('{"world": "world news", "sports": "sports news"}')
     for example in examples:
         load(folder, example.split("```")[0])

@@ -22,7 +22,7 @@ class Picture:
     """Where it is, for messages: `data/train/cat/3.png`, `data.npz: x_train[17]`."""
 
     digest: str
-    """Hex SHA-256 of its bytes as they are stored."""
+    """Hex SHA-256 of its bytes as they are stored; of pixels in an array, with their shape."""
 
     pixels: Callable[[], Pixels]
     """InputError, with the place, where it cannot be decoded."""

@@ -1,21 +1,23 @@
 """The tasks of a recipe with their data read: what to calibrate on, and what to judge by."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from epmq_export.data.images import Pictures, read_pictures
+from epmq_export.data.images import FILES, read_pictures
+from epmq_export.data.pictures import UNLABELLED, Pictures
 from epmq_export.data.sample import AnySample, Picture, Sample, choose, digest
 from epmq_export.data.texts import read_labelled, read_texts
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
-from epmq_export.recipe import Recipe, RecipeImages
+from epmq_export.recipe import Recipe, RecipeImages, RecipeTask
 from epmq_export.recipe_values import worded
+from epmq_export.yaml_lines import Key
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +57,10 @@ def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
 
 def _of_texts(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
-    for key, places in (("calibration", task.calibration), ("evaluation", [task.evaluation])):
-        for place in places:
-            if isinstance(place, RecipeImages):
-                raise recipe.mistake(("tasks", name, key), "found a data set of images, expected a file of texts: the base model reads texts")
+    for key, place in _places(task):
+        if isinstance(place, RecipeImages) or place.is_dir():
+            found = "a data set of images" if isinstance(place, RecipeImages) else f"the directory {place.name}"
+            raise recipe.mistake(("tasks", name, *key), f"found {found}, expected a file of texts: the base model reads texts")
     texts = list(dict.fromkeys(text for path in task.calibration if isinstance(path, Path) for text in read_texts(path)))
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     labels = dict(task.labels or {})
@@ -73,69 +75,116 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes, since the task has a head or templates")
     else:
         evaluation = read_texts(task.evaluation)
-    _tell(name, "texts", len(texts), recipe.calibration.samples, calibration, evaluation)
+    _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), _prompts(labels, task.templates), task.head)
 
 
 def _of_pictures(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
+    for key, place in _places(task):
+        if isinstance(place, Path) and place.is_file() and place.suffix.lower() not in FILES:
+            expected = f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the base model reads images"
+            raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
     read = [read_pictures(_images(place)) for place in task.calibration]
-    pictures = [picture for each in read for picture in each.samples]
-    broken: list[str] = []
-    calibration = choose(pictures, recipe.calibration.samples, recipe.calibration.seed, partial(_usable, broken))
-    notes = []
-    if broken:
-        tried = len(calibration) + len(broken)
-        notes.append(f"task {name}: {len(broken)} of {tried} calibration images cannot be decoded and are left out, the first: {broken[0]}")
-        log.warning("%s", notes[-1])
+    pictures = _distinct(picture for each in read for picture in each.samples)
+    broken = _Broken()
+    calibration = choose(pictures, recipe.calibration.samples, recipe.calibration.seed, broken.usable)
     if not calibration:
-        raise InputError(f"task {name}: none of its {len(pictures)} calibration images can be decoded, the first: {broken[0]}")
+        raise InputError(f"task {name}: none of its {len(pictures)} calibration images can be decoded, the first: {broken.first}")
     labels = dict(task.labels or {})
     truth: Tensor | None = None
     evaluation: Sequence[Picture]
     if task.evaluation is None:
-        evaluation = _left_over(recipe, name, pictures, calibration)
+        # They are calibration images, too: what cannot be decoded is left out there and here.
+        evaluation = _left_over(recipe, name, pictures, calibration, broken.usable)
     else:
-        found = read_pictures(_images(task.evaluation))
+        found = read_pictures(_images(task.evaluation), "test")
         evaluation, read = found.samples, [*read, found]
         if labels or task.templates or task.head is not None:
-            if not labels and found.names is None:
-                raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes: the evaluation images have no names of their own")
-            labels = labels or {each: worded(each) for each in found.names or ()}
+            labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
             truth = _truth(recipe, name, found, list(labels))
-    for picture in evaluation:
-        picture.pixels()  # what cannot be decoded is told now, not after the calibration
-    _tell(name, "images", len(pictures), recipe.calibration.samples, calibration, evaluation)
-    data = {place: each for pictures in read for place, each in pictures.data.items()}
+        for picture in evaluation:
+            picture.pixels()  # what cannot be decoded is told now, not after the calibration
+    notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
+    _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
+    data = {place: each for part in read for place, each in part.data.items()}
     prompts = _prompts(labels, task.templates) if truth is not None else []
     return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), prompts, task.head, notes, data)
+
+
+def _places(task: RecipeTask) -> list[tuple[Key, Path | RecipeImages]]:
+    """All data of a task, each with its key."""
+    places: list[tuple[Key, Path | RecipeImages]] = [(("calibration", index), place) for index, place in enumerate(task.calibration)]
+    return places if task.evaluation is None else [*places, (("evaluation",), task.evaluation)]
 
 
 def _images(place: Path | RecipeImages) -> RecipeImages:
     return place if isinstance(place, RecipeImages) else RecipeImages.model_construct(path=place)
 
 
-def _usable(broken: list[str], picture: Picture) -> bool:
-    try:
-        picture.pixels()
-    except InputError as error:
-        broken.append(str(error))
-        return False
-    return True
+def _distinct(pictures: Iterable[Picture]) -> list[Picture]:
+    """Each once, where it comes first."""
+    found: dict[str, Picture] = {}
+    for picture in pictures:
+        found.setdefault(picture.digest, picture)
+    return list(found.values())
+
+
+class _Broken:
+    """The calibration images that were asked for and cannot be decoded."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def first(self) -> str:
+        return next(iter(self._reasons.values()))
+
+    def usable(self, picture: Picture) -> bool:
+        if picture.digest not in self._reasons:
+            try:
+                picture.pixels()
+            except InputError as error:
+                self._reasons[picture.digest] = str(error)
+        return picture.digest not in self._reasons
+
+    def notes(self, recipe: Recipe, name: str, usable: int) -> list[str]:
+        """A sentence, logged and for the report, where there are any. Paths are relative to the recipe, so that it says the same everywhere."""
+        if not self._reasons:
+            return []
+        count, first = len(self._reasons), self.first.replace(f"{recipe.directory}{os.sep}", "")
+        note = f"task {name}: {count} of {count + usable} calibration images cannot be decoded and are left out, the first: {first}"
+        log.warning("%s", note)
+        return [note]
+
+
+def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
+    """The classes of the evaluation images, as they name them; RecipeError where they do not, or where there is but one."""
+    if found.names is None or len(found.names) < 2:
+        what = "have no names of their own" if found.names is None else f"are all of the class {found.names[0]!r}"
+        raise recipe.mistake(("tasks", name, "labels"), f"found nothing, expected the classes: the evaluation images {what}")
+    return found.names
 
 
 def _truth(recipe: Recipe, name: str, found: Pictures, labels: list[str]) -> Tensor:
-    """The indices of the pictures' labels: by name where the data have names, else as the data count them."""
+    """int64 [len(found.samples)]: indices into the task's labels. By name where the data have names, else as the data count their classes.
+
+    Where the data count and name their classes, the task may call some by other names if they are as many in the same order.
+    """
     if found.labels is None:
         raise recipe.mistake(("tasks", name, "evaluation"), "found images without labels, expected labels, since the task has classes")
     order = {label: index for index, label in enumerate(labels)}
+    names, count = found.names, len(labels) if found.names is None else len(found.names)
+    in_order = found.counted and count == len(labels) and all(order.get(each, index) == index for index, each in enumerate(names or ()))
     indices = []
     for picture, label in zip(found.samples, found.labels, strict=True):
-        index = order.get(found.names[label]) if found.names is not None else None
-        if index is None and found.counted and label < len(labels):
-            index = label
+        if label == UNLABELLED:
+            raise InputError(f"{picture.place}: found no label, expected one of the task's {len(labels)} labels")
+        if not 0 <= label < count:
+            raise InputError(f"{picture.place}: found the label {label}, expected one of the {count} classes, counted from 0")
+        index = label if in_order else order.get(names[label]) if names is not None else None
         if index is None:
-            shown = found.names[label] if found.names is not None else str(label)
+            shown = names[label] if names is not None else str(label)
             raise InputError(f"{picture.place}: found the label {shown!r}, expected one of the task's {len(labels)} labels{did_you_mean(shown, labels)}")
         indices.append(index)
     return torch.tensor(indices, dtype=torch.int64)
@@ -145,17 +194,20 @@ def _prompts(labels: Mapping[str, str], templates: Sequence[str]) -> list[list[s
     return [[template.format(text) for template in templates or ("{}",)] for text in labels.values()]
 
 
-def _left_over(recipe: Recipe, name: str, samples: Sequence[AnySample], chosen: Sequence[AnySample]) -> list[AnySample]:
+def _left_over(
+    recipe: Recipe, name: str, samples: Sequence[AnySample], chosen: Sequence[AnySample], usable: Callable[[AnySample], bool] = lambda sample: True
+) -> list[AnySample]:
+    """The distinct samples that were not chosen; RecipeError where none is left."""
     taken = {digest(sample) for sample in chosen}
-    left = [sample for sample in samples if digest(sample) not in taken]
+    left = [sample for sample in samples if digest(sample) not in taken and usable(sample)]
     if not left:
-        message = f"found {len(samples)} distinct samples, all taken for calibration, expected more than calibration.samples, or an evaluation file"
+        message = f"found {len(samples)} distinct samples, none left after calibration, expected more than calibration.samples, or an evaluation file"
         raise recipe.mistake(("tasks", name, "calibration"), message)
     return left
 
 
-def _tell(name: str, what: str, found: int, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
-    if found < asked:
-        log.warning("task %s: %d distinct calibration %s, %d asked for: all are used", name, found, what, asked)
+def _tell(name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
+    if len(calibration) < asked:
+        log.warning("task %s: %d distinct calibration %s, %d asked for: all are used", name, len(calibration), what, asked)
     if shared := len({digest(each) for each in calibration} & {digest(each) for each in evaluation}):
         log.warning("task %s: %d calibration %s are evaluation %s too, so its scores may flatter", name, shared, what, what)

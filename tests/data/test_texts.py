@@ -2,18 +2,15 @@ import csv
 import gzip
 import io
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epmq_export.errors import EpmqError, InputError, RecipeError
-from epmq_export.recipe import load_recipe
-from epmq_export.tasks import Task, accuracy, agreement, load_tasks, predict, read_labelled, read_texts, sample
+from epmq_export.data.texts import read_labelled, read_texts
+from epmq_export.errors import InputError
 
 LABELS = ["bad", "so_so", "good"]
 ROWS = [("good", "a fine day"), ("bad", "it rained, twice"), ("1", 'she said "well"'), ("so_so", "naïve café — 東京")]
@@ -131,7 +128,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.txt: not readable \(No such file or directory\)$"):
         read_texts(tmp_path / "gone.txt")
     (tmp_path / "d.txt").mkdir()
-    with pytest.raises(InputError, match=r"d\.txt: not readable \(Is a directory\)$"):
+    with pytest.raises(InputError, match=r"d\.txt: found a directory, expected a file of texts$"):
         read_texts(tmp_path / "d.txt")
 
 
@@ -144,132 +141,3 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, content: bytes
         assert all(text and text == text.strip() for text in read_texts(path))
     except InputError as error:
         assert str(error).startswith(str(path))
-
-
-TEXTS = st.lists(st.text(max_size=3), max_size=30)
-
-
-@given(TEXTS, st.integers(1, 40), st.integers(0, 5), st.randoms())
-def test_a_sample_is_distinct_in_order_and_of_its_size(texts: list[str], count: int, seed: int, order: object) -> None:
-    distinct = list(dict.fromkeys(texts))
-    found = sample(texts, count, seed)
-    assert len(found) == min(count, len(distinct))
-    assert found == [text for text in distinct if text in set(found)]
-    assert set(found) <= set(sample(texts, count + 1, seed))
-    assert set(sample(texts[::-1], count, seed)) == set(found)
-
-
-def test_a_sample_is_the_same_everywhere_and_depends_on_the_seed() -> None:
-    texts = [f"text {i}" for i in range(1000)]
-    assert sample(texts, 4, 0) == ["text 236", "text 251", "text 266", "text 765"]
-    assert len(set(sample(texts, 500, 0)) & set(sample(texts, 500, 1))) < 300
-    # No stretch of the file is preferred.
-    assert 200 < sum(text in set(texts[:500]) for text in sample(texts, 500, 2)) < 300
-
-
-# Tasks of a recipe.
-
-
-def tasks_of(folder: Path, body: str, samples: int = 2) -> list[Task]:
-    (folder / "recipe.yaml").write_text(f"base_model: org/base\ncalibration: {{samples: {samples}}}\ntasks:\n  mood:\n    expert: org/mood\n{body}")
-    return load_tasks(load_recipe(folder / "recipe.yaml"))
-
-
-def test_a_task_with_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    put(tmp_path / "train.txt", "a\nb\nb\nc\n")
-    put(tmp_path / "more.tsv", "ignored\td\n")
-    put(tmp_path / "test.tsv", _tsv(ROWS))
-    body = "    calibration: [train.txt, more.tsv]\n    evaluation: test.tsv\n    labels: [bad, so_so, good]\n"
-    (task,) = tasks_of(tmp_path, body, samples=4)
-    assert (task.name, task.expert) == ("mood", "org/mood")
-    assert task.calibration == ["a", "b", "c", "d"]
-    assert task.evaluation == [text for _, text in ROWS]
-    assert task.truth is not None
-    assert task.truth.dtype == torch.int64
-    assert task.truth.tolist() == TRUTH
-    assert (task.labels, task.label_texts) == (LABELS, ["bad", "so so", "good"])
-    assert not caplog.records
-    (fewer,) = tasks_of(tmp_path, body, samples=2)
-    assert len(fewer.calibration) == 2
-    (all_of_them,) = tasks_of(tmp_path, body, samples=5)
-    assert all_of_them.calibration == task.calibration
-    assert caplog.messages == ["task mood: 4 distinct calibration texts, 5 asked for: all are used"]
-
-
-def test_a_task_without_labels_is_judged_on_what_was_not_sampled(tmp_path: Path) -> None:
-    put(tmp_path / "train.txt", "a\nb\nc\nb\nd\n")
-    (task,) = tasks_of(tmp_path, "    calibration: train.txt\n")
-    assert task.truth is None
-    assert task.labels == task.label_texts == []
-    assert len(task.calibration) == len(task.evaluation) == 2
-    assert sorted(task.calibration + task.evaluation) == ["a", "b", "c", "d"]
-    message = r"recipe\.yaml:6: tasks\.mood\.calibration: found 4 distinct texts, all taken for calibration, expected more than"
-    with pytest.raises(RecipeError, match=message):
-        tasks_of(tmp_path, "    calibration: train.txt\n", samples=4)
-    put(tmp_path / "test.tsv", "any\te\n")
-    (task,) = tasks_of(tmp_path, "    calibration: train.txt\n    evaluation: test.tsv\n", samples=4)
-    assert (task.evaluation, task.truth) == (["e"], None)
-
-
-def test_calibration_on_evaluation_texts_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        put(tmp_path / "x.txt", "a\nb\n")
-        tasks_of(tmp_path, "    calibration: x.txt\n    evaluation: x.txt\n")
-    assert caplog.messages == ["task mood: 2 calibration texts are evaluation texts too, so its scores may flatter"]
-
-
-def test_an_empty_calibration_file_is_refused(tmp_path: Path) -> None:
-    put(tmp_path / "x.txt", "\n")
-    with pytest.raises(InputError, match=r"x\.txt: found no text, expected at least one line$"):
-        tasks_of(tmp_path, "    calibration: x.txt\n")
-
-
-def test_a_recipe_without_tasks_has_none_to_load(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("base_model: org/base\nmodels: [{model: org/a}]\n")
-    with pytest.raises(RecipeError, match="expected at least one task"):
-        load_tasks(load_recipe(tmp_path / "recipe.yaml"))
-
-
-# Scores.
-
-HEAD = torch.tensor([[1.0, 0.0], [0.0, 10.0], [-1.0, 0.0]])
-
-
-def test_the_class_of_the_largest_cosine() -> None:
-    outputs = torch.tensor([[3.0, 1.0], [1e-3, 1e-2], [-5e30, 1.0], [1.0, 1.1]])
-    found = predict(outputs, HEAD)
-    assert found.dtype == torch.int64
-    assert found.tolist() == [0, 1, 2, 1]
-    assert accuracy(outputs, HEAD, torch.tensor([0, 1, 2, 0])) == 0.75
-
-
-def test_agreement_is_the_mean_cosine() -> None:
-    a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 0.0], [0.0, -1.0], [4.0, 3.0]])
-    assert agreement(a, b) == pytest.approx((1 - 1 + 24 / 25) / 3)
-    assert agreement(a, a) == pytest.approx(1, abs=1e-12)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_row_that_is_not_finite_has_no_score(bad: float) -> None:
-    outputs = torch.ones(3, 2)
-    outputs[1:, 0] = bad
-    for score in (lambda: predict(outputs, HEAD), lambda: accuracy(outputs, HEAD, torch.zeros(3)), lambda: agreement(outputs, torch.ones(3, 2))):
-        with pytest.raises(InputError, match=r"^an output is not finite: row 1, the first of 2 of 3$"):
-            score()
-    with pytest.raises(InputError, match=r"^the label text's embedding is not finite: row 1"):
-        predict(torch.ones(3, 2), outputs)
-    with pytest.raises(InputError, match=r"^a reference output is not finite: row 1"):
-        agreement(torch.ones(3, 2), outputs)
-
-
-def test_scores_of_what_does_not_fit_are_refused() -> None:
-    cases: list[tuple[Callable[[], object], str]] = [
-        (lambda: predict(torch.ones(2, 3), HEAD), "outputs are 3 wide and the label texts' embeddings 2"),
-        (lambda: predict(torch.zeros(2, 2), HEAD), "an output is all zero: row 0"),
-        (lambda: predict(torch.ones(0, 2), HEAD), r"an array of shape \[0, 2\]"),
-        (lambda: accuracy(torch.ones(2, 2), HEAD, torch.zeros(3)), "found 2 outputs for 3 labelled texts"),
-        (lambda: agreement(torch.ones(2, 2), torch.ones(3, 2)), r"outputs \[2, 2\] and a reference \[3, 2\]"),
-    ]
-    for case, sentence in cases:
-        with pytest.raises(EpmqError, match=sentence):
-            case()

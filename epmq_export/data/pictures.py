@@ -1,0 +1,120 @@
+"""Images with their labels, and the one place where images are decoded."""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from epmq_export.data.sample import Picture, Pixels
+from epmq_export.errors import InputError
+from epmq_export.files import sha256
+
+# Every other decoder of Pillow's stays shut: a file's ending says nothing of its bytes, and some decoders start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"})
+"""Names of folders and of files that are parts of a data set, and no classes."""
+
+UNLABELLED = -1
+"""The label of a picture that has none among others that have one; data sets of the hub say it so."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    samples: Sequence[Picture]
+    labels: Sequence[int] | None
+    """Of each, an index into `names`, or what the data themselves count by; `UNLABELLED` where it has none. Not checked: calibration needs no labels."""
+
+    names: Sequence[str] | None
+    """Of the classes, distinct, where the data name them."""
+
+    counted: bool = True
+    """Whether the data themselves count their classes, so that a recipe's classes may stand for them in their order; not for folders."""
+
+    data: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by name, of what came from elsewhere than the user's files."""
+
+
+def of_file(path: Path) -> Picture:
+    """An image file. Its bytes are read now for the digest, and again when it is decoded; InputError where they cannot be."""
+    try:
+        return Picture(str(path), sha256(path), partial(_decode_file, path))
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None
+
+
+def of_array(array: NDArray[np.uint8], place: str) -> Picture:
+    """Pixels uint8 [height, width], [height, width, 1] or [height, width, 3] that are decoded already."""
+    digest = hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
+    return Picture(place, digest, partial(_three, array))
+
+
+def decode(encoded: bytes, place: str) -> Pixels:
+    """uint8 [height, width, 3] as the image is meant to be seen: turned by its EXIF orientation, in red, green and blue. The first of several frames.
+
+    What is transparent is dropped, as the models' own processors do. InputError, with the place, for what is no image, is cut short, or has
+    so many pixels that it can only be meant to fill the memory.
+    """
+    expected = f"expected an image ({', '.join(FORMATS)})"
+    if not encoded:
+        raise InputError(f"{place}: found no bytes, {expected}")
+    try:
+        with warnings.catch_warnings():
+            # Of a palette or an EXIF block that is odd; what counts raises.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
+                return _rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError:  # its own words hold an address in memory
+        raise InputError(f"{place}: found no image, {expected}") from None
+    except Exception as error:  # the library raises whatever its parsers raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removesuffix(".")
+        raise InputError(f"{place}: found an image that cannot be decoded ({reason}), expected a whole one") from None
+
+
+def distinct(names: Iterable[str], place: str) -> list[str]:
+    """The names of classes; InputError where two are the same."""
+    found = list(names)
+    if len(set(found)) < len(found):
+        twice = next(name for index, name in enumerate(found) if name in found[:index])
+        raise InputError(f"{place}: found the class {twice!r} twice, expected distinct names")
+    return found
+
+
+def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
+    """Labels and names, in the names' order, of labels that are names; None is `UNLABELLED`."""
+    names = sorted({text for text in texts if text is not None})
+    order = {name: index for index, name in enumerate(names)}
+    return [UNLABELLED if text is None else order[text] for text in texts], names
+
+
+def _decode_file(path: Path) -> Pixels:
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None
+    return decode(encoded, str(path))
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I"):
+        # 16 bits a pixel, which Pillow would cut off at 255; as `I` where it has no smaller mode for them.
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError(f"pixels from {wide.min()} to {wide.max()}, 16 bits at most")
+        return _three(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("pixels that are floats")
+    return np.array(image.convert("RGB"))
+
+
+def _three(array: NDArray[np.uint8]) -> Pixels:
+    grey = array[:, :, None] if array.ndim == 2 else array
+    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))

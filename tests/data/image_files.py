@@ -1,0 +1,44 @@
+"""Images as files, for tests."""
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def two_colours(width: int = 4, height: int = 2) -> NDArray[np.uint8]:
+    """[height, width, 3]: red on the left, blue on the right."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2], pixels[:, width // 2 :] = RED, BLUE
+    return pixels
+
+
+def png(seed: int) -> bytes:
+    """A different small image for every seed."""
+    return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (3, 5, 3), np.uint8)))
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def folders(root: Path, **classes: int) -> Path:
+    """A directory with as many different images of each class; `train__cat` is `train/cat`."""
+    for name, count in classes.items():
+        for index in range(count):
+            put(root / name.replace("__", "/") / f"{index}.png", png(zlib.crc32(f"{root.name}/{name}/{index}".encode())))
+    return root
