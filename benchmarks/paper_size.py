@@ -55,7 +55,8 @@ def write_base(shape: Shape, directory: Path) -> None:
     text |= {"num_hidden_layers": 12, "vocab_size": VOCABULARY, "bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1}
     vision = {"hidden_size": shape.width, "intermediate_size": 4 * shape.width, "num_attention_heads": shape.width // 64}
     vision |= {"num_hidden_layers": shape.layers, "image_size": SIDE, "patch_size": shape.patch}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=shape.projection)).to(torch.float16).save_pretrained(directory)
+    model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=shape.projection))
+    model.half().save_pretrained(directory)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
     tokens += [f"<unused{i}>" for i in range(VOCABULARY - 2 - len(tokens))] + ["<|startoftext|>", "<|endoftext|>"]
@@ -66,12 +67,12 @@ def write_base(shape: Shape, directory: Path) -> None:
 def write_expert(base: Path, directory: Path, seed: int) -> None:
     """The image tower with noise on its matrices, a tenth of their own size."""
     generator = torch.Generator().manual_seed(seed)
-    model: CLIPModel = CLIPModel.from_pretrained(base)
+    model: Any = CLIPModel.from_pretrained(base)
     with torch.no_grad():
         for parameter in model.vision_model.encoder.parameters():
             if parameter.ndim == 2:
                 parameter += 0.1 * parameter.std() * torch.randn(parameter.shape, generator=generator)
-    model.vision_model.to(torch.float16).save_pretrained(directory)
+    model.vision_model.half().save_pretrained(directory)
 
 
 def write_images(path: Path, count: int, seed: int) -> None:
@@ -180,8 +181,8 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    head = f"Randomly initialised models: nothing here says anything of accuracy. {about['date']}, {about['machine']}."
-    return f"# Size and speed at the paper's size\n\n{head}\n\n{table}\n"
+    about_it = f"Randomly initialised models: nothing here says anything of accuracy. {about['date']}, {about['machine']}."
+    return f"# Size and speed at the paper's size\n\n{about_it}\n\n{table}\n"
 
 
 def main() -> None:

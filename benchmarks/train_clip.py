@@ -73,8 +73,11 @@ def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tu
 
 
 def augmented(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted by up to an eighth, mirrored where that changes no class, brighter or darker; uint8 in, float32 of CLIP's scale out."""
-    reach, n = SIZE // 8, len(pixels)
+    """Shifted by up to two pixels, mirrored where that changes no class, brighter or darker; uint8 in, float32 of CLIP's scale out.
+
+    Shifts of eight pixels took most of what so short a training could learn: 23 instead of 56 percent on mnist after 80 steps.
+    """
+    reach, n = SIZE // 32, len(pixels)
     padded = nn.functional.pad(pixels.float(), (reach,) * 4, mode="replicate")
     shift = torch.randint(0, 2 * reach + 1, (n, 2), generator=generator)
     rows = shift[:, 0, None] + torch.arange(SIZE)
@@ -251,7 +254,7 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {' '.join(TASKS)}")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=14, help="of the base, over its images")
+    parser.add_argument("--epochs", type=int, default=12, help="of the base, over its images")
     parser.add_argument("--steps", type=int, default=300, help="of an expert")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=None, help="default 1e-3 for the base, 2e-4 for an expert")

@@ -185,6 +185,16 @@ def test_rows_of_other_numbers_are_dropped(tmp_path: Path) -> None:
     assert [row["stage"] for row in Results(tmp_path, dict(ABOUT), restart=False).rows] == ["base"]
 
 
+def test_the_committed_rows_are_still_rows_of_this_table(judged: Judge, tmp_path: Path) -> None:
+    """They are measured against the same packages and runtimes, and by the same numbers of each method: none has to be measured again."""
+    committed = Path(rows.__file__).parent / "results" / "accuracy.json"
+    content = json.loads(committed.read_text(encoding="utf-8"))
+    fresh = Judge.open(judged.laboratory, tmp_path / "fresh", restart=False)
+    assert fresh.results.about["versions"].keys() == content["about"]["versions"].keys()
+    (tmp_path / "accuracy.json").write_bytes(committed.read_bytes())
+    assert Results(tmp_path, content["about"], restart=False).rows == content["rows"]
+
+
 def test_the_table(tmp_path: Path) -> None:
     results = Results(tmp_path, dict(ABOUT), restart=False)
     fill(results, ("", "", "base", 0.5), ("", "", "experts", 0.9), ("TA 0.3", "", "merged", 0.6), ("TA 0.3", "epmq", "gguf", 0.8))

@@ -2,12 +2,18 @@
 
 import pytest
 import readme
+from suites import SUITES, Suite
 
 
-def test_the_readme_has_the_table_of_the_results() -> None:
+BEGIN, END = readme.MARKERS["text"]
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
+def test_the_readme_has_the_tables_of_the_results(suite: Suite) -> None:
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
-    results = readme.read(readme.ROOT / "benchmarks" / "results")
-    assert readme.replaced(text, readme.block(results)) == text, "run: python benchmarks/readme.py"
+    results = readme.read(readme.ROOT / "benchmarks" / "results" / suite.results)
+    assert results.suite is suite
+    assert readme.replaced(text, readme.block(results), suite.name) == text, "run: python benchmarks/readme.py"
     assert results.markdown.read_text(encoding="utf-8") == results.text()
 
 
@@ -35,11 +41,11 @@ def test_the_table_has_every_kind_of_row() -> None:
     assert sum(line.startswith("`") for line in rows) == sum(next(results.of(merge, method, "packed"), None) is not None for method in readme.METHODS)
 
 
-@pytest.mark.parametrize("text", ["none", readme.END + readme.BEGIN, readme.BEGIN, 2 * (readme.BEGIN + readme.END)])
+@pytest.mark.parametrize("text", ["none", END + BEGIN, BEGIN, 2 * (BEGIN + END)])
 def test_markers_out_of_place_are_refused(text: str) -> None:
     with pytest.raises(SystemExit, match="expected the markers"):
         readme.replaced(text, "new")
 
 
 def test_only_the_text_between_the_markers_changes() -> None:
-    assert readme.replaced(f"a{readme.BEGIN}old{readme.END}b", "new") == "anewb"
+    assert readme.replaced(f"a{BEGIN}old{END}b", "new") == "anewb"
