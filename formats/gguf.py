@@ -91,9 +91,9 @@ class Gguf:
         return found
 
     def exact(self, path: Path, scratch: Path) -> Path:
-        """The F32 twin: the file's own keys, its tensors dequantised to F32."""
+        """The F32 twin: the file's own keys, its tensors dequantised to F32, but for a convolution's, which clip.cpp takes in F16 only."""
         file = GgufFile.open(path)
-        layout = {name: (GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
+        layout = {name: (info.type if len(info.shape) == 4 else GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
         for key, value in file.metadata.items():
             if value.type == GGUFValueType.ARRAY and not value.value:
                 raise InputError(f"{path}: key {shown(key)} is an empty array")
@@ -103,7 +103,9 @@ class Gguf:
             try:
                 for name, info in file.tensors.items():
                     tensor = decode(path, info, file.raw(name))
-                    writer.write_tensor_data((tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()).numpy())
+                    if layout[name][0] == GGMLQuantizationType.F32:
+                        tensor = tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()
+                    writer.write_tensor_data(encode(tensor))
             finally:
                 writer.close()
         return twin
