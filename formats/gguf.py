@@ -73,6 +73,9 @@ class Gguf:
             raw = file.raw(name)
             yield StoredTensor(canonical.get(name, name), decode(path, info, raw), raw)
 
+    def left_out(self, family: Family) -> frozenset[str]:
+        return family.gguf().left_out
+
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """Of keys, their types and values, and of the tensors' names, order, types and shapes."""
         file = GgufFile.open(path)
@@ -126,6 +129,10 @@ def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
     for name in sorted((set(packed.names()) - spec.left_out) ^ set(spec.names)):
         state = "missing" if name in spec.names else "not one of its tensors"
         raise InputError(f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF")
+    for name, grid in packed.grids.items():
+        if spec.grids is not None and grid.file_type not in spec.grids:
+            known = " or ".join(sorted(spec.grids))
+            raise InputError(f"{packed.directory}: tensor {name} is on {grid.name}, expected {known}: {family.runtimes['gguf']} cannot read it in GGUF")
 
 
 def _layout(packed: Packed, spec: GgufSpec) -> Layout:

@@ -3,7 +3,7 @@
     python -m epmq_export.runtimes.clip_cpp_worker REQUEST
 
 REQUEST is a JSON file: `path` of the model, `want`, `memory` (bytes) and `result`, the file to write.
-`keys`      what the model's file says of its inputs, as JSON: the fields of `clip_cpp.Inputs`.
+`keys`      what the model's file says of its inputs, as JSON: the fields of `clip_cpp.Images` or `clip_cpp.Texts`, as `samples` names them.
 `images`    float32 [n, projection_dim] as .npy, of `samples`: an .npy file of float32 [n, height, width, 3].
 `texts`     the same, of `samples`: the ids of each text, special tokens included.
 Errors go to stderr.
@@ -33,7 +33,7 @@ class Keys:
         self.tensors = ctypes.c_void_p()
         self.file = self.ggml.gguf_init_from_file(path.encode(), library.GgufInit(True, ctypes.pointer(self.tensors)))
         if not self.file:
-            raise ValueError("it cannot be read as GGUF")
+            raise ValueError("it reads no GGUF")
         found = self.text("general.architecture")
         if found != ARCHITECTURE:
             raise ValueError(f"general.architecture is {found!r}, expected {ARCHITECTURE!r}")
@@ -87,27 +87,26 @@ class Keys:
                 raise ValueError(f"tensor {name.decode('utf-8', 'replace')} ends at byte {end}, and the file at byte {size}")
 
 
-def inputs(keys: Keys) -> dict[str, Any]:
-    """What must be known to make a model's inputs, and what clip.cpp would not notice to be wrong."""
-    size, patch, context = keys.number("clip.vision.image_size"), keys.number("clip.vision.patch_size"), keys.number("clip.text.context_length")
-    tokens = keys.texts("tokenizer.ggml.tokens")
+def of_images(keys: Keys) -> dict[str, Any]:
+    """What must be known to make pixels; first, what clip.cpp would not notice to be wrong."""
+    side, patch = keys.number("clip.vision.image_size"), keys.number("clip.vision.patch_size")
     if not patch:
         raise ValueError("key clip.vision.patch_size is 0")
-    keys.rows("v.position_embd.weight", (size // patch) ** 2 + 1, "one a patch and one for the class")
-    keys.rows("t.position_embd.weight", context, "as clip.text.context_length says")
+    keys.rows("v.position_embd.weight", (side // patch) ** 2 + 1, "one a patch and one for the class")
+    keys.rows("visual_projection.weight", keys.number("clip.vision.projection_dim"), "as clip.vision.projection_dim says")
+    return {"side": side, "mean": keys.floats("clip.vision.image_mean", 3), "std": keys.floats("clip.vision.image_std", 3)}
+
+
+def of_texts(keys: Keys) -> dict[str, Any]:
+    """What must be known to make ids; first, what clip.cpp would not notice to be wrong."""
+    tokens, context = keys.texts("tokenizer.ggml.tokens"), keys.number("clip.text.context_length")
     keys.rows("t.token_embd.weight", len(tokens), "as many as tokenizer.ggml.tokens")
-    for tower, name in (("vision", "visual_projection.weight"), ("text", "text_projection.weight")):
-        keys.rows(name, keys.number(f"clip.{tower}.projection_dim"), f"as clip.{tower}.projection_dim says")
-    return {
-        "image_size": size,
-        "mean": keys.floats("clip.vision.image_mean", 3),
-        "std": keys.floats("clip.vision.image_std", 3),
-        "tokens": tokens,
-        "merges": keys.texts("tokenizer.ggml.merges"),
-        "start": keys.number("tokenizer.ggml.bos_token_id"),
-        "end": keys.number("tokenizer.ggml.eos_token_id"),
-        "context": context,
-    }
+    keys.rows("t.position_embd.weight", context, "as clip.text.context_length says")
+    keys.rows("text_projection.weight", keys.number("clip.text.projection_dim"), "as clip.text.projection_dim says")
+    ends = {name: keys.number(f"tokenizer.ggml.{short}_token_id") for name, short in (("start", "bos"), ("end", "eos"))}
+    if beyond := [index for index in ends.values() if index >= len(tokens)]:
+        raise ValueError(f"token {beyond[0]} begins or ends a text, expected one of the {len(tokens)} of tokenizer.ggml.tokens")
+    return {"tokens": tokens, "merges": keys.texts("tokenizer.ggml.merges"), **ends, "context": context}
 
 
 def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float32]:  # noqa: ANN401 - ids, or the path of pixels
@@ -115,7 +114,7 @@ def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float3
     clip = library.clip()
     model = clip.clip_model_load(path.encode(), 0)
     if not model:
-        raise ValueError("clip.cpp loads no model from it")
+        raise ValueError("it loads no model")
     given = np.load(samples, mmap_mode="r", allow_pickle=False) if want == "images" else samples
     found = np.empty((len(given), keys.number(f"clip.{'vision' if want == 'images' else 'text'}.projection_dim")), np.float32)
     for row, sample in zip(found, given, strict=True):
@@ -128,7 +127,7 @@ def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float3
             ids = (ctypes.c_int32 * len(sample))(*sample)
             done = clip.clip_text_encode(model, 1, ctypes.byref(library.Tokens(ids, len(ids))), row.ctypes.data, False)
         if not done:
-            raise ValueError("clip.cpp encodes nothing")
+            raise ValueError("it encodes nothing")
     return found
 
 
@@ -138,7 +137,7 @@ def main(request: Path) -> int:
     try:
         keys, result = Keys(asked["path"]), Path(asked["result"])
         if asked["want"] == "keys":
-            result.write_text(json.dumps(inputs(keys)), encoding="utf-8")
+            result.write_text(json.dumps(of_images(keys) if asked["samples"] == "images" else of_texts(keys)), encoding="utf-8")
         else:
             with result.open("wb") as file:
                 np.save(file, outputs(keys, asked["path"], asked["want"], asked["samples"]))
