@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
+from transformers.image_utils import PILImageResampling
 
+from epmq_export.data.processor import CONFIG
 from epmq_export.errors import InputError
 from epmq_export.family import GgufSpec, Metadata
 
 ARCHITECTURE = "clip"
+# What clip.cpp's ggml can decode of this project's grids. It is older than IQ4_NL and compiled without K-quants.
+GRIDS = frozenset({"Q4_0", "Q4_1", "Q8_0"})
 # Tensors of a file -> the layers of text and image tower: clip.cpp knows no other sizes, and ends the process on them.
 LAYERS = ((12, 12), (12, 24), (24, 32))
 _MODULES = {
@@ -46,6 +50,7 @@ def gguf_spec(
         )
     if text.hidden_act != vision.hidden_act:
         raise InputError(f"{where}: hidden_act is {text.hidden_act!r} for texts and {vision.hidden_act!r} for images, expected one for both in GGUF")
+    _require_processor(processor, vision.image_size, directory)
     metadata: Metadata = {
         "general.description": "two-tower CLIP model",
         "clip.has_text_encoder": True,
@@ -60,7 +65,26 @@ def gguf_spec(
         "clip.vision.image_std": [float(value) for value in processor.image_std],
         **_tokens(tokenizer, directory, text.vocab_size),
     }
-    return GgufSpec(ARCHITECTURE, metadata, _names(text.num_hidden_layers, vision.num_hidden_layers), frozenset({"logit_scale"}))
+    return GgufSpec(ARCHITECTURE, metadata, _names(text.num_hidden_layers, vision.num_hidden_layers), frozenset({"logit_scale"}), GRIDS)
+
+
+def _require_processor(processor: Any, side: int, directory: Path) -> None:  # noqa: ANN401
+    """InputError for one that does other than the file can say: it holds a side, means and deviations, and the rest is CLIP's."""
+    expected = {
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": PILImageResampling.BICUBIC,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+    }
+    for key, value in expected.items():
+        found = getattr(processor, key, None)
+        found = {part: number for part, number in dict(found).items() if number is not None} if isinstance(value, dict) and found is not None else found
+        if found != value:
+            raise InputError(f"{directory / CONFIG}: {key} is {found!r}, expected {value!r}, all that GGUF can say; leave gguf out of export.formats")
 
 
 def _tower(name: str, config: Any, projection: int) -> Metadata:  # noqa: ANN401

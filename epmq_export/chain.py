@@ -46,6 +46,8 @@ class Chain:
         names = project.formats
         for name in names:
             self.reader(project.sources.family, name).version()  # a missing runtime is told before the work, not after it
+        if "gguf" in names:
+            project.require_readable()
         if files.taken(output) and not (overwrite or resume):
             raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
         files.make_directory(output)
@@ -128,6 +130,8 @@ class Chain:
 
 
 def calibrate(project: Project, directory: Path, resume: bool, stages: Stages, format: str) -> Packed:
+    if format == "gguf":
+        project.require_readable()
     with stages.stage("calibrate" if directory.name != PACKED_ONNX else "calibrate for onnx") as update:
         return project.calibrate(directory, resume, update, format)
 

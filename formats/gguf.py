@@ -73,6 +73,9 @@ class Gguf:
             raw = file.raw(name)
             yield StoredTensor(canonical.get(name, name), decode(path, info, raw), raw)
 
+    def left_out(self, family: Family) -> frozenset[str]:
+        return family.gguf().left_out
+
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """Of keys, their types and values, and of the tensors' names, order, types and shapes."""
         file = GgufFile.open(path)
@@ -91,9 +94,9 @@ class Gguf:
         return found
 
     def exact(self, path: Path, scratch: Path) -> Path:
-        """The F32 twin: the file's own keys, its tensors dequantised to F32."""
+        """The F32 twin: the file's own keys, its tensors dequantised to F32, but for a convolution's, which clip.cpp takes in F16 only."""
         file = GgufFile.open(path)
-        layout = {name: (GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
+        layout = {name: (info.type if len(info.shape) == 4 else GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
         for key, value in file.metadata.items():
             if value.type == GGUFValueType.ARRAY and not value.value:
                 raise InputError(f"{path}: key {shown(key)} is an empty array")
@@ -103,7 +106,9 @@ class Gguf:
             try:
                 for name, info in file.tensors.items():
                     tensor = decode(path, info, file.raw(name))
-                    writer.write_tensor_data((tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()).numpy())
+                    if layout[name][0] == GGMLQuantizationType.F32:
+                        tensor = tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()
+                    writer.write_tensor_data(encode(tensor))
             finally:
                 writer.close()
         return twin
@@ -124,6 +129,10 @@ def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
     for name in sorted((set(packed.names()) - spec.left_out) ^ set(spec.names)):
         state = "missing" if name in spec.names else "not one of its tensors"
         raise InputError(f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF")
+    for name, grid in packed.grids.items():
+        if spec.grids is not None and grid.file_type not in spec.grids:
+            known = " or ".join(sorted(spec.grids))
+            raise InputError(f"{packed.directory}: tensor {name} is on {grid.name}, expected {known}: {family.runtimes['gguf']} cannot read it in GGUF")
 
 
 def _layout(packed: Packed, spec: GgufSpec) -> Layout:

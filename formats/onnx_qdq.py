@@ -84,6 +84,9 @@ class OnnxQdq:
                 if name.rpartition(".")[0] not in grids:
                     yield StoredTensor(name, onnx_weights.decode(tensor))
 
+    def left_out(self, family: Family) -> frozenset[str]:
+        return frozenset()
+
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """The graph is compared by the digest in the metadata, so that it takes no exporter of the version that wrote the file."""
         sentences = [sentence for file in self.contents(path, family) for sentence in _differences(_read(file), packed)]

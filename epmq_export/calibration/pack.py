@@ -73,7 +73,7 @@ def calibrate(
     if recipe.calibration.refine:
         require_samples(calibrator.tasks)
     budget = None if format == "safetensors" else quantization.bits
-    candidates = [GRIDS[name] for name in (ONNX_GRIDS if format == "onnx" else MIXED)]
+    candidates = _candidates(sources.family, format) if budget is not None else []
     if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
         raise recipe.mistake(
             ("quantization", "bits"), f"found {budget:g}, expected at least {math.ceil(fewest * 1e4) / 1e4:g}: the fewest a weight that the linears' grids take"
@@ -117,6 +117,14 @@ def calibrate(
     packed.write(directory, tensors, index, sources.family.directory)
     finished.remove()
     return Packed(directory)
+
+
+def _candidates(family: Family, format: str) -> list[Grid]:
+    """What a budget chooses from: in GGUF the best grids, or all that the family's runtime can decode, where it cannot decode those."""
+    if format == "onnx":
+        return [GRIDS[name] for name in ONNX_GRIDS]
+    known = family.gguf().grids
+    return [GRIDS[name] for name in MIXED] if known is None else [grid for grid in GRIDS.values() if grid.name in known]
 
 
 def _search(calibrator: Calibrator, asked: bool, budget: float | None, candidates: Sequence[Grid]) -> dict[str, Any]:

@@ -1,27 +1,165 @@
 """clip.cpp, through the package clip-cpp, in processes of its own."""
 
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from epmq_export.data.sample import Sample
-from epmq_export.runtimes import ggml_types
+from epmq_export.data.processor import preprocess
+from epmq_export.data.sample import Picture, Sample
+from epmq_export.errors import InputError
+from epmq_export.runtimes import clip_library
+from epmq_export.runtimes.worker import Worker, cores
+
+_WORKER = "epmq_export.runtimes.clip_cpp_worker"
+# Below this many samples a further process costs more than it saves; more than the second number of pictures are not held on disk at once.
+_SHARE, _MOST = {"texts": 64, "images": 4}, 256
+# Seconds that a sample may take, besides what it takes to start: of pictures, one thread runs an H/14.
+_SECONDS = {"keys": 0.0, "texts": 10.0, "images": 120.0}
+# A failed assertion, else an exception that nobody caught, else what the worker says, else what clip.cpp and its ggml say before they go.
+_TELLING = (
+    r"GGML_ASSERT: \S+:\d+: (.*)",
+    r"what\(\): +(.*)",
+    r"(This g\w+ file seems .*)",
+    r"error: (.*)",
+    r"\w+: (Unrecognized number of tensors: \d+)",
+    r"(.*not enough space.*)",
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a model's file says of its pictures."""
+
+    side: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
+        """float32 [n, side, side, 3]: resized, cropped and normalised by transformers' processor; clip.cpp's own resizing gives other pixels."""
+        square = {"height": self.side, "width": self.side}
+        processor = CLIPImageProcessorPil(size={"shortest_edge": self.side}, crop_size=square, image_mean=list(self.mean), image_std=list(self.std))
+        return np.ascontiguousarray(preprocess(processor, pictures).transpose(0, 2, 3, 1))
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model's file says of its texts."""
+
+    tokens: Sequence[str]
+    merges: Sequence[str]
+    start: int
+    end: int
+    context: int
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Start and end included, cut to the context before the end, without padding; by transformers' tokenizer, made of the file's own
+        tokens and merges. clip.cpp's would split words greedily, and begin and end every text with OpenAI's ids.
+
+        A text that spells the end token out is cut there: CLIP reads its output at the first end, clip.cpp at the last token.
+        """
+        start, end = self.tokens[self.start], self.tokens[self.end]
+        library: Any = CLIPTokenizer  # without types
+        tokenizer = library(
+            vocab={token: index for index, token in enumerate(self.tokens)},
+            merges=[tuple(merge.split(" ")) for merge in self.merges],
+            bos_token=start,
+            eos_token=end,
+            unk_token=end,
+        )
+        found: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=self.context)["input_ids"]
+        return [ids[: ids.index(self.end) + 1] for ids in found]
 
 
 @dataclass(frozen=True)
 class ClipCpp:
+    """By its graph alone: pictures are resized and texts are tokenised here, as the file says, since clip.cpp does both in ways of its own."""
+
+    seconds: float = 120.0
+    """How long a process may take to start, beside 10 seconds a text or 120 a picture."""
+
+    memory: int = 8 << 30
+    """Bytes of address space that a process may take, beside three times the file."""
+
     name = "clip.cpp"
     format = "gguf"
     approximate = True
 
     def version(self) -> str:
-        return "0.5.0"
+        return clip_library.installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        raise NotImplementedError
+        """float32 [len(samples), projection_dim] of pictures or of texts, not normalised. `exact` asks for nothing that clip.cpp could do:
+        give it a file of F32 tensors."""
+        self.version()
+        pictures = [sample for sample in samples if isinstance(sample, Picture)]
+        texts = [sample for sample in samples if isinstance(sample, str)]
+        if pictures and texts:
+            raise InputError(f"{path}: found texts among pictures, expected one kind of samples")
+        if not samples:
+            raise InputError(f"{path}: no samples to run it on")
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        return np.concatenate([*(self._of_pictures(path, pictures) if pictures else self._of_texts(path, texts))])
 
     def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-        return ggml_types.dequantise(grid, raw, count)
+        """By clip.cpp's own ggml: F16, Q4_0, Q4_1 and Q8_0, which are all that it can read."""
+        self.version()
+        return clip_library.dequantise(grid, raw, count)
+
+    def _of_pictures(self, path: Path, pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
+        """In rounds, so that the pixels of a large data set are never all on disk."""
+        images = Images(**self._keys(path, "images"))
+        turn = _MOST * cores()
+        for start in range(0, len(pictures), turn):
+            with tempfile.TemporaryDirectory(prefix="epmq-") as name:
+                shares = _shares(pictures[start : start + turn], "images")
+                files = [Path(name) / f"{index}.npy" for index in range(len(shares))]
+                for file, share in zip(files, shares, strict=True):
+                    np.save(file, images.pixels(share))
+                yield from self._ask(path, "images", [str(file) for file in files], len(shares[0]), _array)
+
+    def _of_texts(self, path: Path, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        given = Texts(**self._keys(path, "texts"))
+        try:
+            ids = given.ids(texts)
+        except Exception as error:  # the library raises whatever its parsers raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"{path}: the tokenizer in it cannot be used ({reason})") from None
+        shares = _shares(ids, "texts")
+        yield from self._ask(path, "texts", shares, len(shares[0]), _array)
+
+    def _keys(self, path: Path, kind: str) -> dict[str, Any]:
+        (answer,) = self._ask(path, "keys", [kind], 0, lambda result: json.loads(result.read_text(encoding="utf-8")))
+        found: dict[str, Any] = answer
+        return found
+
+    def _ask(self, path: Path, want: Literal["keys", "images", "texts"], shares: Sequence[Any], most: int, load: Any) -> list[Any]:  # noqa: ANN401
+        """The answers to the shares, one a process; `most` is the samples of the largest."""
+        memory, seconds = self.memory + 3 * path.stat().st_size, self.seconds + _SECONDS[want] * most
+        with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
+            workers = []
+            for index, share in enumerate(shares):
+                asked = {"path": str(path), "want": want, "samples": share}
+                workers.append(stack.enter_context(Worker(self.name, _WORKER, Path(name) / str(index), asked, memory=memory, seconds=seconds)))
+            return [load(worker.result(path, _TELLING)) for worker in workers]
+
+
+def _array(result: Path) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = np.load(result, allow_pickle=False)
+    return found
+
+
+def _shares(samples: Sequence[Any], want: Literal["images", "texts"]) -> list[Sequence[Any]]:
+    """Consecutive parts, the first the largest: one a core, if there are samples enough."""
+    count = max(1, min(cores(), len(samples) // _SHARE[want]))
+    step = -(-len(samples) // count)
+    return [samples[start : start + step] for start in range(0, len(samples), step)]

@@ -1,13 +1,7 @@
 """llama.cpp, through the package xllamacpp, in processes of its own."""
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +15,7 @@ from numpy.typing import NDArray
 from epmq_export.data.sample import Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.runtimes import ggml_types
+from epmq_export.runtimes.worker import Worker, cores
 
 # What the C structures in ggml_types belong to; the same in pyproject.toml.
 PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
@@ -28,7 +23,9 @@ PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
 _SHARE = 64
 # Seconds that a text may take, besides what it takes to start.
 _SECONDS_A_TEXT = 5.0
-_ROOT = Path(__file__).parents[2]
+_WORKER = "epmq_export.runtimes.llama_cpp_worker"
+# A failed assertion, else the first error of llama.cpp, else what the worker says.
+_TELLING = (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)")
 
 
 @dataclass(frozen=True)
@@ -79,70 +76,13 @@ class LlamaCpp:
             raise InputError(f"{path}: no texts to run it on")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        shares = np.array_split(np.array(texts, object), min(_cores(), -(-len(texts) // _SHARE)))
-        request = {"path": str(path), "want": want, "exact": exact, "memory": self.memory + 3 * path.stat().st_size}
+        shares = np.array_split(np.array(texts, object), min(cores(), -(-len(texts) // _SHARE)))
+        request = {"path": str(path), "want": want, "exact": exact}
+        memory = self.memory + 3 * path.stat().st_size
         with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
-            workers = [
-                stack.enter_context(_Worker(Path(name) / str(index), {**request, "texts": list(share)}, self.seconds + _SECONDS_A_TEXT * len(share)))
-                for index, share in enumerate(shares)
-            ]
-            return [load(worker.result(path)) for worker in workers]
-
-
-class _Worker:
-    """One process of `llama_cpp_worker`; killed where its block ends first."""
-
-    def __init__(self, folder: Path, request: dict[str, Any], seconds: float) -> None:
-        folder.mkdir()
-        self.seconds, self.memory = seconds, request["memory"]
-        self.deadline = time.monotonic() + seconds
-        self.answer, self.log = folder / "result", folder / "log"
-        asked = folder / "request.json"
-        asked.write_text(json.dumps({**request, "result": str(self.answer)}), encoding="utf-8")
-        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "epmq_export.runtimes.llama_cpp_worker", str(asked)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},  # it would start a debugger, for seconds
-            )
-
-    def __enter__(self) -> "_Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def result(self, model: Path) -> Path:
-        """The file with the answer; InputError, with llama.cpp's own words, where it gives none."""
-        try:
-            code = self.process.wait(max(0.0, self.deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            raise InputError(f"{model}: llama.cpp gave no answer within {self.seconds:.0f} s and was stopped") from None
-        if code != 0:
-            how = "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
-            raise InputError(f"{model}: llama.cpp {how}: {_telling(self.log.read_text(encoding='utf-8', errors='replace'))}")
-        return self.answer
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _telling(log: str) -> str:
-    """The line of a log that says what went wrong: a failed assertion, else the first error of llama.cpp, else the last line."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for pattern in (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)"):
-        if found := next((match[1] for match in (re.search(pattern, line) for line in lines) if match), None):
-            return found
-    return lines[-1] if lines else "it said nothing"
+            workers = []
+            for index, share in enumerate(shares):
+                seconds = self.seconds + _SECONDS_A_TEXT * len(share)
+                asked = {**request, "texts": list(share)}
+                workers.append(stack.enter_context(Worker(self.name, _WORKER, Path(name) / str(index), asked, memory=memory, seconds=seconds)))
+            return [load(worker.result(path, _TELLING)) for worker in workers]

@@ -9,7 +9,6 @@ file to write: float32 [texts, width] as .npy, or the ids of each text as JSON. 
 import http.client
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,23 +16,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from epmq_export.runtimes.worker import limit
+
 if TYPE_CHECKING:
     import xllamacpp
 
 # Tokens in one batch, and so the longest text: attention that sees both ways needs a whole text in one batch.
 LONGEST = 2048
-
-
-def limit(memory: int) -> None:
-    """Bound the address space, and leave no core file behind; where the system has such bounds."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(kind)[1]
-        with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses to set it
-            resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def serve(path: str, exact: bool) -> "xllamacpp.Server":
