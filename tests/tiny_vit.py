@@ -96,13 +96,13 @@ def processor(directory: Path, crop: tuple[int, int], kind: str = "vit") -> None
         ViTImageProcessorPil(size={"height": height, "width": width}).save_pretrained(directory)
 
 
-def expert(directory: Path, base: Path, seed: int) -> Path:
-    """The base with noise on the matrices of its layers."""
+def expert(directory: Path, base: Path, seed: int, *, old: str | None = None) -> Path:
+    """The base with noise on the matrices of its layers; under the names that transformers 4 has for the kind `old`."""
     torch.manual_seed(seed)
     directory.mkdir(parents=True)
     tensors = load_file(base / "model.safetensors")
     noisy = {name: value + 0.02 * torch.randn_like(value) if value.ndim == 2 and ".layer" in f".{name}" else value for name, value in tensors.items()}
-    save_file(noisy, directory / "model.safetensors", {"format": "pt"})
+    save_file(old_names(noisy, old) if old else noisy, directory / "model.safetensors", {"format": "pt"})
     for place in base.glob("*.json"):
         (directory / place.name).write_bytes(place.read_bytes())
     return directory
