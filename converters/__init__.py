@@ -6,10 +6,11 @@ from pathlib import Path
 
 from converters.bert import Bert
 from converters.clip import Clip
+from converters.vit import deit, dinov2, vit
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open, "clip": Clip.open}
+FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open, "clip": Clip.open, "vit": vit, "deit": deit, "dinov2": dinov2}
 
 
 def open_family(directory: Path) -> Family:

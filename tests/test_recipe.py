@@ -357,6 +357,10 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     (folder / "data/digits.npz").touch()
     (folder / "data/ag_news.labels.json").write_text('{"world": "world news", "sports": "sports news"}')
+    for name in ("experts/textures", "experts/flowers"):
+        (folder / name).mkdir(parents=True)
+    for name in ("experts/textures/head.safetensors", "data/textures.npz", "data/flowers.npz"):
+        (folder / name).touch()
     for example in examples:
         load(folder, example.split("```")[0])
 

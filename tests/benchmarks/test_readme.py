@@ -4,7 +4,6 @@ import pytest
 import readme
 from suites import SUITES, Suite
 
-
 BEGIN, END = readme.MARKERS["text"]
 
 

@@ -1,0 +1,42 @@
+"""A family's blocks as one module, for export: their own modules in a row, each parameter under its canonical name."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from epmq_export.family import Batch, Block, TensorSource
+
+
+class Blocks(nn.Module):
+    """The modules of the blocks of one or more towers, with a source's weights in float32; InputError where it lacks one."""
+
+    def __init__(self, source: TensorSource, *towers: Sequence[Block]) -> None:
+        super().__init__()
+        for block in (block for tower in towers for block in tower):
+            _place(self, block.prefix.removesuffix("."), block.build())
+        self.load_state_dict({name: source.load(name).float() for name in self.state_dict()}, assign=True)
+        self.eval()
+
+    def through(self, blocks: Sequence[Block], batch: Batch) -> tuple[Tensor, Tensor]:
+        """The hidden states before and after a tower's last block."""
+        hidden: Tensor | None = None
+        before = hidden
+        for block in blocks:
+            before = hidden
+            hidden = block.run(self.get_submodule(block.prefix.removesuffix(".")), hidden, batch)
+        assert hidden is not None and before is not None  # a tower has a stem and a head
+        return before, hidden
+
+
+def _place(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Under a dotted name; where something is already, as the towers are when their heads come, the children join its children."""
+    *path, last = name.split(".") if name else [""]
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    if last and not hasattr(root, last):
+        root.add_module(last, module)
+        return
+    for child, each in module.named_children():
+        _place(root.get_submodule(last), child, each)
