@@ -117,7 +117,6 @@ class Bert:
     max_length: int
     name: str = "bert"
     modality: Literal["text"] = "text"
-    features: str = "sentence_embedding"
     runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
     embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
     halves: tuple[str, ...] = ()

@@ -239,7 +239,6 @@ class ClipText(_Tower):
     tokenizer: PreTrainedTokenizerFast
     name: str = "clip text"
     modality: Literal["text"] = "text"
-    features: str = "text_embeds"
 
     @property
     def text_tower(self) -> "ClipText":
@@ -295,7 +294,6 @@ class Clip(_Tower):
     text_tower: ClipText
     name: str = "clip"
     modality: Literal["image"] = "image"
-    features: str = "image_embeds"
 
     @classmethod
     def open(cls, directory: Path) -> "Clip":

@@ -208,10 +208,6 @@ class Vit:
         return self.kind.name
 
     @property
-    def features(self) -> str:
-        return "image_embeds" if self.both else "pooler_output"
-
-    @property
     def blocks(self) -> Sequence[Block]:
         last = self.config.num_hidden_layers - 1
         layers = (Layer(self.kind, self.config, i, reads_class_only=i == last and not self.both) for i in range(last + 1))

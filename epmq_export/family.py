@@ -121,11 +121,6 @@ class Family(Protocol):
         ...
 
     @property
-    def features(self) -> str:
-        """The name of its output in an exported model."""
-        ...
-
-    @property
     def text_tower(self) -> "Family | None":
         """What embeds label texts where this family's outputs are: itself for a text encoder; None where there is nothing of the kind."""
         ...

@@ -1,0 +1,117 @@
+"""The commands on CLIP: experts that are image towers alone, images as data, zero-shot heads, files for two runtimes."""
+
+import json
+from pathlib import Path
+
+import jsonschema  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from epmq_export.packed import Packed, PackedTensor
+from epmq_export.verification.report import SCHEMA
+from tests.command import Result, Warm
+from tests.tiny_clip import LAYERS, clip, vision_expert
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 230)}
+
+
+def images(path: Path, count: int, seed: int) -> None:
+    """Noise around the colour of each image's class: `x` uint8 [count, 24, 40, 3], `y` and `names`."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    labels = np.arange(count) % len(COLOURS)
+    noise = random.integers(-30, 31, (count, 24, 40, 3))
+    pixels = (np.array(list(COLOURS.values()))[labels][:, None, None] + noise).clip(0, 255).astype(np.uint8)
+    np.savez(path, x=pixels, y=labels, names=np.array(list(COLOURS)))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    base = clip(folder / "base")
+    vision_expert(folder / "first", base, 1)
+    vision_expert(folder / "second", base, 2, prefix=False)
+    for name, count, seed in (("train", 20, 1), ("test", 90, 2)):
+        images(folder / f"{name}.npz", count, seed)
+    data = {name: {"path": f"{name}.npz", "images": "x", "labels": "y"} for name in ("train", "test")}
+    judged = {"calibration": data["train"], "evaluation": data["test"], "templates": ["a photo of a {} square", "the {} noise"]}
+    content = {
+        "base_model": "./base",
+        "merge_method": "task_arithmetic",
+        "tasks": {"own names": {"expert": "./first", **judged}, "unlabelled": {"expert": "./second", "calibration": data["train"]}},
+        "calibration": {"samples": 12},
+        "quantization": {"overrides": {"text_model.*.mlp.*": "Q8_0"}},
+        "verify": {"tasks": 0.1},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, recipe: Path) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("ran")
+    return folder / "out", epmq("run", recipe, "-o", "out", folder=folder)
+
+
+def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> None:
+    output, result = ran
+    assert result.code == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-3:] == ["verdict: pass", "out/gguf/model.gguf", "out/onnx/onnx/vision_model_q4.onnx"]
+    assert "WARNING" not in result.stderr
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    jsonschema.validate(report, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    assert list(report["scores"]) == ["base", "experts", "merged", "reference", "gguf in clip.cpp", "onnx in onnxruntime"]
+    gguf, onnx = report["files"]
+    assert set(gguf["checks"]["graph"]["by_tower"]) == {"model.gguf: clip", "model.gguf: clip text"}
+    assert [Path(each["path"]).name for each in onnx["others"]] == ["text_model_q4.onnx", "model_q4.onnx"]
+    assert len(onnx["checks"]["graph"]["by_tower"]) == 4
+    # Six linears a layer of the image tower, two of the text tower, and both again in the joint model.
+    assert onnx["notes"] == {"linears": 2 * (6 + 2) * LAYERS, "fused": 2 * (6 + 2) * LAYERS}
+
+
+def test_only_the_image_tower_moves(ran: tuple[Path, Result], recipe: Path) -> None:
+    packed, base = Packed(ran[0] / "packed"), load_file(recipe.parent / "base" / "model.safetensors")
+    moved = set()
+    for name in packed.names():
+        value = packed.tensor(name)
+        if isinstance(value, PackedTensor):
+            assert (value.grid.name == "Q8_0") == name.startswith("text_model.")
+        elif not np.array_equal(value.float().numpy(), base[name].to(value.dtype).float().numpy()):
+            moved.add(name)
+    assert moved and all(name.startswith("vision_model.") and name.endswith(("bias", "norm1.weight", "norm2.weight", "norm.weight")) for name in moved)
+    kept = {"patch_embedding.weight", "class_embedding", "position_embedding.weight"}
+    assert not any(name.removeprefix("vision_model.embeddings.") in kept for name in moved)
+
+
+def test_merge_leaves_the_text_tower(tmp_path: Path, epmq: Warm, recipe: Path) -> None:
+    place = tmp_path / "merge.yaml"
+    base, expert = recipe.parent / "base", recipe.parent / "first"
+    place.write_text(yaml.safe_dump({"base_model": str(base), "merge_method": "task_arithmetic", "models": [{"model": str(expert)}]}))
+    result = epmq("merge", place, "-o", "merged", folder=tmp_path)
+    assert result.code == 0, result.stderr
+    ours, theirs = (load_file(directory / "model.safetensors") for directory in (tmp_path / "merged", base))
+    assert ours.keys() == theirs.keys()
+    changed = {name for name in ours if not np.array_equal(ours[name].numpy(), theirs[name].numpy())}
+    assert changed and all(name.startswith("vision_model.") for name in changed)
+
+
+def test_evaluate_takes_either_file(ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path) -> None:
+    report = json.loads((ran[0] / "report.json").read_text(encoding="utf-8"))
+    for row, path in (("gguf in clip.cpp", "gguf/model.gguf"), ("onnx in onnxruntime", "onnx/onnx/vision_model_q4.onnx")):
+        result = epmq("evaluate", ran[0] / path, "--recipe", recipe, "--json", folder=tmp_path)
+        assert result.code == 0, result.stderr
+        assert json.loads(result.stdout)["model"] == pytest.approx(report["scores"][row])
+
+
+def test_a_file_of_one_tower_gone_is_a_broken_check(ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path) -> None:
+    output, _ = ran
+    text = output / "onnx" / "onnx" / "text_model_q4.onnx"
+    content = text.read_bytes()
+    text.unlink()
+    try:
+        result = epmq("verify", output, "--recipe", recipe, folder=tmp_path)
+    finally:
+        text.write_bytes(content)
+    assert result.code == 1 and "text_model_q4.onnx" in result.stderr and "Traceback" not in result.stderr
