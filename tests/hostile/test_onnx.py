@@ -49,7 +49,7 @@ def test_truncated(copy: Written, share: float, capfd: pytest.CaptureFixture[str
     copy.path.write_bytes(content[: int(share * len(content))])
     assert "not an ONNX file" in (message := refused(copy)) or "not a valid ONNX model" in message
     assert "ONNX Runtime refuses it" in one_sentence(copy.path, lambda: RUNTIME.outputs(copy.path, ["a"]))
-    one_sentence(copy.path, lambda: FORMAT.notes(copy.path))
+    one_sentence(copy.path, lambda: FORMAT.notes(copy.path, copy.family))
     assert capfd.readouterr() == ("", "")
 
 
