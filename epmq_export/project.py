@@ -58,7 +58,7 @@ class Project:
         if "gguf" not in self.formats or (known := family.gguf().grids) is None:
             return
         quantization = self.recipe.quantization
-        asked = {("grid",): quantization.grid, ("embeddings",): quantization.embeddings}
+        asked: dict[tuple[str, ...], str] = {("grid",): quantization.grid, ("embeddings",): quantization.embeddings}
         asked |= {("overrides", pattern): storage for pattern, storage in quantization.overrides.items()}
         for key, name in asked.items():
             if name in GRIDS and GRIDS[name].file_type not in known:
