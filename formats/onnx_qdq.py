@@ -24,12 +24,13 @@ from torch import Tensor
 from epmq_export import __version__, files
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family, OnnxSpec
-from epmq_export.format import StoredTensor
+from epmq_export.format import PlannedTensor, StoredTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
 from epmq_export.runtimes.onnxruntime import open_session
 from formats import onnx_graph, onnx_weights
+from formats.onnx_size import onnx_size
 
 FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
@@ -50,6 +51,11 @@ class OnnxQdq:
         if unused:
             raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
         return folder / FOLDER / f"{next(iter(specs))}{ending}"
+
+    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        ending = QUANTISED if any(isinstance(tensor.storage, Grid) for tensor in tensors.values()) else PLAIN
+        origin = {key: json.dumps(index[key], ensure_ascii=False, sort_keys=True) for key in PROVENANCE if key in index}
+        return {f"{FOLDER}/{stem}{ending}": onnx_size(tensors, spec, family.embeddings, origin) for stem, spec in family.onnx().items()}
 
     def find(self, folder: Path) -> Path:
         found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
