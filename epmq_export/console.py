@@ -219,7 +219,7 @@ def show_forecast(forecast: "Forecast") -> None:
         again = forecast.time.calibrations
         many = "" if again == (1, 1) else f", {again[0]} of them" if again[0] == again[1] else f", {again[0]} to {again[1]} of them"
         out.print(f"\ncalibration{many}: roughly {_duration(least)} to {_duration(most)}", style="bold")
-        rests = f"{speed.single / 1e9:.0f} billion operations a second in float32 and {speed.double / 1e9:.0f} in float64, measured for a second"
+        rests = f"{speed.single / 1e9:.0f} billion operations a second in float32 and {speed.double / 1e9:.0f} in float64, measured just now"
         out.print(f"rests on {rests}; on a busy machine it is wrong", soft_wrap=True)
     for note in forecast.notes:
         out.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ of operations (a multiplication and an addition count two):
     statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the experts are run
     a step's solve      (d^3 / 3 + d^3) for the factor of H, float64
     a linear's solve    (2 or 4) T o d^2 for its targets, 4 o d^2 for W*, 8 o d^2 for the losses, float64
-    rounding            o d^2 for GPTQ; a round of descent about 12 o d^2
+    rounding            o d^2 for GPTQ; a round of descent about 12 o d^2; and a walk along d columns for each, which no product speeds up
 
 docs/method.md has what these are for.
 """
@@ -28,12 +28,14 @@ from epmq_export.calibration.calibrate import BATCH, Calibrator
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rest import linears as rest_linears
+from epmq_export.calibration.rounding import gptq
 from epmq_export.checkpoint import Checkpoint, Renamed, open_checkpoint, renamed
 from epmq_export.data.task import load_tasks
 from epmq_export.errors import MissingRuntime
 from epmq_export.family import Block, Family
 from epmq_export.fit import require_fit, require_same_vocabulary
 from epmq_export.format import Format, PlannedTensor
+from epmq_export.grids import GRIDS
 from epmq_export.local import Found
 from epmq_export.plan import plan_of
 from epmq_export.project import require_formats
@@ -44,9 +46,10 @@ from epmq_export.sources import frozen_tensors
 # Rounds of descent: the fewest and the most that a linear takes.
 ROUNDS = (3, 20)
 OPERATIONS_A_ROUND = 12
-# A second is not the run: memory traffic, small matrices and the column loops of the rounding come on top. Runs of all-MiniLM with the
-# demo's recipe took 1.2 to 3 times what operations alone ask for.
-SLOWEST = 4.0
+# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what was measured.
+SLOWEST = 3.0
+# Columns of the rounding that is timed.
+COLUMNS = 128
 # Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the feed-forward.
 STATES = 8
 FLOAT, DOUBLE = 4, 8
@@ -175,6 +178,9 @@ class Work:
     rounding: tuple[float, float]
     """The least and the most."""
 
+    columns: tuple[float, float]
+    """Columns that rounding walks along, the least and the most."""
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -182,6 +188,8 @@ class Speed:
 
     single: float
     double: float
+    column: float
+    """Seconds that a column of GPTQ takes."""
 
 
 @dataclass(frozen=True)
@@ -369,7 +377,7 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
     """The sums of the module's formulas over all steps."""
     both = _runs_experts(method)
     forward = statistics = solve = 0.0
-    rounding = [0.0, 0.0]
+    rounding, columns = [0.0, 0.0], [0.0, 0.0]
     for block in blocks:
         forward += block.forward(samples.rows, samples.tokens) * (block.passes(method) + (1 if both else 0))
         for step in (block.steps[i] for i in block.solved(method)):
@@ -379,10 +387,10 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
             square = sum(step.outputs) * step.width**2
             solve += step.width**3 * 4 / 3 + ((4 if both else 2) * samples.tasks + 12) * square
             if method.rounding != "nearest":
-                rounding = [total + square for total in rounding]
-            if method.rounding == "descent":
-                rounding = [total + rounds * OPERATIONS_A_ROUND * square for total, rounds in zip(rounding, ROUNDS, strict=True)]
-    return Work(forward, statistics, solve, (rounding[0], rounding[1]))
+                rounds = ROUNDS if method.rounding == "descent" else (0, 0)
+                rounding = [total + (1 + each * OPERATIONS_A_ROUND) * square for total, each in zip(rounding, rounds, strict=True)]
+                columns = [total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)]
+    return Work(forward, statistics, solve, (rounding[0], rounding[1]), (columns[0], columns[1]))
 
 
 def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
@@ -446,7 +454,15 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
         once = _timed(left, right, 1)
         count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
         speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
-    return Speed(*speeds)
+    grid = GRIDS["Q4_0"]
+    weight = torch.randn(sum(step.outputs), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0))
+    factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
+    times = []
+    for _ in range(2):  # the first call pays for tables
+        started = time.perf_counter()
+        float(gptq(weight, factor, grid).codes[0, 0])
+        times.append(time.perf_counter() - started)
+    return Speed(*speeds, min(times) / COLUMNS)
 
 
 def _timed(left: torch.Tensor, right: torch.Tensor, count: int) -> float:
