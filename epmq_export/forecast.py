@@ -285,7 +285,7 @@ class Forecaster:
                 self.runtimes[family.runtimes[name]].version()
             except MissingRuntime as error:
                 notes.append(str(error))
-        unknown.append("evaluation and the merge itself are not part of the time")
+        unknown.append("the merge, refine, writing and scoring are not part of the time")
         work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(names))
         speed = measure(blocks, self.device)
         return Forecast(

@@ -149,7 +149,7 @@ def test_what_a_run_would_refuse_is_refused(project: tiny.Project, cached: Path,
     tiny.base(tmp_path / "other", width=64, layers=2)
     with pytest.raises(InputError, match="does not fit the base"):
         forecast(project.one_task(tmp_path / "one.yaml", expert=str(tmp_path / "other")))
-    with pytest.raises(RecipeError, match=r"density: found 2"):
+    with pytest.raises(RecipeError, match=r"two.yaml:\d+: parameters.density: .* is 2, expected a share"):
         forecast(project.variant(tmp_path / "two.yaml", merge_method="ties", parameters={"density": 2}))
     (cached / "config.json").write_text("{")
     with pytest.raises(InputError, match="not readable as JSON"):
