@@ -203,8 +203,27 @@ def inspect(
 
 
 @app.command()
-def run(recipe: RecipeFile, output: Output, device: Device = None, overwrite: Overwrite = False, resume: Resume = False) -> None:
+def run(
+    recipe: RecipeFile,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; refused if it exists. Needed but for --dry-run.")] = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, written and held in memory, and how long it takes; do none of it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
+) -> None:
     """The whole chain: merge, calibrate, export, verify."""
+    if as_json and not dry_run:
+        raise RecipeError("--json: found it without --dry-run, expected both: a run writes OUTPUT/report.json")
+    if dry_run:
+        if output is not None and not resume:
+            files.refuse_existing(output, overwrite)
+        _forecast(recipe, device, as_json)
+        return
+    if output is None:
+        raise RecipeError("--output: found nothing, expected the directory to write")
     _show(chain().run(_open(recipe, device), output, overwrite, resume, console.Stages()), output)
 
 
@@ -245,6 +264,18 @@ def _open(path: Path, device: str | None, base: Path | None = None) -> "Project"
     if base is not None:
         recipe = recipe.model_copy(update={"base_model": str(base)})
     return Project.open(recipe.require_tasks(), open_family, _device(device))
+
+
+def _forecast(path: Path, device: str | None, as_json: bool) -> None:
+    from epmq_export.forecast import Forecaster
+    from epmq_export.recipe import load_recipe
+
+    stages = chain()
+    forecast = Forecaster(stages.open_family, stages.formats, stages.runtimes, _device(device)).forecast(load_recipe(path).require_tasks())
+    if as_json:
+        sys.stdout.write(json.dumps(forecast.as_dict(), indent=1) + "\n")
+    else:
+        console.show_forecast(forecast)
 
 
 def _show(verdict: "Verdict", output: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from epmq_export.calibration.layout import Storage
 from epmq_export.family import Family
 from epmq_export.packed import Packed, PackedTensor
 
@@ -27,6 +28,15 @@ class StoredTensor:
     """The bytes in the file, for a runtime's own dequantiser; None where the format has no such thing."""
 
 
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor that is to be written: what a size can be told from."""
+
+    shape: tuple[int, ...]
+    storage: Storage
+    """As the packed checkpoint would hold it."""
+
+
 class Format(Protocol):
     @property
     def name(self) -> str:
@@ -35,6 +45,11 @@ class Format(Protocol):
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         """Write the model into the folder (which exists and is empty); the path of the file that tasks are judged by."""
+        ...
+
+    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        """Of each file that `write` would write of such tensors, by its path in the folder: the bytes of the data by their type, and as
+        `rest` of all else. `index` is what packed.json would say of the origin."""
         ...
 
     def find(self, folder: Path) -> Path:

@@ -33,23 +33,13 @@ class Project:
         checkpoints = sources.open_checkpoints(recipe)
         opened = sources.open_sources(recipe, checkpoints, open_family)
         project = cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened, device)
-        project._require_formats()
+        require_formats(recipe, opened.family)
         return project
 
     @property
     def formats(self) -> list[str]:
         """What is to be written: what the recipe says, or all that the family can be written in."""
         return self.recipe.export.formats or [*self.sources.family.runtimes]
-
-    def _require_formats(self) -> None:
-        family = self.sources.family
-        if lacking := [name for name in self.formats if name not in family.runtimes]:
-            raise self.recipe.mistake(
-                ("export", "formats"), f"found {lacking[0]}, which family {family.name} cannot be written in, expected {', '.join(family.runtimes)}"
-            )
-        for name, task in self.recipe.tasks.items():
-            if family.text_tower is None and (task.labels or task.templates) and task.head is None:
-                raise self.recipe.mistake(("tasks", name, "head"), f"found nothing, expected a linear head: family {family.name} embeds no label texts")
 
     def require_readable(self) -> None:
         """RecipeError where the recipe asks for a grid that the runtime of the family's GGUF files cannot decode, InputError where that runtime
@@ -88,3 +78,14 @@ class Project:
     def judge(self, packed: Packed, progress: Callable[[str], None]) -> Judge:
         """The reference's outputs on the tasks, and the scores that written files stand beside."""
         return Judge.build(self.sources, self.tasks, packed, self.recipe.verify, self.device, progress)
+
+
+def require_formats(recipe: Recipe, family: Family) -> None:
+    """RecipeError for a format that the family cannot be written in, and for a task whose classes it cannot embed."""
+    if lacking := [name for name in recipe.export.formats or () if name not in family.runtimes]:
+        raise recipe.mistake(
+            ("export", "formats"), f"found {lacking[0]}, which family {family.name} cannot be written in, expected {', '.join(family.runtimes)}"
+        )
+    for name, task in recipe.tasks.items():
+        if family.text_tower is None and (task.labels or task.templates) and task.head is None:
+            raise recipe.mistake(("tasks", name, "head"), f"found nothing, expected a linear head: family {family.name} embeds no label texts")

@@ -81,7 +81,7 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     _require_same_vocabulary(recipe, checkpoints)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
-    frozen = _frozen(recipe, base, family.frozen)
+    frozen = frozen_tensors(recipe, base, family.frozen)
     experts: Mapping[str, TypedSource] = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
     moving = _without(frozen, {recipe.location(recipe.base_model): base, **experts})
     require_layers(recipe, checkpoints.plan, next(iter(moving.values())))
@@ -96,7 +96,7 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     return replace(opened, experts={location: opened.like_expert(expert) for location, expert in experts.items()}, merged=Joined([merge, still]))
 
 
-def _frozen(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -> list[str]:
+def frozen_tensors(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -> list[str]:
     """The tensors that stay the base's: those that the recipe's patterns match, or without any those that these do."""
     for i, pattern in enumerate(recipe.frozen or ()):
         if not any(fnmatchcase(name, pattern) for name in base.names()):
@@ -135,7 +135,7 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
     What `patterns` match, or those of the recipe where it has its own, is the base's.
     """
     base = recipe.location(recipe.base_model)
-    frozen = _frozen(recipe, checkpoints.base, patterns)
+    frozen = frozen_tensors(recipe, checkpoints.base, patterns)
     models: dict[str, Checkpoint] = {base: checkpoints.base, **checkpoints.experts}
     directory = checkpoints.base.model_directory
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}

@@ -14,10 +14,11 @@ from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGU
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.family import Family, GgufSpec
-from epmq_export.format import StoredTensor
+from epmq_export.format import PlannedTensor, StoredTensor
 from epmq_export.packed import Packed, PackedTensor
 from formats.gguf_blocks import decode, encode
 from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, Value, shown
+from formats.gguf_size import gguf_size
 
 FILE = "model.gguf"
 _FILE_TYPES = {
@@ -54,6 +55,10 @@ class Gguf:
             finally:
                 writer.close()
         return path
+
+    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        origin = {f"epmq.{key}": json.dumps(index[key], ensure_ascii=False, separators=(",", ":")) for key in _PROVENANCE if key in index}
+        return {FILE: gguf_size(tensors, family.gguf(), origin)}
 
     def find(self, folder: Path) -> Path:
         path = folder / FILE

@@ -24,12 +24,13 @@ from torch import Tensor
 from epmq_export import __version__, files
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family
-from epmq_export.format import StoredTensor
+from epmq_export.format import PlannedTensor, StoredTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
 from epmq_export.runtimes.onnxruntime import open_session
 from formats import onnx_graph, onnx_weights
+from formats.onnx_size import onnx_size
 
 FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
@@ -51,6 +52,11 @@ class OnnxQdq:
         for path in paths:
             _write(packed, models.pop(path), path)  # with its weights a model is large: one at a time
         return paths[0]
+
+    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+        ending = QUANTISED if any(isinstance(tensor.storage, Grid) for tensor in tensors.values()) else PLAIN
+        origin = {key: json.dumps(index[key], ensure_ascii=False, sort_keys=True) for key in PROVENANCE if key in index}
+        return {f"{FOLDER}/{stem}{ending}": onnx_size(tensors, spec, family.embeddings, origin) for stem, spec in family.onnx().items()}
 
     def find(self, folder: Path) -> Path:
         found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()

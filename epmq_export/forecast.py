@@ -1,0 +1,540 @@
+"""What a run will do, write, hold in memory and take: from a recipe, shapes and a second of arithmetic on this machine.
+
+Nothing is downloaded, no weight is read, and nothing is calibrated. With d inputs, o outputs and n rows of a linear, T tasks, and numbers
+of operations (a multiplication and an addition count two):
+
+    forward pass        2 n d o a linear, 4 n l w an attention over l tokens of width w
+    statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the experts are run
+    a step's solve      (d^3 / 3 + d^3) for the factor of H, float64
+    a linear's solve    (2 or 4) T o d^2 for its targets, 4 o d^2 for W*, 8 o d^2 for the losses, float64
+    rounding            o d^2 for GPTQ; a round of descent about 12 o d^2; and a walk along d columns for each, which no product speeds up
+
+docs/method.md has what these are for.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import epmq_export
+from epmq_export import local
+from epmq_export.calibration.calibrate import BATCH, Calibrator
+from epmq_export.calibration.layout import Layout, Storage, storage_name
+from epmq_export.calibration.method import Method
+from epmq_export.calibration.rest import linears as rest_linears
+from epmq_export.calibration.rounding import gptq
+from epmq_export.checkpoint import Checkpoint, Renamed, open_checkpoint, renamed
+from epmq_export.data.task import load_tasks
+from epmq_export.errors import MissingRuntime
+from epmq_export.family import Block, Family
+from epmq_export.fit import require_fit, require_same_vocabulary
+from epmq_export.format import Format, PlannedTensor
+from epmq_export.grids import GRIDS
+from epmq_export.local import Found
+from epmq_export.plan import plan_of
+from epmq_export.project import require_formats
+from epmq_export.recipe import Recipe
+from epmq_export.runtimes.runtime import Runtime
+from epmq_export.sources import frozen_tensors
+
+# Rounds of descent: the fewest and the most that a linear takes.
+ROUNDS = (3, 20)
+OPERATIONS_A_ROUND = 12
+# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what was measured.
+SLOWEST = 3.0
+# Columns of the rounding that is timed.
+COLUMNS = 128
+# Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the feed-forward.
+STATES = 8
+FLOAT, DOUBLE = 4, 8
+RULES = {
+    "linear": "a weighted mean, read tensor by tensor",
+    "task_arithmetic": "a sum of task vectors, read tensor by tensor",
+    "ties": "each expert read twice: for the size that its trimming keeps, then for signs and means",
+    "dare_linear": "random drops, then a sum of task vectors",
+    "dare_ties": "random drops, then signs and means",
+    "della": "random drops by size, then signs and means",
+    "della_linear": "random drops by size, then a sum of task vectors",
+    "breadcrumbs": "the largest and the small dropped, then a sum of task vectors",
+    "breadcrumbs_ties": "the largest and the small dropped, then signs and means",
+    "slerp": "an arc between two models",
+    "karcher": "an iterated mean on the sphere",
+    "model_stock": "a point between base and mean by the experts' angles",
+    "passthrough": "a copy",
+    "tsvm": "{experts} singular value decompositions and two polar ones a linear",
+    "iso_c": "one singular value decomposition a linear",
+    "iso_cts": "{more} singular value decompositions a linear",
+    "wudi": "some hundred steps of Adam a linear, each of out * in * in multiplications an expert",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Linears that share one input, or a norm."""
+
+    paths: tuple[str, ...]
+    width: int
+    """Inputs."""
+
+    outputs: tuple[int, ...]
+    """Of each linear; none for a norm."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One block, by its shapes."""
+
+    name: str
+    numbers: int
+    """Of its parameters."""
+
+    steps: Sequence[Step]
+    attention: int
+    """The width of its attention; 0 for a block without any."""
+
+    widest: int
+
+    def forward(self, rows: float, tokens: float) -> float:
+        """Operations of a forward pass of so many rows, in samples of so many tokens."""
+        linear = 2 * rows * sum(step.width * sum(step.outputs) for step in self.steps)
+        return linear + 4 * rows * tokens * self.attention
+
+    def solved(self, method: Method) -> list[int]:
+        """The places of the steps that are solved: all linears, and norms where the method solves them."""
+        return [i for i, step in enumerate(self.steps) if step.outputs or method.affine == "solved"]
+
+    def passes(self, method: Method) -> float:
+        """Forward passes of the student: to each step that is solved, which ends there, and one more through what is shipped."""
+        return sum((i + 0.5) / len(self.steps) for i in self.solved(method)) + 1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is calibrated on."""
+
+    tasks: int
+    samples: int
+    """Of all tasks together."""
+
+    tokens: float
+    """A sample, on average, padding included."""
+
+    exact: bool
+    """Whether the data were read; else their number is what the recipe asks for."""
+
+    @property
+    def rows(self) -> float:
+        return self.samples * self.tokens
+
+
+@dataclass(frozen=True)
+class FileForecast:
+    format: str
+    path: str
+    bytes: int
+    types: Mapping[str, int]
+    """Bytes of the data by their type, and as `rest` of all else."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, besides Python and its libraries."""
+
+    weights: int
+    """Of one block of the merge, of the student and of an expert."""
+
+    statistics: int
+    """Of the widest step: sums in float32, moments and the factor in float64, and its linears' solves."""
+
+    forward: int
+    """Of one batch in a block."""
+
+    activations: int
+    """Hidden states, batches and the experts' inputs, up to their bound."""
+
+    spilled: int
+    """What is past the bound, on disk."""
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.statistics + self.forward + self.activations
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one calibration."""
+
+    forward: float
+    statistics: float
+    solve: float
+    """In float64."""
+
+    rounding: tuple[float, float]
+    """The least and the most."""
+
+    columns: tuple[float, float]
+    """Columns that rounding walks along, the least and the most."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations a second."""
+
+    single: float
+    double: float
+    column: float
+    """Seconds that a column of GPTQ takes."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """Seconds of the calibration: the least and the most."""
+
+    seconds: tuple[float, float]
+    calibrations: tuple[int, int]
+    """How many runs of it the recipe asks for, searches included."""
+
+    speed: Speed
+
+
+@dataclass(frozen=True)
+class Forecast:
+    recipe: str
+    models: Sequence[Found]
+    data: Sequence[Found]
+    merge: str
+    method: str
+    unknown: Sequence[str]
+    """What cannot be said, and why, a sentence each."""
+
+    family: str | None = None
+    grids: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By format, of each calibrated linear, what it is stored on."""
+
+    notes: Sequence[str] = ()
+    files: Sequence[FileForecast] = ()
+    samples: Samples | None = None
+    passes: Mapping[str, int] = field(default_factory=dict)
+    memory: Memory | None = None
+    work: Work | None = None
+    time: Time | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        found = asdict(self)
+        for place, each in zip([*found["models"], *found["data"]], [*self.models, *self.data], strict=True):
+            place["state"] = each.sentence
+        if self.memory is not None:
+            found["memory"]["peak"] = self.memory.peak
+        return found
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """What the forecast needs of the other rooms."""
+
+    open_family: Callable[[Path], Family]
+    formats: Mapping[str, Format]
+    runtimes: Mapping[str, Runtime]
+    device: torch.device
+
+    def forecast(self, recipe: Recipe) -> Forecast:
+        """RecipeError where the recipe contradicts itself or a model that is here, InputError for a broken file that is here."""
+        plan_of(recipe)
+        models, data = local.models(recipe), local.data(recipe)
+        merge = f"{recipe.merge_method}: {RULES[recipe.merge_method].format(experts=len(recipe.experts), more=len(recipe.experts) + 1)}"
+        method = recipe.calibration.settings
+        base = models[0]
+        if base.directory is None:
+            unknown = [
+                "base: not here: family, grids, sizes, memory and time are not known; its config, tokenizer and image processor in the hub's cache are enough"
+            ]
+            return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
+        family = self.open_family(Path(base.directory))
+        require_formats(recipe, family)
+        _require_models(recipe, family, models)
+        return self._of_family(recipe, family, models, data, merge)
+
+    def _of_family(self, recipe: Recipe, family: Family, models: Sequence[Found], data: Sequence[Found], merge: str) -> Forecast:
+        method, unknown = recipe.calibration.settings, [] if models[0].whole else ["the base's weights are not here: shapes are those of its config"]
+        notes: list[str] = []
+        shapes = tensor_shapes(family)
+        samples = self._samples(recipe, family, data, unknown)
+        blocks = [shape_of(block) for block in family.blocks]
+        names = recipe.export.formats or [*family.runtimes]
+        grids: dict[str, dict[str, str]] = {}
+        files: list[FileForecast] = []
+        for name in names:
+            replaced = recipe.quantization.replaced_in_onnx if name == "onnx" else {}
+            planned = planned_tensors(family, shapes, recipe.quantization.layout.replaced(replaced), notes)
+            grids[name] = {each: storage_name(planned[each].storage) for each in calibrated_linears(family)}
+            if recipe.quantization.bits is not None:
+                grids[name] = dict.fromkeys(grids[name], f"{recipe.quantization.bits:g} bits a weight on average, by measured loss")
+                continue
+            sizes = self.formats[name].sizes(planned, family, _origin(recipe, models))
+            files += [FileForecast(name, path, sum(types.values()), dict(types)) for path, types in sizes.items()]
+        if recipe.quantization.bits is not None:
+            unknown.append("quantization.bits chooses grids by measured loss: file sizes are not said")
+        for name in names:
+            try:
+                self.runtimes[family.runtimes[name]].version()
+            except MissingRuntime as error:
+                notes.append(str(error))
+        unknown.append("the merge, refine, writing and scoring are not part of the time")
+        work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(names))
+        speed = measure(blocks, self.device)
+        return Forecast(
+            str(recipe.path),
+            models,
+            data,
+            merge,
+            _said(method, recipe),
+            unknown,
+            family.name,
+            grids,
+            list(dict.fromkeys(notes)),
+            files,
+            samples,
+            passes_of(blocks, samples, method),
+            memory_of(blocks, samples, method, self._batch_bytes(family, samples)),
+            work,
+            Time(seconds_of(work, speed, calibrations), calibrations, speed),
+        )
+
+    def _samples(self, recipe: Recipe, family: Family, data: Sequence[Found], unknown: list[str]) -> Samples:
+        """Of texts that are here, the very batches; else the number that the recipe asks for, of the family's length."""
+        asked = recipe.calibration.samples
+        if family.modality == "text" and all(found.whole for found in data):
+            tasks = load_tasks(recipe, family.modality)
+            lengths = []
+            for task in tasks:
+                texts = sorted((family.truncate(sample) for sample in task.calibration), key=lambda text: len(str(text)))
+                lengths += [batch["input_ids"].shape for batch in family.batches(texts, BATCH)]
+            count = sum(len(task.calibration) for task in tasks)
+            return Samples(len(tasks), count, sum(prod(shape) for shape in lengths) / count, True)
+        unknown.append(f"the data are not read: {asked} samples a task are assumed, as the recipe asks")
+        return Samples(len(recipe.tasks), asked * len(recipe.tasks), _tokens(family), False)
+
+    def _batch_bytes(self, family: Family, samples: Samples) -> float:
+        """What the first block reads of a sample: ids of 8 bytes with what comes beside them, or pixels."""
+        vision = _pixels(family)
+        return float(FLOAT * vision) if vision else 3 * 8 * samples.tokens
+
+
+def tensor_shapes(family: Family) -> dict[str, tuple[int, ...]]:
+    """Of every tensor of the exported model, by the family's own modules: its config alone decides them."""
+    towers = [family] if family.text_tower is None or family.text_tower is family else [family, family.text_tower]
+    found = {f"{block.prefix}{path}": tuple(value.shape) for tower in towers for block in tower.blocks for path, value in block.build().state_dict().items()}
+    return found if family.logit_scale is None else {**found, family.logit_scale: ()}
+
+
+def calibrated_linears(family: Family) -> list[str]:
+    """The weights that calibration puts on grids, in the order of the data."""
+    found = []
+    for block in family.blocks:
+        module = block.build()
+        found += [f"{block.prefix}{path}.weight" for step in block.steps for path in step if isinstance(module.get_submodule(path), nn.Linear)]
+    return found
+
+
+def planned_tensors(family: Family, shapes: Mapping[str, tuple[int, ...]], layout: Layout, notes: list[str]) -> dict[str, PlannedTensor]:
+    """How each tensor will be stored, as `Calibrator` and `rest` decide it; what is not as the recipe asks is noted."""
+    calibrated, still = set(calibrated_linears(family)), set(rest_linears(family))
+    planned = {}
+    for name, shape in shapes.items():
+        storage: Storage = torch.float16 if name in family.halves or name in still else torch.float32
+        note = None
+        if name in family.embeddings:
+            storage, note = layout.embedding(name, shape)
+        elif name in calibrated or (name in still and layout.pattern(name) is not None):
+            storage, note = layout.linear(name, shape)
+        notes += [note] if note is not None else []
+        planned[name] = PlannedTensor(shape, storage)
+    return planned
+
+
+def shape_of(block: Block) -> Shape:
+    module = block.build()
+    steps = []
+    for step in block.steps:
+        parts = [module.get_submodule(path) for path in step]
+        if isinstance(parts[0], nn.Linear):
+            steps.append(Step(step, parts[0].in_features, tuple(part.out_features for part in parts if isinstance(part, nn.Linear))))
+        else:
+            steps.append(Step(step, prod(module.get_parameter(f"{step[0]}.weight").shape), ()))
+    numbers = sum(value.numel() for value in module.state_dict().values())
+    # The members of a step of three are queries, keys and values.
+    attention = max((step.width for step in steps if len(step.outputs) == 3), default=0)
+    return Shape(block.name, numbers, steps, attention, max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0))
+
+
+def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
+    """The sums of the module's formulas over all steps."""
+    both = _runs_experts(method)
+    forward = statistics = solve = 0.0
+    rounding, columns = [0.0, 0.0], [0.0, 0.0]
+    for block in blocks:
+        forward += block.forward(samples.rows, samples.tokens) * (block.passes(method) + (1 if both else 0))
+        for step in (block.steps[i] for i in block.solved(method)):
+            statistics += (6 if both else 2) * samples.rows * step.width**2
+            if not step.outputs:
+                continue
+            square = sum(step.outputs) * step.width**2
+            solve += step.width**3 * 4 / 3 + ((4 if both else 2) * samples.tasks + 12) * square
+            if method.rounding != "nearest":
+                rounds = ROUNDS if method.rounding == "descent" else (0, 0)
+                rounding = [total + (1 + each * OPERATIONS_A_ROUND) * square for total, each in zip(rounding, rounds, strict=True)]
+                columns = [total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)]
+    return Work(forward, statistics, solve, (rounding[0], rounding[1]), (columns[0], columns[1]))
+
+
+def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
+    """Of batches through blocks: the student's to each step and through the block, the experts' through each block."""
+    batches = samples.tasks * ceil(samples.samples / samples.tasks / BATCH)
+    steps = sum(len(block.solved(method)) for block in blocks)
+    experts = batches * len(blocks) if _runs_experts(method) else 0
+    return {"batches": batches, "student": batches * (steps + len(blocks)), "experts": experts}
+
+
+def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float) -> Memory:
+    """Peak bytes, from shapes.
+
+    Hidden states of the student, and of the experts before and after the block; the first block's batches; and, in the half of the bound that
+    may be used for what can be had again, the experts' inputs of a block's steps. What is past the bound is spilled.
+    """
+    both, bound = _runs_experts(method), _bound()
+    width = max(step.width for block in blocks for step in block.steps)
+    # A step's sums: three [in, in] in float32 (one, where student and target are one), as many in float64, H and its factor twice.
+    linears = [step for block in blocks for step in block.steps if step.outputs]
+    statistics = max(
+        (step.width**2 * ((3 * FLOAT + 3 * DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (4 * DOUBLE + 3 * FLOAT) for step in linears),
+        default=width * 6 * DOUBLE,
+    )
+    weights = max(block.numbers for block in blocks) * FLOAT * (3 if both else 2)
+    batch = min(BATCH, samples.samples)
+    forward = max(batch * samples.tokens * (STATES * _hidden(blocks) + 2 * block.widest) * FLOAT for block in blocks)
+    state = samples.rows * _hidden(blocks) * FLOAT
+    kept = samples.samples * batch_bytes
+    must = max(kept + state * (2 if both else 1), state * (3 if both else 1))
+    again = max(sum(samples.rows * step.width * FLOAT for step in block.steps) for block in blocks) if both else 0.0
+    offered = min(again, max(0.0, bound / 2 - state * 2))
+    total = must + offered
+    return Memory(int(weights), int(statistics), int(forward), int(min(total, bound)), int(max(0.0, total - bound)))
+
+
+def calibrations_of(recipe: Recipe, formats: int) -> tuple[int, int]:
+    """How many times the whole walk is done: for ONNX again where it needs grids of its own, for a budget's rehearsal, for a search."""
+    quantization = recipe.quantization
+    apart = 2 if quantization.onnx_apart and formats > 1 else 1
+    once = 1 + (1 if quantization.bits is not None else 0)
+    tune = (6, 14) if recipe.calibration.tune else (0, 0)
+    return apart * (once + tune[0]), apart * (once + tune[1])
+
+
+def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple[float, float]:
+    """Operations over speed: at best no more than the arithmetic with few rounds, at worst `SLOWEST` times that with most."""
+    least, most = (calibrations[i] * ((work.forward + work.statistics + work.rounding[i]) / speed.single + work.solve / speed.double) for i in (0, 1))
+    return least, SLOWEST * most
+
+
+def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0) -> Speed:
+    """What products of the model's own shapes reach on the device: the commonest linear's, in float32 for a batch and in float64 for its H."""
+    steps = [step for block in blocks for step in block.steps if step.outputs]
+    step = max(steps, key=lambda step: step.width * sum(step.outputs), default=Step((), 256, (256,)))
+    speeds = []
+    for dtype, share in ((torch.float32, 0.6), (torch.float64, 0.4)):
+        left = torch.ones(512, step.width, dtype=dtype, device=device)
+        right = torch.ones(step.width, max(step.outputs), dtype=dtype, device=device)
+        _timed(left, right, 1)  # the first call pays for the library's start
+        once = _timed(left, right, 1)
+        count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
+        speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
+    grid = GRIDS["Q4_0"]
+    weight = torch.randn(sum(step.outputs), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0))
+    factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
+    times = []
+    for _ in range(2):  # the first call pays for tables
+        started = time.perf_counter()
+        float(gptq(weight, factor, grid).codes[0, 0])
+        times.append(time.perf_counter() - started)
+    return Speed(*speeds, min(times) / COLUMNS)
+
+
+def _timed(left: torch.Tensor, right: torch.Tensor, count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        result = left @ right
+    float(result[0, 0])  # what runs beside us on a GPU is done by then
+    return time.perf_counter() - started
+
+
+def _require_models(recipe: Recipe, family: Family, models: Sequence[Found]) -> None:
+    """InputError for a model that is here and does not fit; headers and tokenizers only."""
+    base, *experts = models
+    if not base.whole:
+        return
+    opened = open_checkpoint(local.local_location(base, recipe.location(recipe.base_model)))
+    source = renamed(opened, family.canonical)
+    held = set(frozen_tensors(recipe, source, family.frozen))
+    moving = _without(source, held)
+    for found, model in zip(experts, recipe.experts, strict=True):
+        if not found.whole:
+            continue
+        expert: Checkpoint = open_checkpoint(local.local_location(found, recipe.location(model.model)), opened)
+        require_same_vocabulary(opened.model_directory, expert.directory, model.model)
+        require_fit(moving, _without(renamed(expert, family.canonical), held), model.model)
+
+
+def _without(source: Renamed, held: set[str]) -> Renamed:
+    return Renamed(source, {name: name for name in source.names() if name not in held})
+
+
+def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:
+    """As large as what packed.json says of the origin: two or three files a model, the data, each with a digest."""
+    paths = [f"{found.name}/{name}" for found in models for name in ("config.json", "model.safetensors")]
+    paths += [f"{models[0].name}/{name}" for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")]
+    paths += [str(path.name) for path in recipe.files]
+    versions = dict.fromkeys(("epmq-export", "torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow"), epmq_export.__version__)
+    inputs = [{"path": path, "sha256": "0" * 64} for path in paths]
+    return {"recipe": recipe.source, "inputs": inputs, "method": asdict(recipe.calibration.settings), "versions": versions}
+
+
+def _said(method: Method, recipe: Recipe) -> str:
+    """The method's name and numbers, and what is done besides."""
+    numbers = "" if method.target == "merged" else f" (alpha {method.alpha:g}, rho {method.rho}, lambda {method.damping:g})"
+    calibration = recipe.calibration
+    more = [", searched by tune" if calibration.tune else "", f", then {calibration.refine} steps of refine" if calibration.refine else ""]
+    return f"{method.name}{numbers}, rounding by {method.rounding}{''.join(more)}"
+
+
+def _runs_experts(method: Method) -> bool:
+    return method.target == "experts" and method.alpha > 0
+
+
+def _hidden(blocks: Sequence[Shape]) -> int:
+    """The width of the hidden states: what the norms are of."""
+    return max((step.width for block in blocks for step in block.steps if not step.outputs), default=max(block.widest for block in blocks))
+
+
+def _bound() -> int:
+    bound: int = Calibrator.activation_bytes
+    return bound
+
+
+def _pixels(family: Family) -> int:
+    """Numbers of a picture as the model takes it; 0 for a model of texts."""
+    if family.modality != "image":
+        return 0
+    example = next(iter(family.onnx().values())).example
+    return prod(next(iter(example.values())).shape[1:])
+
+
+def _tokens(family: Family) -> float:
+    """Tokens a sample where no data are read: of a picture its positions, of a text the most that the model takes."""
+    positions = [shape[-2] for name, shape in tensor_shapes(family).items() if "position_embedding" in name and len(shape) > 1]
+    return float(positions[0])

@@ -1,0 +1,104 @@
+"""What a recipe names, and what of it is on this machine. Looks into directories and the hub's cache; never asks a network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from epmq_export import lora
+from epmq_export.checkpoint import CONFIG, INDEX, WEIGHTS
+from epmq_export.json_file import read_json
+from epmq_export.recipe import Recipe, RecipeImages
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model or data set of the recipe."""
+
+    role: str
+    """`base`, `expert of sst2`, `calibration of sst2`, ..."""
+
+    name: str
+    """As the recipe has it."""
+
+    directory: str | None
+    """Where it is, or what there is of it."""
+
+    whole: bool
+    """Whether all of it is there; else a run downloads it."""
+
+    @property
+    def sentence(self) -> str:
+        if self.whole:
+            return "here"
+        return "not here: will be downloaded" if self.directory is None else "not here but for its config: will be downloaded"
+
+
+def models(recipe: Recipe) -> list[Found]:
+    """The base, then the experts in their order, each with the tasks that it is the expert of."""
+    tasks: dict[str, list[str]] = {}
+    for name, task in recipe.tasks.items():
+        tasks.setdefault(recipe.location(task.expert), []).append(name)
+    found = [_model("base", recipe.base_model, recipe.location(recipe.base_model))]
+    for model in recipe.experts:
+        location = recipe.location(model.model)
+        of = f" of {', '.join(tasks[location])}" if location in tasks else ""
+        found.append(_model(f"expert{of}", model.model, location))
+    return found
+
+
+def data(recipe: Recipe) -> list[Found]:
+    """Each file, directory and data set of the tasks once, in their order. A data set counts as here where the cache knows its repository."""
+    found: dict[tuple[str, str], Found] = {}
+    for name, task in recipe.tasks.items():
+        for key, place in [*(("calibration", place) for place in task.calibration), ("evaluation", task.evaluation)]:
+            if place is None:
+                continue
+            path = place.path if isinstance(place, RecipeImages) else place
+            if path is not None:
+                found[key, str(path)] = Found(f"{key} of {name}", str(path), str(path), True)
+            else:
+                assert isinstance(place, RecipeImages) and place.dataset is not None
+                where = _snapshot(place.dataset, "dataset")
+                shown = " ".join(part for part in (place.dataset, place.config, place.split) if part)
+                found[key, f"{name} {shown}"] = Found(f"{key} of {name}", shown, None if where is None else str(where), where is not None)
+    return list(found.values())
+
+
+def _model(role: str, name: str, location: str) -> Found:
+    directory = Path(location) if Path(location).is_dir() else None
+    if directory is None and "+" in location:
+        parts = [_model(role, part, part) for part in location.split("+", 1)]
+        return Found(role, name, parts[0].directory, all(part.whole for part in parts))
+    directory = directory or _snapshot(location, "model")
+    # What a run would refuse in a user's own directory, it shall refuse here: only a snapshot may be half there.
+    own = Path(location).is_dir()
+    return Found(role, name, None if directory is None else str(directory), directory is not None and (own or _has_weights(directory)))
+
+
+def _snapshot(location: str, kind: str) -> Path | None:
+    """A repository's directory in the hub's cache."""
+    repository, _, revision = location.partition("@")
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        return None
+
+
+def _has_weights(directory: Path) -> bool:
+    if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
+        placed = read_json(directory / INDEX).get("weight_map")
+        return isinstance(placed, dict) and all((directory / str(shard)).is_file() for shard in placed.values())
+    if (directory / WEIGHTS).is_file():
+        return (directory / CONFIG).is_file()
+    return (directory / lora.CONFIG).is_file() and (directory / lora.WEIGHTS).is_file()
+
+
+def local_location(found: Found, location: str) -> str:
+    """What `open_checkpoint` takes for a model that is here, without a look at the network."""
+    if "+" not in location or Path(location).exists():
+        assert found.directory is not None
+        return found.directory
+    parts = [_model(found.role, part, part).directory for part in location.split("+", 1)]
+    return "+".join(part for part in parts if part is not None)

@@ -1,0 +1,227 @@
+"""What a dry run says, held against what a run does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import pre_tokenizers
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from converters import open_family
+from epmq_export import forecast as forecasts
+from epmq_export import packed as packing
+from epmq_export.calibration.calibrate import BATCH
+from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.method import PRESETS
+from epmq_export.calibration.rounding import store
+from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.errors import InputError, RecipeError
+from epmq_export.forecast import Forecast, Forecaster, Samples, Shape, Speed, Step
+from epmq_export.packed import Packed
+from epmq_export.recipe import load_recipe
+from formats.gguf import Gguf
+from formats.onnx_qdq import OnnxQdq
+from tests import tiny
+from tests.command import Result, Warm
+
+CPU = torch.device("cpu")
+FORMATS = {"gguf": Gguf(), "onnx": OnnxQdq()}
+
+
+class Installed:
+    def version(self) -> str:
+        return "1"
+
+
+def forecast(path: Path) -> Forecast:
+    runtimes: Any = dict.fromkeys(("llama.cpp", "clip.cpp", "onnxruntime"), Installed())
+    return Forecaster(open_family, FORMATS, runtimes, CPU).forecast(load_recipe(path))
+
+
+# Against a real run.
+
+
+def test_sizes_and_linears_are_those_of_the_run(ran: tuple[Path, Result], project: tiny.Project) -> None:
+    output, found = ran[0], forecast(project.recipe)
+    assert {f"{file.format}/{file.path}" for file in found.files} == {"gguf/model.gguf", "onnx/onnx/model_q4.onnx"}
+    for file in found.files:
+        assert file.bytes == sum(file.types.values()) == pytest.approx((output / file.format / file.path).stat().st_size, rel=0.01)
+    report = json.loads((output / "report.json").read_text())
+    by_type = report["files"][0]["notes"]["tensor_bytes"]
+    assert {kind: size for kind, size in found.files[0].types.items() if kind != "rest"} == by_type
+    packed = Packed(output / "packed")
+    assert found.grids["gguf"] == found.grids["onnx"] == {name: grid.name for name, grid in packed.grids.items()}
+    assert len(found.grids["gguf"]) == 18
+    assert found.samples is not None and found.samples.exact and (found.samples.tasks, found.samples.samples) == (4, 64)
+    assert found.passes["batches"] == 4 and found.passes["experts"] == 4 * 4  # a stem and three layers
+
+
+def test_other_grids_and_kept_tensors(cls_ran: Path) -> None:
+    found = forecast(cls_ran.parent / "recipe.yaml")
+    for file in found.files:
+        assert file.bytes == pytest.approx((cls_ran / file.format / file.path).stat().st_size, rel=0.02)
+    assert sorted(found.grids["gguf"].values()) == ["F16", "F16", "Q4_0", "Q4_0", "Q4_0", "Q4_0"]
+    assert any("intermediate" in note for note in found.notes)
+
+
+# What is here and what is not.
+
+
+def tiny_clip(directory: Path) -> Path:
+    """The config, tokenizer and processor of a CLIP of 12 + 12 layers, as clip.cpp wants them, with weights."""
+    directory.mkdir(parents=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(each + "</w>" for each in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    end = len(tokens) - 1
+    tower = {"num_hidden_layers": 12, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+    texts = {**tower, "vocab_size": len(tokens), "max_position_embeddings": 20, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=texts, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=32)).save_pretrained(directory)
+    CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=20).save_pretrained(directory)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A snapshot of org/clip in a cache of the hub's own layout."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--org--clip"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    return tiny_clip(folder / "snapshots" / ("0" * 40))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    images = {"dataset": "org/pictures", "split": "train", "images": "image", "labels": "label"}
+    task = {"expert": "org/expert", "calibration": images, "evaluation": {**images, "split": "test"}, "templates": ["a {}."]}
+    content = {"base_model": "org/clip", "merge_method": "task_arithmetic", "tasks": {"one": task}, "export": {"formats": ["gguf"]}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "recipe.yaml"
+
+
+def test_a_config_in_the_cache_is_enough(cached: Path, recipe: Path) -> None:
+    whole = forecast(recipe)
+    (cached / "model.safetensors").unlink()
+    found = forecast(recipe)
+    assert found.family == "clip" and found.files == whole.files and found.memory == whole.memory
+    states = {place.role: place.sentence for place in [*found.models, *found.data]}
+    assert states == {
+        "base": "not here but for its config: will be downloaded",
+        "expert of one": "not here: will be downloaded",
+        "calibration of one": "not here: will be downloaded",
+        "evaluation of one": "not here: will be downloaded",
+    }
+    assert whole.models[0].sentence == "here"
+    assert found.unknown[0] == "the base's weights are not here: shapes are those of its config"
+    assert found.samples == Samples(1, 64, 17.0, False)  # 16 patches and the class token
+
+
+def test_the_size_of_a_clip_file(cached: Path, recipe: Path, tmp_path: Path) -> None:
+    """Both towers: of the text tower the linears are halves, and of the image tower's convolution too."""
+    family = open_family(cached)
+    source = renamed(open_checkpoint(cached), family.canonical)
+    shapes = forecasts.tensor_shapes(family)
+    assert shapes == {name: source.shape(name) for name in source.names()}
+    planned = forecasts.planned_tensors(family, shapes, Layout(), [])
+    tensors = {name: store(name, source.load(name).float(), each.storage) for name, each in planned.items()}
+    packing.write(tmp_path / "packed", tensors, {}, cached)
+    (tmp_path / "gguf").mkdir()
+    written = Gguf().write(Packed(tmp_path / "packed"), family, tmp_path / "gguf")
+    (file,) = forecast(recipe).files
+    assert file.bytes == pytest.approx(written.stat().st_size, rel=0.01)
+    assert len(forecast(recipe).grids["gguf"]) == 12 * 6
+
+
+def test_nothing_is_said_of_a_base_that_is_not_here(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    found = forecast(recipe)
+    assert found.family is found.memory is found.time is found.samples is None and not found.files
+    assert found.unknown[0].startswith("base: not here: family, grids, sizes, memory and time are not known")
+
+
+def test_what_a_run_would_refuse_is_refused(project: tiny.Project, cached: Path, recipe: Path, tmp_path: Path) -> None:
+    tiny.base(tmp_path / "other", width=64, layers=2)
+    with pytest.raises(InputError, match="does not fit the base"):
+        forecast(project.one_task(tmp_path / "one.yaml", expert=str(tmp_path / "other")))
+    with pytest.raises(RecipeError, match=r"two.yaml:\d+: parameters.density: .* is 2, expected a share"):
+        forecast(project.variant(tmp_path / "two.yaml", merge_method="ties", parameters={"density": 2}))
+    (cached / "config.json").write_text("{")
+    with pytest.raises(InputError, match="not readable as JSON"):
+        forecast(recipe)
+
+
+# Arithmetic.
+
+BLOCK = Shape("block", 10_000, (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))), 8, 32)
+
+
+def test_operations_by_hand() -> None:
+    samples = Samples(tasks=2, samples=10, tokens=5.0, exact=True)
+    rows, both = 50, PRESETS["anchored"]
+    forward = 2 * rows * 8 * (24 + 32) + 4 * rows * 5 * 8
+    assert BLOCK.forward(rows, 5) == forward
+    found = forecasts.work_of([BLOCK], samples, both)
+    assert found.forward == pytest.approx(forward * (0.5 / 3 + 1.5 / 3 + 2.5 / 3 + 1 + 1))
+    assert found.statistics == 3 * 6 * rows * 64
+    assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (4 * 2 + 12) * (24 + 32) * 64)
+    assert found.columns == (4 * 16, 21 * 16)
+    plain = forecasts.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
+    assert plain.statistics == 2 * 2 * rows * 64
+    assert plain.forward == pytest.approx(forward * (1.5 / 3 + 2.5 / 3 + 1))
+    assert plain.columns == (16, 16)
+    assert forecasts.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 4, "experts": 2}
+
+
+def test_memory_does_not_grow_past_the_bound() -> None:
+    few, many = (forecasts.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0) for count in (BATCH, 10**6))
+    assert few.spilled == 0 and few.activations < many.activations == 2 << 30
+    assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (many.weights, many.statistics, many.forward)
+
+
+def test_time_counts_every_calibration(project: tiny.Project, tmp_path: Path) -> None:
+    recipe = load_recipe(project.variant(tmp_path / "r.yaml", quantization={"bits": 4.7}, calibration={"tune": True}))
+    assert forecasts.calibrations_of(recipe, 2) == (2 * 8, 2 * 16)
+    assert forecasts.calibrations_of(load_recipe(project.recipe), 2) == (1, 1)
+    work = forecasts.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
+    one, two = (forecasts.seconds_of(work, Speed(1e9, 1e9, 1e-6), (count, count)) for count in (1, 2))
+    assert two == (2 * one[0], 2 * one[1]) and one[0] < one[1]
+
+
+# The command.
+
+
+def test_a_dry_run_writes_nothing(epmq: Warm, project: tiny.Project, tmp_path: Path) -> None:
+    result = epmq("run", "--dry-run", project.recipe, folder=tmp_path)
+    assert result.code == 0, result.stderr
+    for part in (
+        "expert of mapping",
+        "tsvm: 4 singular value decompositions",
+        "18 linears on Q4_0",
+        "gguf/model.gguf",
+        "peak memory: about",
+        "calibration: roughly",
+    ):
+        assert part in result.stdout
+    as_json = epmq("run", "--dry-run", project.recipe, "--json", "--device", "cpu", folder=tmp_path).json
+    assert [place["state"] for place in as_json["models"]] == ["here"] * 5
+    assert as_json["memory"]["peak"] > 0 and len(as_json["grids"]["gguf"]) == 18
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_fails_as_the_run_would(epmq: Warm, project: tiny.Project, tmp_path: Path) -> None:
+    assert "did you mean" in epmq("run", "--dry-run", project.variant(tmp_path / "r.yaml", calibratoin={}), folder=tmp_path).error
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    result = epmq("run", "--dry-run", project.recipe, "-o", "out", folder=tmp_path)
+    assert result.code == 2 and result.error.startswith("out exists: ")
+    (tmp_path / "none.txt").write_text("\n")
+    result = epmq("run", "--dry-run", project.one_task(tmp_path / "t.yaml", calibration=str(tmp_path / "none.txt")), folder=tmp_path)
+    assert result.code == 3 and "found no text" in result.error
+    assert epmq("run", project.recipe, folder=tmp_path).error == "--output: found nothing, expected the directory to write"
+    assert epmq("run", project.recipe, "-o", "o", "--json", folder=tmp_path).error.startswith("--json: found it without --dry-run")

@@ -1,0 +1,77 @@
+"""The recipes of `recipes/`: valid, written from one list, and of use without a network."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from converters import open_family
+from epmq_export.forecast import Forecaster
+from epmq_export.recipe import load_recipe
+from tests.command import ENVIRONMENT, ROOT
+
+FOLDER = ROOT / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+COUNTS = {"clip-vit-b32-8tasks": 8, "clip-vit-l14-8": 8, "clip-vit-l14-14": 14, "clip-vit-l14-20": 20}
+
+
+def test_the_files_are_what_make_writes() -> None:
+    make: dict[str, Any] = runpy.run_path(str(FOLDER / "make.py"))
+    assert {path.name for path in RECIPES} == set(make["FILES"])
+    for path in RECIPES:
+        assert path.read_text(encoding="utf-8") == make["text"](path.name), f"{path.name}: run recipes/make.py"
+
+
+def test_every_paper_table_has_its_recipe() -> None:
+    assert {path.stem for path in RECIPES} == {f"{name}-{rule}" for name in COUNTS for rule in ("ta", "ties")}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_and_says_what_the_paper_does(path: Path) -> None:
+    recipe = load_recipe(path)
+    name, _, rule = path.stem.rpartition("-")
+    assert len(recipe.tasks) == len(recipe.experts) == COUNTS[name]
+    assert recipe.merge_method == {"ta": "task_arithmetic", "ties": "ties"}[rule] and recipe.parameters["lambda"] == 0.3
+    assert recipe.calibration.samples == 256 and recipe.calibration.method == "anchored"
+    for task in recipe.tasks.values():
+        assert 2 <= len(task.templates) <= 4
+        assert task.expert.startswith(f"tanganke/{recipe.base_model.removeprefix('openai/')}_")
+
+
+def test_classes_stand_in_the_order_of_their_indices() -> None:
+    tasks = load_recipe(FOLDER / "clip-vit-l14-20-ta.yaml").tasks
+    counts = {"eurosat": 10, "svhn": 10, "gtsrb": 43, "mnist": 10, "pcam": 2, "fer2013": 7, "emnist_letters": 26, "kmnist": 10, "rendered-sst2": 2}
+    assert {name: len(task.labels) for name, task in tasks.items() if task.labels is not None} == counts
+    signs = list(tasks["gtsrb"].labels or ())
+    assert [signs.index(sign) for sign in ("speed limit 20", "stop", "no entry", "roundabout", "end of no overtaking for trucks")] == [0, 14, 17, 40, 42]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_dry_run_works_of_every_recipe(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    recipe = load_recipe(path)
+    found = Forecaster(open_family, {}, {}, torch.device("cpu")).forecast(recipe)
+    assert [place.name for place in found.models] == [recipe.base_model, *(model.model for model in recipe.experts)]
+    assert {place.sentence for place in [*found.models, *found.data]} == {"not here: will be downloaded"}
+
+
+@pytest.mark.parametrize("path", [RECIPES[0], RECIPES[-1]], ids=lambda path: path.stem)
+def test_the_command_needs_no_network(path: Path, tmp_path: Path) -> None:
+    """With a hub's cache of its own: a developer's may hold these models."""
+    environment = {**ENVIRONMENT, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, str(ROOT / "cli.py"), "run", "--dry-run", str(path), "--json"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    recipe, found = load_recipe(path), json.loads(result.stdout)
+    assert {place["name"] for place in found["models"]} == {recipe.base_model, *(model.model for model in recipe.experts)}
+    assert {place["state"] for place in found["models"] + found["data"]} == {"not here: will be downloaded"}
+    assert len(found["data"]) == 2 * len(recipe.tasks)
+    assert found["family"] is found["memory"] is found["time"] is None and not found["files"]
+    assert found["unknown"][0].startswith("base: not here: ")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
