@@ -4,10 +4,10 @@
     python benchmarks/train_clip.py --data DATA/image --out CACHE experts cifar10 gtsrb ...
 
 DATA/image holds `TASK.npz` with uint8 `x_train, y_train, x_test, y_test` and `labels`. The base learns from the images of all tasks
-and from prompts of their classes, half of which are wrong (BESIDE), contrastively: each image against every prompt, each prompt against every image. Its text tower
-is locked then: before that it learns to tell the classes' prompts apart, which images alone would teach it far more slowly. An expert
-learns from all training images of one task against the base's frozen zero-shot head; only its image tower moves, as in the published
-experts (FusionBench). A finished model is skipped, so an interrupted run goes on.
+and from prompts of their classes, half of which are wrong (BESIDE), contrastively: each image against every prompt, each prompt against
+every image. Its text tower is locked then: before that it learns to tell the classes' prompts apart, which images alone would teach it
+far more slowly. An expert learns from all training images of one task against the base's frozen zero-shot head; only its image tower
+moves, as in the published experts (FusionBench). A finished model is skipped, so an interrupted run goes on.
 """
 
 import argparse
