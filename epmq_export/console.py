@@ -235,7 +235,14 @@ def _show_found(title: str, found: Sequence["Found"]) -> None:
 
 
 def _show_memory(memory: "Memory") -> None:
-    parts = {"weights of a block": memory.weights, "statistics": memory.statistics, "a forward pass": memory.forward, "activations": memory.activations}
+    parts = {
+        "weights of a block": memory.weights,
+        "merging": memory.merging,
+        "statistics": memory.statistics,
+        "a forward pass": memory.forward,
+        "activations": memory.activations,
+        "what is calibrated": memory.shipped,
+    }
     shown = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in parts.items())
     out.print(f"\npeak memory: about {memory.peak / 1e9:.2f} GB besides Python and its libraries", style="bold")
     out.print(shown, soft_wrap=True)
@@ -247,4 +254,4 @@ def _duration(seconds: float) -> str:
     for size, name in ((3600.0, "hours"), (60.0, "minutes")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {name}"
-    return f"{max(seconds, 1.0):.0f} seconds"
+    return "1 second" if seconds < 1.5 else f"{seconds:.0f} seconds"

@@ -35,7 +35,7 @@ from epmq_export.errors import MissingRuntime
 from epmq_export.family import Block, Family
 from epmq_export.fit import require_fit, require_same_vocabulary
 from epmq_export.format import Format, PlannedTensor
-from epmq_export.grids import GRIDS
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.local import Found
 from epmq_export.plan import plan_of
 from epmq_export.project import require_formats
@@ -46,13 +46,16 @@ from epmq_export.sources import frozen_tensors
 # Rounds of descent: the fewest and the most that a linear takes.
 ROUNDS = (3, 20)
 OPERATIONS_A_ROUND = 12
-# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what was measured.
+# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what was measured. The demo's
+# calibration took 43 seconds of one core where this says 31 to 164, and 660 MB past its start where this says 540.
 SLOWEST = 3.0
 # Columns of the rounding that is timed.
 COLUMNS = 128
 # Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the feed-forward.
 STATES = 8
 FLOAT, DOUBLE = 4, 8
+# Copies of a tensor while it is merged: base, an expert's, its task vector, their sum.
+MERGING = 4
 RULES = {
     "linear": "a weighted mean, read tensor by tensor",
     "task_arithmetic": "a sum of task vectors, read tensor by tensor",
@@ -99,6 +102,8 @@ class Shape:
     """The width of its attention; 0 for a block without any."""
 
     widest: int
+    largest: int
+    """Numbers of its largest tensor."""
 
     def forward(self, rows: float, tokens: float) -> float:
         """Operations of a forward pass of so many rows, in samples of so many tokens."""
@@ -144,26 +149,32 @@ class FileForecast:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, besides Python and its libraries."""
+    """Bytes at the peak, besides Python and its libraries; of the block that takes the most."""
 
     weights: int
-    """Of one block of the merge, of the student and of an expert."""
+    """Of the block in the merge, in the student and in an expert."""
+
+    merging: int
+    """Of its largest tensor, while it is merged."""
 
     statistics: int
-    """Of the widest step: sums in float32, moments and the factor in float64, and its linears' solves."""
+    """Of its widest step: sums in float32, moments and the factor in float64, and its linears' solves."""
 
     forward: int
-    """Of one batch in a block."""
+    """Of one batch."""
 
     activations: int
     """Hidden states, batches and the experts' inputs, up to their bound."""
 
+    shipped: int
+    """All that is calibrated already: a byte a code."""
+
     spilled: int
-    """What is past the bound, on disk."""
+    """Activations that are past the bound, on disk."""
 
     @property
     def peak(self) -> int:
-        return self.weights + self.statistics + self.forward + self.activations
+        return self.weights + self.merging + self.statistics + self.forward + self.activations + self.shipped
 
 
 @dataclass(frozen=True)
@@ -269,9 +280,11 @@ class Forecaster:
         names = recipe.export.formats or [*family.runtimes]
         grids: dict[str, dict[str, str]] = {}
         files: list[FileForecast] = []
+        shipped = 0
         for name in names:
             replaced = recipe.quantization.replaced_in_onnx if name == "onnx" else {}
             planned = planned_tensors(family, shapes, recipe.quantization.layout.replaced(replaced), notes)
+            shipped = max(shipped, _shipped(planned))
             grids[name] = {each: storage_name(planned[each].storage) for each in calibrated_linears(family)}
             if recipe.quantization.bits is not None:
                 grids[name] = dict.fromkeys(grids[name], f"{recipe.quantization.bits:g} bits a weight on average, by measured loss")
@@ -301,7 +314,7 @@ class Forecaster:
             files,
             samples,
             passes_of(blocks, samples, method),
-            memory_of(blocks, samples, method, self._batch_bytes(family, samples)),
+            memory_of(blocks, samples, method, self._batch_bytes(family, samples), shipped),
             work,
             Time(seconds_of(work, speed, calibrations), calibrations, speed),
         )
@@ -370,7 +383,8 @@ def shape_of(block: Block) -> Shape:
     numbers = sum(value.numel() for value in module.state_dict().values())
     # The members of a step of three are queries, keys and values.
     attention = max((step.width for step in steps if len(step.outputs) == 3), default=0)
-    return Shape(block.name, numbers, steps, attention, max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0))
+    largest = max(value.numel() for value in module.state_dict().values())
+    return Shape(block.name, numbers, steps, attention, max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0), largest)
 
 
 def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
@@ -401,30 +415,39 @@ def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict
     return {"batches": batches, "student": batches * (steps + len(blocks)), "experts": experts}
 
 
-def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float) -> Memory:
+def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, shipped: int = 0) -> Memory:
     """Peak bytes, from shapes.
 
     Hidden states of the student, and of the experts before and after the block; the first block's batches; and, in the half of the bound that
     may be used for what can be had again, the experts' inputs of a block's steps. What is past the bound is spilled.
     """
     both, bound = _runs_experts(method), _bound()
-    width = max(step.width for block in blocks for step in block.steps)
-    # A step's sums: three [in, in] in float32 (one, where student and target are one), as many in float64, H and its factor twice.
-    linears = [step for block in blocks for step in block.steps if step.outputs]
-    statistics = max(
-        (step.width**2 * ((3 * FLOAT + 3 * DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (4 * DOUBLE + 3 * FLOAT) for step in linears),
-        default=width * 6 * DOUBLE,
-    )
-    weights = max(block.numbers for block in blocks) * FLOAT * (3 if both else 2)
-    batch = min(BATCH, samples.samples)
-    forward = max(batch * samples.tokens * (STATES * _hidden(blocks) + 2 * block.widest) * FLOAT for block in blocks)
+
+    def parts(block: Shape) -> tuple[float, float, float, float]:
+        weights = block.numbers * FLOAT * (3 if both else 2)
+        batch = min(BATCH, samples.samples)
+        forward = batch * samples.tokens * (STATES * _hidden(blocks) + 2 * block.widest) * FLOAT
+        return weights, MERGING * block.largest * FLOAT, max(map(_sums, block.steps), default=0), forward
+
+    weights, merging, statistics, forward = max(map(parts, blocks), key=sum)
     state = samples.rows * _hidden(blocks) * FLOAT
-    kept = samples.samples * batch_bytes
-    must = max(kept + state * (2 if both else 1), state * (3 if both else 1))
+    must = max(samples.samples * batch_bytes + state * (2 if both else 1), state * (3 if both else 1))
     again = max(sum(samples.rows * step.width * FLOAT for step in block.steps) for block in blocks) if both else 0.0
-    offered = min(again, max(0.0, bound / 2 - state * 2))
-    total = must + offered
-    return Memory(int(weights), int(statistics), int(forward), int(min(total, bound)), int(max(0.0, total - bound)))
+    total = must + min(again, max(0.0, bound / 2 - state * 2))
+    return Memory(int(weights), int(merging), int(statistics), int(forward), int(min(total, bound)), shipped, int(max(0.0, total - bound)))
+
+
+def _sums(step: Step) -> int:
+    """Three [in, in] in float32, as many in float64, H, its factor and what makes it; of the linears anchor, targets and numerators."""
+    if not step.outputs:
+        return step.width**2 * 3 * (FLOAT + DOUBLE)
+    return step.width**2 * (3 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (4 * DOUBLE + 3 * FLOAT)
+
+
+def _shipped(planned: Mapping[str, PlannedTensor]) -> int:
+    """Bytes of the calibrated tensors as they are held: a byte a code, and about one in 16 beside it; others by their dtype."""
+    sizes = [prod(tensor.shape) * (17 / 16 if isinstance(tensor.storage, Grid) else tensor.storage.itemsize) for tensor in planned.values()]
+    return int(sum(sizes))
 
 
 def calibrations_of(recipe: Recipe, formats: int) -> tuple[int, int]:
@@ -462,7 +485,7 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
         started = time.perf_counter()
         float(gptq(weight, factor, grid).codes[0, 0])
         times.append(time.perf_counter() - started)
-    return Speed(*speeds, min(times) / COLUMNS)
+    return Speed(speeds[0], speeds[1], min(times) / COLUMNS)
 
 
 def _timed(left: torch.Tensor, right: torch.Tensor, count: int) -> float:

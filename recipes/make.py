@@ -143,10 +143,25 @@ class Tower(NamedTuple):
     base: str
     expert: str
     sizes: str
+    files: str
 
 
-B32 = Tower("b32", "ViT-B/32", "openai/clip-vit-base-patch32", "tanganke/clip-vit-base-patch32_", "the base 0.6 GB, an expert 0.35 GB")
-L14 = Tower("l14", "ViT-L/14", "openai/clip-vit-large-patch14", "tanganke/clip-vit-large-patch14_", "the base 1.7 GB, an expert 1.2 GB")
+B32 = Tower(
+    "b32",
+    "ViT-B/32",
+    "openai/clip-vit-base-patch32",
+    "tanganke/clip-vit-base-patch32_",
+    "the base 0.6 GB, an expert 0.35 GB",
+    "0.18 GB of GGUF and 0.39 of ONNX, 65 MB of it the image tower",
+)
+L14 = Tower(
+    "l14",
+    "ViT-L/14",
+    "openai/clip-vit-large-patch14",
+    "tanganke/clip-vit-large-patch14_",
+    "the base 1.7 GB, an expert 1.2 GB",
+    "0.43 GB of GGUF and 0.89 of ONNX, 0.2 of it the image tower",
+)
 
 
 class Rule(NamedTuple):
@@ -170,6 +185,13 @@ PUBLISHED = {
     ("l14", 20, "ties"): "after one of the two merges GPTQ at 4 bits 34.8, E-PMQ at 4 bits 76.7; RegMean++ in full precision 82.4",
 }
 ENDS = {("b32", 8): "base 48.2, experts 90.3", ("l14", 8): "base 64.6, experts 94.3", ("l14", 20): "base 65.6, experts 93.5"}
+# Of the default method, by `epmq run --dry-run`; peak memory besides Python's.
+COSTS = {
+    ("b32", 8): "0.2e15 operations, 3.2 GB of memory and 0.2 GB of spilled activations",
+    ("l14", 8): "3.5e15 operations, 4.5 GB of memory and 4 GB of spilled activations",
+    ("l14", 14): "6e15 operations, 4.5 GB of memory and 9 GB of spilled activations",
+    ("l14", 20): "8.5e15 operations, 4.5 GB of memory and 14 GB of spilled activations",
+}
 FILES = {
     **{f"clip-vit-b32-8tasks-{rule.short}.yaml": (B32, 8, rule) for rule in (TA, TIES)},
     **{f"clip-vit-l14-{count}-{rule.short}.yaml": (L14, count, rule) for count in (8, 14, 20) for rule in (TA, TIES)},
@@ -203,7 +225,9 @@ def _comment(name: str, tower: Tower, count: int, rule: Rule) -> Iterator[str]:
     yield f"#     epmq run --dry-run recipes/{name}      # sizes, memory, time; downloads nothing"
     yield f"#     epmq run recipes/{name} -o out"
     yield "#"
-    yield f"# Downloads {tower.sizes}, and {count} data sets whole; the dry run forecasts the rest of the cost once the base is here."
+    yield f"# Downloads {tower.sizes}, and {count} data sets whole. The calibration takes about {COSTS[tower.short, count]}"
+    yield f"# (forecast from the tower's shapes, not measured): {'hours' if tower is B32 else 'days'} of a few CPU cores, so give it --device cuda."
+    yield f"# Writes about {tower.files}. Each test image is run some eight times on top."
     yield "# Columns and splits are those that FusionBench's loaders read; nothing of the hub was tried, for want of a network."
 
 

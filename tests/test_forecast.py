@@ -158,7 +158,7 @@ def test_what_a_run_would_refuse_is_refused(project: tiny.Project, cached: Path,
 
 # Arithmetic.
 
-BLOCK = Shape("block", 10_000, (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))), 8, 32)
+BLOCK = Shape("block", 10_000, (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))), 8, 32, 256)
 
 
 def test_operations_by_hand() -> None:
@@ -181,6 +181,7 @@ def test_operations_by_hand() -> None:
 def test_memory_does_not_grow_past_the_bound() -> None:
     few, many = (forecasts.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0) for count in (BATCH, 10**6))
     assert few.spilled == 0 and few.activations < many.activations == 2 << 30
+    assert many.peak - few.peak == many.activations - few.activations
     assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (many.weights, many.statistics, many.forward)
 
 
