@@ -16,7 +16,7 @@ from epmq_export.family import Family
 from epmq_export.fit import require_fit, require_same_vocabulary
 from epmq_export.format import Format
 from epmq_export.packed import INDEX, Packed
-from epmq_export.project import Project
+from epmq_export.project import Project, require_readable
 from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.runtime import Runtime
@@ -47,7 +47,7 @@ class Chain:
         for name in names:
             self.reader(project.sources.family, name).version()  # a missing runtime is told before the work, not after it
         if "gguf" in names:
-            project.require_readable()
+            require_readable(project.recipe, project.sources.family)
         if files.taken(output) and not (overwrite or resume):
             raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
         files.make_directory(output)
@@ -131,7 +131,7 @@ class Chain:
 
 def calibrate(project: Project, directory: Path, resume: bool, stages: Stages, format: str) -> Packed:
     if format == "gguf":
-        project.require_readable()
+        require_readable(project.recipe, project.sources.family)
     with stages.stage("calibrate" if directory.name != PACKED_ONNX else "calibrate for onnx") as update:
         return project.calibrate(directory, resume, update, format)
 

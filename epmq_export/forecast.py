@@ -38,7 +38,7 @@ from epmq_export.format import Format, PlannedTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.local import Found
 from epmq_export.plan import plan_of
-from epmq_export.project import require_formats
+from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe import Recipe
 from epmq_export.runtimes.runtime import Runtime
 from epmq_export.sources import frozen_tensors
@@ -268,6 +268,7 @@ class Forecaster:
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
         family = self.open_family(Path(base.directory))
         require_formats(recipe, family)
+        require_readable(recipe, family)
         _require_models(recipe, family, models)
         return self._of_family(recipe, family, models, data, merge)
 

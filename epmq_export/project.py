@@ -41,23 +41,6 @@ class Project:
         """What is to be written: what the recipe says, or all that the family can be written in."""
         return self.recipe.export.formats or [*self.sources.family.runtimes]
 
-    def require_readable(self) -> None:
-        """RecipeError where the recipe asks for a grid that the runtime of the family's GGUF files cannot decode, InputError where that runtime
-        cannot read the model at all: what is sure to fail fails before the work."""
-        family = self.sources.family
-        if "gguf" not in self.formats or (known := family.gguf().grids) is None:
-            return
-        quantization = self.recipe.quantization
-        asked: dict[tuple[str, ...], str] = {("grid",): quantization.grid, ("embeddings",): quantization.embeddings}
-        asked |= {("overrides", pattern): storage for pattern, storage in quantization.overrides.items()}
-        for key, name in asked.items():
-            if name in GRIDS and GRIDS[name].file_type not in known:
-                expected = ", ".join(each for each, grid in GRIDS.items() if grid.file_type in known)
-                runtime = family.runtimes["gguf"]
-                raise self.recipe.mistake(
-                    ("quantization", *key), f"found {name}, which {runtime} cannot read in GGUF, expected one of {expected}, or export.formats without gguf"
-                )
-
     def _provenance(self) -> dict[str, Any]:
         return sources.provenance(self.recipe, self.checkpoints, {place: each for task in self.tasks for place, each in task.data.items()})
 
@@ -89,3 +72,20 @@ def require_formats(recipe: Recipe, family: Family) -> None:
     for name, task in recipe.tasks.items():
         if family.text_tower is None and (task.labels or task.templates) and task.head is None:
             raise recipe.mistake(("tasks", name, "head"), f"found nothing, expected a linear head: family {family.name} embeds no label texts")
+
+
+def require_readable(recipe: Recipe, family: Family) -> None:
+    """RecipeError where the recipe asks for a grid that the runtime of the family's GGUF files cannot decode, InputError where that runtime
+    cannot read the model at all: what is sure to fail fails before the work."""
+    if "gguf" not in (recipe.export.formats or family.runtimes) or (known := family.gguf().grids) is None:
+        return
+    quantization = recipe.quantization
+    asked: dict[tuple[str, ...], str] = {("grid",): quantization.grid, ("embeddings",): quantization.embeddings}
+    asked |= {("overrides", pattern): storage for pattern, storage in quantization.overrides.items()}
+    for key, name in asked.items():
+        if name in GRIDS and GRIDS[name].file_type not in known:
+            expected = ", ".join(each for each, grid in GRIDS.items() if grid.file_type in known)
+            runtime = family.runtimes["gguf"]
+            raise recipe.mistake(
+                ("quantization", *key), f"found {name}, which {runtime} cannot read in GGUF, expected one of {expected}, or export.formats without gguf"
+            )

@@ -1,14 +1,12 @@
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from converters import open_family
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.project import Project
+from epmq_export.project import require_readable
 from epmq_export.recipe import load_recipe
 from tests import tiny_clip
 
@@ -20,12 +18,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "model"
 
 
-def opened(model: Path, family: Path, **settings: Any) -> Project:
-    """A recipe on the model, with its family alone opened."""
+def check(model: Path, family: Path, **settings: Any) -> None:
+    """Of a recipe on the model, with another family than its own."""
     path = family.parent / "recipe.yaml"
     content = {"merge_method": "linear", "models": [{"model": str(model.parent / "expert")}], "base_model": str(model), **settings}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return Project(load_recipe(path), [], cast(Any, None), cast(Any, SimpleNamespace(family=open_family(family))), torch.device("cpu"))
+    require_readable(load_recipe(path), open_family(family))
 
 
 @pytest.mark.parametrize(
@@ -40,13 +38,13 @@ def test_a_grid_that_the_family_s_runtime_cannot_read_is_refused_with_its_line(q
     (tmp_path / "model").symlink_to(model)
     message = rf"{key}, which clip\.cpp cannot read in GGUF, expected one of Q4_0, Q4_1, Q4_1Z, Q8_0, or export\.formats without gguf"
     with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {message}"):
-        opened(model, tmp_path / "model", quantization=quantization).require_readable()
-    opened(model, tmp_path / "model", quantization=quantization, export={"formats": ["onnx"]}).require_readable()
+        check(model, tmp_path / "model", quantization=quantization)
+    check(model, tmp_path / "model", quantization=quantization, export={"formats": ["onnx"]})
 
 
 def test_grids_that_it_reads_pass_and_layers_that_it_does_not_know_are_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(model)
-    opened(model, tmp_path / "model", quantization={"grid": "Q4_1Z", "embeddings": "F16", "overrides": {"*fc2*": "Q8_0"}}).require_readable()
+    check(model, tmp_path / "model", quantization={"grid": "Q4_1Z", "embeddings": "F16", "overrides": {"*fc2*": "Q8_0"}})
     other = tiny_clip.clip(tmp_path / "other" / "model", vision={"num_hidden_layers": 2})
     with pytest.raises(InputError, match=r"found 12 \+ 2 layers"):
-        opened(model, other).require_readable()
+        check(model, other)
