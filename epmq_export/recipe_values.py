@@ -97,7 +97,7 @@ def _setting(value: object) -> object:
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value)):
         for entry in value if isinstance(value, list) else [value]:
             if not isinstance(entry, dict) or "value" not in entry or set(entry) - {"filter", "value"}:
-                found = f"an entry with {', '.join(map(str, entry)) or 'nothing'}" if isinstance(entry, dict) else shown(entry)
+                found = f"an entry with {', '.join(map(_word, entry)) or 'nothing'}" if isinstance(entry, dict) else shown(entry)
                 raise ValueError(f"found {found}, {expected}")
             if not isinstance(entry.get("filter", ""), str | None):
                 raise ValueError(f"found the filter {shown(entry['filter'])}, expected a part of a tensor's name")
@@ -105,6 +105,12 @@ def _setting(value: object) -> object:
     else:
         _setting_value(value, expected)
     return value
+
+
+def _word(key: object) -> str:
+    """A key as it is, or, where that is no text of one line, as Python writes it."""
+    text = str(key)
+    return text if text.isprintable() else repr(key)
 
 
 def _setting_value(value: object, expected: str) -> None:
