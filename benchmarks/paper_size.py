@@ -59,8 +59,9 @@ def write_base(shape: Shape, directory: Path) -> None:
     model.half().save_pretrained(directory)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
-    tokens += [f"<unused{i}>" for i in range(VOCABULARY - 2 - len(tokens))] + ["<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77).save_pretrained(directory)
+    tokens += ["in</w>", *(f"<unused{i}>" for i in range(VOCABULARY - 3 - len(tokens))), "<|startoftext|>", "<|endoftext|>"]
+    merges: Any = [("i", "n</w>")]  # one, since a file without any would be no CLIP's
+    CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77).save_pretrained(directory)
     CLIPImageProcessorPil().save_pretrained(directory)
 
 

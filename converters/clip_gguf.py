@@ -104,9 +104,11 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, directory: Path, size: int) -> M
     if [index for _, index in tokens] != list(range(size)):
         raise InputError(f"{directory}: the tokenizer has {len(tokens)} tokens, expected the {size} of config.json, without a gap")
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
+    if not merges:
+        raise InputError(f"{directory}: the tokenizer has no merges, expected CLIP's byte-pair encoding")
     return {
         "tokenizer.ggml.tokens": [token for token, _ in tokens],
-        **({"tokenizer.ggml.merges": merges} if merges else {}),
+        "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.bos_token_id": tokenizer.bos_token_id,
         "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
     }

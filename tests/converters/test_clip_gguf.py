@@ -96,3 +96,13 @@ def test_an_expert_of_the_image_tower_alone_has_the_base_s_names(model: Path, tm
         with safe_open(expert / "model.safetensors", "pt") as file:
             found.append({family.canonical(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
     assert found[0] == found[1] and found[0] < set(family.gguf().names)
+
+
+def test_a_tokenizer_without_merges_is_refused(tmp_path: Path) -> None:
+    directory = tiny_clip.clip(tmp_path / "model")
+    path = directory / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["merges"] = []
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"model: the tokenizer has no merges, expected"):
+        open_family(directory).gguf()
