@@ -18,8 +18,9 @@ from epmq_export.description import Description
 from epmq_export.listing import origin, rows, short, visible
 
 if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+    from epmq_export.costs import Memory
     from epmq_export.doctor import Diagnosis
-    from epmq_export.forecast import Forecast, Memory
+    from epmq_export.forecast import Forecast
     from epmq_export.local import Found
     from epmq_export.verification.verify import Verdict
 

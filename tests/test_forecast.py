@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from converters import open_family
+from epmq_export import costs
 from epmq_export import forecast as forecasts
 from epmq_export import packed as packing
 from epmq_export.calibration.calibrate import BATCH
@@ -19,14 +17,16 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
 from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.costs import Samples, Shape, Speed, Step
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.forecast import Forecast, Forecaster, Samples, Shape, Speed, Step
+from epmq_export.forecast import Forecast, Forecaster
 from epmq_export.packed import Packed
 from epmq_export.recipe import load_recipe
 from formats.gguf import Gguf
 from formats.onnx_qdq import OnnxQdq
 from tests import tiny
 from tests.command import Result, Warm
+from tests.tiny_clip import clip
 
 CPU = torch.device("cpu")
 FORMATS = {"gguf": Gguf(), "onnx": OnnxQdq()}
@@ -71,21 +71,6 @@ def test_other_grids_and_kept_tensors(cls_ran: Path) -> None:
 # What is here and what is not.
 
 
-def tiny_clip(directory: Path) -> Path:
-    """The config, tokenizer and processor of a CLIP of 12 + 12 layers, as clip.cpp wants them, with weights."""
-    directory.mkdir(parents=True)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(each + "</w>" for each in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    end = len(tokens) - 1
-    tower = {"num_hidden_layers": 12, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
-    texts = {**tower, "vocab_size": len(tokens), "max_position_embeddings": 20, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=texts, vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=32)).save_pretrained(directory)
-    CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[], model_max_length=20).save_pretrained(directory)
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(directory)
-    return directory
-
-
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A snapshot of org/clip in a cache of the hub's own layout."""
@@ -93,7 +78,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "hub" / "models--org--clip"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("0" * 40)
-    return tiny_clip(folder / "snapshots" / ("0" * 40))
+    return clip(folder / "snapshots" / ("0" * 40))
 
 
 @pytest.fixture
@@ -166,20 +151,20 @@ def test_operations_by_hand() -> None:
     rows, both = 50, PRESETS["anchored"]
     forward = 2 * rows * 8 * (24 + 32) + 4 * rows * 5 * 8
     assert BLOCK.forward(rows, 5) == forward
-    found = forecasts.work_of([BLOCK], samples, both)
+    found = costs.work_of([BLOCK], samples, both)
     assert found.forward == pytest.approx(forward * (0.5 / 3 + 1.5 / 3 + 2.5 / 3 + 1 + 1))
     assert found.statistics == 3 * 6 * rows * 64
     assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (4 * 2 + 12) * (24 + 32) * 64)
     assert found.columns == (4 * 16, 21 * 16)
-    plain = forecasts.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
+    plain = costs.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
     assert plain.statistics == 2 * 2 * rows * 64
     assert plain.forward == pytest.approx(forward * (1.5 / 3 + 2.5 / 3 + 1))
     assert plain.columns == (16, 16)
-    assert forecasts.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 4, "experts": 2}
+    assert costs.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 4, "experts": 2}
 
 
 def test_memory_does_not_grow_past_the_bound() -> None:
-    few, many = (forecasts.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0) for count in (BATCH, 10**6))
+    few, many = (costs.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0) for count in (BATCH, 10**6))
     assert few.spilled == 0 and few.activations < many.activations == 2 << 30
     assert many.peak - few.peak == many.activations - few.activations
     assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (many.weights, many.statistics, many.forward)
@@ -189,8 +174,8 @@ def test_time_counts_every_calibration(project: tiny.Project, tmp_path: Path) ->
     recipe = load_recipe(project.variant(tmp_path / "r.yaml", quantization={"bits": 4.7}, calibration={"tune": True}))
     assert forecasts.calibrations_of(recipe, 2) == (2 * 8, 2 * 16)
     assert forecasts.calibrations_of(load_recipe(project.recipe), 2) == (1, 1)
-    work = forecasts.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
-    one, two = (forecasts.seconds_of(work, Speed(1e9, 1e9, 1e-6), (count, count)) for count in (1, 2))
+    work = costs.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
+    one, two = (costs.seconds_of(work, Speed(1e9, 1e9, 1e-6), (count, count)) for count in (1, 2))
     assert two == (2 * one[0], 2 * one[1]) and one[0] < one[1]
 
 

@@ -1,0 +1,282 @@
+"""What a calibration computes, holds in memory and takes: from shapes, and a second of arithmetic on this machine.
+
+With d inputs, o outputs and n rows of a linear, T tasks, and numbers
+of operations (a multiplication and an addition count two):
+
+    forward pass        2 n d o a linear, 4 n l w an attention over l tokens of width w
+    statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the experts are run
+    a step's solve      (d^3 / 3 + d^3) for the factor of H, float64
+    a linear's solve    (2 or 4) T o d^2 for its targets, 4 o d^2 for W*, 8 o d^2 for the losses, float64
+    rounding            o d^2 for GPTQ; a round of descent about 12 o d^2; and a walk along d columns for each, which no product speeds up
+
+docs/method.md has what these are for.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+import torch
+from torch import nn
+
+from epmq_export.calibration.calibrate import BATCH, Calibrator
+from epmq_export.calibration.method import Method
+from epmq_export.calibration.rounding import gptq
+from epmq_export.family import Block
+from epmq_export.grids import GRIDS
+
+# Rounds of descent: the fewest and the most that a linear takes.
+ROUNDS = (3, 20)
+OPERATIONS_A_ROUND = 12
+# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what was measured. The demo's
+# calibration took 43 seconds of one core where this says 31 to 164, and 660 MB past its start where this says 540.
+SLOWEST = 3.0
+# Columns of the rounding that is timed.
+COLUMNS = 128
+# Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the feed-forward.
+STATES = 8
+FLOAT, DOUBLE = 4, 8
+# Copies of a tensor while it is merged: base, an expert's, its task vector, their sum.
+MERGING = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """Linears that share one input, or a norm."""
+
+    paths: tuple[str, ...]
+    width: int
+    """Inputs."""
+
+    outputs: tuple[int, ...]
+    """Of each linear; none for a norm."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One block, by its shapes."""
+
+    name: str
+    numbers: int
+    """Of its parameters."""
+
+    steps: Sequence[Step]
+    attention: int
+    """The width of its attention; 0 for a block without any."""
+
+    widest: int
+    largest: int
+    """Numbers of its largest tensor."""
+
+    def forward(self, rows: float, tokens: float) -> float:
+        """Operations of a forward pass of so many rows, in samples of so many tokens."""
+        linear = 2 * rows * sum(step.width * sum(step.outputs) for step in self.steps)
+        return linear + 4 * rows * tokens * self.attention
+
+    def solved(self, method: Method) -> list[int]:
+        """The places of the steps that are solved: all linears, and norms where the method solves them."""
+        return [i for i, step in enumerate(self.steps) if step.outputs or method.affine == "solved"]
+
+    def passes(self, method: Method) -> float:
+        """Forward passes of the student: to each step that is solved, which ends there, and one more through what is shipped."""
+        return sum((i + 0.5) / len(self.steps) for i in self.solved(method)) + 1
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is calibrated on."""
+
+    tasks: int
+    samples: int
+    """Of all tasks together."""
+
+    tokens: float
+    """A sample, on average, padding included."""
+
+    exact: bool
+    """Whether the data were read; else their number is what the recipe asks for."""
+
+    @property
+    def rows(self) -> float:
+        return self.samples * self.tokens
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, besides Python and its libraries; of the block that takes the most."""
+
+    weights: int
+    """Of the block in the merge, in the student and in an expert."""
+
+    merging: int
+    """Of its largest tensor, while it is merged."""
+
+    statistics: int
+    """Of its widest step: sums in float32, moments and the factor in float64, and its linears' solves."""
+
+    forward: int
+    """Of one batch."""
+
+    activations: int
+    """Hidden states, batches and the experts' inputs, up to their bound."""
+
+    shipped: int
+    """All that is calibrated already: a byte a code."""
+
+    spilled: int
+    """Activations that are past the bound, on disk."""
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.merging + self.statistics + self.forward + self.activations + self.shipped
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one calibration."""
+
+    forward: float
+    statistics: float
+    solve: float
+    """In float64."""
+
+    rounding: tuple[float, float]
+    """The least and the most."""
+
+    columns: tuple[float, float]
+    """Columns that rounding walks along, the least and the most."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Operations a second."""
+
+    single: float
+    double: float
+    column: float
+    """Seconds that a column of GPTQ takes."""
+
+
+def shape_of(block: Block) -> Shape:
+    module = block.build()
+    steps = []
+    for step in block.steps:
+        parts = [module.get_submodule(path) for path in step]
+        if isinstance(parts[0], nn.Linear):
+            steps.append(Step(step, parts[0].in_features, tuple(part.out_features for part in parts if isinstance(part, nn.Linear))))
+        else:
+            steps.append(Step(step, prod(module.get_parameter(f"{step[0]}.weight").shape), ()))
+    numbers = sum(value.numel() for value in module.state_dict().values())
+    # The members of a step of three are queries, keys and values.
+    attention = max((step.width for step in steps if len(step.outputs) == 3), default=0)
+    largest = max(value.numel() for value in module.state_dict().values())
+    return Shape(block.name, numbers, steps, attention, max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0), largest)
+
+
+def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
+    """The sums of the module's formulas over all steps."""
+    both = _runs_experts(method)
+    forward = statistics = solve = 0.0
+    rounding, columns = [0.0, 0.0], [0.0, 0.0]
+    for block in blocks:
+        forward += block.forward(samples.rows, samples.tokens) * (block.passes(method) + (1 if both else 0))
+        for step in (block.steps[i] for i in block.solved(method)):
+            statistics += (6 if both else 2) * samples.rows * step.width**2
+            if not step.outputs:
+                continue
+            square = sum(step.outputs) * step.width**2
+            solve += step.width**3 * 4 / 3 + ((4 if both else 2) * samples.tasks + 12) * square
+            if method.rounding != "nearest":
+                rounds = ROUNDS if method.rounding == "descent" else (0, 0)
+                rounding = [total + (1 + each * OPERATIONS_A_ROUND) * square for total, each in zip(rounding, rounds, strict=True)]
+                columns = [total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)]
+    return Work(forward, statistics, solve, (rounding[0], rounding[1]), (columns[0], columns[1]))
+
+
+def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
+    """Of batches through blocks: the student's to each step and through the block, the experts' through each block."""
+    batches = samples.tasks * ceil(samples.samples / samples.tasks / BATCH)
+    steps = sum(len(block.solved(method)) for block in blocks)
+    experts = batches * len(blocks) if _runs_experts(method) else 0
+    return {"batches": batches, "student": batches * (steps + len(blocks)), "experts": experts}
+
+
+def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, shipped: int = 0) -> Memory:
+    """Peak bytes, from shapes.
+
+    Hidden states of the student, and of the experts before and after the block; the first block's batches; and, in the half of the bound that
+    may be used for what can be had again, the experts' inputs of a block's steps. What is past the bound is spilled.
+    """
+    both, bound = _runs_experts(method), _bound()
+
+    def parts(block: Shape) -> tuple[float, float, float, float]:
+        weights = block.numbers * FLOAT * (3 if both else 2)
+        batch = min(BATCH, samples.samples)
+        forward = batch * samples.tokens * (STATES * _hidden(blocks) + 2 * block.widest) * FLOAT
+        return weights, MERGING * block.largest * FLOAT, max(map(_sums, block.steps), default=0), forward
+
+    weights, merging, statistics, forward = max(map(parts, blocks), key=sum)
+    state = samples.rows * _hidden(blocks) * FLOAT
+    must = max(samples.samples * batch_bytes + state * (2 if both else 1), state * (3 if both else 1))
+    again = max(sum(samples.rows * step.width * FLOAT for step in block.steps) for block in blocks) if both else 0.0
+    total = must + min(again, max(0.0, bound / 2 - state * 2))
+    return Memory(int(weights), int(merging), int(statistics), int(forward), int(min(total, bound)), shipped, int(max(0.0, total - bound)))
+
+
+def _sums(step: Step) -> int:
+    """Three [in, in] in float32, as many in float64, H, its factor and what makes it; of the linears anchor, targets and numerators."""
+    if not step.outputs:
+        return step.width**2 * 3 * (FLOAT + DOUBLE)
+    return step.width**2 * (3 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (4 * DOUBLE + 3 * FLOAT)
+
+
+def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple[float, float]:
+    """Operations over speed: at best no more than the arithmetic with few rounds, at worst `SLOWEST` times that with most."""
+    least, most = (calibrations[i] * ((work.forward + work.statistics + work.rounding[i]) / speed.single + work.solve / speed.double) for i in (0, 1))
+    return least, SLOWEST * most
+
+
+def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0) -> Speed:
+    """What products of the model's own shapes reach on the device: the commonest linear's, in float32 for a batch and in float64 for its H."""
+    steps = [step for block in blocks for step in block.steps if step.outputs]
+    step = max(steps, key=lambda step: step.width * sum(step.outputs), default=Step((), 256, (256,)))
+    speeds = []
+    for dtype, share in ((torch.float32, 0.6), (torch.float64, 0.4)):
+        left = torch.ones(512, step.width, dtype=dtype, device=device)
+        right = torch.ones(step.width, max(step.outputs), dtype=dtype, device=device)
+        _timed(left, right, 1)  # the first call pays for the library's start
+        once = _timed(left, right, 1)
+        count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
+        speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
+    grid = GRIDS["Q4_0"]
+    weight = torch.randn(sum(step.outputs), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0))
+    factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
+    times = []
+    for _ in range(2):  # the first call pays for tables
+        started = time.perf_counter()
+        float(gptq(weight, factor, grid).codes[0, 0])
+        times.append(time.perf_counter() - started)
+    return Speed(speeds[0], speeds[1], min(times) / COLUMNS)
+
+
+def _timed(left: torch.Tensor, right: torch.Tensor, count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        result = left @ right
+    float(result[0, 0])  # what runs beside us on a GPU is done by then
+    return time.perf_counter() - started
+
+
+def _runs_experts(method: Method) -> bool:
+    return method.target == "experts" and method.alpha > 0
+
+
+def _hidden(blocks: Sequence[Shape]) -> int:
+    """The width of the hidden states: what the norms are of."""
+    return max((step.width for block in blocks for step in block.steps if not step.outputs), default=max(block.widest for block in blocks))
+
+
+def _bound() -> int:
+    bound: int = Calibrator.activation_bytes
+    return bound
