@@ -14,7 +14,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,15 @@ def optimiser_of(parameters: list[nn.Parameter], rate: float, steps: int) -> tup
     return optimiser, schedule
 
 
+def descend(loss: Tensor, parameters: Iterable[nn.Parameter], optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR) -> None:
+    """One step, its gradient no longer than 1."""
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    schedule.step()
+
+
 def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     model.save_pretrained(partial)
@@ -154,11 +163,7 @@ def tell_apart(model: CLIPModel, tokenizer: CLIPTokenizer, classes: list[list[st
     for step in range(steps):
         one, other = (text_features(model, tokenizer, [draw.choice(texts) for texts in classes]) for _ in range(2))
         loss = nn.functional.cross_entropy(20 * one @ other.T, torch.arange(len(classes)))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        descend(loss, parameters, optimiser, schedule)
         if step % 25 == 24:
             print(f"texts step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
 
@@ -199,11 +204,7 @@ def train_base(data: Path, out: Path, steps: int, batch_size: int, rate: float, 
         present = member.sum(1) > 0
         backward = -(logits.T.log_softmax(1)[present] * member[present]).sum(1) / member[present].sum(1)
         loss = (nn.functional.cross_entropy(logits, truth) + backward.mean()) / 2
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        descend(loss, model.parameters(), optimiser, schedule)
         if step % 25 == 24:
             print(f"base step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s", flush=True)
     report(model, tokenizer, data, prompts)
@@ -238,11 +239,7 @@ def train_expert(data: Path, base: Path, task: str, out: Path, steps: int, batch
         model.train()
         images = image_features(model, augmented(pixels[rows], mirrored[rows], generator))
         loss = nn.functional.cross_entropy(scale * images @ head.T, labels[rows])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+        descend(loss, model.parameters(), optimiser, schedule)
         if step % 25 == 24:
             print(f"{task} step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s", flush=True)
     pixels, labels = pixels_of(data, task, "held_out")

@@ -1,5 +1,6 @@
-import importlib.util
+import platform
 import struct
+import sys
 import time
 import tomllib
 from collections.abc import Sequence
@@ -27,7 +28,9 @@ from tests import tiny_clip
 from tests.formats.gguf_edits import edited, value_at
 from tests.grids.points import random_point
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec(clip_library.MODULE) is None, reason="clip-cpp has wheels for Linux x86-64 only")
+# Where there is a wheel, a missing package is a failure: `dev` installs it.
+WHEELS = sys.platform == "linux" and platform.machine() == "x86_64"
+pytestmark = pytest.mark.skipif(not WHEELS, reason="clip-cpp has wheels for Linux x86-64 only")
 HELD = ("Q4_0", "Q4_1", "Q4_1Z", "Q8_0")
 PICTURES = probes("image")
 
@@ -159,7 +162,9 @@ def test_a_missing_key_is_named(key: str, gguf: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_is_cut_off_is_named(gguf: Path, tmp_path: Path) -> None:
     content, path = gguf.read_bytes(), tmp_path / "model.gguf"
-    for length, message in ((len(content) - 9000, r"ends at byte \d+, and the file at byte \d+"), (5000, "failed to read"), (0, "reads no GGUF")):
+    # Cut within its keys, its reader frees what it has not read: it says so, or dies of it, as memory happens to lie.
+    within = r"(failed to read|free\(\)|it said nothing|reads no GGUF)"
+    for length, message in ((len(content) - 9000, r"ends at byte \d+, and the file at byte \d+"), (5000, within), (0, "reads no GGUF")):
         path.write_bytes(content[:length])
         with pytest.raises(InputError, match=rf"model\.gguf: clip\.cpp (fails|died).*{message}"):
             ClipCpp().outputs(path, PICTURES[:1])
