@@ -6,11 +6,14 @@ that use them: help and `inspect` answer at once, and `doctor` answers where tor
 
 import json
 import logging
+import signal
 import sys
 from enum import StrEnum
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -307,18 +310,34 @@ def _device(name: str | None) -> "torch.device":
 
 def main() -> None:
     """Run the command line; every error is one sentence and an exit code."""
+    interrupted = _hear_interrupts()
     try:
         app()
-    except EpmqError as error:
-        _fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        _fail(f"the package {error.name} is not installed; `epmq doctor` tells what is missing", MissingRuntime.exit_code)
-    except OSError as error:
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
-    except SystemExit as exit:
-        if exit.code == INTERRUPTED:
+    except BaseException as error:
+        finished = isinstance(error, SystemExit) and not error.code
+        # Whatever the error: libraries make others of an interrupt that reaches their native code.
+        if interrupted.is_set() and not finished:
             _fail("interrupted; nothing half-written was left, and --resume goes on with a calibration", INTERRUPTED)
+        if isinstance(error, EpmqError):
+            _fail(str(error), error.exit_code)
+        if isinstance(error, ModuleNotFoundError):
+            _fail(f"the package {error.name} is not installed; `epmq doctor` tells what is missing", MissingRuntime.exit_code)
+        if isinstance(error, OSError):
+            _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
         raise
+
+
+def _hear_interrupts() -> Event:
+    """Set from the first Ctrl-C on, which raises KeyboardInterrupt as ever. A job in the background, whose shell has turned Ctrl-C off, goes on deaf."""
+    heard = Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        heard.set()
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return heard
 
 
 def _fail(sentence: str, code: int) -> None:

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+import cli
 from epmq_export import files
+from epmq_export.errors import InputError
 from epmq_export.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests import tiny
@@ -368,3 +370,24 @@ def test_an_interrupted_run_leaves_its_blocks_alone(project: Project, tmp_path: 
     result = interrupted("run", project, tmp_path, tmp_path / "out" / ".packed.blocks")
     assert result.code == 130 and len(result.stderr.splitlines()) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".packed.blocks"]
+
+
+@pytest.mark.parametrize("error", [ValueError("could not determine the shape"), InputError("w.safetensors: cannot be read"), SystemExit(130)])
+def test_an_interrupt_is_told_as_one_whatever_a_library_makes_of_it(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr(cli, "app", app)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert exit.value.code == 130
+    assert capsys.readouterr().err.startswith("error: interrupted; nothing half-written was left")
