@@ -32,7 +32,7 @@ import counts
 import torch
 from laboratory import CPU, MERGES, METHODS, Experiment, Laboratory
 from peers import Merge, Peer, known
-from rows import GRID, PEERS, RUNTIMES, Results
+from rows import GRID, PEERS, Results
 from suites import SUITES, TEXT, Suite
 
 from cli import chain
@@ -97,7 +97,7 @@ class Judge:
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
         """On the grid, and, to `reload`, from the real files of every format that can hold it."""
-        formats = [format for format in RUNTIMES if reload and format != "packed" and (format != "onnx" or grid in ONNX_GRIDS)]
+        formats = [format for format in self.laboratory.suite.runtimes if reload and format != "packed" and (format != "onnx" or grid in ONNX_GRIDS)]
         missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None]
         if not missing:
             return

@@ -68,7 +68,7 @@ class Experiment:
         origin = self.origin  # hashed before the clock starts
         recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
         wall, busy = time.monotonic(), time.process_time()
-        format = "gguf" if grid else "safetensors"
+        format = next(iter(self.sources.family.runtimes)) if grid else "safetensors"
         packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, format)
         return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
 
@@ -104,4 +104,4 @@ class Laboratory:
         return replace(opened, sources=replace(opened.sources, merged=merged))
 
     def _task(self, name: str) -> dict[str, Any]:
-        return {"expert": str(self.experts / name), **self.suite.entry(self.data, self.folder, name, self.lines)}
+        return {"expert": str(self.experts / name), **self.suite.entry(self.data, self.experts, self.folder, name, self.lines)}

@@ -10,6 +10,7 @@ forward passes alone beside that of the calibration.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -118,11 +119,23 @@ def forward_seconds(base: Path, recipe: Path) -> float:
     return time.monotonic() - started
 
 
+def watched(command: list[str]) -> tuple[int, int]:
+    """Exit code, and the most bytes of memory of its own that the process held at once: without mapped files, which the system drops at need (Linux)."""
+    most = 0
+    with subprocess.Popen(command) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            held = re.search(r"RssAnon:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+            most = max(most, int(held[1]) * 1024 if held else 0)
+            time.sleep(0.1)
+    return process.returncode, most
+
+
 def measure(name: str, experts: int, samples: int, merge: str, work: Path) -> dict[str, Any]:
     recipe = prepare(name, experts, samples, merge, work)
     out = work / f"{recipe.stem}-out"
     command = [sys.executable, str(ROOT / "cli.py"), "run", str(recipe), "-o", str(out), "--resume"]
-    code = subprocess.run(command, check=False).returncode
+    code, anonymous = watched(command)
     if code not in (0, 1):
         raise SystemExit(f"{' '.join(command)}: exit code {code}")
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -136,6 +149,7 @@ def measure(name: str, experts: int, samples: int, merge: str, work: Path) -> di
         "forward_seconds": forward_seconds(work / name, recipe),
         "seconds": report["seconds"],
         "peak_memory_bytes": report["peak_memory_bytes"],
+        "peak_anonymous_bytes": anonymous,
         "bytes": {kind: {Path(each["path"]).name: each["bytes"] for each in (file, *file["others"])} for kind, file in written.items()},
         "base_bytes": sum(path.stat().st_size for path in (work / name).glob("*.safetensors")),
         "fused": written["onnx"]["notes"].get("fused"),
@@ -154,6 +168,7 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "calibration",
         "forward passes",
         "peak memory",
+        "without mapped files",
         "base, F16",
         "GGUF",
         "ONNX image tower",
@@ -174,6 +189,7 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
                 f"{seconds / 60:.1f} min",
                 f"{seconds / row['forward_seconds']:.1f} times one over all images ({row['forward_seconds']:.0f} s)",
                 f"{row['peak_memory_bytes'] / 2**30:.1f} GiB",
+                f"{row['peak_anonymous_bytes'] / 2**30:.1f} GiB",
                 f"{row['base_bytes'] / 1e6:.0f} MB",
                 f"{sum(row['bytes']['gguf'].values()) / 1e6:.0f} MB",
                 f"{onnx / 1e6:.0f} MB",

@@ -19,8 +19,7 @@ from epmq_export.verification.scores import Scores
 Row = dict[str, Any]
 GRID = "Q4_0"  # of every row of ours that names no other
 PEERS = known()
-RUNTIMES = ("packed", "gguf", "onnx")
-STAGES = ("full", *RUNTIMES)
+STAGES = ("full", "packed", "gguf", "onnx")
 BITS = "Bits a weight: of the linears in GGUF, scales included."
 RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration (without the merge) or of the peer, by the clock."
 
@@ -124,7 +123,7 @@ class Results:
         """The default method's averages by grid, after each of the merges that has more than the usual one; a cell a runtime that reads the grid."""
         lines = [["merge", "grid", "bits a weight", *self.suite.runtimes.values()]]
         for merge in merges:
-            found = {grid: [next(self.of(merge, DEFAULT_METHOD, stage, grid), None) for stage in RUNTIMES] for grid in GRIDS}
+            found = {grid: [next(self.of(merge, DEFAULT_METHOD, stage, grid), None) for stage in self.suite.runtimes] for grid in GRIDS}
             if any(row for grid, rows in found.items() for row in rows if grid != GRID):
                 for grid, rows in found.items():
                     if first := next(filter(None, rows), None):
@@ -133,7 +132,7 @@ class Results:
 
     def precision(self, row: Row) -> str:
         """Ours by grid; a peer's row tells its bits a weight, scales included."""
-        if row["stage"] not in RUNTIMES:
+        if row["stage"] not in self.suite.runtimes:
             return "full"
         runtime = self.suite.runtimes[row["stage"]]
         return f"{row['grid'] if 'grid' in row else f'{bits(row)} bits' if 'bits' in row else GRID}, {runtime}"

@@ -1,7 +1,6 @@
 """The two kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a task."""
 
 import gzip
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -44,20 +43,28 @@ class Suite:
     train: str
     """The command that trains the experts, without its arguments."""
 
-    entry: Callable[[Path, Path, str, int], dict[str, Any]]
-    """What a recipe says of a task besides its expert, given the data's folder, a folder to write into, the task and how much to judge by."""
+    entry: Callable[[Path, Path, Path, str, int], dict[str, Any]]
+    """What a recipe says of a task besides its expert, given the folders of data and experts, one to write into, the task and how much to judge by."""
 
     def file(self, data: Path, task: str) -> Path:
         """A file that a task's data are not there without."""
         return data / task / "test.tsv.gz" if self.name == "text" else data / f"{task}.npz"
 
 
-def _text(data: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
     evaluation = folder / f"{task}.tsv"
     if not evaluation.exists():
         with gzip.open(data / task / "test.tsv.gz", "rt", encoding="utf-8") as test:
             evaluation.write_text("".join(islice(test, lines)), encoding="utf-8")
     return {"calibration": str(data / task / "train.tsv.gz"), "evaluation": str(evaluation), "labels": str(data / task / "labels.json")}
+
+
+def _clip(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    return _image(data, folder, task, lines) | {"templates": list(image_tasks.TASKS[task].templates)}
+
+
+def _vit(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    return _image(data, folder, task, lines) | {"head": str(experts / "heads" / f"{task}.safetensors")}
 
 
 def _image(data: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -68,12 +75,10 @@ def _image(data: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
             found = image_tasks.read(data, task, split)
             count = lines if split == "test" else None
             np.savez(places[split], images=found.pixels[:count], labels=found.labels[:count])
-    names = image_tasks.names(data, task)
     return {
         "calibration": {"path": str(places["train"]), "images": "images", "labels": "labels"},
         "evaluation": {"path": str(places["test"]), "images": "images", "labels": "labels"},
-        "labels": json.loads(json.dumps(names)),
-        "templates": list(image_tasks.TASKS[task].templates),
+        "labels": image_tasks.names(data, task),
     }
 
 
@@ -107,7 +112,21 @@ SUITES = {
             Path("image"),
             {"packed": "PyTorch", "gguf": "clip.cpp", "onnx": "onnxruntime"},
             "train_clip.py",
-            _image,
+            _clip,
+        ),
+        Suite(
+            "vit",
+            tuple(image_tasks.TASKS),
+            6,
+            "image tasks, DINOv2-small at 84 pixels, full fine-tuned experts with frozen linear heads",
+            "images",
+            lambda experts: experts / "base",
+            CACHE / "vit",
+            Path("../shared/data/image"),
+            Path("vit"),
+            {"packed": "PyTorch", "onnx": "onnxruntime"},
+            "train_vit.py",
+            _vit,
         ),
     )
 }
