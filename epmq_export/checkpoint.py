@@ -142,17 +142,22 @@ class Renamed:
 def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
     """The source with each name passed through `canonical`; tensors that it maps to None are left out.
 
-    InputError where two tensors come to the same name.
+    A tensor that is stored twice, as tied embeddings may be, is one; InputError where two that differ come to the same name.
     """
     originals: dict[str, str] = {}
     for name in source.names():
         new = canonical(name)
         if new is None:
             continue
-        if new in originals:
-            raise InputError(f"{getattr(source, 'location', 'the model')}: tensors {originals[new]} and {name} are both {new}; expected one of them")
+        if new in originals and not _same(source, originals[new], name):
+            where = getattr(source, "location", "the model")
+            raise InputError(f"{where}: tensors {originals[new]} and {name} are both {new} and differ; expected one of them, or two that are equal")
         originals[new] = name
     return Renamed(source, originals)
+
+
+def _same(source: TypedSource, one: str, other: str) -> bool:
+    return source.shape(one) == source.shape(other) and torch.equal(source.load(one), source.load(other))
 
 
 def _directory(text: str, relative_to: Path | None) -> Path:

@@ -5,13 +5,13 @@ canonical name, so that one family serves the base, every expert, the merge and 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from torch import Tensor, nn
 
-from epmq_export.data.sample import Sample
+from epmq_export.data.sample import Passage, Sample
 
 Batch = Mapping[str, Tensor]
 Metadata = Mapping[str, str | int | float | bool | list[str] | list[int] | list[float]]
@@ -77,6 +77,15 @@ class GgufSpec:
     grids: frozenset[str] | None = None
     """The grids, by their types in the file, that the family's runtime can decode; None for all."""
 
+    orders: Mapping[str, Tensor] = field(default_factory=dict)
+    """Canonical names of tensors whose rows stand in another order in the file: int64, the row of ours that each of the file's rows is."""
+
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    """Canonical names of plain tensors, and what is added to their values in the file."""
+
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    """By the name in the file: float32 tensors that follow from the config."""
+
 
 @dataclass(frozen=True)
 class OnnxSpec:
@@ -111,8 +120,8 @@ class Family(Protocol):
     def blocks(self) -> Sequence[Block]: ...
 
     @property
-    def modality(self) -> Literal["text", "image"]:
-        """What its samples are."""
+    def modality(self) -> Literal["text", "image", "language"]:
+        """What its samples are: texts to embed, pictures, or texts to go on with (a `LanguageFamily`)."""
         ...
 
     @property
@@ -162,7 +171,7 @@ class Family(Protocol):
         ...
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """What the task reads off the last hidden state, float32 [batch, width]."""
+        """What the task reads off the last hidden state, float32 [batch, width]; of passages, a row a scored token."""
         ...
 
     def gguf(self) -> GgufSpec: ...
@@ -174,3 +183,17 @@ class Family(Protocol):
     def approximate(self) -> "Family":
         """This family with the approximations that ggml computes with (a tanh GELU), for exact comparison."""
         ...
+
+
+class LanguageFamily(Family, Protocol):
+    """A family whose outputs are scores of what comes next, [rows, vocabulary], before softmax: one row for a text, of what follows it; for a
+    passage one row for each token of its target."""
+
+    def targets(self, passage: Passage) -> list[int]:
+        """The tokens that a passage's rows are to predict; InputError where its target has none."""
+        ...
+
+
+def rows(family: Family, sample: Sample) -> int:
+    """How many rows of output a sample has."""
+    return len(cast(LanguageFamily, family).targets(sample)) if isinstance(sample, Passage) else 1

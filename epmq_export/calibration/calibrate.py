@@ -22,6 +22,7 @@ from epmq_export.data.scores import Head
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
 from epmq_export.packed import PackedTensor
+from epmq_export.rms_norm import RmsNorm
 
 log = logging.getLogger(__name__)
 BATCH = 16
@@ -194,7 +195,7 @@ class _BlockWalk:
                     batches[b].narrow(self.c.family.later)
 
     def solve(self, step: tuple[str, ...]) -> None:
-        if isinstance(self.student.get_submodule(step[0]), nn.LayerNorm):
+        if isinstance(self.student.get_submodule(step[0]), nn.LayerNorm | RmsNorm):
             if self.c.method.affine == "solved":
                 self._solve_norm(step[0])
         else:
@@ -252,13 +253,17 @@ class _BlockWalk:
                 self._ship(f"{path}.bias", problem.bias(shipped).float())
 
     def _solve_norm(self, path: str) -> None:
-        name = self._name(path)
-        problem = NormProblem.start(self._anchor(f"{path}.weight"), self._anchor(f"{path}.bias"), self.c.method.damping)
+        module = self.student.get_submodule(path)
+        offset = module.offset if isinstance(module, RmsNorm) else 0.0
+        shifted = f"{path}.bias" in self.merged
+        problem = NormProblem.start(self._anchor(f"{path}.weight") + offset, self._anchor(f"{path}.bias") if shifted else None, self.c.method.damping)
         for t in range(len(self.c.tasks)):
-            problem.add(self._target(t, f"{path}.weight"), self._target(t, f"{path}.bias"), self._moments((path,), t))
-        gamma, beta = problem.solution(name)
-        self._ship(f"{path}.weight", gamma.float())
-        self._ship(f"{path}.bias", beta.float())
+            beta = self._target(t, f"{path}.bias") if shifted else None
+            problem.add(self._target(t, f"{path}.weight") + offset, beta, self._moments((path,), t))
+        gamma, beta = problem.solution(self._name(path))
+        self._ship(f"{path}.weight", (gamma - offset).float())
+        if beta is not None:
+            self._ship(f"{path}.bias", beta.float())
 
     def _name(self, path: str) -> str:
         return f"{self.block.prefix}{path}"
@@ -321,6 +326,9 @@ class _BlockWalk:
     def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
         """Note a tensor as the file will hold it, and let the student compute with it from here on."""
         name = self._name(path)
+        module = self.student.get_submodule(path.rpartition(".")[0])
+        if isinstance(module, RmsNorm) and isinstance(value, Tensor):
+            value = module.whole(value)
         if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
             raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
         self.tensors[name] = value

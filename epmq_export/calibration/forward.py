@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from epmq_export.errors import InputError
 from epmq_export.family import Batch, Block, TensorSource
+from epmq_export.rms_norm import RmsNorm
 
 
 class _Seen(Exception):
@@ -45,6 +46,8 @@ def inputs_of(module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor]
         value = arguments[0]
         if isinstance(submodule, nn.LayerNorm):
             value = nn.functional.layer_norm(value, submodule.normalized_shape, eps=submodule.eps)
+        elif isinstance(submodule, RmsNorm):
+            value = submodule.normalised(value)
         seen.append(value)
         if stop and len(seen) == len(paths):
             raise _Seen

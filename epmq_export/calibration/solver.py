@@ -85,13 +85,13 @@ class LinearProblem:
 
 @dataclass
 class NormProblem:
-    """The affine part of a norm, channel by channel: gamma z + beta against gamma_t z* + beta_t, anchored alike.
+    """The affine part of a norm, channel by channel: gamma z + beta against gamma_t z* + beta_t, anchored alike; or gamma alone, of a norm
+    that does not shift.
 
-    A 2x2 system a channel; sums are float64 [channels].
+    A 2x2 system a channel, or one equation; sums are float64 [channels].
     """
 
-    anchor: tuple[Tensor, Tensor]
-    damping: float
+    shifted: bool
     zz: Tensor
     z: Tensor
     one: float
@@ -99,24 +99,32 @@ class NormProblem:
     y: Tensor
 
     @classmethod
-    def start(cls, gamma: Tensor, beta: Tensor, damping: float) -> "NormProblem":
-        gamma, beta = gamma.double(), beta.double()
-        return cls((gamma, beta), damping, torch.full_like(gamma, damping), torch.zeros_like(gamma), damping, damping * gamma, damping * beta)
+    def start(cls, gamma: Tensor, beta: Tensor | None, damping: float) -> "NormProblem":
+        gamma = gamma.double()
+        zero = torch.zeros_like(gamma)
+        y = zero if beta is None else damping * beta.double()
+        return cls(beta is not None, torch.full_like(gamma, damping), zero, damping, damping * gamma, y)
 
-    def add(self, gamma: Tensor, beta: Tensor, moments: Moments) -> None:
-        gamma, beta = gamma.double(), beta.double()
+    def add(self, gamma: Tensor, beta: Tensor | None, moments: Moments) -> None:
+        gamma = gamma.double()
         mean, target_mean = moments.scale * moments.student_mean, moments.scale * moments.target_mean
         self.zz = self.zz + moments.student.diagonal()
         self.z = self.z + mean
         self.one += moments.scale
-        self.zy = self.zy + gamma * moments.cross.diagonal() + beta * mean
-        self.y = self.y + gamma * target_mean + beta * moments.scale
+        self.zy = self.zy + gamma * moments.cross.diagonal()
+        self.y = self.y + gamma * target_mean
+        if beta is not None:
+            beta = beta.double()
+            self.zy = self.zy + beta * mean
+            self.y = self.y + beta * moments.scale
 
-    def solution(self, place: str) -> tuple[Tensor, Tensor]:
-        """gamma and beta, float64 [channels]."""
-        determinant = self.zz * self.one - self.z.square()
+    def solution(self, place: str) -> tuple[Tensor, Tensor | None]:
+        """gamma, and beta where the norm has one; float64 [channels]."""
+        determinant = self.zz * self.one - self.z.square() if self.shifted else self.zz
         if not bool((determinant > 0).all()):
             channel = int((~(determinant > 0)).nonzero()[0])
             raise CalibrationError(f"{place}: channel {channel} does not determine its scale and shift; raise calibration.lambda")
+        if not self.shifted:
+            return self.zy / self.zz, None
         gamma = (self.zy * self.one - self.z * self.y) / determinant
         return gamma, (self.y - gamma * self.z) / self.one

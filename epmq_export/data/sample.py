@@ -1,4 +1,4 @@
-"""What a model is given: a text, or a picture."""
+"""What a model is given: a text, a picture, or a passage to be predicted."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,32 +28,58 @@ class Picture:
     """InputError, with the place, where it cannot be decoded."""
 
 
-Sample = str | Picture
+@dataclass(frozen=True)
+class Passage:
+    """What a language model is scored on: how likely it finds the target's tokens, one after the other, behind the context."""
+
+    context: str
+    """What is read and not scored; may be empty. A model of two halves reads it in its encoder."""
+
+    target: str
+
+
+Sample = str | Picture | Passage
 AnySample = TypeVar("AnySample", str, Picture, Sample)
 
 
 def text_of(sample: Sample) -> str:
-    """InputError where a model of texts is given a picture."""
+    """InputError where a model of texts is given anything else."""
     if isinstance(sample, str):
         return sample
-    raise InputError(f"{sample.place}: found a picture, expected a text")
+    raise InputError(f"found {shown(sample)}, expected a text")
 
 
 def picture_of(sample: Sample) -> Picture:
     """InputError where a model of pictures is given a text."""
     if isinstance(sample, Picture):
         return sample
-    raise InputError(f"found the text {sample[:60]!r}, expected a picture")
+    raise InputError(f"found {shown(sample)}, expected a picture")
+
+
+def shown(sample: Sample) -> str:
+    """For messages."""
+    match sample:
+        case Picture():
+            return f"the picture {sample.place}"
+        case Passage():
+            return f"the passage {sample.context[-30:]!r} + {sample.target[:30]!r}"
+        case _:
+            return f"the text {sample[:60]!r}"
 
 
 def length(sample: Sample) -> int:
     """What samples are sorted by, so that those of a batch need little padding; all pictures are alike."""
+    if isinstance(sample, Passage):
+        return len(sample.context) + len(sample.target)
     return len(sample) if isinstance(sample, str) else 0
 
 
 def digest(sample: Sample) -> str:
     """Of its content: two samples with one digest are one."""
-    return hashlib.sha256(sample.encode()).hexdigest() if isinstance(sample, str) else sample.digest
+    if isinstance(sample, Picture):
+        return sample.digest
+    text = sample if isinstance(sample, str) else f"{len(sample.context)}\0{sample.context}{sample.target}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def choose(samples: Sequence[AnySample], count: int, seed: int, usable: Callable[[AnySample], bool] = lambda sample: True) -> list[AnySample]:
@@ -64,7 +90,7 @@ def choose(samples: Sequence[AnySample], count: int, seed: int, usable: Callable
     """
     distinct: dict[str, AnySample] = {}
     for sample in samples:
-        distinct.setdefault(sample if isinstance(sample, str) else sample.digest, sample)
+        distinct.setdefault(sample if isinstance(sample, str) else digest(sample), sample)
     chosen: set[str] = set()
     for key in sorted(distinct, key=lambda key: hashlib.sha256(f"{seed}\0{key}".encode()).digest()):
         if len(chosen) == count:

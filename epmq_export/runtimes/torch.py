@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from epmq_export.calibration.activations import Activations
 from epmq_export.calibration.forward import load_block, run_block
 from epmq_export.data.sample import Sample, length
-from epmq_export.family import Batch, Family, TensorSource
+from epmq_export.family import Batch, Family, TensorSource, rows
 
 BATCH = 32
 # Bytes of hidden states that are held in memory; the rest is spilled.
@@ -22,7 +22,7 @@ def default_device() -> torch.device:
 
 @torch.no_grad()
 def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> NDArray[np.float32]:
-    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a time."""
+    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a time. Passages have a row a scored token."""
     order = sorted(range(len(samples)), key=lambda i: length(samples[i]))  # alike lengths together: little padding
     first, *others = family.blocks
     later: list[Batch] = []
@@ -39,7 +39,6 @@ def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], dev
         for b, batch in enumerate(later):
             hidden = kept.get(("hidden", b)).to(device)
             results.append(family.output(hidden, {key: value.to(device) for key, value in batch.items()}).cpu())
-    result = torch.cat(results)
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return result[back].float().numpy()
+    counts = [rows(family, samples[i]) for i in order]
+    parts = dict(zip(order, torch.split(torch.cat(results).float(), counts), strict=True))
+    return torch.cat([parts[i] for i in range(len(samples))]).numpy()

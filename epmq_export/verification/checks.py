@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from epmq_export.data.sample import Sample
+from epmq_export.data.sample import Sample, shown
 from epmq_export.data.scores import agreement
 from epmq_export.errors import InputError
 from epmq_export.family import Family
@@ -131,10 +131,6 @@ def check_graph(path: Path, packed: Packed, family: Family, format: Format, runt
         return Check("graph", facts, [str(error)])
     facts |= {"value": max(values.values()), "passed": not broken, "by_tower": values}
     return Check("graph", facts, broken)
-
-
-def shown(sample: Sample) -> str:
-    return repr(sample) if isinstance(sample, str) else sample.place
 
 
 def rms_relative(found: Outputs, expected: Outputs) -> float:

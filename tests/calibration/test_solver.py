@@ -116,6 +116,7 @@ def test_a_norm_is_least_squares_channel_by_channel(tasks: list[Task], damping: 
     for task, expert in zip(tasks, experts, strict=True):
         problem.add(*expert, task.moments())
     found_gamma, found_beta = problem.solution("norm")
+    assert found_beta is not None
     for channel in range(IN):
         anchors = damping**0.5 * torch.eye(2, dtype=torch.float64)
         rows = torch.cat([task.row_factor() * torch.stack((task.student[:, channel], torch.ones(len(task.student))), 1) for task in tasks] + [anchors])
@@ -125,6 +126,22 @@ def test_a_norm_is_least_squares_channel_by_channel(tasks: list[Task], damping: 
         )
         brute = torch.linalg.lstsq(rows, wanted[:, None]).solution[:, 0]
         torch.testing.assert_close(torch.stack((found_gamma[channel], found_beta[channel])), brute, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_a_norm_that_does_not_shift_is_least_squares_of_its_scale_alone(tasks: list[Task], damping: float) -> None:
+    gamma = torch.randn(IN, dtype=torch.float64)
+    experts = [torch.randn(IN, dtype=torch.float64) for _ in tasks]
+    problem = NormProblem.start(gamma, None, damping)
+    for task, expert in zip(tasks, experts, strict=True):
+        problem.add(expert, None, task.moments())
+    found, beta = problem.solution("norm")
+    assert beta is None
+    for channel in range(IN):
+        rows = torch.cat([task.row_factor() * task.student[:, channel, None] for task in tasks] + [torch.full((1, 1), damping**0.5, dtype=torch.float64)])
+        wanted = [task.row_factor() * expert[channel] * task.target[:, channel] for task, expert in zip(tasks, experts, strict=True)]
+        brute = torch.linalg.lstsq(rows, torch.cat([*wanted, damping**0.5 * gamma[channel, None]])[:, None]).solution[0, 0]
+        torch.testing.assert_close(found[channel], brute, rtol=1e-9, atol=1e-9)
 
 
 def test_the_factor_of_the_inverse() -> None:
@@ -180,7 +197,7 @@ def test_a_norm_without_damping_on_dead_channels_is_an_error() -> None:
         problem.add(torch.ones(IN), torch.zeros(IN), moments)
         if damping:
             gamma, beta = problem.solution("norm")
-            assert gamma[5] == 2.0 and 0 < beta[5] < 3.0
+            assert beta is not None and gamma[5] == 2.0 and 0 < beta[5] < 3.0
         else:
             with pytest.raises(CalibrationError, match=r"norm: channel 2 does not determine its scale and shift; raise calibration\.lambda"):
                 problem.solution("norm")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epmq_export.data.sample import Picture, choose, digest, length, picture_of, text_of
+from epmq_export.data.sample import Passage, Picture, choose, digest, length, picture_of, text_of
 from epmq_export.errors import InputError
 
 TEXTS = st.lists(st.text(max_size=3), max_size=30)
@@ -53,9 +53,17 @@ def test_pictures_of_the_same_bytes_are_one() -> None:
     assert length(first) == 0 and length("abc") == 3
 
 
+def test_passages_differ_by_where_their_targets_begin() -> None:
+    passages = [Passage("a", "b"), Passage("", "ab"), Passage("ab", "")]
+    assert len({digest(passage) for passage in passages}) == 3 and {length(passage) for passage in passages} == {2}
+    assert choose([*passages, Passage("a", "b")], 5, 0) == passages
+    with pytest.raises(InputError, match=r"^found the passage 'a' \+ 'b', expected a text$"):
+        text_of(passages[0])
+
+
 def test_a_model_is_given_what_it_reads() -> None:
     assert text_of("a") == "a" and picture_of(each := picture("a")) is each
-    with pytest.raises(InputError, match=r"^a\.png: found a picture, expected a text$"):
+    with pytest.raises(InputError, match=r"^found the picture a\.png, expected a text$"):
         text_of(picture("a.png"))
     with pytest.raises(InputError, match=r"^found the text 'x{60}', expected a picture$"):
         picture_of("x" * 100)
