@@ -1,6 +1,7 @@
-"""The two kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a task."""
+"""The kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a task."""
 
 import gzip
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import image_tasks
+import language_tasks
 import numpy as np
 from train_experts import packaged_base
 
@@ -48,7 +50,7 @@ class Suite:
 
     def file(self, data: Path, task: str) -> Path:
         """A file that a task's data are not there without."""
-        return data / task / "test.tsv.gz" if self.name == "text" else data / f"{task}.npz"
+        return data / task / "test.tsv.gz" if self.name in ("text", "language") else data / f"{task}.npz"
 
 
 def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -57,6 +59,13 @@ def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dic
         with gzip.open(data / task / "test.tsv.gz", "rt", encoding="utf-8") as test:
             evaluation.write_text("".join(islice(test, lines)), encoding="utf-8")
     return {"calibration": str(data / task / "train.tsv.gz"), "evaluation": str(evaluation), "labels": str(data / task / "labels.json")}
+
+
+def _language(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    asked = language_tasks.TASKS[task]
+    labels = json.loads((data / task / "labels.json").read_text(encoding="utf-8"))
+    answers = dict(zip(labels, asked.answers, strict=True))
+    return _text(data, experts, folder, task, lines) | {"prompt": asked.prompt, "labels": answers}
 
 
 def _clip(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -127,6 +136,20 @@ SUITES = {
             {"packed": "PyTorch", "onnx": "onnxruntime"},
             "train_vit.py",
             _vit,
+        ),
+        Suite(
+            "language",
+            tuple(language_tasks.TASKS),
+            6,
+            "text tasks as multiple choice, SmolLM2-135M-Instruct (from a 4-bit file, dequantised), LoRA experts",
+            "texts",
+            lambda experts: experts.with_name("smollm2"),
+            CACHE / "lm/smollm2-experts",
+            Path("../shared/data/text"),
+            Path("language"),
+            {"packed": "PyTorch", "gguf": "llama.cpp"},
+            "train_language.py --base MODEL",
+            _language,
         ),
     )
 }
