@@ -361,6 +361,10 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name in ("experts/textures/head.safetensors", "data/textures.npz", "data/flowers.npz"):
         (folder / name).touch()
+    for name in ("experts/news", "experts/stories"):
+        (folder / name).mkdir(parents=True)
+    for name in ("news.txt", "news.test.tsv", "stories.txt", "stories.test.txt"):
+        (folder / "data" / name).touch()
     for example in examples:
         load(folder, example.split("```")[0])
 
