@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
+from numpy.typing import NDArray
+from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
@@ -51,7 +53,9 @@ class Gguf:
             writer = _begin(built, _metadata(packed, family, spec, layout), layout)
             try:
                 for name in spec.names:
-                    writer.write_tensor_data(encode(packed.tensor(name)))
+                    writer.write_tensor_data(encode(_in_file(packed.tensor(name), name, spec)))
+                for tensor in spec.constants.values():
+                    writer.write_tensor_data(encode(tensor))
             finally:
                 writer.close()
         return path
@@ -71,12 +75,15 @@ class Gguf:
         return {path: [family] if tower is None or tower is family else [family, tower]}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """In the order of the file. A tensor that the family does not know keeps the name that it has in the file."""
+        """In the order of the file, rows and values as the checkpoint has them; constants are `differences`' affair. A tensor that the family does
+        not know keeps the name that it has in the file."""
         file = GgufFile.open(path)
-        canonical = {there: here for here, there in family.gguf().names.items()}
-        for name, info in file.tensors.items():
-            raw = file.raw(name)
-            yield StoredTensor(canonical.get(name, name), decode(path, info, raw), raw)
+        spec = family.gguf()
+        canonical = {there: here for here, there in spec.names.items()}
+        for there, info in file.tensors.items():
+            if there not in spec.constants:
+                raw, name = file.raw(there), canonical.get(there, there)
+                yield StoredTensor(name, *_out_of_file(decode(path, info, raw), raw, name, spec))
 
     def left_out(self, family: Family) -> frozenset[str]:
         return family.gguf().left_out
@@ -96,6 +103,11 @@ class Gguf:
         ]
         if not found and list(found_layout) != list(layout):
             found.append("the tensors stand in another order than expected")
+        if not found:
+            held = {name: decode(path, file.tensors[name], file.raw(name)) for name in spec.constants}
+            found += [
+                f"tensor {shown(name)}: its values are not those that the config asks for" for name in held if not _equal(held[name], spec.constants[name])
+            ]
         return found
 
     def exact(self, path: Path, scratch: Path) -> Path:
@@ -141,7 +153,35 @@ def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
 
 
 def _layout(packed: Packed, spec: GgufSpec) -> Layout:
-    return {there: (_kind(packed, here), packed.shape(here)) for here, there in spec.names.items()}
+    """The tensors, then what follows from the config."""
+    constants = {name: (GGMLQuantizationType.F32, tuple(tensor.shape)) for name, tensor in spec.constants.items()}
+    return {there: (_kind(packed, here), packed.shape(here)) for here, there in spec.names.items()} | constants
+
+
+def _in_file(tensor: PackedTensor | Tensor, name: str, spec: GgufSpec) -> PackedTensor | Tensor:
+    if name in spec.orders:
+        return _reordered(tensor, spec.orders[name])
+    return tensor.float() + spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor
+
+
+def _out_of_file(tensor: PackedTensor | Tensor, raw: NDArray[np.uint8], name: str, spec: GgufSpec) -> tuple[PackedTensor | Tensor, NDArray[np.uint8]]:
+    """The inverse; None undone for a tensor of another shape than the family's, which the checks tell of."""
+    order = spec.orders.get(name)
+    shape = tensor.codes.shape if isinstance(tensor, PackedTensor) else tensor.shape
+    if order is not None and shape[0] == len(order):
+        back = order.argsort()
+        return _reordered(tensor, back), raw.reshape(len(order), -1)[back.numpy()].reshape(-1)
+    return (tensor.float() - spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor), raw
+
+
+def _reordered(tensor: PackedTensor | Tensor, order: Tensor) -> PackedTensor | Tensor:
+    if isinstance(tensor, PackedTensor):
+        return PackedTensor(tensor.grid, tensor.codes[order], {part: numbers[order] for part, numbers in tensor.stored.items()})
+    return tensor[order]
+
+
+def _equal(found: PackedTensor | Tensor, expected: Tensor) -> bool:
+    return isinstance(found, Tensor) and torch.equal(found, expected)
 
 
 def _kind(packed: Packed, name: str) -> GGMLQuantizationType:

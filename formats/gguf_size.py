@@ -23,10 +23,9 @@ def gguf_size(tensors: Mapping[str, PlannedTensor], spec: GgufSpec, origin: Mapp
     sizes: Counter[str] = Counter()
     rest = _HEADER + _COMMON + sum(_key(name, value) for name, value in {**spec.metadata, **origin}.items())
     padding = 0
-    for here, there in spec.names.items():
-        if here not in tensors:
-            continue
-        tensor = tensors[here]
+    planned = {there: tensors[here] for here, there in spec.names.items() if here in tensors}
+    planned |= {name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()}
+    for there, tensor in planned.items():
         kind = _kind(tensor)
         block, block_bytes = GGML_QUANT_SIZES[kind]
         size = prod(tensor.shape) // block * block_bytes
