@@ -6,11 +6,12 @@ from pathlib import Path
 
 from converters.bert import Bert
 from converters.clip import Clip
+from converters.t5 import T5
 from converters.vit import deit, dinov2, vit
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open, "clip": Clip.open, "vit": vit, "deit": deit, "dinov2": dinov2}
+FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open, "clip": Clip.open, "vit": vit, "deit": deit, "dinov2": dinov2, "t5": T5.open}
 
 
 def open_family(directory: Path) -> Family:

@@ -24,7 +24,7 @@ from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.family import Family
+from epmq_export.family import Family, calibrated_on
 from epmq_export.files import partial
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.heads import head_of
@@ -146,7 +146,9 @@ def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) ->
     head = None
     if recipe.calibration.tune or recipe.calibration.refine:
         head = head_of(task, sources.family, sources.base, device)
-    return TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(sample) for sample in task.calibration], head)
+    expert = sources.experts[task.expert]
+    samples = [sources.family.truncate(sample) for sample in task.calibration]
+    return TaskData(task.name, expert, calibrated_on(sources.family, expert, samples, device), head)
 
 
 def _require_matches(recipe: Recipe, family: Family) -> None:

@@ -1,0 +1,2 @@
+def gguf_tokenizer(tokenizer, directory, vocabulary):
+    return {"tokenizer.ggml.model": "none"}
