@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 
+from converters.ggml_gelu import GatedGelu
 from converters.t5_answers import ANSWER, answers
 from converters.t5_gguf import gguf_spec
 from converters.tokenizers import fast_tokenizer
@@ -127,7 +128,8 @@ class Layer:
         """What is added to the attention's scores by the distance of two tokens, [1, heads, length, length]."""
         table = module.get_submodule(TABLE)
         positions = torch.arange(length, device=table.get_parameter("weight").device)
-        buckets = T5Attention._relative_position_bucket(
+        bucket: Any = T5Attention._relative_position_bucket
+        buckets = bucket(
             positions[None] - positions[:, None],
             not self.config.is_decoder,
             self.config.relative_attention_num_buckets,
@@ -217,6 +219,8 @@ class T5:
     """Of either half, with the token that ends it."""
 
     activation: nn.Module | None = field(default=None, compare=False, repr=False)
+    """What stands in for the config's."""
+
     name: str = "t5"
     modality: Literal["language"] = "language"
     runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp"})
@@ -306,7 +310,7 @@ class T5:
         """
         found = answers(self.encoder, self.decoder, source, self.batches, texts, limit, device, (self.start, self.tokenizer.eos_token_id))
         special = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        return [Passage(text, self.tokenizer.decode([token for token in ids if token not in special])) for text, ids in zip(texts, found, strict=True)]
+        return [Passage(text, str(self.tokenizer.decode([token for token in ids if token not in special]))) for text, ids in zip(texts, found, strict=True)]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text)["input_ids"]
@@ -339,7 +343,7 @@ class T5:
         raise InputError(f"{self.directory}: found the family {self.name}, which is not exported as ONNX, expected gguf")
 
     def approximate(self) -> "T5":
-        return self
+        return replace(self, activation=GatedGelu()) if self.config.is_gated_act else self
 
 
 def in_two(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -383,4 +387,6 @@ def _refuse_endings(path: Path, config: Any, tokenizer: PreTrainedTokenizerFast)
         raise InputError(f"{path}: found decoder_start_token_id {start!r}, expected the token that the decoder begins with")
     ids: list[int] = tokenizer("a")["input_ids"]
     if tokenizer.eos_token_id is None or ids.count(tokenizer.eos_token_id) != 1 or ids[-1] != tokenizer.eos_token_id:
-        raise InputError(f"{path.parent}: its tokenizer gives a text the tokens {tokenizer.convert_ids_to_tokens(ids)}, expected {tokenizer.eos_token} at the end")
+        raise InputError(
+            f"{path.parent}: its tokenizer gives a text the tokens {tokenizer.convert_ids_to_tokens(ids)}, expected {tokenizer.eos_token} at the end"
+        )

@@ -7,6 +7,7 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from transformers import PreTrainedTokenizerFast
 
 from converters.gguf_tokenizer import gguf_tokenizer
+from epmq_export.errors import InputError
 from epmq_export.family import GgufSpec, Metadata
 
 ARCHITECTURE = "t5"
@@ -14,8 +15,14 @@ POSITIONS = 512
 
 
 def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, directory: Path) -> GgufSpec:  # noqa: ANN401 - its class declares some keys
-    """A head that is the embeddings stands in no file of its own. llama.cpp does not divide by the root of the width what it gives to such a head:
-    the norm before it does so instead, which costs neither bytes nor another rounding of the embeddings."""
+    """InputError where the decoder is the deeper one: llama.cpp makes room for as many layers as the encoder has.
+
+    A head that is the embeddings stands in no file of its own. llama.cpp does not divide by the root of the width what it gives to such a head:
+    the norm before it does so instead, which costs neither bytes nor another rounding of the embeddings.
+    """
+    if config.num_decoder_layers > config.num_layers:
+        path, depths = directory / "config.json", f"{config.num_decoder_layers} above num_layers {config.num_layers}"
+        raise InputError(f"{path}: found num_decoder_layers {depths}, expected no more decoder than encoder layers: llama.cpp has no room for them")
     keys: Metadata = {
         "block_count": config.num_layers,
         "decoder_block_count": config.num_decoder_layers,

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 from tests.tiny import WORDS
 
-DEPTH, DECODER_DEPTH = 2, 3
 # By the versions' names: what they differ in.
 VERSIONS = {"1.0": {"feed_forward_proj": "relu"}, "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}}
 
@@ -34,8 +33,11 @@ def _trained() -> str:
     return tokenizer.to_str()
 
 
-def t5(directory: Path, version: str = "1.0", *, seed: int = 0, **settings: object) -> Path:
-    """Weights as trained ones have them: scores that differ, norms that are no ones. 24 rows of the embeddings stand for no token."""
+def t5(directory: Path, version: str = "1.0", *, seed: int = 0, depths: tuple[int, int] = (3, 2), **settings: object) -> Path:
+    """Weights as trained ones have them: scores that differ, norms that are no ones. 24 rows of the embeddings stand for no token.
+
+    `depths`: layers of the encoder and of the decoder.
+    """
     tokenizer = Tokenizer.from_str(_trained())
     chosen = {**VERSIONS[version], **settings}
     config = T5Config(
@@ -43,8 +45,8 @@ def t5(directory: Path, version: str = "1.0", *, seed: int = 0, **settings: obje
         d_model=64,
         d_kv=16,
         d_ff=96,
-        num_layers=DEPTH,
-        num_decoder_layers=DECODER_DEPTH,
+        num_layers=depths[0],
+        num_decoder_layers=depths[1],
         num_heads=2,
         decoder_start_token_id=0,
         n_positions=64,
