@@ -1,0 +1,52 @@
+"""A language model in llama.cpp, in a process of its own, since it aborts the process on some bad files.
+
+    python -m epmq_export.runtimes.llama_cpp_language_worker REQUEST
+
+REQUEST is a JSON file: `path` of the model, `samples` (a text, or context and target of a passage), `exact`, `memory` (bytes) and
+`result`, the file to write: float32 [rows, vocabulary] as .npy, a row for a text and one for each token of a target. Errors go to stderr.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from epmq_export.runtimes.llama_library import LlamaModel
+from epmq_export.runtimes.worker import limit
+
+
+def run(path: str, samples: list[str | list[str]], exact: bool, result: Path) -> None:
+    with LlamaModel(path) as model:
+        encoded = []
+        for sample in samples:
+            context, target = (sample, "") if isinstance(sample, str) else sample
+            ids = model.tokens(context + target)
+            # A target's tokens are those behind as many as the context alone has.
+            first = len(ids) - 1 if isinstance(sample, str) else max(len(model.tokens(context)), 1) - 1
+            if not 0 <= first < len(ids):
+                raise RuntimeError(f"{sample!r} has no tokens")
+            encoded.append((ids if isinstance(sample, str) else ids[:-1], first))
+        model.begin(max(len(ids) for ids, _ in encoded), exact)
+        rows = sum(len(ids) - first for ids, first in encoded)
+        written = np.lib.format.open_memmap(result, "w+", np.float32, (rows, model.width))
+        start = 0
+        for ids, first in encoded:
+            found = model.logits(ids, first)
+            written[start : (start := start + len(found))] = found
+        written.flush()
+
+
+def main(request: Path) -> int:
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    limit(asked["memory"])
+    try:
+        run(asked["path"], asked["samples"], asked["exact"], Path(asked["result"]))
+    except Exception as error:  # one line for the parent, which names the file
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

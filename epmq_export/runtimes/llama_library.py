@@ -1,0 +1,162 @@
+"""llama.cpp's C interface, by ctypes: what tells tokens apart and scores every position, which the package's own interface does not offer.
+
+The structures below are those of one version of the library (llama_cpp.VERSION): only the fields that are set or checked have names, and the
+defaults that the library itself gives are checked before anything else is believed.
+"""
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Flash attention rounds keys and values to half precision; so does their usual cache, whose types these are in ggml.
+_NO_FLASH, _F32 = 0, 0
+
+
+class _ModelParameters(ctypes.Structure):
+    _fields_ = (
+        ("devices", ctypes.c_void_p),
+        ("overrides", ctypes.c_void_p),
+        ("gpu_layers", ctypes.c_int32),
+        ("split_mode", ctypes.c_int32),
+        # Wider than the structure: the library reads from its beginning.
+        ("rest", ctypes.c_uint8 * 232),
+    )
+
+
+class _ContextParameters(ctypes.Structure):
+    _fields_ = (
+        ("n_ctx", ctypes.c_uint32),
+        ("n_batch", ctypes.c_uint32),
+        ("n_ubatch", ctypes.c_uint32),
+        ("n_seq_max", ctypes.c_uint32),
+        ("recurrent", ctypes.c_uint32),
+        ("n_outputs_max", ctypes.c_uint32),
+        ("unknown", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("threads_batch", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("rope_scaling", ctypes.c_int32),
+        ("pooling", ctypes.c_int32),
+        ("attention", ctypes.c_int32),
+        ("flash_attention", ctypes.c_int32),
+        ("numbers", ctypes.c_float * 8),
+        ("callback", ctypes.c_void_p),
+        ("callback_data", ctypes.c_void_p),
+        ("type_k", ctypes.c_int32),
+        ("type_v", ctypes.c_int32),
+        ("rest", ctypes.c_uint8 * 144),
+    )
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.c_void_p),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("logits", ctypes.POINTER(ctypes.c_int8)),
+    )
+
+
+def _library() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("xllamacpp")
+    places = [place for root in (spec.submodule_search_locations if spec else None) or [] for place in Path(root).glob("xllamacpp*.*")]
+    library = ctypes.CDLL(str(next(place for place in places if place.suffix in (".so", ".pyd"))))
+    pointer, number, text, flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_bool
+    signatures = {
+        "llama_backend_init": (None, ()),
+        "llama_model_default_params": (_ModelParameters, ()),
+        "llama_context_default_params": (_ContextParameters, ()),
+        "llama_model_load_from_file": (pointer, (text, _ModelParameters)),
+        "llama_init_from_model": (pointer, (pointer, _ContextParameters)),
+        "llama_model_get_vocab": (pointer, (pointer,)),
+        "llama_model_has_encoder": (flag, (pointer,)),
+        "llama_model_decoder_start_token": (number, (pointer,)),
+        "llama_vocab_n_tokens": (number, (pointer,)),
+        "llama_tokenize": (number, (pointer, text, number, pointer, number, flag, flag)),
+        "llama_batch_init": (_Batch, (number, number, number)),
+        "llama_batch_free": (None, (_Batch,)),
+        "llama_get_memory": (pointer, (pointer,)),
+        "llama_memory_clear": (None, (pointer, flag)),
+        "llama_encode": (number, (pointer, _Batch)),
+        "llama_decode": (number, (pointer, _Batch)),
+        "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), (pointer, number)),
+        "llama_free": (None, (pointer,)),
+        "llama_model_free": (None, (pointer,)),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class LlamaModel:
+    """A loaded model, one text at a time on one thread: the same numbers at every run. RuntimeError where the library refuses something."""
+
+    def __init__(self, path: str) -> None:
+        self._library = _library()
+        self._library.llama_backend_init()
+        parameters = self._library.llama_model_default_params()
+        self._parameters = context = self._library.llama_context_default_params()
+        found = [parameters.gpu_layers, parameters.split_mode, context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max]
+        found += [context.rope_scaling, context.pooling, context.attention, context.flash_attention, context.type_k, context.type_v]
+        if found != [-1, 1, 512, 2048, 512, 1, -1, -1, -1, -1, 1, 1]:
+            raise RuntimeError(f"llama.cpp's defaults are {found}: its structures are those of another version")
+        self._model = self._library.llama_model_load_from_file(path.encode(), parameters)
+        if not self._model:
+            raise RuntimeError("llama.cpp cannot load the model")
+        self._vocabulary = self._library.llama_model_get_vocab(self._model)
+        self._context: int | None = None
+        self.width: int = self._library.llama_vocab_n_tokens(self._vocabulary)
+
+    def begin(self, longest: int, exact: bool) -> None:
+        """Make room for texts of up to so many tokens. `exact`: keys and values stay float32, and attention is not fused."""
+        self._parameters.n_ctx = self._parameters.n_batch = self._parameters.n_ubatch = longest
+        self._parameters.threads = self._parameters.threads_batch = 1
+        if exact:
+            self._parameters.flash_attention, self._parameters.type_k, self._parameters.type_v = _NO_FLASH, _F32, _F32
+        self._context = self._library.llama_init_from_model(self._model, self._parameters)
+        if not self._context:
+            raise RuntimeError(f"llama.cpp cannot make a context of {longest} tokens")
+
+    def __enter__(self) -> "LlamaModel":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._context:
+            self._library.llama_free(self._context)
+        self._library.llama_model_free(self._model)
+
+    def tokens(self, text: str) -> list[int]:
+        """By the file's vocabulary, with the special tokens that it adds; special tokens within the text are found."""
+        raw = text.encode()
+        room = len(raw) + 16
+        while True:
+            found = (ctypes.c_int32 * room)()
+            count: int = self._library.llama_tokenize(self._vocabulary, raw, len(raw), found, room, True, True)
+            if count >= 0:
+                return list(found[:count])
+            room = -count
+
+    def logits(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
+        """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on."""
+        batch = self._library.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, int(i >= first)
+                batch.seq_id[i][0] = 0
+            self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+            if code := self._library.llama_decode(self._context, batch):
+                raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens (llama_decode gives {code})")
+            rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
+            return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
+        finally:
+            self._library.llama_batch_free(batch)
