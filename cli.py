@@ -172,14 +172,14 @@ def evaluate(
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
     from epmq_export.runtimes.torch import outputs as reference_outputs
-    from epmq_export.verification.scores import Bench
+    from epmq_export.verification.bench import open_bench
 
     stages = console.Stages()
     project = _open(recipe, device)
     run = chain().runner(model, project)
     with stages.stage("evaluate") as update:
         update("experts", 0, 3)
-        bench = Bench.build(project.sources, project.tasks, project.device)
+        bench = open_bench(project.sources, project.tasks, project.device)
         update("base", 1, 3)
         base = bench.scores(bench.outputs(lambda samples: reference_outputs(project.sources.family, project.sources.base, samples, project.device)))
         update(model.name, 2, 3)

@@ -44,6 +44,7 @@ from epmq_export.errors import EpmqError
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
 from epmq_export.recipe_values import ONNX_GRIDS
+from epmq_export.verification.bench import open_bench
 from epmq_export.verification.scores import Bench, Outputs
 
 # What is more than one solve: a search, or training.
@@ -73,7 +74,7 @@ class Judge:
             "versions": versions | {each.name: each.version() for each in readers},
             "machine": machine(),
         }
-        judge = cls(laboratory, Results(out, about, restart), Bench.build(first.sources, first.tasks, CPU))
+        judge = cls(laboratory, Results(out, about, restart), open_bench(first.sources, first.tasks, CPU))
         if judge.results.find("", "", "experts") is None:
             judge.results.add("", "", "experts", judge.bench.scores(judge.bench.experts), {})
         if judge.results.find("", "", "base") is None:

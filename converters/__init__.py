@@ -6,12 +6,25 @@ from pathlib import Path
 
 from converters.bert import Bert
 from converters.clip import Clip
+from converters.decoder import gemma3, llama, mistral, qwen2, qwen3
 from converters.t5 import T5
 from converters.vit import deit, dinov2, vit
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {"bert": Bert.open, "clip": Clip.open, "vit": vit, "deit": deit, "dinov2": dinov2, "t5": T5.open}
+FAMILIES: dict[str, Callable[[Path], Family]] = {
+    "bert": Bert.open,
+    "clip": Clip.open,
+    "vit": vit,
+    "deit": deit,
+    "dinov2": dinov2,
+    "llama": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "gemma3_text": gemma3,
+    "t5": T5.open,
+}
 
 
 def open_family(directory: Path) -> Family:

@@ -17,13 +17,17 @@ class Blocks(nn.Module):
         self.load_state_dict({name: source.load(name).float() for name in self.state_dict()}, assign=True)
         self.eval()
 
+    def part(self, prefix: str) -> nn.Module:
+        """Where the modules of a block are."""
+        return self.get_submodule(prefix.removesuffix("."))
+
     def through(self, blocks: Sequence[Block], batch: Batch) -> tuple[Tensor, Tensor]:
         """The hidden states before and after a tower's last block."""
         hidden: Tensor | None = None
         before = hidden
         for block in blocks:
             before = hidden
-            hidden = block.run(self.get_submodule(block.prefix.removesuffix(".")), hidden, batch)
+            hidden = block.run(self.part(block.prefix), hidden, batch)
         assert hidden is not None and before is not None  # a tower has a stem and a head
         return before, hidden
 

@@ -64,13 +64,18 @@ class Project:
 
 
 def require_formats(recipe: Recipe, family: Family) -> None:
-    """RecipeError for a format that the family cannot be written in, and for a task whose classes it cannot embed."""
+    """RecipeError for a format that the family cannot be written in, and for a task that it has no way to be scored on."""
     if lacking := [name for name in recipe.export.formats or () if name not in family.runtimes]:
         raise recipe.mistake(
             ("export", "formats"), f"found {lacking[0]}, which family {family.name} cannot be written in, expected {', '.join(family.runtimes)}"
         )
+    language = family.modality == "language"
     for name, task in recipe.tasks.items():
-        if family.text_tower is None and (task.labels or task.templates) and task.head is None:
+        if not language and task.prompt != "{}":
+            raise recipe.mistake(("tasks", name, "prompt"), f"found it set, expected the key left out: family {family.name} goes on with no texts")
+        if language and (key := "head" if task.head is not None else "templates" if task.templates else None):
+            raise recipe.mistake(("tasks", name, key), f"found it set, expected prompt and labels: family {family.name} is asked in words")
+        if not language and family.text_tower is None and (task.labels or task.templates) and task.head is None:
             raise recipe.mistake(("tasks", name, "head"), f"found nothing, expected a linear head: family {family.name} embeds no label texts")
 
 

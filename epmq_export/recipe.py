@@ -45,6 +45,7 @@ from epmq_export.recipe_values import (
     Name,
     Parameters,
     Place,
+    Prompt,
     Share,
     Template,
     choice,
@@ -127,6 +128,9 @@ class RecipeTask(_Part):
 
     labels: Labels = None
     """Name -> the text embedded for it, in the order of the classes."""
+
+    prompt: Prompt = "{}"
+    """What a language model is given, with {} for a text of the data."""
 
     templates: list[Template] = []
     """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text alone."""
@@ -260,6 +264,9 @@ class RecipeVerify(_Part):
 
     agreement: Share = 0.98
     """Smallest mean cosine to the reference, for tasks without labels."""
+
+    kl: float = Field(default=0.05, gt=0)
+    """Largest mean KL divergence from the reference, in nats, of a language model on tasks without labels."""
 
 
 class Recipe(_Part):

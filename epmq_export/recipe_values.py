@@ -161,7 +161,14 @@ def _template(value: str) -> str:
     return value
 
 
+def _prompt(value: str) -> str:
+    if value.count("{}") != 1:
+        raise ValueError(f"found the prompt {value!r}, expected text with {{}} once, where a text of the data stands")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_filled)]
+Prompt = Annotated[str, AfterValidator(_prompt)]
 Template = Annotated[str, AfterValidator(_template)]
 DataPath = Annotated[Path, BeforeValidator(_data_path)]
 DataFile = Annotated[Path, BeforeValidator(_data_file)]

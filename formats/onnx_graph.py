@@ -13,11 +13,13 @@ the graph depends on nothing but the family's config, the shapes, the grids and 
 The initializers are the weights and nothing else: the graph's own constants are Constant nodes.
 """
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from typing import Any
 
 import onnx_ir
 import torch
@@ -102,10 +104,10 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
     with _quiet():
         program = torch.onnx.export(
             module,
-            kwargs={name: spec.example[name].to("meta") for name in spec.inputs},
+            tuple(_nested(module, {name: spec.example[name].to("meta") for name in spec.inputs})),
             input_names=list(spec.inputs),
             output_names=list(spec.outputs),
-            dynamic_shapes=dynamic,
+            dynamic_shapes=_nested(module, dynamic),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,
@@ -113,13 +115,23 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
         )
         assert program is not None  # so it is with dynamo
         graph = program.model.graph
-        for name in list(graph.initializers):  # as inputs, weights are out of the optimiser's reach
+        parameters = dict(module.named_parameters())
+        for name in [name for name in graph.initializers if name in parameters]:  # as inputs, weights are out of the optimiser's reach
             value = graph.initializers.pop(name)
             value.const_value = None
             graph.inputs.append(value)
         program.optimize()
         model: ModelProto = onnx_ir.serde.serialize_model(program.model)
     return model
+
+
+def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
+    """What is given by the input's name, in the order of the forward's parameters; the last takes what is left where it has a star: the names of
+    a cache's parts are no names of Python's."""
+    parameters = inspect.signature(module.forward).parameters
+    rest = [value for name, value in given.items() if name not in parameters]
+    named = [given[name] for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL]
+    return [*named, *rest] if not rest or isinstance(rest[0], Tensor) else [*named, tuple(rest)]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_f
 from epmq_export.calibration.source import Values
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.data.sample import Sample, length
-from epmq_export.data.scores import Head
+from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
 from epmq_export.packed import PackedTensor
@@ -35,7 +35,7 @@ class TaskData:
     name: str
     expert: TensorSource
     samples: Sequence[Sample]
-    head: Head | None = None
+    head: Reading | None = None
     """The task's head, where it has one: what `tune` and `refine` hold outputs against."""
 
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from epmq_export.data.scores import Head
+from epmq_export.data.scores import Reading
 
 
-def divergence(outputs: Tensor, expert: Tensor, head: Head | None) -> Tensor:
+def divergence(outputs: Tensor, expert: Tensor, head: Reading | None) -> Tensor:
     """Of each row of outputs [n, width] from the expert's, float32 [n]; 0 where they agree, never below.
 
     With a head: KL(expert || ours) of the two distributions over its classes. It asks for what the task reads, and leaves the rest of the output

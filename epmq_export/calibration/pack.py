@@ -22,6 +22,7 @@ from epmq_export.calibration.refine import Refinement, refine, require_samples
 from epmq_export.calibration.rest import linears, rest
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
+from epmq_export.data.scores import AsLogits, Reading
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.family import Family, calibrated_on
@@ -143,9 +144,9 @@ def _search(calibrator: Calibrator, asked: bool, budget: float | None, candidate
 
 
 def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) -> TaskData:
-    head = None
+    head: Reading | None = None
     if recipe.calibration.tune or recipe.calibration.refine:
-        head = head_of(task, sources.family, sources.base, device)
+        head = AsLogits() if sources.family.modality == "language" else head_of(task, sources.family, sources.base, device)
     expert = sources.experts[task.expert]
     samples = [sources.family.truncate(sample) for sample in task.calibration]
     return TaskData(task.name, expert, calibrated_on(sources.family, expert, samples, device), head)

@@ -20,7 +20,7 @@ from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.forward import load_block
 from epmq_export.calibration.source import Values
 from epmq_export.data.sample import Sample, length
-from epmq_export.data.scores import Head
+from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Family
 from epmq_export.grids import Grid, Stored
@@ -236,7 +236,7 @@ class _Lesson:
     target: Tensor
     """The expert's output, float32 [width]."""
 
-    head: Head | None
+    head: Reading | None
     held_out: bool
 
 

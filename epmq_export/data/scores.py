@@ -1,11 +1,27 @@
 """Scores of a model's outputs, from the outputs and the truth alone."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
+
+
+class Reading(Protocol):
+    """How outputs are read as scores of classes."""
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """float [n, classes] of outputs [n, width]; differentiable."""
+        ...
+
+
+class AsLogits:
+    """Of a language model, whose outputs are scores already: its classes are the tokens."""
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        return outputs
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Task:
 
     labels: list[str]
     prompts: list[list[str]]
-    """By label: the texts that are embedded for it. Both empty for a task without labels."""
+    """By label: the texts that are embedded for it, or the one that answers a language model's prompt. Both empty for a task without labels."""
 
     head: Path | None = None
     """A safetensors file with the task's linear head, in place of prompts."""
@@ -50,7 +50,7 @@ class Task:
 
 
 def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
-    """Read the data of every task, in the recipe's order: lines of text, or pictures where the modality is `image`."""
+    """Read the data of every task, in the recipe's order: lines of text, or pictures where the modality is `image`. A text stands in the task's prompt."""
     load = _of_pictures if modality == "image" else _of_texts
     return [load(recipe, name) for name in recipe.require_tasks().tasks]
 
@@ -61,7 +61,11 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         if isinstance(place, RecipeImages) or place.is_dir():
             found = "a data set of images" if isinstance(place, RecipeImages) else f"the directory {place.name}"
             raise recipe.mistake(("tasks", name, *key), f"found {found}, expected a file of texts: the base model reads texts")
-    texts = list(dict.fromkeys(text for path in task.calibration if isinstance(path, Path) for text in read_texts(path)))
+
+    def prompted(text: str) -> str:
+        return task.prompt.replace("{}", text)
+
+    texts = list(dict.fromkeys(prompted(text) for path in task.calibration if isinstance(path, Path) for text in read_texts(path)))
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     labels = dict(task.labels or {})
     truth: Tensor | None = None
@@ -69,12 +73,12 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         evaluation = _left_over(recipe, name, texts, calibration)
     elif labels:
         pairs = read_labelled(task.evaluation, list(labels))
-        evaluation = [text for _, text in pairs]
+        evaluation = [prompted(text) for _, text in pairs]
         truth = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
     elif task.head is not None or task.templates:
         raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes, since the task has a head or templates")
     else:
-        evaluation = read_texts(task.evaluation)
+        evaluation = [prompted(text) for text in read_texts(task.evaluation)]
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), _prompts(labels, task.templates), task.head)
 

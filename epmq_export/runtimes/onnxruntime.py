@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from epmq_export.data.processor import load_processor, preprocess
-from epmq_export.data.sample import Picture, Sample
+from epmq_export.data.sample import Picture, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.runtimes.onnx_language import is_language, scores
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -40,18 +41,20 @@ class OnnxRuntime:
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
         """`exact` multiplies in float32 (accuracy level 0); by default 4-bit layers round their inputs to 8 bits (level 4)."""
         pictures = [sample for sample in samples if isinstance(sample, Picture)]
-        texts = [sample for sample in samples if isinstance(sample, str)]
+        texts = [sample for sample in samples if not isinstance(sample, Picture)]
         if pictures and texts:
             raise InputError(f"{path}: found texts among pictures, expected one kind of samples")
         path = _for_texts(path) if texts else path
         session = open_session(path, exact=exact)
         inputs = {value.name: value.shape for value in session.get_inputs()}
+        if is_language(inputs):
+            return _scored(session, path, texts, exact)
         known = [value.name for value in session.get_outputs()]
         output = next((name for name in (PICTURES_OUT if pictures else TEXTS_OUT) if name in known), None)
         if output is None:
             raise InputError(f"{path}: it has no output {' or '.join(PICTURES_OUT if pictures else TEXTS_OUT)}")
         folder = _beside(path)
-        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, texts)
+        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, [text_of(text) for text in texts])
         results: dict[int, NDArray[np.float32]] = {}
         for rows, given in feeds:
             feed = {name: given[name] if name in given else _filler(path, name, shape) for name, shape in inputs.items()}
@@ -136,12 +139,36 @@ def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
         yield rows.tolist(), {name: value[rows, : lengths[rows[0]]] for name, value in encoded.items()}
 
 
-def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """int64 [texts, length] by input name, padded to the right, cut to the folder's own limit."""
+def _scored(session: "onnxruntime.InferenceSession", path: Path, samples: Sequence[Sample], exact: bool) -> NDArray[np.float32]:
+    tokenizer = _tokenizer(folder := _beside(path))
+
+    def tokens(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text)["input_ids"]
+        return ids
+
+    try:
+        return scores(session, samples, tokens, exact)
+    except InputError:
+        raise
+    except Exception as error:  # the runtime has a class of its own for every status, the tokenizer raises whatever its parsers raise
+        raise InputError(f"{path}: ONNX Runtime fails on it with the tokenizer of {folder} ({_line(error)})") from None
+
+
+def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
+    """InputError where there is none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
-        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what the library makes of a folder without vocabulary
-            raise ValueError("the tokenizer knows special tokens only")
+    except Exception as error:  # the library raises whatever its parsers raise
+        raise InputError(f"{folder}: its config and tokenizer cannot be used ({_line(error)})") from None
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what the library makes of a folder without vocabulary
+        raise InputError(f"{folder}: its config and tokenizer cannot be used (the tokenizer knows special tokens only)")
+    return tokenizer
+
+
+def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """int64 [texts, length] by input name, padded to the right, cut to the folder's own limit."""
+    tokenizer = _tokenizer(folder)
+    try:
         config = _read(folder / "config.json")
         limits = (
             _read(folder / "sentence_bert_config.json").get("max_seq_length"),

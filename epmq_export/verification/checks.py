@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from epmq_export.data.sample import Sample, shown
-from epmq_export.data.scores import agreement
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.format import Format
@@ -154,22 +153,13 @@ def check_tasks(
     except InputError as error:
         return Check("tasks", facts, [str(error)]), {}
     broken = []
-    drops = {}
+    drops = []
     for task in bench.tasks:
-        if task.truth is None:
-            cosine = agreement(torch.from_numpy(outputs[task.name]), torch.from_numpy(expected[task.name]))
-            facts.setdefault("agreement", {})[task.name] = cosine
-            if cosine < verify.agreement:
-                broken.append(f"{path}: task {task.name}: mean cosine to the reference is {cosine:.4f}, expected at least {verify.agreement}")
-            continue
-        reference_score = bench.score(task, expected[task.name])
-        drops[task.name] = reference_score - scores[task.name]
-        # Scores are counts over lines: allow for the last bit of their quotients.
-        if drops[task.name] > verify.tasks + 1e-9:
-            broken.append(
-                f"{path}: task {task.name}: accuracy {scores[task.name]:.3f} is {drops[task.name]:.3f} below the reference's {reference_score:.3f}, "
-                f"tolerance {verify.tasks}"
-            )
-    facts["worst_drop"] = max(drops.values(), default=0.0)
+        found = bench.compare(task, outputs[task.name], expected[task.name], verify)
+        drops += [found.drop] if found.drop is not None else []
+        for name, values in found.facts.items():
+            facts.setdefault(name, {}).update(values)
+        broken += [f"{path}: {found.broken}"] if found.broken is not None else []
+    facts["worst_drop"] = max(drops, default=0.0)
     facts["passed"] = not broken
     return Check("tasks", facts, broken), scores

@@ -67,7 +67,14 @@ HARD_TEXTS = (
 
 
 def probes(modality: str) -> Sequence[Sample]:
-    return HARD_TEXTS if modality == "text" else hard_pictures()
+    """A language model is given what is not empty: what has no token cannot be gone on with."""
+    match modality:
+        case "image":
+            return hard_pictures()
+        case "language":
+            return [text for text in HARD_TEXTS if text]
+        case _:
+            return HARD_TEXTS
 
 
 def hard_pictures() -> list[Picture]:

@@ -17,6 +17,7 @@ from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.runtime import Runtime
 from epmq_export.sources import Sources
+from epmq_export.verification.bench import open_bench
 from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata, check_tasks
 from epmq_export.verification.scores import Bench, Outputs, Scores
 
@@ -57,7 +58,7 @@ class Judge:
         cls, sources: Sources, tasks: Sequence[Task], packed: Packed, verify: RecipeVerify, device: torch.device, progress: Callable[[str], None]
     ) -> "Judge":
         progress("experts")
-        bench = Bench.build(sources, tasks, device)
+        bench = open_bench(sources, tasks, device)
         rows: dict[str, Scores] = {}
         outputs: dict[str, Outputs] = {}
         for name, source in (("base", sources.base), ("merged", sources.merged), ("reference", packed)):

@@ -31,7 +31,7 @@ ABOUT = {
 def judged(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """A judge that has measured one row of each kind."""
     experiment = laboratory.experiment("TA 1.0", "epmq")
-    bench = accuracy.Bench.build(experiment.sources, experiment.tasks, accuracy.CPU)
+    bench = accuracy.open_bench(experiment.sources, experiment.tasks, accuracy.CPU)
     judge = Judge(laboratory, Results(tmp_path_factory.mktemp("results"), dict(ABOUT), restart=False), bench)
     judge.results.add("", "", "experts", bench.scores(bench.experts), {})
     judge.score("", "", "base", lambda texts: experiment.outputs(experiment.sources.base, texts), {})

@@ -1,0 +1,416 @@
+"""Decoder language models: Llama (2, 3, SmolLM, TinyLlama), Mistral, Qwen2, Qwen3, Gemma 3."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen3Config
+from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
+
+from converters.decoder_gguf import gguf_spec
+from converters.decoder_onnx import onnx_spec
+from converters.ggml_gelu import GatedGelu
+from converters.tokenizers import fast_tokenizer
+from epmq_export.data.sample import Passage, Sample, text_of
+from epmq_export.errors import InputError
+from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
+from epmq_export.rms_norm import RmsNorm
+
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SLIDING = "sliding_attention"
+# Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.
+LONGEST = 2048
+Config = Any
+"""One of the kinds' config classes, which share no base that has their keys."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one architecture calls its parts."""
+
+    name: str
+    config: type[PreTrainedConfig]
+    layer: type[nn.Module]
+    rotary: type[nn.Module]
+    architecture: str
+    """In GGUF."""
+
+    offset: float = 0.0
+    """What its norms add to their weights."""
+
+    scaled: bool = False
+    """Whether embeddings are multiplied by the root of their width."""
+
+    feed_forward_norms: tuple[str, ...] = ("post_attention_layernorm",)
+    """Norms between the attention and the feed-forward part, in the order of the data."""
+
+    last: tuple[str, ...] = ()
+    """Norms after the feed-forward part."""
+
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        attention = ("input_layernorm",), ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",)
+        norms = tuple((norm,) for norm in self.feed_forward_norms)
+        return (*attention, *norms, ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",), *((norm,) for norm in self.last))
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("llama", LlamaConfig, LlamaDecoderLayer, LlamaRotaryEmbedding, "llama"),
+        Kind("mistral", MistralConfig, MistralDecoderLayer, MistralRotaryEmbedding, "llama"),
+        Kind("qwen2", Qwen2Config, Qwen2DecoderLayer, Qwen2RotaryEmbedding, "qwen2"),
+        Kind("qwen3", Qwen3Config, Qwen3DecoderLayer, Qwen3RotaryEmbedding, "qwen3"),
+        Kind(
+            "gemma3_text",
+            Gemma3TextConfig,
+            Gemma3DecoderLayer,
+            Gemma3RotaryEmbedding,
+            "gemma3",
+            offset=1.0,
+            scaled=True,
+            feed_forward_norms=("post_attention_layernorm", "pre_feedforward_layernorm"),
+            last=("post_feedforward_layernorm",),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The tokens' embeddings. Nothing of it is calibrated."""
+
+    kind: Kind
+    config: Config
+    name: str = "embeddings"
+    prefix: str = "model."
+    steps: tuple[tuple[str, ...], ...] = ()
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module = nn.Module()
+            module.embed_tokens = nn.Embedding(self.config.vocab_size, self.config.hidden_size)
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        result: Tensor = module.get_submodule("embed_tokens")(batch["input_ids"])
+        return result * self.config.hidden_size**0.5 if self.kind.scaled else result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return batch["attention_mask"].float()
+
+
+@dataclass(frozen=True)
+class Layer:
+    kind: Kind
+    config: Config
+    index: int
+    rotary: nn.Module = field(compare=False, repr=False)
+    """Of the whole model, its frequencies on the CPU."""
+
+    as_ggml: bool
+    """Whether a GELU is ggml's."""
+
+    @property
+    def name(self) -> str:
+        return f"layers.{self.index}"
+
+    @property
+    def prefix(self) -> str:
+        return f"model.{self.name}."
+
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        return self.kind.steps
+
+    @property
+    def _type(self) -> str | None:
+        """Of the layer's attention, where the architecture has more than one."""
+        return self.config.layer_types[self.index] if self.kind.name == "gemma3_text" else None
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module = with_rms_norms(self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset)
+            if self.as_ggml and self.kind.name == "gemma3_text":
+                module.set_submodule("mlp.act_fn", GatedGelu())
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        assert hidden is not None
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        return self.go_on(module, hidden, positions[None], positions, batch["attention_mask"], None)
+
+    def go_on(self, module: nn.Module, hidden: Tensor, positions: Tensor, places: Tensor, attention_mask: Tensor, past: object | None) -> Tensor:
+        """The next hidden state [batch, new, width] of tokens at `positions` [batch, new], behind those of a cache.
+
+        `places` [new] is where the new tokens stand among all, which `attention_mask` [batch, all] tells from padding.
+        """
+        rotation = self.rotary(hidden, positions, *filter(None, [self._type]))
+        behind = places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]  # how far back a token looks
+        seen = behind >= 0
+        if self._type == SLIDING:
+            seen = seen & (behind < self.config.sliding_window)
+        mask = seen[None, None] & attention_mask[:, None, None].bool()
+        result: Tensor = module(hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=past)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return batch["attention_mask"].float()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last norm, and for the rows that are read the scores of all tokens: by the embeddings themselves, or by a matrix of its own."""
+
+    kind: Kind
+    config: Config
+    tied: bool
+    name: str = "head"
+
+    @property
+    def prefix(self) -> str:
+        return "model." if self.tied else ""
+
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        return ((self._norm,),)
+
+    @property
+    def _norm(self) -> str:
+        return "norm" if self.tied else "model.norm"
+
+    @property
+    def _scores(self) -> str:
+        return "embed_tokens" if self.tied else "lm_head"
+
+    def build(self) -> nn.Module:
+        width = self.config.hidden_size
+        with torch.device("meta"):
+            module, inner = nn.Module(), nn.Module()
+            inner.add_module("norm", RmsNorm(width, self.config.rms_norm_eps, self.kind.offset))
+            if self.tied:
+                module = inner
+            else:
+                module.add_module("model", inner)
+            module.add_module(self._scores, nn.Linear(width, self.config.vocab_size, bias=False))
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        assert hidden is not None
+        return self.scores(module, hidden, batch["read"].bool())
+
+    def scores(self, module: nn.Module, hidden: Tensor, read: Tensor | None = None) -> Tensor:
+        """Of all tokens, for the rows of [batch, length, width] that are read, [rows, vocabulary], or for all [batch, length, vocabulary]."""
+        normalised = module.get_submodule(self._norm)(hidden)
+        # Not the module's own call: in an exported model the embeddings' own module holds the weight.
+        weight: Tensor = module.get_parameter(f"{self._scores}.weight")
+        return nn.functional.linear(normalised if read is None else normalised[read], weight)
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return batch["attention_mask"].float()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    directory: Path
+    kind: Kind
+    config: Config
+    tokenizer: PreTrainedTokenizerFast
+    rotary: nn.Module = field(compare=False, repr=False)
+    max_length: int
+    as_ggml: bool = False
+    modality: Literal["language"] = "language"
+    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
+    halves: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    text_tower: None = None
+    logit_scale: None = None
+
+    @classmethod
+    def open(cls, directory: Path, kind: Kind) -> "Decoder":
+        path = directory / "config.json"
+        try:
+            config: Config = copy.deepcopy(kind.config.from_pretrained(directory))
+            rotary = kind.rotary(config)
+        except Exception as error:  # the library's checks raise a class of their own for every mistake
+            raise InputError(f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})") from None
+        _refuse_unsupported(path, kind, config)
+        config._attn_implementation = "sdpa"
+        tokenizer = fast_tokenizer(directory)
+        _refuse_endings(directory, tokenizer)
+        window = config.sliding_window if kind.name == "mistral" else None
+        limits = (LONGEST, config.max_position_embeddings, tokenizer.model_max_length, window)
+        return cls(directory, kind, config, tokenizer, rotary, min(limit for limit in limits if limit))
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.config.tie_word_embeddings)
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        return (EMBEDDINGS,) if self.tied else (EMBEDDINGS, HEAD)
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return (self.stem, *self.layers, self.head)
+
+    @property
+    def stem(self) -> Stem:
+        return Stem(self.kind, self.config)
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        return [Layer(self.kind, self.config, i, self.rotary, self.as_ggml) for i in range(self.config.num_hidden_layers)]
+
+    @property
+    def head(self) -> Head:
+        return Head(self.kind, self.config, self.tied)
+
+    def canonical(self, name: str) -> str | None:
+        """As transformers names a model with a head; a head that is the embeddings counts as these. None for tables of rotations."""
+        if name.startswith(("layers.", "embed_tokens.", "norm.")):  # a model that was saved without its head
+            name = f"model.{name}"
+        if name == HEAD:
+            return EMBEDDINGS if self.tied else name
+        known = name.startswith(("model.layers.", "model.embed_tokens.", "model.norm."))
+        return name if known and not name.endswith("rotary_emb.inv_freq") else None
+
+    def truncate(self, sample: Sample) -> Sample:
+        """A text loses its end, a passage the beginning of its context."""
+        if not isinstance(sample, Passage):
+            text = text_of(sample)
+            return text[: self._end(text, self.max_length)]
+        target = sample.target[: self._end(sample.target, self.max_length - 1)]
+        whole = self.tokenizer(sample.context + target, return_offsets_mapping=True)
+        spare = len(whole["input_ids"]) - self.max_length
+        if spare <= 0:
+            return Passage(sample.context, target)
+        # The tokens that go are the context's first; those without a text, such as the one that begins a text, come again.
+        starts = [start for start, end in whole["offset_mapping"] if end > start]
+        return Passage(sample.context[starts[min(spare, len(starts) - 1)] :], target)
+
+    def _end(self, text: str, tokens: int) -> int:
+        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"][:tokens]
+        return len(text) if len(encoded["input_ids"]) <= tokens else max((end for _, end in offsets), default=0)
+
+    def targets(self, passage: Passage) -> list[int]:
+        ids, start = self._encode(passage)
+        return ids[start:]
+
+    def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
+        """As they are: all of a text is the decoder's to read."""
+        return samples
+
+    def _encode(self, sample: Sample) -> tuple[list[int], int]:
+        """The tokens of a sample, and the place of the first that is to be predicted: the one after the last, for a text.
+
+        As harnesses for language models do it, context and target are tokenised in one piece, and the context's own tokens are counted off.
+        """
+        if isinstance(sample, Passage):
+            ids, start = self._ids(sample.context + sample.target), max(len(self._ids(sample.context)), 1)
+        else:
+            ids = self._ids(text_of(sample))
+            start = len(ids)
+        if not ids or (isinstance(sample, Passage) and start >= len(ids)):
+            raise InputError(f"{self.directory}: found {sample!r}, expected a text with tokens to read and to predict")
+        return ids, start
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
+        """`read` marks the tokens whose successors are scored: the last of a text, and those before each token of a target."""
+        for first in range(0, len(samples), size):
+            encoded = [self._encode(sample) for sample in samples[first : first + size]]
+            shape = (len(encoded), max(len(ids) for ids, _ in encoded))
+            batch = {name: torch.zeros(shape, dtype=torch.int64) for name in ("input_ids", "attention_mask", "read")}
+            for row, (ids, start) in enumerate(encoded):
+                batch["input_ids"][row, : len(ids)] = torch.tensor(ids)
+                batch["attention_mask"][row, : len(ids)] = 1
+                batch["read"][row, start - 1 : max(start, len(ids) - 1)] = 1
+            yield batch
+
+    def later(self, batch: Batch) -> Batch:
+        return {name: batch[name] for name in ("attention_mask", "read")}
+
+    def output(self, hidden: Tensor, batch: Batch) -> Tensor:
+        return hidden
+
+    def gguf(self) -> GgufSpec:
+        return gguf_spec(self.kind.architecture, self.kind.name, self.config, self.tokenizer, self.directory, self.rotary, self.kind.offset)
+
+    def onnx(self) -> Mapping[str, OnnxSpec]:
+        return {"model": onnx_spec(self, self.config)}
+
+    def approximate(self) -> "Decoder":
+        return replace(self, as_ggml=True)
+
+
+def llama(directory: Path) -> Decoder:
+    return Decoder.open(directory, KINDS["llama"])
+
+
+def mistral(directory: Path) -> Decoder:
+    return Decoder.open(directory, KINDS["mistral"])
+
+
+def qwen2(directory: Path) -> Decoder:
+    return Decoder.open(directory, KINDS["qwen2"])
+
+
+def qwen3(directory: Path) -> Decoder:
+    return Decoder.open(directory, KINDS["qwen3"])
+
+
+def gemma3(directory: Path) -> Decoder:
+    return Decoder.open(directory, KINDS["gemma3_text"])
+
+
+def with_rms_norms(module: nn.Module, eps: float, offset: float) -> nn.Module:
+    """The library's own classes of norms replaced by the one that calibration knows."""
+    for name, child in [*module.named_modules()]:
+        if type(child).__name__.endswith("RMSNorm"):
+            weight: Tensor = child.get_parameter("weight")
+            module.set_submodule(name, RmsNorm(len(weight), eps, offset))
+    return module
+
+
+def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
+    """InputError for what llama.cpp, or the blocks here, would compute otherwise."""
+    activation = "gelu_pytorch_tanh" if kind.name == "gemma3_text" else "silu"
+    expected = {
+        "hidden_act": activation,
+        "hidden_activation": activation,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "use_bidirectional_attention": False,
+        "mlp_bias": False,
+        "pretraining_tp": 1,
+    }
+    for key, value in expected.items():
+        found = getattr(config, key, value)
+        if found != value:
+            raise InputError(f"{path}: found {key} {found!r}, expected {value!r}: family {kind.name} has no other")
+    if kind.name.startswith("qwen") and SLIDING in config.layer_types:
+        raise InputError(f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full attention")
+
+
+def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """InputError for a tokenizer that ends each text: nothing could go on from there."""
+    ids: list[int] = tokenizer("a")["input_ids"]
+    if len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:
+        raise InputError(f"{directory}: its tokenizer ends each text with {tokenizer.convert_ids_to_tokens(ids[-1])}, expected nothing after it")

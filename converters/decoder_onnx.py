@@ -1,0 +1,91 @@
+"""A decoder language model as one module, for export: it runs what the blocks run, behind a cache of keys and values.
+
+Inputs and outputs as optimum names them and transformers.js reads them: input_ids, attention_mask, position_ids and past_key_values.N.key
+and .value [batch, key heads, past, width of a head] in; logits and present.N.key and .value, past and new together, out. A past of length 0
+begins a text.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from converters.blocks import Blocks
+from epmq_export.family import Block, Family, OnnxSpec, TensorSource
+
+PARTS = ("key", "value")
+
+
+class CachedLayer(Block, Protocol):
+    def go_on(self, module: nn.Module, hidden: Tensor, positions: Tensor, places: Tensor, attention_mask: Tensor, past: object | None) -> Tensor:
+        """The next hidden state of the new tokens, which stand at `places` among all, behind those of the cache."""
+        ...
+
+
+class ScoringHead(Block, Protocol):
+    def scores(self, module: nn.Module, hidden: Tensor) -> Tensor:
+        """[batch, length, vocabulary]."""
+        ...
+
+
+class CachedFamily(Family, Protocol):
+    @property
+    def stem(self) -> Block: ...
+
+    @property
+    def layers(self) -> Sequence[CachedLayer]: ...
+
+    @property
+    def head(self) -> ScoringHead: ...
+
+
+class _Cache:
+    """What transformers' attention asks of a cache, for one pass."""
+
+    def __init__(self, past: list[tuple[Tensor, Tensor]]) -> None:
+        self._past = past
+        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
+        self.present[layer] = (torch.cat((self._past[layer][0], key), 2), torch.cat((self._past[layer][1], value), 2))
+        return self.present[layer]
+
+
+class Generator(Blocks):
+    """logits float32 [batch, new, vocabulary], then the cache."""
+
+    def __init__(self, family: CachedFamily, source: TensorSource) -> None:
+        super().__init__(source, family.blocks)
+        self._family = family
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
+        stem, layers, head = self._family.stem, self._family.layers, self._family.head
+        cache = _Cache([(cached[2 * layer], cached[2 * layer + 1]) for layer in range(len(layers))])
+        places = torch.arange(input_ids.shape[1], device=input_ids.device) + cached[0].shape[2]
+        hidden = stem.run(self.part(stem.prefix), None, {"input_ids": input_ids})
+        for layer in layers:
+            hidden = layer.go_on(self.part(layer.prefix), hidden, position_ids, places, attention_mask, cache)
+        logits = head.scores(self.part(head.prefix), hidden)
+        return (logits, *(tensor for layer in range(len(layers)) for tensor in cache.present[layer]))
+
+
+def name(kind: str, layer: int, part: str) -> str:
+    return f"{kind}.{layer}.{part}"
+
+
+def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - one of several classes of the library
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (2, config.num_key_value_heads, 3, width)
+    # Two texts of two new tokens behind three: the exporter takes an axis of length 0 or 1 for a constant.
+    example = {"input_ids": torch.ones(2, 2, dtype=torch.int64), "attention_mask": torch.ones(2, 5, dtype=torch.int64)}
+    example["position_ids"] = torch.tensor([[3, 4]] * 2)
+    inputs = {"input_ids": {0: "batch_size", 1: "sequence_length"}, "attention_mask": {0: "batch_size", 1: "total_sequence_length"}}
+    inputs["position_ids"] = {0: "batch_size", 1: "sequence_length"}
+    outputs = {"logits": {0: "batch_size", 1: "sequence_length"}}
+    for layer in range(config.num_hidden_layers):
+        for part in PARTS:
+            example[name("past_key_values", layer, part)] = torch.zeros(shape)
+            inputs[name("past_key_values", layer, part)] = {0: "batch_size", 2: "past_sequence_length"}
+            outputs[name("present", layer, part)] = {0: "batch_size", 2: "total_sequence_length"}
+    return OnnxSpec(lambda source: Generator(family, source), example, inputs, outputs, [family])

@@ -1,0 +1,201 @@
+"""Decoder language models: what the blocks compute, how samples become tokens, and what the files hold, beside transformers' own models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from converters import open_family
+from converters.decoder import Decoder
+from epmq_export import packed
+from epmq_export.calibration.calibrate import Calibrator, TaskData
+from epmq_export.calibration.layout import Layout
+from epmq_export.calibration.method import PRESETS
+from epmq_export.calibration.rounding import nearest
+from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
+from epmq_export.data.sample import Passage, Sample
+from epmq_export.errors import InputError
+from epmq_export.grids import GRIDS
+from epmq_export.packed import Packed
+from epmq_export.runtimes import torch as reference
+from epmq_export.runtimes.llama_cpp import LlamaCpp
+from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.verification.checks import check_codes, check_graph, check_metadata
+from formats.gguf import Gguf
+from formats.onnx_qdq import OnnxQdq
+from tests import tiny_decoder
+
+CPU = torch.device("cpu")
+SAMPLES: list[Sample] = [
+    "the cat sat on",
+    Passage("it is", " good , very good !"),
+    "a",
+    Passage("", "what is that ? 12 of 345 things, and café 東京 what is that ? 12 of"),
+    Passage("the cat sat on the mat . " * 3, " a dog"),
+]
+
+
+def opened(directory: Path) -> tuple[Decoder, Renamed]:
+    family = open_family(directory)
+    assert isinstance(family, Decoder)
+    return family, renamed(open_checkpoint(str(directory)), family.canonical)
+
+
+@torch.no_grad()
+def transformers_outputs(directory: Path, samples: list[Sample]) -> NDArray[np.float32]:
+    """One sample at a time, without padding, by the library's own model."""
+    made: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)  # of some types the library makes another than the saved one
+    rows = []
+    for sample in samples:
+        context, target = (sample.context, sample.target) if isinstance(sample, Passage) else (sample, "")
+        ids = tokenizer(context + target)["input_ids"]
+        start = max(len(tokenizer(context)["input_ids"]), 1)
+        logits = made(torch.tensor([ids])).logits[0]
+        rows.append(logits[start - 1 : max(start, len(ids) - 1)])
+    found: NDArray[np.float32] = torch.cat(rows).float().numpy()
+    return found
+
+
+def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Decoder]:
+    """Linears on a grid, rounded to the nearest, the rest as it is."""
+    family, source = opened(directory)
+    linears = {f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step if path.endswith("proj")}
+    tensors = {name: source.load(name).float() for name in source.names()}
+    held = {name: nearest(value, GRIDS[grid]) if name in linears else value for name, value in tensors.items()}
+    target = directory.with_name(f"{directory.name}-packed")
+    packed.write(target, held, {"family": family.name}, directory)
+    return Packed(target), family
+
+
+@pytest.mark.parametrize("kind", tiny_decoder.KINDS)
+def test_outputs_are_transformers_own(kind: str, tmp_path: Path) -> None:
+    family, source = opened(tiny_decoder.write(tmp_path / "model", kind))
+    found = reference.outputs(family, source, SAMPLES, CPU)
+    expected = transformers_outputs(family.directory, SAMPLES)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-4 * np.abs(expected).max())
+    targets = [family.targets(sample) if isinstance(sample, Passage) else [0] for sample in SAMPLES]
+    assert sum(map(len, targets)) == len(found)
+    assert family.tokenizer.decode(targets[1]) == " good , very good !"
+
+
+@pytest.mark.parametrize("kind", tiny_decoder.KINDS)
+def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
+    held, family = pack(tiny_decoder.write(tmp_path / "model", kind))
+    for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
+        (folder := tmp_path / format.name).mkdir()
+        path = format.write(held, family, folder)
+        for check in (check_codes(path, held, family, format, runtime), check_metadata(path, held, family, format)):
+            assert not check.broken
+        graph = check_graph(path, held, family, format, runtime, 1e-3 if format.name == "gguf" else 1e-5)
+        assert graph.passed, graph.broken
+        for exact in (True, False):
+            path_or_twin = format.exact(path, tmp_path) if exact else path
+            found = runtime.outputs(path_or_twin, SAMPLES, exact=exact)
+            expected = reference.outputs(family, held, SAMPLES, CPU)
+            assert np.linalg.norm(found - expected) <= (1e-3 if exact else 0.1) * np.linalg.norm(expected)
+        if format.name == "onnx":
+            notes = format.notes(path, family)
+            assert notes["fused"] == notes["linears"] == 7 * family.config.num_hidden_layers
+
+
+def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> None:
+    for kind in ("llama, tied", "gemma3"):
+        base = tiny_decoder.write(tmp_path / kind / "base", kind)
+        family, source = opened(base)
+        tasks = []
+        for t in range(2):
+            _, expert = opened(tiny_decoder.write_expert(tmp_path / kind / f"expert{t}", base, kind, t + 1))
+            tasks.append(TaskData(f"task{t}", expert, list(tiny_decoder.LINES)))
+        method = PRESETS["anchored"].override(alpha=None, rho=1.0, damping=None)
+        calibrator = Calibrator(family, source, tasks[0].expert, tasks, method, Layout("Q8_0"), CPU)
+        results = [result for _, result in calibrator.run()]
+        losses = [loss for result in results for loss in result.losses]
+        assert len(losses) == 7 * family.config.num_hidden_layers
+        assert sum(loss.loss_after for loss in losses) < sum(loss.loss_merged for loss in losses)
+        shipped = {name: value for result in results for name, value in result.tensors.items()}
+        assert set(shipped) == set(source.names())
+        norm = shipped["model.layers.1.input_layernorm.weight"]
+        assert isinstance(norm, torch.Tensor) and not torch.equal(norm, source.load("model.layers.1.input_layernorm.weight"))
+        if kind == "gemma3":
+            assert torch.equal(norm + 1.0 - 1.0, norm)
+
+
+def test_what_does_not_fit_is_cut(tmp_path: Path) -> None:
+    family, _ = opened(tiny_decoder.write(tmp_path / "model", "qwen2", max_position_embeddings=16))
+    assert family.max_length == 16
+    long = "the cat sat on the mat . " * 20
+    cut = family.truncate(long)
+    assert isinstance(cut, str) and long.startswith(cut) and len(family._ids(cut)) == 16
+    assert family.truncate("a dog") == "a dog"
+    passage = family.truncate(Passage(long, " a dog ran"))
+    assert isinstance(passage, Passage) and passage.target == " a dog ran" and long.endswith(passage.context)
+    assert 10 <= len(family._encode(passage)[0]) <= 16
+    target = family.truncate(Passage("", long))
+    assert isinstance(target, Passage) and len(family._encode(target)[0]) == 15
+
+
+def test_a_text_that_begins_with_a_token_of_its_own_is_predicted_from_its_first_word(tmp_path: Path) -> None:
+    plain, _ = opened(tiny_decoder.write(tmp_path / "plain", "llama"))
+    begins, _ = opened(tiny_decoder.write(tmp_path / "begins", "llama", begins=True))
+    whole = Passage("", "the cat")
+    assert begins.targets(whole) == plain._ids("the cat")
+    assert plain.targets(whole) == plain._ids("the cat")[1:]
+    with pytest.raises(InputError, match="expected a text with tokens to read and to predict"):
+        plain.targets(Passage("the cat", ""))
+    with pytest.raises(InputError, match="expected a text with tokens"):
+        next(plain.batches([""], 1))
+
+
+def test_a_head_that_is_stored_beside_the_embeddings_must_be_theirs(tmp_path: Path) -> None:
+    directory = tiny_decoder.write(tmp_path / "model", "llama, tied")
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    embeddings = tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": embeddings.clone()}, file, metadata={"format": "pt"})
+    assert torch.equal(opened(directory)[1].load("model.embed_tokens.weight"), embeddings)
+    moved = {name: value for name, value in tensors.items() if name != "model.embed_tokens.weight"}
+    save_file(moved | {"lm_head.weight": embeddings.clone()}, file, metadata={"format": "pt"})
+    assert torch.equal(opened(directory)[1].load("model.embed_tokens.weight"), embeddings)
+    save_file(tensors | {"lm_head.weight": embeddings + 1}, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"tensors lm_head\.weight and model\.embed_tokens\.weight are both model\.embed_tokens\.weight and differ"):
+        opened(directory)
+
+
+REFUSED = [
+    ("gemma3", {"attn_logit_softcapping": 50.0}, "found attn_logit_softcapping 50.0, expected None"),
+    ("llama", {"hidden_act": "gelu"}, "found hidden_act 'gelu', expected 'silu'"),
+    ("qwen2", {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]}, "found use_sliding_window true, expected false"),
+    ("llama", {"vocab_size": "many"}, "found no config of a llama"),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "sentence"), REFUSED)
+def test_what_would_be_computed_otherwise_is_refused(kind: str, settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    directory = tiny_decoder.write(tmp_path / "model", kind)
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        open_family(directory)
+    assert str(error.value).startswith(f"{path}: {sentence}")
+
+
+REFUSED_IN_GGUF = [
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "found rope_type 'dynamic'"),
+    ("gemma3", {"query_pre_attn_scalar": 64}, "found query_pre_attn_scalar 64, expected 32"),
+    ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "sentence"), REFUSED_IN_GGUF)
+def test_what_llama_cpp_has_no_key_for_is_refused_in_gguf(kind: str, settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    family = open_family(tiny_decoder.write(tmp_path / "model", kind, **settings))
+    with pytest.raises(InputError, match=sentence):
+        family.gguf()

@@ -1,0 +1,145 @@
+"""Scores of language models, beside the library's own losses."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from converters import open_family
+from epmq_export.data.sample import Passage, Sample
+from epmq_export.errors import InputError
+from epmq_export.project import Project
+from epmq_export.recipe import RecipeVerify, load_recipe
+from epmq_export.runtimes import torch as reference
+from epmq_export.verification import language
+from epmq_export.verification.language import LanguageBench, divergence, log_softmax, perplexity, same_top
+from epmq_export.verification.scores import Outputs
+from tests import tiny_decoder
+
+CPU = torch.device("cpu")
+
+
+def test_numbers_of_rows() -> None:
+    rows = log_softmax(np.log(np.array([[1, 2, 5], [8, 1, 1]], np.float32)))
+    np.testing.assert_allclose(np.exp(rows), [[0.125, 0.25, 0.625], [0.8, 0.1, 0.1]], rtol=1e-6)
+    assert perplexity(rows, [1, 0]) == pytest.approx((0.25 * 0.8) ** -0.5)
+    others = log_softmax(np.log(np.array([[5, 2, 1], [8, 1, 1]], np.float32)))
+    assert same_top(rows, others) == 0.5 and same_top(rows, rows) == 1.0
+    found = divergence(rows, others)
+    assert found[0] == pytest.approx(0.625 * np.log(5) + 0.125 * np.log(1 / 5)) and found[1] == 0.0
+    with pytest.raises(InputError, match="expected one shape"):
+        divergence(rows, others[:1])
+    with pytest.raises(InputError, match="scores that are not finite"):
+        log_softmax(np.array([[1, np.nan]], np.float32))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A task with answers, and one of texts to go on with."""
+    folder = tmp_path_factory.mktemp("language")
+    base = tiny_decoder.write(folder / "base", "llama, tied")
+    for t in range(2):
+        tiny_decoder.write_expert(folder / f"expert{t}", base, "llama, tied", t + 1, size=0.5)
+    (folder / "texts.txt").write_text("\n".join(tiny_decoder.LINES), encoding="utf-8")
+    (folder / "mood.tsv").write_text("good\tit is good\nbad\tit is bad\nbad\tso so\n", encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        """
+base_model: ./base
+merge_method: task_arithmetic
+tasks:
+  mood:
+    expert: ./expert0
+    prompt: "{} : is that {good} or bad ?"
+    calibration: texts.txt
+    labels: {good: " very good !", bad: " bad"}
+    evaluation: mood.tsv
+  stories:
+    expert: ./expert1
+    calibration: texts.txt
+    evaluation: texts.txt
+calibration: {samples: 4}
+""",
+        encoding="utf-8",
+    )
+    return Project.open(load_recipe(folder / "recipe.yaml"), open_family, CPU)
+
+
+def bench_of(project: Project) -> LanguageBench:
+    family: Any = project.sources.family
+    return LanguageBench.build(family, project.sources, project.tasks, CPU)
+
+
+@torch.no_grad()
+def likelihood(directory: Path, context: str, target: str) -> tuple[float, int]:
+    """log p of the target by the library's own model, and its number of tokens."""
+    made: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
+    tokenizer = tiny_decoder.tokenizer()
+    ids, start = tokenizer(context + target)["input_ids"], max(len(tokenizer(context)["input_ids"]), 1)
+    logits = made(torch.tensor([ids])).logits[0].double().log_softmax(1)
+    return float(sum(logits[i - 1, ids[i]] for i in range(start, len(ids)))), len(ids) - start
+
+
+def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Project) -> None:
+    bench = bench_of(project)
+    base = project.recipe.directory / "base"
+    outputs = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.base, device=CPU))
+    prompts = [f"{text} : is that {{good}} or bad ?" for text in ("it is good", "it is bad", "so so")]
+    expected = [[likelihood(base, prompt, answer)[0] for answer in (" very good !", " bad")] for prompt in prompts]
+    np.testing.assert_allclose(outputs["mood"], expected, rtol=1e-4)
+    scores = bench.scores(outputs)
+    assert scores["mood"] == pytest.approx(np.mean(np.argmax(expected, 1) == [0, 1, 1]))
+
+    found = [likelihood(base, "", text) for text in tiny_decoder.LINES]
+    ids = [token for tokens in bench.targets["stories"] for token in tokens]
+    assert perplexity(outputs["stories"], ids) == pytest.approx(np.exp(-sum(each for each, _ in found) / sum(count for _, count in found)), rel=1e-4)
+    assert 0 <= scores["stories"] < 1 and bench.scores(bench.experts)["stories"] == 1.0
+
+
+def test_a_model_is_compared_with_the_reference(project: Project) -> None:
+    bench = bench_of(project)
+    expected = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.merged, device=CPU))
+    found = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.base, device=CPU))
+    stories = project.tasks[1]
+    same = bench.compare(stories, expected["stories"], expected["stories"], RecipeVerify())
+    assert same.broken is None and same.facts["language"]["stories"]["kl_max"] == 0.0 and same.facts["language"]["stories"]["same_top"] == 1.0
+    other = bench.compare(stories, found["stories"], expected["stories"], RecipeVerify(kl=1e-6))
+    told = other.facts["language"]["stories"]
+    assert other.broken is not None and other.broken.startswith("task stories: mean KL divergence from the reference is ")
+    assert told["kl_50"] <= told["kl_90"] <= told["kl_99"] <= told["kl_max"] and told["tokens"] == len(found["stories"])
+    mood = bench.compare(project.tasks[0], expected["mood"], expected["mood"], RecipeVerify())
+    assert mood.drop == 0.0 and mood.broken is None
+
+
+def test_a_runtime_is_given_few_rows_at_a_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = bench_of(project)
+    run = partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
+    whole = bench.outputs(run)
+    given: list[int] = []
+
+    def counted(samples: Sequence[Sample]) -> Outputs:
+        found = run(samples)
+        given.append(len(found))
+        return found
+
+    monkeypatch.setattr(language, "ROWS", 12)
+    parts = bench.outputs(counted)
+    assert len(given) > 3 and all(count <= 12 for count in given[:3])
+    for name, outputs in parts.items():
+        np.testing.assert_allclose(outputs, whole[name], rtol=1e-4, atol=1e-4)
+
+
+def test_other_tokens_in_the_runtime_are_told(project: Project) -> None:
+    bench = bench_of(project)
+    with pytest.raises(InputError, match="the runtime's tokenizer makes others of the texts"):
+        bench.outputs(lambda samples: np.zeros((1, 8), np.float32))
+
+
+def test_cut_passages_keep_their_answers(project: Project) -> None:
+    bench = bench_of(project)
+    assert [passage.target for passage in bench.passages["mood"][:2]] == [" very good !", " bad"]
+    assert bench.passages["stories"][0] == Passage("", tiny_decoder.LINES[0])
