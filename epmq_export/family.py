@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from epmq_export.data.sample import Passage, Sample
 
 Batch = Mapping[str, Tensor]
-Metadata = Mapping[str, str | int | float | bool | list[str] | list[int] | list[float]]
+Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
 
 
 class TensorSource(Protocol):
@@ -67,7 +67,7 @@ class GgufSpec:
 
     architecture: str
     metadata: Metadata
-    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as int32."""
+    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as int32, bytes as an array of uint8."""
 
     names: Mapping[str, str]
     """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""

@@ -230,6 +230,8 @@ def _config(packed: Packed) -> dict[str, Any]:
 
 
 def _value(value: object) -> Value:
+    if isinstance(value, bytes):
+        return Value(GGUFValueType.ARRAY, list(value), GGUFValueType.UINT8)
     if isinstance(value, list):
         return Value(GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True))
     # rounded as the file rounds it, so that it compares equal to what is read back
