@@ -5,12 +5,11 @@ import random
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from gguf import TokenType
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from epmq_export.family import Metadata
 from tests.tiny import WORDS
 
 # By the versions' names: what they differ in.
@@ -26,12 +25,16 @@ def texts(count: int, seed: int) -> list[str]:
 def _trained() -> str:
     """A vocabulary of pieces of the words, as JSON."""
     tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(texts(200, 0), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return tokenizer.to_str()
+    rules = json.loads(tokenizer.to_str())
+    # In single precision, as SentencePiece and llama.cpp hold them.
+    rules["model"]["vocab"] = [[piece, float(np.float32(score))] for piece, score in rules["model"]["vocab"]]
+    return json.dumps(rules)
 
 
 def t5(directory: Path, version: str = "1.0", *, seed: int = 0, depths: tuple[int, int] = (3, 2), **settings: object) -> Path:
@@ -68,27 +71,6 @@ def t5(directory: Path, version: str = "1.0", *, seed: int = 0, depths: tuple[in
     model.save_pretrained(directory)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(directory)
     return directory
-
-
-def ggml_keys(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: int) -> Metadata:
-    """The tokenizer of these models as llama.cpp reads it: no normaliser, and three special tokens first."""
-    pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
-    unused = vocabulary - len(pieces)
-    types = [TokenType.CONTROL, TokenType.CONTROL, TokenType.UNKNOWN, *[TokenType.NORMAL] * (len(pieces) - 3), *[TokenType.UNUSED] * unused]
-    return {
-        "tokenizer.ggml.model": "t5",
-        "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": [*(token for token, _ in pieces), *(f"[PAD{row}]" for row in range(len(pieces), vocabulary))],
-        "tokenizer.ggml.scores": [*(float(score) for _, score in pieces), *[-1e6] * unused],
-        "tokenizer.ggml.token_type": [int(kind) for kind in types],
-        "tokenizer.ggml.eos_token_id": 1,
-        "tokenizer.ggml.unknown_token_id": 2,
-        "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.add_bos_token": False,
-        "tokenizer.ggml.add_eos_token": True,
-        "tokenizer.ggml.add_space_prefix": True,
-        "tokenizer.ggml.remove_extra_whitespaces": True,
-    }
 
 
 def configured(directory: Path, **changes: object) -> Path:

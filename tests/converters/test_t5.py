@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
-from converters import open_family, t5_gguf
+from converters import open_family
 from converters.t5 import T5
 from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
@@ -34,7 +34,7 @@ from epmq_export.verification.checks import check_codes, check_metadata
 from formats.gguf import Gguf
 from formats.gguf_file import GgufFile
 from tests.merging.sources import InMemory
-from tests.tiny_t5 import VERSIONS, configured, ggml_keys, t5, texts
+from tests.tiny_t5 import VERSIONS, configured, t5, texts
 
 CPU = torch.device("cpu")
 REAL = Path("~/.cache/epmq/lm/flan-t5-small").expanduser()
@@ -80,12 +80,6 @@ def pack(directory: Path) -> tuple[Packed, T5]:
     place = directory.with_name(f"{directory.name}-packed")
     packed.write(place, rounded(*opened(directory)), {"family": "t5"}, directory)
     return Packed(place), T5.open(place)
-
-
-@pytest.fixture
-def tokenizer_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of a tokenizer without normaliser, which no real T5 has, and what is written of real ones says nothing of."""
-    monkeypatch.setattr(t5_gguf, "gguf_tokenizer", ggml_keys)
 
 
 def in_gguf(directory: Path) -> tuple[Path, Packed, T5]:
@@ -236,7 +230,6 @@ def test_calibration_lowers_the_loss(tmp_path: Path, version: str) -> None:
     assert found["featcal"][1] < 0.9 * found["rtn"][1]
 
 
-@pytest.mark.usefixtures("tokenizer_keys")
 @pytest.mark.parametrize("depths", [(3, 2), (2, 2)])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_f32_twin_in_llama_cpp_computes_what_pytorch_does(tmp_path: Path, version: str, depths: tuple[int, int]) -> None:
@@ -249,7 +242,6 @@ def test_the_f32_twin_in_llama_cpp_computes_what_pytorch_does(tmp_path: Path, ve
     assert np.sqrt(np.square(four_bits - expected).mean()) < 0.3 * expected.std()  # its kernels round what they are given to 8 bits
 
 
-@pytest.mark.usefixtures("tokenizer_keys")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gguf_holds_the_packed_checkpoint_bit_for_bit(tmp_path: Path, version: str) -> None:
     path, stored, family = in_gguf(t5(tmp_path / "model", version))
@@ -261,7 +253,6 @@ def test_gguf_holds_the_packed_checkpoint_bit_for_bit(tmp_path: Path, version: s
     assert file.tensors["enc.blk.0.attn_rel_b.weight"].type.name == "F32"
 
 
-@pytest.mark.usefixtures("tokenizer_keys")
 def test_gguf_holds_the_tied_heads_factor_and_the_check_sees_it(tmp_path: Path) -> None:
     path, stored, family = in_gguf(t5(tmp_path / "model", "1.0"))
     file = GgufFile.open(path)
