@@ -7,6 +7,7 @@ from pathlib import Path
 from converters.bert import Bert
 from converters.clip import Clip
 from converters.decoder import gemma3, llama, mistral, qwen2, qwen3
+from converters.t5 import T5
 from converters.vit import deit, dinov2, vit
 from epmq_export.errors import InputError
 from epmq_export.family import Family
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gemma3_text": gemma3,
+    "t5": T5.open,
 }
 
 

@@ -21,7 +21,7 @@ from converters.ggml_gelu import GatedGelu
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
+from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
 from epmq_export.rms_norm import RmsNorm
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -309,6 +309,10 @@ class Decoder:
     def targets(self, passage: Passage) -> list[int]:
         ids, start = self._encode(passage)
         return ids[start:]
+
+    def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
+        """As they are: all of a text is the decoder's to read."""
+        return samples
 
     def _encode(self, sample: Sample) -> tuple[list[int], int]:
         """The tokens of a sample, and the place of the first that is to be predicted: the one after the last, for a text.

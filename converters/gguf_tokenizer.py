@@ -1,12 +1,42 @@
-"""The tokenizers of language models as llama.cpp reads them."""
+"""A language model's tokenizer as llama.cpp reads it."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from converters import byte_bpe, sentencepiece_bpe, unigram
+from converters.vocabulary import chat_template, taken_for_control
 from epmq_export.errors import InputError
 from epmq_export.family import Metadata
 
 
 def gguf_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: int) -> Metadata:
-    raise InputError(f"{directory}: tokenizers of language models are not written in GGUF yet, expected export.formats [onnx]")
+    """The `tokenizer.*` keys of a tokenizer over `vocabulary` embedding rows.
+
+    InputError where llama.cpp would tokenise otherwise than the tokenizer does, but for the texts that `agreement` knows.
+    """
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    kind = rules["model"]["type"]
+    if kind == "Unigram":
+        keys = unigram.unigram(tokenizer, rules, directory, vocabulary)
+    elif kind != "BPE":
+        raise InputError(f"{directory}: its tokenizer is a {kind}, expected BPE or Unigram")
+    elif rules["model"]["byte_fallback"]:
+        keys = sentencepiece_bpe.sentencepiece_bpe(tokenizer, rules, directory, vocabulary)
+    else:
+        keys = byte_bpe.byte_bpe(tokenizer, rules, directory, vocabulary)
+    return {**keys, **chat_template(tokenizer, directory)}
+
+
+def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
+    """Of a text, whether llama.cpp gives it the tokenizer's ids, by the differences that no file can help."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = rules["model"]
+    if model["type"] == "Unigram":
+        pieces, same = [piece for piece, _ in model["vocab"]], unigram.agrees(rules, tokenizer.backend_tokenizer.normalizer.normalize_str)
+    else:
+        pieces, same = list(model["vocab"]), (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules)
+    names = taken_for_control(rules, pieces)
+    return lambda text: same(text) and not any(name in text for name in names)

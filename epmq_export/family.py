@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from epmq_export.data.sample import Passage, Sample
 
 Batch = Mapping[str, Tensor]
-Metadata = Mapping[str, str | int | float | bool | list[str] | list[int] | list[float]]
+Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
 
 
 class TensorSource(Protocol):
@@ -66,7 +67,7 @@ class GgufSpec:
 
     architecture: str
     metadata: Metadata
-    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as int32."""
+    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as int32, bytes as an array of uint8."""
 
     names: Mapping[str, str]
     """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""
@@ -82,6 +83,9 @@ class GgufSpec:
 
     offsets: Mapping[str, float] = field(default_factory=dict)
     """Canonical names of plain tensors, and what is added to their values in the file."""
+
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Canonical names of plain tensors, and what their values are multiplied by in the file, where they are float32."""
 
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """By the name in the file: float32 tensors that follow from the config."""
@@ -192,6 +196,16 @@ class LanguageFamily(Family, Protocol):
     def targets(self, passage: Passage) -> list[int]:
         """The tokens that a passage's rows are to predict; InputError where its target has none."""
         ...
+
+    def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
+        """Unlabelled samples as the model is calibrated on them, for the expert that `source` is. Where a decoder reads what an encoder does not,
+        texts get targets for it: the expert's own greedy answers. As they are where a text is all that there is to read."""
+        ...
+
+
+def calibrated_on(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
+    """What a family is calibrated on for an expert, of a task's samples."""
+    return cast(LanguageFamily, family).passages(source, samples, device) if family.modality == "language" else samples
 
 
 def rows(family: Family, sample: Sample) -> int:

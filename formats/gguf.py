@@ -75,18 +75,20 @@ class Gguf:
         return {path: [family] if tower is None or tower is family else [family, tower]}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """In the order of the file, rows and values as the checkpoint has them; constants are `differences`' affair. A tensor that the family does
-        not know keeps the name that it has in the file."""
+        """In the order of the file, rows and values as the checkpoint has them. A tensor that the family does not know keeps the name that it has in
+        the file. Constants, and what is multiplied by a factor, which does not come back bit for bit, are `differences`' affair."""
         file = GgufFile.open(path)
         spec = family.gguf()
         canonical = {there: here for here, there in spec.names.items()}
         for there, info in file.tensors.items():
-            if there not in spec.constants:
-                raw, name = file.raw(there), canonical.get(there, there)
+            name = canonical.get(there, there)
+            if there not in spec.constants and name not in spec.factors:
+                raw = file.raw(there)
                 yield StoredTensor(name, *_out_of_file(decode(path, info, raw), raw, name, spec))
 
     def left_out(self, family: Family) -> frozenset[str]:
-        return family.gguf().left_out
+        spec = family.gguf()
+        return spec.left_out.union(spec.factors)
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """Of keys, their types and values, and of the tensors' names, order, types and shapes."""
@@ -104,10 +106,9 @@ class Gguf:
         if not found and list(found_layout) != list(layout):
             found.append("the tensors stand in another order than expected")
         if not found:
-            held = {name: decode(path, file.tensors[name], file.raw(name)) for name in spec.constants}
-            found += [
-                f"tensor {shown(name)}: its values are not those that the config asks for" for name in held if not _equal(held[name], spec.constants[name])
-            ]
+            asked = {**spec.constants, **{spec.names[name]: _in_file(packed.tensor(name), name, spec) for name in spec.factors}}
+            held = {name: decode(path, file.tensors[name], file.raw(name)) for name in asked}
+            found += [f"tensor {shown(name)}: its values are not those that the config asks for" for name in held if not _equal(held[name], asked[name])]
         return found
 
     def exact(self, path: Path, scratch: Path) -> Path:
@@ -161,6 +162,8 @@ def _layout(packed: Packed, spec: GgufSpec) -> Layout:
 def _in_file(tensor: PackedTensor | Tensor, name: str, spec: GgufSpec) -> PackedTensor | Tensor:
     if name in spec.orders:
         return _reordered(tensor, spec.orders[name])
+    if name in spec.factors and isinstance(tensor, Tensor):
+        return tensor.float() * spec.factors[name]
     return tensor.float() + spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor
 
 
@@ -180,8 +183,8 @@ def _reordered(tensor: PackedTensor | Tensor, order: Tensor) -> PackedTensor | T
     return tensor[order]
 
 
-def _equal(found: PackedTensor | Tensor, expected: Tensor) -> bool:
-    return isinstance(found, Tensor) and torch.equal(found, expected)
+def _equal(found: PackedTensor | Tensor, expected: PackedTensor | Tensor) -> bool:
+    return isinstance(found, Tensor) and isinstance(expected, Tensor) and torch.equal(found, expected)
 
 
 def _kind(packed: Packed, name: str) -> GGMLQuantizationType:
@@ -227,6 +230,8 @@ def _config(packed: Packed) -> dict[str, Any]:
 
 
 def _value(value: object) -> Value:
+    if isinstance(value, bytes):
+        return Value(GGUFValueType.ARRAY, list(value), GGUFValueType.UINT8)
     if isinstance(value, list):
         return Value(GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True))
     # rounded as the file rounds it, so that it compares equal to what is read back

@@ -54,6 +54,8 @@ def _value(value: object) -> int:
             return 8 + len(value.encode())
         case bool():
             return 1
+        case bytes():
+            return 12 + len(value)
         case list():
             return 12 + sum(_value(item) for item in value)
         case _:

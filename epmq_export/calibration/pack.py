@@ -25,7 +25,7 @@ from epmq_export.calibration.tune import tune
 from epmq_export.data.scores import AsLogits, Reading
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.family import Family
+from epmq_export.family import Family, calibrated_on
 from epmq_export.files import partial
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.heads import head_of
@@ -147,7 +147,9 @@ def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) ->
     head: Reading | None = None
     if recipe.calibration.tune or recipe.calibration.refine:
         head = AsLogits() if sources.family.modality == "language" else head_of(task, sources.family, sources.base, device)
-    return TaskData(task.name, sources.experts[task.expert], [sources.family.truncate(sample) for sample in task.calibration], head)
+    expert = sources.experts[task.expert]
+    samples = [sources.family.truncate(sample) for sample in task.calibration]
+    return TaskData(task.name, expert, calibrated_on(sources.family, expert, samples, device), head)
 
 
 def _require_matches(recipe: Recipe, family: Family) -> None:

@@ -15,26 +15,42 @@ import numpy as np
 from epmq_export.runtimes.llama_library import LlamaModel
 from epmq_export.runtimes.worker import limit
 
+Tokens = tuple[list[int], list[int], int]
+"""What an encoder reads, where there is one, what the decoder reads, and the first of the latter's tokens whose successors are scored."""
+
 
 def run(path: str, samples: list[str | list[str]], exact: bool, result: Path) -> None:
     with LlamaModel(path) as model:
-        encoded = []
-        for sample in samples:
-            context, target = (sample, "") if isinstance(sample, str) else sample
-            ids = model.tokens(context + target)
-            # A target's tokens are those behind as many as the context alone has.
-            first = len(ids) - 1 if isinstance(sample, str) else max(len(model.tokens(context)), 1) - 1
-            if not 0 <= first < len(ids):
-                raise RuntimeError(f"{sample!r} has no tokens")
-            encoded.append((ids if isinstance(sample, str) else ids[:-1], first))
-        model.begin(max(len(ids) for ids, _ in encoded), exact)
-        rows = sum(len(ids) - first for ids, first in encoded)
+        encoded = [_decoded(model, sample) if model.start is None else _in_halves(model, sample, model.start) for sample in samples]
+        model.begin(max(max(len(ids), len(context)) for context, ids, _ in encoded), exact)
+        rows = sum(len(ids) - first for _, ids, first in encoded)
         written = np.lib.format.open_memmap(result, "w+", np.float32, (rows, model.width))
         start = 0
-        for ids, first in encoded:
+        for context, ids, first in encoded:
+            if context:
+                model.encode(context)
             found = model.logits(ids, first)
             written[start : (start := start + len(found))] = found
         written.flush()
+
+
+def _decoded(model: LlamaModel, sample: str | list[str]) -> Tokens:
+    context, target = (sample, "") if isinstance(sample, str) else sample
+    ids = model.tokens(context + target)
+    # A target's tokens are those behind as many as the context alone has.
+    first = len(ids) - 1 if isinstance(sample, str) else max(len(model.tokens(context)), 1) - 1
+    if not 0 <= first < len(ids):
+        raise RuntimeError(f"{sample!r} has no tokens")
+    return [], ids if isinstance(sample, str) else ids[:-1], first
+
+
+def _in_halves(model: LlamaModel, sample: str | list[str], start: int) -> Tokens:
+    """The target's last token, which ends it, is predicted and not read."""
+    context, target = (sample, []) if isinstance(sample, str) else (sample[0], model.tokens(sample[1]))
+    ids = model.tokens(context)
+    if not ids:
+        raise RuntimeError(f"{sample!r} has no tokens")
+    return ids, [start, *target[:-1]], 0
 
 
 def main(request: Path) -> int:

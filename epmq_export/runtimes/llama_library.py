@@ -6,7 +6,7 @@ defaults that the library itself gives are checked before anything else is belie
 
 import ctypes
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -145,18 +145,31 @@ class LlamaModel:
                 return list(found[:count])
             room = -count
 
+    @property
+    def start(self) -> int | None:
+        """The token that a decoder begins with, of a model whose encoder reads before it; None for a decoder alone."""
+        return self._library.llama_model_decoder_start_token(self._model) if self._library.llama_model_has_encoder(self._model) else None
+
+    def encode(self, ids: Sequence[int]) -> None:
+        """What the decoder of a model with an encoder goes on from, until the next."""
+        self._run(self._library.llama_encode, "llama_encode", ids, 0)
+
     def logits(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
         """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on."""
+        self._run(self._library.llama_decode, "llama_decode", ids, first)
+        rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
+        return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
+
+    def _run(self, function: Callable[[int | None, _Batch], int], name: str, ids: Sequence[int], first: int) -> None:
         batch = self._library.llama_batch_init(len(ids), 0, 1)
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
                 batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, int(i >= first)
                 batch.seq_id[i][0] = 0
+            # An encoder's states are not in the memory, but it is asked whether their positions go on from what is.
             self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
-            if code := self._library.llama_decode(self._context, batch):
-                raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens (llama_decode gives {code})")
-            rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
-            return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
+            if code := function(self._context, batch):
+                raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens ({name} gives {code})")
         finally:
             self._library.llama_batch_free(batch)

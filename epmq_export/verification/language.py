@@ -42,7 +42,7 @@ class LanguageBench:
 
     @classmethod
     def build(cls, family: LanguageFamily, sources: Sources, tasks: Sequence[Task], device: torch.device) -> "LanguageBench":
-        passages = {task.name: list(_passages(task, family)) for task in tasks}
+        passages = {task.name: list(_passages(task, family, sources, device)) for task in tasks}
         targets = {name: [family.targets(passage) for passage in found] for name, found in passages.items()}
         bench = cls(tasks, passages, targets, {})
         experts: dict[str, Outputs] = {}
@@ -98,13 +98,17 @@ class LanguageBench:
         return Comparison(None, {"language": {task.name: told}}, sentence if not mean <= verify.kl else None)
 
 
-def _passages(task: Task, family: LanguageFamily) -> Iterator[Passage]:
-    for sample in task.evaluation:
-        for (answer,) in task.prompts if task.truth is not None else [[""]]:
-            passage = Passage(text_of(sample), answer) if task.truth is not None else Passage("", text_of(sample))
-            cut = family.truncate(passage)
-            assert isinstance(cut, Passage)
-            yield cut
+def _passages(task: Task, family: LanguageFamily, sources: Sources, device: torch.device) -> Iterator[Passage]:
+    """Each sample with each label, cut to what fits; of a task without labels a text whole, or what the family is calibrated on in its place."""
+    if task.truth is None:
+        whole = family.passages(sources.experts[task.expert], [family.truncate(sample) for sample in task.evaluation], device)
+        found = [sample if isinstance(sample, Passage) else Passage("", text_of(sample)) for sample in whole]
+    else:
+        found = [Passage(text_of(sample), answer) for sample in task.evaluation for (answer,) in task.prompts]
+    for passage in found:
+        cut = family.truncate(passage)
+        assert isinstance(cut, Passage)
+        yield cut
 
 
 def _by_passage(run: Callable[[Sequence[Sample]], Outputs], passages: Sequence[Passage], targets: Sequence[list[int]]) -> Iterator[tuple[Outputs, list[int]]]:

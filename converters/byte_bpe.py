@@ -1,0 +1,97 @@
+"""Byte-level BPE as llama.cpp reads it.
+
+The file holds the tokens in GPT-2's letters for bytes, the merges in their order, and the name of one of the ways to split a text
+that are built into llama.cpp. A way is taken by its name only where it was measured to be the tokenizer's own (see `_NAMES`).
+llama.cpp differs from the tokenizer, whatever a file says, on texts that an NFC normalizer would change: it has none.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from converters.vocabulary import NFC, Keys, Rules, refuse_other_matching, refuse_settings, rows, specials
+from epmq_export.errors import InputError
+
+_DIGITS = "one digit"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}"
+_QWEN2 = rf"{_WORD}|\p{{N}}|{_REST}"
+# llama.cpp's names, by what splits a text in turn and by whether a word that is a token needs no merges. Measured by the tests.
+_NAMES = {
+    ((_GPT2,), False): "gpt-2",
+    ((_DIGITS, _GPT2), False): "smollm",
+    ((_LLAMA3,), True): "llama-bpe",
+    ((_LLAMA3,), False): "smaug-bpe",
+    ((_QWEN2,), False): "qwen2",
+}
+_MODEL = {"dropout": (None, 0.0), "continuing_subword_prefix": (None, ""), "end_of_word_suffix": (None, ""), "byte_fallback": (False,)}
+
+
+def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int) -> Keys:
+    """The `tokenizer.ggml.*` keys over `vocabulary` embedding rows."""
+    model = rules["model"]
+    refuse_settings(model, _MODEL, directory, "model")
+    if rules["normalizer"] not in (None, NFC):
+        raise InputError(f"{directory}: its tokenizer has the normalizer {rules['normalizer']}, expected none or NFC: llama.cpp's byte-level BPE has no other")
+    pre = _pre(rules, directory)
+    _refuse_missing_bytes(model, directory)
+    refuse_other_matching(rules, directory)
+    tokens, types = rows(rules, model["vocab"], directory, vocabulary)
+    merges = [" ".join(pair) for pair in model["merges"]]
+    if len(set(merges)) < len(merges):
+        raise InputError(f"{directory}: its tokenizer has a merge twice: llama.cpp takes its first rank, the tokenizer its last")
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        **specials(tokenizer, directory, ("eos",)),
+    }
+
+
+def agrees(rules: Rules) -> Callable[[str], bool]:
+    """Of a text, whether llama.cpp splits and normalises it as the tokenizer does."""
+    return lambda text: rules["normalizer"] is None or unicodedata.is_normalized("NFC", text)
+
+
+def _pre(rules: Rules, directory: Path) -> str:
+    steps = rules["pre_tokenizer"] or {"type": None}
+    ways = tuple(_way(step) for step in steps.get("pretokenizers", [steps]))
+    ignore_merges = bool(rules["model"].get("ignore_merges"))
+    # the last step writes bytes as letters; by its setting it splits before
+    found = ways[:-1] if ways[-1] == "" else ways
+    known = found and ways[-1] in ("", _GPT2) and steps.get("pretokenizers", [steps])[-1]["type"] == "ByteLevel"
+    if known and (found, ignore_merges) in _NAMES:
+        return _NAMES[found, ignore_merges]
+    raise InputError(
+        f"{directory}: its tokenizer splits texts by {' then '.join(map(repr, found)) or 'nothing'}, with ignore_merges {str(ignore_merges).lower()}, "
+        f"expected one that llama.cpp is known to have ({', '.join(_NAMES.values())})"
+    )
+
+
+def _way(step: dict[str, Any]) -> str:
+    """What a step splits by: a regular expression, one of this file's names, nothing (""), or, where llama.cpp cannot have it, the step itself."""
+    match step:
+        case {"type": "Digits", "individual_digits": True}:
+            return _DIGITS
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+            return pattern
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(splits)}:
+            return _GPT2 if splits else ""
+        case _:
+            return str(step)
+
+
+def _refuse_missing_bytes(model: dict[str, Any], directory: Path) -> None:
+    """llama.cpp leaves out a byte that is no token, as the tokenizer does unless it has an unknown token."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    letters = [chr(byte) for byte in plain] + [chr(0x100 + index) for index in range(256 - len(plain))]
+    missing = [letter for letter in letters if letter not in model["vocab"]]
+    if missing and model["unk_token"] is not None:
+        raise InputError(f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all 256: llama.cpp leaves them out, the tokenizer says {model['unk_token']!r}")

@@ -1,0 +1,141 @@
+"""What llama.cpp wants of every language model's tokenizer: tokens by row, their types, special ids, what begins and ends a text."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+from transformers import PreTrainedTokenizerFast
+
+from epmq_export.errors import InputError
+
+Rules = dict[str, Any]
+"""tokenizer.json."""
+
+Keys = dict[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
+
+WORD_START = "\u2581"
+"""How SentencePiece writes a space."""
+
+NFC = {"type": "NFC"}
+_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
+# What ends a turn of a chat, as llama.cpp knows it, the first that a vocabulary has.
+_ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
+# Tokens that llama.cpp takes for control tokens wherever it finds them, whatever the file says of their types.
+_CONTROL_BY_NAME = {
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_turn>", "<|endoftext|>", "</s>"),
+    *("<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "[e~["),
+    *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "\u2581<PRE>", "<|code_prefix|>", "<|prefix|>"),
+    *("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>", "\u2581<SUF>", "<|code_suffix|>", "<|suffix|>"),
+    *("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>", "\u2581<MID>", "<|code_middle|>", "<|middle|>"),
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    *("<|file_sep|>", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"),
+    *("<\uff5cend\u2581of\u2581sentence\uff5c>", "<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+}
+
+
+def added_tokens(rules: Rules) -> dict[str, dict[str, Any]]:
+    return {entry["content"]: entry for entry in rules["added_tokens"]}
+
+
+def rows(rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: int) -> tuple[list[str], list[int]]:
+    """Tokens and types by row; a row that no token names is unused."""
+    added = added_tokens(rules)
+    tokens = [f"[PAD{row}]" for row in range(vocabulary)]
+    types = [int(TokenType.UNUSED)] * vocabulary
+    for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
+        if not 0 <= row < vocabulary:
+            raise InputError(f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings")
+        if not token:
+            raise InputError(f"{directory}: token {row} is empty, which llama.cpp cannot hold")
+        tokens[row], types[row] = token, int(TokenType.NORMAL)
+        if token in added:
+            types[row] = int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED)
+    twin, count = Counter(tokens).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{directory}: two rows are named {twin!r}, so llama.cpp cannot tell them apart")
+    return tokens, types
+
+
+def taken_for_control(rules: Rules, pieces: Iterable[str]) -> frozenset[str]:
+    """Pieces like others that llama.cpp takes for control tokens by their names, such as `</s>` in Qwen's vocabulary: nothing in a file helps."""
+    return frozenset(pieces) & _CONTROL_BY_NAME - added_tokens(rules).keys()
+
+
+def fragments(rules: Rules, text: str) -> list[str]:
+    """What is left of a text between its added tokens."""
+    added = sorted(added_tokens(rules), key=len, reverse=True)
+    return re.split("|".join(map(re.escape, added)), text) if added else [text]
+
+
+def refuse_settings(found: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], directory: Path, what: str) -> None:
+    """Of a part of tokenizer.json, by key, the values of which llama.cpp does the same."""
+    for key, accepted in expected.items():
+        if found.get(key) not in accepted:
+            raise InputError(f"{directory}: its tokenizer has {what}.{key} {found.get(key)!r}, expected {accepted[0]!r}: llama.cpp has no other")
+
+
+def refuse_other_matching(rules: Rules, directory: Path) -> None:
+    """llama.cpp finds added tokens anywhere in the raw text, the longest first."""
+    added = added_tokens(rules)
+    for token, entry in added.items():
+        for rule in ("single_word", "lstrip", "rstrip"):
+            if entry[rule]:
+                raise InputError(f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds added tokens wherever they stand")
+        if entry["normalized"] and rules["normalizer"] not in (None, NFC):
+            raise InputError(f"{directory}: added token {token!r} has normalized true, expected false: llama.cpp finds added tokens in the raw text")
+    _refuse_overlaps(list(added), directory)
+
+
+def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
+    """Where the end of one token begins another, Hugging Face takes the one on the left, llama.cpp the longer; runs of one letter aside."""
+    known: dict[str, list[str]] = {}
+    for token in tokens:
+        for length in range(1, len(token)):
+            known.setdefault(token[:length], []).append(token)
+    for left in tokens:
+        for start in range(1, len(left)):
+            for right in known.get(left[start:], ()):
+                if len(right.encode()) >= len(left.encode()) and right != left and len({*left, *right}) > 1:
+                    raise InputError(
+                        f"{directory}: added token {left!r} ends as {right!r} begins: llama.cpp looks for the longer one first, the tokenizer for the one on the left"
+                    )
+
+
+def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequence[str]) -> Keys:
+    """The ids of special tokens, and whether the tokenizer begins a text with one and ends it with one: by what it does, whatever it says."""
+    keys: Keys = {}
+    ids = {name: getattr(tokenizer, attribute) for name, attribute in _IDS.items()}
+    plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    start = next((index for index in range(len(whole)) if plain and whole[index : index + len(plain)] == plain), -1)
+    around = {"bos": whole[:start], "eos": whole[start + len(plain) :]} if start >= 0 else {"bos": whole, "eos": []}
+    for name, found in around.items():
+        if start < 0 or len(found) > 1 or (found and ids[name] not in (None, found[0])):
+            raise InputError(
+                f"{directory}: its tokenizer makes {whole} of 'a', that is {plain}, expected at most bos ({ids['bos']}) before it and eos ({ids['eos']}) behind it"
+            )
+        ids[name] = found[0] if found else ids[name]
+    for name, row in ids.items():
+        if row is not None:
+            keys[f"tokenizer.ggml.{name}_token_id"] = int(row)
+        elif name in needed:
+            raise InputError(f"{directory}: its tokenizer has no {_IDS[name].removesuffix('_id')}: llama.cpp would take some other token for it")
+    known = tokenizer.get_vocab()
+    ends = next((known[token] for token in _ENDS_TURN if token in known), None)
+    if ends is not None:
+        keys["tokenizer.ggml.eot_token_id"] = int(ends)
+    for name, found in around.items():
+        keys[f"tokenizer.ggml.add_{name}_token"] = bool(found)
+    return keys
+
+
+def chat_template(tokenizer: PreTrainedTokenizerFast, directory: Path) -> Keys:
+    """One template, the directory's own; of several, GGUF has names for none but the first."""
+    found = tokenizer.chat_template
+    if found is None:
+        return {}
+    if not isinstance(found, str):
+        raise InputError(f"{directory}: its tokenizer has {len(found)} chat templates ({', '.join(found)}), expected one")
+    return {"tokenizer.chat_template": found}
