@@ -42,15 +42,12 @@ def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, 
     _refuse_missing_bytes(model, directory)
     refuse_other_matching(rules, directory)
     tokens, types = rows(rules, model["vocab"], directory, vocabulary)
-    merges = [" ".join(pair) for pair in model["merges"]]
-    if len(set(merges)) < len(merges):
-        raise InputError(f"{directory}: its tokenizer has a merge twice: llama.cpp takes its first rank, the tokenizer its last")
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in model["merges"]],
         **specials(tokenizer, directory, ("eos",)),
     }
 

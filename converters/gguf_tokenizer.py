@@ -35,7 +35,7 @@ def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     model = rules["model"]
     if model["type"] == "Unigram":
-        pieces, same = [piece for piece, _ in model["vocab"]], unigram.agrees(rules, tokenizer.backend_tokenizer.normalizer.normalize_str)
+        pieces, same = [piece for piece, _ in model["vocab"]], unigram.agrees(rules)
     else:
         pieces, same = list(model["vocab"]), (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules)
     names = taken_for_control(rules, pieces)

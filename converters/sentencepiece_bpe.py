@@ -10,8 +10,8 @@ llama.cpp also puts one before a text that begins with one, and behind every add
 """
 
 import re
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gguf import TokenType
@@ -106,19 +106,14 @@ def _scores(rules: Rules, tokens: Sequence[str], directory: Path) -> list[float]
     return [-float(first.get(token, len(merges))) for token in tokens]
 
 
-def _refuse_interleaved(first: dict[str, int], last: dict[str, int], directory: Path) -> None:
-    letters_of_runs = [token for token in first if len(set(token)) == 1]
-    runs = set(letters_of_runs)
-    for before, after in pairwise(token for token in first if token not in runs):
-        if last[before] > first[after]:
-            raise InputError(f"{directory}: merges that make {before!r} stand before and behind some that make {after!r}: llama.cpp has one score for a token")
-    bounds = sorted((first[token], last[token]) for token in first if token not in runs)
-    for run in runs:
-        if any(first[run] < low < last[run] for low, _ in bounds):
-            raise InputError(f"{directory}: merges that make {run!r} stand before and behind some of other tokens: llama.cpp has one score for a token")
+def _refuse_interleaved(first: Mapping[str, int], last: Mapping[str, int], directory: Path) -> None:
+    starts = sorted(rank for token, rank in first.items() if len(set(token)) > 1)
+    for token in first:
+        if bisect_left(starts, last[token]) > bisect_right(starts, first[token]):
+            raise InputError(f"{directory}: merges that make {token!r} stand before and behind some that make other tokens: llama.cpp has one score for a token")
 
 
-def _refuse_other_ways(rules: Rules, merges: dict[tuple[str, ...], int], directory: Path) -> None:
+def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], directory: Path) -> None:
     """llama.cpp makes a token of any two neighbours that spell it. An added token is made of none, unless of spaces: it is found before."""
     pieces, added = rules["model"]["vocab"], added_tokens(rules)
     for token in pieces:

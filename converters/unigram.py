@@ -1,21 +1,26 @@
 """SentencePiece's unigram model (T5) as llama.cpp reads it.
 
 Texts are normalised by SentencePiece's table of characters, white space is stripped and runs of it are joined, and the pieces of the
-highest total score are taken. llama.cpp differs from the tokenizer, whatever a file says, on three kinds of texts:
+highest total score are taken. llama.cpp differs from the tokenizer, whatever a file says, on these texts:
 
 - where the tokenizer keeps white space at the end of a text, or before an added token (transformers 5's T5 makes a piece of it);
+- where it takes other white space than the table knows for a space (T5's leaves U+0085 and a few more);
 - texts with a U+2581 of their own, which the tokenizer takes for a space;
+- texts with a letter of up to five bytes, its marks included, that the table maps without them (½ with an accent);
 - texts that spell an added token only once they are normalised (in full-width letters).
 """
 
 import base64
 import math
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import TokenType
+from tokenizers.normalizers import Precompiled
 from transformers import PreTrainedTokenizerFast
 
 from converters.vocabulary import WORD_START, Keys, Rules, added_tokens, fragments, refuse_other_matching, refuse_settings, rows, specials
@@ -25,6 +30,8 @@ _METASPACE = {"type": "Metaspace", "replacement": WORD_START, "prepend_scheme": 
 _JOIN = {"type": "Replace", "pattern": {"Regex": " {2,}"}}
 _JOIN_SPACE, _JOIN_START = {**_JOIN, "content": " "}, {**_JOIN, "content": WORD_START}
 _STRIP = {"type": "Strip", "strip_left": False, "strip_right": True}
+# White space that a table of characters may leave as it is.
+_OTHER_SPACE = re.compile("[\t\n\v\f\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 # A row that no token names must never be the better way to spell a text.
 _NEVER = -1e6
 
@@ -61,17 +68,30 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
     return keys
 
 
-def agrees(rules: Rules, normalise: Callable[[str], str]) -> Callable[[str], bool]:
+def agrees(rules: Rules) -> Callable[[str], bool]:
     """Of a text, whether llama.cpp normalises it as the tokenizer does."""
-    _, keeps_end = _normalisation(rules, Path())
+    charsmap, keeps_end = _normalisation(rules, Path())
+    mapped: Callable[[str], str] = Precompiled(charsmap).normalize_str if charsmap else str
+    added = added_tokens(rules)
 
     def same(text: str) -> bool:
-        if WORD_START in text:
-            return False
-        parts = [normalise(part) for part in fragments(rules, text)]
-        return not any((keeps_end and part.endswith(" ")) or token in part for part in parts for token in added_tokens(rules))
+        parts = [mapped(part) for part in fragments(rules, text)]
+        spaced = any(part.endswith(" ") if keeps_end else _OTHER_SPACE.search(part) for part in parts)
+        return WORD_START not in text and not spaced and _marks_kept(text, mapped) and not any(token in part for part in parts for token in added)
 
     return same
+
+
+def _marks_kept(text: str, mapped: Callable[[str], str]) -> bool:
+    """The tokenizer maps letter and marks at once where they are up to five bytes, and then drops the marks that the table does not know there."""
+    clusters: list[str] = []
+    for letter in text:
+        if clusters and (letter in "\u200c\u200d" or unicodedata.category(letter).startswith("M")):
+            clusters[-1] += letter
+        else:
+            clusters.append(letter)
+    marked = {cluster for cluster in clusters if len(cluster) > 1 and len(cluster.encode()) < 6}
+    return all(mapped(cluster) in ("".join(map(mapped, cluster)), unicodedata.normalize("NFKC", cluster)) for cluster in marked)
 
 
 def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
@@ -83,10 +103,10 @@ def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
         charsmap = base64.b64decode(steps[0]["precompiled_charsmap"])
         steps = steps[1:]
     ways = [{key: value for key, value in way.items() if key != "split"} for way in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
-    if ways == [{"type": "WhitespaceSplit"}, _METASPACE] and not steps:
+    if ways == [_METASPACE] and steps == [_JOIN_SPACE]:
+        return charsmap, True
+    if charsmap and (ways, steps) in (([{"type": "WhitespaceSplit"}, _METASPACE], []), ([_METASPACE], [_STRIP, _JOIN_START])):
         return charsmap, False
-    if ways == [_METASPACE] and steps in ([_JOIN_SPACE], [_STRIP, _JOIN_START]):
-        return charsmap, steps == [_JOIN_SPACE]
     raise InputError(
         f"{directory}: its tokenizer normalises by {steps} and splits by {ways}, expected runs of spaces to be joined and to become {WORD_START!r}: llama.cpp's unigram model has no other"
     )

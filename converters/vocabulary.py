@@ -48,8 +48,8 @@ def rows(rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: i
     for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
         if not 0 <= row < vocabulary:
             raise InputError(f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings")
-        if not token:
-            raise InputError(f"{directory}: token {row} is empty, which llama.cpp cannot hold")
+        if not token or "\0" in token:
+            raise InputError(f"{directory}: token {row} is {token!r}: llama.cpp can hold neither an empty one nor a NUL")
         tokens[row], types[row] = token, int(TokenType.NORMAL)
         if token in added:
             types[row] = int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED)
