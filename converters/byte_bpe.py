@@ -91,4 +91,6 @@ def _refuse_missing_bytes(model: dict[str, Any], directory: Path) -> None:
     letters = [chr(byte) for byte in plain] + [chr(0x100 + index) for index in range(256 - len(plain))]
     missing = [letter for letter in letters if letter not in model["vocab"]]
     if missing and model["unk_token"] is not None:
-        raise InputError(f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all 256: llama.cpp leaves them out, the tokenizer says {model['unk_token']!r}")
+        raise InputError(
+            f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all 256: llama.cpp leaves them out, the tokenizer says {model['unk_token']!r}"
+        )

@@ -1,7 +1,7 @@
 """Decoder language models: Llama (2, 3, SmolLM, TinyLlama), Mistral, Qwen2, Qwen3, Gemma 3."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Rot
 from converters.decoder_gguf import gguf_spec
 from converters.decoder_onnx import onnx_spec
 from converters.ggml_gelu import GatedGelu
+from converters.gguf_tokenizer import agreement
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.errors import InputError
@@ -349,6 +350,9 @@ class Decoder:
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return hidden
+
+    def agreement(self) -> Callable[[str], bool]:
+        return agreement(self.tokenizer)
 
     def gguf(self) -> GgufSpec:
         return gguf_spec(self.kind.architecture, self.kind.name, self.config, self.tokenizer, self.directory, self.rotary, self.kind.offset)

@@ -1,7 +1,7 @@
 """T5, of both versions: the first (a plain feed-forward part, a head that is the embeddings) and 1.1 with FLAN (a gated one, a head of its own)."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 from converters.ggml_gelu import GatedGelu
 from converters.t5_answers import ANSWER, answers
 from converters.t5_gguf import gguf_spec
+from converters.gguf_tokenizer import agreement
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.errors import InputError
@@ -335,6 +336,9 @@ class T5:
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return hidden
+
+    def agreement(self) -> Callable[[str], bool]:
+        return agreement(self.tokenizer)
 
     def gguf(self) -> GgufSpec:
         return gguf_spec(self.config, self.tied, self.tokenizer, self.directory)

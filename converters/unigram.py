@@ -47,7 +47,9 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
         raise InputError(f"{directory}: its tokenizer has no unknown token: llama.cpp would take some other token for it")
     for token, entry in added_tokens(rules).items():
         if not entry["special"]:
-            raise InputError(f"{directory}: added token {token!r} is not special, expected special ones: llama.cpp does not normalise texts that begin as it does")
+            raise InputError(
+                f"{directory}: added token {token!r} is not special, expected special ones: llama.cpp does not normalise texts that begin as it does"
+            )
     pieces = {piece: row for row, (piece, _) in enumerate(model["vocab"])}
     tokens, types = rows(rules, pieces, directory, vocabulary)
     types[unknown] = int(TokenType.UNKNOWN)
@@ -119,4 +121,6 @@ def _refuse_other_scores(scores: list[float], tokens: list[str], types: list[int
         if not math.isclose(float(np.float32(score)), score, rel_tol=1e-12):
             raise InputError(f"{directory}: token {token!r} has the score {score!r}, expected one that single precision holds: ties would be broken otherwise")
         if score < lowest:
-            raise InputError(f"{directory}: token {token!r} has the score {score!r}, below that of every ordinary piece: llama.cpp measures unknown ones by those")
+            raise InputError(
+                f"{directory}: token {token!r} has the score {score!r}, below that of every ordinary piece: llama.cpp measures unknown ones by those"
+            )

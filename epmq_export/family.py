@@ -202,6 +202,10 @@ class LanguageFamily(Family, Protocol):
         texts get targets for it: the expert's own greedy answers. As they are where a text is all that there is to read."""
         ...
 
+    def agreement(self) -> Callable[[str], bool]:
+        """Of a text, whether ggml's tokenizer finds the model's tokens in it, by the differences that no file can help."""
+        ...
+
 
 def calibrated_on(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
     """What a family is calibrated on for an expert, of a task's samples."""

@@ -23,6 +23,7 @@ from epmq_export.data.sample import Passage, Sample
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
+from epmq_export.rms_norm import RmsNorm
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
@@ -67,7 +68,8 @@ def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Decoder]:
     """Linears on a grid, rounded to the nearest, the rest as it is."""
     family, source = opened(directory)
     linears = {f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step if path.endswith("proj")}
-    tensors = {name: source.load(name).float() for name in source.names()}
+    norm = RmsNorm(1, 1e-6, family.kind.offset)  # as calibration ships them
+    tensors = {name: norm.whole(value) if (value := source.load(name).float()).ndim == 1 else value for name in source.names()}
     held = {name: nearest(value, GRIDS[grid]) if name in linears else value for name, value in tensors.items()}
     target = directory.with_name(f"{directory.name}-packed")
     packed.write(target, held, {"family": family.name}, directory)
