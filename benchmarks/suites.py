@@ -140,7 +140,7 @@ SUITES = {
         Suite(
             "language",
             tuple(language_tasks.TASKS),
-            6,
+            4,
             "text tasks as multiple choice, SmolLM2-135M-Instruct (from a 4-bit file, dequantised), LoRA experts",
             "texts",
             lambda experts: experts.with_name("smollm2"),

@@ -38,30 +38,34 @@ class LanguageBench:
     targets: Mapping[str, list[list[int]]]
     """The tokens that each passage's rows are to predict."""
 
+    leaders: Mapping[str, list[int]]
+    """For each passage the one whose rows are read for it: of answers of one token, to one prompt, the first's row tells all."""
+
     experts: Mapping[str, Outputs]
 
     @classmethod
     def build(cls, family: LanguageFamily, sources: Sources, tasks: Sequence[Task], device: torch.device) -> "LanguageBench":
         passages = {task.name: list(_passages(task, family, sources, device)) for task in tasks}
         targets = {name: [family.targets(passage) for passage in found] for name, found in passages.items()}
-        bench = cls(tasks, passages, targets, {})
+        leaders = {name: _leaders(family, found, targets[name]) for name, found in passages.items()}
+        bench = cls(tasks, passages, targets, leaders, {})
         experts: dict[str, Outputs] = {}
         for task in tasks:
             experts[task.name] = bench._outputs(task, partial(reference.outputs, family, sources.experts[task.expert], device=device))
-        return cls(tasks, passages, targets, experts)
+        return cls(tasks, passages, targets, leaders, experts)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> dict[str, Outputs]:
         """Log-likelihoods [samples, labels]; of a task without labels log-probabilities [tokens, vocabulary], in a file that goes with them."""
         return {task.name: self._outputs(task, run) for task in self.tasks}
 
     def _outputs(self, task: Task, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
-        passages, targets = self.passages[task.name], self.targets[task.name]
+        passages, targets, leaders = self.passages[task.name], self.targets[task.name], self.leaders[task.name]
         if task.truth is not None:
-            found = [_likelihood(rows, ids) for rows, ids in _by_passage(run, passages, targets)]
+            found = [_likelihood(rows, ids) for rows, ids in _by_passage(run, passages, targets, leaders)]
             return np.array(found, np.float32).reshape(len(task.truth), -1)
         held: np.memmap[Any, np.dtype[np.float32]] | None = None
         total, start = sum(map(len, targets)), 0
-        for rows, _ in _by_passage(run, passages, targets):
+        for rows, _ in _by_passage(run, passages, targets, leaders):
             if held is None:
                 with tempfile.TemporaryFile(prefix="epmq-") as file:  # gone from the disk with the last who reads it
                     held = np.memmap(file, np.float32, "w+", shape=(total, rows.shape[1]))
@@ -111,20 +115,39 @@ def _passages(task: Task, family: LanguageFamily, sources: Sources, device: torc
         yield cut
 
 
-def _by_passage(run: Callable[[Sequence[Sample]], Outputs], passages: Sequence[Passage], targets: Sequence[list[int]]) -> Iterator[tuple[Outputs, list[int]]]:
+def _leaders(family: LanguageFamily, passages: Sequence[Passage], targets: Sequence[list[int]]) -> list[int]:
+    leaders: list[int] = []
+    read: list[int] = []
+    for i, (passage, ids) in enumerate(zip(passages, targets, strict=True)):
+        (batch,) = family.batches([passage], 1)
+        before = batch["input_ids"][0, :-1].tolist() if len(ids) == 1 else []
+        shared = bool(before) and before == read and passage.context == passages[leaders[-1]].context
+        leaders.append(leaders[-1] if shared else i)
+        read = before
+    return leaders
+
+
+def _by_passage(
+    run: Callable[[Sequence[Sample]], Outputs], passages: Sequence[Passage], targets: Sequence[list[int]], leaders: Sequence[int]
+) -> Iterator[tuple[Outputs, list[int]]]:
     """The log-probabilities [tokens, vocabulary] of each passage, and its tokens; a runtime is given as many passages as have ROWS rows together."""
-    start = 0
-    while start < len(passages):
-        end, count = start, 0
-        while end < len(passages) and (end == start or count + len(targets[end]) <= ROWS):
-            count += len(targets[end])
-            end += 1
-        found = run(passages[start:end])
+    led: dict[int, list[int]] = {}
+    for i, leader in enumerate(leaders):
+        led.setdefault(leader, []).append(i)
+    left = [*led]
+    while left:
+        count = 0
+        share: list[int] = []
+        while left and (not share or count + len(targets[left[0]]) <= ROWS):
+            count += len(targets[left[0]])
+            share.append(left.pop(0))
+        found = run([passages[i] for i in share])
         if len(found) != count:
             raise InputError(f"found {len(found)} rows of scores for {count} tokens: the runtime's tokenizer makes others of the texts")
-        for rows, ids in zip(np.split(found, np.cumsum([len(each) for each in targets[start:end]])[:-1]), targets[start:end], strict=True):
-            yield log_softmax(rows), ids
-        start = end
+        ends = np.cumsum([len(targets[i]) for i in share])
+        for leader, rows in zip(share, np.split(found, ends[:-1]), strict=True):
+            rows = log_softmax(rows)
+            yield from ((rows, targets[i]) for i in led[leader])
 
 
 def log_softmax(rows: Outputs) -> Outputs:

@@ -143,3 +143,24 @@ def test_cut_passages_keep_their_answers(project: Project) -> None:
     bench = bench_of(project)
     assert [passage.target for passage in bench.passages["mood"][:2]] == [" very good !", " bad"]
     assert bench.passages["stories"][0] == Passage("", tiny_decoder.LINES[0])
+
+
+def test_answers_of_one_token_are_read_off_one_row(project: Project) -> None:
+    """That it is the same row is what test_answers_are_judged_by_likelihood says of answers of other lengths."""
+    family: Any = project.sources.family
+    passages = [Passage("it is", " good"), Passage("it is", " bad"), Passage("it is", " very good"), Passage("a cat", " bad"), Passage("a cat", " good")]
+    targets = [family.targets(passage) for passage in passages]
+    assert [len(ids) for ids in targets] == [1, 1, 2, 1, 1]
+    leaders = language._leaders(family, passages, targets)
+    assert leaders == [0, 0, 2, 3, 3]
+    run = partial(reference.outputs, family, project.sources.base, device=CPU)
+    given: list[int] = []
+
+    def counted(samples: Sequence[Sample]) -> Outputs:
+        given.append(len(samples))
+        return run(samples)
+
+    led = [language._likelihood(rows, ids) for rows, ids in language._by_passage(counted, passages, targets, leaders)]
+    alone = [language._likelihood(rows, ids) for rows, ids in language._by_passage(run, passages, targets, range(5))]
+    np.testing.assert_allclose(led, alone, rtol=1e-5)
+    assert given == [3]
