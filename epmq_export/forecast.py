@@ -183,7 +183,7 @@ class Forecaster:
     def _samples(self, recipe: Recipe, family: Family, data: Sequence[Found], unknown: list[str]) -> Samples:
         """Of texts that are here, the very batches; else the number that the recipe asks for, of the family's length."""
         asked = recipe.calibration.samples
-        if family.modality == "text" and all(found.whole for found in data):
+        if family.modality != "image" and all(found.whole for found in data):
             tasks = load_tasks(recipe, family.modality)
             lengths = []
             for task in tasks:
@@ -278,6 +278,10 @@ def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:
     return {"recipe": recipe.source, "inputs": inputs, "method": asdict(recipe.calibration.settings), "versions": versions}
 
 
+# Of a language model's text, where nothing better is known.
+TOKENS = 256
+
+
 def _said(method: Method, recipe: Recipe) -> str:
     """The method's name and numbers, and what is done besides."""
     numbers = "" if method.target == "merged" else f" (alpha {method.alpha:g}, rho {method.rho}, lambda {method.damping:g})"
@@ -295,6 +299,6 @@ def _pixels(family: Family) -> int:
 
 
 def _tokens(family: Family) -> float:
-    """Tokens a sample where no data are read: of a picture its positions, of a text the most that the model takes."""
+    """Tokens a sample where no data are read: of a picture its positions, of a text the most that the model takes, where a table of positions says it."""
     positions = [shape[-2] for name, shape in tensor_shapes(family).items() if "position_embedding" in name and len(shape) > 1]
-    return float(positions[0])
+    return float(positions[0] if positions else TOKENS)

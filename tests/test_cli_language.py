@@ -1,0 +1,146 @@
+"""The commands on language models: prompts and answers, texts to go on with, LoRA adapters, files for two runtimes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from epmq_export.packed import Packed
+from epmq_export.verification.report import SCHEMA
+from tests import tiny_decoder, tiny_t5
+from tests.command import Result, Warm
+
+
+def adapter(folder: Path, base: Path, seed: int) -> None:
+    """A LoRA adapter on some of the base's linears, as PEFT writes it."""
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, value in load_file(base / "model.safetensors").items():
+        if name.endswith(("q_proj.weight", "down_proj.weight")):
+            path = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{path}.lora_A.weight"] = 0.2 * torch.randn(4, value.shape[1], generator=generator)
+            tensors[f"{path}.lora_B.weight"] = 0.2 * torch.randn(value.shape[0], 4, generator=generator)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def near(folder: Path, base: Path, seed: int) -> None:
+    """A whole model with noise on the base's matrices."""
+    shutil.copytree(base, folder)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = load_file(base / "model.safetensors")
+    moved = {name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator) if "block" in name else value for name, value in tensors.items()}
+    save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_recipe(folder: Path, **more: Any) -> Path:
+    (folder / "texts.txt").write_text("\n".join(tiny_decoder.LINES), encoding="utf-8")
+    (folder / "mood.tsv").write_text("good\tit is good\nbad\tit is bad\nbad\tso so\ngood\tvery good\n" * 3, encoding="utf-8")
+    content = {
+        "base_model": "./base",
+        "merge_method": "task_arithmetic",
+        "tasks": {
+            "mood": {
+                "expert": "./first",
+                "prompt": "{} : is it good or bad ?",
+                "calibration": "texts.txt",
+                "labels": {"good": " very good !", "bad": " bad"},
+                "evaluation": "mood.tsv",
+            },
+            "stories": {"expert": "./second", "calibration": "texts.txt", "evaluation": "texts.txt"},
+        },
+        "calibration": {"samples": 4},
+        "verify": {"tasks": 0.35},  # scores of random weights are near each other
+        **more,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model and an adapter as experts."""
+    folder = tmp_path_factory.mktemp("language")
+    base = tiny_decoder.write(folder / "base", "llama, tied")
+    tiny_decoder.write_expert(folder / "first", base, "llama, tied", 1)
+    adapter(folder / "second", base, 2)
+    return write_recipe(folder)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, recipe: Path) -> tuple[Path, Result]:
+    folder = tmp_path_factory.mktemp("ran")
+    return folder / "out", epmq("run", recipe, "-o", "out", folder=folder)
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    jsonschema.validate(report, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    return report
+
+
+def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> None:
+    output, result = ran
+    assert result.code == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-3:] == ["verdict: pass", "out/gguf/model.gguf", "out/onnx/onnx/model_q4.onnx"]
+    report = report_of(output)
+    assert list(report["scores"]) == ["base", "experts", "merged", "reference", "gguf in llama.cpp", "onnx in onnxruntime"]
+    assert report["scores"]["experts"]["stories"] == 1.0
+    for file in report["files"]:
+        told = file["checks"]["tasks"]["language"]["stories"]
+        assert told["kl_mean"] < 0.01 and told["tokens"] == 31 and told["perplexity"] == pytest.approx(told["reference_perplexity"], rel=0.5)
+        assert file["checks"]["codes"]["equal"] and file["checks"]["metadata"]["equal"]
+    assert report["files"][1]["notes"] == {"linears": 14, "fused": 14}
+    assert set(Packed(output / "packed").grids) >= {f"model.layers.1.self_attn.{which}_proj.weight" for which in "qkvo"}
+
+
+def test_each_file_can_be_scored_alone(ran: tuple[Path, Result], recipe: Path, epmq: Warm, tmp_path: Path) -> None:
+    output, _ = ran
+    scores = report_of(output)["scores"]
+    for model, row in (("gguf/model.gguf", "gguf in llama.cpp"), ("packed", "reference")):
+        result = epmq("evaluate", output / model, "--recipe", recipe, "--json", folder=tmp_path)
+        assert result.code == 0, result.stderr
+        assert result.json["model"] == pytest.approx(scores[row], abs=1e-6)
+
+
+def test_a_dry_run_counts_the_tokens(recipe: Path, epmq: Warm, tmp_path: Path) -> None:
+    result = epmq("run", recipe, "--dry-run", "--json", folder=tmp_path)
+    assert result.code == 0, result.stderr
+    assert result.json["samples"]["tasks"] == 2 and 8 < result.json["samples"]["tokens"] < 40
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"head": "texts.txt", "labels": ["good", "bad"]}, "tasks.mood.head: found it set, expected prompt and labels: family llama is asked in words"),
+        ({"prompt": "no place"}, "tasks.mood.prompt: found the prompt 'no place', expected text with {} once"),
+    ],
+)
+def test_what_a_language_model_has_no_use_for_is_refused(change: dict[str, Any], sentence: str, recipe: Path, epmq: Warm, tmp_path: Path) -> None:
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content["tasks"]["mood"] |= change
+    (other := recipe.with_name("other.yaml")).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    result = epmq("run", other, "-o", "out", folder=tmp_path)
+    assert result.code == 2 and sentence in result.error
+
+
+def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> None:
+    base = tiny_t5.t5(tmp_path / "base", "1.1")
+    near(tmp_path / "first", base, 1)
+    near(tmp_path / "second", base, 2)
+    recipe = write_recipe(tmp_path)
+    result = epmq("run", recipe, "-o", "out", folder=tmp_path)
+    assert result.code == 0, result.stdout + result.stderr
+    report = report_of(tmp_path / "out")
+    (file,) = report["files"]
+    assert file["runtime"] == "llama.cpp" and file["checks"]["codes"]["equal"]
+    assert file["checks"]["tasks"]["language"]["stories"]["tokens"] >= len(tiny_decoder.LINES)
