@@ -77,8 +77,8 @@ def _space_prefix(rules: Rules, directory: Path) -> bool:
         case [], {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:
             return scheme != "never"
     raise InputError(
-        f"{directory}: its tokenizer has the normalizer {normalizer} and the pre-tokenizer {pre_tokenizer}, expected spaces to become {WORD_START!r} and nothing else: "
-        "llama.cpp's SentencePiece has no other"
+        f"{directory}: its tokenizer has the normalizer {normalizer} and the pre-tokenizer {pre_tokenizer}, "
+        f"expected spaces to become {WORD_START!r} and nothing else: llama.cpp's SentencePiece has no other"
     )
 
 
@@ -110,7 +110,9 @@ def _refuse_interleaved(first: Mapping[str, int], last: Mapping[str, int], direc
     starts = sorted(rank for token, rank in first.items() if len(set(token)) > 1)
     for token in first:
         if bisect_left(starts, last[token]) > bisect_right(starts, first[token]):
-            raise InputError(f"{directory}: merges that make {token!r} stand before and behind some that make other tokens: llama.cpp has one score for a token")
+            raise InputError(
+                f"{directory}: merges that make {token!r} stand before and behind some that make other tokens: llama.cpp has one score for a token"
+            )
 
 
 def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], directory: Path) -> None:
@@ -122,4 +124,7 @@ def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], dire
         for place in range(1, len(token)):
             left, right = token[:place], token[place:]
             if left in pieces and right in pieces and (left, right) not in merges:
-                raise InputError(f"{directory}: {left!r} and {right!r} are not merged to the token {token!r}, expected every way to make a token as a merge: llama.cpp takes them all")
+                raise InputError(
+                    f"{directory}: {left!r} and {right!r} are not merged to the token {token!r}, expected a merge for every way to make a token: "
+                    "llama.cpp takes them all"
+                )

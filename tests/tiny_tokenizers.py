@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -83,7 +82,9 @@ def _sentencepiece() -> str:
     """SentencePiece's order: pieces of one letter first, then those that are merged; every way to make one is a merge."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    trained.train_from_iterator((line.replace("\0", "") for line in hard_corpus()), trainers.BpeTrainer(vocab_size=900, limit_alphabet=200, show_progress=False))
+    trained.train_from_iterator(
+        (line.replace("\0", "") for line in hard_corpus()), trainers.BpeTrainer(vocab_size=900, limit_alphabet=200, show_progress=False)
+    )
     learned = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
     runs = ["▁" * count for count in (2, 3, 4, 8)] + ["==", "====", "abab"]
     singles = [piece for piece in learned if len(piece) == 1]
@@ -91,7 +92,9 @@ def _sentencepiece() -> str:
     pieces = [UNKNOWN, BOS, EOS, *(f"<0x{byte:02X}>" for byte in range(256)), *singles, *merged]
     known = set(pieces)
     merges = [[piece[:at], piece[at:]] for piece in merged for at in range(1, len(piece)) if piece[:at] in known and piece[at:] in known]
-    model = models.BPE(vocab={piece: row for row, piece in enumerate(pieces)}, merges=[(a, b) for a, b in merges], unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
+    model = models.BPE(
+        vocab={piece: row for row, piece in enumerate(pieces)}, merges=[(a, b) for a, b in merges], unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True
+    )
     return str(Tokenizer(model).to_str())
 
 
@@ -115,7 +118,8 @@ def _unigram() -> str:
 
 def unigram(charsmap: Mapping[str, str] | None, *steps: Rules, pre_tokenizer: Rules | None = None) -> Rules:
     rules: Rules = json.loads(_unigram())
-    rules["model"]["vocab"] = [[piece, float(np.float32(score))] for piece, score in rules["model"]["vocab"]]
+    # in steps of 2^-10, which JSON's few digits hold exactly: the library reads long ones an ulp off, and ties are broken by that
+    rules["model"]["vocab"] = [[piece, round(score * 1024) / 1024] for piece, score in rules["model"]["vocab"]]
     normalizers = [*([{"type": "Precompiled", "precompiled_charsmap": precompiled(charsmap)}] if charsmap else []), *steps]
     rules["normalizer"] = {"type": "Sequence", "normalizers": normalizers} if normalizers else None
     rules["pre_tokenizer"] = pre_tokenizer or METASPACE

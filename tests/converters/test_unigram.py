@@ -9,7 +9,22 @@ from epmq_export.errors import InputError
 from tests import tiny_tokenizers as tiny
 from tests.tiny_tokenizers import JOIN, METASPACE, STRIP, Rules
 
-TABLE = {"\t": " ", "\n": " ", "\r": " ", "\u00a0": " ", "\u3000": " ", "É": "é", "e\u0301": "é", "ﬁ": "fi", "…": "...", "\u200b": "", "＜": "<", "＞": ">", "ｓ": "s", "½": "1/2"}
+TABLE = {
+    "\t": " ",
+    "\n": " ",
+    "\r": " ",
+    "\u00a0": " ",
+    "\u3000": " ",
+    "É": "é",
+    "e\u0301": "é",
+    "ﬁ": "fi",
+    "…": "...",
+    "\u200b": "",
+    "＜": "<",
+    "＞": ">",
+    "ｓ": "s",
+    "½": "1/2",
+}
 JOIN_START = {**JOIN, "content": "▁"}
 WORDS = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}
 FORMS: dict[str, tuple[tuple[Rules, ...], Rules]] = {"joined": ((JOIN,), METASPACE), "stripped": ((STRIP, JOIN_START), METASPACE), "words": ((), WORDS)}
