@@ -93,7 +93,8 @@ def _tied(pieces: Sequence[str]) -> bool:
         lefts = [pieces[middle - count : middle] for count in range(1, min(middle, 3) + 1)]
         rights = [pieces[middle : middle + count] for count in range(1, min(len(pieces) - middle, 3) + 1)]
         for left, right in product(lefts, rights):
-            if left != right and "".join([*left, *right]) == "".join([*right, *left]):
+            one, other = [*left, *right], [*right, *left]
+            if one != other and "".join(one) == "".join(other):
                 return True
     return False
 
