@@ -2,9 +2,11 @@
 
 The file holds the tokens in GPT-2's letters for bytes, the merges in their order, and the name of one of the ways to split a text
 that are built into llama.cpp. A way is taken by its name only where it was measured to be the tokenizer's own (see `_NAMES`).
-llama.cpp differs from the tokenizer, whatever a file says, on texts that an NFC normalizer would change: it has none.
+llama.cpp differs from the tokenizer, whatever a file says, on texts that the tokenizer's NFC normalizer would change, since it has
+none, and on texts with one of 4,382 letters and digits that are new in Unicode 16.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,16 @@ _WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}"
 _QWEN2 = rf"{_WORD}|\p{{N}}|{_REST}"
+# Letters and digits of Unicode 16, which llama.cpp's table does not have: every code point below U+30000 was tried.
+_NEWER = re.compile(
+    "["
+    "\u1c89-\u1c8a\ua7cb-\ua7cd\ua7da-\ua7dc\U000105c0-\U000105f3\U00010d40-\U00010d65\U00010d6f-\U00010d85"
+    "\U00010ec2-\U00010ec4\U00011380-\U00011389\U0001138b\U0001138e\U00011390-\U000113b5\U000113b7\U000113d1"
+    "\U000113d3\U000116d0-\U000116e3\U00011bc0-\U00011be0\U00011bf0-\U00011bf9\U00013460-\U000143fa"
+    "\U00016100-\U0001611d\U00016130-\U00016139\U00016d40-\U00016d6c\U00016d70-\U00016d79\U00018cff"
+    "\U0001ccf0-\U0001ccf9\U0001e5d0-\U0001e5ed\U0001e5f0-\U0001e5fa"
+    "]"
+)
 # llama.cpp's names, by what splits a text in turn and by whether a word that is a token needs no merges. Measured by the tests.
 _NAMES = {
     ((_GPT2,), False): "gpt-2",
@@ -54,7 +66,8 @@ def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, 
 
 def agrees(rules: Rules) -> Callable[[str], bool]:
     """Of a text, whether llama.cpp splits and normalises it as the tokenizer does."""
-    return lambda text: rules["normalizer"] is None or unicodedata.is_normalized("NFC", text)
+    composed = rules["normalizer"] == NFC
+    return lambda text: not _NEWER.search(text) and (not composed or unicodedata.is_normalized("NFC", text))
 
 
 def _pre(rules: Rules, directory: Path) -> str:
@@ -92,5 +105,6 @@ def _refuse_missing_bytes(model: dict[str, Any], directory: Path) -> None:
     missing = [letter for letter in letters if letter not in model["vocab"]]
     if missing and model["unk_token"] is not None:
         raise InputError(
-            f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all 256: llama.cpp leaves them out, the tokenizer says {model['unk_token']!r}"
+            f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all 256: "
+            f"llama.cpp leaves them out, the tokenizer says {model['unk_token']!r}"
         )

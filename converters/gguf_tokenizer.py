@@ -35,7 +35,10 @@ def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     model = rules["model"]
     if model["type"] == "Unigram":
-        pieces, same = [piece for piece, _ in model["vocab"]], unigram.agrees(rules)
+        pieces, same = (
+            [piece for piece, _ in model["vocab"]],
+            unigram.agrees(rules, lambda text: tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens),
+        )
     else:
         pieces, same = list(model["vocab"]), (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules)
     names = taken_for_control(rules, pieces)

@@ -77,8 +77,8 @@ def _space_prefix(rules: Rules, directory: Path) -> bool:
         case [], {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:
             return scheme != "never"
     raise InputError(
-        f"{directory}: its tokenizer has the normalizer {normalizer} and the pre-tokenizer {pre_tokenizer}, expected spaces to become {WORD_START!r} and nothing else: "
-        "llama.cpp's SentencePiece has no other"
+        f"{directory}: its tokenizer has the normalizer {normalizer} and the pre-tokenizer {pre_tokenizer}, "
+        f"expected spaces to become {WORD_START!r} and nothing else: llama.cpp's SentencePiece has no other"
     )
 
 
@@ -125,5 +125,6 @@ def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], dire
             left, right = token[:place], token[place:]
             if left in pieces and right in pieces and (left, right) not in merges:
                 raise InputError(
-                    f"{directory}: {left!r} and {right!r} are not merged to the token {token!r}, expected every way to make a token as a merge: llama.cpp takes them all"
+                    f"{directory}: {left!r} and {right!r} are not merged to the token {token!r}, expected a merge for every way to make a token: "
+                    "llama.cpp takes them all"
                 )

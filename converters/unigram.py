@@ -7,6 +7,7 @@ highest total score are taken. llama.cpp differs from the tokenizer, whatever a 
 - where it takes other white space than the table knows for a space (T5's leaves U+0085 and a few more);
 - texts with a U+2581 of their own, which the tokenizer takes for a space;
 - texts with a letter of up to five bytes, its marks included, that the table maps without them (½ with an accent);
+- repetitions (runs of hyphens, say) that take pieces of two kinds: any order of these has the same score, and rounding errors decide;
 - texts that spell an added token only once they are normalised (in full-width letters).
 """
 
@@ -14,7 +15,8 @@ import base64
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,8 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
     return keys
 
 
-def agrees(rules: Rules) -> Callable[[str], bool]:
-    """Of a text, whether llama.cpp normalises it as the tokenizer does."""
+def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[str], bool]:
+    """Of a text, whether llama.cpp normalises it and splits it as the tokenizer, which makes these pieces of it, does."""
     charsmap, keeps_end = _normalisation(rules, Path())
     mapped: Callable[[str], str] = Precompiled(charsmap).normalize_str if charsmap else str
     added = added_tokens(rules)
@@ -79,9 +81,22 @@ def agrees(rules: Rules) -> Callable[[str], bool]:
     def same(text: str) -> bool:
         parts = [mapped(part) for part in fragments(rules, text)]
         spaced = any(part.endswith(" ") if keeps_end else _OTHER_SPACE.search(part) for part in parts)
-        return WORD_START not in text and not spaced and _marks_kept(text, mapped) and not any(token in part for part in parts for token in added)
+        spelt = any(token in part for part in parts for token in added)
+        return WORD_START not in text and not (spaced or spelt or _tied(pieces(text))) and _marks_kept(text, mapped)
 
     return same
+
+
+def _tied(pieces: Sequence[str]) -> bool:
+    """Whether neighbours, of up to three pieces each, could change places and spell the same."""
+    for middle in range(1, len(pieces)):
+        lefts = [pieces[middle - count : middle] for count in range(1, min(middle, 3) + 1)]
+        rights = [pieces[middle : middle + count] for count in range(1, min(len(pieces) - middle, 3) + 1)]
+        for left, right in product(lefts, rights):
+            one, other = [*left, *right], [*right, *left]
+            if one != other and "".join(one) == "".join(other):
+                return True
+    return False
 
 
 def _marks_kept(text: str, mapped: Callable[[str], str]) -> bool:
@@ -110,7 +125,8 @@ def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
     if charsmap and (ways, steps) in (([{"type": "WhitespaceSplit"}, _METASPACE], []), ([_METASPACE], [_STRIP, _JOIN_START])):
         return charsmap, False
     raise InputError(
-        f"{directory}: its tokenizer normalises by {steps} and splits by {ways}, expected runs of spaces to be joined and to become {WORD_START!r}: llama.cpp's unigram model has no other"
+        f"{directory}: its tokenizer normalises by {steps} and splits by {ways}, expected runs of spaces to be joined and to become {WORD_START!r}: "
+        "llama.cpp's unigram model has no other"
     )
 
 

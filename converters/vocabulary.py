@@ -100,7 +100,8 @@ def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
             for right in known.get(left[start:], ()):
                 if len(right.encode()) >= len(left.encode()) and right != left and len({*left, *right}) > 1:
                     raise InputError(
-                        f"{directory}: added token {left!r} ends as {right!r} begins: llama.cpp looks for the longer one first, the tokenizer for the one on the left"
+                        f"{directory}: added token {left!r} ends as {right!r} begins: "
+                        "llama.cpp looks for the longer one first, the tokenizer for the one on the left"
                     )
 
 
@@ -114,7 +115,8 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
     for name, found in around.items():
         if start < 0 or len(found) > 1 or (found and ids[name] not in (None, found[0])):
             raise InputError(
-                f"{directory}: its tokenizer makes {whole} of 'a', that is {plain}, expected at most bos ({ids['bos']}) before it and eos ({ids['eos']}) behind it"
+                f"{directory}: its tokenizer makes {whole} of 'a', which is {plain}, "
+                f"expected at most bos ({ids['bos']}) before it and eos ({ids['eos']}) behind it"
             )
         ids[name] = found[0] if found else ids[name]
     for name, row in ids.items():

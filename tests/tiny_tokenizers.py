@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -119,7 +118,8 @@ def _unigram() -> str:
 
 def unigram(charsmap: Mapping[str, str] | None, *steps: Rules, pre_tokenizer: Rules | None = None) -> Rules:
     rules: Rules = json.loads(_unigram())
-    rules["model"]["vocab"] = [[piece, float(np.float32(score))] for piece, score in rules["model"]["vocab"]]
+    # in steps of 2^-10, which JSON's few digits hold exactly: the library reads long ones an ulp off, and ties are broken by that
+    rules["model"]["vocab"] = [[piece, round(score * 1024) / 1024] for piece, score in rules["model"]["vocab"]]
     normalizers = [*([{"type": "Precompiled", "precompiled_charsmap": precompiled(charsmap)}] if charsmap else []), *steps]
     rules["normalizer"] = {"type": "Sequence", "normalizers": normalizers} if normalizers else None
     rules["pre_tokenizer"] = pre_tokenizer or METASPACE

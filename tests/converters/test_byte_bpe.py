@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[Callable[[Rules], object], str]] = {
     "prefix": (lambda rules: rules["pre_tokenizer"].update(add_prefix_space=True), "add_prefix_space': True"),
     "none": (lambda rules: rules.update(pre_tokenizer=None), "splits texts by .*None"),
     "ignore_merges": (lambda rules: rules["model"].update(ignore_merges=True), "with ignore_merges true"),
-    "normalizer": (lambda rules: rules.update(normalizer={"type": "Lowercase"}), "the normalizer {'type': 'Lowercase'}, expected none or NFC"),
+    "normalizer": (lambda rules: rules.update(normalizer={"type": "Lowercase"}), r"the normalizer \{'type': 'Lowercase'\}, expected none or NFC"),
     "dropout": (lambda rules: rules["model"].update(dropout=0.1), "model.dropout 0.1, expected None"),
     "suffix": (lambda rules: rules["model"].update(end_of_word_suffix="</w>"), "model.end_of_word_suffix '</w>', expected None"),
     "lstrip": (lambda rules: set_added(rules, lstrip=True), "added token '<sep>' has lstrip true"),
@@ -114,8 +114,13 @@ def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(name: str, t
     assert str(caught.value).startswith(str(tmp_path))
 
 
+def test_letters_newer_than_llama_cpp_s_table_are_known(tmp_path: Path) -> None:
+    alike = agreement(tiny.tokenizer(tiny.byte_bpe(tiny.byte_level(True))))
+    assert alike("a\U0001f600b 1") and not alike("a \U00010d401")
+
+
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no eos_token: llama.cpp would take some other token"):
+    with pytest.raises(InputError, match=r"has no eos_token: llama\.cpp would take some other token"):
         gguf_tokenizer(tiny.tokenizer(tiny.byte_bpe(tiny.byte_level(True)), eos_token=""), tmp_path, 1000)
 
 

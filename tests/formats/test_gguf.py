@@ -1,5 +1,6 @@
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -16,7 +17,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 from formats.gguf import Gguf
 from formats.gguf_blocks import decode, encode
-from formats.gguf_file import GgufFile, TensorInfo
+from formats.gguf_file import GgufFile, TensorInfo, Value
 from formats.gguf_layout import LAYOUTS
 from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
 from tests.grids.points import random_point
@@ -89,6 +90,15 @@ def test_the_file_holds_every_tensor_bit_for_bit(written: Path, small: tuple[Pac
     assert sorted(tensor.name for tensor in stored) == packed.names()
     assert changed(written, packed, family) == []
     assert {type(tensor.value) for tensor in stored} == {PackedTensor, torch.Tensor}
+
+
+def test_bytes_among_the_keys_are_an_array_of_uint8(small: tuple[Packed, Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, family = small
+    spec = family.gguf()
+    monkeypatch.setattr(type(family), "gguf", lambda self: replace(spec, metadata={**spec.metadata, "a.table": b"\0\x7f\xff"}))
+    path = Gguf().write(packed, family, tmp_path)
+    assert GgufFile.open(path).metadata["a.table"] == Value(gguf.GGUFValueType.ARRAY, [0, 127, 255], gguf.GGUFValueType.UINT8)
+    assert Gguf().differences(path, packed, family) == []
 
 
 def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
