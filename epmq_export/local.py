@@ -7,9 +7,10 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from epmq_export import lora
-from epmq_export.checkpoint import CONFIG, INDEX, WEIGHTS
+from epmq_export.checkpoint import CONFIG
 from epmq_export.json_file import read_json
 from epmq_export.recipe import Recipe, RecipeImages
+from epmq_export.shards import INDEX, WEIGHTS
 
 
 @dataclass(frozen=True)

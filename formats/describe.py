@@ -86,17 +86,16 @@ def _directory(directory: Path) -> Description:
     if (directory / ADAPTER_CONFIG).exists() and (directory / ADAPTER_WEIGHTS).exists():
         header = read_header(directory / ADAPTER_WEIGHTS)
         return Description("LoRA adapter", directory, read_json(directory / ADAPTER_CONFIG) | _prefixed(header), header.tensors)
-    sharded = (directory / INDEX).exists() and not (directory / WEIGHTS).exists()
-    header = _sharded(directory / INDEX) if sharded else read_header(_only_weights(directory))
+    header = _weights(directory)
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
     return Description("Hugging Face model", directory, config | _prefixed(header), header.tensors)
 
 
 def _packed(directory: Path) -> Description:
-    from epmq_export.packed import WEIGHTS, Packed  # torch, seconds: for this kind only
+    from epmq_export.packed import Packed  # torch, seconds: for this kind only
 
     packed = Packed(directory)
-    stored = {tensor.name: tensor for tensor in read_header(directory / WEIGHTS).tensors}
+    stored = {tensor.name: tensor for tensor in _weights(directory).tensors}
     tensors = []
     for name in packed.names():
         if name in packed.grids:
@@ -106,6 +105,11 @@ def _packed(directory: Path) -> Description:
             tensors.append(stored[name])
     metadata = {key: value for key, value in packed.index.items() if key not in (*_PROVENANCE, "grids")}  # a grid is its tensor's type
     return Description("packed checkpoint", directory, metadata, tensors, {key: packed.index[key] for key in _PROVENANCE if key in packed.index})
+
+
+def _weights(directory: Path) -> Header:
+    sharded = (directory / INDEX).exists() and not (directory / WEIGHTS).exists()
+    return _sharded(directory / INDEX) if sharded else read_header(_only_weights(directory))
 
 
 def _sharded(index: Path) -> Header:
