@@ -167,7 +167,22 @@ def _prompt(value: str) -> str:
     return value
 
 
+def size_in_bytes(value: object) -> int:
+    """Of text such as 2G or 500M; ValueError where it is none. As llama.cpp counts, in thousands."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([KMG])", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"found {shown(value)}, expected a size such as 2G, 500M or 800K")
+    return int(found[1]) * {"K": 10**3, "M": 10**6, "G": 10**9}[found[2]]
+
+
+def _size(value: object) -> object:
+    if value is not None:
+        size_in_bytes(value)
+    return value
+
+
 Name = Annotated[str, AfterValidator(_filled)]
+Size = Annotated[str | None, BeforeValidator(_size)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 Template = Annotated[str, AfterValidator(_template)]
 DataPath = Annotated[Path, BeforeValidator(_data_path)]

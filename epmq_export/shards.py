@@ -54,16 +54,22 @@ class StoredWeights:
         return self._holders[name]
 
 
-def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
-    """Names by file, of at most `limit` bytes each unless one tensor alone is larger, in the order that they are given."""
-    shards: list[list[str]] = [[]]
+def groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names in groups of at most `limit` bytes each, unless one alone is larger, in the order that they are given."""
+    found: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
-        if shards[-1] and filled + size > limit:
-            shards.append([])
+        if found[-1] and filled + size > limit:
+            found.append([])
             filled = 0
-        shards[-1].append(name)
+        found[-1].append(name)
         filled += size
+    return found
+
+
+def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+    """Names by the file that they are to lie in."""
+    shards = groups(sizes, limit)
     if len(shards) == 1:
         return {WEIGHTS: shards[0]}
     return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": names for number, names in enumerate(shards, 1)}

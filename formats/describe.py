@@ -8,8 +8,9 @@ from typing import Any
 
 from epmq_export.description import Description, TensorDescription
 from epmq_export.errors import InputError
+from epmq_export.gguf_file import MAGIC
+from epmq_export.gguf_splits import GgufModel
 from epmq_export.json_file import read_json
-from formats.gguf_file import MAGIC, GgufFile
 from formats.safetensors_file import Header, read_header
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ def _refuse_deep(description: Description) -> None:
 
 
 def _gguf(path: Path) -> Description:
-    file = GgufFile.open(path)
+    file = GgufModel.open(path)
     metadata = {key: value.value for key, value in file.metadata.items()}
     tensors = [TensorDescription(info.name, info.type.name, info.shape, info.size) for info in file.tensors.values()]
-    return Description("gguf", path, {"gguf.version": file.version, **metadata}, tensors, _provenance(metadata))
+    return Description("gguf", path, {"gguf.version": file.files[0].version, **metadata}, tensors, _provenance(metadata))
 
 
 def _onnx(path: Path) -> Description:
