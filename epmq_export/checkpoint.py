@@ -1,4 +1,4 @@
-"""Models by name: a directory of safetensors, a Hugging Face id, a LoRA adapter on a base. Tensors are read lazily, by name."""
+"""Models by name: a directory of safetensors, a GGUF file, a Hugging Face id, a LoRA adapter on a base. Tensors are read lazily, by name."""
 
 import re
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from epmq_export import lora
 from epmq_export.errors import InputError
+from epmq_export.gguf_base.model import GgufBase, is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.packed import COMPANIONS
 from epmq_export.shards import INDEX, WEIGHTS, StoredWeights
@@ -79,7 +80,7 @@ class Adapted(lora.Lora):
 
 
 def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relative_to: Path | None = None) -> Checkpoint:
-    """A model by directory (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
+    """A model by directory or GGUF file (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
 
     A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried only where no local path
     has that name. InputError, naming file and tensor, where it cannot be found or is not whole.
@@ -93,6 +94,8 @@ def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relati
         if not lora.is_adapter(directory):
             raise InputError(f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER")
         return Adapted(text, directory, own, base_is_own=True)
+    if is_gguf(path):
+        return GgufBase(text, path)
     directory = _directory(text, relative_to)
     if lora.is_adapter(directory):
         if (directory / WEIGHTS).exists():
@@ -157,7 +160,7 @@ def _directory(text: str, relative_to: Path | None) -> Path:
     if path.suffix in _PICKLES and path.is_file():
         raise InputError(f"{path}: {_pickle_reason(path.name)}")
     if path.exists():
-        raise InputError(f"{path}: found a file, expected the directory of a model")
+        raise InputError(f"{path}: found a file, expected the directory of a model, or a GGUF file")
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
         raise InputError(f"{path}: no such directory")
     repository, _, revision = text.partition("@")

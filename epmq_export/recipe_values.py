@@ -77,14 +77,14 @@ def _data_path(value: object, info: ValidationInfo) -> object:
 
 
 def model_name(value: str, info: ValidationInfo) -> str:
-    """A directory that exists, a hub id, or one of these + an adapter."""
+    """A directory or GGUF file that exists, a hub id, or one of these + an adapter."""
     directory = Place.of(info).directory
     for part in _parts(value, directory):
         if _is_local(part, directory):
             path = _absolute(part, directory)
-            if _is(path.is_file):
-                raise ValueError(f"found the file {part!r}, expected the directory of a model")
-            if not _is(path.is_dir):
+            if _is(path.is_file) and path.suffix.lower() != ".gguf":
+                raise ValueError(f"found the file {part!r}, expected the directory of a model, or a GGUF file")
+            if not _is(path.is_dir) and not _is(path.is_file):
                 raise ValueError(f"found no model directory {part!r}, expected one, relative to the recipe{near_file(path, part)}")
         elif not HUB_ID.fullmatch(part):
             raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
