@@ -93,8 +93,9 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     """Merge the experts; write a Hugging Face directory in full precision."""
     from converters import frozen
     from epmq_export import sources
-    from epmq_export.merging.write import SHARD_BYTES, model_card, write_merged
+    from epmq_export.merging.write import model_card, write_merged
     from epmq_export.recipe import load_recipe
+    from epmq_export.shards import SHARD_BYTES
 
     stages = console.Stages()
     files.refuse_existing(output, overwrite)

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 
 from converters.ggml_gelu import GatedGelu
+from converters.gguf_tokenizer import agreement
 from converters.t5_answers import ANSWER, answers
 from converters.t5_gguf import gguf_spec
-from converters.gguf_tokenizer import agreement
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.errors import InputError

@@ -1,4 +1,4 @@
-"""Models by name: a directory of safetensors, a Hugging Face id, a LoRA adapter on a base. Tensors are read lazily, by name."""
+"""Models by name: a directory of safetensors, a GGUF file, a Hugging Face id, a LoRA adapter on a base. Tensors are read lazily, by name."""
 
 import re
 from collections.abc import Callable
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from epmq_export import lora
 from epmq_export.errors import InputError
+from epmq_export.gguf_base.model import GgufBase, is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.packed import COMPANIONS
-from epmq_export.tensors import SafetensorsFile, TypedSource
+from epmq_export.shards import INDEX, WEIGHTS, StoredWeights
+from epmq_export.tensors import TypedSource
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+CONFIG = "config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 _HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", lora.WEIGHTS)
@@ -46,34 +48,23 @@ class Weights:
         for path in settings:
             if "quantization_config" in read_json(path):
                 raise InputError(f"{path}: found quantization_config, expected an unquantised model: merging needs the weights as they were trained")
-        index = directory / INDEX
-        if (directory / WEIGHTS).exists():
-            file = SafetensorsFile(directory / WEIGHTS)
-            self._holders = dict.fromkeys(file.names(), file)
-            self._files = [file.path, *settings]
-        else:
-            self._holders = _sharded(index)
-            self._files = [*{file.path for file in self._holders.values()}, index, *settings]
+        self._stored = StoredWeights(directory)
+        self._settings = settings
 
     def names(self) -> list[str]:
-        return sorted(self._holders)
+        return self._stored.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._holder(name).shape(name)
+        return self._stored.shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._holder(name).dtype(name)
+        return self._stored.dtype(name)
 
     def load(self, name: str) -> Tensor:
-        return self._holder(name).load(name)
+        return self._stored.load(name)
 
     def files(self) -> list[Path]:
-        return sorted(self._files)
-
-    def _holder(self, name: str) -> SafetensorsFile:
-        if name not in self._holders:
-            raise InputError(f"{self.directory}: no tensor {name}")
-        return self._holders[name]
+        return sorted([*self._stored.files(), *self._settings])
 
 
 class Adapted(lora.Lora):
@@ -89,7 +80,7 @@ class Adapted(lora.Lora):
 
 
 def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relative_to: Path | None = None) -> Checkpoint:
-    """A model by directory (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
+    """A model by directory or GGUF file (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
 
     A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried only where no local path
     has that name. InputError, naming file and tensor, where it cannot be found or is not whole.
@@ -103,6 +94,8 @@ def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relati
         if not lora.is_adapter(directory):
             raise InputError(f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER")
         return Adapted(text, directory, own, base_is_own=True)
+    if is_gguf(path):
+        return GgufBase(text, path)
     directory = _directory(text, relative_to)
     if lora.is_adapter(directory):
         if (directory / WEIGHTS).exists():
@@ -167,7 +160,7 @@ def _directory(text: str, relative_to: Path | None) -> Path:
     if path.suffix in _PICKLES and path.is_file():
         raise InputError(f"{path}: {_pickle_reason(path.name)}")
     if path.exists():
-        raise InputError(f"{path}: found a file, expected the directory of a model")
+        raise InputError(f"{path}: found a file, expected the directory of a model, or a GGUF file")
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
         raise InputError(f"{path}: no such directory")
     repository, _, revision = text.partition("@")
@@ -181,25 +174,6 @@ def _directory(text: str, relative_to: Path | None) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{text}: no directory {path}, and the Hugging Face hub does not give it ({reason})") from None
     return Path(snapshot)
-
-
-def _sharded(index: Path) -> dict[str, SafetensorsFile]:
-    placed = read_json(index).get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
-        raise InputError(f"{index}: weight_map is no object from tensors to files")
-    opened: dict[str, SafetensorsFile] = {}
-    holders: dict[str, SafetensorsFile] = {}
-    for name, shard in sorted(placed.items()):
-        if shard in ("", ".", "..") or Path(shard).name != shard:
-            raise InputError(f"{index}: tensor {name} is said to be in {shard!r}, expected a file of this directory")
-        if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard is missing")
-        if shard not in opened:
-            opened[shard] = SafetensorsFile(index.parent / shard)
-        if name not in opened[shard].names():
-            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard has no such tensor")
-        holders[name] = opened[shard]
-    return holders
 
 
 def _no_weights(directory: Path) -> InputError:

@@ -45,7 +45,9 @@ def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
     if ours is None or theirs is None:
         log.info("%s: no tokenizer to compare with the base's; taking the base's", name)
         return
-    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    # A token may be one of the vocabulary in one file and an added one in another: what counts is its id.
+    tokens, ours, theirs = ours.keys() | theirs.keys(), _added(base) | ours, _added(expert) | theirs
+    differing = sorted(token for token in tokens if ours.get(token) != theirs.get(token))
     if differing:
         found = [f"token {token!r} is {theirs.get(token, 'absent')}, the base's is {ours.get(token, 'absent')}" for token in differing]
         raise InputError(f"{name} has another vocabulary than the base: {_first(found)}")
@@ -71,6 +73,12 @@ def _vocabulary(directory: Path) -> dict[str, Any] | None:
         except ValueError as error:
             raise InputError(f"{path}: not UTF-8 ({error})") from None
     return None
+
+
+def _added(directory: Path) -> dict[str, Any]:
+    path = directory / "tokenizer.json"
+    entries = read_json(path).get("added_tokens") if path.exists() else None
+    return {str(entry.get("content")): entry.get("id") for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else {}
 
 
 def _plain(source: TypedSource, tensor: str) -> str:

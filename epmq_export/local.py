@@ -7,9 +7,11 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from epmq_export import lora
-from epmq_export.checkpoint import CONFIG, INDEX, WEIGHTS
+from epmq_export.checkpoint import CONFIG
+from epmq_export.gguf_base.model import GgufBase, is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.recipe import Recipe, RecipeImages
+from epmq_export.shards import INDEX, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def data(recipe: Recipe) -> list[Found]:
 
 
 def _model(role: str, name: str, location: str) -> Found:
+    if is_gguf(Path(location)):
+        return Found(role, name, str(GgufBase(location, Path(location)).directory), True)
     directory = Path(location) if Path(location).is_dir() else None
     if directory is None and "+" in location:
         parts = [_model(role, part, part) for part in location.split("+", 1)]
@@ -97,8 +101,10 @@ def _has_weights(directory: Path) -> bool:
 
 def local_location(found: Found, location: str) -> str:
     """What `open_checkpoint` takes for a model that is here, without a look at the network."""
+    if is_gguf(Path(location)):
+        return location
     if "+" not in location or Path(location).exists():
         assert found.directory is not None
         return found.directory
-    parts = [_model(found.role, part, part).directory for part in location.split("+", 1)]
+    parts = [part if is_gguf(Path(part)) else _model(found.role, part, part).directory for part in location.split("+", 1)]
     return "+".join(part for part in parts if part is not None)

@@ -5,7 +5,8 @@ A directory:
     packed.json          format, family, grid by tensor, losses, recipe, inputs with SHA-256, versions
     model.safetensors    `NAME.codes` uint8 (codes of up to 4 bits two a byte, the even column in the low nibble, offset so that the
                          lowest code is 0; longer ones int8), `NAME.scales` float16 [out, in / group] and whatever else the grid
-                         stores, a tensor a part; every other tensor by its name
+                         stores, a tensor a part; every other tensor by its name. Of more than 5 GB, shards with an index as
+                         transformers has them, a tensor's parts in one shard
     ...                  config, tokenizer and whatever else the family's directory holds, unchanged
 
 `export` and `verify` need nothing else.
@@ -21,17 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epmq_export import files
+from epmq_export import files, shards
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid, Stored
 from epmq_export.json_file import read_json
-from epmq_export.tensors import SafetensorsFile, write_safetensors
+from epmq_export.shards import StoredWeights
+from epmq_export.tensors import write_safetensors
 
 FORMAT = "epmq-packed-1"
-INDEX, WEIGHTS = "packed.json", "model.safetensors"
+INDEX = "packed.json"
 # Beside the weights in a model's directory; the rest of such a directory (other weights, caches, pictures) stays behind.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
-_OWN = {INDEX, "model.safetensors.index.json", "adapter_config.json"}
+_OWN = {INDEX, shards.INDEX, "adapter_config.json"}
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,12 @@ class Packed:
             if not isinstance(grid, str) or grid not in GRIDS:
                 raise InputError(f"{index}: tensor {name} is on grid {grid!r}, expected one of {', '.join(GRIDS)}")
         self.grids: dict[str, Grid] = {name: GRIDS[grid] for name, grid in grids.items()}
-        self._file = SafetensorsFile(directory / WEIGHTS)
+        self._file = StoredWeights(directory)
         stored = set(self._file.names())
         for name, grid in self.grids.items():
             for part in _places(name, grid).values():
                 if part not in stored:
-                    raise InputError(f"{directory / WEIGHTS}: {part} is missing, {INDEX} says that {name} is on grid {grid.name}")
+                    raise InputError(f"{self._file.place(part)}: {part} is missing, {INDEX} says that {name} is on grid {grid.name}")
             self._require_layout(name, grid)
         self._names = sorted({*self.grids, *stored}.difference(*(_places(name, grid).values() for name, grid in self.grids.items())))
 
@@ -138,7 +140,7 @@ class Packed:
             expected[part] = f"{str(kind.dtype).removeprefix('torch.')} [{out}, {groups * kind.count}]"
         if found != expected:
             text = " and ".join(f"{part} {layout}" for part, layout in found.items())
-            raise InputError(f"{self._file.path}: tensor {name} has {text}, expected {' and '.join(expected.values())} on grid {grid.name}")
+            raise InputError(f"{self._file.place(places[CODES])}: tensor {name} has {text}, expected {' and '.join(expected.values())} on grid {grid.name}")
 
     def _require_range(self, name: str, value: PackedTensor) -> None:
         """InputError where a code or a stored integer is one that the grid does not have."""
@@ -149,10 +151,11 @@ class Packed:
         for part, (numbers, lowest, highest) in ranges.items():
             if numbers.numel() and not lowest <= int(numbers.min()) <= int(numbers.max()) <= highest:
                 found = f"{int(numbers.min())} to {int(numbers.max())}"
-                raise InputError(f"{self._file.path}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on grid {value.grid.name}")
+                where = self._file.place(_places(name, value.grid)[part])
+                raise InputError(f"{where}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on grid {value.grid.name}")
         if not value.grid.holds(value.stored):
             parts = " and ".join(value.stored)
-            raise InputError(f"{self._file.path}: tensor {name} has {parts} that {value.grid.name} does not have together")
+            raise InputError(f"{self._file.place(_places(name, value.grid)[CODES])}: tensor {name} has {parts} that {value.grid.name} does not have together")
 
 
 CODES = "codes"
@@ -191,12 +194,29 @@ def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[st
 def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
 
-    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes.
+    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes. What is stored is made a shard
+    at a time.
     """
-    stored, grids = flatten(tensors)
+    sizes = {name: _bytes(value) for name, value in sorted(tensors.items())}
+    placed: dict[str, str] = {}
+    grids: dict[str, str] = {}
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
-        write_safetensors(built / WEIGHTS, stored)
+        parts = shards.split(sizes, shards.SHARD_BYTES)
+        for file, names in parts.items():
+            stored, found = flatten({name: tensors[name] for name in names})
+            write_safetensors(built / file, stored)
+            placed |= dict.fromkeys(stored, file)
+            grids |= found
+        if len(parts) > 1:
+            shards.write_index(built, placed, sum(sizes.values()))
         text = json.dumps({"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False, allow_nan=False)
         (built / INDEX).write_text(text + "\n", encoding="utf-8")
+
+
+def _bytes(value: PackedTensor | Tensor) -> int:
+    """As stored."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    return value.codes.numel() * (4 if value.grid.bits <= 4 else 8) // 8 + sum(numbers.nbytes for numbers in value.stored.values())

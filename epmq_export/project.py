@@ -69,6 +69,11 @@ def require_formats(recipe: Recipe, family: Family) -> None:
         raise recipe.mistake(
             ("export", "formats"), f"found {lacking[0]}, which family {family.name} cannot be written in, expected {', '.join(family.runtimes)}"
         )
+    if recipe.export.split_size is not None:
+        if "gguf" not in (recipe.export.formats or family.runtimes):
+            raise recipe.mistake(("export", "split_size"), "found it set, expected the key left out: no GGUF file is written")
+        if family.runtimes["gguf"] != "llama.cpp":
+            raise recipe.mistake(("export", "split_size"), f"found it set, expected the key left out: {family.runtimes['gguf']} reads a model in one file only")
     language = family.modality == "language"
     for name, task in recipe.tasks.items():
         if not language and task.prompt != "{}":

@@ -47,6 +47,7 @@ from epmq_export.recipe_values import (
     Place,
     Prompt,
     Share,
+    Size,
     Template,
     choice,
     distinct,
@@ -253,6 +254,9 @@ class RecipeQuantization(_Part):
 class RecipeExport(_Part):
     formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(default=None, min_length=1)
     """None: all that the base's family can be written in."""
+
+    split_size: Size = None
+    """The most that the tensors of one GGUF file may take; None: one file, however large."""
 
 
 class RecipeVerify(_Part):

@@ -77,14 +77,14 @@ def _data_path(value: object, info: ValidationInfo) -> object:
 
 
 def model_name(value: str, info: ValidationInfo) -> str:
-    """A directory that exists, a hub id, or one of these + an adapter."""
+    """A directory or GGUF file that exists, a hub id, or one of these + an adapter."""
     directory = Place.of(info).directory
     for part in _parts(value, directory):
         if _is_local(part, directory):
             path = _absolute(part, directory)
-            if _is(path.is_file):
-                raise ValueError(f"found the file {part!r}, expected the directory of a model")
-            if not _is(path.is_dir):
+            if _is(path.is_file) and path.suffix.lower() != ".gguf":
+                raise ValueError(f"found the file {part!r}, expected the directory of a model, or a GGUF file")
+            if not _is(path.is_dir) and not _is(path.is_file):
                 raise ValueError(f"found no model directory {part!r}, expected one, relative to the recipe{near_file(path, part)}")
         elif not HUB_ID.fullmatch(part):
             raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
@@ -167,7 +167,22 @@ def _prompt(value: str) -> str:
     return value
 
 
+def size_in_bytes(value: object) -> int:
+    """Of text such as 2G or 500M; ValueError where it is none. As llama.cpp counts, in thousands."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([KMG])", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"found {shown(value)}, expected a size such as 2G, 500M or 800K")
+    return int(found[1]) * {"K": 10**3, "M": 10**6, "G": 10**9}[found[2]]
+
+
+def _size(value: object) -> object:
+    if value is not None:
+        size_in_bytes(value)
+    return value
+
+
 Name = Annotated[str, AfterValidator(_filled)]
+Size = Annotated[str | None, BeforeValidator(_size)]
 Prompt = Annotated[str, AfterValidator(_prompt)]
 Template = Annotated[str, AfterValidator(_template)]
 DataPath = Annotated[Path, BeforeValidator(_data_path)]

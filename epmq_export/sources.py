@@ -17,6 +17,7 @@ from epmq_export.assembly import Joined, assemble, origins, require_layers
 from epmq_export.checkpoint import CONFIG, Checkpoint, Renamed, open_checkpoint, renamed
 from epmq_export.family import Family
 from epmq_export.fit import require_same_vocabulary
+from epmq_export.gguf_base.model import is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.merging import DTYPES, RULES
 from epmq_export.merging.config import layer_changes, vocabulary_changes
@@ -169,9 +170,9 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]
     inputs = [(path, checkpoints.base) for path in sorted({*checkpoints.base.files(), *companions(checkpoints.base.directory)})]
     inputs += [(path, expert) for expert in checkpoints.experts.values() for path in expert.files()]
     hashed = [
-        {"path": f"{_name(model)}/{path.relative_to(model.directory)}", "sha256": files.sha256(path)}
+        {"path": path.name if is_gguf(path) else f"{_name(model)}/{path.relative_to(model.directory)}", "sha256": files.sha256(path)}
         for path, model in inputs
-        if path.is_relative_to(model.directory)
+        if path.is_relative_to(model.directory) or is_gguf(path)
     ]
     hashed += [{"path": _relative(path, recipe.directory), "sha256": files.tree_sha256(path) if path.is_dir() else files.sha256(path)} for path in recipe.files]
     hashed += [{"path": name, "sha256": digest} for name, digest in data.items()]
@@ -189,8 +190,8 @@ def fingerprint(index: Mapping[str, Any]) -> str:
 
 
 def _name(model: Checkpoint) -> str:
-    """A hub id as it is, a directory by its own name: its place on this machine is nobody else's."""
-    return Path(model.location).name if Path(model.location).is_dir() else model.location
+    """A hub id as it is, a directory or file by its own name: its place on this machine is nobody else's."""
+    return Path(model.location).name if Path(model.location).exists() else model.location
 
 
 def _relative(path: Path, directory: Path) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from epmq_export.description import Description, TensorDescription
 from epmq_export.errors import InputError
+from epmq_export.gguf_file import MAGIC
+from epmq_export.gguf_splits import GgufModel
 from epmq_export.json_file import read_json
-from formats.gguf_file import MAGIC, GgufFile
 from formats.safetensors_file import Header, read_header
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ def _refuse_deep(description: Description) -> None:
 
 
 def _gguf(path: Path) -> Description:
-    file = GgufFile.open(path)
+    file = GgufModel.open(path)
     metadata = {key: value.value for key, value in file.metadata.items()}
     tensors = [TensorDescription(info.name, info.type.name, info.shape, info.size) for info in file.tensors.values()]
-    return Description("gguf", path, {"gguf.version": file.version, **metadata}, tensors, _provenance(metadata))
+    return Description("gguf", path, {"gguf.version": file.files[0].version, **metadata}, tensors, _provenance(metadata))
 
 
 def _onnx(path: Path) -> Description:
@@ -86,17 +87,16 @@ def _directory(directory: Path) -> Description:
     if (directory / ADAPTER_CONFIG).exists() and (directory / ADAPTER_WEIGHTS).exists():
         header = read_header(directory / ADAPTER_WEIGHTS)
         return Description("LoRA adapter", directory, read_json(directory / ADAPTER_CONFIG) | _prefixed(header), header.tensors)
-    sharded = (directory / INDEX).exists() and not (directory / WEIGHTS).exists()
-    header = _sharded(directory / INDEX) if sharded else read_header(_only_weights(directory))
+    header = _weights(directory)
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
     return Description("Hugging Face model", directory, config | _prefixed(header), header.tensors)
 
 
 def _packed(directory: Path) -> Description:
-    from epmq_export.packed import WEIGHTS, Packed  # torch, seconds: for this kind only
+    from epmq_export.packed import Packed  # torch, seconds: for this kind only
 
     packed = Packed(directory)
-    stored = {tensor.name: tensor for tensor in read_header(directory / WEIGHTS).tensors}
+    stored = {tensor.name: tensor for tensor in _weights(directory).tensors}
     tensors = []
     for name in packed.names():
         if name in packed.grids:
@@ -106,6 +106,11 @@ def _packed(directory: Path) -> Description:
             tensors.append(stored[name])
     metadata = {key: value for key, value in packed.index.items() if key not in (*_PROVENANCE, "grids")}  # a grid is its tensor's type
     return Description("packed checkpoint", directory, metadata, tensors, {key: packed.index[key] for key in _PROVENANCE if key in packed.index})
+
+
+def _weights(directory: Path) -> Header:
+    sharded = (directory / INDEX).exists() and not (directory / WEIGHTS).exists()
+    return _sharded(directory / INDEX) if sharded else read_header(_only_weights(directory))
 
 
 def _sharded(index: Path) -> Header:

@@ -3,13 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,10 +16,12 @@ from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.family import Family, GgufSpec
 from epmq_export.format import PlannedTensor, StoredTensor
+from epmq_export.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
+from epmq_export.gguf_splits import KEYS as SPLIT_KEYS
+from epmq_export.gguf_splits import GgufModel, model_bytes, split_keys, split_paths
 from epmq_export.packed import Packed, PackedTensor
 from formats.gguf_blocks import decode, encode
-from formats.gguf_file import ALIGNMENT, ALIGNMENT_KEY, GgufFile, Value, shown
-from formats.gguf_size import gguf_size
+from formats.gguf_size import data_bytes, gguf_size, parted, split_bytes
 
 FILE = "model.gguf"
 _FILE_TYPES = {
@@ -44,40 +45,50 @@ class Gguf:
     name = "gguf"
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """`model.gguf`. The same packed checkpoint gives the same bytes. InputError where packed and family do not hold the same tensors."""
+        """`model.gguf`, or the first of the files that the recipe's export.split_size asks for. The same packed checkpoint gives the same bytes.
+        InputError where packed and family do not hold the same tensors."""
         spec = family.gguf()
         _refuse_mismatch(packed, family, spec)
-        path = folder / FILE
         layout = _layout(packed, spec)
-        with files.whole(path) as built:
-            writer = _begin(built, _metadata(packed, family, spec, layout), layout)
-            try:
-                for name in spec.names:
-                    writer.write_tensor_data(encode(_in_file(packed.tensor(name), name, spec)))
-                for tensor in spec.constants.values():
-                    writer.write_tensor_data(encode(tensor))
-            finally:
-                writer.close()
-        return path
+        parts = _parts(layout, packed, family)
+        back = {there: here for here, there in spec.names.items()}
+        metadata = _by_file(_metadata(packed, family, spec, layout), [*parts.values()])
+        paths = [folder / name for name in parts]
+        try:
+            for path, names, keys in zip(paths, parts.values(), metadata, strict=True):
+                with files.whole(path) as built:
+                    writer = _begin(built, keys, {name: layout[name] for name in names})
+                    try:
+                        for name in names:
+                            tensor = spec.constants[name] if name in spec.constants else _in_file(packed.tensor(back[name]), back[name], spec)
+                            writer.write_tensor_data(encode(tensor))
+                    finally:
+                        writer.close()
+        except BaseException:
+            for path in paths:  # some of a model's files are half of it
+                files.remove(path)
+            raise
+        return paths[0]
 
     def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
         origin = {f"epmq.{key}": json.dumps(index[key], ensure_ascii=False, separators=(",", ":")) for key in _PROVENANCE if key in index}
-        return {FILE: gguf_size(tensors, family.gguf(), origin)}
+        return gguf_size(FILE, tensors, family.gguf(), origin, split_bytes(index))
 
     def find(self, folder: Path) -> Path:
-        path = folder / FILE
-        if not path.is_file():
-            raise InputError(f"{folder}: has no {FILE}")
-        return path
+        found = [*folder.glob(FILE), *sorted(folder.glob(f"{Path(FILE).stem}-00001-of-?????.gguf"))]
+        if len(found) != 1 or not found[0].is_file():
+            raise InputError(f"{folder}: has {' and '.join(path.name for path in found)}, expected one model" if len(found) > 1 else f"{folder}: has no {FILE}")
+        return found[0]
 
     def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
         tower = family.text_tower
-        return {path: [family] if tower is None or tower is family else [family, tower]}
+        others: dict[Path, Sequence[Family]] = {other: [] for other in split_paths(path)[1:]}
+        return {path: [family] if tower is None or tower is family else [family, tower], **others}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
         """In the order of the file, rows and values as the checkpoint has them. A tensor that the family does not know keeps the name that it has in
         the file. Constants, and what is multiplied by a factor, which does not come back bit for bit, are `differences`' affair."""
-        file = GgufFile.open(path)
+        file = GgufModel.open(path)
         spec = family.gguf()
         canonical = {there: here for here, there in spec.names.items()}
         for there, info in file.tensors.items():
@@ -91,13 +102,17 @@ class Gguf:
         return spec.left_out.union(spec.factors)
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
-        """Of keys, their types and values, and of the tensors' names, order, types and shapes."""
-        file = GgufFile.open(path)
+        """Of keys, their types and values, and of the tensors' names, order, types, shapes and files."""
+        file = GgufModel.open(path)
         spec = family.gguf()
         _refuse_mismatch(packed, family, spec)
         layout = _layout(packed, spec)
         found_layout = {name: (info.type, info.shape) for name, info in file.tensors.items()}
-        found = _differences(file.metadata, _metadata(packed, family, spec, layout))
+        parts = [*_parts(layout, packed, family).values()]
+        expected = _by_file(_metadata(packed, family, spec, layout), parts)
+        found = _differences(file.metadata, expected[0])
+        for split, keys in zip(file.files[1:], expected[1:], strict=False):
+            found += [f"{split.path.name}: {sentence}" for sentence in _differences(split.metadata, keys)]
         found += [
             f"tensor {shown(name)}: found {_layout_text(found_layout.get(name))}, expected {_layout_text(layout.get(name))}"
             for name in {**layout, **found_layout}
@@ -105,6 +120,8 @@ class Gguf:
         ]
         if not found and list(found_layout) != list(layout):
             found.append("the tensors stand in another order than expected")
+        if not found and [[*split.tensors] for split in file.files] != parts:
+            found.append("the tensors lie in other files of the model than expected")
         if not found:
             asked = {**spec.constants, **{spec.names[name]: _in_file(packed.tensor(name), name, spec) for name in spec.factors}}
             held = {name: decode(path, file.tensors[name], file.raw(name)) for name in asked}
@@ -113,14 +130,14 @@ class Gguf:
 
     def exact(self, path: Path, scratch: Path) -> Path:
         """The F32 twin: the file's own keys, its tensors dequantised to F32, but for a convolution's, which clip.cpp takes in F16 only."""
-        file = GgufFile.open(path)
+        file = GgufModel.open(path)
         layout = {name: (info.type if len(info.shape) == 4 else GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
         for key, value in file.metadata.items():
             if value.type == GGUFValueType.ARRAY and not value.value:
                 raise InputError(f"{path}: key {shown(key)} is an empty array")
         twin = scratch / f"{path.stem}.f32.gguf"
         with files.whole(twin) as built:
-            writer = _begin(built, file.metadata, layout)
+            writer = _begin(built, {key: value for key, value in file.metadata.items() if key not in SPLIT_KEYS}, layout)
             try:
                 for name, info in file.tensors.items():
                     tensor = decode(path, info, file.raw(name))
@@ -133,10 +150,10 @@ class Gguf:
 
     def notes(self, path: Path, family: Family) -> dict[str, Any]:
         """Tensors and bytes by type."""
-        file = GgufFile.open(path)
+        file = GgufModel.open(path)
         tensors = Counter(info.type.name for info in file.tensors.values())
         size = {kind: sum(info.size for info in file.tensors.values() if info.type.name == kind) for kind in tensors}
-        return {"bytes": path.stat().st_size, "tensors": dict(tensors), "tensor_bytes": size}
+        return {"bytes": model_bytes(path), "tensors": dict(tensors), "tensor_bytes": size}
 
 
 Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
@@ -157,6 +174,22 @@ def _layout(packed: Packed, spec: GgufSpec) -> Layout:
     """The tensors, then what follows from the config."""
     constants = {name: (GGMLQuantizationType.F32, tuple(tensor.shape)) for name, tensor in spec.constants.items()}
     return {there: (_kind(packed, here), packed.shape(here)) for here, there in spec.names.items()} | constants
+
+
+def _parts(layout: Layout, packed: Packed, family: Family) -> dict[str, list[str]]:
+    """Tensors by the file that they lie in."""
+    parts = parted(FILE, {name: data_bytes(*entry) for name, entry in layout.items()}, split_bytes(packed.index))
+    if len(parts) > 1 and family.runtimes["gguf"] != "llama.cpp":
+        raise InputError(f"{packed.directory}: its recipe has export.split_size, expected none: {family.runtimes['gguf']} reads no model in several files")
+    return parts
+
+
+def _by_file(metadata: Mapping[str, Value], parts: Sequence[Sequence[str]]) -> list[dict[str, Value]]:
+    """The metadata of each file: all in the first, and in every one of several its place among them."""
+    if len(parts) == 1:
+        return [dict(metadata)]
+    keys = [split_keys(number, len(parts), sum(map(len, parts))) for number in range(len(parts))]
+    return [{**metadata, **keys[0]}, *keys[1:]]
 
 
 def _in_file(tensor: PackedTensor | Tensor, name: str, spec: GgufSpec) -> PackedTensor | Tensor:
@@ -258,8 +291,7 @@ def _begin(path: Path, metadata: Mapping[str, Value], layout: Layout) -> GGUFWri
         writer.add_key_value(key, value.value, value.type, value.items)
     writer.data_alignment = metadata[ALIGNMENT_KEY].value if ALIGNMENT_KEY in metadata else ALIGNMENT
     for name, (kind, shape) in layout.items():
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), prod(shape) // block * block_bytes, kind)
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), data_bytes(kind, shape), kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -1,16 +1,22 @@
 """How large a GGUF file will be, from names, shapes and types alone."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from epmq_export.errors import InputError
 from epmq_export.family import GgufSpec
 from epmq_export.format import PlannedTensor
+from epmq_export.gguf_file import ALIGNMENT
+from epmq_export.gguf_splits import KEYS, MOST, split_name
 from epmq_export.grids import Grid
-from formats.gguf_file import ALIGNMENT
+from epmq_export.recipe_values import size_in_bytes
+from epmq_export.shards import groups
 
 # Magic, version, and the numbers of tensors and keys.
 _HEADER = 24
@@ -18,21 +24,49 @@ _HEADER = 24
 _COMMON = 300
 
 
-def gguf_size(tensors: Mapping[str, PlannedTensor], spec: GgufSpec, origin: Mapping[str, str]) -> dict[str, int]:
-    """Bytes by type, padding apart: data of n weights take n / block * bytes of a block, and each tensor begins at a multiple of 32."""
-    sizes: Counter[str] = Counter()
-    rest = _HEADER + _COMMON + sum(_key(name, value) for name, value in {**spec.metadata, **origin}.items())
-    padding = 0
+def data_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
+    """n weights take n / block * bytes of a block."""
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    return prod(shape) // block * block_bytes
+
+
+def split_bytes(index: Mapping[str, Any]) -> int | None:
+    """The most that a file's tensors may take, as the recipe in a packed.json has it; None for one file."""
+    asked = index.get("recipe", {}).get("export", {}).get("split_size")
+    try:
+        return None if asked is None else size_in_bytes(asked)
+    except ValueError as error:
+        raise InputError(f"packed.json: export.split_size of its recipe: {error}") from None
+
+
+def parted(file: str, sizes: Mapping[str, int], limit: int | None) -> dict[str, list[str]]:
+    """Tensors by file, in their order: a file's take at most `limit` bytes, unless one alone is larger."""
+    parts = [[*sizes]] if limit is None else groups(sizes, limit)
+    if len(parts) > MOST:
+        raise InputError(f"{file}: export.split_size asks for {len(parts)} files, expected at most {MOST}")
+    return {file if len(parts) == 1 else split_name(Path(file).stem, number, len(parts)): names for number, names in enumerate(parts)}
+
+
+def gguf_size(file: str, tensors: Mapping[str, PlannedTensor], spec: GgufSpec, origin: Mapping[str, str], limit: int | None) -> dict[str, dict[str, int]]:
+    """Bytes by type of each file, padding apart: each tensor begins at a multiple of 32."""
     planned = {there: tensors[here] for here, there in spec.names.items() if here in tensors}
     planned |= {name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()}
-    for there, tensor in planned.items():
-        kind = _kind(tensor)
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        size = prod(tensor.shape) // block * block_bytes
-        sizes[kind.name] += size
-        padding += -size % ALIGNMENT
-        rest += 8 + len(there.encode()) + 4 + 8 * len(tensor.shape) + 4 + 8
-    return {**sizes, "rest": rest + -rest % ALIGNMENT + padding}
+    kinds = {name: _kind(tensor) for name, tensor in planned.items()}
+    parts = parted(file, {name: data_bytes(kinds[name], tensor.shape) for name, tensor in planned.items()}, limit)
+    found = {}
+    for number, (place, names) in enumerate(parts.items()):
+        keys: dict[str, object] = {} if number else {**spec.metadata, **origin}
+        keys |= {} if len(parts) == 1 else dict.fromkeys(KEYS, 0)
+        rest = _HEADER + (0 if number else _COMMON) + sum(_key(key, value) for key, value in keys.items())
+        sizes: Counter[str] = Counter()
+        padding = 0
+        for name in names:
+            size = data_bytes(kinds[name], planned[name].shape)
+            sizes[kinds[name].name] += size
+            padding += -size % ALIGNMENT
+            rest += 8 + len(name.encode()) + 4 + 8 * len(planned[name].shape) + 4 + 8
+        found[place] = {**sizes, "rest": rest + -rest % ALIGNMENT + padding}
+    return found
 
 
 def _kind(tensor: PlannedTensor) -> GGMLQuantizationType:

@@ -91,9 +91,10 @@ def linears(graph: GraphProto) -> list[str]:
 
 
 def digest(model: ModelProto) -> str:
-    """Hex SHA-256 of everything in the file but the weights' data and the metadata, both of which it clears from `model`."""
+    """Hex SHA-256 of everything in the file but the weights' data, or where they lie, and the metadata, all of which it clears from `model`."""
     for tensor in model.graph.initializer:
-        tensor.ClearField("raw_data")
+        for field in ("raw_data", "external_data", "data_location"):
+            tensor.ClearField(field)
     del model.metadata_props[:]
     return sha256(model.SerializeToString(deterministic=True)).hexdigest()
 

@@ -3,6 +3,7 @@
     config.json, tokenizer files, ...    as in the model's directory
     onnx/model_q4.onnx                   graph and weights (onnx_graph.py); provenance in the metadata
     onnx/vision_model_q4.onnx, ...       of a family that is exported as several models: each has its weights whole
+    onnx/model_q4.onnx_data, ...         the weights, where they are too large for the file itself (onnx_external.py)
 
 Metadata keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions`, `epmq.method` in JSON, as the packed checkpoint has them;
 `epmq.grids`, JSON, the grid by tensor; `epmq.graph`, a SHA-256 of everything in the file but weights and metadata. That digest guards
@@ -29,14 +30,14 @@ from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.packed import Packed, PackedTensor, companions, copy_companions
 from epmq_export.runtimes.onnxruntime import open_session
-from formats import onnx_graph, onnx_weights
+from formats import onnx_external, onnx_graph, onnx_weights
 from formats.onnx_size import onnx_size
 
 FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
 QUANTISED, PLAIN = "_q4.onnx", ".onnx"
 PROVENANCE = ("recipe", "inputs", "versions", "method")
-# Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it.
+# Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it. Weights that take more lie beside it.
 LIMIT = 2**31 - 2**24
 
 
@@ -46,7 +47,7 @@ class OnnxQdq:
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         ending = QUANTISED if packed.grids else PLAIN
         models = {folder / FOLDER / f"{stem}{ending}": onnx_graph.build(packed, spec) for stem, spec in family.onnx().items()}
-        _refuse(packed, [*models.values()])
+        _refuse_unused(packed, [*models.values()])
         copy_companions(packed.directory, folder)
         paths = [*models]
         for path in paths:
@@ -56,7 +57,10 @@ class OnnxQdq:
     def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
         ending = QUANTISED if any(isinstance(tensor.storage, Grid) for tensor in tensors.values()) else PLAIN
         origin = {key: json.dumps(index[key], ensure_ascii=False, sort_keys=True) for key in PROVENANCE if key in index}
-        return {f"{FOLDER}/{stem}{ending}": onnx_size(tensors, spec, family.embeddings, origin) for stem, spec in family.onnx().items()}
+        found: dict[str, Mapping[str, int]] = {}
+        for stem, spec in family.onnx().items():
+            found |= onnx_size(f"{FOLDER}/{stem}{ending}", tensors, spec, family.embeddings, origin, LIMIT)
+        return found
 
     def find(self, folder: Path) -> Path:
         found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
@@ -66,20 +70,17 @@ class OnnxQdq:
         raise InputError(f"{folder}: it has no {FOLDER}/model{QUANTISED}")
 
     def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
-        """Each of the family's models beside the given one; of a file of another name, itself alone."""
-        specs = family.onnx()
-        main = next(iter(specs))
-        if not path.name.startswith(main):
-            return {path: [family]}
-        ending = path.name.removeprefix(main)
-        return {path.with_name(f"{stem}{ending}"): list(spec.towers) for stem, spec in specs.items()}
+        """Each of the family's models beside the given one, with the file of its weights where it has one; of a file of another name, itself alone."""
+        models = _models(path, family)
+        weights: dict[Path, Sequence[Family]] = {beside: [] for model in models if (beside := onnx_external.beside(model)).is_file()}
+        return {**models, **weights}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
         """Codes int8 [out, in] and stored numbers, as the packed checkpoint has them, or plain float16 or float32.
 
         A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the checkpoint's.
         """
-        for file in self.contents(path, family):
+        for file in _models(path, family):
             model = _read(file)
             grids = _grids(file, model)
             stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -88,14 +89,17 @@ class OnnxQdq:
                 yield StoredTensor(name, _on_grid(file, stored, name, grid, name in linears))
             for name, tensor in stored.items():
                 if name.rpartition(".")[0] not in grids:
-                    yield StoredTensor(name, onnx_weights.decode(tensor))
+                    yield StoredTensor(name, _decode(file, tensor))
 
     def left_out(self, family: Family) -> frozenset[str]:
         return frozenset()
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """The graph is compared by the digest in the metadata, so that it takes no exporter of the version that wrote the file."""
-        sentences = [sentence for file in self.contents(path, family) for sentence in _differences(_read(file), packed)]
+        models = {file: _read(file) for file in _models(path, family)}
+        stray = [file for file, model in models.items() if onnx_external.beside(file).exists() and not onnx_external.used(model)]
+        sentences = [f"{onnx_external.beside(file).name} holds nothing of {file.name}, which has its weights in itself" for file in stray]
+        sentences += [sentence for model in models.values() for sentence in _differences(model, packed)]
         return sentences + _companion_differences(path.parent.parent, packed.directory)
 
     def exact(self, path: Path, scratch: Path) -> Path:
@@ -104,9 +108,19 @@ class OnnxQdq:
 
     def notes(self, path: Path, family: Family) -> dict[str, Any]:
         """`linears`: quantised linears in the files; `fused`: how many of them ONNX Runtime runs as MatMulNBits, None without the runtime."""
-        files = self.contents(path, family)
+        files = _models(path, family)
         fused = [_fused(file) for file in files]
         return {"linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in files), "fused": None if None in fused else sum(filter(None, fused))}
+
+
+def _models(path: Path, family: Family) -> dict[Path, Sequence[Family]]:
+    """The family's models, each with the towers that a runtime can run it for."""
+    specs = family.onnx()
+    main = next(iter(specs))
+    if not path.name.startswith(main):
+        return {path: [family]}
+    ending = path.name.removeprefix(main)
+    return {path.with_name(f"{stem}{ending}"): list(spec.towers) for stem, spec in specs.items()}
 
 
 def _held(model: ModelProto) -> set[str]:
@@ -114,31 +128,42 @@ def _held(model: ModelProto) -> set[str]:
     return {name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])}
 
 
-def _refuse(packed: Packed, models: Sequence[ModelProto]) -> None:
-    """InputError where a tensor is in none of the models, or one of these is too large for a file."""
+def _refuse_unused(packed: Packed, models: Sequence[ModelProto]) -> None:
+    """InputError where a tensor is in none of the models."""
     if unused := set(packed.names()).difference(*map(_held, models)):
         raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
-    for model in models:
-        total = sum(onnx_weights.size(tensor) for tensor in model.graph.initializer)
-        if total > LIMIT:
-            raise InputError(f"{packed.directory}: its weights take {total / 2**30:.1f} GiB as ONNX, and one ONNX file holds less than 2 GiB")
 
 
 def _write(packed: Packed, model: ModelProto, path: Path) -> None:
-    """Fill a model that has no data yet, and write it."""
+    """Fill a model that has no data yet, and write it, its weights beside it where a message cannot hold them."""
     linears = set(onnx_graph.linears(model.graph))
     metadata = _metadata(packed, _held(model), onnx_graph.digest(model))
-    for tensor in model.graph.initializer:
-        name, _, part = tensor.name.rpartition(".")
-        if name in packed.grids:
-            value = _part(packed.tensor(name), part)
-            tensor.raw_data = onnx_weights.encode(tensor, value.T if name in linears else value)
-        else:
-            tensor.raw_data = onnx_weights.encode(tensor, packed.load(tensor.name))
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
-    with files.whole(path) as built:
-        built.write_bytes(model.SerializeToString(deterministic=True))
+    weights = model.graph.initializer
+
+    def data(tensor: TensorProto) -> bytes:
+        name, _, part = tensor.name.rpartition(".")
+        if name not in packed.grids:
+            return onnx_weights.encode(tensor, packed.load(tensor.name))
+        value = _part(packed.tensor(name), part)
+        return onnx_weights.encode(tensor, value.T if name in linears else value)
+
+    apart = sum(map(onnx_weights.size, weights)) > LIMIT
+    beside = onnx_external.beside(path)
+    try:
+        with files.whole(path) as built:
+            if apart:
+                with files.whole(beside) as place:
+                    onnx_external.write(place, beside.name, weights, data)
+            else:
+                for tensor in weights:
+                    tensor.raw_data = data(tensor)
+            built.write_bytes(model.SerializeToString(deterministic=True))
+    except BaseException:
+        if apart:  # weights without their model are half of something
+            files.remove(beside)
+        raise
 
 
 def _differences(model: ModelProto, packed: Packed) -> list[str]:
@@ -163,11 +188,13 @@ def _metadata(packed: Packed, held: Collection[str], digest: str) -> dict[str, s
 
 
 def _read(path: Path) -> ModelProto:
-    """The model, well-formed; not a word of its weights is believed before their types and sizes are checked."""
+    """The model, well-formed; not a word of its weights is believed before their types, sizes and places are checked."""
     model = ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
-        onnx.checker.check_model(model)
+        apart = onnx_external.used(model)
+        if not apart:
+            onnx.checker.check_model(model)
         readable = all(isinstance(name, str) for name in _names(model))
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror})") from None
@@ -179,6 +206,12 @@ def _read(path: Path) -> ModelProto:
         raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
     for tensor in model.graph.initializer:
         onnx_weights.check(tensor, str(path))
+    if apart:  # the checker itself opens what lies elsewhere, so not before the places are checked; and it finds it for a path only
+        onnx_external.check(path, model)
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            raise InputError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0]})") from None
     return model
 
 
@@ -187,6 +220,8 @@ def _names(model: ModelProto) -> Iterator[str]:
         yield from (*node.input, node.op_type)
     for tensor in model.graph.initializer:
         yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
     for item in model.metadata_props:
         yield from (item.key, item.value)
 
@@ -215,6 +250,10 @@ def _part(held: PackedTensor | Tensor, part: str) -> Tensor:
     return held.codes if part == "codes" else held.stored[part]
 
 
+def _decode(path: Path, tensor: TensorProto) -> Tensor:
+    return onnx_weights.decode(tensor, onnx_external.read(path, tensor))
+
+
 def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool) -> PackedTensor:
     parts = onnx_graph.PARTS[grid.name]
     for part in parts:
@@ -232,7 +271,7 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
     if len(shape) != 2 or not grid.fits((shape[0], shape[1])) or any(found != [shape[0], shape[1] // grid.group] for found in dims.values()):
         shown = " and ".join(f"{part} of dims {list(tensor.dims)}" for part, tensor in tensors.items())
         raise InputError(f"{path}: {name} has {shown}, which is no {grid.name}")
-    values = {part: onnx_weights.decode(tensor) for part, tensor in tensors.items()}
+    values = {part: _decode(path, tensor) for part, tensor in tensors.items()}
     if linear:
         values = {part: value.T.contiguous() for part, value in values.items()}
     found = {"scales": onnx_weights.halves(values["scales"])}
@@ -265,5 +304,5 @@ def _fused(path: Path) -> int | None:
             open_session(path, optimised=optimised)
         except MissingRuntime:
             return None
-        nodes = onnx.load(optimised).graph.node
+        nodes = onnx.load(optimised, load_external_data=False).graph.node
     return len([node for node in nodes if node.op_type == "MatMulNBits"])

@@ -10,6 +10,7 @@ from torch import Tensor
 from epmq_export.family import OnnxSpec
 from epmq_export.format import PlannedTensor
 from epmq_export.grids import Grid
+from formats import onnx_external
 from formats.onnx_graph import KINDS, PARTS
 from formats.onnx_weights import BITS
 
@@ -17,6 +18,8 @@ from formats.onnx_weights import BITS
 GRAPH = 375
 # What metadata takes besides the provenance.
 _METADATA = 200
+# What an initializer takes to say where its data lie.
+_PLACE = 75
 
 
 class _Shapes:
@@ -35,22 +38,34 @@ class _Shapes:
         return torch.empty(self._tensors[name].shape, device="meta")
 
 
-def onnx_size(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec, rows: Iterable[str], origin: Mapping[str, str]) -> dict[str, int]:
-    """Bytes by type of one model. `rows` are the tensors that are gathered, whose codes take a byte each."""
+def onnx_size(
+    file: str, tensors: Mapping[str, PlannedTensor], spec: OnnxSpec, rows: Iterable[str], origin: Mapping[str, str], limit: int
+) -> dict[str, dict[str, int]]:
+    """Bytes by type of one model, by its file, and that of its weights where they take more than `limit`. `rows` are the tensors that are gathered,
+    whose codes take a byte each."""
     sizes: Counter[str] = Counter()
     grids: dict[str, str] = {}
+    parts: dict[str, list[int]] = {}
     held = _held(tensors, spec)
     for name in held:
         tensor = tensors[name]
         if isinstance(tensor.storage, Grid):
             grids[name] = tensor.storage.name
-            sizes[tensor.storage.name] += _on_grid(tensor.shape, tensor.storage, name in set(rows))
+            found = _on_grid(tensor.shape, tensor.storage, name in set(rows))
+            parts[name] = [*found.values()]
+            sizes[tensor.storage.name] += sum(found.values())
         else:
             # Half precision stays where a Gather or a Transpose reads it: matrices; a convolution's is widened.
             half = tensor.storage == torch.float16 and len(tensor.shape) == 2
-            sizes["F16" if half else "F32"] += prod(tensor.shape) * (2 if half else 4)
+            parts[name] = [prod(tensor.shape) * (2 if half else 4)]
+            sizes["F16" if half else "F32"] += sum(parts[name])
     listed = sum(len(name) + len(grid) + 8 for name, grid in grids.items())
-    return {**sizes, "rest": GRAPH * len(held) + _METADATA + sum(map(len, origin.values())) + listed}
+    rest = GRAPH * len(held) + _METADATA + sum(map(len, origin.values())) + listed
+    if (total := sum(sizes.values())) <= limit:
+        return {file: {**sizes, "rest": rest}}
+    stored = [size for name in sorted(parts) for size in parts[name]]  # the order of the initializers
+    padding = onnx_external.taken(stored) - total
+    return {file: {"rest": rest + _PLACE * len(stored)}, f"{file}{onnx_external.ENDING}": {**sizes, "rest": padding}}
 
 
 def _held(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec) -> list[str]:
@@ -64,9 +79,9 @@ def _held(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec) -> list[str]:
     return found
 
 
-def _on_grid(shape: tuple[int, ...], grid: Grid, gathered: bool) -> int:
+def _on_grid(shape: tuple[int, ...], grid: Grid, gathered: bool) -> dict[str, int]:
     """Codes, float32 scales by group, and zero points of the codes' type where the grid has any."""
     count = prod(shape)
     bits = BITS[KINDS[grid.name][gathered]]
-    zeros = ceil(count // grid.group * bits / 8) if "zeros" in PARTS[grid.name] else 0
-    return ceil(count * bits / 8) + 4 * (count // grid.group) + zeros
+    sizes = {"codes": ceil(count * bits / 8), "scales": 4 * (count // grid.group), "zeros": ceil(count // grid.group * bits / 8)}
+    return {part: sizes[part] for part in PARTS[grid.name]}

@@ -40,9 +40,9 @@ def encode(tensor: TensorProto, value: Tensor) -> bytes:
     return ((flat[0::2] & 15) | (flat[1::2] << 4)).view(torch.uint8).numpy().tobytes()
 
 
-def decode(tensor: TensorProto) -> Tensor:
-    """What `encode` was given; the caller has checked the tensor."""
-    raw = torch.frombuffer(bytearray(tensor.raw_data) or bytearray(1), dtype=torch.uint8)[: len(tensor.raw_data)]
+def decode(tensor: TensorProto, data: bytes) -> Tensor:
+    """What `encode` was given for `data`; the caller has checked the tensor."""
+    raw = torch.frombuffer(bytearray(data) or bytearray(1), dtype=torch.uint8)[: len(data)]
     if BITS[tensor.data_type] != 4:
         return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
     signed = raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)  # shifting down keeps the sign
@@ -51,17 +51,20 @@ def decode(tensor: TensorProto) -> Tensor:
 
 
 def check(tensor: TensorProto, where: str) -> None:
-    """InputError unless the tensor's type is one that this project writes, and its data are here and of the right size."""
+    """InputError unless the tensor's type is one that this project writes, and its data, where they are in it, are of the right size."""
     if tensor.data_type not in BITS:
         raise InputError(
             f"{where}: {tensor.name} is of type {type_name(tensor)}, expected one of {', '.join(TensorProto.DataType.Name(kind) for kind in BITS)}"
         )
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raise InputError(f"{where}: {tensor.name} keeps its data in another file, expected them in this one")
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{where}: {tensor.name} has dims {list(tensor.dims)}, expected none below 0")
-    found, expected = len(tensor.raw_data), size(tensor)
-    if found != expected:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        check_size(tensor, len(tensor.raw_data), where)
+
+
+def check_size(tensor: TensorProto, found: int, where: str) -> None:
+    """InputError unless that many bytes are what its type and dims ask for."""
+    if found != (expected := size(tensor)):
         raise InputError(f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for {type_name(tensor)} {list(tensor.dims)}")
 
 

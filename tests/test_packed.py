@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from epmq_export import packed
+from epmq_export import packed, shards
+from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.packed import INDEX, WEIGHTS, Packed, PackedTensor, flatten, pack_codes, unflatten, unpack_codes
+from epmq_export.packed import INDEX, Packed, PackedTensor, flatten, pack_codes, unflatten, unpack_codes
+from epmq_export.shards import WEIGHTS
+from formats.describe import describe
 from tests.grids.points import random_point
 
 plain_dtypes = st.sampled_from([torch.float32, torch.float16])
@@ -138,3 +141,50 @@ def test_a_plain_tensor_may_be_named_like_a_part(tmp_path: Path) -> None:
     packed.write(tmp_path / "out", {"norm.scales": torch.ones(2), "vq.codes": torch.zeros(3)}, {}, tmp_path)
     assert Packed(tmp_path / "out").names() == ["norm.scales", "vq.codes"]
     assert Packed(tmp_path / "out").load("norm.scales").tolist() == [1, 1]
+
+
+def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors: dict[str, PackedTensor | Tensor] = {
+        "a.weight": random_point(GRIDS["Q4_0"], 4, 2, 0),
+        "b.weight": random_point(GRIDS["Q4_K"], 3, 1, 0),
+        "c.bias": torch.ones(5),
+        "d.weight": random_point(GRIDS["Q8_0"], 2, 1, 0),
+    }
+    packed.write(tmp_path / "whole", tensors, {"family": "none"}, tmp_path)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 200)
+    packed.write(tmp_path / "out", tensors, {"family": "none"}, tmp_path)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    names = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "model.safetensors.index.json", INDEX]
+    for name in names:  # a tensor's parts are together, and the sizes are those planned
+        stored = load_file(tmp_path / "out" / name)
+        assert {place for place, shard in index["weight_map"].items() if shard == name} == stored.keys()
+    sizes = [sum(value.nbytes for value in load_file(tmp_path / "out" / name).values()) for name in names]
+    assert index["metadata"]["total_size"] == sum(sizes) and sizes[0] == 144 and sizes[1] == 444
+    assert (tmp_path / "out" / INDEX).read_bytes() == (tmp_path / "whole" / INDEX).read_bytes()
+    back = Packed(tmp_path / "out")
+    assert back.names() == sorted(tensors)
+    assert all(same(back.tensor(name), value) and back.shape(name) == Packed(tmp_path / "whole").shape(name) for name, value in tensors.items())
+    described = {tensor.name: (tensor.type, tensor.bytes) for tensor in describe(tmp_path / "out").tensors}
+    assert described == {tensor.name: (tensor.type, tensor.bytes) for tensor in describe(tmp_path / "whole").tensors}
+    # A packed checkpoint of one file over one of shards: no index stays behind.
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
+    packed.write(tmp_path / "out", tensors, {"family": "none"}, tmp_path / "whole")
+    assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
+
+
+def test_a_shard_that_is_gone_or_lacks_a_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    packed.write(tmp_path / "out", {"a": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path)
+    first = tmp_path / "out" / "model-00001-of-00002.safetensors"
+    kept = first.read_bytes()
+    first.unlink()
+    with pytest.raises(InputError, match=r"tensor a\.codes is said to be in model-00001-of-00002\.safetensors, but that shard is missing"):
+        Packed(tmp_path / "out")
+    first.write_bytes(kept)
+    place = tmp_path / "out" / "model.safetensors.index.json"
+    index = json.loads(place.read_text())
+    del index["weight_map"]["a.scales"]
+    place.write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json: a\.scales is missing, packed\.json says that a is on grid Q8_0"):
+        Packed(tmp_path / "out")

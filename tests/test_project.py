@@ -6,7 +6,7 @@ import yaml
 
 from converters import open_family
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.project import require_readable
+from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe import load_recipe
 from tests import tiny_clip
 
@@ -23,6 +23,7 @@ def check(model: Path, family: Path, **settings: Any) -> None:
     path = family.parent / "recipe.yaml"
     content = {"merge_method": "linear", "models": [{"model": str(model.parent / "expert")}], "base_model": str(model), **settings}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
+    require_formats(load_recipe(path), open_family(family))
     require_readable(load_recipe(path), open_family(family))
 
 
@@ -48,3 +49,13 @@ def test_grids_that_it_reads_pass_and_layers_that_it_does_not_know_are_refused(m
     other = tiny_clip.clip(tmp_path / "other" / "model", vision={"num_hidden_layers": 2})
     with pytest.raises(InputError, match=r"found 12 \+ 2 layers"):
         check(model, other)
+
+
+def test_a_split_that_no_reader_of_the_family_knows_is_refused_with_its_line(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(model)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: export\.split_size: found it set, .*: clip\.cpp reads a model in one file only"):
+        check(model, tmp_path / "model", export={"split_size": "2G"})
+    with pytest.raises(RecipeError, match=r"export\.split_size: found it set, .*: no GGUF file is written"):
+        check(model, tmp_path / "model", export={"split_size": "2G", "formats": ["onnx"]})
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: export\.split_size: found '2X', expected a size such as 2G, 500M or 800K"):
+        check(model, tmp_path / "model", export={"split_size": "2X"})

@@ -10,13 +10,13 @@ import torch
 import yaml
 
 from epmq_export import files
-from epmq_export.checkpoint import CONFIG, INDEX, WEIGHTS
+from epmq_export.checkpoint import CONFIG
 from epmq_export.errors import InputError
 from epmq_export.json_file import read_json
 from epmq_export.packed import copy_companions
+from epmq_export.shards import SHARD_BYTES, split, write_index
 from epmq_export.tensors import DTYPES, TypedSource
 
-SHARD_BYTES = 5 * 10**9
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -36,22 +36,18 @@ def write_merged(
     of config.json in `config` and the files that `tokenizer` writes; `card` becomes README.md. A shard holds at most `shard_bytes` of
     tensors, unless one tensor alone is larger. The same arguments give the same bytes.
     """
-    shards = _shards(source, shard_bytes)
+    sizes = {name: _bytes(source, name) for name in sorted(source.names())}
+    shards = split(sizes, shard_bytes)
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(model_dir, built)
         if tokenizer is not None:
             tokenizer(built)
         _set_config(built / CONFIG, source, config or {})
-        placed: dict[str, str] = {}
-        for number, names in enumerate(shards, 1):
-            file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        for file, names in shards.items():
             _write_shard(built / file, source, names)
-            placed.update(dict.fromkeys(names, file))
         if len(shards) > 1:
-            total = sum(_bytes(source, name) for name in placed)
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-            (built / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            write_index(built, {name: file for file, names in shards.items() for name in names}, sum(sizes.values()))
         (built / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -68,19 +64,6 @@ def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str
         f"Merged with epmq-export by the rule `{rule}` on the base {base} from\n\n{models}\n\n"
         f"## Recipe\n\n{fence}yaml\n{recipe.rstrip()}\n{fence}\n"
     )
-
-
-def _shards(source: TypedSource, limit: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name in sorted(source.names()):
-        size = _bytes(source, name)
-        if shards[-1] and filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
 
 
 def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:

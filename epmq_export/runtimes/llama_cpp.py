@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.gguf_splits import model_bytes
 from epmq_export.runtimes import ggml_types
 from epmq_export.runtimes.worker import Worker, cores
 
@@ -89,7 +90,7 @@ class LlamaCpp:
             raise InputError(f"{path}: no such file")
         count = min(cores(), -(-len(samples) // _SHARE))
         ends = [len(samples) * i // count for i in range(count + 1)]
-        memory = self.memory + 3 * path.stat().st_size
+        memory = self.memory + 3 * model_bytes(path)
         with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
             workers = []
             for index in range(count):

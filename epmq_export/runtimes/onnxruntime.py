@@ -85,6 +85,8 @@ def open_session(path: Path, *, exact: bool = False, optimised: Path | None = No
     options.log_severity_level = SILENT
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
+        # Its weights beside it: a model may have more of them than one file holds.
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{optimised.name}_data")
     if exact:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]

@@ -25,6 +25,7 @@ from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
 from epmq_export.data.sample import Passage, Sample
 from epmq_export.errors import InputError
 from epmq_export.family import Batch, TensorSource, calibrated_on, rows
+from epmq_export.gguf_file import GgufFile
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.rms_norm import RmsNorm
@@ -32,7 +33,6 @@ from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.verification.checks import check_codes, check_metadata
 from formats.gguf import Gguf
-from formats.gguf_file import GgufFile
 from tests.merging.sources import InMemory
 from tests.tiny_t5 import VERSIONS, configured, t5, texts
 

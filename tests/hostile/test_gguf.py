@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epmq_export.errors import InputError
+from epmq_export.gguf_file import GgufFile
 from formats.gguf import Gguf
-from formats.gguf_file import GgufFile
 from tests.small_bert import small_bert, small_packed
 
 HUGE = 2**62

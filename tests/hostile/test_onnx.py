@@ -147,7 +147,7 @@ CHANGES = [
     (double, "is of type DOUBLE"),
     (float_codes, "has codes in FLOAT"),
     (unknown_type, ""),
-    (elsewhere, ""),
+    (elsewhere, "keeps its data in another file and tells {'location': '../../../etc/passwd'} of them, expected location, offset, length alone"),
     (no_scales, ""),
     (no_grids, "no metadata key epmq.grids"),
     *((forged_grids(text), "metadata key epmq.grids") for text in ("", "[]", "{", '{"a": 1}', '{"a": []}', '"Q4_0"', "9" * 5000, '{"other.weight": "Q4_0"}')),

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from epmq_export import packed
 from epmq_export.errors import InputError, OutputError
 from epmq_export.grids import GRIDS
-from epmq_export.packed import INDEX, WEIGHTS, Packed, PackedTensor
+from epmq_export.packed import INDEX, Packed, PackedTensor
+from epmq_export.shards import WEIGHTS
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from epmq_export.gguf_file import GgufFile
 from epmq_export.verification.report import SCHEMA
-from formats.gguf_file import GgufFile
 from tests.command import Result, Warm
 from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
 from tests.tiny import VOCABULARY, WORDS, Project

@@ -1,0 +1,160 @@
+"""A GGUF file as a checkpoint. Its tensors are decoded when they are asked for, one in memory at a time."""
+
+import atexit
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.quants import dequantize
+from torch import Tensor
+
+from epmq_export import files
+from epmq_export.errors import InputError
+from epmq_export.gguf_base.config import write_config
+from epmq_export.gguf_base.names import ARCHITECTURES, EMBEDDINGS, HEAD, names
+from epmq_export.gguf_base.tokenizer import write_tokenizer
+from epmq_export.gguf_file import shown
+from epmq_export.gguf_splits import GgufModel
+
+log = logging.getLogger(__name__)
+_PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16, GGMLQuantizationType.BF16: torch.bfloat16}
+# Frequencies of rotations, which are no weights: config.json says them.
+_FREQUENCIES = "rope_freqs.weight"
+
+
+class GgufBase:
+    """By its file, or by the first of several. Opening it reads headers and writes config.json and the tokenizer to a temporary directory."""
+
+    def __init__(self, location: str, path: Path) -> None:
+        self.location, self._path = location, path
+        self._model = GgufModel.open(path)
+        self._architecture = _architecture(path, self._model)
+        self._layers = _count(path, self._model, "block_count")
+        tensors = self._model.tensors
+        self._names, missing = names(self._architecture, self._layers, tensors)
+        if unknown := sorted(set(tensors) - set(self._names.values()) - {_FREQUENCIES}):
+            raise InputError(f"{path}: tensor {shown(unknown[0])} is none of a {self._architecture} of {self._layers} layers in transformers")
+        if missing:
+            raise InputError(f"{path}: has no tensor for {missing[0]}, expected one: it is no whole {self._architecture} of {self._layers} layers")
+        for kind in {info.type for info in tensors.values()} - set(_PLAIN):
+            _require_decodable(path, kind)
+        self._reordered = self._orders()
+        self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
+
+    def names(self) -> list[str]:
+        return sorted(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._model.tensors[self._there(name)].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """float32 of what is on a grid, and of a norm whose weight the file has changed."""
+        kind = self._model.tensors[self._there(name)].type
+        return torch.float32 if self._offset(name) else _PLAIN.get(kind, torch.float32)
+
+    def load(self, name: str) -> Tensor:
+        value = _decoded(self._model, self._there(name))
+        if name in self._reordered:
+            value = value[self._reordered[name]]
+        return value.float() - self._offset(name) if self._offset(name) else value
+
+    def files(self) -> list[Path]:
+        return sorted(file.path for file in self._model.files)
+
+    def _there(self, name: str) -> str:
+        if name not in self._names:
+            raise InputError(f"{self._path}: no tensor {name}")
+        return self._names[name]
+
+    def _offset(self, name: str) -> float:
+        return ARCHITECTURES[self._architecture].offset if name.endswith("norm.weight") else 0.0
+
+    def _orders(self) -> dict[str, Tensor]:
+        """The file's row of each row of q and k: it has a head's halves in turn, as llama.cpp rotates pairs of neighbours."""
+        if not ARCHITECTURES[self._architecture].interleaved:
+            return {}
+        heads = _count(self._path, self._model, "attention.head_count")
+        counts = {"q_proj": heads, "k_proj": _count(self._path, self._model, "attention.head_count_kv", heads)}
+        found = {}
+        for name, there in self._names.items():
+            count = counts.get(name.split(".")[-2])
+            if count is None:
+                continue
+            rows = self._model.tensors[there].shape[0]
+            if rows % (2 * count):
+                raise InputError(f"{self._path}: tensor {there} has {rows} rows, expected {count} heads of an even width")
+            found[name] = torch.arange(rows).reshape(count, rows // count // 2, 2).transpose(1, 2).reshape(-1)
+        return found
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
+def _architecture(path: Path, model: GgufModel) -> str:
+    value = model.metadata.get("general.architecture")
+    if value is None or value.type != GGUFValueType.STRING or value.value not in ARCHITECTURES:
+        found = "missing" if value is None else shown(repr(value.value))
+        raise InputError(f"{path}: key general.architecture is {found}, expected one of {', '.join(ARCHITECTURES)}, which a merge can start from")
+    return str(value.value)
+
+
+def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -> int:
+    name = f"{model.metadata['general.architecture'].value}.{key}"
+    value = model.metadata.get(name)
+    if value is None and default is not None:
+        return default
+    # A layer has tensors: what says more of them than there are is forged, and would be looped over.
+    if value is None or isinstance(value.value, bool) or not isinstance(value.value, int) or not 0 < value.value <= 2**16:
+        raise InputError(f"{path}: key {name} is {'missing' if value is None else shown(repr(value.value))}, expected a number of at least 1")
+    return value.value
+
+
+def _require_decodable(path: Path, kind: GGMLQuantizationType) -> None:
+    try:
+        dequantize(np.zeros(GGML_QUANT_SIZES[kind][1], np.uint8), kind)
+    except NotImplementedError:
+        raise InputError(f"{path}: has tensors of type {kind.name}, which gguf-py cannot decode") from None
+
+
+def _decoded(model: GgufModel, there: str) -> Tensor:
+    info, raw = model.tensors[there], model.raw(there)
+    if info.type in _PLAIN:
+        return torch.from_numpy(np.array(raw)).view(_PLAIN[info.type]).reshape(info.shape)
+    rows = raw.reshape(-1, raw.size // (int(np.prod(info.shape[:-1])) or 1))
+    return torch.from_numpy(np.ascontiguousarray(dequantize(rows, info.type), np.float32)).reshape(info.shape)
+
+
+@cache
+def _directory(path: Path, changed: int) -> Path:
+    """What transformers would have beside the weights; it lasts as long as this process. `changed` tells a file from the one before it."""
+    model = GgufModel.open(path)
+    place = Path(tempfile.mkdtemp(prefix="epmq-gguf-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    try:
+        held, _ = names(_architecture(path, model), _count(path, model, "block_count"), model.tensors)
+        write_config(
+            place,
+            path,
+            model.metadata,
+            model.tensors[held[f"{EMBEDDINGS}.weight"]].shape[0],
+            tied=f"{HEAD}.weight" not in held,
+            biased=any(name.endswith("bias") for name in held),
+            frequencies=_decoded(model, _FREQUENCIES) if _FREQUENCIES in model.tensors else None,
+        )
+        if not write_tokenizer(place, path, model.metadata):
+            log.warning("%s: has no tokenizer", path)
+    except BaseException:
+        files.remove(place)
+        raise
+    kinds = Counter(info.type.name for info in model.tensors.values() if info.type not in _PLAIN)
+    if kinds:
+        told = " and ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
+        log.warning("%s: of its %d tensors %s, decoded as they are: what rounding took from them is not in the merge", path.name, len(model.tensors), told)
+    return place

@@ -1,0 +1,140 @@
+"""The tokenizer of a GGUF file as tokenizer.json.
+
+Of how a text is split into words a file has the name only: one whose way is not known here is refused, since another way gives other
+tokens without a word.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gguf import TokenType
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from epmq_export.errors import InputError
+from epmq_export.gguf_file import Value, shown
+
+_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPACE = "\u2581"
+
+
+class _Way(NamedTuple):
+    pattern: str | None = None
+    """None: as GPT-2 splits."""
+
+    digits: bool = False
+    ignore_merges: bool = False
+    composed: bool = False
+    begins: bool = False
+    """Whether a text begins with a token of its own, where no key says so."""
+
+
+# By `tokenizer.ggml.pre`.
+_WAYS: Mapping[str, _Way] = {
+    "gpt-2": _Way(),
+    "default": _Way(),
+    "smollm": _Way(digits=True),
+    "qwen2": _Way(rf"{_WORD}|\p{{N}}|{_REST}", composed=True),
+    "llama-bpe": _Way(rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}", ignore_merges=True, begins=True),
+    "smaug-bpe": _Way(rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}"),
+}
+
+
+def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) -> bool:
+    """Into `directory`, chat template included; False where the file at `path` has no tokenizer. InputError for one that is not known here."""
+    keys = {key.removeprefix("tokenizer.ggml."): value.value for key, value in metadata.items()}
+    kind = keys.get("model", "none")
+    if kind in ("none", "no_vocab"):
+        return False
+    if kind not in ("gpt2", "llama"):
+        raise InputError(f"{path}: key tokenizer.ggml.model is {shown(repr(kind))}, expected gpt2 or llama")
+    tokens = _tokens(path, keys)
+    made, begins = _bytes(path, keys, tokens) if kind == "gpt2" else _pieces(path, keys, tokens)
+    types = keys.get("token_type", [int(TokenType.NORMAL)] * len(tokens))[: len(tokens)]
+    for token, given in zip(tokens, types, strict=True):
+        if given in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN):
+            special = given != TokenType.USER_DEFINED
+            made.add_tokens([AddedToken(token, special=special, normalized=False)])
+    named = {name: tokens[place] for name in ("bos", "eos", "unknown", "padding") if (place := _place(path, keys, name, len(tokens))) is not None}
+    _set_ends(made, named, tokens, keys.get("add_bos_token", begins), keys.get("add_eos_token", False))
+    roles = {f"{short}_token": named[name] for name, short in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")) if name in named}
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **roles)  # type: ignore[no-untyped-call]
+    if isinstance(template := keys.get("tokenizer.chat_template"), str):
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    return True
+
+
+def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
+    """By id, without the rows at the end that no text uses."""
+    tokens, types = keys.get("tokens"), keys.get("token_type")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or (types is not None and len(types) != len(tokens)):
+        raise InputError(f"{path}: key tokenizer.ggml.tokens is no list of texts, each with its token_type")
+    count = len(tokens)
+    while types is not None and count and types[count - 1] == TokenType.UNUSED:
+        count -= 1
+    if len(set(tokens[:count])) != count:
+        raise InputError(f"{path}: key tokenizer.ggml.tokens has a token twice, expected it once")
+    return tokens[:count]
+
+
+def _place(path: Path, keys: Mapping[str, Any], name: str, count: int) -> int | None:
+    place = keys.get(f"{name}_token_id")
+    if place is not None and (not isinstance(place, int) or not 0 <= place < count):
+        raise InputError(f"{path}: key tokenizer.ggml.{name}_token_id is {shown(repr(place))}, expected one of the {count} tokens' ids")
+    return place
+
+
+def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
+    """Byte-level BPE, and whether it begins texts."""
+    way = _WAYS.get(keys.get("pre", "default"))
+    if way is None:
+        found, ways = shown(repr(keys["pre"])), ", ".join(_WAYS)
+        raise InputError(f"{path}: key tokenizer.ggml.pre is {found}, expected one of {ways}: how others split texts is not known here")
+    merges = [tuple(merge.split(" ")) for merge in keys.get("merges", [])]
+    known = set(tokens)
+    for pair in merges:
+        if len(pair) != 2 or not known.issuperset((*pair, "".join(pair))):
+            raise InputError(f"{path}: key tokenizer.ggml.merges has {shown(repr(' '.join(pair)))}, expected two tokens that make a third")
+    made = Tokenizer(models.BPE({token: row for row, token in enumerate(tokens)}, merges, ignore_merges=way.ignore_merges))
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if way.digits else []
+    steps += [pre_tokenizers.Split(Regex(way.pattern), "isolated")] if way.pattern is not None else []
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=way.pattern is None))
+    made.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
+    made.decoder = decoders.ByteLevel()
+    if way.composed:
+        made.normalizer = normalizers.NFC()
+    return made, way.begins
+
+
+def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
+    """SentencePiece's BPE: of neighbours that make a piece those with the highest score are joined."""
+    scores, types = keys.get("scores"), keys.get("token_type")
+    if scores is None or types is None or len(scores) < len(tokens):
+        raise InputError(f"{path}: keys tokenizer.ggml.scores and token_type are not there for all tokens, expected both for model llama")
+    rows = {token: row for row, token in enumerate(tokens)}
+    joined = [row for row in range(len(tokens)) if types[row] in (TokenType.NORMAL, TokenType.USER_DEFINED)]
+    merges: list[tuple[str, str]] = []
+    for row in sorted(joined, key=lambda row: (-scores[row], row)):
+        token = tokens[row]
+        ways = [(token[:end], token[end:]) for end in range(1, len(token)) if token[:end] in rows and token[end:] in rows]
+        merges += sorted(ways, key=lambda way: (rows[way[0]], rows[way[1]]))
+    unknown = next((token for token, kind in zip(tokens, types, strict=False) if kind == TokenType.UNKNOWN), None)
+    made = Tokenizer(models.BPE(rows, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    prefix = bool(keys.get("add_space_prefix", True))
+    spaces = normalizers.Replace(" ", _SPACE)
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
+    back = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prefix else back)
+    return made, True
+
+
+def _set_ends(made: Tokenizer, named: Mapping[str, str], tokens: Sequence[str], begins: bool, ends: bool) -> None:
+    first = [named["bos"]] if begins and "bos" in named else []
+    last = [named["eos"]] if ends and "eos" in named else []
+    if first or last:
+        pair = [*first, "$A", *last, *(f"{part}:1" for part in (*first, "$B", *last))]
+        special = [(token, tokens.index(token)) for token in dict.fromkeys((*first, *last))]
+        made.post_processor = processors.TemplateProcessing(single=[*first, "$A", *last], pair=pair, special_tokens=special)

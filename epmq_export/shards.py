@@ -1,0 +1,100 @@
+"""The weights of a model's directory as transformers lays them out: model.safetensors, or past a size an index and the shards that it names."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from epmq_export.errors import InputError
+from epmq_export.json_file import read_json
+from epmq_export.tensors import SafetensorsFile
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Of tensors in a shard; transformers' own default was this for long.
+SHARD_BYTES = 5 * 10**9
+
+
+class StoredWeights:
+    """Opening it reads the headers only."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        if (directory / WEIGHTS).exists() or not (directory / INDEX).exists():
+            file = SafetensorsFile(directory / WEIGHTS)
+            self._holders = dict.fromkeys(file.names(), file)
+            self._files = [file.path]
+        else:
+            self._holders = _sharded(directory / INDEX)
+            self._files = [*{file.path for file in self._holders.values()}, directory / INDEX]
+
+    def names(self) -> list[str]:
+        return sorted(self._holders)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._holder(name).shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._holder(name).dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._holder(name).load(name)
+
+    def files(self) -> list[Path]:
+        return sorted(self._files)
+
+    def place(self, name: str) -> Path:
+        """The file that a tensor lies in, or where it is missed."""
+        return self._holders[name].path if name in self._holders else self._files[-1]
+
+    def _holder(self, name: str) -> SafetensorsFile:
+        if name not in self._holders:
+            raise InputError(f"{self.place(name)}: no tensor {name}")
+        return self._holders[name]
+
+
+def groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names in groups of at most `limit` bytes each, unless one alone is larger, in the order that they are given."""
+    found: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if found[-1] and filled + size > limit:
+            found.append([])
+            filled = 0
+        found[-1].append(name)
+        filled += size
+    return found
+
+
+def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+    """Names by the file that they are to lie in."""
+    shards = groups(sizes, limit)
+    if len(shards) == 1:
+        return {WEIGHTS: shards[0]}
+    return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": names for number, names in enumerate(shards, 1)}
+
+
+def write_index(directory: Path, placed: Mapping[str, str], total: int) -> None:
+    """The index of shards that hold `total` bytes of tensors, by the tensors' names."""
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _sharded(index: Path) -> dict[str, SafetensorsFile]:
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
+        raise InputError(f"{index}: weight_map is no object from tensors to files")
+    opened: dict[str, SafetensorsFile] = {}
+    holders: dict[str, SafetensorsFile] = {}
+    for name, shard in sorted(placed.items()):
+        if shard in ("", ".", "..") or Path(shard).name != shard:
+            raise InputError(f"{index}: tensor {name} is said to be in {shard!r}, expected a file of this directory")
+        if not (index.parent / shard).is_file():
+            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard is missing")
+        if shard not in opened:
+            opened[shard] = SafetensorsFile(index.parent / shard)
+        if name not in opened[shard].names():
+            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard has no such tensor")
+        holders[name] = opened[shard]
+    return holders

@@ -1,0 +1,126 @@
+"""A directory of a decoder as a GGUF file, written by gguf-py alone: what is read back owes nothing to this project's own writer."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, TokenType
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+_NUMBERS = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+
+
+def write(
+    path: Path,
+    source: Path,
+    architecture: str,
+    *,
+    grid: GGMLQuantizationType = GGMLQuantizationType.F32,
+    pre: str = "gpt-2",
+    keys: Mapping[str, Any] | None = None,
+    drop: Callable[[str], bool] = lambda name: False,
+    more: Mapping[str, NDArray[np.float32]] | None = None,
+    split: int = 0,
+) -> Path:
+    """`grid` for matrices; `keys` in place of those that are written, None for none. With `split`, the first of files of so many tensors."""
+    config: dict[str, Any] = json.loads((source / "config.json").read_text())
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
+    heads, shared = config["num_attention_heads"], config["num_key_value_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    rope = config["rope_parameters"]
+    written: dict[str, Any] = {
+        f"{architecture}.block_count": config["num_hidden_layers"],
+        f"{architecture}.context_length": config["max_position_embeddings"],
+        f"{architecture}.embedding_length": config["hidden_size"],
+        f"{architecture}.feed_forward_length": config["intermediate_size"],
+        f"{architecture}.attention.head_count": heads,
+        f"{architecture}.attention.head_count_kv": shared,
+        f"{architecture}.attention.key_length": head,
+        f"{architecture}.attention.value_length": head,
+        f"{architecture}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+        f"{architecture}.rope.freq_base": float(rope.get("full_attention", rope)["rope_theta"]),
+    }
+    if rope.get("rope_type") == "linear":
+        written |= {f"{architecture}.rope.scaling.type": "linear", f"{architecture}.rope.scaling.factor": float(rope["factor"])}
+    if architecture == "gemma3":
+        written[f"{architecture}.attention.sliding_window"] = config["sliding_window"]
+    for key, value in {**written, **_tokenizer(source, pre), **(keys or {})}.items():
+        _add(writer, key, value)
+    known = gguf.get_tensor_name_map(_NUMBERS[architecture], config["num_hidden_layers"])
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for name, value in load_file(source / "model.safetensors").items():
+        there = known.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert there is not None
+        tensors[there] = _as_written(name, value.float(), architecture, heads, shared).numpy()
+    for name, data in {**tensors, **(more or {})}.items():
+        if drop(name):
+            continue
+        kind = grid if data.ndim > 1 else GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quants.quantize(data, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path.with_name(f"{path.stem}-00001-of-{-(-len(tensors) // split):05d}.gguf") if split else path
+
+
+def _as_written(name: str, value: Tensor, architecture: str, heads: int, shared: int) -> Tensor:
+    if architecture == "gemma3" and name.endswith("norm.weight"):
+        return value + 1
+    count = {"q_proj": heads, "k_proj": shared}.get(name.split(".")[-2]) if architecture == "llama" else None
+    if count is None:
+        return value
+    return value.reshape(count, 2, len(value) // count // 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+
+
+def _tokenizer(source: Path, pre: str) -> dict[str, Any]:
+    """The byte-level tokenizer of tests/tiny_decoder.py."""
+    rules = json.loads((source / "tokenizer.json").read_text())
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    tokens = sorted(rules["model"]["vocab"], key=rules["model"]["vocab"].get)
+    control = {entry["content"] for entry in rules["added_tokens"]}
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in rules["model"]["merges"]]
+    found = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [*tokens, "[PAD1]", "[PAD2]"],
+        "tokenizer.ggml.token_type": [*(int(TokenType.CONTROL if token in control else TokenType.NORMAL) for token in tokens), *[int(TokenType.UNUSED)] * 2],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": "<s>" in json.dumps(rules.get("post_processor")),
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+    ids = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token"}
+    return found | {f"tokenizer.ggml.{name}_token_id": rules["model"]["vocab"][settings[key]] for name, key in ids.items()}
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case None:
+            return
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)
+
+
+def rope_factors(source: Path) -> NDArray[np.float32]:
+    """As the file has them for Llama 3's scaling."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = LlamaConfig.from_pretrained(source)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = config.rope_parameters["rope_theta"] ** -(torch.arange(len(scaled)) / len(scaled))
+    return (plain / scaled).float().numpy()
