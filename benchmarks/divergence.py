@@ -1,0 +1,144 @@
+"""How far 4-bit files of one merged language model are from it, and from the experts, in llama.cpp: perplexity, KL divergence, equal first choices.
+
+    python benchmarks/divergence.py --data DATA/text --lines 20
+
+Texts are the first test lines of each task in its prompt, every token predicted from those before it. `merged` columns say what
+quantising alone loses; `experts` columns hold a file against each task's own expert. Peers are given the same merge and texts.
+Everything finished is saved at once, as results/language/divergence.json and .md; finished rows are kept.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accuracy import full_precision, machine
+from laboratory import CPU, Laboratory
+from language_tasks import TASKS
+from peers import known
+from rows import table
+from suites import SUITES
+
+from cli import chain
+from converters import open_family
+from epmq_export import files
+from epmq_export.data.sample import Sample
+from epmq_export.family import LanguageFamily
+from epmq_export.verification.language import LanguageBench, divergence, perplexity, same_top
+from epmq_export.verification.scores import Outputs
+
+MERGE = "TSV-M"
+METHODS = ("rtn", "gptq", "epmq", "anchored")
+PEERS = ("llama.cpp Q4_0", "llama.cpp Q4_0, imatrix", "llama.cpp Q4_K, imatrix")
+SUITE = SUITES["language"]
+
+
+def unlabelled(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    """As the suite has the task, with nothing to answer."""
+    entry = SUITE.entry(data, experts, folder, task, lines)
+    del entry["labels"]
+    evaluation = Path(entry["evaluation"])
+    texts = [line.partition("\t")[2] for line in evaluation.read_text(encoding="utf-8").splitlines()]
+    (plain := evaluation.with_suffix(".txt")).write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return {**entry, "evaluation": str(plain)}
+
+
+def compared(bench: LanguageBench, found: dict[str, Outputs], expected: dict[str, Outputs]) -> dict[str, float]:
+    """Over all tokens of all tasks."""
+    names = [task.name for task in bench.tasks]
+    divergences = np.concatenate([divergence(found[name], expected[name]) for name in names])
+    counts = [len(found[name]) for name in names]
+    same = sum(same_top(found[name], expected[name]) * count for name, count in zip(names, counts, strict=True)) / sum(counts)
+    return {"kl": float(divergences.mean()), "kl_99": float(np.percentile(divergences, 99)), "same_top": same}
+
+
+def perplexity_of(bench: LanguageBench, found: dict[str, Outputs]) -> float:
+    logs = []
+    for task in bench.tasks:
+        ids = [token for tokens in bench.targets[task.name] for token in tokens]
+        logs.append((np.log(perplexity(found[task.name], ids)), len(ids)))
+    return float(np.exp(sum(log * count for log, count in logs) / sum(count for _, count in logs)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=SUITE.data)
+    parser.add_argument("--experts", type=Path, default=SUITE.experts)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "language")
+    parser.add_argument("--lines", type=int, default=20, help="test texts a task")
+    parser.add_argument("--samples", type=int, default=32, help="calibration texts a task")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / "divergence.json"
+    settings = {"lines": given.lines, "samples": given.samples, "tasks": list(TASKS)[: SUITE.shown]}
+    rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else {}
+    with TemporaryDirectory(prefix="epmq-divergence-") as scratch:
+        folder = Path(scratch)
+        experts = given.experts.resolve()
+        suite = replace(SUITE, entry=unlabelled)
+        laboratory = Laboratory(folder, SUITE.base(experts), experts, given.data.resolve(), settings["tasks"], given.lines, given.samples, suite)
+        experiment = laboratory.experiment(MERGE, "gptq")
+        family = cast(LanguageFamily, experiment.sources.family)
+        bench = LanguageBench.build(family, experiment.sources, experiment.tasks, CPU)
+        merged = bench.outputs(partial(experiment.outputs, experiment.sources.merged))
+
+        def measure(name: str, bits: float, run: Callable[[Sequence[Sample]], Outputs]) -> None:
+            found = bench.outputs(run)
+            rows[name] = {
+                "bits": bits,
+                "perplexity": perplexity_of(bench, found),
+                "merged": compared(bench, found, merged),
+                "experts": compared(bench, found, dict(bench.experts)),
+            }
+            save(path, settings, rows)
+
+        if "merged, full precision" not in rows:
+            measure("merged, full precision", 32.0, partial(experiment.outputs, experiment.sources.merged))
+        for method in METHODS:
+            if method not in rows:
+                with TemporaryDirectory(prefix="epmq-divergence-") as place:
+                    packed, _ = laboratory.experiment(MERGE, method).calibrate(Path(place) / "packed", "Q4_0")
+                    (written := Path(place) / "gguf").mkdir()
+                    file = chain().formats["gguf"].write(packed, open_family(packed.directory), written)
+                    measure(method, 4.5, partial(chain().reader(family, "gguf").outputs, file))
+        for name in PEERS:
+            peer = known()[name]
+            if name not in rows and peer.missing() is None:
+                with TemporaryDirectory(prefix="epmq-divergence-") as place:
+                    (own := Path(place) / "peer").mkdir()
+                    quantised = peer.quantise(full_precision(experiment, Path(place) / "merged"), own)
+                    measure(name, quantised.bits, quantised.runs["gguf"])
+
+
+def save(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> None:
+    about = {"settings": settings, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
+    lines = [["", "bits a weight", "perplexity", "KL from the merge", "99 %", "same first choice", "KL from the experts", "same first choice"]]
+    for name, row in rows.items():
+        merged, experts = row["merged"], row["experts"]
+        cells = [
+            f"{merged['kl']:.4f}",
+            f"{merged['kl_99']:.3f}",
+            f"{100 * merged['same_top']:.1f} %",
+            f"{experts['kl']:.4f}",
+            f"{100 * experts['same_top']:.1f} %",
+        ]
+        lines.append([name, f"{row['bits']:.2f}", f"{row['perplexity']:.3f}", *cells])
+    said = (
+        f"{len(settings['tasks'])} tasks, {settings['lines']} test texts of each, {settings['samples']} calibration texts of each; {MERGE} of {SUITE.subject}."
+    )
+    text = f"# Divergence in llama.cpp\n\n{said} KL in nats a token. {about['date']}, {about['machine']}.\n\n{table(lines)}\n"
+    for place, content in ((path, json.dumps({"about": about, "rows": rows}, indent=1) + "\n"), (path.with_suffix(".md"), text)):
+        with files.whole(place) as built:
+            built.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
