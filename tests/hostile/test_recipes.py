@@ -188,7 +188,7 @@ WRONG_VALUES = [
     ("base_model: 3\nmodels: [{model: org/a}]", "1: base_model: found 3, expected text"),
     ("base_model: a/b/c\nmodels: [{model: org/a}]", "1: base_model: found 'a/b/c', expected a model directory or a hub id"),
     ("base_model: ./experts/sst\nmodels: [{model: org/a}]", "1: base_model: found no model directory './experts/sst', expected one, relative to the recipe, did you mean './experts/sst2'?"),
-    ("base_model: data/mood.tsv\nmodels: [{model: org/a}]", "1: base_model: found the file 'data/mood.tsv', expected the directory of a model"),
+    ("base_model: data/mood.tsv\nmodels: [{model: org/a}]", "1: base_model: found the file 'data/mood.tsv', expected the directory of a model, or a GGUF file"),
     ("base_model: org/b+./gone\nmodels: [{model: org/a}]", "1: base_model: found no model directory './gone', expected one, relative to the recipe"),
     (HEAD + "tasks:\n  mood:\n    expert: org/a\n    calibration: data/mod.tsv", "6: tasks.mood.calibration: found no file 'data/mod.tsv', expected one, relative to the recipe, "
      "did you mean 'data/mood.tsv'?"),
