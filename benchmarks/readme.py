@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from laboratory import MERGES, METHODS
-from rows import GRID, PEERS, RUNTIMES, Results, added, bits, notes, percent, table
+from rows import GRID, PEERS, Results, added, bits, notes, percent, table
 from suites import SUITES
 
 from epmq_export import files
@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 # By suite.
 MARKERS = {
     "text": ("<!-- accuracy: written by benchmarks/readme.py -->", "<!-- accuracy ends -->"),
+    "vit": ("<!-- accuracy of DINOv2: written by benchmarks/readme.py -->", "<!-- accuracy of DINOv2 ends -->"),
+    "language": ("<!-- accuracy of a language model: written by benchmarks/readme.py -->", "<!-- accuracy of a language model ends -->"),
     "image": ("<!-- accuracy on images: written by benchmarks/readme.py -->", "<!-- accuracy on images ends -->"),
 }
 
@@ -33,7 +35,7 @@ def block(results: Results) -> str:
     settings, about = results.about["settings"], results.about
     lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in results.suite.runtimes.values()), "recovered"]]
     lines += [_line(results, "base", ("", "", "base")), _line(results, "merged, no calibration", (merge, "", "merged"))]
-    measured = [method for method in (*METHODS, *PEERS) if any(results.score(merge, method, stage) is not None for stage in RUNTIMES)]
+    measured = [method for method in (*METHODS, *PEERS) if any(results.score(merge, method, stage) is not None for stage in results.suite.runtimes)]
     for method in measured:
         name = method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
         # A method whose target is the merge gives the merge where it does not round.
@@ -59,7 +61,7 @@ def chosen(results: Results) -> str:
 
 def _line(results: Results, name: str, full: tuple[str, str, str], ours: tuple[str, str] | None = None) -> list[str]:
     """`full`: merge, method and stage of the row in full precision; `ours`: merge and method of those at 4 bits, of which there is one at least."""
-    rows = [next(results.of(*full), None), *(next(results.of(*ours, stage), None) if ours else None for stage in RUNTIMES)]
+    rows = [next(results.of(*full), None), *(next(results.of(*ours, stage), None) if ours else None for stage in results.suite.runtimes)]
     first = next(filter(None, rows[1:] if ours else rows))
     return [name, bits(first) if ours else "32", *(percent(row["scores"]["average"]) if row else "" for row in rows), results.recovered(first)]
 

@@ -6,6 +6,7 @@ the graph depends on nothing but the family's config, the shapes, the grids and 
     quantised linear    NAME.codes INT4 or INT8 [in, out], NAME.scales float32 [in / group, out] -> DequantizeLinear(axis 0) -> MatMul
     quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather each -> DequantizeLinear
     ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
+    ... of a tied head  all rows -> DequantizeLinear -> Transpose -> MatMul
     half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
     half linear         NAME float16 [out, in] -> Transpose -> Cast to float32 -> MatMul
     everything else     NAME float32
@@ -16,7 +17,7 @@ The initializers are the weights and nothing else: the graph's own constants are
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
@@ -75,7 +76,7 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
 
     nodes = [helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
     for node in graph.node:
-        nodes += _half(node) if half & set(node.input) else _dequantised(node, packed)
+        nodes += _half(node) if half & set(node.input) else _dequantised(node, packed, gathered)
     del graph.initializer[:], graph.node[:]
     graph.node.extend(nodes)
     for name in weights:
@@ -86,7 +87,7 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
 
 def linears(graph: GraphProto) -> list[str]:
     """Names of the quantised linears: their codes go straight into DequantizeLinear. Quantised rows are gathered first."""
-    stored = {tensor.name for tensor in graph.initializer}
+    stored = {tensor.name for tensor in graph.initializer} - {node.input[0] for node in graph.node if node.op_type == "Gather"}
     return [node.input[0].removesuffix(".codes") for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
 
 
@@ -172,7 +173,7 @@ def _half(node: NodeProto) -> list[NodeProto]:
     return [node, helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT)]
 
 
-def _dequantised(node: NodeProto, packed: Packed) -> list[NodeProto]:
+def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> list[NodeProto]:
     """The nodes that do what `node` does, reading codes and scales where it reads a weight that is on a grid."""
     name = next((name for name in node.input if name in packed.grids), None)
     if name is None:
@@ -180,6 +181,10 @@ def _dequantised(node: NodeProto, packed: Packed) -> list[NodeProto]:
     grid, output = packed.grids[name], node.output[0]
     parts = [f"{name}.{part}" for part in PARTS[grid.name]]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "Transpose" and name in gathered:
+        # A head that is the embeddings: laid out as rows, whatever reads it. No runtime fuses it, so it is decoded at every call.
+        node.input[0] = f"{name}.decoded"
+        return [helper.make_node("DequantizeLinear", parts, [node.input[0]], f"{name}.whole", axis=-1, block_size=grid.group), node]
     if node.op_type == "Transpose" and list(attributes["perm"]) == [1, 0]:
         return [helper.make_node("DequantizeLinear", parts, [output], name, axis=0, block_size=grid.group)]
     if node.op_type == "Gather" and node.input[0] == name and attributes.get("axis", 0) == 0:

@@ -64,13 +64,15 @@ def transformers_outputs(directory: Path, samples: list[Sample]) -> NDArray[np.f
     return found
 
 
-def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Decoder]:
-    """Linears on a grid, rounded to the nearest, the rest as it is."""
+def pack(directory: Path, grid: str = "Q4_0", embeddings: str | None = None) -> tuple[Packed, Decoder]:
+    """Linears on a grid, rounded to the nearest, and perhaps the embeddings, the rest as it is."""
     family, source = opened(directory)
     linears = {f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step if path.endswith("proj")}
     norm = RmsNorm(1, 1e-6, family.kind.offset)  # as calibration ships them
     tensors = {name: norm.whole(value) if (value := source.load(name).float()).ndim == 1 else value for name in source.names()}
     held = {name: nearest(value, GRIDS[grid]) if name in linears else value for name, value in tensors.items()}
+    if embeddings is not None:
+        held |= {name: nearest(tensors[name], GRIDS[embeddings]) for name in family.embeddings}
     target = directory.with_name(f"{directory.name}-packed")
     packed.write(target, held, {"family": family.name}, directory)
     return Packed(target), family
@@ -106,6 +108,16 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
         if format.name == "onnx":
             notes = format.notes(path, family)
             assert notes["fused"] == notes["linears"] == 7 * family.config.num_hidden_layers
+
+
+def test_embeddings_on_a_grid_serve_as_a_tied_head(tmp_path: Path) -> None:
+    held, family = pack(tiny_decoder.write(tmp_path / "model", "llama, tied"), embeddings="Q8_0")
+    for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
+        (folder := tmp_path / format.name).mkdir()
+        path = format.write(held, family, folder)
+        assert not check_codes(path, held, family, format, runtime).broken
+        assert check_graph(path, held, family, format, runtime, 1e-5).passed
+    assert OnnxQdq().notes(path, family) == {"linears": 14, "fused": 14}
 
 
 def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> None:
