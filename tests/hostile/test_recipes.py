@@ -102,7 +102,7 @@ WRONG_VALUES = [
     ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
      "tokenizer, chat_template, tasks, frozen, calibration, quantization, export, verify, did you mean 'base_model'?"),
     ("base_model: org/b\nmodels:\n  - model: org/a\n  - modle: org/b", "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? (and 1 more mistake)"),
-    (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, templates, head, evaluation, did you mean 'expert'?"),
+    (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, prompt, templates, head, evaluation, did you mean 'expert'?"),
     (HEAD + "tokenizer_source: org/aa", "3: tokenizer_source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?"),
     (HEAD + "tokenizer: {source: org/aa}", "3: tokenizer.source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?"),
     (HEAD + "tokenizer_source: base\ntokenizer: {source: base}", "4: tokenizer: found it beside tokenizer_source, expected one of them"),
