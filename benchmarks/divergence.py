@@ -35,8 +35,8 @@ from epmq_export.verification.language import LanguageBench, divergence, perplex
 from epmq_export.verification.scores import Outputs
 
 MERGE = "TSV-M"
-METHODS = ("rtn", "gptq", "epmq", "anchored")
-PEERS = ("llama.cpp Q4_0", "llama.cpp Q4_0, imatrix", "llama.cpp Q4_K, imatrix")
+METHODS = ("gptq", "anchored", "epmq", "rtn")
+PEERS = ("llama.cpp Q4_0, imatrix", "llama.cpp Q4_K, imatrix", "llama.cpp Q4_0")
 SUITE = SUITES["language"]
 
 
@@ -102,13 +102,6 @@ def main() -> None:
 
         if "merged, full precision" not in rows:
             measure("merged, full precision", 32.0, partial(experiment.outputs, experiment.sources.merged))
-        for method in METHODS:
-            if method not in rows:
-                with TemporaryDirectory(prefix="epmq-divergence-") as place:
-                    packed, _ = laboratory.experiment(MERGE, method).calibrate(Path(place) / "packed", "Q4_0")
-                    (written := Path(place) / "gguf").mkdir()
-                    file = chain().formats["gguf"].write(packed, open_family(packed.directory), written)
-                    measure(method, 4.5, partial(chain().reader(family, "gguf").outputs, file))
         for name in PEERS:
             peer = known()[name]
             if name not in rows and peer.missing() is None:
@@ -116,6 +109,13 @@ def main() -> None:
                     (own := Path(place) / "peer").mkdir()
                     quantised = peer.quantise(full_precision(experiment, Path(place) / "merged"), own)
                     measure(name, quantised.bits, quantised.runs["gguf"])
+        for method in METHODS:
+            if method not in rows:
+                with TemporaryDirectory(prefix="epmq-divergence-") as place:
+                    packed, _ = laboratory.experiment(MERGE, method).calibrate(Path(place) / "packed", "Q4_0")
+                    (written := Path(place) / "gguf").mkdir()
+                    file = chain().formats["gguf"].write(packed, open_family(packed.directory), written)
+                    measure(method, 4.5, partial(chain().reader(family, "gguf").outputs, file))
 
 
 def save(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> None:
