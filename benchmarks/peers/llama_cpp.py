@@ -53,14 +53,16 @@ class LlamaQuantize:
     def quantise(self, merge: Merge, folder: Path) -> Quantised:
         full = Gguf().write(merge.packed, merge.family, folder)
         weights = importance(merge) if self.imatrix else {}
-        there = merge.family.gguf().names
+        spec = merge.family.gguf()
         grids, raw = {}, {}
         for name in linears(merge.family):
             weight = merge.packed.load(name).numpy()
             grids[name] = self.grid_of(weight.shape[1])
             raw[name] = ggml_types.quantise(grids[name], weight, weights[name].numpy() if self.imatrix else None)
         written = folder / "quantised.gguf"
-        _write(full, written, {there[name]: (GGMLQuantizationType[grids[name]], raw[name]) for name in raw})
+        # Rows that stand in another order in the file are quantised alike: each by itself.
+        in_file = {name: raw[name][spec.orders[name].numpy()] if name in spec.orders else raw[name] for name in raw}
+        _write(full, written, {spec.names[name]: (GGMLQuantizationType[grids[name]], in_file[name]) for name in raw})
         shapes = {name: merge.packed.shape(name) for name in raw}
         values = {name: ggml_types.dequantise(grids[name], raw[name].reshape(-1), prod(shapes[name])) for name in raw}
         shipped = {name: torch.from_numpy(value).reshape(shapes[name]) for name, value in values.items() if value is not None}
