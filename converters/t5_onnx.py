@@ -95,7 +95,8 @@ class _Cache(EncoderDecoderCache):
     """Its class is what transformers tells a cache of both attentions by; nothing of its own is used, since it branches on lengths."""
 
     def __init__(self, own: _Kept, cross: _Given) -> None:
-        self.self_attention_cache, self.cross_attention_cache = own, cross
+        self.self_attention_cache: Any = own
+        self.cross_attention_cache: Any = cross
         self.is_updated = dict.fromkeys(range(len(cross.layers)), True)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
