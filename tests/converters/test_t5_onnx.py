@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from converters.t5 import T5
+from epmq_export import packed
 from epmq_export.data.sample import Passage, Sample
 from epmq_export.errors import InputError
 from epmq_export.format import PlannedTensor
-from epmq_export.packed import Packed
+from epmq_export.grids import GRIDS
+from epmq_export.packed import Packed, PackedTensor
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from formats.onnx_qdq import OnnxQdq
-from tests.converters.test_t5 import CPU, SAMPLES, pack
+from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
 from tests.tiny_t5 import VERSIONS, t5
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
@@ -49,9 +51,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written
     def write(version: str) -> Written:
         if version not in found:
             place = tmp_path_factory.mktemp("t5")
-            packed, family = pack(t5(place / "model", version, depths=(2, 2)))
+            held, family = pack(t5(place / "model", version, depths=(2, 2)))
             (place / "out").mkdir()
-            found[version] = Written(FORMAT.write(packed, family, place / "out"), packed, family)
+            found[version] = Written(FORMAT.write(held, family, place / "out"), held, family)
         return found[version]
 
     return write
@@ -193,3 +195,21 @@ def test_buckets_are_the_librarys(tmp_path: Path) -> None:
         expected = table[attention._relative_position_bucket(places[None] - places[:, None], stack == "encoder", 32, 128)].permute(2, 0, 1)[None]
         assert torch.equal(layer.bias(module, places, 300), expected)
         assert torch.equal(layer.bias(module, places[250:], 300), expected[:, :, 250:])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
+    directory = t5(tmp_path / "model", version, depths=(1, 1))
+    family, source = opened(directory)
+    tensors = rounded(family, source)
+    tensors |= {name: PackedTensor(GRIDS["Q8_0"], *GRIDS["Q8_0"].quantise(source.load(name))) for name in family.embeddings}
+    packed.write(tmp_path / "packed", tensors, {"family": "t5"}, directory)
+    held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
+    (tmp_path / "out").mkdir()
+    path = FORMAT.write(held, family, tmp_path / "out")
+    assert check_codes(path, held, family, FORMAT, RUNTIME).passed
+    graph = check_graph(path, held, family, FORMAT, RUNTIME, 1e-5)
+    assert graph.passed, graph.broken
+    notes = FORMAT.notes(path, family)
+    # A head of its own is a linear in both of the decoder's files; a tied one is rows, which are decoded.
+    assert notes["fused"] == notes["linears"] == {"1.0": 6 + 10 + 8, "1.1": 7 + 11 + 9 + 2}[version]
