@@ -10,6 +10,7 @@ the graph depends on nothing but the family's config, the shapes, the grids and 
     half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
     half linear         NAME float16 [out, in] -> Transpose -> Cast to float32 -> MatMul
     everything else     NAME float32
+    a Relu              Max with 0, so that the linear before it is fused
 
 The initializers are the weights and nothing else: the graph's own constants are Constant nodes.
 """

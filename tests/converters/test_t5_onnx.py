@@ -160,6 +160,22 @@ def test_a_cache_that_is_wrong_shows_in_the_graph_check(written: Callable[[str],
     assert not check.passed and "difference between onnxruntime and PyTorch" in check.broken[0]
 
 
+def test_passages_without_tokens_to_predict_are_no_probes(written: Callable[[str], Written], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that makes one token of all that it does not know finds none in some."""
+    file = written("1.0")
+    whole = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    kept = T5.targets
+
+    def targets(family: T5, passage: Passage) -> list[int]:
+        if passage.context.startswith("Is the sky"):
+            raise InputError("found nothing to predict")
+        return kept(family, passage)
+
+    monkeypatch.setattr(T5, "targets", targets)
+    fewer = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    assert fewer.passed and fewer.facts["samples"] == whole.facts["samples"] - 1
+
+
 def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written], tmp_path: Path) -> None:
     shutil.copytree(written("1.0").path.parent.parent, tmp_path / "copy")
     path = tmp_path / "copy" / "onnx" / FILES[0]
