@@ -15,6 +15,7 @@ from converters.ggml_gelu import GatedGelu
 from converters.gguf_tokenizer import agreement
 from converters.t5_answers import ANSWER, answers
 from converters.t5_gguf import gguf_spec
+from converters.t5_onnx import onnx_specs
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.errors import InputError
@@ -26,7 +27,7 @@ SHARED, HEAD = "shared.weight", "lm_head.weight"
 TABLE = "0.layer.0.SelfAttention.relative_attention_bias"
 # Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of the model's own.
 POSITIONS = 512
-# What llama.cpp has in its code: the distance past which all positions share a bucket.
+# The distance past which all positions share a bucket: llama.cpp has it in its code.
 DISTANCE = 128
 Stack = Literal["encoder", "decoder"]
 
@@ -66,6 +67,9 @@ class Layer:
     """The stack's own."""
 
     index: int
+    buckets: Tensor = field(compare=False, repr=False)
+    """Of the stack, by the distance of two tokens (`_buckets`)."""
+
     approximate: nn.Module | None = None
     """What stands in for the activation."""
 
@@ -114,29 +118,27 @@ class Layer:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         assert hidden is not None
-        block = module.get_submodule(str(self.index))
         read = batch["attention_mask"][:, None, None].bool()
-        if not self.config.is_decoder:
-            result: Tensor = block(hidden, read, self._bias(module, hidden.shape[1]))[0]
-            return result
-        encoder, decoder = in_two(hidden, batch)
-        positions = torch.arange(decoder.shape[1], device=hidden.device)
-        behind = (positions[:, None] >= positions[None])[None, None] & batch["decoder_attention_mask"][:, None, None].bool()
-        states: Tensor = block(decoder, behind, self._bias(module, decoder.shape[1]), encoder, read)[0]
-        return torch.cat((encoder, states), 1)
+        encoder, states = in_two(hidden, batch) if self.config.is_decoder else (None, hidden)
+        places = torch.arange(states.shape[1], device=hidden.device)
+        bias = self.bias(module, places, states.shape[1])
+        if encoder is None:
+            return self.go_on(module, states, read, bias)
+        behind = (places[:, None] >= places[None])[None, None] & batch["decoder_attention_mask"][:, None, None].bool()
+        return torch.cat((encoder, self.go_on(module, states, behind, bias, (encoder, read))), 1)
 
-    def _bias(self, module: nn.Module, length: int) -> Tensor:
-        """What is added to the attention's scores by the distance of two tokens, [1, heads, length, length]."""
-        table = module.get_submodule(TABLE)
-        positions = torch.arange(length, device=table.get_parameter("weight").device)
-        bucket: Any = T5Attention._relative_position_bucket
-        buckets = bucket(
-            positions[None] - positions[:, None],
-            not self.config.is_decoder,
-            self.config.relative_attention_num_buckets,
-            self.config.relative_attention_max_distance,
-        )
-        found: Tensor = table(buckets)
+    def go_on(
+        self, module: nn.Module, hidden: Tensor, read: Tensor, bias: Tensor, cross: tuple[Tensor, Tensor] | None = None, past: object | None = None
+    ) -> Tensor:
+        """The stack's next states, [batch, new, width], of tokens that read those that `read` says, bool [batch, 1, 1 or new, all]; of a decoder
+        with the encoder's states and which of these are read, or with a cache that has the keys and values of both."""
+        result: Tensor = module.get_submodule(str(self.index))(hidden, read, bias, *(cross or ()), past_key_values=past)[0]
+        return result
+
+    def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor:
+        """What is added to the attention's scores by distance, [1, heads, new, length], of tokens at `places` [new] among `length`."""
+        distances = torch.arange(length, device=places.device)[None] - places[:, None]
+        found: Tensor = module.get_submodule(TABLE)(self.buckets.to(places.device)[distances.clamp(-DISTANCE, DISTANCE) + DISTANCE])
         return found.permute(2, 0, 1)[None]
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -196,9 +198,15 @@ class Head:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         assert hidden is not None
-        normalised = module.get_submodule("decoder.final_layer_norm")(in_two(hidden, batch)[1])[batch["read"].bool()]
-        result: Tensor = module.get_submodule(self._scores)(normalised * self.config.d_model**-0.5 if self.tied else normalised)
-        return result
+        return self.scores(module, in_two(hidden, batch)[1], batch["read"].bool())
+
+    def scores(self, module: nn.Module, states: Tensor, read: Tensor | None = None) -> Tensor:
+        """Of the decoder's states [batch, length, width], for the rows that are read, [rows, vocabulary], or for all [batch, length, vocabulary]."""
+        normalised = module.get_submodule("decoder.final_layer_norm")(states)
+        normalised = normalised if read is None else normalised[read]
+        # Not the module's own call: in an exported model the embeddings' own module holds the weight.
+        weight: Tensor = module.get_parameter(f"{self._scores}.weight")
+        return nn.functional.linear(normalised * self.config.d_model**-0.5 if self.tied else normalised, weight)
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["decoder_attention_mask"].float()
@@ -224,7 +232,7 @@ class T5:
 
     name: str = "t5"
     modality: Literal["language"] = "language"
-    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp"})
+    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
     halves: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     text_tower: None = None
@@ -259,16 +267,26 @@ class T5:
     @property
     def encoder(self) -> Sequence[Block]:
         """What depends on the encoder's tokens alone."""
-        return (Stem(self.config), *self._layers("encoder", self.config.num_layers))
+        return (self.stem, *self.layers("encoder"))
 
     @property
     def decoder(self) -> Sequence[Block]:
-        return (Turn(self.config), *self._layers("decoder", self.config.num_decoder_layers or self.config.num_layers), Head(self.config, self.tied))
+        return (Turn(self.config), *self.layers("decoder"), self.head)
 
-    def _layers(self, stack: Stack, depth: int) -> Sequence[Block]:
+    @property
+    def stem(self) -> Stem:
+        return Stem(self.config)
+
+    @property
+    def head(self) -> Head:
+        return Head(self.config, self.tied)
+
+    def layers(self, stack: Stack) -> Sequence[Layer]:
+        depth = self.config.num_layers if stack == "encoder" else self.config.num_decoder_layers or self.config.num_layers
         config = copy.deepcopy(self.config)
         config.is_decoder, config.num_layers = stack == "decoder", depth
-        return [Layer(config, i, self.activation) for i in range(depth)]
+        buckets = _buckets(config)
+        return [Layer(config, i, buckets, self.activation) for i in range(depth)]
 
     def canonical(self, name: str) -> str | None:
         """As transformers names a model with a head. The embeddings are one tensor under each of their names, as is a head that is tied to them.
@@ -344,7 +362,7 @@ class T5:
         return gguf_spec(self.config, self.tied, self.tokenizer, self.directory)
 
     def onnx(self) -> Mapping[str, OnnxSpec]:
-        raise InputError(f"{self.directory}: found the family {self.name}, which is not exported as ONNX, expected gguf")
+        return onnx_specs(self, self.config)
 
     def approximate(self) -> "T5":
         return replace(self, activation=GatedGelu()) if self.config.is_gated_act else self
@@ -354,6 +372,17 @@ def in_two(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """The encoder's states and the decoder's, of what the decoder's blocks carry."""
     length = batch["attention_mask"].shape[1]
     return hidden[:, :length], hidden[:, length:]
+
+
+def _buckets(config: T5Config) -> Tensor:
+    """The row of the table of relative positions by distance, int64 [2 DISTANCE + 1], from DISTANCE tokens before to as many behind.
+
+    Found once, here: it takes a logarithm, whose last bit, and with it the bucket of a power of two, differs between runtimes.
+    """
+    bucket: Any = T5Attention._relative_position_bucket
+    distances = torch.arange(-DISTANCE, DISTANCE + 1)
+    found: Tensor = bucket(distances, not config.is_decoder, config.relative_attention_num_buckets, config.relative_attention_max_distance)
+    return found
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

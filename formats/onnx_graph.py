@@ -10,6 +10,7 @@ the graph depends on nothing but the family's config, the shapes, the grids and 
     half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
     half linear         NAME float16 [out, in] -> Transpose -> Cast to float32 -> MatMul
     everything else     NAME float32
+    a Relu              Max with 0, so that the linear before it is fused
 
 The initializers are the weights and nothing else: the graph's own constants are Constant nodes.
 """
@@ -76,7 +77,7 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
 
     nodes = [helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
     for node in graph.node:
-        nodes += _half(node) if half & set(node.input) else _dequantised(node, packed, gathered)
+        nodes += _relu(node) if node.op_type == "Relu" else _half(node) if half & set(node.input) else _dequantised(node, packed, gathered)
     del graph.initializer[:], graph.node[:]
     graph.node.extend(nodes)
     for name in weights:
@@ -171,6 +172,12 @@ def _half(node: NodeProto) -> list[NodeProto]:
     (output,) = node.output
     node.output[0] = f"{output}.half"
     return [node, helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT)]
+
+
+def _relu(node: NodeProto) -> list[NodeProto]:
+    """As a Max: ONNX Runtime (1.32) fuses no MatMul that a Relu follows."""
+    zero = helper.make_tensor(f"{node.output[0]}.zero", TensorProto.FLOAT, [], [0.0])
+    return [helper.make_node("Constant", [], [zero.name], value=zero), helper.make_node("Max", [*node.input, zero.name], node.output, node.name)]
 
 
 def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> list[NodeProto]:

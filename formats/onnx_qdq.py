@@ -64,7 +64,7 @@ class OnnxQdq:
 
     def find(self, folder: Path) -> Path:
         found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
-        for name in (f"{stem}{ending}" for stem in ("vision_model", "model") for ending in (QUANTISED, PLAIN)):
+        for name in (f"{stem}{ending}" for stem in ("vision_model", "encoder_model", "model") for ending in (QUANTISED, PLAIN)):
             if name in found:
                 return folder / FOLDER / name
         raise InputError(f"{folder}: it has no {FOLDER}/model{QUANTISED}")

@@ -141,6 +141,11 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 0, result.stdout + result.stderr
     report = report_of(tmp_path / "out")
-    (file,) = report["files"]
-    assert file["runtime"] == "llama.cpp" and file["checks"]["codes"]["equal"]
-    assert file["checks"]["tasks"]["language"]["stories"]["tokens"] >= len(tiny_decoder.LINES)
+    assert [file["runtime"] for file in report["files"]] == ["llama.cpp", "onnxruntime"]
+    for file in report["files"]:
+        assert file["checks"]["codes"]["equal"]
+        assert file["checks"]["tasks"]["language"]["stories"]["tokens"] >= len(tiny_decoder.LINES)
+    onnx = report["files"][1]
+    others = [Path(other["path"]).name for other in onnx["others"]]
+    assert Path(onnx["path"]).name == "encoder_model_q4.onnx" and others == ["decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx"]
+    assert onnx["notes"]["fused"] == onnx["notes"]["linears"] > 0

@@ -1,7 +1,7 @@
 """ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from epmq_export.data.processor import load_processor, preprocess
 from epmq_export.data.sample import Picture, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.runtimes.onnx_language import is_language, scores
+from epmq_export.runtimes import onnx_encoder_decoder, onnx_language
+from epmq_export.runtimes.onnx_encoder_decoder import ENCODER, FIRST, NEXT, Halves
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -47,8 +48,10 @@ class OnnxRuntime:
         path = _for_texts(path) if texts else path
         session = open_session(path, exact=exact)
         inputs = {value.name: value.shape for value in session.get_inputs()}
-        if is_language(inputs):
-            return _scored(session, path, texts, exact)
+        if texts and path.name.startswith(ENCODER):
+            return _scored(path, lambda tokens: onnx_encoder_decoder.scores(_halves(session, path, exact), texts, tokens))
+        if onnx_language.is_language(inputs):
+            return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
         known = [value.name for value in session.get_outputs()]
         output = next((name for name in (PICTURES_OUT if pictures else TEXTS_OUT) if name in known), None)
         if output is None:
@@ -141,7 +144,18 @@ def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
         yield rows.tolist(), {name: value[rows, : lengths[rows[0]]] for name, value in encoded.items()}
 
 
-def _scored(session: "onnxruntime.InferenceSession", path: Path, samples: Sequence[Sample], exact: bool) -> NDArray[np.float32]:
+def _halves(encoder: "onnxruntime.InferenceSession", path: Path, exact: bool) -> Halves:
+    """The decoder's two files are beside the encoder's; that with a cache is opened where it is run. InputError where one is not there."""
+    first, after = (path.with_name(path.name.replace(ENCODER, name, 1)) for name in (FIRST, NEXT))
+    config = _beside(path) / "config.json"
+    start = _read(config).get("decoder_start_token_id")
+    if not isinstance(start, int):
+        raise InputError(f"{config}: found decoder_start_token_id {start!r}, expected the token that the decoder begins with")
+    return Halves(encoder, open_session(first, exact=exact), open_session(after, exact=exact) if exact else None, start)
+
+
+def _scored(path: Path, run: Callable[[Callable[[str], list[int]]], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """What a language model gives for samples, by the tokenizer that lies beside it."""
     tokenizer = _tokenizer(folder := _beside(path))
 
     def tokens(text: str) -> list[int]:
@@ -149,7 +163,7 @@ def _scored(session: "onnxruntime.InferenceSession", path: Path, samples: Sequen
         return ids
 
     try:
-        return scores(session, samples, tokens, exact)
+        return run(tokens)
     except InputError:
         raise
     except Exception as error:  # the runtime has a class of its own for every status, the tokenizer raises whatever its parsers raise

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from epmq_export.data.sample import Picture, Pixels, Sample
+from epmq_export.data.sample import Passage, Picture, Pixels, Sample
 
 HARD_TEXTS = (
     "",
@@ -66,13 +66,24 @@ HARD_TEXTS = (
 )
 
 
+# With targets longer than what is fed one by one behind a cache, and the last far longer than the distances that share no bucket in T5's bias.
+PASSAGES: tuple[Passage, ...] = (
+    Passage("Is the sky blue? Answer yes or no.", " yes"),
+    Passage("translate English to German: How old are you?", " Wie alt sind Sie?"),
+    Passage("The cat sat on the", " mat, as it does on most days, and slept."),
+    Passage("日本 12 4", " été 日本 3,14"),
+    Passage("buffalo " * 20, " buffalo" * 60),
+)
+
+
 def probes(modality: str) -> Sequence[Sample]:
-    """A language model is given what is not empty: what has no token cannot be gone on with."""
+    """A language model is given what is not empty: what has no token cannot be gone on with. And passages: of a text alone, the decoder of a model of
+    two halves reads one token."""
     match modality:
         case "image":
             return hard_pictures()
         case "language":
-            return [text for text in HARD_TEXTS if text]
+            return [*(text for text in HARD_TEXTS if text), *PASSAGES]
         case _:
             return HARD_TEXTS
 

@@ -298,11 +298,6 @@ def test_a_decoder_deeper_than_the_encoder_is_refused_in_gguf(tmp_path: Path) ->
         family.gguf()
 
 
-def test_onnx_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not exported as ONNX"):
-        T5.open(t5(tmp_path / "model")).onnx()
-
-
 def test_what_is_too_long_loses_its_end(tmp_path: Path) -> None:
     family = replace(T5.open(t5(tmp_path / "model")), max_length=9)
     long = " ".join(texts(5, 7))

@@ -1,0 +1,231 @@
+"""T5 as ONNX. An export of three models takes its time, so that each version is written once."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from converters.t5 import T5
+from epmq_export import packed
+from epmq_export.data.sample import Passage, Sample
+from epmq_export.errors import InputError
+from epmq_export.format import PlannedTensor
+from epmq_export.grids import GRIDS
+from epmq_export.packed import Packed, PackedTensor
+from epmq_export.runtimes import torch as reference
+from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.verification.checks import check_codes, check_graph, check_metadata
+from formats.onnx_qdq import OnnxQdq
+from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
+from tests.tiny_t5 import VERSIONS, t5
+
+RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
+FILES = ("encoder_model_q4.onnx", "decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx")
+# Longer than the bias tells distances apart, so that the last bucket is reached in both halves.
+LONG = Passage(" ".join(["vifo gari"] * 60), " ".join(["foro"] * 90))
+
+
+@dataclass(frozen=True)
+class Written:
+    path: Path
+    packed: Packed
+    family: T5
+
+    def session(self, file: str) -> Any:
+        return onnxruntime.InferenceSession(self.path.with_name(file))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
+    found: dict[str, Written] = {}
+
+    def write(version: str) -> Written:
+        if version not in found:
+            place = tmp_path_factory.mktemp("t5")
+            held, family = pack(t5(place / "model", version, depths=(2, 2)))
+            (place / "out").mkdir()
+            found[version] = Written(FORMAT.write(held, family, place / "out"), held, family)
+        return found[version]
+
+    return write
+
+
+def distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    assert found.shape == expected.shape
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_scores_are_those_of_pytorch(version: str, written: Callable[[str], Written]) -> None:
+    file = written(version)
+    samples: list[Sample] = [*SAMPLES, LONG]
+    expected = reference.outputs(file.family, file.packed, samples, CPU)
+    assert distance(RUNTIME.outputs(file.path, samples, exact=True), expected) < 1e-5
+    assert distance(RUNTIME.outputs(file.path, samples), expected) < 0.1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_files_pass_their_checks(version: str, written: Callable[[str], Written]) -> None:
+    file = written(version)
+    assert FORMAT.find(file.path.parent.parent) == file.path
+    assert tuple(path.name for path in FORMAT.contents(file.path, file.family)) == FILES
+    codes = check_codes(file.path, file.packed, file.family, FORMAT, RUNTIME)
+    assert codes.passed and codes.facts["tensors"] == len(file.packed.names()), codes.broken
+    assert check_metadata(file.path, file.packed, file.family, FORMAT).passed
+    graph = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5"], graph.broken
+    # Of 2 layers each: the encoder's, the decoder's, and the decoder's without the keys and values of cross attention.
+    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8, "1.1": 2 * 7 + 2 * 11 + 2 * 9}[version]
+    assert FORMAT.notes(file.path, file.family) == {"linears": linears, "fused": linears}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Written]) -> None:
+    """Two texts of unlike lengths in one batch, which only a mask keeps apart; the second goes on in two parts of unlike size."""
+    file = written(version)
+    encoder, first, after = (file.session(name) for name in FILES)
+    ids = np.array([[5, 9, 7, 12, 1], [8, 6, 1, 0, 0]], np.int64)
+    mask = np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int64)
+    answer = np.array([[0, *range(4, 24)], [0, *range(30, 10, -1)]], np.int64)
+    (states,) = encoder.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
+    given = {"encoder_attention_mask": mask}
+
+    def run(session: Any, feed: dict[str, Any]) -> dict[str, Any]:
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    def cached(outputs: dict[str, Any]) -> dict[str, Any]:
+        return {name.replace("present", "past_key_values"): value for name, value in outputs.items() if name != "logits"}
+
+    whole = run(first, {**given, "encoder_hidden_states": states, "input_ids": answer})
+    outputs = run(first, {**given, "encoder_hidden_states": states, "input_ids": answer[:, :1]})
+    cache, parts = cached(outputs), [outputs["logits"]]
+    for start, end in ((1, 2), (2, 3), (3, 9), (9, 21)):
+        outputs = run(after, {**given, **cache, "input_ids": answer[:, start:end]})
+        parts.append(outputs["logits"])
+        cache |= cached(outputs)
+    # At default settings what a linear is given is rounded to 8 bits, by row, so that both ways round alike.
+    assert distance(np.concatenate(parts, 1), whole["logits"]) < 1e-3
+    for name, value in cached(whole).items():
+        assert distance(cache[name], value) < 1e-3, name
+
+
+def test_names_are_those_that_optimum_reads(written: Callable[[str], Written]) -> None:
+    file = written("1.0")
+    both = [f"{layer}.{part}" for layer in range(2) for part in ("decoder.key", "decoder.value", "encoder.key", "encoder.value")]
+    own = [name for name in both if ".decoder." in name]
+    past = [f"past_key_values.{name}" for name in both]
+    expected = {
+        FILES[0]: (["input_ids", "attention_mask"], ["last_hidden_state"]),
+        FILES[1]: (["input_ids", "encoder_hidden_states", "encoder_attention_mask"], ["logits", *(f"present.{name}" for name in both)]),
+        FILES[2]: (["input_ids", "encoder_attention_mask", *past], ["logits", *(f"present.{name}" for name in own)]),
+    }
+    for name, (inputs, outputs) in expected.items():
+        graph = onnx.load(file.path.with_name(name)).graph
+        assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (inputs, outputs)
+        # Every weight is read, and of the cross attention's none that the cache stands for.
+        assert {tensor.name for tensor in graph.initializer} <= {read for node in graph.node for read in node.input}
+        assert any("EncDecAttention.k" in tensor.name for tensor in graph.initializer) == (name == FILES[1])
+
+
+def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
+    file = written("1.1")
+    planned = {name: PlannedTensor(file.packed.shape(name), file.packed.grids.get(name, file.packed.load(name).dtype)) for name in file.packed.names()}
+    for name, sizes in FORMAT.sizes(planned, file.family, file.packed.index).items():
+        stored = sum(len(tensor.raw_data) for tensor in onnx.load(file.path.parent.parent / name).graph.initializer)
+        assert sum(size for kind, size in sizes.items() if kind != "rest") == stored
+
+
+def test_a_cache_that_is_wrong_shows_in_the_graph_check(written: Callable[[str], Written], tmp_path: Path) -> None:
+    """Zeros for the keys: the file's codes are as they were, and a run of all tokens at once never sees it."""
+    file = written("1.0")
+    shutil.copytree(file.path.parent.parent, tmp_path / "copy")
+    path = tmp_path / "copy" / "onnx" / FILES[0]
+    model = onnx.load(path.with_name(FILES[2]))
+    (concat,) = (node for node in model.graph.node if "past_key_values.0.decoder.key" in node.input)
+    place = [*concat.input].index("past_key_values.0.decoder.key")
+    concat.input[place] = "wrong"
+    model.graph.node.insert(0, onnx.helper.make_node("Sub", ["past_key_values.0.decoder.key"] * 2, ["wrong"]))
+    onnx.save(model, path.with_name(FILES[2]))
+    check = check_graph(path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    assert not check.passed and "difference between onnxruntime and PyTorch" in check.broken[0]
+
+
+def test_passages_without_tokens_to_predict_are_no_probes(written: Callable[[str], Written], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer that makes one token of all that it does not know finds none in some."""
+    file = written("1.0")
+    whole = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    kept = T5.targets
+
+    def targets(family: T5, passage: Passage) -> list[int]:
+        if passage.context.startswith("Is the sky"):
+            raise InputError("found nothing to predict")
+        return kept(family, passage)
+
+    monkeypatch.setattr(T5, "targets", targets)
+    fewer = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    assert fewer.passed and fewer.facts["samples"] == whole.facts["samples"] - 1
+
+
+def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written], tmp_path: Path) -> None:
+    shutil.copytree(written("1.0").path.parent.parent, tmp_path / "copy")
+    path = tmp_path / "copy" / "onnx" / FILES[0]
+    config = tmp_path / "copy" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "decoder_start_token_id": None}))
+    with pytest.raises(InputError, match=r"config\.json: found decoder_start_token_id None, expected the token"):
+        RUNTIME.outputs(path, ["vifo"])
+    shutil.copy(written("1.0").path.parent.parent / "config.json", config)
+    path.with_name(FILES[1]).unlink()
+    with pytest.raises(InputError, match=r"decoder_model_q4\.onnx: ONNX Runtime refuses it"):
+        RUNTIME.outputs(path, ["vifo"])
+
+
+def test_the_decoders_alone_give_no_scores(written: Callable[[str], Written]) -> None:
+    path = written("1.0").path
+    for name in FILES[1:]:
+        with pytest.raises(InputError, match=name):
+            RUNTIME.outputs(path.with_name(name), ["vifo"])
+
+
+def test_buckets_are_the_librarys(tmp_path: Path) -> None:
+    """Also of distances past the table, whose tokens share the last bucket."""
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    family = T5.open(t5(tmp_path / "model"))
+    for stack in ("encoder", "decoder"):
+        layer = family.layers(stack)[0]  # type: ignore[arg-type]
+        module = layer.build().to_empty(device="cpu")
+        table = module.get_parameter("0.layer.0.SelfAttention.relative_attention_bias.weight")
+        torch.nn.init.normal_(table)
+        places = torch.arange(300)
+        attention: Any = T5Attention
+        expected = table[attention._relative_position_bucket(places[None] - places[:, None], stack == "encoder", 32, 128)].permute(2, 0, 1)[None]
+        assert torch.equal(layer.bias(module, places, 300), expected)
+        assert torch.equal(layer.bias(module, places[250:], 300), expected[:, :, 250:])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
+    directory = t5(tmp_path / "model", version, depths=(1, 1))
+    family, source = opened(directory)
+    tensors = rounded(family, source)
+    tensors |= {name: PackedTensor(GRIDS["Q8_0"], *GRIDS["Q8_0"].quantise(source.load(name))) for name in family.embeddings}
+    packed.write(tmp_path / "packed", tensors, {"family": "t5"}, directory)
+    held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
+    (tmp_path / "out").mkdir()
+    path = FORMAT.write(held, family, tmp_path / "out")
+    assert check_codes(path, held, family, FORMAT, RUNTIME).passed
+    graph = check_graph(path, held, family, FORMAT, RUNTIME, 1e-5)
+    assert graph.passed, graph.broken
+    notes = FORMAT.notes(path, family)
+    # A head of its own is a linear in both of the decoder's files; a tied one is rows, which are decoded.
+    assert notes["fused"] == notes["linears"] == {"1.0": 6 + 10 + 8, "1.1": 7 + 11 + 9 + 2}[version]
