@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from epmq_export.data.sample import Passage, Sample, shown
+from epmq_export.data.sample import Passage, Sample, shown, text_of
 from epmq_export.errors import InputError
 from epmq_export.family import Family, LanguageFamily, rows
 from epmq_export.format import Format
@@ -140,10 +140,16 @@ def _probes(tower: Family, runtime: Runtime) -> Sequence[Sample]:
     if tower.modality != "language":
         return found
     family = cast(LanguageFamily, tower)
+    found = [sample for sample in found if not isinstance(sample, Passage) or _predictable(family, sample)]
     if not runtime.approximate:
-        return [sample for sample in found if not isinstance(sample, Passage) or _predictable(family, sample)]
+        return found
     agrees = family.agreement()
-    return [text for text in found if isinstance(text, str) and agrees(text)]
+    return [sample for sample in found if all(agrees(text) for text in _read(sample))]
+
+
+def _read(sample: Sample) -> tuple[str, ...]:
+    """What a runtime's tokenizer is given of it, in one piece or apart."""
+    return (sample.context, sample.target, sample.context + sample.target) if isinstance(sample, Passage) else (text_of(sample),)
 
 
 def _predictable(family: LanguageFamily, passage: Passage) -> bool:
