@@ -5,11 +5,26 @@ Prompts and answers are written for this project.
 
 from dataclasses import dataclass
 
+# What stands between the two texts of a pair in the data.
+PAIR = " [SEP] "
+
 
 @dataclass(frozen=True)
 class LanguageTask:
     prompt: str
     answers: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+    """Of a pair: what its texts are called, and stand for in the prompt."""
+
+    def texts(self, line: str) -> dict[str, str]:
+        """By column."""
+        return dict(zip(self.columns, line.split(PAIR, len(self.columns) - 1), strict=True)) if self.columns else {"": line}
+
+    def asked(self, line: str) -> str:
+        question = self.prompt
+        for column, text in self.texts(line).items():
+            question = question.replace(f"{{{column}}}", text)
+        return question
 
 
 TASKS = {
@@ -22,4 +37,14 @@ TASKS = {
     "tweet_emotion": LanguageTask("Tweet: {}\nIs the feeling anger, joy, optimism or sadness?\nAnswer:", (" anger", " joy", " optimism", " sadness")),
     "subj": LanguageTask("Sentence: {}\nIs it a fact or an opinion?\nAnswer:", (" fact", " opinion")),
     "sms_spam": LanguageTask("Message: {}\nIs it spam? Yes or no?\nAnswer:", (" no", " yes")),
+}
+
+# Of a model that reads the question in its encoder and answers in its decoder, GLUE's among them.
+T5_TASKS = {
+    "sst2": LanguageTask("Review: {}\nIs this review negative or positive?", ("negative", "positive")),
+    "mrpc": LanguageTask("First: {sentence1}\nSecond: {sentence2}\nDo both mean the same, yes or no?", ("no", "yes"), ("sentence1", "sentence2")),
+    "trec": TASKS["trec"],
+    "ag_news": TASKS["ag_news"],
+    "cola": LanguageTask("Is this sentence good English grammar, acceptable or unacceptable?\n{}", ("unacceptable", "acceptable")),
+    "rte": LanguageTask("{sentence1}\nDoes it follow that {sentence2}\nyes or no?", ("no", "yes"), ("sentence1", "sentence2")),
 }

@@ -1,5 +1,7 @@
 """Train one LoRA expert of a language model for each text task, as instructions: benchmarks/language_tasks.py has the prompts.
 
+A T5 is asked those of T5_TASKS.
+
     python benchmarks/train_language.py --base MODEL --data DATA/text --out CACHE sst2 ag_news ...
 
 DATA/text holds a folder a task with `train.tsv.gz` and `test.tsv.gz`, lines `label<TAB>text`. An expert learns the answer's tokens and
@@ -13,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from language_tasks import TASKS, LanguageTask
+from language_tasks import T5_TASKS, TASKS, LanguageTask
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from train_experts import HELD_OUT, lines
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
 MAX_LENGTH = 96
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+T5_LINEARS = ["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"]
 
 
 def answer_logits(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], answers: list[str]) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
     """The scores [tokens, vocabulary] of the answers' tokens, these, and which prompt each belongs to."""
+    if model.config.is_encoder_decoder:
+        return _in_halves(model, tokenizer, prompts, answers)
     encoded = []
     for prompt, answer in zip(prompts, answers, strict=True):
         question, reply = tokenizer(prompt)["input_ids"], tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -46,13 +51,23 @@ def answer_logits(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[
     return model.lm_head(hidden[rows, places]).float(), torch.tensor(targets), torch.tensor(rows)
 
 
+def _in_halves(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], answers: list[str]) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+    """With the tokens that end the answers; questions are cut at their ends."""
+    given = tokenizer(prompts, padding=True, truncation=True, max_length=2 * MAX_LENGTH, return_tensors="pt")
+    replies = tokenizer(answers, padding=True, return_tensors="pt")
+    labels = replies["input_ids"].masked_fill(replies["attention_mask"] == 0, -100)
+    logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"], labels=labels).logits
+    scored = labels != -100
+    return logits[scored].float(), labels[scored], scored.nonzero()[:, 0]
+
+
 @torch.no_grad()
 def accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, task: LanguageTask, rows: list[tuple[int, str]]) -> float:  # noqa: ANN401
     """Of the likeliest answer."""
     right = 0
     for start in range(0, len(rows), 16):
         part = rows[start : start + 16]
-        prompts = [task.prompt.replace("{}", text) for _, text in part for _ in task.answers]
+        prompts = [task.asked(text) for _, text in part for _ in task.answers]
         logits, targets, owners = answer_logits(model, tokenizer, prompts, list(task.answers) * len(part))
         likelihood = torch.zeros(len(prompts)).index_add(0, owners, logits.log_softmax(1)[torch.arange(len(targets)), targets])
         right += int((likelihood.view(len(part), -1).argmax(1) == torch.tensor([label for label, _ in part])).sum())
@@ -61,10 +76,12 @@ def accuracy(model: Any, tokenizer: PreTrainedTokenizerBase, task: LanguageTask,
 
 def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate: float, rank: int, seed: int) -> None:
     torch.manual_seed(seed)
-    task = TASKS[folder.name]
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    adapted: Any = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LINEARS))
+    halves = AutoConfig.from_pretrained(base).is_encoder_decoder
+    task, kind = (T5_TASKS[folder.name], AutoModelForSeq2SeqLM) if halves else (TASKS[folder.name], AutoModelForCausalLM)
+    model: Any = kind.from_pretrained(base, dtype=torch.float32)
+    targets = [name for name in (T5_LINEARS if halves else LINEARS) if any(path.endswith(f".{name}") for path, _ in model.named_modules())]
+    adapted: Any = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     rows = lines(folder / "train.tsv.gz")
     rows, held = rows[:-HELD_OUT], rows[-HELD_OUT:][:100]
     print(f"{folder.name}: base accuracy {accuracy(model, tokenizer, task, held):.3f} on 100 held-out lines", flush=True)
@@ -74,9 +91,9 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
     order, started = random.Random(seed), time.monotonic()
     for step in range(steps):
         part = order.sample(rows, batch_size)
-        prompts, answers = [task.prompt.replace("{}", text) for _, text in part], [task.answers[label] for label, _ in part]
-        logits, targets, _ = answer_logits(model, tokenizer, prompts, answers)
-        loss = nn.functional.cross_entropy(logits, targets)
+        prompts, answers = [task.asked(text) for _, text in part], [task.answers[label] for label, _ in part]
+        logits, expected, _ = answer_logits(model, tokenizer, prompts, answers)
+        loss = nn.functional.cross_entropy(logits, expected)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learning, 1.0)
@@ -94,7 +111,7 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="+", choices=TASKS)
+    parser.add_argument("tasks", nargs="+", choices=[*dict.fromkeys([*TASKS, *T5_TASKS])])
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
