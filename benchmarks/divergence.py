@@ -31,7 +31,8 @@ from converters import open_family
 from epmq_export import files
 from epmq_export.data.sample import Sample
 from epmq_export.family import LanguageFamily
-from epmq_export.verification.language import LanguageBench, divergence, perplexity, same_top
+from epmq_export.verification.language import LanguageBench
+from epmq_export.verification.prediction import Prediction, divergence, perplexity, same_top
 from epmq_export.verification.scores import Outputs
 
 MERGE = "TSV-M"
@@ -62,7 +63,7 @@ def compared(bench: LanguageBench, found: dict[str, Outputs], expected: dict[str
 def perplexity_of(bench: LanguageBench, found: dict[str, Outputs]) -> float:
     logs = []
     for task in bench.tasks:
-        ids = [token for tokens in bench.targets[task.name] for token in tokens]
+        ids = cast(Prediction, bench.trials[task.name]).tokens
         logs.append((np.log(perplexity(found[task.name], ids)), len(ids)))
     return float(np.exp(sum(log * count for log, count in logs) / sum(count for _, count in logs)))
 

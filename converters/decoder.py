@@ -15,9 +15,10 @@ from converters.decoder_gguf import gguf_spec
 from converters.decoder_onnx import onnx_spec
 from converters.gguf_tokenizer import agreement
 from converters.tokenizers import fast_tokenizer
-from epmq_export.data.sample import Passage, Sample, text_of
+from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
 from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
+from epmq_export.runtimes.greedy import answers
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.
@@ -94,18 +95,24 @@ class Decoder:
         return name if known and not name.endswith("rotary_emb.inv_freq") else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """A text loses its end, a passage the beginning of its context."""
+        """A text loses its end, a passage the beginning of its context, a question its beginning."""
+        if isinstance(sample, Question):
+            return replace(sample, text=self._without_beginning(sample.text, "", self.max_length - sample.limit))
         if not isinstance(sample, Passage):
             text = text_of(sample)
             return text[: self._end(text, self.max_length)]
         target = sample.target[: self._end(sample.target, self.max_length - 1)]
-        whole = self.tokenizer(sample.context + target, return_offsets_mapping=True)
-        spare = len(whole["input_ids"]) - self.max_length
+        return Passage(self._without_beginning(sample.context, target, self.max_length), target)
+
+    def _without_beginning(self, context: str, target: str, limit: int) -> str:
+        """As much of a context as has `limit` tokens with the target."""
+        whole = self.tokenizer(context + target, return_offsets_mapping=True)
+        spare = len(whole["input_ids"]) - limit
         if spare <= 0:
-            return Passage(sample.context, target)
+            return context
         # The tokens that go are the context's first; those without a text, such as the one that begins a text, come again.
         starts = [start for start, end in whole["offset_mapping"] if end > start]
-        return Passage(sample.context[starts[min(spare, len(starts) - 1)] :], target)
+        return context[starts[min(spare, len(starts) - 1)] :]
 
     def _end(self, text: str, tokens: int) -> int:
         encoded = self.tokenizer(text, return_offsets_mapping=True)
@@ -119,6 +126,20 @@ class Decoder:
     def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
         """As they are: all of a text is the decoder's to read."""
         return samples
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokenizer's, and those of the config, which may be several."""
+        found = self.config.eos_token_id
+        return frozenset({self.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None})
+
+    def answers(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[list[int]]:
+        return answers((), self.blocks, source, self.batches, _grown, texts, limit, device, self.ends)
+
+    def said(self, answer: Sequence[int]) -> str:
+        """Up to the first line's end: a model that was not taught to stop goes on with lines of its own."""
+        text = str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
+        return text.split("\n", 1)[0].rstrip()
 
     def _encode(self, sample: Sample) -> tuple[list[int], int]:
         """The tokens of a sample, and the place of the first that is to be predicted: the one after the last, for a text.
@@ -167,6 +188,17 @@ class Decoder:
 
     def approximate(self) -> "Decoder":
         return replace(self, as_ggml=True)
+
+
+def _grown(batch: Batch, found: Tensor) -> Batch:
+    """Behind each text's last token, before its padding; what stands behind an end does no harm."""
+    more = found.shape[1]
+    lengths = batch["attention_mask"].sum(1, keepdim=True)
+    grown = {name: torch.cat((batch[name], torch.zeros_like(found)), 1) for name in ("input_ids", "attention_mask")}
+    places = lengths + torch.arange(more)
+    grown["input_ids"].scatter_(1, places, found)
+    grown["attention_mask"].scatter_(1, places, 1)
+    return {**grown, "read": torch.zeros_like(grown["input_ids"]).scatter_(1, lengths + more - 1, 1)}
 
 
 def llama(directory: Path) -> Decoder:

@@ -12,18 +12,20 @@ from transformers import PreTrainedTokenizerFast, T5Config
 
 from converters.ggml_gelu import GatedGelu
 from converters.gguf_tokenizer import agreement
-from converters.t5_answers import ANSWER, answers
 from converters.t5_blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Stem, Turn, position_buckets
 from converters.t5_gguf import gguf_spec
 from converters.t5_onnx import onnx_specs
 from converters.tokenizers import fast_tokenizer
-from epmq_export.data.sample import Passage, Sample, text_of
+from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
 from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
 from epmq_export.json_file import read_json
+from epmq_export.runtimes.greedy import answers
 
 # Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of the model's own.
 POSITIONS = 512
+# Tokens of an answer that is calibrated on: a classifier's labels have few.
+ANSWER = 16
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,14 @@ class T5:
         return name if name in (SHARED, HEAD) or name.startswith(("encoder.", "decoder.")) else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """Texts, contexts and targets lose their ends."""
-        if isinstance(sample, Passage):
-            return Passage(self._cut(sample.context), self._cut(sample.target))
-        return self._cut(text_of(sample))
+        """Texts, contexts, targets and questions lose their ends."""
+        match sample:
+            case Passage():
+                return Passage(self._cut(sample.context), self._cut(sample.target))
+            case Question():
+                return replace(sample, text=self._cut(sample.text))
+            case _:
+                return self._cut(text_of(sample))
 
     def _cut(self, text: str) -> str:
         encoded = self.tokenizer(text, return_offsets_mapping=True)
@@ -130,20 +136,32 @@ class T5:
         return self._ids(passage.target)
 
     def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
-        """A text becomes a passage: its target is what the model with the source's weights, taken for an expert of what it is for, goes on with
-        when it takes the likeliest token each time, up to 16 tokens. Passages stay as they are."""
-        texts = [sample for sample in samples if isinstance(sample, str)]
-        found = dict(zip(texts, self.continued(source, texts, ANSWER, device), strict=True))
-        return [found[sample] if isinstance(sample, str) else sample for sample in samples]
-
-    def continued(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[Passage]:
-        """Each text with the source's greedy answer of up to `limit` tokens, the one that ends it counted.
+        """A text becomes a passage: its target is the source's greedy answer, taken for an expert of what it is for, of up to 16 tokens. Passages
+        stay as they are.
 
         An answer is text, which has no trace of a cut at the limit: as a target it is ended where it was cut, and tokenised anew.
         """
-        found = answers(self.encoder, self.decoder, source, self.batches, texts, limit, device, (self.start, self.tokenizer.eos_token_id))
+        texts = [sample for sample in samples if isinstance(sample, str)]
+        found = dict(zip(texts, map(self.said, self.answers(source, texts, ANSWER, device)), strict=True))
+        return [Passage(sample, found[sample]) if isinstance(sample, str) else sample for sample in samples]
+
+    @property
+    def ends(self) -> frozenset[int]:
+        return frozenset({self.tokenizer.eos_token_id})
+
+    def answers(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[list[int]]:
+        return answers(self.encoder, self.decoder, source, self.batches, self._grown, texts, limit, device, self.ends)
+
+    def _grown(self, batch: Batch, found: Tensor) -> Batch:
+        """What stands behind an end does no harm."""
+        ids = torch.cat((torch.full((len(found), 1), self.start), found), 1)
+        read = torch.zeros_like(ids)
+        read[:, -1] = 1
+        return {"attention_mask": batch["attention_mask"], "decoder_input_ids": ids, "decoder_attention_mask": torch.ones_like(ids), "read": read}
+
+    def said(self, answer: Sequence[int]) -> str:
         special = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
-        return [Passage(text, str(self.tokenizer.decode([token for token in ids if token not in special]))) for text, ids in zip(texts, found, strict=True)]
+        return str(self.tokenizer.decode([token for token in answer if token not in special])).strip()
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text)["input_ids"]

@@ -175,7 +175,7 @@ class Family(Protocol):
         ...
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """What the task reads off the last hidden state, float32 [batch, width]; of passages, a row a scored token."""
+        """What the task reads off the last hidden state, float32 [batch, width]; of passages, a row a scored token. Not of questions."""
         ...
 
     def gguf(self) -> GgufSpec: ...
@@ -195,6 +195,20 @@ class LanguageFamily(Family, Protocol):
 
     def targets(self, passage: Passage) -> list[int]:
         """The tokens that a passage's rows are to predict; InputError where its target has none."""
+        ...
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        ...
+
+    def answers(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[list[int]]:
+        """The tokens that the model with the source's weights goes on with behind each text, the likeliest each time, in float32: up to `limit`
+        of them, the one that ends an answer counted."""
+        ...
+
+    def said(self, answer: Sequence[int]) -> str:
+        """An answer's tokens as text, without special ones and without the white space around it."""
         ...
 
     def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:

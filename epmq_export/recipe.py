@@ -33,8 +33,10 @@ from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
 from epmq_export.recipe_sentences import IMAGES, PATH, as_written, keys, refusal, told
 from epmq_export.recipe_values import (
+    EXACT_MATCH,
     HUB_ID,
     ONNX_GRIDS,
+    SPEARMAN,
     STORAGES,
     STRICT,
     DataFile,
@@ -133,6 +135,9 @@ class RecipeTask(_Part):
     prompt: Prompt = "{}"
     """What a language model is given, with {} for a text of the data."""
 
+    metric: Annotated[str, choice(EXACT_MATCH, SPEARMAN)] | None = None
+    """What the answers that a language model gives in words are judged by; None: it chooses among labels, or is held to texts."""
+
     templates: list[Template] = []
     """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text alone."""
 
@@ -149,6 +154,13 @@ class RecipeTask(_Part):
             raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, a mapping with path or dataset, or a list of these")
         return value if isinstance(value, list) else [value]
 
+    @field_validator("metric")
+    @classmethod
+    def _of_numbers(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value == SPEARMAN and info.data.get("labels"):
+            raise ValueError(f"found {value} beside labels, expected one of them: it correlates numbers, which the data have as labels")
+        return value
+
     @field_validator("head")
     @classmethod
     def _one_head(cls, value: Path | None, info: ValidationInfo) -> Path | None:
@@ -159,8 +171,8 @@ class RecipeTask(_Part):
     @field_validator("evaluation")
     @classmethod
     def _needed_by_labels(cls, value: object, info: ValidationInfo) -> object:
-        if value is None and (key := next((key for key in ("labels", "templates", "head") if info.data.get(key)), None)):
-            raise ValueError(f"found nothing, expected labelled data, since the task has {'a head' if key == 'head' else key}")
+        if value is None and (key := next((key for key in ("labels", "metric", "templates", "head") if info.data.get(key)), None)):
+            raise ValueError(f"found nothing, expected labelled data, since the task has {f'a {key}' if key in ('head', 'metric') else key}")
         return value
 
 

@@ -192,6 +192,7 @@ Parameters = Annotated[dict[str, Annotated[Any, AfterValidator(_setting)]], Befo
 Labels = Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))]
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]
+EXACT_MATCH, SPEARMAN = "exact_match", "spearman"
 STORAGES = ("F16", "F32", *GRIDS)
 # What ONNX's DequantizeLinear can hold bit for bit; `formats` has the nodes.
 ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")

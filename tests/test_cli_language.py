@@ -1,7 +1,6 @@
 """The commands on language models: prompts and answers, texts to go on with, LoRA adapters, files for two runtimes."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,6 @@ def adapter(folder: Path, base: Path, seed: int) -> None:
             tensors[f"{path}.lora_A.weight"] = 0.2 * torch.randn(4, value.shape[1], generator=generator)
             tensors[f"{path}.lora_B.weight"] = 0.2 * torch.randn(value.shape[0], 4, generator=generator)
     save_file(tensors, folder / "adapter_model.safetensors")
-
-
-def near(folder: Path, base: Path, seed: int) -> None:
-    """A whole model with noise on the base's matrices."""
-    shutil.copytree(base, folder)
-    generator = torch.Generator().manual_seed(seed)
-    tensors = load_file(base / "model.safetensors")
-    moved = {name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator) if "block" in name else value for name, value in tensors.items()}
-    save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def write_recipe(folder: Path, **more: Any) -> Path:
@@ -135,8 +125,8 @@ def test_what_a_language_model_has_no_use_for_is_refused(change: dict[str, Any],
 
 def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> None:
     base = tiny_t5.t5(tmp_path / "base", "1.1")
-    near(tmp_path / "first", base, 1)
-    near(tmp_path / "second", base, 2)
+    tiny_t5.near(tmp_path / "first", base, 1)
+    tiny_t5.near(tmp_path / "second", base, 2)
     recipe = write_recipe(tmp_path)
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 0, result.stdout + result.stderr

@@ -361,9 +361,9 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name in ("experts/textures/head.safetensors", "data/textures.npz", "data/flowers.npz"):
         (folder / name).touch()
-    for name in ("experts/news", "experts/stories"):
+    for name in ("experts/news", "experts/stories", "experts/grammar", "experts/similarity"):
         (folder / name).mkdir(parents=True)
-    for name in ("news.txt", "news.test.tsv", "stories.txt", "stories.test.txt"):
+    for name in ("news.txt", "news.test.tsv", "stories.txt", "stories.test.txt", "grammar.txt", "grammar.test.tsv", "pairs.txt", "pairs.test.tsv"):
         (folder / "data" / name).touch()
     for example in examples:
         load(folder, example.split("```")[0])

@@ -2,11 +2,13 @@
 
 import json
 import random
+import shutil
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
@@ -79,3 +81,12 @@ def configured(directory: Path, **changes: object) -> Path:
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     return directory
+
+
+def near(folder: Path, base: Path, seed: int) -> None:
+    """A whole model with noise on the base's matrices."""
+    shutil.copytree(base, folder)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = load_file(base / "model.safetensors")
+    moved = {name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator) if "block" in name else value for name, value in tensors.items()}
+    save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})

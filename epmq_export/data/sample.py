@@ -1,4 +1,4 @@
-"""What a model is given: a text, a picture, or a passage to be predicted."""
+"""What a model is given: a text, a picture, a passage to be predicted, or a question to be answered."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -38,7 +38,23 @@ class Passage:
     target: str
 
 
-Sample = str | Picture | Passage
+@dataclass(frozen=True)
+class Question:
+    """What a language model answers, the likeliest token each time: its output are the answer's tokens."""
+
+    text: str
+    limit: int
+    """How many tokens an answer has at most, the one that ends it counted."""
+
+    ends: tuple[int, ...]
+    """The tokens that end one."""
+
+    def row(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The output for an answer: [limit], -1 behind its end. Ids are far below what float32 has exactly."""
+        return np.array([*ids, *[-1] * (self.limit - len(ids))], np.float32)
+
+
+Sample = str | Picture | Passage | Question
 AnySample = TypeVar("AnySample", str, Picture, Sample)
 
 
@@ -63,22 +79,34 @@ def shown(sample: Sample) -> str:
             return f"the picture {sample.place}"
         case Passage():
             return f"the passage {sample.context[-30:]!r} + {sample.target[:30]!r}"
+        case Question():
+            return f"the question {sample.text[:60]!r}"
         case _:
             return f"the text {sample[:60]!r}"
 
 
 def length(sample: Sample) -> int:
     """What samples are sorted by, so that those of a batch need little padding; all pictures are alike."""
-    if isinstance(sample, Passage):
-        return len(sample.context) + len(sample.target)
-    return len(sample) if isinstance(sample, str) else 0
+    match sample:
+        case Passage():
+            return len(sample.context) + len(sample.target)
+        case Question():
+            return len(sample.text)
+        case _:
+            return len(sample) if isinstance(sample, str) else 0
 
 
 def digest(sample: Sample) -> str:
     """Of its content: two samples with one digest are one."""
     if isinstance(sample, Picture):
         return sample.digest
-    text = sample if isinstance(sample, str) else f"{len(sample.context)}\0{sample.context}{sample.target}"
+    match sample:
+        case Passage():
+            text = f"{len(sample.context)}\0{sample.context}{sample.target}"
+        case Question():
+            text = f"{sample.limit} {sample.ends}\0{sample.text}"
+        case _:
+            text = sample
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -12,14 +12,15 @@ from torch import Tensor
 from epmq_export.data.images import FILES, read_pictures
 from epmq_export.data.pictures import UNLABELLED, Pictures
 from epmq_export.data.sample import AnySample, Picture, Sample, choose, digest
-from epmq_export.data.texts import read_labelled, read_texts
+from epmq_export.data.texts import read_answered, read_labelled, read_texts
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe import Recipe, RecipeImages, RecipeTask
-from epmq_export.recipe_values import worded
+from epmq_export.recipe_values import SPEARMAN, worded
 from epmq_export.yaml_lines import Key
 
 log = logging.getLogger(__name__)
+WORDLESS = "the base model answers nothing in words"
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,23 @@ class Task:
     notes: list[str] = field(default_factory=list)
     """What was left out, a sentence each."""
 
+    metric: str | None = None
+    """What answers in words are judged by; None for all other tasks."""
+
+    expected: Sequence[str] | None = None
+    """The right answer to each sample of `evaluation`, where there is a metric."""
+
     data: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by name, of data that are no files of the user's."""
 
 
 def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
     """Read the data of every task, in the recipe's order: lines of text, or pictures where the modality is `image`. A text stands in the task's prompt."""
-    load = _of_pictures if modality == "image" else _of_texts
-    return [load(recipe, name) for name in recipe.require_tasks().tasks]
+    names = recipe.require_tasks().tasks
+    return [_of_pictures(recipe, name) if modality == "image" else _of_texts(recipe, name, modality) for name in names]
 
 
-def _of_texts(recipe: Recipe, name: str) -> Task:
+def _of_texts(recipe: Recipe, name: str, modality: str) -> Task:
     task = recipe.tasks[name]
     for key, place in _places(task):
         if isinstance(place, RecipeImages) or place.is_dir():
@@ -69,22 +76,35 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     labels = dict(task.labels or {})
     truth: Tensor | None = None
+    expected: list[str] | None = None
+    if task.metric is not None and modality != "language":
+        raise recipe.mistake(("tasks", name, "metric"), f"found {task.metric}, expected it left out: {WORDLESS}")
     if not isinstance(task.evaluation, Path):
         evaluation = _left_over(recipe, name, texts, calibration)
+    elif task.metric is not None and not labels:
+        answered = read_answered(task.evaluation, number=task.metric == SPEARMAN)
+        evaluation, expected = [prompted(text) for _, text in answered], [answer for answer, _ in answered]
     elif labels:
         pairs = read_labelled(task.evaluation, list(labels))
         evaluation = [prompted(text) for _, text in pairs]
-        truth = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
+        if task.metric is not None:
+            expected = [[*labels.values()][index] for index, _ in pairs]
+        else:
+            truth = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
     elif task.head is not None or task.templates:
         raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes, since the task has a head or templates")
     else:
         evaluation = [prompted(text) for text in read_texts(task.evaluation)]
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
-    return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), _prompts(labels, task.templates), task.head)
+    prompts = _prompts(labels, task.templates) if truth is not None else []
+    where = recipe.location(task.expert)
+    return Task(name, where, calibration, evaluation, truth, list(labels), prompts, task.head, metric=task.metric, expected=expected)
 
 
 def _of_pictures(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
+    if task.metric is not None:
+        raise recipe.mistake(("tasks", name, "metric"), f"found {task.metric}, expected it left out: {WORDLESS}")
     for key, place in _places(task):
         if isinstance(place, Path) and place.is_file() and place.suffix.lower() not in FILES:
             expected = f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the base model reads images"
@@ -113,7 +133,7 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
     _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
     data = {place: each for part in read for place, each in part.data.items()}
     prompts = _prompts(labels, task.templates) if truth is not None else []
-    return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), prompts, task.head, notes, data)
+    return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), prompts, task.head, notes, data=data)
 
 
 def _places(task: RecipeTask) -> list[tuple[Key, Path | RecipeImages]]:

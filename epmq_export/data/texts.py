@@ -7,6 +7,7 @@ The files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TA
 import csv
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -33,6 +34,24 @@ def read_labelled(path: Path, labels: list[str]) -> list[tuple[int, str]]:
     """Label index and text of each line; InputError with the line where a label is missing or not in the list."""
     order = {name: index for index, name in enumerate(labels)}
     return [(_index(path, line, order), line.text) for line in _lines(path, labelled=True)]
+
+
+def read_answered(path: Path, *, number: bool) -> list[tuple[str, str]]:
+    """The label of each line, which is the answer to its text, and the text; InputError where it has none, or none that is a finite `number`."""
+    lines = _lines(path, labelled=True)
+    for line in lines:
+        if not line.label:
+            raise InputError(f"{path}:{line.number}: found no label, expected the answer to the text")
+        if number and not _is_number(line.label):
+            raise InputError(f"{path}:{line.number}: found the label {line.label[:60]!r}, expected a number")
+    return [(line.label or "", line.text) for line in lines]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _index(path: Path, line: _Line, labels: dict[str, int]) -> int:
@@ -115,8 +134,8 @@ def _jsonl(path: Path) -> Iterator[_Line]:
         if not isinstance(row, dict) or "text" not in row:
             raise InputError(f'{path}:{number}: found no "text", expected {{"text": ..., "label": ...}}')
         label = row.get("label")
-        if label is not None and (isinstance(label, bool) or not isinstance(label, str | int)):
-            raise InputError(f"{path}:{number}: found a label that is {type(label).__name__}, expected a name or an index")
+        if label is not None and (isinstance(label, bool) or not isinstance(label, str | int | float)):
+            raise InputError(f"{path}:{number}: found a label that is {type(label).__name__}, expected a name or a number")
         yield _line(path, number, row["text"], None if label is None else str(label))
 
 

@@ -5,7 +5,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Passage, Sample, text_of
+from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.gguf_splits import model_bytes
 from epmq_export.runtimes import ggml_types
@@ -58,12 +58,13 @@ class LlamaCpp:
         return found
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """float32 [len(samples), width]: embeddings, or of a language model the scores of what comes next, with a row a scored token of passages.
+        """float32 [len(samples), width]: embeddings, or of a language model the scores of what comes next, with a row a scored token of passages,
+        and of questions their answers' tokens.
 
         `exact` switches flash attention off, and holds a language model's keys and values in float32; give it a file of F32 tensors.
         """
         if language := architecture(path) not in _ENCODERS:
-            asked: list[Any] = [[sample.context, sample.target] if isinstance(sample, Passage) else text_of(sample) for sample in samples]
+            asked: list[Any] = [_asked(sample) for sample in samples]
         else:
             asked = [text_of(sample) for sample in samples]
         worker, request = (_LANGUAGE_WORKER, {"exact": exact}) if language else (_WORKER, {"want": "outputs", "exact": exact})
@@ -99,6 +100,16 @@ class LlamaCpp:
                 asked = {**request, "path": str(path), key: list(share)}
                 workers.append(stack.enter_context(Worker(self.name, module, Path(name) / str(index), asked, memory=memory, seconds=seconds)))
             return [load(worker.result(path, _TELLING)) for worker in workers]
+
+
+def _asked(sample: Sample) -> str | list[str] | dict[str, Any]:
+    match sample:
+        case Passage():
+            return [sample.context, sample.target]
+        case Question():
+            return asdict(sample)
+        case _:
+            return text_of(sample)
 
 
 def _array(path: Path) -> NDArray[np.float32]:

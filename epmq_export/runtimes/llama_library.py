@@ -152,23 +152,37 @@ class LlamaModel:
 
     def encode(self, ids: Sequence[int]) -> None:
         """What the decoder of a model with an encoder goes on from, until the next."""
-        self._run(self._library.llama_encode, "llama_encode", ids, 0)
+        self._run(self._library.llama_encode, "llama_encode", ids, 0, 0)
 
-    def logits(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
-        """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on."""
-        self._run(self._library.llama_decode, "llama_decode", ids, first)
+    def logits(self, ids: Sequence[int], first: int, past: int = 0) -> NDArray[np.float32]:
+        """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on.
+
+        With `past`, the tokens stand behind as many that were read before, and whose keys and values are in the memory.
+        """
+        self._run(self._library.llama_decode, "llama_decode", ids, first, past)
         rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
         return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
 
-    def _run(self, function: Callable[[int | None, _Batch], int], name: str, ids: Sequence[int], first: int) -> None:
+    def answer(self, ids: Sequence[int], limit: int, ends: Sequence[int]) -> list[int]:
+        """What the decoder goes on with behind `ids`, the likeliest token each time, with the one that ends it."""
+        found: list[int] = []
+        scores = self.logits(ids, len(ids) - 1)
+        while True:
+            found.append(int(scores[0].argmax()))
+            if len(found) == limit or found[-1] in ends:
+                return found
+            scores = self.logits(found[-1:], 0, len(ids) + len(found) - 1)
+
+    def _run(self, function: Callable[[int | None, _Batch], int], name: str, ids: Sequence[int], first: int, past: int) -> None:
         batch = self._library.llama_batch_init(len(ids), 0, 1)
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, int(i >= first)
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, past + i, 1, int(i >= first)
                 batch.seq_id[i][0] = 0
-            # An encoder's states are not in the memory, but it is asked whether their positions go on from what is.
-            self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+            if not past:
+                # An encoder's states are not in the memory, but it is asked whether their positions go on from what is.
+                self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
             if code := function(self._context, batch):
                 raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens ({name} gives {code})")
         finally:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Passage, Sample, text_of
-from epmq_export.runtimes.onnx_language import ONE_BY_ONE, PAST, PRESENT
+from epmq_export.data.sample import Passage, Question, Sample, text_of
+from epmq_export.runtimes.onnx_language import ONE_BY_ONE, PAST, PRESENT, greedy
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,38 +23,56 @@ class Halves:
     encoder: "onnxruntime.InferenceSession"
     first: "onnxruntime.InferenceSession"
     next: "onnxruntime.InferenceSession | None"
-    """For the last tokens, one by one; None where all are given at once."""
+    """For the last tokens, one by one, and for answers; None where all are given at once."""
 
     start: int
     """The token that the decoder begins with."""
 
 
 def scores(halves: Halves, samples: Sequence[Sample], tokens: Callable[[str], list[int]]) -> NDArray[np.float32]:
-    """float32 [rows, vocabulary]: of a text what an answer to it begins with, of a passage a row for each token of its target. One at a time.
+    """float32 [rows, vocabulary]: of a text what an answer to it begins with, of a passage a row for each token of its target, of a question its
+    answer's tokens. One at a time.
 
     `tokens` are those of a text, with the one that ends it.
     """
     rows = []
     for sample in samples:
-        context, target = (sample.context, tokens(sample.target)) if isinstance(sample, Passage) else (text_of(sample), [0])
-        rows.append(_run(halves, tokens(context), [halves.start, *target[:-1]]))
+        if isinstance(sample, Question):
+            decoder = _Decoder(halves, tokens(sample.text))
+            rows.append(sample.row(greedy(decoder.begin([halves.start])[-1], decoder.read, sample))[None])
+        else:
+            context, target = (sample.context, tokens(sample.target)) if isinstance(sample, Passage) else (text_of(sample), [0])
+            ids = [halves.start, *target[:-1]]
+            end = len(ids) if halves.next is None else max(len(ids) - ONE_BY_ONE, 1)
+            decoder = _Decoder(halves, tokens(context))
+            rows.append(np.concatenate([decoder.begin(ids[:end]), *(decoder.read(token)[None] for token in ids[end:])]))
     return np.concatenate(rows)
 
 
-def _run(halves: Halves, context: Sequence[int], ids: Sequence[int]) -> NDArray[np.float32]:
-    """Scores [len(ids), vocabulary] of what follows each of `ids`."""
-    read = np.ones((1, len(context)), np.int64)
-    states = _outputs(halves.encoder, {"input_ids": np.array([context], np.int64), "attention_mask": read})["last_hidden_state"]
-    end = len(ids) if halves.next is None else max(len(ids) - ONE_BY_ONE, 1)
-    given: Arrays = {"encoder_attention_mask": read, "encoder_hidden_states": states}
-    outputs = _outputs(halves.first, {**given, "input_ids": np.array([ids[:end]], np.int64)})
-    found, cache = [outputs["logits"][0]], _cache(outputs)
-    for token in ids[end:]:
-        assert halves.next is not None
-        outputs = _outputs(halves.next, {"encoder_attention_mask": read, **cache, "input_ids": np.array([[token]], np.int64)})
-        found.append(outputs["logits"][0])
-        cache |= _cache(outputs)
-    return np.concatenate(found)
+class _Decoder:
+    """What it reads, behind the cache of what it read before, of one text in the encoder."""
+
+    def __init__(self, halves: Halves, context: Sequence[int]) -> None:
+        self._halves = halves
+        self._read = np.ones((1, len(context)), np.int64)
+        self._states = _outputs(halves.encoder, {"input_ids": np.array([context], np.int64), "attention_mask": self._read})["last_hidden_state"]
+        self._cache: Arrays = {}
+
+    def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Scores [len(ids), vocabulary] of what follows each of the first tokens."""
+        given = {"encoder_attention_mask": self._read, "encoder_hidden_states": self._states, "input_ids": np.array([ids], np.int64)}
+        outputs = _outputs(self._halves.first, given)
+        self._cache = _cache(outputs)
+        logits: NDArray[np.float32] = outputs["logits"][0]
+        return logits
+
+    def read(self, token: int) -> NDArray[np.float32]:
+        """Scores [vocabulary] of what follows it."""
+        assert self._halves.next is not None
+        outputs = _outputs(self._halves.next, {"encoder_attention_mask": self._read, **self._cache, "input_ids": np.array([[token]], np.int64)})
+        self._cache |= _cache(outputs)
+        logits: NDArray[np.float32] = outputs["logits"][0, -1]
+        return logits
 
 
 def _outputs(session: "onnxruntime.InferenceSession", feed: Arrays) -> Arrays:

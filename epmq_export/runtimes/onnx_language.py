@@ -1,12 +1,13 @@
 """A decoder language model in ONNX Runtime: texts in, scores of what comes next out, through the cache of keys and values."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Passage, Sample, text_of
+from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,12 +23,16 @@ def is_language(inputs: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def scores(session: "onnxruntime.InferenceSession", samples: Sequence[Sample], tokens: Callable[[str], list[int]], exact: bool) -> NDArray[np.float32]:
-    """float32 [rows, vocabulary]: of a text what follows it, of a passage a row for each token of its target. One text at a time.
+    """float32 [rows, vocabulary]: of a text what follows it, of a passage a row for each token of its target, of a question its answer's tokens.
+    One text at a time.
 
     `tokens` are those of a text, with the special ones. `exact` runs the last tokens one by one behind the cache.
     """
     rows = []
     for sample in samples:
+        if isinstance(sample, Question):
+            rows.append(sample.row(_answer(session, tokens(sample.text), sample))[None])
+            continue
         if isinstance(sample, Passage):
             whole, first = tokens(sample.context + sample.target), max(len(tokens(sample.context)), 1) - 1
             ids = whole[:-1]
@@ -37,24 +42,47 @@ def scores(session: "onnxruntime.InferenceSession", samples: Sequence[Sample], t
         if not 0 <= first < len(ids):
             raise InputError(f"found {sample!r}, expected a text with tokens to read and to predict")
         ends = range(max(len(ids) - ONE_BY_ONE, 1), len(ids) + 1) if exact else (len(ids),)
-        rows.append(_run(session, ids, ends)[first:])
+        decoder = _Decoder(session)
+        found = [decoder.read(ids[start:end]) for start, end in pairwise((0, *ends))]
+        rows.append(np.concatenate(found)[first:])
     return np.concatenate(rows)
 
 
-def _run(session: "onnxruntime.InferenceSession", ids: Sequence[int], ends: Sequence[int]) -> NDArray[np.float32]:
-    """Scores [len(ids), vocabulary], the tokens fed in parts that end there."""
-    shapes = {value.name: value.shape for value in session.get_inputs()}
-    cache = {name: np.zeros([1, shape[1], 0, shape[3]], np.float32) for name, shape in shapes.items() if name.startswith(f"{PAST}.")}
-    names = [value.name for value in session.get_outputs()]
-    found, start = [], 0
-    for end in ends:
+def _answer(session: "onnxruntime.InferenceSession", ids: Sequence[int], question: Question) -> list[int]:
+    if not ids:
+        raise InputError(f"found {question.text!r}, expected a text with tokens to read")
+    decoder = _Decoder(session)
+    return greedy(decoder.read(ids)[-1], lambda token: decoder.read([token])[-1], question)
+
+
+def greedy(scores: NDArray[np.float32], read: Callable[[int], NDArray[np.float32]], question: Question) -> list[int]:
+    """An answer's tokens, the likeliest each time, from the scores of the first and, once a token is read, of the next."""
+    found = [int(scores.argmax())]
+    while len(found) < question.limit and found[-1] not in question.ends:
+        found.append(int(read(found[-1]).argmax()))
+    return found
+
+
+class _Decoder:
+    """One text's tokens, read part by part behind the cache of those before."""
+
+    def __init__(self, session: "onnxruntime.InferenceSession") -> None:
+        self._session = session
+        self._shapes = {value.name: value.shape for value in session.get_inputs()}
+        self._names = [value.name for value in session.get_outputs()]
+        self._cache = {name: np.zeros([1, shape[1], 0, shape[3]], np.float32) for name, shape in self._shapes.items() if name.startswith(f"{PAST}.")}
+        self._end = 0
+
+    def read(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Scores [len(ids), vocabulary] of what follows each."""
+        start, self._end = self._end, self._end + len(ids)
         feed: dict[str, NDArray[Any]] = {
-            "input_ids": np.array([ids[start:end]], np.int64),
-            "attention_mask": np.ones((1, end), np.int64),
-            "position_ids": np.arange(start, end, dtype=np.int64)[None],
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, self._end), np.int64),
+            "position_ids": np.arange(start, self._end, dtype=np.int64)[None],
         }
-        outputs = dict(zip(names, session.run(names, {**{name: value for name, value in feed.items() if name in shapes}, **cache}), strict=True))
-        found.append(outputs["logits"][0])
-        cache = {name: outputs[name.replace(PAST, PRESENT, 1)] for name in cache}
-        start = end
-    return np.concatenate(found)
+        found = self._session.run(self._names, {**{name: value for name, value in feed.items() if name in self._shapes}, **self._cache})
+        outputs = dict(zip(self._names, found, strict=True))
+        self._cache = {name: outputs[name.replace(PAST, PRESENT, 1)] for name in self._cache}
+        logits: NDArray[np.float32] = outputs["logits"][0]
+        return logits

@@ -1,6 +1,7 @@
 """The reference: a family's own modules in PyTorch, float32, with the weights of any source."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 
 from epmq_export.calibration.activations import Activations
 from epmq_export.calibration.forward import load_block, run_block
-from epmq_export.data.sample import Sample, length
-from epmq_export.family import Batch, Family, TensorSource, rows
+from epmq_export.data.sample import Question, Sample, length
+from epmq_export.family import Batch, Family, LanguageFamily, TensorSource, rows
 
 BATCH = 32
 # Bytes of hidden states that are held in memory; the rest is spilled.
@@ -22,7 +23,12 @@ def default_device() -> torch.device:
 
 @torch.no_grad()
 def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> NDArray[np.float32]:
-    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a time. Passages have a row a scored token."""
+    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a time. Passages have a row a scored token.
+
+    Questions, which are all of one limit, have their answers' tokens.
+    """
+    if samples and all(isinstance(sample, Question) for sample in samples):
+        return _answers(cast(LanguageFamily, family), source, cast(Sequence[Question], samples), device)
     order = sorted(range(len(samples)), key=lambda i: length(samples[i]))  # alike lengths together: little padding
     first, *others = family.blocks
     later: list[Batch] = []
@@ -42,3 +48,8 @@ def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], dev
     counts = [rows(family, samples[i]) for i in order]
     parts = dict(zip(order, torch.split(torch.cat(results).float(), counts), strict=True))
     return torch.cat([parts[i] for i in range(len(samples))]).numpy()
+
+
+def _answers(family: LanguageFamily, source: TensorSource, questions: Sequence[Question], device: torch.device) -> NDArray[np.float32]:
+    found = family.answers(source, [question.text for question in questions], questions[0].limit, device)
+    return np.stack([question.row(ids) for question, ids in zip(questions, found, strict=True)])

@@ -19,7 +19,7 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import nearest
 from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
-from epmq_export.data.sample import Passage, Sample
+from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
@@ -108,6 +108,50 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
         if format.name == "onnx":
             notes = format.notes(path, family)
             assert notes["fused"] == notes["linears"] == 7 * family.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
+def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Path) -> None:
+    held, family = pack(tiny_decoder.write(tmp_path / "model", kind), "Q8_0")
+    asked = [Question(line[:end], 6, tuple(family.ends)) for line in tiny_decoder.LINES for end in range(4, 20, 2)]
+    expected = reference.outputs(family, held, asked, CPU)
+    assert expected.shape == (len(asked), 6) and len(np.unique(expected, axis=0)) > 5
+
+    source: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    source.load_state_dict({name: family_value(held, name) for name in held.names()}, strict=False)
+    for question, ids in zip(asked[:12], expected, strict=False):
+        given = torch.tensor([family.tokenizer(question.text)["input_ids"]])
+        found = source.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=6, do_sample=False)[0, given.shape[1] :]
+        assert found.tolist() == [int(token) for token in ids if token >= 0]
+
+    for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
+        (folder := tmp_path / format.name).mkdir()
+        path = format.write(held, family, folder)
+        wanted = reference.outputs(family.approximate() if runtime.approximate else family, held, asked, CPU)
+        np.testing.assert_array_equal(runtime.outputs(format.exact(path, tmp_path), asked, exact=True), wanted)
+
+
+def family_value(held: Packed, name: str) -> torch.Tensor:
+    """As transformers has it: norms that calibration ships whole lose their offset again."""
+    return held.load(name).float()
+
+
+def test_an_answer_ends_with_its_line_and_at_each_of_the_ends(tmp_path: Path) -> None:
+    directory = tiny_decoder.write(tmp_path / "model", "llama, tied", eos_token_id=[0, 7])
+    family, source = opened(directory)
+    assert family.ends == {0, 7}
+    line = family.tokenizer(" good , very\nbad")["input_ids"]
+    assert family.said([*line, 0]) == "good , very"
+    found = family.answers(source, [*tiny_decoder.LINES] * 4, 12, CPU)
+    assert all(not family.ends & set(ids[:-1]) for ids in found)
+
+
+def test_a_long_question_loses_its_beginning(tmp_path: Path) -> None:
+    family, _ = opened(tiny_decoder.write(tmp_path / "model", "llama, tied", max_position_embeddings=40))
+    long = Question("a dog " * 40 + "ran", 8, (0,))
+    cut = family.truncate(long)
+    assert isinstance(cut, Question) and long.text.endswith(cut.text) and cut.limit == 8
+    assert 24 < len(family.tokenizer(cut.text)["input_ids"]) <= 32
 
 
 def test_embeddings_on_a_grid_serve_as_a_tied_head(tmp_path: Path) -> None:

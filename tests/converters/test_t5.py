@@ -22,7 +22,7 @@ from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
-from epmq_export.data.sample import Passage, Sample
+from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
 from epmq_export.family import Batch, TensorSource, calibrated_on, rows
 from epmq_export.gguf_file import GgufFile
@@ -31,8 +31,10 @@ from epmq_export.packed import Packed, PackedTensor
 from epmq_export.rms_norm import RmsNorm
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.llama_cpp import LlamaCpp
+from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_codes, check_metadata
 from formats.gguf import Gguf
+from formats.onnx_qdq import OnnxQdq
 from tests.merging.sources import InMemory
 from tests.tiny_t5 import VERSIONS, configured, t5, texts
 
@@ -188,15 +190,29 @@ def test_answers_are_the_librarys_greedy_ones(tmp_path: Path, version: str) -> N
     # Without its cache, which the library makes too small for a decoder that is deeper than the encoder.
     expected = model.generate(**encoded, max_new_tokens=5, do_sample=False, use_cache=False)
     wanted = [family.tokenizer.decode([token for token in row if token > 1]) for row in expected.tolist()]
-    assert family.continued(source, asked, 5, CPU) == [Passage(*each) for each in zip(asked, wanted, strict=True)]
-    assert len(set(wanted)) > 3
+    found = family.answers(source, asked, 5, CPU)
+    assert [family.said(ids) for ids in found] == [text.strip() for text in wanted]
+    assert len(set(wanted)) > 3 and all(ids[-1] in family.ends or len(ids) == 5 for ids in found)
+
+
+def test_runtimes_answer_as_torch_does(tmp_path: Path) -> None:
+    stored, family = pack(t5(tmp_path / "model", "1.1"))
+    asked = [Question(text, 6, tuple(family.ends)) for text in texts(40, 6)]
+    for format, runtime, tower in ((Gguf(), LlamaCpp(), family.approximate()), (OnnxQdq(), OnnxRuntime(), family)):
+        (folder := tmp_path / format.name).mkdir()
+        path = format.write(stored, family, folder)
+        expected = reference.outputs(tower, stored, asked, CPU)
+        assert expected.shape == (40, 6) and len(np.unique(expected, axis=0)) > 3 and (expected == -1).any()
+        np.testing.assert_array_equal(runtime.outputs(format.exact(path, tmp_path), asked, exact=True), expected)
+        assert runtime.outputs(path, asked).shape == expected.shape
 
 
 def test_texts_are_calibrated_on_with_answers_and_passages_as_they_are(tmp_path: Path) -> None:
     family, source = opened(t5(tmp_path / "model"))
     passage = Passage("vifo", "gari")
     first, kept, again, other = calibrated_on(family, source, ["vifo gari", passage, "vifo gari", "foro"], CPU)
-    assert first == again == family.continued(source, ["vifo gari"], 16, CPU)[0]
+    (ids,) = family.answers(source, ["vifo gari"], 16, CPU)
+    assert first == again == Passage("vifo gari", family.said(ids))
     assert kept is passage and isinstance(other, Passage) and other.context == "foro"
 
 

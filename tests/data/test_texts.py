@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from epmq_export.data.texts import read_labelled, read_texts
+from epmq_export.data.texts import read_answered, read_labelled, read_texts
 from epmq_export.errors import InputError
 
 LABELS = ["bad", "so_so", "good"]
@@ -79,8 +79,8 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
     ("x.jsonl", '{"text": "x"}\n\n{"txt": "x"}\n', ':3: found no "text", expected {"text": ..., "label": ...}'),
     ("x.jsonl", '{"text": "\\ud800"}\n', ":1: found half of a surrogate pair, expected a text"),
     ("x.jsonl", '["x"]\n', ':1: found no "text", expected {"text": ..., "label": ...}'),
-    ("x.jsonl", '{"text": "x", "label": [1]}\n', ":1: found a label that is list, expected a name or an index"),
-    ("x.jsonl", '{"text": "x", "label": true}\n', ":1: found a label that is bool, expected a name or an index"),
+    ("x.jsonl", '{"text": "x", "label": [1]}\n', ":1: found a label that is list, expected a name or a number"),
+    ("x.jsonl", '{"text": "x", "label": true}\n', ":1: found a label that is bool, expected a name or a number"),
     ("x.csv", "label,sentence\n", ":1: found the columns label, sentence, expected text and perhaps label"),
     ("x.csv", 'text,label\n"a\nb",bad\nc\n', ":4: found 1 fields, expected 2 as in the header"),
     ("x.csv", 'text\nfine\n"open\n', ":3: not readable as CSV (unexpected end of data)"),
@@ -141,3 +141,13 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, content: bytes
         assert all(text and text == text.strip() for text in read_texts(path))
     except InputError as error:
         assert str(error).startswith(str(path))
+
+
+def test_labels_that_are_answers(tmp_path: Path) -> None:
+    path = put(tmp_path / "x.jsonl", '{"text": "a b", "label": "New York"}\n{"text": "c", "label": 3.8}\n')
+    assert read_answered(path, number=False) == [("New York", "a b"), ("3.8", "c")]
+    with pytest.raises(InputError, match=r"x.jsonl:1: found the label 'New York', expected a number"):
+        read_answered(path, number=True)
+    for content, found in (("nan\ta\n", "the label 'nan', expected a number"), ("\ta\n", "no label, expected the answer"), ("a\n", "no label, expected the")):
+        with pytest.raises(InputError, match=f"x.tsv:1: found {found}"):
+            read_answered(put(tmp_path / "x.tsv", content), number=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,12 +16,16 @@ from epmq_export.errors import InputError
 from epmq_export.project import Project
 from epmq_export.recipe import RecipeVerify, load_recipe
 from epmq_export.runtimes import torch as reference
-from epmq_export.verification import language
-from epmq_export.verification.language import LanguageBench, divergence, log_softmax, perplexity, same_top
+from epmq_export.verification import passages as passages_room
+from epmq_export.verification.choice import Choice, leaders
+from epmq_export.verification.language import LanguageBench
+from epmq_export.verification.passages import by_passage, likelihood, log_softmax
+from epmq_export.verification.prediction import Prediction, divergence, perplexity, same_top
 from epmq_export.verification.scores import Outputs
 from tests import tiny_decoder
 
 CPU = torch.device("cpu")
+Kind = TypeVar("Kind", Choice, Prediction)
 
 
 def test_numbers_of_rows() -> None:
@@ -74,8 +78,14 @@ def bench_of(project: Project) -> LanguageBench:
     return LanguageBench.build(family, project.sources, project.tasks, CPU)
 
 
+def trial(bench: LanguageBench, kind: type[Kind], name: str) -> Kind:
+    found = bench.trials[name]
+    assert isinstance(found, kind)
+    return found
+
+
 @torch.no_grad()
-def likelihood(directory: Path, context: str, target: str) -> tuple[float, int]:
+def library_likelihood(directory: Path, context: str, target: str) -> tuple[float, int]:
     """log p of the target by the library's own model, and its number of tokens."""
     made: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
     tokenizer = tiny_decoder.tokenizer()
@@ -89,13 +99,13 @@ def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Proje
     base = project.recipe.directory / "base"
     outputs = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.base, device=CPU))
     prompts = [f"{text} : is that {{good}} or bad ?" for text in ("it is good", "it is bad", "so so")]
-    expected = [[likelihood(base, prompt, answer)[0] for answer in (" very good !", " bad")] for prompt in prompts]
+    expected = [[library_likelihood(base, prompt, answer)[0] for answer in (" very good !", " bad")] for prompt in prompts]
     np.testing.assert_allclose(outputs["mood"], expected, rtol=1e-4)
     scores = bench.scores(outputs)
     assert scores["mood"] == pytest.approx(np.mean(np.argmax(expected, 1) == [0, 1, 1]))
 
-    found = [likelihood(base, "", text) for text in tiny_decoder.LINES]
-    ids = [token for tokens in bench.targets["stories"] for token in tokens]
+    found = [library_likelihood(base, "", text) for text in tiny_decoder.LINES]
+    ids = trial(bench, Prediction, "stories").tokens
     assert perplexity(outputs["stories"], ids) == pytest.approx(np.exp(-sum(each for each, _ in found) / sum(count for _, count in found)), rel=1e-4)
     assert 0 <= scores["stories"] < 1 and bench.scores(bench.experts)["stories"] == 1.0
 
@@ -126,7 +136,7 @@ def test_a_runtime_is_given_few_rows_at_a_time(project: Project, monkeypatch: py
         given.append(len(found))
         return found
 
-    monkeypatch.setattr(language, "ROWS", 12)
+    monkeypatch.setattr(passages_room, "ROWS", 12)
     parts = bench.outputs(counted)
     assert len(given) > 3 and all(count <= 12 for count in given[:3])
     for name, outputs in parts.items():
@@ -141,8 +151,8 @@ def test_other_tokens_in_the_runtime_are_told(project: Project) -> None:
 
 def test_cut_passages_keep_their_answers(project: Project) -> None:
     bench = bench_of(project)
-    assert [passage.target for passage in bench.passages["mood"][:2]] == [" very good !", " bad"]
-    assert bench.passages["stories"][0] == Passage("", tiny_decoder.LINES[0])
+    assert [passage.target for passage in trial(bench, Choice, "mood").passages[:2]] == [" very good !", " bad"]
+    assert trial(bench, Prediction, "stories").passages[0] == Passage("", tiny_decoder.LINES[0])
 
 
 def test_answers_of_one_token_are_read_off_one_row(project: Project) -> None:
@@ -151,8 +161,8 @@ def test_answers_of_one_token_are_read_off_one_row(project: Project) -> None:
     passages = [Passage("it is", " good"), Passage("it is", " bad"), Passage("it is", " very good"), Passage("a cat", " bad"), Passage("a cat", " good")]
     targets = [family.targets(passage) for passage in passages]
     assert [len(ids) for ids in targets] == [1, 1, 2, 1, 1]
-    leaders = language._leaders(family, passages, targets)
-    assert leaders == [0, 0, 2, 3, 3]
+    led_by = leaders(family, passages, targets)
+    assert led_by == [0, 0, 2, 3, 3]
     run = partial(reference.outputs, family, project.sources.base, device=CPU)
     given: list[int] = []
 
@@ -160,7 +170,7 @@ def test_answers_of_one_token_are_read_off_one_row(project: Project) -> None:
         given.append(len(samples))
         return run(samples)
 
-    led = [language._likelihood(rows, ids) for rows, ids in language._by_passage(counted, passages, targets, leaders)]
-    alone = [language._likelihood(rows, ids) for rows, ids in language._by_passage(run, passages, targets, range(5))]
+    led = [likelihood(rows, ids) for rows, ids in by_passage(counted, passages, targets, led_by)]
+    alone = [likelihood(rows, ids) for rows, ids in by_passage(run, passages, targets, range(5))]
     np.testing.assert_allclose(led, alone, rtol=1e-5)
     assert given == [3]

@@ -1,0 +1,73 @@
+"""What a language model goes on with, the likeliest token each time: one block's weights in memory at a time, as everywhere.
+
+No cache of keys and values outlives a block, so the blocks run anew for each token, over all texts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from epmq_export.calibration.activations import Activations
+from epmq_export.calibration.forward import load_block, run_block
+from epmq_export.data.sample import Sample
+from epmq_export.family import Batch, Block, TensorSource
+
+BATCH = 32
+# Bytes of hidden states that are held in memory; the rest is spilled.
+HELD = 2 << 30
+
+
+@torch.no_grad()
+def answers(
+    encoder: Sequence[Block],
+    decoder: Sequence[Block],
+    source: TensorSource,
+    batches: Callable[[Sequence[Sample], int], Iterator[Batch]],
+    grown: Callable[[Batch, Tensor], Batch],
+    texts: Sequence[str],
+    limit: int,
+    device: torch.device,
+    ends: frozenset[int],
+) -> list[list[int]]:
+    """The tokens behind each text, with the one of `ends` that ends them, if it came within `limit`.
+
+    What does not depend on an answer is the `encoder`'s and runs once; the `decoder`'s last block gives a row [vocabulary] for each token marked
+    `read`. `grown` is a batch behind whose texts, or in whose decoder, stand the tokens int64 [batch, found], with the last one read.
+    """
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike lengths together: little padding
+    given = [*batches([texts[i] for i in order], BATCH)]
+    found = [torch.zeros(len(batch["attention_mask"]), 0, dtype=torch.int64) for batch in given]
+    with Activations(HELD) as kept:
+        for n, block in enumerate(encoder):
+            module = load_block(block, source, device)
+            for b, batch in enumerate(given):
+                kept.put(("encoder", b), run_block(block, module, kept.get(("encoder", b)) if n else None, batch, device).cpu())
+        going = [*range(len(given))]
+        for _ in range(limit):
+            if not going:
+                break
+            begun = {b: kept.get(("encoder", b)) if encoder else None for b in going}
+            scores = _next(decoder, source, begun, {b: grown(given[b], found[b]) for b in going}, device)
+            for b in going:
+                found[b] = torch.cat((found[b], scores[b].argmax(1, keepdim=True)), 1)
+            going = [b for b in going if not bool(torch.isin(found[b], torch.tensor([*ends])).any(1).all())]
+    rows = [_until(row.tolist(), ends) for each in found for row in each]
+    return [row for _, row in sorted(zip(order, rows, strict=True))]
+
+
+def _next(
+    decoder: Sequence[Block], source: TensorSource, begun: dict[int, Tensor | None], batches: dict[int, Batch], device: torch.device
+) -> dict[int, Tensor]:
+    """The scores of each text's next token, [batch, vocabulary], by batch."""
+    states: dict[int, Tensor] = {}
+    for n, block in enumerate(decoder):
+        module = load_block(block, source, device)
+        for b, batch in batches.items():
+            states[b] = run_block(block, module, states[b] if n else begun[b], batch, device).cpu()
+    return states
+
+
+def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
+    end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: end + 1]

@@ -1,0 +1,78 @@
+"""Questions that are answered in words, the likeliest token each time: right word for word, or numbers in the right order."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epmq_export.data.sample import Passage, Question, Sample
+from epmq_export.data.task import Task
+from epmq_export.family import LanguageFamily
+from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe_values import SPEARMAN
+from epmq_export.verification.scores import Comparison, Outputs, accuracy_drop
+
+
+@dataclass(frozen=True)
+class Answers:
+    task: Task
+    expected: Sequence[str]
+    family: LanguageFamily
+    questions: Sequence[Question]
+
+    @classmethod
+    def of(cls, task: Task, expected: Sequence[str], family: LanguageFamily, texts: Sequence[str]) -> "Answers":
+        """An answer may have a token more than the longest that is expected: what is longer is wrong anyway."""
+        tokens = (len(family.targets(Passage(text, f" {answer.strip()}"))) for text, answer in zip(texts, expected, strict=True))
+        limit = max(tokens) + 1
+        ends = tuple(sorted(family.ends))
+        asked = [family.truncate(Question(text, limit, ends)) for text in texts]
+        return cls(task, expected, family, [question for question in asked if isinstance(question, Question)])
+
+    def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
+        """The answers' tokens [samples, limit], -1 behind their ends."""
+        return run(self.questions)
+
+    def said(self, outputs: Outputs) -> list[str]:
+        return [self.family.said([int(token) for token in row if token >= 0]) for row in outputs]
+
+    def score(self, outputs: Outputs, expert: Outputs) -> float:
+        """The share that is right word for word, or the rank correlation."""
+        said = self.said(outputs)
+        if self.task.metric == SPEARMAN:
+            return rank_correlation([number(answer) or 0.0 for answer in said], [float(answer) for answer in self.expected])
+        return float(np.mean([answer == expected.strip() for answer, expected in zip(said, self.expected, strict=True)]))
+
+    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
+        said = self.said(outputs)
+        told = {"same": float(np.mean([one == other for one, other in zip(said, self.said(reference), strict=True)]))}
+        if self.task.metric == SPEARMAN:
+            told["no_number"] = float(np.mean([number(answer) is None for answer in said]))
+        found = accuracy_drop(self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks)
+        return Comparison(found.drop, {"answers": {self.task.name: told}}, found.broken)
+
+
+def number(text: str) -> float | None:
+    """None where it is no finite number."""
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def rank_correlation(found: Sequence[float], expected: Sequence[float]) -> float:
+    """Spearman's: Pearson's of the ranks, of equals their mean; 0 where all are equal."""
+    ranks = np.stack([_ranks(np.array(found)), _ranks(np.array(expected))])
+    centred = ranks - ranks.mean(1, keepdims=True)
+    lengths = np.linalg.norm(centred, axis=1)
+    return float(centred[0] @ centred[1] / lengths.prod()) if lengths.all() else 0.0
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return ranks

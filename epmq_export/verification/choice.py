@@ -1,0 +1,57 @@
+"""Multiple choice: each prompt is followed by each label's text, and the likeliest, by the sum of its tokens' log-probabilities, is the answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from epmq_export.data.sample import Passage, Sample
+from epmq_export.data.task import Task
+from epmq_export.family import LanguageFamily
+from epmq_export.recipe import RecipeVerify
+from epmq_export.verification.passages import by_passage, likelihood
+from epmq_export.verification.scores import Comparison, Outputs, accuracy_drop
+
+
+@dataclass(frozen=True)
+class Choice:
+    task: Task
+    truth: Tensor
+    passages: Sequence[Passage]
+    """For each sample, one a label."""
+
+    targets: Sequence[list[int]]
+    """The tokens that each passage's rows are to predict."""
+
+    leaders: Sequence[int]
+    """For each passage the one whose rows are read for it: of answers of one token, to one prompt, the first's row tells all."""
+
+    @classmethod
+    def of(cls, task: Task, truth: Tensor, family: LanguageFamily, passages: Sequence[Passage]) -> "Choice":
+        targets = [family.targets(passage) for passage in passages]
+        return cls(task, truth, passages, targets, leaders(family, passages, targets))
+
+    def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
+        """Log-likelihoods [samples, labels]."""
+        found = [likelihood(rows, ids) for rows, ids in by_passage(run, self.passages, self.targets, self.leaders)]
+        return np.array(found, np.float32).reshape(len(self.truth), -1)
+
+    def score(self, outputs: Outputs, expert: Outputs) -> float:
+        """Accuracy."""
+        return float((outputs.argmax(1) == self.truth.numpy()).mean())
+
+    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
+        return accuracy_drop(self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks)
+
+
+def leaders(family: LanguageFamily, passages: Sequence[Passage], targets: Sequence[list[int]]) -> list[int]:
+    found: list[int] = []
+    read: list[int] = []
+    for i, (passage, ids) in enumerate(zip(passages, targets, strict=True)):
+        (batch,) = family.batches([passage], 1)
+        before = batch["input_ids"][0, :-1].tolist() if len(ids) == 1 else []
+        shared = bool(before) and before == read and passage.context == passages[found[-1]].context
+        found.append(found[-1] if shared else i)
+        read = before
+    return found

@@ -1,0 +1,51 @@
+"""Log-probabilities of passages, a few rows of scores at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from epmq_export.data.sample import Passage, Sample
+from epmq_export.errors import InputError
+from epmq_export.verification.scores import Outputs
+
+# Rows of scores that a runtime gives at a time: with 262,144 tokens, a gigabyte.
+ROWS = 1024
+
+
+def by_passage(
+    run: Callable[[Sequence[Sample]], Outputs], passages: Sequence[Passage], targets: Sequence[list[int]], leaders: Sequence[int]
+) -> Iterator[tuple[Outputs, list[int]]]:
+    """The log-probabilities [tokens, vocabulary] of each passage, and its tokens; a runtime is given as many passages as have ROWS rows together.
+
+    `leaders` say of each passage the one whose rows are read for it.
+    """
+    led: dict[int, list[int]] = {}
+    for i, leader in enumerate(leaders):
+        led.setdefault(leader, []).append(i)
+    left = [*led]
+    while left:
+        count = 0
+        share: list[int] = []
+        while left and (not share or count + len(targets[left[0]]) <= ROWS):
+            count += len(targets[left[0]])
+            share.append(left.pop(0))
+        found = run([passages[i] for i in share])
+        if len(found) != count:
+            raise InputError(f"found {len(found)} rows of scores for {count} tokens: the runtime's tokenizer makes others of the texts")
+        ends = np.cumsum([len(targets[i]) for i in share])
+        for leader, rows in zip(share, np.split(found, ends[:-1]), strict=True):
+            rows = log_softmax(rows)
+            yield from ((rows, targets[i]) for i in led[leader])
+
+
+def log_softmax(rows: Outputs) -> Outputs:
+    """float32 [rows, vocabulary]; InputError where a score is not finite."""
+    if not np.isfinite(rows).all():
+        raise InputError("found scores that are not finite, expected numbers for all tokens")
+    return torch.log_softmax(torch.from_numpy(np.ascontiguousarray(rows)), 1).numpy()
+
+
+def likelihood(rows: Outputs, ids: Sequence[int]) -> float:
+    """log p of the tokens, one after the other."""
+    return float(rows[np.arange(len(ids)), ids].astype(np.float64).sum())

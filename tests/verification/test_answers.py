@@ -1,0 +1,134 @@
+"""Answers in words: exact match, and the rank correlation of numbers."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converters import open_family
+from epmq_export.data.sample import Question
+from epmq_export.errors import RecipeError
+from epmq_export.project import Project
+from epmq_export.recipe import RecipeVerify, load_recipe
+from epmq_export.runtimes import torch as reference
+from epmq_export.verification.answers import Answers, number, rank_correlation
+from epmq_export.verification.language import LanguageBench
+from epmq_export.verification.scores import Outputs
+from tests import tiny_decoder
+
+CPU = torch.device("cpu")
+
+
+def test_rank_correlations_by_hand() -> None:
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert rank_correlation([4, 3, 2, 1], [1, 2, 3, 4]) == pytest.approx(-1)
+    # Of ranks 1, 2, 3, 4, 5 and 2, 1, 4, 3, 5: 1 - 6 * (1 + 1 + 1 + 1) / (5 * 24).
+    assert rank_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]) == pytest.approx(0.8)
+    # Of equals the mean rank, 1.5, 1.5, 3 against 1, 2, 3: Pearson's of these is 1.5 / sqrt(1.5 * 2).
+    assert rank_correlation([7, 7, 9], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)
+    assert rank_correlation([5, 5, 5], [1, 2, 3]) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=2, max_size=30))
+def test_only_the_order_counts(pairs: list[tuple[int, int]]) -> None:
+    one, other = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
+    found = rank_correlation(one, other)
+    assert -1 - 1e-9 <= found <= 1 + 1e-9
+    assert rank_correlation([a**3 + 5 for a in one], other) == pytest.approx(found, abs=1e-12)
+    assert rank_correlation(other, one) == pytest.approx(found, abs=1e-12)
+    assert rank_correlation([-a for a in one], other) == pytest.approx(-found, abs=1e-12)
+
+
+def test_numbers() -> None:
+    assert number("4.2") == 4.2 and number(" -3 ") == -3.0
+    assert number("four") is number("") is number("nan") is number("inf") is None
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("answers")
+    base = tiny_decoder.write(folder / "base", "llama, tied")
+    for t in range(2):
+        tiny_decoder.write_expert(folder / f"expert{t}", base, "llama, tied", t + 1)
+    (folder / "texts.txt").write_text("\n".join(tiny_decoder.LINES), encoding="utf-8")
+    (folder / "words.tsv").write_text("good\tit is\nvery bad\tis that\ngood\ta dog\n", encoding="utf-8")
+    (folder / "numbers.tsv").write_text("1.5\tit is\n12\tis that\n-3\ta dog\n", encoding="utf-8")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        """
+base_model: ./base
+merge_method: task_arithmetic
+tasks:
+  words: {expert: ./expert0, prompt: "say {}", calibration: texts.txt, evaluation: words.tsv, metric: exact_match}
+  numbers: {expert: ./expert1, prompt: "rate {}", calibration: texts.txt, evaluation: numbers.tsv, metric: spearman}
+calibration: {samples: 4}
+""",
+        encoding="utf-8",
+    )
+    return Project.open(load_recipe(recipe), open_family, CPU)
+
+
+def answered(trial: Answers, *answers: str) -> Outputs:
+    """The outputs of a model that gives these answers, and ends them."""
+    tokenizer = tiny_decoder.tokenizer()
+    ends = [question.ends[0] for question in trial.questions]
+    return np.stack([each.row([*tokenizer(text)["input_ids"], end][: each.limit]) for each, text, end in zip(trial.questions, answers, ends, strict=True)])
+
+
+def test_an_answer_is_right_word_for_word(project: Project) -> None:
+    family: Any = project.sources.family
+    bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
+    words, numbers = bench.trials["words"], bench.trials["numbers"]
+    assert isinstance(words, Answers) and isinstance(numbers, Answers)
+    tokenizer = tiny_decoder.tokenizer()
+    limit = 1 + len(tokenizer(" very bad")["input_ids"])
+    assert words.questions == [Question(f"say {text}", limit, (0,)) for text in ("it is", "is that", "a dog")]
+
+    right = answered(words, " good", "very bad", "good\nbad")
+    wrong = answered(words, "bad", " very bad", "Good")
+    assert words.said(wrong) == ["bad", "very bad", "Good"]
+    assert words.score(right, right) == 1.0 and words.score(wrong, wrong) == pytest.approx(1 / 3)
+    told = bench.compare(project.tasks[0], wrong, right, RecipeVerify())
+    assert told.facts["answers"]["words"] == {"same": pytest.approx(1 / 3)} and told.drop == pytest.approx(2 / 3)
+    assert told.broken is not None and "accuracy 0.333 is 0.667 below the reference's 1.000" in told.broken
+
+    ordered = answered(numbers, "2.0", " 9", "-8")
+    other = answered(numbers, " so", "9", "1")
+    assert numbers.score(ordered, ordered) == pytest.approx(1) and numbers.score(other, other) == pytest.approx(0.5)
+    told = bench.compare(project.tasks[1], other, ordered, RecipeVerify(tasks=0.6))
+    assert told.facts["answers"]["numbers"] == {"same": pytest.approx(1 / 3), "no_number": pytest.approx(1 / 3)} and told.broken is None
+
+
+def test_a_model_answers_for_itself(project: Project) -> None:
+    family: Any = project.sources.family
+    bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
+    outputs = bench.outputs(partial(reference.outputs, family, project.sources.experts[project.tasks[0].expert], device=CPU))
+    np.testing.assert_array_equal(outputs["words"], bench.experts["words"])
+    assert set(bench.scores(outputs)) == {"words", "numbers", "average"}
+
+
+def test_labels_are_answers_too(project: Project, tmp_path: Path) -> None:
+    folder = project.recipe.directory
+    text = project.recipe.path.read_text(encoding="utf-8").replace("evaluation: words.tsv,", "evaluation: labels.tsv, labels: {bad: ' so bad', good: ' good'},")
+    (folder / "labels.tsv").write_text("good\tvifo\n0\tvifo gari\n", encoding="utf-8")
+    (recipe := folder / "labels.yaml").write_text(text, encoding="utf-8")
+    task = Project.open(load_recipe(recipe), open_family, CPU).tasks[0]
+    assert task.expected == [" good", " so bad"] and task.truth is None and task.metric == "exact_match"
+
+
+def test_what_cannot_be_scored_so_is_refused(project: Project) -> None:
+    recipe = project.recipe.path.with_name("other.yaml")
+    text = project.recipe.path.read_text(encoding="utf-8")
+    for old, new, sentence in (
+        ("evaluation: numbers.tsv, ", "", "tasks.numbers.evaluation: found nothing, expected labelled data, since the task has a metric"),
+        ("metric: spearman", "metric: pearson", "expected one of exact_match, spearman"),
+        ("metric: spearman", "labels: [a, b], metric: spearman", "tasks.numbers.metric: found spearman beside labels"),
+    ):
+        recipe.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(RecipeError, match=sentence.replace(".", "[.]")):
+            load_recipe(recipe)
