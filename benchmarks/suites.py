@@ -50,7 +50,7 @@ class Suite:
 
     def file(self, data: Path, task: str) -> Path:
         """A file that a task's data are not there without."""
-        return data / task / "test.tsv.gz" if self.name in ("text", "language") else data / f"{task}.npz"
+        return data / task / "test.tsv.gz" if self.name in ("text", "language", "t5") else data / f"{task}.npz"
 
 
 def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -66,6 +66,23 @@ def _language(data: Path, experts: Path, folder: Path, task: str, lines: int) ->
     labels = json.loads((data / task / "labels.json").read_text(encoding="utf-8"))
     answers = dict(zip(labels, asked.answers, strict=True))
     return _text(data, experts, folder, task, lines) | {"prompt": asked.prompt, "labels": answers}
+
+
+def _t5(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
+    """The questions whole, and their answers to be given word for word."""
+    asked = language_tasks.T5_TASKS[task]
+    labels = json.loads((data / task / "labels.json").read_text(encoding="utf-8"))
+    places = {}
+    for split, count in (("train", None), ("test", lines)):
+        places[split] = folder / f"{task}-{split}.tsv"
+        if not places[split].exists():
+            with gzip.open(data / task / f"{split}.tsv.gz", "rt", encoding="utf-8") as file:
+                rows = [line.rstrip("\n").split("\t", 1) for line in islice(file, count)]
+            # A line of the file is a question; T5's tokenizer takes an end of a line for a space.
+            questions = [f"{label}\t{' '.join(asked.asked(text).split())}\n" for label, text in rows]
+            places[split].write_text("".join(questions), encoding="utf-8")
+    answers = dict(zip(labels, (answer.strip() for answer in asked.answers), strict=True))
+    return {"calibration": str(places["train"]), "evaluation": str(places["test"]), "labels": answers, "metric": "exact_match"}
 
 
 def _clip(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -140,7 +157,7 @@ SUITES = {
         Suite(
             "language",
             tuple(language_tasks.TASKS),
-            4,
+            6,
             "text tasks as multiple choice, SmolLM2-135M-Instruct (from a 4-bit file, dequantised), LoRA experts",
             "texts",
             lambda experts: experts.with_name("smollm2"),
@@ -150,6 +167,20 @@ SUITES = {
             {"packed": "PyTorch", "gguf": "llama.cpp"},
             "train_language.py --base MODEL",
             _language,
+        ),
+        Suite(
+            "t5",
+            tuple(language_tasks.T5_TASKS),
+            6,
+            "text tasks answered word for word, FLAN-T5-small (from an int8 file of a fine-tune, dequantised), LoRA experts",
+            "texts",
+            lambda experts: experts.with_name("flan-t5-small"),
+            CACHE / "lm/flan-t5-small-experts",
+            Path("../shared/data/text"),
+            Path("t5"),
+            {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
+            "train_language.py --base MODEL",
+            _t5,
         ),
     )
 }
