@@ -3,14 +3,15 @@
     python benchmarks/divergence.py --data DATA/text --lines 20
 
 Texts are the first test lines of each task in its prompt, every token predicted from those before it. `merged` columns say what
-quantising alone loses; `experts` columns hold a file against each task's own expert. Peers are given the same merge and texts.
+quantising alone loses; `experts` columns hold a file against each task's own expert. Perplexity is of the right answers, behind the prompts:
+that of the prompts says nothing, since no expert is taught to write them. Peers are given the same merge and texts.
 Everything finished is saved at once, as results/language/divergence.json and .md; finished rows are kept.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accuracy import full_precision, machine
+from accuracy import full_precision, machine, on_grid
 from laboratory import CPU, Laboratory
 from language_tasks import TASKS
 from peers import known
@@ -31,12 +32,13 @@ from converters import open_family
 from epmq_export import files
 from epmq_export.data.sample import Sample
 from epmq_export.family import LanguageFamily
+from epmq_export.verification.choice import Choice
 from epmq_export.verification.language import LanguageBench
-from epmq_export.verification.prediction import Prediction, divergence, perplexity, same_top
+from epmq_export.verification.prediction import divergence, same_top
 from epmq_export.verification.scores import Outputs
 
 MERGE = "TSV-M"
-METHODS = ("gptq", "anchored", "epmq", "rtn")
+METHODS = (("gptq", "Q4_0"), ("anchored", "Q4_0"), ("epmq", "Q4_0"), ("rtn", "Q4_0"), ("anchored", "Q4_K"), ("gptq", "Q4_K"))
 PEERS = ("llama.cpp Q4_0, imatrix", "llama.cpp Q4_K, imatrix", "llama.cpp Q4_0")
 SUITE = SUITES["language"]
 
@@ -60,12 +62,16 @@ def compared(bench: LanguageBench, found: dict[str, Outputs], expected: dict[str
     return {"kl": float(divergences.mean()), "kl_99": float(np.percentile(divergences, 99)), "same_top": same}
 
 
-def perplexity_of(bench: LanguageBench, found: dict[str, Outputs]) -> float:
-    logs = []
-    for task in bench.tasks:
-        ids = cast(Prediction, bench.trials[task.name]).tokens
-        logs.append((np.log(perplexity(found[task.name], ids)), len(ids)))
-    return float(np.exp(sum(log * count for log, count in logs) / sum(count for _, count in logs)))
+def answers(bench: LanguageBench, run: Callable[[Sequence[Sample]], Outputs]) -> float:
+    """Perplexity of the right answers' tokens."""
+    total, count = 0.0, 0
+    for trial in cast(Mapping[str, Choice], bench.trials).values():
+        truth = trial.truth.numpy()
+        likelihoods = trial.outputs(run)
+        labels = likelihoods.shape[1]
+        total += float(likelihoods[np.arange(len(truth)), truth].astype(np.float64).sum())
+        count += sum(len(trial.targets[i * labels + label]) for i, label in enumerate(truth))
+    return float(np.exp(-total / count))
 
 
 def main() -> None:
@@ -85,17 +91,23 @@ def main() -> None:
         folder = Path(scratch)
         experts = given.experts.resolve()
         suite = replace(SUITE, entry=unlabelled)
-        laboratory = Laboratory(folder, SUITE.base(experts), experts, given.data.resolve(), settings["tasks"], given.lines, given.samples, suite)
-        experiment = laboratory.experiment(MERGE, "gptq")
+        for own in (folder / "asked", folder / "plain"):
+            own.mkdir()
+        asked, plain = (
+            Laboratory(own, SUITE.base(experts), experts, given.data.resolve(), settings["tasks"], given.lines, given.samples, kind)
+            for own, kind in ((folder / "asked", SUITE), (folder / "plain", suite))
+        )
+        experiment = asked.experiment(MERGE, "gptq")
         family = cast(LanguageFamily, experiment.sources.family)
-        bench = LanguageBench.build(family, experiment.sources, experiment.tasks, CPU)
+        questions = LanguageBench.build(family, experiment.sources, experiment.tasks, CPU)
+        bench = LanguageBench.build(family, experiment.sources, plain.experiment(MERGE, "gptq").tasks, CPU)
         merged = bench.outputs(partial(experiment.outputs, experiment.sources.merged))
 
         def measure(name: str, bits: float, run: Callable[[Sequence[Sample]], Outputs]) -> None:
             found = bench.outputs(run)
             rows[name] = {
                 "bits": bits,
-                "perplexity": perplexity_of(bench, found),
+                "perplexity": answers(questions, run),
                 "merged": compared(bench, found, merged),
                 "experts": compared(bench, found, dict(bench.experts)),
             }
@@ -110,18 +122,18 @@ def main() -> None:
                     (own := Path(place) / "peer").mkdir()
                     quantised = peer.quantise(full_precision(experiment, Path(place) / "merged"), own)
                     measure(name, quantised.bits, quantised.runs["gguf"])
-        for method in METHODS:
-            if method not in rows:
+        for method, grid in METHODS:
+            if (name := f"{method}, {grid}") not in rows:
                 with TemporaryDirectory(prefix="epmq-divergence-") as place:
-                    packed, _ = laboratory.experiment(MERGE, method).calibrate(Path(place) / "packed", "Q4_0")
+                    packed, _ = asked.experiment(MERGE, method).calibrate(Path(place) / "packed", grid)
                     (written := Path(place) / "gguf").mkdir()
                     file = chain().formats["gguf"].write(packed, open_family(packed.directory), written)
-                    measure(method, 4.5, partial(chain().reader(family, "gguf").outputs, file))
+                    measure(name, on_grid(packed, grid)["bits"], partial(chain().reader(family, "gguf").outputs, file))
 
 
 def save(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> None:
     about = {"settings": settings, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
-    lines = [["", "bits a weight", "perplexity", "KL from the merge", "99 %", "same first choice", "KL from the experts", "same first choice"]]
+    lines = [["", "bits a weight", "perplexity of the answers", "KL from the merge", "99 %", "same first choice", "KL from the experts", "same first choice"]]
     for name, row in rows.items():
         merged, experts = row["merged"], row["experts"]
         cells = [
