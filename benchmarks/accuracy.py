@@ -39,8 +39,9 @@ from cli import chain
 from converters import open_family
 from epmq_export import packed as packed_checkpoint
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
-from epmq_export.data.sample import Sample, text_of
+from epmq_export.data.sample import Sample
 from epmq_export.errors import EpmqError
+from epmq_export.family import calibrated_on
 from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
 from epmq_export.recipe_values import ONNX_GRIDS
@@ -158,7 +159,8 @@ def full_precision(experiment: Experiment, directory: Path) -> Merge:
     family, merged = experiment.sources.family, experiment.sources.merged
     tensors = {name: merged.load(name).half() if name in family.embeddings else merged.load(name).float() for name in merged.names()}
     packed_checkpoint.write(directory, tensors, {"family": family.name}, family.directory)
-    return Merge(Packed(directory), family, [text_of(family.truncate(text)) for task in experiment.tasks for text in task.calibration])
+    texts = [family.truncate(text) for task in experiment.tasks for text in task.calibration]
+    return Merge(Packed(directory), family, calibrated_on(family, merged, texts, CPU))
 
 
 def machine() -> str:

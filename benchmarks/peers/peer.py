@@ -26,8 +26,8 @@ class Merge:
     """In full precision, nothing on a grid: embeddings float16, as our own files store them, all else float32."""
 
     family: Family
-    texts: Sequence[str]
-    """The calibration texts of all tasks, without labels: those that our own methods are given."""
+    texts: Sequence[Sample]
+    """The calibration texts of all tasks, without labels: those that our own methods are given. For a model of two halves with the merge's answers."""
 
 
 @dataclass(frozen=True)
