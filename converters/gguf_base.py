@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint. Its tensors are decoded when they are asked for, one in memory at a time."""
+"""A GGUF file as a checkpoint: its tensors under Hugging Face's names, decoded one at a time, and the directory that transformers would have of it."""
 
 import atexit
 import logging
@@ -14,11 +14,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 from torch import Tensor
 
+from converters.gguf_base_config import write_config
+from converters.gguf_base_names import ARCHITECTURES, EMBEDDINGS, HEAD, names
+from converters.gguf_base_tokenizer import write_tokenizer
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.gguf_base.config import write_config
-from epmq_export.gguf_base.names import ARCHITECTURES, EMBEDDINGS, HEAD, names
-from epmq_export.gguf_base.tokenizer import write_tokenizer
 from epmq_export.gguf_file import shown
 from epmq_export.gguf_splits import GgufModel
 
@@ -91,10 +91,6 @@ class GgufBase:
                 raise InputError(f"{self._path}: tensor {there} has {rows} rows, expected {count} heads of an even width")
             found[name] = torch.arange(rows).reshape(count, rows // count // 2, 2).transpose(1, 2).reshape(-1)
         return found
-
-
-def is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == ".gguf" and path.is_file()
 
 
 def _architecture(path: Path, model: GgufModel) -> str:
