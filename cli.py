@@ -46,6 +46,7 @@ INTERRUPTED = 130  # what Typer makes of Ctrl-C
 @cache
 def chain() -> "Chain":
     from converters import open_family
+    from converters.gguf_base import GgufBase
     from epmq_export.chain import Chain
     from epmq_export.runtimes.clip_cpp import ClipCpp
     from epmq_export.runtimes.llama_cpp import LlamaCpp
@@ -55,7 +56,7 @@ def chain() -> "Chain":
 
     formats = (Gguf(), OnnxQdq())
     runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
-    return Chain(open_family, {format.name: format for format in formats}, {runtime.name: runtime for runtime in runtimes})
+    return Chain(open_family, GgufBase, {format.name: format for format in formats}, {runtime.name: runtime for runtime in runtimes})
 
 
 class FormatName(StrEnum):
@@ -92,6 +93,7 @@ def options(
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
     from converters import frozen
+    from converters.gguf_base import GgufBase
     from epmq_export import sources
     from epmq_export.merging.write import model_card, write_merged
     from epmq_export.recipe import load_recipe
@@ -100,7 +102,7 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     stages = console.Stages()
     files.refuse_existing(output, overwrite)
     asked = load_recipe(recipe)
-    opened = sources.open_checkpoints(asked)
+    opened = sources.open_checkpoints(asked, GgufBase)
     made = sources.merge(asked, opened, frozen(opened.base.model_directory))
     card = model_card(asked.base_model, [model.model for model in asked.experts], asked.merge_method, recipe.read_text(encoding="utf-8"))
     with stages.stage("merge"):
@@ -261,13 +263,14 @@ def doctor(as_json: AsJson = False) -> None:
 def _open(path: Path, device: str | None, base: Path | None = None) -> "Project":
     """The recipe's project; `base` stands in for the model that it names."""
     from converters import open_family
+    from converters.gguf_base import GgufBase
     from epmq_export.project import Project
     from epmq_export.recipe import load_recipe
 
     recipe = load_recipe(path)
     if base is not None:
         recipe = recipe.model_copy(update={"base_model": str(base)})
-    return Project.open(recipe.require_tasks(), open_family, _device(device))
+    return Project.open(recipe.require_tasks(), open_family, GgufBase, _device(device))
 
 
 def _forecast(path: Path, device: str | None, as_json: bool) -> None:
@@ -275,7 +278,7 @@ def _forecast(path: Path, device: str | None, as_json: bool) -> None:
     from epmq_export.recipe import load_recipe
 
     stages = chain()
-    forecast = Forecaster(stages.open_family, stages.formats, stages.runtimes, _device(device)).forecast(load_recipe(path).require_tasks())
+    forecast = Forecaster(stages.open_family, stages.open_gguf, stages.formats, stages.runtimes, _device(device)).forecast(load_recipe(path).require_tasks())
     if as_json:
         sys.stdout.write(json.dumps(forecast.as_dict(), indent=1) + "\n")
     else:

@@ -11,6 +11,7 @@ import torch
 from suites import TEXT, Suite
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
@@ -52,7 +53,7 @@ class Experiment:
     @classmethod
     def open(cls, path: Path) -> "Experiment":
         recipe = load_recipe(path)
-        checkpoints = sources.open_checkpoints(recipe)
+        checkpoints = sources.open_checkpoints(recipe, GgufBase)
         opened = sources.open_sources(recipe, checkpoints, open_family)
         return cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened)
 

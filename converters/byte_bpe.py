@@ -1,7 +1,7 @@
 """Byte-level BPE as llama.cpp reads it.
 
 The file holds the tokens in GPT-2's letters for bytes, the merges in their order, and the name of one of the ways to split a text
-that are built into llama.cpp. A way is taken by its name only where it was measured to be the tokenizer's own (see `_NAMES`).
+that are built into llama.cpp. A way is taken by its name only where it was measured to be the tokenizer's own (see byte_splits).
 llama.cpp differs from the tokenizer, whatever a file says, on texts that the tokenizer's NFC normalizer would change, since it has
 none, and on texts with one of 4,382 letters and digits that are new in Unicode 16.
 """
@@ -14,15 +14,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from converters.byte_splits import DIGITS, GPT2, WAYS, Way
 from converters.vocabulary import NFC, Keys, Rules, refuse_other_matching, refuse_settings, rows, specials
 from epmq_export.errors import InputError
 
-_DIGITS = "one digit"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}"
-_QWEN2 = rf"{_WORD}|\p{{N}}|{_REST}"
+_NAMES = {way: name for name, way in WAYS.items()}
 # Letters and digits of Unicode 16, which llama.cpp's table does not have: every code point below U+30000 was tried.
 _NEWER = re.compile(
     "["
@@ -33,14 +29,6 @@ _NEWER = re.compile(
     "\U0001ccf0-\U0001ccf9\U0001e5d0-\U0001e5ed\U0001e5f0-\U0001e5fa"
     "]"
 )
-# llama.cpp's names, by what splits a text in turn and by whether a word that is a token needs no merges. Measured by the tests.
-_NAMES = {
-    ((_GPT2,), False): "gpt-2",
-    ((_DIGITS, _GPT2), False): "smollm",
-    ((_LLAMA3,), True): "llama-bpe",
-    ((_LLAMA3,), False): "smaug-bpe",
-    ((_QWEN2,), False): "qwen2",
-}
 _MODEL = {"dropout": (None, 0.0), "continuing_subword_prefix": (None, ""), "end_of_word_suffix": (None, ""), "byte_fallback": (False,)}
 
 
@@ -72,28 +60,25 @@ def agrees(rules: Rules) -> Callable[[str], bool]:
 
 def _pre(rules: Rules, directory: Path) -> str:
     steps = rules["pre_tokenizer"] or {"type": None}
-    ways = tuple(_way(step) for step in steps.get("pretokenizers", [steps]))
-    ignore_merges = bool(rules["model"].get("ignore_merges"))
+    splits = tuple(_splits(step) for step in steps.get("pretokenizers", [steps]))
     # the last step writes bytes as letters; by its setting it splits before
-    found = ways[:-1] if ways[-1] == "" else ways
-    known = found and ways[-1] in ("", _GPT2) and steps.get("pretokenizers", [steps])[-1]["type"] == "ByteLevel"
-    if known and (found, ignore_merges) in _NAMES:
-        return _NAMES[found, ignore_merges]
-    raise InputError(
-        f"{directory}: its tokenizer splits texts by {' then '.join(map(repr, found)) or 'nothing'}, with ignore_merges {str(ignore_merges).lower()}, "
-        f"expected one that llama.cpp is known to have ({', '.join(_NAMES.values())})"
-    )
+    found = Way(splits[:-1] if splits[-1] == "" else splits, bool(rules["model"].get("ignore_merges")))
+    known = splits[-1] in ("", GPT2) and steps.get("pretokenizers", [steps])[-1]["type"] == "ByteLevel"
+    if known and found in _NAMES:
+        return _NAMES[found]
+    told = f"{' then '.join(map(repr, found.steps)) or 'nothing'}, with ignore_merges {str(found.ignore_merges).lower()}"
+    raise InputError(f"{directory}: its tokenizer splits texts by {told}, expected one that llama.cpp is known to have ({', '.join(WAYS)})")
 
 
-def _way(step: dict[str, Any]) -> str:
-    """What a step splits by: a regular expression, one of this file's names, nothing (""), or, where llama.cpp cannot have it, the step itself."""
+def _splits(step: dict[str, Any]) -> str:
+    """What a step splits by: a regular expression, DIGITS, nothing (""), or, where llama.cpp cannot have it, the step itself."""
     match step:
         case {"type": "Digits", "individual_digits": True}:
-            return _DIGITS
+            return DIGITS
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
             return pattern
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(splits)}:
-            return _GPT2 if splits else ""
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": bool(before)}:
+            return GPT2 if before else ""
         case _:
             return str(step)
 

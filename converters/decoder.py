@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from converters.decoder_blocks import KINDS, SLIDING, Config, Head, Kind, Layer, Stem
+from converters.decoder_blocks import EMBEDDINGS, HEAD, KINDS, SLIDING, Config, Head, Kind, Layer, Stem
 from converters.decoder_gguf import gguf_spec
 from converters.decoder_onnx import onnx_spec
 from converters.gguf_tokenizer import agreement
@@ -20,7 +20,6 @@ from epmq_export.errors import InputError
 from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
 from epmq_export.runtimes.greedy import answers
 
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.
 LONGEST = 2048
 
@@ -181,7 +180,7 @@ class Decoder:
         return agreement(self.tokenizer)
 
     def gguf(self) -> GgufSpec:
-        return gguf_spec(self.kind.architecture, self.kind.name, self.config, self.tokenizer, self.directory, self.rotary, self.kind.offset)
+        return gguf_spec(self.kind, self.config, self.tokenizer, self.directory, self.rotary)
 
     def onnx(self) -> Mapping[str, OnnxSpec]:
         return {"model": onnx_spec(self, self.config)}

@@ -17,6 +17,7 @@ from epmq_export.family import Batch
 from epmq_export.rms_norm import RmsNorm
 
 SLIDING = "sliding_attention"
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 Config = Any
 """One of the kinds' config classes, which share no base that has their keys."""
 
@@ -44,6 +45,20 @@ class Kind:
     last: tuple[str, ...] = ()
     """Norms after the feed-forward part."""
 
+    head_norms: tuple[str, ...] = ()
+    """Norms of each head's queries and keys, within the attention."""
+
+    biased: tuple[str, ...] = ()
+    """Linears that have biases whatever the config says."""
+
+    interleaved: bool = False
+    """Whether the rows of q and k stand in GGUF as llama.cpp rotates them, in pairs of neighbours."""
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Of a layer, in the order of the data."""
+        return ("input_layernorm", *self.feed_forward_norms, *self.last)
+
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
         attention = ("input_layernorm",), ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",)
@@ -51,13 +66,14 @@ class Kind:
         return (*attention, *norms, ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",), *((norm,) for norm in self.last))
 
 
+_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("llama", LlamaConfig, LlamaDecoderLayer, LlamaRotaryEmbedding, "llama"),
-        Kind("mistral", MistralConfig, MistralDecoderLayer, MistralRotaryEmbedding, "llama"),
-        Kind("qwen2", Qwen2Config, Qwen2DecoderLayer, Qwen2RotaryEmbedding, "qwen2"),
-        Kind("qwen3", Qwen3Config, Qwen3DecoderLayer, Qwen3RotaryEmbedding, "qwen3"),
+        Kind("llama", LlamaConfig, LlamaDecoderLayer, LlamaRotaryEmbedding, "llama", interleaved=True),
+        Kind("mistral", MistralConfig, MistralDecoderLayer, MistralRotaryEmbedding, "llama", interleaved=True),
+        Kind("qwen2", Qwen2Config, Qwen2DecoderLayer, Qwen2RotaryEmbedding, "qwen2", biased=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        Kind("qwen3", Qwen3Config, Qwen3DecoderLayer, Qwen3RotaryEmbedding, "qwen3", head_norms=_HEAD_NORMS),
         Kind(
             "gemma3_text",
             Gemma3TextConfig,
@@ -68,9 +84,12 @@ KINDS = {
             scaled=True,
             feed_forward_norms=("post_attention_layernorm", "pre_feedforward_layernorm"),
             last=("post_feedforward_layernorm",),
+            head_norms=_HEAD_NORMS,
         ),
     )
 }
+# By what a GGUF file says: of Mistral that it is a llama.
+ARCHITECTURES = {kind.architecture: kind for kind in KINDS.values() if kind.name != "mistral"}
 
 
 @dataclass(frozen=True)

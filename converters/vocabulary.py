@@ -20,7 +20,8 @@ WORD_START = "\u2581"
 """How SentencePiece writes a space."""
 
 NFC = {"type": "NFC"}
-_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
+# Of special tokens: the file's names, and those of tokenizers and configs.
+IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
 # What ends a turn of a chat, as llama.cpp knows it, the first that a vocabulary has.
 _ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
 # Tokens that llama.cpp takes for control tokens wherever it finds them, whatever the file says of their types.
@@ -108,7 +109,7 @@ def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
 def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequence[str]) -> Keys:
     """The ids of special tokens, and whether the tokenizer begins a text with one and ends it with one: by what it does, whatever it says."""
     keys: Keys = {}
-    ids = {name: getattr(tokenizer, attribute) for name, attribute in _IDS.items()}
+    ids = {name: getattr(tokenizer, attribute) for name, attribute in IDS.items()}
     plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
     start = next((index for index in range(len(whole)) if plain and whole[index : index + len(plain)] == plain), -1)
     around = {"bos": whole[:start], "eos": whole[start + len(plain) :]} if start >= 0 else {"bos": whole, "eos": []}
@@ -123,7 +124,7 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
         if row is not None:
             keys[f"tokenizer.ggml.{name}_token_id"] = int(row)
         elif name in needed:
-            raise InputError(f"{directory}: its tokenizer has no {_IDS[name].removesuffix('_id')}: llama.cpp would take some other token for it")
+            raise InputError(f"{directory}: its tokenizer has no {IDS[name].removesuffix('_id')}: llama.cpp would take some other token for it")
     known = tokenizer.get_vocab()
     ends = next((known[token] for token in _ENDS_TURN if token in known), None)
     if ends is not None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from epmq_export import files
-from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.checkpoint import OpenGguf, open_checkpoint, renamed
 from epmq_export.console import Stages
 from epmq_export.data.sample import Sample
 from epmq_export.errors import InputError, RecipeError
@@ -34,6 +34,7 @@ PACKED_ONNX = "packed-onnx"
 @dataclass(frozen=True)
 class Chain:
     open_family: Callable[[Path], Family]
+    open_gguf: OpenGguf
     formats: Mapping[str, Format]
     runtimes: Mapping[str, Runtime]
 
@@ -122,7 +123,7 @@ class Chain:
                 return partial(self.reader(family, name).outputs, self.formats[name].find(model))
         if (model / INDEX).exists():
             return partial(reference.outputs, self.open_family(model), Packed(model), device=project.device)
-        opened = open_checkpoint(model, base)
+        opened = open_checkpoint(model, base, open_gguf=self.open_gguf)
         require_same_vocabulary(base.directory, opened.directory, str(model))
         source = project.sources.like_expert(renamed(opened, family.canonical))
         require_fit(project.sources.base, source, str(model))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from epmq_export import lora
 from epmq_export.errors import InputError
-from epmq_export.gguf_base.model import GgufBase, is_gguf
+from epmq_export.gguf_file import is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.packed import COMPANIONS
 from epmq_export.shards import INDEX, WEIGHTS, StoredWeights
@@ -37,6 +37,10 @@ class Checkpoint(TypedSource, Protocol):
     def files(self) -> list[Path]:
         """Every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the base's own files."""
         ...
+
+
+OpenGguf = Callable[[str, Path], Checkpoint]
+"""A GGUF file as a checkpoint, by its location as the user wrote it and its path: `converters` knows which model family's names and config it has."""
 
 
 class Weights:
@@ -79,23 +83,25 @@ class Adapted(lora.Lora):
         return sorted({self.directory / lora.CONFIG, self.directory / lora.WEIGHTS, *self._base_files})
 
 
-def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relative_to: Path | None = None) -> Checkpoint:
+def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relative_to: Path | None = None, *, open_gguf: OpenGguf | None = None) -> Checkpoint:
     """A model by directory or GGUF file (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
 
     A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried only where no local path
-    has that name. InputError, naming file and tensor, where it cannot be found or is not whole.
+    has that name. InputError, naming file and tensor, where it cannot be found or is not whole, and for a GGUF file without `open_gguf`.
     """
     text = str(location)
     path = (relative_to or Path()) / Path(text).expanduser()
     if "+" in text and not path.exists():
         left, _, right = text.partition("+")
-        own = open_checkpoint(left, None, relative_to)
+        own = open_checkpoint(left, None, relative_to, open_gguf=open_gguf)
         directory = _directory(right, relative_to)
         if not lora.is_adapter(directory):
             raise InputError(f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER")
         return Adapted(text, directory, own, base_is_own=True)
     if is_gguf(path):
-        return GgufBase(text, path)
+        if open_gguf is None:
+            raise InputError(f"{path}: found a GGUF file, expected the directory of a model")
+        return open_gguf(text, path)
     directory = _directory(text, relative_to)
     if lora.is_adapter(directory):
         if (directory / WEIGHTS).exists():

@@ -18,7 +18,7 @@ from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rest import linears as rest_linears
-from epmq_export.checkpoint import Checkpoint, Renamed, open_checkpoint, renamed
+from epmq_export.checkpoint import Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
 from epmq_export.costs import FLOAT, Memory, Samples, Speed, Work, measure, memory_of, passes_of, seconds_of, shape_of, work_of
 from epmq_export.data.task import load_tasks
 from epmq_export.errors import MissingRuntime
@@ -110,6 +110,7 @@ class Forecaster:
     """What the forecast needs of the other rooms."""
 
     open_family: Callable[[Path], Family]
+    open_gguf: OpenGguf
     formats: Mapping[str, Format]
     runtimes: Mapping[str, Runtime]
     device: torch.device
@@ -117,7 +118,7 @@ class Forecaster:
     def forecast(self, recipe: Recipe) -> Forecast:
         """RecipeError where the recipe contradicts itself or a model that is here, InputError for a broken file that is here."""
         plan_of(recipe)
-        models, data = local.models(recipe), local.data(recipe)
+        models, data = local.models(recipe, self.open_gguf), local.data(recipe)
         merge = f"{recipe.merge_method}: {RULES[recipe.merge_method].format(experts=len(recipe.experts), more=len(recipe.experts) + 1)}"
         method = recipe.calibration.settings
         base = models[0]
@@ -129,7 +130,7 @@ class Forecaster:
         family = self.open_family(Path(base.directory))
         require_formats(recipe, family)
         require_readable(recipe, family)
-        _require_models(recipe, family, models)
+        _require_models(recipe, family, models, self.open_gguf)
         return self._of_family(recipe, family, models, data, merge)
 
     def _of_family(self, recipe: Recipe, family: Family, models: Sequence[Found], data: Sequence[Found], merge: str) -> Forecast:
@@ -247,19 +248,19 @@ def calibrations_of(recipe: Recipe, formats: int) -> tuple[int, int]:
     return apart * (once + tune[0]), apart * (once + tune[1])
 
 
-def _require_models(recipe: Recipe, family: Family, models: Sequence[Found]) -> None:
+def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], open_gguf: OpenGguf) -> None:
     """InputError for a model that is here and does not fit; headers and tokenizers only."""
     base, *experts = models
     if not base.whole:
         return
-    opened = open_checkpoint(local.local_location(base, recipe.location(recipe.base_model)))
+    opened = open_checkpoint(local.local_location(base, recipe.location(recipe.base_model)), open_gguf=open_gguf)
     source = renamed(opened, family.canonical)
     held = set(frozen_tensors(recipe, source, family.frozen))
     moving = _without(source, held)
     for found, model in zip(experts, recipe.experts, strict=True):
         if not found.whole:
             continue
-        expert: Checkpoint = open_checkpoint(local.local_location(found, recipe.location(model.model)), opened)
+        expert: Checkpoint = open_checkpoint(local.local_location(found, recipe.location(model.model)), opened, open_gguf=open_gguf)
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         require_fit(moving, _without(renamed(expert, family.canonical), held), model.model)
 

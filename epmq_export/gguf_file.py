@@ -49,6 +49,11 @@ def shown(text: str, limit: int = SHOWN) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def is_gguf(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() == ".gguf" and path.is_file()
+
+
 @dataclass(frozen=True)
 class Value:
     """A metadata value with its type in the file; `items` is the type of an array's items."""

@@ -7,8 +7,8 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from epmq_export import lora
-from epmq_export.checkpoint import CONFIG
-from epmq_export.gguf_base.model import GgufBase, is_gguf
+from epmq_export.checkpoint import CONFIG, OpenGguf
+from epmq_export.gguf_file import is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.recipe import Recipe, RecipeImages
 from epmq_export.shards import INDEX, WEIGHTS
@@ -37,16 +37,16 @@ class Found:
         return "not here: will be downloaded" if self.directory is None else "not here but for its config: will be downloaded"
 
 
-def models(recipe: Recipe) -> list[Found]:
+def models(recipe: Recipe, open_gguf: OpenGguf) -> list[Found]:
     """The base, then the experts in their order, each with the tasks that it is the expert of."""
     tasks: dict[str, list[str]] = {}
     for name, task in recipe.tasks.items():
         tasks.setdefault(recipe.location(task.expert), []).append(name)
-    found = [_model("base", recipe.base_model, recipe.location(recipe.base_model))]
+    found = [_model("base", recipe.base_model, recipe.location(recipe.base_model), open_gguf)]
     for model in recipe.experts:
         location = recipe.location(model.model)
         of = f" of {', '.join(tasks[location])}" if location in tasks else ""
-        found.append(_model(f"expert{of}", model.model, location))
+        found.append(_model(f"expert{of}", model.model, location, open_gguf))
     return found
 
 
@@ -68,17 +68,20 @@ def data(recipe: Recipe) -> list[Found]:
     return list(found.values())
 
 
-def _model(role: str, name: str, location: str) -> Found:
+def _model(role: str, name: str, location: str, open_gguf: OpenGguf) -> Found:
     if is_gguf(Path(location)):
-        return Found(role, name, str(GgufBase(location, Path(location)).directory), True)
-    directory = Path(location) if Path(location).is_dir() else None
-    if directory is None and "+" in location:
-        parts = [_model(role, part, part) for part in location.split("+", 1)]
+        return Found(role, name, str(open_gguf(location, Path(location)).directory), True)
+    if "+" in location and not Path(location).is_dir():
+        parts = [_model(role, part, part, open_gguf) for part in location.split("+", 1)]
         return Found(role, name, parts[0].directory, all(part.whole for part in parts))
-    directory = directory or _snapshot(location, "model")
+    directory = _directory(location)
     # What a run would refuse in a user's own directory, it shall refuse here: only a snapshot may be half there.
     own = Path(location).is_dir()
     return Found(role, name, None if directory is None else str(directory), directory is not None and (own or _has_weights(directory)))
+
+
+def _directory(location: str) -> Path | None:
+    return Path(location) if Path(location).is_dir() else _snapshot(location, "model")
 
 
 def _snapshot(location: str, kind: str) -> Path | None:
@@ -106,5 +109,4 @@ def local_location(found: Found, location: str) -> str:
     if "+" not in location or Path(location).exists():
         assert found.directory is not None
         return found.directory
-    parts = [part if is_gguf(Path(part)) else _model(found.role, part, part).directory for part in location.split("+", 1)]
-    return "+".join(part for part in parts if part is not None)
+    return "+".join(part if is_gguf(Path(part)) else str(_directory(part) or part) for part in location.split("+", 1))

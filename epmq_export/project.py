@@ -9,6 +9,7 @@ import torch
 
 from epmq_export import sources
 from epmq_export.calibration.pack import Progress, calibrate
+from epmq_export.checkpoint import OpenGguf
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.errors import RecipeError
 from epmq_export.family import Family
@@ -28,9 +29,9 @@ class Project:
     device: torch.device
 
     @classmethod
-    def open(cls, recipe: Recipe, open_family: Callable[[Path], Family], device: torch.device) -> "Project":
+    def open(cls, recipe: Recipe, open_family: Callable[[Path], Family], open_gguf: OpenGguf, device: torch.device) -> "Project":
         """Read the checkpoints' headers and the tasks' data; RecipeError or InputError for what is not as the recipe says."""
-        checkpoints = sources.open_checkpoints(recipe)
+        checkpoints = sources.open_checkpoints(recipe, open_gguf)
         opened = sources.open_sources(recipe, checkpoints, open_family)
         project = cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened, device)
         require_formats(recipe, opened.family)

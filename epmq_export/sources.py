@@ -14,10 +14,10 @@ from typing import Any
 import epmq_export
 from epmq_export import files
 from epmq_export.assembly import Joined, assemble, origins, require_layers
-from epmq_export.checkpoint import CONFIG, Checkpoint, Renamed, open_checkpoint, renamed
+from epmq_export.checkpoint import CONFIG, Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
 from epmq_export.family import Family
 from epmq_export.fit import require_same_vocabulary
-from epmq_export.gguf_base.model import is_gguf
+from epmq_export.gguf_file import is_gguf
 from epmq_export.json_file import read_json
 from epmq_export.merging import DTYPES, RULES
 from epmq_export.merging.config import layer_changes, vocabulary_changes
@@ -58,14 +58,14 @@ class Sources:
         return Joined([moving, Renamed(self.base, {name: name for name in self.frozen})])
 
 
-def open_checkpoints(recipe: Recipe) -> Checkpoints:
+def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
     """Open what the recipe names; InputError for what is no model, RecipeError for settings that the rule cannot take."""
     plan = plan_of(recipe)
-    base = open_checkpoint(recipe.location(recipe.base_model))
+    base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf)
     experts = {}
     for model in recipe.experts:
         location = recipe.location(model.model)
-        experts[location] = open_checkpoint(location, base)
+        experts[location] = open_checkpoint(location, base, open_gguf=open_gguf)
     return Checkpoints(base, experts, plan)
 
 

@@ -10,7 +10,7 @@ from huggingface_hub.file_download import repo_folder_name
 from safetensors.torch import save_file
 from torch import Tensor
 
-from epmq_export.checkpoint import open_checkpoint, renamed
+from epmq_export.checkpoint import Checkpoint, open_checkpoint, renamed
 from epmq_export.errors import InputError
 from epmq_export.fit import require_fit, require_same_vocabulary
 
@@ -124,6 +124,21 @@ def test_an_unknown_hub_id_offline(cache: Path, location: str) -> None:
 def test_a_path_that_is_no_hub_id_is_just_missing(location: str) -> None:
     with pytest.raises(InputError, match="no such directory"):
         open_checkpoint(location)
+
+
+def test_a_gguf_file_is_opened_by_what_is_handed_in_and_else_refused(tmp_path: Path) -> None:
+    path, found = tmp_path / "model.gguf", open_checkpoint(write(tmp_path / "model"))
+    path.touch()
+    asked: list[tuple[str, Path]] = []
+
+    def open_gguf(location: str, place: Path) -> Checkpoint:
+        asked.append((location, place))
+        return found
+
+    assert open_checkpoint("model.gguf", relative_to=tmp_path, open_gguf=open_gguf) is found
+    assert asked == [("model.gguf", path)]
+    with pytest.raises(InputError, match="found a GGUF file, expected the directory of a model"):
+        open_checkpoint(path)
 
 
 # Other names.

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export import costs
 from epmq_export import forecast as forecasts
 from epmq_export import packed as packing
@@ -39,7 +40,7 @@ class Installed:
 
 def forecast(path: Path) -> Forecast:
     runtimes: Any = dict.fromkeys(("llama.cpp", "clip.cpp", "onnxruntime"), Installed())
-    return Forecaster(open_family, FORMATS, runtimes, CPU).forecast(load_recipe(path))
+    return Forecaster(open_family, GgufBase, FORMATS, runtimes, CPU).forecast(load_recipe(path))
 
 
 # Against a real run.

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from converters import frozen, open_family
+from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.layout import Layout
@@ -41,7 +42,7 @@ def recipe(folder: Path, *experts: str, **keys: object) -> Recipe:
 
 
 def opened(asked: Recipe) -> Sources:
-    return sources.open_sources(asked, sources.open_checkpoints(asked), open_family)
+    return sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_experts_of_the_image_tower_alone_get_the_rest_from_the_base(folder: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_recipes_own_patterns_take_the_place_of_the_familys(folder: Path) -> N
 )
 def test_patterns_that_make_no_sense_are_one_sentence(folder: Path, patterns: list[str], sentence: str) -> None:
     asked = recipe(folder, "one", frozen=patterns)
-    for attempt in (lambda: opened(asked), lambda: sources.merge(asked, sources.open_checkpoints(asked), ())):
+    for attempt in (lambda: opened(asked), lambda: sources.merge(asked, sources.open_checkpoints(asked, GgufBase), ())):
         with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {sentence}") as error:
             attempt()
         assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export.forecast import Forecaster
 from epmq_export.recipe import load_recipe
 from tests.command import ENVIRONMENT, ROOT
@@ -56,7 +57,7 @@ def test_a_dry_run_works_of_every_recipe(path: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     recipe = load_recipe(path)
-    found = Forecaster(open_family, {}, {}, torch.device("cpu")).forecast(recipe)
+    found = Forecaster(open_family, GgufBase, {}, {}, torch.device("cpu")).forecast(recipe)
     assert [place.name for place in found.models] == [recipe.base_model, *(model.model for model in recipe.experts)]
     assert {place.sentence for place in [*found.models, *found.data]} == {"not here: will be downloaded"}
 

@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoModel
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.errors import RecipeError
 from epmq_export.merging.write import write_merged
@@ -41,11 +42,11 @@ def slices(*ranges: tuple[int, int]) -> list[dict[str, object]]:
 
 def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> None:
     asked = recipe(folder, slices=slices((0, 3), (1, 3)))
-    made = sources.merge(asked, sources.open_checkpoints(asked))
+    made = sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
     write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 5
     model, single = AutoModel.from_pretrained(tmp_path / "out"), recipe(folder)
-    flat = sources.merge(single, sources.open_checkpoints(single)).source
+    flat = sources.merge(single, sources.open_checkpoints(single, GgufBase)).source
     for layer, origin in enumerate((0, 1, 2, 1, 2)):
         weight = f"encoder.layer.{origin}.output.dense.weight"
         assert torch.equal(model.encoder.layer[layer].output.dense.weight, flat.load(weight))
@@ -65,18 +66,18 @@ def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> No
 def test_layers_that_no_model_has_are_refused(folder: Path, keys: dict[str, object], sentence: str) -> None:
     asked = recipe(folder, **keys)
     with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {sentence}"):
-        sources.merge(asked, sources.open_checkpoints(asked))
+        sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
 
 
 def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None:
     asked = recipe(folder, slices=slices((0, 3), (1, 3)))
     with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: slices: found layers in another order or number than the base's.*`merge` works"):
-        sources.open_sources(asked, sources.open_checkpoints(asked), open_family)
+        sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_calibration_takes_the_bases_own_layers_in_slices(folder: Path) -> None:
     sliced, whole = (
-        sources.open_sources(asked, sources.open_checkpoints(asked), open_family).merged
+        sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family).merged
         for asked in (recipe(folder, slices=slices((0, 1), (1, 3))), recipe(folder))
     )
     assert list(sliced.names()) == list(whole.names())
@@ -87,12 +88,12 @@ def test_calibration_takes_the_bases_own_layers_in_slices(folder: Path) -> None:
 def test_calibration_refuses_another_tokenizer(folder: Path, keys: dict[str, object]) -> None:
     asked = recipe(folder, **keys)
     with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {next(iter(keys))}: found it set, expected it left out.*`merge` works"):
-        sources.open_sources(asked, sources.open_checkpoints(asked), open_family)
+        sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_an_adapter_on_the_base_as_the_model_whose_config_counts(folder: Path, tmp_path: Path) -> None:
     (folder / "linear.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": [{"model": "./base+./adapter"}, {"model": "./whole"}]}))
     asked = load_recipe(folder / "linear.yaml")
-    made = sources.merge(asked, sources.open_checkpoints(asked))
+    made = sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
     write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
     assert AutoModel.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3

@@ -15,6 +15,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from converters.gguf_base import GgufBase
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.merging.write import write_merged
 from epmq_export.recipe import load_recipe
@@ -56,7 +57,7 @@ def merged(folder: Path, **keys: object) -> tuple[Path, dict[str, float], Mappin
     models = [{"model": f"./{name}", "parameters": {"weight": 0.5}} for name in ("one", "two")]
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"base_model": "./base", "merge_method": "linear", "models": models, **keys}))
     recipe = load_recipe(folder / "recipe.yaml")
-    made = merge(recipe, open_checkpoints(recipe))
+    made = merge(recipe, open_checkpoints(recipe, GgufBase))
     write_merged(folder / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
     tensors = {name: made.source.load(name) for name in made.source.names()}
     table = tensors["model.embed_tokens.weight"]
@@ -156,7 +157,7 @@ def test_chat_templates(folder: Path) -> None:
     assert AutoTokenizer.from_pretrained(out).chat_template == "{{ messages }} of mine"
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"base_model": "./base", "merge_method": "linear", "models": models, "chat_template": "auto"}))
-    made = merge(load_recipe(recipe), open_checkpoints(load_recipe(recipe)))
+    made = merge(load_recipe(recipe), open_checkpoints(load_recipe(recipe), GgufBase))
     write_merged(folder / "auto", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
     assert AutoTokenizer.from_pretrained(folder / "auto").chat_template == "{{ messages }} of chat"
 
@@ -168,7 +169,7 @@ def test_layers_and_tokens_are_counted_in_the_same_part_of_the_config(folder: Pa
     text = {"base_model": "./base", "merge_method": "passthrough", "slices": [{"sources": [span]}] * 2, "tokenizer": {"source": "base", "tokens": {"new": {}}}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(text))
     recipe = load_recipe(folder / "recipe.yaml")
-    assert merge(recipe, open_checkpoints(recipe)).config == {"text_config": {"vocab_size": 4, "num_hidden_layers": 2}}
+    assert merge(recipe, open_checkpoints(recipe, GgufBase)).config == {"text_config": {"vocab_size": 4, "num_hidden_layers": 2}}
 
 
 @pytest.mark.parametrize(

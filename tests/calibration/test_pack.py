@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.calibration.pack import calibrate
@@ -45,7 +46,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(path: Path, out: Path, resume: bool = False, progress: Callable[[str, int, int], None] = lambda text, done, total: None) -> Packed:
     recipe = load_recipe(path)
-    opened = sources.open_checkpoints(recipe)
+    opened = sources.open_checkpoints(recipe, GgufBase)
     project = sources.open_sources(recipe, opened, open_family)
     return calibrate(recipe, project, load_tasks(recipe, "text"), sources.provenance(recipe, opened, {}), out, CPU, resume, progress)
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export.data.sample import Passage, Sample
 from epmq_export.errors import InputError
 from epmq_export.project import Project
@@ -70,7 +71,7 @@ calibration: {samples: 4}
 """,
         encoding="utf-8",
     )
-    return Project.open(load_recipe(folder / "recipe.yaml"), open_family, CPU)
+    return Project.open(load_recipe(folder / "recipe.yaml"), open_family, GgufBase, CPU)
 
 
 def bench_of(project: Project) -> LanguageBench:

@@ -8,25 +8,23 @@ import numpy as np
 import torch
 from gguf import GGUFValueType
 from torch import Tensor
-from transformers import Gemma3TextConfig, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from converters.decoder_blocks import Kind
+from converters.decoder_layout import DIVISORS, HEADS, KEYS, LOCAL_BASE, PERIOD, SHARED_HEADS, divisors, gemma_scalar
+from converters.vocabulary import IDS
 from epmq_export.errors import InputError
 from epmq_export.gguf_file import Value, shown
 
-_CLASSES: Mapping[str, tuple[type[PreTrainedConfig], str]] = {
-    "llama": (LlamaConfig, "LlamaForCausalLM"),
-    "qwen2": (Qwen2Config, "Qwen2ForCausalLM"),
-    "qwen3": (Qwen3Config, "Qwen3ForCausalLM"),
-    "gemma3": (Gemma3TextConfig, "Gemma3ForCausalLM"),
-}
 # Keys that change nothing where they have these values.
 _IDLE: Mapping[str, object] = {
     "attention.causal": True,
-    "attention.sliding_window_pattern": 6,
+    "attention.sliding_window_pattern": PERIOD,
     "expert_count": 0,
     "expert_used_count": 0,
-    "rope.freq_base_swa": 10000.0,
+    "rope.freq_base_swa": LOCAL_BASE,
     "rope.scaling.finetuned": False,
     "rope.scaling.original_context_length": None,
     "tensor_data_layout": None,
@@ -34,15 +32,14 @@ _IDLE: Mapping[str, object] = {
 }
 # What all of Llama 3 has of its scaling, but for the factor.
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-_LOCAL_BASE = 10000.0
 
 
-def write_config(directory: Path, path: Path, metadata: Mapping[str, Value], rows: int, *, tied: bool, biased: bool, frequencies: Tensor | None) -> None:
-    """Of the file at `path`, whose embeddings have `rows`; `frequencies` are its rope_freqs, if it has any. InputError where it cannot be said."""
-    architecture = str(metadata["general.architecture"].value)
-    kind, name = _CLASSES[architecture]
-    config = kind(**_values(_Keys(path, architecture, metadata), rows, tied, biased, frequencies))
-    config.architectures = [name]
+def write_config(
+    directory: Path, path: Path, kind: Kind, metadata: Mapping[str, Value], rows: int, *, tied: bool, biased: bool, scaling: Tensor | None
+) -> None:
+    """Of the file at `path`, whose embeddings have `rows`; `scaling` are its divisors of frequencies, if it has any. InputError where it cannot be said."""
+    config = kind.config(**_values(kind, _Keys(path, kind.architecture, metadata), rows, tied, biased, scaling))
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind.name]]
     config.dtype = torch.float32
     config.save_pretrained(directory)
 
@@ -84,39 +81,35 @@ class _Keys:
                 self.fail(own, "none" if own not in _IDLE else repr(_IDLE[own]))
 
 
-def _values(keys: _Keys, rows: int, tied: bool, biased: bool, frequencies: Tensor | None) -> dict[str, Any]:
-    gemma = keys.architecture == "gemma3"
-    width, heads = keys.number("embedding_length"), keys.number("attention.head_count")
+def _values(kind: Kind, keys: _Keys, rows: int, tied: bool, biased: bool, scaling: Tensor | None) -> dict[str, Any]:
+    gemma = kind.architecture == "gemma3"
+    defaults = {SHARED_HEADS: keys.number(HEADS)}
+    sizes = {name: keys.number(key, defaults.get(key)) for key, name in KEYS.items()}
+    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     head = keys.number("attention.key_length", width // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
         if keys.number(key, head) != head:
             keys.fail(key, f"{head}, the width of a head")
     values = {
         "vocab_size": rows,
-        "hidden_size": width,
-        "intermediate_size": keys.number("feed_forward_length"),
-        "num_hidden_layers": keys.number("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": keys.number("attention.head_count_kv", heads),
+        **sizes,
         "head_dim": head,
-        "max_position_embeddings": keys.number("context_length"),
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": tied,
-        **{f"{which}_token_id": keys.token(their) for which, their in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))},
+        **{name: keys.token(which) for which, name in IDS.items() if which != "unknown"},
     }
     rope = _rope(keys, 1e6 if gemma else 10000.0)
-    if frequencies is not None:
-        rope = _llama3(keys, rope, values, frequencies)
+    if scaling is not None:
+        rope = _llama3(keys, rope, values, scaling)
     if gemma:
-        # llama.cpp has the scale of the attention in its code; the 27 B model, told by its layers, has the mean width of a head.
-        scalar = width // heads if values["num_hidden_layers"] == 62 else head
-        local = {"rope_type": "default", "rope_theta": _LOCAL_BASE}
+        scalar = gemma_scalar(sizes["num_hidden_layers"], width, heads, head)
+        local = {"rope_type": "default", "rope_theta": LOCAL_BASE}
         values |= {"query_pre_attn_scalar": scalar, "sliding_window": keys.number("attention.sliding_window")}
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     else:
         values["rope_parameters"] = rope
-        values |= {} if keys.architecture == "qwen2" else {"attention_bias": biased}
-    if keys.architecture == "qwen2":
+        values |= {} if kind.biased else {"attention_bias": biased}
+    if kind.architecture == "qwen2":
         del values["head_dim"]
         if head * heads != width:
             keys.fail("attention.key_length", str(width // heads))
@@ -134,11 +127,11 @@ def _rope(keys: _Keys, base: float) -> dict[str, Any]:
     return found if factor == 1 or kind == "none" else {**found, "rope_type": "linear", "factor": factor}
 
 
-def _llama3(keys: _Keys, rope: dict[str, Any], values: dict[str, Any], frequencies: Tensor) -> dict[str, Any]:
+def _llama3(keys: _Keys, rope: dict[str, Any], values: dict[str, Any], scaling: Tensor) -> dict[str, Any]:
     """The file has no key for Llama 3's scaling, but divisors of its frequencies, of which the largest is the factor: right if they are all met."""
-    found = {**rope, **_LLAMA3, "factor": round(float(frequencies.max()), 4)}
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**{**values, "rope_parameters": found}), torch.device("cpu"))
-    plain = rope["rope_theta"] ** -(torch.arange(len(scaled), dtype=torch.float64) / len(scaled))
-    if rope["rope_type"] != "default" or frequencies.shape != scaled.shape or not torch.allclose(plain / scaled.double(), frequencies.double(), rtol=1e-4):
-        raise InputError(f"{keys.path}: tensor rope_freqs.weight scales rotations otherwise than Llama 3 does, which is all that config.json can say here")
+    found = {**rope, **_LLAMA3, "factor": round(float(scaling.max()), 4)}
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**{**values, "rope_parameters": found}), torch.device("cpu"))
+    expected = divisors(rope["rope_theta"], frequencies)
+    if rope["rope_type"] != "default" or scaling.shape != expected.shape or not torch.allclose(expected, scaling.float(), rtol=1e-4):
+        raise InputError(f"{keys.path}: tensor {DIVISORS} scales rotations otherwise than Llama 3 does, which is all that config.json can say here")
     return found

@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 from gguf import GGMLQuantizationType
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export import sources
-from epmq_export.checkpoint import open_checkpoint
+from epmq_export.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.gguf_base.model import GgufBase
 from epmq_export.merging.write import write_merged
 from epmq_export.recipe import load_recipe
 from tests import tiny_decoder, tiny_gguf
@@ -36,6 +36,10 @@ def as_gguf(place: Path, source: Path, kind: str, **options: Any) -> Path:
     return tiny_gguf.write(place, source, KINDS[kind], **{"more": more, **options})
 
 
+def open_base(path: Path) -> Checkpoint:
+    return open_checkpoint(path, open_gguf=GgufBase)
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory(tmp_path_factory.mktemp("llama") / "model", "llama")
@@ -44,7 +48,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_model_is_the_one_that_the_file_was_made_from(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = directory(tmp_path / "source", kind)
-    found = open_checkpoint(as_gguf(tmp_path / "model.gguf", source, kind))
+    found = open_base(as_gguf(tmp_path / "model.gguf", source, kind))
     stored = load_file(source / "model.safetensors")
     assert found.names() == sorted(stored)
     for name, value in stored.items():
@@ -61,7 +65,7 @@ def test_the_model_is_the_one_that_the_file_was_made_from(kind: str, tmp_path: P
 @pytest.mark.parametrize("begins", [False, True])
 def test_its_tokenizer_is_the_one_that_the_file_was_made_from(begins: bool, tmp_path: Path) -> None:
     source = tiny_decoder.write(tmp_path / "source", "qwen2", begins=begins)
-    found = open_checkpoint(tiny_gguf.write(tmp_path / "model.gguf", source, "qwen2"))
+    found = open_base(tiny_gguf.write(tmp_path / "model.gguf", source, "qwen2"))
     ours, theirs = (AutoTokenizer.from_pretrained(place) for place in (found.directory, source))
     assert ours(TEXT)["input_ids"] == theirs(TEXT)["input_ids"] and ours(TEXT)["input_ids"][0] == (1 if begins else ours(TEXT)["input_ids"][0])
     assert ours.decode(ours(TEXT)["input_ids"]) == theirs.decode(theirs(TEXT)["input_ids"])
@@ -81,7 +85,7 @@ def test_merged_from_a_grid_within_its_rounding(llama: Path, tmp_path: Path, cap
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with caplog.at_level(logging.WARNING):
         asked = load_recipe(tmp_path / "recipe.yaml")
-        opened = sources.open_checkpoints(asked)
+        opened = sources.open_checkpoints(asked, GgufBase)
         made = sources.merge(asked, opened)
         write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
     assert [record.getMessage() for record in caplog.records] == [
@@ -105,18 +109,31 @@ def test_merged_from_a_grid_within_its_rounding(llama: Path, tmp_path: Path, cap
 
 def test_a_family_opens_on_it_and_a_first_split_stands_for_all(llama: Path, tmp_path: Path) -> None:
     first = as_gguf(tmp_path / "model.gguf", llama, "llama", split=10)
-    found = open_checkpoint(first)
+    found = open_base(first)
     assert [path.name for path in found.files()] == [f"model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     assert found.names() == sorted(load_file(llama / "model.safetensors"))
     family = open_family(found.directory)
     assert family.name == "llama" and all(family.canonical(name) for name in found.names())
 
 
+def test_an_adapter_on_it(llama: Path, tmp_path: Path) -> None:
+    path, name = as_gguf(tmp_path / "model.gguf", llama, "llama"), "model.layers.1.self_attn.q_proj"
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 2}')
+    rows, columns = (torch.ones(count, 1) for count in open_base(path).shape(f"{name}.weight"))
+    save_file(
+        {f"base_model.model.{name}.lora_A.weight": columns.T, f"base_model.model.{name}.lora_B.weight": rows}, tmp_path / "adapter/adapter_model.safetensors"
+    )
+    found = open_checkpoint("model.gguf+adapter", relative_to=tmp_path, open_gguf=GgufBase)
+    assert torch.equal(found.load(f"{name}.weight"), open_base(path).load(f"{name}.weight") + 2)
+    assert found.model_directory == open_base(path).directory and path in found.files()
+
+
 @pytest.mark.parametrize("kind", ["BF16", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
 def test_types_are_decoded_as_gguf_py_does(kind: str, tmp_path: Path) -> None:
     source = tiny_decoder.write(tmp_path / "source", "qwen2")
     path = tiny_gguf.write(tmp_path / "model.gguf", source, "qwen2", grid=GGMLQuantizationType[kind])
-    found = open_checkpoint(path)
+    found = open_base(path)
     name = "model.layers.1.mlp.down_proj.weight"
     tensor = next(tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "blk.1.ffn_down.weight")
     assert np.array_equal(found.load(name).float().numpy(), gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(tuple(found.shape(name))))
@@ -137,7 +154,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"more": {"rope_freqs.weight": np.linspace(1, 8, 8, dtype=np.float32)}}, "tensor rope_freqs.weight scales rotations otherwise than Llama 3 does"),
     ({"drop": lambda name: name == "blk.1.attn_output.bias"}, "has no tensor for model.layers.1.self_attn.o_proj.bias"),
     ({"drop": lambda name: name == "token_embd.weight"}, "has no tensor for model.embed_tokens.weight"),
-    ({"pre": "deepseek-coder"}, "key tokenizer.ggml.pre is 'deepseek-coder', expected one of gpt-2, default, smollm"),
+    ({"pre": "deepseek-coder"}, "key tokenizer.ggml.pre is 'deepseek-coder', expected one of gpt-2, smollm, llama-bpe, smaug-bpe, qwen2, default"),
     ({"keys": {"tokenizer.ggml.model": "rwkv"}}, "key tokenizer.ggml.model is 'rwkv', expected gpt2 or llama"),
     ({"keys": {"tokenizer.ggml.model": "llama"}}, "keys tokenizer.ggml.scores and token_type are not there for all tokens"),
     ({"keys": {"tokenizer.ggml.merges": ["a b c"]}}, "key tokenizer.ggml.merges has 'a b c', expected two tokens that make a third"),
@@ -150,7 +167,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_is_not_understood_is_refused(options: dict[str, Any], sentence: str, llama: Path, tmp_path: Path) -> None:
     path = as_gguf(tmp_path / "model.gguf", llama, "llama", **options)
     with pytest.raises(InputError) as raised:
-        open_checkpoint(path)
+        open_base(path)
     assert str(raised.value).startswith(f"{path}: ") and sentence in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -162,19 +179,19 @@ def test_another_architecture_another_file_and_none(llama: Path, tmp_path: Path)
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(InputError, match=r"key general\.architecture is 'mamba', expected one of llama, qwen2, qwen3, gemma3"):
-        open_checkpoint(path)
+        open_base(path)
     path.write_bytes(b"GGML")
     with pytest.raises(InputError, match="it is no GGUF file"):
-        open_checkpoint(path)
+        open_base(path)
     with pytest.raises(InputError, match=r"no such directory|no directory"):
-        open_checkpoint(tmp_path / "absent.gguf")
+        open_base(tmp_path / "absent.gguf")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "base_model": "./absent.gguf", "models": [{"model": "./absent.gguf"}]}))
     with pytest.raises(RecipeError, match=r"found no model directory '\./absent\.gguf'"):
         load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_without_a_tokenizer_it_says_so(llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = open_checkpoint(as_gguf(tmp_path / "model.gguf", llama, "llama", keys={"tokenizer.ggml.model": "none"}))
+    found = open_base(as_gguf(tmp_path / "model.gguf", llama, "llama", keys={"tokenizer.ggml.model": "none"}))
     assert [path.name for path in found.directory.iterdir()] == ["config.json"]
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path / 'model.gguf'}: has no tokenizer"]
 
@@ -193,7 +210,7 @@ def test_pieces_are_joined_as_sentencepiece_does(llama: Path, tmp_path: Path) ->
         "tokenizer.ggml.merges": None,
         "tokenizer.ggml.add_bos_token": None,
     }
-    found = open_checkpoint(as_gguf(tmp_path / "model.gguf", llama, "llama", keys=keys))
+    found = open_base(as_gguf(tmp_path / "model.gguf", llama, "llama", keys=keys))
     tokenizer = AutoTokenizer.from_pretrained(found.directory)
     encoded = tokenizer("then é the")["input_ids"]
     assert [pieces[row] for row in encoded] == ["<s>", "\u2581the", "n", "\u2581", "<0xC3>", "<0xA9>", "\u2581the"]

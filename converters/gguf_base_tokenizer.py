@@ -6,40 +6,21 @@ tokens without a word.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from converters.byte_splits import DIGITS, GPT2, WAYS
+from converters.vocabulary import IDS, WORD_START
 from epmq_export.errors import InputError
 from epmq_export.gguf_file import Value, shown
 
-_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPACE = "\u2581"
-
-
-class _Way(NamedTuple):
-    pattern: str | None = None
-    """None: as GPT-2 splits."""
-
-    digits: bool = False
-    ignore_merges: bool = False
-    composed: bool = False
-    begins: bool = False
-    """Whether a text begins with a token of its own, where no key says so."""
-
-
-# By `tokenizer.ggml.pre`.
-_WAYS: Mapping[str, _Way] = {
-    "gpt-2": _Way(),
-    "default": _Way(),
-    "smollm": _Way(digits=True),
-    "qwen2": _Way(rf"{_WORD}|\p{{N}}|{_REST}", composed=True),
-    "llama-bpe": _Way(rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}", ignore_merges=True, begins=True),
-    "smaug-bpe": _Way(rf"{_WORD}|\p{{N}}{{1,3}}|{_REST}"),
-}
+# By `tokenizer.ggml.pre`; default is also what a file without the key has.
+_WAYS = {**WAYS, "default": WAYS["gpt-2"]}
+# The way of the tokenizers that compose letters (NFC), and that of those that begin a text with a token of its own where no key says so.
+_COMPOSED, _BEGINS = "qwen2", "llama-bpe"
 
 
 def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) -> bool:
@@ -57,9 +38,9 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
         if given in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN):
             special = given != TokenType.USER_DEFINED
             made.add_tokens([AddedToken(token, special=special, normalized=False)])
-    named = {name: tokens[place] for name in ("bos", "eos", "unknown", "padding") if (place := _place(path, keys, name, len(tokens))) is not None}
+    named = {name: tokens[place] for name in IDS if (place := _place(path, keys, name, len(tokens))) is not None}
     _set_ends(made, named, tokens, keys.get("add_bos_token", begins), keys.get("add_eos_token", False))
-    roles = {f"{short}_token": named[name] for name, short in (("bos", "bos"), ("eos", "eos"), ("unknown", "unk"), ("padding", "pad")) if name in named}
+    roles = {role.removesuffix("_id"): named[name] for name, role in IDS.items() if name in named}
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **roles)  # type: ignore[no-untyped-call]
     if isinstance(template := keys.get("tokenizer.chat_template"), str):
         tokenizer.chat_template = template
@@ -89,9 +70,10 @@ def _place(path: Path, keys: Mapping[str, Any], name: str, count: int) -> int | 
 
 def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
     """Byte-level BPE, and whether it begins texts."""
-    way = _WAYS.get(keys.get("pre", "default"))
+    name = keys.get("pre", "default")
+    way = _WAYS.get(name)
     if way is None:
-        found, ways = shown(repr(keys["pre"])), ", ".join(_WAYS)
+        found, ways = shown(repr(name)), ", ".join(_WAYS)
         raise InputError(f"{path}: key tokenizer.ggml.pre is {found}, expected one of {ways}: how others split texts is not known here")
     merges = [tuple(merge.split(" ")) for merge in keys.get("merges", [])]
     known = set(tokens)
@@ -99,14 +81,17 @@ def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[
         if len(pair) != 2 or not known.issuperset((*pair, "".join(pair))):
             raise InputError(f"{path}: key tokenizer.ggml.merges has {shown(repr(' '.join(pair)))}, expected two tokens that make a third")
     made = Tokenizer(models.BPE({token: row for row, token in enumerate(tokens)}, merges, ignore_merges=way.ignore_merges))
-    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if way.digits else []
-    steps += [pre_tokenizers.Split(Regex(way.pattern), "isolated")] if way.pattern is not None else []
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=way.pattern is None))
+    steps: list[Any] = [
+        pre_tokenizers.Digits(individual_digits=True) if step == DIGITS else pre_tokenizers.Split(Regex(step), "isolated")
+        for step in way.steps
+        if step != GPT2  # the last one's own
+    ]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=GPT2 in way.steps))
     made.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     made.decoder = decoders.ByteLevel()
-    if way.composed:
+    if name == _COMPOSED:
         made.normalizer = normalizers.NFC()
-    return made, way.begins
+    return made, name == _BEGINS
 
 
 def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
@@ -124,9 +109,9 @@ def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple
     unknown = next((token for token, kind in zip(tokens, types, strict=False) if kind == TokenType.UNKNOWN), None)
     made = Tokenizer(models.BPE(rows, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     prefix = bool(keys.get("add_space_prefix", True))
-    spaces = normalizers.Replace(" ", _SPACE)
-    made.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefix else spaces
-    back = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    spaces = normalizers.Replace(" ", WORD_START)
+    made.normalizer = normalizers.Sequence([normalizers.Prepend(WORD_START), spaces]) if prefix else spaces
+    back = [decoders.Replace(WORD_START, " "), decoders.ByteFallback(), decoders.Fuse()]
     made.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prefix else back)
     return made, True
 

@@ -1,10 +1,11 @@
-"""A GGUF file as a checkpoint. Its tensors are decoded when they are asked for, one in memory at a time."""
+"""A GGUF file as a checkpoint: its tensors under Hugging Face's names, decoded one at a time, and the directory that transformers would have of it."""
 
 import atexit
 import logging
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -14,18 +15,17 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 from torch import Tensor
 
+from converters.decoder_blocks import ARCHITECTURES, EMBEDDINGS, HEAD, Kind
+from converters.decoder_layout import DIVISORS, HEADS, SHARED_HEADS, interleaved, offsets, rotated, tensor_names
+from converters.gguf_base_config import write_config
+from converters.gguf_base_tokenizer import write_tokenizer
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.gguf_base.config import write_config
-from epmq_export.gguf_base.names import ARCHITECTURES, EMBEDDINGS, HEAD, names
-from epmq_export.gguf_base.tokenizer import write_tokenizer
 from epmq_export.gguf_file import shown
 from epmq_export.gguf_splits import GgufModel
 
 log = logging.getLogger(__name__)
 _PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16, GGMLQuantizationType.BF16: torch.bfloat16}
-# Frequencies of rotations, which are no weights: config.json says them.
-_FREQUENCIES = "rope_freqs.weight"
 
 
 class GgufBase:
@@ -34,17 +34,16 @@ class GgufBase:
     def __init__(self, location: str, path: Path) -> None:
         self.location, self._path = location, path
         self._model = GgufModel.open(path)
-        self._architecture = _architecture(path, self._model)
-        self._layers = _count(path, self._model, "block_count")
-        tensors = self._model.tensors
-        self._names, missing = names(self._architecture, self._layers, tensors)
-        if unknown := sorted(set(tensors) - set(self._names.values()) - {_FREQUENCIES}):
-            raise InputError(f"{path}: tensor {shown(unknown[0])} is none of a {self._architecture} of {self._layers} layers in transformers")
-        if missing:
-            raise InputError(f"{path}: has no tensor for {missing[0]}, expected one: it is no whole {self._architecture} of {self._layers} layers")
-        for kind in {info.type for info in tensors.values()} - set(_PLAIN):
-            _require_decodable(path, kind)
-        self._reordered = self._orders()
+        kind, layers, tensors = _kind(path, self._model), _count(path, self._model, "block_count"), self._model.tensors
+        self._names = _names(kind, layers, tensors)
+        # Divisors are no weights: config.json says them.
+        if unknown := sorted(set(tensors) - set(self._names.values()) - {DIVISORS}):
+            raise InputError(f"{path}: tensor {shown(unknown[0])} is none of a {kind.architecture} of {layers} layers in transformers")
+        if missing := [name for name, there in self._names.items() if there not in tensors]:
+            raise InputError(f"{path}: has no tensor for {missing[0]}, expected one: it is no whole {kind.architecture} of {layers} layers")
+        for stored in {info.type for info in tensors.values()} - set(_PLAIN):
+            _require_decodable(path, stored)
+        self._offsets, self._orders = offsets(kind, self._names), self._rows(kind)
         self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
 
     def names(self) -> list[str]:
@@ -56,13 +55,13 @@ class GgufBase:
     def dtype(self, name: str) -> torch.dtype:
         """float32 of what is on a grid, and of a norm whose weight the file has changed."""
         kind = self._model.tensors[self._there(name)].type
-        return torch.float32 if self._offset(name) else _PLAIN.get(kind, torch.float32)
+        return torch.float32 if name in self._offsets else _PLAIN.get(kind, torch.float32)
 
     def load(self, name: str) -> Tensor:
         value = _decoded(self._model, self._there(name))
-        if name in self._reordered:
-            value = value[self._reordered[name]]
-        return value.float() - self._offset(name) if self._offset(name) else value
+        if name in self._orders:
+            value = value[self._orders[name]]
+        return value.float() - self._offsets[name] if name in self._offsets else value
 
     def files(self) -> list[Path]:
         return sorted(file.path for file in self._model.files)
@@ -72,37 +71,31 @@ class GgufBase:
             raise InputError(f"{self._path}: no tensor {name}")
         return self._names[name]
 
-    def _offset(self, name: str) -> float:
-        return ARCHITECTURES[self._architecture].offset if name.endswith("norm.weight") else 0.0
-
-    def _orders(self) -> dict[str, Tensor]:
-        """The file's row of each row of q and k: it has a head's halves in turn, as llama.cpp rotates pairs of neighbours."""
-        if not ARCHITECTURES[self._architecture].interleaved:
-            return {}
-        heads = _count(self._path, self._model, "attention.head_count")
-        counts = {"q_proj": heads, "k_proj": _count(self._path, self._model, "attention.head_count_kv", heads)}
+    def _rows(self, kind: Kind) -> dict[str, Tensor]:
+        """The file's row of each of ours, where they stand in another order."""
         found = {}
-        for name, there in self._names.items():
-            count = counts.get(name.split(".")[-2])
-            if count is None:
-                continue
+        for name, key in rotated(kind, self._names).items():
+            there, heads = self._names[name], _count(self._path, self._model, HEADS)
+            count = _count(self._path, self._model, SHARED_HEADS, heads) if key == SHARED_HEADS else heads
             rows = self._model.tensors[there].shape[0]
             if rows % (2 * count):
                 raise InputError(f"{self._path}: tensor {there} has {rows} rows, expected {count} heads of an even width")
-            found[name] = torch.arange(rows).reshape(count, rows // count // 2, 2).transpose(1, 2).reshape(-1)
+            found[name] = interleaved(count, rows // count).argsort()
         return found
 
 
-def is_gguf(path: Path) -> bool:
-    return path.suffix.lower() == ".gguf" and path.is_file()
-
-
-def _architecture(path: Path, model: GgufModel) -> str:
+def _kind(path: Path, model: GgufModel) -> Kind:
     value = model.metadata.get("general.architecture")
     if value is None or value.type != GGUFValueType.STRING or value.value not in ARCHITECTURES:
         found = "missing" if value is None else shown(repr(value.value))
         raise InputError(f"{path}: key general.architecture is {found}, expected one of {', '.join(ARCHITECTURES)}, which a merge can start from")
-    return str(value.value)
+    return ARCHITECTURES[value.value]
+
+
+def _names(kind: Kind, layers: int, held: Collection[str]) -> dict[str, str]:
+    """What a file with these tensors should hold, the file's names by canonical ones: a head and the attention's biases it may do without."""
+    known = tensor_names(kind, layers, tied=False, biased=any(name.endswith(".bias") for name in held))
+    return {name: there for name, there in known.items() if name != HEAD or there in held}
 
 
 def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -> int:
@@ -138,15 +131,17 @@ def _directory(path: Path, changed: int) -> Path:
     place = Path(tempfile.mkdtemp(prefix="epmq-gguf-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     try:
-        held, _ = names(_architecture(path, model), _count(path, model, "block_count"), model.tensors)
+        kind = _kind(path, model)
+        held = _names(kind, _count(path, model, "block_count"), model.tensors)
         write_config(
             place,
             path,
+            kind,
             model.metadata,
-            model.tensors[held[f"{EMBEDDINGS}.weight"]].shape[0],
-            tied=f"{HEAD}.weight" not in held,
+            model.tensors[held[EMBEDDINGS]].shape[0],
+            tied=HEAD not in held,
             biased=any(name.endswith("bias") for name in held),
-            frequencies=_decoded(model, _FREQUENCIES) if _FREQUENCIES in model.tensors else None,
+            scaling=_decoded(model, DIVISORS) if DIVISORS in model.tensors else None,
         )
         if not write_tokenizer(place, path, model.metadata):
             log.warning("%s: has no tokenizer", path)
