@@ -61,7 +61,7 @@ class _Part(BaseModel):
     model_config = STRICT
 
 
-class RecipeImages(_Part):
+class RecipeData(_Part):
     """Images that take more than a path to name."""
 
     path: DataPath | None = None
@@ -116,8 +116,8 @@ def _data(value: object) -> object:
 
 
 Data = Annotated[
-    Annotated[DataPath, Tag(PATH)] | Annotated[RecipeImages, Tag(IMAGES)],
-    Discriminator(lambda value: IMAGES if isinstance(value, dict | RecipeImages) else PATH),
+    Annotated[DataPath, Tag(PATH)] | Annotated[RecipeData, Tag(IMAGES)],
+    Discriminator(lambda value: IMAGES if isinstance(value, dict | RecipeData) else PATH),
     BeforeValidator(_data),
 ]
 

@@ -11,7 +11,7 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, RecipeImages, RecipeQuantization, load_recipe
+from epmq_export.recipe import Recipe, RecipeData, RecipeQuantization, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
@@ -115,12 +115,12 @@ def test_images_and_heads(folder: Path) -> None:
     assert pets.calibration == [
         folder / "data",
         folder / "mood.txt",
-        RecipeImages.model_construct(path=folder / "data", split="train"),
-        RecipeImages.model_construct(path=folder / "data/pets.npz", images="x_train", labels="y_train"),
+        RecipeData.model_construct(path=folder / "data", split="train"),
+        RecipeData.model_construct(path=folder / "data/pets.npz", images="x_train", labels="y_train"),
     ]
-    assert pets.evaluation == RecipeImages.model_construct(dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species")
+    assert pets.evaluation == RecipeData.model_construct(dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species")
     assert (pets.templates, pets.head, recipe.frozen) == (["a photo of a {}."], None, ["text_model.*"])
-    assert shapes.calibration == [RecipeImages.model_construct(dataset="shapes")]
+    assert shapes.calibration == [RecipeData.model_construct(dataset="shapes")]
     assert (shapes.evaluation, shapes.head, shapes.labels) == (folder / "data", folder / "data/head.safetensors", None)
     # What they name is hashed: directories, too, and each once.
     assert recipe.files == [folder / name for name in ("data", "mood.txt", "data/pets.npz", "data/head.safetensors")]
@@ -315,7 +315,7 @@ def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for key, info in zip(keys(part), part.model_fields.values(), strict=True):
         inner = next(mappings(info.annotation), None)
-        if inner is RecipeImages:  # or a path; told in full where it stands first
+        if inner is RecipeData:  # or a path; told in full where it stands first
             found[f"{above}{key}"] = ... if info.is_required() else info.default
             found |= _reference(inner, f"{above}{key}[].") if key == "calibration" else {}
         elif inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):

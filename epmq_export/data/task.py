@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from epmq_export.data.classes import indices_of
 from epmq_export.data.images import FILES, read_pictures
-from epmq_export.data.pictures import UNLABELLED, Pictures
+from epmq_export.data.pictures import Pictures
 from epmq_export.data.sample import AnySample, Picture, Sample, choose, digest
 from epmq_export.data.texts import read_labelled, read_texts
 from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
-from epmq_export.recipe import Recipe, RecipeImages, RecipeTask
+from epmq_export.recipe import Recipe, RecipeData, RecipeTask
 from epmq_export.recipe_values import worded
 from epmq_export.yaml_lines import Key
 
@@ -58,8 +58,8 @@ def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
 def _of_texts(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
     for key, place in _places(task):
-        if isinstance(place, RecipeImages) or place.is_dir():
-            found = "a data set of images" if isinstance(place, RecipeImages) else f"the directory {place.name}"
+        if isinstance(place, RecipeData) or place.is_dir():
+            found = "a data set of images" if isinstance(place, RecipeData) else f"the directory {place.name}"
             raise recipe.mistake(("tasks", name, *key), f"found {found}, expected a file of texts: the base model reads texts")
 
     def prompted(text: str) -> str:
@@ -106,7 +106,9 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
         evaluation, read = found.samples, [*read, found]
         if labels or task.templates or task.head is not None:
             labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
-            truth = _truth(recipe, name, found, list(labels))
+            if found.classes is None:
+                raise recipe.mistake(("tasks", name, "evaluation"), "found images without labels, expected labels, since the task has classes")
+            truth = torch.tensor(indices_of([picture.place for picture in evaluation], found.classes, found.names, list(labels)), dtype=torch.int64)
         for picture in evaluation:
             picture.pixels()  # what cannot be decoded is told now, not after the calibration
     notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
@@ -116,14 +118,14 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
     return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), prompts, task.head, notes, data)
 
 
-def _places(task: RecipeTask) -> list[tuple[Key, Path | RecipeImages]]:
+def _places(task: RecipeTask) -> list[tuple[Key, Path | RecipeData]]:
     """All data of a task, each with its key."""
-    places: list[tuple[Key, Path | RecipeImages]] = [(("calibration", index), place) for index, place in enumerate(task.calibration)]
+    places: list[tuple[Key, Path | RecipeData]] = [(("calibration", index), place) for index, place in enumerate(task.calibration)]
     return places if task.evaluation is None else [*places, (("evaluation",), task.evaluation)]
 
 
-def _images(place: Path | RecipeImages) -> RecipeImages:
-    return place if isinstance(place, RecipeImages) else RecipeImages.model_construct(path=place)
+def _images(place: Path | RecipeData) -> RecipeData:
+    return place if isinstance(place, RecipeData) else RecipeData.model_construct(path=place)
 
 
 def _distinct(pictures: Iterable[Picture]) -> list[Picture]:
@@ -168,30 +170,6 @@ def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
         what = "have no names of their own" if found.names is None else f"are all of the class {found.names[0]!r}"
         raise recipe.mistake(("tasks", name, "labels"), f"found nothing, expected the classes: the evaluation images {what}")
     return found.names
-
-
-def _truth(recipe: Recipe, name: str, found: Pictures, labels: list[str]) -> Tensor:
-    """int64 [len(found.samples)]: indices into the task's labels. By name where the data have names, else as the data count their classes.
-
-    Where the data count and name their classes, the task may call some by other names if they are as many in the same order.
-    """
-    if found.labels is None:
-        raise recipe.mistake(("tasks", name, "evaluation"), "found images without labels, expected labels, since the task has classes")
-    order = {label: index for index, label in enumerate(labels)}
-    names, count = found.names, len(labels) if found.names is None else len(found.names)
-    in_order = found.counted and count == len(labels) and all(order.get(each, index) == index for index, each in enumerate(names or ()))
-    indices = []
-    for picture, label in zip(found.samples, found.labels, strict=True):
-        if label == UNLABELLED:
-            raise InputError(f"{picture.place}: found no label, expected one of the task's {len(labels)} labels")
-        if not 0 <= label < count:
-            raise InputError(f"{picture.place}: found the label {label}, expected one of the {count} classes, counted from 0")
-        index = label if in_order else order.get(names[label]) if names is not None else None
-        if index is None:
-            shown = names[label] if names is not None else str(label)
-            raise InputError(f"{picture.place}: found the label {shown!r}, expected one of the task's {len(labels)} labels{did_you_mean(shown, labels)}")
-        indices.append(index)
-    return torch.tensor(indices, dtype=torch.int64)
 
 
 def _prompts(labels: Mapping[str, str], templates: Sequence[str]) -> list[list[str]]:

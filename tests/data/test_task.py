@@ -131,7 +131,8 @@ def test_classes_in_the_order_of_the_recipe(pets: Path) -> None:
     assert len(task.calibration) == 9
     assert task.truth is not None and task.truth.tolist() == [2, 2, 1]
     assert (task.labels, task.prompts) == (["cow", "cat", "big_dog"], [["cow"], ["kitten"], ["hound"]])
-    with pytest.raises(InputError, match=r"big_dog/0\.png: found the label 'big_dog', expected one of the task's 2 labels, did you mean 'big_dogs'\?$"):
+    message = r"big_dog/0\.png: found the label 'big_dog', expected one of the task's 2 labels \(cat, big_dogs\), did you mean 'big_dogs'\?$"
+    with pytest.raises(InputError, match=message):
         images_of(pets, body + "    labels: [cat, big_dogs]\n")
 
 
