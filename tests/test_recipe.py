@@ -126,6 +126,38 @@ def test_images_and_heads(folder: Path) -> None:
     assert recipe.files == [folder / name for name in ("data", "mood.txt", "data/pets.npz", "data/head.safetensors")]
 
 
+PAIRS = """\
+base_model: ./base
+tasks:
+  mrpc:
+    expert: ./mood
+    prompt: "First: {sentence1}\\nSecond: {sentence2}\\nThe same?"
+    calibration: [{path: data, texts: [sentence1, sentence2]}, {dataset: nyu-mll/glue, config: mrpc, texts: [sentence2, sentence1]}]
+    evaluation: {dataset: nyu-mll/glue, config: mrpc, split: validation, texts: [sentence1, sentence2], labels: label}
+    labels: {not_equivalent: "no", equivalent: "yes"}
+  sst2:
+    expert: org/sst2
+    prompt: "{sentence} is: {}"
+    calibration: [mood.txt, {dataset: nyu-mll/glue, texts: sentence}]
+"""
+
+
+def test_texts_of_tables(folder: Path) -> None:
+    recipe = load(folder, PAIRS)
+    mrpc, sst2 = recipe.tasks["mrpc"], recipe.tasks["sst2"]
+    assert mrpc.data == [
+        (("calibration", 0), RecipeData.model_construct(path=folder / "data", texts=["sentence1", "sentence2"])),
+        (("calibration", 1), RecipeData.model_construct(dataset="nyu-mll/glue", config="mrpc", texts=["sentence2", "sentence1"])),
+        (
+            ("evaluation",),
+            RecipeData.model_construct(dataset="nyu-mll/glue", config="mrpc", split="validation", texts=["sentence1", "sentence2"], labels="label"),
+        ),
+    ]
+    # Of one text the name is nothing to the prompt, where other braces are text.
+    assert sst2.calibration == [folder / "mood.txt", RecipeData.model_construct(dataset="nyu-mll/glue", texts=["sentence"])]
+    assert recipe.files == [folder / "data", folder / "mood.txt"]
+
+
 def test_every_key_is_read(folder: Path) -> None:
     recipe = load(folder, FULL)
     assert [model.model for model in recipe.models] == ["./base", "./mood", "org/expert+./adapter"]
@@ -365,6 +397,8 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name in ("news.txt", "news.test.tsv", "stories.txt", "stories.test.txt"):
         (folder / "data" / name).touch()
+    for name in ("experts/paraphrases", "data/paraphrases"):
+        (folder / name).mkdir(parents=True)
     for example in examples:
         load(folder, example.split("```")[0])
 
