@@ -30,7 +30,7 @@ from converters import open_family
 from epmq_export import files
 from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.data.images import read_pictures
-from epmq_export.recipe import RecipeImages
+from epmq_export.recipe import RecipeData
 from epmq_export.runtimes import torch as reference
 
 ROOT = Path(__file__).parents[1]
@@ -111,7 +111,7 @@ def forward_seconds(base: Path, recipe: Path) -> float:
     pictures = [
         picture
         for task in tasks
-        for picture in read_pictures(RecipeImages.model_construct(path=recipe.parent / task["calibration"]["path"], images="images")).samples[:-LEFT]
+        for picture in read_pictures(RecipeData.model_construct(path=recipe.parent / task["calibration"]["path"], images="images")).samples[:-LEFT]
     ]
     source = renamed(open_checkpoint(base), family.canonical)
     started = time.monotonic()

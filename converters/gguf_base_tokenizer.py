@@ -51,7 +51,8 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
 def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
     """By id, without the rows at the end that no text uses."""
     tokens, types = keys.get("tokens"), keys.get("token_type")
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or (types is not None and len(types) != len(tokens)):
+    known = types is None or (isinstance(types, list) and isinstance(tokens, list) and len(types) == len(tokens))
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or not known:
         raise InputError(f"{path}: key tokenizer.ggml.tokens is no list of texts, each with its token_type")
     count = len(tokens)
     while types is not None and count and types[count - 1] == TokenType.UNUSED:
@@ -71,7 +72,7 @@ def _place(path: Path, keys: Mapping[str, Any], name: str, count: int) -> int | 
 def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
     """Byte-level BPE, and whether it begins texts."""
     name = keys.get("pre", "default")
-    way = _WAYS.get(name)
+    way = _WAYS.get(name) if isinstance(name, str) else None
     if way is None:
         found, ways = shown(repr(name)), ", ".join(_WAYS)
         raise InputError(f"{path}: key tokenizer.ggml.pre is {found}, expected one of {ways}: how others split texts is not known here")

@@ -20,7 +20,7 @@ from epmq_export.calibration.method import Method
 from epmq_export.calibration.rest import linears as rest_linears
 from epmq_export.checkpoint import Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
 from epmq_export.costs import FLOAT, Memory, Samples, Speed, Work, measure, memory_of, passes_of, seconds_of, shape_of, work_of
-from epmq_export.data.task import load_tasks
+from epmq_export.data.task import load_tasks, require_kind
 from epmq_export.errors import MissingRuntime
 from epmq_export.family import Family
 from epmq_export.fit import require_fit, require_same_vocabulary
@@ -129,6 +129,7 @@ class Forecaster:
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
         family = self.open_family(Path(base.directory))
         require_formats(recipe, family)
+        require_kind(recipe, family.modality)
         require_readable(recipe, family)
         _require_models(recipe, family, models, self.open_gguf)
         return self._of_family(recipe, family, models, data, merge)
@@ -137,7 +138,7 @@ class Forecaster:
         method, unknown = recipe.calibration.settings, [] if models[0].whole else ["the base's weights are not here: shapes are those of its config"]
         notes: list[str] = []
         shapes = tensor_shapes(family)
-        samples = self._samples(recipe, family, data, unknown)
+        samples = self._samples(recipe, family, unknown)
         blocks = [shape_of(block) for block in family.blocks]
         names = recipe.export.formats or [*family.runtimes]
         grids: dict[str, dict[str, str]] = {}
@@ -181,10 +182,11 @@ class Forecaster:
             Time(seconds_of(work, speed, calibrations), calibrations, speed),
         )
 
-    def _samples(self, recipe: Recipe, family: Family, data: Sequence[Found], unknown: list[str]) -> Samples:
-        """Of texts that are here, the very batches; else the number that the recipe asks for, of the family's length."""
+    def _samples(self, recipe: Recipe, family: Family, unknown: list[str]) -> Samples:
+        """Of texts in files, the very batches; else the number that the recipe asks for, of the family's length. The hub's library would ask a network."""
         asked = recipe.calibration.samples
-        if family.modality != "image" and all(found.whole for found in data):
+        places = [place for task in recipe.tasks.values() for _, place in task.data]
+        if family.modality != "image" and all(isinstance(place, Path) or place.path is not None for place in places):
             tasks = load_tasks(recipe, family.modality)
             lengths = []
             for task in tasks:

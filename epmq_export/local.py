@@ -10,7 +10,7 @@ from epmq_export import lora
 from epmq_export.checkpoint import CONFIG, OpenGguf
 from epmq_export.gguf_file import is_gguf
 from epmq_export.json_file import read_json
-from epmq_export.recipe import Recipe, RecipeImages
+from epmq_export.recipe import Recipe, RecipeData
 from epmq_export.shards import INDEX, WEIGHTS
 
 
@@ -54,17 +54,15 @@ def data(recipe: Recipe) -> list[Found]:
     """Each file, directory and data set of the tasks once, in their order. A data set counts as here where the cache knows its repository."""
     found: dict[tuple[str, str], Found] = {}
     for name, task in recipe.tasks.items():
-        for key, place in [*(("calibration", place) for place in task.calibration), ("evaluation", task.evaluation)]:
-            if place is None:
-                continue
-            path = place.path if isinstance(place, RecipeImages) else place
+        for (key, *_), place in task.data:
+            path = place.path if isinstance(place, RecipeData) else place
             if path is not None:
-                found[key, str(path)] = Found(f"{key} of {name}", str(path), str(path), True)
+                found[str(key), str(path)] = Found(f"{key} of {name}", str(path), str(path), True)
             else:
-                assert isinstance(place, RecipeImages) and place.dataset is not None
+                assert isinstance(place, RecipeData) and place.dataset is not None
                 where = _snapshot(place.dataset, "dataset")
                 shown = " ".join(part for part in (place.dataset, place.config, place.split) if part)
-                found[key, f"{name} {shown}"] = Found(f"{key} of {name}", shown, None if where is None else str(where), where is not None)
+                found[str(key), f"{name} {shown}"] = Found(f"{key} of {name}", shown, None if where is None else str(where), where is not None)
     return list(found.values())
 
 

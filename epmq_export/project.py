@@ -77,8 +77,8 @@ def require_formats(recipe: Recipe, family: Family) -> None:
             raise recipe.mistake(("export", "split_size"), f"found it set, expected the key left out: {family.runtimes['gguf']} reads a model in one file only")
     language = family.modality == "language"
     for name, task in recipe.tasks.items():
-        if not language and task.prompt != "{}":
-            raise recipe.mistake(("tasks", name, "prompt"), f"found it set, expected the key left out: family {family.name} goes on with no texts")
+        if family.modality == "image" and task.prompt != "{}":
+            raise recipe.mistake(("tasks", name, "prompt"), f"found it set, expected the key left out: family {family.name} reads images")
         if language and (key := "head" if task.head is not None else "templates" if task.templates else None):
             raise recipe.mistake(("tasks", name, key), f"found it set, expected prompt and labels: family {family.name} is asked in words")
         if not language and family.text_tower is None and (task.labels or task.templates) and task.head is None:

@@ -31,7 +31,7 @@ from epmq_export.merging import RULES
 from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.nearest import did_you_mean
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
-from epmq_export.recipe_sentences import IMAGES, PATH, as_written, keys, refusal, told
+from epmq_export.recipe_sentences import DATA, PATH, as_written, keys, refusal, told
 from epmq_export.recipe_values import (
     EXACT_MATCH,
     HUB_ID,
@@ -39,6 +39,7 @@ from epmq_export.recipe_values import (
     SPEARMAN,
     STORAGES,
     STRICT,
+    Columns,
     DataFile,
     DataPath,
     Dtype,
@@ -47,7 +48,6 @@ from epmq_export.recipe_values import (
     Name,
     Parameters,
     Place,
-    Prompt,
     Share,
     Size,
     Template,
@@ -63,8 +63,8 @@ class _Part(BaseModel):
     model_config = STRICT
 
 
-class RecipeImages(_Part):
-    """Images that take more than a path to name."""
+class RecipeData(_Part):
+    """Images or texts that take more than a path to name."""
 
     path: DataPath | None = None
     """Absolute."""
@@ -81,8 +81,11 @@ class RecipeImages(_Part):
     images: Name | None = None
     """The column of a table, the array of an .npz file."""
 
+    texts: Columns = None
+    """The columns of a table, the keys of a .jsonl; of several, the prompt says where each stands."""
+
     labels: Name | None = None
-    """The same for the labels."""
+    """The column, array or key of the labels."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,6 +101,13 @@ class RecipeImages(_Part):
             raise ValueError("found it beside path, expected one of them")
         if value is not None and not HUB_ID.fullmatch(value):
             raise ValueError(f"found {shown(value)}, expected an id of the Hugging Face hub, org/name, perhaps with @revision")
+        return value
+
+    @field_validator("texts")
+    @classmethod
+    def _one_kind(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value is not None and info.data.get("images") is not None:
+            raise ValueError("found it beside images, expected one of them")
         return value
 
     @field_validator("config", "split")
@@ -118,8 +128,8 @@ def _data(value: object) -> object:
 
 
 Data = Annotated[
-    Annotated[DataPath, Tag(PATH)] | Annotated[RecipeImages, Tag(IMAGES)],
-    Discriminator(lambda value: IMAGES if isinstance(value, dict | RecipeImages) else PATH),
+    Annotated[DataPath, Tag(PATH)] | Annotated[RecipeData, Tag(DATA)],
+    Discriminator(lambda value: DATA if isinstance(value, dict | RecipeData) else PATH),
     BeforeValidator(_data),
 ]
 
@@ -127,13 +137,13 @@ Data = Annotated[
 class RecipeTask(_Part):
     expert: ModelName
     calibration: list[Data] = Field(min_length=1)
-    """Absolute paths, or images, one or more."""
+    """One or more."""
 
     labels: Labels = None
     """Name -> the text embedded for it, in the order of the classes."""
 
-    prompt: Prompt = "{}"
-    """What a language model is given, with {} for a text of the data."""
+    prompt: str = "{}"
+    """What a model of texts is given: {} stands for a text of the data, {NAME} for one of several."""
 
     metric: Annotated[str, choice(EXACT_MATCH, SPEARMAN)] | None = None
     """What the answers that a language model gives in words are judged by; None: it chooses among labels, or is held to texts."""
@@ -145,7 +155,13 @@ class RecipeTask(_Part):
     """A safetensors file with a linear head: weight [classes, width] and bias [classes]."""
 
     evaluation: Annotated[Data | None, Field(validate_default=True)] = None
-    """Absolute path, or images."""
+    """None: what is left over from calibration."""
+
+    @property
+    def data(self) -> list[tuple[Key, Path | RecipeData]]:
+        """All data of the task, each with its key."""
+        found: list[tuple[Key, Path | RecipeData]] = [(("calibration", index), place) for index, place in enumerate(self.calibration)]
+        return found if self.evaluation is None else [*found, (("evaluation",), self.evaluation)]
 
     @field_validator("calibration", mode="before")
     @classmethod
@@ -449,7 +465,24 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
             wrong.append((("tasks", name), "found an empty name, expected the name of a task"))
         if recipe.location(task.expert) not in experts:
             wrong.append((("tasks", name, "expert"), f"found {task.expert!r}, expected one of the experts in models{did_you_mean(task.expert, names)}"))
+        wrong += [(("tasks", name, *key), message) for key, message in _prompt_contradictions(task)]
     return wrong + _tokenizer_contradictions(recipe)
+
+
+def _prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
+    """All data of a task stand in one prompt, which has a place for each of their texts."""
+    named = [(key, (place.texts if isinstance(place, RecipeData) else None) or []) for key, place in task.data]
+    columns = next((texts for _, texts in named if len(texts) > 1), [])
+    if not columns:
+        fits, expected = task.prompt.count("{}") == 1, "text with {} once, where a text of the data stands"
+    else:
+        places = [f"{{{column}}}" for column in columns]
+        fits = "{}" not in task.prompt and all(place in task.prompt for place in places)
+        expected = f"text with {' and '.join(places)}, where the texts of the data stand, and no {{}}"
+    wrong: list[tuple[Key, str]] = [] if fits else [(("prompt",), f"found the prompt {task.prompt!r}, expected {expected}")]
+    others = [(key, texts) for key, texts in named if columns and {*texts} != {*columns}]
+    expected = f"expected {', '.join(columns)} as in the task's other data: all stand in one prompt"
+    return wrong + [((*key, "texts"), f"found {', '.join(texts) or 'nothing'}, {expected}") for key, texts in others]
 
 
 def _repeated(recipe: Recipe, key: Key, names: list[str]) -> list[tuple[Key, str]]:

@@ -13,7 +13,7 @@ from epmq_export.recipe_values import one_of, shown
 from epmq_export.yaml_lines import Document, Key, dotted
 
 # Tags of a union, which pydantic puts into the place of a mistake; no keys of a recipe.
-PATH, IMAGES = "<path>", "<images>"
+PATH, DATA = "<path>", "<data>"
 
 
 def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
@@ -52,7 +52,7 @@ _EXPECTED = {
 
 def told(details: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
     """The key and the sentence of one of pydantic's errors."""
-    key: Key = tuple(part for part in details["loc"] if part not in (PATH, IMAGES))
+    key: Key = tuple(part for part in details["loc"] if part not in (PATH, DATA))
     context = details.get("ctx", {})
     match details["type"]:
         case "value_error":

@@ -64,7 +64,7 @@ def _data_file(value: object, info: ValidationInfo) -> object:
 
 
 def _data_path(value: object, info: ValidationInfo) -> object:
-    """The absolute path of a data file, or of a directory of images, that exists."""
+    """The absolute path of a data file, or of a directory of them, that exists."""
     if not isinstance(value, str):
         raise ValueError(f"found {shown(value)}, expected a path")
     place = Place.of(info)
@@ -161,10 +161,11 @@ def _template(value: str) -> str:
     return value
 
 
-def _prompt(value: str) -> str:
-    if value.count("{}") != 1:
-        raise ValueError(f"found the prompt {value!r}, expected text with {{}} once, where a text of the data stands")
-    return value
+def _columns(value: object) -> object:
+    """One name, or several."""
+    if value is not None and not (value and isinstance(value, str | list)):
+        raise ValueError(f"found {shown(value)}, expected the name of a column or a list of names")
+    return [value] if isinstance(value, str) else value
 
 
 def size_in_bytes(value: object) -> int:
@@ -182,8 +183,8 @@ def _size(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(_filled)]
+Columns = Annotated[Annotated[list[Name], AfterValidator(distinct)] | None, BeforeValidator(_columns)]
 Size = Annotated[str | None, BeforeValidator(_size)]
-Prompt = Annotated[str, AfterValidator(_prompt)]
 Template = Annotated[str, AfterValidator(_template)]
 DataPath = Annotated[Path, BeforeValidator(_data_path)]
 DataFile = Annotated[Path, BeforeValidator(_data_file)]

@@ -142,6 +142,28 @@ def test_what_a_run_would_refuse_is_refused(project: tiny.Project, cached: Path,
         forecast(recipe)
 
 
+def test_texts_of_tables_are_counted_and_those_of_the_hub_are_not_asked_for(project: tiny.Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.jsonl").write_text('{"a": "one", "b": "two"}\n{"a": "three", "b": "four"}\n')
+    pairs = {"texts": ["a", "b"]}
+    task = {"prompt": "{a} {b}", "evaluation": None, "labels": None, "calibration": {**pairs, "path": str(tmp_path / "x.jsonl")}}
+    path = project.one_task(tmp_path / "r.yaml", **task)
+    path.write_text(path.read_text().replace("samples: 16", "samples: 1"))
+    found = forecast(path)
+    assert found.samples is not None and found.samples.exact and found.samples.samples == 1
+    # Even where the cache has the data set: the library would look for news.
+    cache = tmp_path / "hub" / "datasets--org--pairs"
+    (cache / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = forecast(project.one_task(tmp_path / "r.yaml", **{**task, "calibration": {**pairs, "dataset": "org/pairs", "config": "small"}}))
+    assert [(place.role, place.name, place.sentence) for place in found.data] == [("calibration of list", "org/pairs small", "here")]
+    assert found.samples is not None and not found.samples.exact
+    assert "the data are not read: 16 samples a task are assumed, as the recipe asks" in found.unknown
+    with pytest.raises(RecipeError, match=r"calibration\.images: found it set, expected the key left out: the base model reads texts$"):
+        forecast(project.one_task(tmp_path / "r.yaml", evaluation=None, labels=None, calibration={"dataset": "org/pairs", "images": "image"}))
+
+
 # Arithmetic.
 
 BLOCK = Shape("block", 10_000, (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))), 8, 32, 256)

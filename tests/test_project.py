@@ -8,7 +8,7 @@ from converters import open_family
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe import load_recipe
-from tests import tiny_clip
+from tests import tiny, tiny_clip
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,17 @@ def test_grids_that_it_reads_pass_and_layers_that_it_does_not_know_are_refused(m
     other = tiny_clip.clip(tmp_path / "other" / "model", vision={"num_hidden_layers": 2})
     with pytest.raises(InputError, match=r"found 12 \+ 2 layers"):
         check(model, other)
+
+
+def test_only_a_model_of_texts_has_a_prompt(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(model)
+    (tmp_path / "x.txt").write_text("a\n")
+    tasks = {"mood": {"expert": str(model.parent / "expert"), "calibration": "x.txt", "prompt": "query: {}"}}
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: tasks\.mood\.prompt: found it set, expected the key left out: family clip reads images$"):
+        check(model, tmp_path / "model", tasks=tasks)
+    tiny.base(tmp_path / "bert" / "model", layers=1)
+    (tmp_path / "bert" / "x.txt").write_text("a\n")
+    check(model, tmp_path / "bert" / "model", tasks=tasks)
 
 
 def test_a_split_that_no_reader_of_the_family_knows_is_refused_with_its_line(model: Path, tmp_path: Path) -> None:

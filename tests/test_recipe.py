@@ -11,7 +11,7 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, RecipeImages, RecipeQuantization, load_recipe
+from epmq_export.recipe import Recipe, RecipeData, RecipeQuantization, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
@@ -115,15 +115,47 @@ def test_images_and_heads(folder: Path) -> None:
     assert pets.calibration == [
         folder / "data",
         folder / "mood.txt",
-        RecipeImages.model_construct(path=folder / "data", split="train"),
-        RecipeImages.model_construct(path=folder / "data/pets.npz", images="x_train", labels="y_train"),
+        RecipeData.model_construct(path=folder / "data", split="train"),
+        RecipeData.model_construct(path=folder / "data/pets.npz", images="x_train", labels="y_train"),
     ]
-    assert pets.evaluation == RecipeImages.model_construct(dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species")
+    assert pets.evaluation == RecipeData.model_construct(dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species")
     assert (pets.templates, pets.head, recipe.frozen) == (["a photo of a {}."], None, ["text_model.*"])
-    assert shapes.calibration == [RecipeImages.model_construct(dataset="shapes")]
+    assert shapes.calibration == [RecipeData.model_construct(dataset="shapes")]
     assert (shapes.evaluation, shapes.head, shapes.labels) == (folder / "data", folder / "data/head.safetensors", None)
     # What they name is hashed: directories, too, and each once.
     assert recipe.files == [folder / name for name in ("data", "mood.txt", "data/pets.npz", "data/head.safetensors")]
+
+
+PAIRS = """\
+base_model: ./base
+tasks:
+  mrpc:
+    expert: ./mood
+    prompt: "First: {sentence1}\\nSecond: {sentence2}\\nThe same?"
+    calibration: [{path: data, texts: [sentence1, sentence2]}, {dataset: nyu-mll/glue, config: mrpc, texts: [sentence2, sentence1]}]
+    evaluation: {dataset: nyu-mll/glue, config: mrpc, split: validation, texts: [sentence1, sentence2], labels: label}
+    labels: {not_equivalent: "no", equivalent: "yes"}
+  sst2:
+    expert: org/sst2
+    prompt: "{sentence} is: {}"
+    calibration: [mood.txt, {dataset: nyu-mll/glue, texts: sentence}]
+"""
+
+
+def test_texts_of_tables(folder: Path) -> None:
+    recipe = load(folder, PAIRS)
+    mrpc, sst2 = recipe.tasks["mrpc"], recipe.tasks["sst2"]
+    assert mrpc.data == [
+        (("calibration", 0), RecipeData.model_construct(path=folder / "data", texts=["sentence1", "sentence2"])),
+        (("calibration", 1), RecipeData.model_construct(dataset="nyu-mll/glue", config="mrpc", texts=["sentence2", "sentence1"])),
+        (
+            ("evaluation",),
+            RecipeData.model_construct(dataset="nyu-mll/glue", config="mrpc", split="validation", texts=["sentence1", "sentence2"], labels="label"),
+        ),
+    ]
+    # Of one text the name is nothing to the prompt, where other braces are text.
+    assert sst2.calibration == [folder / "mood.txt", RecipeData.model_construct(dataset="nyu-mll/glue", texts=["sentence"])]
+    assert recipe.files == [folder / "data", folder / "mood.txt"]
 
 
 def test_every_key_is_read(folder: Path) -> None:
@@ -315,7 +347,7 @@ def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for key, info in zip(keys(part), part.model_fields.values(), strict=True):
         inner = next(mappings(info.annotation), None)
-        if inner is RecipeImages:  # or a path; told in full where it stands first
+        if inner is RecipeData:  # or a path; told in full where it stands first
             found[f"{above}{key}"] = ... if info.is_required() else info.default
             found |= _reference(inner, f"{above}{key}[].") if key == "calibration" else {}
         elif inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):
@@ -365,6 +397,8 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name in ("news.txt", "news.test.tsv", "stories.txt", "stories.test.txt", "grammar.txt", "grammar.test.tsv", "pairs.txt", "pairs.test.tsv"):
         (folder / "data" / name).touch()
+    for name in ("experts/paraphrases", "data/paraphrases"):
+        (folder / name).mkdir(parents=True)
     for example in examples:
         load(folder, example.split("```")[0])
 

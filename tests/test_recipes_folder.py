@@ -13,19 +13,20 @@ import torch
 from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export.forecast import Forecaster
-from epmq_export.recipe import load_recipe
+from epmq_export.recipe import RecipeData, load_recipe
 from tests.command import ENVIRONMENT, ROOT
 
 FOLDER = ROOT / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
-COUNTS = {"clip-vit-b32-8tasks": 8, "clip-vit-l14-8": 8, "clip-vit-l14-14": 14, "clip-vit-l14-20": 20}
+COUNTS = {"clip-vit-b32-8tasks": 8, "clip-vit-l14-8": 8, "clip-vit-l14-14": 14, "clip-vit-l14-20": 20, "flan-t5-base-glue": 8, "flan-t5-base-glue-lora": 8}
 
 
-def test_the_files_are_what_make_writes() -> None:
+def test_the_files_are_what_make_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))  # as for a script that lies there
     make: dict[str, Any] = runpy.run_path(str(FOLDER / "make.py"))
     assert {path.name for path in RECIPES} == set(make["FILES"])
     for path in RECIPES:
-        assert path.read_text(encoding="utf-8") == make["text"](path.name), f"{path.name}: run recipes/make.py"
+        assert path.read_text(encoding="utf-8") == make["FILES"][path.name](), f"{path.name}: run recipes/make.py"
 
 
 def test_every_paper_table_has_its_recipe() -> None:
@@ -38,10 +39,29 @@ def test_a_recipe_is_valid_and_says_what_the_paper_does(path: Path) -> None:
     name, _, rule = path.stem.rpartition("-")
     assert len(recipe.tasks) == len(recipe.experts) == COUNTS[name]
     assert recipe.merge_method == {"ta": "task_arithmetic", "ties": "ties"}[rule] and recipe.parameters["lambda"] == 0.3
-    assert recipe.calibration.samples == 256 and recipe.calibration.method == "anchored"
+    assert recipe.calibration.samples == (256 if name.startswith("clip") else 128) and recipe.calibration.method == "anchored"
     for task in recipe.tasks.values():
-        assert 2 <= len(task.templates) <= 4
-        assert task.expert.startswith(f"tanganke/{recipe.base_model.removeprefix('openai/')}_")
+        assert 2 <= len(task.templates) <= 4 or task.metric is not None
+        assert task.expert.startswith(f"tanganke/{recipe.base_model.partition('/')[2]}_")
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.startswith("flan")], ids=lambda path: path.stem)
+def test_glue_is_asked_in_words(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert [*recipe.tasks] == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
+    for name, task in recipe.tasks.items():
+        assert task.expert.endswith("_lora-16") == ("-lora-" in path.stem)
+        assert task.metric == ("spearman" if name == "stsb" else "exact_match") and (task.labels is None) == (name == "stsb")
+        (calibration,), evaluation = task.calibration, task.evaluation
+        assert isinstance(calibration, RecipeData) and isinstance(evaluation, RecipeData)
+        assert calibration.config == evaluation.config == name and calibration.texts == evaluation.texts is not None
+        assert calibration.split == "train" and evaluation.split == ("validation_matched" if name == "mnli" else "validation")
+        # What the experts were taught to answer.
+        said = set((task.labels or {}).values())
+        assert said in ({"yes", "no"}, {"unacceptable", "acceptable"}, {"positive", "negative"}, {"entailment", "neutral", "contradiction"}, set())
+    # In the order of the data set's own classes.
+    assert [*(recipe.tasks["qnli"].labels or {}).values()] == [*(recipe.tasks["rte"].labels or {}).values()] == ["yes", "no"]
+    assert [*(recipe.tasks["mrpc"].labels or {}).values()] == [*(recipe.tasks["qqp"].labels or {}).values()] == ["no", "yes"]
 
 
 def test_classes_stand_in_the_order_of_their_indices() -> None:

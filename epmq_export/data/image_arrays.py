@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.pictures import Pictures, by_name, distinct, of_array
+from epmq_export.data.classes import by_name, distinct
+from epmq_export.data.pictures import Pictures, of_array
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
 

@@ -2,23 +2,11 @@
 
 from pathlib import Path
 
-from epmq_export.data.pictures import ENDINGS, SPLITS, UNLABELLED, Pictures, of_file
+from epmq_export.data.classes import UNLABELLED
+from epmq_export.data.folder import SPLITS
+from epmq_export.data.pictures import ENDINGS, Pictures, of_file
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
-
-
-def files_in(directory: Path) -> list[Path]:
-    """Every file at any depth, sorted, but for hidden ones and those of directories that are hidden or begin with `__`, which systems and archives leave.
-
-    InputError for a link to a directory: its files would count neither as images nor in the directory's digest.
-    """
-    found = []
-    for path in sorted(directory.rglob("*")):
-        if path.is_symlink() and path.is_dir():
-            raise InputError(f"{path}: found a link to a directory, expected the directory itself")
-        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(directory).parts):
-            found.append(path)
-    return found
 
 
 def is_image(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from epmq_export.data.classes import UNLABELLED
 from epmq_export.data.sample import Picture, Pixels
 from epmq_export.errors import InputError
 from epmq_export.files import sha256
@@ -19,11 +20,6 @@ from epmq_export.files import sha256
 # Every other decoder of Pillow's stays shut: a file's ending says nothing of its bytes, and some decoders start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
-SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"})
-"""Names of folders and of files that are parts of a data set, and no classes."""
-
-UNLABELLED = -1
-"""The label of a picture that has none among others that have one; data sets of the hub say it so."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,13 @@ class Pictures:
 
     data: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by name, of what came from elsewhere than the user's files."""
+
+    @property
+    def classes(self) -> Sequence[int | str | None] | None:
+        """The labels as the data themselves have them: numbers where they count, else names."""
+        if self.labels is None or self.names is None or self.counted:
+            return self.labels
+        return [None if label == UNLABELLED else self.names[label] for label in self.labels]
 
 
 def of_file(path: Path) -> Picture:
@@ -77,22 +80,6 @@ def decode(encoded: bytes, place: str) -> Pixels:
     except Exception as error:  # the library raises whatever its parsers raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removesuffix(".")
         raise InputError(f"{place}: found an image that cannot be decoded ({reason}), expected a whole one") from None
-
-
-def distinct(names: Iterable[str], place: str) -> list[str]:
-    """The names of classes; InputError where two are the same."""
-    found = list(names)
-    if len(set(found)) < len(found):
-        twice = next(name for index, name in enumerate(found) if name in found[:index])
-        raise InputError(f"{place}: found the class {twice!r} twice, expected distinct names")
-    return found
-
-
-def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
-    """Labels and names, in the names' order, of labels that are names; None is `UNLABELLED`."""
-    names = sorted({text for text in texts if text is not None})
-    order = {name: index for index, name in enumerate(names)}
-    return [UNLABELLED if text is None else order[text] for text in texts], names
 
 
 def _decode_file(path: Path) -> Pixels:

@@ -9,18 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from epmq_export.data.classes import indices_of
 from epmq_export.data.images import FILES, read_pictures
-from epmq_export.data.pictures import UNLABELLED, Pictures
+from epmq_export.data.pictures import Pictures
 from epmq_export.data.sample import AnySample, Picture, Sample, choose, digest
-from epmq_export.data.texts import read_answered, read_labelled, read_texts
+from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, prompted
+from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
-from epmq_export.recipe import Recipe, RecipeImages, RecipeTask
+from epmq_export.recipe import Recipe, RecipeData
 from epmq_export.recipe_values import SPEARMAN, worded
-from epmq_export.yaml_lines import Key
 
 log = logging.getLogger(__name__)
-WORDLESS = "the base model answers nothing in words"
 
 
 @dataclass(frozen=True)
@@ -57,59 +56,61 @@ class Task:
 
 
 def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
-    """Read the data of every task, in the recipe's order: lines of text, or pictures where the modality is `image`. A text stands in the task's prompt."""
-    names = recipe.require_tasks().tasks
-    return [_of_pictures(recipe, name) if modality == "image" else _of_texts(recipe, name, modality) for name in names]
+    """Read the data of every task, in the recipe's order: texts, each in the task's prompt, or pictures where the modality is `image`."""
+    require_kind(recipe, modality)
+    load = _of_pictures if modality == "image" else _of_texts
+    return [load(recipe, name) for name in recipe.require_tasks().tasks]
 
 
-def _of_texts(recipe: Recipe, name: str, modality: str) -> Task:
+def require_kind(recipe: Recipe, modality: str) -> None:
+    """RecipeError for data that are not what the base model reads, and for a metric of what it does not write."""
+    reads, other = ("images", "texts") if modality == "image" else ("texts", "images")
+    for name, task in recipe.tasks.items():
+        if task.metric is not None and modality != "language":
+            raise recipe.mistake(("tasks", name, "metric"), f"found {task.metric}, expected it left out: the base model answers nothing in words")
+        for key, place in task.data:
+            if isinstance(place, RecipeData):
+                if getattr(place, other) is not None:
+                    raise recipe.mistake(("tasks", name, *key, other), f"found it set, expected the key left out: the base model reads {reads}")
+            elif modality == "image" and place.is_file() and place.suffix.lower() not in FILES:
+                expected = f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the base model reads images"
+                raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
+
+
+def _of_texts(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
-    for key, place in _places(task):
-        if isinstance(place, RecipeImages) or place.is_dir():
-            found = "a data set of images" if isinstance(place, RecipeImages) else f"the directory {place.name}"
-            raise recipe.mistake(("tasks", name, *key), f"found {found}, expected a file of texts: the base model reads texts")
-
-    def prompted(text: str) -> str:
-        return task.prompt.replace("{}", text)
-
-    texts = list(dict.fromkeys(prompted(text) for path in task.calibration if isinstance(path, Path) for text in read_texts(path)))
+    read = [read_texts(_asked(place)) for place in task.calibration]
+    texts = list(dict.fromkeys(prompted(task.prompt, text) for each in read for text in each.samples))
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     labels = dict(task.labels or {})
     truth: Tensor | None = None
-    expected: list[str] | None = None
-    if task.metric is not None and modality != "language":
-        raise recipe.mistake(("tasks", name, "metric"), f"found {task.metric}, expected it left out: {WORDLESS}")
-    if not isinstance(task.evaluation, Path):
+    expected: Sequence[str] | None = None
+    if task.evaluation is None:
         evaluation = _left_over(recipe, name, texts, calibration)
-    elif task.metric is not None and not labels:
-        answered = read_answered(task.evaluation, number=task.metric == SPEARMAN)
-        evaluation, expected = [prompted(text) for _, text in answered], [answer for answer, _ in answered]
-    elif labels:
-        pairs = read_labelled(task.evaluation, list(labels))
-        evaluation = [prompted(text) for _, text in pairs]
-        if task.metric is not None:
-            expected = [[*labels.values()][index] for index, _ in pairs]
-        else:
-            truth = torch.tensor([index for index, _ in pairs], dtype=torch.int64)
-    elif task.head is not None or task.templates:
-        raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes, since the task has a head or templates")
     else:
-        evaluation = [prompted(text) for text in read_texts(task.evaluation)]
+        found = read_texts(_asked(task.evaluation), "test")
+        evaluation, read = [prompted(task.prompt, text) for text in found.samples], [*read, found]
+        if labels:
+            _labelled(recipe, name, found.labels, "texts")
+            classes = classes_of(found, list(labels))
+            if task.metric is not None:
+                expected = [[*labels.values()][index] for index in classes]
+            else:
+                truth = torch.tensor(classes, dtype=torch.int64)
+        elif task.metric is not None:
+            expected = [f"{number:g}" for number in numbers_of(found)] if task.metric == SPEARMAN else answers_of(found)
+        elif task.head is not None or task.templates:
+            raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes, since the task has a head or templates")
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
+    data = {place: each for part in read for place, each in part.data.items()}
     prompts = _prompts(labels, task.templates) if truth is not None else []
     where = recipe.location(task.expert)
-    return Task(name, where, calibration, evaluation, truth, list(labels), prompts, task.head, metric=task.metric, expected=expected)
+    return Task(name, where, calibration, evaluation, truth, list(labels), prompts, task.head, metric=task.metric, expected=expected, data=data)
 
 
 def _of_pictures(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
-    if task.metric is not None:
-        raise recipe.mistake(("tasks", name, "metric"), f"found {task.metric}, expected it left out: {WORDLESS}")
-    for key, place in _places(task):
-        if isinstance(place, Path) and place.is_file() and place.suffix.lower() not in FILES:
-            expected = f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the base model reads images"
-            raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
-    read = [read_pictures(_images(place)) for place in task.calibration]
+    read = [read_pictures(_asked(place)) for place in task.calibration]
     pictures = _distinct(picture for each in read for picture in each.samples)
     broken = _Broken()
     calibration = choose(pictures, recipe.calibration.samples, recipe.calibration.seed, broken.usable)
@@ -122,11 +123,12 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
         # They are calibration images, too: what cannot be decoded is left out there and here.
         evaluation = _left_over(recipe, name, pictures, calibration, broken.usable)
     else:
-        found = read_pictures(_images(task.evaluation), "test")
+        found = read_pictures(_asked(task.evaluation), "test")
         evaluation, read = found.samples, [*read, found]
         if labels or task.templates or task.head is not None:
             labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
-            truth = _truth(recipe, name, found, list(labels))
+            classes = _labelled(recipe, name, found.classes, "images")
+            truth = torch.tensor(indices_of([picture.place for picture in evaluation], classes, found.names, list(labels)), dtype=torch.int64)
         for picture in evaluation:
             picture.pixels()  # what cannot be decoded is told now, not after the calibration
     notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
@@ -136,14 +138,8 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
     return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), prompts, task.head, notes, data=data)
 
 
-def _places(task: RecipeTask) -> list[tuple[Key, Path | RecipeImages]]:
-    """All data of a task, each with its key."""
-    places: list[tuple[Key, Path | RecipeImages]] = [(("calibration", index), place) for index, place in enumerate(task.calibration)]
-    return places if task.evaluation is None else [*places, (("evaluation",), task.evaluation)]
-
-
-def _images(place: Path | RecipeImages) -> RecipeImages:
-    return place if isinstance(place, RecipeImages) else RecipeImages.model_construct(path=place)
+def _asked(place: Path | RecipeData) -> RecipeData:
+    return place if isinstance(place, RecipeData) else RecipeData.model_construct(path=place)
 
 
 def _distinct(pictures: Iterable[Picture]) -> list[Picture]:
@@ -190,28 +186,11 @@ def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
     return found.names
 
 
-def _truth(recipe: Recipe, name: str, found: Pictures, labels: list[str]) -> Tensor:
-    """int64 [len(found.samples)]: indices into the task's labels. By name where the data have names, else as the data count their classes.
-
-    Where the data count and name their classes, the task may call some by other names if they are as many in the same order.
-    """
-    if found.labels is None:
-        raise recipe.mistake(("tasks", name, "evaluation"), "found images without labels, expected labels, since the task has classes")
-    order = {label: index for index, label in enumerate(labels)}
-    names, count = found.names, len(labels) if found.names is None else len(found.names)
-    in_order = found.counted and count == len(labels) and all(order.get(each, index) == index for index, each in enumerate(names or ()))
-    indices = []
-    for picture, label in zip(found.samples, found.labels, strict=True):
-        if label == UNLABELLED:
-            raise InputError(f"{picture.place}: found no label, expected one of the task's {len(labels)} labels")
-        if not 0 <= label < count:
-            raise InputError(f"{picture.place}: found the label {label}, expected one of the {count} classes, counted from 0")
-        index = label if in_order else order.get(names[label]) if names is not None else None
-        if index is None:
-            shown = names[label] if names is not None else str(label)
-            raise InputError(f"{picture.place}: found the label {shown!r}, expected one of the task's {len(labels)} labels{did_you_mean(shown, labels)}")
-        indices.append(index)
-    return torch.tensor(indices, dtype=torch.int64)
+def _labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: str) -> Sequence[object]:
+    """The labels of the evaluation data; RecipeError where they have none."""
+    if labels is None:
+        raise recipe.mistake(("tasks", name, "evaluation"), f"found {what} without labels, expected labels, since the task has classes")
+    return labels
 
 
 def _prompts(labels: Mapping[str, str], templates: Sequence[str]) -> list[list[str]]:

@@ -155,6 +155,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"drop": lambda name: name == "blk.1.attn_output.bias"}, "has no tensor for model.layers.1.self_attn.o_proj.bias"),
     ({"drop": lambda name: name == "token_embd.weight"}, "has no tensor for model.embed_tokens.weight"),
     ({"pre": "deepseek-coder"}, "key tokenizer.ggml.pre is 'deepseek-coder', expected one of gpt-2, smollm, llama-bpe, smaug-bpe, qwen2, default"),
+    ({"keys": {"tokenizer.ggml.pre": ["smollm"]}}, "key tokenizer.ggml.pre is ['smollm'], expected one of gpt-2, smollm,"),
+    ({"keys": {"tokenizer.ggml.token_type": 1}}, "key tokenizer.ggml.tokens is no list of texts, each with its token_type"),
     ({"keys": {"tokenizer.ggml.model": "rwkv"}}, "key tokenizer.ggml.model is 'rwkv', expected gpt2 or llama"),
     ({"keys": {"tokenizer.ggml.model": "llama"}}, "keys tokenizer.ggml.scores and token_type are not there for all tokens"),
     ({"keys": {"tokenizer.ggml.merges": ["a b c"]}}, "key tokenizer.ggml.merges has 'a b c', expected two tokens that make a third"),

@@ -23,7 +23,8 @@ from epmq_export.data.images import read_pictures
 from epmq_export.data.pictures import Pictures, decode
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.files import sha256
-from epmq_export.recipe import RecipeImages
+from epmq_export.recipe import RecipeData
+from tests.data.hub import Hub
 from tests.data.image_files import BLUE, RED, encoded, folders, png, put, two_colours
 
 TWO = Image.fromarray(two_colours())
@@ -32,7 +33,7 @@ GREY16 = Image.fromarray(np.array([[0, 256, 40000, 65535]], np.uint16))
 
 def read(path: Path, default: str = "train", **keys: str) -> Pictures:
     """`keys` are those of the recipe; `default` is the split where they say none."""
-    return read_pictures(RecipeImages.model_construct(path=path, **keys), default)
+    return read_pictures(RecipeData.model_construct(path=path, **keys), default)
 
 
 def named(pictures: Pictures) -> list[str]:
@@ -487,24 +488,8 @@ def test_files_that_are_no_table(tmp_path: Path, damage: Callable[[bytes], bytes
 # The hub.
 
 
-class Hub:
-    """In place of `datasets.load_dataset`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, found: datasets.Dataset | Exception) -> None:
-        self.found = found
-        self.calls: list[object] = []
-        monkeypatch.setattr(datasets, "load_dataset", self)
-        monkeypatch.chdir(folder)
-
-    def __call__(self, name: str, config: str | None, *, split: str, revision: str | None) -> datasets.Dataset:
-        self.calls.append((name, config, split, revision))
-        if isinstance(self.found, Exception):
-            raise self.found
-        return self.found
-
-
 def of_hub(default: str = "train", **keys: str) -> Pictures:
-    return read_pictures(RecipeImages.model_construct(**keys), default)
+    return read_pictures(RecipeData.model_construct(**keys), default)
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

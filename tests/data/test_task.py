@@ -1,6 +1,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ from epmq_export.data.sample import Sample, digest, picture_of
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.recipe import load_recipe
+from tests.data.hub import Hub
 from tests.data.image_files import folders, png, put
 
 
@@ -76,14 +78,72 @@ def test_a_recipe_without_tasks_has_none_to_load(tmp_path: Path) -> None:
 
 def test_a_model_of_texts_is_given_no_images(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a\nb\nc\n")
-    (tmp_path / "photos").mkdir()
-    expected = "expected a file of texts: the base model reads texts$"
-    with pytest.raises(RecipeError, match=rf"recipe\.yaml:6: tasks\.mood\.calibration: found the directory photos, {expected}"):
+    folders(tmp_path / "photos", cat=1)
+    with pytest.raises(InputError, match=r"photos: found 1 files \(\.png\), expected \.parquet files with texts, or the path of a file of texts$"):
         tasks_of(tmp_path, "    calibration: photos\n")
-    with pytest.raises(RecipeError, match=rf"recipe\.yaml:8: tasks\.mood\.calibration\[1\]: found a data set of images, {expected}"):
-        tasks_of(tmp_path, "    calibration:\n      - x.txt\n      - {path: photos}\n")
-    with pytest.raises(RecipeError, match=rf"recipe\.yaml:7: tasks\.mood\.evaluation: found a data set of images, {expected}"):
-        tasks_of(tmp_path, "    calibration: x.txt\n    evaluation: {dataset: org/x}\n")
+    expected = "found it set, expected the key left out: the base model reads texts$"
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml:8: tasks\.mood\.calibration\[1\]\.images: {expected}"):
+        tasks_of(tmp_path, "    calibration:\n      - x.txt\n      - {path: photos, images: image}\n")
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml:7: tasks\.mood\.evaluation\.images: {expected}"):
+        tasks_of(tmp_path, "    calibration: x.txt\n    evaluation: {dataset: org/x, images: image}\n")
+
+
+def rows(path: Path, **columns: list[Any]) -> None:
+    """As `datasets` writes them; `label` counts two classes."""
+    kinds = {name: datasets.Value("string") for name in columns} | {"label": datasets.ClassLabel(names=["not_equivalent", "equivalent"])}
+    datasets.Dataset.from_dict(columns, features=datasets.Features(kinds)).to_parquet(str(path))
+
+
+def test_pairs_of_texts_stand_in_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "mrpc").mkdir()
+    rows(tmp_path / "mrpc/train.parquet", a=["one", "{b}", "one", "two"], b=["1", "x", "1", "2"], label=[1, 0, 1, -1])
+    rows(tmp_path / "mrpc/validation.parquet", a=["three", "four"], b=["3", "5"], label=[1, 0])
+    rows(tmp_path / "mrpc/test.parquet", a=["three", "four"], b=["3", "5"], label=[-1, -1])
+    body = """
+    prompt: "{a} = {b}? {brace} {a}"
+    calibration: {path: mrpc, texts: [a, b]}
+    evaluation: {path: mrpc, split: validation, texts: [b, a], labels: label}
+"""
+    (task,) = tasks_of(tmp_path, body + '    labels: {no: "no", "yes": "yes"}\n', samples=9)
+    assert task.calibration == ["one = 1? {brace} one", "{b} = x? {brace} {b}", "two = 2? {brace} two"]
+    assert task.evaluation == ["three = 3? {brace} three", "four = 5? {brace} four"]
+    assert (task.labels, task.prompts, task.data) == (["no", "yes"], [["no"], ["yes"]], {})
+    assert task.truth is not None and task.truth.dtype == torch.int64 and task.truth.tolist() == [1, 0]
+    (swapped,) = tasks_of(tmp_path, body + "    labels: [equivalent, not_equivalent]\n")
+    assert swapped.truth is not None and swapped.truth.tolist() == [0, 1]
+    (without,) = tasks_of(tmp_path, body)  # the data's own names are not guessed to be meant
+    assert (without.truth, without.labels, without.evaluation) == (None, [], task.evaluation)
+    with pytest.raises(InputError, match=r"test\.parquet: row 0: found no label, expected one of the task's 2 labels$"):
+        tasks_of(tmp_path, body.replace("split: validation, ", "") + "    labels: [equivalent, not_equivalent]\n")
+    (left,) = tasks_of(tmp_path, body[: body.index("    evaluation")], samples=1)
+    assert len(left.calibration) == 1 and len(left.evaluation) == 2
+
+
+def test_tables_and_lines_together(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a\nb\n")
+    rows(tmp_path / "x.parquet", sentence=["b", "c"], label=[0, 1])
+    (tmp_path / "x.csv").write_text("gold,sentence\n1,d\nnot_equivalent,e\n")
+    body = "    calibration: [x.txt, x.parquet, {path: x.csv, texts: sentence}]\n    evaluation: {path: x.csv, texts: sentence, labels: gold}\n"
+    (task,) = tasks_of(tmp_path, body + "    labels: [not_equivalent, equivalent]\n    prompt: 'So: {}'\n", samples=9)
+    assert task.calibration == ["So: a", "So: b", "So: c", "So: d", "So: e"]
+    assert task.evaluation == ["So: d", "So: e"] and task.truth is not None and task.truth.tolist() == [1, 0]
+
+
+def test_texts_without_labels_have_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a\nb\n")
+    (tmp_path / "x.csv").write_text("text\na\n")
+    message = r"recipe\.yaml:7: tasks\.mood\.evaluation: found texts without labels, expected labels, since the task has classes$"
+    for name in ("x.txt", "x.csv"):
+        with pytest.raises(RecipeError, match=message):
+            tasks_of(tmp_path, f"    calibration: x.txt\n    evaluation: {name}\n    labels: [good, bad]\n")
+
+
+def test_the_digest_of_a_hubs_texts_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, tmp_path, datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": ["x", "y", "x"]}))
+    (task,) = tasks_of(tmp_path, "    calibration: {dataset: org/x}\n    evaluation: {dataset: org/x, config: small}\n    labels: [x, y]\n")
+    assert [*task.data] == ["dataset org/x train", "dataset org/x small test"] and len({*task.data.values()}) == 1
+    assert hub.calls == [("org/x", None, "train", None), ("org/x", "small", "test", None)]
+    assert task.truth is not None and task.truth.tolist() == [0, 1, 0]
 
 
 def test_texts_with_templates(tmp_path: Path) -> None:
@@ -131,7 +191,8 @@ def test_classes_in_the_order_of_the_recipe(pets: Path) -> None:
     assert len(task.calibration) == 9
     assert task.truth is not None and task.truth.tolist() == [2, 2, 1]
     assert (task.labels, task.prompts) == (["cow", "cat", "big_dog"], [["cow"], ["kitten"], ["hound"]])
-    with pytest.raises(InputError, match=r"big_dog/0\.png: found the label 'big_dog', expected one of the task's 2 labels, did you mean 'big_dogs'\?$"):
+    message = r"big_dog/0\.png: found the label 'big_dog', expected one of the task's 2 labels \(cat, big_dogs\), did you mean 'big_dogs'\?$"
+    with pytest.raises(InputError, match=message):
         images_of(pets, body + "    labels: [cat, big_dogs]\n")
 
 
@@ -237,6 +298,9 @@ def test_a_model_of_images_is_given_no_texts(pets: Path) -> None:
         images_of(pets, "    calibration: pets\n    evaluation: x.tsv\n    labels: [a, b]\n")
     with pytest.raises(InputError, match=r"x\.tsv: found the ending '\.tsv', expected a directory of images"):
         images_of(pets, "    calibration: {path: x.tsv}\n")
+    message = r"recipe\.yaml:6: tasks\.mood\.calibration\.texts: found it set, expected the key left out: the base model reads images$"
+    with pytest.raises(RecipeError, match=message):
+        images_of(pets, "    calibration: {dataset: org/x, texts: [sentence]}\n")
 
 
 def test_the_digest_of_a_hubs_data_set_is_kept(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,153 +1,259 @@
-import csv
-import gzip
-import io
-import json
-from collections.abc import Callable
-from pathlib import Path
+"""Texts are read from tables and from the hub, stand in prompts, and are refused in one sentence."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from epmq_export.data.texts import read_answered, read_labelled, read_texts
+from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
+from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
+from epmq_export.recipe import RecipeData
+from tests.data.hub import Hub
+from tests.data.image_files import folders, put
 
-LABELS = ["bad", "so_so", "good"]
-ROWS = [("good", "a fine day"), ("bad", "it rained, twice"), ("1", 'she said "well"'), ("so_so", "naïve café — 東京")]
-TRUTH = [2, 0, 1, 1]
-
-
-def _tsv(rows: list[tuple[str, str]]) -> str:
-    return "".join(f"{label}\t{text}\n" for label, text in rows)
+CLASSES = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
+PAIRS = {"sentence1": ["It rains.", "He left ", "We ate."], "sentence2": ["Rain falls.", "She {sentence1}", "We slept."], "idx": [7, 8, 9]}
 
 
-def _jsonl(rows: list[tuple[str, str]]) -> str:
-    return "".join(json.dumps({"text": text, "label": int(label) if label.isdigit() else label}) + "\n" for label, text in rows)
+def read(path: Path, default: str = "train", **keys: Any) -> Texts:
+    """`keys` are those of the recipe; `default` is the split where they say none."""
+    return read_texts(RecipeData.model_construct(path=path, **keys), default)
 
 
-def _csv(rows: list[tuple[str, str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows([("text", "label"), *((text, label) for label, text in rows)])
-    return out.getvalue()
+def values(texts: Texts) -> list[tuple[str, ...]]:
+    return [tuple(sample.values.values()) for sample in texts.samples]
 
 
-WRITERS = {".tsv": _tsv, ".jsonl": _jsonl, ".csv": _csv}
+def pairs(labels: list[Any], kind: Any = CLASSES) -> datasets.Dataset:
+    kinds = {"sentence1": datasets.Value("string"), "sentence2": datasets.Value("string"), "idx": datasets.Value("int32"), "label": kind}
+    return datasets.Dataset.from_dict({**{name: column[: len(labels)] for name, column in PAIRS.items()}, "label": labels}, features=datasets.Features(kinds))
 
 
-def put(path: Path, content: str | bytes) -> Path:
-    raw = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(raw) if path.name.endswith(".gz") else raw)
+def table(path: Path, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
     return path
 
 
-@pytest.mark.parametrize("packed", ["", ".gz"])
-@pytest.mark.parametrize("ending", WRITERS)
-def test_labelled_lines(tmp_path: Path, ending: str, packed: str) -> None:
-    path = put(tmp_path / f"test{ending}{packed}", WRITERS[ending](ROWS))
-    assert read_labelled(path, LABELS) == list(zip(TRUTH, [text for _, text in ROWS], strict=True))
-    assert read_texts(path) == [text for _, text in ROWS]
+# Tables.
 
 
-@pytest.mark.parametrize("packed", ["", ".gz"])
-def test_a_text_a_line(tmp_path: Path, packed: str) -> None:
-    path = put(tmp_path / f"x.txt{packed}", "\ufeff one\tand more \r\n\n  \ntwo\u2028still two\x85\nthree")
-    assert read_texts(path) == ["one\tand more", "two\u2028still two", "three"]
+def test_columns_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pairs([1, -1, None]).to_parquet(str(path))
+    found = read(path, texts=["sentence2", "sentence1"])
+    assert values(found) == [("Rain falls.", "It rains."), ("She {sentence1}", "He left"), ("We slept.", "We ate.")]
+    assert [*found.samples[0].values] == ["sentence2", "sentence1"] and found.samples[1].place == f"{path}: row 1"
+    assert (found.labels, found.names, found.written, found.data) == ([1, -1, None], ["not_equivalent", "equivalent"], False, {})
+    assert read(path, texts=["sentence1"], labels="idx").labels == [7, 8, 9] and read(path, texts=["sentence1"], labels="idx").names is None
 
 
-def test_what_each_kind_of_file_allows(tmp_path: Path) -> None:
-    assert read_texts(put(tmp_path / "a.tsv", "no tab\nlabel\ta\tb\n")) == ["no tab", "a\tb"]
-    assert read_texts(put(tmp_path / "a.jsonl", '{"text": "no label", "id": 7}\n\n{"text": "x", "label": null}\n')) == ["no label", "x"]
-    assert read_texts(put(tmp_path / "a.csv", 'id,text\n1,"two\nlines"\n\n2,x\n')) == ["two\nlines", "x"]
-    assert read_texts(put(tmp_path / "A.TXT", "x\n")) == ["x"]
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+def test_the_column_where_none_is_named(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = pa.array(["a", " b\n"]).cast(kind)
+    assert values(read(table(tmp_path / "x.parquet", text=texts, title=texts, id=[1, 2]))) == [("a",), ("b",)]
+    assert values(read(table(tmp_path / "y.parquet", sentence=texts, label=pa.array(["x", "y"])))) == [("a",), ("b",)]
+    assert read(tmp_path / "x.parquet").labels is None and read(tmp_path / "y.parquet").labels == ["x", "y"]
 
 
-def test_a_name_goes_before_an_index(tmp_path: Path) -> None:
-    path = put(tmp_path / "x.tsv", "2\ta\n0\tb\n1\tc\n")
-    assert [index for index, _ in read_labelled(path, ["1", "0", "x"])] == [2, 1, 0]
+def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
+    for index, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")):
+        table(tmp_path / "data" / f"{name}.parquet", text=[name], label=[index])
+    put(tmp_path / "README.md", b"---\n")
+    assert values(read(tmp_path)) == [("train-00000-of-00002",), ("train-00001-of-00002",)]
+    assert read(tmp_path, "test").labels == read(tmp_path, split="test").labels == [2]
+    with pytest.raises(InputError, match=r": found the splits test, train and not 'tets', expected the key split to name one of them, did you mean 'test'\?$"):
+        read(tmp_path, split="tets")
+    table(tmp_path / "data" / "test-00001-of-00002.parquet", text=["x"], label=[0], more=[0])
+    assert len(read(tmp_path, "test").samples) == 2
+    table(tmp_path / "data" / "test-00001-of-00002.parquet", sentence=["x"], label=[0])
+    with pytest.raises(InputError, match=r"test-00001-of-00002\.parquet: found other columns or classes than in .*test-00000-of-00001\.parquet, expected"):
+        read(tmp_path, "test")
 
 
-BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
-    ("x.txt", "", ": found no text, expected at least one line"),
-    ("x.csv", "text,label\n", ": found no text, expected at least one line"),
-    ("x.jsonl.gz", "\n\n", ": found no text, expected at least one line"),
-    ("x.parquet", "PAR1", ": found the ending '.parquet', expected one of .txt, .tsv, .jsonl, .csv, or one of these with .gz"),
-    ("x.gz", "a", ": found the ending 'of no kind', expected one of .txt, .tsv, .jsonl, .csv, or one of these with .gz"),
-    ("x.txt", b"fine\nnot \xff fine\n", ":2: found byte 0xff, expected text in UTF-8"),
-    ("x.txt", "fine".encode("utf-16-le"), ":1: found a NUL byte, expected text in UTF-8"),
-    ("x.tsv", "bad\tx\nbad\t \n", ":2: found no text, expected a text"),
-    ("x.jsonl", '{"text": "x"}\n{"text": 3}\n', ":2: found a text that is int, expected a text"),
-    ("x.jsonl", '{"text": "x"}\n\n{"txt": "x"}\n', ':3: found no "text", expected {"text": ..., "label": ...}'),
-    ("x.jsonl", '{"text": "\\ud800"}\n', ":1: found half of a surrogate pair, expected a text"),
-    ("x.jsonl", '["x"]\n', ':1: found no "text", expected {"text": ..., "label": ...}'),
-    ("x.jsonl", '{"text": "x", "label": [1]}\n', ":1: found a label that is list, expected a name or a number"),
-    ("x.jsonl", '{"text": "x", "label": true}\n', ":1: found a label that is bool, expected a name or a number"),
-    ("x.csv", "label,sentence\n", ":1: found the columns label, sentence, expected text and perhaps label"),
-    ("x.csv", 'text,label\n"a\nb",bad\nc\n', ":4: found 1 fields, expected 2 as in the header"),
-    ("x.csv", 'text\nfine\n"open\n', ":3: not readable as CSV (unexpected end of data)"),
-]
+def test_a_directory_without_tables(tmp_path: Path) -> None:
+    folders(tmp_path, cat=2)
+    with pytest.raises(InputError, match=r": found 2 files \(\.png\), expected \.parquet files with texts, or the path of a file of texts$"):
+        read(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), BAD_TEXTS, ids=range(len(BAD_TEXTS)))
-def test_files_without_readable_texts(tmp_path: Path, name: str, content: str | bytes, sentence: str) -> None:
-    path = put(tmp_path / name, content)
+BAD_TABLES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"a": ["x"], "b": ["y"]}, {}, ": found no column 'text', but a, b, expected a column of texts (the key texts names it)"),
+    ({"id": [1]}, {}, ": found no column 'text', but id, expected a column of texts (the key texts names it)"),
+    ({"text": [1]}, {}, ": found the column text of int64, expected a column of texts (the key texts names it)"),
+    ({"sentence1": ["x"], "sentence2": ["y"]}, {"texts": ["sentence1", "sentense2"]}, ": found no column 'sentense2', but sentence1, sentence2, expected a "
+     "column of texts (the key texts names it), did you mean 'sentence2'?"),
+    ({"text": ["x"], "label": [1]}, {"labels": "lable"}, ": found no column 'lable', expected one of text, label, did you mean 'label'?"),
+    ({"text": pa.array([], pa.string())}, {}, ": found no row, expected at least one text"),
+    ({"text": ["x", " "]}, {}, ": row 1: found no text in the column text, expected a text"),
+    ({"a": ["x", "y"], "b": ["x", None]}, {"texts": ["a", "b"]}, ": row 1: found no text in the column b, expected a text"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "keys", "sentence"), BAD_TABLES, ids=range(len(BAD_TABLES)))
+def test_tables_that_are_wrong(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], sentence: str) -> None:
+    path = table(tmp_path / "x.parquet", **columns)
     with pytest.raises(InputError) as caught:
-        read_texts(path)
+        read(path, **keys)
     assert str(caught.value) == f"{path}{sentence}"
 
 
-BAD_LABELS = [
-    ("x.tsv", "bad\tx\ngod\ty\n", ":2: found the label 'god', expected one of the task's 3 labels (bad, so_so, good), did you mean 'good'?"),
-    ("x.tsv", "3\ty\n", ":1: found the label index 3, expected one below 3"),
-    ("x.tsv", "-1\ty\n", ":1: found the label '-1', expected one of the task's 3 labels (bad, so_so, good)"),
-    ("x.tsv", "²\ty\n", ":1: found the label '²', expected one of the task's 3 labels (bad, so_so, good)"),
-    ("x.tsv", "bad\tx\njust text\n", ":2: found no label, expected one of the task's 3 labels"),
-    ("x.jsonl", '{"text": "x"}\n', ":1: found no label, expected one of the task's 3 labels"),
-    ("x.csv", "text\nx\n", ":2: found no label, expected one of the task's 3 labels"),
-    ("x.csv", "text,label\nx,\n", ":2: found the label '', expected one of the task's 3 labels (bad, so_so, good)"),
-    ("x.txt", "x\n", ": a .txt file has no labels, expected one of .tsv, .jsonl, .csv"),
-]
+def test_columns_that_cannot_be_told_apart_or_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
+    with pytest.raises(InputError, match=r"x\.parquet: found the column 'text' twice, expected distinct names$"):
+        read(path)
+    raw = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")])
+    with pytest.raises(InputError, match=r"x\.parquet: found texts in the column text that are not in UTF-8$"):
+        read(table(path, text=raw))
+    put(path, b"PAR1")
+    with pytest.raises(InputError, match=r"x\.parquet: not readable as \.parquet \(.+\)$"):
+        read(path)
 
 
-@pytest.mark.parametrize(("name", "content", "sentence"), BAD_LABELS, ids=range(len(BAD_LABELS)))
-def test_labels_that_are_not_in_the_list(tmp_path: Path, name: str, content: str, sentence: str) -> None:
-    path = put(tmp_path / name, content)
+# Labels.
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "classes", "truth"),
+    [
+        ([1, 0], CLASSES, ["not_equivalent", "equivalent"], [1, 0]),
+        ([1, 0], CLASSES, ["equivalent", "not_equivalent"], [0, 1]),
+        ([1, 0], CLASSES, ["no", "yes"], [1, 0]),  # other names in the same order
+        ([1, 0], CLASSES, ["no", "yes", "both"], "row 0: found the label 'equivalent', expected one of the task's 3 labels (no, yes, both)"),
+        ([1, 0], datasets.Value("int8"), ["no", "yes"], [1, 0]),
+        ([1, 2], datasets.Value("int8"), ["no", "yes"], "row 1: found the label 2, expected one of the 2 classes, counted from 0"),
+        (["yes", "no"], datasets.Value("string"), ["no", "yes"], [1, 0]),
+        (["1", "no"], datasets.Value("string"), ["no", "yes"], "row 0: found the label '1', expected one of the task's 2 labels (no, yes)"),
+        ([1, -1], CLASSES, ["no", "yes"], "row 1: found no label, expected one of the task's 2 labels"),
+        ([1, None], CLASSES, ["no", "yes"], "row 1: found no label, expected one of the task's 2 labels"),
+        ([3.8, 1.0], datasets.Value("float32"), ["no", "yes"], "row 0: found the label 3.799999952316284, expected a class: a name or a whole number"),
+        ([True, False], datasets.Value("bool"), ["no", "yes"], "row 0: found the label True, expected a class: a name or a whole number"),
+        ([[1], [0]], datasets.List(datasets.Value("int8")), ["no", "yes"], "row 0: found the label [1], expected a class: a name or a whole number"),
+    ],
+)
+def test_classes(tmp_path: Path, labels: list[Any], kind: Any, classes: list[str], truth: list[int] | str) -> None:
+    path = tmp_path / "x.parquet"
+    pairs(labels, kind).to_parquet(str(path))
+    found = read(path, texts=["sentence1"])  # whatever they are: calibration needs none
+    if isinstance(truth, list):
+        assert classes_of(found, classes) == truth
+        return
     with pytest.raises(InputError) as caught:
-        read_labelled(path, LABELS)
-    assert str(caught.value) == f"{path}{sentence}"
+        classes_of(found, classes)
+    assert str(caught.value) == f"{path}: {truth}"
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-12], lambda raw: b"x" + raw, lambda raw: raw[:30] + b"\xff\xff\xff\xff" + raw[34:], lambda raw: raw[:5]])
-def test_broken_gzip(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = tmp_path / "x.txt.gz"
-    path.write_bytes(damage(gzip.compress("".join(f"line {i * i}\n" for i in range(2000)).encode())))
-    with pytest.raises(InputError, match=rf"{path}:\d+: broken gzip after line \d+ \("):
-        read_texts(path)
+def test_numbers(tmp_path: Path) -> None:
+    path = table(tmp_path / "x.parquet", text=["a", "b"], label=[3.75, -1.0])
+    assert numbers_of(read(path)) == [3.75, -1.0]
+    assert numbers_of(read(table(path, text=["a", "b"], label=[3, -1]))) == [3.0, -1.0]
+    for labels, sentence in (
+        ([1.5, None], r"row 1: found no label, expected a number"),
+        ([1.5, float("nan")], r"row 1: found the label nan, expected a finite number"),
+        (["1", "2"], r"row 0: found the label '1', expected a finite number"),
+    ):
+        with pytest.raises(InputError, match=rf"x\.parquet: {sentence}$"):
+            numbers_of(read(table(path, text=["a", "b"], label=labels)))
+    with pytest.raises(InputError, match=r"x\.parquet: row 0: found no label, expected a number$"):
+        numbers_of(read(table(path, text=["a", "b"])))
 
 
-def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.txt: not readable \(No such file or directory\)$"):
-        read_texts(tmp_path / "gone.txt")
-    (tmp_path / "d.txt").mkdir()
-    with pytest.raises(InputError, match=r"d\.txt: found a directory, expected a file of texts$"):
-        read_texts(tmp_path / "d.txt")
+# Prompts.
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["x.txt", "x.tsv", "x.jsonl", "x.csv"]), st.binary(max_size=40) | st.text('text,label\n"{}[]:\t\r 1', max_size=40).map(str.encode))
-def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    try:
-        assert all(text and text == text.strip() for text in read_texts(path))
-    except InputError as error:
-        assert str(error).startswith(str(path))
+@given(st.text(), st.text(), st.text())
+def test_one_text_stands_in_a_prompt_as_it_is(before: str, text: str, after: str) -> None:
+    before, after = before.replace("{}", ""), after.replace("{}", "")
+    assert prompted(f"{before} {{}} {after}", Text("x", {"sentence": text})) == f"{before} {text} {after}"
 
 
-def test_labels_that_are_answers(tmp_path: Path) -> None:
-    path = put(tmp_path / "x.jsonl", '{"text": "a b", "label": "New York"}\n{"text": "c", "label": 3.8}\n')
-    assert read_answered(path, number=False) == [("New York", "a b"), ("3.8", "c")]
-    with pytest.raises(InputError, match=r"x.jsonl:1: found the label 'New York', expected a number"):
-        read_answered(path, number=True)
-    for content, found in (("nan\ta\n", "the label 'nan', expected a number"), ("\ta\n", "no label, expected the answer"), ("a\n", "no label, expected the")):
-        with pytest.raises(InputError, match=f"x.tsv:1: found {found}"):
-            read_answered(put(tmp_path / "x.tsv", content), number=True)
+@given(st.data())
+def test_several_texts_stand_in_a_prompt_as_they_are(data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.text("abc_", min_size=1), min_size=2, max_size=4, unique=True))
+    texts = {name: data.draw(st.text() | st.sampled_from([f"{{{other}}}" for other in names]) | st.just(r"\1\g<0>")) for name in names}
+    between = st.text("{}:\\ \n\u00e9").filter(lambda part: part[-1:] != "{" and part[:1] != "}")
+    parts = [(data.draw(between), name) for name in data.draw(st.permutations([*names, names[0]]))]
+    prompt = "".join(f"{part}{{{name}}}" for part, name in parts)
+    assert prompted(prompt, Text("x", texts)) == "".join(f"{part}{texts[name]}" for part, name in parts)
+
+
+# The hub.
+
+
+def of_hub(default: str = "train", **keys: Any) -> Texts:
+    return read_texts(RecipeData.model_construct(**keys), default)
+
+
+def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, tmp_path, pairs([1, 0, -1]))
+    found = of_hub(dataset="nyu-mll/glue", config="mrpc", texts=["sentence1", "sentence2"])
+    assert values(found) == [("It rains.", "Rain falls."), ("He left", "She {sentence1}"), ("We ate.", "We slept.")]
+    assert (found.labels, found.names) == ([1, 0, -1], ["not_equivalent", "equivalent"])
+    assert found.samples[2].place == "dataset nyu-mll/glue mrpc train: row 2"
+    (name, digest), *others = found.data.items()
+    assert (name, len(digest), others) == ("dataset nyu-mll/glue mrpc train", 64, [])
+    # The same texts and labels have the same digest, whatever they are called; others have another.
+    again = of_hub("test", dataset="nyu-mll/glue@v1", config="mrpc", texts=["sentence1", "sentence2"])
+    assert [*again.data.items()] == [("dataset nyu-mll/glue@v1 mrpc test", digest)]
+    assert hub.calls == [("nyu-mll/glue", "mrpc", "train", None), ("nyu-mll/glue", "mrpc", "test", "v1")]
+    hub.found = hub.found.select([2, 0])  # by indices, not as the rows lie
+    assert values(of_hub(dataset="org/x", texts=["sentence1"])) == [("We ate.",), ("It rains.",)]
+    others = [([1, 0, 0], ["sentence1", "sentence2"]), ([1, 0, -1], ["sentence2", "sentence1"]), ([1, 0], ["sentence1", "sentence2"])]
+    for labels, texts in others:
+        hub.found = pairs(labels)
+        assert [*of_hub(dataset="org/x", texts=texts).data.values()] != [digest]
+
+
+def test_scores_of_the_hub_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub(monkeypatch, tmp_path, pairs([3.5, 0.25, 5], datasets.Value("float32")))
+    found = of_hub(dataset="nyu-mll/glue", config="stsb", split="validation", texts=["sentence1", "sentence2"])
+    assert numbers_of(found) == [3.5, 0.25, 5]
+    with pytest.raises(InputError, match=r"^dataset nyu-mll/glue stsb validation: row 0: found the label 3\.5, expected a class: a name or a whole number$"):
+        classes_of(found, ["no", "yes"])
+
+
+def test_what_the_hub_has_not_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, tmp_path, ValueError("Config name is missing.\nmore\n"))
+    with pytest.raises(InputError, match=r"^dataset nyu-mll/glue train: cannot be loaded \(Config name is missing\.\)$"):
+        of_hub(dataset="nyu-mll/glue")
+    hub.found = pairs([])
+    with pytest.raises(InputError, match=r"^dataset nyu-mll/glue train: found no row, expected at least one text$"):
+        of_hub(dataset="nyu-mll/glue", texts=["sentence1"])
+    hub.found = pairs([0])
+    with pytest.raises(InputError, match=r"^dataset nyu-mll/glue train: found no column 'text', but sentence1, sentence2, idx, label, expected a column of"):
+        of_hub(dataset="nyu-mll/glue")
+    hub.found = datasets.Dataset.from_dict({"text": ["a", None]})
+    with pytest.raises(InputError, match=r"^dataset nyu-mll/glue train: row 1: found no text in the column text, expected a text$"):
+        of_hub(dataset="nyu-mll/glue")
+
+
+def test_lines_are_read_by_the_same_keys(tmp_path: Path) -> None:
+    put(tmp_path / "x.jsonl", json.dumps({"a": "one", "b": "two", "gold": "yes"}).encode())
+    found = read(tmp_path / "x.jsonl", texts=["a", "b"], labels="gold")
+    assert values(found) == [("one", "two")] and classes_of(found, ["no", "yes"]) == [1]
+
+
+def test_labels_that_are_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "x.jsonl", b'{"text": "a b", "label": "New York"}\n{"text": "c", "label": 3.8}\n{"text": "d", "label": 12}\n')
+    found = read(tmp_path / "x.jsonl")
+    assert answers_of(found) == ["New York", "3.8", "12"]
+    with pytest.raises(InputError, match=r"x.jsonl:1: found the label 'New York', expected a finite number$"):
+        numbers_of(found)
+    put(tmp_path / "x.tsv", b"4\ta\n\tb\n")
+    with pytest.raises(InputError, match=r"x.tsv:2: found no label, expected the answer to the text$"):
+        answers_of(read(tmp_path / "x.tsv"))
+    put(tmp_path / "y.jsonl", b'{"text": "a b", "label": ["x"]}\n')
+    with pytest.raises(InputError, match=r"y.jsonl:1: found the label \['x'\], expected the answer to the text$"):
+        answers_of(read(tmp_path / "y.jsonl"))
+    Hub(monkeypatch, tmp_path, pairs([1, 0, -1]))
+    found = of_hub(dataset="nyu-mll/glue", texts=["sentence1", "sentence2"])
+    with pytest.raises(InputError, match=r"row 2: found no label, expected the answer to the text$"):
+        answers_of(found)

@@ -14,6 +14,7 @@ from epmq_export.recipe import Recipe, load_recipe
 
 HEAD = "base_model: org/base\nmodels: [{model: org/a}, {model: org/b}]\n"  # what follows begins on line 3
 TASK = HEAD + "tasks:\n  mood:\n    expert: org/a\n    calibration: data/mood.tsv\n"  # what follows begins on line 7
+PAIRS = TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}") + "    prompt: '{a} {b}'\n"
 LABELLED = TASK + "    evaluation: data/mood.tsv\n"
 
 
@@ -102,7 +103,7 @@ WRONG_VALUES = [
     ("base_modle: org/base\nmodels: [{model: org/a}]", "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
      "tokenizer, chat_template, tasks, frozen, calibration, quantization, export, verify, did you mean 'base_model'?"),
     ("base_model: org/b\nmodels:\n  - model: org/a\n  - modle: org/b", "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? (and 1 more mistake)"),
-    (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, prompt, templates, head, evaluation, did you mean 'expert'?"),
+    (TASK + "    expertt: x", "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, prompt, metric, templates, head, evaluation, did you mean 'expert'?"),
     (HEAD + "tokenizer_source: org/aa", "3: tokenizer_source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?"),
     (HEAD + "tokenizer: {source: org/aa}", "3: tokenizer.source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?"),
     (HEAD + "tokenizer_source: base\ntokenizer: {source: base}", "4: tokenizer: found it beside tokenizer_source, expected one of them"),
@@ -198,9 +199,9 @@ WRONG_VALUES = [
     (TASK.replace("data/mood.tsv", "[]"), "6: tasks.mood.calibration: found an empty list, expected at least 1"),
     (TASK.replace("data/mood.tsv", "[3]"), "6: tasks.mood.calibration[0]: found 3, expected the path of a file or a directory, or a mapping with path or dataset"),
     (TASK.replace("data/mood.tsv", "3"), "6: tasks.mood.calibration: found 3, expected the path of a file or a directory, a mapping with path or dataset, or a list of these"),
-    (TASK.replace("data/mood.tsv", "{a: b}"), "6: tasks.mood.calibration.a: found an unknown key, expected one of path, dataset, config, split, images, labels"),
-    (TASK.replace("data/mood.tsv", "\n      pth: data\n      split: train"), "7: tasks.mood.calibration.pth: found an unknown key, expected one of path, dataset, config, split, images, labels, did you mean 'path'?"),
-    (TASK.replace("data/mood.tsv", "\n      - data/mood.tsv\n      - pth: data"), "8: tasks.mood.calibration[1].pth: found an unknown key, expected one of path, dataset, config, split, images, labels, did you mean 'path'?"),
+    (TASK.replace("data/mood.tsv", "{a: b}"), "6: tasks.mood.calibration.a: found an unknown key, expected one of path, dataset, config, split, images, texts, labels"),
+    (TASK.replace("data/mood.tsv", "\n      pth: data\n      split: train"), "7: tasks.mood.calibration.pth: found an unknown key, expected one of path, dataset, config, split, images, texts, labels, did you mean 'path'?"),
+    (TASK.replace("data/mood.tsv", "\n      - data/mood.tsv\n      - pth: data"), "8: tasks.mood.calibration[1].pth: found an unknown key, expected one of path, dataset, config, split, images, texts, labels, did you mean 'path'?"),
     (TASK.replace("data/mood.tsv", "{}"), "6: tasks.mood.calibration: found neither path nor dataset, expected one of them"),
     (TASK.replace("data/mood.tsv", "{path: , split: train}"), "6: tasks.mood.calibration: found neither path nor dataset, expected one of them"),
     (TASK.replace("data/mood.tsv", "[data, {split: train}]"), "6: tasks.mood.calibration[1]: found neither path nor dataset, expected one of them"),
@@ -214,7 +215,21 @@ WRONG_VALUES = [
     (TASK.replace("data/mood.tsv", "{dataset: org/d, images: [a]}"), "6: tasks.mood.calibration.images: found a list, expected text"),
     (TASK.replace("data/mood.tsv", "{path: data, config: a}"), "6: tasks.mood.calibration.config: found it beside path, expected it left out: only data sets of the hub have configs"),
     (TASK.replace("data/mood.tsv", "{path: data/mood.tsv, split: a}"), "6: tasks.mood.calibration.split: found it beside path, expected it left out: a file has no splits"),
-    (TASK + "    evaluation: {dataset: org/d, labls: a}", "7: tasks.mood.evaluation.labls: found an unknown key, expected one of path, dataset, config, split, images, labels, did you mean 'labels'?"),
+    (TASK + "    evaluation: {dataset: org/d, labls: a}", "7: tasks.mood.evaluation.labls: found an unknown key, expected one of path, dataset, config, split, images, texts, labels, did you mean 'labels'?"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: []}"), "6: tasks.mood.calibration.texts: found an empty list, expected the name of a column or a list of names"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: 3}"), "6: tasks.mood.calibration.texts: found 3, expected the name of a column or a list of names"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: ' '}"), "6: tasks.mood.calibration.texts: found empty text, expected a name"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, 3]}"), "6: tasks.mood.calibration.texts[1]: found 3, expected text"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b, a]}"), "6: tasks.mood.calibration.texts: found 'a' twice, expected it once"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, images: a, texts: b}"), "6: tasks.mood.calibration.texts: found it beside images, expected one of them"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}"), "4: tasks.mood.prompt: found the prompt '{}', expected text with {a} and {b}, where the texts of the data stand, and no {}"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}") + "    prompt: '{a} {c}'", "7: tasks.mood.prompt: found the prompt '{a} {c}', expected text with {a} and {b}, where the texts of the data stand, and no {}"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}") + "    prompt: '{a} {b} {}'", "7: tasks.mood.prompt: found the prompt '{a} {b} {}', expected text with {a} and {b}, where the texts of the data stand, and no {}"),
+    (TASK.replace("data/mood.tsv", "{dataset: org/d, texts: a}") + "    prompt: '{a}'", "7: tasks.mood.prompt: found the prompt '{a}', expected text with {} once, where a text of the data stands"),
+    (TASK + "    prompt: '{} {}'", "7: tasks.mood.prompt: found the prompt '{} {}', expected text with {} once, where a text of the data stands"),
+    (PAIRS + "    evaluation: {dataset: org/d, texts: [a, c]}", "8: tasks.mood.evaluation.texts: found a, c, expected a, b as in the task's other data: all stand in one prompt"),
+    (PAIRS + "    evaluation: data/mood.tsv", "8: tasks.mood.evaluation.texts: found nothing, expected a, b as in the task's other data: all stand in one prompt"),
+    (PAIRS.replace("{dataset", "[{dataset: org/d, texts: x}, {dataset").replace("]}", "]}]"), "6: tasks.mood.calibration[0].texts: found x, expected a, b as in the task's other data: all stand in one prompt"),
     (TASK + "    evaluation: {split: a}", "7: tasks.mood.evaluation: found neither path nor dataset, expected one of them"),
     (TASK + "    evaluation: [data]", "7: tasks.mood.evaluation: found a list, expected the path of a file or a directory, or a mapping with path or dataset"),
     (TASK + "    templates: a photo of a {}.", "7: tasks.mood.templates: found 'a photo of a {}.', expected a list"),
@@ -299,7 +314,7 @@ WHOLE = {
         "mood": {"expert": "org/a", "calibration": "data/mood.tsv", "evaluation": "data/mood.tsv", "labels": ["a", "b"]},
         "pets": {
             "expert": "org/a",
-            "calibration": [{"path": "data", "split": "train", "images": "x", "labels": "y"}],
+            "calibration": [{"path": "data", "split": "train", "images": "x", "labels": "y"}, {"dataset": "org/d", "texts": ["a"]}],
             "evaluation": {"dataset": "org/d@main", "config": "small", "split": "test"},
             "labels": {"a": "a", "b": "b"},
             "templates": ["a photo of a {}."],

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters import open_family
+from converters.gguf_base import GgufBase
 from epmq_export.data.sample import Question
 from epmq_export.errors import RecipeError
 from epmq_export.project import Project
@@ -70,7 +71,7 @@ calibration: {samples: 4}
 """,
         encoding="utf-8",
     )
-    return Project.open(load_recipe(recipe), open_family, CPU)
+    return Project.open(load_recipe(recipe), open_family, GgufBase, CPU)
 
 
 def answered(trial: Answers, *answers: str) -> Outputs:
@@ -117,7 +118,7 @@ def test_labels_are_answers_too(project: Project, tmp_path: Path) -> None:
     text = project.recipe.path.read_text(encoding="utf-8").replace("evaluation: words.tsv,", "evaluation: labels.tsv, labels: {bad: ' so bad', good: ' good'},")
     (folder / "labels.tsv").write_text("good\tvifo\n0\tvifo gari\n", encoding="utf-8")
     (recipe := folder / "labels.yaml").write_text(text, encoding="utf-8")
-    task = Project.open(load_recipe(recipe), open_family, CPU).tasks[0]
+    task = Project.open(load_recipe(recipe), open_family, GgufBase, CPU).tasks[0]
     assert task.expected == [" good", " so bad"] and task.truth is None and task.metric == "exact_match"
 
 

@@ -1,0 +1,136 @@
+"""Tables by their columns, of samples of any kind, as .parquet files and data sets of the Hugging Face hub have them."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epmq_export.data.classes import distinct
+from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.nearest import did_you_mean
+
+INSTALL = "pip install 'epmq-export[datasets]'"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table hold what."""
+
+    samples: Sequence[str]
+    labels: str | None
+    names: Sequence[str] | None
+    """Of the classes, where the table counts them and names them."""
+
+    @property
+    def used(self) -> list[str]:
+        return list(dict.fromkeys([*self.samples, *([] if self.labels is None else [self.labels])]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one place."""
+
+    place: str
+    """For messages."""
+
+    rows: Any
+    """A pyarrow.Table, which has no types."""
+
+    def column(self, name: str) -> Any:  # noqa: ANN401
+        return self.rows.column(name)
+
+    def values(self, name: str) -> list[Any]:
+        """Of a column, as Python has them."""
+        try:
+            found: list[Any] = self.column(name).to_pylist()
+        except UnicodeDecodeError:
+            raise InputError(f"{self.place}: found texts in the column {name} that are not in UTF-8") from None
+        return found
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows that are read together."""
+
+    parts: Sequence[Part]
+    columns: Columns
+
+    @property
+    def place(self) -> str:
+        return self.parts[0].place
+
+
+Choose = Callable[[Any, str], Columns]
+"""The columns to read by schema and place; InputError where there are none such."""
+
+
+def read_tables(paths: Sequence[Path], choose: Choose) -> Table:
+    """The rows of one file, or of the files of one split in their order. InputError for a file that is no table, MissingRuntime without pyarrow."""
+    read = [_read(path, choose) for path in paths]
+    (first, columns), *others = read
+    for part, found in others:
+        if found != columns:
+            raise InputError(f"{part.place}: found other columns or classes than in {first.place}, expected the same in all files of a split")
+    return Table([part for part, _ in read], columns)
+
+
+def chosen(schema: Any, choose: Choose, place: str) -> Columns:  # noqa: ANN401
+    """InputError, too, for a table whose columns cannot be told apart."""
+    if twice := next((name for index, name in enumerate(schema.names) if name in schema.names[:index]), None):
+        raise InputError(f"{place}: found the column {twice!r} twice, expected distinct names")
+    return choose(schema, place)
+
+
+def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | None, list[str] | None]:  # noqa: ANN401
+    """The column of the labels, by default `label` or the only one of counted classes, or none; and the names of its classes, where it counts them."""
+    features = _features(schema)
+    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel" and name in schema.names]
+    if asked is not None and asked not in schema.names:
+        raise InputError(f"{place}: found no column {asked!r}, expected one of {_told(schema.names)}{did_you_mean(asked, schema.names)}")
+    labels = asked or ("label" if "label" in schema.names else classes[0] if len(classes) == 1 else None)
+    names = features.get(labels, {}).get("names") if labels in classes else None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"{place}: found names of the classes of {labels} that are no list of texts")
+    return labels, None if names is None else distinct(names, f"{place}: {labels}")
+
+
+def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str, place: str) -> None:  # noqa: ANN401
+    """InputError where `name` is not one of the fitting columns."""
+    if name not in fitting:
+        found = f"the column {name} of {schema.field(name).type}" if name in schema.names else f"no column {name!r}, but {_told(schema.names)}"
+        raise InputError(f"{place}: found {found[:300]}, {expected}{did_you_mean(name, schema.names) if name not in schema.names else ''}")
+
+
+def is_text(kind: Any) -> bool:  # noqa: ANN401
+    import pyarrow.types as kinds
+
+    return str(kind.value_type if kinds.is_dictionary(kind) else kind) in ("string", "large_string", "string_view")
+
+
+def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingRuntime(f"{path}: a .parquet file needs the package pyarrow ({error}): {INSTALL}") from None
+    try:
+        with ParquetFile(path) as file:
+            columns = chosen(file.schema_arrow, choose, str(path))
+            return Part(str(path), file.read(columns=columns.used)), columns
+    except (ArrowException, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{path}: not readable as .parquet ({reason})") from None
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
+    """What the library `datasets` has written of the columns; nothing where another has written the file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _told(names: Sequence[str]) -> str:
+    return ", ".join([*names][:12]) + (", ..." if len(names) > 12 else "")

@@ -1,0 +1,101 @@
+"""Texts with their labels, as data have them: what a prompt brings together, and what a score takes for the truth."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from epmq_export.data.classes import UNLABELLED, indices_of
+from epmq_export.errors import InputError
+from epmq_export.yaml_lines import encodable
+
+
+@dataclass(frozen=True)
+class Text:
+    """A sample: one text, or several that a prompt brings together."""
+
+    place: str
+    """Where it is, for messages: `data/train.csv:3`, `dataset nyu-mll/glue mrpc train: row 2`."""
+
+    values: Mapping[str, str]
+    """By column, in the order in which the recipe names them."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    samples: Sequence[Text]
+    labels: Sequence[object] | None
+    """Of each, None where it has none. Not checked: calibration needs no labels."""
+
+    names: Sequence[str] | None = None
+    """Of the classes, distinct, where the data count them and name them."""
+
+    written: bool = False
+    """Whether labels were written as text, so that one that is no name may stand for a number."""
+
+    data: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 by name, of what came from elsewhere than the user's files."""
+
+    @property
+    def places(self) -> list[str]:
+        return [sample.place for sample in self.samples]
+
+
+def checked(value: object, place: str, column: str | None) -> str:
+    """Without the white space around it. InputError for what is no text; the column is told where one is given."""
+    where = "" if column is None else f" in the column {column}"
+    if not isinstance(value, str) or not value.strip():
+        found = "no text" if value is None or isinstance(value, str) else f"a text that is {type(value).__name__}"
+        raise InputError(f"{place}: found {found}{where}, expected a text")
+    if not encodable(value):
+        raise InputError(f"{place}: found half of a surrogate pair{where}, expected a text")
+    return value.strip()
+
+
+def prompted(prompt: str, text: Text) -> str:
+    """The prompt with the text in place of `{}`, or, of several texts, each in place of its column's name in braces."""
+    if len(text.values) == 1:
+        (value,) = text.values.values()
+        return prompt.replace("{}", value)
+    # At once: a text may have braces of its own.
+    return re.sub("|".join(re.escape(f"{{{column}}}") for column in text.values), lambda found: text.values[found[0][1:-1]], prompt)
+
+
+def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
+    """Of each text, the index of its class in the task's `labels`; InputError where it has none."""
+    found: Sequence[object] = texts.labels or [None] * len(texts.samples)
+    if texts.written:
+        found = [int(label) if isinstance(label, str) and label not in labels and re.fullmatch(r"[0-9]{1,9}", label) else label for label in found]
+    return indices_of(texts.places, found, texts.names, labels)
+
+
+def answers_of(texts: Texts) -> list[str]:
+    """Of each text, its label in words, which is the answer to it; InputError where it has none."""
+    return [_answer(label, texts.names, place) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
+
+
+def _answer(label: object, names: Sequence[str] | None, place: str) -> str:
+    if names is not None and isinstance(label, int) and 0 <= label < len(names):
+        return names[label]
+    if label is None or (names is not None and label == UNLABELLED):
+        raise InputError(f"{place}: found no label, expected the answer to the text")
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
+        raise InputError(f"{place}: found the label {repr(label)[:60]}, expected the answer to the text")
+    return str(label)
+
+
+def numbers_of(texts: Texts) -> list[float]:
+    """Of each text, its label as a number; InputError where it has none."""
+    return [_number(label, place, texts.written) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
+
+
+def _number(label: object, place: str, written: bool) -> float:
+    if label is None:
+        raise InputError(f"{place}: found no label, expected a number")
+    try:
+        number = float(label) if isinstance(label, float | int) or (written and isinstance(label, str)) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if isinstance(label, bool) or not math.isfinite(number):
+        raise InputError(f"{place}: found the label {repr(label)[:60]}, expected a finite number")
+    return number
