@@ -8,6 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import torch
 import yaml
+from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 
 from epmq_export.packed import Packed
@@ -54,6 +55,26 @@ def write_recipe(folder: Path, **more: Any) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
+
+
+def glue(folder: Path) -> dict[str, Any]:
+    """Tasks of pairs of texts in tables, as GLUE has them: one with classes, one with numbers."""
+    pairs = {"sentence1": [*tiny_decoder.LINES], "sentence2": [*reversed(tiny_decoder.LINES)]}
+    for name, kind, labels in (("same", ClassLabel(names=["different", "same"]), [0, 1, 1, 0, 1]), ("alike", Value("float32"), [0.5, 4.25, 3, 1.5, 5])):
+        features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": kind})
+        Dataset.from_dict({**pairs, "label": labels}, features=features).to_parquet(folder / f"{name}.parquet")
+    asked = {"expert": "./first", "prompt": "{sentence1} and {sentence2} ?"}
+    found = {name: {"path": f"{name}.parquet", "texts": ["sentence1", "sentence2"], "labels": "label"} for name in ("same", "alike")}
+    return {
+        "same_meaning": {
+            **asked,
+            "calibration": found["same"],
+            "evaluation": found["same"],
+            "labels": {"different": "no", "same": "yes"},
+            "metric": "exact_match",
+        },
+        "alike": {**asked, "calibration": found["alike"], "evaluation": found["alike"], "metric": "spearman"},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +149,20 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
     tiny_t5.near(tmp_path / "first", base, 1)
     tiny_t5.near(tmp_path / "second", base, 2)
     recipe = write_recipe(tmp_path)
+    content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    content["tasks"] |= glue(tmp_path)
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 0, result.stdout + result.stderr
     report = report_of(tmp_path / "out")
+    assert -1 <= report["scores"]["experts"]["alike"] <= 1
     assert [file["runtime"] for file in report["files"]] == ["llama.cpp", "onnxruntime"]
     for file in report["files"]:
         assert file["checks"]["codes"]["equal"]
         assert file["checks"]["tasks"]["language"]["stories"]["tokens"] >= len(tiny_decoder.LINES)
+        answers = file["checks"]["tasks"]["answers"]
+        assert set(answers["same_meaning"]) == {"same"} and set(answers["alike"]) == {"same", "no_number"}
+        assert answers["same_meaning"]["same"] >= 0.5
     onnx = report["files"][1]
     others = [Path(other["path"]).name for other in onnx["others"]]
     assert Path(onnx["path"]).name == "encoder_model_q4.onnx" and others == ["decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx"]
