@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.blocks import Blocks
+from converters.genai import FILE, genai_config
 from epmq_export.family import Block, Family, OnnxSpec, TensorSource
 
 PARTS = ("key", "value")
@@ -88,4 +89,6 @@ def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - 
             example[name("past_key_values", layer, part)] = torch.zeros(shape)
             inputs[name("past_key_values", layer, part)] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[name("present", layer, part)] = {0: "batch_size", 2: "total_sequence_length"}
-    return OnnxSpec(lambda source: Generator(family, source), example, inputs, outputs, [family])
+    return OnnxSpec(
+        lambda source: Generator(family, source), example, inputs, outputs, [family], lambda model: {FILE: genai_config(family.name, config, model)}
+    )

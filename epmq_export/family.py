@@ -110,6 +110,9 @@ class OnnxSpec:
     towers: Sequence["Family"]
     """What the model runs, by the samples that it is given."""
 
+    beside: Callable[[str], Mapping[str, object]] = lambda model: {}
+    """What runtimes ask for beside the models' folder: JSON by the file's name, given the path of the model's own file from there."""
+
 
 class Family(Protocol):
     @property

@@ -1,6 +1,7 @@
 """ONNX with 4-bit weights behind DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, in the layout of optimum and transformers.js.
 
     config.json, tokenizer files, ...    as in the model's directory
+    genai_config.json                    of a decoder language model, for onnxruntime-genai
     onnx/model_q4.onnx                   graph and weights (onnx_graph.py); provenance in the metadata
     onnx/vision_model_q4.onnx, ...       of a family that is exported as several models: each has its weights whole
     onnx/model_q4.onnx_data, ...         the weights, where they are too large for the file itself (onnx_external.py)
@@ -49,6 +50,8 @@ class OnnxQdq:
         models = {folder / FOLDER / f"{stem}{ending}": onnx_graph.build(packed, spec) for stem, spec in family.onnx().items()}
         _refuse_unused(packed, [*models.values()])
         copy_companions(packed.directory, folder)
+        for name, content in _beside(family, ending).items():
+            (folder / name).write_bytes(content)
         paths = [*models]
         for path in paths:
             _write(packed, models.pop(path), path)  # with its weights a model is large: one at a time
@@ -100,7 +103,8 @@ class OnnxQdq:
         stray = [file for file, model in models.items() if onnx_external.beside(file).exists() and not onnx_external.used(model)]
         sentences = [f"{onnx_external.beside(file).name} holds nothing of {file.name}, which has its weights in itself" for file in stray]
         sentences += [sentence for model in models.values() for sentence in _differences(model, packed)]
-        return sentences + _companion_differences(path.parent.parent, packed.directory)
+        ending = QUANTISED if path.name.endswith(QUANTISED) else PLAIN
+        return sentences + _companion_differences(path.parent.parent, packed.directory, _beside(family, ending))
 
     def exact(self, path: Path, scratch: Path) -> Path:
         """The file itself: a session computes exactly if asked to."""
@@ -280,14 +284,21 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
     return PackedTensor(grid, values["codes"].view(torch.int8), found)
 
 
-def _companion_differences(folder: Path, source: Path) -> list[str]:
-    wanted = {path.relative_to(source): path for path in companions(source)}
-    found = {path.relative_to(folder): path for path in companions(folder)}
+def _beside(family: Family, ending: str) -> dict[str, bytes]:
+    """By name, the files that runtimes want beside the models' folder."""
+    found = {name: content for stem, spec in family.onnx().items() for name, content in spec.beside(f"{FOLDER}/{stem}{ending}").items()}
+    return {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in found.items()}
+
+
+def _companion_differences(folder: Path, source: Path, own: Mapping[str, bytes]) -> list[str]:
+    """`own` are the files that are written here, whatever the source has under their names."""
+    wanted = {path.relative_to(source).as_posix(): path.read_bytes() for path in companions(source)} | dict(own)
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in companions(folder)}
     shared = wanted.keys() & found.keys()
     return sorted(
-        [f"{name.as_posix()} is missing" for name in wanted.keys() - shared]
-        + [f"{name.as_posix()} is not among the packed checkpoint's files" for name in found.keys() - shared]
-        + [f"{name.as_posix()} differs from the packed checkpoint's" for name in shared if wanted[name].read_bytes() != found[name].read_bytes()]
+        [f"{name} is missing" for name in wanted.keys() - shared]
+        + [f"{name} is not among the packed checkpoint's files" for name in found.keys() - shared]
+        + [f"{name} differs from the packed checkpoint's" for name in shared if wanted[name] != found[name]]
     )
 
 

@@ -1,0 +1,44 @@
+"""What onnxruntime-genai wants to know of a decoder: genai_config.json, beside the models' folder.
+
+Inputs and outputs have the names that it takes for granted, but no default is relied on. Its own search is greedy, as its model builder writes it.
+"""
+
+from typing import Any
+
+FILE = "genai_config.json"
+
+
+def genai_config(kind: str, config: Any, model: str) -> dict[str, Any]:  # noqa: ANN401 - one of several classes of the library
+    """`kind` is the `model_type`, which the library tells architectures by; `model` the path of the model's file from here."""
+    heads = config.num_attention_heads
+    decoder = {
+        "session_options": {"provider_options": []},
+        "filename": model,
+        "head_size": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": heads,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_key_value_heads": config.num_key_value_heads,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "position_ids": "position_ids",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+    }
+    ends = config.eos_token_id
+    padding = config.pad_token_id if config.pad_token_id is not None else ends[0] if isinstance(ends, list) else ends
+    tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": ends, "pad_token_id": padding}
+    return {
+        "model": {
+            "type": kind,
+            "context_length": config.max_position_embeddings,
+            "vocab_size": config.vocab_size,
+            **{name: token for name, token in tokens.items() if token is not None},
+            "decoder": decoder,
+        },
+        # Keys and values are given out with those of the past, not written into one buffer.
+        "search": {"do_sample": False, "max_length": config.max_position_embeddings, "past_present_share_buffer": False},
+    }

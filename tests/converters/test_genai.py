@@ -1,0 +1,56 @@
+"""onnxruntime-genai runs the written folder as it stands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from epmq_export.data.sample import Question
+from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.verification.checks import check_metadata
+from formats.onnx_qdq import OnnxQdq
+from tests import tiny_decoder
+from tests.converters.test_decoder import pack
+
+TEXTS = ("the cat sat", "it is good ,", "what")
+TOKENS = 8
+
+
+# The others differ in what the graph computes, not in what a runtime is told.
+@pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
+def test_it_goes_on_as_onnxruntime_does(kind: str, tmp_path: Path) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    held, family = pack(tiny_decoder.write(tmp_path / "model", kind))
+    (folder := tmp_path / "out").mkdir()
+    path = OnnxQdq().write(held, family, folder)
+    model = genai.Model(str(folder))
+    tokenizer = genai.Tokenizer(model)
+    asked = [Question(text, TOKENS, tuple(family.ends)) for text in TEXTS]
+    expected = OnnxRuntime().outputs(path, asked)
+    for text, ids in zip(TEXTS, expected.astype(int).tolist(), strict=True):
+        given = [int(token) for token in tokenizer.encode(text)]
+        assert given == family.tokenizer(text)["input_ids"]
+        parameters = genai.GeneratorParams(model)
+        parameters.set_search_options(max_length=len(given) + TOKENS)
+        generator = genai.Generator(model, parameters)
+        generator.append_tokens(given)
+        while not generator.is_done():
+            generator.generate_next_token()
+        # It may leave out the token that ends a text.
+        found = [int(token) for token in generator.get_sequence(0)[len(given) :]]
+        assert found in (ids, [token for token in ids if token >= 0], [token for token in ids if token >= 0 and token not in family.ends])
+
+
+def test_a_changed_config_is_told(tmp_path: Path) -> None:
+    held, family = pack(tiny_decoder.write(tmp_path / "model", "qwen3"))
+    (folder := tmp_path / "out").mkdir()
+    path = OnnxQdq().write(held, family, folder)
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    assert config["model"]["type"] == "qwen3" and config["model"]["decoder"]["filename"] == "onnx/model_q4.onnx"
+    assert config["model"]["decoder"]["head_size"] == 32 and config["search"]["max_length"] == 512
+    assert not check_metadata(path, held, family, OnnxQdq()).broken
+    config["model"]["decoder"]["num_hidden_layers"] = 3
+    (folder / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert check_metadata(path, held, family, OnnxQdq()).broken == ["genai_config.json differs from the packed checkpoint's"]
+    (folder / "genai_config.json").unlink()
+    assert check_metadata(path, held, family, OnnxQdq()).broken == ["genai_config.json is missing"]
