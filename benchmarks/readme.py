@@ -20,6 +20,7 @@ MARKERS = {
     "text": ("<!-- accuracy: written by benchmarks/readme.py -->", "<!-- accuracy ends -->"),
     "vit": ("<!-- accuracy of DINOv2: written by benchmarks/readme.py -->", "<!-- accuracy of DINOv2 ends -->"),
     "language": ("<!-- accuracy of a language model: written by benchmarks/readme.py -->", "<!-- accuracy of a language model ends -->"),
+    "t5": ("<!-- accuracy of T5: written by benchmarks/readme.py -->", "<!-- accuracy of T5 ends -->"),
     "image": ("<!-- accuracy on images: written by benchmarks/readme.py -->", "<!-- accuracy on images ends -->"),
 }
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -85,6 +85,9 @@ class Calibrator:
     progress: Callable[[str, int, int], None] = lambda text, done, total: None
     measure: Callable[[str, Tensor, Tensor | None, Callable[[Tensor], float]], None] | None = None
     """Shown each linear before it is rounded: its name, W*, the factor that GPTQ walks along (None for the nearest), and L of a weight."""
+
+    told: set[str] = field(default_factory=set)
+    """What the log has said of a tensor already, without its name."""
 
     def run(self, finished: Callable[[Block], BlockResult | None] = lambda block: None) -> Iterator[tuple[Block, BlockResult]]:
         """Yield each block's shipped tensors, in order. `finished` gives those of a block that an interrupted run has done.
@@ -273,8 +276,10 @@ class _BlockWalk:
 
     def _noted(self, storage: Storage, note: str | None) -> Storage:
         if note is not None:
-            if self.c.measure is None:  # what is measured is a rehearsal: its layout is not the one that ships
-                log.warning("%s", note)
+            kind = note.partition(" ")[2]
+            if self.c.measure is None and kind not in self.c.told:  # what is measured is a rehearsal: its layout is not the one that ships
+                self.c.told.add(kind)
+                log.warning("%s (said once: the report has every tensor)", note)
             self.notes.append(note)
         return storage
 

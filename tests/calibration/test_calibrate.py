@@ -242,11 +242,18 @@ def test_progress_counts_every_step(model: Tiny) -> None:
     assert [done for _, done, _ in calls] == [*range(total), total] and {call[2] for call in calls} == {total}
 
 
+def test_what_is_true_of_many_tensors_is_logged_once(model: Tiny, caplog: pytest.LogCaptureFixture) -> None:
+    found = calibrated(model.calibrator("rtn", layout=Layout(overrides={"*.query.weight": "Q8_0"})))
+    notes = [note for result in found for note in result.notes]
+    assert len(notes) > 1 and all(note.endswith("is stored on Q8_0, as '*.query.weight' asks") for note in notes)
+    assert sum("is stored on Q8_0" in message for message in caplog.messages) == 1
+
+
 def test_notes_say_what_is_not_stored_as_asked(model: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     layout = Layout(embeddings="Q8_0", overrides={"*.1.attention.self.query.weight": "F16"})
     found = calibrated(model.calibrator("gptq", layout=layout))
     note = "encoder.layer.1.attention.self.query.weight stays F16, as '*.1.attention.self.query.weight' asks"
-    assert [result.notes for result in found] == [[], [], [note]] and note in caplog.messages
+    assert [result.notes for result in found] == [[], [], [note]] and f"{note} (said once: the report has every tensor)" in caplog.messages
     tensors = flat(found)
     kept, table = tensors["encoder.layer.1.attention.self.query.weight"], tensors["embeddings.word_embeddings.weight"]
     assert isinstance(kept, Tensor) and torch.equal(kept, model.merged.load("encoder.layer.1.attention.self.query.weight").half())
