@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.data.task import Task
+from epmq_export.errors import InputError
 from epmq_export.family import LanguageFamily
 from epmq_export.recipe import RecipeVerify
 from epmq_export.recipe_values import SPEARMAN
@@ -28,7 +29,10 @@ class Answers:
         tokens = (len(family.targets(Passage(text, f" {answer.strip()}"))) for text, answer in zip(texts, expected, strict=True))
         limit = max(tokens) + 1
         ends = tuple(sorted(family.ends))
-        asked = [family.truncate(Question(text, limit, ends)) for text in texts]
+        try:
+            asked = [family.truncate(Question(text, limit, ends)) for text in texts]
+        except InputError as error:
+            raise InputError(f"task {task.name}: {error}") from None
         return cls(task, expected, family, [question for question in asked if isinstance(question, Question)])
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export.data.sample import Question
-from epmq_export.errors import RecipeError
+from epmq_export.errors import InputError, RecipeError
 from epmq_export.project import Project
 from epmq_export.recipe import RecipeVerify, load_recipe
 from epmq_export.runtimes import torch as reference
@@ -124,6 +124,14 @@ def test_labels_are_answers_too(project: Project, tmp_path: Path) -> None:
     (recipe := folder / "labels.yaml").write_text(text, encoding="utf-8")
     task = Project.open(load_recipe(recipe), open_family, GgufBase, CPU).tasks[0]
     assert task.expected == [" good", " so bad"] and task.truth is None and task.metric == "exact_match"
+
+
+def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: Project) -> None:
+    text = project.recipe.path.read_text(encoding="utf-8").replace("words.tsv", "long.tsv")
+    (project.recipe.directory / "long.tsv").write_text(f"{'cat dog ' * 400}\tit is\n", encoding="utf-8")
+    (recipe := project.recipe.path.with_name("long.yaml")).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"task words: .*found answers of up to \d+ tokens, expected fewer than the 512 that it takes"):
+        Project.open(load_recipe(recipe), open_family, GgufBase, CPU)
 
 
 def test_what_cannot_be_scored_so_is_refused(project: Project) -> None:
