@@ -94,8 +94,10 @@ class Decoder:
         return name if known and not name.endswith("rotary_emb.inv_freq") else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """A text loses its end, a passage the beginning of its context, a question its beginning."""
+        """A text loses its end, a passage the beginning of its context, a question its beginning; InputError where an answer leaves it no room."""
         if isinstance(sample, Question):
+            if sample.limit >= self.max_length:
+                raise InputError(f"{self.directory}: found answers of up to {sample.limit} tokens, expected fewer than the {self.max_length} that it takes")
             return replace(sample, text=self._without_beginning(sample.text, "", self.max_length - sample.limit))
         if not isinstance(sample, Passage):
             text = text_of(sample)

@@ -40,6 +40,9 @@ class CachedFamily(Family, Protocol):
     @property
     def head(self) -> ScoringHead: ...
 
+    @property
+    def ends(self) -> frozenset[int]: ...
+
 
 class _Cache:
     """What transformers' attention asks of a cache, for one pass."""
@@ -90,5 +93,10 @@ def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - 
             inputs[name("past_key_values", layer, part)] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[name("present", layer, part)] = {0: "batch_size", 2: "total_sequence_length"}
     return OnnxSpec(
-        lambda source: Generator(family, source), example, inputs, outputs, [family], lambda model: {FILE: genai_config(family.name, config, model)}
+        lambda source: Generator(family, source),
+        example,
+        inputs,
+        outputs,
+        [family],
+        lambda model: {FILE: genai_config(family.name, config, family.ends, model)},
     )

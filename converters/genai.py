@@ -3,13 +3,15 @@
 Inputs and outputs have the names that it takes for granted, but no default is relied on. Its own search is greedy, as its model builder writes it.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 FILE = "genai_config.json"
 
 
-def genai_config(kind: str, config: Any, model: str) -> dict[str, Any]:  # noqa: ANN401 - one of several classes of the library
-    """`kind` is the `model_type`, which the library tells architectures by; `model` the path of the model's file from here."""
+def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> dict[str, Any]:  # noqa: ANN401 - one of several classes of the library
+    """`kind` is the `model_type`, which the library tells architectures by; `ends` are the tokens that end an answer; `model` is the path of the model's
+    file from here."""
     heads = config.num_attention_heads
     decoder = {
         "session_options": {"provider_options": []},
@@ -28,9 +30,9 @@ def genai_config(kind: str, config: Any, model: str) -> dict[str, Any]:  # noqa:
         },
         "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
     }
-    ends = config.eos_token_id
-    padding = config.pad_token_id if config.pad_token_id is not None else ends[0] if isinstance(ends, list) else ends
-    tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": ends, "pad_token_id": padding}
+    ordered = sorted(ends)
+    padding = config.pad_token_id if config.pad_token_id is not None else next(iter(ordered), None)
+    tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": ordered if len(ordered) > 1 else next(iter(ordered), None), "pad_token_id": padding}
     return {
         "model": {
             "type": kind,

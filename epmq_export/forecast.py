@@ -32,6 +32,7 @@ from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe import Recipe
 from epmq_export.runtimes.runtime import Runtime
 from epmq_export.sources import frozen_tensors
+from epmq_export.verification.language import require_answerable
 
 RULES = {
     "linear": "a weighted mean, read tensor by tensor",
@@ -188,6 +189,7 @@ class Forecaster:
         places = [place for task in recipe.tasks.values() for _, place in task.data]
         if family.modality != "image" and all(isinstance(place, Path) or place.path is not None for place in places):
             tasks = load_tasks(recipe, family.modality)
+            require_answerable(family, tasks)
             lengths = []
             for task in tasks:
                 texts = sorted((family.truncate(sample) for sample in task.calibration), key=lambda text: len(str(text)))

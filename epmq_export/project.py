@@ -17,6 +17,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed
 from epmq_export.recipe import Recipe
 from epmq_export.sources import Checkpoints, Sources
+from epmq_export.verification.language import require_answerable
 from epmq_export.verification.verify import Judge
 
 
@@ -35,6 +36,7 @@ class Project:
         opened = sources.open_sources(recipe, checkpoints, open_family)
         project = cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened, device)
         require_formats(recipe, opened.family)
+        require_answerable(opened.family, project.tasks)
         return project
 
     @property

@@ -172,9 +172,12 @@ class RecipeTask(_Part):
 
     @field_validator("metric")
     @classmethod
-    def _of_numbers(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value == SPEARMAN and info.data.get("labels"):
+    def _of_answers(cls, value: str | None, info: ValidationInfo) -> str | None:
+        texts = (info.data.get("labels") or {}).values()
+        if value == SPEARMAN and texts:
             raise ValueError(f"found {value} beside labels, expected one of them: it correlates numbers, which the data have as labels")
+        if value is not None and (long := next((text for text in texts if "\n" in text.strip()), None)):
+            raise ValueError(f"found {value} beside the label text {long!r}, expected texts of one line, as an answer has")
         return value
 
     @field_validator("head")

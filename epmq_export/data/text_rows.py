@@ -70,23 +70,29 @@ def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
 
 
 def answers_of(texts: Texts) -> list[str]:
-    """Of each text, its label in words, which is the answer to it; InputError where it has none."""
+    """Of each text, its label in words, which is the answer to it; InputError where it has none, or one that no answer can be."""
     return [_answer(label, texts.names, place) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
 
 
 def _answer(label: object, names: Sequence[str] | None, place: str) -> str:
     if names is not None and isinstance(label, int) and 0 <= label < len(names):
-        return names[label]
-    if label is None or (names is not None and label == UNLABELLED):
+        label = names[label]
+    if label is None or (isinstance(label, str) and not label.strip()) or (names is not None and label == UNLABELLED):
         raise InputError(f"{place}: found no label, expected the answer to the text")
-    if isinstance(label, bool) or not isinstance(label, str | int | float):
+    if isinstance(label, bool) or not isinstance(label, str | int | float) or (isinstance(label, float) and not math.isfinite(label)):
         raise InputError(f"{place}: found the label {repr(label)[:60]}, expected the answer to the text")
-    return str(label)
+    answer = str(label)
+    if "\n" in answer.strip() or not encodable(answer):
+        raise InputError(f"{place}: found the label {answer[:60]!r}, expected the answer to the text in a line of text")
+    return answer
 
 
 def numbers_of(texts: Texts) -> list[float]:
-    """Of each text, its label as a number; InputError where it has none."""
-    return [_number(label, place, texts.written) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
+    """Of each text, its label as a number; InputError where it has none, or where there is nothing to rank: data sets of the hub have -1 for no label."""
+    found = [_number(label, place, texts.written) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
+    if len({*found}) < 2:
+        raise InputError(f"{texts.places[0]}: found the number {found[0]:g} as the label of all texts, expected numbers that differ")
+    return found
 
 
 def _number(label: object, place: str, written: bool) -> float:

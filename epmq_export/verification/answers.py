@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.data.task import Task
+from epmq_export.errors import InputError
 from epmq_export.family import LanguageFamily
 from epmq_export.recipe import RecipeVerify
 from epmq_export.recipe_values import SPEARMAN
@@ -28,7 +29,10 @@ class Answers:
         tokens = (len(family.targets(Passage(text, f" {answer.strip()}"))) for text, answer in zip(texts, expected, strict=True))
         limit = max(tokens) + 1
         ends = tuple(sorted(family.ends))
-        asked = [family.truncate(Question(text, limit, ends)) for text in texts]
+        try:
+            asked = [family.truncate(Question(text, limit, ends)) for text in texts]
+        except InputError as error:
+            raise InputError(f"task {task.name}: {error}") from None
         return cls(task, expected, family, [question for question in asked if isinstance(question, Question)])
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
@@ -48,9 +52,11 @@ class Answers:
     def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
         said = self.said(outputs)
         told = {"same": float(np.mean([one == other for one, other in zip(said, self.said(reference), strict=True)]))}
+        measure = "accuracy"
         if self.task.metric == SPEARMAN:
             told["no_number"] = float(np.mean([number(answer) is None for answer in said]))
-        found = accuracy_drop(self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks)
+            measure = "rank correlation"
+        found = accuracy_drop(self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks, measure)
         return Comparison(found.drop, {"answers": {self.task.name: told}}, found.broken)
 
 
@@ -64,11 +70,12 @@ def number(text: str) -> float | None:
 
 
 def rank_correlation(found: Sequence[float], expected: Sequence[float]) -> float:
-    """Spearman's: Pearson's of the ranks, of equals their mean; 0 where all are equal."""
+    """Spearman's, -1..1: Pearson's of the ranks, of equals their mean; 0 where all are equal."""
     ranks = np.stack([_ranks(np.array(found)), _ranks(np.array(expected))])
     centred = ranks - ranks.mean(1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
-    return float(centred[0] @ centred[1] / lengths.prod()) if lengths.all() else 0.0
+    # The same order may come out a last bit above 1.
+    return float(np.clip(centred[0] @ centred[1] / lengths.prod(), -1, 1)) if lengths.all() else 0.0
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
 from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.data.task import Task
-from epmq_export.family import LanguageFamily
+from epmq_export.family import Family, LanguageFamily
 from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes import torch as reference
 from epmq_export.sources import Sources
@@ -54,9 +54,20 @@ class LanguageBench:
         return self.trials[task.name].compare(outputs, reference, verify)
 
 
+def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
+    """InputError where the model has no room for a task's answers: told before the work."""
+    for task in tasks:
+        _answers(task, cast(LanguageFamily, family))
+
+
+def _answers(task: Task, family: LanguageFamily) -> Answers | None:
+    """None for a task that is not answered in words."""
+    return Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation]) if task.expected is not None else None
+
+
 def _trial(task: Task, family: LanguageFamily, sources: Sources, device: torch.device) -> Trial:
-    if task.expected is not None:
-        return Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation])
+    if (answers := _answers(task, family)) is not None:
+        return answers
     passages = list(_passages(task, family, sources, device))
     return Choice.of(task, task.truth, family, passages) if task.truth is not None else Prediction.of(task, family, passages)
 

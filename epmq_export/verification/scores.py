@@ -25,7 +25,7 @@ class Comparison:
     """A task's outputs beside the reference's."""
 
     drop: float | None = None
-    """How far its accuracy is below the reference's, 0..1; None for a task without labels."""
+    """How far its accuracy, or rank correlation, is below the reference's; negative where it is above. None for a task without labels."""
 
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """For the report: by name of the fact, by task."""
@@ -56,12 +56,12 @@ class Bench(Protocol):
     def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison: ...
 
 
-def accuracy_drop(task: Task, score: float, reference: float, tolerance: float) -> Comparison:
+def accuracy_drop(task: Task, score: float, reference: float, tolerance: float, measure: str = "accuracy") -> Comparison:
     drop = reference - score
     # Scores are counts over lines: allow for the last bit of their quotients.
     if drop <= tolerance + 1e-9:
         return Comparison(drop)
-    return Comparison(drop, broken=f"task {task.name}: accuracy {score:.3f} is {drop:.3f} below the reference's {reference:.3f}, tolerance {tolerance}")
+    return Comparison(drop, broken=f"task {task.name}: {measure} {score:.3f} is {drop:.3f} below the reference's {reference:.3f}, tolerance {tolerance}")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from converters import open_family
 from epmq_export.data.sample import Question
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_metadata
 from formats.onnx_qdq import OnnxQdq
-from tests import tiny_decoder
+from tests import tiny_decoder, tiny_t5
 from tests.converters.test_decoder import pack
 
 TEXTS = ("the cat sat", "it is good ,", "what")
@@ -39,6 +41,15 @@ def test_it_goes_on_as_onnxruntime_does(kind: str, tmp_path: Path) -> None:
         # It may leave out the token that ends a text.
         found = [int(token) for token in generator.get_sequence(0)[len(given) :]]
         assert found in (ids, [token for token in ids if token >= 0], [token for token in ids if token >= 0 and token not in family.ends])
+
+
+def test_it_ends_as_answers_do(tmp_path: Path) -> None:
+    folder = tiny_decoder.write(tmp_path / "model", "qwen3")
+    for ends, expected in ((None, 0), ([], 0), (5, [0, 5]), ([7, 5], [0, 5, 7])):
+        family = open_family(tiny_t5.configured(folder, eos_token_id=ends, pad_token_id=None))
+        config: Any = family.onnx()["model"].beside("model.onnx")["genai_config.json"]
+        tokens = config["model"]
+        assert (tokens["eos_token_id"], tokens["pad_token_id"]) == (expected, 0)
 
 
 def test_a_changed_config_is_told(tmp_path: Path) -> None:

@@ -159,11 +159,29 @@ def test_numbers(tmp_path: Path) -> None:
         ([1.5, None], r"row 1: found no label, expected a number"),
         ([1.5, float("nan")], r"row 1: found the label nan, expected a finite number"),
         (["1", "2"], r"row 0: found the label '1', expected a finite number"),
+        ([-1.0, -1.0], r"row 0: found the number -1 as the label of all texts, expected numbers that differ"),
     ):
         with pytest.raises(InputError, match=rf"x\.parquet: {sentence}$"):
             numbers_of(read(table(path, text=["a", "b"], label=labels)))
     with pytest.raises(InputError, match=r"x\.parquet: row 0: found no label, expected a number$"):
         numbers_of(read(table(path, text=["a", "b"])))
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("", "no label"),
+        (" ", "no label"),
+        ("yes\nno", "the label 'yes\\nno'"),
+        ("\ud800", "the label '\\ud800'"),
+        (float("nan"), "the label nan"),
+    ],
+)  # fmt: skip
+def test_what_no_answer_can_be(label: object, found: str) -> None:
+    texts = Texts([Text("here", {"text": "x"})], [label])
+    with pytest.raises(InputError) as caught:
+        answers_of(texts)
+    assert str(caught.value).startswith(f"here: found {found}, expected the answer to the text")
 
 
 # Prompts.

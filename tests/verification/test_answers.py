@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export.data.sample import Question
-from epmq_export.errors import RecipeError
+from epmq_export.errors import InputError, RecipeError
 from epmq_export.project import Project
 from epmq_export.recipe import RecipeVerify, load_recipe
 from epmq_export.runtimes import torch as reference
@@ -33,13 +33,15 @@ def test_rank_correlations_by_hand() -> None:
     # Of equals the mean rank, 1.5, 1.5, 3 against 1, 2, 3: Pearson's of these is 1.5 / sqrt(1.5 * 2).
     assert rank_correlation([7, 7, 9], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)
     assert rank_correlation([5, 5, 5], [1, 2, 3]) == 0.0
+    # No more than 1 by a last bit, which the report's schema refuses.
+    assert all(rank_correlation([*range(count)], [*range(count)]) <= 1 for count in range(2, 100))
 
 
 @given(st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=2, max_size=30))
 def test_only_the_order_counts(pairs: list[tuple[int, int]]) -> None:
     one, other = [float(a) for a, _ in pairs], [float(b) for _, b in pairs]
     found = rank_correlation(one, other)
-    assert -1 - 1e-9 <= found <= 1 + 1e-9
+    assert -1 <= found <= 1
     assert rank_correlation([a**3 + 5 for a in one], other) == pytest.approx(found, abs=1e-12)
     assert rank_correlation(other, one) == pytest.approx(found, abs=1e-12)
     assert rank_correlation([-a for a in one], other) == pytest.approx(-found, abs=1e-12)
@@ -103,6 +105,8 @@ def test_an_answer_is_right_word_for_word(project: Project) -> None:
     assert numbers.score(ordered, ordered) == pytest.approx(1) and numbers.score(other, other) == pytest.approx(0.5)
     told = bench.compare(project.tasks[1], other, ordered, RecipeVerify(tasks=0.6))
     assert told.facts["answers"]["numbers"] == {"same": pytest.approx(1 / 3), "no_number": pytest.approx(1 / 3)} and told.broken is None
+    told = bench.compare(project.tasks[1], other, ordered, RecipeVerify())
+    assert told.broken is not None and "rank correlation 0.500 is 0.500 below the reference's 1.000" in told.broken
 
 
 def test_a_model_answers_for_itself(project: Project) -> None:
@@ -122,6 +126,14 @@ def test_labels_are_answers_too(project: Project, tmp_path: Path) -> None:
     assert task.expected == [" good", " so bad"] and task.truth is None and task.metric == "exact_match"
 
 
+def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: Project) -> None:
+    text = project.recipe.path.read_text(encoding="utf-8").replace("words.tsv", "long.tsv")
+    (project.recipe.directory / "long.tsv").write_text(f"{'cat dog ' * 400}\tit is\n", encoding="utf-8")
+    (recipe := project.recipe.path.with_name("long.yaml")).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"task words: .*found answers of up to \d+ tokens, expected fewer than the 512 that it takes"):
+        Project.open(load_recipe(recipe), open_family, GgufBase, CPU)
+
+
 def test_what_cannot_be_scored_so_is_refused(project: Project) -> None:
     recipe = project.recipe.path.with_name("other.yaml")
     text = project.recipe.path.read_text(encoding="utf-8")
@@ -129,6 +141,7 @@ def test_what_cannot_be_scored_so_is_refused(project: Project) -> None:
         ("evaluation: numbers.tsv, ", "", "tasks.numbers.evaluation: found nothing, expected labelled data, since the task has a metric"),
         ("metric: spearman", "metric: pearson", "expected one of exact_match, spearman"),
         ("metric: spearman", "labels: [a, b], metric: spearman", "tasks.numbers.metric: found spearman beside labels"),
+        ("metric: exact_match", 'labels: {a: b, c: "d\\ne"}, metric: exact_match', "tasks.words.metric: found exact_match beside the label text"),
     ):
         recipe.write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(RecipeError, match=sentence.replace(".", "[.]")):
