@@ -1,10 +1,11 @@
-"""T5 as three modules, for export: they run what the blocks run, the decoder's behind a cache of keys and values.
+"""T5 as four models, for export: they run what the blocks run, the decoder's behind a cache of keys and values.
 
-Named as optimum reads them: `encoder_model`; `decoder_model`, which begins an answer and makes the cache of both attentions; and
-`decoder_with_past_model`, which goes on with it. An answer is never padded, so that the decoder has no mask of its own.
+Named as optimum and transformers.js read them: `encoder_model`; `decoder_model`, which begins an answer and makes the cache of both attentions;
+`decoder_with_past_model`, which goes on with it; and `decoder_model_merged`, which does either, in one graph without a branch: no runtime fuses
+what stands in one. An answer is never padded, so that the decoder has no mask of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -67,6 +68,9 @@ class Encoder(Blocks):
 class _Kept:
     """Keys and values of one of the attentions, as transformers asks for them."""
 
+    layers: Sequence["_Layer"] = ()
+    """Of what transformers is to read as it is."""
+
     def __init__(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._past = past
         self.present: dict[int, tuple[Tensor, Tensor]] = {}
@@ -94,7 +98,7 @@ class _Given(_Kept):
 class _Cache(EncoderDecoderCache):
     """Its class is what transformers tells a cache of both attentions by; nothing of its own is used, since it branches on lengths."""
 
-    def __init__(self, own: _Kept, cross: _Given) -> None:
+    def __init__(self, own: _Kept, cross: _Kept) -> None:
         self.self_attention_cache: Any = own
         self.cross_attention_cache: Any = cross
         self.is_updated = dict.fromkeys(range(len(cross.layers)), True)
@@ -122,14 +126,20 @@ class _Decoder(Blocks):
         return self._head.scores(self.part(self._head.prefix), hidden)
 
 
-class First(_Decoder):
-    """logits float32 [batch, length, vocabulary], then of each layer its own keys and values and those of the encoder's states."""
+class Whole(_Decoder):
+    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values and those of the encoder's states, past and new together.
 
-    def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor) -> tuple[Tensor, ...]:
-        own, given = _Kept([]), _Given([])
+    The encoder's states are all given at each call, of which those are new that the cache has not yet: all at an answer's beginning, none later, when
+    linears multiply no rows. Without a cache for what can only begin.
+    """
+
+    def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
+        past = _pasts(cached)
+        own, cross = (_Kept(pairs) for pairs in past)
+        before, known = (pairs[0][0].shape[2] if pairs else 0 for pairs in past)
         read = encoder_attention_mask[:, None, None].bool()
-        logits = self.run(input_ids, (encoder_hidden_states, read), read, _Cache(own, given), 0)
-        return (logits, *(tensor for layer in range(len(self._layers)) for tensor in (*own.present[layer], *given.present[layer])))
+        logits = self.run(input_ids, (encoder_hidden_states[:, known:], read), read, _Cache(own, cross), before)
+        return (logits, *(tensor for layer in range(len(self._layers)) for tensor in (*own.present[layer], *cross.present[layer])))
 
 
 class Next(_Decoder):
@@ -142,24 +152,26 @@ class Next(_Decoder):
             attention.k, attention.v = nn.Identity(), nn.Identity()
 
     def forward(self, input_ids: Tensor, encoder_attention_mask: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
-        starts = range(0, len(cached), len(PARTS))
-        own = _Kept([(cached[start], cached[start + 1]) for start in starts])
-        given = _Given([(cached[start + 2], cached[start + 3]) for start in starts])
-        logits = self.run(input_ids, None, encoder_attention_mask[:, None, None].bool(), _Cache(own, given), cached[0].shape[2])
+        past, given = _pasts(cached)
+        own = _Kept(past)
+        logits = self.run(input_ids, None, encoder_attention_mask[:, None, None].bool(), _Cache(own, _Given(given)), cached[0].shape[2])
         return (logits, *(tensor for layer in range(len(self._layers)) for tensor in own.present[layer]))
 
 
-def name(kind: str, layer: int, part: str) -> str:
-    return f"{kind}.{layer}.{part}"
+def _pasts(cached: Sequence[Tensor]) -> tuple[Sequence[tuple[Tensor, Tensor]], Sequence[tuple[Tensor, Tensor]]]:
+    """Keys and values by layer, of the decoder's own tokens and of the encoder's states."""
+    keys = range(0, len(cached), len(PARTS))
+    return [(cached[key], cached[key + 1]) for key in keys], [(cached[key + 2], cached[key + 3]) for key in keys]
 
 
 def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: ANN401
-    """The encoder first: the runtime begins there and finds the decoders beside it, which give no scores by themselves and so have no towers."""
+    """The encoder first: the runtime begins there and finds the decoders beside it, two of which give scores together only and so have no towers."""
     depth = len(family.layers("decoder"))
     states = {0: "batch_size", 1: "encoder_sequence_length"}
     tokens = {0: "batch_size", 1: "decoder_sequence_length"}
-    # Two texts of three tokens, and of the decoder two new ones behind five: the exporter takes an axis of length 0 or 1 for a constant.
-    ones, hidden, ids = torch.ones(2, 3, dtype=torch.int64), torch.zeros(2, 3, config.d_model), torch.ones(2, 2, dtype=torch.int64)
+    # Two texts of seven tokens, of which a cache may have three, and of the decoder two new ones behind five: the exporter takes an axis of length
+    # 0 or 1 for a constant.
+    ones, hidden, ids = torch.ones(2, 7, dtype=torch.int64), torch.zeros(2, 7, config.d_model), torch.ones(2, 2, dtype=torch.int64)
     encoder = OnnxSpec(
         lambda source: Encoder(family, config, source),
         {"input_ids": ones, "attention_mask": ones},
@@ -167,24 +179,34 @@ def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: 
         {"last_hidden_state": states},
         [family],
     )
-    lengths = dict.fromkeys(PARTS[:2], "decoder_sequence_length") | dict.fromkeys(PARTS[2:], "encoder_sequence_length")
-    made: Axes = {name("present", layer, part): {0: "batch_size", 2: lengths[part]} for layer in range(depth) for part in PARTS}
+    given: dict[str, Tensor] = {"input_ids": ids, "encoder_hidden_states": hidden, "encoder_attention_mask": ones}
+    begun: Axes = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": states}
     first = OnnxSpec(
-        lambda source: First(family, source),
-        {"input_ids": ids, "encoder_hidden_states": hidden, "encoder_attention_mask": ones},
-        {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": states},
-        {"logits": tokens, **made},
+        lambda source: Whole(family, source),
+        given,
+        begun,
+        {"logits": tokens, **_axes("present", depth, "decoder_sequence_length", "encoder_sequence_length")},
         [],
     )
-    lengths |= dict.fromkeys(PARTS[:2], "past_decoder_sequence_length")
-    past: Axes = {name("past_key_values", layer, part): {0: "batch_size", 2: lengths[part]} for layer in range(depth) for part in PARTS}
-    examples = {key: torch.zeros(2, config.num_heads, 5 if ".decoder." in key else 3, config.d_kv) for key in past}
-    grown: Axes = {name("present", layer, part): {0: "batch_size", 2: "total_decoder_sequence_length"} for layer in range(depth) for part in PARTS[:2]}
+    grown = _axes("present", depth, "total_decoder_sequence_length", "encoder_sequence_length")
+    past = _axes("past_key_values", depth, "past_decoder_sequence_length", "encoder_sequence_length")
     after = OnnxSpec(
         lambda source: Next(family, source),
-        {"input_ids": ids, "encoder_attention_mask": ones, **examples},
+        {"input_ids": ids, "encoder_attention_mask": ones, **_zeros(config, past, 7)},
         {"input_ids": tokens, "encoder_attention_mask": states, **past},
-        {"logits": tokens, **grown},
+        {"logits": tokens, **{name: axes for name, axes in grown.items() if ".decoder." in name}},
         [],
     )
-    return {"encoder_model": encoder, "decoder_model": first, "decoder_with_past_model": after}
+    past = _axes("past_key_values", depth, "past_decoder_sequence_length", "past_encoder_sequence_length")
+    merged = OnnxSpec(lambda source: Whole(family, source), {**given, **_zeros(config, past, 3)}, {**begun, **past}, {"logits": tokens, **grown}, [family])
+    return {"encoder_model": encoder, "decoder_model": first, "decoder_with_past_model": after, "decoder_model_merged": merged}
+
+
+def _axes(kind: str, depth: int, decoder: str, encoder: str) -> Axes:
+    """Of a cache's parts, by their names."""
+    return {f"{kind}.{layer}.{part}": {0: "batch_size", 2: decoder if part in PARTS[:2] else encoder} for layer in range(depth) for part in PARTS}
+
+
+def _zeros(config: Any, past: Iterable[str], states: int) -> dict[str, Tensor]:  # noqa: ANN401
+    """A cache of five tokens of the decoder, and of so many of the encoder's."""
+    return {name: torch.zeros(2, config.num_heads, 5 if ".decoder." in name else states, config.d_kv) for name in past}

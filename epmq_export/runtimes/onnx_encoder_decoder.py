@@ -13,8 +13,8 @@ from epmq_export.runtimes.onnx_language import ONE_BY_ONE, PAST, PRESENT, greedy
 if TYPE_CHECKING:
     import onnxruntime
 
-# How the files' names begin: what runs first, what begins an answer, and what goes on with it.
-ENCODER, FIRST, NEXT = "encoder_model", "decoder_model", "decoder_with_past_model"
+# How the files' names begin: what runs first, what begins an answer, what goes on with it, and what does either.
+ENCODER, FIRST, NEXT, MERGED = "encoder_model", "decoder_model", "decoder_with_past_model", "decoder_model_merged"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -55,29 +55,37 @@ class _Decoder:
     def __init__(self, halves: Halves, context: Sequence[int]) -> None:
         self._halves = halves
         self._read = np.ones((1, len(context)), np.int64)
-        self._states = _outputs(halves.encoder, {"input_ids": np.array([context], np.int64), "attention_mask": self._read})["last_hidden_state"]
+        given = {"input_ids": np.array([context], np.int64), "attention_mask": self._read}
+        self._states = _outputs(halves.encoder, given)["last_hidden_state"]
         self._cache: Arrays = {}
 
     def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Scores [len(ids), vocabulary] of what follows each of the first tokens."""
-        given = {"encoder_attention_mask": self._read, "encoder_hidden_states": self._states, "input_ids": np.array([ids], np.int64)}
-        outputs = _outputs(self._halves.first, given)
-        self._cache = _cache(outputs)
-        logits: NDArray[np.float32] = outputs["logits"][0]
-        return logits
+        return self._scores(self._halves.first, ids)
 
     def read(self, token: int) -> NDArray[np.float32]:
         """Scores [vocabulary] of what follows it."""
         assert self._halves.next is not None
-        outputs = _outputs(self._halves.next, {"encoder_attention_mask": self._read, **self._cache, "input_ids": np.array([[token]], np.int64)})
+        last: NDArray[np.float32] = self._scores(self._halves.next, [token])[-1]
+        return last
+
+    def _scores(self, session: "onnxruntime.InferenceSession", ids: Sequence[int]) -> NDArray[np.float32]:
+        given = {"encoder_attention_mask": self._read, "encoder_hidden_states": self._states, "input_ids": np.array([ids], np.int64)}
+        outputs = _outputs(session, {**given, **self._cache})
         self._cache |= _cache(outputs)
-        logits: NDArray[np.float32] = outputs["logits"][0, -1]
+        logits: NDArray[np.float32] = outputs["logits"][0]
         return logits
 
 
-def _outputs(session: "onnxruntime.InferenceSession", feed: Arrays) -> Arrays:
+def _outputs(session: "onnxruntime.InferenceSession", given: Arrays) -> Arrays:
+    """Of what is given, the session gets its inputs; a cache that it asks for and is not there yet is one of length 0."""
+    feed = {value.name: given[value.name] if value.name in given else _nothing(value.shape) for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def _nothing(shape: Sequence[Any]) -> NDArray[np.float32]:
+    return np.zeros([1, shape[1], 0, shape[3]], np.float32)
 
 
 def _cache(outputs: Arrays) -> Arrays:

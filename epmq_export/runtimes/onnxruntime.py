@@ -14,7 +14,7 @@ from epmq_export.data.processor import load_processor, preprocess
 from epmq_export.data.sample import Picture, Question, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.runtimes import onnx_encoder_decoder, onnx_language
-from epmq_export.runtimes.onnx_encoder_decoder import ENCODER, FIRST, NEXT, Halves
+from epmq_export.runtimes.onnx_encoder_decoder import ENCODER, FIRST, MERGED, NEXT, Halves
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -48,7 +48,7 @@ class OnnxRuntime:
         path = _for_texts(path) if texts else path
         session = open_session(path, exact=exact)
         inputs = {value.name: value.shape for value in session.get_inputs()}
-        if texts and path.name.startswith(ENCODER):
+        if texts and path.name.startswith((ENCODER, MERGED)):
             token_by_token = exact or isinstance(texts[0], Question)
             return _scored(path, lambda tokens: onnx_encoder_decoder.scores(_halves(session, path, exact, token_by_token), texts, tokens))
         if onnx_language.is_language(inputs):
@@ -145,14 +145,21 @@ def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
         yield rows.tolist(), {name: value[rows, : lengths[rows[0]]] for name, value in encoded.items()}
 
 
-def _halves(encoder: "onnxruntime.InferenceSession", path: Path, exact: bool, token_by_token: bool) -> Halves:
-    """The decoder's two files are beside the encoder's; that with a cache is opened where it is run. InputError where one is not there."""
-    first, after = (path.with_name(path.name.replace(ENCODER, name, 1)) for name in (FIRST, NEXT))
+def _halves(opened: "onnxruntime.InferenceSession", path: Path, exact: bool, token_by_token: bool) -> Halves:
+    """Of an encoder, with the decoder's two files beside it, of which that with a cache is opened where it is run; or of a merged decoder, with the
+    encoder beside it. InputError where one is not there."""
+    own = MERGED if path.name.startswith(MERGED) else ENCODER
     config = _beside(path) / "config.json"
     start = _read(config).get("decoder_start_token_id")
     if not isinstance(start, int):
         raise InputError(f"{config}: found decoder_start_token_id {start!r}, expected the token that the decoder begins with")
-    return Halves(encoder, open_session(first, exact=exact), open_session(after, exact=exact) if token_by_token else None, start)
+
+    def beside(name: str) -> "onnxruntime.InferenceSession":
+        return open_session(path.with_name(path.name.replace(own, name, 1)), exact=exact)
+
+    if own == MERGED:
+        return Halves(beside(ENCODER), opened, opened, start)
+    return Halves(opened, beside(FIRST), beside(NEXT) if token_by_token else None, start)
 
 
 def _scored(path: Path, run: Callable[[Callable[[str], list[int]]], NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""T5 as ONNX. An export of three models takes its time, so that each version is written once."""
+"""T5 as ONNX. An export of four models takes its time, so that each version is written once."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from converters.t5 import T5
 from epmq_export import packed
-from epmq_export.data.sample import Passage, Sample
+from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
 from epmq_export.format import PlannedTensor
 from epmq_export.grids import GRIDS
@@ -26,10 +26,10 @@ from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from formats.onnx_qdq import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
-from tests.tiny_t5 import VERSIONS, t5
+from tests.tiny_t5 import VERSIONS, t5, texts
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
-FILES = ("encoder_model_q4.onnx", "decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx")
+FILES = ("encoder_model_q4.onnx", "decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx", "decoder_model_merged_q4.onnx")
 # Longer than the bias tells distances apart, so that the last bucket is reached in both halves.
 LONG = Passage(" ".join(["vifo gari"] * 60), " ".join(["foro"] * 90))
 
@@ -69,8 +69,17 @@ def test_scores_are_those_of_pytorch(version: str, written: Callable[[str], Writ
     file = written(version)
     samples: list[Sample] = [*SAMPLES, LONG]
     expected = reference.outputs(file.family, file.packed, samples, CPU)
-    assert distance(RUNTIME.outputs(file.path, samples, exact=True), expected) < 1e-5
-    assert distance(RUNTIME.outputs(file.path, samples), expected) < 0.1
+    for name in (FILES[0], FILES[3]):
+        assert distance(RUNTIME.outputs(file.path.with_name(name), samples, exact=True), expected) < 1e-5
+        assert distance(RUNTIME.outputs(file.path.with_name(name), samples), expected) < 0.1
+
+
+def test_the_merged_decoder_answers_as_the_two_do(written: Callable[[str], Written]) -> None:
+    file = written("1.1")
+    asked = [Question(text, 6, tuple(file.family.ends)) for text in texts(8, 6)]
+    expected = RUNTIME.outputs(file.path, asked)
+    assert len(np.unique(expected, axis=0)) > 1
+    np.testing.assert_array_equal(RUNTIME.outputs(file.path.with_name(FILES[3]), asked), expected)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -82,9 +91,9 @@ def test_files_pass_their_checks(version: str, written: Callable[[str], Written]
     assert codes.passed and codes.facts["tensors"] == len(file.packed.names()), codes.broken
     assert check_metadata(file.path, file.packed, file.family, FORMAT).passed
     graph = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
-    assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5"], graph.broken
-    # Of 2 layers each: the encoder's, the decoder's, and the decoder's without the keys and values of cross attention.
-    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8, "1.1": 2 * 7 + 2 * 11 + 2 * 9}[version]
+    assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
+    # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross attention, and the decoder's again.
+    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 2 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
     assert FORMAT.notes(file.path, file.family) == {"linears": linears, "fused": linears}
 
 
@@ -92,49 +101,55 @@ def test_files_pass_their_checks(version: str, written: Callable[[str], Written]
 def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Written]) -> None:
     """Two texts of unlike lengths in one batch, which only a mask keeps apart; the second goes on in two parts of unlike size."""
     file = written(version)
-    encoder, first, after = (file.session(name) for name in FILES)
+    encoder, first, after, merged = (file.session(name) for name in FILES)
     ids = np.array([[5, 9, 7, 12, 1], [8, 6, 1, 0, 0]], np.int64)
     mask = np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int64)
     answer = np.array([[0, *range(4, 24)], [0, *range(30, 10, -1)]], np.int64)
     (states,) = encoder.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})
-    given = {"encoder_attention_mask": mask}
+    given = {"encoder_attention_mask": mask, "encoder_hidden_states": states}
 
     def run(session: Any, feed: dict[str, Any]) -> dict[str, Any]:
         names = [value.name for value in session.get_outputs()]
-        return dict(zip(names, session.run(names, feed), strict=True))
+        wanted = [value.name for value in session.get_inputs()]
+        return dict(zip(names, session.run(names, {name: feed[name] for name in wanted}), strict=True))
 
     def cached(outputs: dict[str, Any]) -> dict[str, Any]:
         return {name.replace("present", "past_key_values"): value for name, value in outputs.items() if name != "logits"}
 
-    whole = run(first, {**given, "encoder_hidden_states": states, "input_ids": answer})
-    outputs = run(first, {**given, "encoder_hidden_states": states, "input_ids": answer[:, :1]})
-    cache, parts = cached(outputs), [outputs["logits"]]
-    for start, end in ((1, 2), (2, 3), (3, 9), (9, 21)):
-        outputs = run(after, {**given, **cache, "input_ids": answer[:, start:end]})
-        parts.append(outputs["logits"])
-        cache |= cached(outputs)
-    # At default settings what a linear is given is rounded to 8 bits, by row, so that both ways round alike.
-    assert distance(np.concatenate(parts, 1), whole["logits"]) < 1e-3
-    for name, value in cached(whole).items():
-        assert distance(cache[name], value) < 1e-3, name
+    whole = run(first, {**given, "input_ids": answer})
+    nothing = {name: value[:, :, :0] for name, value in cached(whole).items()}
+    for begins, goes_on in ((first, after), (merged, merged)):
+        outputs = run(begins, {**given, **nothing, "input_ids": answer[:, :1]})
+        cache, parts = cached(outputs), [outputs["logits"]]
+        for start, end in ((1, 2), (2, 3), (3, 9), (9, 21)):
+            outputs = run(goes_on, {**given, **cache, "input_ids": answer[:, start:end]})
+            parts.append(outputs["logits"])
+            cache |= cached(outputs)
+        # At default settings what a linear is given is rounded to 8 bits, by row, so that both ways round alike.
+        assert distance(np.concatenate(parts, 1), whole["logits"]) < 1e-3
+        for name, value in cached(whole).items():
+            assert distance(cache[name], value) < 1e-3, name
 
 
-def test_names_are_those_that_optimum_reads(written: Callable[[str], Written]) -> None:
+def test_names_are_those_that_optimum_and_transformers_js_read(written: Callable[[str], Written]) -> None:
     file = written("1.0")
     both = [f"{layer}.{part}" for layer in range(2) for part in ("decoder.key", "decoder.value", "encoder.key", "encoder.value")]
     own = [name for name in both if ".decoder." in name]
     past = [f"past_key_values.{name}" for name in both]
+    begun = ["input_ids", "encoder_hidden_states", "encoder_attention_mask"]
+    made = ["logits", *(f"present.{name}" for name in both)]
     expected = {
         FILES[0]: (["input_ids", "attention_mask"], ["last_hidden_state"]),
-        FILES[1]: (["input_ids", "encoder_hidden_states", "encoder_attention_mask"], ["logits", *(f"present.{name}" for name in both)]),
+        FILES[1]: (begun, made),
         FILES[2]: (["input_ids", "encoder_attention_mask", *past], ["logits", *(f"present.{name}" for name in own)]),
+        FILES[3]: ([*begun, *past], made),
     }
     for name, (inputs, outputs) in expected.items():
         graph = onnx.load(file.path.with_name(name)).graph
         assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (inputs, outputs)
         # Every weight is read, and of the cross attention's none that the cache stands for.
         assert {tensor.name for tensor in graph.initializer} <= {read for node in graph.node for read in node.input}
-        assert any("EncDecAttention.k" in tensor.name for tensor in graph.initializer) == (name == FILES[1])
+        assert any("EncDecAttention.k" in tensor.name for tensor in graph.initializer) == (name in (FILES[1], FILES[3]))
 
 
 def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
@@ -145,17 +160,18 @@ def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
         assert sum(size for kind, size in sizes.items() if kind != "rest") == stored
 
 
-def test_a_cache_that_is_wrong_shows_in_the_graph_check(written: Callable[[str], Written], tmp_path: Path) -> None:
-    """Zeros for the keys: the file's codes are as they were, and a run of all tokens at once never sees it."""
+@pytest.mark.parametrize(("name", "part"), [(FILES[2], "decoder.key"), (FILES[3], "decoder.value"), (FILES[3], "encoder.key")])
+def test_a_cache_that_is_wrong_shows_in_the_graph_check(name: str, part: str, written: Callable[[str], Written], tmp_path: Path) -> None:
+    """Zeros for a part: the file's codes are as they were, and a run of all tokens at once never sees it."""
     file = written("1.0")
     shutil.copytree(file.path.parent.parent, tmp_path / "copy")
     path = tmp_path / "copy" / "onnx" / FILES[0]
-    model = onnx.load(path.with_name(FILES[2]))
-    (concat,) = (node for node in model.graph.node if "past_key_values.0.decoder.key" in node.input)
-    place = [*concat.input].index("past_key_values.0.decoder.key")
-    concat.input[place] = "wrong"
-    model.graph.node.insert(0, onnx.helper.make_node("Sub", ["past_key_values.0.decoder.key"] * 2, ["wrong"]))
-    onnx.save(model, path.with_name(FILES[2]))
+    model = onnx.load(path.with_name(name))
+    past = f"past_key_values.0.{part}"
+    (concat,) = (node for node in model.graph.node if node.op_type == "Concat" and past in node.input)
+    concat.input[[*concat.input].index(past)] = "wrong"
+    model.graph.node.insert(0, onnx.helper.make_node("Sub", [past] * 2, ["wrong"]))
+    onnx.save(model, path.with_name(name))
     check = check_graph(path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
     assert not check.passed and "difference between onnxruntime and PyTorch" in check.broken[0]
 
@@ -173,7 +189,7 @@ def test_passages_without_tokens_to_predict_are_no_probes(written: Callable[[str
 
     monkeypatch.setattr(T5, "targets", targets)
     fewer = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
-    assert fewer.passed and fewer.facts["samples"] == whole.facts["samples"] - 1
+    assert fewer.passed and fewer.facts["samples"] == whole.facts["samples"] - 2  # both decoders are given it
 
 
 def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written], tmp_path: Path) -> None:
@@ -184,14 +200,18 @@ def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written
     with pytest.raises(InputError, match=r"config\.json: found decoder_start_token_id None, expected the token"):
         RUNTIME.outputs(path, ["vifo"])
     shutil.copy(written("1.0").path.parent.parent / "config.json", config)
+    path.rename(path.with_name("away"))
+    with pytest.raises(InputError, match=r"encoder_model_q4\.onnx: ONNX Runtime refuses it"):
+        RUNTIME.outputs(path.with_name(FILES[3]), ["vifo"])
+    path.with_name("away").rename(path)
     path.with_name(FILES[1]).unlink()
     with pytest.raises(InputError, match=r"decoder_model_q4\.onnx: ONNX Runtime refuses it"):
         RUNTIME.outputs(path, ["vifo"])
 
 
-def test_the_decoders_alone_give_no_scores(written: Callable[[str], Written]) -> None:
+def test_either_of_the_two_decoders_alone_gives_no_scores(written: Callable[[str], Written]) -> None:
     path = written("1.0").path
-    for name in FILES[1:]:
+    for name in FILES[1:3]:
         with pytest.raises(InputError, match=name):
             RUNTIME.outputs(path.with_name(name), ["vifo"])
 
@@ -227,5 +247,5 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
     graph = check_graph(path, held, family, FORMAT, RUNTIME, 1e-5)
     assert graph.passed, graph.broken
     notes = FORMAT.notes(path, family)
-    # A head of its own is a linear in both of the decoder's files; a tied one is rows, which are decoded.
-    assert notes["fused"] == notes["linears"] == {"1.0": 6 + 10 + 8, "1.1": 7 + 11 + 9 + 2}[version]
+    # A head of its own is a linear in each of the decoder's files; a tied one is rows, which are decoded.
+    assert notes["fused"] == notes["linears"] == {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11 + 3}[version]
