@@ -30,7 +30,7 @@ from converters import open_family
 from epmq_export import files
 from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.data.images import read_pictures
-from epmq_export.recipe import RecipeData
+from epmq_export.recipe_task import RecipeData
 from epmq_export.runtimes import torch as reference
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,9 @@ from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.recipe import Recipe, RecipeData, RecipeQuantization, load_recipe
+from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
+from epmq_export.recipe_task import RecipeData
 from epmq_export.recipe_values import MIXED, ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
 from formats.onnx_graph import KINDS, PARTS

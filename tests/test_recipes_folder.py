@@ -13,7 +13,8 @@ import torch
 from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export.forecast import Forecaster
-from epmq_export.recipe import RecipeData, load_recipe
+from epmq_export.recipe import load_recipe
+from epmq_export.recipe_task import RecipeData
 from tests.command import ENVIRONMENT, ROOT
 
 FOLDER = ROOT / "recipes"

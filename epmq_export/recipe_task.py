@@ -1,0 +1,176 @@
+"""What a recipe says of a task: its expert, its data, and what it is judged by."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+
+from epmq_export.recipe_sentences import DATA, PATH, keys
+from epmq_export.recipe_values import (
+    EXACT_MATCH,
+    HUB_ID,
+    SPEARMAN,
+    STRICT,
+    Columns,
+    DataFile,
+    DataPath,
+    Labels,
+    ModelName,
+    Name,
+    Template,
+    choice,
+    shown,
+)
+from epmq_export.yaml_lines import Key
+
+
+class RecipeData(BaseModel):
+    """Images or texts that take more than a path to name."""
+
+    model_config = STRICT
+
+    path: DataPath | None = None
+    """Absolute."""
+
+    dataset: Name | None = None
+    """An id of the Hugging Face hub."""
+
+    config: Name | None = None
+    """Of a hub's data set that has several."""
+
+    split: Name | None = None
+    """None: `train` for calibration and `test` for evaluation, where the data have splits."""
+
+    images: Name | None = None
+    """The column of a table, the array of an .npz file."""
+
+    texts: Columns = None
+    """The columns of a table, the keys of a .jsonl; of several, the prompt says where each stands."""
+
+    labels: Name | None = None
+    """The column, array or key of the labels."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_place(cls, value: object) -> object:
+        if isinstance(value, dict) and not set(value) - set(keys(cls)) and value.get("path") is value.get("dataset") is None:
+            raise ValueError("found neither path nor dataset, expected one of them")
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _one_of_both(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("path") is not None:
+            raise ValueError("found it beside path, expected one of them")
+        if value is not None and not HUB_ID.fullmatch(value):
+            raise ValueError(f"found {shown(value)}, expected an id of the Hugging Face hub, org/name, perhaps with @revision")
+        return value
+
+    @field_validator("texts")
+    @classmethod
+    def _one_kind(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value is not None and info.data.get("images") is not None:
+            raise ValueError("found it beside images, expected one of them")
+        return value
+
+    @field_validator("config", "split")
+    @classmethod
+    def _of_many(cls, value: str | None, info: ValidationInfo) -> str | None:
+        path = info.data.get("path")
+        if value is not None and path is not None and (info.field_name == "config" or path.is_file()):
+            which = "only data sets of the hub have configs" if info.field_name == "config" else "a file has no splits"
+            raise ValueError(f"found it beside path, expected it left out: {which}")
+        return value
+
+
+def _data(value: object) -> object:
+    """Which of the two models a value is for, so that a mistake in it is told of that one alone."""
+    if isinstance(value, dict | str):
+        return value
+    raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, or a mapping with path or dataset")
+
+
+Data = Annotated[
+    Annotated[DataPath, Tag(PATH)] | Annotated[RecipeData, Tag(DATA)],
+    Discriminator(lambda value: DATA if isinstance(value, dict | RecipeData) else PATH),
+    BeforeValidator(_data),
+]
+
+
+class RecipeTask(BaseModel):
+    model_config = STRICT
+
+    expert: ModelName
+    calibration: list[Data] = Field(min_length=1)
+    """One or more."""
+
+    labels: Labels = None
+    """Name -> the text embedded for it, in the order of the classes."""
+
+    prompt: str = "{}"
+    """What a model of texts is given: {} stands for a text of the data, {NAME} for one of several."""
+
+    metric: Annotated[str, choice(EXACT_MATCH, SPEARMAN)] | None = None
+    """What the answers that a language model gives in words are judged by; None: it chooses among labels, or is held to texts."""
+
+    templates: list[Template] = []
+    """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text alone."""
+
+    head: DataFile | None = None
+    """A safetensors file with a linear head: weight [classes, width] and bias [classes]."""
+
+    evaluation: Annotated[Data | None, Field(validate_default=True)] = None
+    """None: what is left over from calibration."""
+
+    @property
+    def data(self) -> list[tuple[Key, Path | RecipeData]]:
+        """All data of the task, each with its key."""
+        found: list[tuple[Key, Path | RecipeData]] = [(("calibration", index), place) for index, place in enumerate(self.calibration)]
+        return found if self.evaluation is None else [*found, (("evaluation",), self.evaluation)]
+
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        if not isinstance(value, str | list | dict):
+            raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, a mapping with path or dataset, or a list of these")
+        return value if isinstance(value, list) else [value]
+
+    @field_validator("metric")
+    @classmethod
+    def _of_answers(cls, value: str | None, info: ValidationInfo) -> str | None:
+        texts = (info.data.get("labels") or {}).values()
+        if value == SPEARMAN and texts:
+            raise ValueError(f"found {value} beside labels, expected one of them: it correlates numbers, which the data have as labels")
+        if value is not None and (long := next((text for text in texts if "\n" in text.strip()), None)):
+            raise ValueError(f"found {value} beside the label text {long!r}, expected texts of one line, as an answer has")
+        return value
+
+    @field_validator("head")
+    @classmethod
+    def _one_head(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("templates"):
+            raise ValueError("found it beside templates, expected one of them: templates make a head of their own")
+        return value
+
+    @field_validator("evaluation")
+    @classmethod
+    def _needed_by_labels(cls, value: object, info: ValidationInfo) -> object:
+        if value is None and (key := next((key for key in ("labels", "metric", "templates", "head") if info.data.get(key)), None)):
+            raise ValueError(f"found nothing, expected labelled data, since the task has {f'a {key}' if key in ('head', 'metric') else key}")
+        return value
+
+
+def prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
+    """All data of a task stand in one prompt, which has a place for each of their texts."""
+    named = [(key, (place.texts if isinstance(place, RecipeData) else None) or []) for key, place in task.data]
+    columns = next((texts for _, texts in named if len(texts) > 1), [])
+    if not columns:
+        fits, expected = task.prompt.count("{}") == 1, "text with {} once, where a text of the data stands"
+    else:
+        places = [f"{{{column}}}" for column in columns]
+        fits = "{}" not in task.prompt and all(place in task.prompt for place in places)
+        expected = f"text with {' and '.join(places)}, where the texts of the data stand, and no {{}}"
+    wrong: list[tuple[Key, str]] = [] if fits else [(("prompt",), f"found the prompt {task.prompt!r}, expected {expected}")]
+    others = [(key, texts) for key, texts in named if columns and {*texts} != {*columns}]
+    expected = f"expected {', '.join(columns)} as in the task's other data: all stand in one prompt"
+    return wrong + [((*key, "texts"), f"found {', '.join(texts) or 'nothing'}, {expected}") for key, texts in others]
