@@ -92,6 +92,12 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
+def _size(file: Mapping[str, Any]) -> str:
+    """Of the file that tasks are judged by, and of it and all that lie beside it."""
+    beside = sum(other["bytes"] for other in file["others"])
+    return f"{file['bytes'] / 1e6:.1f} MB" + (f" of {(file['bytes'] + beside) / 1e6:.1f} MB" if beside else "")
+
+
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
     """A column for each file, a row for each check."""
     table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -101,7 +107,7 @@ def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
     rows = {name: [_outcome(name, file["checks"][name]) for file in files] for name in ("codes", "metadata", "graph", "tasks")}
     for name, outcomes in rows.items():
         table.add_row(name, *outcomes)
-    table.add_row("size", *(f"{file['bytes'] / 1e6:.1f} MB" for file in files))
+    table.add_row("size", *map(_size, files))
     return table
 
 

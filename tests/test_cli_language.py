@@ -166,5 +166,6 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
     onnx = report["files"][1]
     others = [Path(other["path"]).name for other in onnx["others"]]
     assert Path(onnx["path"]).name == "encoder_model_q4.onnx"
+    assert " MB of " in result.stdout
     assert others == ["decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx", "decoder_model_merged_q4.onnx"]
     assert onnx["notes"]["fused"] == onnx["notes"]["linears"] > 0
