@@ -1,7 +1,8 @@
 """The commands: parse, call, print. They wire the rooms together and do nothing else.
 
-torch and transformers take seconds to import, and may be what is missing. So the rooms that need them are imported by the functions
-that use them: help and `inspect` answer at once, and `doctor` answers where torch is not there.
+torch and transformers take seconds to import, and may be what is missing. So the rooms that need them are
+imported by the functions that use them: help and `inspect` answer at once, and `doctor` answers where torch
+is not there.
 """
 
 import json
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("epmq_export")
 app = typer.Typer(
     name="epmq",
-    help="Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF and ONNX, and prove the files good in real runtimes.",
-    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input file, or an output that cannot be "
+    help=(
+        "Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF "
+        "and ONNX, and prove the files good in real runtimes."
+    ),
+    epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input "
+    "file, or an output that cannot be "
     "written; 4 a runtime is not installed; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -56,7 +61,12 @@ def chain() -> "Chain":
 
     formats = (Gguf(), OnnxQdq())
     runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
-    return Chain(open_family, GgufBase, {format.name: format for format in formats}, {runtime.name: runtime for runtime in runtimes})
+    return Chain(
+        open_family,
+        GgufBase,
+        {format.name: format for format in formats},
+        {runtime.name: runtime for runtime in runtimes},
+    )
 
 
 class FormatName(StrEnum):
@@ -70,11 +80,15 @@ class CalibratedFor(StrEnum):
     safetensors = "safetensors"
 
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML); mergekit's files are recipes too.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML); mergekit's files are recipes too.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write; refused if it exists.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from what an interrupted run has finished.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: CUDA where there is one.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: CUDA where there is one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -104,7 +118,12 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     asked = load_recipe(recipe)
     opened = sources.open_checkpoints(asked, GgufBase)
     made = sources.merge(asked, opened, frozen(opened.base.model_directory))
-    card = model_card(asked.base_model, [model.model for model in asked.experts], asked.merge_method, recipe.read_text(encoding="utf-8"))
+    card = model_card(
+        asked.base_model,
+        [model.model for model in asked.experts],
+        asked.merge_method,
+        recipe.read_text(encoding="utf-8"),
+    )
     with stages.stage("merge"):
         write_merged(output, made.source, made.directory, card, SHARD_BYTES, made.config, made.tokenizer)
     console.out.print(output)
@@ -118,7 +137,10 @@ def calibrate(
         CalibratedFor,
         typer.Option(
             "--format",
-            help="Whose grids: onnx has fewer, and a recipe says what stands in for the others; safetensors: none, for a merge in full precision.",
+            help=(
+                "Whose grids: onnx has fewer, and a recipe says what stands in for the others; "
+                "safetensors: none, for a merge in full precision."
+            ),
         ),
     ] = CalibratedFor.gguf,
     device: Device = None,
@@ -137,20 +159,32 @@ def calibrate(
 def export(
     packed: Annotated[Path, typer.Argument(metavar="PACKED", help="A packed checkpoint.")],
     output: Output,
-    format: Annotated[list[FormatName] | None, typer.Option("--format", help="Give it twice for both; default: all that the model can be written in.")] = None,
+    format: Annotated[
+        list[FormatName] | None,
+        typer.Option(
+            "--format", help="Give it twice for both; default: all that the model can be written in."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
     from epmq_export.packed import Packed
 
-    for path in chain().export(Packed(packed), output, [name.value for name in format or ()], overwrite, console.Stages()):
+    for path in chain().export(
+        Packed(packed), output, [name.value for name in format or ()], overwrite, console.Stages()
+    ):
         console.out.print(path)
 
 
 @app.command()
 def verify(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="What `epmq run` left: packed, gguf, onnx.")],
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="Whose tasks to judge by; default: the recipe that OUT/report.json names.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", help="Whose tasks to judge by; default: the recipe that OUT/report.json names."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to a file.")] = None,
     device: Device = None,
 ) -> None:
@@ -168,7 +202,10 @@ def verify(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory, a .gguf, an .onnx, or a packed checkpoint.")],
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A model directory, a .gguf, an .onnx, or a packed checkpoint."),
+    ],
     recipe: Annotated[Path, typer.Option("--recipe", help="Whose tasks to score.")],
     device: Device = None,
     as_json: AsJson = False,
@@ -184,9 +221,19 @@ def evaluate(
         update("experts", 0, 3)
         bench = open_bench(project.sources, project.tasks, project.device)
         update("base", 1, 3)
-        base = bench.scores(bench.outputs(lambda samples: reference_outputs(project.sources.family, project.sources.base, samples, project.device)))
+        base = bench.scores(
+            bench.outputs(
+                lambda samples: reference_outputs(
+                    project.sources.family, project.sources.base, samples, project.device
+                )
+            )
+        )
         update(model.name, 2, 3)
-        scores = {"base": base, "experts": bench.scores(bench.experts), "model": bench.scores(bench.outputs(run))}
+        scores = {
+            "base": base,
+            "experts": bench.scores(bench.experts),
+            "model": bench.scores(bench.outputs(run)),
+        }
     if as_json:
         console.out.print_json(data=scores)
     else:
@@ -195,7 +242,13 @@ def evaluate(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .gguf, .onnx or .safetensors file, a packed checkpoint, or a model directory.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A .gguf, .onnx or .safetensors file, a packed checkpoint, or a model directory.",
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """List a file's metadata and tensors, with types and sizes."""
@@ -211,18 +264,29 @@ def inspect(
 @app.command()
 def run(
     recipe: RecipeFile,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write; refused if it exists. Needed but for --dry-run.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Where to write; refused if it exists. Needed but for --dry-run."
+        ),
+    ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, written and held in memory, and how long it takes; do none of it.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, written and held in memory, and how long it takes; do none of it.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """The whole chain: merge, calibrate, export, verify."""
     if as_json and not dry_run:
-        raise RecipeError("--json: found it without --dry-run, expected both: a run writes OUTPUT/report.json")
+        raise RecipeError(
+            "--json: found it without --dry-run, expected both: a run writes OUTPUT/report.json"
+        )
     if dry_run:
         if output is not None and not resume:
             files.refuse_existing(output, overwrite)
@@ -235,7 +299,9 @@ def run(
 
 @app.command()
 def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume: Resume = False) -> None:
-    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in minutes on two cores."""
+    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in minutes on two
+    cores.
+    """
     from epmq_export.doctor import DEMO_INSTALL, DEMO_MODULE
 
     package = find_spec(DEMO_MODULE)
@@ -257,7 +323,9 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         console.show_diagnosis(diagnosis)
     if diagnosis.lacking:
-        raise MissingRuntime(f"the main job cannot run without {', '.join(part.name for part in diagnosis.lacking)}")
+        raise MissingRuntime(
+            f"the main job cannot run without {', '.join(part.name for part in diagnosis.lacking)}"
+        )
 
 
 def _open(path: Path, device: str | None, base: Path | None = None) -> "Project":
@@ -278,7 +346,9 @@ def _forecast(path: Path, device: str | None, as_json: bool) -> None:
     from epmq_export.recipe import load_recipe
 
     stages = chain()
-    forecast = Forecaster(stages.open_family, stages.open_gguf, stages.formats, stages.runtimes, _device(device)).forecast(load_recipe(path).require_tasks())
+    forecast = Forecaster(
+        stages.open_family, stages.open_gguf, stages.formats, stages.runtimes, _device(device)
+    ).forecast(load_recipe(path).require_tasks())
     if as_json:
         sys.stdout.write(json.dumps(forecast.as_dict(), indent=1) + "\n")
     else:
@@ -321,18 +391,26 @@ def main() -> None:
         finished = isinstance(error, SystemExit) and not error.code
         # Whatever the error: libraries make others of an interrupt that reaches their native code.
         if interrupted.is_set() and not finished:
-            _fail("interrupted; nothing half-written was left, and --resume goes on with a calibration", INTERRUPTED)
+            _fail(
+                "interrupted; nothing half-written was left, and --resume goes on with a calibration",
+                INTERRUPTED,
+            )
         if isinstance(error, EpmqError):
             _fail(str(error), error.exit_code)
         if isinstance(error, ModuleNotFoundError):
-            _fail(f"the package {error.name} is not installed; `epmq doctor` tells what is missing", MissingRuntime.exit_code)
+            _fail(
+                f"the package {error.name} is not installed; `epmq doctor` tells what is missing",
+                MissingRuntime.exit_code,
+            )
         if isinstance(error, OSError):
             _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
         raise
 
 
 def _hear_interrupts() -> Event:
-    """Set from the first Ctrl-C on, which raises KeyboardInterrupt as ever. A job in the background, whose shell has turned Ctrl-C off, goes on deaf."""
+    """Set from the first Ctrl-C on, which raises KeyboardInterrupt as ever. A job in the background, whose
+    shell has turned Ctrl-C off, goes on deaf.
+    """
     heard = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:

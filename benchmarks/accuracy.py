@@ -1,18 +1,26 @@
-"""The judge: how much of several experts' accuracy each method keeps, in full precision, packed, and reloaded from GGUF and ONNX; and each peer.
+"""The judge: how much of several experts' accuracy each method keeps, in full precision, packed, and reloaded
+from GGUF and ONNX; and each peer.
 
-    python benchmarks/accuracy.py --data DATA/text                         (the whole table: hours on two cores)
-    python benchmarks/accuracy.py --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq epmq --out /tmp/quick
-    python benchmarks/accuracy.py --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K    (the default method on other grids)
-    python benchmarks/accuracy.py --data DATA/text --counts 2 4 8 11       (how the gap grows with the number of tasks)
-    python benchmarks/accuracy.py --suite image --data DATA/image --peers  (the same of image tasks, into results/image)
+    python benchmarks/accuracy.py --data DATA/text                         (the whole table: hours on two
+                                                                           cores)
+    python benchmarks/accuracy.py --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq epmq --out
+    /tmp/quick
+    python benchmarks/accuracy.py --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K    (the default
+                                                                                               method on other
+                                                                                               grids)
+    python benchmarks/accuracy.py --data DATA/text --counts 2 4 8 11       (how the gap grows with the number
+                                                                           of tasks)
+    python benchmarks/accuracy.py --suite image --data DATA/image --peers  (the same of image tasks, into
+                                                                           results/image)
 
-DATA/text holds a folder a task, as benchmarks/train_experts.py reads it; that script trains the experts. Calibration takes sentences
-from `train.tsv.gz`, without labels; scores are on the first lines of `test.tsv.gz`, against frozen heads of label embeddings. Peers
-(benchmarks/peers) are given the same merged model and the same calibration sentences. What tunes or refines, and grids other than Q4_0,
-are measured after the first of the merges alone.
+DATA/text holds a folder a task, as benchmarks/train_experts.py reads it; that script trains the experts.
+Calibration takes sentences from `train.tsv.gz`, without labels; scores are on the first lines of
+`test.tsv.gz`, against frozen heads of label embeddings. Peers (benchmarks/peers) are given the same merged
+model and the same calibration sentences. What tunes or refines, and grids other than Q4_0, are measured after
+the first of the merges alone.
 
-Every finished row is saved at once, as accuracy.json and accuracy.md, so an interrupted run goes on where it stopped. Afterwards,
-`python benchmarks/readme.py` puts the averages into README.md.
+Every finished row is saved at once, as accuracy.json and accuracy.md, so an interrupted run goes on where it
+stopped. Afterwards, `python benchmarks/readme.py` puts the averages into README.md.
 """
 
 import argparse
@@ -70,7 +78,12 @@ class Judge:
         unused = NOT_OF_TEXTS if laboratory.suite is TEXT else ()
         versions = {name: found for name, found in origin["versions"].items() if name not in unused}
         about = {
-            "settings": {"tasks": list(laboratory.tasks), "lines": laboratory.lines, "samples": laboratory.samples, "suite": laboratory.suite.name},
+            "settings": {
+                "tasks": list(laboratory.tasks),
+                "lines": laboratory.lines,
+                "samples": laboratory.samples,
+                "suite": laboratory.suite.name,
+            },
             "inputs": origin["inputs"],
             "versions": versions | {each.name: each.version() for each in readers},
             "machine": machine(),
@@ -82,7 +95,14 @@ class Judge:
             judge.score("", "", "base", partial(first.outputs, first.sources.base), {})
         return judge
 
-    def score(self, merge: str, method: str, stage: str, run: Callable[[Sequence[Sample]], Outputs], facts: dict[str, Any]) -> None:
+    def score(
+        self,
+        merge: str,
+        method: str,
+        stage: str,
+        run: Callable[[Sequence[Sample]], Outputs],
+        facts: dict[str, Any],
+    ) -> None:
         self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), facts)
 
     def merged(self, merge: str) -> None:
@@ -91,16 +111,28 @@ class Judge:
             self.score(merge, "", "merged", partial(experiment.outputs, experiment.sources.merged), {})
 
     def full(self, merge: str, method: str) -> None:
-        """The solve without rounding. A method that reproduces the merge gives the merge: that row is there already. `refine` trains what is on a grid."""
+        """The solve without rounding. A method that reproduces the merge gives the merge: that row is there
+        already. `refine` trains what is on a grid.
+        """
         asked = METHODS[method]
-        if PRESETS[asked["method"]].target == "experts" and "refine" not in asked and self.results.find(merge, method, "full") is None:
+        if (
+            PRESETS[asked["method"]].target == "experts"
+            and "refine" not in asked
+            and self.results.find(merge, method, "full") is None
+        ):
             with self._calibrated(merge, method, None) as (experiment, packed, seconds):
                 self.score(merge, method, "full", partial(experiment.outputs, packed), seconds)
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
         """On the grid, and, to `reload`, from the real files of every format that can hold it."""
-        formats = [format for format in self.laboratory.suite.runtimes if reload and format != "packed" and (format != "onnx" or grid in ONNX_GRIDS)]
-        missing = [stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None]
+        formats = [
+            format
+            for format in self.laboratory.suite.runtimes
+            if reload and format != "packed" and (format != "onnx" or grid in ONNX_GRIDS)
+        ]
+        missing = [
+            stage for stage in ("packed", *formats) if self.results.find(merge, method, stage, grid) is None
+        ]
         if not missing:
             return
         with self._calibrated(merge, method, grid) as (experiment, packed, seconds):
@@ -112,7 +144,9 @@ class Judge:
                     family, folder = open_family(packed.directory), packed.directory.with_name(stage)
                     folder.mkdir()
                     path = chain().formats[stage].write(packed, family, folder)
-                    self.score(merge, method, stage, partial(chain().reader(family, stage).outputs, path), facts)
+                    self.score(
+                        merge, method, stage, partial(chain().reader(family, stage).outputs, path), facts
+                    )
 
     def peer(self, merge: str, peer: Peer) -> None:
         """A peer's weights or file, in the runtimes that read it."""
@@ -123,22 +157,35 @@ class Judge:
             print(f"{merge:9}{peer.name}: left out; {lack}", flush=True)
             return
         with TemporaryDirectory(prefix="epmq-peer-") as scratch:
-            given, folder = full_precision(self.laboratory.experiment(merge, DEFAULT_METHOD), Path(scratch) / "merged"), Path(scratch) / "peer"
+            given, folder = (
+                full_precision(self.laboratory.experiment(merge, DEFAULT_METHOD), Path(scratch) / "merged"),
+                Path(scratch) / "peer",
+            )
             folder.mkdir()
             started = time.monotonic()
             quantised = peer.quantise(given, folder)
-            facts = {"seconds": round(time.monotonic() - started, 1), "bits": quantised.bits, "note": quantised.note}
+            facts = {
+                "seconds": round(time.monotonic() - started, 1),
+                "bits": quantised.bits,
+                "note": quantised.note,
+            }
             for stage in missing:
                 self.score(merge, peer.name, stage, quantised.runs[stage], facts)
 
     def best(self) -> tuple[str, str] | None:
         """Merge and method of the best packed row that is not a peer's."""
-        rows = [row for row in self.results.rows if row["stage"] == "packed" and row["method"] in METHODS and row.get("grid", GRID) == GRID]
+        rows = [
+            row
+            for row in self.results.rows
+            if row["stage"] == "packed" and row["method"] in METHODS and row.get("grid", GRID) == GRID
+        ]
         best = max(rows, key=lambda row: float(row["scores"]["average"]), default=None)
         return (best["merge"], best["method"]) if best else None
 
     @contextmanager
-    def _calibrated(self, merge: str, method: str, grid: str | None) -> Iterator[tuple[Experiment, Packed, dict[str, float]]]:
+    def _calibrated(
+        self, merge: str, method: str, grid: str | None
+    ) -> Iterator[tuple[Experiment, Packed, dict[str, float]]]:
         experiment = self.laboratory.experiment(merge, method)
         with TemporaryDirectory(prefix="epmq-accuracy-") as scratch:
             packed, seconds = experiment.calibrate(Path(scratch) / "packed", grid)
@@ -146,18 +193,31 @@ class Judge:
 
 
 def on_grid(packed: Packed, grid: str) -> dict[str, Any]:
-    """What rows of it tell: the grid, the bits that a weight of a linear takes on average, and which rows took another grid."""
+    """What rows of it tell: the grid, the bits that a weight of a linear takes on average, and which rows
+    took another grid.
+    """
     sizes = {name: prod(packed.shape(name)) for name in packed.grids}
-    bits = sum(packed.grids[name].bits_per_weight * size for name, size in sizes.items()) / sum(sizes.values())
-    others = sorted({(held.name, packed.shape(name)[1]) for name, held in packed.grids.items() if held.name != grid})
-    note = f"{grid} gives way to {' and '.join(f'{other} for rows of {width}' for other, width in others)}" if others else None
+    bits = sum(packed.grids[name].bits_per_weight * size for name, size in sizes.items()) / sum(
+        sizes.values()
+    )
+    others = sorted(
+        {(held.name, packed.shape(name)[1]) for name, held in packed.grids.items() if held.name != grid}
+    )
+    note = (
+        f"{grid} gives way to {' and '.join(f'{other} for rows of {width}' for other, width in others)}"
+        if others
+        else None
+    )
     return {"grid": grid, "bits": bits, "note": note}
 
 
 def full_precision(experiment: Experiment, directory: Path) -> Merge:
     """The merged model as a checkpoint that peers read, embeddings in float16 as our own files store them."""
     family, merged = experiment.sources.family, experiment.sources.merged
-    tensors = {name: merged.load(name).half() if name in family.embeddings else merged.load(name).float() for name in merged.names()}
+    tensors = {
+        name: merged.load(name).half() if name in family.embeddings else merged.load(name).float()
+        for name in merged.names()
+    }
     packed_checkpoint.write(directory, tensors, {"family": family.name}, family.directory)
     texts = [family.truncate(text) for task in experiment.tasks for text in task.calibration]
     return Merge(Packed(directory), family, calibrated_on(family, merged, texts, CPU))
@@ -169,7 +229,10 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
@@ -178,19 +241,40 @@ def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folde
     suite: Suite = given.suite
     for task in tasks:
         if not suite.file(given.data, task).is_file():
-            raise SystemExit(f"{suite.file(given.data, task)}: no such file; give --data, the folder of the {suite.name} tasks")
+            raise SystemExit(
+                f"{suite.file(given.data, task)}: no such file; give --data, the folder of the "
+                f"{suite.name} tasks"
+            )
     if missing := [task for task in tasks if not (given.experts / task).is_dir()]:
         raise SystemExit(
             f"{given.experts}: no experts for {', '.join(missing)}; train them (some minutes each) with\n"
-            f"    python benchmarks/{suite.train} --data {given.data} --out {given.experts} {' '.join(missing)}"
+            f"    python benchmarks/{suite.train} --data {given.data} --out {given.experts} "
+            f"{' '.join(missing)}"
         )
-    return Judge.open(Laboratory(folder, suite.base(given.experts), given.experts, given.data, tasks, given.lines, given.samples, suite), out, given.restart)
+    return Judge.open(
+        Laboratory(
+            folder,
+            suite.base(given.experts),
+            given.experts,
+            given.data,
+            tasks,
+            given.lines,
+            given.samples,
+            suite,
+        ),
+        out,
+        given.restart,
+    )
 
 
 def whole_table(judge: Judge, given: argparse.Namespace) -> None:
     """What takes longest last."""
     reloaded = {"all": given.methods, "chosen": CHOSEN}.get(given.reload, ())
-    rows = [(merge, method) for method in given.methods for merge in (given.merges[:1] if method in LONG else given.merges)]
+    rows = [
+        (merge, method)
+        for method in given.methods
+        for merge in (given.merges[:1] if method in LONG else given.merges)
+    ]
     for merge in given.merges:
         judge.merged(merge)
     for merge, method in rows:
@@ -226,24 +310,68 @@ def by_counts(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--suite", choices=SUITES, default=TEXT.name)
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--experts", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--tasks", nargs="+", default=None, metavar="TASK", help="of the suite's; those of its table by default")
-    parser.add_argument("--merges", nargs="+", choices=MERGES, default=tuple(MERGES), metavar="MERGE", help=f"of {', '.join(MERGES)}")
-    parser.add_argument("--methods", nargs="*", choices=METHODS, default=tuple(METHODS), metavar="METHOD", help=f"of {'; '.join(METHODS)}")
-    parser.add_argument("--grids", nargs="*", choices=GRIDS, default=(), metavar="GRID", help=f"besides, the default method on these, of {', '.join(GRIDS)}")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=tuple(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--peer-python", type=Path, default=None, help="an interpreter with llmcompressor; without it that peer's rows are left out")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=None,
+        metavar="TASK",
+        help="of the suite's; those of its table by default",
+    )
+    parser.add_argument(
+        "--merges",
+        nargs="+",
+        choices=MERGES,
+        default=tuple(MERGES),
+        metavar="MERGE",
+        help=f"of {', '.join(MERGES)}",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        choices=METHODS,
+        default=tuple(METHODS),
+        metavar="METHOD",
+        help=f"of {'; '.join(METHODS)}",
+    )
+    parser.add_argument(
+        "--grids",
+        nargs="*",
+        choices=GRIDS,
+        default=(),
+        metavar="GRID",
+        help=f"besides, the default method on these, of {', '.join(GRIDS)}",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=PEERS,
+        default=tuple(PEERS),
+        metavar="PEER",
+        help=f"of {', '.join(PEERS)}",
+    )
+    parser.add_argument(
+        "--peer-python",
+        type=Path,
+        default=None,
+        help="an interpreter with llmcompressor; without it that peer's rows are left out",
+    )
     parser.add_argument("--lines", type=int, default=1000, help="test sentences or images a task")
     parser.add_argument("--samples", type=int, default=64, help="calibration sentences or images a task")
     parser.add_argument(
         "--reload",
         choices=("all", "chosen", "best", "none"),
         default="chosen",
-        help="which packed models are also scored as GGUF and ONNX, in their runtimes; chosen: gptq, epmq, and the default method in all its variants",
+        help=(
+            "which packed models are also scored as GGUF and ONNX, in their runtimes; chosen: gptq, epmq, "
+            "and the default method in all its variants"
+        ),
     )
     parser.add_argument(
         "--counts",
@@ -251,14 +379,24 @@ def main() -> None:
         type=int,
         choices=range(2, max(len(suite.tasks) for suite in SUITES.values()) + 1),
         metavar="N",
-        help="instead of the whole table: the first N tasks for each N, best full-precision merge, gptq, epmq and the default; written as counts.md",
+        help=(
+            "instead of the whole table: the first N tasks for each N, best full-precision merge, gptq, "
+            "epmq and the default; written as counts.md"
+        ),
     )
-    parser.add_argument("--no-full", dest="full", action="store_false", help="leave out the solves without rounding")
+    parser.add_argument(
+        "--no-full", dest="full", action="store_false", help="leave out the solves without rounding"
+    )
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--restart", action="store_true", help="measure every row again; without it, finished rows are kept")
+    parser.add_argument(
+        "--restart", action="store_true", help="measure every row again; without it, finished rows are kept"
+    )
     given = parser.parse_args()
     suite = given.suite = SUITES[given.suite]
-    given.data, given.experts = (given.data or suite.data).resolve(), (given.experts or suite.experts).resolve()  # recipes lie elsewhere
+    given.data, given.experts = (
+        (given.data or suite.data).resolve(),
+        (given.experts or suite.experts).resolve(),
+    )  # recipes lie elsewhere
     given.out = given.out or Path(__file__).parent / "results" / suite.results
     given.tasks = given.tasks or suite.tasks[: suite.shown]
     if unknown := [task for task in given.tasks if task not in suite.tasks]:

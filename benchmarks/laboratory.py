@@ -32,7 +32,8 @@ MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TIES 1.0": ("ties", {"lambda": 1.0}),
     "TSV-M": ("tsvm", {}),
 }
-# By name, what the recipe says under `calibration`: the presets, then what the default one can be given besides. --samples where it says none.
+# By name, what the recipe says under `calibration`: the presets, then what the default one can be given
+# besides. --samples where it says none.
 METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS} | {
     f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True},
     f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": REFINE_STEPS},
@@ -59,19 +60,38 @@ class Experiment:
 
     @property
     def origin(self) -> dict[str, Any]:
-        return sources.provenance(self.recipe, self.checkpoints, {place: each for task in self.tasks for place, each in task.data.items()})
+        return sources.provenance(
+            self.recipe,
+            self.checkpoints,
+            {place: each for task in self.tasks for place, each in task.data.items()},
+        )
 
     def outputs(self, source: TensorSource, samples: Sequence[Sample]) -> Outputs:
         return reference.outputs(self.sources.family, source, samples, CPU)
 
     def calibrate(self, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
-        """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of the processor's."""
+        """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of
+        the processor's.
+        """
         origin = self.origin  # hashed before the clock starts
         recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
         wall, busy = time.monotonic(), time.process_time()
         format = next(iter(self.sources.family.runtimes)) if grid else "safetensors"
-        packed = calibrate(recipe, self.sources, self.tasks, origin, directory, CPU, False, lambda text, done, total: None, format)
-        return packed, {"seconds": round(time.monotonic() - wall, 1), "cpu_seconds": round(time.process_time() - busy, 1)}
+        packed = calibrate(
+            recipe,
+            self.sources,
+            self.tasks,
+            origin,
+            directory,
+            CPU,
+            False,
+            lambda text, done, total: None,
+            format,
+        )
+        return packed, {
+            "seconds": round(time.monotonic() - wall, 1),
+            "cpu_seconds": round(time.process_time() - busy, 1),
+        }
 
 
 @dataclass(frozen=True)
@@ -105,4 +125,7 @@ class Laboratory:
         return replace(opened, sources=replace(opened.sources, merged=merged))
 
     def _task(self, name: str) -> dict[str, Any]:
-        return {"expert": str(self.experts / name), **self.suite.entry(self.data, self.experts, self.folder, name, self.lines)}
+        return {
+            "expert": str(self.experts / name),
+            **self.suite.entry(self.data, self.experts, self.folder, name, self.lines),
+        }

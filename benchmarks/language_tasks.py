@@ -1,4 +1,5 @@
-"""The text tasks as a language model is asked them: a prompt with {} for the text, and the answer for each label, in the labels' order.
+"""The text tasks as a language model is asked them: a prompt with {} for the text, and the answer for each
+label, in the labels' order.
 
 Prompts and answers are written for this project.
 """
@@ -18,7 +19,11 @@ class LanguageTask:
 
     def texts(self, line: str) -> dict[str, str]:
         """By column."""
-        return dict(zip(self.columns, line.split(PAIR, len(self.columns) - 1), strict=True)) if self.columns else {"": line}
+        return (
+            dict(zip(self.columns, line.split(PAIR, len(self.columns) - 1), strict=True))
+            if self.columns
+            else {"": line}
+        )
 
     def asked(self, line: str) -> str:
         question = self.prompt
@@ -28,13 +33,25 @@ class LanguageTask:
 
 
 TASKS = {
-    "sst2": LanguageTask("Review: {}\nIs this review negative or positive?\nAnswer:", (" negative", " positive")),
-    "ag_news": LanguageTask("News: {}\nIs this about world, sports, business or technology?\nAnswer:", (" world", " sports", " business", " technology")),
+    "sst2": LanguageTask(
+        "Review: {}\nIs this review negative or positive?\nAnswer:", (" negative", " positive")
+    ),
+    "ag_news": LanguageTask(
+        "News: {}\nIs this about world, sports, business or technology?\nAnswer:",
+        (" world", " sports", " business", " technology"),
+    ),
     "trec": LanguageTask(
-        "Question: {}\nDoes it ask for a description, an entity, an abbreviation, a person, a number or a place?\nAnswer:",
+        (
+            "Question: {}\nDoes it ask for a description, an entity, an abbreviation, a person, a "
+            "number or a "
+            "place?\nAnswer:"
+        ),
         (" description", " entity", " abbreviation", " person", " number", " place"),
     ),
-    "tweet_emotion": LanguageTask("Tweet: {}\nIs the feeling anger, joy, optimism or sadness?\nAnswer:", (" anger", " joy", " optimism", " sadness")),
+    "tweet_emotion": LanguageTask(
+        "Tweet: {}\nIs the feeling anger, joy, optimism or sadness?\nAnswer:",
+        (" anger", " joy", " optimism", " sadness"),
+    ),
     "subj": LanguageTask("Sentence: {}\nIs it a fact or an opinion?\nAnswer:", (" fact", " opinion")),
     "sms_spam": LanguageTask("Message: {}\nIs it spam? Yes or no?\nAnswer:", (" no", " yes")),
 }
@@ -42,9 +59,18 @@ TASKS = {
 # Of a model that reads the question in its encoder and answers in its decoder, GLUE's among them.
 T5_TASKS = {
     "sst2": LanguageTask("Review: {}\nIs this review negative or positive?", ("negative", "positive")),
-    "mrpc": LanguageTask("First: {sentence1}\nSecond: {sentence2}\nDo both mean the same, yes or no?", ("no", "yes"), ("sentence1", "sentence2")),
+    "mrpc": LanguageTask(
+        "First: {sentence1}\nSecond: {sentence2}\nDo both mean the same, yes or no?",
+        ("no", "yes"),
+        ("sentence1", "sentence2"),
+    ),
     "trec": TASKS["trec"],
     "ag_news": TASKS["ag_news"],
-    "cola": LanguageTask("Is this sentence good English grammar, acceptable or unacceptable?\n{}", ("unacceptable", "acceptable")),
-    "rte": LanguageTask("{sentence1}\nDoes it follow that {sentence2}\nyes or no?", ("no", "yes"), ("sentence1", "sentence2")),
+    "cola": LanguageTask(
+        "Is this sentence good English grammar, acceptable or unacceptable?\n{}",
+        ("unacceptable", "acceptable"),
+    ),
+    "rte": LanguageTask(
+        "{sentence1}\nDoes it follow that {sentence2}\nyes or no?", ("no", "yes"), ("sentence1", "sentence2")
+    ),
 }

@@ -9,7 +9,15 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 WORDS = tuple(f"word{number}" for number in range(94))
 SPECIALS = ("<unk>", "<s>")
@@ -19,25 +27,50 @@ SIZES: dict[str, Any] = {"vocab_size": 96}
 def llama(layers: int = 4, tied: bool = False) -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
-            hidden_size=64, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied, **SIZES
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=tied,
+            **SIZES,
         )
     )
 
 
 def bert() -> BertModel:
-    return BertModel(BertConfig(hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, max_position_embeddings=40, **SIZES))
+    return BertModel(
+        BertConfig(
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=40,
+            **SIZES,
+        )
+    )
 
 
 def t5() -> T5ForConditionalGeneration:
     config: Any = T5Config  # its own types are incomplete
     return T5ForConditionalGeneration(
-        config(d_model=64, d_kv=16, d_ff=160, num_layers=4, num_heads=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False, **SIZES)
+        config(
+            d_model=64,
+            d_kv=16,
+            d_ff=160,
+            num_layers=4,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            **SIZES,
+        )
     )
 
 
 def write_models(place: Path) -> None:
-    """`FAMILY/base`, `FAMILY/a`, `b` and `c` for llama, llama-bf16, bert and t5; `llama/lora` on llama's base; `llama/deep` of six layers;
-    `llama/more`, whose vocabulary has two words more and another order."""
+    """`FAMILY/base`, `FAMILY/a`, `b` and `c` for llama, llama-bf16, bert and t5; `llama/lora` on llama's
+    base; `llama/deep` of six layers; `llama/more`, whose vocabulary has two words more and another order.
+    """
     families: dict[str, tuple[Callable[[], Any], torch.dtype]] = {
         "llama": (llama, torch.float32),
         "llama-bf16": (llama, torch.bfloat16),
@@ -62,7 +95,10 @@ def write_models(place: Path) -> None:
     more.resize_token_embeddings(98, mean_resizing=False)
     _noise(more, 0.01)
     _write(more, place / "llama" / "more", (*WORDS[::-1], "new1", "new2"))
-    adapted = get_peft_model(LlamaForCausalLM.from_pretrained(place / "llama" / "base"), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    adapted = get_peft_model(
+        LlamaForCausalLM.from_pretrained(place / "llama" / "base"),
+        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]),
+    )
     for parameter_name, parameter in adapted.named_parameters():
         if "lora_" in parameter_name:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -77,7 +113,9 @@ def _noise(model: torch.nn.Module, scale: float) -> None:
 
 def _write(model: Any, directory: Path, words: Sequence[str]) -> None:  # noqa: ANN401
     model.save_pretrained(directory)
-    tokenizer = Tokenizer(WordLevel({token: row for row, token in enumerate((*SPECIALS, *words))}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        WordLevel({token: row for row, token in enumerate((*SPECIALS, *words))}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = WhitespaceSplit()
     wrapped: Any = PreTrainedTokenizerFast  # its own types are incomplete
     wrapped(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>").save_pretrained(directory)

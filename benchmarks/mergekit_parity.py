@@ -5,12 +5,13 @@
     /tmp/mergekit/bin/pip install -r benchmarks/requirements-mergekit.txt
     python benchmarks/mergekit_parity.py --mergekit /tmp/mergekit/bin/python           (a minute)
 
-Models are small and random (mergekit_models.py), recipes are those of mergekit_cases.py, under `merge_convention: mergekit`. Random masks
-cannot be the same by chance: mergekit is given the numbers that we drew. Writes mergekit_parity.json and mergekit_parity.md.
+Models are small and random (mergekit_models.py), recipes are those of mergekit_cases.py, under
+`merge_convention: mergekit`. Random masks cannot be the same by chance: mergekit is given the numbers that we
+drew. Writes mergekit_parity.json and mergekit_parity.md.
 
-A verdict names the coarsest rounding that explains the largest difference: "equal"; "float32 rounding", at most 16 units in the last
-place of the tensor's largest value; for a file in 16 bits, 2 of its own units; else "differs", which fails the script, or "known to
-differ", with the reason.
+A verdict names the coarsest rounding that explains the largest difference: "equal"; "float32 rounding", at
+most 16 units in the last place of the tensor's largest value; for a file in 16 bits, 2 of its own units; else
+"differs", which fails the script, or "known to differ", with the reason.
 """
 
 import argparse
@@ -98,7 +99,11 @@ def mergekit(python: Path, jobs: Sequence[Mapping[str, str]], place: Path) -> li
     """What mergekit said of each job, None where it merged."""
     (place / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     done = subprocess.run([python, WORKER, place / "jobs.json"], capture_output=True, text=True, check=False)
-    answers = [json.loads(line.removeprefix("answer ")) for line in done.stdout.splitlines() if line.startswith("answer ")]
+    answers = [
+        json.loads(line.removeprefix("answer "))
+        for line in done.stdout.splitlines()
+        if line.startswith("answer ")
+    ]
     if len(answers) != len(jobs):
         raise SystemExit(f"mergekit did {len(answers)} of {len(jobs)} merges:\n{done.stderr[-3000:]}")
     return answers
@@ -110,10 +115,27 @@ def compare(case: Case, place: Path, failure: str | None) -> Row:
     ours, theirs = open_checkpoint(place / "ours"), open_checkpoint(place / "theirs")
     if set(ours.names()) != set(theirs.names()):
         only = sorted(set(ours.names()) ^ set(theirs.names()))
-        return Row(case.rule, case.feature, len(ours.names()), float("nan"), float("nan"), f"differs: {only[0]} and {len(only) - 1} others are in one only")
-    said = [{key: read_json(place / whose / "config.json").get(key) for key in COMPARED} for whose in ("ours", "theirs")]
+        return Row(
+            case.rule,
+            case.feature,
+            len(ours.names()),
+            float("nan"),
+            float("nan"),
+            f"differs: {only[0]} and {len(only) - 1} others are in one only",
+        )
+    said = [
+        {key: read_json(place / whose / "config.json").get(key) for key in COMPARED}
+        for whose in ("ours", "theirs")
+    ]
     if said[0] != said[1]:
-        return Row(case.rule, case.feature, len(ours.names()), float("nan"), float("nan"), f"differs: config.json has {said[0]}, mergekit's {said[1]}")
+        return Row(
+            case.rule,
+            case.feature,
+            len(ours.names()),
+            float("nan"),
+            float("nan"),
+            f"differs: config.json has {said[0]}, mergekit's {said[1]}",
+        )
     order = _rows(place) if {"tokenizer", "tokenizer_source"} & set(case.recipe) else None
     return _judged(case, ours, theirs, order)
 
@@ -123,7 +145,14 @@ def _judged(case: Case, ours: Checkpoint, theirs: Checkpoint, order: Tensor | No
     for name in ours.names():
         one, other = ours.load(name), theirs.load(name)
         if one.dtype != other.dtype or one.shape != other.shape:
-            return Row(case.rule, case.feature, len(ours.names()), float("nan"), float("nan"), f"differs: {name} is {one.dtype} {list(one.shape)}")
+            return Row(
+                case.rule,
+                case.feature,
+                len(ours.names()),
+                float("nan"),
+                float("nan"),
+                f"differs: {name} is {one.dtype} {list(one.shape)}",
+            )
         if order is not None and ("embed_tokens" in name or "lm_head" in name):
             one = torch.cat((one[order], one[len(order) :]))
         difference = float((one.double() - other.double()).abs().max())
@@ -131,14 +160,20 @@ def _judged(case: Case, ours: Checkpoint, theirs: Checkpoint, order: Tensor | No
         absolute, relative = max(absolute, difference), max(relative, share)
         if one.is_floating_point() and difference > 0 and share / torch.finfo(one.dtype).eps > coarsest:
             coarsest = share / torch.finfo(one.dtype).eps
-            verdict = f"{str(one.dtype).removeprefix('torch.')} rounding" if coarsest <= UNITS[one.dtype] else f"differs: {name}"
+            verdict = (
+                f"{str(one.dtype).removeprefix('torch.')} rounding"
+                if coarsest <= UNITS[one.dtype]
+                else f"differs: {name}"
+            )
     if case.known and verdict.startswith("differs"):
         verdict = f"known to differ: {case.known}"
     return Row(case.rule, case.feature, len(ours.names()), absolute, relative, verdict)
 
 
 def _rows(place: Path) -> Tensor:
-    """For each row of mergekit's embeddings, ours of the same token: a union's new tokens have no order of their own."""
+    """For each row of mergekit's embeddings, ours of the same token: a union's new tokens have no order of
+    their own.
+    """
     ours, theirs = (AutoTokenizer.from_pretrained(place / whose).get_vocab() for whose in ("ours", "theirs"))
     if set(ours) != set(theirs):
         raise SystemExit(f"{place}: the tokenizers have other tokens: {sorted(set(ours) ^ set(theirs))[:5]}")
@@ -149,22 +184,41 @@ def table(rows: Sequence[Row], about: dict[str, Any]) -> str:
     lines = [
         "# The same recipes through mergekit and epmq merge",
         "",
-        f"Written by `benchmarks/mergekit_parity.py` on {about['date']}: mergekit {about['versions']['mergekit']}, torch {about['versions']['torch']};",
-        f"{about['machine']}. Small random models, `merge_convention: mergekit`; the verdicts are explained in the script.",
+        (
+            f"Written by `benchmarks/mergekit_parity.py` on {about['date']}: mergekit "
+            f"{about['versions']['mergekit']}, torch {about['versions']['torch']};"
+        ),
+        (
+            f"{about['machine']}. Small random models, `merge_convention: mergekit`; the verdicts are "
+            "explained in the script."
+        ),
         "",
         "| rule | recipe | tensors | largest difference | relative | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [f"| {row.rule} | {row.feature} | {row.tensors} | {row.absolute:.1e} | {row.relative:.1e} | {row.verdict} |" for row in rows]
+    lines += [
+        (
+            f"| {row.rule} | {row.feature} | {row.tensors} | {row.absolute:.1e} | {row.relative:.1e} | "
+            f"{row.verdict} |"
+        )
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mergekit", type=Path, required=True, metavar="PYTHON", help="a Python that has mergekit")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--mergekit", type=Path, required=True, metavar="PYTHON", help="a Python that has mergekit"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
-    probe = "import importlib.metadata as m; print(m.version('mergekit'), m.version('torch'), m.version('transformers'))"
+    probe = (
+        "import importlib.metadata as m; print(m.version('mergekit'), m.version('torch'), "
+        "m.version('transformers'))"
+    )
     known = subprocess.run([given.mergekit, "-c", probe], capture_output=True, text=True, check=False)
     if known.returncode:
         raise SystemExit(f"{given.mergekit}: has no mergekit: {known.stderr.strip().splitlines()[-1]}")
@@ -175,12 +229,21 @@ def main() -> None:
         asked = cases(place / "models")
         jobs = [merge(case, place / str(number)) for number, case in enumerate(asked)]
         answers = mergekit(given.mergekit, jobs, place)
-        rows = [compare(case, place / str(number), answer) for number, (case, answer) in enumerate(zip(asked, answers, strict=True))]
-    about = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(), "versions": theirs | {"epmq-export": version("epmq-export")}}
+        rows = [
+            compare(case, place / str(number), answer)
+            for number, (case, answer) in enumerate(zip(asked, answers, strict=True))
+        ]
+    about = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": theirs | {"epmq-export": version("epmq-export")},
+    }
     text = table(rows, about)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "mergekit_parity.md").write_text(text, encoding="utf-8")
-    (given.out / "mergekit_parity.json").write_text(json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
+    (given.out / "mergekit_parity.json").write_text(
+        json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8"
+    )
     print(text)
     if any(row.verdict.startswith(("differs", "mergekit fails")) for row in rows):
         raise SystemExit(1)

@@ -2,9 +2,9 @@
 
     python mergekit_worker.py JOBS.json
 
-A job is a recipe, an output, a cache for merged adapters, and a safetensors file of the random numbers that the recipe's merge is to
-draw, by model and tensor: masks can then be compared. The answer is one
-line a job on stdout: "answer null", or what mergekit said, as JSON.
+A job is a recipe, an output, a cache for merged adapters, and a safetensors file of the random numbers that
+the recipe's merge is to draw, by model and tensor: masks can then be compared. The answer is one line a job
+on stdout: "answer null", or what mergekit said, as JSON.
 """
 
 import json
@@ -51,7 +51,8 @@ def main() -> None:
     rules.GeneralizedTaskArithmeticMerge.merge_group = named_merge_group
     rules.sparsify = named_sparsify
     torch.bernoulli = given_bernoulli  # type: ignore[assignment]
-    # mergekit 0.1.5 stumbles over every optional tensor that has aliases (a list plus a tuple). BERT's is position_ids, which no model here has.
+    # mergekit 0.1.5 stumbles over every optional tensor that has aliases (a list plus a tuple). BERT's is
+    # position_ids, which no model here has.
     weights = NAME_TO_ARCH["BertModel"][0].modules["default"].architecture.definition.pre_weights
     weights[:] = [weight for weight in weights if not weight.optional]
     for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
@@ -60,8 +61,16 @@ def main() -> None:
             DRAWS.update(load_file(job["draws"]))
         failure = None
         try:
-            asked = MergeConfiguration.model_validate(yaml.safe_load(Path(job["recipe"]).read_text(encoding="utf-8")))
-            run_merge(asked, job["output"], MergeOptions(quiet=True, lora_merge_cache=job["cache"], write_model_card=False, clone_tensors=True))
+            asked = MergeConfiguration.model_validate(
+                yaml.safe_load(Path(job["recipe"]).read_text(encoding="utf-8"))
+            )
+            run_merge(
+                asked,
+                job["output"],
+                MergeOptions(
+                    quiet=True, lora_merge_cache=job["cache"], write_model_card=False, clone_tensors=True
+                ),
+            )
         except Exception as error:  # whatever it is, it is this job's answer
             failure = f"{type(error).__name__}: {error}"
         sys.stdout.write("answer " + json.dumps(failure) + "\n")

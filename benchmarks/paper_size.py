@@ -1,11 +1,12 @@
-"""Size and speed at the paper's size: the whole chain on CLIP models of the true shapes, randomly initialised. It says nothing of accuracy.
+"""Size and speed at the paper's size: the whole chain on CLIP models of the true shapes, randomly
+initialised. It says nothing of accuracy.
 
     python benchmarks/paper_size.py b32 --experts 8 --samples 256
     python benchmarks/paper_size.py l14 --experts 20 --samples 8 --merge task_arithmetic
 
-Base and experts are written into --work (and kept there), with a tokenizer of CLIP's size and noise as images; `epmq run` merges,
-calibrates, writes GGUF and ONNX and reloads both. What its report says goes into results/paper_size.json and .md, with the time of the
-forward passes alone beside that of the calibration.
+Base and experts are written into --work (and kept there), with a tokenizer of CLIP's size and noise as
+images; `epmq run` merges, calibrates, writes GGUF and ONNX and reloads both. What its report says goes into
+results/paper_size.json and .md, with the time of the forward passes alone beside that of the calibration.
 """
 
 import argparse
@@ -52,17 +53,39 @@ SHAPES = {"b32": Shape(768, 12, 32, 512, 512), "l14": Shape(1024, 24, 14, 768, 7
 
 def write_base(shape: Shape, directory: Path) -> None:
     torch.manual_seed(0)
-    text = {"hidden_size": shape.text_width, "intermediate_size": 4 * shape.text_width, "num_attention_heads": shape.text_width // 64}
-    text |= {"num_hidden_layers": 12, "vocab_size": VOCABULARY, "bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1}
-    vision = {"hidden_size": shape.width, "intermediate_size": 4 * shape.width, "num_attention_heads": shape.width // 64}
+    text = {
+        "hidden_size": shape.text_width,
+        "intermediate_size": 4 * shape.text_width,
+        "num_attention_heads": shape.text_width // 64,
+    }
+    text |= {
+        "num_hidden_layers": 12,
+        "vocab_size": VOCABULARY,
+        "bos_token_id": VOCABULARY - 2,
+        "eos_token_id": VOCABULARY - 1,
+    }
+    vision = {
+        "hidden_size": shape.width,
+        "intermediate_size": 4 * shape.width,
+        "num_attention_heads": shape.width // 64,
+    }
     vision |= {"num_hidden_layers": shape.layers, "image_size": SIDE, "patch_size": shape.patch}
-    model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=shape.projection))
+    model: Any = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=shape.projection)
+    )
     model.half().save_pretrained(directory)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
-    tokens += ["in</w>", *(f"<unused{i}>" for i in range(VOCABULARY - 3 - len(tokens))), "<|startoftext|>", "<|endoftext|>"]
+    tokens += [
+        "in</w>",
+        *(f"<unused{i}>" for i in range(VOCABULARY - 3 - len(tokens))),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     merges: Any = [("i", "n</w>")]  # one, since a file without any would be no CLIP's
-    CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77).save_pretrained(directory)
+    CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=77
+    ).save_pretrained(directory)
     CLIPImageProcessorPil().save_pretrained(directory)
 
 
@@ -80,7 +103,10 @@ def write_expert(base: Path, directory: Path, seed: int) -> None:
 def write_images(path: Path, count: int, seed: int) -> None:
     """Coarse noise: uint8 [count, 224, 224, 3]."""
     random = np.random.Generator(np.random.PCG64(seed))
-    np.savez(path, images=random.integers(0, 256, (count, SIDE // 8, SIDE // 8, 3), np.uint8).repeat(8, 1).repeat(8, 2))
+    np.savez(
+        path,
+        images=random.integers(0, 256, (count, SIDE // 8, SIDE // 8, 3), np.uint8).repeat(8, 1).repeat(8, 2),
+    )
 
 
 def prepare(name: str, experts: int, samples: int, merge: str, work: Path) -> Path:
@@ -97,8 +123,16 @@ def prepare(name: str, experts: int, samples: int, merge: str, work: Path) -> Pa
                 write_expert(base, built, t + 1)
         if not images.exists():
             write_images(images, samples + LEFT, t)
-        tasks[f"task{t}"] = {"expert": f"./{expert.name}", "calibration": {"path": images.name, "images": "images"}}
-    recipe = {"base_model": f"./{name}", "merge_method": merge, "tasks": tasks, "calibration": {"samples": samples}}
+        tasks[f"task{t}"] = {
+            "expert": f"./{expert.name}",
+            "calibration": {"path": images.name, "images": "images"},
+        }
+    recipe = {
+        "base_model": f"./{name}",
+        "merge_method": merge,
+        "tasks": tasks,
+        "calibration": {"samples": samples},
+    }
     path = work / f"{name}-{experts}-{samples}-{merge}.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
@@ -111,7 +145,9 @@ def forward_seconds(base: Path, recipe: Path) -> float:
     pictures = [
         picture
         for task in tasks
-        for picture in read_pictures(RecipeData.model_construct(path=recipe.parent / task["calibration"]["path"], images="images")).samples[:-LEFT]
+        for picture in read_pictures(
+            RecipeData.model_construct(path=recipe.parent / task["calibration"]["path"], images="images")
+        ).samples[:-LEFT]
     ]
     source = renamed(open_checkpoint(base), family.canonical)
     started = time.monotonic()
@@ -120,7 +156,9 @@ def forward_seconds(base: Path, recipe: Path) -> float:
 
 
 def watched(command: list[str]) -> tuple[int, int]:
-    """Exit code, and the most bytes of memory of its own that the process held at once: without mapped files, which the system drops at need (Linux)."""
+    """Exit code, and the most bytes of memory of its own that the process held at once: without mapped files,
+    which the system drops at need (Linux).
+    """
     most = 0
     with subprocess.Popen(command) as process:
         status = Path(f"/proc/{process.pid}/status")
@@ -150,7 +188,10 @@ def measure(name: str, experts: int, samples: int, merge: str, work: Path) -> di
         "seconds": report["seconds"],
         "peak_memory_bytes": report["peak_memory_bytes"],
         "peak_anonymous_bytes": anonymous,
-        "bytes": {kind: {Path(each["path"]).name: each["bytes"] for each in (file, *file["others"])} for kind, file in written.items()},
+        "bytes": {
+            kind: {Path(each["path"]).name: each["bytes"] for each in (file, *file["others"])}
+            for kind, file in written.items()
+        },
         "base_bytes": sum(path.stat().st_size for path in (work / name).glob("*.safetensors")),
         "fused": written["onnx"]["notes"].get("fused"),
         "linears": written["onnx"]["notes"].get("linears"),
@@ -187,7 +228,10 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
                 str(row["samples"]),
                 row["merge"],
                 f"{seconds / 60:.1f} min",
-                f"{seconds / row['forward_seconds']:.1f} times one over all images ({row['forward_seconds']:.0f} s)",
+                (
+                    f"{seconds / row['forward_seconds']:.1f} times one over all images "
+                    f"({row['forward_seconds']:.0f} s)"
+                ),
                 f"{row['peak_memory_bytes'] / 2**30:.1f} GiB",
                 f"{row['peak_anonymous_bytes'] / 2**30:.1f} GiB",
                 f"{row['base_bytes'] / 1e6:.0f} MB",
@@ -198,12 +242,17 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             ]
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    about_it = f"Randomly initialised models: nothing here says anything of accuracy. {about['date']}, {about['machine']}."
+    about_it = (
+        f"Randomly initialised models: nothing here says anything of accuracy. {about['date']}, "
+        f"{about['machine']}."
+    )
     return f"# Size and speed at the paper's size\n\n{about_it}\n\n{table}\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", choices=SHAPES)
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=64)
@@ -216,7 +265,10 @@ def main() -> None:
     path = given.out / "paper_size.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     keys = ("model", "experts", "samples", "merge")
-    rows = sorted([each for each in kept if any(each[key] != row[key] for key in keys)] + [row], key=lambda each: tuple(str(each[key]) for key in keys))
+    rows = sorted(
+        [each for each in kept if any(each[key] != row[key] for key in keys)] + [row],
+        key=lambda each: tuple(str(each[key]) for key in keys),
+    )
     about = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     with files.whole(path) as built:
         built.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")

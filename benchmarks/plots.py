@@ -1,7 +1,6 @@
 """Draw docs/plots/*.svg from benchmarks/results/study.json.
 
-pip install matplotlib
-python benchmarks/plots.py
+pip install matplotlib python benchmarks/plots.py
 """
 
 import json
@@ -25,11 +24,17 @@ Rows = Sequence[dict[str, Any]]
 def along(rows: Rows, key: str, **fixed: Any) -> list[tuple[float, dict[str, Any]]]:  # noqa: ANN401
     """Value of one number and row, by rising value, where everything else is `fixed` or as usual."""
     wanted = {**USUAL, **fixed}
-    found = [row for row in rows if all(row["what"][name] == value for name, value in wanted.items() if name != key)]
+    found = [
+        row
+        for row in rows
+        if all(row["what"][name] == value for name, value in wanted.items() if name != key)
+    ]
     return sorted(((float(row["what"][key]), row) for row in found), key=lambda pair: pair[0])
 
 
-def draw(name: str, label: str, curves: Sequence[tuple[str, list[tuple[float, dict[str, Any]]]]], log: bool) -> None:
+def draw(
+    name: str, label: str, curves: Sequence[tuple[str, list[tuple[float, dict[str, Any]]]]], log: bool
+) -> None:
     """Accuracy as a share of the experts', divergence, and gain, side by side."""
     measures: dict[str, Callable[[dict[str, Any]], float]] = {
         "accuracy, share of the experts' own": lambda row: row["accuracy"] / row["experts"],

@@ -1,4 +1,5 @@
-"""Put the averages of each suite's accuracy.json (benchmarks/results) into README.md, between two comment markers.
+"""Put the averages of each suite's accuracy.json (benchmarks/results) into README.md, between two comment
+markers.
 
 python benchmarks/readme.py
 """
@@ -18,10 +19,19 @@ ROOT = Path(__file__).parents[1]
 # By suite.
 MARKERS = {
     "text": ("<!-- accuracy: written by benchmarks/readme.py -->", "<!-- accuracy ends -->"),
-    "vit": ("<!-- accuracy of DINOv2: written by benchmarks/readme.py -->", "<!-- accuracy of DINOv2 ends -->"),
-    "language": ("<!-- accuracy of a language model: written by benchmarks/readme.py -->", "<!-- accuracy of a language model ends -->"),
+    "vit": (
+        "<!-- accuracy of DINOv2: written by benchmarks/readme.py -->",
+        "<!-- accuracy of DINOv2 ends -->",
+    ),
+    "language": (
+        "<!-- accuracy of a language model: written by benchmarks/readme.py -->",
+        "<!-- accuracy of a language model ends -->",
+    ),
     "t5": ("<!-- accuracy of T5: written by benchmarks/readme.py -->", "<!-- accuracy of T5 ends -->"),
-    "image": ("<!-- accuracy on images: written by benchmarks/readme.py -->", "<!-- accuracy on images ends -->"),
+    "image": (
+        "<!-- accuracy on images: written by benchmarks/readme.py -->",
+        "<!-- accuracy on images ends -->",
+    ),
 }
 
 
@@ -31,26 +41,53 @@ def read(folder: Path) -> Results:
 
 
 def block(results: Results) -> str:
-    """What stands between the markers: what was measured, and averages over tasks after the merge that the table has most rows of."""
+    """What stands between the markers: what was measured, and averages over tasks after the merge that the
+    table has most rows of.
+    """
     merge = chosen(results)
     settings, about = results.about["settings"], results.about
-    lines = [["method", "bits a weight", "full precision", *(f"4 bits, {runtime}" for runtime in results.suite.runtimes.values()), "recovered"]]
-    lines += [_line(results, "base", ("", "", "base")), _line(results, "merged, no calibration", (merge, "", "merged"))]
-    measured = [method for method in (*METHODS, *PEERS) if any(results.score(merge, method, stage) is not None for stage in results.suite.runtimes)]
+    lines = [
+        [
+            "method",
+            "bits a weight",
+            "full precision",
+            *(f"4 bits, {runtime}" for runtime in results.suite.runtimes.values()),
+            "recovered",
+        ]
+    ]
+    lines += [
+        _line(results, "base", ("", "", "base")),
+        _line(results, "merged, no calibration", (merge, "", "merged")),
+    ]
+    measured = [
+        method
+        for method in (*METHODS, *PEERS)
+        if any(results.score(merge, method, stage) is not None for stage in results.suite.runtimes)
+    ]
     for method in measured:
-        name = method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
+        name = (
+            method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
+        )
         # A method whose target is the merge gives the merge where it does not round.
         same = method in METHODS and PRESETS[METHODS[method]["method"]].target == "merged"
-        lines.append(_line(results, name, (merge, "", "merged") if same else (merge, method, "full"), (merge, method)))
+        lines.append(
+            _line(results, name, (merge, "", "merged") if same else (merge, method, "full"), (merge, method))
+        )
     lines.append(_line(results, "experts, each on its own task", ("", "", "experts")))
     head = (
-        f"{len(settings['tasks'])} {results.suite.subject}, merged by {merge} (task arithmetic: TA), calibrated with "
+        f"{len(settings['tasks'])} {results.suite.subject}, merged by {merge} (task arithmetic: TA), "
+        "calibrated with "
         f"{settings['samples']} unlabelled {results.suite.unit} a task, the first {settings['lines']} test "
         f"{results.suite.unit} of each (all where it has fewer); "
         f"percent, averaged over tasks. {''.join(map(added, measured))}"
-        f"`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has any ({about['machine']}, {about['date']})."
+        "`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has "
+        f"any ({about['machine']}, {about['date']})."
     )
-    shown = [row for row in results.rows if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID]
+    shown = [
+        row
+        for row in results.rows
+        if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID
+    ]
     begin, end = MARKERS[results.suite.name]
     return "\n\n".join([f"{begin}\n{head}", table(lines), *notes(shown), end])
 
@@ -60,11 +97,23 @@ def chosen(results: Results) -> str:
     return max(MERGES, key=lambda merge: sum(row["merge"] == merge for row in results.rows))
 
 
-def _line(results: Results, name: str, full: tuple[str, str, str], ours: tuple[str, str] | None = None) -> list[str]:
-    """`full`: merge, method and stage of the row in full precision; `ours`: merge and method of those at 4 bits, of which there is one at least."""
-    rows = [next(results.of(*full), None), *(next(results.of(*ours, stage), None) if ours else None for stage in results.suite.runtimes)]
+def _line(
+    results: Results, name: str, full: tuple[str, str, str], ours: tuple[str, str] | None = None
+) -> list[str]:
+    """`full`: merge, method and stage of the row in full precision; `ours`: merge and method of those at 4
+    bits, of which there is one at least.
+    """
+    rows = [
+        next(results.of(*full), None),
+        *(next(results.of(*ours, stage), None) if ours else None for stage in results.suite.runtimes),
+    ]
     first = next(filter(None, rows[1:] if ours else rows))
-    return [name, bits(first) if ours else "32", *(percent(row["scores"]["average"]) if row else "" for row in rows), results.recovered(first)]
+    return [
+        name,
+        bits(first) if ours else "32",
+        *(percent(row["scores"]["average"]) if row else "" for row in rows),
+        results.recovered(first),
+    ]
 
 
 def replaced(text: str, new: str, suite: str = "text") -> str:

@@ -1,9 +1,11 @@
-"""What each way of rounding leaves of the loss, on real layers: RTN, GPTQ, descent, another order of the columns, a K-best search.
+"""What each way of rounding leaves of the loss, on real layers: RTN, GPTQ, descent, another order of the
+columns, a K-best search.
 
     python benchmarks/rounding.py --data DATA/text          (minutes on two cores)
 
-The problems (W*, H) are those that `anchored` meets on the first four text tasks, with its own lambda and with a tenth of it. Every figure is
-tr((Q - W*) H (Q - W*)^T) as a share of GPTQ's, the mean over the linears of two layers; seconds are of the processor. Writes results/rounding.{json,md}.
+The problems (W*, H) are those that `anchored` meets on the first four text tasks, with its own lambda and
+with a tenth of it. Every figure is tr((Q - W*) H (Q - W*)^T) as a share of GPTQ's, the mean over the linears
+of two layers; seconds are of the processor. Writes results/rounding.{json,md}.
 """
 
 import argparse
@@ -42,7 +44,9 @@ BEAM = 4
 
 
 def ordered(weight: Tensor, hessian: Tensor, grid: Grid) -> PackedTensor:
-    """GPTQ by falling diagonal of H ("act-order"). Groups stay where the file has them, so their scales are fitted beforehand."""
+    """GPTQ by falling diagonal of H ("act-order"). Groups stay where the file has them, so their scales are
+    fitted beforehand.
+    """
     order = hessian.diagonal().argsort(descending=True)
     upper = inverse_factor(hessian[order][:, order], "here").float()
     _, stored = grid.quantise(weight, hessian.diagonal().float())
@@ -57,7 +61,9 @@ def ordered(weight: Tensor, hessian: Tensor, grid: Grid) -> PackedTensor:
 
 
 def beam(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
-    """K-best: of each row, the BEAM cheapest prefixes are kept, each going on with its two nearest codes; under the scales of `start`."""
+    """K-best: of each row, the BEAM cheapest prefixes are kept, each going on with its two nearest codes;
+    under the scales of `start`.
+    """
     grid, upper = start.grid, inverse_factor(hessian, "here").float()
     steps, _ = grid.steps(start.stored)
     left, cost = weight[:, None].clone(), torch.zeros(len(weight), 1)
@@ -73,7 +79,9 @@ def beam(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
         total[:, best.shape[1] :][best == other] = torch.inf
         cost, chosen = total.topk(min(BEAM, total.shape[1]), 1, largest=False)
         parent = chosen % best.shape[1]
-        left, codes = (value.gather(1, parent[:, :, None].expand(-1, -1, value.shape[2])) for value in (left, codes))
+        left, codes = (
+            value.gather(1, parent[:, :, None].expand(-1, -1, value.shape[2])) for value in (left, codes)
+        )
         codes[:, :, j] = both.gather(1, chosen)
         left[:, :, j + 1 :] -= error.gather(1, chosen)[:, :, None] * upper[j, j + 1 :]
     return PackedTensor(grid, codes[:, 0].contiguous(), start.stored)
@@ -95,26 +103,47 @@ def ways(weight: Tensor, hessian: Tensor) -> dict[str, tuple[float, float]]:
     measure("GPTQ, then descent", lambda: descend(weight, hessian, results["GPTQ"]))
     measure("act-order", lambda: ordered(weight, hessian, GRID))
     measure("act-order, then descent", lambda: descend(weight, hessian, results["act-order"]))
-    measure(f"K-best ({BEAM}) under descent's scales", lambda: beam(weight, hessian, results["GPTQ, then descent"]))
-    measure("K-best, then descent", lambda: descend(weight, hessian, results[f"K-best ({BEAM}) under descent's scales"]))
+    measure(
+        f"K-best ({BEAM}) under descent's scales",
+        lambda: beam(weight, hessian, results["GPTQ, then descent"]),
+    )
+    measure(
+        "K-best, then descent",
+        lambda: descend(weight, hessian, results[f"K-best ({BEAM}) under descent's scales"]),
+    )
     return {name: (loss / found["GPTQ"][0], seconds) for name, (loss, seconds) in found.items()}
 
 
 def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
     """lambda, and W* and H of each linear of LAYERS."""
     family = open_family(packaged_base())
-    base, *sources = (renamed(open_checkpoint(str(path)), family.canonical) for path in (packaged_base(), *(experts / task for task in TEXT.tasks[:4])))
-    merge = merged(base, sources, merge_settings("task_arithmetic", {"lambda": 1.0}, [(task, {}) for task in TEXT.tasks[:4]]))
+    base, *sources = (
+        renamed(open_checkpoint(str(path)), family.canonical)
+        for path in (packaged_base(), *(experts / task for task in TEXT.tasks[:4]))
+    )
+    merge = merged(
+        base,
+        sources,
+        merge_settings("task_arithmetic", {"lambda": 1.0}, [(task, {}) for task in TEXT.tasks[:4]]),
+    )
     method = with_length(PRESETS["anchored"], family, base, sources, merge)
-    texts = ([family.truncate(text.strip()) for _, text in lines(data / task / "train.tsv.gz")[:-HELD_OUT]] for task in TEXT.tasks[:4])
-    tasks = [TaskData(task, source, choose([*each], 32, 0)) for task, source, each in zip(TEXT.tasks[:4], sources, texts, strict=True)]
+    texts = (
+        [family.truncate(text.strip()) for _, text in lines(data / task / "train.tsv.gz")[:-HELD_OUT]]
+        for task in TEXT.tasks[:4]
+    )
+    tasks = [
+        TaskData(task, source, choose([*each], 32, 0))
+        for task, source, each in zip(TEXT.tasks[:4], sources, texts, strict=True)
+    ]
     found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str, best: Tensor, factor: Tensor | None, loss: Callable[[Tensor], float]) -> None:
         if name.startswith(LAYERS) and factor is not None:
             found[name] = best.float(), torch.linalg.inv(factor.T @ factor)
 
-    calibrator = Calibrator(family, base, merge, tasks, replace(method, rounding="gptq"), Layout(), CPU, measure=keep)
+    calibrator = Calibrator(
+        family, base, merge, tasks, replace(method, rounding="gptq"), Layout(), CPU, measure=keep
+    )
     for block, _ in calibrator.run():
         if block.name == LAYERS[-1].rstrip("."):
             break
@@ -122,7 +151,9 @@ def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/text"))
     parser.add_argument("--experts", type=Path, default=Path.home() / ".cache/epmq/experts/minilm-full")
     given = parser.parse_args()
@@ -134,18 +165,33 @@ def main() -> None:
             for name, pair in ways(weight, eased).items():
                 sums.setdefault(name, [[], []])[column].append(pair)
     rows = [
-        {"way": name, "loss": [sum(loss for loss, _ in column) / len(column) for column in columns], "seconds": sum(s for _, s in columns[0])}
+        {
+            "way": name,
+            "loss": [sum(loss for loss, _ in column) / len(column) for column in columns],
+            "seconds": sum(s for _, s in columns[0]),
+        }
         for name, columns in sums.items()
     ]
-    about = f"{len(found)} linears of all-MiniLM-L6-v2, Q4_0. {datetime.now(UTC).strftime('%Y-%m-%d')}, {machine()}. Written by benchmarks/rounding.py."
+    about = (
+        f"{len(found)} linears of all-MiniLM-L6-v2, Q4_0. {datetime.now(UTC).strftime('%Y-%m-%d')}, "
+        f"{machine()}. Written by benchmarks/rounding.py."
+    )
     text = [
         f"# Rounding\n\n{about}\n",
         f"| rounding | loss, lambda {damping:g} | loss, lambda {damping / 10:g} | time, GPTQ = 1 |",
         "| --- | --- | --- | --- |",
     ]
     gptq_seconds = next(row["seconds"] for row in rows if row["way"] == "GPTQ")
-    text += [f"| {row['way']} | {row['loss'][0]:.3f} | {row['loss'][1]:.3f} | {row['seconds'] / gptq_seconds:.1f} |" for row in rows]  # type: ignore[index, operator]
-    (RESULTS / "rounding.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    text += [
+        (
+            f"| {row['way']} | {row['loss'][0]:.3f} | {row['loss'][1]:.3f} | "
+            f"{row['seconds'] / gptq_seconds:.1f} |"
+        )
+        for row in rows
+    ]  # type: ignore[index, operator]
+    (RESULTS / "rounding.json").write_text(
+        json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+    )
     (RESULTS / "rounding.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
 

@@ -21,7 +21,10 @@ GRID = "Q4_0"  # of every row of ours that names no other
 PEERS = known()
 STAGES = ("full", "packed", "gguf", "onnx")
 BITS = "Bits a weight: of the linears in GGUF, scales included."
-RECOVERED = "Recovered: (row - base) / (experts - base). Seconds: of calibration (without the merge) or of the peer, by the clock."
+RECOVERED = (
+    "Recovered: (row - base) / (experts - base). Seconds: of calibration (without the merge) or of the "
+    "peer, by the clock."
+)
 
 
 def numbers(method: str) -> dict[str, Any] | None:
@@ -38,22 +41,35 @@ class Results:
     """The rows so far, on disk after each."""
 
     def __init__(self, folder: Path, about: dict[str, Any], restart: bool) -> None:
-        """SystemExit where the folder holds the rows of other experts, data, settings, versions or machines; rows of a method that has other numbers by
-        now, or is no more, are dropped."""
+        """SystemExit where the folder holds the rows of other experts, data, settings, versions or machines;
+        rows of a method that has other numbers by now, or is no more, are dropped.
+        """
         self.json, self.markdown = folder / "accuracy.json", folder / "accuracy.md"
         self.about: dict[str, Any] = about
         self.rows: list[Row] = []
         if self.json.exists() and not restart:
             found = json.loads(self.json.read_text(encoding="utf-8"))
             for key in ("settings", "inputs", "versions", "machine"):
-                if {"suite": "text", **_plain(found["about"][key])} != {"suite": "text", **_plain(about[key])}:
-                    raise SystemExit(f"{self.json}: its {key} are not those of this run: give another --out, or --restart to replace it")
+                if {"suite": "text", **_plain(found["about"][key])} != {
+                    "suite": "text",
+                    **_plain(about[key]),
+                }:
+                    raise SystemExit(
+                        f"{self.json}: its {key} are not those of this run: give another --out, or "
+                        "--restart to replace it"
+                    )
             self.about = found["about"]
-            self.rows = [row for row in found["rows"] if row["method"] in ("", *METHODS, *PEERS) and row["numbers"] == numbers(row["method"])]
+            self.rows = [
+                row
+                for row in found["rows"]
+                if row["method"] in ("", *METHODS, *PEERS) and row["numbers"] == numbers(row["method"])
+            ]
 
     def find(self, merge: str, method: str, stage: str, grid: str = GRID) -> Row | None:
         """A row that was measured with the same numbers of the method."""
-        return next((row for row in self.of(merge, method, stage, grid) if row["numbers"] == numbers(method)), None)
+        return next(
+            (row for row in self.of(merge, method, stage, grid) if row["numbers"] == numbers(method)), None
+        )
 
     def of(self, merge: str, method: str, stage: str, grid: str = GRID) -> Iterator[Row]:
         """The row of that name, whatever its numbers."""
@@ -64,16 +80,39 @@ class Results:
         return next((float(row["scores"]["average"]) for row in self.of(merge, method, stage)), None)
 
     def add(self, merge: str, method: str, stage: str, scores: Scores, facts: dict[str, Any]) -> None:
-        """`facts`: what else a row tells, such as `seconds`, the `grid` of ours, `bits` a weight, a `note`."""
-        new = {"merge": merge, "method": method, "stage": stage, "numbers": numbers(method), "scores": scores, **facts}
+        """`facts`: what else a row tells, such as `seconds`, the `grid` of ours, `bits` a weight, a
+        `note`.
+        """
+        new = {
+            "merge": merge,
+            "method": method,
+            "stage": stage,
+            "numbers": numbers(method),
+            "scores": scores,
+            **facts,
+        }
         self.rows = [*(row for row in self.rows if _name(row) != _name(new)), new]
-        order = {name: i for i, name in enumerate(dict.fromkeys(("", *MERGES, *METHODS, *PEERS, GRID, *GRIDS, "base", "experts", "merged", *STAGES)))}
+        order = {
+            name: i
+            for i, name in enumerate(
+                dict.fromkeys(
+                    ("", *MERGES, *METHODS, *PEERS, GRID, *GRIDS, "base", "experts", "merged", *STAGES)
+                )
+            )
+        }
         self.rows.sort(key=lambda row: tuple(order[part] for part in _name(row)))
         self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
-        for path, text in ((self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"), (self.markdown, self.text())):
+        for path, text in (
+            (self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"),
+            (self.markdown, self.text()),
+        ):
             with files.whole(path) as built:
                 built.write_text(text, encoding="utf-8")
-        told = " ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items() if value is not None)
+        told = " ".join(
+            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in facts.items()
+            if value is not None
+        )
         print(f"{merge:9}{method:30}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
 
     @property
@@ -84,9 +123,12 @@ class Results:
         """What was measured, on what, when."""
         about, settings = self.about, self.about["settings"]
         return (
-            f"{len(settings['tasks'])} {self.suite.subject}, {settings['samples']} unlabelled calibration {self.suite.unit} a task, "
-            f"the first {settings['lines']} test {self.suite.unit} a task; percent. {about['date']}, {about['machine']}; "
-            f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}. Written by benchmarks/accuracy.py."
+            f"{len(settings['tasks'])} {self.suite.subject}, {settings['samples']} unlabelled calibration "
+            f"{self.suite.unit} a task, "
+            f"the first {settings['lines']} test {self.suite.unit} a task; percent. {about['date']}, "
+            f"{about['machine']}; "
+            f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}. Written by "
+            "benchmarks/accuracy.py."
         )
 
     def text(self) -> str:
@@ -99,12 +141,25 @@ class Results:
                 rows = [next(self.of(merge, method, stage), None) for merge in merges]
                 if any(rows):
                     cells = [percent(row["scores"]["average"]) if row else "" for row in rows]
-                    averages.append([method or "merged", self.precision(next(row for row in rows if row)), *cells])
+                    averages.append(
+                        [method or "merged", self.precision(next(row for row in rows if row)), *cells]
+                    )
         each = [["merge", "method", "precision", *tasks, "average", "recovered", "seconds"]]
         for row in self.rows:
             scores = [percent(row["scores"][task]) for task in (*tasks, "average")]
-            each.append([row["merge"], row["method"] or row["stage"], self.precision(row), *scores, self.recovered(row), f"{row.get('seconds', '')}"])
-        variants = "".join(added(method) for method in METHODS if any(row["method"] == method for row in self.rows)).strip()
+            each.append(
+                [
+                    row["merge"],
+                    row["method"] or row["stage"],
+                    self.precision(row),
+                    *scores,
+                    self.recovered(row),
+                    f"{row.get('seconds', '')}",
+                ]
+            )
+        variants = "".join(
+            added(method) for method in METHODS if any(row["method"] == method for row in self.rows)
+        ).strip()
         parts = [
             "# Accuracy",
             self.head(),
@@ -120,14 +175,28 @@ class Results:
         return "\n\n".join(parts) + "\n"
 
     def grids(self, merges: Sequence[str]) -> list[str]:
-        """The default method's averages by grid, after each of the merges that has more than the usual one; a cell a runtime that reads the grid."""
+        """The default method's averages by grid, after each of the merges that has more than the usual one; a
+        cell a runtime that reads the grid.
+        """
         lines = [["merge", "grid", "bits a weight", *self.suite.runtimes.values()]]
         for merge in merges:
-            found = {grid: [next(self.of(merge, DEFAULT_METHOD, stage, grid), None) for stage in self.suite.runtimes] for grid in GRIDS}
+            found = {
+                grid: [
+                    next(self.of(merge, DEFAULT_METHOD, stage, grid), None) for stage in self.suite.runtimes
+                ]
+                for grid in GRIDS
+            }
             if any(row for grid, rows in found.items() for row in rows if grid != GRID):
                 for grid, rows in found.items():
                     if first := next(filter(None, rows), None):
-                        lines.append([merge, grid, bits(first), *(percent(row["scores"]["average"]) if row else "" for row in rows)])
+                        lines.append(
+                            [
+                                merge,
+                                grid,
+                                bits(first),
+                                *(percent(row["scores"]["average"]) if row else "" for row in rows),
+                            ]
+                        )
         return ["## Grids", f"Averages of `{DEFAULT_METHOD}`. {BITS}", table(lines)] if len(lines) > 1 else []
 
     def precision(self, row: Row) -> str:
@@ -135,7 +204,9 @@ class Results:
         if row["stage"] not in self.suite.runtimes:
             return "full"
         runtime = self.suite.runtimes[row["stage"]]
-        return f"{row['grid'] if 'grid' in row else f'{bits(row)} bits' if 'bits' in row else GRID}, {runtime}"
+        return (
+            f"{row['grid'] if 'grid' in row else f'{bits(row)} bits' if 'bits' in row else GRID}, {runtime}"
+        )
 
     def recovered(self, row: Row) -> str:
         """A row's share of the way from base to experts, in percent; empty where an end is missing."""
@@ -154,7 +225,9 @@ def _name(row: Row) -> tuple[str, str, str, str]:
 
 
 def added(method: str) -> str:
-    """What a method's recipe says beside the name of a preset, in a sentence; nothing for presets and peers."""
+    """What a method's recipe says beside the name of a preset, in a sentence; nothing for presets and
+    peers.
+    """
     more = {key: value for key, value in METHODS.get(method, {}).items() if key != "method"}
     return f"`{method}` has `calibration: {json.dumps(more)}`. " if more else ""
 

@@ -1,10 +1,13 @@
-"""Why the anchor works, measured: accuracy on held-out training lines along each of the method's numbers, one at a time.
+"""Why the anchor works, measured: accuracy on held-out training lines along each of the method's numbers, one
+at a time.
 
-    python benchmarks/study.py --data DATA/text                    (hours on two cores; finished rows are kept, so it can be stopped)
+    python benchmarks/study.py --data DATA/text                    (hours on two cores; finished rows are
+                                                                   kept, so it can be stopped)
     python benchmarks/study.py --data DATA/text --only length direction
 
-Every row is one calibration in full precision, `anchored` but for what the row names. It is judged on lines of `train.tsv.gz` that no expert
-learned from and that no calibration sees: settings may be chosen on them. Nothing here reads a test line.
+Every row is one calibration in full precision, `anchored` but for what the row names. It is judged on lines
+of `train.tsv.gz` that no expert learned from and that no calibration sees: settings may be chosen on them.
+Nothing here reads a test line.
 """
 
 import argparse
@@ -43,14 +46,29 @@ from epmq_export.tensors import TypedSource
 RESULTS = Path(__file__).parent / "results" / "study.json"
 PLOTS = Path(__file__).parent.parent / "docs" / "plots"
 # What a row is without a word: the default merge and method on the eight tasks, each expert listed once.
-USUAL: dict[str, Any] = {"rule": "tsvm", "tasks": 8, "copies": 1, "samples": 32, "length": 1.0, "alpha": 0.5, "lambda": 0.1}
+USUAL: dict[str, Any] = {
+    "rule": "tsvm",
+    "tasks": 8,
+    "copies": 1,
+    "samples": 32,
+    "length": 1.0,
+    "alpha": 0.5,
+    "lambda": 0.1,
+}
 AXES: dict[str, list[dict[str, Any]]] = {
     # Lengths are shares of the automatic one.
-    "length": [{"rule": rule, "length": x} for rule in ("tsvm", "task_arithmetic") for x in (1.0, 0.25, 0.5, 0.7, 1.4, 2.0)]
+    "length": [
+        {"rule": rule, "length": x}
+        for rule in ("tsvm", "task_arithmetic")
+        for x in (1.0, 0.25, 0.5, 0.7, 1.4, 2.0)
+    ]
     + [{"tasks": n, "length": x} for n in (4, 2) for x in (0.25, 0.5, 1.0, 1.4, 2.0)],
     "direction": [{"rule": rule} for rule in ("ties", "iso_c", "iso_cts")]
     + [{"rule": rule, "tasks": n} for n in (4, 2) for rule in ("task_arithmetic", "iso_c")],
-    "copies": [{"rule": "task_arithmetic", "tasks": 4}, *({"rule": "task_arithmetic", "tasks": 4, "copies": 3, "length": x} for x in (1.0, 3.0))],
+    "copies": [
+        {"rule": "task_arithmetic", "tasks": 4},
+        *({"rule": "task_arithmetic", "tasks": 4, "copies": 3, "length": x} for x in (1.0, 3.0)),
+    ],
     "samples": [{"samples": x} for x in (8, 16, 64)],
     "alpha": [{"alpha": x} for x in (0.0, 0.25, 0.75, 1.0)],
     "lambda": [{"lambda": x} for x in (0.02, 0.5)],
@@ -82,11 +100,21 @@ class Bench:
     def open(cls, data: Path, experts: Path, count: int) -> "Bench":
         family = open_family(packaged_base())
         base = renamed(open_checkpoint(str(packaged_base())), family.canonical)
-        sources = {task: renamed(open_checkpoint(str(experts / task)), family.canonical) for task in TEXT.tasks if (experts / task).is_dir()}
+        sources = {
+            task: renamed(open_checkpoint(str(experts / task)), family.canonical)
+            for task in TEXT.tasks
+            if (experts / task).is_dir()
+        }
         rows = {task: lines(data / task / "train.tsv.gz") for task in sources}
-        held = {task: [family.truncate(text) for _, text in rows[task][-HELD_OUT:][:count]] for task in sources}
-        truth = {task: torch.tensor([label for label, _ in rows[task][-HELD_OUT:][:count]]) for task in sources}
-        names = {task: json.loads((data / task / "labels.json").read_text(encoding="utf-8")) for task in sources}
+        held = {
+            task: [family.truncate(text) for _, text in rows[task][-HELD_OUT:][:count]] for task in sources
+        }
+        truth = {
+            task: torch.tensor([label for label, _ in rows[task][-HELD_OUT:][:count]]) for task in sources
+        }
+        names = {
+            task: json.loads((data / task / "labels.json").read_text(encoding="utf-8")) for task in sources
+        }
         return cls(
             family,
             base,
@@ -104,13 +132,22 @@ class Bench:
         tasks = [task for task in TEXT.tasks[: what["tasks"]] if task in self.experts]
         # More copies stand for experts of one task that were trained alike.
         experts = [self.experts[task] for task in tasks] * what["copies"]
-        settings = merge_settings(what["rule"], {"lambda": 1.0}, [(f"expert {index}", {}) for index in range(len(experts))])
-        merge = self.merges.setdefault((what["rule"], len(tasks), what["copies"]), Kept(merged(self.base, experts, settings)))
+        settings = merge_settings(
+            what["rule"], {"lambda": 1.0}, [(f"expert {index}", {}) for index in range(len(experts))]
+        )
+        merge = self.merges.setdefault(
+            (what["rule"], len(tasks), what["copies"]), Kept(merged(self.base, experts, settings))
+        )
         method = with_length(_method(what), self.family, self.base, experts, merge)
         assert method.rho != "auto"
         method = replace(method, rho=method.rho * what["length"])
         data = [
-            TaskData(task, self.experts[task], [self.family.truncate(text) for text in choose(self.texts[task], what["samples"], 0)], self.heads[task])
+            TaskData(
+                task,
+                self.experts[task],
+                [self.family.truncate(text) for text in choose(self.texts[task], what["samples"], 0)],
+                self.heads[task],
+            )
             for task in tasks
         ]
         calibrator = Calibrator(self.family, self.base, merge, data, method, Layout("F32", "F32"), CPU)
@@ -123,8 +160,12 @@ class Bench:
         scores = {task: accuracy(outputs[task], self.heads[task], self.truth[task]) for task in tasks}
         return {
             "accuracy": _mean(scores.values()),
-            "experts": _mean(accuracy(self.wanted[task], self.heads[task], self.truth[task]) for task in tasks),
-            "divergence": _mean(float(divergence(outputs[task], self.wanted[task], self.heads[task]).mean()) for task in tasks),
+            "experts": _mean(
+                accuracy(self.wanted[task], self.heads[task], self.truth[task]) for task in tasks
+            ),
+            "divergence": _mean(
+                float(divergence(outputs[task], self.wanted[task], self.heads[task]).mean()) for task in tasks
+            ),
             "cosine": _mean(agreement(outputs[task], self.wanted[task]) for task in tasks),
             "gain": _mean(gain(outputs[task], self.wanted[task], self.start[task]) for task in tasks),
             "by task": scores,
@@ -132,7 +173,9 @@ class Bench:
 
 
 def gain(outputs: Tensor, wanted: Tensor, start: Tensor) -> float:
-    """How much of the expert's change of the base's outputs is there: the projection of ours on it, as a share of it; 1 is all of it."""
+    """How much of the expert's change of the base's outputs is there: the projection of ours on it, as a
+    share of it; 1 is all of it.
+    """
     change = (wanted - start).double()
     return float(((outputs - start).double() * change).sum() / change.square().sum())
 
@@ -162,8 +205,12 @@ def planned(axes: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def study(given: argparse.Namespace) -> None:
     about = {"method": asdict(_method(USUAL)), "lines": given.lines, "machine": machine()}
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"about": about, "rows": []}
-    if {key: found["about"][key] for key in ("method", "lines")} != {key: about[key] for key in ("method", "lines")}:
+    found: dict[str, Any] = (
+        json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"about": about, "rows": []}
+    )
+    if {key: found["about"][key] for key in ("method", "lines")} != {
+        key: about[key] for key in ("method", "lines")
+    }:
         raise SystemExit(f"{RESULTS}: made with other numbers; remove it to measure anew")
     bench = Bench.open(given.data, given.experts, given.lines)
     for what in planned(given.only):
@@ -175,16 +222,28 @@ def study(given: argparse.Namespace) -> None:
             built.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         row = found["rows"][-1]
         print(
-            {key: value for key, value in what.items() if value != USUAL[key]} or "usual", f"{100 * row['accuracy']:.1f} of {100 * row['experts']:.1f}", end=" "
+            {key: value for key, value in what.items() if value != USUAL[key]} or "usual",
+            f"{100 * row['accuracy']:.1f} of {100 * row['experts']:.1f}",
+            end=" ",
         )
-        print(f"divergence {row['divergence']:.4f} cosine {row['cosine']:.3f} gain {row['gain']:.2f} rho {row['rho']:.2f}", flush=True)
+        print(
+            (
+                f"divergence {row['divergence']:.4f} cosine {row['cosine']:.3f} gain {row['gain']:.2f} rho "
+                f"{row['rho']:.2f}"
+            ),
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data/text"))
     parser.add_argument("--experts", type=Path, default=Path.home() / ".cache/epmq/experts/minilm-full")
-    parser.add_argument("--only", nargs="+", choices=AXES, default=tuple(AXES), metavar="AXIS", help=f"of {', '.join(AXES)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=AXES, default=tuple(AXES), metavar="AXIS", help=f"of {', '.join(AXES)}"
+    )
     parser.add_argument("--lines", type=int, default=150, help="held-out lines a task")
     study(parser.parse_args())
 

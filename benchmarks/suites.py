@@ -1,4 +1,6 @@
-"""The kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a task."""
+"""The kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a
+task.
+"""
 
 import gzip
 import json
@@ -46,11 +48,15 @@ class Suite:
     """The command that trains the experts, without its arguments."""
 
     entry: Callable[[Path, Path, Path, str, int], dict[str, Any]]
-    """What a recipe says of a task besides its expert, given the folders of data and experts, one to write into, the task and how much to judge by."""
+    """What a recipe says of a task besides its expert, given the folders of data and experts, one to write
+    into, the task and how much to judge by.
+    """
 
     def file(self, data: Path, task: str) -> Path:
         """A file that a task's data are not there without."""
-        return data / task / "test.tsv.gz" if self.name in ("text", "language", "t5") else data / f"{task}.npz"
+        return (
+            data / task / "test.tsv.gz" if self.name in ("text", "language", "t5") else data / f"{task}.npz"
+        )
 
 
 def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -58,7 +64,11 @@ def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dic
     if not evaluation.exists():
         with gzip.open(data / task / "test.tsv.gz", "rt", encoding="utf-8") as test:
             evaluation.write_text("".join(islice(test, lines)), encoding="utf-8")
-    return {"calibration": str(data / task / "train.tsv.gz"), "evaluation": str(evaluation), "labels": str(data / task / "labels.json")}
+    return {
+        "calibration": str(data / task / "train.tsv.gz"),
+        "evaluation": str(evaluation),
+        "labels": str(data / task / "labels.json"),
+    }
 
 
 def _language(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -82,7 +92,12 @@ def _t5(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[
             questions = [f"{label}\t{' '.join(asked.asked(text).split())}\n" for label, text in rows]
             places[split].write_text("".join(questions), encoding="utf-8")
     answers = dict(zip(labels, (answer.strip() for answer in asked.answers), strict=True))
-    return {"calibration": str(places["train"]), "evaluation": str(places["test"]), "labels": answers, "metric": "exact_match"}
+    return {
+        "calibration": str(places["train"]),
+        "evaluation": str(places["test"]),
+        "labels": answers,
+        "metric": "exact_match",
+    }
 
 
 def _clip(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -114,7 +129,19 @@ SUITES = {
         # The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
         Suite(
             "text",
-            ("sst2", "subj", "trec", "ag_news", "tweet_emotion", "banking77", "clinc150", "sms_spam", "cola", "mrpc", "rte"),
+            (
+                "sst2",
+                "subj",
+                "trec",
+                "ag_news",
+                "tweet_emotion",
+                "banking77",
+                "clinc150",
+                "sms_spam",
+                "cola",
+                "mrpc",
+                "rte",
+            ),
             8,
             "text tasks, all-MiniLM-L6-v2, full fine-tuned experts",
             "sentences",
@@ -130,7 +157,10 @@ SUITES = {
             "image",
             tuple(image_tasks.TASKS),
             6,
-            "image tasks, a small CLIP (12 + 12 layers of width 192, 64 pixels), experts with fine-tuned image towers",
+            (
+                "image tasks, a small CLIP (12 + 12 layers of width 192, 64 pixels), experts with fine-tuned "
+                "image towers"
+            ),
             "images",
             lambda experts: experts / "base",
             CACHE / "clip",
@@ -158,7 +188,10 @@ SUITES = {
             "language",
             tuple(language_tasks.TASKS),
             6,
-            "text tasks as multiple choice, SmolLM2-135M-Instruct (from a 4-bit file, dequantised), LoRA experts",
+            (
+                "text tasks as multiple choice, SmolLM2-135M-Instruct (from a 4-bit file, dequantised), "
+                "LoRA experts"
+            ),
             "texts",
             lambda experts: experts.with_name("smollm2"),
             CACHE / "lm/smollm2-experts",
@@ -172,7 +205,10 @@ SUITES = {
             "t5",
             tuple(language_tasks.T5_TASKS),
             6,
-            "text tasks answered word for word, FLAN-T5-small (from an int8 file of a fine-tune, dequantised), LoRA experts",
+            (
+                "text tasks answered word for word, FLAN-T5-small (from an int8 file of a fine-tune, "
+                "dequantised), LoRA experts"
+            ),
             "texts",
             lambda experts: experts.with_name("flan-t5-small"),
             CACHE / "lm/flan-t5-small-experts",

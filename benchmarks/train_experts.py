@@ -3,10 +3,10 @@
     python benchmarks/train_experts.py --data DATA/text --out CACHE/full sst2 trec ...
     python benchmarks/train_experts.py --data DATA/text --out CACHE/lora --lora 8 sst2 trec ...
 
-DATA/text holds a folder a task with `train.tsv.gz`, `test.tsv.gz` (lines `label<TAB>text`) and `labels.json`. The head
-is the base's own embedding of each label's name, as CLIP builds its zero-shot heads: only the encoder learns, so the
-experts share every part that a merge does not touch. The last 500 training lines are left out, for choosing settings on. A finished
-expert is skipped, so an interrupted run goes on.
+DATA/text holds a folder a task with `train.tsv.gz`, `test.tsv.gz` (lines `label<TAB>text`) and `labels.json`.
+The head is the base's own embedding of each label's name, as CLIP builds its zero-shot heads: only the
+encoder learns, so the experts share every part that a merge does not touch. The last 500 training lines are
+left out, for choosing settings on. A finished expert is skipped, so an interrupted run goes on.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-HELD_OUT = 500  # the last lines of train.tsv.gz, which no expert learns from: settings are chosen on them, never on test lines
+# The last lines of train.tsv.gz, which no expert learns from: settings are chosen on them, never on test
+# lines.
+HELD_OUT = 500
 SCALE = 20.0  # logits = SCALE * cosine, the temperature that all-MiniLM itself was trained with
 MAX_LENGTH = 96
 
@@ -51,7 +53,9 @@ def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, tokenizer: PreTrainedTokenizerBase, head: Tensor, rows: list[tuple[int, str]]) -> float:
+def accuracy(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, head: Tensor, rows: list[tuple[int, str]]
+) -> float:
     model.eval()
     right = 0
     for start in range(0, len(rows), 64):
@@ -61,7 +65,9 @@ def accuracy(model: nn.Module, tokenizer: PreTrainedTokenizerBase, head: Tensor,
     return right / len(rows)
 
 
-def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate: float, lora: int, seed: int) -> None:
+def train(
+    base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate: float, lora: int, seed: int
+) -> None:
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model: nn.Module = AutoModel.from_pretrained(base)
@@ -70,14 +76,23 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
         model.eval()
         head = embed(model, tokenizer, names)
     if lora:
-        config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules=["query", "key", "value", "dense"], exclude_modules="pooler.dense")
+        config = LoraConfig(
+            r=lora,
+            lora_alpha=2 * lora,
+            target_modules=["query", "key", "value", "dense"],
+            exclude_modules="pooler.dense",
+        )
         model = get_peft_model(model, config)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith("encoder.")
     rows = lines(folder / "train.tsv.gz")[:-HELD_OUT]
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / 20, (steps - step) / steps))
+    optimiser = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / 20, (steps - step) / steps)
+    )
     order = random.Random(seed)
     started, running = time.monotonic(), 0.0
     for step in range(steps):
@@ -93,9 +108,15 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
         schedule.step()
         running = 0.95 * running + 0.05 * loss.item()
         if step % 50 == 49:
-            print(f"{folder.name} step {step + 1}/{steps} loss {running / (1 - 0.95 ** (step + 1)):.3f}", flush=True)
+            print(
+                f"{folder.name} step {step + 1}/{steps} loss {running / (1 - 0.95 ** (step + 1)):.3f}",
+                flush=True,
+            )
     score = accuracy(model, tokenizer, head, lines(folder / "test.tsv.gz")[:300])
-    print(f"{folder.name}: accuracy {score:.3f} on 300 test lines, {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"{folder.name}: accuracy {score:.3f} on 300 test lines, {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
     partial = out.with_name(out.name + ".partial")
     model.save_pretrained(partial)  # type: ignore[operator]
     if lora:
@@ -114,12 +135,25 @@ def train(base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base", type=Path, default=None, help="a sentence encoder's directory; default: the packaged all-MiniLM-L6-v2")
-    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train a LoRA adapter of this rank; 0: every encoder weight")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=None,
+        help="a sentence encoder's directory; default: the packaged all-MiniLM-L6-v2",
+    )
+    parser.add_argument(
+        "--lora",
+        type=int,
+        default=0,
+        metavar="RANK",
+        help="train a LoRA adapter of this rank; 0: every encoder weight",
+    )
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=None, help="default 8e-5, with --lora 1e-3")
@@ -132,7 +166,16 @@ def main() -> None:
         if (given.out / task).exists():
             print(f"{task}: already there")
         else:
-            train(base, given.data / task, given.out / task, given.steps, given.batch_size, rate, given.lora, given.seed)
+            train(
+                base,
+                given.data / task,
+                given.out / task,
+                given.steps,
+                given.batch_size,
+                rate,
+                given.lora,
+                given.seed,
+            )
 
 
 if __name__ == "__main__":

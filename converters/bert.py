@@ -23,7 +23,11 @@ log = logging.getLogger(__name__)
 
 Pooling = Literal["mean", "cls"]
 GGUF_POOLING = {"mean": 1, "cls": 2}
-_GGUF_EMBEDDINGS = {"word_embeddings": "token_embd", "position_embeddings": "position_embd", "token_type_embeddings": "token_types"}
+_GGUF_EMBEDDINGS = {
+    "word_embeddings": "token_embd",
+    "position_embeddings": "position_embd",
+    "token_type_embeddings": "token_types",
+}
 _GGUF_NORM = "token_embd_norm"
 _GGUF_MODULES = {
     "attention.self.query": "attn_q",
@@ -35,7 +39,8 @@ _GGUF_MODULES = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays full.
+# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
+# full.
 UNREAD = 0.01
 
 
@@ -57,7 +62,9 @@ class Stem:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]  # the module's own buffer has no data: it was built on meta
+        positions = torch.arange(ids.shape[1], device=ids.device)[
+            None
+        ]  # the module's own buffer has no data: it was built on meta
         result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
         return result
 
@@ -130,7 +137,11 @@ class Bert:
         _refuse_unsupported(directory / "config.json", config)
         tokenizer = fast_tokenizer(directory)
         limit = _read(directory / "sentence_bert_config.json").get("max_seq_length")
-        max_length = min(limit or config.max_position_embeddings, tokenizer.model_max_length, config.max_position_embeddings)
+        max_length = min(
+            limit or config.max_position_embeddings,
+            tokenizer.model_max_length,
+            config.max_position_embeddings,
+        )
         return cls(directory, config, tokenizer, _pooling(directory), max_length)
 
     @property
@@ -144,7 +155,9 @@ class Bert:
         return (Stem(self.config), *layers)
 
     def canonical(self, name: str) -> str | None:
-        """Without the `bert.` of models with a head; the pooler, the heads and position indices are not part of an encoder."""
+        """Without the `bert.` of models with a head; the pooler, the heads and position indices are not part
+        of an encoder.
+        """
         name = name.removeprefix("bert.")
         if not name.startswith(("embeddings.", "encoder.")) or name == "embeddings.position_ids":
             return None
@@ -152,7 +165,9 @@ class Bert:
 
     def truncate(self, sample: Sample) -> str:
         text = text_of(sample)
-        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            text, truncation=True, max_length=self.max_length, return_offsets_mapping=True
+        )
         if len(encoded["input_ids"]) < self.max_length:
             return text
         return text[: max(end for _, end in encoded["offset_mapping"])]
@@ -193,18 +208,31 @@ class Bert:
         names = {f"embeddings.{here}.weight": f"{there}.weight" for here, there in _GGUF_EMBEDDINGS.items()}
         modules = {"embeddings.LayerNorm": _GGUF_NORM}
         for layer in range(config.num_hidden_layers):
-            modules |= {f"encoder.layer.{layer}.{here}": f"blk.{layer}.{there}" for here, there in _GGUF_MODULES.items()}
-        names |= {f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")}
+            modules |= {
+                f"encoder.layer.{layer}.{here}": f"blk.{layer}.{there}"
+                for here, there in _GGUF_MODULES.items()
+            }
+        names |= {
+            f"{here}.{kind}": f"{there}.{kind}"
+            for here, there in modules.items()
+            for kind in ("weight", "bias")
+        }
         return GgufSpec("bert", metadata, names)
 
     def onnx(self) -> Mapping[str, OnnxSpec]:
-        """`last_hidden_state` for feature-extraction pipelines, which pool themselves, and `sentence_embedding`, pooled and unnormalised."""
+        """`last_hidden_state` for feature-extraction pipelines, which pool themselves, and
+        `sentence_embedding`, pooled and unnormalised.
+        """
         tokens = {0: "batch", 1: "sequence"}
         inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
         # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
         example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
         outputs = {"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}}
-        return {"model": OnnxSpec(lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs, [self])}
+        return {
+            "model": OnnxSpec(
+                lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs, [self]
+            )
+        }
 
     def approximate(self) -> "Bert":
         """llama.cpp computes BERT's GELU by its tanh form."""
@@ -232,7 +260,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unsupported(path: Path, config: BertConfig) -> None:
-    expected = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+    expected = {
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "add_cross_attention": False,
+    }
     for key, value in expected.items():
         found = getattr(config, key, value)
         if found != value:

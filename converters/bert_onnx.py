@@ -8,12 +8,16 @@ from epmq_export.family import Batch, Block, TensorSource
 
 
 class Encoder(nn.Module):
-    """input_ids, attention_mask, token_type_ids (int64 [batch, sequence]) -> hidden [batch, sequence, width], output [batch, width].
+    """input_ids, attention_mask, token_type_ids (int64 [batch, sequence]) -> hidden [batch, sequence, width],
+    output [batch, width].
 
-    It runs what the blocks run, so an exported graph can only differ from the reference by the exporter's doing.
+    It runs what the blocks run, so an exported graph can only differ from the reference by the exporter's
+    doing.
     """
 
-    def __init__(self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor], source: TensorSource) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor], source: TensorSource
+    ) -> None:
         super().__init__()
         self._blocks, self._output = tuple(blocks), output
         stem, *layers = blocks
@@ -23,7 +27,9 @@ class Encoder(nn.Module):
         self.load_state_dict({name: source.load(name).float() for name in self.state_dict()}, assign=True)
         self.eval()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         hidden = None
         for block in self._blocks:

@@ -1,4 +1,6 @@
-"""A family's blocks as one module, for export: their own modules in a row, each parameter under its canonical name."""
+"""A family's blocks as one module, for export: their own modules in a row, each parameter under its canonical
+name.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +10,9 @@ from epmq_export.family import Batch, Block, TensorSource
 
 
 class Blocks(nn.Module):
-    """The modules of the blocks of one or more towers, with a source's weights in float32; InputError where it lacks one."""
+    """The modules of the blocks of one or more towers, with a source's weights in float32; InputError where
+    it lacks one.
+    """
 
     def __init__(self, source: TensorSource, *towers: Sequence[Block]) -> None:
         super().__init__()
@@ -33,7 +37,9 @@ class Blocks(nn.Module):
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Under a dotted name; where something is already, as the towers are when their heads come, the children join its children."""
+    """Under a dotted name; where something is already, as the towers are when their heads come, the children
+    join its children.
+    """
     *path, last = name.split(".") if name else [""]
     for part in path:
         if not hasattr(root, part):

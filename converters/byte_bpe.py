@@ -1,9 +1,10 @@
 """Byte-level BPE as llama.cpp reads it.
 
-The file holds the tokens in GPT-2's letters for bytes, the merges in their order, and the name of one of the ways to split a text
-that are built into llama.cpp. A way is taken by its name only where it was measured to be the tokenizer's own (see byte_splits).
-llama.cpp differs from the tokenizer, whatever a file says, on texts that the tokenizer's NFC normalizer would change, since it has
-none, and on texts with one of 4,382 letters and digits that are new in Unicode 16.
+The file holds the tokens in GPT-2's letters for bytes, the merges in their order, and the name of one of the
+ways to split a text that are built into llama.cpp. A way is taken by its name only where it was measured to
+be the tokenizer's own (see byte_splits). llama.cpp differs from the tokenizer, whatever a file says, on texts
+that the tokenizer's NFC normalizer would change, since it has none, and on texts with one of 4,382 letters
+and digits that are new in Unicode 16.
 """
 
 import re
@@ -19,7 +20,8 @@ from converters.vocabulary import NFC, Keys, Rules, refuse_other_matching, refus
 from epmq_export.errors import InputError
 
 _NAMES = {way: name for name, way in WAYS.items()}
-# Letters and digits of Unicode 16, which llama.cpp's table does not have: every code point below U+30000 was tried.
+# Letters and digits of Unicode 16, which llama.cpp's table does not have: every code point below U+30000 was
+# tried.
 _NEWER = re.compile(
     "["
     "\u1c89-\u1c8a\ua7cb-\ua7cd\ua7da-\ua7dc\U000105c0-\U000105f3\U00010d40-\U00010d65\U00010d6f-\U00010d85"
@@ -29,7 +31,12 @@ _NEWER = re.compile(
     "\U0001ccf0-\U0001ccf9\U0001e5d0-\U0001e5ed\U0001e5f0-\U0001e5fa"
     "]"
 )
-_MODEL = {"dropout": (None, 0.0), "continuing_subword_prefix": (None, ""), "end_of_word_suffix": (None, ""), "byte_fallback": (False,)}
+_MODEL = {
+    "dropout": (None, 0.0),
+    "continuing_subword_prefix": (None, ""),
+    "end_of_word_suffix": (None, ""),
+    "byte_fallback": (False,),
+}
 
 
 def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int) -> Keys:
@@ -37,7 +44,10 @@ def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, 
     model = rules["model"]
     refuse_settings(model, _MODEL, directory, "model")
     if rules["normalizer"] not in (None, NFC):
-        raise InputError(f"{directory}: its tokenizer has the normalizer {rules['normalizer']}, expected none or NFC: llama.cpp's byte-level BPE has no other")
+        raise InputError(
+            f"{directory}: its tokenizer has the normalizer {rules['normalizer']}, expected none or NFC: "
+            "llama.cpp's byte-level BPE has no other"
+        )
     pre = _pre(rules, directory)
     _refuse_missing_bytes(model, directory)
     refuse_other_matching(rules, directory)
@@ -66,12 +76,20 @@ def _pre(rules: Rules, directory: Path) -> str:
     known = splits[-1] in ("", GPT2) and steps.get("pretokenizers", [steps])[-1]["type"] == "ByteLevel"
     if known and found in _NAMES:
         return _NAMES[found]
-    told = f"{' then '.join(map(repr, found.steps)) or 'nothing'}, with ignore_merges {str(found.ignore_merges).lower()}"
-    raise InputError(f"{directory}: its tokenizer splits texts by {told}, expected one that llama.cpp is known to have ({', '.join(WAYS)})")
+    told = (
+        f"{' then '.join(map(repr, found.steps)) or 'nothing'}, with ignore_merges "
+        f"{str(found.ignore_merges).lower()}"
+    )
+    raise InputError(
+        f"{directory}: its tokenizer splits texts by {told}, expected one that llama.cpp is known to have "
+        f"({', '.join(WAYS)})"
+    )
 
 
 def _splits(step: dict[str, Any]) -> str:
-    """What a step splits by: a regular expression, DIGITS, nothing (""), or, where llama.cpp cannot have it, the step itself."""
+    """What a step splits by: a regular expression, DIGITS, nothing (""), or, where llama.cpp cannot have it,
+    the step itself.
+    """
     match step:
         case {"type": "Digits", "individual_digits": True}:
             return DIGITS

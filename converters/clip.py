@@ -1,6 +1,8 @@
-"""CLIP: the image tower, which experts are fine-tuned in, and the text tower, which stays the base's and makes zero-shot heads.
+"""CLIP: the image tower, which experts are fine-tuned in, and the text tower, which stays the base's and
+makes zero-shot heads.
 
-Canonical names are those of transformers' CLIPModel. Experts are often stored as the image tower alone, with or without its prefix.
+Canonical names are those of transformers' CLIPModel. Experts are often stored as the image tower alone, with
+or without its prefix.
 """
 
 import copy
@@ -27,10 +29,12 @@ Config = Any
 _Config = TypeVar("_Config", CLIPTextConfig, CLIPVisionConfig)
 VISION, TEXT = "vision_model", "text_model"
 SCALE = "logit_scale"
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays full.
+# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
+# full.
 UNREAD = 0.01
 _ACTIVATIONS = ("quick_gelu", "gelu")
-# What the last of a text's tokens is read by, with this id in old configs: by its place, the highest id, and not by the id itself.
+# What the last of a text's tokens is read by, with this id in old configs: by its place, the highest id, and
+# not by the id itself.
 _OLD_END = 2
 _LAYER_STEPS = (
     ("layer_norm1",),
@@ -63,7 +67,9 @@ class VisionStem:
         patches = made.patch_embedding(batch["pixel_values"]).flatten(2).transpose(1, 2)
         classes = made.class_embedding.expand(patches.shape[0], 1, -1)
         # The module's own index of positions has no data: it was built on meta.
-        result: Tensor = module.get_submodule("pre_layrnorm")(torch.cat((classes, patches), 1) + made.position_embedding.weight)
+        result: Tensor = module.get_submodule("pre_layrnorm")(
+            torch.cat((classes, patches), 1) + made.position_embedding.weight
+        )
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -121,12 +127,16 @@ class VisionHead:
             module, tower = nn.Module(), nn.Module()
             tower.post_layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
             module.add_module(VISION, tower)
-            module.visual_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+            module.visual_projection = nn.Linear(
+                self.config.hidden_size, self.config.projection_dim, bias=False
+            )
             return module.eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         assert hidden is not None
-        result: Tensor = module.get_submodule("visual_projection")(module.get_submodule(f"{VISION}.post_layernorm")(hidden[:, :1]))
+        result: Tensor = module.get_submodule("visual_projection")(
+            module.get_submodule(f"{VISION}.post_layernorm")(hidden[:, :1])
+        )
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -170,7 +180,9 @@ class TextHead:
             module, tower = nn.Module(), nn.Module()
             tower.final_layer_norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
             module.add_module(TEXT, tower)
-            module.text_projection = nn.Linear(self.config.hidden_size, self.config.projection_dim, bias=False)
+            module.text_projection = nn.Linear(
+                self.config.hidden_size, self.config.projection_dim, bias=False
+            )
             return module.eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -179,7 +191,9 @@ class TextHead:
         end: int = self.config.eos_token_id
         last = (ids if end == _OLD_END else (ids == end).int()).argmax(1)
         read = hidden[torch.arange(hidden.shape[0], device=hidden.device), last][:, None]
-        result: Tensor = module.get_submodule("text_projection")(module.get_submodule(f"{TEXT}.final_layer_norm")(read))
+        result: Tensor = module.get_submodule("text_projection")(
+            module.get_submodule(f"{TEXT}.final_layer_norm")(read)
+        )
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -251,11 +265,17 @@ class ClipText(_Tower):
 
     @property
     def blocks(self) -> Sequence[Block]:
-        return (TextStem(self.text), *(Layer(self.text, TEXT, i) for i in range(self.text.num_hidden_layers)), TextHead(self.text))
+        return (
+            TextStem(self.text),
+            *(Layer(self.text, TEXT, i) for i in range(self.text.num_hidden_layers)),
+            TextHead(self.text),
+        )
 
     def truncate(self, sample: Sample) -> str:
         text = text_of(sample)
-        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            text, truncation=True, max_length=self.max_length, return_offsets_mapping=True
+        )
         if len(encoded["input_ids"]) < self.max_length:
             return text
         return text[: max(end for _, end in encoded["offset_mapping"])]
@@ -264,7 +284,14 @@ class ClipText(_Tower):
         """Without a mask: what pads a text comes after its end, which does not see it."""
         for start in range(0, len(samples), size):
             texts = [text_of(sample) for sample in samples[start : start + size]]
-            encoded = self.tokenizer(texts, padding=True, padding_side="right", truncation=True, max_length=self.max_length, return_tensors="pt")
+            encoded = self.tokenizer(
+                texts,
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                max_length=self.max_length,
+                return_tensors="pt",
+            )
             yield {"input_ids": encoded["input_ids"]}
 
     def later(self, batch: Batch) -> Batch:
@@ -280,7 +307,11 @@ class ClipText(_Tower):
         # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
         example = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
         outputs = {"text_embeds": batch, "last_hidden_state": tokens}
-        return {"text_model": OnnxSpec(lambda source: TextTower(self.blocks, source), example, {"input_ids": tokens}, outputs, [self])}
+        return {
+            "text_model": OnnxSpec(
+                lambda source: TextTower(self.blocks, source), example, {"input_ids": tokens}, outputs, [self]
+            )
+        }
 
     def approximate(self) -> "ClipText":
         return replace(self, text=_approximate(self.text))
@@ -304,7 +335,10 @@ class Clip(_Tower):
             part._attn_implementation = "sdpa"
             part.projection_dim = config.projection_dim  # the towers' own are what they would have alone
             if part.hidden_act not in _ACTIVATIONS:
-                raise InputError(f"{directory / 'config.json'}: hidden_act is {part.hidden_act!r}, expected one of {', '.join(_ACTIVATIONS)}")
+                raise InputError(
+                    f"{directory / 'config.json'}: hidden_act is {part.hidden_act!r}, expected one of "
+                    f"{', '.join(_ACTIVATIONS)}"
+                )
         tower = ClipText(directory, text, vision, fast_tokenizer(directory))
         return cls(directory, text, vision, load_processor(directory), tower)
 
@@ -319,19 +353,31 @@ class Clip(_Tower):
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
         for start in range(0, len(samples), size):
-            yield {"pixel_values": torch.from_numpy(preprocess(self.processor, [picture_of(sample) for sample in samples[start : start + size]]))}
+            yield {
+                "pixel_values": torch.from_numpy(
+                    preprocess(
+                        self.processor, [picture_of(sample) for sample in samples[start : start + size]]
+                    )
+                )
+            }
 
     def gguf(self) -> GgufSpec:
         """Both towers, as clip.cpp reads them."""
         return gguf_spec(self.text, self.vision, self.text_tower.tokenizer, self.directory, self.processor)
 
     def onnx(self) -> Mapping[str, OnnxSpec]:
-        """As optimum and transformers.js have them: each tower with its projection, and both with their similarities."""
+        """As optimum and transformers.js have them: each tower with its projection, and both with their
+        similarities.
+        """
         side: Any = self.vision.image_size
         images, texts = {0: "image_batch_size"}, {0: "text_batch_size"}
         pixels = {"pixel_values": torch.zeros(2, 3, side, side)}
         vision = OnnxSpec(
-            lambda source: VisionTower(self.blocks, source), pixels, {"pixel_values": images}, {"image_embeds": images, "last_hidden_state": images}, [self]
+            lambda source: VisionTower(self.blocks, source),
+            pixels,
+            {"pixel_values": images},
+            {"image_embeds": images, "last_hidden_state": images},
+            [self],
         )
         (text,) = self.text_tower.onnx().values()
         # Three texts beside two pictures, so that the exporter does not take the two numbers for one.
@@ -344,11 +390,22 @@ class Clip(_Tower):
         }
         inputs = {**text.inputs, "pixel_values": images}
         towers: list[Family] = [replace(self, unit=True), replace(self.text_tower, unit=True)]
-        joint = OnnxSpec(lambda source: Joint(self.blocks, self.text_tower.blocks, source), example, inputs, outputs, towers)
+        joint = OnnxSpec(
+            lambda source: Joint(self.blocks, self.text_tower.blocks, source),
+            example,
+            inputs,
+            outputs,
+            towers,
+        )
         return {"vision_model": vision, "text_model": text, "model": joint}
 
     def approximate(self) -> "Clip":
-        return replace(self, vision=_approximate(self.vision), text=_approximate(self.text), text_tower=self.text_tower.approximate())
+        return replace(
+            self,
+            vision=_approximate(self.vision),
+            text=_approximate(self.text),
+            text_tower=self.text_tower.approximate(),
+        )
 
 
 def _approximate(config: _Config) -> _Config:

@@ -1,8 +1,8 @@
 """CLIP in GGUF, as clip.cpp lays it out: both towers in one file.
 
-Its names for the two halves of a feed-forward are the reverse of llama.cpp's: fc1 is ffn_down, fc2 is ffn_up. It reads the texts' scale
-from no file, so logit_scale is left out. Merges of the tokenizer are no key of clip.cpp's, which splits words greedily; they are written
-so that a file holds all that its texts need.
+Its names for the two halves of a feed-forward are the reverse of llama.cpp's: fc1 is ffn_down, fc2 is ffn_up.
+It reads the texts' scale from no file, so logit_scale is left out. Merges of the tokenizer are no key of
+clip.cpp's, which splits words greedily; they are written so that a file holds all that its texts need.
 """
 
 import json
@@ -17,9 +17,11 @@ from epmq_export.errors import InputError
 from epmq_export.family import GgufSpec, Metadata
 
 ARCHITECTURE = "clip"
-# What clip.cpp's ggml can decode of this project's grids. It is older than IQ4_NL and compiled without K-quants.
+# What clip.cpp's ggml can decode of this project's grids. It is older than IQ4_NL and compiled without
+# K-quants.
 GRIDS = frozenset({"Q4_0", "Q4_1", "Q8_0"})
-# Tensors of a file -> the layers of text and image tower: clip.cpp knows no other sizes, and ends the process on them.
+# Tensors of a file -> the layers of text and image tower: clip.cpp knows no other sizes, and ends the process
+# on them.
 LAYERS = ((12, 12), (12, 24), (24, 32))
 _MODULES = {
     "self_attn.q_proj": "attn_q",
@@ -45,11 +47,15 @@ def gguf_spec(
     if (text.num_hidden_layers, vision.num_hidden_layers) not in LAYERS:
         known = ", ".join(f"{texts} + {images}" for texts, images in LAYERS)
         raise InputError(
-            f"{where}: found {text.num_hidden_layers} + {vision.num_hidden_layers} layers, expected {known} (texts + images), which clip.cpp reads; "
+            f"{where}: found {text.num_hidden_layers} + {vision.num_hidden_layers} layers, expected {known} "
+            "(texts + images), which clip.cpp reads; "
             "leave gguf out of export.formats"
         )
     if text.hidden_act != vision.hidden_act:
-        raise InputError(f"{where}: hidden_act is {text.hidden_act!r} for texts and {vision.hidden_act!r} for images, expected one for both in GGUF")
+        raise InputError(
+            f"{where}: hidden_act is {text.hidden_act!r} for texts and {vision.hidden_act!r} for images, "
+            "expected one for both in GGUF"
+        )
     _require_processor(processor, vision.image_size, directory)
     metadata: Metadata = {
         "general.description": "two-tower CLIP model",
@@ -65,11 +71,19 @@ def gguf_spec(
         "clip.vision.image_std": [float(value) for value in processor.image_std],
         **_tokens(tokenizer, directory, text.vocab_size),
     }
-    return GgufSpec(ARCHITECTURE, metadata, _names(text.num_hidden_layers, vision.num_hidden_layers), frozenset({"logit_scale"}), GRIDS)
+    return GgufSpec(
+        ARCHITECTURE,
+        metadata,
+        _names(text.num_hidden_layers, vision.num_hidden_layers),
+        frozenset({"logit_scale"}),
+        GRIDS,
+    )
 
 
 def _require_processor(processor: Any, side: int, directory: Path) -> None:  # noqa: ANN401
-    """InputError for one that does other than the file can say: it holds a side, means and deviations, and the rest is CLIP's."""
+    """InputError for one that does other than the file can say: it holds a side, means and deviations, and
+    the rest is CLIP's.
+    """
     expected = {
         "do_resize": True,
         "size": {"shortest_edge": side},
@@ -82,9 +96,16 @@ def _require_processor(processor: Any, side: int, directory: Path) -> None:  # n
     }
     for key, value in expected.items():
         found = getattr(processor, key, None)
-        found = {part: number for part, number in dict(found).items() if number is not None} if isinstance(value, dict) and found is not None else found
+        found = (
+            {part: number for part, number in dict(found).items() if number is not None}
+            if isinstance(value, dict) and found is not None
+            else found
+        )
         if found != value:
-            raise InputError(f"{directory / CONFIG}: {key} is {found!r}, expected {value!r}, all that GGUF can say; leave gguf out of export.formats")
+            raise InputError(
+                f"{directory / CONFIG}: {key} is {found!r}, expected {value!r}, all that GGUF can say; "
+                "leave gguf out of export.formats"
+            )
 
 
 def _tower(name: str, config: Any, projection: int) -> Metadata:  # noqa: ANN401
@@ -102,7 +123,10 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, directory: Path, size: int) -> M
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if [index for _, index in tokens] != list(range(size)):
-        raise InputError(f"{directory}: the tokenizer has {len(tokens)} tokens, expected the {size} of config.json, without a gap")
+        raise InputError(
+            f"{directory}: the tokenizer has {len(tokens)} tokens, expected the {size} of config.json, "
+            "without a gap"
+        )
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", [])]
     if not merges:
         raise InputError(f"{directory}: the tokenizer has no merges, expected CLIP's byte-pair encoding")
@@ -124,8 +148,17 @@ def _names(text_layers: int, vision_layers: int) -> dict[str, str]:
         "text_projection.weight": "text_projection.weight",
         "visual_projection.weight": "visual_projection.weight",
     }
-    modules = {"text_model.final_layer_norm": "t.post_ln", "vision_model.pre_layrnorm": "v.pre_ln", "vision_model.post_layernorm": "v.post_ln"}
+    modules = {
+        "text_model.final_layer_norm": "t.post_ln",
+        "vision_model.pre_layrnorm": "v.pre_ln",
+        "vision_model.post_layernorm": "v.post_ln",
+    }
     for tower, short, layers in (("text_model", "t", text_layers), ("vision_model", "v", vision_layers)):
         for layer in range(layers):
-            modules |= {f"{tower}.encoder.layers.{layer}.{here}": f"{short}.blk.{layer}.{there}" for here, there in _MODULES.items()}
-    return names | {f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")}
+            modules |= {
+                f"{tower}.encoder.layers.{layer}.{here}": f"{short}.blk.{layer}.{there}"
+                for here, there in _MODULES.items()
+            }
+    return names | {
+        f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")
+    }

@@ -13,7 +13,9 @@ from epmq_export.family import Block, TensorSource
 
 
 class VisionTower(Blocks):
-    """pixel_values float32 [batch, 3, side, side] -> image_embeds [batch, projection_dim], last_hidden_state [batch, patches + 1, width]."""
+    """pixel_values float32 [batch, 3, side, side] -> image_embeds [batch, projection_dim], last_hidden_state
+    [batch, patches + 1, width].
+    """
 
     def __init__(self, blocks: Sequence[Block], source: TensorSource) -> None:
         super().__init__(source, blocks)
@@ -25,7 +27,9 @@ class VisionTower(Blocks):
 
 
 class TextTower(Blocks):
-    """input_ids int64 [batch, sequence] -> text_embeds [batch, projection_dim], last_hidden_state [batch, sequence, width]."""
+    """input_ids int64 [batch, sequence] -> text_embeds [batch, projection_dim], last_hidden_state [batch,
+    sequence, width].
+    """
 
     def __init__(self, blocks: Sequence[Block], source: TensorSource) -> None:
         super().__init__(source, blocks)
@@ -37,7 +41,9 @@ class TextTower(Blocks):
 
 
 class Joint(Blocks):
-    """Both -> logits_per_image [images, texts], logits_per_text [texts, images], text_embeds and image_embeds, of length 1 as CLIPModel has them."""
+    """Both -> logits_per_image [images, texts], logits_per_text [texts, images], text_embeds and
+    image_embeds, of length 1 as CLIPModel has them.
+    """
 
     def __init__(self, vision: Sequence[Block], text: Sequence[Block], source: TensorSource) -> None:
         super().__init__(source, vision, text)

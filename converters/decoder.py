@@ -47,7 +47,9 @@ class Decoder:
             config: Config = copy.deepcopy(kind.config.from_pretrained(directory))
             rotary = kind.rotary(config)
         except Exception as error:  # the library's checks raise a class of their own for every mistake
-            raise InputError(f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})") from None
+            raise InputError(
+                f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})"
+            ) from None
         _refuse_unsupported(path, kind, config)
         config._attn_implementation = "sdpa"
         tokenizer = fast_tokenizer(directory)
@@ -78,14 +80,19 @@ class Decoder:
 
     @property
     def layers(self) -> Sequence[Layer]:
-        return [Layer(self.kind, self.config, i, self.rotary, self.as_ggml) for i in range(self.config.num_hidden_layers)]
+        return [
+            Layer(self.kind, self.config, i, self.rotary, self.as_ggml)
+            for i in range(self.config.num_hidden_layers)
+        ]
 
     @property
     def head(self) -> Head:
         return Head(self.kind, self.config, self.tied)
 
     def canonical(self, name: str) -> str | None:
-        """As transformers names a model with a head; a head that is the embeddings counts as these. None for tables of rotations."""
+        """As transformers names a model with a head; a head that is the embeddings counts as these. None for
+        tables of rotations.
+        """
         if name.startswith(("layers.", "embed_tokens.", "norm.")):  # a model that was saved without its head
             name = f"model.{name}"
         if name == HEAD:
@@ -94,11 +101,18 @@ class Decoder:
         return name if known and not name.endswith("rotary_emb.inv_freq") else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """A text loses its end, a passage the beginning of its context, a question its beginning; InputError where an answer leaves it no room."""
+        """A text loses its end, a passage the beginning of its context, a question its beginning; InputError
+        where an answer leaves it no room.
+        """
         if isinstance(sample, Question):
             if sample.limit >= self.max_length:
-                raise InputError(f"{self.directory}: found answers of up to {sample.limit} tokens, expected fewer than the {self.max_length} that it takes")
-            return replace(sample, text=self._without_beginning(sample.text, "", self.max_length - sample.limit))
+                raise InputError(
+                    f"{self.directory}: found answers of up to {sample.limit} tokens, expected fewer than "
+                    f"the {self.max_length} that it takes"
+                )
+            return replace(
+                sample, text=self._without_beginning(sample.text, "", self.max_length - sample.limit)
+            )
         if not isinstance(sample, Passage):
             text = text_of(sample)
             return text[: self._end(text, self.max_length)]
@@ -111,20 +125,25 @@ class Decoder:
         spare = len(whole["input_ids"]) - limit
         if spare <= 0:
             return context
-        # The tokens that go are the context's first; those without a text, such as the one that begins a text, come again.
+        # The tokens that go are the context's first; those without a text, such as the one that begins a
+        # text, come again.
         starts = [start for start, end in whole["offset_mapping"] if end > start]
         return context[starts[min(spare, len(starts) - 1)] :]
 
     def _end(self, text: str, tokens: int) -> int:
         encoded = self.tokenizer(text, return_offsets_mapping=True)
         offsets = encoded["offset_mapping"][:tokens]
-        return len(text) if len(encoded["input_ids"]) <= tokens else max((end for _, end in offsets), default=0)
+        return (
+            len(text) if len(encoded["input_ids"]) <= tokens else max((end for _, end in offsets), default=0)
+        )
 
     def targets(self, passage: Passage) -> list[int]:
         ids, start = self._encode(passage)
         return ids[start:]
 
-    def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
+    def passages(
+        self, source: TensorSource, samples: Sequence[Sample], device: torch.device
+    ) -> Sequence[Sample]:
         """As they are: all of a text is the decoder's to read."""
         return samples
 
@@ -132,9 +151,13 @@ class Decoder:
     def ends(self) -> frozenset[int]:
         """The tokenizer's, and those of the config, which may be several."""
         found = self.config.eos_token_id
-        return frozenset({self.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None})
+        return frozenset(
+            {self.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
+        )
 
-    def answers(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[list[int]]:
+    def answers(
+        self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
+    ) -> list[list[int]]:
         return answers((), self.blocks, source, self.batches, _grown, texts, limit, device, self.ends)
 
     def said(self, answer: Sequence[int]) -> str:
@@ -143,9 +166,11 @@ class Decoder:
         return text.split("\n", 1)[0].rstrip()
 
     def _encode(self, sample: Sample) -> tuple[list[int], int]:
-        """The tokens of a sample, and the place of the first that is to be predicted: the one after the last, for a text.
+        """The tokens of a sample, and the place of the first that is to be predicted: the one after the last,
+        for a text.
 
-        As harnesses for language models do it, context and target are tokenised in one piece, and the context's own tokens are counted off.
+        As harnesses for language models do it, context and target are tokenised in one piece, and the
+        context's own tokens are counted off.
         """
         if isinstance(sample, Passage):
             ids, start = self._ids(sample.context + sample.target), max(len(self._ids(sample.context)), 1)
@@ -153,7 +178,9 @@ class Decoder:
             ids = self._ids(text_of(sample))
             start = len(ids)
         if not ids or (isinstance(sample, Passage) and start >= len(ids)):
-            raise InputError(f"{self.directory}: found {sample!r}, expected a text with tokens to read and to predict")
+            raise InputError(
+                f"{self.directory}: found {sample!r}, expected a text with tokens to read and to predict"
+            )
         return ids, start
 
     def _ids(self, text: str) -> list[int]:
@@ -161,11 +188,16 @@ class Decoder:
         return ids
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """`read` marks the tokens whose successors are scored: the last of a text, and those before each token of a target."""
+        """`read` marks the tokens whose successors are scored: the last of a text, and those before each
+        token of a target.
+        """
         for first in range(0, len(samples), size):
             encoded = [self._encode(sample) for sample in samples[first : first + size]]
             shape = (len(encoded), max(len(ids) for ids, _ in encoded))
-            batch = {name: torch.zeros(shape, dtype=torch.int64) for name in ("input_ids", "attention_mask", "read")}
+            batch = {
+                name: torch.zeros(shape, dtype=torch.int64)
+                for name in ("input_ids", "attention_mask", "read")
+            }
             for row, (ids, start) in enumerate(encoded):
                 batch["input_ids"][row, : len(ids)] = torch.tensor(ids)
                 batch["attention_mask"][row, : len(ids)] = 1
@@ -195,7 +227,9 @@ def _grown(batch: Batch, found: Tensor) -> Batch:
     """Behind each text's last token, before its padding; what stands behind an end does no harm."""
     more = found.shape[1]
     lengths = batch["attention_mask"].sum(1, keepdim=True)
-    grown = {name: torch.cat((batch[name], torch.zeros_like(found)), 1) for name in ("input_ids", "attention_mask")}
+    grown = {
+        name: torch.cat((batch[name], torch.zeros_like(found)), 1) for name in ("input_ids", "attention_mask")
+    }
     places = lengths + torch.arange(more)
     grown["input_ids"].scatter_(1, places, found)
     grown["attention_mask"].scatter_(1, places, 1)
@@ -237,13 +271,21 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     for key, value in expected.items():
         found = getattr(config, key, value)
         if found != value:
-            raise InputError(f"{path}: found {key} {found!r}, expected {value!r}: family {kind.name} has no other")
+            raise InputError(
+                f"{path}: found {key} {found!r}, expected {value!r}: family {kind.name} has no other"
+            )
     if kind.name.startswith("qwen") and SLIDING in config.layer_types:
-        raise InputError(f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full attention")
+        raise InputError(
+            f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full "
+            "attention"
+        )
 
 
 def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """InputError for a tokenizer that ends each text: nothing could go on from there."""
     ids: list[int] = tokenizer("a")["input_ids"]
     if len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:
-        raise InputError(f"{directory}: its tokenizer ends each text with {tokenizer.convert_ids_to_tokens(ids[-1])}, expected nothing after it")
+        raise InputError(
+            f"{directory}: its tokenizer ends each text with {tokenizer.convert_ids_to_tokens(ids[-1])}, "
+            "expected nothing after it"
+        )

@@ -5,7 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
@@ -61,9 +68,19 @@ class Kind:
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        attention = ("input_layernorm",), ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",)
+        attention = (
+            ("input_layernorm",),
+            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            ("self_attn.o_proj",),
+        )
         norms = tuple((norm,) for norm in self.feed_forward_norms)
-        return (*attention, *norms, ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",), *((norm,) for norm in self.last))
+        return (
+            *attention,
+            *norms,
+            ("mlp.gate_proj", "mlp.up_proj"),
+            ("mlp.down_proj",),
+            *((norm,) for norm in self.last),
+        )
 
 
 _HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
@@ -71,8 +88,17 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("llama", LlamaConfig, LlamaDecoderLayer, LlamaRotaryEmbedding, "llama", interleaved=True),
-        Kind("mistral", MistralConfig, MistralDecoderLayer, MistralRotaryEmbedding, "llama", interleaved=True),
-        Kind("qwen2", Qwen2Config, Qwen2DecoderLayer, Qwen2RotaryEmbedding, "qwen2", biased=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        Kind(
+            "mistral", MistralConfig, MistralDecoderLayer, MistralRotaryEmbedding, "llama", interleaved=True
+        ),
+        Kind(
+            "qwen2",
+            Qwen2Config,
+            Qwen2DecoderLayer,
+            Qwen2RotaryEmbedding,
+            "qwen2",
+            biased=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ),
         Kind("qwen3", Qwen3Config, Qwen3DecoderLayer, Qwen3RotaryEmbedding, "qwen3", head_norms=_HEAD_NORMS),
         Kind(
             "gemma3_text",
@@ -146,7 +172,9 @@ class Layer:
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            module = with_rms_norms(self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset)
+            module = with_rms_norms(
+                self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset
+            )
             if self.as_ggml and self.kind.name == "gemma3_text":
                 module.set_submodule("mlp.act_fn", GatedGelu())
             return module.eval()
@@ -156,18 +184,32 @@ class Layer:
         positions = torch.arange(hidden.shape[1], device=hidden.device)
         return self.go_on(module, hidden, positions[None], positions, batch["attention_mask"], None)
 
-    def go_on(self, module: nn.Module, hidden: Tensor, positions: Tensor, places: Tensor, attention_mask: Tensor, past: object | None) -> Tensor:
-        """The next hidden state [batch, new, width] of tokens at `positions` [batch, new], behind those of a cache.
+    def go_on(
+        self,
+        module: nn.Module,
+        hidden: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        attention_mask: Tensor,
+        past: object | None,
+    ) -> Tensor:
+        """The next hidden state [batch, new, width] of tokens at `positions` [batch, new], behind those of a
+        cache.
 
-        `places` [new] is where the new tokens stand among all, which `attention_mask` [batch, all] tells from padding.
+        `places` [new] is where the new tokens stand among all, which `attention_mask` [batch, all] tells from
+        padding.
         """
         rotation = self.rotary(hidden, positions, *filter(None, [self._type]))
-        behind = places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]  # how far back a token looks
+        behind = (
+            places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]
+        )  # how far back a token looks
         seen = behind >= 0
         if self._type == SLIDING:
             seen = seen & (behind < self.config.sliding_window)
         mask = seen[None, None] & attention_mask[:, None, None].bool()
-        result: Tensor = module(hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=past)
+        result: Tensor = module(
+            hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=past
+        )
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -176,7 +218,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Head:
-    """The last norm, and for the rows that are read the scores of all tokens: by the embeddings themselves, or by a matrix of its own."""
+    """The last norm, and for the rows that are read the scores of all tokens: by the embeddings themselves,
+    or by a matrix of its own.
+    """
 
     kind: Kind
     config: Config
@@ -216,7 +260,9 @@ class Head:
         return self.scores(module, hidden, batch["read"].bool())
 
     def scores(self, module: nn.Module, hidden: Tensor, read: Tensor | None = None) -> Tensor:
-        """Of all tokens, for the rows of [batch, length, width] that are read, [rows, vocabulary], or for all [batch, length, vocabulary]."""
+        """Of all tokens, for the rows of [batch, length, width] that are read, [rows, vocabulary], or for all
+        [batch, length, vocabulary].
+        """
         normalised = module.get_submodule(self._norm)(hidden)
         # Not the module's own call: in an exported model the embeddings' own module holds the weight.
         weight: Tensor = module.get_parameter(f"{self._scores}.weight")

@@ -1,4 +1,6 @@
-"""How decoder language models are laid out in GGUF, as llama.cpp reads the architectures llama, qwen2, qwen3 and gemma3."""
+"""How decoder language models are laid out in GGUF, as llama.cpp reads the architectures llama, qwen2, qwen3
+and gemma3.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from converters.decoder_blocks import Config, Kind
-from converters.decoder_layout import DIVISORS, KEYS, LOCAL_BASE, PERIOD, divisors, gemma_scalar, interleaved, offsets, rotated, tensor_names
+from converters.decoder_layout import (
+    DIVISORS,
+    KEYS,
+    LOCAL_BASE,
+    PERIOD,
+    divisors,
+    gemma_scalar,
+    interleaved,
+    offsets,
+    rotated,
+    tensor_names,
+)
 from converters.gguf_tokenizer import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.family import GgufSpec, Metadata
 
 
-def gguf_spec(kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast, directory: Path, rotary: nn.Module) -> GgufSpec:
+def gguf_spec(
+    kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast, directory: Path, rotary: nn.Module
+) -> GgufSpec:
     """InputError for a config that llama.cpp would compute otherwise."""
     architecture, path = kind.architecture, directory / "config.json"
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -25,14 +40,33 @@ def gguf_spec(kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast, di
         f"{architecture}.rope.dimension_count": head,
         f"{architecture}.vocab_size": config.vocab_size,
     }
-    rope, constants = (_gemma_rope(path, config), {}) if architecture == "gemma3" else _rope(path, config.rope_parameters, rotary)
-    metadata = {**metadata, **{f"{architecture}.{key}": value for key, value in rope.items()}, **gguf_tokenizer(tokenizer, directory, config.vocab_size)}
-    names = tensor_names(kind, config.num_hidden_layers, tied=config.tie_word_embeddings, biased=getattr(config, "attention_bias", False))
-    orders = {name: interleaved(getattr(config, KEYS[key]), head) for name, key in rotated(kind, names).items()}
-    return GgufSpec(architecture, metadata, names, orders=orders, offsets=offsets(kind, names), constants=constants)
+    rope, constants = (
+        (_gemma_rope(path, config), {})
+        if architecture == "gemma3"
+        else _rope(path, config.rope_parameters, rotary)
+    )
+    metadata = {
+        **metadata,
+        **{f"{architecture}.{key}": value for key, value in rope.items()},
+        **gguf_tokenizer(tokenizer, directory, config.vocab_size),
+    }
+    names = tensor_names(
+        kind,
+        config.num_hidden_layers,
+        tied=config.tie_word_embeddings,
+        biased=getattr(config, "attention_bias", False),
+    )
+    orders = {
+        name: interleaved(getattr(config, KEYS[key]), head) for name, key in rotated(kind, names).items()
+    }
+    return GgufSpec(
+        architecture, metadata, names, orders=orders, offsets=offsets(kind, names), constants=constants
+    )
 
 
-def _rope(path: Path, parameters: dict[str, Any], rotary: nn.Module) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
+def _rope(
+    path: Path, parameters: dict[str, Any], rotary: nn.Module
+) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
     """Keys without the architecture, and the tensor that Llama 3's scaling takes."""
     found: dict[str, str | int | float] = {"rope.freq_base": float(parameters["rope_theta"])}
     kind = parameters["rope_type"]
@@ -47,14 +81,28 @@ def _rope(path: Path, parameters: dict[str, Any], rotary: nn.Module) -> tuple[di
 
 def _gemma_rope(path: Path, config: Config) -> dict[str, str | int | float]:
     """llama.cpp has the period of the layers and the local rotation in its code."""
-    expected = ["full_attention" if (layer + 1) % PERIOD == 0 else "sliding_attention" for layer in range(config.num_hidden_layers)]
+    expected = [
+        "full_attention" if (layer + 1) % PERIOD == 0 else "sliding_attention"
+        for layer in range(config.num_hidden_layers)
+    ]
     if list(config.layer_types) != expected:
-        raise InputError(f"{path}: found layer_types that are not five sliding ones and a full one in turn, which is all that llama.cpp has")
+        raise InputError(
+            f"{path}: found layer_types that are not five sliding ones and a full one in turn, which is "
+            "all that llama.cpp has"
+        )
     local, whole = config.rope_parameters["sliding_attention"], config.rope_parameters["full_attention"]
     if local["rope_type"] != "default" or local["rope_theta"] != LOCAL_BASE:
-        raise InputError(f"{path}: found the rope_parameters {local} of sliding_attention, expected the default ones with rope_theta {LOCAL_BASE:g}")
-    scalar = gemma_scalar(config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim)
+        raise InputError(
+            f"{path}: found the rope_parameters {local} of sliding_attention, expected the default ones "
+            f"with rope_theta {LOCAL_BASE:g}"
+        )
+    scalar = gemma_scalar(
+        config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim
+    )
     if config.query_pre_attn_scalar != scalar:
-        raise InputError(f"{path}: found query_pre_attn_scalar {config.query_pre_attn_scalar}, expected {scalar}: llama.cpp has no other")
+        raise InputError(
+            f"{path}: found query_pre_attn_scalar {config.query_pre_attn_scalar}, expected {scalar}: "
+            "llama.cpp has no other"
+        )
     found, _ = _rope(path, whole, nn.Module())
     return {**found, "attention.sliding_window": config.sliding_window}

@@ -1,4 +1,6 @@
-"""What the writer of a decoder's GGUF file (decoder_gguf) and the reader (gguf_base) both go by: keys, names, rows, norms and rotations."""
+"""What the writer of a decoder's GGUF file (decoder_gguf) and the reader (gguf_base) both go by: keys, names,
+rows, norms and rotations.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -27,10 +29,16 @@ _ATTENTION = tuple(f"self_attn.{which}_proj" for which in "qkvo")
 
 
 def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool) -> dict[str, str]:
-    """Canonical names to the file's, by gguf's own map, in the order of the file. `biased`: whether the config gives the attention biases."""
+    """Canonical names to the file's, by gguf's own map, in the order of the file. `biased`: whether the
+    config gives the attention biases.
+    """
     known = get_tensor_name_map(_NUMBERS[kind.architecture], layers)
     linears = [path for step in kind.steps for path in step if path not in kind.norms]
-    parts = [f"model.layers.{layer}.{part}" for layer in range(layers) for part in (*kind.norms, *kind.head_norms, *linears)]
+    parts = [
+        f"model.layers.{layer}.{part}"
+        for layer in range(layers)
+        for part in (*kind.norms, *kind.head_norms, *linears)
+    ]
     biases = kind.biased or (_ATTENTION if biased else ())
     names = [EMBEDDINGS, "model.norm.weight", *([] if tied else [HEAD])]
     for part in parts:
@@ -46,7 +54,9 @@ def rotated(kind: Kind, names: Iterable[str]) -> dict[str, str]:
 
 
 def interleaved(heads: int, width: int) -> Tensor:
-    """The order of q's and k's rows, int64 [heads * width]: llama.cpp rotates pairs of neighbours, transformers a head's first half with its second."""
+    """The order of q's and k's rows, int64 [heads * width]: llama.cpp rotates pairs of neighbours,
+    transformers a head's first half with its second.
+    """
     return torch.arange(heads * width).reshape(heads, 2, width // 2).transpose(1, 2).reshape(-1)
 
 
@@ -62,5 +72,7 @@ def divisors(base: float, frequencies: Tensor) -> Tensor:
 
 
 def gemma_scalar(layers: int, width: int, heads: int, head: int) -> int:
-    """llama.cpp has the scale of Gemma's attention in its code: the 27 B model, told by its 62 layers, takes the mean width of a head."""
+    """llama.cpp has the scale of Gemma's attention in its code: the 27 B model, told by its 62 layers, takes
+    the mean width of a head.
+    """
     return width // heads if layers == 62 else head

@@ -1,8 +1,9 @@
-"""A decoder language model as one module, for export: it runs what the blocks run, behind a cache of keys and values.
+"""A decoder language model as one module, for export: it runs what the blocks run, behind a cache of keys and
+values.
 
-Inputs and outputs as optimum names them and transformers.js reads them: input_ids, attention_mask, position_ids and past_key_values.N.key
-and .value [batch, key heads, past, width of a head] in; logits and present.N.key and .value, past and new together, out. A past of length 0
-begins a text.
+Inputs and outputs as optimum names them and transformers.js reads them: input_ids, attention_mask,
+position_ids and past_key_values.N.key and .value [batch, key heads, past, width of a head] in; logits and
+present.N.key and .value, past and new together, out. A past of length 0 begins a text.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,18 @@ PARTS = ("key", "value")
 
 
 class CachedLayer(Block, Protocol):
-    def go_on(self, module: nn.Module, hidden: Tensor, positions: Tensor, places: Tensor, attention_mask: Tensor, past: object | None) -> Tensor:
-        """The next hidden state of the new tokens, which stand at `places` among all, behind those of the cache."""
+    def go_on(
+        self,
+        module: nn.Module,
+        hidden: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        attention_mask: Tensor,
+        past: object | None,
+    ) -> Tensor:
+        """The next hidden state of the new tokens, which stand at `places` among all, behind those of the
+        cache.
+        """
         ...
 
 
@@ -52,7 +63,10 @@ class _Cache:
         self.present: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        self.present[layer] = (torch.cat((self._past[layer][0], key), 2), torch.cat((self._past[layer][1], value), 2))
+        self.present[layer] = (
+            torch.cat((self._past[layer][0], key), 2),
+            torch.cat((self._past[layer][1], value), 2),
+        )
         return self.present[layer]
 
 
@@ -63,7 +77,9 @@ class Generator(Blocks):
         super().__init__(source, family.blocks)
         self._family = family
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *cached: Tensor
+    ) -> tuple[Tensor, ...]:
         stem, layers, head = self._family.stem, self._family.layers, self._family.head
         cache = _Cache([(cached[2 * layer], cached[2 * layer + 1]) for layer in range(len(layers))])
         places = torch.arange(input_ids.shape[1], device=input_ids.device) + cached[0].shape[2]
@@ -82,9 +98,15 @@ def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - 
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (2, config.num_key_value_heads, 3, width)
     # Two texts of two new tokens behind three: the exporter takes an axis of length 0 or 1 for a constant.
-    example = {"input_ids": torch.ones(2, 2, dtype=torch.int64), "attention_mask": torch.ones(2, 5, dtype=torch.int64)}
+    example = {
+        "input_ids": torch.ones(2, 2, dtype=torch.int64),
+        "attention_mask": torch.ones(2, 5, dtype=torch.int64),
+    }
     example["position_ids"] = torch.tensor([[3, 4]] * 2)
-    inputs = {"input_ids": {0: "batch_size", 1: "sequence_length"}, "attention_mask": {0: "batch_size", 1: "total_sequence_length"}}
+    inputs = {
+        "input_ids": {0: "batch_size", 1: "sequence_length"},
+        "attention_mask": {0: "batch_size", 1: "total_sequence_length"},
+    }
     inputs["position_ids"] = {0: "batch_size", 1: "sequence_length"}
     outputs = {"logits": {0: "batch_size", 1: "sequence_length"}}
     for layer in range(config.num_hidden_layers):

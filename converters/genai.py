@@ -1,6 +1,7 @@
 """What onnxruntime-genai wants to know of a decoder: genai_config.json, beside the models' folder.
 
-Inputs and outputs have the names that it takes for granted, but no default is relied on. Its own search is greedy, as its model builder writes it.
+Inputs and outputs have the names that it takes for granted, but no default is relied on. Its own search is
+greedy, as its model builder writes it.
 """
 
 from collections.abc import Collection
@@ -10,8 +11,9 @@ FILE = "genai_config.json"
 
 
 def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> dict[str, Any]:  # noqa: ANN401 - one of several classes of the library
-    """`kind` is the `model_type`, which the library tells architectures by; `ends` are the tokens that end an answer; `model` is the path of the model's
-    file from here."""
+    """`kind` is the `model_type`, which the library tells architectures by; `ends` are the tokens that end an
+    answer; `model` is the path of the model's file from here.
+    """
     heads = config.num_attention_heads
     decoder = {
         "session_options": {"provider_options": []},
@@ -28,11 +30,19 @@ def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> d
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",
         },
-        "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
     }
     ordered = sorted(ends)
     padding = config.pad_token_id if config.pad_token_id is not None else next(iter(ordered), None)
-    tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": ordered if len(ordered) > 1 else next(iter(ordered), None), "pad_token_id": padding}
+    tokens = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": ordered if len(ordered) > 1 else next(iter(ordered), None),
+        "pad_token_id": padding,
+    }
     return {
         "model": {
             "type": kind,
@@ -42,5 +52,9 @@ def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> d
             "decoder": decoder,
         },
         # Keys and values are given out with those of the past, not written into one buffer.
-        "search": {"do_sample": False, "max_length": config.max_position_embeddings, "past_present_share_buffer": False},
+        "search": {
+            "do_sample": False,
+            "max_length": config.max_position_embeddings,
+            "past_present_share_buffer": False,
+        },
     }

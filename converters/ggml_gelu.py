@@ -1,4 +1,6 @@
-"""GELU as ggml computes it on a CPU: by a table of float16 values, so that its input and its result are rounded to half precision."""
+"""GELU as ggml computes it on a CPU: by a table of float16 values, so that its input and its result are
+rounded to half precision.
+"""
 
 from torch import Tensor, nn
 

@@ -1,4 +1,6 @@
-"""A GGUF file as a checkpoint: its tensors under Hugging Face's names, decoded one at a time, and the directory that transformers would have of it."""
+"""A GGUF file as a checkpoint: its tensors under Hugging Face's names, decoded one at a time, and the
+directory that transformers would have of it.
+"""
 
 import atexit
 import logging
@@ -16,7 +18,15 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from converters.decoder_blocks import ARCHITECTURES, EMBEDDINGS, HEAD, Kind
-from converters.decoder_layout import DIVISORS, HEADS, SHARED_HEADS, interleaved, offsets, rotated, tensor_names
+from converters.decoder_layout import (
+    DIVISORS,
+    HEADS,
+    SHARED_HEADS,
+    interleaved,
+    offsets,
+    rotated,
+    tensor_names,
+)
 from converters.gguf_base_config import write_config
 from converters.gguf_base_tokenizer import write_tokenizer
 from epmq_export import files
@@ -25,22 +35,38 @@ from epmq_export.gguf_file import shown
 from epmq_export.gguf_splits import GgufModel
 
 log = logging.getLogger(__name__)
-_PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16, GGMLQuantizationType.BF16: torch.bfloat16}
+_PLAIN = {
+    GGMLQuantizationType.F32: torch.float32,
+    GGMLQuantizationType.F16: torch.float16,
+    GGMLQuantizationType.BF16: torch.bfloat16,
+}
 
 
 class GgufBase:
-    """By its file, or by the first of several. Opening it reads headers and writes config.json and the tokenizer to a temporary directory."""
+    """By its file, or by the first of several. Opening it reads headers and writes config.json and the
+    tokenizer to a temporary directory.
+    """
 
     def __init__(self, location: str, path: Path) -> None:
         self.location, self._path = location, path
         self._model = GgufModel.open(path)
-        kind, layers, tensors = _kind(path, self._model), _count(path, self._model, "block_count"), self._model.tensors
+        kind, layers, tensors = (
+            _kind(path, self._model),
+            _count(path, self._model, "block_count"),
+            self._model.tensors,
+        )
         self._names = _names(kind, layers, tensors)
         # Divisors are no weights: config.json says them.
         if unknown := sorted(set(tensors) - set(self._names.values()) - {DIVISORS}):
-            raise InputError(f"{path}: tensor {shown(unknown[0])} is none of a {kind.architecture} of {layers} layers in transformers")
+            raise InputError(
+                f"{path}: tensor {shown(unknown[0])} is none of a {kind.architecture} of {layers} layers "
+                "in transformers"
+            )
         if missing := [name for name, there in self._names.items() if there not in tensors]:
-            raise InputError(f"{path}: has no tensor for {missing[0]}, expected one: it is no whole {kind.architecture} of {layers} layers")
+            raise InputError(
+                f"{path}: has no tensor for {missing[0]}, expected one: it is no whole "
+                f"{kind.architecture} of {layers} layers"
+            )
         for stored in {info.type for info in tensors.values()} - set(_PLAIN):
             _require_decodable(path, stored)
         self._offsets, self._orders = offsets(kind, self._names), self._rows(kind)
@@ -79,7 +105,9 @@ class GgufBase:
             count = _count(self._path, self._model, SHARED_HEADS, heads) if key == SHARED_HEADS else heads
             rows = self._model.tensors[there].shape[0]
             if rows % (2 * count):
-                raise InputError(f"{self._path}: tensor {there} has {rows} rows, expected {count} heads of an even width")
+                raise InputError(
+                    f"{self._path}: tensor {there} has {rows} rows, expected {count} heads of an even width"
+                )
             found[name] = interleaved(count, rows // count).argsort()
         return found
 
@@ -88,12 +116,17 @@ def _kind(path: Path, model: GgufModel) -> Kind:
     value = model.metadata.get("general.architecture")
     if value is None or value.type != GGUFValueType.STRING or value.value not in ARCHITECTURES:
         found = "missing" if value is None else shown(repr(value.value))
-        raise InputError(f"{path}: key general.architecture is {found}, expected one of {', '.join(ARCHITECTURES)}, which a merge can start from")
+        raise InputError(
+            f"{path}: key general.architecture is {found}, expected one of {', '.join(ARCHITECTURES)}, "
+            "which a merge can start from"
+        )
     return ARCHITECTURES[value.value]
 
 
 def _names(kind: Kind, layers: int, held: Collection[str]) -> dict[str, str]:
-    """What a file with these tensors should hold, the file's names by canonical ones: a head and the attention's biases it may do without."""
+    """What a file with these tensors should hold, the file's names by canonical ones: a head and the
+    attention's biases it may do without.
+    """
     known = tensor_names(kind, layers, tied=False, biased=any(name.endswith(".bias") for name in held))
     return {name: there for name, there in known.items() if name != HEAD or there in held}
 
@@ -104,8 +137,16 @@ def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -
     if value is None and default is not None:
         return default
     # A layer has tensors: what says more of them than there are is forged, and would be looped over.
-    if value is None or isinstance(value.value, bool) or not isinstance(value.value, int) or not 0 < value.value <= 2**16:
-        raise InputError(f"{path}: key {name} is {'missing' if value is None else shown(repr(value.value))}, expected a number of at least 1")
+    if (
+        value is None
+        or isinstance(value.value, bool)
+        or not isinstance(value.value, int)
+        or not 0 < value.value <= 2**16
+    ):
+        raise InputError(
+            f"{path}: key {name} is {'missing' if value is None else shown(repr(value.value))}, expected "
+            "a number of at least 1"
+        )
     return value.value
 
 
@@ -126,7 +167,9 @@ def _decoded(model: GgufModel, there: str) -> Tensor:
 
 @cache
 def _directory(path: Path, changed: int) -> Path:
-    """What transformers would have beside the weights; it lasts as long as this process. `changed` tells a file from the one before it."""
+    """What transformers would have beside the weights; it lasts as long as this process. `changed` tells a
+    file from the one before it.
+    """
     model = GgufModel.open(path)
     place = Path(tempfile.mkdtemp(prefix="epmq-gguf-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
@@ -151,5 +194,10 @@ def _directory(path: Path, changed: int) -> Path:
     kinds = Counter(info.type.name for info in model.tensors.values() if info.type not in _PLAIN)
     if kinds:
         told = " and ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
-        log.warning("%s: of its %d tensors %s, decoded as they are: what rounding took from them is not in the merge", path.name, len(model.tensors), told)
+        log.warning(
+            "%s: of its %d tensors %s, decoded as they are: what rounding took from them is not in the merge",
+            path.name,
+            len(model.tensors),
+            told,
+        )
     return place

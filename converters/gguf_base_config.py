@@ -1,4 +1,6 @@
-"""The config.json of a GGUF file. A key that says what its architecture here is not known to do is refused, not left out."""
+"""The config.json of a GGUF file. A key that says what its architecture here is not known to do is refused,
+not left out.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,16 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from converters.decoder_blocks import Kind
-from converters.decoder_layout import DIVISORS, HEADS, KEYS, LOCAL_BASE, PERIOD, SHARED_HEADS, divisors, gemma_scalar
+from converters.decoder_layout import (
+    DIVISORS,
+    HEADS,
+    KEYS,
+    LOCAL_BASE,
+    PERIOD,
+    SHARED_HEADS,
+    divisors,
+    gemma_scalar,
+)
 from converters.vocabulary import IDS
 from epmq_export.errors import InputError
 from epmq_export.gguf_file import Value, shown
@@ -31,14 +42,31 @@ _IDLE: Mapping[str, object] = {
     "vocab_size": None,
 }
 # What all of Llama 3 has of its scaling, but for the factor.
-_LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def write_config(
-    directory: Path, path: Path, kind: Kind, metadata: Mapping[str, Value], rows: int, *, tied: bool, biased: bool, scaling: Tensor | None
+    directory: Path,
+    path: Path,
+    kind: Kind,
+    metadata: Mapping[str, Value],
+    rows: int,
+    *,
+    tied: bool,
+    biased: bool,
+    scaling: Tensor | None,
 ) -> None:
-    """Of the file at `path`, whose embeddings have `rows`; `scaling` are its divisors of frequencies, if it has any. InputError where it cannot be said."""
-    config = kind.config(**_values(kind, _Keys(path, kind.architecture, metadata), rows, tied, biased, scaling))
+    """Of the file at `path`, whose embeddings have `rows`; `scaling` are its divisors of frequencies, if it
+    has any. InputError where it cannot be said.
+    """
+    config = kind.config(
+        **_values(kind, _Keys(path, kind.architecture, metadata), rows, tied, biased, scaling)
+    )
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind.name]]
     config.dtype = torch.float32
     config.save_pretrained(directory)
@@ -53,14 +81,22 @@ class _Keys:
 
     def fail(self, key: str, expected: str) -> NoReturn:
         found = self.metadata.get(f"{self.architecture}.{key}")
-        raise InputError(f"{self.path}: key {self.architecture}.{key} is {'missing' if found is None else shown(repr(found.value))}, expected {expected}")
+        raise InputError(
+            f"{self.path}: key {self.architecture}.{key} is "
+            f"{'missing' if found is None else shown(repr(found.value))}, expected {expected}"
+        )
 
     def number(self, key: str, default: float | None = None) -> Any:  # noqa: ANN401 - int or float, as the file has it
         value = self.metadata.get(f"{self.architecture}.{key}")
         self.left.discard(f"{self.architecture}.{key}")
         if value is None and default is not None:
             return default
-        if value is None or isinstance(value.value, bool) or not isinstance(value.value, int | float) or not 0 < value.value < 2**31:
+        if (
+            value is None
+            or isinstance(value.value, bool)
+            or not isinstance(value.value, int | float)
+            or not 0 < value.value < 2**31
+        ):
             self.fail(key, "a number above 0")
         # 1e-6 comes back as float32 has it; what was meant is the shortest number that does.
         return float(str(np.float32(value.value))) if value.type == GGUFValueType.FLOAT32 else value.value
@@ -81,7 +117,9 @@ class _Keys:
                 self.fail(own, "none" if own not in _IDLE else repr(_IDLE[own]))
 
 
-def _values(kind: Kind, keys: _Keys, rows: int, tied: bool, biased: bool, scaling: Tensor | None) -> dict[str, Any]:
+def _values(
+    kind: Kind, keys: _Keys, rows: int, tied: bool, biased: bool, scaling: Tensor | None
+) -> dict[str, Any]:
     gemma = kind.architecture == "gemma3"
     defaults = {SHARED_HEADS: keys.number(HEADS)}
     sizes = {name: keys.number(key, defaults.get(key)) for key, name in KEYS.items()}
@@ -128,10 +166,21 @@ def _rope(keys: _Keys, base: float) -> dict[str, Any]:
 
 
 def _llama3(keys: _Keys, rope: dict[str, Any], values: dict[str, Any], scaling: Tensor) -> dict[str, Any]:
-    """The file has no key for Llama 3's scaling, but divisors of its frequencies, of which the largest is the factor: right if they are all met."""
+    """The file has no key for Llama 3's scaling, but divisors of its frequencies, of which the largest is the
+    factor: right if they are all met.
+    """
     found = {**rope, **_LLAMA3, "factor": round(float(scaling.max()), 4)}
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**{**values, "rope_parameters": found}), torch.device("cpu"))
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](
+        LlamaConfig(**{**values, "rope_parameters": found}), torch.device("cpu")
+    )
     expected = divisors(rope["rope_theta"], frequencies)
-    if rope["rope_type"] != "default" or scaling.shape != expected.shape or not torch.allclose(expected, scaling.float(), rtol=1e-4):
-        raise InputError(f"{keys.path}: tensor {DIVISORS} scales rotations otherwise than Llama 3 does, which is all that config.json can say here")
+    if (
+        rope["rope_type"] != "default"
+        or scaling.shape != expected.shape
+        or not torch.allclose(expected, scaling.float(), rtol=1e-4)
+    ):
+        raise InputError(
+            f"{keys.path}: tensor {DIVISORS} scales rotations otherwise than Llama 3 does, which is all "
+            "that config.json can say here"
+        )
     return found

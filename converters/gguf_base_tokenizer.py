@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file as tokenizer.json.
 
-Of how a text is split into words a file has the name only: one whose way is not known here is refused, since another way gives other
-tokens without a word.
+Of how a text is split into words a file has the name only: one whose way is not known here is refused, since
+another way gives other tokens without a word.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,15 @@ from epmq_export.gguf_file import Value, shown
 
 # By `tokenizer.ggml.pre`; default is also what a file without the key has.
 _WAYS = {**WAYS, "default": WAYS["gpt-2"]}
-# The way of the tokenizers that compose letters (NFC), and that of those that begin a text with a token of its own where no key says so.
+# The way of the tokenizers that compose letters (NFC), and that of those that begin a text with a token of
+# its own where no key says so.
 _COMPOSED, _BEGINS = "qwen2", "llama-bpe"
 
 
 def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) -> bool:
-    """Into `directory`, chat template included; False where the file at `path` has no tokenizer. InputError for one that is not known here."""
+    """Into `directory`, chat template included; False where the file at `path` has no tokenizer. InputError
+    for one that is not known here.
+    """
     keys = {key.removeprefix("tokenizer.ggml."): value.value for key, value in metadata.items()}
     kind = keys.get("model", "none")
     if kind in ("none", "no_vocab"):
@@ -38,10 +41,14 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
         if given in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN):
             special = given != TokenType.USER_DEFINED
             made.add_tokens([AddedToken(token, special=special, normalized=False)])
-    named = {name: tokens[place] for name in IDS if (place := _place(path, keys, name, len(tokens))) is not None}
+    named = {
+        name: tokens[place] for name in IDS if (place := _place(path, keys, name, len(tokens))) is not None
+    }
     _set_ends(made, named, tokens, keys.get("add_bos_token", begins), keys.get("add_eos_token", False))
     roles = {role.removesuffix("_id"): named[name] for name, role in IDS.items() if name in named}
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False, **roles)  # type: ignore[no-untyped-call]
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=made, clean_up_tokenization_spaces=False, **roles
+    )  # type: ignore[no-untyped-call]
     if isinstance(template := keys.get("tokenizer.chat_template"), str):
         tokenizer.chat_template = template
     tokenizer.save_pretrained(directory)
@@ -51,7 +58,9 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
 def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
     """By id, without the rows at the end that no text uses."""
     tokens, types = keys.get("tokens"), keys.get("token_type")
-    known = types is None or (isinstance(types, list) and isinstance(tokens, list) and len(types) == len(tokens))
+    known = types is None or (
+        isinstance(types, list) and isinstance(tokens, list) and len(types) == len(tokens)
+    )
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or not known:
         raise InputError(f"{path}: key tokenizer.ggml.tokens is no list of texts, each with its token_type")
     count = len(tokens)
@@ -65,7 +74,10 @@ def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
 def _place(path: Path, keys: Mapping[str, Any], name: str, count: int) -> int | None:
     place = keys.get(f"{name}_token_id")
     if place is not None and (not isinstance(place, int) or not 0 <= place < count):
-        raise InputError(f"{path}: key tokenizer.ggml.{name}_token_id is {shown(repr(place))}, expected one of the {count} tokens' ids")
+        raise InputError(
+            f"{path}: key tokenizer.ggml.{name}_token_id is {shown(repr(place))}, expected one of the "
+            f"{count} tokens' ids"
+        )
     return place
 
 
@@ -75,15 +87,25 @@ def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[
     way = _WAYS.get(name) if isinstance(name, str) else None
     if way is None:
         found, ways = shown(repr(name)), ", ".join(_WAYS)
-        raise InputError(f"{path}: key tokenizer.ggml.pre is {found}, expected one of {ways}: how others split texts is not known here")
+        raise InputError(
+            f"{path}: key tokenizer.ggml.pre is {found}, expected one of {ways}: how others split texts "
+            "is not known here"
+        )
     merges = [tuple(merge.split(" ")) for merge in keys.get("merges", [])]
     known = set(tokens)
     for pair in merges:
         if len(pair) != 2 or not known.issuperset((*pair, "".join(pair))):
-            raise InputError(f"{path}: key tokenizer.ggml.merges has {shown(repr(' '.join(pair)))}, expected two tokens that make a third")
-    made = Tokenizer(models.BPE({token: row for row, token in enumerate(tokens)}, merges, ignore_merges=way.ignore_merges))
+            raise InputError(
+                f"{path}: key tokenizer.ggml.merges has {shown(repr(' '.join(pair)))}, expected two "
+                "tokens that make a third"
+            )
+    made = Tokenizer(
+        models.BPE({token: row for row, token in enumerate(tokens)}, merges, ignore_merges=way.ignore_merges)
+    )
     steps: list[Any] = [
-        pre_tokenizers.Digits(individual_digits=True) if step == DIGITS else pre_tokenizers.Split(Regex(step), "isolated")
+        pre_tokenizers.Digits(individual_digits=True)
+        if step == DIGITS
+        else pre_tokenizers.Split(Regex(step), "isolated")
         for step in way.steps
         if step != GPT2  # the last one's own
     ]
@@ -99,15 +121,24 @@ def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple
     """SentencePiece's BPE: of neighbours that make a piece those with the highest score are joined."""
     scores, types = keys.get("scores"), keys.get("token_type")
     if scores is None or types is None or len(scores) < len(tokens):
-        raise InputError(f"{path}: keys tokenizer.ggml.scores and token_type are not there for all tokens, expected both for model llama")
+        raise InputError(
+            f"{path}: keys tokenizer.ggml.scores and token_type are not there for all tokens, expected "
+            "both for model llama"
+        )
     rows = {token: row for row, token in enumerate(tokens)}
     joined = [row for row in range(len(tokens)) if types[row] in (TokenType.NORMAL, TokenType.USER_DEFINED)]
     merges: list[tuple[str, str]] = []
     for row in sorted(joined, key=lambda row: (-scores[row], row)):
         token = tokens[row]
-        ways = [(token[:end], token[end:]) for end in range(1, len(token)) if token[:end] in rows and token[end:] in rows]
+        ways = [
+            (token[:end], token[end:])
+            for end in range(1, len(token))
+            if token[:end] in rows and token[end:] in rows
+        ]
         merges += sorted(ways, key=lambda way: (rows[way[0]], rows[way[1]]))
-    unknown = next((token for token, kind in zip(tokens, types, strict=False) if kind == TokenType.UNKNOWN), None)
+    unknown = next(
+        (token for token, kind in zip(tokens, types, strict=False) if kind == TokenType.UNKNOWN), None
+    )
     made = Tokenizer(models.BPE(rows, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     prefix = bool(keys.get("add_space_prefix", True))
     spaces = normalizers.Replace(" ", WORD_START)
@@ -117,10 +148,14 @@ def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple
     return made, True
 
 
-def _set_ends(made: Tokenizer, named: Mapping[str, str], tokens: Sequence[str], begins: bool, ends: bool) -> None:
+def _set_ends(
+    made: Tokenizer, named: Mapping[str, str], tokens: Sequence[str], begins: bool, ends: bool
+) -> None:
     first = [named["bos"]] if begins and "bos" in named else []
     last = [named["eos"]] if ends and "eos" in named else []
     if first or last:
         pair = [*first, "$A", *last, *(f"{part}:1" for part in (*first, "$B", *last))]
         special = [(token, tokens.index(token)) for token in dict.fromkeys((*first, *last))]
-        made.post_processor = processors.TemplateProcessing(single=[*first, "$A", *last], pair=pair, special_tokens=special)
+        made.post_processor = processors.TemplateProcessing(
+            single=[*first, "$A", *last], pair=pair, special_tokens=special
+        )

@@ -15,7 +15,8 @@ from epmq_export.family import Metadata
 def gguf_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: int) -> Metadata:
     """The `tokenizer.*` keys of a tokenizer over `vocabulary` embedding rows.
 
-    InputError where llama.cpp would tokenise otherwise than the tokenizer does, but for the texts that `agreement` knows.
+    InputError where llama.cpp would tokenise otherwise than the tokenizer does, but for the texts that
+    `agreement` knows.
     """
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = rules["model"]["type"]
@@ -37,9 +38,14 @@ def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
     if model["type"] == "Unigram":
         pieces, same = (
             [piece for piece, _ in model["vocab"]],
-            unigram.agrees(rules, lambda text: tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens),
+            unigram.agrees(
+                rules, lambda text: tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
+            ),
         )
     else:
-        pieces, same = list(model["vocab"]), (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules)
+        pieces, same = (
+            list(model["vocab"]),
+            (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules),
+        )
     names = taken_for_control(rules, pieces)
     return lambda text: same(text) and not any(name in text for name in names)

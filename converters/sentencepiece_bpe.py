@@ -1,12 +1,13 @@
 """SentencePiece's BPE, as Hugging Face stores it and as llama.cpp reads it.
 
-llama.cpp knows no merges: of all neighbours that make a token together it joins the pair whose token has the highest score, the
-leftmost first. That is the tokenizer's order where every way to make a token is a merge, and where the merges of one token have
-no other token's between them: then minus the place of a token's merges is its score. Both are checked. Runs of one letter may
-stand between each other (Gemma's runs of spaces do): only parts of the same run compete, and the tests compare those.
+llama.cpp knows no merges: of all neighbours that make a token together it joins the pair whose token has the
+highest score, the leftmost first. That is the tokenizer's order where every way to make a token is a merge,
+and where the merges of one token have no other token's between them: then minus the place of a token's merges
+is its score. Both are checked. Runs of one letter may stand between each other (Gemma's runs of spaces do):
+only parts of the same run compete, and the tests compare those.
 
-llama.cpp differs from the tokenizer, whatever a file says, where the pre-tokenizer is Metaspace and puts a space before texts:
-llama.cpp also puts one before a text that begins with one, and behind every added token.
+llama.cpp differs from the tokenizer, whatever a file says, where the pre-tokenizer is Metaspace and puts a
+space before texts: llama.cpp also puts one before a text that begins with one, and behind every added token.
 """
 
 import re
@@ -17,7 +18,17 @@ from pathlib import Path
 from gguf import TokenType
 from transformers import PreTrainedTokenizerFast
 
-from converters.vocabulary import WORD_START, Keys, Rules, added_tokens, fragments, refuse_other_matching, refuse_settings, rows, specials
+from converters.vocabulary import (
+    WORD_START,
+    Keys,
+    Rules,
+    added_tokens,
+    fragments,
+    refuse_other_matching,
+    refuse_settings,
+    rows,
+    specials,
+)
 from epmq_export.errors import InputError
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -34,7 +45,9 @@ _PREPEND = {"type": "Prepend", "prepend": WORD_START}
 _SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
-def sentencepiece_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int) -> Keys:
+def sentencepiece_bpe(
+    tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int
+) -> Keys:
     """The `tokenizer.ggml.*` keys over `vocabulary` embedding rows."""
     refuse_settings(rules["model"], _MODEL, directory, "model")
     prefix = _space_prefix(rules, directory)
@@ -60,7 +73,9 @@ def agrees(rules: Rules) -> Callable[[str], bool]:
 
     def same(text: str) -> bool:
         start, *others = fragments(rules, text)
-        return not any(part.startswith((" ", WORD_START)) for part in (start, *others)) and not (first and any(others))
+        return not any(part.startswith((" ", WORD_START)) for part in (start, *others)) and not (
+            first and any(others)
+        )
 
     return same
 
@@ -74,7 +89,12 @@ def _space_prefix(rules: Rules, directory: Path) -> bool:
     if steps == [_REPLACE] and pre_tokenizer in (None, _SPLIT):
         return False
     match steps, pre_tokenizer:
-        case [], {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:
+        case [], {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "split": False,
+            "prepend_scheme": str(scheme),
+        }:
             return scheme != "never"
     raise InputError(
         f"{directory}: its tokenizer has the normalizer {normalizer} and the pre-tokenizer {pre_tokenizer}, "
@@ -85,11 +105,19 @@ def _space_prefix(rules: Rules, directory: Path) -> bool:
 def _types(rules: Rules, tokens: Sequence[str], types: Sequence[int], directory: Path) -> list[int]:
     unknown = rules["model"]["unk_token"]
     if unknown is not None and unknown not in added_tokens(rules):
-        raise InputError(f"{directory}: the unknown token {unknown!r} is no added token, expected one: llama.cpp finds it in the text")
+        raise InputError(
+            f"{directory}: the unknown token {unknown!r} is no added token, expected one: llama.cpp finds "
+            "it in the text"
+        )
     missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in rules["model"]["vocab"]]
     if missing:
-        raise InputError(f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all 256: llama.cpp cannot do without")
-    special = {token: TokenType.BYTE for token in tokens if _BYTE.fullmatch(token)} | {unknown: TokenType.UNKNOWN}
+        raise InputError(
+            f"{directory}: {len(missing)} bytes are no tokens ({missing[0]!r} the first), expected all "
+            "256: llama.cpp cannot do without"
+        )
+    special = {token: TokenType.BYTE for token in tokens if _BYTE.fullmatch(token)} | {
+        unknown: TokenType.UNKNOWN
+    }
     return [int(special.get(token, kind)) for token, kind in zip(tokens, types, strict=True)]
 
 
@@ -111,12 +139,15 @@ def _refuse_interleaved(first: Mapping[str, int], last: Mapping[str, int], direc
     for token in first:
         if bisect_left(starts, last[token]) > bisect_right(starts, first[token]):
             raise InputError(
-                f"{directory}: merges that make {token!r} stand before and behind some that make other tokens: llama.cpp has one score for a token"
+                f"{directory}: merges that make {token!r} stand before and behind some that make other "
+                "tokens: llama.cpp has one score for a token"
             )
 
 
 def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], directory: Path) -> None:
-    """llama.cpp makes a token of any two neighbours that spell it. An added token is made of none, unless of spaces: it is found before."""
+    """llama.cpp makes a token of any two neighbours that spell it. An added token is made of none, unless of
+    spaces: it is found before.
+    """
     pieces, added = rules["model"]["vocab"], added_tokens(rules)
     for token in pieces:
         if token in added and WORD_START not in token:
@@ -125,6 +156,7 @@ def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], dire
             left, right = token[:place], token[place:]
             if left in pieces and right in pieces and (left, right) not in merges:
                 raise InputError(
-                    f"{directory}: {left!r} and {right!r} are not merged to the token {token!r}, expected a merge for every way to make a token: "
+                    f"{directory}: {left!r} and {right!r} are not merged to the token {token!r}, expected a "
+                    "merge for every way to make a token: "
                     "llama.cpp takes them all"
                 )

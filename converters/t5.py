@@ -1,4 +1,6 @@
-"""T5, of both versions: the first (a plain feed-forward part, a head that is the embeddings) and 1.1 with FLAN (a gated one, a head of its own)."""
+"""T5, of both versions: the first (a plain feed-forward part, a head that is the embeddings) and 1.1 with
+FLAN (a gated one, a head of its own).
+"""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,8 @@ from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
 from epmq_export.json_file import read_json
 from epmq_export.runtimes.greedy import answers
 
-# Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of the model's own.
+# Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of
+# the model's own.
 POSITIONS = 512
 # Tokens of an answer that is calibrated on: a classifier's labels have few.
 ANSWER = 16
@@ -30,8 +33,9 @@ ANSWER = 16
 
 @dataclass(frozen=True)
 class T5:
-    """`Passage`s have their context in the encoder and their target in the decoder, each with the token that ends it; of a text, which is all the
-    encoder's, the decoder's first step is read."""
+    """`Passage`s have their context in the encoder and their target in the decoder, each with the token that
+    ends it; of a text, which is all the encoder's, the decoder's first step is read.
+    """
 
     directory: Path
     config: T5Config
@@ -66,9 +70,12 @@ class T5:
         config._attn_implementation = "sdpa"
         tokenizer = fast_tokenizer(directory)
         _refuse_endings(path, config, tokenizer)
-        # The library ties whatever a config says, and since its version 5 writes that it does, even for a model with a head of its own: what
-        # tells such a one is then that its outputs are not scaled.
-        tied = stored.get("tie_word_embeddings") is not False and stored.get("scale_decoder_outputs") is not False
+        # The library ties whatever a config says, and since its version 5 writes that it does, even for a
+        # model with a head of its own: what tells such a one is then that its outputs are not scaled.
+        tied = (
+            stored.get("tie_word_embeddings") is not False
+            and stored.get("scale_decoder_outputs") is not False
+        )
         limits = (getattr(config, "n_positions", None) or POSITIONS, tokenizer.model_max_length)
         return cls(directory, config, tied, config.decoder_start_token_id, tokenizer, min(limits))
 
@@ -98,18 +105,26 @@ class T5:
         return Head(self.config, self.tied)
 
     def layers(self, stack: Stack) -> Sequence[Layer]:
-        depth = self.config.num_layers if stack == "encoder" else self.config.num_decoder_layers or self.config.num_layers
+        depth = (
+            self.config.num_layers
+            if stack == "encoder"
+            else self.config.num_decoder_layers or self.config.num_layers
+        )
         config = copy.deepcopy(self.config)
         config.is_decoder, config.num_layers = stack == "decoder", depth
         buckets = position_buckets(config)
         return [Layer(config, i, buckets, self.activation) for i in range(depth)]
 
     def canonical(self, name: str) -> str | None:
-        """As transformers names a model with a head. The embeddings are one tensor under each of their names, as is a head that is tied to them.
+        """As transformers names a model with a head. The embeddings are one tensor under each of their names,
+        as is a head that is tied to them.
 
-        None for the table of relative positions of cross attention, which old checkpoints hold and nothing reads.
+        None for the table of relative positions of cross attention, which old checkpoints hold and nothing
+        reads.
         """
-        if name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") or (name == HEAD and self.tied):
+        if name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") or (
+            name == HEAD and self.tied
+        ):
             return SHARED
         if name.endswith("EncDecAttention.relative_attention_bias.weight"):
             return None
@@ -135,11 +150,14 @@ class T5:
         """With the token that ends it, so that an empty target has one."""
         return self._ids(passage.target)
 
-    def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
-        """A text becomes a passage: its target is the source's greedy answer, taken for an expert of what it is for, of up to 16 tokens. Passages
-        stay as they are.
+    def passages(
+        self, source: TensorSource, samples: Sequence[Sample], device: torch.device
+    ) -> Sequence[Sample]:
+        """A text becomes a passage: its target is the source's greedy answer, taken for an expert of what it
+        is for, of up to 16 tokens. Passages stay as they are.
 
-        An answer is text, which has no trace of a cut at the limit: as a target it is ended where it was cut, and tokenised anew.
+        An answer is text, which has no trace of a cut at the limit: as a target it is ended where it was cut,
+        and tokenised anew.
         """
         texts = [sample for sample in samples if isinstance(sample, str)]
         found = dict(zip(texts, map(self.said, self.answers(source, texts, ANSWER, device)), strict=True))
@@ -149,15 +167,24 @@ class T5:
     def ends(self) -> frozenset[int]:
         return frozenset({self.tokenizer.eos_token_id})
 
-    def answers(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[list[int]]:
-        return answers(self.encoder, self.decoder, source, self.batches, self._grown, texts, limit, device, self.ends)
+    def answers(
+        self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
+    ) -> list[list[int]]:
+        return answers(
+            self.encoder, self.decoder, source, self.batches, self._grown, texts, limit, device, self.ends
+        )
 
     def _grown(self, batch: Batch, found: Tensor) -> Batch:
         """What stands behind an end does no harm."""
         ids = torch.cat((torch.full((len(found), 1), self.start), found), 1)
         read = torch.zeros_like(ids)
         read[:, -1] = 1
-        return {"attention_mask": batch["attention_mask"], "decoder_input_ids": ids, "decoder_attention_mask": torch.ones_like(ids), "read": read}
+        return {
+            "attention_mask": batch["attention_mask"],
+            "decoder_input_ids": ids,
+            "decoder_attention_mask": torch.ones_like(ids),
+            "read": read,
+        }
 
     def said(self, answer: Sequence[int]) -> str:
         special = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
@@ -168,7 +195,9 @@ class T5:
         return ids
 
     def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
-        """What the encoder is given, and what the decoder is given: the start, and of a target all tokens but the last."""
+        """What the encoder is given, and what the decoder is given: the start, and of a target all tokens but
+        the last.
+        """
         if isinstance(sample, Passage):
             return self._ids(sample.context), [self.start, *self.targets(sample)[:-1]]
         return self._ids(text_of(sample)), [self.start]
@@ -179,7 +208,13 @@ class T5:
             encoded = [self._encode(sample) for sample in samples[first : first + size]]
             ids, mask = _padded([encoder for encoder, _ in encoded])
             decoder_ids, decoder_mask = _padded([decoder for _, decoder in encoded])
-            yield {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder_ids, "decoder_attention_mask": decoder_mask, "read": decoder_mask}
+            yield {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "decoder_input_ids": decoder_ids,
+                "decoder_attention_mask": decoder_mask,
+                "read": decoder_mask,
+            }
 
     def later(self, batch: Batch) -> Batch:
         return {name: value for name, value in batch.items() if name != "input_ids"}
@@ -213,20 +248,31 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def _refuse_unsupported(path: Path, config: Any) -> None:  # noqa: ANN401 - its class declares only some of its keys
     """InputError for what llama.cpp, or the blocks here, would compute otherwise."""
     if config.feed_forward_proj not in ("relu", "gated-gelu"):
-        raise InputError(f"{path}: found feed_forward_proj {config.feed_forward_proj!r}, expected 'relu' or 'gated-gelu'")
+        raise InputError(
+            f"{path}: found feed_forward_proj {config.feed_forward_proj!r}, expected 'relu' or 'gated-gelu'"
+        )
     expected = {"relative_attention_max_distance": DISTANCE, "is_encoder_decoder": True}
     for key, value in expected.items():
         if getattr(config, key) != value:
-            raise InputError(f"{path}: found {key} {getattr(config, key)!r}, expected {value!r}: family t5 has no other")
+            raise InputError(
+                f"{path}: found {key} {getattr(config, key)!r}, expected {value!r}: family t5 has no other"
+            )
 
 
 def _refuse_endings(path: Path, config: Any, tokenizer: PreTrainedTokenizerFast) -> None:  # noqa: ANN401
     """InputError where it is not known how either half's tokens begin and end."""
     start = getattr(config, "decoder_start_token_id", None)
     if not isinstance(start, int) or not 0 <= start < config.vocab_size:
-        raise InputError(f"{path}: found decoder_start_token_id {start!r}, expected the token that the decoder begins with")
-    ids: list[int] = tokenizer("a")["input_ids"]
-    if tokenizer.eos_token_id is None or ids.count(tokenizer.eos_token_id) != 1 or ids[-1] != tokenizer.eos_token_id:
         raise InputError(
-            f"{path.parent}: its tokenizer gives a text the tokens {tokenizer.convert_ids_to_tokens(ids)}, expected {tokenizer.eos_token} at the end"
+            f"{path}: found decoder_start_token_id {start!r}, expected the token that the decoder begins with"
+        )
+    ids: list[int] = tokenizer("a")["input_ids"]
+    if (
+        tokenizer.eos_token_id is None
+        or ids.count(tokenizer.eos_token_id) != 1
+        or ids[-1] != tokenizer.eos_token_id
+    ):
+        raise InputError(
+            f"{path.parent}: its tokenizer gives a text the tokens "
+            f"{tokenizer.convert_ids_to_tokens(ids)}, expected {tokenizer.eos_token} at the end"
         )

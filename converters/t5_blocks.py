@@ -1,4 +1,6 @@
-"""The blocks of T5, of encoder and decoder in one chain: behind the encoder the hidden state is that of both, one after the other."""
+"""The blocks of T5, of encoder and decoder in one chain: behind the encoder the hidden state is that of both,
+one after the other.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,7 +22,9 @@ Stack = Literal["encoder", "decoder"]
 
 @dataclass(frozen=True)
 class Stem:
-    """The encoder's embeddings: int64 [batch, length] -> [batch, length, width]. Nothing of it is calibrated."""
+    """The encoder's embeddings: int64 [batch, length] -> [batch, length, width]. Nothing of it is
+    calibrated.
+    """
 
     config: T5Config
     name: str = "encoder.embeddings"
@@ -43,10 +47,11 @@ class Stem:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a stack, with the table of relative positions, which the stack's first layer has for all of them.
+    """One layer of a stack, with the table of relative positions, which the stack's first layer has for all
+    of them.
 
-    The encoder's carry its own states, [batch, encoder length, width]; the decoder's the encoder's states and then their own, one behind the
-    other along the length, since cross attention reads the former.
+    The encoder's carry its own states, [batch, encoder length, width]; the decoder's the encoder's states and
+    then their own, one behind the other along the length, since cross attention reads the former.
     """
 
     config: T5Config
@@ -73,13 +78,21 @@ class Layer:
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        of_layer = [("0.layer_norm",), tuple(f"0.SelfAttention.{which}" for which in "qkv"), ("0.SelfAttention.o",)]
+        of_layer = [
+            ("0.layer_norm",),
+            tuple(f"0.SelfAttention.{which}" for which in "qkv"),
+            ("0.SelfAttention.o",),
+        ]
         if self.config.is_decoder:
             cross = "1.EncDecAttention"
             of_layer += [("1.layer_norm",), (f"{cross}.q",), (f"{cross}.k", f"{cross}.v"), (f"{cross}.o",)]
         last = len(self._parts) - 1
         first = ("wi_0", "wi_1") if self.config.is_gated_act else ("wi",)
-        of_layer += [(f"{last}.layer_norm",), tuple(f"{last}.DenseReluDense.{which}" for which in first), (f"{last}.DenseReluDense.wo",)]
+        of_layer += [
+            (f"{last}.layer_norm",),
+            tuple(f"{last}.DenseReluDense.{which}" for which in first),
+            (f"{last}.DenseReluDense.wo",),
+        ]
         return tuple(tuple(f"{self.index}.layer.{path}" for path in step) for step in of_layer)
 
     @property
@@ -99,7 +112,9 @@ class Layer:
                 for part in path:
                     inner.add_module(part, nn.Module())
                     inner = inner.get_submodule(part)
-                inner.add_module(last, nn.Embedding(self.config.relative_attention_num_buckets, self.config.num_heads))
+                inner.add_module(
+                    last, nn.Embedding(self.config.relative_attention_num_buckets, self.config.num_heads)
+                )
             return module.eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -110,21 +125,37 @@ class Layer:
         bias = self.bias(module, places, states.shape[1])
         if encoder is None:
             return self.go_on(module, states, read, bias)
-        behind = (places[:, None] >= places[None])[None, None] & batch["decoder_attention_mask"][:, None, None].bool()
+        behind = (places[:, None] >= places[None])[None, None] & batch["decoder_attention_mask"][
+            :, None, None
+        ].bool()
         return torch.cat((encoder, self.go_on(module, states, behind, bias, (encoder, read))), 1)
 
     def go_on(
-        self, module: nn.Module, hidden: Tensor, read: Tensor, bias: Tensor, cross: tuple[Tensor, Tensor] | None = None, past: object | None = None
+        self,
+        module: nn.Module,
+        hidden: Tensor,
+        read: Tensor,
+        bias: Tensor,
+        cross: tuple[Tensor, Tensor] | None = None,
+        past: object | None = None,
     ) -> Tensor:
-        """The stack's next states, [batch, new, width], of tokens that read those that `read` says, bool [batch, 1, 1 or new, all]; of a decoder
-        with the encoder's states and which of these are read, or with a cache that has the keys and values of both."""
-        result: Tensor = module.get_submodule(str(self.index))(hidden, read, bias, *(cross or ()), past_key_values=past)[0]
+        """The stack's next states, [batch, new, width], of tokens that read those that `read` says, bool
+        [batch, 1, 1 or new, all]; of a decoder with the encoder's states and which of these are read, or with
+        a cache that has the keys and values of both.
+        """
+        result: Tensor = module.get_submodule(str(self.index))(
+            hidden, read, bias, *(cross or ()), past_key_values=past
+        )[0]
         return result
 
     def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor:
-        """What is added to the attention's scores by distance, [1, heads, new, length], of tokens at `places` [new] among `length`."""
+        """What is added to the attention's scores by distance, [1, heads, new, length], of tokens at `places`
+        [new] among `length`.
+        """
         distances = torch.arange(length, device=places.device)[None] - places[:, None]
-        found: Tensor = module.get_submodule(TABLE)(self.buckets.to(places.device)[distances.clamp(-DISTANCE, DISTANCE) + DISTANCE])
+        found: Tensor = module.get_submodule(TABLE)(
+            self.buckets.to(places.device)[distances.clamp(-DISTANCE, DISTANCE) + DISTANCE]
+        )
         return found.permute(2, 0, 1)[None]
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -135,7 +166,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Turn:
-    """From the encoder to the decoder: the former's last norm, and the embeddings of what the latter is given, behind it."""
+    """From the encoder to the decoder: the former's last norm, and the embeddings of what the latter is
+    given, behind it.
+    """
 
     config: T5Config
     name: str = "decoder.embeddings"
@@ -160,8 +193,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Head:
-    """The decoder's last norm, and for the rows that are read the scores of all tokens: by a matrix of its own, or by the embeddings, of what is
-    then divided by the root of the width."""
+    """The decoder's last norm, and for the rows that are read the scores of all tokens: by a matrix of its
+    own, or by the embeddings, of what is then divided by the root of the width.
+    """
 
     config: T5Config
     tied: bool
@@ -187,12 +221,16 @@ class Head:
         return self.scores(module, in_two(hidden, batch)[1], batch["read"].bool())
 
     def scores(self, module: nn.Module, states: Tensor, read: Tensor | None = None) -> Tensor:
-        """Of the decoder's states [batch, length, width], for the rows that are read, [rows, vocabulary], or for all [batch, length, vocabulary]."""
+        """Of the decoder's states [batch, length, width], for the rows that are read, [rows, vocabulary], or
+        for all [batch, length, vocabulary].
+        """
         normalised = module.get_submodule("decoder.final_layer_norm")(states)
         normalised = normalised if read is None else normalised[read]
         # Not the module's own call: in an exported model the embeddings' own module holds the weight.
         weight: Tensor = module.get_parameter(f"{self._scores}.weight")
-        return nn.functional.linear(normalised * self.config.d_model**-0.5 if self.tied else normalised, weight)
+        return nn.functional.linear(
+            normalised * self.config.d_model**-0.5 if self.tied else normalised, weight
+        )
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["decoder_attention_mask"].float()
@@ -205,13 +243,20 @@ def in_two(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def position_buckets(config: T5Config) -> Tensor:
-    """The row of the table of relative positions by distance, int64 [2 DISTANCE + 1], from DISTANCE tokens before to as many behind.
+    """The row of the table of relative positions by distance, int64 [2 DISTANCE + 1], from DISTANCE tokens
+    before to as many behind.
 
-    Found once, here: it takes a logarithm, whose last bit, and with it the bucket of a power of two, differs between runtimes.
+    Found once, here: it takes a logarithm, whose last bit, and with it the bucket of a power of two, differs
+    between runtimes.
     """
     bucket: Any = T5Attention._relative_position_bucket
     distances = torch.arange(-DISTANCE, DISTANCE + 1)
-    found: Tensor = bucket(distances, not config.is_decoder, config.relative_attention_num_buckets, config.relative_attention_max_distance)
+    found: Tensor = bucket(
+        distances,
+        not config.is_decoder,
+        config.relative_attention_num_buckets,
+        config.relative_attention_max_distance,
+    )
     return found
 
 

@@ -15,14 +15,22 @@ POSITIONS = 512
 
 
 def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, directory: Path) -> GgufSpec:  # noqa: ANN401 - its class declares some keys
-    """InputError where the decoder is the deeper one: llama.cpp makes room for as many layers as the encoder has.
+    """InputError where the decoder is the deeper one: llama.cpp makes room for as many layers as the encoder
+    has.
 
-    A head that is the embeddings stands in no file of its own. llama.cpp does not divide by the root of the width what it gives to such a head:
-    the norm before it does so instead, which costs neither bytes nor another rounding of the embeddings.
+    A head that is the embeddings stands in no file of its own. llama.cpp does not divide by the root of the
+    width what it gives to such a head: the norm before it does so instead, which costs neither bytes nor
+    another rounding of the embeddings.
     """
     if config.num_decoder_layers > config.num_layers:
-        path, depths = directory / "config.json", f"{config.num_decoder_layers} above num_layers {config.num_layers}"
-        raise InputError(f"{path}: found num_decoder_layers {depths}, expected no more decoder than encoder layers: llama.cpp has no room for them")
+        path, depths = (
+            directory / "config.json",
+            f"{config.num_decoder_layers} above num_layers {config.num_layers}",
+        )
+        raise InputError(
+            f"{path}: found num_decoder_layers {depths}, expected no more decoder than encoder layers: "
+            "llama.cpp has no room for them"
+        )
     keys: Metadata = {
         "block_count": config.num_layers,
         "decoder_block_count": config.num_decoder_layers,
@@ -38,7 +46,10 @@ def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, direc
         "decoder_start_token_id": config.decoder_start_token_id,
         "vocab_size": config.vocab_size,
     }
-    metadata = {**{f"{ARCHITECTURE}.{key}": value for key, value in keys.items()}, **gguf_tokenizer(tokenizer, directory, config.vocab_size)}
+    metadata = {
+        **{f"{ARCHITECTURE}.{key}": value for key, value in keys.items()},
+        **gguf_tokenizer(tokenizer, directory, config.vocab_size),
+    }
     factors = {"decoder.final_layer_norm.weight": config.d_model**-0.5} if tied else {}
     return GgufSpec(ARCHITECTURE, metadata, _names(config, tied), factors=factors)
 
@@ -54,8 +65,13 @@ def _names(config: Any, tied: bool) -> dict[str, str]:  # noqa: ANN401
             for i, part in enumerate(parts):
                 linears = [f"{part}.{which}" for which in "qkvo"]
                 table = [f"{part}.relative_attention_bias"] if layer == i == 0 else []
-                paths += [f"{stack}.block.{layer}.layer.{i}.{path}" for path in ("layer_norm", *linears, *table)]
-            paths += [f"{stack}.block.{layer}.layer.{len(parts)}.{path}" for path in ("layer_norm", *(f"DenseReluDense.{which}" for which in feed_forward))]
+                paths += [
+                    f"{stack}.block.{layer}.layer.{i}.{path}" for path in ("layer_norm", *linears, *table)
+                ]
+            paths += [
+                f"{stack}.block.{layer}.layer.{len(parts)}.{path}"
+                for path in ("layer_norm", *(f"DenseReluDense.{which}" for which in feed_forward))
+            ]
         paths.append(f"{stack}.final_layer_norm")
     if not tied:
         paths.append("lm_head")

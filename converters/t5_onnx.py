@@ -1,8 +1,10 @@
-"""T5 as four models, for export: they run what the blocks run, the decoder's behind a cache of keys and values.
+"""T5 as four models, for export: they run what the blocks run, the decoder's behind a cache of keys and
+values.
 
-Named as optimum and transformers.js read them: `encoder_model`; `decoder_model`, which begins an answer and makes the cache of both attentions;
-`decoder_with_past_model`, which goes on with it; and `decoder_model_merged`, which does either, in one graph without a branch: no runtime fuses
-what stands in one. An answer is never padded, so that the decoder has no mask of its own.
+Named as optimum and transformers.js read them: `encoder_model`; `decoder_model`, which begins an answer and
+makes the cache of both attentions; `decoder_with_past_model`, which goes on with it; and
+`decoder_model_merged`, which does either, in one graph without a branch: no runtime fuses what stands in one.
+An answer is never padded, so that the decoder has no mask of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +28,13 @@ class StackLayer(Block, Protocol):
     def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor: ...
 
     def go_on(
-        self, module: nn.Module, hidden: Tensor, read: Tensor, bias: Tensor, cross: tuple[Tensor, Tensor] | None = None, past: object | None = None
+        self,
+        module: nn.Module,
+        hidden: Tensor,
+        read: Tensor,
+        bias: Tensor,
+        cross: tuple[Tensor, Tensor] | None = None,
+        past: object | None = None,
     ) -> Tensor: ...
 
 
@@ -77,7 +85,10 @@ class _Kept:
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
         if self._past:
-            key, value = torch.cat((self._past[layer][0], key), 2), torch.cat((self._past[layer][1], value), 2)
+            key, value = (
+                torch.cat((self._past[layer][0], key), 2),
+                torch.cat((self._past[layer][1], value), 2),
+            )
         self.present[layer] = (key, value)
         return key, value
 
@@ -96,7 +107,9 @@ class _Given(_Kept):
 
 
 class _Cache(EncoderDecoderCache):
-    """Its class is what transformers tells a cache of both attentions by; nothing of its own is used, since it branches on lengths."""
+    """Its class is what transformers tells a cache of both attentions by; nothing of its own is used, since
+    it branches on lengths.
+    """
 
     def __init__(self, own: _Kept, cross: _Kept) -> None:
         self.self_attention_cache: Any = own
@@ -113,8 +126,12 @@ class _Decoder(Blocks):
         self._stem, self._layers, self._head = family.stem, family.layers("decoder"), family.head
         super().__init__(source, [self._stem, *self._layers, self._head])
 
-    def run(self, input_ids: Tensor, cross: tuple[Tensor, Tensor] | None, read: Tensor, cache: _Cache, past: int) -> Tensor:
-        """Scores [batch, new, vocabulary], of tokens behind `past` others; without the encoder's states where the cache has what is made of them."""
+    def run(
+        self, input_ids: Tensor, cross: tuple[Tensor, Tensor] | None, read: Tensor, cache: _Cache, past: int
+    ) -> Tensor:
+        """Scores [batch, new, vocabulary], of tokens behind `past` others; without the encoder's states where
+        the cache has what is made of them.
+        """
         hidden = self._stem.run(self.part(self._stem.prefix), None, {"input_ids": input_ids})
         new = input_ids.shape[1]
         places = torch.arange(new, device=input_ids.device) + past
@@ -127,23 +144,41 @@ class _Decoder(Blocks):
 
 
 class Whole(_Decoder):
-    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values and those of the encoder's states, past and new together.
+    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values and those of the
+    encoder's states, past and new together.
 
-    The encoder's states are all given at each call, of which those are new that the cache has not yet: all at an answer's beginning, none later, when
-    linears multiply no rows. Without a cache for what can only begin.
+    The encoder's states are all given at each call, of which those are new that the cache has not yet: all at
+    an answer's beginning, none later, when linears multiply no rows. Without a cache for what can only begin.
     """
 
-    def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor,
+        *cached: Tensor,
+    ) -> tuple[Tensor, ...]:
         past = _pasts(cached)
         own, cross = (_Kept(pairs) for pairs in past)
         before, known = (pairs[0][0].shape[2] if pairs else 0 for pairs in past)
         read = encoder_attention_mask[:, None, None].bool()
-        logits = self.run(input_ids, (encoder_hidden_states[:, known:], read), read, _Cache(own, cross), before)
-        return (logits, *(tensor for layer in range(len(self._layers)) for tensor in (*own.present[layer], *cross.present[layer])))
+        logits = self.run(
+            input_ids, (encoder_hidden_states[:, known:], read), read, _Cache(own, cross), before
+        )
+        return (
+            logits,
+            *(
+                tensor
+                for layer in range(len(self._layers))
+                for tensor in (*own.present[layer], *cross.present[layer])
+            ),
+        )
 
 
 class Next(_Decoder):
-    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values, past and new together."""
+    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values, past and new
+    together.
+    """
 
     def __init__(self, family: TwoStacks, source: TensorSource) -> None:
         super().__init__(family, source)
@@ -151,27 +186,45 @@ class Next(_Decoder):
             attention = self.get_submodule(f"{layer.name}.layer.1.EncDecAttention")
             attention.k, attention.v = nn.Identity(), nn.Identity()
 
-    def forward(self, input_ids: Tensor, encoder_attention_mask: Tensor, *cached: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, input_ids: Tensor, encoder_attention_mask: Tensor, *cached: Tensor
+    ) -> tuple[Tensor, ...]:
         past, given = _pasts(cached)
         own = _Kept(past)
-        logits = self.run(input_ids, None, encoder_attention_mask[:, None, None].bool(), _Cache(own, _Given(given)), cached[0].shape[2])
+        logits = self.run(
+            input_ids,
+            None,
+            encoder_attention_mask[:, None, None].bool(),
+            _Cache(own, _Given(given)),
+            cached[0].shape[2],
+        )
         return (logits, *(tensor for layer in range(len(self._layers)) for tensor in own.present[layer]))
 
 
-def _pasts(cached: Sequence[Tensor]) -> tuple[Sequence[tuple[Tensor, Tensor]], Sequence[tuple[Tensor, Tensor]]]:
+def _pasts(
+    cached: Sequence[Tensor],
+) -> tuple[Sequence[tuple[Tensor, Tensor]], Sequence[tuple[Tensor, Tensor]]]:
     """Keys and values by layer, of the decoder's own tokens and of the encoder's states."""
     keys = range(0, len(cached), len(PARTS))
-    return [(cached[key], cached[key + 1]) for key in keys], [(cached[key + 2], cached[key + 3]) for key in keys]
+    return [(cached[key], cached[key + 1]) for key in keys], [
+        (cached[key + 2], cached[key + 3]) for key in keys
+    ]
 
 
 def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: ANN401
-    """The encoder first: the runtime begins there and finds the decoders beside it, two of which give scores together only and so have no towers."""
+    """The encoder first: the runtime begins there and finds the decoders beside it, two of which give scores
+    together only and so have no towers.
+    """
     depth = len(family.layers("decoder"))
     states = {0: "batch_size", 1: "encoder_sequence_length"}
     tokens = {0: "batch_size", 1: "decoder_sequence_length"}
-    # Two texts of seven tokens, of which a cache may have three, and of the decoder two new ones behind five: the exporter takes an axis of length
-    # 0 or 1 for a constant.
-    ones, hidden, ids = torch.ones(2, 7, dtype=torch.int64), torch.zeros(2, 7, config.d_model), torch.ones(2, 2, dtype=torch.int64)
+    # Two texts of seven tokens, of which a cache may have three, and of the decoder two new ones behind five:
+    # the exporter takes an axis of length 0 or 1 for a constant.
+    ones, hidden, ids = (
+        torch.ones(2, 7, dtype=torch.int64),
+        torch.zeros(2, 7, config.d_model),
+        torch.ones(2, 2, dtype=torch.int64),
+    )
     encoder = OnnxSpec(
         lambda source: Encoder(family, config, source),
         {"input_ids": ones, "attention_mask": ones},
@@ -179,7 +232,11 @@ def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: 
         {"last_hidden_state": states},
         [family],
     )
-    given: dict[str, Tensor] = {"input_ids": ids, "encoder_hidden_states": hidden, "encoder_attention_mask": ones}
+    given: dict[str, Tensor] = {
+        "input_ids": ids,
+        "encoder_hidden_states": hidden,
+        "encoder_attention_mask": ones,
+    }
     begun: Axes = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": states}
     first = OnnxSpec(
         lambda source: Whole(family, source),
@@ -198,15 +255,33 @@ def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: 
         [],
     )
     past = _axes("past_key_values", depth, "past_decoder_sequence_length", "past_encoder_sequence_length")
-    merged = OnnxSpec(lambda source: Whole(family, source), {**given, **_zeros(config, past, 3)}, {**begun, **past}, {"logits": tokens, **grown}, [family])
-    return {"encoder_model": encoder, "decoder_model": first, "decoder_with_past_model": after, "decoder_model_merged": merged}
+    merged = OnnxSpec(
+        lambda source: Whole(family, source),
+        {**given, **_zeros(config, past, 3)},
+        {**begun, **past},
+        {"logits": tokens, **grown},
+        [family],
+    )
+    return {
+        "encoder_model": encoder,
+        "decoder_model": first,
+        "decoder_with_past_model": after,
+        "decoder_model_merged": merged,
+    }
 
 
 def _axes(kind: str, depth: int, decoder: str, encoder: str) -> Axes:
     """Of a cache's parts, by their names."""
-    return {f"{kind}.{layer}.{part}": {0: "batch_size", 2: decoder if part in PARTS[:2] else encoder} for layer in range(depth) for part in PARTS}
+    return {
+        f"{kind}.{layer}.{part}": {0: "batch_size", 2: decoder if part in PARTS[:2] else encoder}
+        for layer in range(depth)
+        for part in PARTS
+    }
 
 
 def _zeros(config: Any, past: Iterable[str], states: int) -> dict[str, Tensor]:  # noqa: ANN401
     """A cache of five tokens of the decoder, and of so many of the encoder's."""
-    return {name: torch.zeros(2, config.num_heads, 5 if ".decoder." in name else states, config.d_kv) for name in past}
+    return {
+        name: torch.zeros(2, config.num_heads, 5 if ".decoder." in name else states, config.d_kv)
+        for name in past
+    }

@@ -14,7 +14,12 @@ def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     except Exception as error:  # the library raises whatever its parsers raise
         raise InputError(f"{directory}: its tokenizer cannot be read ({error})") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"{directory}: found a {type(tokenizer).__name__}, expected a fast tokenizer (tokenizer.json or vocab.txt)")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # the library makes an empty one where it finds no vocabulary
+        raise InputError(
+            f"{directory}: found a {type(tokenizer).__name__}, expected a fast tokenizer (tokenizer.json "
+            "or vocab.txt)"
+        )
+    if len(tokenizer) <= len(
+        tokenizer.all_special_tokens
+    ):  # the library makes an empty one where it finds no vocabulary
         raise InputError(f"{directory}: found no vocabulary, expected tokenizer.json or vocab.txt")
     return tokenizer

@@ -1,13 +1,17 @@
 """SentencePiece's unigram model (T5) as llama.cpp reads it.
 
-Texts are normalised by SentencePiece's table of characters, white space is stripped and runs of it are joined, and the pieces of the
-highest total score are taken. llama.cpp differs from the tokenizer, whatever a file says, on these texts:
+Texts are normalised by SentencePiece's table of characters, white space is stripped and runs of it are
+joined, and the pieces of the highest total score are taken. llama.cpp differs from the tokenizer, whatever a
+file says, on these texts:
 
-- where the tokenizer keeps white space at the end of a text, or before an added token (transformers 5's T5 makes a piece of it);
+- where the tokenizer keeps white space at the end of a text, or before an added token (transformers 5's T5
+  makes a piece of it);
 - where it takes other white space than the table knows for a space (T5's leaves U+0085 and a few more);
 - texts with a U+2581 of their own, which the tokenizer takes for a space;
-- texts with a letter of up to five bytes, its marks included, that the table maps without them (½ with an accent);
-- repetitions (runs of hyphens, say) that take pieces of two kinds: any order of these has the same score, and rounding errors decide;
+- texts with a letter of up to five bytes, its marks included, that the table maps without them (½ with an
+  accent);
+- repetitions (runs of hyphens, say) that take pieces of two kinds: any order of these has the same score, and
+  rounding errors decide;
 - texts that spell an added token only once they are normalised (in full-width letters).
 """
 
@@ -25,7 +29,17 @@ from gguf import TokenType
 from tokenizers.normalizers import Precompiled
 from transformers import PreTrainedTokenizerFast
 
-from converters.vocabulary import WORD_START, Keys, Rules, added_tokens, fragments, refuse_other_matching, refuse_settings, rows, specials
+from converters.vocabulary import (
+    WORD_START,
+    Keys,
+    Rules,
+    added_tokens,
+    fragments,
+    refuse_other_matching,
+    refuse_settings,
+    rows,
+    specials,
+)
 from epmq_export.errors import InputError
 
 _METASPACE = {"type": "Metaspace", "replacement": WORD_START, "prepend_scheme": "always"}
@@ -46,11 +60,14 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
     refuse_other_matching(rules, directory)
     unknown = model["unk_id"]
     if unknown is None:
-        raise InputError(f"{directory}: its tokenizer has no unknown token: llama.cpp would take some other token for it")
+        raise InputError(
+            f"{directory}: its tokenizer has no unknown token: llama.cpp would take some other token for it"
+        )
     for token, entry in added_tokens(rules).items():
         if not entry["special"]:
             raise InputError(
-                f"{directory}: added token {token!r} is not special, expected special ones: llama.cpp does not normalise texts that begin as it does"
+                f"{directory}: added token {token!r} is not special, expected special ones: llama.cpp "
+                "does not normalise texts that begin as it does"
             )
     pieces = {piece: row for row, (piece, _) in enumerate(model["vocab"])}
     tokens, types = rows(rules, pieces, directory, vocabulary)
@@ -73,7 +90,9 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
 
 
 def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[str], bool]:
-    """Of a text, whether llama.cpp normalises it and splits it as the tokenizer, which makes these pieces of it, does."""
+    """Of a text, whether llama.cpp normalises it and splits it as the tokenizer, which makes these pieces of
+    it, does.
+    """
     charsmap, keeps_end = _normalisation(rules, Path())
     mapped: Callable[[str], str] = Precompiled(charsmap).normalize_str if charsmap else str
     added = added_tokens(rules)
@@ -82,7 +101,11 @@ def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[st
         parts = [mapped(part) for part in fragments(rules, text)]
         spaced = any(part.endswith(" ") if keeps_end else _OTHER_SPACE.search(part) for part in parts)
         spelt = any(token in part for part in parts for token in added)
-        return WORD_START not in text and not (spaced or spelt or _tied(pieces(text))) and _marks_kept(text, mapped)
+        return (
+            WORD_START not in text
+            and not (spaced or spelt or _tied(pieces(text)))
+            and _marks_kept(text, mapped)
+        )
 
     return same
 
@@ -100,7 +123,9 @@ def _tied(pieces: Sequence[str]) -> bool:
 
 
 def _marks_kept(text: str, mapped: Callable[[str], str]) -> bool:
-    """The tokenizer maps letter and marks at once where they are up to five bytes, and then drops the marks that the table does not know there."""
+    """The tokenizer maps letter and marks at once where they are up to five bytes, and then drops the marks
+    that the table does not know there.
+    """
     clusters: list[str] = []
     for letter in text:
         if clusters and (letter in "\u200c\u200d" or unicodedata.category(letter).startswith("M")):
@@ -108,7 +133,10 @@ def _marks_kept(text: str, mapped: Callable[[str], str]) -> bool:
         else:
             clusters.append(letter)
     marked = {cluster for cluster in clusters if len(cluster) > 1 and len(cluster.encode()) < 6}
-    return all(mapped(cluster) in ("".join(map(mapped, cluster)), unicodedata.normalize("NFKC", cluster)) for cluster in marked)
+    return all(
+        mapped(cluster) in ("".join(map(mapped, cluster)), unicodedata.normalize("NFKC", cluster))
+        for cluster in marked
+    )
 
 
 def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
@@ -119,24 +147,37 @@ def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
     if steps and steps[0]["type"] == "Precompiled":
         charsmap = base64.b64decode(steps[0]["precompiled_charsmap"])
         steps = steps[1:]
-    ways = [{key: value for key, value in way.items() if key != "split"} for way in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
+    ways = [
+        {key: value for key, value in way.items() if key != "split"}
+        for way in pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    ]
     if ways == [_METASPACE] and steps == [_JOIN_SPACE]:
         return charsmap, True
-    if charsmap and (ways, steps) in (([{"type": "WhitespaceSplit"}, _METASPACE], []), ([_METASPACE], [_STRIP, _JOIN_START])):
+    if charsmap and (ways, steps) in (
+        ([{"type": "WhitespaceSplit"}, _METASPACE], []),
+        ([_METASPACE], [_STRIP, _JOIN_START]),
+    ):
         return charsmap, False
     raise InputError(
-        f"{directory}: its tokenizer normalises by {steps} and splits by {ways}, expected runs of spaces to be joined and to become {WORD_START!r}: "
+        f"{directory}: its tokenizer normalises by {steps} and splits by {ways}, expected runs of spaces to "
+        f"be joined and to become {WORD_START!r}: "
         "llama.cpp's unigram model has no other"
     )
 
 
 def _refuse_other_scores(scores: list[float], tokens: list[str], types: list[int], directory: Path) -> None:
-    """llama.cpp holds scores in single precision and takes the lowest of ordinary pieces for the measure of an unknown one."""
+    """llama.cpp holds scores in single precision and takes the lowest of ordinary pieces for the measure of
+    an unknown one.
+    """
     lowest = min(score for score, kind in zip(scores, types, strict=False) if kind == TokenType.NORMAL)
     for token, score in zip(tokens, scores, strict=False):
         if not math.isclose(float(np.float32(score)), score, rel_tol=1e-12):
-            raise InputError(f"{directory}: token {token!r} has the score {score!r}, expected one that single precision holds: ties would be broken otherwise")
+            raise InputError(
+                f"{directory}: token {token!r} has the score {score!r}, expected one that single "
+                "precision holds: ties would be broken otherwise"
+            )
         if score < lowest:
             raise InputError(
-                f"{directory}: token {token!r} has the score {score!r}, below that of every ordinary piece: llama.cpp measures unknown ones by those"
+                f"{directory}: token {token!r} has the score {score!r}, below that of every ordinary "
+                "piece: llama.cpp measures unknown ones by those"
             )

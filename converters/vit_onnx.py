@@ -12,10 +12,14 @@ from epmq_export.family import Batch, Block, TensorSource
 
 
 class Encoder(Blocks):
-    """pixel_values float32 [batch, 3, height, width] -> last_hidden_state [batch, tokens, width], normalised; pooler_output [batch, width], its
-    first row; and, where the family's output is another, that, [batch, ...]."""
+    """pixel_values float32 [batch, 3, height, width] -> last_hidden_state [batch, tokens, width], normalised;
+    pooler_output [batch, width], its first row; and, where the family's output is another, that, [batch,
+    ...].
+    """
 
-    def __init__(self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor] | None, source: TensorSource) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor] | None, source: TensorSource
+    ) -> None:
         super().__init__(source, blocks)
         self._tower, self._output = tuple(blocks), output
 

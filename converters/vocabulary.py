@@ -1,4 +1,6 @@
-"""What llama.cpp wants of every language model's tokenizer: tokens by row, their types, special ids, what begins and ends a text."""
+"""What llama.cpp wants of every language model's tokenizer: tokens by row, their types, special ids, what
+begins and ends a text.
+"""
 
 import re
 from collections import Counter
@@ -24,16 +26,80 @@ NFC = {"type": "NFC"}
 IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
 # What ends a turn of a chat, as llama.cpp knows it, the first that a vocabulary has.
 _ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
-# Tokens that llama.cpp takes for control tokens wherever it finds them, whatever the file says of their types.
+# Tokens that llama.cpp takes for control tokens wherever it finds them, whatever the file says of their
+# types.
 _CONTROL_BY_NAME = {
-    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_turn>", "<|endoftext|>", "</s>"),
-    *("<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "[e~["),
-    *("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<PRE>", "\u2581<PRE>", "<|code_prefix|>", "<|prefix|>"),
-    *("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<SUF>", "\u2581<SUF>", "<|code_suffix|>", "<|suffix|>"),
-    *("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>", "\u2581<MID>", "<|code_middle|>", "<|middle|>"),
-    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    *(
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|calls|>",
+        "<|flush|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+    ),
+    *(
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "[e~[",
+    ),
+    *(
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<PRE>",
+        "\u2581<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+    ),
+    *(
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<SUF>",
+        "\u2581<SUF>",
+        "<|code_suffix|>",
+        "<|suffix|>",
+    ),
+    *(
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<MID>",
+        "\u2581<MID>",
+        "<|code_middle|>",
+        "<|middle|>",
+    ),
+    *(
+        "<|fim_pad|>",
+        "<fim-pad>",
+        "<fim_pad>",
+        "<PAD>",
+        "[PAD]",
+        "<|fim_repo|>",
+        "<|repo_name|>",
+        "<fim-repo>",
+        "<REPO>",
+        "<reponame>",
+    ),
     *("<|file_sep|>", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"),
-    *("<\uff5cend\u2581of\u2581sentence\uff5c>", "<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+    *(
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "<\uff5cfim\u2581begin\uff5c>",
+        "<\uff5cfim\u2581hole\uff5c>",
+        "<\uff5cfim\u2581end\uff5c>",
+    ),
 }
 
 
@@ -41,16 +107,22 @@ def added_tokens(rules: Rules) -> dict[str, dict[str, Any]]:
     return {entry["content"]: entry for entry in rules["added_tokens"]}
 
 
-def rows(rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: int) -> tuple[list[str], list[int]]:
+def rows(
+    rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: int
+) -> tuple[list[str], list[int]]:
     """Tokens and types by row; a row that no token names is unused."""
     added = added_tokens(rules)
     tokens = [f"[PAD{row}]" for row in range(vocabulary)]
     types = [int(TokenType.UNUSED)] * vocabulary
     for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
         if not 0 <= row < vocabulary:
-            raise InputError(f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings")
+            raise InputError(
+                f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings"
+            )
         if not token or "\0" in token:
-            raise InputError(f"{directory}: token {row} is {token!r}: llama.cpp can hold neither an empty one nor a NUL")
+            raise InputError(
+                f"{directory}: token {row} is {token!r}: llama.cpp can hold neither an empty one nor a NUL"
+            )
         tokens[row], types[row] = token, int(TokenType.NORMAL)
         if token in added:
             types[row] = int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED)
@@ -61,7 +133,9 @@ def rows(rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: i
 
 
 def taken_for_control(rules: Rules, pieces: Iterable[str]) -> frozenset[str]:
-    """Pieces like others that llama.cpp takes for control tokens by their names, such as `</s>` in Qwen's vocabulary: nothing in a file helps."""
+    """Pieces like others that llama.cpp takes for control tokens by their names, such as `</s>` in Qwen's
+    vocabulary: nothing in a file helps.
+    """
     return frozenset(pieces) & _CONTROL_BY_NAME - added_tokens(rules).keys()
 
 
@@ -71,11 +145,16 @@ def fragments(rules: Rules, text: str) -> list[str]:
     return re.split("|".join(map(re.escape, added)), text) if added else [text]
 
 
-def refuse_settings(found: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], directory: Path, what: str) -> None:
+def refuse_settings(
+    found: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], directory: Path, what: str
+) -> None:
     """Of a part of tokenizer.json, by key, the values of which llama.cpp does the same."""
     for key, accepted in expected.items():
         if found.get(key) not in accepted:
-            raise InputError(f"{directory}: its tokenizer has {what}.{key} {found.get(key)!r}, expected {accepted[0]!r}: llama.cpp has no other")
+            raise InputError(
+                f"{directory}: its tokenizer has {what}.{key} {found.get(key)!r}, expected "
+                f"{accepted[0]!r}: llama.cpp has no other"
+            )
 
 
 def refuse_other_matching(rules: Rules, directory: Path) -> None:
@@ -84,14 +163,22 @@ def refuse_other_matching(rules: Rules, directory: Path) -> None:
     for token, entry in added.items():
         for rule in ("single_word", "lstrip", "rstrip"):
             if entry[rule]:
-                raise InputError(f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds added tokens wherever they stand")
+                raise InputError(
+                    f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds "
+                    "added tokens wherever they stand"
+                )
         if entry["normalized"] and rules["normalizer"] not in (None, NFC):
-            raise InputError(f"{directory}: added token {token!r} has normalized true, expected false: llama.cpp finds added tokens in the raw text")
+            raise InputError(
+                f"{directory}: added token {token!r} has normalized true, expected false: llama.cpp finds "
+                "added tokens in the raw text"
+            )
     _refuse_overlaps(list(added), directory)
 
 
 def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
-    """Where the end of one token begins another, Hugging Face takes the one on the left, llama.cpp the longer; runs of one letter aside."""
+    """Where the end of one token begins another, Hugging Face takes the one on the left, llama.cpp the
+    longer; runs of one letter aside.
+    """
     known: dict[str, list[str]] = {}
     for token in tokens:
         for length in range(1, len(token)):
@@ -107,12 +194,20 @@ def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
 
 
 def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequence[str]) -> Keys:
-    """The ids of special tokens, and whether the tokenizer begins a text with one and ends it with one: by what it does, whatever it says."""
+    """The ids of special tokens, and whether the tokenizer begins a text with one and ends it with one: by
+    what it does, whatever it says.
+    """
     keys: Keys = {}
     ids = {name: getattr(tokenizer, attribute) for name, attribute in IDS.items()}
     plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
-    start = next((index for index in range(len(whole)) if plain and whole[index : index + len(plain)] == plain), -1)
-    around = {"bos": whole[:start], "eos": whole[start + len(plain) :]} if start >= 0 else {"bos": whole, "eos": []}
+    start = next(
+        (index for index in range(len(whole)) if plain and whole[index : index + len(plain)] == plain), -1
+    )
+    around = (
+        {"bos": whole[:start], "eos": whole[start + len(plain) :]}
+        if start >= 0
+        else {"bos": whole, "eos": []}
+    )
     for name, found in around.items():
         if start < 0 or len(found) > 1 or (found and ids[name] not in (None, found[0])):
             raise InputError(
@@ -124,7 +219,10 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
         if row is not None:
             keys[f"tokenizer.ggml.{name}_token_id"] = int(row)
         elif name in needed:
-            raise InputError(f"{directory}: its tokenizer has no {IDS[name].removesuffix('_id')}: llama.cpp would take some other token for it")
+            raise InputError(
+                f"{directory}: its tokenizer has no {IDS[name].removesuffix('_id')}: llama.cpp would take "
+                "some other token for it"
+            )
     known = tokenizer.get_vocab()
     ends = next((known[token] for token in _ENDS_TURN if token in known), None)
     if ends is not None:
@@ -140,5 +238,7 @@ def chat_template(tokenizer: PreTrainedTokenizerFast, directory: Path) -> Keys:
     if found is None:
         return {}
     if not isinstance(found, str):
-        raise InputError(f"{directory}: its tokenizer has {len(found)} chat templates ({', '.join(found)}), expected one")
+        raise InputError(
+            f"{directory}: its tokenizer has {len(found)} chat templates ({', '.join(found)}), expected one"
+        )
     return {"tokenizer.chat_template": found}

@@ -1,9 +1,10 @@
 """A WordPiece tokenizer as llama.cpp reads it.
 
-llama.cpp's own rules: words are split at white space, around punctuation and around CJK ideographs; the longest known piece is
-taken from the left. A vocabulary entry that begins a word is written with U+2581 before it, one that continues a word without
-its `##`, and special tokens as they are. What the metadata cannot say (another way to split or to clean) is refused here, since a
-file that tokenises differently gives other outputs without a warning.
+llama.cpp's own rules: words are split at white space, around punctuation and around CJK ideographs; the
+longest known piece is taken from the left. A vocabulary entry that begins a word is written with U+2581
+before it, one that continues a word without its `##`, and special tokens as they are. What the metadata
+cannot say (another way to split or to clean) is refused here, since a file that tokenises differently gives
+other outputs without a warning.
 """
 
 import json
@@ -46,9 +47,14 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
     types = [int(TokenType.UNUSED)] * vocabulary
     for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
         if not 0 <= row < vocabulary:
-            raise InputError(f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings")
+            raise InputError(
+                f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings"
+            )
         if token in added:
-            tokens[row], types[row] = token, int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED)
+            tokens[row], types[row] = (
+                token,
+                int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED),
+            )
         else:
             tokens[row] = token.removeprefix(CONTINUES) if token.startswith(CONTINUES) else WORD_START + token
             types[row] = int(TokenType.NORMAL)
@@ -67,7 +73,9 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
         if row is not None:
             metadata[f"tokenizer.ggml.{key}_token_id"] = row
         elif attribute in _NEEDED:
-            raise InputError(f"{directory}: its tokenizer has no {attribute.removesuffix('_id')}, which llama.cpp needs")
+            raise InputError(
+                f"{directory}: its tokenizer has no {attribute.removesuffix('_id')}, which llama.cpp needs"
+            )
     metadata["tokenizer.ggml.add_bos_token"] = True
     metadata["tokenizer.ggml.add_eos_token"] = False  # the separator ends the text
     metadata["tokenizer.ggml.add_sep_token"] = True
@@ -77,14 +85,21 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
 
 
 def _refuse_other_rules(rules: dict[str, Any], directory: Path) -> None:
-    """max_input_chars_per_word stays: llama.cpp has no such limit, so a word past it becomes pieces there and one [UNK] here."""
+    """max_input_chars_per_word stays: llama.cpp has no such limit, so a word past it becomes pieces there and
+    one [UNK] here.
+    """
     model, processor = rules["model"], rules["post_processor"] or {}
     found = {
         "model": model["type"],
         "model.continuing_subword_prefix": model.get("continuing_subword_prefix"),
-        **{f"normalizer.{key}": (rules["normalizer"] or {}).get(key) for key in ("type", "clean_text", "handle_chinese_chars")},
+        **{
+            f"normalizer.{key}": (rules["normalizer"] or {}).get(key)
+            for key in ("type", "clean_text", "handle_chinese_chars")
+        },
         "pre_tokenizer": (rules["pre_tokenizer"] or {}).get("type"),
-        "post_processor": _template(processor) if processor.get("type") == "TemplateProcessing" else processor.get("type"),
+        "post_processor": _template(processor)
+        if processor.get("type") == "TemplateProcessing"
+        else processor.get("type"),
     }
     accepted: dict[str, tuple[Any, ...]] = {
         "model": ("WordPiece",),
@@ -97,7 +112,10 @@ def _refuse_other_rules(rules: dict[str, Any], directory: Path) -> None:
     }
     for key, value in found.items():
         if value not in accepted[key]:
-            raise InputError(f"{directory}: its tokenizer has {key} {value!r}, expected {accepted[key][0]!r}: llama.cpp's WordPiece has no other")
+            raise InputError(
+                f"{directory}: its tokenizer has {key} {value!r}, expected {accepted[key][0]!r}: "
+                "llama.cpp's WordPiece has no other"
+            )
 
 
 def _template(processor: dict[str, Any]) -> str:
@@ -111,11 +129,17 @@ def _refuse_other_matching(added: dict[str, dict[str, Any]], directory: Path) ->
     for token, entry in added.items():
         for rule in ("normalized", "single_word"):
             if entry[rule]:
-                raise InputError(f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds added tokens in the raw text")
+                raise InputError(
+                    f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds "
+                    "added tokens in the raw text"
+                )
 
 
 def _refuse_twins(tokens: list[str], directory: Path) -> None:
     """Pieces that differ here and are spelt alike there, such as `##\u2581x` and `x`."""
     twin, count = Counter(tokens).most_common(1)[0]
     if count > 1:
-        raise InputError(f"{directory}: two tokens are spelt {twin!r} in GGUF's vocabulary, so llama.cpp cannot tell them apart")
+        raise InputError(
+            f"{directory}: two tokens are spelt {twin!r} in GGUF's vocabulary, so llama.cpp cannot tell "
+            "them apart"
+        )

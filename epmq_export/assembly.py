@@ -1,4 +1,6 @@
-"""The model that a plan makes of the models it names: slices of layers under their new numbers, each merged by itself."""
+"""The model that a plan makes of the models it names: slices of layers under their new numbers, each merged
+by itself.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -14,7 +16,8 @@ from epmq_export.tensors import TypedSource
 from epmq_export.vocabulary import Aligned, Vocabulary
 from epmq_export.yaml_lines import Key
 
-# The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the shared embeddings.
+# The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the
+# shared embeddings.
 _REST = ("default", "shared")
 
 
@@ -38,42 +41,66 @@ class Joined:
 
 
 def assemble(
-    recipe: Recipe, plan: Plan, models: Mapping[str, TypedSource], dtype: torch.dtype | None = None, vocabulary: Vocabulary | None = None
+    recipe: Recipe,
+    plan: Plan,
+    models: Mapping[str, TypedSource],
+    dtype: torch.dtype | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> TypedSource:
-    """The merge, computed tensor by tensor as it is loaded. `models` are by location; with `vocabulary`, all get its tokens first.
+    """The merge, computed tensor by tensor as it is loaded. `models` are by location; with `vocabulary`, all
+    get its tokens first.
 
-    InputError where models do not fit each other; RecipeError for layers that a model has not, and modules that no tensor belongs to.
+    InputError where models do not fit each other; RecipeError for layers that a model has not, and modules
+    that no tensor belongs to.
     """
     parts: list[TypedSource] = []
     for name, slices in plan.modules.items():
-        inside = (lambda tensor: True) if name == WHOLE else _members(recipe, plan, name, models[slices[0].base.location])
+        inside = (
+            (lambda tensor: True)
+            if name == WHOLE
+            else _members(recipe, plan, name, models[slices[0].base.location])
+        )
         parts += _module(recipe, slices, models, inside, dtype, vocabulary)
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
 def origins(recipe: Recipe, plan: Plan, base: TypedSource) -> dict[str, list[int]]:
-    """For each stack of layers that `slices` make, by its name in the base: which layer of its slice's base each of its layers comes from.
+    """For each stack of layers that `slices` make, by its name in the base: which layer of its slice's base
+    each of its layers comes from.
 
     For a plan that `assemble` takes; RecipeError where the base has another number of stacks than one there.
     """
-    return {stack: [layer for span in ranges for layer in range(*span)] for stack, _, ranges in _sliced(recipe, plan, base)}
+    return {
+        stack: [layer for span in ranges for layer in range(*span)]
+        for stack, _, ranges in _sliced(recipe, plan, base)
+    }
 
 
-def _sliced(recipe: Recipe, plan: Plan, base: TypedSource) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
-    """Each stack of the base that `slices` make anew, its number of layers, and the ranges that it is made of."""
+def _sliced(
+    recipe: Recipe, plan: Plan, base: TypedSource
+) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
+    """Each stack of the base that `slices` make anew, its number of layers, and the ranges that it is made
+    of.
+    """
     for name, slices in plan.modules.items():
         ranges = [part.base.layers for part in slices if part.base.layers is not None]
         if ranges:
-            stack, count = _one_stack(recipe, ("base_model",), recipe.base_model, base, _members(recipe, plan, name, base))
+            stack, count = _one_stack(
+                recipe, ("base_model",), recipe.base_model, base, _members(recipe, plan, name, base)
+            )
             yield stack, count, ranges
 
 
 def _inside(plan: Plan, name: str) -> Callable[[str], bool]:
-    """Whether a tensor belongs to a module: the one whose name, up to a dot, begins the tensor's; the longest counts, and _REST have the rest."""
+    """Whether a tensor belongs to a module: the one whose name, up to a dot, begins the tensor's; the longest
+    counts, and _REST have the rest.
+    """
     rest = next((module for module in _REST if module in plan.modules), None)
 
     def owner(tensor: str) -> str | None:
-        return max((module for module in plan.modules if tensor.startswith(f"{module}.")), key=len, default=rest)
+        return max(
+            (module for module in plan.modules if tensor.startswith(f"{module}.")), key=len, default=rest
+        )
 
     return lambda tensor: owner(tensor) == name
 
@@ -81,10 +108,24 @@ def _inside(plan: Plan, name: str) -> Callable[[str], bool]:
 def _members(recipe: Recipe, plan: Plan, name: str, base: TypedSource) -> Callable[[str], bool]:
     inside = _inside(plan, name)
     if not any(inside(tensor) for tensor in base.names()):
-        raise recipe.mistake(("modules", name), "found no tensor that belongs to it, expected the first part of tensors' names, or 'default' for all the rest")
-    lost = [tensor for tensor in base.names() if not any(_inside(plan, module)(tensor) for module in plan.modules)]
+        raise recipe.mistake(
+            ("modules", name),
+            (
+                "found no tensor that belongs to it, expected the first part of tensors' names, or 'default' "
+                "for all the rest"
+            ),
+        )
+    lost = [
+        tensor for tensor in base.names() if not any(_inside(plan, module)(tensor) for module in plan.modules)
+    ]
     if lost:
-        raise recipe.mistake(("modules",), f"found no module for {lost[0]} ({len(lost)} such tensors), expected the first part of its name, or 'default'")
+        raise recipe.mistake(
+            ("modules",),
+            (
+                f"found no module for {lost[0]} ({len(lost)} such tensors), expected the first part of its "
+                "name, or 'default'"
+            ),
+        )
     return inside
 
 
@@ -108,12 +149,26 @@ def _module(
                 views[location] = Renamed(model, {name: name for name in model.names() if inside(name)})
             else:
                 stack = _stack(recipe, strand, model, inside)
-                views[location] = _view(model, strand.layers, stack, inside, first, part is slices[0], part is slices[-1])
-                layers = layers or Layers({stack: len(range(*strand.layers))}, first, tuple(expert.layers[0] for expert in part.experts if expert.layers))
+                views[location] = _view(
+                    model, strand.layers, stack, inside, first, part is slices[0], part is slices[-1]
+                )
+                layers = layers or Layers(
+                    {stack: len(range(*strand.layers))},
+                    first,
+                    tuple(expert.layers[0] for expert in part.experts if expert.layers),
+                )
         if vocabulary is not None:
             base = part.base.location if not recipe.counts_base else recipe.location(recipe.base_model)
             views = {location: Aligned(location, views, base, vocabulary) for location in views}
-        parts.append(merged(views[part.base.location], [views[expert.location] for expert in part.experts], part.settings, dtype, layers))
+        parts.append(
+            merged(
+                views[part.base.location],
+                [views[expert.location] for expert in part.experts],
+                part.settings,
+                dtype,
+                layers,
+            )
+        )
         first += len(range(*part.base.layers)) if part.base.layers else 0
     return parts
 
@@ -122,20 +177,44 @@ def _stack(recipe: Recipe, strand: Strand, model: TypedSource, inside: Callable[
     """The one stack of layers that a module has in a model, with the layers that the strand asks for."""
     stack, count = _one_stack(recipe, (*strand.key, "model"), strand.name, model, inside)
     if strand.layers is not None and strand.layers[1] > count:
-        raise recipe.mistake((*strand.key, "layer_range"), f"found {list(strand.layers)}, but {strand.name} has {count} layers, expected at most [0, {count}]")
+        raise recipe.mistake(
+            (*strand.key, "layer_range"),
+            (
+                f"found {list(strand.layers)}, but {strand.name} has {count} layers, expected at most [0, "
+                f"{count}]"
+            ),
+        )
     return stack
 
 
-def _one_stack(recipe: Recipe, key: Key, name: str, model: TypedSource, inside: Callable[[str], bool]) -> tuple[str, int]:
+def _one_stack(
+    recipe: Recipe, key: Key, name: str, model: TypedSource, inside: Callable[[str], bool]
+) -> tuple[str, int]:
     counts = count_layers(tensor for tensor in model.names() if inside(tensor))
     if len(counts) != 1:
         found = f"{len(counts)} stacks of layers ({', '.join(counts)})" if counts else "no layers"
-        raise recipe.mistake(key, f"found {found} in {name}, expected one; `modules` can name the parts of a model that have layers of their own")
+        raise recipe.mistake(
+            key,
+            (
+                f"found {found} in {name}, expected one; `modules` can name the parts of a model that have "
+                "layers of their own"
+            ),
+        )
     return next(iter(counts.items()))
 
 
-def _view(model: TypedSource, span: tuple[int, int], stack: str, inside: Callable[[str], bool], first: int, before: bool, after: bool) -> Renamed:
-    """Some layers under the numbers that they get, the first of them `first`; with what stands before or after all layers, if asked for."""
+def _view(
+    model: TypedSource,
+    span: tuple[int, int],
+    stack: str,
+    inside: Callable[[str], bool],
+    first: int,
+    before: bool,
+    after: bool,
+) -> Renamed:
+    """Some layers under the numbers that they get, the first of them `first`; with what stands before or
+    after all layers, if asked for.
+    """
     names = {}
     for name in model.names():
         layer = layer_of(name)
@@ -150,10 +229,20 @@ def _view(model: TypedSource, span: tuple[int, int], stack: str, inside: Callabl
 
 
 def require_layers(recipe: Recipe, plan: Plan, base: TypedSource) -> None:
-    """RecipeError where the merge has not the base's own layers, each made of the same layer of every model: its experts could be no targets."""
-    # Ranges of layers that are kept follow each other from 0 on, so that the last one's end says how many there are.
-    if not plan.keeps_layers() or any(ranges[-1][1] != count for _, count, ranges in _sliced(recipe, plan, base)):
+    """RecipeError where the merge has not the base's own layers, each made of the same layer of every model:
+    its experts could be no targets.
+    """
+    # Ranges of layers that are kept follow each other from 0 on, so that the last one's end says how many
+    # there are.
+    if not plan.keeps_layers() or any(
+        ranges[-1][1] != count for _, count, ranges in _sliced(recipe, plan, base)
+    ):
         key: tuple[str, ...] = ("slices",) if recipe.slices else ("modules",)
         raise recipe.mistake(
-            key, "found layers in another order or number than the base's, expected its own: calibration needs experts with the base's layers; `merge` works"
+            key,
+            (
+                "found layers in another order or number than the base's, expected its own: calibration "
+                "needs "
+                "experts with the base's layers; `merge` works"
+            ),
         )

@@ -1,4 +1,6 @@
-"""The stages of a run in a row: calibrate, write, reload and judge. Each leaves what the next reads, so that each can run alone."""
+"""The stages of a run in a row: calibrate, write, reload and judge. Each leaves what the next reads, so that
+each can run alone.
+"""
 
 import json
 import logging
@@ -46,11 +48,16 @@ class Chain:
         """All of it. RecipeError where something is there that is not to be replaced."""
         names = project.formats
         for name in names:
-            self.reader(project.sources.family, name).version()  # a missing runtime is told before the work, not after it
+            self.reader(
+                project.sources.family, name
+            ).version()  # a missing runtime is told before the work, not after it
         if "gguf" in names:
             require_readable(project.recipe, project.sources.family)
         if files.taken(output) and not (overwrite or resume):
-            raise RecipeError(f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run")
+            raise RecipeError(
+                f"{output} exists: give another place, --overwrite, or --resume to go on from an "
+                "interrupted run"
+            )
         files.make_directory(output)
         if overwrite and not resume:
             for name in (PACKED, PACKED_ONNX, REPORT, *self.formats):
@@ -58,16 +65,27 @@ class Chain:
         apart = project.recipe.quantization.onnx_apart and len(names) > 1
         for place, own in ((PACKED, ["gguf"]), (PACKED_ONNX, ["onnx"])) if apart else ((PACKED, names),):
             finished = resume and (output / place).exists()
-            packed = project.calibrated(output / place) if finished else calibrate(project, output / place, resume, stages, own[0])
+            packed = (
+                project.calibrated(output / place)
+                if finished
+                else calibrate(project, output / place, resume, stages, own[0])
+            )
             self.export(packed, output, own, overwrite=True, stages=stages)
         return self.verify(output, names, project, stages, output / REPORT)
 
-    def export(self, packed: Packed, output: Path, names: Sequence[str], overwrite: bool, stages: Stages) -> list[Path]:
-        """Write the formats, all that the family can be written in where none are named; the files that tasks are judged by."""
+    def export(
+        self, packed: Packed, output: Path, names: Sequence[str], overwrite: bool, stages: Stages
+    ) -> list[Path]:
+        """Write the formats, all that the family can be written in where none are named; the files that tasks
+        are judged by.
+        """
         family = self.open_family(packed.directory)
         names = names or [*family.runtimes]
         if lacking := [name for name in names if name not in family.runtimes]:
-            raise RecipeError(f"--format {lacking[0]}: family {family.name} cannot be written in it, expected {' or '.join(family.runtimes)}")
+            raise RecipeError(
+                f"--format {lacking[0]}: family {family.name} cannot be written in it, expected "
+                f"{' or '.join(family.runtimes)}"
+            )
         for name in names:
             files.refuse_existing(output / name, overwrite)
         written = []
@@ -78,8 +96,11 @@ class Chain:
             written.append(output / name / model)
         return written
 
-    def verify(self, output: Path, names: Sequence[str], project: Project | None, stages: Stages, report: Path | None) -> Verdict:
-        """Each file against the packed checkpoint that it was written from; the tasks of all against that of GGUF, where the two differ.
+    def verify(
+        self, output: Path, names: Sequence[str], project: Project | None, stages: Stages, report: Path | None
+    ) -> Verdict:
+        """Each file against the packed checkpoint that it was written from; the tasks of all against that of
+        GGUF, where the two differ.
 
         Without names, every format that is there.
         """
@@ -95,20 +116,35 @@ class Chain:
         if project is not None:
             with stages.stage("score the references") as update:
                 judge = project.judge(packed, lambda text: update(text, 0, 0))
-        tolerances = RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {})) if project is None else project.recipe.verify
+        tolerances = (
+            RecipeVerify.model_validate(packed.index.get("recipe", {}).get("verify", {}))
+            if project is None
+            else project.recipe.verify
+        )
         with stages.stage("verify") as update:
             verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))
         if report is not None:
-            Report(packed, apart if "onnx" in names else None, verdict, project.recipe.path if project is not None else None, stages.seconds).write(report)
+            Report(
+                packed,
+                apart if "onnx" in names else None,
+                verdict,
+                project.recipe.path if project is not None else None,
+                stages.seconds,
+            ).write(report)
         return verdict
 
     def _there(self, output: Path, family: Family, packed: Packed) -> list[str]:
         names = [name for name in family.runtimes if (output / name).is_dir()]
         if not names:
-            raise InputError(f"{output}: found none of {', '.join(family.runtimes)}, expected the directories that `epmq export` writes")
+            raise InputError(
+                f"{output}: found none of {', '.join(family.runtimes)}, expected the directories that "
+                "`epmq export` writes"
+            )
         asked = packed.index.get("recipe", {}).get("export", {}).get("formats") or [*family.runtimes]
         if missing := [name for name in asked if name not in names]:
-            log.warning("%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing))
+            log.warning(
+                "%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing)
+            )
         return names
 
     def runner(self, model: Path, project: Project) -> Callable[[Sequence[Sample]], Outputs]:

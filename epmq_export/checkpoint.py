@@ -1,4 +1,6 @@
-"""Models by name: a directory of safetensors, a GGUF file, a Hugging Face id, a LoRA adapter on a base. Tensors are read lazily, by name."""
+"""Models by name: a directory of safetensors, a GGUF file, a Hugging Face id, a LoRA adapter on a base.
+Tensors are read lazily, by name.
+"""
 
 import re
 from collections.abc import Callable
@@ -7,7 +9,12 @@ from typing import Protocol
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from torch import Tensor
 
 from epmq_export import lora
@@ -35,23 +42,32 @@ class Checkpoint(TypedSource, Protocol):
     """Where its config is; for an adapter, its model's."""
 
     def files(self) -> list[Path]:
-        """Every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the base's own files."""
+        """Every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the base's
+        own files.
+        """
         ...
 
 
 OpenGguf = Callable[[str, Path], Checkpoint]
-"""A GGUF file as a checkpoint, by its location as the user wrote it and its path: `converters` knows which model family's names and config it has."""
+"""A GGUF file as a checkpoint, by its location as the user wrote it and its path: `converters` knows which
+model family's names and config it has.
+"""
 
 
 class Weights:
-    """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers only."""
+    """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers
+    only.
+    """
 
     def __init__(self, location: str, directory: Path) -> None:
         self.location, self.directory, self.model_directory = location, directory, directory
         settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
         for path in settings:
             if "quantization_config" in read_json(path):
-                raise InputError(f"{path}: found quantization_config, expected an unquantised model: merging needs the weights as they were trained")
+                raise InputError(
+                    f"{path}: found quantization_config, expected an unquantised model: merging needs the "
+                    "weights as they were trained"
+                )
         self._stored = StoredWeights(directory)
         self._settings = settings
 
@@ -83,11 +99,19 @@ class Adapted(lora.Lora):
         return sorted({self.directory / lora.CONFIG, self.directory / lora.WEIGHTS, *self._base_files})
 
 
-def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relative_to: Path | None = None, *, open_gguf: OpenGguf | None = None) -> Checkpoint:
-    """A model by directory or GGUF file (relative to `relative_to`), by hub id with an optional `@revision`, or as `BASE+ADAPTER`.
+def open_checkpoint(
+    location: str | Path,
+    base: Checkpoint | None = None,
+    relative_to: Path | None = None,
+    *,
+    open_gguf: OpenGguf | None = None,
+) -> Checkpoint:
+    """A model by directory or GGUF file (relative to `relative_to`), by hub id with an optional `@revision`,
+    or as `BASE+ADAPTER`.
 
-    A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried only where no local path
-    has that name. InputError, naming file and tensor, where it cannot be found or is not whole, and for a GGUF file without `open_gguf`.
+    A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried
+    only where no local path has that name. InputError, naming file and tensor, where it cannot be found or is
+    not whole, and for a GGUF file without `open_gguf`.
     """
     text = str(location)
     path = (relative_to or Path()) / Path(text).expanduser()
@@ -96,7 +120,9 @@ def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relati
         own = open_checkpoint(left, None, relative_to, open_gguf=open_gguf)
         directory = _directory(right, relative_to)
         if not lora.is_adapter(directory):
-            raise InputError(f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER")
+            raise InputError(
+                f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER"
+            )
         return Adapted(text, directory, own, base_is_own=True)
     if is_gguf(path):
         if open_gguf is None:
@@ -105,9 +131,15 @@ def open_checkpoint(location: str | Path, base: Checkpoint | None = None, relati
     directory = _directory(text, relative_to)
     if lora.is_adapter(directory):
         if (directory / WEIGHTS).exists():
-            raise InputError(f"{directory}: holds both an adapter ({lora.CONFIG}) and a full model ({WEIGHTS}); keep one of them")
+            raise InputError(
+                f"{directory}: holds both an adapter ({lora.CONFIG}) and a full model ({WEIGHTS}); keep "
+                "one of them"
+            )
         if base is None:
-            raise InputError(f"{directory} is a LoRA adapter: name it with the model that it was trained on, as BASE+ADAPTER, or give that model as the base")
+            raise InputError(
+                f"{directory} is a LoRA adapter: name it with the model that it was trained on, as "
+                "BASE+ADAPTER, or give that model as the base"
+            )
         return Adapted(text, directory, base, base_is_own=False)
     if not (directory / WEIGHTS).exists() and not (directory / INDEX).exists():
         raise _no_weights(directory)
@@ -134,14 +166,18 @@ class Renamed:
 
     def _original(self, name: str) -> str:
         if name not in self._originals:
-            raise InputError(f"no tensor {name}; there are {len(self._originals)}, such as {', '.join(list(self._originals)[:3])}")
+            raise InputError(
+                f"no tensor {name}; there are {len(self._originals)}, such as "
+                f"{', '.join(list(self._originals)[:3])}"
+            )
         return self._originals[name]
 
 
 def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
     """The source with each name passed through `canonical`; tensors that it maps to None are left out.
 
-    A tensor that is stored twice, as tied embeddings may be, is one; InputError where two that differ come to the same name.
+    A tensor that is stored twice, as tied embeddings may be, is one; InputError where two that differ come to
+    the same name.
     """
     originals: dict[str, str] = {}
     for name in source.names():
@@ -150,7 +186,10 @@ def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Rena
             continue
         if new in originals and not _same(source, originals[new], name):
             where = getattr(source, "location", "the model")
-            raise InputError(f"{where}: tensors {originals[new]} and {name} are both {new} and differ; expected one of them, or two that are equal")
+            raise InputError(
+                f"{where}: tensors {originals[new]} and {name} are both {new} and differ; expected one of "
+                "them, or two that are equal"
+            )
         originals[new] = name
     return Renamed(source, originals)
 
@@ -172,13 +211,21 @@ def _directory(text: str, relative_to: Path | None) -> Path:
     repository, _, revision = text.partition("@")
     try:
         snapshot = huggingface_hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(_HUB_FILES), ignore_patterns=["*/*.safetensors"]
+            repository,
+            revision=revision or None,
+            allow_patterns=list(_HUB_FILES),
+            ignore_patterns=["*/*.safetensors"],
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise InputError(f"{text}: no directory {path}, and the Hugging Face hub cannot be reached and its cache has no such model") from None
+        raise InputError(
+            f"{text}: no directory {path}, and the Hugging Face hub cannot be reached and its cache has "
+            "no such model"
+        ) from None
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{text}: no directory {path}, and the Hugging Face hub does not give it ({reason})") from None
+        raise InputError(
+            f"{text}: no directory {path}, and the Hugging Face hub does not give it ({reason})"
+        ) from None
     return Path(snapshot)
 
 
@@ -186,7 +233,10 @@ def _no_weights(directory: Path) -> InputError:
     pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
     if pickles:
         return InputError(f"{directory}: {_pickle_reason(pickles[0])}")
-    return InputError(f"{directory}: found no weights, expected {WEIGHTS}, {INDEX} with its shards, or a LoRA adapter ({lora.CONFIG}, {lora.WEIGHTS})")
+    return InputError(
+        f"{directory}: found no weights, expected {WEIGHTS}, {INDEX} with its shards, or a LoRA adapter "
+        f"({lora.CONFIG}, {lora.WEIGHTS})"
+    )
 
 
 def _pickle_reason(name: str) -> str:

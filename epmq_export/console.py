@@ -1,4 +1,6 @@
-"""What a person sees: progress on stderr, tables on stdout. A bar only on a terminal, plain lines elsewhere."""
+"""What a person sees: progress on stderr, tables on stdout. A bar only on a terminal, plain lines
+elsewhere.
+"""
 
 import logging
 import time
@@ -47,7 +49,13 @@ class Stages:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Update]:
-    columns = (SpinnerColumn(), TextColumn("[bold]{task.fields[stage]}"), BarColumn(16), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("[bold]{task.fields[stage]}"),
+        BarColumn(16),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as progress:
         bar = progress.add_task("", total=None, stage=name)
 
@@ -72,7 +80,11 @@ def _lines(name: str) -> Iterator[Update]:
 
 def show_log(verbose: bool) -> None:
     """The project's own log on stderr; other libraries' only where they warn of something grave."""
-    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False) if err.is_terminal else logging.StreamHandler()
+    handler = (
+        RichHandler(console=err, show_time=False, show_path=False, markup=False)
+        if err.is_terminal
+        else logging.StreamHandler()
+    )
     if not err.is_terminal:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.ERROR, handlers=[handler], force=True)
@@ -82,20 +94,28 @@ def show_log(verbose: bool) -> None:
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Percent by task; a column for each model, so that many tasks fit a terminal."""
-    table = Table(title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     table.add_column("task", no_wrap=True)  # a name has no place to break
     for name in scores:
         table.add_column(name, justify="right")
     tasks = [task for task in next(iter(scores.values())) if task != "average"]
     for task in (*tasks, "average"):
-        table.add_row(task, *(f"{100 * row[task]:.1f}" for row in scores.values()), style="bold" if task == "average" else None)
+        table.add_row(
+            task,
+            *(f"{100 * row[task]:.1f}" for row in scores.values()),
+            style="bold" if task == "average" else None,
+        )
     return table
 
 
 def _size(file: Mapping[str, Any]) -> str:
     """Of the file that tasks are judged by, and of it and all that lie beside it."""
     beside = sum(other["bytes"] for other in file["others"])
-    return f"{file['bytes'] / 1e6:.1f} MB" + (f" of {(file['bytes'] + beside) / 1e6:.1f} MB" if beside else "")
+    return f"{file['bytes'] / 1e6:.1f} MB" + (
+        f" of {(file['bytes'] + beside) / 1e6:.1f} MB" if beside else ""
+    )
 
 
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
@@ -104,7 +124,10 @@ def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("check")
     for file in files:
         table.add_column(f"{file['format']} in {file['runtime']}")
-    rows = {name: [_outcome(name, file["checks"][name]) for file in files] for name in ("codes", "metadata", "graph", "tasks")}
+    rows = {
+        name: [_outcome(name, file["checks"][name]) for file in files]
+        for name in ("codes", "metadata", "graph", "tasks")
+    }
     for name, outcomes in rows.items():
         table.add_row(name, *outcomes)
     table.add_row("size", *map(_size, files))
@@ -117,15 +140,26 @@ def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
         return Text("not checked: no recipe", "yellow")
     match name:
         case "codes":
-            return _mark(check["equal"], f"{check['tensors']} tensors {'bit-equal' if check['equal'] else 'read, not all equal'}")
+            return _mark(
+                check["equal"],
+                f"{check['tensors']} tensors {'bit-equal' if check['equal'] else 'read, not all equal'}",
+            )
         case "metadata":
             return _mark(check["equal"], "equal" if check["equal"] else f"{check['differences']} differ")
         case "graph":
             value = check["value"]
-            return _mark(check["passed"], "no output" if value is None else f"differs {value:.1e}, up to {check['tolerance']:.0e}")
+            return _mark(
+                check["passed"],
+                "no output" if value is None else f"differs {value:.1e}, up to {check['tolerance']:.0e}",
+            )
         case _:
             drop = check["worst_drop"]
-            return _mark(check["passed"], "no output" if drop is None else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * check['tolerance']:.1f}")
+            return _mark(
+                check["passed"],
+                "no output"
+                if drop is None
+                else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * check['tolerance']:.1f}",
+            )
 
 
 def _mark(passed: bool, text: str) -> Text:
@@ -139,10 +173,16 @@ def show_verdict(verdict: "Verdict") -> None:
     for file in verdict.files:
         if "fused" in file["notes"]:
             fused, linears = file["notes"]["fused"], file["notes"]["linears"]
-            out.print(f"{file['format']}: {file['runtime']} fuses {fused} of {linears} quantised linears", style=None if fused == linears else "yellow")
+            out.print(
+                f"{file['format']}: {file['runtime']} fuses {fused} of {linears} quantised linears",
+                style=None if fused == linears else "yellow",
+            )
     for sentence in verdict.broken:
         out.print(f"✗ {sentence}", style="red", markup=False)
-    out.print("verdict: fail" if verdict.broken else "verdict: pass", style="bold red" if verdict.broken else "bold green")
+    out.print(
+        "verdict: fail" if verdict.broken else "verdict: pass",
+        style="bold red" if verdict.broken else "bold green",
+    )
 
 
 def show_description(description: Description) -> None:
@@ -163,12 +203,26 @@ def show_description(description: Description) -> None:
     for row in rows(description.tensors):
         tensor, many = row.tensor, str(row.count) if row.count > 1 else ""
         shape = "×".join(str(size) for size in tensor.shape) or "scalar"
-        table.add_row(Text(visible(tensor.name)), many, tensor.type, shape, f"{row.count * tensor.bytes:,}", _bits(tensor.bits_per_weight))
+        table.add_row(
+            Text(visible(tensor.name)),
+            many,
+            tensor.type,
+            shape,
+            f"{row.count * tensor.bytes:,}",
+            _bits(tensor.bits_per_weight),
+        )
     out.print(table)
     table = _plain_table("Totals", "type", "tensors", "weights", "bytes", "bits")
     for kind, total in {**description.totals, "all": description.total}.items():
         style = "bold" if kind == "all" else None
-        table.add_row(kind, f"{total.tensors:,}", f"{total.weights:,}", f"{total.bytes:,}", _bits(total.bits_per_weight), style=style)
+        table.add_row(
+            kind,
+            f"{total.tensors:,}",
+            f"{total.weights:,}",
+            f"{total.bytes:,}",
+            _bits(total.bits_per_weight),
+            style=style,
+        )
     out.print(table)
 
 
@@ -178,7 +232,15 @@ def _bits(number: float | None) -> str:
 
 def _plain_table(title: str, *columns: str) -> Table:
     """Without lines, so that names have the room; texts fold and lose nothing."""
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", header_style="dim", box=None, padding=(0, 1, 0, 0), show_header=any(columns))
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        padding=(0, 1, 0, 0),
+        show_header=any(columns),
+    )
     for column in columns:
         number = column in ("×", "tensors", "weights", "shape", "bytes", "bits")
         table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number)
@@ -188,14 +250,19 @@ def _plain_table(title: str, *columns: str) -> Table:
 def show_diagnosis(diagnosis: "Diagnosis") -> None:
     table = _plain_table("Installed", "", "", "")
     for part in diagnosis.parts:
-        table.add_row(_mark(part.problem is None, part.name), Text(part.found or ""), Text(part.problem or "", "red"))
+        table.add_row(
+            _mark(part.problem is None, part.name), Text(part.found or ""), Text(part.problem or "", "red")
+        )
     out.print(table)
     table = _plain_table("Free on disk", "", "", "")
     for place in diagnosis.places:
         table.add_row(place.use, f"{place.free / 1e9:.1f} GB", Text(visible(str(place.path))))
     out.print(table)
     for part in diagnosis.missing:
-        out.print(Text.assemble(f"\n{part.name}: {part.cost}. To install it:\n    ", (part.install, "bold")), soft_wrap=True)
+        out.print(
+            Text.assemble(f"\n{part.name}: {part.cost}. To install it:\n    ", (part.install, "bold")),
+            soft_wrap=True,
+        )
 
 
 def show_forecast(forecast: "Forecast") -> None:
@@ -207,9 +274,21 @@ def show_forecast(forecast: "Forecast") -> None:
     table.add_row("calibration", forecast.method)
     if forecast.samples is not None:
         samples = forecast.samples
-        table.add_row("samples", f"{samples.samples:,} of {samples.tasks} tasks, {samples.tokens:.0f} tokens each{'' if samples.exact else ' (as asked for)'}")
+        table.add_row(
+            "samples",
+            (
+                f"{samples.samples:,} of {samples.tasks} tasks, {samples.tokens:.0f} tokens "
+                f"each{'' if samples.exact else ' (as asked for)'}"
+            ),
+        )
         passes = forecast.passes
-        table.add_row("passes", f"{passes['student']:,} of a batch through a block of the student, {passes['experts']:,} of the experts")
+        table.add_row(
+            "passes",
+            (
+                f"{passes['student']:,} of a batch through a block of the student, {passes['experts']:,} of "
+                "the experts"
+            ),
+        )
     for format, grids in forecast.grids.items():
         counts = Counter(grids.values())
         table.add_row(format, ", ".join(f"{count} linears on {grid}" for grid, count in counts.items()))
@@ -217,16 +296,29 @@ def show_forecast(forecast: "Forecast") -> None:
     if forecast.files:
         table = _plain_table("Files", "name", "bytes", "of which")
         for file in forecast.files:
-            table.add_row(f"{file.format}/{file.path}", f"{file.bytes:,}", ", ".join(f"{kind} {size:,}" for kind, size in file.types.items()))
+            table.add_row(
+                f"{file.format}/{file.path}",
+                f"{file.bytes:,}",
+                ", ".join(f"{kind} {size:,}" for kind, size in file.types.items()),
+            )
         out.print(table)
     if forecast.memory is not None:
         _show_memory(forecast.memory)
     if forecast.time is not None:
         (least, most), speed = forecast.time.seconds, forecast.time.speed
         again = forecast.time.calibrations
-        many = "" if again == (1, 1) else f", {again[0]} of them" if again[0] == again[1] else f", {again[0]} to {again[1]} of them"
+        many = (
+            ""
+            if again == (1, 1)
+            else f", {again[0]} of them"
+            if again[0] == again[1]
+            else f", {again[0]} to {again[1]} of them"
+        )
         out.print(f"\ncalibration{many}: roughly {_duration(least)} to {_duration(most)}", style="bold")
-        rests = f"{speed.single / 1e9:.0f} billion operations a second in float32 and {speed.double / 1e9:.0f} in float64, measured just now"
+        rests = (
+            f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
+            f"{speed.double / 1e9:.0f} in float64, measured just now"
+        )
         out.print(f"rests on {rests}; on a busy machine it is wrong", soft_wrap=True)
     for note in forecast.notes:
         out.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
@@ -237,7 +329,11 @@ def show_forecast(forecast: "Forecast") -> None:
 def _show_found(title: str, found: Sequence["Found"]) -> None:
     table = _plain_table(title, "", "", "")
     for each in found:
-        table.add_row(Text(each.role), Text(visible(each.name)), Text(each.sentence, "green" if each.whole else "yellow"))
+        table.add_row(
+            Text(each.role),
+            Text(visible(each.name)),
+            Text(each.sentence, "green" if each.whole else "yellow"),
+        )
     out.print(table)
 
 
@@ -251,10 +347,18 @@ def _show_memory(memory: "Memory") -> None:
         "what is calibrated": memory.shipped,
     }
     shown = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in parts.items())
-    out.print(f"\npeak memory: about {memory.peak / 1e9:.2f} GB besides Python and its libraries", style="bold")
+    out.print(
+        f"\npeak memory: about {memory.peak / 1e9:.2f} GB besides Python and its libraries", style="bold"
+    )
     out.print(shown, soft_wrap=True)
     if memory.spilled:
-        out.print(f"on disk meanwhile: about {memory.spilled / 1e9:.2f} GB of activations that are past their bound", soft_wrap=True)
+        out.print(
+            (
+                f"on disk meanwhile: about {memory.spilled / 1e9:.2f} GB of activations that are past "
+                "their bound"
+            ),
+            soft_wrap=True,
+        )
 
 
 def _duration(seconds: float) -> str:

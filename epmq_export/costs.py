@@ -1,13 +1,16 @@
-"""What a calibration computes, holds in memory and takes: from shapes, and a second of arithmetic on this machine.
+"""What a calibration computes, holds in memory and takes: from shapes, and a second of arithmetic on this
+machine.
 
-With d inputs, o outputs and n rows of a linear, T tasks, and numbers
-of operations (a multiplication and an addition count two):
+With d inputs, o outputs and n rows of a linear, T tasks, and numbers of operations (a multiplication and an
+addition count two):
 
     forward pass        2 n d o a linear, 4 n l w an attention over l tokens of width w
-    statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the experts are run
+    statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the
+                        experts are run
     a step's solve      (d^3 / 3 + d^3) for the factor of H, float64
     a linear's solve    (2 or 4) T o d^2 for its targets, 4 o d^2 for W*, 8 o d^2 for the losses, float64
-    rounding            o d^2 for GPTQ; a round of descent about 12 o d^2; and a walk along d columns for each, which no product speeds up
+    rounding            o d^2 for GPTQ; a round of descent about 12 o d^2; and a walk along d columns for
+                        each, which no product speeds up
 
 docs/method.md has what these are for.
 """
@@ -29,12 +32,14 @@ from epmq_export.grids import GRIDS
 # Rounds of descent: the fewest and the most that a linear takes.
 ROUNDS = (3, 20)
 OPERATIONS_A_ROUND = 12
-# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what was measured. The demo's
-# calibration took 43 seconds of one core where this says 31 to 164, and 660 MB past its start where this says 540.
+# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what
+# was measured. The demo's calibration took 43 seconds of one core where this says 31 to 164, and 660 MB past
+# its start where this says 540.
 SLOWEST = 3.0
 # Columns of the rounding that is timed.
 COLUMNS = 128
-# Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the feed-forward.
+# Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the
+# feed-forward.
 STATES = 8
 FLOAT, DOUBLE = 4, 8
 # Copies of a tensor while it is merged: base, an expert's, its task vector, their sum.
@@ -79,7 +84,9 @@ class Shape:
         return [i for i, step in enumerate(self.steps) if step.outputs or method.affine == "solved"]
 
     def passes(self, method: Method) -> float:
-        """Forward passes of the student: to each step that is solved, which ends there, and one more through what is shipped."""
+        """Forward passes of the student: to each step that is solved, which ends there, and one more through
+        what is shipped.
+        """
         return sum((i + 0.5) / len(self.steps) for i in self.solved(method)) + 1
 
 
@@ -164,14 +171,27 @@ def shape_of(block: Block) -> Shape:
     for step in block.steps:
         parts = [module.get_submodule(path) for path in step]
         if isinstance(parts[0], nn.Linear):
-            steps.append(Step(step, parts[0].in_features, tuple(part.out_features for part in parts if isinstance(part, nn.Linear))))
+            steps.append(
+                Step(
+                    step,
+                    parts[0].in_features,
+                    tuple(part.out_features for part in parts if isinstance(part, nn.Linear)),
+                )
+            )
         else:
             steps.append(Step(step, prod(module.get_parameter(f"{step[0]}.weight").shape), ()))
     numbers = sum(value.numel() for value in module.state_dict().values())
     # The members of a step of three are queries, keys and values.
     attention = max((step.width for step in steps if len(step.outputs) == 3), default=0)
     largest = max(value.numel() for value in module.state_dict().values())
-    return Shape(block.name, numbers, steps, attention, max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0), largest)
+    return Shape(
+        block.name,
+        numbers,
+        steps,
+        attention,
+        max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0),
+        largest,
+    )
 
 
 def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
@@ -189,24 +209,34 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
             solve += step.width**3 * 4 / 3 + ((4 if both else 2) * samples.tasks + 12) * square
             if method.rounding != "nearest":
                 rounds = ROUNDS if method.rounding == "descent" else (0, 0)
-                rounding = [total + (1 + each * OPERATIONS_A_ROUND) * square for total, each in zip(rounding, rounds, strict=True)]
-                columns = [total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)]
+                rounding = [
+                    total + (1 + each * OPERATIONS_A_ROUND) * square
+                    for total, each in zip(rounding, rounds, strict=True)
+                ]
+                columns = [
+                    total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)
+                ]
     return Work(forward, statistics, solve, (rounding[0], rounding[1]), (columns[0], columns[1]))
 
 
 def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
-    """Of batches through blocks: the student's to each step and through the block, the experts' through each block."""
+    """Of batches through blocks: the student's to each step and through the block, the experts' through each
+    block.
+    """
     batches = samples.tasks * ceil(samples.samples / samples.tasks / BATCH)
     steps = sum(len(block.solved(method)) for block in blocks)
     experts = batches * len(blocks) if _runs_experts(method) else 0
     return {"batches": batches, "student": batches * (steps + len(blocks)), "experts": experts}
 
 
-def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, shipped: int = 0) -> Memory:
+def memory_of(
+    blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, shipped: int = 0
+) -> Memory:
     """Peak bytes, from shapes.
 
-    Hidden states of the student, and of the experts before and after the block; the first block's batches; and, in the half of the bound that
-    may be used for what can be had again, the experts' inputs of a block's steps. What is past the bound is spilled.
+    Hidden states of the student, and of the experts before and after the block; the first block's batches;
+    and, in the half of the bound that may be used for what can be had again, the experts' inputs of a block's
+    steps. What is past the bound is spilled.
     """
     both, bound = _runs_experts(method), _bound()
 
@@ -219,26 +249,50 @@ def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_b
     weights, merging, statistics, forward = max(map(parts, blocks), key=sum)
     state = samples.rows * _hidden(blocks) * FLOAT
     must = max(samples.samples * batch_bytes + state * (2 if both else 1), state * (3 if both else 1))
-    again = max(sum(samples.rows * step.width * FLOAT for step in block.steps) for block in blocks) if both else 0.0
+    again = (
+        max(sum(samples.rows * step.width * FLOAT for step in block.steps) for block in blocks)
+        if both
+        else 0.0
+    )
     total = must + min(again, max(0.0, bound / 2 - state * 2))
-    return Memory(int(weights), int(merging), int(statistics), int(forward), int(min(total, bound)), shipped, int(max(0.0, total - bound)))
+    return Memory(
+        int(weights),
+        int(merging),
+        int(statistics),
+        int(forward),
+        int(min(total, bound)),
+        shipped,
+        int(max(0.0, total - bound)),
+    )
 
 
 def _sums(step: Step) -> int:
-    """Three [in, in] in float32, as many in float64, H, its factor and what makes it; of the linears anchor, targets and numerators."""
+    """Three [in, in] in float32, as many in float64, H, its factor and what makes it; of the linears anchor,
+    targets and numerators.
+    """
     if not step.outputs:
         return step.width**2 * 3 * (FLOAT + DOUBLE)
-    return step.width**2 * (3 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (4 * DOUBLE + 3 * FLOAT)
+    return step.width**2 * (3 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (
+        4 * DOUBLE + 3 * FLOAT
+    )
 
 
 def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple[float, float]:
-    """Operations over speed: at best no more than the arithmetic with few rounds, at worst `SLOWEST` times that with most."""
-    least, most = (calibrations[i] * ((work.forward + work.statistics + work.rounding[i]) / speed.single + work.solve / speed.double) for i in (0, 1))
+    """Operations over speed: at best no more than the arithmetic with few rounds, at worst `SLOWEST` times
+    that with most.
+    """
+    least, most = (
+        calibrations[i]
+        * ((work.forward + work.statistics + work.rounding[i]) / speed.single + work.solve / speed.double)
+        for i in (0, 1)
+    )
     return least, SLOWEST * most
 
 
 def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0) -> Speed:
-    """What products of the model's own shapes reach on the device: the commonest linear's, in float32 for a batch and in float64 for its H."""
+    """What products of the model's own shapes reach on the device: the commonest linear's, in float32 for a
+    batch and in float64 for its H.
+    """
     steps = [step for block in blocks for step in block.steps if step.outputs]
     step = max(steps, key=lambda step: step.width * sum(step.outputs), default=Step((), 256, (256,)))
     speeds = []
@@ -250,7 +304,9 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
         count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
         speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
     grid = GRIDS["Q4_0"]
-    weight = torch.randn(sum(step.outputs), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0))
+    weight = torch.randn(
+        sum(step.outputs), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0)
+    )
     factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
     times = []
     for _ in range(2):  # the first call pays for tables
@@ -274,7 +330,10 @@ def _runs_experts(method: Method) -> bool:
 
 def _hidden(blocks: Sequence[Shape]) -> int:
     """The width of the hidden states: what the norms are of."""
-    return max((step.width for block in blocks for step in block.steps if not step.outputs), default=max(block.widest for block in blocks))
+    return max(
+        (step.width for block in blocks for step in block.steps if not step.outputs),
+        default=max(block.widest for block in blocks),
+    )
 
 
 def _bound() -> int:

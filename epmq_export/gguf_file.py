@@ -1,8 +1,8 @@
 """A GGUF file as it lies on disk, read by a reader that trusts nothing.
 
-Every count, length and offset is held against the bytes that are there before anything is allocated or looped over, so that a
-truncated or forged file ends in one sentence and not in a hang. What llama.cpp refuses (gaps or overlaps between tensors, repeated
-names) is refused here, where it can be named.
+Every count, length and offset is held against the bytes that are there before anything is allocated or looped
+over, so that a truncated or forged file ends in one sentence and not in a hang. What llama.cpp refuses (gaps
+or overlaps between tensors, repeated names) is refused here, where it can be named.
 """
 
 import mmap
@@ -65,7 +65,9 @@ class Value:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. `shape` as in torch, slowest dimension first; `start` and `size` in bytes of the file."""
+    """Where a tensor lies. `shape` as in torch, slowest dimension first; `start` and `size` in bytes of the
+    file.
+    """
 
     name: str
     type: GGMLQuantizationType
@@ -83,7 +85,9 @@ class GgufFile:
 
     @classmethod
     def open(cls, path: Path) -> "GgufFile":
-        """Read and validate everything but the values of the tensors; InputError where the file is not whole and well-formed."""
+        """Read and validate everything but the values of the tensors; InputError where the file is not whole
+        and well-formed.
+        """
         try:
             with path.open("rb") as file:
                 if path.stat().st_size == 0:
@@ -117,7 +121,11 @@ class _Parser:
         version = self.number("I", "the version")
         if version not in VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-            self.fail("is big-endian, expected little-endian" if swapped in VERSIONS else f"is GGUF version {version}, expected 2 or 3")
+            self.fail(
+                "is big-endian, expected little-endian"
+                if swapped in VERSIONS
+                else f"is GGUF version {version}, expected 2 or 3"
+            )
         tensors = self.count(_LEAST_TENSOR, "tensors")
         entries = self.count(_LEAST_ENTRY, "metadata entries")
         metadata: dict[str, Value] = {}
@@ -134,7 +142,9 @@ class _Parser:
 
     def take(self, length: int, what: str) -> bytes:
         if length > self.size - self.at:
-            self.fail(f"ends within {what}: {length} bytes expected at byte {self.at}, the file has {self.size}")
+            self.fail(
+                f"ends within {what}: {length} bytes expected at byte {self.at}, the file has {self.size}"
+            )
         self.at += length
         return self.content[self.at - length : self.at]
 
@@ -172,7 +182,14 @@ class _Parser:
         if items == GGUFValueType.ARRAY:
             self.fail(f"{key!r} is an array of arrays, expected numbers or strings")
         if items == GGUFValueType.STRING:
-            return Value(kind, [self.string(f"{key}[{index}]") for index in range(self.count(_LEAST_STRING, f"items in {key!r}"))], items)
+            return Value(
+                kind,
+                [
+                    self.string(f"{key}[{index}]")
+                    for index in range(self.count(_LEAST_STRING, f"items in {key!r}"))
+                ],
+                items,
+            )
         count = self.count(struct.calcsize("<" + _SCALARS[items]), f"items in {key!r}")
         return Value(kind, self.scalars(items, count, key), items)
 
@@ -188,7 +205,10 @@ class _Parser:
     def alignment(self, metadata: dict[str, Value]) -> int:
         given = metadata.get(ALIGNMENT_KEY, Value(GGUFValueType.UINT32, ALIGNMENT))
         if given.type != GGUFValueType.UINT32 or given.value == 0 or given.value & (given.value - 1):
-            self.fail(f"{ALIGNMENT_KEY} is {given.value!r} ({given.type.name}), expected a UINT32 that is a power of two")
+            self.fail(
+                f"{ALIGNMENT_KEY} is {given.value!r} ({given.type.name}), expected a UINT32 that is a "
+                "power of two"
+            )
         return int(given.value)
 
     def tensor_info(self, index: int) -> TensorInfo:
@@ -206,7 +226,9 @@ class _Parser:
         block, block_bytes = GGML_QUANT_SIZES[kind]
         if 0 in shape or shape[-1] % block:
             self.fail(f"tensor {name} is {list(shape)}, expected rows of whole {kind.name} blocks of {block}")
-        return TensorInfo(name, kind, shape, self.number("Q", f"the offset of {name}"), prod(shape) // block * block_bytes)
+        return TensorInfo(
+            name, kind, shape, self.number("Q", f"the offset of {name}"), prod(shape) // block * block_bytes
+        )
 
     def place(self, infos: list[TensorInfo], alignment: int) -> dict[str, TensorInfo]:
         data = -(-self.at // alignment) * alignment
@@ -217,7 +239,10 @@ class _Parser:
             if info.name in placed:
                 self.fail(f"tensor {info.name} stands twice")
             if info.start != expected:
-                self.fail(f"tensor {info.name} begins at offset {info.start}, expected {expected}: right behind the tensor before it")
+                self.fail(
+                    f"tensor {info.name} begins at offset {info.start}, expected {expected}: right behind "
+                    "the tensor before it"
+                )
             end = data + info.start + info.size
             if end > self.size:
                 self.fail(f"ends within tensor {info.name}: {end} bytes expected, the file has {self.size}")

@@ -1,4 +1,5 @@
-"""A GGUF model in several files, as llama.cpp names and reads them: NAME-00001-of-0000N.gguf has the metadata, the others have tensors only.
+"""A GGUF model in several files, as llama.cpp names and reads them: NAME-00001-of-0000N.gguf has the
+metadata, the others have tensors only.
 
 Each says which of how many it is, and how many tensors the model has. The first stands for all.
 """
@@ -31,11 +32,16 @@ def split_keys(number: int, count: int, tensors: int) -> dict[str, Value]:
 
 
 def split_paths(path: Path) -> list[Path]:
-    """The files that belong to the model at `path`, by its name: itself, and where it is the first of several the others behind it."""
+    """The files that belong to the model at `path`, by its name: itself, and where it is the first of several
+    the others behind it.
+    """
     named = _NAME.fullmatch(path.name)
     if named is None or int(named[2]) != 1:
         return [path]
-    return [path, *(path.with_name(split_name(named[1], number, int(named[3]))) for number in range(1, int(named[3])))]
+    return [
+        path,
+        *(path.with_name(split_name(named[1], number, int(named[3]))) for number in range(1, int(named[3]))),
+    ]
 
 
 def model_bytes(path: Path) -> int:
@@ -53,22 +59,37 @@ class GgufModel:
 
     @classmethod
     def open(cls, path: Path) -> "GgufModel":
-        """InputError where a file is not whole and well-formed, where `path` is none that a model is opened by, or where the files do not belong together."""
+        """InputError where a file is not whole and well-formed, where `path` is none that a model is opened
+        by, or where the files do not belong together.
+        """
         first = GgufFile.open(path)
         number, count, tensors = _split(first)
         if number:
-            raise InputError(f"{path}: is file {number + 1} of a model in {count}, expected the first of them")
+            raise InputError(
+                f"{path}: is file {number + 1} of a model in {count}, expected the first of them"
+            )
         paths = split_paths(path)
         if count > 1 and len(paths) != count:
-            raise InputError(f"{path}: says that it is the first of {count} files of a model, expected a name that ends in {split_name('', 0, count)}")
+            raise InputError(
+                f"{path}: says that it is the first of {count} files of a model, expected a name that "
+                f"ends in {split_name('', 0, count)}"
+            )
         files = [first, *(GgufFile.open(each) for each in paths[1:count])]
         holders: dict[str, GgufFile] = {}
         for index, file in enumerate(files):
             if _split(file) != (index, count, tensors):
-                found = ", ".join(f"{key} {shown(repr(file.metadata[key].value)) if key in file.metadata else 'missing'}" for key in KEYS)
-                raise InputError(f"{file.path}: has {found}, expected {index}, {count} and {tensors} as {path.name} says")
+                found = ", ".join(
+                    f"{key} {shown(repr(file.metadata[key].value)) if key in file.metadata else 'missing'}"
+                    for key in KEYS
+                )
+                raise InputError(
+                    f"{file.path}: has {found}, expected {index}, {count} and {tensors} as {path.name} says"
+                )
             if twice := next((name for name in file.tensors if name in holders), None):
-                raise InputError(f"{file.path}: tensor {shown(twice)} stands in {holders[twice].path.name} too, expected it once")
+                raise InputError(
+                    f"{file.path}: tensor {shown(twice)} stands in {holders[twice].path.name} too, "
+                    "expected it once"
+                )
             holders |= dict.fromkeys(file.tensors, file)
         if count > 1 and len(holders) != tensors:
             raise InputError(f"{path}: says that its files hold {tensors} tensors, they hold {len(holders)}")
@@ -95,6 +116,9 @@ def _split(file: GgufFile) -> tuple[int, int, int]:
     for key, value in zip(KEYS, found, strict=True):
         if value is None or value.type != _TYPES[key] or value.value < 0:
             what = "missing" if value is None else f"{shown(repr(value.value))} ({value.type.name})"
-            raise InputError(f"{file.path}: key {key} is {what}, expected a number as {_TYPES[key].name}, as a model in several files has it")
+            raise InputError(
+                f"{file.path}: key {key} is {what}, expected a number as {_TYPES[key].name}, as a model "
+                "in several files has it"
+            )
     number, count, tensors = (int(value.value) for value in found if value is not None)
     return (number, count, tensors) if count > 1 else (0, 1, -1)

@@ -11,9 +11,11 @@ from epmq_export.tensors import SafetensorsFile
 
 
 def head_of(task: Task, family: Family, base: TensorSource, device: torch.device) -> Head | None:
-    """The linear head that the task names; else CLIP's zero-shot head: each prompt of a class embedded and normalised, their mean normalised.
+    """The linear head that the task names; else CLIP's zero-shot head: each prompt of a class embedded and
+    normalised, their mean normalised.
 
-    None for a task without classes. InputError where the file is no head for the task's classes, or the family embeds no texts.
+    None for a task without classes. InputError where the file is no head for the task's classes, or the
+    family embeds no texts.
     """
     if task.truth is None:
         return None
@@ -21,12 +23,21 @@ def head_of(task: Task, family: Family, base: TensorSource, device: torch.device
         return _linear(task)
     tower = family.text_tower
     if tower is None:
-        raise InputError(f"task {task.name}: family {family.name} embeds no texts, expected a linear head (the task's key `head`)")
+        raise InputError(
+            f"task {task.name}: family {family.name} embeds no texts, expected a linear head (the task's "
+            "key `head`)"
+        )
     prompts = [tower.truncate(prompt) for prompts in task.prompts for prompt in prompts]
-    embedded = torch.nn.functional.normalize(torch.from_numpy(reference.outputs(tower, base, prompts, device)).double(), dim=1)
+    embedded = torch.nn.functional.normalize(
+        torch.from_numpy(reference.outputs(tower, base, prompts, device)).double(), dim=1
+    )
     means = [part.mean(0) for part in torch.split(embedded, [len(prompts) for prompts in task.prompts])]
     weight = torch.nn.functional.normalize(torch.stack(means), dim=1).float()
-    return Head(weight) if family.logit_scale is None else Head(weight, scale=float(base.load(family.logit_scale).float().exp()))
+    return (
+        Head(weight)
+        if family.logit_scale is None
+        else Head(weight, scale=float(base.load(family.logit_scale).float().exp()))
+    )
 
 
 def _linear(task: Task) -> Head:
@@ -36,8 +47,14 @@ def _linear(task: Task) -> Head:
     bias = file.load("bias").float() if "bias" in file.names() else torch.zeros(weight.shape[:1])
     if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != found:
         shapes = f"weight {list(weight.shape)} and bias {list(bias.shape)}"
-        raise InputError(f"{task.head}: found {shapes}, expected [{found}, width] and [{found}] for the {found} classes of task {task.name}")
+        raise InputError(
+            f"{task.head}: found {shapes}, expected [{found}, width] and [{found}] for the {found} "
+            f"classes of task {task.name}"
+        )
     for name, value in (("weight", weight), ("bias", bias)):
         if not bool(torch.isfinite(value).all()):
-            raise InputError(f"{task.head}: tensor {name} has values that are not finite, so the classes of task {task.name} cannot be told apart")
+            raise InputError(
+                f"{task.head}: tensor {name} has values that are not finite, so the classes of task "
+                f"{task.name} cannot be told apart"
+            )
     return Head(weight, bias)

@@ -8,7 +8,9 @@ from epmq_export.errors import InputError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; InputError where it is absent, broken, no object, or holds NaN or infinity, which JSON has not."""
+    """The object in a JSON file; InputError where it is absent, broken, no object, or holds NaN or infinity,
+    which JSON has not.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""Long things made short for people: values of metadata, and tensors that differ only in the number of their layer."""
+"""Long things made short for people: values of metadata, and tensors that differ only in the number of their
+layer.
+"""
 
 import json
 import re
@@ -23,10 +25,14 @@ class Row:
 
 
 def rows(tensors: Sequence[TensorDescription]) -> list[Row]:
-    """In the order of the tensors. `blk.0.ffn_up.weight` to `blk.5.ffn_up.weight` become `blk.{0-5}.ffn_up.weight` where all else is equal."""
+    """In the order of the tensors. `blk.0.ffn_up.weight` to `blk.5.ffn_up.weight` become
+    `blk.{0-5}.ffn_up.weight` where all else is equal.
+    """
     alike: dict[tuple[object, ...], list[TensorDescription]] = {}
     for tensor in tensors:
-        alike.setdefault((_NUMBER.sub("#", tensor.name), tensor.type, tensor.shape, tensor.bytes), []).append(tensor)
+        alike.setdefault((_NUMBER.sub("#", tensor.name), tensor.type, tensor.shape, tensor.bytes), []).append(
+            tensor
+        )
     found = []
     for members in alike.values():
         numbers = [tuple(int(number) for number in _NUMBER.findall(tensor.name)) for tensor in members]
@@ -52,7 +58,9 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def short(value: object) -> str:
-    """On one line: of a list its length and first items, of an object its size and keys, of a long text its length and beginning."""
+    """On one line: of a list its length and first items, of an object its size and keys, of a long text its
+    length and beginning.
+    """
     if isinstance(value, str):
         text = visible(value)
         return text if len(text) <= LENGTH else f"{text[:LENGTH]}… ({len(value):,} characters)"
@@ -66,14 +74,23 @@ def short(value: object) -> str:
         whole = visible(json.dumps(value, ensure_ascii=False, default=str))
         if len(whole) <= LENGTH:
             return whole
-        first = [visible(str(key)) if isinstance(item, Mapping | list) else f"{visible(str(key))} {short(item)}" for key, item in value.items()]
+        first = [
+            visible(str(key)) if isinstance(item, Mapping | list) else f"{visible(str(key))} {short(item)}"
+            for key, item in value.items()
+        ]
         return f"{len(value):,} keys: {', '.join(first[:ITEMS])}" + (", …" if len(first) > ITEMS else "")
     return str(value)
 
 
 def origin(value: object) -> str:
-    """A part of a file's provenance: inputs as a line each, plain facts on one line, all else (a recipe) as YAML."""
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) and item.keys() == {"path", "sha256"} for item in value):
+    """A part of a file's provenance: inputs as a line each, plain facts on one line, all else (a recipe) as
+    YAML.
+    """
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(item, Mapping) and item.keys() == {"path", "sha256"} for item in value)
+    ):
         lines = [f"{str(item['sha256'])[:12]}…  {item['path']}" for item in value]
     elif isinstance(value, Mapping) and not any(isinstance(item, Mapping | list) for item in value.values()):
         lines = [", ".join(f"{key} {item}" for key, item in value.items())]
@@ -84,4 +101,6 @@ def origin(value: object) -> str:
 
 def visible(text: str) -> str:
     """With everything that is not printable as an escape: a file's texts shall not steer a terminal."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text)
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )

@@ -1,4 +1,6 @@
-"""What a recipe names, and what of it is on this machine. Looks into directories and the hub's cache; never asks a network."""
+"""What a recipe names, and what of it is on this machine. Looks into directories and the hub's cache; never
+asks a network.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,11 @@ class Found:
     def sentence(self) -> str:
         if self.whole:
             return "here"
-        return "not here: will be downloaded" if self.directory is None else "not here but for its config: will be downloaded"
+        return (
+            "not here: will be downloaded"
+            if self.directory is None
+            else "not here but for its config: will be downloaded"
+        )
 
 
 def models(recipe: Recipe, open_gguf: OpenGguf) -> list[Found]:
@@ -52,7 +58,9 @@ def models(recipe: Recipe, open_gguf: OpenGguf) -> list[Found]:
 
 
 def data(recipe: Recipe) -> list[Found]:
-    """Each file, directory and data set of the tasks once, in their order. A data set counts as here where the cache knows its repository."""
+    """Each file, directory and data set of the tasks once, in their order. A data set counts as here where
+    the cache knows its repository.
+    """
     found: dict[tuple[str, str], Found] = {}
     for name, task in recipe.tasks.items():
         for (key, *_), place in task.data:
@@ -63,7 +71,9 @@ def data(recipe: Recipe) -> list[Found]:
                 assert isinstance(place, RecipeData) and place.dataset is not None
                 where = _snapshot(place.dataset, "dataset")
                 shown = " ".join(part for part in (place.dataset, place.config, place.split) if part)
-                found[str(key), f"{name} {shown}"] = Found(f"{key} of {name}", shown, None if where is None else str(where), where is not None)
+                found[str(key), f"{name} {shown}"] = Found(
+                    f"{key} of {name}", shown, None if where is None else str(where), where is not None
+                )
     return list(found.values())
 
 
@@ -74,9 +84,15 @@ def _model(role: str, name: str, location: str, open_gguf: OpenGguf) -> Found:
         parts = [_model(role, part, part, open_gguf) for part in location.split("+", 1)]
         return Found(role, name, parts[0].directory, all(part.whole for part in parts))
     directory = _directory(location)
-    # What a run would refuse in a user's own directory, it shall refuse here: only a snapshot may be half there.
+    # What a run would refuse in a user's own directory, it shall refuse here: only a snapshot may be half
+    # there.
     own = Path(location).is_dir()
-    return Found(role, name, None if directory is None else str(directory), directory is not None and (own or _has_weights(directory)))
+    return Found(
+        role,
+        name,
+        None if directory is None else str(directory),
+        directory is not None and (own or _has_weights(directory)),
+    )
 
 
 def _directory(location: str) -> Path | None:
@@ -87,7 +103,11 @@ def _snapshot(location: str, kind: str) -> Path | None:
     """A repository's directory in the hub's cache."""
     repository, _, revision = location.partition("@")
     try:
-        return Path(huggingface_hub.snapshot_download(repository, repo_type=kind, revision=revision or None, local_files_only=True))
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository, repo_type=kind, revision=revision or None, local_files_only=True
+            )
+        )
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
         return None
 
@@ -95,7 +115,9 @@ def _snapshot(location: str, kind: str) -> Path | None:
 def _has_weights(directory: Path) -> bool:
     if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
         placed = read_json(directory / INDEX).get("weight_map")
-        return isinstance(placed, dict) and all((directory / str(shard)).is_file() for shard in placed.values())
+        return isinstance(placed, dict) and all(
+            (directory / str(shard)).is_file() for shard in placed.values()
+        )
     if (directory / WEIGHTS).is_file():
         return (directory / CONFIG).is_file()
     return (directory / lora.CONFIG).is_file() and (directory / lora.WEIGHTS).is_file()
@@ -108,4 +130,6 @@ def local_location(found: Found, location: str) -> str:
     if "+" not in location or Path(location).exists():
         assert found.directory is not None
         return found.directory
-    return "+".join(part if is_gguf(Path(part)) else str(_directory(part) or part) for part in location.split("+", 1))
+    return "+".join(
+        part if is_gguf(Path(part)) else str(_directory(part) or part) for part in location.split("+", 1)
+    )

@@ -1,8 +1,9 @@
 """A PEFT LoRA adapter on a base: W + scale * B @ A, computed in float32 when a tensor is asked for.
 
-As `peft` stores it: adapter_config.json, and adapter_model.safetensors with `base_model.model.MODULE.lora_A.weight` [r, in],
-`.lora_B.weight` [out, r], `.lora_embedding_A` [r, rows] and `.lora_embedding_B` [width, r] for embeddings, `.lora_B.bias` [out], and
-whole tensors (biases, modules_to_save) that take the place of the base's.
+As `peft` stores it: adapter_config.json, and adapter_model.safetensors with
+`base_model.model.MODULE.lora_A.weight` [r, in], `.lora_B.weight` [out, r], `.lora_embedding_A` [r, rows] and
+`.lora_embedding_B` [width, r] for embeddings, `.lora_B.bias` [out], and whole tensors (biases,
+modules_to_save) that take the place of the base's.
 """
 
 import logging
@@ -22,13 +23,39 @@ from epmq_export.tensors import SafetensorsFile, TypedSource
 log = logging.getLogger(__name__)
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
-# What a configuration may say. The first decide the result; the next were for training or for looking up; the last, when they are
-# switched on, make the adapter something else than W + scale * B @ A, or change the base first.
-_USED = {"peft_type", "r", "lora_alpha", "use_rslora", "alpha_pattern", "rank_pattern", "fan_in_fan_out", "init_lora_weights"}
+# What a configuration may say. The first decide the result; the next were for training or for looking up; the
+# last, when they are switched on, make the adapter something else than W + scale * B @ A, or change the base
+# first.
+_USED = {
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "alpha_pattern",
+    "rank_pattern",
+    "fan_in_fan_out",
+    "init_lora_weights",
+}
 _UNUSED = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "bias", "lora_bias"),
-    *("lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config"),
+    *(
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "modules_to_save",
+        "bias",
+        "lora_bias",
+    ),
+    *(
+        "lora_dropout",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "qalora_group_size",
+        "runtime_config",
+    ),
     *("megatron_config", "megatron_core"),
 }
 _REFUSED = {
@@ -69,12 +96,15 @@ class _Delta:
 
 
 class Lora:
-    """The base's tensors with an adapter's changes. Changed tensors are float32, whatever the base's dtype: nothing is rounded away."""
+    """The base's tensors with an adapter's changes. Changed tensors are float32, whatever the base's dtype:
+    nothing is rounded away.
+    """
 
     def __init__(self, directory: Path, base: TypedSource) -> None:
         if (directory / PICKLE).exists() and not (directory / WEIGHTS).exists():
             raise InputError(
-                f"{directory}: {PICKLE} is a pickle, which can run any program when it is opened, so it is refused; "
+                f"{directory}: {PICKLE} is a pickle, which can run any program when it is opened, so it is "
+                "refused; "
                 "save the adapter as safetensors (in peft: save_pretrained) where you trust it"
             )
         self._path = directory / CONFIG
@@ -89,8 +119,13 @@ class Lora:
         for (module, suffix), keys in factors.items():
             own = factors.get((module, ".weight"), {})
             if "a" not in own and "embedding_a" not in own:
-                raise InputError(f"{self._file.path}: module {module} has only {', '.join(keys.values())}, expected an A and a B")
-            self._deltas[rename(module + suffix)] = self._delta(module, keys, own.get("a") or own["embedding_a"])
+                raise InputError(
+                    f"{self._file.path}: module {module} has only {', '.join(keys.values())}, expected an "
+                    "A and a B"
+                )
+            self._deltas[rename(module + suffix)] = self._delta(
+                module, keys, own.get("a") or own["embedding_a"]
+            )
         self._names = sorted({*base.names(), *self._whole})
         for name in self._deltas:
             self._check_shapes(name)
@@ -122,7 +157,9 @@ class Lora:
         return tensor.float() + delta.scale * change
 
     def _sort(self) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, str]]:
-        """The file's keys: factors by (module, suffix of the tensor they change), and whole tensors by name."""
+        """The file's keys: factors by (module, suffix of the tensor they change), and whole tensors by
+        name.
+        """
         factors: dict[tuple[str, str], dict[str, str]] = {}
         whole: dict[str, str] = {}
         for key in self._file.names():
@@ -132,7 +169,10 @@ class Lora:
                 role, suffix = _FACTORS[ending]
                 factors.setdefault((name.removesuffix(ending), suffix), {})[role] = key
             elif "lora_" in name:
-                raise InputError(f"{self._file.path}: tensor {key} is none that a LoRA adapter has, expected names that end in {', '.join(_FACTORS)}")
+                raise InputError(
+                    f"{self._file.path}: tensor {key} is none that a LoRA adapter has, expected names "
+                    f"that end in {', '.join(_FACTORS)}"
+                )
             else:
                 whole[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = key
         if not factors and not whole:
@@ -140,38 +180,61 @@ class Lora:
         pairs = ({"a", "b"}, {"embedding_a", "embedding_b"}, {"shift"})
         for (module, _), keys in factors.items():
             if set(keys) not in pairs:
-                raise InputError(f"{self._file.path}: module {module} has only {', '.join(sorted(keys.values()))}, expected an A and a B")
+                raise InputError(
+                    f"{self._file.path}: module {module} has only {', '.join(sorted(keys.values()))}, "
+                    "expected an A and a B"
+                )
         return factors, whole
 
     def _names_of_base(self, targets: list[str]) -> "_Rename":
-        """How the adapter's names become the base's: as they are, without a first part (`bert.`), or with one."""
+        """How the adapter's names become the base's: as they are, without a first part (`bert.`), or with
+        one.
+        """
         known = set(self._base.names())
         firsts = sorted({name.partition(".")[0] + "." for name in (*targets, *known)})
-        candidates = [_Rename(), *(_Rename(drop=first) for first in firsts), *(_Rename(add=first, known=frozenset(known)) for first in firsts)]
+        candidates = [
+            _Rename(),
+            *(_Rename(drop=first) for first in firsts),
+            *(_Rename(add=first, known=frozenset(known)) for first in firsts),
+        ]
         for rename in candidates:
             if all(rename(name) in known for name in targets):
                 return rename
         missing = sorted(name for name in targets if name not in known)
-        raise InputError(f"{self._file.path}: the adapter changes {missing[0]}, which the base has not ({len(missing)} such): it was trained on another model")
+        raise InputError(
+            f"{self._file.path}: the adapter changes {missing[0]}, which the base has not ({len(missing)} "
+            "such): it was trained on another model"
+        )
 
     def _delta(self, module: str, keys: dict[str, str], factor: str) -> _Delta:
         """`factor` is the key of the module's A, whose first axis is the rank."""
         stored = (self._file.shape(factor) or (0,))[0]
-        ranks, alphas = self._numbers("r", "rank_pattern", module), self._numbers("lora_alpha", "alpha_pattern", module)
+        ranks, alphas = (
+            self._numbers("r", "rank_pattern", module),
+            self._numbers("lora_alpha", "alpha_pattern", module),
+        )
         if stored not in ranks or stored < 1:
             raise InputError(f"{self._file.path}: {factor} has rank {stored}, {CONFIG} says {ranks[0]:g}")
         if len(set(alphas)) > 1:
-            log.warning("%s: alpha_pattern has %s for %s; taking the first in the file, as peft does", self._path, alphas, module)
+            log.warning(
+                "%s: alpha_pattern has %s for %s; taking the first in the file, as peft does",
+                self._path,
+                alphas,
+                module,
+            )
         return _Delta(keys, alphas[0] / (math.sqrt(stored) if self._config.get("use_rslora") else stored))
 
     def _numbers(self, key: str, pattern_key: str, module: str) -> list[float]:
         """The values of the patterns that fit the end of a module's name, else the adapter's own value.
 
-        peft trains with the first that fits, but then saves the patterns sorted: of several, only the stored rank tells which it was.
+        peft trains with the first that fits, but then saves the patterns sorted: of several, only the stored
+        rank tells which it was.
         """
         patterns = self._config.get(pattern_key) or {}
         if not isinstance(patterns, dict):
-            raise InputError(f"{self._path}: {pattern_key} is a {type(patterns).__name__}, expected an object")
+            raise InputError(
+                f"{self._path}: {pattern_key} is a {type(patterns).__name__}, expected an object"
+            )
         values = [value for pattern, value in patterns.items() if self._fits(pattern_key, pattern, module)]
         values = values or [self._config.get(key, 8)]  # peft's default for both
         for value in values:
@@ -183,7 +246,9 @@ class Lora:
         try:
             return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
         except re.error as error:
-            raise InputError(f"{self._path}: {pattern_key} {pattern!r} is no regular expression ({error})") from None
+            raise InputError(
+                f"{self._path}: {pattern_key} {pattern!r} is no regular expression ({error})"
+            ) from None
 
     def _check_shapes(self, name: str) -> None:
         shape = {role: self._file.shape(key) for role, key in self._deltas[name].keys.items()}
@@ -192,11 +257,17 @@ class Lora:
         else:
             a, b = (shape["a"], shape["b"]) if "a" in shape else (shape["embedding_a"], shape["embedding_b"])
             if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-                raise InputError(f"{self._file.path}: the factors of {name} are of shapes {a} and {b}, expected [r, in] and [out, r]")
+                raise InputError(
+                    f"{self._file.path}: the factors of {name} are of shapes {a} and {b}, expected [r, "
+                    "in] and [out, r]"
+                )
             turned = "embedding_a" in shape or bool(self._config.get("fan_in_fan_out"))
             expected = (a[1], b[0]) if turned else (b[0], a[1])
         if self.shape(name) != expected:
-            raise InputError(f"{self._file.path}: the adapter's change of {name} is of shape {expected}, the base's is {self.shape(name)}: another model")
+            raise InputError(
+                f"{self._file.path}: the adapter's change of {name} is of shape {expected}, the base's is "
+                f"{self.shape(name)}: another model"
+            )
 
 
 @dataclass(frozen=True)
@@ -219,7 +290,13 @@ def _check(path: Path, config: dict[str, Any]) -> None:
             raise InputError(f"{path}: {key} is set, but only plain LoRA can be merged: {reason}")
     for key, value in config.items():
         if key not in _USED | _UNUSED | set(_REFUSED) and value:
-            raise InputError(f"{path}: {key} is {value!r}, a setting that this version does not know, so what it changes is unknown")
+            raise InputError(
+                f"{path}: {key} is {value!r}, a setting that this version does not know, so what it "
+                "changes is unknown"
+            )
     init = config.get("init_lora_weights", True)
     if init not in _INITS:
-        raise InputError(f"{path}: init_lora_weights is {init!r}, which changes the base's weights; convert the adapter to plain LoRA with peft first")
+        raise InputError(
+            f"{path}: init_lora_weights is {init!r}, which changes the base's weights; convert the "
+            "adapter to plain LoRA with peft first"
+        )

@@ -12,7 +12,9 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
 
 def near_file(path: Path, written: str) -> str:
-    """The same for a missing file, among those that lie where it was looked for; `written` is how the user spelled `path`."""
+    """The same for a missing file, among those that lie where it was looked for; `written` is how the user
+    spelled `path`.
+    """
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):

@@ -3,9 +3,12 @@
 A directory:
 
     packed.json          format, family, grid by tensor, losses, recipe, inputs with SHA-256, versions
-    model.safetensors    `NAME.codes` uint8 (codes of up to 4 bits two a byte, the even column in the low nibble, offset so that the
-                         lowest code is 0; longer ones int8), `NAME.scales` float16 [out, in / group] and whatever else the grid
-                         stores, a tensor a part; every other tensor by its name. Of more than 5 GB, shards with an index as
+    model.safetensors    `NAME.codes` uint8 (codes of up to 4 bits two a byte, the even column in the low
+                         nibble, offset so that the
+                         lowest code is 0; longer ones int8), `NAME.scales` float16 [out, in / group] and
+                         whatever else the grid
+                         stores, a tensor a part; every other tensor by its name. Of more than 5 GB, shards
+                         with an index as
                          transformers has them, a tensor's parts in one shard
     ...                  config, tokenizer and whatever else the family's directory holds, unchanged
 
@@ -31,14 +34,17 @@ from epmq_export.tensors import write_safetensors
 
 FORMAT = "epmq-packed-1"
 INDEX = "packed.json"
-# Beside the weights in a model's directory; the rest of such a directory (other weights, caches, pictures) stays behind.
+# Beside the weights in a model's directory; the rest of such a directory (other weights, caches, pictures)
+# stays behind.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
 _OWN = {INDEX, shards.INDEX, "adapter_config.json"}
 
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """One tensor on a grid: codes int8 [out, in], and the grid's stored numbers by part, such as scales float16 [out, in / group]."""
+    """One tensor on a grid: codes int8 [out, in], and the grid's stored numbers by part, such as scales
+    float16 [out, in / group].
+    """
 
     grid: Grid
     codes: Tensor
@@ -50,7 +56,11 @@ class PackedTensor:
 
     def rows(self, rows: slice) -> "PackedTensor":
         """Some of its rows, copied."""
-        return PackedTensor(self.grid, self.codes[rows].clone(), {part: value[rows].clone() for part, value in self.stored.items()})
+        return PackedTensor(
+            self.grid,
+            self.codes[rows].clone(),
+            {part: value[rows].clone() for part, value in self.stored.items()},
+        )
 
 
 def pack_codes(grid: Grid, codes: Tensor) -> Tensor:
@@ -81,7 +91,9 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 class Packed:
-    """A packed checkpoint on disk. As a `TensorSource` it yields the values that the file ships, dequantised to float32."""
+    """A packed checkpoint on disk. As a `TensorSource` it yields the values that the file ships, dequantised
+    to float32.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -96,16 +108,25 @@ class Packed:
             raise InputError(f"{index}: grids is {grids!r}, expected an object from tensors to grids")
         for name, grid in grids.items():
             if not isinstance(grid, str) or grid not in GRIDS:
-                raise InputError(f"{index}: tensor {name} is on grid {grid!r}, expected one of {', '.join(GRIDS)}")
+                raise InputError(
+                    f"{index}: tensor {name} is on grid {grid!r}, expected one of {', '.join(GRIDS)}"
+                )
         self.grids: dict[str, Grid] = {name: GRIDS[grid] for name, grid in grids.items()}
         self._file = StoredWeights(directory)
         stored = set(self._file.names())
         for name, grid in self.grids.items():
             for part in _places(name, grid).values():
                 if part not in stored:
-                    raise InputError(f"{self._file.place(part)}: {part} is missing, {INDEX} says that {name} is on grid {grid.name}")
+                    raise InputError(
+                        f"{self._file.place(part)}: {part} is missing, {INDEX} says that {name} is on "
+                        f"grid {grid.name}"
+                    )
             self._require_layout(name, grid)
-        self._names = sorted({*self.grids, *stored}.difference(*(_places(name, grid).values() for name, grid in self.grids.items())))
+        self._names = sorted(
+            {*self.grids, *stored}.difference(
+                *(_places(name, grid).values() for name, grid in self.grids.items())
+            )
+        )
 
     def names(self) -> list[str]:
         return self._names
@@ -131,16 +152,31 @@ class Packed:
         return value.dequantise() if isinstance(value, PackedTensor) else value
 
     def _require_layout(self, name: str, grid: Grid) -> None:
-        """InputError where codes and stored numbers are not of the types and shapes that `flatten` writes for the grid."""
+        """InputError where codes and stored numbers are not of the types and shapes that `flatten` writes for
+        the grid.
+        """
         places = _places(name, grid)
-        found = {part: f"{str(self._file.dtype(place)).removeprefix('torch.')} {list(self._file.shape(place))}" for part, place in places.items()}
-        out, groups = self._file.shape(places["scales"]) if len(self._file.shape(places["scales"])) == 2 else (0, 0)
-        expected = {CODES: f"{'uint8' if grid.bits <= 4 else 'int8'} [{out}, {groups * grid.group * (4 if grid.bits <= 4 else 8) // 8}]"}
+        found = {
+            part: f"{str(self._file.dtype(place)).removeprefix('torch.')} {list(self._file.shape(place))}"
+            for part, place in places.items()
+        }
+        out, groups = (
+            self._file.shape(places["scales"]) if len(self._file.shape(places["scales"])) == 2 else (0, 0)
+        )
+        expected = {
+            CODES: (
+                f"{'uint8' if grid.bits <= 4 else 'int8'} [{out}, "
+                f"{groups * grid.group * (4 if grid.bits <= 4 else 8) // 8}]"
+            )
+        }
         for part, kind in grid.parts.items():
             expected[part] = f"{str(kind.dtype).removeprefix('torch.')} [{out}, {groups * kind.count}]"
         if found != expected:
             text = " and ".join(f"{part} {layout}" for part, layout in found.items())
-            raise InputError(f"{self._file.place(places[CODES])}: tensor {name} has {text}, expected {' and '.join(expected.values())} on grid {grid.name}")
+            raise InputError(
+                f"{self._file.place(places[CODES])}: tensor {name} has {text}, expected "
+                f"{' and '.join(expected.values())} on grid {grid.name}"
+            )
 
     def _require_range(self, name: str, value: PackedTensor) -> None:
         """InputError where a code or a stored integer is one that the grid does not have."""
@@ -152,10 +188,16 @@ class Packed:
             if numbers.numel() and not lowest <= int(numbers.min()) <= int(numbers.max()) <= highest:
                 found = f"{int(numbers.min())} to {int(numbers.max())}"
                 where = self._file.place(_places(name, value.grid)[part])
-                raise InputError(f"{where}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on grid {value.grid.name}")
+                raise InputError(
+                    f"{where}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on "
+                    f"grid {value.grid.name}"
+                )
         if not value.grid.holds(value.stored):
             parts = " and ".join(value.stored)
-            raise InputError(f"{self._file.place(_places(name, value.grid)[CODES])}: tensor {name} has {parts} that {value.grid.name} does not have together")
+            raise InputError(
+                f"{self._file.place(_places(name, value.grid)[CODES])}: tensor {name} has {parts} that "
+                f"{value.grid.name} does not have together"
+            )
 
 
 CODES = "codes"
@@ -184,18 +226,22 @@ def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[st
     """Back from `flatten`."""
     places = {name: _places(name, GRIDS[grid]) for name, grid in grids.items()}
     taken = {place for parts in places.values() for place in parts.values()}
-    tensors: dict[str, PackedTensor | Tensor] = {name: value for name, value in stored.items() if name not in taken}
+    tensors: dict[str, PackedTensor | Tensor] = {
+        name: value for name, value in stored.items() if name not in taken
+    }
     for name, parts in places.items():
         grid, found = GRIDS[grids[name]], {part: stored[place] for part, place in parts.items()}
         tensors[name] = PackedTensor(grid, unpack_codes(grid, found.pop(CODES)), found)
     return tensors
 
 
-def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path) -> None:
+def write(
+    directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path
+) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
 
-    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes. What is stored is made a shard
-    at a time.
+    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes.
+    What is stored is made a shard at a time.
     """
     sizes = {name: _bytes(value) for name, value in sorted(tensors.items())}
     placed: dict[str, str] = {}
@@ -211,7 +257,9 @@ def write(directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: 
             grids |= found
         if len(parts) > 1:
             shards.write_index(built, placed, sum(sizes.values()))
-        text = json.dumps({"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False, allow_nan=False
+        )
         (built / INDEX).write_text(text + "\n", encoding="utf-8")
 
 
@@ -219,4 +267,6 @@ def _bytes(value: PackedTensor | Tensor) -> int:
     """As stored."""
     if isinstance(value, Tensor):
         return value.nbytes
-    return value.codes.numel() * (4 if value.grid.bits <= 4 else 8) // 8 + sum(numbers.nbytes for numbers in value.stored.values())
+    return value.codes.numel() * (4 if value.grid.bits <= 4 else 8) // 8 + sum(
+        numbers.nbytes for numbers in value.stored.values()
+    )

@@ -1,4 +1,6 @@
-"""What is merged into what: a recipe's `models`, `slices` or `modules`, each with the settings of its rule."""
+"""What is merged into what: a recipe's `models`, `slices` or `modules`, each with the settings of its
+rule.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +48,9 @@ class Slice:
 
     settings: MergeSettings
     base: Strand
-    """For a rule that knows no base, the model whose names, shapes and dtypes count: the base if it is there, else the first."""
+    """For a rule that knows no base, the model whose names, shapes and dtypes count: the base if it is there,
+    else the first.
+    """
 
     experts: Sequence[Strand]
     """In the order of the settings."""
@@ -82,55 +86,100 @@ def plan_of(recipe: Recipe) -> Plan:
     modules: dict[str, Sequence[Slice]] = {}
     for name, module in recipe.modules.items():
         key, levels = ("modules", name), [_Level(("modules", name, "parameters"), module.parameters), whole]
-        modules[name] = _of_slices(recipe, key, module.slices, levels) if module.slices else [_of_models(recipe, key, module.models, levels)]
+        modules[name] = (
+            _of_slices(recipe, key, module.slices, levels)
+            if module.slices
+            else [_of_models(recipe, key, module.models, levels)]
+        )
     return Plan(modules)
 
 
 def _weighted(recipe: Recipe) -> bool:
-    """Whether the recipe sets a weight of an expert anywhere: what then is the default holds for all of its slices and modules."""
+    """Whether the recipe sets a weight of an expert anywhere: what then is the default holds for all of its
+    slices and modules.
+    """
     modules = list(recipe.modules.values())
     slices = [*recipe.slices, *(part for module in modules for part in module.slices)]
-    models: list[RecipeModel | RecipeSource] = [*recipe.models, *(model for module in modules for model in module.models)]
+    models: list[RecipeModel | RecipeSource] = [
+        *recipe.models,
+        *(model for module in modules for model in module.models),
+    ]
     models += [source for part in slices for source in part.sources]
     base = recipe.location(recipe.base_model)
-    mappings = [recipe.parameters, *(module.parameters for module in modules), *(part.parameters for part in slices)]
+    mappings = [
+        recipe.parameters,
+        *(module.parameters for module in modules),
+        *(part.parameters for part in slices),
+    ]
     mappings += [model.parameters for model in models if recipe.location(model.model) != base]
     return any("weight" in mapping for mapping in mappings)
 
 
 def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[_Level]) -> Slice:
-    strands = [(Strand((*key, "models", i), model.model, recipe.location(model.model), None), model.parameters) for i, model in enumerate(models)]
+    strands = [
+        (Strand((*key, "models", i), model.model, recipe.location(model.model), None), model.parameters)
+        for i, model in enumerate(models)
+    ]
     base = Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
     return _slice(recipe, (*key, "models"), base, strands, levels)
 
 
-def _of_slices(recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[_Level]) -> list[Slice]:
+def _of_slices(
+    recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[_Level]
+) -> list[Slice]:
     result = []
     for index, part in enumerate(slices):
         place = (*key, "slices", index, "sources")
         strands = []
         for number, source in enumerate(part.sources):
             first, last = source.layer_range
-            strands.append((Strand((*place, number), source.model, recipe.location(source.model), (first, last)), source.parameters))
+            strands.append(
+                (
+                    Strand((*place, number), source.model, recipe.location(source.model), (first, last)),
+                    source.parameters,
+                )
+            )
         base = recipe.location(part.base_model or recipe.base_model)
         own = next((strand for strand, _ in strands if strand.location == base), strands[0][0])
-        result.append(_slice(recipe, place, own, strands, [_Level((*place[:-1], "parameters"), part.parameters), *levels]))
+        result.append(
+            _slice(
+                recipe, place, own, strands, [_Level((*place[:-1], "parameters"), part.parameters), *levels]
+            )
+        )
     return result
 
 
-def _slice(recipe: Recipe, key: Key, base: Strand, strands: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[_Level]) -> Slice:
-    experts = [(strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location]
+def _slice(
+    recipe: Recipe,
+    key: Key,
+    base: Strand,
+    strands: Sequence[tuple[Strand, Mapping[str, Any]]],
+    levels: Sequence[_Level],
+) -> Slice:
+    experts = [
+        (strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location
+    ]
     try:
         models = [(strand.name, own) for strand, own in experts]
         parameters = layered(*(level.parameters for level in levels))
-        settings = merge_settings(recipe.merge_method, parameters, models, recipe.merge_convention, _weighted(recipe))
+        settings = merge_settings(
+            recipe.merge_method, parameters, models, recipe.merge_convention, _weighted(recipe)
+        )
     except RecipeError as error:
         raise recipe.mistake(_place(recipe, str(error), key, experts, levels), str(error)) from None
     return Slice(settings, base, [strand for strand, _ in experts])
 
 
-def _place(recipe: Recipe, sentence: str, key: Key, experts: Sequence[tuple[Strand, Mapping[str, Any]]], levels: Sequence[_Level]) -> Key:
-    """The key that a sentence about settings speaks of: the rule, the models, a number of one of them, or one of a level."""
+def _place(
+    recipe: Recipe,
+    sentence: str,
+    key: Key,
+    experts: Sequence[tuple[Strand, Mapping[str, Any]]],
+    levels: Sequence[_Level],
+) -> Key:
+    """The key that a sentence about settings speaks of: the rule, the models, a number of one of them, or one
+    of a level.
+    """
     if sentence.startswith("merge_method"):
         return ("merge_method",)
     if sentence.startswith("models"):
@@ -144,7 +193,9 @@ def _place(recipe: Recipe, sentence: str, key: Key, experts: Sequence[tuple[Stra
     ]
     setting = [level for level in (*of_one, *levels) if name in level.parameters]
     # With filters, several levels may count for a number: the first of them that is refused by itself.
-    refused = [level for level in setting if _refused(recipe.merge_method, name, level.parameters[name], sentence)]
+    refused = [
+        level for level in setting if _refused(recipe.merge_method, name, level.parameters[name], sentence)
+    ]
     return (*(refused or setting or levels[-1:])[0].key, name)
 
 

@@ -1,7 +1,7 @@
 """What the user asked for, validated: a superset of mergekit's YAML (docs/recipe.md has every key).
 
-Relative paths are relative to the recipe. Every mistake is one sentence with the line, the key, what was found and what was
-expected; of several, the first in the file is told, and how many more there are.
+Relative paths are relative to the recipe. Every mistake is one sentence with the line, the key, what was
+found and what was expected; of several, the first in the file is told, and how many more there are.
 """
 
 import sys
@@ -89,17 +89,25 @@ class RecipeCalibration(_Part):
     def _tunable(cls, value: bool, info: ValidationInfo) -> bool:
         method = PRESETS.get(info.data.get("method", ""))
         if value and method is not None and method.target != "experts":
-            raise ValueError(f"found true, which method {method.name!r} has nothing to tune for, expected the key left out")
+            raise ValueError(
+                f"found true, which method {method.name!r} has nothing to tune for, expected the key left out"
+            )
         return value
 
     @field_validator("alpha", "rho", "damping")
     @classmethod
     def _used(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
         method = PRESETS.get(info.data.get("method", ""))
-        if value is None or method is None or method.target == "experts" or (info.field_name == "damping" and method.rounding == "gptq"):
+        if (
+            value is None
+            or method is None
+            or method.target == "experts"
+            or (info.field_name == "damping" and method.rounding == "gptq")
+        ):
             return value
         raise ValueError(
-            f"found {value if isinstance(value, str) else format(value, 'g')}, which method {method.name!r} does not use, expected the key left out"
+            f"found {value if isinstance(value, str) else format(value, 'g')}, which method "
+            f"{method.name!r} does not use, expected the key left out"
         )
 
     @property
@@ -121,7 +129,9 @@ class RecipeQuantization(_Part):
     """fnmatch patterns of the tensor names that stay in F16."""
 
     overrides: dict[str, Annotated[str, choice(*STORAGES)]] = {}
-    """What linears are stored as, by fnmatch pattern of their names; the first that matches is the one, `keep` before them."""
+    """What linears are stored as, by fnmatch pattern of their names; the first that matches is the one,
+    `keep` before them.
+    """
 
     @property
     def layout(self) -> Layout:
@@ -141,7 +151,9 @@ class RecipeQuantization(_Part):
 
 
 class RecipeExport(_Part):
-    formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(default=None, min_length=1)
+    formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(
+        default=None, min_length=1
+    )
     """None: all that the base's family can be written in."""
 
     split_size: Size = None
@@ -164,12 +176,16 @@ class RecipeVerify(_Part):
 
 class Recipe(_Part):
     base_model: ModelName = ""
-    """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer are used."""
+    """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer
+    are used.
+    """
 
     merge_method: Name = "tsvm"
     merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
-    """As written, base included where it is listed; the experts of the tasks where the recipe says nothing else."""
+    """As written, base included where it is listed; the experts of the tasks where the recipe says nothing
+    else.
+    """
 
     slices: list[RecipeSlice] = []
     modules: dict[str, RecipeModule] = {}
@@ -213,14 +229,18 @@ class Recipe(_Part):
 
     @property
     def experts(self) -> list[RecipeModel]:
-        """The models to merge, each once, without the base, which mergekit's files list too; with it for a rule that knows no base."""
+        """The models to merge, each once, without the base, which mergekit's files list too; with it for a
+        rule that knows no base.
+        """
         listed = {self.location(model.model): model for model in reversed(self._listed())}
         base = None if self.counts_base else self.location(self.base_model)
         order = dict.fromkeys(self.location(model.model) for model in self._listed())
         return [listed[place] for place in order if place != base]
 
     def _listed(self) -> list[RecipeModel]:
-        """Every model that `models`, `slices` or `modules` name, as often as they do; parameters only where `models` has them."""
+        """Every model that `models`, `slices` or `modules` name, as often as they do; parameters only where
+        `models` has them.
+        """
         models, slices = list(self.models), list(self.slices)
         for module in self.modules.values():
             models, slices = models + module.models, slices + module.slices
@@ -237,13 +257,22 @@ class Recipe(_Part):
         return location(name, self.directory)
 
     def mistake(self, key: Key, message: str) -> RecipeError:
-        """For a room that finds a value wrong later on: the error `recipe.yaml:12: parameters.density: MESSAGE`."""
+        """For a room that finds a value wrong later on: the error `recipe.yaml:12: parameters.density:
+        MESSAGE`.
+        """
         return refusal(self.path, self._document, [(key, message)])
 
     def require_tasks(self) -> Self:
         """RecipeError where the recipe has no tasks."""
         if not self.tasks:
-            raise self.mistake(("tasks",), "found none, expected at least one task (its expert and a calibration file): only `merge` works without")
+            raise self.mistake(
+                ("tasks",),
+                (
+                    "found none, expected at least one task (its expert and a calibration file): only "
+                    "`merge` "
+                    "works without"
+                ),
+            )
         return self
 
 
@@ -254,7 +283,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(document.data, context=place)
     except ValidationError as error:
-        # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
+        # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told
+        # last.
         mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
         mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
         raise refusal(path, document, [(key, message) for _, key, message in mistakes]) from None
@@ -263,7 +293,11 @@ def load_recipe(path: Path) -> Recipe:
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
         recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
-    elif recipe.counts_base and recipe.merge_convention == "mergekit" and RULES[recipe.merge_method].experts[1] != 1:
+    elif (
+        recipe.counts_base
+        and recipe.merge_convention == "mergekit"
+        and RULES[recipe.merge_method].experts[1] != 1
+    ):
         recipe = _with_base(recipe)
     if wrong := _contradictions(recipe):
         raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
@@ -277,14 +311,19 @@ def _models_of(recipe: Recipe) -> list[RecipeModel]:
 
 
 def _with_base(recipe: Recipe) -> Recipe:
-    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no base."""
+    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no
+    base.
+    """
 
     def listed(models: list[RecipeModel]) -> list[RecipeModel]:
         known = {recipe.location(model.model) for model in models}
         missing = bool(models) and recipe.location(recipe.base_model) not in known
         return [*models, RecipeModel.model_construct(model=recipe.base_model)] if missing else models
 
-    modules = {name: module.model_copy(update={"models": listed(module.models)}) for name, module in recipe.modules.items()}
+    modules = {
+        name: module.model_copy(update={"models": listed(module.models)})
+        for name, module in recipe.modules.items()
+    }
     return recipe.model_copy(update={"models": listed(recipe.models), "modules": modules})
 
 
@@ -296,17 +335,24 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         wrong.append(((ways[1],), f"found it beside {ways[0]}, expected one of models, slices, modules"))
         return wrong
     if not recipe.base_model:
-        wrong.append((("base_model",), "found nothing, expected the model that the experts were fine-tuned from"))
+        wrong.append(
+            (("base_model",), "found nothing, expected the model that the experts were fine-tuned from")
+        )
         return wrong
     if not recipe._listed():
-        wrong.append((("models",), "found none, expected the models to merge, or tasks that name their experts"))
+        wrong.append(
+            (("models",), "found none, expected the models to merge, or tasks that name their experts")
+        )
         return wrong
     if not recipe.experts:
         wrong.append(((ways[0] if ways else "models",), "found only the base, expected an expert"))
     groups: list[tuple[Key, list[RecipeModel], list[RecipeSlice]]] = [((), recipe.models, recipe.slices)]
     groups += [(("modules", name), module.models, module.slices) for name, module in recipe.modules.items()]
     wrong += [
-        (("modules", name), "found an empty name, expected the first part of tensors' names, or 'default' for all the rest")
+        (
+            ("modules", name),
+            "found an empty name, expected the first part of tensors' names, or 'default' for all the rest",
+        )
         for name in recipe.modules
         if not name.strip()
     ]
@@ -316,8 +362,18 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
             place = (*key, "slices", index, "sources")
             wrong += _repeated(recipe, place, [source.model for source in part.sources])
             base = part.base_model or recipe.base_model
-            if not recipe.counts_base and recipe.location(base) not in {recipe.location(source.model) for source in part.sources}:
-                wrong.append((place, f"found no layers of the base {base!r}, expected them among the sources: {recipe.merge_method} needs them"))
+            if not recipe.counts_base and recipe.location(base) not in {
+                recipe.location(source.model) for source in part.sources
+            }:
+                wrong.append(
+                    (
+                        place,
+                        (
+                            f"found no layers of the base {base!r}, expected them among the sources: "
+                            f"{recipe.merge_method} needs them"
+                        ),
+                    )
+                )
     wrong += _quantization_contradictions(recipe)
     names = [model.model for model in recipe.experts]
     experts = {recipe.location(name) for name in names}
@@ -325,7 +381,15 @@ def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         if not name.strip():
             wrong.append((("tasks", name), "found an empty name, expected the name of a task"))
         if recipe.location(task.expert) not in experts:
-            wrong.append((("tasks", name, "expert"), f"found {task.expert!r}, expected one of the experts in models{did_you_mean(task.expert, names)}"))
+            wrong.append(
+                (
+                    ("tasks", name, "expert"),
+                    (
+                        f"found {task.expert!r}, expected one of the experts in "
+                        f"models{did_you_mean(task.expert, names)}"
+                    ),
+                )
+            )
         wrong += [(("tasks", name, *key), message) for key, message in prompt_contradictions(task)]
     return wrong + _tokenizer_contradictions(recipe)
 
@@ -336,7 +400,12 @@ def _repeated(recipe: Recipe, key: Key, names: list[str]) -> list[tuple[Key, str
     for index, name in enumerate(names):
         first = known.setdefault(recipe.location(name), index)
         if first != index:
-            wrong.append(((*key, index, "model"), f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)"))
+            wrong.append(
+                (
+                    (*key, index, "model"),
+                    f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)",
+                )
+            )
     return wrong
 
 
@@ -344,11 +413,27 @@ def _quantization_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
     wrong: list[tuple[Key, str]] = []
     quantization = recipe.quantization
     if quantization.bits is not None and "grid" in quantization.model_fields_set:
-        wrong.append((("quantization", "grid"), "found a grid beside bits, which choose one for each linear, expected one of the two keys"))
-    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
-    if quantization.bits is not None and quantization.bits < least and "onnx" in (recipe.export.formats or ("onnx",)):
         wrong.append(
-            (("quantization", "bits"), f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or leave it out of export.formats")
+            (
+                ("quantization", "grid"),
+                "found a grid beside bits, which choose one for each linear, expected one of the two keys",
+            )
+        )
+    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
+    if (
+        quantization.bits is not None
+        and quantization.bits < least
+        and "onnx" in (recipe.export.formats or ("onnx",))
+    ):
+        wrong.append(
+            (
+                ("quantization", "bits"),
+                (
+                    f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or "
+                    "leave it "
+                    "out of export.formats"
+                ),
+            )
         )
     return wrong
 
@@ -367,8 +452,21 @@ def _tokenizer_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         for token, entry in recipe.tokenizer.tokens.items():
             model = entry.source.model if isinstance(entry.source, Row) else entry.source
             if model not in (None, "zero") and recipe.location(model) not in known:
-                wrong.append((("tokenizer", "tokens", token, "source"), f"found {model!r}, expected one of the models{did_you_mean(model, models)}"))
+                wrong.append(
+                    (
+                        ("tokenizer", "tokens", token, "source"),
+                        f"found {model!r}, expected one of the models{did_you_mean(model, models)}",
+                    )
+                )
     for key, source in named:
         if source not in ("base", "union") and recipe.location(source) not in known:
-            wrong.append((key, f"found {source!r}, expected 'base', 'union' or one of the models{did_you_mean(source, models)}"))
+            wrong.append(
+                (
+                    key,
+                    (
+                        f"found {source!r}, expected 'base', 'union' or one of the "
+                        f"models{did_you_mean(source, models)}"
+                    ),
+                )
+            )
     return wrong

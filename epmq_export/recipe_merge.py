@@ -1,9 +1,19 @@
-"""The part of a recipe that says what is merged: `models`, or mergekit's `slices` and `modules`, and whose tokenizer the merge gets."""
+"""The part of a recipe that says what is merged: `models`, or mergekit's `slices` and `modules`, and whose
+tokenizer the merge gets.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PlainValidator, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from epmq_export.recipe_values import STRICT, ModelName, Name, Parameters, model_name, shown
 
@@ -14,7 +24,9 @@ class _Part(BaseModel):
 
 def _range(value: list[int]) -> list[int]:
     if len(value) != 2 or value[0] >= value[1]:
-        raise ValueError(f"found {shown(value) if len(value) != 2 else value}, expected [first, last + 1], such as [0, 16]")
+        raise ValueError(
+            f"found {shown(value) if len(value) != 2 else value}, expected [first, last + 1], such as [0, 16]"
+        )
     return value
 
 
@@ -50,7 +62,9 @@ class RecipeSlice(_Part):
     def _as_long(cls, sources: list[RecipeSource]) -> list[RecipeSource]:
         lengths = [source.layer_range[1] - source.layer_range[0] for source in sources]
         if len(set(lengths)) > 1:
-            raise ValueError(f"found sources of {' and '.join(map(str, lengths))} layers, expected the same number of each")
+            raise ValueError(
+                f"found sources of {' and '.join(map(str, lengths))} layers, expected the same number of each"
+            )
         return sources
 
 
@@ -64,7 +78,10 @@ class RecipeModule(_Part):
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
         if bool(self.models) == bool(self.slices):
-            raise ValueError(f"found {'both models and slices' if self.models else 'neither models nor slices'}, expected one of them")
+            raise ValueError(
+                f"found {'both models and slices' if self.models else 'neither models nor slices'}, "
+                "expected one of them"
+            )
         return self
 
 
@@ -91,13 +108,20 @@ def _row(value: object, info: ValidationInfo) -> object:
             return "zero"
         case [("kind", "model_token"), ("model", str(model)), ("token", str(token))]:
             return Row(model_name(model, info), token)
-        case [("kind", "model_token"), ("model", str(model)), ("token_id", int(token))] if token >= 0 and not isinstance(token, bool):
+        case [("kind", "model_token"), ("model", str(model)), ("token_id", int(token))] if (
+            token >= 0 and not isinstance(token, bool)
+        ):
             return Row(model_name(model, info), token)
-    raise ValueError(f"found {', '.join(f'{key} {shown(item)}' for key, item in value.items()) or 'an empty mapping'}, {expected}")
+    raise ValueError(
+        f"found {', '.join(f'{key} {shown(item)}' for key, item in value.items()) or 'an empty mapping'}, "
+        f"{expected}"
+    )
 
 
 class RecipeToken(_Part):
-    """One entry of `tokenizer.tokens`: what a model that lacks the token takes for its row of the embeddings."""
+    """One entry of `tokenizer.tokens`: what a model that lacks the token takes for its row of the
+    embeddings.
+    """
 
     source: Annotated[str | Row | None, PlainValidator(_row)] = None
     force: bool = False

@@ -63,7 +63,12 @@ def told(details: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
             valid = keys(_part(root, key))
             return key, f"found an unknown key, expected {one_of(valid)}{did_you_mean(str(key[-1]), valid)}"
     expected = _EXPECTED.get(details["type"])
-    return key, f"found {shown(details['input'])}, expected {expected.format(**context)}" if expected else details["msg"]
+    return (
+        key,
+        f"found {shown(details['input'])}, expected {expected.format(**context)}"
+        if expected
+        else details["msg"],
+    )
 
 
 def keys(part: type[BaseModel]) -> list[str]:
@@ -78,7 +83,9 @@ def _part(root: type[BaseModel], key: Key) -> type[BaseModel]:
         if is_name or isinstance(name, int):
             is_name = False
             continue
-        annotation = next(info.annotation for field, info in part.model_fields.items() if name == (info.alias or field))
+        annotation = next(
+            info.annotation for field, info in part.model_fields.items() if name == (info.alias or field)
+        )
         is_name = get_origin(annotation) is dict
         part = next(mappings(annotation))
     return part

@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from epmq_export.recipe_sentences import DATA, PATH, keys
 from epmq_export.recipe_values import (
@@ -53,7 +62,11 @@ class RecipeData(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_place(cls, value: object) -> object:
-        if isinstance(value, dict) and not set(value) - set(keys(cls)) and value.get("path") is value.get("dataset") is None:
+        if (
+            isinstance(value, dict)
+            and not set(value) - set(keys(cls))
+            and value.get("path") is value.get("dataset") is None
+        ):
             raise ValueError("found neither path nor dataset, expected one of them")
         return value
 
@@ -63,7 +76,10 @@ class RecipeData(BaseModel):
         if value is not None and info.data.get("path") is not None:
             raise ValueError("found it beside path, expected one of them")
         if value is not None and not HUB_ID.fullmatch(value):
-            raise ValueError(f"found {shown(value)}, expected an id of the Hugging Face hub, org/name, perhaps with @revision")
+            raise ValueError(
+                f"found {shown(value)}, expected an id of the Hugging Face hub, org/name, perhaps with "
+                "@revision"
+            )
         return value
 
     @field_validator("texts")
@@ -78,7 +94,11 @@ class RecipeData(BaseModel):
     def _of_many(cls, value: str | None, info: ValidationInfo) -> str | None:
         path = info.data.get("path")
         if value is not None and path is not None and (info.field_name == "config" or path.is_file()):
-            which = "only data sets of the hub have configs" if info.field_name == "config" else "a file has no splits"
+            which = (
+                "only data sets of the hub have configs"
+                if info.field_name == "config"
+                else "a file has no splits"
+            )
             raise ValueError(f"found it beside path, expected it left out: {which}")
         return value
 
@@ -87,7 +107,9 @@ def _data(value: object) -> object:
     """Which of the two models a value is for, so that a mistake in it is told of that one alone."""
     if isinstance(value, dict | str):
         return value
-    raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, or a mapping with path or dataset")
+    raise ValueError(
+        f"found {shown(value)}, expected the path of a file or a directory, or a mapping with path or dataset"
+    )
 
 
 Data = Annotated[
@@ -111,10 +133,14 @@ class RecipeTask(BaseModel):
     """What a model of texts is given: {} stands for a text of the data, {NAME} for one of several."""
 
     metric: Annotated[str, choice(EXACT_MATCH, SPEARMAN)] | None = None
-    """What the answers that a language model gives in words are judged by; None: it chooses among labels, or is held to texts."""
+    """What the answers that a language model gives in words are judged by; None: it chooses among labels, or
+    is held to texts.
+    """
 
     templates: list[Template] = []
-    """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text alone."""
+    """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text
+    alone.
+    """
 
     head: DataFile | None = None
     """A safetensors file with a linear head: weight [classes, width] and bias [classes]."""
@@ -125,14 +151,19 @@ class RecipeTask(BaseModel):
     @property
     def data(self) -> list[tuple[Key, Path | RecipeData]]:
         """All data of the task, each with its key."""
-        found: list[tuple[Key, Path | RecipeData]] = [(("calibration", index), place) for index, place in enumerate(self.calibration)]
+        found: list[tuple[Key, Path | RecipeData]] = [
+            (("calibration", index), place) for index, place in enumerate(self.calibration)
+        ]
         return found if self.evaluation is None else [*found, (("evaluation",), self.evaluation)]
 
     @field_validator("calibration", mode="before")
     @classmethod
     def _one_or_more(cls, value: object) -> object:
         if not isinstance(value, str | list | dict):
-            raise ValueError(f"found {shown(value)}, expected the path of a file or a directory, a mapping with path or dataset, or a list of these")
+            raise ValueError(
+                f"found {shown(value)}, expected the path of a file or a directory, a mapping with path "
+                "or dataset, or a list of these"
+            )
         return value if isinstance(value, list) else [value]
 
     @field_validator("metric")
@@ -140,29 +171,45 @@ class RecipeTask(BaseModel):
     def _of_answers(cls, value: str | None, info: ValidationInfo) -> str | None:
         texts = (info.data.get("labels") or {}).values()
         if value == SPEARMAN and texts:
-            raise ValueError(f"found {value} beside labels, expected one of them: it correlates numbers, which the data have as labels")
+            raise ValueError(
+                f"found {value} beside labels, expected one of them: it correlates numbers, which the "
+                "data have as labels"
+            )
         if value is not None and (long := next((text for text in texts if "\n" in text.strip()), None)):
-            raise ValueError(f"found {value} beside the label text {long!r}, expected texts of one line, as an answer has")
+            raise ValueError(
+                f"found {value} beside the label text {long!r}, expected texts of one line, as an answer has"
+            )
         return value
 
     @field_validator("head")
     @classmethod
     def _one_head(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is not None and info.data.get("templates"):
-            raise ValueError("found it beside templates, expected one of them: templates make a head of their own")
+            raise ValueError(
+                "found it beside templates, expected one of them: templates make a head of their own"
+            )
         return value
 
     @field_validator("evaluation")
     @classmethod
     def _needed_by_labels(cls, value: object, info: ValidationInfo) -> object:
-        if value is None and (key := next((key for key in ("labels", "metric", "templates", "head") if info.data.get(key)), None)):
-            raise ValueError(f"found nothing, expected labelled data, since the task has {f'a {key}' if key in ('head', 'metric') else key}")
+        if value is None and (
+            key := next(
+                (key for key in ("labels", "metric", "templates", "head") if info.data.get(key)), None
+            )
+        ):
+            raise ValueError(
+                "found nothing, expected labelled data, since the task has "
+                f"{f'a {key}' if key in ('head', 'metric') else key}"
+            )
         return value
 
 
 def prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
     """All data of a task stand in one prompt, which has a place for each of their texts."""
-    named = [(key, (place.texts if isinstance(place, RecipeData) else None) or []) for key, place in task.data]
+    named = [
+        (key, (place.texts if isinstance(place, RecipeData) else None) or []) for key, place in task.data
+    ]
     columns = next((texts for _, texts in named if len(texts) > 1), [])
     if not columns:
         fits, expected = task.prompt.count("{}") == 1, "text with {} once, where a text of the data stands"
@@ -170,7 +217,11 @@ def prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
         places = [f"{{{column}}}" for column in columns]
         fits = "{}" not in task.prompt and all(place in task.prompt for place in places)
         expected = f"text with {' and '.join(places)}, where the texts of the data stand, and no {{}}"
-    wrong: list[tuple[Key, str]] = [] if fits else [(("prompt",), f"found the prompt {task.prompt!r}, expected {expected}")]
+    wrong: list[tuple[Key, str]] = (
+        [] if fits else [(("prompt",), f"found the prompt {task.prompt!r}, expected {expected}")]
+    )
     others = [(key, texts) for key, texts in named if columns and {*texts} != {*columns}]
     expected = f"expected {', '.join(columns)} as in the task's other data: all stand in one prompt"
-    return wrong + [((*key, "texts"), f"found {', '.join(texts) or 'nothing'}, {expected}") for key, texts in others]
+    return wrong + [
+        ((*key, "texts"), f"found {', '.join(texts) or 'nothing'}, {expected}") for key, texts in others
+    ]

@@ -70,7 +70,9 @@ def _data_path(value: object, info: ValidationInfo) -> object:
     place = Place.of(info)
     path = _absolute(value, place.directory)
     if not _is(path.is_file) and not _is(path.is_dir):
-        raise ValueError(f"found no file {value!r}, expected one, relative to the recipe{near_file(path, value)}")
+        raise ValueError(
+            f"found no file {value!r}, expected one, relative to the recipe{near_file(path, value)}"
+        )
     if path not in place.files:
         place.files.append(path)
     return path
@@ -83,24 +85,42 @@ def model_name(value: str, info: ValidationInfo) -> str:
         if _is_local(part, directory):
             path = _absolute(part, directory)
             if _is(path.is_file) and path.suffix.lower() != ".gguf":
-                raise ValueError(f"found the file {part!r}, expected the directory of a model, or a GGUF file")
+                raise ValueError(
+                    f"found the file {part!r}, expected the directory of a model, or a GGUF file"
+                )
             if not _is(path.is_dir) and not _is(path.is_file):
-                raise ValueError(f"found no model directory {part!r}, expected one, relative to the recipe{near_file(path, part)}")
+                raise ValueError(
+                    f"found no model directory {part!r}, expected one, relative to the "
+                    f"recipe{near_file(path, part)}"
+                )
         elif not HUB_ID.fullmatch(part):
-            raise ValueError(f"found {part!r}, expected a model directory or a hub id{near_file(_absolute(part, directory), part)}")
+            raise ValueError(
+                f"found {part!r}, expected a model directory or a hub "
+                f"id{near_file(_absolute(part, directory), part)}"
+            )
     return value
 
 
 def _setting(value: object) -> object:
     """A parameter of a merge: mergekit's ways to write one. What it may be for a rule, the rule says."""
-    expected = "expected a number, true or false, a list of numbers over the layers, or a list of filter and value"
-    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value)):
+    expected = (
+        "expected a number, true or false, a list of numbers over the layers, or a list of filter and value"
+    )
+    if isinstance(value, dict) or (
+        isinstance(value, list) and any(isinstance(entry, dict) for entry in value)
+    ):
         for entry in value if isinstance(value, list) else [value]:
             if not isinstance(entry, dict) or "value" not in entry or set(entry) - {"filter", "value"}:
-                found = f"an entry with {', '.join(map(_word, entry)) or 'nothing'}" if isinstance(entry, dict) else shown(entry)
+                found = (
+                    f"an entry with {', '.join(map(_word, entry)) or 'nothing'}"
+                    if isinstance(entry, dict)
+                    else shown(entry)
+                )
                 raise ValueError(f"found {found}, {expected}")
             if not isinstance(entry.get("filter", ""), str | None):
-                raise ValueError(f"found the filter {shown(entry['filter'])}, expected a part of a tensor's name")
+                raise ValueError(
+                    f"found the filter {shown(entry['filter'])}, expected a part of a tensor's name"
+                )
             _setting_value(entry["value"], expected)
     else:
         _setting_value(value, expected)
@@ -120,7 +140,9 @@ def _setting_value(value: object, expected: str) -> None:
 
 
 def _labels(value: object, info: ValidationInfo) -> object:
-    """Label names with the text embedded for each, from a list of names, a mapping, or a JSON file with either."""
+    """Label names with the text embedded for each, from a list of names, a mapping, or a JSON file with
+    either.
+    """
     where = ""
     if isinstance(value, str):
         path = _data_file(value, info)
@@ -136,7 +158,10 @@ def _labels(value: object, info: ValidationInfo) -> object:
                 raise ValueError(f"found the label {shown(name)}{where}, expected text: quote it")
         value = dict.fromkeys(distinct(value))
     if not isinstance(value, dict):
-        raise ValueError(f"found {shown(value)}{where}, expected a list of names, a mapping of names to texts, or the path of a JSON file")
+        raise ValueError(
+            f"found {shown(value)}{where}, expected a list of names, a mapping of names to texts, or the "
+            "path of a JSON file"
+        )
     if len(value) < 2:
         raise ValueError(f"found {len(value)} labels{where}, expected at least 2")
     names: dict[str, str] = {}
@@ -145,7 +170,10 @@ def _labels(value: object, info: ValidationInfo) -> object:
         if not isinstance(text, str) or not text.strip() or not name.strip() or not encodable(name + text):
             raise ValueError(f"found {shown(text)} for label {name!r}{where}, expected text")
         if text in names:
-            raise ValueError(f"found the text {text!r} for the labels {names[text]!r} and {name!r}{where}, expected one for each")
+            raise ValueError(
+                f"found the text {text!r} for the labels {names[text]!r} and {name!r}{where}, expected "
+                "one for each"
+            )
         names[text] = name
     return {name: text for text, name in names.items()}
 
@@ -157,7 +185,9 @@ def worded(name: str) -> str:
 
 def _template(value: str) -> str:
     if value.count("{}") != 1 or "{" in value.replace("{}", "") or "}" in value.replace("{}", ""):
-        raise ValueError(f"found the template {value!r}, expected text with {{}} once, where the class stands")
+        raise ValueError(
+            f"found the template {value!r}, expected text with {{}} once, where the class stands"
+        )
     return value
 
 
@@ -189,8 +219,14 @@ Template = Annotated[str, AfterValidator(_template)]
 DataPath = Annotated[Path, BeforeValidator(_data_path)]
 DataFile = Annotated[Path, BeforeValidator(_data_file)]
 ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(model_name)]
-Parameters = Annotated[dict[str, Annotated[Any, AfterValidator(_setting)]], BeforeValidator(lambda value: {} if value is None else value)]
-Labels = Annotated[dict[str, str] | None, BeforeValidator(lambda value, info: value if value is None else _labels(value, info))]
+Parameters = Annotated[
+    dict[str, Annotated[Any, AfterValidator(_setting)]],
+    BeforeValidator(lambda value: {} if value is None else value),
+]
+Labels = Annotated[
+    dict[str, str] | None,
+    BeforeValidator(lambda value, info: value if value is None else _labels(value, info)),
+]
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]
 EXACT_MATCH, SPEARMAN = "exact_match", "spearman"
@@ -222,7 +258,10 @@ def shown(value: object) -> str:
 
 def location(name: str, directory: Path) -> str:
     """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
-    return "+".join(str(_absolute(part, directory)) if _is_local(part, directory) else part for part in _parts(name, directory))
+    return "+".join(
+        str(_absolute(part, directory)) if _is_local(part, directory) else part
+        for part in _parts(name, directory)
+    )
 
 
 def _absolute(name: str, directory: Path) -> Path:
@@ -233,7 +272,9 @@ def _absolute(name: str, directory: Path) -> Path:
 
 
 def _is_local(name: str, directory: Path) -> bool:
-    return name.startswith((".", "/", "~")) or Path(name).is_absolute() or _is(_absolute(name, directory).exists)
+    return (
+        name.startswith((".", "/", "~")) or Path(name).is_absolute() or _is(_absolute(name, directory).exists)
+    )
 
 
 def _is(check: Callable[[], bool]) -> bool:

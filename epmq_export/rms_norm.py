@@ -1,4 +1,6 @@
-"""The norm of language models, in one module for all families: each library class computes it in its own way and names its epsilon as it likes."""
+"""The norm of language models, in one module for all families: each library class computes it in its own way
+and names its epsilon as it likes.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -21,5 +23,7 @@ class RmsNorm(nn.Module):
         return value * torch.rsqrt(value.square().mean(-1, keepdim=True) + self.eps)
 
     def whole(self, weight: Tensor) -> Tensor:
-        """The nearest weight that comes back bit for bit after the offset was added to it, as some files store it, and taken away."""
+        """The nearest weight that comes back bit for bit after the offset was added to it, as some files
+        store it, and taken away.
+        """
         return weight.float() + self.offset - self.offset if self.offset else weight

@@ -1,4 +1,6 @@
-"""The weights of a model's directory as transformers lays them out: model.safetensors, or past a size an index and the shards that it names."""
+"""The weights of a model's directory as transformers lays them out: model.safetensors, or past a size an
+index and the shards that it names.
+"""
 
 import json
 from collections.abc import Mapping
@@ -55,7 +57,9 @@ class StoredWeights:
 
 
 def groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names in groups of at most `limit` bytes each, unless one alone is larger, in the order that they are given."""
+    """Names in groups of at most `limit` bytes each, unless one alone is larger, in the order that they are
+    given.
+    """
     found: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -72,7 +76,10 @@ def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
     shards = groups(sizes, limit)
     if len(shards) == 1:
         return {WEIGHTS: shards[0]}
-    return {f"model-{number:05d}-of-{len(shards):05d}.safetensors": names for number, names in enumerate(shards, 1)}
+    return {
+        f"model-{number:05d}-of-{len(shards):05d}.safetensors": names
+        for number, names in enumerate(shards, 1)
+    }
 
 
 def write_index(directory: Path, placed: Mapping[str, str], total: int) -> None:
@@ -83,18 +90,26 @@ def write_index(directory: Path, placed: Mapping[str, str], total: int) -> None:
 
 def _sharded(index: Path) -> dict[str, SafetensorsFile]:
     placed = read_json(index).get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or not all(isinstance(shard, str) for shard in placed.values())
+    ):
         raise InputError(f"{index}: weight_map is no object from tensors to files")
     opened: dict[str, SafetensorsFile] = {}
     holders: dict[str, SafetensorsFile] = {}
     for name, shard in sorted(placed.items()):
         if shard in ("", ".", "..") or Path(shard).name != shard:
-            raise InputError(f"{index}: tensor {name} is said to be in {shard!r}, expected a file of this directory")
+            raise InputError(
+                f"{index}: tensor {name} is said to be in {shard!r}, expected a file of this directory"
+            )
         if not (index.parent / shard).is_file():
             raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard is missing")
         if shard not in opened:
             opened[shard] = SafetensorsFile(index.parent / shard)
         if name not in opened[shard].names():
-            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard has no such tensor")
+            raise InputError(
+                f"{index}: tensor {name} is said to be in {shard}, but that shard has no such tensor"
+            )
         holders[name] = opened[shard]
     return holders

@@ -33,7 +33,9 @@ from epmq_export.vocabulary import chat_template, tokenizer_of, vocabulary, writ
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The base and the experts as they are stored, experts by `Recipe.location`, and what is to be made of them."""
+    """The base and the experts as they are stored, experts by `Recipe.location`, and what is to be made of
+    them.
+    """
 
     base: Checkpoint
     experts: Mapping[str, Checkpoint]
@@ -42,7 +44,9 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Sources:
-    """The same under the family's canonical names, with the merge; what calibration reads. What is frozen is the base's in all of them."""
+    """The same under the family's canonical names, with the merge; what calibration reads. What is frozen is
+    the base's in all of them.
+    """
 
     family: Family
     base: TypedSource
@@ -59,7 +63,9 @@ class Sources:
 
 
 def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
-    """Open what the recipe names; InputError for what is no model, RecipeError for settings that the rule cannot take."""
+    """Open what the recipe names; InputError for what is no model, RecipeError for settings that the rule
+    cannot take.
+    """
     plan = plan_of(recipe)
     base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf)
     experts = {}
@@ -71,19 +77,37 @@ def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
 
 def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
     for model in recipe.experts:
-        require_same_vocabulary(checkpoints.base.model_directory, checkpoints.experts[recipe.location(model.model)].directory, model.model)
+        require_same_vocabulary(
+            checkpoints.base.model_directory,
+            checkpoints.experts[recipe.location(model.model)].directory,
+            model.model,
+        )
 
 
 def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> Sources:
-    """RecipeError where calibration cannot follow the merge, InputError for an expert that has another vocabulary than the base."""
-    for key, value in (("tokenizer_source", recipe.tokenizer_source), ("tokenizer", recipe.tokenizer), ("chat_template", recipe.chat_template)):
+    """RecipeError where calibration cannot follow the merge, InputError for an expert that has another
+    vocabulary than the base.
+    """
+    for key, value in (
+        ("tokenizer_source", recipe.tokenizer_source),
+        ("tokenizer", recipe.tokenizer),
+        ("chat_template", recipe.chat_template),
+    ):
         if value not in (None, "base"):
-            raise recipe.mistake((key,), "found it set, expected it left out: a calibrated model has the base's tokenizer; `merge` works")
+            raise recipe.mistake(
+                (key,),
+                (
+                    "found it set, expected it left out: a calibrated model has the base's tokenizer; "
+                    "`merge` works"
+                ),
+            )
     _require_same_vocabulary(recipe, checkpoints)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
     frozen = frozen_tensors(recipe, base, family.frozen)
-    experts: Mapping[str, TypedSource] = {location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()}
+    experts: Mapping[str, TypedSource] = {
+        location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()
+    }
     moving = _without(frozen, {recipe.location(recipe.base_model): base, **experts})
     require_layers(recipe, checkpoints.plan, next(iter(moving.values())))
     merge = assemble(recipe, checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
@@ -94,14 +118,26 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     if not frozen:
         return opened
     still = Renamed(base, {name: name for name in frozen})
-    return replace(opened, experts={location: opened.like_expert(expert) for location, expert in experts.items()}, merged=Joined([merge, still]))
+    return replace(
+        opened,
+        experts={location: opened.like_expert(expert) for location, expert in experts.items()},
+        merged=Joined([merge, still]),
+    )
 
 
 def frozen_tensors(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -> list[str]:
-    """The tensors that stay the base's: those that the recipe's patterns match, or without any those that these do."""
+    """The tensors that stay the base's: those that the recipe's patterns match, or without any those that
+    these do.
+    """
     for i, pattern in enumerate(recipe.frozen or ()):
         if not any(fnmatchcase(name, pattern) for name in base.names()):
-            raise recipe.mistake(("frozen", i), f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {base.names()[0]}")
+            raise recipe.mistake(
+                ("frozen", i),
+                (
+                    f"found {pattern!r}, which matches no tensor, expected a pattern of names such as "
+                    f"{base.names()[0]}"
+                ),
+            )
     asked = patterns if recipe.frozen is None else recipe.frozen
     found = [name for name in base.names() if any(fnmatchcase(name, pattern) for pattern in asked)]
     if len(found) == len(base.names()):
@@ -112,7 +148,12 @@ def frozen_tensors(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -
 def _without(frozen: Sequence[str], models: Mapping[str, TypedSource]) -> dict[str, TypedSource]:
     """The models without some of their tensors."""
     held = set(frozen)
-    return {location: Renamed(model, {name: name for name in model.names() if name not in held}) if held else model for location, model in models.items()}
+    return {
+        location: Renamed(model, {name: name for name in model.names() if name not in held})
+        if held
+        else model
+        for location, model in models.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -131,7 +172,8 @@ class Output:
 
 
 def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()) -> Output:
-    """The merge in full precision. RecipeError or InputError where the models cannot be merged as the recipe says.
+    """The merge in full precision. RecipeError or InputError where the models cannot be merged as the recipe
+    says.
 
     What `patterns` match, or those of the recipe where it has its own, is the base's.
     """
@@ -145,13 +187,21 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
         _require_same_vocabulary(recipe, checkpoints)
     else:
         asked = RecipeTokenizer(source=asked) if isinstance(asked, str) else asked
-        source = base if asked.source == "base" else asked.source if asked.source == "union" else recipe.location(asked.source)
+        source = (
+            base
+            if asked.source == "base"
+            else asked.source
+            if asked.source == "union"
+            else recipe.location(asked.source)
+        )
         tokenizer, known = vocabulary(recipe, models, source, asked.tokens, asked.pad_to_multiple_of or 1)
     if recipe.chat_template is not None:
         tokenizer = tokenizer or tokenizer_of(checkpoints.base)
         tokenizer.chat_template = chat_template(recipe.chat_template, recipe, models)
     dtype = recipe.out_dtype or recipe.dtype
-    result = assemble(recipe, checkpoints.plan, _without(frozen, models), DTYPES[dtype] if dtype else None, known)
+    result = assemble(
+        recipe, checkpoints.plan, _without(frozen, models), DTYPES[dtype] if dtype else None, known
+    )
     if frozen:
         result = Joined([result, Renamed(checkpoints.base, {name: name for name in frozen})])
     # After `assemble`, which refuses layers that there are not.
@@ -159,28 +209,46 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
     changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), layers)
     if known is not None:
         changes |= vocabulary_changes({**config, **changes}, known.size)
-    return Output(result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer))
+    return Output(
+        result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer)
+    )
 
 
 def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]) -> dict[str, Any]:
-    """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No time, no machine.
+    """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No
+    time, no machine.
 
     `data` are inputs that are no files, with their digests.
     """
-    inputs = [(path, checkpoints.base) for path in sorted({*checkpoints.base.files(), *companions(checkpoints.base.directory)})]
+    inputs = [
+        (path, checkpoints.base)
+        for path in sorted({*checkpoints.base.files(), *companions(checkpoints.base.directory)})
+    ]
     inputs += [(path, expert) for expert in checkpoints.experts.values() for path in expert.files()]
     hashed = [
-        {"path": path.name if is_gguf(path) else f"{_name(model)}/{path.relative_to(model.directory)}", "sha256": files.sha256(path)}
+        {
+            "path": path.name if is_gguf(path) else f"{_name(model)}/{path.relative_to(model.directory)}",
+            "sha256": files.sha256(path),
+        }
         for path, model in inputs
         if path.is_relative_to(model.directory) or is_gguf(path)
     ]
-    hashed += [{"path": _relative(path, recipe.directory), "sha256": files.tree_sha256(path) if path.is_dir() else files.sha256(path)} for path in recipe.files]
+    hashed += [
+        {
+            "path": _relative(path, recipe.directory),
+            "sha256": files.tree_sha256(path) if path.is_dir() else files.sha256(path),
+        }
+        for path in recipe.files
+    ]
     hashed += [{"path": name, "sha256": digest} for name, digest in data.items()]
     packages = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow")
     return {
         "recipe": recipe.source,
         "inputs": hashed,
-        "versions": {"epmq-export": epmq_export.__version__, **{package: version(package) for package in packages}},
+        "versions": {
+            "epmq-export": epmq_export.__version__,
+            **{package: version(package) for package in packages},
+        },
     }
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from epmq_export.errors import InputError, OutputError
 from epmq_export.family import TensorSource
 
-# The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they mean nothing.
+# The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they
+# mean nothing.
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -61,7 +62,8 @@ class SafetensorsFile:
     def load(self, name: str) -> Tensor:
         self._known(name)
         try:
-            # The library hands out views of one private mapping: without a copy, a caller's change in place would be read by the next.
+            # The library hands out views of one private mapping: without a copy, a caller's change in place
+            # would be read by the next.
             tensor: Tensor = self._file.get_tensor(name).clone()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
@@ -70,7 +72,10 @@ class SafetensorsFile:
     def _header(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         part = self._file.get_slice(name)
         if part.get_dtype() not in DTYPES:
-            raise InputError(f"{self.path}: tensor {name} is of dtype {part.get_dtype()}, expected unquantised weights ({', '.join(DTYPES)})")
+            raise InputError(
+                f"{self.path}: tensor {name} is of dtype {part.get_dtype()}, expected unquantised weights "
+                f"({', '.join(DTYPES)})"
+            )
         return tuple(part.get_shape()), DTYPES[part.get_dtype()]
 
     def _known(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
@@ -79,7 +84,9 @@ class SafetensorsFile:
         return self._headers[name]
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write one safetensors file; OutputError where the disk does not take it."""
     path.touch()
     mode = path.stat().st_mode

@@ -1,8 +1,10 @@
-"""One vocabulary for models that have several: mergekit's `tokenizer_source`, `tokenizer` and `chat_template`.
+"""One vocabulary for models that have several: mergekit's `tokenizer_source`, `tokenizer` and
+`chat_template`.
 
-The merge gets one tokenizer; every model's token embeddings (and head) are put in that tokenizer's order before they are merged. A
-token that a model lacks gets the row that the recipe names for it, else that of the only model that has it, else the base's, else the
-mean of those that have it; a token that none has gets zeros and a line in the log. Of slices, each is filled from its own models alone.
+The merge gets one tokenizer; every model's token embeddings (and head) are put in that tokenizer's order
+before they are merged. A token that a model lacks gets the row that the recipe names for it, else that of the
+only model that has it, else the base's, else the mean of those that have it; a token that none has gets zeros
+and a line in the log. Of slices, each is filled from its own models alone.
 """
 
 import logging
@@ -26,9 +28,19 @@ from epmq_export.tensors import TypedSource
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,21 @@ def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{directory}: found no tokenizer that transformers reads, expected one ({reason})") from None
+        raise InputError(
+            f"{directory}: found no tokenizer that transformers reads, expected one ({reason})"
+        ) from None
     return tokenizer
 
 
-def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, entries: Mapping[str, RecipeToken], multiple: int) -> tuple[Any, Vocabulary]:
-    """The merge's tokenizer and vocabulary. `source` is "base", "union" or a location; `models` are by location, the base first.
+def vocabulary(
+    recipe: Recipe,
+    models: Mapping[str, Checkpoint],
+    source: str,
+    entries: Mapping[str, RecipeToken],
+    multiple: int,
+) -> tuple[Any, Vocabulary]:
+    """The merge's tokenizer and vocabulary. `source` is "base", "union" or a location; `models` are by
+    location, the base first.
 
     InputError for a tokenizer that its model's embeddings do not fit.
     """
@@ -86,7 +107,8 @@ def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, en
         last = max(tokens, key=lambda token: tokens[token])
         if tokens[last] >= sizes[location]:
             raise InputError(
-                f"{models[location].model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, but config.json says {sizes[location]} rows"
+                f"{models[location].model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, "
+                f"but config.json says {sizes[location]} rows"
             )
     for location, model in models.items():
         _require_indexed(model, sizes[location])
@@ -97,13 +119,21 @@ def vocabulary(recipe: Recipe, models: Mapping[str, Checkpoint], source: str, en
     tokens = result.get_vocab()
     if refused := [token for token in entries if token not in tokens]:
         raise recipe.mistake(
-            ("tokenizer", "tokens", refused[0]), f"found the token {refused[0]!r}, which the tokenizer does not take, expected text of a token"
+            ("tokenizer", "tokens", refused[0]),
+            f"found the token {refused[0]!r}, which the tokenizer does not take, expected text of a token",
         )
     if sorted(tokens.values()) != list(range(len(tokens))):
-        raise InputError(f"{models[base].model_directory}: the ids of the merged tokenizer are not 0 to {len(tokens) - 1}, as rows of embeddings need")
+        raise InputError(
+            f"{models[base].model_directory}: the ids of the merged tokenizer are not 0 to "
+            f"{len(tokens) - 1}, as rows of embeddings need"
+        )
     order = sorted(tokens, key=lambda token: tokens[token])
-    rows = {location: torch.tensor([known.get(token, -1) for token in order]) for location, known in own.items()}
-    return result, Vocabulary(tokens, -(-len(tokens) // multiple) * multiple, rows, sizes, own, _located(recipe, entries))
+    rows = {
+        location: torch.tensor([known.get(token, -1) for token in order]) for location, known in own.items()
+    }
+    return result, Vocabulary(
+        tokens, -(-len(tokens) // multiple) * multiple, rows, sizes, own, _located(recipe, entries)
+    )
 
 
 def _located(recipe: Recipe, entries: Mapping[str, RecipeToken]) -> dict[str, RecipeToken]:
@@ -112,7 +142,10 @@ def _located(recipe: Recipe, entries: Mapping[str, RecipeToken]) -> dict[str, Re
             return Row(recipe.location(source.model), source.token)
         return recipe.location(source) if source not in (None, "zero") else source
 
-    return {token: RecipeToken.model_construct(source=place(entry.source), force=entry.force) for token, entry in entries.items()}
+    return {
+        token: RecipeToken.model_construct(source=place(entry.source), force=entry.force)
+        for token, entry in entries.items()
+    }
 
 
 def _add(tokenizer: Any, tokenizers: Mapping[str, Any]) -> None:  # noqa: ANN401
@@ -121,11 +154,19 @@ def _add(tokenizer: Any, tokenizers: Mapping[str, Any]) -> None:  # noqa: ANN401
     for location, other in tokenizers.items():
         special = {info.content: info for _, info in sorted(other.added_tokens_decoder.items())}
         known = tokenizer.get_vocab()
-        plain = sorted((row, token) for token, row in other.get_vocab().items() if token not in known and token not in special)
+        plain = sorted(
+            (row, token)
+            for token, row in other.get_vocab().items()
+            if token not in known and token not in special
+        )
         tokenizer.add_tokens([token for _, token in plain])
         for token, info in special.items():
             if added.setdefault(token, info) != info:
-                log.warning("%s: token %r has other settings than in a model before it: those are kept", location, token)
+                log.warning(
+                    "%s: token %r has other settings than in a model before it: those are kept",
+                    location,
+                    token,
+                )
             elif token not in known:
                 tokenizer.add_tokens([info])
 
@@ -140,35 +181,57 @@ def _size(model: Checkpoint) -> int:
 
 
 def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
-    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none that has so many by chance."""
+    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none
+    that has so many by chance.
+    """
     other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
-    return layer_of(tensor) is None and not other and model.dtype(tensor).is_floating_point and model.shape(tensor)[:1] == (size,)
+    return (
+        layer_of(tensor) is None
+        and not other
+        and model.dtype(tensor).is_floating_point
+        and model.shape(tensor)[:1] == (size,)
+    )
 
 
 def _require_indexed(model: Checkpoint, size: int) -> None:
     """InputError where no tensor has a row a token: its tokens could not be put in another order."""
     if any(is_indexed(model, name, size) for name in model.names()):
         return
-    tables = [f"{name} has {model.shape(name)[0]}" for name in model.names() if name.endswith("weight") and "emb" in name and model.shape(name)]
+    tables = [
+        f"{name} has {model.shape(name)[0]}"
+        for name in model.names()
+        if name.endswith("weight") and "emb" in name and model.shape(name)
+    ]
     rows = f" ({', '.join(tables)})" if tables else ""
     raise InputError(
-        f"{model.model_directory / CONFIG}: found vocab_size {size}, but no token embeddings of so many rows{rows}, expected the number of their rows"
+        f"{model.model_directory / CONFIG}: found vocab_size {size}, but no token embeddings of so many "
+        f"rows{rows}, expected the number of their rows"
     )
 
 
 class Aligned:
-    """A model with its token rows in the merge's order. `views` are those that it is merged with, itself among them, by location."""
+    """A model with its token rows in the merge's order. `views` are those that it is merged with, itself
+    among them, by location.
+    """
 
-    def __init__(self, location: str, views: Mapping[str, TypedSource], base: str | None, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, location: str, views: Mapping[str, TypedSource], base: str | None, vocabulary: Vocabulary
+    ) -> None:
         self._location, self._views, self._base, self._vocabulary = location, views, base, vocabulary
         self._own = views[location]
-        self._indexed = {name for name in self._own.names() if is_indexed(self._own, name, vocabulary.sizes[location])}
+        self._indexed = {
+            name for name in self._own.names() if is_indexed(self._own, name, vocabulary.sizes[location])
+        }
 
     def names(self) -> Sequence[str]:
         return self._own.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return (self._vocabulary.size, *self._own.shape(name)[1:]) if name in self._indexed else self._own.shape(name)
+        return (
+            (self._vocabulary.size, *self._own.shape(name)[1:])
+            if name in self._indexed
+            else self._own.shape(name)
+        )
 
     def dtype(self, name: str) -> torch.dtype:
         result = self._own.dtype(name)
@@ -193,7 +256,9 @@ class Aligned:
         return result
 
     def _fill(self, result: Tensor, name: str, missing: Sequence[int]) -> None:
-        """The rows that the model lacks, from those that have them: one model's tensor in memory at a time."""
+        """The rows that the model lacks, from those that have them: one model's tensor in memory at a
+        time.
+        """
         order = sorted(self._vocabulary.tokens, key=lambda token: self._vocabulary.tokens[token])
         wanted: dict[str, list[tuple[int, int]]] = {}
         givers = Counter[int]()
@@ -213,14 +278,21 @@ class Aligned:
         """The models whose rows make up a row, and which of theirs."""
         entry = self._vocabulary.entries.get(token)
         source = entry.source if entry else None
-        have = [(location, int(self._vocabulary.rows[location][row])) for location in self._views if self._vocabulary.rows[location][row] >= 0]
+        have = [
+            (location, int(self._vocabulary.rows[location][row]))
+            for location in self._views
+            if self._vocabulary.rows[location][row] >= 0
+        ]
         if source == "zero":
             return []
         if isinstance(source, Row):
             return [(source.model, self._row(source))]
         if source is not None:
             if source not in dict(have):
-                raise InputError(f"tokenizer.tokens.{token}: found no such token in {source} among the models merged here, expected it there")
+                raise InputError(
+                    f"tokenizer.tokens.{token}: found no such token in {source} among the models merged "
+                    "here, expected it there"
+                )
             return [(source, dict(have)[source])]
         if not have:
             log.warning("token %r is in no model merged here: its row is zero", token)
@@ -228,17 +300,32 @@ class Aligned:
         return [(self._base, own[self._base])] if len(have) > 1 and self._base in own else have
 
     def _row(self, source: Row) -> int:
-        row = self._vocabulary.own[source.model].get(source.token, -1) if isinstance(source.token, str) else source.token
+        row = (
+            self._vocabulary.own[source.model].get(source.token, -1)
+            if isinstance(source.token, str)
+            else source.token
+        )
         if source.model not in self._views or not 0 <= row < self._vocabulary.sizes[source.model]:
-            raise InputError(f"tokenizer.tokens: found no token {source.token!r} in {source.model} among the models merged here, expected it there")
+            raise InputError(
+                f"tokenizer.tokens: found no token {source.token!r} in {source.model} among the models "
+                "merged here, expected it there"
+            )
         return row
 
 
 def chat_template(asked: str, recipe: Recipe, models: Mapping[str, Checkpoint]) -> str | None:
-    """The template that a recipe's `chat_template` means: Jinja as it is, or with `auto` the one that most models have."""
+    """The template that a recipe's `chat_template` means: Jinja as it is, or with `auto` the one that most
+    models have.
+    """
     if asked != "auto":
         if "{" not in asked:
-            raise recipe.mistake(("chat_template",), f"found {asked!r}, expected 'auto' or a template in Jinja (mergekit's templates by name are not here)")
+            raise recipe.mistake(
+                ("chat_template",),
+                (
+                    f"found {asked!r}, expected 'auto' or a template in Jinja (mergekit's templates by name "
+                    "are not here)"
+                ),
+            )
         return asked
     found: Counter[str] = Counter()
     for location, model in models.items():
@@ -253,7 +340,9 @@ def chat_template(asked: str, recipe: Recipe, models: Mapping[str, Checkpoint]) 
         else:
             log.info("%s has no chat template", location)
     if not found:
-        raise recipe.mistake(("chat_template",), "found 'auto', but no model has a chat template, expected one in Jinja")
+        raise recipe.mistake(
+            ("chat_template",), "found 'auto', but no model has a chat template, expected one in Jinja"
+        )
     return found.most_common(1)[0][0]
 
 

@@ -1,7 +1,8 @@
 """YAML as plain data, with the line of every key.
 
-Scalars follow YAML 1.2's core schema and not PyYAML's 1.1: `1e-3` is a number, and `yes`, `no`, `on` and dates are text, as the
-writer of a label list expects. Keys are text as written. Nothing is ever constructed but mappings, lists and scalars.
+Scalars follow YAML 1.2's core schema and not PyYAML's 1.1: `1e-3` is a number, and `yes`, `no`, `on` and
+dates are text, as the writer of a label list expects. Keys are text as written. Nothing is ever constructed
+but mappings, lists and scalars.
 """
 
 import math
@@ -29,9 +30,15 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(_TAG + "null", re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    _TAG + "bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF")
+)
 _Loader.add_implicit_resolver(_TAG + "int", re.compile(r"[-+]?[0-9]+\Z"), list("-+0123456789"))
-_Loader.add_implicit_resolver(_TAG + "float", re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"), list("-+.0123456789"))
+_Loader.add_implicit_resolver(
+    _TAG + "float",
+    re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"),
+    list("-+.0123456789"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,9 @@ def dotted(key: Key) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it cannot."""
+    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it
+    cannot.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -84,7 +93,9 @@ def read(path: Path) -> Document:
         raise RecipeError(f"{path}:{line}: not valid YAML: {_problem(error, text, line)}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise RecipeError(f"{path}:{line}: not valid YAML: character {error.character!r} is not allowed") from None
+        raise RecipeError(
+            f"{path}:{line}: not valid YAML: character {error.character!r} is not allowed"
+        ) from None
     except RecursionError:
         raise RecipeError(f"{path}:1: lists and mappings are nested too deeply for a recipe") from None
 
@@ -93,14 +104,20 @@ def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise RecipeError(f"{path}: found no such file, expected a recipe{near_file(path, str(path))}") from None
+        raise RecipeError(
+            f"{path}: found no such file, expected a recipe{near_file(path, str(path))}"
+        ) from None
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: not readable ({error.strerror if isinstance(error, OSError) else error})") from None
+        raise RecipeError(
+            f"{path}: not readable ({error.strerror if isinstance(error, OSError) else error})"
+        ) from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{path}:{line}: found byte 0x{raw[error.start]:02x}, expected text in UTF-8") from None
+        raise RecipeError(
+            f"{path}:{line}: found byte 0x{raw[error.start]:02x}, expected text in UTF-8"
+        ) from None
 
 
 def _problem(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
@@ -143,7 +160,13 @@ class _Reader:
             name, line = self._text(name_node), name_node.start_mark.line + 1
             inner = (*key, name)
             if name in first:
-                self.refuse(name_node, f"{dotted(inner)}: found the key a second time, first on line {first[name]}, expected it once")
+                self.refuse(
+                    name_node,
+                    (
+                        f"{dotted(inner)}: found the key a second time, first on line {first[name]}, "
+                        "expected it once"
+                    ),
+                )
             if name == "<<":
                 self.refuse(name_node, "found a merge key '<<', expected the keys written out")
             first[name] = self.lines[inner] = line
@@ -172,4 +195,9 @@ class _Reader:
                     return text
         except (ValueError, KeyError):
             pass
-        self.refuse(node, f"found {text[:60]!r}, expected a finite number" if kind != "bool" else f"found {text[:60]!r}, expected true or false")
+        self.refuse(
+            node,
+            f"found {text[:60]!r}, expected a finite number"
+            if kind != "bool"
+            else f"found {text[:60]!r}, expected true or false",
+        )

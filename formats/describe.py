@@ -52,14 +52,21 @@ def _file(path: Path) -> Description:
         return Description("safetensors", path, header.metadata, header.tensors)
     if ending in PICKLES:
         raise InputError(f"{path}: {_pickle(path)}")
-    raise InputError(f"{path}: found {f'the ending {ending!r}' if ending else 'no ending'}, expected {_EXPECTED}")
+    raise InputError(
+        f"{path}: found {f'the ending {ending!r}' if ending else 'no ending'}, expected {_EXPECTED}"
+    )
 
 
 def _refuse_deep(description: Description) -> None:
     """JSON may nest deeper than Python can then print; no model's metadata do."""
     level: list[object] = [description.metadata, description.provenance]
     for _ in range(DEEPEST):
-        level = [item for part in level if isinstance(part, Mapping | list) for item in (part.values() if isinstance(part, Mapping) else part)]
+        level = [
+            item
+            for part in level
+            if isinstance(part, Mapping | list)
+            for item in (part.values() if isinstance(part, Mapping) else part)
+        ]
     if any(isinstance(part, Mapping | list) for part in level):
         raise InputError(f"{description.path}: its metadata are nested deeper than {DEEPEST} levels")
 
@@ -67,8 +74,12 @@ def _refuse_deep(description: Description) -> None:
 def _gguf(path: Path) -> Description:
     file = GgufModel.open(path)
     metadata = {key: value.value for key, value in file.metadata.items()}
-    tensors = [TensorDescription(info.name, info.type.name, info.shape, info.size) for info in file.tensors.values()]
-    return Description("gguf", path, {"gguf.version": file.files[0].version, **metadata}, tensors, _provenance(metadata))
+    tensors = [
+        TensorDescription(info.name, info.type.name, info.shape, info.size) for info in file.tensors.values()
+    ]
+    return Description(
+        "gguf", path, {"gguf.version": file.files[0].version, **metadata}, tensors, _provenance(metadata)
+    )
 
 
 def _onnx(path: Path) -> Description:
@@ -86,7 +97,12 @@ def _directory(directory: Path) -> Description:
         return _packed(directory)
     if (directory / ADAPTER_CONFIG).exists() and (directory / ADAPTER_WEIGHTS).exists():
         header = read_header(directory / ADAPTER_WEIGHTS)
-        return Description("LoRA adapter", directory, read_json(directory / ADAPTER_CONFIG) | _prefixed(header), header.tensors)
+        return Description(
+            "LoRA adapter",
+            directory,
+            read_json(directory / ADAPTER_CONFIG) | _prefixed(header),
+            header.tensors,
+        )
     header = _weights(directory)
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
     return Description("Hugging Face model", directory, config | _prefixed(header), header.tensors)
@@ -104,8 +120,16 @@ def _packed(directory: Path) -> Description:
             tensors.append(TensorDescription(name, packed.grids[name].name, packed.shape(name), size))
         else:
             tensors.append(stored[name])
-    metadata = {key: value for key, value in packed.index.items() if key not in (*_PROVENANCE, "grids")}  # a grid is its tensor's type
-    return Description("packed checkpoint", directory, metadata, tensors, {key: packed.index[key] for key in _PROVENANCE if key in packed.index})
+    metadata = {
+        key: value for key, value in packed.index.items() if key not in (*_PROVENANCE, "grids")
+    }  # a grid is its tensor's type
+    return Description(
+        "packed checkpoint",
+        directory,
+        metadata,
+        tensors,
+        {key: packed.index[key] for key in _PROVENANCE if key in packed.index},
+    )
 
 
 def _weights(directory: Path) -> Header:
@@ -116,17 +140,28 @@ def _weights(directory: Path) -> Header:
 def _sharded(index: Path) -> Header:
     content = read_json(index)
     placed = content.get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) and Path(shard).name == shard for shard in placed.values()):
-        raise InputError(f"{index}: weight_map is {placed!r:.80}, expected an object from tensors to files of this directory")
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or not all(isinstance(shard, str) and Path(shard).name == shard for shard in placed.values())
+    ):
+        raise InputError(
+            f"{index}: weight_map is {placed!r:.80}, expected an object from tensors to files of this "
+            "directory"
+        )
     metadata: dict[str, str] = {}
     tensors: list[TensorDescription] = []
     for shard in sorted(set(placed.values())):
         expected = {name for name, place in placed.items() if place == shard}
         if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: tensor {min(expected)} is said to be in {shard}, but that shard is missing")
+            raise InputError(
+                f"{index}: tensor {min(expected)} is said to be in {shard}, but that shard is missing"
+            )
         header = read_header(index.parent / shard)
         if missing := expected - {tensor.name for tensor in header.tensors}:
-            raise InputError(f"{index}: tensor {min(missing)} is said to be in {shard}, but that shard has no such tensor")
+            raise InputError(
+                f"{index}: tensor {min(missing)} is said to be in {shard}, but that shard has no such tensor"
+            )
         metadata |= header.metadata
         tensors += [tensor for tensor in header.tensors if tensor.name in expected]
     return Header(metadata, tensors)
@@ -140,18 +175,32 @@ def _only_weights(directory: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"{directory}: found {len(found)} safetensors files and no {INDEX}; name one of them, such as {found[0]}")
-    inner = sorted(path for ending in (*ENDINGS, f"/{PACKED}") for pattern in ("*", "*/*") for path in directory.glob(f"{pattern}{ending}"))
+        raise InputError(
+            f"{directory}: found {len(found)} safetensors files and no {INDEX}; name one of them, such as "
+            f"{found[0]}"
+        )
+    inner = sorted(
+        path
+        for ending in (*ENDINGS, f"/{PACKED}")
+        for pattern in ("*", "*/*")
+        for path in directory.glob(f"{pattern}{ending}")
+    )
     if inner:
         there = [path.parent if path.name == PACKED else path for path in inner]
-        raise InputError(f"{directory}: found no model right in it; name one of these: {', '.join(str(path) for path in there[:5])}")
+        raise InputError(
+            f"{directory}: found no model right in it; name one of these: "
+            f"{', '.join(str(path) for path in there[:5])}"
+        )
     if pickles := sorted(path for path in directory.iterdir() if path.suffix in PICKLES):
         raise InputError(f"{directory}: {_pickle(pickles[0])}")
     raise InputError(f"{directory}: found no weights in it, expected {_EXPECTED}")
 
 
 def _pickle(path: Path) -> str:
-    return f"{path.name} is a pickle, which can run any program when it is opened, so it is not opened; expected {_EXPECTED}"
+    return (
+        f"{path.name} is a pickle, which can run any program when it is opened, so it is not opened; "
+        f"expected {_EXPECTED}"
+    )
 
 
 def _prefixed(header: Header) -> dict[str, str]:

@@ -45,8 +45,10 @@ class Gguf:
     name = "gguf"
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """`model.gguf`, or the first of the files that the recipe's export.split_size asks for. The same packed checkpoint gives the same bytes.
-        InputError where packed and family do not hold the same tensors."""
+        """`model.gguf`, or the first of the files that the recipe's export.split_size asks for. The same
+        packed checkpoint gives the same bytes. InputError where packed and family do not hold the same
+        tensors.
+        """
         spec = family.gguf()
         _refuse_mismatch(packed, family, spec)
         layout = _layout(packed, spec)
@@ -60,7 +62,11 @@ class Gguf:
                     writer = _begin(built, keys, {name: layout[name] for name in names})
                     try:
                         for name in names:
-                            tensor = spec.constants[name] if name in spec.constants else _in_file(packed.tensor(back[name]), back[name], spec)
+                            tensor = (
+                                spec.constants[name]
+                                if name in spec.constants
+                                else _in_file(packed.tensor(back[name]), back[name], spec)
+                            )
                             writer.write_tensor_data(encode(tensor))
                     finally:
                         writer.close()
@@ -70,14 +76,24 @@ class Gguf:
             raise
         return paths[0]
 
-    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-        origin = {f"epmq.{key}": json.dumps(index[key], ensure_ascii=False, separators=(",", ":")) for key in _PROVENANCE if key in index}
+    def sizes(
+        self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]
+    ) -> Mapping[str, Mapping[str, int]]:
+        origin = {
+            f"epmq.{key}": json.dumps(index[key], ensure_ascii=False, separators=(",", ":"))
+            for key in _PROVENANCE
+            if key in index
+        }
         return gguf_size(FILE, tensors, family.gguf(), origin, split_bytes(index))
 
     def find(self, folder: Path) -> Path:
         found = [*folder.glob(FILE), *sorted(folder.glob(f"{Path(FILE).stem}-00001-of-?????.gguf"))]
         if len(found) != 1 or not found[0].is_file():
-            raise InputError(f"{folder}: has {' and '.join(path.name for path in found)}, expected one model" if len(found) > 1 else f"{folder}: has no {FILE}")
+            raise InputError(
+                f"{folder}: has {' and '.join(path.name for path in found)}, expected one model"
+                if len(found) > 1
+                else f"{folder}: has no {FILE}"
+            )
         return found[0]
 
     def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
@@ -86,8 +102,10 @@ class Gguf:
         return {path: [family] if tower is None or tower is family else [family, tower], **others}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """In the order of the file, rows and values as the checkpoint has them. A tensor that the family does not know keeps the name that it has in
-        the file. Constants, and what is multiplied by a factor, which does not come back bit for bit, are `differences`' affair."""
+        """In the order of the file, rows and values as the checkpoint has them. A tensor that the family does
+        not know keeps the name that it has in the file. Constants, and what is multiplied by a factor, which
+        does not come back bit for bit, are `differences`' affair.
+        """
         file = GgufModel.open(path)
         spec = family.gguf()
         canonical = {there: here for here, there in spec.names.items()}
@@ -114,7 +132,10 @@ class Gguf:
         for split, keys in zip(file.files[1:], expected[1:], strict=False):
             found += [f"{split.path.name}: {sentence}" for sentence in _differences(split.metadata, keys)]
         found += [
-            f"tensor {shown(name)}: found {_layout_text(found_layout.get(name))}, expected {_layout_text(layout.get(name))}"
+            (
+                f"tensor {shown(name)}: found {_layout_text(found_layout.get(name))}, expected "
+                f"{_layout_text(layout.get(name))}"
+            )
             for name in {**layout, **found_layout}
             if found_layout.get(name) != layout.get(name)
         ]
@@ -123,21 +144,35 @@ class Gguf:
         if not found and [[*split.tensors] for split in file.files] != parts:
             found.append("the tensors lie in other files of the model than expected")
         if not found:
-            asked = {**spec.constants, **{spec.names[name]: _in_file(packed.tensor(name), name, spec) for name in spec.factors}}
+            asked = {
+                **spec.constants,
+                **{spec.names[name]: _in_file(packed.tensor(name), name, spec) for name in spec.factors},
+            }
             held = {name: decode(path, file.tensors[name], file.raw(name)) for name in asked}
-            found += [f"tensor {shown(name)}: its values are not those that the config asks for" for name in held if not _equal(held[name], asked[name])]
+            found += [
+                f"tensor {shown(name)}: its values are not those that the config asks for"
+                for name in held
+                if not _equal(held[name], asked[name])
+            ]
         return found
 
     def exact(self, path: Path, scratch: Path) -> Path:
-        """The F32 twin: the file's own keys, its tensors dequantised to F32, but for a convolution's, which clip.cpp takes in F16 only."""
+        """The F32 twin: the file's own keys, its tensors dequantised to F32, but for a convolution's, which
+        clip.cpp takes in F16 only.
+        """
         file = GgufModel.open(path)
-        layout = {name: (info.type if len(info.shape) == 4 else GGMLQuantizationType.F32, info.shape) for name, info in file.tensors.items()}
+        layout = {
+            name: (info.type if len(info.shape) == 4 else GGMLQuantizationType.F32, info.shape)
+            for name, info in file.tensors.items()
+        }
         for key, value in file.metadata.items():
             if value.type == GGUFValueType.ARRAY and not value.value:
                 raise InputError(f"{path}: key {shown(key)} is an empty array")
         twin = scratch / f"{path.stem}.f32.gguf"
         with files.whole(twin) as built:
-            writer = _begin(built, {key: value for key, value in file.metadata.items() if key not in SPLIT_KEYS}, layout)
+            writer = _begin(
+                built, {key: value for key, value in file.metadata.items() if key not in SPLIT_KEYS}, layout
+            )
             try:
                 for name, info in file.tensors.items():
                     tensor = decode(path, info, file.raw(name))
@@ -152,7 +187,10 @@ class Gguf:
         """Tensors and bytes by type."""
         file = GgufModel.open(path)
         tensors = Counter(info.type.name for info in file.tensors.values())
-        size = {kind: sum(info.size for info in file.tensors.values() if info.type.name == kind) for kind in tensors}
+        size = {
+            kind: sum(info.size for info in file.tensors.values() if info.type.name == kind)
+            for kind in tensors
+        }
         return {"bytes": model_bytes(path), "tensors": dict(tensors), "tensor_bytes": size}
 
 
@@ -163,24 +201,38 @@ Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
 def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
     for name in sorted((set(packed.names()) - spec.left_out) ^ set(spec.names)):
         state = "missing" if name in spec.names else "not one of its tensors"
-        raise InputError(f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF")
+        raise InputError(
+            f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF"
+        )
     for name, grid in packed.grids.items():
         if spec.grids is not None and grid.file_type not in spec.grids:
             known = " or ".join(sorted(spec.grids))
-            raise InputError(f"{packed.directory}: tensor {name} is on {grid.name}, expected {known}: {family.runtimes['gguf']} cannot read it in GGUF")
+            raise InputError(
+                f"{packed.directory}: tensor {name} is on {grid.name}, expected {known}: "
+                f"{family.runtimes['gguf']} cannot read it in GGUF"
+            )
 
 
 def _layout(packed: Packed, spec: GgufSpec) -> Layout:
     """The tensors, then what follows from the config."""
-    constants = {name: (GGMLQuantizationType.F32, tuple(tensor.shape)) for name, tensor in spec.constants.items()}
-    return {there: (_kind(packed, here), packed.shape(here)) for here, there in spec.names.items()} | constants
+    constants = {
+        name: (GGMLQuantizationType.F32, tuple(tensor.shape)) for name, tensor in spec.constants.items()
+    }
+    return {
+        there: (_kind(packed, here), packed.shape(here)) for here, there in spec.names.items()
+    } | constants
 
 
 def _parts(layout: Layout, packed: Packed, family: Family) -> dict[str, list[str]]:
     """Tensors by the file that they lie in."""
-    parts = parted(FILE, {name: data_bytes(*entry) for name, entry in layout.items()}, split_bytes(packed.index))
+    parts = parted(
+        FILE, {name: data_bytes(*entry) for name, entry in layout.items()}, split_bytes(packed.index)
+    )
     if len(parts) > 1 and family.runtimes["gguf"] != "llama.cpp":
-        raise InputError(f"{packed.directory}: its recipe has export.split_size, expected none: {family.runtimes['gguf']} reads no model in several files")
+        raise InputError(
+            f"{packed.directory}: its recipe has export.split_size, expected none: "
+            f"{family.runtimes['gguf']} reads no model in several files"
+        )
     return parts
 
 
@@ -197,22 +249,32 @@ def _in_file(tensor: PackedTensor | Tensor, name: str, spec: GgufSpec) -> Packed
         return _reordered(tensor, spec.orders[name])
     if name in spec.factors and isinstance(tensor, Tensor):
         return tensor.float() * spec.factors[name]
-    return tensor.float() + spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor
+    return (
+        tensor.float() + spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor
+    )
 
 
-def _out_of_file(tensor: PackedTensor | Tensor, raw: NDArray[np.uint8], name: str, spec: GgufSpec) -> tuple[PackedTensor | Tensor, NDArray[np.uint8]]:
+def _out_of_file(
+    tensor: PackedTensor | Tensor, raw: NDArray[np.uint8], name: str, spec: GgufSpec
+) -> tuple[PackedTensor | Tensor, NDArray[np.uint8]]:
     """The inverse; None undone for a tensor of another shape than the family's, which the checks tell of."""
     order = spec.orders.get(name)
     shape = tensor.codes.shape if isinstance(tensor, PackedTensor) else tensor.shape
     if order is not None and shape[0] == len(order):
         back = order.argsort()
         return _reordered(tensor, back), raw.reshape(len(order), -1)[back.numpy()].reshape(-1)
-    return (tensor.float() - spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor), raw
+    return (
+        tensor.float() - spec.offsets[name] if name in spec.offsets and isinstance(tensor, Tensor) else tensor
+    ), raw
 
 
 def _reordered(tensor: PackedTensor | Tensor, order: Tensor) -> PackedTensor | Tensor:
     if isinstance(tensor, PackedTensor):
-        return PackedTensor(tensor.grid, tensor.codes[order], {part: numbers[order] for part, numbers in tensor.stored.items()})
+        return PackedTensor(
+            tensor.grid,
+            tensor.codes[order],
+            {part: numbers[order] for part, numbers in tensor.stored.items()},
+        )
     return tensor[order]
 
 
@@ -266,7 +328,9 @@ def _value(value: object) -> Value:
     if isinstance(value, bytes):
         return Value(GGUFValueType.ARRAY, list(value), GGUFValueType.UINT8)
     if isinstance(value, list):
-        return Value(GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True))
+        return Value(
+            GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True)
+        )
     # rounded as the file rounds it, so that it compares equal to what is read back
     return Value(_scalar_type(value), float(np.float32(value)) if isinstance(value, float) else value)
 
@@ -315,10 +379,17 @@ def _differences(found: Mapping[str, Value], expected: Mapping[str, Value]) -> l
         elif there.type == GGUFValueType.ARRAY and len(there.value) != len(here.value):
             sentences.append(f"key {label}: found {len(there.value)} items, expected {len(here.value)}")
         elif there.type == GGUFValueType.ARRAY:
-            differing = [index for index, (one, other) in enumerate(zip(there.value, here.value, strict=True)) if one != other]
+            differing = [
+                index
+                for index, (one, other) in enumerate(zip(there.value, here.value, strict=True))
+                if one != other
+            ]
             first = differing[0]
             more = f" ({len(differing)} items differ)" if len(differing) > 1 else ""
-            sentences.append(f"key {label}[{first}]: found {_short(there.value[first])}, expected {_short(here.value[first])}{more}")
+            sentences.append(
+                f"key {label}[{first}]: found {_short(there.value[first])}, expected "
+                f"{_short(here.value[first])}{more}"
+            )
         else:
             sentences.append(f"key {label}: found {_short(there.value)}, expected {_short(here.value)}")
     return sentences

@@ -1,4 +1,6 @@
-"""Tensors as bytes: plain values, and llama.cpp's blocks of codes and stored numbers. A permutation of bits both ways."""
+"""Tensors as bytes: plain values, and llama.cpp's blocks of codes and stored numbers. A permutation of bits
+both ways.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,15 @@ PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torc
 def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
     """The bytes of a tensor in the file; of one on a grid, a row for every group."""
     if not isinstance(value, PackedTensor):
-        return (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
+        return (
+            (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
+        )
     grid = value.grid
     codes = value.codes.reshape(-1, grid.group).view(torch.uint8) + _bias(grid)  # modulo 256
-    numbers = {"codes": codes, **{part: value.stored[part].reshape(-1, kind.count) for part, kind in grid.parts.items()}}
+    numbers = {
+        "codes": codes,
+        **{part: value.stored[part].reshape(-1, kind.count) for part, kind in grid.parts.items()},
+    }
     return torch.cat([field.put(numbers) for field in LAYOUTS[grid.file_type]], 1).numpy()
 
 
@@ -35,17 +42,28 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
         return content.view(PLAIN[info.type]).reshape(info.shape)
     grid = GRIDS.get(info.type.name)
     if grid is None or len(info.shape) != 2:
-        raise InputError(f"{path}: tensor {shown(info.name)} is {info.type.name} {list(info.shape)}, expected F32, F16 or a matrix on {' or '.join(LAYOUTS)}")
+        raise InputError(
+            f"{path}: tensor {shown(info.name)} is {info.type.name} {list(info.shape)}, expected F32, F16 "
+            f"or a matrix on {' or '.join(LAYOUTS)}"
+        )
     fields = LAYOUTS[grid.name]
     blocks = content.reshape(-1, sum(field.size for field in fields))
     numbers: Numbers = {"codes": torch.zeros(len(blocks), grid.group, dtype=torch.uint8)}
-    numbers |= {part: torch.zeros(len(blocks), kind.count, dtype=kind.dtype) for part, kind in grid.parts.items()}
+    numbers |= {
+        part: torch.zeros(len(blocks), kind.count, dtype=kind.dtype) for part, kind in grid.parts.items()
+    }
     for field, part in zip(fields, torch.split(blocks, [field.size for field in fields], 1), strict=True):
         field.take(part, numbers)
     codes = (numbers.pop("codes") - _bias(grid)).view(torch.int8)
-    return PackedTensor(grid, codes.reshape(info.shape), {part: value.reshape(info.shape[0], -1) for part, value in numbers.items()})
+    return PackedTensor(
+        grid,
+        codes.reshape(info.shape),
+        {part: value.reshape(info.shape[0], -1) for part, value in numbers.items()},
+    )
 
 
 def _bias(grid: Grid) -> int:
-    """What is added to signed codes so that they begin at 0; the lowest code that the bits could hold is not always one of the grid's."""
+    """What is added to signed codes so that they begin at 0; the lowest code that the bits could hold is not
+    always one of the grid's.
+    """
     return int(2 ** (grid.bits - 1)) if grid.lowest < 0 else 0

@@ -1,4 +1,6 @@
-"""Which bits of a llama.cpp block hold what: for each grid the fields of a block in their order, and each field both ways."""
+"""Which bits of a llama.cpp block hold what: for each grid the fields of a block in their order, and each
+field both ways.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +44,9 @@ class Half:
 
 @dataclass(frozen=True)
 class Bits:
-    """Some bits of each integer. A byte's lowest bits are of one integer, the next are of the one `run` places later, and so on."""
+    """Some bits of each integer. A byte's lowest bits are of one integer, the next are of the one `run`
+    places later, and so on.
+    """
 
     part: str
     size: int
@@ -81,8 +85,10 @@ class Signed:
 
 @dataclass(frozen=True)
 class Shares:
-    """Two times eight integers of 6 bits in 12 bytes: the first four of each in the low bits of bytes 0 to 3 and 4 to 7, the high two bits of
-    the last four above them, and their low four bits in bytes 8 to 11, the second kind's above the first's."""
+    """Two times eight integers of 6 bits in 12 bytes: the first four of each in the low bits of bytes 0 to 3
+    and 4 to 7, the high two bits of the last four above them, and their low four bits in bytes 8 to 11, the
+    second kind's above the first's.
+    """
 
     first: str
     second: str
@@ -90,7 +96,9 @@ class Shares:
 
     def put(self, numbers: Numbers) -> Tensor:
         (one, one_last), (two, two_last) = numbers[self.first].chunk(2, 1), numbers[self.second].chunk(2, 1)
-        return torch.cat((one | (one_last >> 4 << 6), two | (two_last >> 4 << 6), (one_last & 15) | (two_last << 4)), 1)
+        return torch.cat(
+            (one | (one_last >> 4 << 6), two | (two_last >> 4 << 6), (one_last & 15) | (two_last << 4)), 1
+        )
 
     def take(self, content: Tensor, numbers: Numbers) -> None:
         one, two, last = content.chunk(3, 1)
@@ -120,8 +128,20 @@ LAYOUTS: Mapping[str, Sequence[Field]] = {
     "IQ4_NL": (Half("scales"), Bits("codes", 16, 4, 16)),
     "Q8_0": (Half("scales"), Signed("codes", 32)),
     "Q2_K": (Pairs("subscales", "submins", 16), Bits("codes", 64, 2, 32), Half("scales"), Half("mins")),
-    "Q3_K": (Bits("codes", 32, 1, 32, 2), Bits("codes", 64, 2, 32), Bits("subscales", 8, 4, 8), Bits("subscales", 4, 2, 4, 4), Half("scales")),
+    "Q3_K": (
+        Bits("codes", 32, 1, 32, 2),
+        Bits("codes", 64, 2, 32),
+        Bits("subscales", 8, 4, 8),
+        Bits("subscales", 4, 2, 4, 4),
+        Half("scales"),
+    ),
     "Q4_K": (Half("scales"), Half("mins"), Shares("subscales", "submins"), Bits("codes", 128, 4, 32)),
-    "Q5_K": (Half("scales"), Half("mins"), Shares("subscales", "submins"), Bits("codes", 32, 1, 32, 4), Bits("codes", 128, 4, 32)),
+    "Q5_K": (
+        Half("scales"),
+        Half("mins"),
+        Shares("subscales", "submins"),
+        Bits("codes", 32, 1, 32, 4),
+        Bits("codes", 128, 4, 32),
+    ),
     "Q6_K": (Bits("codes", 128, 4, 64), Bits("codes", 64, 2, 32, 4), Signed("subscales", 16), Half("scales")),
 }

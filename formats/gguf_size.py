@@ -20,7 +20,8 @@ from epmq_export.shards import groups
 
 # Magic, version, and the numbers of tensors and keys.
 _HEADER = 24
-# The keys that every file has besides the family's and those of its origin: architecture, type, name, file type, versions, alignment.
+# The keys that every file has besides the family's and those of its origin: architecture, type, name, file
+# type, versions, alignment.
 _COMMON = 300
 
 
@@ -44,15 +45,28 @@ def parted(file: str, sizes: Mapping[str, int], limit: int | None) -> dict[str, 
     parts = [[*sizes]] if limit is None else groups(sizes, limit)
     if len(parts) > MOST:
         raise InputError(f"{file}: export.split_size asks for {len(parts)} files, expected at most {MOST}")
-    return {file if len(parts) == 1 else split_name(Path(file).stem, number, len(parts)): names for number, names in enumerate(parts)}
+    return {
+        file if len(parts) == 1 else split_name(Path(file).stem, number, len(parts)): names
+        for number, names in enumerate(parts)
+    }
 
 
-def gguf_size(file: str, tensors: Mapping[str, PlannedTensor], spec: GgufSpec, origin: Mapping[str, str], limit: int | None) -> dict[str, dict[str, int]]:
+def gguf_size(
+    file: str,
+    tensors: Mapping[str, PlannedTensor],
+    spec: GgufSpec,
+    origin: Mapping[str, str],
+    limit: int | None,
+) -> dict[str, dict[str, int]]:
     """Bytes by type of each file, padding apart: each tensor begins at a multiple of 32."""
     planned = {there: tensors[here] for here, there in spec.names.items() if here in tensors}
-    planned |= {name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()}
+    planned |= {
+        name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()
+    }
     kinds = {name: _kind(tensor) for name, tensor in planned.items()}
-    parts = parted(file, {name: data_bytes(kinds[name], tensor.shape) for name, tensor in planned.items()}, limit)
+    parts = parted(
+        file, {name: data_bytes(kinds[name], tensor.shape) for name, tensor in planned.items()}, limit
+    )
     found = {}
     for number, (place, names) in enumerate(parts.items()):
         keys: dict[str, object] = {} if number else {**spec.metadata, **origin}

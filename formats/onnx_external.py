@@ -1,7 +1,7 @@
 """The weights of an ONNX model beside its file, where they are more than a protobuf message can hold.
 
-They lie in MODEL.onnx_data, as optimum and transformers.js name it, in the order of the initializers. Each begins at the next multiple
-of 4096 bytes, which lets a runtime map it; one without data stays in the model.
+They lie in MODEL.onnx_data, as optimum and transformers.js name it, in the order of the initializers. Each
+begins at the next multiple of 4096 bytes, which lets a runtime map it; one without data stays in the model.
 """
 
 import re
@@ -39,8 +39,12 @@ def taken(sizes: Iterable[int]) -> int:
     return end
 
 
-def write(place: Path, location: str, tensors: Sequence[TensorProto], data: Callable[[TensorProto], bytes]) -> None:
-    """Write the tensors' data to `place`, one in memory at a time, and say in each that it lies in `location`."""
+def write(
+    place: Path, location: str, tensors: Sequence[TensorProto], data: Callable[[TensorProto], bytes]
+) -> None:
+    """Write the tensors' data to `place`, one in memory at a time, and say in each that it lies in
+    `location`.
+    """
     with place.open("wb") as file:
         for tensor in tensors:
             raw = data(tensor)
@@ -55,7 +59,8 @@ def write(place: Path, location: str, tensors: Sequence[TensorProto], data: Call
 
 
 def check(path: Path, model: ModelProto) -> None:
-    """InputError unless all data that the model at `path` keeps elsewhere lie in the one file beside it, as `write` lays them out.
+    """InputError unless all data that the model at `path` keeps elsewhere lie in the one file beside it, as
+    `write` lays them out.
 
     The place is the model's to say: believed, it would let a file read any other of this machine.
     """
@@ -70,10 +75,15 @@ def check(path: Path, model: ModelProto) -> None:
         if size is None:
             raise InputError(f"{path}: {tensor.name} keeps its data in {file.name}, which is not there")
         if start != aligned(end):
-            raise InputError(f"{path}: the data of {tensor.name} begin at byte {start} of {file.name}, expected {aligned(end)}: behind the tensor before it")
+            raise InputError(
+                f"{path}: the data of {tensor.name} begin at byte {start} of {file.name}, expected "
+                f"{aligned(end)}: behind the tensor before it"
+            )
         end = start + length
         if end > size:
-            raise InputError(f"{path}: the data of {tensor.name} end at byte {end} of {file.name}, which has {size}")
+            raise InputError(
+                f"{path}: the data of {tensor.name} end at byte {end} of {file.name}, which has {size}"
+            )
     if size is not None and size > end:
         raise InputError(f"{path}: {file.name} has {size} bytes, expected {end}: its last tensor ends there")
 
@@ -95,15 +105,25 @@ def read(path: Path, tensor: TensorProto) -> bytes:
 
 
 def _place(tensor: TensorProto, path: Path) -> tuple[int, int]:
-    """Where the data of a tensor begin in the file beside the model, and their length, which type and dims ask for."""
+    """Where the data of a tensor begin in the file beside the model, and their length, which type and dims
+    ask for.
+    """
     told = {entry.key: entry.value for entry in tensor.external_data}
     expected = beside(path).name
     if tensor.raw_data or len(tensor.external_data) != len(_KEYS) or set(told) != set(_KEYS):
-        raise InputError(f"{path}: {tensor.name} keeps its data in another file and tells {dict(told)!r:.80} of them, expected {', '.join(_KEYS)} alone")
+        raise InputError(
+            f"{path}: {tensor.name} keeps its data in another file and tells {dict(told)!r:.80} of them, "
+            f"expected {', '.join(_KEYS)} alone"
+        )
     if told["location"] != expected:
-        raise InputError(f"{path}: {tensor.name} keeps its data in {told['location']!r:.80}, expected {expected} beside it")
+        raise InputError(
+            f"{path}: {tensor.name} keeps its data in {told['location']!r:.80}, expected {expected} beside it"
+        )
     for key in _KEYS[1:]:
         if not re.fullmatch("[0-9]{1,18}", told[key]):
-            raise InputError(f"{path}: {tensor.name} has {told[key]!r:.40} as the {key} of its data, expected a number of bytes")
+            raise InputError(
+                f"{path}: {tensor.name} has {told[key]!r:.40} as the {key} of its data, expected a number "
+                "of bytes"
+            )
     onnx_weights.check_size(tensor, int(told["length"]), str(path))
     return int(told["offset"]), int(told["length"])

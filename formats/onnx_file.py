@@ -1,8 +1,9 @@
-"""An ONNX file of whatever origin, without its weights: what it computes, and what its tensors are called and take.
+"""An ONNX file of whatever origin, without its weights: what it computes, and what its tensors are called and
+take.
 
-protobuf reads a message whole or not at all, weights included. So the file is mapped, the fields of its messages are walked by their
-lengths, and only what is left when the data of all tensors are cut out is given to protobuf. The numbers below are those of the fields
-in onnx.proto.
+protobuf reads a message whole or not at all, weights included. So the file is mapped, the fields of its
+messages are walked by their lengths, and only what is left when the data of all tensors are cut out is given
+to protobuf. The numbers below are those of the fields in onnx.proto.
 """
 
 import mmap
@@ -29,7 +30,11 @@ _ATTRIBUTES = 5  # of a NodeProto
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10), (6, 11)  # of an AttributeProto
 _SPARSE_TENSORS = (1, 2)  # of a SparseTensorProto: values, indices
 _DATA = (4, 5, 6, 7, 9, 10, 11)  # of a TensorProto
-_BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}  # the other types' names begin with theirs: FLOAT16, FLOAT8E4M3FN, INT4
+_BITS = {
+    "FLOAT": 32,
+    "DOUBLE": 64,
+    "BOOL": 8,
+}  # the other types' names begin with theirs: FLOAT16, FLOAT8E4M3FN, INT4
 
 
 class _Field(NamedTuple):
@@ -82,7 +87,14 @@ class _Walk:
             self.fail()
         self.inputs, self.outputs = self.values(graphs[0], _INPUTS), self.values(graphs[0], _OUTPUTS)
         # Messages that hold others wait here: a file may nest them deeper than Python may call.
-        self.graphs, self.nodes = graphs, [node for function in self.inside(whole, (_FUNCTIONS,)) for node in self.inside(function, (_FUNCTION_NODES,))]
+        self.graphs, self.nodes = (
+            graphs,
+            [
+                node
+                for function in self.inside(whole, (_FUNCTIONS,))
+                for node in self.inside(function, (_FUNCTION_NODES,))
+            ],
+        )
         while self.graphs or self.nodes:
             if self.nodes:
                 self.node(self.nodes.pop())
@@ -98,13 +110,17 @@ class _Walk:
             "onnx.domain": _text(model.domain),
             "onnx.model_version": model.model_version,
             "onnx.doc_string": _text(model.doc_string),
-            "onnx.inputs": {name: kind for name, kind in self.inputs.items() if name not in stored},  # once, weights were inputs too
+            "onnx.inputs": {
+                name: kind for name, kind in self.inputs.items() if name not in stored
+            },  # once, weights were inputs too
             "onnx.outputs": self.outputs,
             "onnx.operators": dict(sorted(self.operators.items(), key=lambda entry: (-entry[1], entry[0]))),
             "onnx.constant_bytes": self.constants,
             "onnx.external_data": self.elsewhere,
         }
-        return {key: value for key, value in told.items() if value} | {_text(item.key): _text(item.value) for item in model.metadata_props}
+        return {key: value for key, value in told.items() if value} | {
+            _text(item.key): _text(item.value) for item in model.metadata_props
+        }
 
     def fail(self) -> NoReturn:
         raise DecodeError
@@ -118,16 +134,24 @@ class _Walk:
 
     def node(self, place: tuple[int, int]) -> None:
         node = NodeProto.FromString(self.without(place, (_ATTRIBUTES,)))
-        self.operators[_text(node.op_type) if node.domain in ("", "ai.onnx") else f"{_text(node.domain)}.{_text(node.op_type)}"] += 1
+        self.operators[
+            _text(node.op_type)
+            if node.domain in ("", "ai.onnx")
+            else f"{_text(node.domain)}.{_text(node.op_type)}"
+        ] += 1
         for attribute in self.inside(place, (_ATTRIBUTES,)):
             self.graphs += self.inside(attribute, _ATTRIBUTE_GRAPHS)
-            self.constants += sum(self.tensor(constant).bytes for constant in self.inside(attribute, _ATTRIBUTE_TENSORS))
+            self.constants += sum(
+                self.tensor(constant).bytes for constant in self.inside(attribute, _ATTRIBUTE_TENSORS)
+            )
 
     def tensor(self, place: tuple[int, int]) -> TensorDescription:
         tensor = TensorProto.FromString(self.without(place, _DATA))
         name, kind = _text(tensor.name), _type(tensor.data_type)
         if any(dim < 0 for dim in tensor.dims):
-            raise InputError(f"{self.path}: tensor {name} has dims {list(tensor.dims)}, expected none below 0")
+            raise InputError(
+                f"{self.path}: tensor {name} has dims {list(tensor.dims)}, expected none below 0"
+            )
         size = sum(end - at for at, end in self.inside(place, _DATA))
         if tensor.data_location == TensorProto.EXTERNAL:
             told = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
@@ -138,7 +162,10 @@ class _Walk:
         """Bytes of a tensor in another file, whose length need not be told."""
         length = told.get("length", str((bits + 7) // 8))
         if "location" not in told or not re.fullmatch("[0-9]{1,19}", length):
-            raise InputError(f"{self.path}: tensor {name} lies in another file, but of that it tells {dict(told)!r:.80}, expected location and length")
+            raise InputError(
+                f"{self.path}: tensor {name} lies in another file, but of that it tells "
+                f"{dict(told)!r:.80}, expected location and length"
+            )
         if told["location"] not in self.elsewhere:
             self.elsewhere.append(told["location"])
         return int(length)
@@ -148,14 +175,23 @@ class _Walk:
         for start, end in self.inside(graph, (number,)):
             value = ValueInfoProto.FromString(self.content[start:end])
             kind = value.type.tensor_type
-            dims = ", ".join(_text(dim.dim_param) or str(dim.dim_value) if dim.WhichOneof("value") else "?" for dim in kind.shape.dim)
+            dims = ", ".join(
+                _text(dim.dim_param) or str(dim.dim_value) if dim.WhichOneof("value") else "?"
+                for dim in kind.shape.dim
+            )
             known = value.type.HasField("tensor_type")
-            found[_text(value.name)] = f"{_type(kind.elem_type)} [{dims}]" if known else str(value.type.WhichOneof("value")).removesuffix("_type")
+            found[_text(value.name)] = (
+                f"{_type(kind.elem_type)} [{dims}]"
+                if known
+                else str(value.type.WhichOneof("value")).removesuffix("_type")
+            )
         return found
 
     def without(self, place: tuple[int, int], numbers: Collection[int]) -> bytes:
         """A message with the fields of these numbers left out."""
-        return b"".join(self.content[item.start : item.end] for item in self.fields(place) if item.number not in numbers)
+        return b"".join(
+            self.content[item.start : item.end] for item in self.fields(place) if item.number not in numbers
+        )
 
     def inside(self, place: tuple[int, int], numbers: Collection[int]) -> Iterator[tuple[int, int]]:
         """Where the values of the fields of these numbers lie."""

@@ -1,10 +1,14 @@
-"""The ONNX graph of a packed checkpoint: what its weights are called, how they are laid out, and the nodes that read them.
+"""The ONNX graph of a packed checkpoint: what its weights are called, how they are laid out, and the nodes
+that read them.
 
-It is exported from shapes alone. The exporter never sees a weight, so it can neither fold nor merge two that happen to be equal, and
-the graph depends on nothing but the family's config, the shapes, the grids and the exporter's version.
+It is exported from shapes alone. The exporter never sees a weight, so it can neither fold nor merge two that
+happen to be equal, and the graph depends on nothing but the family's config, the shapes, the grids and the
+exporter's version.
 
-    quantised linear    NAME.codes INT4 or INT8 [in, out], NAME.scales float32 [in / group, out] -> DequantizeLinear(axis 0) -> MatMul
-    quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather each -> DequantizeLinear
+    quantised linear    NAME.codes INT4 or INT8 [in, out], NAME.scales float32 [in / group, out] ->
+                        DequantizeLinear(axis 0) -> MatMul
+    quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather
+                        each -> DequantizeLinear
     ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
     ... of a tied head  all rows -> DequantizeLinear -> Transpose -> MatMul
     half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
@@ -34,8 +38,13 @@ from epmq_export.family import OnnxSpec
 from epmq_export.packed import Packed
 
 OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear
-# What DequantizeLinear can hold bit for bit, and by which initializers; and the type of the codes in linears and in rows.
-PARTS: Mapping[str, Sequence[str]] = {"Q4_0": ("codes", "scales"), "Q8_0": ("codes", "scales"), "Q4_1Z": ("codes", "scales", "zeros")}
+# What DequantizeLinear can hold bit for bit, and by which initializers; and the type of the codes in linears
+# and in rows.
+PARTS: Mapping[str, Sequence[str]] = {
+    "Q4_0": ("codes", "scales"),
+    "Q8_0": ("codes", "scales"),
+    "Q4_1Z": ("codes", "scales", "zeros"),
+}
 KINDS: Mapping[str, tuple[int, int]] = {
     "Q4_0": (TensorProto.INT4, TensorProto.INT8),
     "Q8_0": (TensorProto.INT8, TensorProto.INT8),
@@ -60,24 +69,38 @@ class _Shapes:
 
 
 def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
-    """The model with names, types and dims of all its weights and none of their data. The same arguments give the same bytes.
+    """The model with names, types and dims of all its weights and none of their data. The same arguments give
+    the same bytes.
 
-    InputError where the checkpoint lacks a tensor of the graph, or the graph reads one in a way that its grid has no nodes for.
+    InputError where the checkpoint lacks a tensor of the graph, or the graph reads one in a way that its grid
+    has no nodes for.
     """
     for name, grid in packed.grids.items():
         if grid.name not in PARTS:
-            raise InputError(f"{packed.directory}: {name} is on grid {grid.name}, which ONNX cannot hold, expected one of {', '.join(PARTS)}")
+            raise InputError(
+                f"{packed.directory}: {name} is on grid {grid.name}, which ONNX cannot hold, expected one "
+                f"of {', '.join(PARTS)}"
+            )
     model = _export(spec, packed)
     graph = model.graph
     weights = _name_weights(graph, spec, packed)
     half = {name for name in weights if name not in packed.grids and packed.load(name).dtype == torch.float16}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    # Half precision pays for matrices: a Cast behind rows costs little, and one behind a linear's weight is done once, when the file is loaded.
-    half -= {name for node in graph.node if node.op_type not in ("Gather", "Transpose") for name in node.input}
+    # Half precision pays for matrices: a Cast behind rows costs little, and one behind a linear's weight is
+    # done once, when the file is loaded.
+    half -= {
+        name for node in graph.node if node.op_type not in ("Gather", "Transpose") for name in node.input
+    }
 
     nodes = [helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
     for node in graph.node:
-        nodes += _relu(node) if node.op_type == "Relu" else _half(node) if half & set(node.input) else _dequantised(node, packed, gathered)
+        nodes += (
+            _relu(node)
+            if node.op_type == "Relu"
+            else _half(node)
+            if half & set(node.input)
+            else _dequantised(node, packed, gathered)
+        )
     del graph.initializer[:], graph.node[:]
     graph.node.extend(nodes)
     for name in weights:
@@ -87,13 +110,23 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
 
 
 def linears(graph: GraphProto) -> list[str]:
-    """Names of the quantised linears: their codes go straight into DequantizeLinear. Quantised rows are gathered first."""
-    stored = {tensor.name for tensor in graph.initializer} - {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    return [node.input[0].removesuffix(".codes") for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+    """Names of the quantised linears: their codes go straight into DequantizeLinear. Quantised rows are
+    gathered first.
+    """
+    stored = {tensor.name for tensor in graph.initializer} - {
+        node.input[0] for node in graph.node if node.op_type == "Gather"
+    }
+    return [
+        node.input[0].removesuffix(".codes")
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
 
 
 def digest(model: ModelProto) -> str:
-    """Hex SHA-256 of everything in the file but the weights' data, or where they lie, and the metadata, all of which it clears from `model`."""
+    """Hex SHA-256 of everything in the file but the weights' data, or where they lie, and the metadata, all
+    of which it clears from `model`.
+    """
     for tensor in model.graph.initializer:
         for field in ("raw_data", "external_data", "data_location"):
             tensor.ClearField(field)
@@ -119,7 +152,9 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
         assert program is not None  # so it is with dynamo
         graph = program.model.graph
         parameters = dict(module.named_parameters())
-        for name in [name for name in graph.initializers if name in parameters]:  # as inputs, weights are out of the optimiser's reach
+        for name in [
+            name for name in graph.initializers if name in parameters
+        ]:  # as inputs, weights are out of the optimiser's reach
             value = graph.initializers.pop(name)
             value.const_value = None
             graph.inputs.append(value)
@@ -129,11 +164,16 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
 
 
 def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
-    """What is given by the input's name, in the order of the forward's parameters; the last takes what is left where it has a star: the names of
-    a cache's parts are no names of Python's."""
+    """What is given by the input's name, in the order of the forward's parameters; the last takes what is
+    left where it has a star: the names of a cache's parts are no names of Python's.
+    """
     parameters = inspect.signature(module.forward).parameters
     rest = [value for name, value in given.items() if name not in parameters]
-    named = [given[name] for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_POSITIONAL]
+    named = [
+        given[name]
+        for name, parameter in parameters.items()
+        if parameter.kind is not parameter.VAR_POSITIONAL
+    ]
     return [*named, *rest] if not rest or isinstance(rest[0], Tensor) else [*named, tuple(rest)]
 
 
@@ -151,13 +191,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str]:
-    """Give the weights, which are inputs of the exported graph, their canonical names, and take them out of the inputs."""
+    """Give the weights, which are inputs of the exported graph, their canonical names, and take them out of
+    the inputs.
+    """
     parameters = [value.name for value in graph.input if value.name not in spec.inputs]
     canonical: dict[str, str] = {}
     for parameter in parameters:
         fitting = [name for name in packed.names() if f".{parameter}".endswith(f".{name}")]
         if not fitting:
-            raise InputError(f"{packed.directory}: the exported model needs {parameter}, which the checkpoint does not hold")
+            raise InputError(
+                f"{packed.directory}: the exported model needs {parameter}, which the checkpoint does "
+                "not hold"
+            )
         canonical[parameter] = max(fitting, key=len)
     for node in graph.node:
         for i, name in enumerate(node.input):
@@ -171,17 +216,25 @@ def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str
 def _half(node: NodeProto) -> list[NodeProto]:
     (output,) = node.output
     node.output[0] = f"{output}.half"
-    return [node, helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT)]
+    return [
+        node,
+        helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT),
+    ]
 
 
 def _relu(node: NodeProto) -> list[NodeProto]:
     """As a Max: ONNX Runtime (1.32) fuses no MatMul that a Relu follows."""
     zero = helper.make_tensor(f"{node.output[0]}.zero", TensorProto.FLOAT, [], [0.0])
-    return [helper.make_node("Constant", [], [zero.name], value=zero), helper.make_node("Max", [*node.input, zero.name], node.output, node.name)]
+    return [
+        helper.make_node("Constant", [], [zero.name], value=zero),
+        helper.make_node("Max", [*node.input, zero.name], node.output, node.name),
+    ]
 
 
 def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> list[NodeProto]:
-    """The nodes that do what `node` does, reading codes and scales where it reads a weight that is on a grid."""
+    """The nodes that do what `node` does, reading codes and scales where it reads a weight that is on a
+    grid.
+    """
     name = next((name for name in node.input if name in packed.grids), None)
     if name is None:
         return [node]
@@ -189,33 +242,59 @@ def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> 
     parts = [f"{name}.{part}" for part in PARTS[grid.name]]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Transpose" and name in gathered:
-        # A head that is the embeddings: laid out as rows, whatever reads it. No runtime fuses it, so it is decoded at every call.
+        # A head that is the embeddings: laid out as rows, whatever reads it. No runtime fuses it, so it is
+        # decoded at every call.
         node.input[0] = f"{name}.decoded"
-        return [helper.make_node("DequantizeLinear", parts, [node.input[0]], f"{name}.whole", axis=-1, block_size=grid.group), node]
+        return [
+            helper.make_node(
+                "DequantizeLinear", parts, [node.input[0]], f"{name}.whole", axis=-1, block_size=grid.group
+            ),
+            node,
+        ]
     if node.op_type == "Transpose" and list(attributes["perm"]) == [1, 0]:
         return [helper.make_node("DequantizeLinear", parts, [output], name, axis=0, block_size=grid.group)]
     if node.op_type == "Gather" and node.input[0] == name and attributes.get("axis", 0) == 0:
-        rows = [helper.make_node("Gather", [part, node.input[1]], [f"{output}.{part}"], f"{node.name}.{part}", axis=0) for part in parts]
+        rows = [
+            helper.make_node(
+                "Gather", [part, node.input[1]], [f"{output}.{part}"], f"{node.name}.{part}", axis=0
+            )
+            for part in parts
+        ]
         gathered = [row.output[0] for row in rows]
-        return [*rows, helper.make_node("DequantizeLinear", gathered, [output], name, axis=-1, block_size=grid.group)]
-    raise InputError(f"{packed.directory}: {name} is on grid {grid.name}, but the exported model reads it by {node.op_type}: keep it in high precision")
+        return [
+            *rows,
+            helper.make_node("DequantizeLinear", gathered, [output], name, axis=-1, block_size=grid.group),
+        ]
+    raise InputError(
+        f"{packed.directory}: {name} is on grid {grid.name}, but the exported model reads it by "
+        f"{node.op_type}: keep it in high precision"
+    )
 
 
 def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorProto]:
     shape = packed.shape(name)
     if name not in packed.grids:
-        return [TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT16 if half else TensorProto.FLOAT)]
+        return [
+            TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+        ]
     grid = packed.grids[name]
     groups = (shape[0], shape[1] // grid.group)
     # Gather knows no 4-bit type, and no runtime fuses it with 4 bits: rows take a byte a code.
     kind = KINDS[grid.name][rows]
     dims = {"codes": shape, "scales": groups, "zeros": groups}
     kinds = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
-    return [TensorProto(name=f"{name}.{part}", dims=dims[part] if rows else dims[part][::-1], data_type=kinds[part]) for part in PARTS[grid.name]]
+    return [
+        TensorProto(
+            name=f"{name}.{part}", dims=dims[part] if rows else dims[part][::-1], data_type=kinds[part]
+        )
+        for part in PARTS[grid.name]
+    ]
 
 
 def _tidy(model: ModelProto, spec: OnnxSpec) -> None:
-    """Name the dynamic axes; drop what the exporter noted for itself, stack traces with local paths among it."""
+    """Name the dynamic axes; drop what the exporter noted for itself, stack traces with local paths among
+    it.
+    """
     graph = model.graph
     for value in (*graph.input, *graph.output):
         for axis, name in {**spec.inputs, **spec.outputs}[value.name].items():

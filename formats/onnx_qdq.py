@@ -1,14 +1,18 @@
-"""ONNX with 4-bit weights behind DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, in the layout of optimum and transformers.js.
+"""ONNX with 4-bit weights behind DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, in the layout
+of optimum and transformers.js.
 
     config.json, tokenizer files, ...    as in the model's directory
     genai_config.json                    of a decoder language model, for onnxruntime-genai
     onnx/model_q4.onnx                   graph and weights (onnx_graph.py); provenance in the metadata
-    onnx/vision_model_q4.onnx, ...       of a family that is exported as several models: each has its weights whole
-    onnx/model_q4.onnx_data, ...         the weights, where they are too large for the file itself (onnx_external.py)
+    onnx/vision_model_q4.onnx, ...       of a family that is exported as several models: each has its weights
+                                         whole
+    onnx/model_q4.onnx_data, ...         the weights, where they are too large for the file itself
+                                         (onnx_external.py)
 
-Metadata keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions`, `epmq.method` in JSON, as the packed checkpoint has them;
-`epmq.grids`, JSON, the grid by tensor; `epmq.graph`, a SHA-256 of everything in the file but weights and metadata. That digest guards
-against accidents, not against someone who rewrites it too.
+Metadata keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions`, `epmq.method` in JSON, as the
+packed checkpoint has them; `epmq.grids`, JSON, the grid by tensor; `epmq.graph`, a SHA-256 of everything in
+the file but weights and metadata. That digest guards against accidents, not against someone who rewrites it
+too.
 """
 
 import json
@@ -38,7 +42,8 @@ FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
 QUANTISED, PLAIN = "_q4.onnx", ".onnx"
 PROVENANCE = ("recipe", "inputs", "versions", "method")
-# Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it. Weights that take more lie beside it.
+# Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it. Weights that take more lie
+# beside it.
 LIMIT = 2**31 - 2**24
 
 
@@ -47,7 +52,10 @@ class OnnxQdq:
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         ending = QUANTISED if packed.grids else PLAIN
-        models = {folder / FOLDER / f"{stem}{ending}": onnx_graph.build(packed, spec) for stem, spec in family.onnx().items()}
+        models = {
+            folder / FOLDER / f"{stem}{ending}": onnx_graph.build(packed, spec)
+            for stem, spec in family.onnx().items()
+        }
         _refuse_unused(packed, [*models.values()])
         copy_companions(packed.directory, folder)
         for name, content in _beside(family, ending).items():
@@ -57,31 +65,49 @@ class OnnxQdq:
             _write(packed, models.pop(path), path)  # with its weights a model is large: one at a time
         return paths[0]
 
-    def sizes(self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+    def sizes(
+        self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]
+    ) -> Mapping[str, Mapping[str, int]]:
         ending = QUANTISED if any(isinstance(tensor.storage, Grid) for tensor in tensors.values()) else PLAIN
-        origin = {key: json.dumps(index[key], ensure_ascii=False, sort_keys=True) for key in PROVENANCE if key in index}
+        origin = {
+            key: json.dumps(index[key], ensure_ascii=False, sort_keys=True)
+            for key in PROVENANCE
+            if key in index
+        }
         found: dict[str, Mapping[str, int]] = {}
         for stem, spec in family.onnx().items():
             found |= onnx_size(f"{FOLDER}/{stem}{ending}", tensors, spec, family.embeddings, origin, LIMIT)
         return found
 
     def find(self, folder: Path) -> Path:
-        found = {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
-        for name in (f"{stem}{ending}" for stem in ("vision_model", "encoder_model", "model") for ending in (QUANTISED, PLAIN)):
+        found = (
+            {path.name for path in (folder / FOLDER).glob("*.onnx")} if (folder / FOLDER).is_dir() else set()
+        )
+        for name in (
+            f"{stem}{ending}"
+            for stem in ("vision_model", "encoder_model", "model")
+            for ending in (QUANTISED, PLAIN)
+        ):
             if name in found:
                 return folder / FOLDER / name
         raise InputError(f"{folder}: it has no {FOLDER}/model{QUANTISED}")
 
     def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
-        """Each of the family's models beside the given one, with the file of its weights where it has one; of a file of another name, itself alone."""
+        """Each of the family's models beside the given one, with the file of its weights where it has one; of
+        a file of another name, itself alone.
+        """
         models = _models(path, family)
-        weights: dict[Path, Sequence[Family]] = {beside: [] for model in models if (beside := onnx_external.beside(model)).is_file()}
+        weights: dict[Path, Sequence[Family]] = {
+            beside: [] for model in models if (beside := onnx_external.beside(model)).is_file()
+        }
         return {**models, **weights}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """Codes int8 [out, in] and stored numbers, as the packed checkpoint has them, or plain float16 or float32.
+        """Codes int8 [out, in] and stored numbers, as the packed checkpoint has them, or plain float16 or
+        float32.
 
-        A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the checkpoint's.
+        A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the
+        checkpoint's.
         """
         for file in _models(path, family):
             model = _read(file)
@@ -98,23 +124,39 @@ class OnnxQdq:
         return frozenset()
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
-        """The graph is compared by the digest in the metadata, so that it takes no exporter of the version that wrote the file."""
+        """The graph is compared by the digest in the metadata, so that it takes no exporter of the version
+        that wrote the file.
+        """
         models = {file: _read(file) for file in _models(path, family)}
-        stray = [file for file, model in models.items() if onnx_external.beside(file).exists() and not onnx_external.used(model)]
-        sentences = [f"{onnx_external.beside(file).name} holds nothing of {file.name}, which has its weights in itself" for file in stray]
+        stray = [
+            file
+            for file, model in models.items()
+            if onnx_external.beside(file).exists() and not onnx_external.used(model)
+        ]
+        sentences = [
+            f"{onnx_external.beside(file).name} holds nothing of {file.name}, which has its weights in itself"
+            for file in stray
+        ]
         sentences += [sentence for model in models.values() for sentence in _differences(model, packed)]
         ending = QUANTISED if path.name.endswith(QUANTISED) else PLAIN
-        return sentences + _companion_differences(path.parent.parent, packed.directory, _beside(family, ending))
+        return sentences + _companion_differences(
+            path.parent.parent, packed.directory, _beside(family, ending)
+        )
 
     def exact(self, path: Path, scratch: Path) -> Path:
         """The file itself: a session computes exactly if asked to."""
         return path
 
     def notes(self, path: Path, family: Family) -> dict[str, Any]:
-        """`linears`: quantised linears in the files; `fused`: how many of them ONNX Runtime runs as MatMulNBits, None without the runtime."""
+        """`linears`: quantised linears in the files; `fused`: how many of them ONNX Runtime runs as
+        MatMulNBits, None without the runtime.
+        """
         files = _models(path, family)
         fused = [_fused(file) for file in files]
-        return {"linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in files), "fused": None if None in fused else sum(filter(None, fused))}
+        return {
+            "linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in files),
+            "fused": None if None in fused else sum(filter(None, fused)),
+        }
 
 
 def _models(path: Path, family: Family) -> dict[Path, Sequence[Family]]:
@@ -129,7 +171,9 @@ def _models(path: Path, family: Family) -> dict[Path, Sequence[Family]]:
 
 def _held(model: ModelProto) -> set[str]:
     """The names of a model's tensors, and of those that its initializers are parts of."""
-    return {name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])}
+    return {
+        name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])
+    }
 
 
 def _refuse_unused(packed: Packed, models: Sequence[ModelProto]) -> None:
@@ -139,7 +183,9 @@ def _refuse_unused(packed: Packed, models: Sequence[ModelProto]) -> None:
 
 
 def _write(packed: Packed, model: ModelProto, path: Path) -> None:
-    """Fill a model that has no data yet, and write it, its weights beside it where a message cannot hold them."""
+    """Fill a model that has no data yet, and write it, its weights beside it where a message cannot hold
+    them.
+    """
     linears = set(onnx_graph.linears(model.graph))
     metadata = _metadata(packed, _held(model), onnx_graph.digest(model))
     for key, text in metadata.items():
@@ -180,19 +226,26 @@ def _differences(model: ModelProto, packed: Packed) -> list[str]:
         if found.get(key) != expected.get(key) and key != "epmq.graph"
     ]
     if found.get("epmq.graph") != digest:
-        sentences.append(f"the graph's SHA-256 is {digest}, but metadata key epmq.graph is {_short(found.get('epmq.graph'))}")
+        sentences.append(
+            f"the graph's SHA-256 is {digest}, but metadata key epmq.graph is "
+            f"{_short(found.get('epmq.graph'))}"
+        )
     return sentences
 
 
 def _metadata(packed: Packed, held: Collection[str], digest: str) -> dict[str, str]:
     content = {key: packed.index[key] for key in PROVENANCE if key in packed.index}
     content["grids"] = {name: grid.name for name, grid in sorted(packed.grids.items()) if name in held}
-    texts = {f"epmq.{key}": json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in content.items()}
+    texts = {
+        f"epmq.{key}": json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in content.items()
+    }
     return {"epmq.version": __version__, **texts, "epmq.graph": digest}
 
 
 def _read(path: Path) -> ModelProto:
-    """The model, well-formed; not a word of its weights is believed before their types, sizes and places are checked."""
+    """The model, well-formed; not a word of its weights is believed before their types, sizes and places are
+    checked.
+    """
     model = ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
@@ -210,7 +263,9 @@ def _read(path: Path) -> ModelProto:
         raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
     for tensor in model.graph.initializer:
         onnx_weights.check(tensor, str(path))
-    if apart:  # the checker itself opens what lies elsewhere, so not before the places are checked; and it finds it for a path only
+    # The checker itself opens what lies elsewhere, so not before the places are checked; it finds it for a
+    # path only.
+    if apart:
         onnx_external.check(path, model)
         try:
             onnx.checker.check_model(str(path))
@@ -231,7 +286,9 @@ def _names(model: ModelProto) -> Iterator[str]:
 
 
 def _metadata_of(model: ModelProto) -> dict[str, str]:
-    return {item.key: item.value for item in model.metadata_props}  # the checker has refused a key that stands there twice
+    return {
+        item.key: item.value for item in model.metadata_props
+    }  # the checker has refused a key that stands there twice
 
 
 def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
@@ -242,7 +299,10 @@ def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
         grids = json.loads(text)
         return {name: GRIDS[grid] for name, grid in grids.items() if onnx_graph.PARTS[grid]}
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise InputError(f"{path}: metadata key epmq.grids is {_short(text)}, expected a JSON object of tensors and {', '.join(onnx_graph.PARTS)}") from None
+        raise InputError(
+            f"{path}: metadata key epmq.grids is {_short(text)}, expected a JSON object of tensors and "
+            f"{', '.join(onnx_graph.PARTS)}"
+        ) from None
 
 
 def _part(held: PackedTensor | Tensor, part: str) -> Tensor:
@@ -262,17 +322,27 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
     parts = onnx_graph.PARTS[grid.name]
     for part in parts:
         if f"{name}.{part}" not in stored:
-            raise InputError(f"{path}: {name}.{part} is missing, metadata key epmq.grids says that {name} is on grid {grid.name}")
+            raise InputError(
+                f"{path}: {name}.{part} is missing, metadata key epmq.grids says that {name} is on grid "
+                f"{grid.name}"
+            )
     tensors = {part: stored[f"{name}.{part}"] for part in parts}
     kind = onnx_graph.KINDS[grid.name][not linear]
     wanted = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
     for part, tensor in tensors.items():
         if tensor.data_type != wanted[part]:
             expected = TensorProto.DataType.Name(wanted[part])
-            raise InputError(f"{path}: {name} has {part} in {onnx_weights.type_name(tensor)}, expected {expected} on grid {grid.name}")
+            raise InputError(
+                f"{path}: {name} has {part} in {onnx_weights.type_name(tensor)}, expected {expected} on "
+                f"grid {grid.name}"
+            )
     dims = {part: list(tensor.dims[::-1] if linear else tensor.dims) for part, tensor in tensors.items()}
     shape = dims.pop("codes")
-    if len(shape) != 2 or not grid.fits((shape[0], shape[1])) or any(found != [shape[0], shape[1] // grid.group] for found in dims.values()):
+    if (
+        len(shape) != 2
+        or not grid.fits((shape[0], shape[1]))
+        or any(found != [shape[0], shape[1] // grid.group] for found in dims.values())
+    ):
         shown = " and ".join(f"{part} of dims {list(tensor.dims)}" for part, tensor in tensors.items())
         raise InputError(f"{path}: {name} has {shown}, which is no {grid.name}")
     values = {part: _decode(path, tensor) for part, tensor in tensors.items()}
@@ -286,13 +356,19 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
 
 def _beside(family: Family, ending: str) -> dict[str, bytes]:
     """By name, the files that runtimes want beside the models' folder."""
-    found = {name: content for stem, spec in family.onnx().items() for name, content in spec.beside(f"{FOLDER}/{stem}{ending}").items()}
+    found = {
+        name: content
+        for stem, spec in family.onnx().items()
+        for name, content in spec.beside(f"{FOLDER}/{stem}{ending}").items()
+    }
     return {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in found.items()}
 
 
 def _companion_differences(folder: Path, source: Path, own: Mapping[str, bytes]) -> list[str]:
     """`own` are the files that are written here, whatever the source has under their names."""
-    wanted = {path.relative_to(source).as_posix(): path.read_bytes() for path in companions(source)} | dict(own)
+    wanted = {path.relative_to(source).as_posix(): path.read_bytes() for path in companions(source)} | dict(
+        own
+    )
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in companions(folder)}
     shared = wanted.keys() & found.keys()
     return sorted(

@@ -1,4 +1,6 @@
-"""How large an ONNX file will be, from names, shapes and types alone; the graph by what graphs of transformers take."""
+"""How large an ONNX file will be, from names, shapes and types alone; the graph by what graphs of
+transformers take.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,7 +16,8 @@ from formats import onnx_external
 from formats.onnx_graph import KINDS, PARTS
 from formats.onnx_weights import BITS
 
-# Nodes, names and dims, for each tensor of the model: 363 to 411 bytes in the graphs of BERT and of CLIP's towers (opset 21).
+# Nodes, names and dims, for each tensor of the model: 363 to 411 bytes in the graphs of BERT and of CLIP's
+# towers (opset 21).
 GRAPH = 375
 # What metadata takes besides the provenance.
 _METADATA = 200
@@ -39,10 +42,16 @@ class _Shapes:
 
 
 def onnx_size(
-    file: str, tensors: Mapping[str, PlannedTensor], spec: OnnxSpec, rows: Iterable[str], origin: Mapping[str, str], limit: int
+    file: str,
+    tensors: Mapping[str, PlannedTensor],
+    spec: OnnxSpec,
+    rows: Iterable[str],
+    origin: Mapping[str, str],
+    limit: int,
 ) -> dict[str, dict[str, int]]:
-    """Bytes by type of one model, by its file, and that of its weights where they take more than `limit`. `rows` are the tensors that are gathered,
-    whose codes take a byte each."""
+    """Bytes by type of one model, by its file, and that of its weights where they take more than `limit`.
+    `rows` are the tensors that are gathered, whose codes take a byte each.
+    """
     sizes: Counter[str] = Counter()
     grids: dict[str, str] = {}
     parts: dict[str, list[int]] = {}
@@ -55,7 +64,8 @@ def onnx_size(
             parts[name] = [*found.values()]
             sizes[tensor.storage.name] += sum(found.values())
         else:
-            # Half precision stays where a Gather or a Transpose reads it: matrices; a convolution's is widened.
+            # Half precision stays where a Gather or a Transpose reads it: matrices; a convolution's is
+            # widened.
             half = tensor.storage == torch.float16 and len(tensor.shape) == 2
             parts[name] = [prod(tensor.shape) * (2 if half else 4)]
             sizes["F16" if half else "F32"] += sum(parts[name])
@@ -65,7 +75,10 @@ def onnx_size(
         return {file: {**sizes, "rest": rest}}
     stored = [size for name in sorted(parts) for size in parts[name]]  # the order of the initializers
     padding = onnx_external.taken(stored) - total
-    return {file: {"rest": rest + _PLACE * len(stored)}, f"{file}{onnx_external.ENDING}": {**sizes, "rest": padding}}
+    return {
+        file: {"rest": rest + _PLACE * len(stored)},
+        f"{file}{onnx_external.ENDING}": {**sizes, "rest": padding},
+    }
 
 
 def _held(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec) -> list[str]:
@@ -83,5 +96,9 @@ def _on_grid(shape: tuple[int, ...], grid: Grid, gathered: bool) -> dict[str, in
     """Codes, float32 scales by group, and zero points of the codes' type where the grid has any."""
     count = prod(shape)
     bits = BITS[KINDS[grid.name][gathered]]
-    sizes = {"codes": ceil(count * bits / 8), "scales": 4 * (count // grid.group), "zeros": ceil(count // grid.group * bits / 8)}
+    sizes = {
+        "codes": ceil(count * bits / 8),
+        "scales": 4 * (count // grid.group),
+        "zeros": ceil(count // grid.group * bits / 8),
+    }
     return {part: sizes[part] for part in PARTS[grid.name]}

@@ -1,4 +1,6 @@
-"""A weight's data in an ONNX file: bytes of an initializer from tensors, and tensors from bytes that are checked first."""
+"""A weight's data in an ONNX file: bytes of an initializer from tensors, and tensors from bytes that are
+checked first.
+"""
 
 from math import prod
 
@@ -31,7 +33,9 @@ def size(tensor: TensorProto) -> int:
 
 
 def encode(tensor: TensorProto, value: Tensor) -> bytes:
-    """`value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the first in the low nibble."""
+    """`value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the first in
+    the low nibble.
+    """
     flat = value.contiguous().flatten()
     if BITS[tensor.data_type] != 4:
         return flat.to(_DTYPES[tensor.data_type]).numpy().tobytes()
@@ -45,16 +49,21 @@ def decode(tensor: TensorProto, data: bytes) -> Tensor:
     raw = torch.frombuffer(bytearray(data) or bytearray(1), dtype=torch.uint8)[: len(data)]
     if BITS[tensor.data_type] != 4:
         return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
-    signed = raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)  # shifting down keeps the sign
+    signed = (
+        raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)
+    )  # shifting down keeps the sign
     codes = torch.stack((signed << 4 >> 4, signed >> 4), dim=-1).flatten()
     return codes[: prod(tensor.dims)].reshape(tuple(tensor.dims))
 
 
 def check(tensor: TensorProto, where: str) -> None:
-    """InputError unless the tensor's type is one that this project writes, and its data, where they are in it, are of the right size."""
+    """InputError unless the tensor's type is one that this project writes, and its data, where they are in
+    it, are of the right size.
+    """
     if tensor.data_type not in BITS:
         raise InputError(
-            f"{where}: {tensor.name} is of type {type_name(tensor)}, expected one of {', '.join(TensorProto.DataType.Name(kind) for kind in BITS)}"
+            f"{where}: {tensor.name} is of type {type_name(tensor)}, expected one of "
+            f"{', '.join(TensorProto.DataType.Name(kind) for kind in BITS)}"
         )
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{where}: {tensor.name} has dims {list(tensor.dims)}, expected none below 0")
@@ -65,7 +74,10 @@ def check(tensor: TensorProto, where: str) -> None:
 def check_size(tensor: TensorProto, found: int, where: str) -> None:
     """InputError unless that many bytes are what its type and dims ask for."""
     if found != (expected := size(tensor)):
-        raise InputError(f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for {type_name(tensor)} {list(tensor.dims)}")
+        raise InputError(
+            f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for "
+            f"{type_name(tensor)} {list(tensor.dims)}"
+        )
 
 
 def type_name(tensor: TensorProto) -> str:
@@ -74,6 +86,8 @@ def type_name(tensor: TensorProto) -> str:
 
 
 def halves(scales: Tensor) -> Tensor:
-    """Stored float32 scales as the float16 that they came from; NaN, which equals no scale, where one is no float16 value."""
+    """Stored float32 scales as the float16 that they came from; NaN, which equals no scale, where one is no
+    float16 value.
+    """
     half = scales.half()
     return torch.where(half.float() == scales, half, torch.nan)

@@ -18,7 +18,9 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """InputError where the file is not whole and well-formed. The library judges; its header is then read for the sizes, which it does not tell."""
+    """InputError where the file is not whole and well-formed. The library judges; its header is then read for
+    the sizes, which it does not tell.
+    """
     try:
         with safe_open(path, "numpy"):
             pass
@@ -29,4 +31,10 @@ def read_header(path: Path) -> Header:
     metadata = content.pop("__metadata__", None) or {}
     entries = sorted(content.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0]))
     sizes = {name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in entries}
-    return Header(metadata, [TensorDescription(name, entry["dtype"], tuple(entry["shape"]), sizes[name]) for name, entry in entries])
+    return Header(
+        metadata,
+        [
+            TensorDescription(name, entry["dtype"], tuple(entry["shape"]), sizes[name])
+            for name, entry in entries
+        ],
+    )

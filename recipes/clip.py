@@ -9,7 +9,9 @@ from wording import quoted
 
 @dataclass(frozen=True)
 class Task:
-    """A task of FusionBench's checkpoints: its data set on the hub, and how its classes are put into words."""
+    """A task of FusionBench's checkpoints: its data set on the hub, and how its classes are put into
+    words.
+    """
 
     name: str
     """Also the end of the expert's name."""
@@ -28,8 +30,16 @@ class Task:
 DIGITS = [str(digit) for digit in range(10)]
 TASKS = (
     Task("sun397", "tanganke/sun397", ["a picture of a place: {}.", "a {} scene.", "this place is a {}."]),
-    Task("stanford-cars", "tanganke/stanford_cars", ["a picture of a {}, a car.", "the car in this picture is a {}.", "a {} parked or on the road."]),
-    Task("resisc45", "tanganke/resisc45", ["an aerial view of {}.", "{} seen from above.", "a satellite picture that shows {}."]),
+    Task(
+        "stanford-cars",
+        "tanganke/stanford_cars",
+        ["a picture of a {}, a car.", "the car in this picture is a {}.", "a {} parked or on the road."],
+    ),
+    Task(
+        "resisc45",
+        "tanganke/resisc45",
+        ["an aerial view of {}.", "{} seen from above.", "a satellite picture that shows {}."],
+    ),
     Task(
         "eurosat",
         "tanganke/eurosat",
@@ -47,11 +57,21 @@ TASKS = (
             "a sea or lake",
         ],
     ),
-    Task("svhn", "ufldl-stanford/svhn", ['the house number digit "{}".', 'a street sign with the digit "{}".'], DIGITS, config="cropped_digits"),
+    Task(
+        "svhn",
+        "ufldl-stanford/svhn",
+        ['the house number digit "{}".', 'a street sign with the digit "{}".'],
+        DIGITS,
+        config="cropped_digits",
+    ),
     Task(
         "gtsrb",
         "tanganke/gtsrb",
-        ["a traffic sign: {}.", "a close view of the traffic sign for {}.", "a German road sign that says {}."],
+        [
+            "a traffic sign: {}.",
+            "a close view of the traffic sign for {}.",
+            "a German road sign that says {}.",
+        ],
         [
             "speed limit 20",
             "speed limit 30",
@@ -98,9 +118,15 @@ TASKS = (
             "end of no overtaking for trucks",
         ],
     ),
-    Task("mnist", "ylecun/mnist", ['the handwritten digit "{}".', 'the number "{}" in white on black.'], DIGITS),
+    Task(
+        "mnist", "ylecun/mnist", ['the handwritten digit "{}".', 'the number "{}" in white on black.'], DIGITS
+    ),
     Task("dtd", "tanganke/dtd", ["a {} texture.", "a surface that is {}.", "a close view of a {} pattern."]),
-    Task("oxford_flowers102", "dpdl-benchmark/oxford_flowers102", ["a {} in bloom.", "a picture of a {}, a flower."]),
+    Task(
+        "oxford_flowers102",
+        "dpdl-benchmark/oxford_flowers102",
+        ["a {} in bloom.", "a picture of a {}, a flower."],
+    ),
     Task(
         "pcam",
         "1aurent/PatchCamelyon",
@@ -115,20 +141,49 @@ TASKS = (
         images="jpg",
         truth="cls",
     ),
-    Task("oxford-iiit-pet", "timm/oxford-iiit-pet", ["a picture of a {}, a breed of cat or dog.", "a pet of the breed {}."]),
+    Task(
+        "oxford-iiit-pet",
+        "timm/oxford-iiit-pet",
+        ["a picture of a {}, a breed of cat or dog.", "a pet of the breed {}."],
+    ),
     Task("stl10", "tanganke/stl10", ["a picture with a {} in it.", "one {}."]),
     Task("cifar100", "tanganke/cifar100", ["a small picture of a {}.", "a {} in low resolution."]),
     Task("cifar10", "tanganke/cifar10", ["a small picture of a {}.", "a {} in low resolution."]),
     Task("food101", "ethz/food101", ["a plate of {}.", "{}, a dish, ready to eat."], test="validation"),
-    Task("fashion_mnist", "zalando-datasets/fashion_mnist", ["a grey picture of a piece of clothing: {}.", "a product picture of a {}."]),
-    Task("emnist_letters", "tanganke/emnist_letters", ['the handwritten letter "{}".', 'a letter "{}" in white on black.'], [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]),
+    Task(
+        "fashion_mnist",
+        "zalando-datasets/fashion_mnist",
+        ["a grey picture of a piece of clothing: {}.", "a product picture of a {}."],
+    ),
+    Task(
+        "emnist_letters",
+        "tanganke/emnist_letters",
+        ['the handwritten letter "{}".', 'a letter "{}" in white on black.'],
+        [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"],
+    ),
     Task(
         "kmnist",
         "tanganke/kmnist",
         ["the hiragana {} in brush writing.", "an old Japanese character, {}."],
-        ["お (o)", "き (ki)", "す (su)", "つ (tsu)", "な (na)", "は (ha)", "ま (ma)", "や (ya)", "れ (re)", "を (wo)"],
+        [
+            "お (o)",
+            "き (ki)",
+            "す (su)",
+            "つ (tsu)",
+            "な (na)",
+            "は (ha)",
+            "ま (ma)",
+            "や (ya)",
+            "れ (re)",
+            "を (wo)",
+        ],
     ),
-    Task("rendered-sst2", "nateraw/rendered-sst2", ["a written film review that is {}.", "a sentence of a {} opinion on a film."], ["negative", "positive"]),
+    Task(
+        "rendered-sst2",
+        "nateraw/rendered-sst2",
+        ["a written film review that is {}.", "a sentence of a {} opinion on a film."],
+        ["negative", "positive"],
+    ),
 )
 
 
@@ -167,19 +222,44 @@ class Rule(NamedTuple):
 
 TA = Rule("ta", "task arithmetic", ["merge_method: task_arithmetic", "parameters: {lambda: 0.3}"])
 # FusionBench's setting sums what agrees, where the paper takes its mean with lambda 1.
-TIES = Rule("ties", "TIES", ["merge_method: ties", "parameters: {lambda: 0.3, density: 0.2, normalize: false}"])
+TIES = Rule(
+    "ties", "TIES", ["merge_method: ties", "parameters: {lambda: 0.3, density: 0.2, normalize: false}"]
+)
 
-# Accuracy in percent, averaged over the tasks: E-PMQ's own tables (arXiv 2605.16882), FeatCal's (2605.13030), FusionBench's.
+# Accuracy in percent, averaged over the tasks: E-PMQ's own tables (arXiv 2605.16882), FeatCal's (2605.13030),
+# FusionBench's.
 PUBLISHED = {
-    ("b32", 8, "ta"): "merged 67.5 to 68.0; then GPTQ at 4 bits 65.0; E-PMQ at 4 bits 73.6; FeatCal in full precision 85.5",
+    (
+        "b32",
+        8,
+        "ta",
+    ): "merged 67.5 to 68.0; then GPTQ at 4 bits 65.0; E-PMQ at 4 bits 73.6; FeatCal in full precision 85.5",
     ("b32", 8, "ties"): "merged 72.2; then GPTQ at 4 bits 69.1; E-PMQ at 4 bits 74.8",
     ("l14", 8, "ta"): "merged 80.7; RegMean 90.4, RegMean++ 91.0 in full precision",
     ("l14", 8, "ties"): "merged 84.0; RegMean 90.4, RegMean++ 91.0 in full precision",
     # After which merge is not said where we read it.
-    ("l14", 20, "ta"): "after one of the two merges GPTQ at 4 bits 34.8, E-PMQ at 4 bits 76.7; RegMean++ in full precision 82.4",
-    ("l14", 20, "ties"): "after one of the two merges GPTQ at 4 bits 34.8, E-PMQ at 4 bits 76.7; RegMean++ in full precision 82.4",
+    (
+        "l14",
+        20,
+        "ta",
+    ): (
+        "after one of the two merges GPTQ at 4 bits 34.8, E-PMQ at 4 bits 76.7; RegMean++ in full "
+        "precision 82.4"
+    ),
+    (
+        "l14",
+        20,
+        "ties",
+    ): (
+        "after one of the two merges GPTQ at 4 bits 34.8, E-PMQ at 4 bits 76.7; RegMean++ in full "
+        "precision 82.4"
+    ),
 }
-ENDS = {("b32", 8): "base 48.2, experts 90.3", ("l14", 8): "base 64.6, experts 94.3", ("l14", 20): "base 65.6, experts 93.5"}
+ENDS = {
+    ("b32", 8): "base 48.2, experts 90.3",
+    ("l14", 8): "base 64.6, experts 94.3",
+    ("l14", 20): "base 65.6, experts 93.5",
+}
 # Of the default method, by `epmq run --dry-run`; peak memory besides Python's.
 COSTS = {
     ("b32", 8): "0.2e15 operations, 3.2 GB of memory and 0.2 GB of spilled activations",
@@ -189,7 +269,11 @@ COSTS = {
 }
 FILES = {
     **{f"clip-vit-b32-8tasks-{rule.short}.yaml": (B32, 8, rule) for rule in (TA, TIES)},
-    **{f"clip-vit-l14-{count}-{rule.short}.yaml": (L14, count, rule) for count in (8, 14, 20) for rule in (TA, TIES)},
+    **{
+        f"clip-vit-l14-{count}-{rule.short}.yaml": (L14, count, rule)
+        for count in (8, 14, 20)
+        for rule in (TA, TIES)
+    },
 }
 
 
@@ -203,7 +287,10 @@ def text(name: str) -> str:
 
 _SETTINGS = [
     "calibration:",
-    "  method: anchored    # ours, the default; the paper's: epmq (its lambda is 0.05 here; docs/method.md has the quadratic)",
+    (
+        "  method: anchored    # ours, the default; the paper's: epmq (its lambda is 0.05 here; "
+        "docs/method.md has the quadratic)"
+    ),
     "  samples: 256",
     "quantization:",
     "  grid: Q4_0",
@@ -212,26 +299,49 @@ _SETTINGS = [
 
 def _comment(name: str, tower: Tower, count: int, rule: Rule) -> Iterator[str]:
     published = PUBLISHED.get((tower.short, count, rule.short), "none that we have read")
-    yield f"# CLIP {tower.title}, {count} tasks, merged by {rule.title}. Written by make.py; README.md says what was and was not checked."
+    yield (
+        f"# CLIP {tower.title}, {count} tasks, merged by {rule.title}. Written by make.py; README.md says "
+        "what was and was not checked."
+    )
     yield "#"
-    yield f"# Published: {published}" + (f"; {ENDS[tower.short, count]}." if (tower.short, count) in ENDS else ".")
-    yield "# (Percent, averaged over the tasks. E-PMQ: arXiv 2605.16882; FeatCal: 2605.13030; merges and experts: FusionBench.)"
+    yield f"# Published: {published}" + (
+        f"; {ENDS[tower.short, count]}." if (tower.short, count) in ENDS else "."
+    )
+    yield (
+        "# (Percent, averaged over the tasks. E-PMQ: arXiv 2605.16882; FeatCal: 2605.13030; merges and "
+        "experts: FusionBench.)"
+    )
     yield "#"
     yield f"#     epmq run --dry-run recipes/{name}      # sizes, memory, time; downloads nothing"
     yield f"#     epmq run recipes/{name} -o out"
     yield "#"
-    yield f"# Downloads {tower.sizes}, and {count} data sets whole. The calibration takes about {COSTS[tower.short, count]}"
-    yield f"# (forecast from the tower's shapes, not measured): {'hours' if tower is B32 else 'days'} of a few CPU cores, so give it --device cuda."
+    yield (
+        f"# Downloads {tower.sizes}, and {count} data sets whole. The calibration takes about "
+        f"{COSTS[tower.short, count]}"
+    )
+    yield (
+        f"# (forecast from the tower's shapes, not measured): {'hours' if tower is B32 else 'days'} of a "
+        "few CPU cores, so give it --device cuda."
+    )
     yield f"# Writes about {tower.files}. Each test image is run some eight times on top."
-    yield "# Columns and splits are those that FusionBench's loaders read; nothing of the hub was tried, for want of a network."
+    yield (
+        "# Columns and splits are those that FusionBench's loaders read; nothing of the hub was tried, "
+        "for want of a network."
+    )
 
 
 def _task(task: Task, tower: Tower) -> Iterator[str]:
     config = f", config: {task.config}" if task.config else ""
     yield f"  {task.name}:"
     yield f"    expert: {tower.expert}{task.name}"
-    yield f"    calibration: {{dataset: {task.dataset}{config}, split: train, images: {task.images}, labels: {task.truth}}}"
-    yield f"    evaluation: {{dataset: {task.dataset}{config}, split: {task.test}, images: {task.images}, labels: {task.truth}}}"
+    yield (
+        f"    calibration: {{dataset: {task.dataset}{config}, split: train, images: {task.images}, "
+        f"labels: {task.truth}}}"
+    )
+    yield (
+        f"    evaluation: {{dataset: {task.dataset}{config}, split: {task.test}, images: {task.images}, "
+        f"labels: {task.truth}}}"
+    )
     yield "    templates:"
     yield from (f"      - {quoted(template)}" for template in task.templates)
     if task.labels:

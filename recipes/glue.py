@@ -9,7 +9,9 @@ from wording import quoted
 
 @dataclass(frozen=True)
 class Task:
-    """A task of GLUE, and how it is put into words. The answers are those that the public experts were taught."""
+    """A task of GLUE, and how it is put into words. The answers are those that the public experts were
+    taught.
+    """
 
     name: str
     """Its config on the hub, too, and the end of the expert's name."""
@@ -34,7 +36,11 @@ TASKS = (
     Task(
         "mnli",
         ["premise", "hypothesis"],
-        "Premise: {premise} Hypothesis: {hypothesis} How does the hypothesis stand to the premise? Answer entailment, neutral or contradiction.",
+        (
+            "Premise: {premise} Hypothesis: {hypothesis} How does the hypothesis stand to the premise? "
+            "Answer "
+            "entailment, neutral or contradiction."
+        ),
         {"entailment": "entailment", "neutral": "neutral", "contradiction": "contradiction"},
         "validation_matched",
     ),
@@ -53,7 +59,10 @@ TASKS = (
     Task(
         "qqp",
         ["question1", "question2"],
-        f"First question: {{question1}} Second question: {{question2}} Do both ask for the same thing? {YES_NO}",
+        (
+            f"First question: {{question1}} Second question: {{question2}} Do both ask for the same thing? "
+            f"{YES_NO}"
+        ),
         {"not_duplicate": "no", "duplicate": "yes"},
     ),
     Task(
@@ -62,11 +71,20 @@ TASKS = (
         f"Text: {{sentence1}} Claim: {{sentence2}} Does the claim follow from the text? {YES_NO}",
         {"entailment": "yes", "not_entailment": "no"},
     ),
-    Task("sst2", ["sentence"], "Film review: {} Is its verdict positive or negative?", {"negative": "negative", "positive": "positive"}),
+    Task(
+        "sst2",
+        ["sentence"],
+        "Film review: {} Is its verdict positive or negative?",
+        {"negative": "negative", "positive": "positive"},
+    ),
     Task(
         "stsb",
         ["sentence1", "sentence2"],
-        "First sentence: {sentence1} Second sentence: {sentence2} How alike is their meaning, from 1 (not at all) to 5 (the same)?",
+        (
+            "First sentence: {sentence1} Second sentence: {sentence2} How alike is their meaning, from "
+            "1 (not "
+            "at all) to 5 (the same)?"
+        ),
         {},
     ),
 )
@@ -88,9 +106,15 @@ class Rule(NamedTuple):
 
 FULL = Kind("full fine-tuned experts", "", "the base and each expert 1 GB")
 LORA = Kind("LoRA experts of rank 16", "_lora-16", "the base 1 GB, each expert a few MB")
-TA = Rule("task arithmetic", ["merge_method: task_arithmetic", "parameters: {lambda: 0.3}"], "merged 78.9; FeatCal in full precision 85.2")
+TA = Rule(
+    "task arithmetic",
+    ["merge_method: task_arithmetic", "parameters: {lambda: 0.3}"],
+    "merged 78.9; FeatCal in full precision 85.2",
+)
 # FusionBench's setting sums what agrees, where the paper takes its mean with lambda 1.
-TIES = Rule("TIES", ["merge_method: ties", "parameters: {lambda: 0.3, density: 0.2, normalize: false}"], "merged 79.9")
+TIES = Rule(
+    "TIES", ["merge_method: ties", "parameters: {lambda: 0.3, density: 0.2, normalize: false}"], "merged 79.9"
+)
 # After which merge, and of which of the experts, is not said where we read it.
 PUBLISHED = "after one merge at 4 bits: GPTQ 78.26, E-PMQ 83.34"
 FILES = {
@@ -111,7 +135,10 @@ def text(name: str) -> str:
 
 _SETTINGS = [
     "calibration:",
-    "  method: anchored    # ours, the default; the paper's: epmq (its lambda is 0.05 here; docs/method.md has the quadratic)",
+    (
+        "  method: anchored    # ours, the default; the paper's: epmq (its lambda is 0.05 here; "
+        "docs/method.md has the quadratic)"
+    ),
     "  samples: 128",
     "quantization:",
     "  grid: Q4_0",
@@ -129,14 +156,27 @@ def _comment(name: str, kind: Kind, rule: Rule) -> Iterator[str]:
     yield f"#     epmq run --dry-run recipes/{name}      # sizes, memory, time; downloads nothing"
     yield f"#     epmq run recipes/{name} -o out"
     yield "#"
-    yield "# The calibration takes about 1e15 operations (forecast for texts of 256 tokens, not measured), 3.3 GB of memory besides"
+    yield (
+        "# The calibration takes about 1e15 operations (forecast for texts of 256 tokens, not measured), "
+        "3.3 GB of memory besides"
+    )
     yield "# Python's; the GGUF file has 0.21 GB, the four of ONNX 0.60, of which a runtime needs two (0.27)."
-    yield f"# Downloads {kind.sizes}, and GLUE. The evaluation splits are whole, 60,000 questions of which 40,000 are qqp's, each answered"
-    yield '# some six times: split: "validation[:500]" makes it quick. Nothing of the hub was tried, for want of a network.'
+    yield (
+        f"# Downloads {kind.sizes}, and GLUE. The evaluation splits are whole, 60,000 questions of which "
+        "40,000 are qqp's, each answered"
+    )
+    yield (
+        '# some six times: split: "validation[:500]" makes it quick. Nothing of the hub was tried, for '
+        "want of a network."
+    )
 
 
 def _task(task: Task, kind: Kind) -> Iterator[str]:
-    texts = "" if task.columns == ["text"] else f", texts: {task.columns[0] if len(task.columns) == 1 else '[' + ', '.join(task.columns) + ']'}"
+    texts = (
+        ""
+        if task.columns == ["text"]
+        else f", texts: {task.columns[0] if len(task.columns) == 1 else '[' + ', '.join(task.columns) + ']'}"
+    )
     where = f"dataset: nyu-mll/glue, config: {task.name}"
     yield f"  {task.name}:"
     yield f"    expert: tanganke/flan-t5-base_glue-{task.name}{kind.ending}"
@@ -144,5 +184,8 @@ def _task(task: Task, kind: Kind) -> Iterator[str]:
     yield f"    calibration: {{{where}, split: train{texts}}}"
     yield f"    evaluation: {{{where}, split: {task.test}{texts}, labels: label}}"
     if task.answers:
-        yield f"    labels: {{{', '.join(f'{name}: {quoted(answer)}' for name, answer in task.answers.items())}}}"
+        yield (
+            "    labels: "
+            f"{{{', '.join(f'{name}: {quoted(answer)}' for name, answer in task.answers.items())}}}"
+        )
     yield f"    metric: {'exact_match' if task.answers else 'spearman'}"

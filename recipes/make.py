@@ -12,7 +12,9 @@ from pathlib import Path
 import clip
 import glue
 
-FILES: dict[str, Callable[[], str]] = {name: partial(kind.text, name) for kind in (clip, glue) for name in kind.FILES}
+FILES: dict[str, Callable[[], str]] = {
+    name: partial(kind.text, name) for kind in (clip, glue) for name in kind.FILES
+}
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The one line that says what went wrong: what stderr holds beside warnings and the stages' own lines."""
+        """The one line that says what went wrong: what stderr holds beside warnings and the stages' own
+        lines.
+        """
         lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, self.stderr
         assert "Traceback" not in self.stderr, self.stderr
@@ -39,7 +41,16 @@ def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
     """`python cli.py`, running."""
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, preexec_fn=_hear_interrupts)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=_hear_interrupts,
+    )
 
 
 def _hear_interrupts() -> None:
@@ -59,13 +70,21 @@ class Warm:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.warm_cli"]
-        self._server = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._server = subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __call__(self, *arguments: str | Path, folder: Path, file_limit: int | None = None) -> Result:
         assert self._server.stdin is not None and self._server.stdout is not None
         with tempfile.TemporaryDirectory() as scratch:
             out, err = Path(scratch, "out"), Path(scratch, "err")
-            asked = {"arguments": [*map(str, arguments)], "folder": str(folder), "stdout": str(out), "stderr": str(err), "file_limit": file_limit}
+            asked = {
+                "arguments": [*map(str, arguments)],
+                "folder": str(folder),
+                "stdout": str(out),
+                "stderr": str(err),
+                "file_limit": file_limit,
+            }
             self._server.stdin.write(json.dumps(asked) + "\n")
             self._server.stdin.flush()
             code = int(self._server.stdout.readline())

@@ -55,7 +55,9 @@ def minilm_gguf(tmp_path_factory: pytest.TempPathFactory, minilm_packed: tuple[P
 def project(tmp_path_factory: pytest.TempPathFactory) -> tiny.Project:
     """Read only."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # of transformers, on PEFT's doing
         return tiny.project(tmp_path_factory.mktemp("tiny") / "project")
 
 
@@ -68,7 +70,9 @@ def epmq() -> Iterator[Warm]:
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory, project: tiny.Project) -> tuple[Path, Result]:
-    """The project's recipe run by `python cli.py run` from nothing: its output (read only), and what the command said."""
+    """The project's recipe run by `python cli.py run` from nothing: its output (read only), and what the
+    command said.
+    """
     folder = tmp_path_factory.mktemp("ran")
     result = cold("run", project.recipe, "-o", "out", folder=folder)
     assert result.code == 0, result.stderr
@@ -77,14 +81,21 @@ def ran(tmp_path_factory: pytest.TempPathFactory, project: tiny.Project) -> tupl
 
 @pytest.fixture(scope="session")
 def cls_ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm) -> Path:
-    """The output of a run on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the feed-forward's matrices kept."""
+    """The output of a run on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the
+    feed-forward's matrices kept.
+    """
     folder = tmp_path_factory.mktemp("cls")
     tiny.base(folder / "base", width=64, layers=1, pooling="cls")
     tiny.full_expert(folder / "expert", folder / "base", 1)
     tiny.data(folder / "data")
     task = {"expert": "./expert", "calibration": "data/3.txt"}
     settings = {"embeddings": "Q8_0", "keep": ["*.intermediate.*", "*layer.0.output.dense.weight"]}
-    recipe = {"base_model": "./base", "tasks": {"only": task}, "calibration": {"samples": 16, "method": "epmq"}, "quantization": settings}
+    recipe = {
+        "base_model": "./base",
+        "tasks": {"only": task},
+        "calibration": {"samples": 16, "method": "epmq"},
+        "quantization": settings,
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     result = epmq("run", "recipe.yaml", "-o", "out", folder=folder)
     assert result.code == 0, result.stderr

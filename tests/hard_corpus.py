@@ -1,4 +1,6 @@
-"""Texts that tokenizers get wrong, the same at every run: more than 2,000 lines for llama.cpp and Hugging Face to agree on."""
+"""Texts that tokenizers get wrong, the same at every run: more than 2,000 lines for llama.cpp and Hugging
+Face to agree on.
+"""
 
 import random
 import unicodedata
@@ -122,7 +124,30 @@ _WORDS = [
     "£",
     "¥",
 ]
-_JOINTS = (" ", " ", " ", "  ", "   ", "\n", "\n\n", "\t", " \n", "\n ", "\t\t", "\r\n", ", ", ". ", "; ", "-", "_", "/", "", "'", "\u00a0", "\u3000")
+_JOINTS = (
+    " ",
+    " ",
+    " ",
+    "  ",
+    "   ",
+    "\n",
+    "\n\n",
+    "\t",
+    " \n",
+    "\n ",
+    "\t\t",
+    "\r\n",
+    ", ",
+    ". ",
+    "; ",
+    "-",
+    "_",
+    "/",
+    "",
+    "'",
+    "\u00a0",
+    "\u3000",
+)
 _CODE = (
     "def f(x: int) -> str:\n    if x > 0:\n        return f'{x:>08.3f}'\n\treturn None\n",
     '#include <stdio.h>\nint main(void) {\n\tprintf("%d\\n", 0x1F & ~3);\n\treturn 0;\n}\n',
@@ -145,12 +170,25 @@ _LETTERS = "aAzZeéßſıİΣςЯאش你カ가नกሀ"
 def hard_corpus(specials: Sequence[str] = ()) -> tuple[str, ...]:
     """`specials` are the tokenizer's added tokens, which stand in some of the lines; give it a tuple."""
     chance = random.Random(_SEED)
-    lines = [*HARD_TEXTS, *_CODE, *_whitespace(), *_digits(), *_contractions(), *_blocks(), *_controls(), *_long(chance)]
+    lines = [
+        *HARD_TEXTS,
+        *_CODE,
+        *_whitespace(),
+        *_digits(),
+        *_contractions(),
+        *_blocks(),
+        *_controls(),
+        *_long(chance),
+    ]
     lines += [_sentence(chance, ()) for _ in range(700)]
     lines += [_noise(chance) for _ in range(300)]
     if specials:
         shown = [*specials[:20], *chance.sample(list(specials), min(20, len(specials)))]
-        lines += [form.format(special) for special in shown for form in ("{}", "a{}b", " {} ", "x {} y", "{0}{0}", "a\n{}\nb", "{} a", "a {}")]
+        lines += [
+            form.format(special)
+            for special in shown
+            for form in ("{}", "a{}b", " {} ", "x {} y", "{0}{0}", "a\n{}\nb", "{} a", "a {}")
+        ]
         lines += [f"a {_full_width(special)} b" for special in shown]
         lines += [_sentence(chance, shown) for _ in range(200)]
     return tuple(dict.fromkeys(lines))
@@ -165,8 +203,12 @@ def _whitespace() -> list[str]:
 
 
 def _digits() -> list[str]:
-    runs = ["1234567890"[:length] for length in range(1, 11)] + ["9" * length for length in (11, 12, 13, 20, 50)]
-    return [shape.replace("{}", run) for run in runs for shape in ("{}", " {}", "a{}", "{}a", "-{}.{}", "1,{},{}")] + [
+    runs = ["1234567890"[:length] for length in range(1, 11)] + [
+        "9" * length for length in (11, 12, 13, 20, 50)
+    ]
+    return [
+        shape.replace("{}", run) for run in runs for shape in ("{}", " {}", "a{}", "{}a", "-{}.{}", "1,{},{}")
+    ] + [
         "٣٤٥٦٧",
         "৪৫৬",
         "１２３４",
@@ -180,8 +222,14 @@ def _digits() -> list[str]:
 
 def _contractions() -> list[str]:
     tails = ("s", "t", "re", "ve", "m", "ll", "d", "x", "l", "r", "v")
-    spelt = [how for tail in tails for how in dict.fromkeys((tail, tail.upper(), tail.capitalize(), tail + "a"))]
-    return [shape.format(tail) for tail in spelt for shape in ("'{}", "we'{}", "we'{} go", "WE'{}", " '{} ", "1'{}", "’{}", "''{}", "é'{}")]
+    spelt = [
+        how for tail in tails for how in dict.fromkeys((tail, tail.upper(), tail.capitalize(), tail + "a"))
+    ]
+    return [
+        shape.format(tail)
+        for tail in spelt
+        for shape in ("'{}", "we'{}", "we'{} go", "WE'{}", " '{} ", "1'{}", "’{}", "''{}", "é'{}")
+    ]
 
 
 def _blocks() -> list[str]:
@@ -203,17 +251,40 @@ def _blocks() -> list[str]:
         0x30000,
         0xE0100,
     ]:
-        known = [chr(code) for code in range(start, start + 0x80) if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")]
+        known = [
+            chr(code)
+            for code in range(start, start + 0x80)
+            if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co")
+        ]
         if known:
             few = known[:: max(1, len(known) // 6)]
-            lines += ["".join(few), " ".join(few), "".join(f"a{letter}b" for letter in few), "".join(f"1{letter} " for letter in few)]
+            lines += [
+                "".join(few),
+                " ".join(few),
+                "".join(f"a{letter}b" for letter in few),
+                "".join(f"1{letter} " for letter in few),
+            ]
     return lines
 
 
 def _controls() -> list[str]:
     return [
         f"a{chr(code)}b {chr(code)}"
-        for code in (*range(0x20), *range(0x7F, 0xA1), 0xAD, 0x200B, 0x200C, 0x200D, 0x200E, 0x2060, 0xFEFF, 0xFFFC, 0xFFFD, 0xFFFE, 0xFFFF)
+        for code in (
+            *range(0x20),
+            *range(0x7F, 0xA1),
+            0xAD,
+            0x200B,
+            0x200C,
+            0x200D,
+            0x200E,
+            0x2060,
+            0xFEFF,
+            0xFFFC,
+            0xFFFD,
+            0xFFFE,
+            0xFFFF,
+        )
     ]
 
 
@@ -242,7 +313,9 @@ def _full_width(text: str) -> str:
 def _sentence(chance: random.Random, specials: Sequence[str]) -> str:
     pieces = []
     for _ in range(chance.randint(2, 14)):
-        pieces.append(chance.choice(specials) if specials and chance.random() < 0.2 else chance.choice(_WORDS))
+        pieces.append(
+            chance.choice(specials) if specials and chance.random() < 0.2 else chance.choice(_WORDS)
+        )
         pieces.append(chance.choice(_JOINTS))
     return chance.choice(("", "", "", " ", "  ", "\n")) + "".join(pieces)
 

@@ -1,4 +1,6 @@
-"""Models for the tests of the ONNX rooms, each written once a run: the real MiniLM, and small encoders of other sizes."""
+"""Models for the tests of the ONNX rooms, each written once a run: the real MiniLM, and small encoders of
+other sizes.
+"""
 
 import atexit
 import importlib.util
@@ -77,10 +79,27 @@ def wide() -> Written:
     return _write(source, "wide-packed", "F16", "Q4_0")
 
 
-def encoder(source: Path, *, width: int, heads: int, inner: int, layers: int, pooling: str = "mean", equal: bool = False) -> Path:
-    """A model directory with random weights, vocabulary 1000; with `equal` its layers have the same weights."""
+def encoder(
+    source: Path,
+    *,
+    width: int,
+    heads: int,
+    inner: int,
+    layers: int,
+    pooling: str = "mean",
+    equal: bool = False,
+) -> Path:
+    """A model directory with random weights, vocabulary 1000; with `equal` its layers have the same
+    weights.
+    """
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=1000, hidden_size=width, num_attention_heads=heads, intermediate_size=inner, num_hidden_layers=layers)
+    config = BertConfig(
+        vocab_size=1000,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+    )
     state = BertModel(config, add_pooling_layer=False).state_dict()
     for name, value in state.items():
         if name.endswith("bias") or "LayerNorm" in name:
@@ -90,12 +109,30 @@ def encoder(source: Path, *, width: int, heads: int, inner: int, layers: int, po
     config.save_pretrained(source)
     save_file({name: value.contiguous() for name, value in state.items()}, source / "model.safetensors")
     characters = "abcdefghijklmnopqrstuvwxyz0123456789.,'?"
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters), "sentence", "words", "word", "more", "the", "fox"]
-    (source / "vocab.txt").write_text("\n".join([*known, *(f"[unused{i}]" for i in range(1000 - len(known)))]) + "\n", encoding="utf-8")
+    known = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *characters,
+        *(f"##{c}" for c in characters),
+        "sentence",
+        "words",
+        "word",
+        "more",
+        "the",
+        "fox",
+    ]
+    (source / "vocab.txt").write_text(
+        "\n".join([*known, *(f"[unused{i}]" for i in range(1000 - len(known)))]) + "\n", encoding="utf-8"
+    )
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     (source / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (source / "1_Pooling").mkdir()
-    (source / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{pooling}_token{'s' * (pooling == 'mean')}": True}), encoding="utf-8")
+    (source / "1_Pooling" / "config.json").write_text(
+        json.dumps({f"pooling_mode_{pooling}_token{'s' * (pooling == 'mean')}": True}), encoding="utf-8"
+    )
     return source
 
 
@@ -107,8 +144,16 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
         name = family.canonical(stored)
         if name is None:
             continue
-        kind = embeddings if name in family.embeddings else linears if name.startswith("encoder.") and value.dim() == 2 else "F32"
-        tensors[name] = _nearest(GRIDS[kind], value) if kind in GRIDS else value.half() if kind == "F16" else value
+        kind = (
+            embeddings
+            if name in family.embeddings
+            else linears
+            if name.startswith("encoder.") and value.dim() == 2
+            else "F32"
+        )
+        tensors[name] = (
+            _nearest(GRIDS[kind], value) if kind in GRIDS else value.half() if kind == "F16" else value
+        )
     index = {
         "recipe": {"merge_method": "ties", "größe": 2.0},
         "inputs": [{"path": "base", "sha256": "0" * 64}],
@@ -120,12 +165,16 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
 
 
 def _nearest(grid: Grid, weight: Tensor) -> PackedTensor:
-    """The largest weight of a group takes its lowest code, so that scales have both signs; much faster than the grid's own search."""
+    """The largest weight of a group takes its lowest code, so that scales have both signs; much faster than
+    the grid's own search.
+    """
     if isinstance(grid, Zeroed):
         return PackedTensor(grid, *grid.quantise(weight))
     groups = weight.reshape(-1, grid.group)
     scales = (groups.gather(1, groups.abs().argmax(1, keepdim=True)) / grid.lowest).half()
-    return PackedTensor(grid, grid.encode(groups, scales).reshape(weight.shape), {"scales": scales.reshape(len(weight), -1)})
+    return PackedTensor(
+        grid, grid.encode(groups, scales).reshape(weight.shape), {"scales": scales.reshape(len(weight), -1)}
+    )
 
 
 def _write(source: Path, name: str, embeddings: str, linears: str) -> Written:
@@ -144,7 +193,10 @@ def reference(model: Written, texts: tuple[str, ...] = TEXTS) -> NDArray[np.floa
         hidden = None
         for block in model.family.blocks:
             module = block.build()
-            module.load_state_dict({name: model.packed.load(f"{block.name}.{name}").float() for name in module.state_dict()}, assign=True)
+            module.load_state_dict(
+                {name: model.packed.load(f"{block.name}.{name}").float() for name in module.state_dict()},
+                assign=True,
+            )
             hidden = block.run(module, hidden, batch)
         assert hidden is not None
         outputs.append(model.family.output(hidden, batch))

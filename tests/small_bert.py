@@ -1,4 +1,6 @@
-"""A BERT of two layers with weights of its own, for tests that need a whole model directory and not a good one."""
+"""A BERT of two layers with weights of its own, for tests that need a whole model directory and not a good
+one.
+"""
 
 import json
 import string
@@ -17,11 +19,36 @@ from epmq_export.grids import GRIDS
 from epmq_export.packed import Packed, PackedTensor
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = ("the", "weather", "is", "good", "Good", "café", "cafe", "##ing", "中", "ß", "é", "##é", "!", ",", "[", "]", "É")
+WORDS = (
+    "the",
+    "weather",
+    "is",
+    "good",
+    "Good",
+    "café",
+    "cafe",
+    "##ing",
+    "中",
+    "ß",
+    "é",
+    "##é",
+    "!",
+    ",",
+    "[",
+    "]",
+    "É",
+)
 VOCABULARY = (*SPECIALS, *WORDS, *string.ascii_letters, *(f"##{letter}" for letter in string.ascii_letters))
 
 
-def small_bert(directory: Path, *, lowercase: bool = True, strip_accents: bool | None = None, pooling: str = "mean", width: int = 64) -> Path:
+def small_bert(
+    directory: Path,
+    *,
+    lowercase: bool = True,
+    strip_accents: bool | None = None,
+    pooling: str = "mean",
+    width: int = 64,
+) -> Path:
     """A model directory without weights: config, tokenizer, pooling."""
     directory.mkdir(parents=True)
     config = BertConfig(
@@ -34,14 +61,24 @@ def small_bert(directory: Path, *, lowercase: bool = True, strip_accents: bool |
     )
     config.save_pretrained(directory)
     vocabulary = {token: row for row, token in enumerate(VOCABULARY)}
-    BertTokenizer(vocab=vocabulary, do_lower_case=lowercase, strip_accents=strip_accents, model_max_length=32).save_pretrained(directory)
+    BertTokenizer(
+        vocab=vocabulary, do_lower_case=lowercase, strip_accents=strip_accents, model_max_length=32
+    ).save_pretrained(directory)
     (directory / "1_Pooling").mkdir()
     (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
     return directory
 
 
-def small_packed(place: Path, source: Path, *, grid: str | Sequence[str] | None = "Q4_0", index: dict[str, object] | None = None) -> tuple[Packed, Family]:
-    """Random weights of that model, packed at `place`: its layers' matrices on a grid (None: nothing on a grid; several: each in its turn)."""
+def small_packed(
+    place: Path,
+    source: Path,
+    *,
+    grid: str | Sequence[str] | None = "Q4_0",
+    index: dict[str, object] | None = None,
+) -> tuple[Packed, Family]:
+    """Random weights of that model, packed at `place`: its layers' matrices on a grid (None: nothing on a
+    grid; several: each in its turn).
+    """
     turns = cycle([grid] if isinstance(grid, str) else grid or [])
     family = open_family(source)
     torch.manual_seed(1)
@@ -56,6 +93,8 @@ def small_packed(place: Path, source: Path, *, grid: str | Sequence[str] | None 
             taken = GRIDS[next(turns)]
             tensors[canonical] = PackedTensor(taken, *taken.quantise(value))
         else:
-            tensors[canonical] = value.half() if canonical in family.embeddings and grid is not None else value
+            tensors[canonical] = (
+                value.half() if canonical in family.embeddings and grid is not None else value
+            )
     packed.write(place, tensors, {"family": "bert", **(index or {})}, source)
     return Packed(place), family

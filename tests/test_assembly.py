@@ -20,7 +20,11 @@ def model(start: float, layers: int = 4, towers: bool = False) -> InMemory:
     """A stack of layers, layer i all `start + i`; embeddings `start + 0.25`, the norm after them `start + 0.5`. With towers, an encoder and a decoder."""
     tensors: dict[str, Tensor] = {}
     for prefix in ("encoder.", "decoder.") if towers else ("model.",):
-        tensors |= {f"{prefix}layers.{i}.{part}.weight": torch.full((2, 2), float(start + i)) for i in range(layers) for part in ("attn", "mlp")}
+        tensors |= {
+            f"{prefix}layers.{i}.{part}.weight": torch.full((2, 2), float(start + i))
+            for i in range(layers)
+            for part in ("attn", "mlp")
+        }
         tensors[f"{prefix}norm.weight"] = torch.full((2,), start + 0.5)
     tensors["shared.weight" if towers else "model.embed_tokens.weight"] = torch.full((3, 2), start + 0.25)
     return InMemory(tensors)
@@ -53,7 +57,9 @@ slices:
 """
 
 
-def test_stacked_layers_are_numbered_anew_and_the_ends_come_from_the_first_and_the_last_slice(tmp_path: Path) -> None:
+def test_stacked_layers_are_numbered_anew_and_the_ends_come_from_the_first_and_the_last_slice(
+    tmp_path: Path,
+) -> None:
     got = merge(tmp_path, STACKED, {A: model(100), B: model(200)})
     assert layers(got) == [100, 101, 102, 201, 202, 203]
     assert ones(got, "model.embed_tokens.weight", "model.norm.weight") == [100.25, 200.5]
@@ -80,7 +86,12 @@ slices:
 parameters: {weight: [5, 7], lambda: 1}
 """
     got = merge(tmp_path, text, {BASE: model(0), A: model(1)})  # every task vector is 1 everywhere
-    assert layers(got) == [0, 1.5, 3, 7]  # 0 + 0, 1 + 0.5, 2 + 1; then one layer, whose gradient is at its end
+    assert layers(got) == [
+        0,
+        1.5,
+        3,
+        7,
+    ]  # 0 + 0, 1 + 0.5, 2 + 1; then one layer, whose gradient is at its end
     assert layers(got, "mlp") == [3, 4, 5, 7]
     assert ones(got, "model.embed_tokens.weight", "model.norm.weight") == [3.25, 5.5]
 
@@ -134,8 +145,15 @@ def test_a_weight_anywhere_is_one_everywhere(tmp_path: Path) -> None:
     source = "{model: org/base, layer_range: [0, 2]}, {model: org/a, layer_range: [0, 2]"
     text = f"base_model: org/base\nmerge_method: task_arithmetic\nslices:\n  - sources: [{source}, parameters: {{weight: 1}}}}]\n  - sources: [{source}}}]\n"
     models = {BASE: model(0), A: model(1)}
-    assert layers(merge(tmp_path, text, models)) == [1, 2, 1, 2]  # lambda is 1, not the 0.3 of a recipe without weights
-    assert layers(merge(tmp_path, text.replace("weight: 1", ""), models)) == pytest.approx([0.3, 1.3, 0.3, 1.3])
+    assert layers(merge(tmp_path, text, models)) == [
+        1,
+        2,
+        1,
+        2,
+    ]  # lambda is 1, not the 0.3 of a recipe without weights
+    assert layers(merge(tmp_path, text.replace("weight: 1", ""), models)) == pytest.approx(
+        [0.3, 1.3, 0.3, 1.3]
+    )
 
 
 def test_under_mergekits_convention_an_unlisted_base_counts(tmp_path: Path) -> None:
@@ -153,25 +171,79 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (STACKED.replace("[1, 4]", "[1, 5]"), ":4: slices[1].sources[0].layer_range: found [1, 5], but org/b has 4 layers, expected at most [0, 4]"),
-        (STACKED.replace("org/b", "org/towers"), ":4: slices[1].sources[0].model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/towers, expected one"),
-        (STACKED.replace("org/b", "org/flat"), ":4: slices[1].sources[0].model: found no layers in org/flat, expected one"),
-        ("base_model: org/a\nmerge_method: linear\nmodules:\n  head: {models: [{model: org/b}]}", ":4: modules.head: found no tensor that belongs to it"),
-        ("base_model: org/towers\nmerge_method: linear\nmodules:\n  encoder: {models: [{model: org/towers}]}", ":3: modules: found no module for decoder.layers.0."),
-        (STACKED + "  - {sources: [{model: org/a, layer_range: [0, 1]}, {model: org/b, layer_range: [0, 1]}]}", ":5: slices[2].sources: models has 2 experts, expected 1"),
-        (STACKED.replace("[1, 4]}", "[1, 4], parameters: {scael: 2}}"), ":4: slices[1].sources[0].parameters.scael: parameters of org/b: 'scael' is unknown"),
-        (STACKED + "parameters:\n  scale: yes", ":6: parameters.scale: scale of org/a is 'yes', expected a number"),
-        (STACKED + "    parameters: {scale: yes}", ":5: slices[1].parameters.scale: scale of org/b is 'yes', expected a number"),
-        (STACKED + "    parameters:\n      scael: 2", ":6: slices[1].parameters.scael: parameters: 'scael' is unknown to passthrough"),
-        (STACKED + "    parameters: {scale: {filter: mlp, value: 2}}\nparameters: {scale: yes}", ":6: parameters.scale: scale of org/a is 'yes', expected a number"),
-        (STACKED.replace("[0, 3]}]", "[0, 3], parameters: {scale: {filter: a, value: 1}}}]\n    parameters: {scale: no}"), ":4: slices[0].parameters.scale: scale of org/a is 'no'"),
-        ("base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\n    parameters:\n      density: 3", ":7: modules.default.parameters.density: density of org/a is 3"),
-        ("base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\nparameters: {lambda: no}", ":6: parameters.lambda: lambda is 'no'"),
-        ("base_model: org/b\nmerge_method: passthru\nmodels: [{model: org/a}]", ":2: merge_method: merge_method is 'passthru', expected one of"),
+        (
+            STACKED.replace("[1, 4]", "[1, 5]"),
+            ":4: slices[1].sources[0].layer_range: found [1, 5], but org/b has 4 layers, expected at most [0, 4]",
+        ),
+        (
+            STACKED.replace("org/b", "org/towers"),
+            ":4: slices[1].sources[0].model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/towers, expected one",
+        ),
+        (
+            STACKED.replace("org/b", "org/flat"),
+            ":4: slices[1].sources[0].model: found no layers in org/flat, expected one",
+        ),
+        (
+            "base_model: org/a\nmerge_method: linear\nmodules:\n  head: {models: [{model: org/b}]}",
+            ":4: modules.head: found no tensor that belongs to it",
+        ),
+        (
+            "base_model: org/towers\nmerge_method: linear\nmodules:\n  encoder: {models: [{model: org/towers}]}",
+            ":3: modules: found no module for decoder.layers.0.",
+        ),
+        (
+            STACKED
+            + "  - {sources: [{model: org/a, layer_range: [0, 1]}, {model: org/b, layer_range: [0, 1]}]}",
+            ":5: slices[2].sources: models has 2 experts, expected 1",
+        ),
+        (
+            STACKED.replace("[1, 4]}", "[1, 4], parameters: {scael: 2}}"),
+            ":4: slices[1].sources[0].parameters.scael: parameters of org/b: 'scael' is unknown",
+        ),
+        (
+            STACKED + "parameters:\n  scale: yes",
+            ":6: parameters.scale: scale of org/a is 'yes', expected a number",
+        ),
+        (
+            STACKED + "    parameters: {scale: yes}",
+            ":5: slices[1].parameters.scale: scale of org/b is 'yes', expected a number",
+        ),
+        (
+            STACKED + "    parameters:\n      scael: 2",
+            ":6: slices[1].parameters.scael: parameters: 'scael' is unknown to passthrough",
+        ),
+        (
+            STACKED + "    parameters: {scale: {filter: mlp, value: 2}}\nparameters: {scale: yes}",
+            ":6: parameters.scale: scale of org/a is 'yes', expected a number",
+        ),
+        (
+            STACKED.replace(
+                "[0, 3]}]",
+                "[0, 3], parameters: {scale: {filter: a, value: 1}}}]\n    parameters: {scale: no}",
+            ),
+            ":4: slices[0].parameters.scale: scale of org/a is 'no'",
+        ),
+        (
+            "base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\n    parameters:\n      density: 3",
+            ":7: modules.default.parameters.density: density of org/a is 3",
+        ),
+        (
+            "base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\nparameters: {lambda: no}",
+            ":6: parameters.lambda: lambda is 'no'",
+        ),
+        (
+            "base_model: org/b\nmerge_method: passthru\nmodels: [{model: org/a}]",
+            ":2: merge_method: merge_method is 'passthru', expected one of",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes(tmp_path: Path, text: str, sentence: str) -> None:
-    models = {A: model(0), B: model(1), "org/towers": model(2, towers=True), "org/flat": InMemory({"model.norm.weight": torch.ones(2)})}
+    models = {
+        A: model(0),
+        B: model(1),
+        "org/towers": model(2, towers=True),
+        "org/flat": InMemory({"model.norm.weight": torch.ones(2)}),
+    }
     with pytest.raises(RecipeError) as caught:
         merge(tmp_path, text, models)
     assert str(caught.value).startswith(f"{tmp_path}/recipe.yaml{sentence}")
@@ -179,29 +251,55 @@ def test_mistakes(tmp_path: Path, text: str, sentence: str) -> None:
 
 def test_layers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     text = STACKED.replace("passthrough", "linear").replace(
-        "{model: org/b, layer_range: [1, 4]}", "{model: org/b, layer_range: [1, 4]}, {model: org/a, layer_range: [0, 3]}"
+        "{model: org/b, layer_range: [1, 4]}",
+        "{model: org/b, layer_range: [1, 4]}, {model: org/a, layer_range: [0, 3]}",
     )
-    wide = {name: torch.ones(4, 4) if "layers.2.attn" in name else value for name, value in model(0).tensors.items()}
-    with pytest.raises(InputError, match=r"org/b does not fit the base: model\.layers\.5\.attn\.weight has shape \[2, 2\], the base's has \[4, 4\]"):
+    wide = {
+        name: torch.ones(4, 4) if "layers.2.attn" in name else value
+        for name, value in model(0).tensors.items()
+    }
+    with pytest.raises(
+        InputError,
+        match=r"org/b does not fit the base: model\.layers\.5\.attn\.weight has shape \[2, 2\], the base's has \[4, 4\]",
+    ):
         merge(tmp_path, text, {A: InMemory(wide), B: model(0)})
 
 
 @pytest.mark.parametrize(
-    ("ranges", "kept"), [([(0, 2), (2, 4)], True), ([(0, 4)], True), ([(0, 2)], False), ([(2, 4), (0, 2)], False), ([(0, 3), (2, 4)], False)]
+    ("ranges", "kept"),
+    [
+        ([(0, 2), (2, 4)], True),
+        ([(0, 4)], True),
+        ([(0, 2)], False),
+        ([(2, 4), (0, 2)], False),
+        ([(0, 3), (2, 4)], False),
+    ],
 )
-def test_only_the_bases_own_layers_can_be_calibrated(tmp_path: Path, ranges: list[tuple[int, int]], kept: bool) -> None:
-    slices = "".join(f"  - {{sources: [{{model: org/base, layer_range: {[*span]}}}, {{model: org/a, layer_range: {[*span]}}}]}}\n" for span in ranges)
+def test_only_the_bases_own_layers_can_be_calibrated(
+    tmp_path: Path, ranges: list[tuple[int, int]], kept: bool
+) -> None:
+    slices = "".join(
+        f"  - {{sources: [{{model: org/base, layer_range: {[*span]}}}, {{model: org/a, layer_range: {[*span]}}}]}}\n"
+        for span in ranges
+    )
     (tmp_path / "recipe.yaml").write_text(f"base_model: org/base\nslices:\n{slices}")
     recipe = load_recipe(tmp_path / "recipe.yaml")
     plan = plan_of(recipe)
-    assert origins(recipe, plan, model(0)) == {"model.layers": [layer for span in ranges for layer in range(*span)]}
+    assert origins(recipe, plan, model(0)) == {
+        "model.layers": [layer for span in ranges for layer in range(*span)]
+    }
     if kept:
         require_layers(recipe, plan, model(0))
-        same = merge(tmp_path, "base_model: org/base\nmodels: [{model: org/a}]\n", {BASE: model(0), A: model(1)})
+        same = merge(
+            tmp_path, "base_model: org/base\nmodels: [{model: org/a}]\n", {BASE: model(0), A: model(1)}
+        )
         sliced = merge(tmp_path, f"base_model: org/base\nslices:\n{slices}", {BASE: model(0), A: model(1)})
         assert all(torch.equal(same[name], sliced[name]) for name in same) and same.keys() == sliced.keys()
     else:
-        with pytest.raises(RecipeError, match=r"recipe\.yaml:2: slices: found layers in another order or number than the base's.*`merge` works"):
+        with pytest.raises(
+            RecipeError,
+            match=r"recipe\.yaml:2: slices: found layers in another order or number than the base's.*`merge` works",
+        ):
             require_layers(recipe, plan, model(0))
 
 
@@ -214,19 +312,35 @@ def test_layers_of_one_model_on_other_layers_of_the_base_cannot_be_calibrated(tm
         require_layers(recipe, plan_of(recipe), model(0))
 
 
-SLICES = "slices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: org/a, layer_range: [0, 4]}]\n"
-IN_MODULES = "modules:\n  encodr:\n    " + SLICES.replace("\n  ", "\n      ") + "  default: {models: [{model: org/a}]}\n"
+SLICES = (
+    "slices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: org/a, layer_range: [0, 4]}]\n"
+)
+IN_MODULES = (
+    "modules:\n  encodr:\n    "
+    + SLICES.replace("\n  ", "\n      ")
+    + "  default: {models: [{model: org/a}]}\n"
+)
 
 
 @pytest.mark.parametrize(
     ("text", "towers", "sentence"),
     [
-        (SLICES, True, ":1: base_model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/base, expected one"),
-        (SLICES.replace("4]", "10000000000]"), False, ":2: slices: found layers in another order or number than the base's"),
+        (
+            SLICES,
+            True,
+            ":1: base_model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/base, expected one",
+        ),
+        (
+            SLICES.replace("4]", "10000000000]"),
+            False,
+            ":2: slices: found layers in another order or number than the base's",
+        ),
         (IN_MODULES, True, ":3: modules.encodr: found no tensor that belongs to it"),
     ],
 )
-def test_a_base_without_the_layers_that_slices_name(tmp_path: Path, text: str, towers: bool, sentence: str) -> None:
+def test_a_base_without_the_layers_that_slices_name(
+    tmp_path: Path, text: str, towers: bool, sentence: str
+) -> None:
     (tmp_path / "recipe.yaml").write_text("base_model: org/base\n" + text)
     recipe = load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RecipeError) as caught:

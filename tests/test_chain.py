@@ -23,21 +23,32 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 @pytest.fixture
 def without_gguf() -> Chain:
     """The project's own, for which BERT has no GGUF."""
-    return replace(chain(), open_family=lambda directory: replace(Bert.open(directory), runtimes={"onnx": "onnxruntime"}))
+    return replace(
+        chain(), open_family=lambda directory: replace(Bert.open(directory), runtimes={"onnx": "onnxruntime"})
+    )
 
 
-def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(without_gguf: Chain, packed: Packed, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"^--format gguf: family bert cannot be written in it, expected onnx$"):
+def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(
+    without_gguf: Chain, packed: Packed, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RecipeError, match=r"^--format gguf: family bert cannot be written in it, expected onnx$"
+    ):
         without_gguf.export(packed, tmp_path / "out", ["onnx", "gguf"], False, Stages())
     assert not (tmp_path / "out").exists()
 
 
-def test_without_names_all_that_the_family_has_is_written(without_gguf: Chain, packed: Packed, tmp_path: Path) -> None:
+def test_without_names_all_that_the_family_has_is_written(
+    without_gguf: Chain, packed: Packed, tmp_path: Path
+) -> None:
     written = without_gguf.export(packed, tmp_path / "out", (), False, Stages())
     assert written == [tmp_path / "out" / "onnx" / "onnx" / "model_q4.onnx"] and written[0].is_file()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["onnx"]
     written = chain().export(packed, tmp_path / "both", (), False, Stages())
-    assert [str(path.relative_to(tmp_path / "both")) for path in written] == ["gguf/model.gguf", "onnx/onnx/model_q4.onnx"]
+    assert [str(path.relative_to(tmp_path / "both")) for path in written] == [
+        "gguf/model.gguf",
+        "onnx/onnx/model_q4.onnx",
+    ]
 
 
 def test_what_is_there_is_not_replaced_unasked(packed: Packed, tmp_path: Path) -> None:

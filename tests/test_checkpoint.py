@@ -14,7 +14,11 @@ from epmq_export.checkpoint import Checkpoint, open_checkpoint, renamed
 from epmq_export.errors import InputError
 from epmq_export.fit import require_fit, require_same_vocabulary
 
-TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16), "ids": torch.arange(3)}
+TENSORS = {
+    "a.weight": torch.arange(6.0).reshape(2, 3),
+    "b.weight": torch.ones(4, dtype=torch.bfloat16),
+    "ids": torch.arange(3),
+}
 
 
 def write(directory: Path, tensors: Mapping[str, Tensor] = TENSORS) -> Path:
@@ -30,7 +34,9 @@ def write_sharded(directory: Path) -> Path:
     for number, name in enumerate(TENSORS, 1):
         placed[name] = f"model-{number:05d}-of-00003.safetensors"
         save_file({name: TENSORS[name]}, directory / placed[name])
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": placed})
+    )
     return directory
 
 
@@ -98,7 +104,9 @@ def put_into(cache: Path, repository: str, revision: str) -> Path:
     return write(folder / "snapshots" / commit)
 
 
-@pytest.mark.parametrize(("location", "revision"), [("owner/name", "main"), ("name", "main"), ("owner/name@v1.0", "v1.0")])
+@pytest.mark.parametrize(
+    ("location", "revision"), [("owner/name", "main"), ("name", "main"), ("owner/name@v1.0", "v1.0")]
+)
 def test_a_hub_id_from_the_cache(cache: Path, location: str, revision: str) -> None:
     snapshot = put_into(cache, location.partition("@")[0], revision)
     source = open_checkpoint(location)
@@ -106,7 +114,9 @@ def test_a_hub_id_from_the_cache(cache: Path, location: str, revision: str) -> N
     assert torch.equal(source.load("a.weight"), TENSORS["a.weight"])
 
 
-def test_a_local_path_goes_before_a_hub_id(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_path_goes_before_a_hub_id(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_into(cache, "owner/name", "main")
     write(tmp_path / "owner" / "name", {"local": torch.ones(1)})
     monkeypatch.chdir(tmp_path)
@@ -116,7 +126,9 @@ def test_a_local_path_goes_before_a_hub_id(cache: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("location", ["owner/absent", "owner/name@v2"])
 def test_an_unknown_hub_id_offline(cache: Path, location: str) -> None:
     put_into(cache, "owner/name", "main")
-    with pytest.raises(InputError, match=f"{location}: no directory .* hub cannot be reached and its cache has no such model"):
+    with pytest.raises(
+        InputError, match=f"{location}: no directory .* hub cannot be reached and its cache has no such model"
+    ):
         open_checkpoint(location)
 
 
@@ -145,7 +157,9 @@ def test_a_gguf_file_is_opened_by_what_is_handed_in_and_else_refused(tmp_path: P
 
 
 def test_renamed_maps_drops_and_keeps(tmp_path: Path) -> None:
-    source = renamed(open_checkpoint(write(tmp_path / "model")), lambda name: None if name == "ids" else "x." + name)
+    source = renamed(
+        open_checkpoint(write(tmp_path / "model")), lambda name: None if name == "ids" else "x." + name
+    )
     assert source.names() == ["x.a.weight", "x.b.weight"]
     assert source.shape("x.a.weight") == (2, 3) and source.dtype("x.b.weight") == torch.bfloat16
     assert torch.equal(source.load("x.a.weight"), TENSORS["a.weight"])
@@ -169,12 +183,25 @@ def test_the_real_fine_tune_fits_though_it_lacks_position_ids(minilm: Path) -> N
 
 
 def test_differences_are_listed_five_and_a_count(tmp_path: Path) -> None:
-    base = {f"t{number}": torch.zeros(2) for number in range(8)} | {"embed": torch.zeros(5, 2), "n": torch.zeros(1)}
-    expert = {"extra": torch.zeros(1), "embed": torch.zeros(6, 2), "n": torch.zeros(1, dtype=torch.int64), "ids": torch.arange(2)}
+    base = {f"t{number}": torch.zeros(2) for number in range(8)} | {
+        "embed": torch.zeros(5, 2),
+        "n": torch.zeros(1),
+    }
+    expert = {
+        "extra": torch.zeros(1),
+        "embed": torch.zeros(6, 2),
+        "n": torch.zeros(1, dtype=torch.int64),
+        "ids": torch.arange(2),
+    }
     with pytest.raises(InputError) as error:
-        require_fit(open_checkpoint(write(tmp_path / "base", base)), open_checkpoint(write(tmp_path / "expert", expert)), "sst2")
+        require_fit(
+            open_checkpoint(write(tmp_path / "base", base)),
+            open_checkpoint(write(tmp_path / "expert", expert)),
+            "sst2",
+        )
     assert str(error.value) == (
-        "sst2 does not fit the base: embed has shape [6, 2], the base's has [5, 2] (another vocabulary?); extra is not in the base; "
+        "sst2 does not fit the base: embed has shape [6, 2], the base's has [5, 2] (another vocabulary?); "
+        "extra is not in the base; "
         "n is int64, the base's is float32; t0 is missing; t1 is missing; and 6 more"
     )
 
@@ -183,9 +210,19 @@ def test_differences_are_listed_five_and_a_count(tmp_path: Path) -> None:
 def test_another_vocabulary_is_refused(tmp_path: Path, file: str) -> None:
     for name, tokens in (("base", ["a", "b", "c"]), ("expert", ["a", "c", "b"])):
         (tmp_path / name).mkdir()
-        text = json.dumps({"model": {"vocab": {token: i for i, token in enumerate(tokens)}}}) if file == "tokenizer.json" else "\n".join(tokens)
+        text = (
+            json.dumps({"model": {"vocab": {token: i for i, token in enumerate(tokens)}}})
+            if file == "tokenizer.json"
+            else "\n".join(tokens)
+        )
         (tmp_path / name / file).write_text(text)
-    with pytest.raises(InputError, match=r"sst2 has another vocabulary than the base: token 'b' is 2, the base's is 1; token 'c' is 1, the base's is 2$"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"sst2 has another vocabulary than the base: token 'b' is 2, the base's is 1; token 'c' is 1, "
+            r"the base's is 2$"
+        ),
+    ):
         require_same_vocabulary(tmp_path / "base", tmp_path / "expert", "sst2")
     require_same_vocabulary(tmp_path / "base", tmp_path / "base", "sst2")
 

@@ -1,4 +1,6 @@
-"""The commands on CLIP: experts that are image towers alone, images as data, zero-shot heads, files for two runtimes."""
+"""The commands on CLIP: experts that are image towers alone, images as data, zero-shot heads, files for two
+runtimes.
+"""
 
 import json
 from pathlib import Path
@@ -35,11 +37,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, count, seed in (("train", 20, 1), ("test", 90, 2)):
         images(folder / f"{name}.npz", count, seed)
     data = {name: {"path": f"{name}.npz", "images": "x", "labels": "y"} for name in ("train", "test")}
-    judged = {"calibration": data["train"], "evaluation": data["test"], "templates": ["a photo of a {} square", "the {} noise"]}
+    judged = {
+        "calibration": data["train"],
+        "evaluation": data["test"],
+        "templates": ["a photo of a {} square", "the {} noise"],
+    }
     content = {
         "base_model": "./base",
         "merge_method": "task_arithmetic",
-        "tasks": {"own names": {"expert": "./first", **judged}, "unlabelled": {"expert": "./second", "calibration": data["train"]}},
+        "tasks": {
+            "own names": {"expert": "./first", **judged},
+            "unlabelled": {"expert": "./second", "calibration": data["train"]},
+        },
         "calibration": {"samples": 12},
         "quantization": {"overrides": {"text_model.*.mlp.*": "Q8_0"}},
         "verify": {"tasks": 0.1},
@@ -58,11 +67,22 @@ def ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, recipe: Path) -> t
 def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> None:
     output, result = ran
     assert result.code == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-3:] == ["verdict: pass", "out/gguf/model.gguf", "out/onnx/onnx/vision_model_q4.onnx"]
+    assert result.stdout.splitlines()[-3:] == [
+        "verdict: pass",
+        "out/gguf/model.gguf",
+        "out/onnx/onnx/vision_model_q4.onnx",
+    ]
     assert "WARNING" not in result.stderr
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     jsonschema.validate(report, json.loads(SCHEMA.read_text(encoding="utf-8")))
-    assert list(report["scores"]) == ["base", "experts", "merged", "reference", "gguf in clip.cpp", "onnx in onnxruntime"]
+    assert list(report["scores"]) == [
+        "base",
+        "experts",
+        "merged",
+        "reference",
+        "gguf in clip.cpp",
+        "onnx in onnxruntime",
+    ]
     gguf, onnx = report["files"]
     assert set(gguf["checks"]["graph"]["by_tower"]) == {"model.gguf: clip", "model.gguf: clip text"}
     assert [Path(each["path"]).name for each in onnx["others"]] == ["text_model_q4.onnx", "model_q4.onnx"]
@@ -87,7 +107,11 @@ def test_only_the_image_tower_moves(ran: tuple[Path, Result], recipe: Path) -> N
 def test_merge_leaves_the_text_tower(tmp_path: Path, epmq: Warm, recipe: Path) -> None:
     place = tmp_path / "merge.yaml"
     base, expert = recipe.parent / "base", recipe.parent / "first"
-    place.write_text(yaml.safe_dump({"base_model": str(base), "merge_method": "task_arithmetic", "models": [{"model": str(expert)}]}))
+    place.write_text(
+        yaml.safe_dump(
+            {"base_model": str(base), "merge_method": "task_arithmetic", "models": [{"model": str(expert)}]}
+        )
+    )
     result = epmq("merge", place, "-o", "merged", folder=tmp_path)
     assert result.code == 0, result.stderr
     ours, theirs = (load_file(directory / "model.safetensors") for directory in (tmp_path / "merged", base))
@@ -96,15 +120,22 @@ def test_merge_leaves_the_text_tower(tmp_path: Path, epmq: Warm, recipe: Path) -
     assert changed and all(name.startswith("vision_model.") for name in changed)
 
 
-def test_evaluate_takes_either_file(ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path) -> None:
+def test_evaluate_takes_either_file(
+    ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path
+) -> None:
     report = json.loads((ran[0] / "report.json").read_text(encoding="utf-8"))
-    for row, path in (("gguf in clip.cpp", "gguf/model.gguf"), ("onnx in onnxruntime", "onnx/onnx/vision_model_q4.onnx")):
+    for row, path in (
+        ("gguf in clip.cpp", "gguf/model.gguf"),
+        ("onnx in onnxruntime", "onnx/onnx/vision_model_q4.onnx"),
+    ):
         result = epmq("evaluate", ran[0] / path, "--recipe", recipe, "--json", folder=tmp_path)
         assert result.code == 0, result.stderr
         assert json.loads(result.stdout)["model"] == pytest.approx(report["scores"][row])
 
 
-def test_a_file_of_one_tower_gone_is_a_broken_check(ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path) -> None:
+def test_a_file_of_one_tower_gone_is_a_broken_check(
+    ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path
+) -> None:
     output, _ = ran
     text = output / "onnx" / "onnx" / "text_model_q4.onnx"
     content = text.read_bytes()

@@ -29,7 +29,12 @@ def report(output: Path) -> dict[str, Any]:
 def apart(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, project: Project) -> Path:
     """GGUF on a K-quant, which ONNX cannot hold."""
     folder = tmp_path_factory.mktemp("apart")
-    quantization = {"grid": "Q4_K", "onnx_grid": "Q4_1Z", "embeddings": "Q6_K", "overrides": {"*.query.weight": "Q8_0"}}
+    quantization = {
+        "grid": "Q4_K",
+        "onnx_grid": "Q4_1Z",
+        "embeddings": "Q6_K",
+        "overrides": {"*.query.weight": "Q8_0"},
+    }
     recipe = project.variant(folder / "recipe.yaml", quantization=quantization)
     result = epmq("run", recipe, "-o", "out", folder=folder)
     assert result.code == 0, result.stderr
@@ -39,16 +44,28 @@ def apart(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, project: Project
 
 def test_each_file_is_held_against_its_own_codes(apart: Path) -> None:
     output = apart / "out"
-    kinds = {place: Counter(grid.name for grid in Packed(output / place).grids.values()) for place in ("packed", "packed-onnx")}
+    kinds = {
+        place: Counter(grid.name for grid in Packed(output / place).grids.values())
+        for place in ("packed", "packed-onnx")
+    }
     # 128 inputs are no multiple of 256: only the second half of each feed-forward fits.
     assert kinds == {"packed": {"Q4_K": 3, "IQ4_NL": 12, "Q8_0": 4}, "packed-onnx": {"Q4_1Z": 15, "Q8_0": 4}}
     found = report(output)
     assert [Path(file["packed"]).name for file in found["files"]] == ["packed", "packed-onnx"]
-    assert all(file["checks"]["codes"]["equal"] for file in found["files"]) and found["files"][0]["checks"]["codes"]["decoded_by_runtime"] == 19
+    assert (
+        all(file["checks"]["codes"]["equal"] for file in found["files"])
+        and found["files"][0]["checks"]["codes"]["decoded_by_runtime"] == 19
+    )
     assert found["files"][1]["notes"] == {"linears": 18, "fused": 18}
     assert f"{QUERY} is stored on Q8_0, as '*.query.weight' asks" in found["notes"]
-    assert "encoder.layer.1.attention.self.key.weight is stored on IQ4_NL: its 128 inputs are no multiple of Q4_K's group of 256" in found["notes"]
-    assert "ONNX cannot hold Q4_K: Q4_1Z stands in for it" in found["onnx"]["notes"] and len(found["onnx"]["layers"]) == 18
+    assert (
+        "encoder.layer.1.attention.self.key.weight is stored on IQ4_NL: its 128 inputs are no multiple of "
+        "Q4_K's group of 256"
+    ) in found["notes"]
+    assert (
+        "ONNX cannot hold Q4_K: Q4_1Z stands in for it" in found["onnx"]["notes"]
+        and len(found["onnx"]["layers"]) == 18
+    )
     assert {"gguf in llama.cpp", "onnx in onnxruntime"} < set(found["scores"])
 
 
@@ -63,7 +80,9 @@ def test_verify_finds_both_packed_checkpoints(apart: Path, epmq: Warm) -> None:
 def test_a_checkpoint_for_gguf_is_not_written_as_onnx(apart: Path, epmq: Warm) -> None:
     result = epmq("export", "out/packed", "-o", "again", "--format", "onnx", folder=apart)
     assert result.code == 3 and "which ONNX cannot hold, expected one of Q4_0, Q8_0, Q4_1Z" in result.error
-    assert epmq("export", "out/packed-onnx", "-o", "both", folder=apart).code == 0  # what ONNX holds, GGUF holds as well
+    assert (
+        epmq("export", "out/packed-onnx", "-o", "both", folder=apart).code == 0
+    )  # what ONNX holds, GGUF holds as well
 
 
 def test_inspect_names_the_grids(apart: Path, epmq: Warm) -> None:
@@ -78,14 +97,18 @@ def test_inspect_names_the_grids(apart: Path, epmq: Warm) -> None:
 
 
 def test_a_budget_is_spent_and_told(epmq: Warm, project: Project, tmp_path: Path) -> None:
-    recipe = project.variant(tmp_path / "recipe.yaml", quantization={"bits": 5.5}, export={"formats": ["gguf"]})
+    recipe = project.variant(
+        tmp_path / "recipe.yaml", quantization={"bits": 5.5}, export={"formats": ["gguf"]}
+    )
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 0, result.stderr
     (note,) = report(tmp_path / "out")["notes"]
     assert note.startswith("5.5 bits a weight: ") and note in result.stderr
     sizes = epmq("inspect", "out/gguf/model.gguf", "--json", folder=tmp_path).json["tensors"]
     linears = [tensor for tensor in sizes if tensor["type"] not in ("F16", "F32")]
-    spent = sum(8 * tensor["bytes"] for tensor in linears) / sum(tensor["shape"][0] * tensor["shape"][1] for tensor in linears)
+    spent = sum(8 * tensor["bytes"] for tensor in linears) / sum(
+        tensor["shape"][0] * tensor["shape"][1] for tensor in linears
+    )
     assert len({tensor["type"] for tensor in linears}) > 1 and 5.2 < spent <= 5.5
     assert not (tmp_path / "out" / "packed-onnx").exists()
 
@@ -93,16 +116,25 @@ def test_a_budget_is_spent_and_told(epmq: Warm, project: Project, tmp_path: Path
 def test_a_pattern_that_matches_nothing_is_named(epmq: Warm, project: Project, tmp_path: Path) -> None:
     recipe = project.variant(tmp_path / "recipe.yaml", quantization={"overrides": {"*.nothing": "Q8_0"}})
     result = epmq("calibrate", recipe, "-o", "packed", folder=tmp_path)
-    assert result.code == 2 and "quantization.overrides.*.nothing: found '*.nothing', which matches no tensor" in result.error
+    assert (
+        result.code == 2
+        and "quantization.overrides.*.nothing: found '*.nothing', which matches no tensor" in result.error
+    )
 
 
 def test_a_calibrated_merge_in_full_precision(epmq: Warm, project: Project, tmp_path: Path) -> None:
     """RegMean's merge, as transformers reads it; `quantization` counts for nothing."""
-    recipe = project.variant(tmp_path / "recipe.yaml", calibration={"method": "regmean", "samples": 16}, quantization={"bits": 5.5})
+    recipe = project.variant(
+        tmp_path / "recipe.yaml", calibration={"method": "regmean", "samples": 16}, quantization={"bits": 5.5}
+    )
     result = epmq("calibrate", recipe, "-o", "merged", "--format", "safetensors", folder=tmp_path)
     assert result.code == 0, result.stderr
     index = json.loads((tmp_path / "merged" / "packed.json").read_text())
-    assert index["grids"] == {} and index["notes"] == [] and all(layer["grid"] == "F32" for layer in index["layers"])
+    assert (
+        index["grids"] == {}
+        and index["notes"] == []
+        and all(layer["grid"] == "F32" for layer in index["layers"])
+    )
     model = AutoModel.from_pretrained(tmp_path / "merged", add_pooling_layer=False)
     stored = load_file(tmp_path / "merged" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
@@ -110,26 +142,55 @@ def test_a_calibrated_merge_in_full_precision(epmq: Warm, project: Project, tmp_
     scores = epmq("evaluate", "merged", "--recipe", recipe, "--json", folder=tmp_path).json
     assert scores["model"]["average"] > 0
     exported = epmq("export", "merged", "-o", "out", folder=tmp_path)
-    assert exported.code == 0 and exported.stdout.splitlines() == ["out/gguf/model.gguf", "out/onnx/onnx/model.onnx"]
-    assert epmq("evaluate", "out/onnx", "--recipe", recipe, "--json", folder=tmp_path).json["model"] == pytest.approx(scores["model"], abs=0.02)
+    assert exported.code == 0 and exported.stdout.splitlines() == [
+        "out/gguf/model.gguf",
+        "out/onnx/onnx/model.onnx",
+    ]
+    assert epmq("evaluate", "out/onnx", "--recipe", recipe, "--json", folder=tmp_path).json[
+        "model"
+    ] == pytest.approx(scores["model"], abs=0.02)
 
 
 def test_what_is_not_on_a_grid_cannot_be_refined(epmq: Warm, project: Project, tmp_path: Path) -> None:
     recipe = project.variant(tmp_path / "recipe.yaml", calibration={"samples": 16, "refine": True})
     result = epmq("calibrate", recipe, "-o", "merged", "--format", "safetensors", folder=tmp_path)
-    assert result.code == 2 and "calibration.refine: found it set, expected it left out for safetensors" in result.error
+    assert (
+        result.code == 2
+        and "calibration.refine: found it set, expected it left out for safetensors" in result.error
+    )
 
 
 @pytest.mark.parametrize(
     ("calibration", "quantization", "error"),
     [
-        ({"samples": 16}, {"bits": 3}, "quantization.bits: found 3, expected at least 4.0313: the fewest a weight that the linears' grids take"),
-        ({"samples": 7, "refine": True}, {}, "task list: refine holds out one sample in 8 and found 7; raise calibration.samples"),
+        (
+            {"samples": 16},
+            {"bits": 3},
+            (
+                "quantization.bits: found 3, expected at least 4.0313: the fewest a weight that the linears' "
+                "grids take"
+            ),
+        ),
+        (
+            {"samples": 7, "refine": True},
+            {},
+            "task list: refine holds out one sample in 8 and found 7; raise calibration.samples",
+        ),
     ],
 )
 def test_what_is_sure_to_fail_fails_before_the_work(
-    epmq: Warm, project: Project, tmp_path: Path, calibration: dict[str, Any], quantization: dict[str, Any], error: str
+    epmq: Warm,
+    project: Project,
+    tmp_path: Path,
+    calibration: dict[str, Any],
+    quantization: dict[str, Any],
+    error: str,
 ) -> None:
-    recipe = project.variant(tmp_path / "recipe.yaml", calibration=calibration, quantization=quantization, export={"formats": ["gguf"]})
+    recipe = project.variant(
+        tmp_path / "recipe.yaml",
+        calibration=calibration,
+        quantization=quantization,
+        export={"formats": ["gguf"]},
+    )
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code != 0 and error in result.error and "layer.0" not in result.stderr

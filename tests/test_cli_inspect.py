@@ -61,7 +61,9 @@ def test_json_is_one_whole_document(written: Path, small: tuple[Packed, Family])
     assert set(told) == {"kind", "path", "provenance", "metadata", "tensors", "types", "total"}
     assert told["provenance"] == INDEX
     assert json.loads(told["metadata"]["epmq.recipe"]) == INDEX["recipe"]
-    assert len(told["metadata"]["tokenizer.ggml.tokens"]) == len(small[1].gguf().metadata["tokenizer.ggml.tokens"])  # type: ignore[arg-type]
+    assert len(told["metadata"]["tokenizer.ggml.tokens"]) == len(
+        small[1].gguf().metadata["tokenizer.ggml.tokens"]
+    )  # type: ignore[arg-type]
     assert len(told["tensors"]) == told["total"]["tensors"] == 37
     assert told["types"]["Q4_0"]["bits_per_weight"] == 4.5
 
@@ -80,11 +82,21 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path) -> None:
         assert done.stderr == f"error: {path}: begins with b'no m', expected b'GGUF': it is no GGUF file\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "FILE"]], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["inspect", "FILE"]], ids=lambda arguments: arguments[0]
+)
 def test_light_commands_import_no_torch(arguments: list[str], written: Path) -> None:
     """Seconds, each time that someone asks for help."""
     named = [str(written) if argument == "FILE" else argument for argument in arguments]
-    program = f"import sys; sys.argv = ['epmq', *{named!r}]; import cli\ntry: cli.main()\nexcept SystemExit as end: assert not end.code, end.code\n"
-    heavy = "print(*sorted({'torch', 'transformers', 'onnxruntime', 'numpy'} & sys.modules.keys()), file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", program + heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    program = (
+        f"import sys; sys.argv = ['epmq', *{named!r}]; import cli\ntry: cli.main()\nexcept SystemExit as "
+        "end: assert not end.code, end.code\n"
+    )
+    heavy = (
+        "print(*sorted({'torch', 'transformers', 'onnxruntime', 'numpy'} & sys.modules.keys()), "
+        "file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program + heavy], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stderr.split() == (["numpy"] if arguments[0] == "inspect" else [])

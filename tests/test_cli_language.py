@@ -1,4 +1,6 @@
-"""The commands on language models: prompts and answers, texts to go on with, LoRA adapters, files for two runtimes."""
+"""The commands on language models: prompts and answers, texts to go on with, LoRA adapters, files for two
+runtimes.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,13 @@ from tests.command import Result, Warm
 def adapter(folder: Path, base: Path, seed: int) -> None:
     """A LoRA adapter on some of the base's linears, as PEFT writes it."""
     folder.mkdir()
-    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "base_model_name_or_path": str(base)}
+    config = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "down_proj"],
+        "base_model_name_or_path": str(base),
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -34,7 +42,9 @@ def adapter(folder: Path, base: Path, seed: int) -> None:
 
 def write_recipe(folder: Path, **more: Any) -> Path:
     (folder / "texts.txt").write_text("\n".join(tiny_decoder.LINES), encoding="utf-8")
-    (folder / "mood.tsv").write_text("good\tit is good\nbad\tit is bad\nbad\tso so\ngood\tvery good\n" * 3, encoding="utf-8")
+    (folder / "mood.tsv").write_text(
+        "good\tit is good\nbad\tit is bad\nbad\tso so\ngood\tvery good\n" * 3, encoding="utf-8"
+    )
     content = {
         "base_model": "./base",
         "merge_method": "task_arithmetic",
@@ -60,11 +70,19 @@ def write_recipe(folder: Path, **more: Any) -> Path:
 def glue(folder: Path) -> dict[str, Any]:
     """Tasks of pairs of texts in tables, as GLUE has them: one with classes, one with numbers."""
     pairs = {"sentence1": [*tiny_decoder.LINES], "sentence2": [*reversed(tiny_decoder.LINES)]}
-    for name, kind, labels in (("same", ClassLabel(names=["different", "same"]), [0, 1, 1, 0, 1]), ("alike", Value("float32"), [0.5, 4.25, 3, 1.5, 5])):
+    for name, kind, labels in (
+        ("same", ClassLabel(names=["different", "same"]), [0, 1, 1, 0, 1]),
+        ("alike", Value("float32"), [0.5, 4.25, 3, 1.5, 5]),
+    ):
         features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": kind})
-        Dataset.from_dict({**pairs, "label": labels}, features=features).to_parquet(folder / f"{name}.parquet")
+        Dataset.from_dict({**pairs, "label": labels}, features=features).to_parquet(
+            folder / f"{name}.parquet"
+        )
     asked = {"expert": "./first", "prompt": "{sentence1} and {sentence2} ?"}
-    found = {name: {"path": f"{name}.parquet", "texts": ["sentence1", "sentence2"], "labels": "label"} for name in ("same", "alike")}
+    found = {
+        name: {"path": f"{name}.parquet", "texts": ["sentence1", "sentence2"], "labels": "label"}
+        for name in ("same", "alike")
+    }
     return {
         "same_meaning": {
             **asked,
@@ -102,19 +120,38 @@ def report_of(output: Path) -> dict[str, Any]:
 def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> None:
     output, result = ran
     assert result.code == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-3:] == ["verdict: pass", "out/gguf/model.gguf", "out/onnx/onnx/model_q4.onnx"]
+    assert result.stdout.splitlines()[-3:] == [
+        "verdict: pass",
+        "out/gguf/model.gguf",
+        "out/onnx/onnx/model_q4.onnx",
+    ]
     report = report_of(output)
-    assert list(report["scores"]) == ["base", "experts", "merged", "reference", "gguf in llama.cpp", "onnx in onnxruntime"]
+    assert list(report["scores"]) == [
+        "base",
+        "experts",
+        "merged",
+        "reference",
+        "gguf in llama.cpp",
+        "onnx in onnxruntime",
+    ]
     assert report["scores"]["experts"]["stories"] == 1.0
     for file in report["files"]:
         told = file["checks"]["tasks"]["language"]["stories"]
-        assert told["kl_mean"] < 0.01 and told["tokens"] == 31 and told["perplexity"] == pytest.approx(told["reference_perplexity"], rel=0.5)
+        assert (
+            told["kl_mean"] < 0.01
+            and told["tokens"] == 31
+            and told["perplexity"] == pytest.approx(told["reference_perplexity"], rel=0.5)
+        )
         assert file["checks"]["codes"]["equal"] and file["checks"]["metadata"]["equal"]
     assert report["files"][1]["notes"] == {"linears": 14, "fused": 14}
-    assert set(Packed(output / "packed").grids) >= {f"model.layers.1.self_attn.{which}_proj.weight" for which in "qkvo"}
+    assert set(Packed(output / "packed").grids) >= {
+        f"model.layers.1.self_attn.{which}_proj.weight" for which in "qkvo"
+    }
 
 
-def test_each_file_can_be_scored_alone(ran: tuple[Path, Result], recipe: Path, epmq: Warm, tmp_path: Path) -> None:
+def test_each_file_can_be_scored_alone(
+    ran: tuple[Path, Result], recipe: Path, epmq: Warm, tmp_path: Path
+) -> None:
     output, _ = ran
     scores = report_of(output)["scores"]
     for model, row in (("gguf/model.gguf", "gguf in llama.cpp"), ("packed", "reference")):
@@ -132,14 +169,24 @@ def test_a_dry_run_counts_the_tokens(recipe: Path, epmq: Warm, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"head": "texts.txt", "labels": ["good", "bad"]}, "tasks.mood.head: found it set, expected prompt and labels: family llama is asked in words"),
-        ({"prompt": "no place"}, "tasks.mood.prompt: found the prompt 'no place', expected text with {} once"),
+        (
+            {"head": "texts.txt", "labels": ["good", "bad"]},
+            "tasks.mood.head: found it set, expected prompt and labels: family llama is asked in words",
+        ),
+        (
+            {"prompt": "no place"},
+            "tasks.mood.prompt: found the prompt 'no place', expected text with {} once",
+        ),
     ],
 )
-def test_what_a_language_model_has_no_use_for_is_refused(change: dict[str, Any], sentence: str, recipe: Path, epmq: Warm, tmp_path: Path) -> None:
+def test_what_a_language_model_has_no_use_for_is_refused(
+    change: dict[str, Any], sentence: str, recipe: Path, epmq: Warm, tmp_path: Path
+) -> None:
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     content["tasks"]["mood"] |= change
-    (other := recipe.with_name("other.yaml")).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    (other := recipe.with_name("other.yaml")).write_text(
+        yaml.safe_dump(content, sort_keys=False), encoding="utf-8"
+    )
     result = epmq("run", other, "-o", "out", folder=tmp_path)
     assert result.code == 2 and sentence in result.error
 
@@ -167,5 +214,9 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
     others = [Path(other["path"]).name for other in onnx["others"]]
     assert Path(onnx["path"]).name == "encoder_model_q4.onnx"
     assert " MB of " in result.stdout
-    assert others == ["decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx", "decoder_model_merged_q4.onnx"]
+    assert others == [
+        "decoder_model_q4.onnx",
+        "decoder_with_past_model_q4.onnx",
+        "decoder_model_merged_q4.onnx",
+    ]
     assert onnx["notes"]["fused"] == onnx["notes"]["linears"] > 0

@@ -33,7 +33,11 @@ def evaluation(task: str) -> list[tuple[str, str]]:
 
 
 def sentences() -> list[str]:
-    return [text for task in TASKS for text in [*lines(task, "calibration"), *(text for _, text in evaluation(task))]]
+    return [
+        text
+        for task in TASKS
+        for text in [*lines(task, "calibration"), *(text for _, text in evaluation(task))]
+    ]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -43,7 +47,11 @@ def words(text: str) -> tuple[str, ...]:
 def test_recipe_names_all_that_is_there_and_nothing_else() -> None:
     assert RECIPE["base_model"] == BASE
     assert len(TASKS) >= 4
-    named = [DEMO / RECIPE["tasks"][task][part] for task in TASKS for part in ("expert", "calibration", "evaluation")]
+    named = [
+        DEMO / RECIPE["tasks"][task][part]
+        for task in TASKS
+        for part in ("expert", "calibration", "evaluation")
+    ]
     assert all(path.exists() for path in named)
     there = [path for room in ("adapters/*", "text/*/*") for path in DEMO.glob(room)]
     assert sorted(there) == sorted(named)
@@ -62,7 +70,9 @@ def test_calibration_is_bare_sentences(task: str) -> None:
     found = lines(task, "calibration")
     assert len(found) == 64
     labels = {label.lower() for label in RECIPE["tasks"][task]["labels"]}
-    assert all(line and line == line.strip() and "\t" not in line and line.lower() not in labels for line in found)
+    assert all(
+        line and line == line.strip() and "\t" not in line and line.lower() not in labels for line in found
+    )
 
 
 def test_no_sentence_twice() -> None:
@@ -72,7 +82,9 @@ def test_no_sentence_twice() -> None:
 
 def test_sentences_are_no_templates() -> None:
     """No two share a run of eight words."""
-    counts = Counter(run for text in map(words, sentences()) for run in {text[i : i + 8] for i in range(len(text) - 7)})
+    counts = Counter(
+        run for text in map(words, sentences()) for run in {text[i : i + 8] for i in range(len(text) - 7)}
+    )
     assert [" ".join(run) for run, count in counts.items() if count > 1] == []
 
 
@@ -80,8 +92,14 @@ def test_telephone_numbers_and_addresses_are_fictional() -> None:
     texts = sentences()
     numbers = list(itertools.chain.from_iterable(re.findall(r"\d{10,}", text) for text in texts))
     assert numbers
-    assert [number for number in numbers if not re.fullmatch(r"(09098790|08081570|07700900)\d{3}", number)] == []
-    addresses = list(itertools.chain.from_iterable(re.findall(r"(?:https?://|www\.|wap\.)\S*[a-z]", text) for text in texts))
+    assert [
+        number for number in numbers if not re.fullmatch(r"(09098790|08081570|07700900)\d{3}", number)
+    ] == []
+    addresses = list(
+        itertools.chain.from_iterable(
+            re.findall(r"(?:https?://|www\.|wap\.)\S*[a-z]", text) for text in texts
+        )
+    )
     assert addresses
     assert [address for address in addresses if not address.endswith(".example")] == []
 
@@ -92,12 +110,17 @@ def test_adapter_is_small_half_precision_and_on_the_base(task: str) -> None:
     assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["peft_type"], config["r"], config["base_model_name_or_path"]) == ("LORA", 8, BASE)
-    assert "/" not in json.dumps({key: value for key, value in config.items() if key != "base_model_name_or_path"})
+    assert "/" not in json.dumps(
+        {key: value for key, value in config.items() if key != "base_model_name_or_path"}
+    )
     weights = folder / "adapter_model.safetensors"
     assert weights.stat().st_size < 1_000_000
     tensors = load_file(weights)
     assert len(tensors) == 6 * 6 * 2  # A and B for each of six linears in six layers
-    assert all(tensor.dtype == torch.float16 and tensor.isfinite().all() and tensor.any() for tensor in tensors.values())
+    assert all(
+        tensor.dtype == torch.float16 and tensor.isfinite().all() and tensor.any()
+        for tensor in tensors.values()
+    )
 
 
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
@@ -117,9 +140,13 @@ def base() -> Iterator[tuple[Path, PreTrainedTokenizerBase]]:
     yield path, AutoTokenizer.from_pretrained(path)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks transformers by the old name
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # PEFT 0.21 asks transformers by the old name
 @pytest.mark.parametrize("task", TASKS)
-def test_expert_knows_its_task_and_the_base_does_not(task: str, base: tuple[Path, PreTrainedTokenizerBase]) -> None:
+def test_expert_knows_its_task_and_the_base_does_not(
+    task: str, base: tuple[Path, PreTrainedTokenizerBase]
+) -> None:
     path, tokenizer = base
     labels = RECIPE["tasks"][task]["labels"]
     rows = evaluation(task)

@@ -41,29 +41,53 @@ def test_what_the_project_needs_is_looked_at() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {requirement.split(";")[0] for requirement in project["dependencies"]}
     names = {name for requirement in declared for name in [requirement.partition(">=")[0].partition("==")[0]]}
-    assert names - {entry.name for entry in PARTS} == {"numpy", "typer", "rich", "huggingface_hub", "pydantic", "PyYAML", "tokenizers", "onnx-ir", "protobuf"}
+    assert names - {entry.name for entry in PARTS} == {
+        "numpy",
+        "typer",
+        "rich",
+        "huggingface_hub",
+        "pydantic",
+        "PyYAML",
+        "tokenizers",
+        "onnx-ir",
+        "protobuf",
+    }
     pinned = next(entry for entry in PARTS if entry.name == "xllamacpp")
     assert pinned.install.removeprefix("pip install ") in declared
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_the_command(tmp_path: Path) -> None:
-    """Twice: as things are here, and with a library of another version and one that cannot be imported in front of the real ones."""
-    good = subprocess.run([sys.executable, "cli.py", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    """Twice: as things are here, and with a library of another version and one that cannot be imported in
+    front of the real ones.
+    """
+    good = subprocess.run(
+        [sys.executable, "cli.py", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     told = json.loads(good.stdout)
     assert told["ready"] and good.returncode == 0 and good.stderr == ""
     by_name = {entry["name"]: entry for entry in told["parts"]}
     assert "CPUExecutionProvider" in by_name["onnxruntime"]["found"]
     assert by_name["xllamacpp"]["found"] in by_name["xllamacpp"]["install"]
 
-    for name, content in {"xllamacpp/__init__.py": "", "onnxruntime/__init__.py": "raise ImportError('libgone.so: cannot open')"}.items():
+    for name, content in {
+        "xllamacpp/__init__.py": "",
+        "onnxruntime/__init__.py": "raise ImportError('libgone.so: cannot open')",
+    }.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(content)
     information = tmp_path / "xllamacpp-1.0.dist-info" / "METADATA"
     information.parent.mkdir()
     information.write_text("Metadata-Version: 2.1\nName: xllamacpp\nVersion: 1.0\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
-    bad = subprocess.run([sys.executable, "cli.py", "doctor"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    bad = subprocess.run(
+        [sys.executable, "cli.py", "doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert bad.returncode == 4
     assert bad.stderr == "error: the main job cannot run without onnxruntime, xllamacpp\n"
     assert "GGUF files cannot be verified" in bad.stdout and "ONNX files cannot be verified" in bad.stdout

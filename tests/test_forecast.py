@@ -48,16 +48,29 @@ def forecast(path: Path) -> Forecast:
 
 def test_sizes_and_linears_are_those_of_the_run(ran: tuple[Path, Result], project: tiny.Project) -> None:
     output, found = ran[0], forecast(project.recipe)
-    assert {f"{file.format}/{file.path}" for file in found.files} == {"gguf/model.gguf", "onnx/onnx/model_q4.onnx"}
+    assert {f"{file.format}/{file.path}" for file in found.files} == {
+        "gguf/model.gguf",
+        "onnx/onnx/model_q4.onnx",
+    }
     for file in found.files:
-        assert file.bytes == sum(file.types.values()) == pytest.approx((output / file.format / file.path).stat().st_size, rel=0.01)
+        assert (
+            file.bytes
+            == sum(file.types.values())
+            == pytest.approx((output / file.format / file.path).stat().st_size, rel=0.01)
+        )
     report = json.loads((output / "report.json").read_text())
     by_type = report["files"][0]["notes"]["tensor_bytes"]
     assert {kind: size for kind, size in found.files[0].types.items() if kind != "rest"} == by_type
     packed = Packed(output / "packed")
-    assert found.grids["gguf"] == found.grids["onnx"] == {name: grid.name for name, grid in packed.grids.items()}
+    assert (
+        found.grids["gguf"] == found.grids["onnx"] == {name: grid.name for name, grid in packed.grids.items()}
+    )
     assert len(found.grids["gguf"]) == 18
-    assert found.samples is not None and found.samples.exact and (found.samples.tasks, found.samples.samples) == (4, 64)
+    assert (
+        found.samples is not None
+        and found.samples.exact
+        and (found.samples.tasks, found.samples.samples) == (4, 64)
+    )
     assert found.passes["batches"] == 4 and found.passes["experts"] == 4 * 4  # a stem and three layers
 
 
@@ -85,8 +98,18 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     images = {"dataset": "org/pictures", "split": "train", "images": "image", "labels": "label"}
-    task = {"expert": "org/expert", "calibration": images, "evaluation": {**images, "split": "test"}, "templates": ["a {}."]}
-    content = {"base_model": "org/clip", "merge_method": "task_arithmetic", "tasks": {"one": task}, "export": {"formats": ["gguf"]}}
+    task = {
+        "expert": "org/expert",
+        "calibration": images,
+        "evaluation": {**images, "split": "test"},
+        "templates": ["a {}."],
+    }
+    content = {
+        "base_model": "org/clip",
+        "merge_method": "task_arithmetic",
+        "tasks": {"one": task},
+        "export": {"formats": ["gguf"]},
+    }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     return tmp_path / "recipe.yaml"
 
@@ -124,14 +147,18 @@ def test_the_size_of_a_clip_file(cached: Path, recipe: Path, tmp_path: Path) -> 
     assert len(forecast(recipe).grids["gguf"]) == 12 * 6
 
 
-def test_nothing_is_said_of_a_base_that_is_not_here(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_said_of_a_base_that_is_not_here(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     found = forecast(recipe)
     assert found.family is found.memory is found.time is found.samples is None and not found.files
     assert found.unknown[0].startswith("base: not here: family, grids, sizes, memory and time are not known")
 
 
-def test_what_a_run_would_refuse_is_refused(project: tiny.Project, cached: Path, recipe: Path, tmp_path: Path) -> None:
+def test_what_a_run_would_refuse_is_refused(
+    project: tiny.Project, cached: Path, recipe: Path, tmp_path: Path
+) -> None:
     tiny.base(tmp_path / "other", width=64, layers=2)
     with pytest.raises(InputError, match="does not fit the base"):
         forecast(project.one_task(tmp_path / "one.yaml", expert=str(tmp_path / "other")))
@@ -142,10 +169,17 @@ def test_what_a_run_would_refuse_is_refused(project: tiny.Project, cached: Path,
         forecast(recipe)
 
 
-def test_texts_of_tables_are_counted_and_those_of_the_hub_are_not_asked_for(project: tiny.Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_tables_are_counted_and_those_of_the_hub_are_not_asked_for(
+    project: tiny.Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.jsonl").write_text('{"a": "one", "b": "two"}\n{"a": "three", "b": "four"}\n')
     pairs = {"texts": ["a", "b"]}
-    task = {"prompt": "{a} {b}", "evaluation": None, "labels": None, "calibration": {**pairs, "path": str(tmp_path / "x.jsonl")}}
+    task = {
+        "prompt": "{a} {b}",
+        "evaluation": None,
+        "labels": None,
+        "calibration": {**pairs, "path": str(tmp_path / "x.jsonl")},
+    }
     path = project.one_task(tmp_path / "r.yaml", **task)
     path.write_text(path.read_text().replace("samples: 16", "samples: 1"))
     found = forecast(path)
@@ -156,17 +190,41 @@ def test_texts_of_tables_are_counted_and_those_of_the_hub_are_not_asked_for(proj
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    found = forecast(project.one_task(tmp_path / "r.yaml", **{**task, "calibration": {**pairs, "dataset": "org/pairs", "config": "small"}}))
-    assert [(place.role, place.name, place.sentence) for place in found.data] == [("calibration of list", "org/pairs small", "here")]
+    found = forecast(
+        project.one_task(
+            tmp_path / "r.yaml",
+            **{**task, "calibration": {**pairs, "dataset": "org/pairs", "config": "small"}},
+        )
+    )
+    assert [(place.role, place.name, place.sentence) for place in found.data] == [
+        ("calibration of list", "org/pairs small", "here")
+    ]
     assert found.samples is not None and not found.samples.exact
     assert "the data are not read: 16 samples a task are assumed, as the recipe asks" in found.unknown
-    with pytest.raises(RecipeError, match=r"calibration\.images: found it set, expected the key left out: the base model reads texts$"):
-        forecast(project.one_task(tmp_path / "r.yaml", evaluation=None, labels=None, calibration={"dataset": "org/pairs", "images": "image"}))
+    with pytest.raises(
+        RecipeError,
+        match=r"calibration\.images: found it set, expected the key left out: the base model reads texts$",
+    ):
+        forecast(
+            project.one_task(
+                tmp_path / "r.yaml",
+                evaluation=None,
+                labels=None,
+                calibration={"dataset": "org/pairs", "images": "image"},
+            )
+        )
 
 
 # Arithmetic.
 
-BLOCK = Shape("block", 10_000, (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))), 8, 32, 256)
+BLOCK = Shape(
+    "block",
+    10_000,
+    (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))),
+    8,
+    32,
+    256,
+)
 
 
 def test_operations_by_hand() -> None:
@@ -187,14 +245,23 @@ def test_operations_by_hand() -> None:
 
 
 def test_memory_does_not_grow_past_the_bound() -> None:
-    few, many = (costs.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0) for count in (BATCH, 10**6))
+    few, many = (
+        costs.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0)
+        for count in (BATCH, 10**6)
+    )
     assert few.spilled == 0 and few.activations < many.activations == 2 << 30
     assert many.peak - few.peak == many.activations - few.activations
-    assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (many.weights, many.statistics, many.forward)
+    assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (
+        many.weights,
+        many.statistics,
+        many.forward,
+    )
 
 
 def test_time_counts_every_calibration(project: tiny.Project, tmp_path: Path) -> None:
-    recipe = load_recipe(project.variant(tmp_path / "r.yaml", quantization={"bits": 4.7}, calibration={"tune": True}))
+    recipe = load_recipe(
+        project.variant(tmp_path / "r.yaml", quantization={"bits": 4.7}, calibration={"tune": True})
+    )
     assert forecasts.calibrations_of(recipe, 2) == (2 * 8, 2 * 16)
     assert forecasts.calibrations_of(load_recipe(project.recipe), 2) == (1, 1)
     work = costs.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
@@ -224,13 +291,28 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: tiny.Project, tmp_path: P
 
 
 def test_a_dry_run_fails_as_the_run_would(epmq: Warm, project: tiny.Project, tmp_path: Path) -> None:
-    assert "did you mean" in epmq("run", "--dry-run", project.variant(tmp_path / "r.yaml", calibratoin={}), folder=tmp_path).error
+    assert (
+        "did you mean"
+        in epmq(
+            "run", "--dry-run", project.variant(tmp_path / "r.yaml", calibratoin={}), folder=tmp_path
+        ).error
+    )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     result = epmq("run", "--dry-run", project.recipe, "-o", "out", folder=tmp_path)
     assert result.code == 2 and result.error.startswith("out exists: ")
     (tmp_path / "none.txt").write_text("\n")
-    result = epmq("run", "--dry-run", project.one_task(tmp_path / "t.yaml", calibration=str(tmp_path / "none.txt")), folder=tmp_path)
+    result = epmq(
+        "run",
+        "--dry-run",
+        project.one_task(tmp_path / "t.yaml", calibration=str(tmp_path / "none.txt")),
+        folder=tmp_path,
+    )
     assert result.code == 3 and "found no text" in result.error
-    assert epmq("run", project.recipe, folder=tmp_path).error == "--output: found nothing, expected the directory to write"
-    assert epmq("run", project.recipe, "-o", "o", "--json", folder=tmp_path).error.startswith("--json: found it without --dry-run")
+    assert (
+        epmq("run", project.recipe, folder=tmp_path).error
+        == "--output: found nothing, expected the directory to write"
+    )
+    assert epmq("run", project.recipe, "-o", "o", "--json", folder=tmp_path).error.startswith(
+        "--json: found it without --dry-run"
+    )

@@ -1,4 +1,6 @@
-"""A model with a tower that stays the base's: what is merged, what experts may lack, what `epmq merge` writes."""
+"""A model with a tower that stays the base's: what is merged, what experts may lack, what `epmq merge`
+writes.
+"""
 
 from pathlib import Path
 
@@ -36,7 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(folder: Path, *experts: str, **keys: object) -> Recipe:
     tasks = {name: {"expert": f"./{name}", "calibration": "images"} for name in experts}
-    settings = {"base_model": "./base", "merge_method": "task_arithmetic", "parameters": {"lambda": 0.5}, "tasks": tasks, **keys}
+    settings = {
+        "base_model": "./base",
+        "merge_method": "task_arithmetic",
+        "parameters": {"lambda": 0.5},
+        "tasks": tasks,
+        **keys,
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     return load_recipe(folder / "recipe.yaml")
 
@@ -47,7 +55,11 @@ def opened(asked: Recipe) -> Sources:
 
 def test_experts_of_the_image_tower_alone_get_the_rest_from_the_base(folder: Path) -> None:
     found = opened(recipe(folder, "one", "two"))
-    assert TEXT_QUERY in found.frozen and "visual_projection.weight" in found.frozen and "logit_scale" in found.frozen
+    assert (
+        TEXT_QUERY in found.frozen
+        and "visual_projection.weight" in found.frozen
+        and "logit_scale" in found.frozen
+    )
     assert not any(name.startswith("vision_model.") for name in found.frozen)
     for source in (*found.experts.values(), found.merged):
         assert list(source.names()) == list(found.base.names())
@@ -62,7 +74,9 @@ def test_what_an_expert_moved_of_the_frozen_is_left_behind(folder: Path) -> None
     (expert,) = found.experts.values()
     stored = load_file(folder / "whole" / "model.safetensors")
     assert not torch.equal(stored[TEXT_QUERY], found.base.load(TEXT_QUERY))
-    assert torch.equal(expert.load(TEXT_QUERY), found.base.load(TEXT_QUERY)) and torch.equal(expert.load(QUERY), stored[QUERY])
+    assert torch.equal(expert.load(TEXT_QUERY), found.base.load(TEXT_QUERY)) and torch.equal(
+        expert.load(QUERY), stored[QUERY]
+    )
     assert torch.equal(found.merged.load(TEXT_QUERY), found.base.load(TEXT_QUERY))
 
 
@@ -91,20 +105,34 @@ def test_a_recipes_own_patterns_take_the_place_of_the_familys(folder: Path) -> N
 @pytest.mark.parametrize(
     ("patterns", "sentence"),
     [
-        (["text_model.*", "no.such.*"], r"frozen\[1\]: found 'no\.such\.\*', which matches no tensor, expected a pattern of names such as logit_scale"),
+        (
+            ["text_model.*", "no.such.*"],
+            (
+                r"frozen\[1\]: found 'no\.such\.\*', which matches no tensor, expected a pattern of "
+                r"names such "
+                r"as logit_scale"
+            ),
+        ),
         (["*"], r"frozen: found patterns of all tensors, expected some that are merged"),
     ],
 )
-def test_patterns_that_make_no_sense_are_one_sentence(folder: Path, patterns: list[str], sentence: str) -> None:
+def test_patterns_that_make_no_sense_are_one_sentence(
+    folder: Path, patterns: list[str], sentence: str
+) -> None:
     asked = recipe(folder, "one", frozen=patterns)
-    for attempt in (lambda: opened(asked), lambda: sources.merge(asked, sources.open_checkpoints(asked, GgufBase), ())):
+    for attempt in (
+        lambda: opened(asked),
+        lambda: sources.merge(asked, sources.open_checkpoints(asked, GgufBase), ()),
+    ):
         with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {sentence}") as error:
             attempt()
         assert "\n" not in str(error.value)
 
 
 def test_a_text_encoder_freezes_nothing(folder: Path, minilm_directory: Path) -> None:
-    assert frozen(minilm_directory) == () and frozen(folder / "images") == ()  # nor does what is no model of a known family
+    assert (
+        frozen(minilm_directory) == () and frozen(folder / "images") == ()
+    )  # nor does what is no model of a known family
     assert "text_model.*" in frozen(folder / "base")
 
 
@@ -128,6 +156,12 @@ def test_merge_with_nothing_frozen_merges_all(folder: Path, epmq: Warm, tmp_path
 def test_calibration_takes_them_as_they_are(folder: Path) -> None:
     found = opened(recipe(folder, "one", "two"))
     tasks = [TaskData(name, expert, pictures(4, t)) for t, (name, expert) in enumerate(found.experts.items())]
-    shipped = flat(calibrated(Calibrator(found.family, found.base, found.merged, tasks, PRESETS["featcal"], Layout(), CPU)))
+    shipped = flat(
+        calibrated(
+            Calibrator(found.family, found.base, found.merged, tasks, PRESETS["featcal"], Layout(), CPU)
+        )
+    )
     projection = shipped["visual_projection.weight"]
-    assert isinstance(projection, torch.Tensor) and torch.equal(projection, found.base.load("visual_projection.weight"))
+    assert isinstance(projection, torch.Tensor) and torch.equal(
+        projection, found.base.load("visual_projection.weight")
+    )

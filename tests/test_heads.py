@@ -37,7 +37,16 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 def task(prompts: list[list[str]] = PROMPTS, head: Path | None = None, truth: bool = True) -> Task:
     labels = [f"class {i}" for i in range(len(prompts))]
-    return Task("animals", "./expert", [], [], torch.zeros(1, dtype=torch.int64) if truth else None, labels, prompts, head)
+    return Task(
+        "animals",
+        "./expert",
+        [],
+        [],
+        torch.zeros(1, dtype=torch.int64) if truth else None,
+        labels,
+        prompts,
+        head,
+    )
 
 
 def test_a_task_without_classes_has_none(model: TinyClip) -> None:
@@ -47,13 +56,25 @@ def test_a_task_without_classes_has_none(model: TinyClip) -> None:
 def test_a_class_is_the_unit_mean_of_its_unit_prompts(model: TinyClip, directory: Path) -> None:
     """As CLIP's own code has it, by transformers' whole model."""
     head = head_of(task(), model.family, model.base, CPU)
-    assert head is not None and head.bias is None and head.weight.dtype == torch.float32 and head.weight.shape == (3, PROJECTION)
+    assert (
+        head is not None
+        and head.bias is None
+        and head.weight.dtype == torch.float32
+        and head.weight.shape == (3, PROJECTION)
+    )
     whole = CLIPModel.from_pretrained(directory).eval()
     rows = []
     for texts in PROMPTS:
         encoded = model.family.text_tower.tokenizer(texts, padding=True, return_tensors="pt")
         with torch.no_grad():
-            rows.append(normalize(normalize(whole.text_projection(whole.text_model(**encoded).pooler_output), dim=1).mean(0), dim=0))
+            rows.append(
+                normalize(
+                    normalize(whole.text_projection(whole.text_model(**encoded).pooler_output), dim=1).mean(
+                        0
+                    ),
+                    dim=0,
+                )
+            )
     torch.testing.assert_close(head.weight, torch.stack(rows), atol=1e-5, rtol=1e-4)
     assert head.scale == pytest.approx(float(whole.logit_scale.detach().exp()))
 
@@ -76,8 +97,12 @@ def test_a_linear_head_is_read_as_it_is(model: TinyClip, tmp_path: Path, bias: b
     weight, given = torch.randn(3, PROJECTION), torch.randn(3)
     save_file({"weight": weight.half(), **({"bias": given} if bias else {})}, tmp_path / "head.safetensors")
     head = head_of(task(head=tmp_path / "head.safetensors"), model.family, model.base, CPU)
-    assert head is not None and head.bias is not None and head.weight.dtype == head.bias.dtype == torch.float32
-    assert torch.equal(head.weight, weight.half().float()) and torch.equal(head.bias, given if bias else torch.zeros(3))
+    assert (
+        head is not None and head.bias is not None and head.weight.dtype == head.bias.dtype == torch.float32
+    )
+    assert torch.equal(head.weight, weight.half().float()) and torch.equal(
+        head.bias, given if bias else torch.zeros(3)
+    )
     outputs = torch.randn(2, PROJECTION)
     torch.testing.assert_close(head.logits(outputs), outputs @ head.weight.T + head.bias)
 
@@ -94,10 +119,18 @@ def test_a_linear_head_is_read_as_it_is(model: TinyClip, tmp_path: Path, bias: b
         ((), None, r"weight \[\] and bias \[\]"),
     ],
 )
-def test_a_head_of_other_shapes_is_refused(model: TinyClip, tmp_path: Path, weight: tuple[int, ...], bias: tuple[int, ...] | None, found: str) -> None:
+def test_a_head_of_other_shapes_is_refused(
+    model: TinyClip, tmp_path: Path, weight: tuple[int, ...], bias: tuple[int, ...] | None, found: str
+) -> None:
     path = tmp_path / "head.safetensors"
     save_file({"weight": torch.zeros(weight), **({} if bias is None else {"bias": torch.zeros(bias)})}, path)
-    with pytest.raises(InputError, match=rf"head\.safetensors: found {found}, expected \[3, width\] and \[3\] for the 3 classes of task animals") as error:
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"head\.safetensors: found {found}, expected \[3, width\] and \[3\] for the 3 classes of "
+            r"task animals"
+        ),
+    ) as error:
         head_of(task(head=path), model.family, model.base, CPU)
     assert "\n" not in str(error.value)
 
@@ -119,7 +152,13 @@ def test_a_head_without_a_weight_names_the_file(model: TinyClip, tmp_path: Path)
 
 def test_a_family_without_a_text_tower_needs_a_file(model: TinyClip, tmp_path: Path) -> None:
     blind: Any = SimpleNamespace(name="dinov2", text_tower=None)
-    with pytest.raises(InputError, match=r"task animals: family dinov2 embeds no texts, expected a linear head \(the task's key `head`\)"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"task animals: family dinov2 embeds no texts, expected a linear head \(the task's key "
+            r"`head`\)"
+        ),
+    ):
         head_of(task(), blind, model.base, CPU)
     save_file({"weight": torch.ones(3, 5)}, tmp_path / "head.safetensors")
     head = head_of(task(head=tmp_path / "head.safetensors"), blind, model.base, CPU)

@@ -25,7 +25,13 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
 def bert(kind: type[nn.Module] = BertModel) -> nn.Module:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=12, num_labels=3
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+        num_labels=3,
     )
     return kind(config).eval()
 
@@ -46,7 +52,9 @@ def save(tmp_path: Path, model: nn.Module, config: LoraConfig) -> tuple[Path, Pa
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     model.save_pretrained(base)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's own: that embeddings are saved, that what it calls in transformers is deprecated
+        warnings.simplefilter(
+            "ignore"
+        )  # peft's own: that embeddings are saved, that what it calls in transformers is deprecated
         adapted = trained(model, config)
         adapted.save_pretrained(adapter)
         merged = adapted.merge_and_unload().state_dict()
@@ -73,7 +81,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "alpha_pattern": {"1.+": 3},
     },
     "embeddings": {"r": 4, "lora_alpha": 8, "target_modules": ["word_embeddings", "query"]},
-    "modules to save": {"r": 4, "lora_alpha": 8, "target_modules": ["query"], "modules_to_save": ["pooler", "encoder.layer.0.output.LayerNorm"]},
+    "modules to save": {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["query"],
+        "modules_to_save": ["pooler", "encoder.layer.0.output.LayerNorm"],
+    },
     "all biases": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "dense"], "bias": "all"},
     "its biases": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "dense"], "bias": "lora_only"},
     "bias of B": {"r": 4, "lora_alpha": 16, "target_modules": ["query"], "lora_bias": True},
@@ -98,16 +111,26 @@ def test_it_is_what_peft_merges(name: str, tmp_path: Path) -> None:
 def test_transposed_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = GPT2Model(GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2)).eval()
-    base, adapter, expected = save(tmp_path, model, LoraConfig(r=2, lora_alpha=4, target_modules=["c_attn"], fan_in_fan_out=True))
+    base, adapter, expected = save(
+        tmp_path, model, LoraConfig(r=2, lora_alpha=4, target_modules=["c_attn"], fan_in_fan_out=True)
+    )
     source = open_checkpoint(adapter, base=open_checkpoint(base))
-    torch.testing.assert_close(source.load("h.0.attn.c_attn.weight"), expected["h.0.attn.c_attn.weight"], rtol=1e-6, atol=1e-6)
-    assert not torch.equal(source.load("h.0.attn.c_attn.weight"), load_file(base / "model.safetensors")["h.0.attn.c_attn.weight"])
+    torch.testing.assert_close(
+        source.load("h.0.attn.c_attn.weight"), expected["h.0.attn.c_attn.weight"], rtol=1e-6, atol=1e-6
+    )
+    assert not torch.equal(
+        source.load("h.0.attn.c_attn.weight"), load_file(base / "model.safetensors")["h.0.attn.c_attn.weight"]
+    )
 
 
 @pytest.mark.parametrize("adapter_has_prefix", [True, False])
 def test_a_prefix_on_one_side_only(adapter_has_prefix: bool, tmp_path: Path) -> None:
     """An adapter trained on a classifier fits the bare encoder, head left out, and the other way round."""
-    kinds = (BertForSequenceClassification, BertModel) if adapter_has_prefix else (BertModel, BertForSequenceClassification)
+    kinds = (
+        (BertForSequenceClassification, BertModel)
+        if adapter_has_prefix
+        else (BertModel, BertForSequenceClassification)
+    )
     trained_on, base = bert(kinds[0]), bert(kinds[1])
     config = LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS" if adapter_has_prefix else None)
     _, adapter, _ = save(tmp_path / "trained", trained_on, config)
@@ -132,7 +155,9 @@ def test_a_half_precision_base_loses_nothing_of_the_change(tmp_path: Path) -> No
     base, adapter, _ = save(tmp_path, bert().to(torch.bfloat16), LoraConfig(r=2, target_modules=["query"]))
     own = open_checkpoint(base)
     source = open_checkpoint(adapter, base=own)
-    factors = {key: tensor.float() for key, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+    factors = {
+        key: tensor.float() for key, tensor in load_file(adapter / "adapter_model.safetensors").items()
+    }
     key = "base_model.model." + QUERY.removesuffix(".weight")
     expected = own.load(QUERY).float() + factors[key + ".lora_B.weight"] @ factors[key + ".lora_A.weight"] * 4
     assert own.dtype(QUERY) == torch.bfloat16 and source.dtype(QUERY) == torch.float32
@@ -151,14 +176,20 @@ def test_base_and_adapter_in_one_name(saved: tuple[Path, Path], tmp_path: Path) 
     source = open_checkpoint("base+adapter", relative_to=tmp_path)
     assert torch.equal(source.load(QUERY), open_checkpoint(adapter, base=open_checkpoint(base)).load(QUERY))
     assert source.location == "base+adapter" and source.directory == adapter
-    assert {path.parent.name for path in source.files()} == {"base", "adapter"}  # here the base is the adapter's own
+    assert {path.parent.name for path in source.files()} == {
+        "base",
+        "adapter",
+    }  # here the base is the adapter's own
     with pytest.raises(InputError, match="adapter_config"):
         open_checkpoint("base+base", relative_to=tmp_path)
 
 
 def test_its_files_are_the_adapters(saved: tuple[Path, Path]) -> None:
     base, adapter = saved
-    assert open_checkpoint(adapter, base=open_checkpoint(base)).files() == [adapter / "adapter_config.json", adapter / "adapter_model.safetensors"]
+    assert open_checkpoint(adapter, base=open_checkpoint(base)).files() == [
+        adapter / "adapter_config.json",
+        adapter / "adapter_model.safetensors",
+    ]
 
 
 def test_an_adapter_alone_asks_for_its_base(saved: tuple[Path, Path]) -> None:
@@ -174,15 +205,26 @@ def test_an_adapter_alone_asks_for_its_base(saved: tuple[Path, Path]) -> None:
         ({"use_qalora": True}, "use_qalora is set"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is set"),
         ({"use_newlora": True}, "use_newlora is True, a setting that this version does not know"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4', which changes the base's weights"),
-        ({"r": 3}, r"encoder\.layer\.0\.attention\.self\.query\.lora_A\.weight has rank 2, adapter_config\.json says 3"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights is 'pissa_niter_4', which changes the base's weights",
+        ),
+        (
+            {"r": 3},
+            (
+                r"encoder\.layer\.0\.attention\.self\.query\.lora_A\.weight has rank 2, adapter_config\.json "
+                r"says 3"
+            ),
+        ),
         ({"r": "2"}, "r of .* is '2', expected a number"),
         ({"lora_alpha": "8"}, "lora_alpha of .* is '8', expected a number"),
         ({"alpha_pattern": {"(": 1}}, r"alpha_pattern '\(' is no regular expression"),
         ({"rank_pattern": [2]}, "rank_pattern is a list, expected an object"),
     ],
 )
-def test_configurations_that_mean_something_else(saved: tuple[Path, Path], changes: dict[str, Any], message: str) -> None:
+def test_configurations_that_mean_something_else(
+    saved: tuple[Path, Path], changes: dict[str, Any], message: str
+) -> None:
     base, adapter = saved
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, **changes}))
@@ -193,17 +235,26 @@ def test_configurations_that_mean_something_else(saved: tuple[Path, Path], chang
 def test_a_setting_that_is_off_is_no_matter(saved: tuple[Path, Path]) -> None:
     base, adapter = saved
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_newlora": False, "newlora_config": None}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**config, "use_newlora": False, "newlora_config": None})
+    )
     assert open_checkpoint(adapter, base=open_checkpoint(base)).names()
 
 
-def test_several_alphas_for_one_module_are_said(saved: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_several_alphas_for_one_module_are_said(
+    saved: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     base, adapter = saved
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "alpha_pattern": {"query": 2, "self.query": 4}}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**config, "alpha_pattern": {"query": 2, "self.query": 4}})
+    )
     with caplog.at_level(logging.WARNING):
         source = open_checkpoint(adapter, base=open_checkpoint(base))
-    assert "alpha_pattern has [2, 4] for encoder.layer.0.attention.self.query; taking the first in the file, as peft does" in caplog.text
+    assert (
+        "alpha_pattern has [2, 4] for encoder.layer.0.attention.self.query; taking the first in the file, "
+        "as peft does"
+    ) in caplog.text
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = PeftModel.from_pretrained(bert(), adapter).merge_and_unload().state_dict()
@@ -239,13 +290,28 @@ def fold_a_factor(tensors: dict[str, Tensor]) -> None:
     [
         (drop_a_factor, f"has only {KEY}.lora_A.weight, expected an A and a B"),
         (add_a_magnitude, f"tensor {KEY}.lora_magnitude_vector is none that a LoRA adapter has"),
-        (rename_a_module, r"the adapter changes encoder\.layer\.0\.attention\.self\.gate\.weight, which the base has not \(1 such\)"),
-        (widen_a_factor, r"change of encoder\.layer\.0\.attention\.self\.query\.weight is of shape \(16, 17\), the base's is \(16, 16\)"),
+        (
+            rename_a_module,
+            (
+                r"the adapter changes encoder\.layer\.0\.attention\.self\.gate\.weight, which the base "
+                r"has not "
+                r"\(1 such\)"
+            ),
+        ),
+        (
+            widen_a_factor,
+            (
+                r"change of encoder\.layer\.0\.attention\.self\.query\.weight is of shape \(16, 17\), the "
+                r"base's is \(16, 16\)"
+            ),
+        ),
         (fold_a_factor, r"are of shapes \(2, 16\) and \(16, 2, 1, 1\), expected \[r, in\] and \[out, r\]"),
         (dict.clear, "holds no tensors"),
     ],
 )
-def test_files_that_do_not_fit(saved: tuple[Path, Path], spoil: Callable[[dict[str, Tensor]], None], message: str) -> None:
+def test_files_that_do_not_fit(
+    saved: tuple[Path, Path], spoil: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
     base, adapter = saved
     tensors = load_file(adapter / "adapter_model.safetensors")
     spoil(tensors)

@@ -21,7 +21,10 @@ grids = st.sampled_from([*GRIDS.values()])
 names = st.text("abcé.", min_size=1, max_size=6)
 layouts = st.dictionaries(
     names,
-    st.one_of(st.tuples(plain_dtypes, st.lists(st.integers(0, 4), max_size=3)), st.tuples(grids, st.tuples(st.integers(1, 5), st.integers(1, 3)))),
+    st.one_of(
+        st.tuples(plain_dtypes, st.lists(st.integers(0, 4), max_size=3)),
+        st.tuples(grids, st.tuples(st.integers(1, 5), st.integers(1, 3))),
+    ),
     max_size=5,
 )
 
@@ -32,14 +35,20 @@ def bits(value: Tensor) -> bytes:
 
 def same(one: PackedTensor | Tensor, other: PackedTensor | Tensor) -> bool:
     if isinstance(one, PackedTensor) and isinstance(other, PackedTensor):
-        return one.grid == other.grid and same(one.codes, other.codes) and all(same(one.stored[part], other.stored[part]) for part in one.grid.parts)
+        return (
+            one.grid == other.grid
+            and same(one.codes, other.codes)
+            and all(same(one.stored[part], other.stored[part]) for part in one.grid.parts)
+        )
     assert isinstance(one, Tensor) and isinstance(other, Tensor)
     return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
 
 
 @settings(max_examples=12, deadline=None)
 @given(layouts)
-def test_what_is_written_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, layout: dict[str, tuple[object, tuple[int, ...]]]) -> None:
+def test_what_is_written_comes_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory, layout: dict[str, tuple[object, tuple[int, ...]]]
+) -> None:
     directory = tmp_path_factory.mktemp("packed")
     tensors: dict[str, PackedTensor | Tensor] = {}
     for seed, (name, (kind, shape)) in enumerate(layout.items()):
@@ -90,7 +99,12 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
         "a.bias": ("torch.float32", [2]),
     }
     index = json.loads((tmp_path / "out" / INDEX).read_text(encoding="utf-8"))
-    assert index == {"format": "epmq-packed-1", "family": "bert", "größe": [1], "grids": {"a.weight": "Q4_0", "e.weight": "Q8_0", "k.weight": "Q4_K"}}
+    assert index == {
+        "format": "epmq-packed-1",
+        "family": "bert",
+        "größe": [1],
+        "grids": {"a.weight": "Q4_0", "e.weight": "Q8_0", "k.weight": "Q4_K"},
+    }
 
 
 def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
@@ -108,15 +122,28 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
     packed.write(tmp_path / "out", {"w": torch.ones(1)}, {}, source)
-    travelled = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert travelled == {"config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", INDEX, WEIGHTS}
+    travelled = {
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert travelled == {
+        "config.json",
+        "tokenizer.json",
+        "vocab.txt",
+        "1_Pooling/config.json",
+        INDEX,
+        WEIGHTS,
+    }
     # A packed checkpoint's own index is no companion: it may be the source of another one.
     packed.write(tmp_path / "again", {"v": torch.ones(1)}, {}, tmp_path / "out")
     assert Packed(tmp_path / "again").names() == ["v"]
 
 
 def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
-    tensors: dict[str, PackedTensor | Tensor] = {"w": random_point(GRIDS["Q4_0"], 4, 2, 0), "b": torch.ones(3), "a": torch.ones(2).half()}
+    tensors: dict[str, PackedTensor | Tensor] = {
+        "w": random_point(GRIDS["Q4_0"], 4, 2, 0),
+        "b": torch.ones(3),
+        "a": torch.ones(2).half(),
+    }
     packed.write(tmp_path / "one", tensors, {"family": "x"}, tmp_path)
     packed.write(tmp_path / "two", dict(reversed(tensors.items())), {"family": "x"}, tmp_path)
     for name in (WEIGHTS, INDEX):
@@ -126,7 +153,9 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
 
 
 def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
-    packed.write(tmp_path / "out", {"w": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path)
+    packed.write(
+        tmp_path / "out", {"w": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path
+    )
     source = Packed(tmp_path / "out")
     first = source.tensor("w")
     assert isinstance(first, PackedTensor)
@@ -155,7 +184,11 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     packed.write(tmp_path / "out", tensors, {"family": "none"}, tmp_path)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     names = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "model.safetensors.index.json", INDEX]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *names,
+        "model.safetensors.index.json",
+        INDEX,
+    ]
     for name in names:  # a tensor's parts are together, and the sizes are those planned
         stored = load_file(tmp_path / "out" / name)
         assert {place for place, shard in index["weight_map"].items() if shard == name} == stored.keys()
@@ -164,27 +197,44 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     assert (tmp_path / "out" / INDEX).read_bytes() == (tmp_path / "whole" / INDEX).read_bytes()
     back = Packed(tmp_path / "out")
     assert back.names() == sorted(tensors)
-    assert all(same(back.tensor(name), value) and back.shape(name) == Packed(tmp_path / "whole").shape(name) for name, value in tensors.items())
+    assert all(
+        same(back.tensor(name), value) and back.shape(name) == Packed(tmp_path / "whole").shape(name)
+        for name, value in tensors.items()
+    )
     described = {tensor.name: (tensor.type, tensor.bytes) for tensor in describe(tmp_path / "out").tensors}
-    assert described == {tensor.name: (tensor.type, tensor.bytes) for tensor in describe(tmp_path / "whole").tensors}
+    assert described == {
+        tensor.name: (tensor.type, tensor.bytes) for tensor in describe(tmp_path / "whole").tensors
+    }
     # A packed checkpoint of one file over one of shards: no index stays behind.
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
     packed.write(tmp_path / "out", tensors, {"family": "none"}, tmp_path / "whole")
     assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
 
 
-def test_a_shard_that_is_gone_or_lacks_a_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_that_is_gone_or_lacks_a_part_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
-    packed.write(tmp_path / "out", {"a": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path)
+    packed.write(
+        tmp_path / "out", {"a": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path
+    )
     first = tmp_path / "out" / "model-00001-of-00002.safetensors"
     kept = first.read_bytes()
     first.unlink()
-    with pytest.raises(InputError, match=r"tensor a\.codes is said to be in model-00001-of-00002\.safetensors, but that shard is missing"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"tensor a\.codes is said to be in model-00001-of-00002\.safetensors, but that shard is "
+            r"missing"
+        ),
+    ):
         Packed(tmp_path / "out")
     first.write_bytes(kept)
     place = tmp_path / "out" / "model.safetensors.index.json"
     index = json.loads(place.read_text())
     del index["weight_map"]["a.scales"]
     place.write_text(json.dumps(index))
-    with pytest.raises(InputError, match=r"index\.json: a\.scales is missing, packed\.json says that a is on grid Q8_0"):
+    with pytest.raises(
+        InputError, match=r"index\.json: a\.scales is missing, packed\.json says that a is on grid Q8_0"
+    ):
         Packed(tmp_path / "out")

@@ -21,7 +21,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(model: Path, family: Path, **settings: Any) -> None:
     """Of a recipe on the model, with another family than its own."""
     path = family.parent / "recipe.yaml"
-    content = {"merge_method": "linear", "models": [{"model": str(model.parent / "expert")}], "base_model": str(model), **settings}
+    content = {
+        "merge_method": "linear",
+        "models": [{"model": str(model.parent / "expert")}],
+        "base_model": str(model),
+        **settings,
+    }
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     require_formats(load_recipe(path), open_family(family))
     require_readable(load_recipe(path), open_family(family))
@@ -35,17 +40,28 @@ def check(model: Path, family: Path, **settings: Any) -> None:
         ({"overrides": {"*fc2*": "IQ4_NL"}}, r"quantization\.overrides.*: found IQ4_NL"),
     ],
 )
-def test_a_grid_that_the_family_s_runtime_cannot_read_is_refused_with_its_line(quantization: Any, key: str, model: Path, tmp_path: Path) -> None:
+def test_a_grid_that_the_family_s_runtime_cannot_read_is_refused_with_its_line(
+    quantization: Any, key: str, model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model").symlink_to(model)
-    message = rf"{key}, which clip\.cpp cannot read in GGUF, expected one of Q4_0, Q4_1, Q4_1Z, Q8_0, or export\.formats without gguf"
+    message = (
+        rf"{key}, which clip\.cpp cannot read in GGUF, expected one of Q4_0, Q4_1, Q4_1Z, Q8_0, or "
+        r"export\.formats without gguf"
+    )
     with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {message}"):
         check(model, tmp_path / "model", quantization=quantization)
     check(model, tmp_path / "model", quantization=quantization, export={"formats": ["onnx"]})
 
 
-def test_grids_that_it_reads_pass_and_layers_that_it_does_not_know_are_refused(model: Path, tmp_path: Path) -> None:
+def test_grids_that_it_reads_pass_and_layers_that_it_does_not_know_are_refused(
+    model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model").symlink_to(model)
-    check(model, tmp_path / "model", quantization={"grid": "Q4_1Z", "embeddings": "F16", "overrides": {"*fc2*": "Q8_0"}})
+    check(
+        model,
+        tmp_path / "model",
+        quantization={"grid": "Q4_1Z", "embeddings": "F16", "overrides": {"*fc2*": "Q8_0"}},
+    )
     other = tiny_clip.clip(tmp_path / "other" / "model", vision={"num_hidden_layers": 2})
     with pytest.raises(InputError, match=r"found 12 \+ 2 layers"):
         check(model, other)
@@ -55,18 +71,35 @@ def test_only_a_model_of_texts_has_a_prompt(model: Path, tmp_path: Path) -> None
     (tmp_path / "model").symlink_to(model)
     (tmp_path / "x.txt").write_text("a\n")
     tasks = {"mood": {"expert": str(model.parent / "expert"), "calibration": "x.txt", "prompt": "query: {}"}}
-    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: tasks\.mood\.prompt: found it set, expected the key left out: family clip reads images$"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"recipe\.yaml:\d+: tasks\.mood\.prompt: found it set, expected the key left out: family clip "
+            r"reads images$"
+        ),
+    ):
         check(model, tmp_path / "model", tasks=tasks)
     tiny.base(tmp_path / "bert" / "model", layers=1)
     (tmp_path / "bert" / "x.txt").write_text("a\n")
     check(model, tmp_path / "bert" / "model", tasks=tasks)
 
 
-def test_a_split_that_no_reader_of_the_family_knows_is_refused_with_its_line(model: Path, tmp_path: Path) -> None:
+def test_a_split_that_no_reader_of_the_family_knows_is_refused_with_its_line(
+    model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model").symlink_to(model)
-    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: export\.split_size: found it set, .*: clip\.cpp reads a model in one file only"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"recipe\.yaml:\d+: export\.split_size: found it set, .*: clip\.cpp reads a model in one "
+            r"file only"
+        ),
+    ):
         check(model, tmp_path / "model", export={"split_size": "2G"})
     with pytest.raises(RecipeError, match=r"export\.split_size: found it set, .*: no GGUF file is written"):
         check(model, tmp_path / "model", export={"split_size": "2G", "formats": ["onnx"]})
-    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: export\.split_size: found '2X', expected a size such as 2G, 500M or 800K"):
+    with pytest.raises(
+        RecipeError,
+        match=r"recipe\.yaml:\d+: export\.split_size: found '2X', expected a size such as 2G, 500M or 800K",
+    ):
         check(model, tmp_path / "model", export={"split_size": "2X"})

@@ -82,7 +82,11 @@ def test_defaults_are_those_of_the_method(folder: Path) -> None:
     assert recipe.calibration.method == DEFAULT_METHOD
     assert recipe.calibration.settings == PRESETS[DEFAULT_METHOD]
     assert (recipe.calibration.samples, recipe.calibration.seed) == (64, 0)
-    assert (recipe.quantization.grid, recipe.quantization.embeddings, recipe.quantization.keep) == ("Q4_0", "F16", [])
+    assert (recipe.quantization.grid, recipe.quantization.embeddings, recipe.quantization.keep) == (
+        "Q4_0",
+        "F16",
+        [],
+    )
     assert recipe.export.formats is None and recipe.frozen is None
     assert (recipe.verify.graph, recipe.verify.tasks, recipe.verify.agreement) == (1e-3, 0.02, 0.98)
     assert recipe.tasks["mood"].labels is None
@@ -96,7 +100,8 @@ frozen: [text_model.*]
 tasks:
   pets:
     expert: ./mood
-    calibration: [data, mood.txt, {path: data, split: train}, {path: data/pets.npz, images: x_train, labels: y_train}]
+    calibration:
+      [data, mood.txt, {path: data, split: train}, {path: data/pets.npz, images: x_train, labels: y_train}]
     evaluation: {dataset: org/pets@v1, config: small, split: "train[:10]", images: img, labels: species}
     labels: [cat, dog]
     templates: ["a photo of a {}."]
@@ -119,12 +124,20 @@ def test_images_and_heads(folder: Path) -> None:
         RecipeData.model_construct(path=folder / "data", split="train"),
         RecipeData.model_construct(path=folder / "data/pets.npz", images="x_train", labels="y_train"),
     ]
-    assert pets.evaluation == RecipeData.model_construct(dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species")
+    assert pets.evaluation == RecipeData.model_construct(
+        dataset="org/pets@v1", config="small", split="train[:10]", images="img", labels="species"
+    )
     assert (pets.templates, pets.head, recipe.frozen) == (["a photo of a {}."], None, ["text_model.*"])
     assert shapes.calibration == [RecipeData.model_construct(dataset="shapes")]
-    assert (shapes.evaluation, shapes.head, shapes.labels) == (folder / "data", folder / "data/head.safetensors", None)
+    assert (shapes.evaluation, shapes.head, shapes.labels) == (
+        folder / "data",
+        folder / "data/head.safetensors",
+        None,
+    )
     # What they name is hashed: directories, too, and each once.
-    assert recipe.files == [folder / name for name in ("data", "mood.txt", "data/pets.npz", "data/head.safetensors")]
+    assert recipe.files == [
+        folder / name for name in ("data", "mood.txt", "data/pets.npz", "data/head.safetensors")
+    ]
 
 
 PAIRS = """\
@@ -133,8 +146,11 @@ tasks:
   mrpc:
     expert: ./mood
     prompt: "First: {sentence1}\\nSecond: {sentence2}\\nThe same?"
-    calibration: [{path: data, texts: [sentence1, sentence2]}, {dataset: nyu-mll/glue, config: mrpc, texts: [sentence2, sentence1]}]
-    evaluation: {dataset: nyu-mll/glue, config: mrpc, split: validation, texts: [sentence1, sentence2], labels: label}
+    calibration:
+      - {path: data, texts: [sentence1, sentence2]}
+      - {dataset: nyu-mll/glue, config: mrpc, texts: [sentence2, sentence1]}
+    evaluation:
+      {dataset: nyu-mll/glue, config: mrpc, split: validation, texts: [sentence1, sentence2], labels: label}
     labels: {not_equivalent: "no", equivalent: "yes"}
   sst2:
     expert: org/sst2
@@ -147,15 +163,32 @@ def test_texts_of_tables(folder: Path) -> None:
     recipe = load(folder, PAIRS)
     mrpc, sst2 = recipe.tasks["mrpc"], recipe.tasks["sst2"]
     assert mrpc.data == [
-        (("calibration", 0), RecipeData.model_construct(path=folder / "data", texts=["sentence1", "sentence2"])),
-        (("calibration", 1), RecipeData.model_construct(dataset="nyu-mll/glue", config="mrpc", texts=["sentence2", "sentence1"])),
+        (
+            ("calibration", 0),
+            RecipeData.model_construct(path=folder / "data", texts=["sentence1", "sentence2"]),
+        ),
+        (
+            ("calibration", 1),
+            RecipeData.model_construct(
+                dataset="nyu-mll/glue", config="mrpc", texts=["sentence2", "sentence1"]
+            ),
+        ),
         (
             ("evaluation",),
-            RecipeData.model_construct(dataset="nyu-mll/glue", config="mrpc", split="validation", texts=["sentence1", "sentence2"], labels="label"),
+            RecipeData.model_construct(
+                dataset="nyu-mll/glue",
+                config="mrpc",
+                split="validation",
+                texts=["sentence1", "sentence2"],
+                labels="label",
+            ),
         ),
     ]
     # Of one text the name is nothing to the prompt, where other braces are text.
-    assert sst2.calibration == [folder / "mood.txt", RecipeData.model_construct(dataset="nyu-mll/glue", texts=["sentence"])]
+    assert sst2.calibration == [
+        folder / "mood.txt",
+        RecipeData.model_construct(dataset="nyu-mll/glue", texts=["sentence"]),
+    ]
     assert recipe.files == [folder / "data", folder / "mood.txt"]
 
 
@@ -163,7 +196,10 @@ def test_every_key_is_read(folder: Path) -> None:
     recipe = load(folder, FULL)
     assert [model.model for model in recipe.models] == ["./base", "./mood", "org/expert+./adapter"]
     assert [model.model for model in recipe.experts] == ["./mood", "org/expert+./adapter"]
-    assert recipe.models[1].parameters == {"density": 0.5, "weight": [{"filter": "attention", "value": [0, 0.5, 1]}, {"value": 1e-3}]}
+    assert recipe.models[1].parameters == {
+        "density": 0.5,
+        "weight": [{"filter": "attention", "value": [0, 0.5, 1]}, {"value": 1e-3}],
+    }
     assert recipe.parameters == {"lambda": 0.4}
     assert (recipe.dtype, recipe.out_dtype, recipe.tokenizer_source) == ("float32", "bfloat16", "./mood")
     mood, topic = recipe.tasks["mood"], recipe.tasks["topic"]
@@ -204,7 +240,12 @@ def test_a_written_out_recipe_loads_to_the_same(folder: Path) -> None:
 def test_locations(folder: Path) -> None:
     (folder / "a+b").mkdir()
     recipe = load(folder, SMALLEST)
-    assert recipe.location("base") == recipe.location("./base") == recipe.location(str(folder / "base")) == str(folder / "base")
+    assert (
+        recipe.location("base")
+        == recipe.location("./base")
+        == recipe.location(str(folder / "base"))
+        == str(folder / "base")
+    )
     assert recipe.location("org/model") == "org/model"
     assert recipe.location("org/model+adapter") == f"org/model+{folder / 'adapter'}"
     assert recipe.location("base+org/adapter") == f"{folder / 'base'}+org/adapter"
@@ -213,7 +254,9 @@ def test_locations(folder: Path) -> None:
     assert recipe.location("~/models/x") == str(Path("~/models/x").expanduser())
 
 
-def test_paths_are_relative_to_the_recipe_wherever_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_recipe_wherever_one_stands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "recipe.yaml").write_text(SMALLEST)
     monkeypatch.chdir(folder / "data")
     recipe = load_recipe(Path("../recipe.yaml"))
@@ -223,7 +266,9 @@ def test_paths_are_relative_to_the_recipe_wherever_one_stands(folder: Path, monk
 
 
 def test_the_tasks_name_the_models_in_their_order_and_once(folder: Path) -> None:
-    text = SMALLEST + "  b: {expert: org/b, calibration: mood.txt}\n  c: {expert: mood, calibration: mood.txt}\n"
+    text = (
+        SMALLEST + "  b: {expert: org/b, calibration: mood.txt}\n  c: {expert: mood, calibration: mood.txt}\n"
+    )
     recipe = load(folder, text)
     assert [model.model for model in recipe.models] == ["./mood", "org/b"]
     assert recipe.models == recipe.experts
@@ -292,7 +337,10 @@ def test_mergekit_files_are_recipes_for_merge(folder: Path) -> None:
     assert linear.base_model == "org/mini-13b"  # whose config and tokenizer the merge gets
     assert [model.model for model in linear.experts] == ["org/mini-13b", "org/other-13b"]
     arithmetic = load(folder, TASK_ARITHMETIC)
-    assert [(model.model, model.parameters) for model in arithmetic.experts] == [("org/a", {"weight": 0.5}), ("org/b+org/lora", {"weight": [0, 0.3, 1]})]
+    assert [(model.model, model.parameters) for model in arithmetic.experts] == [
+        ("org/a", {"weight": 0.5}),
+        ("org/b+org/lora", {"weight": [0, 0.3, 1]}),
+    ]
     ties = load(folder, TIES)
     assert len(ties.models) == 3
     assert [model.model for model in ties.experts] == ["org/a", "org/b"]
@@ -300,30 +348,47 @@ def test_mergekit_files_are_recipes_for_merge(folder: Path) -> None:
     assert ties.parameters == {"normalize": True, "int8_mask": True}
     for recipe in (linear, arithmetic, ties):
         assert not recipe.tasks
-        with pytest.raises(RecipeError, match=r"recipe\.yaml:1: tasks: found none, expected at least one task"):
+        with pytest.raises(
+            RecipeError, match=r"recipe\.yaml:1: tasks: found none, expected at least one task"
+        ):
             recipe.require_tasks()
 
 
 @pytest.mark.parametrize(("written", "steps"), [("true", REFINE_STEPS), ("false", 0), ("40", 40)])
 def test_refine_is_a_switch_or_a_number_of_steps(folder: Path, written: str, steps: int) -> None:
-    assert load(folder, SMALLEST + f"calibration: {{refine: {written}, tune: true}}\n").calibration.refine == steps
+    assert (
+        load(folder, SMALLEST + f"calibration: {{refine: {written}, tune: true}}\n").calibration.refine
+        == steps
+    )
 
 
 @pytest.mark.parametrize("written", ["0", "-3", "1.5", "often", "[3]"])
 def test_refine_is_nothing_else(folder: Path, written: str) -> None:
-    with pytest.raises(RecipeError, match=r"calibration\.refine: found .*, expected true, false or a number of steps"):
+    with pytest.raises(
+        RecipeError, match=r"calibration\.refine: found .*, expected true, false or a number of steps"
+    ):
         load(folder, SMALLEST + f"calibration: {{refine: {written}}}\n")
 
 
 def test_what_has_no_numbers_to_tune_is_not_tuned(folder: Path) -> None:
-    with pytest.raises(RecipeError, match=r"calibration\.tune: found true, which method 'gptq' has nothing to tune for, expected the key left out"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"calibration\.tune: found true, which method 'gptq' has nothing to tune for, expected the "
+            r"key left out"
+        ),
+    ):
         load(folder, SMALLEST + "calibration: {method: gptq, tune: true}\n")
 
 
 def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
     recipe = load(folder, FULL)
-    assert str(recipe.mistake(("models", 1, "parameters", "density"), "found 7")).endswith("recipe.yaml:7: models[1].parameters.density: found 7")
-    assert str(recipe.mistake(("calibration", "unwritten"), "found 7")).endswith("recipe.yaml:28: calibration.unwritten: found 7")
+    assert str(recipe.mistake(("models", 1, "parameters", "density"), "found 7")).endswith(
+        "recipe.yaml:7: models[1].parameters.density: found 7"
+    )
+    assert str(recipe.mistake(("calibration", "unwritten"), "found 7")).endswith(
+        "recipe.yaml:28: calibration.unwritten: found 7"
+    )
 
 
 def test_grids_are_those_that_the_formats_hold() -> None:
@@ -333,11 +398,16 @@ def test_grids_are_those_that_the_formats_hold() -> None:
 
 def test_what_onnx_cannot_hold_is_replaced_there(folder: Path) -> None:
     def quantization(text: str) -> RecipeQuantization:
-        return load(folder, FULL.replace('{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}', text)).quantization
+        return load(
+            folder,
+            FULL.replace('{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}', text),
+        ).quantization
 
     plain = quantization("{grid: Q4_0, overrides: {a*: Q4_1Z, b*: F32}}")
     assert not plain.onnx_apart and plain.replaced_in_onnx == {}
-    apart = quantization("{grid: Q4_K, embeddings: Q6_K, onnx_grid: Q4_1Z, keep: [c*], overrides: {a*: IQ4_NL, b*: Q8_0}}")
+    apart = quantization(
+        "{grid: Q4_K, embeddings: Q6_K, onnx_grid: Q4_1Z, keep: [c*], overrides: {a*: IQ4_NL, b*: Q8_0}}"
+    )
     assert apart.onnx_apart and apart.replaced_in_onnx == {"Q4_K": "Q4_1Z", "Q6_K": "Q8_0", "IQ4_NL": "Q4_1Z"}
     assert apart.layout == Layout("Q4_K", "Q6_K", {"c*": "F16", "a*": "IQ4_NL", "b*": "Q8_0"})
     assert quantization("{bits: 5}").onnx_apart
@@ -354,7 +424,9 @@ def _reference(part: type[BaseModel], above: str = "") -> dict[str, object]:
         elif inner is not None and not (above == "modules.NAME." and key in ("models", "slices")):
             found |= _reference(inner, f"{above}{key}{_INSIDE.get(get_origin(info.annotation), '.')}")
         else:
-            found[f"{above}{key}"] = ... if info.is_required() or (key == "base_model" and not above) else info.default
+            found[f"{above}{key}"] = (
+                ... if info.is_required() or (key == "base_model" and not above) else info.default
+            )
     return found
 
 
@@ -362,7 +434,11 @@ _INSIDE = {list: "[].", dict: ".NAME."}
 
 
 def test_the_reference_names_every_key_with_its_default_and_no_other() -> None:
-    rows = [line.split(" | ") for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    rows = [
+        line.split(" | ")
+        for line in REFERENCE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
     documented = {row[0].strip("| `"): row[2].strip("`") for row in rows}
     expected = _reference(Recipe)
     assert list(documented) == list(expected)
@@ -396,7 +472,16 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).touch()
     for name in ("experts/news", "experts/stories", "experts/grammar", "experts/similarity"):
         (folder / name).mkdir(parents=True)
-    for name in ("news.txt", "news.test.tsv", "stories.txt", "stories.test.txt", "grammar.txt", "grammar.test.tsv", "pairs.txt", "pairs.test.tsv"):
+    for name in (
+        "news.txt",
+        "news.test.tsv",
+        "stories.txt",
+        "stories.test.txt",
+        "grammar.txt",
+        "grammar.test.tsv",
+        "pairs.txt",
+        "pairs.test.tsv",
+    ):
         (folder / "data" / name).touch()
     for name in ("experts/paraphrases", "data/paraphrases"):
         (folder / name).mkdir(parents=True)
@@ -406,6 +491,10 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
 
 def test_keep_comes_before_an_override_of_the_same_pattern(folder: Path) -> None:
     recipe = load(
-        folder, FULL.replace('{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}', "{keep: [a*], overrides: {a*: Q8_0, b*: Q8_0}}")
+        folder,
+        FULL.replace(
+            '{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}',
+            "{keep: [a*], overrides: {a*: Q8_0, b*: Q8_0}}",
+        ),
     )
     assert dict(recipe.quantization.layout.overrides) == {"a*": "F16", "b*": "Q8_0"}

@@ -24,7 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tiny.base(folder / "base", width=32)
     tiny.full_expert(folder / "whole", base, 1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # of transformers, on PEFT's doing
         tiny.lora_expert(folder / "adapter", base, 2)
     (folder / "text.txt").write_text("a\nb\n")
     return folder
@@ -37,28 +39,43 @@ def recipe(folder: Path, **keys: object) -> Recipe:
 
 
 def slices(*ranges: tuple[int, int]) -> list[dict[str, object]]:
-    return [{"sources": [{"model": f"./{name}", "layer_range": [*span]} for name in ("base", "whole")]} for span in ranges]
+    return [
+        {"sources": [{"model": f"./{name}", "layer_range": [*span]} for name in ("base", "whole")]}
+        for span in ranges
+    ]
 
 
 def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> None:
     asked = recipe(folder, slices=slices((0, 3), (1, 3)))
     made = sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
-    write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
+    write_merged(
+        tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 5
     model, single = AutoModel.from_pretrained(tmp_path / "out"), recipe(folder)
     flat = sources.merge(single, sources.open_checkpoints(single, GgufBase)).source
     for layer, origin in enumerate((0, 1, 2, 1, 2)):
         weight = f"encoder.layer.{origin}.output.dense.weight"
         assert torch.equal(model.encoder.layer[layer].output.dense.weight, flat.load(weight))
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (folder / "base" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        folder / "base" / "tokenizer.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"slices": slices((0, 10**10))}, r"slices\[0\]\.sources\[0\]\.layer_range: found \[0, 10000000000\], but \./base has 3 layers"),
         (
-            {"modules": {"encodr": {"slices": slices((0, 3))}, "default": {"models": [{"model": "./whole"}]}}},
+            {"slices": slices((0, 10**10))},
+            r"slices\[0\]\.sources\[0\]\.layer_range: found \[0, 10000000000\], but \./base has 3 layers",
+        ),
+        (
+            {
+                "modules": {
+                    "encodr": {"slices": slices((0, 3))},
+                    "default": {"models": [{"model": "./whole"}]},
+                }
+            },
             r"modules\.encodr: found no tensor that belongs to it",
         ),
     ],
@@ -71,7 +88,13 @@ def test_layers_that_no_model_has_are_refused(folder: Path, keys: dict[str, obje
 
 def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None:
     asked = recipe(folder, slices=slices((0, 3), (1, 3)))
-    with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: slices: found layers in another order or number than the base's.*`merge` works"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"recipe\.yaml:\d+: slices: found layers in another order or number than the "
+            r"base's.*`merge` works"
+        ),
+    ):
         sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
 
 
@@ -84,16 +107,33 @@ def test_calibration_takes_the_bases_own_layers_in_slices(folder: Path) -> None:
     assert all(torch.equal(sliced.load(name), whole.load(name)) for name in whole.names())
 
 
-@pytest.mark.parametrize("keys", [{"tokenizer_source": "union"}, {"tokenizer_source": "./whole"}, {"tokenizer": {"source": "base"}}, {"chat_template": "auto"}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"tokenizer_source": "union"},
+        {"tokenizer_source": "./whole"},
+        {"tokenizer": {"source": "base"}},
+        {"chat_template": "auto"},
+    ],
+)
 def test_calibration_refuses_another_tokenizer(folder: Path, keys: dict[str, object]) -> None:
     asked = recipe(folder, **keys)
-    with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {next(iter(keys))}: found it set, expected it left out.*`merge` works"):
+    with pytest.raises(
+        RecipeError,
+        match=rf"recipe\.yaml:\d+: {next(iter(keys))}: found it set, expected it left out.*`merge` works",
+    ):
         sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_an_adapter_on_the_base_as_the_model_whose_config_counts(folder: Path, tmp_path: Path) -> None:
-    (folder / "linear.yaml").write_text(yaml.safe_dump({"merge_method": "linear", "models": [{"model": "./base+./adapter"}, {"model": "./whole"}]}))
+    (folder / "linear.yaml").write_text(
+        yaml.safe_dump(
+            {"merge_method": "linear", "models": [{"model": "./base+./adapter"}, {"model": "./whole"}]}
+        )
+    )
     asked = load_recipe(folder / "linear.yaml")
     made = sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
-    write_merged(tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
+    write_merged(
+        tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer
+    )
     assert AutoModel.from_pretrained(tmp_path / "out").config.num_hidden_layers == 3

@@ -24,7 +24,14 @@ from epmq_export.sources import merge, open_checkpoints
 WIDTH = 7
 
 
-def write(directory: Path, words: Mapping[str, float], *, special: Sequence[str] = (), template: str | None = None, rows: int | None = None) -> None:
+def write(
+    directory: Path,
+    words: Mapping[str, float],
+    *,
+    special: Sequence[str] = (),
+    template: str | None = None,
+    rows: int | None = None,
+) -> None:
     """A model with these words and the number of each one's row; `rows` more than words are padding of -9."""
     numbers = [*words.values(), *[-9.0] * ((rows or len(words)) - len(words))]
     table = torch.tensor(numbers, dtype=torch.float32).unsqueeze(1).repeat(1, WIDTH)
@@ -36,8 +43,13 @@ def write(directory: Path, words: Mapping[str, float], *, special: Sequence[str]
         "model.layers.0.w.weight": torch.ones(2, 2),
     }
     save_file(tensors, directory / "model.safetensors")
-    (directory / "config.json").write_text(json.dumps({"vocab_size": len(numbers), "num_hidden_layers": 1, "model_type": "llama"}))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({word: row for row, word in enumerate(words)}, unk_token="<u>")), unk_token="<u>")
+    (directory / "config.json").write_text(
+        json.dumps({"vocab_size": len(numbers), "num_hidden_layers": 1, "model_type": "llama"})
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({word: row for row, word in enumerate(words)}, unk_token="<u>")),
+        unk_token="<u>",
+    )
     if special:
         tokenizer.add_special_tokens({"additional_special_tokens": [*special]})
     tokenizer.chat_template = template
@@ -55,10 +67,14 @@ def folder(tmp_path: Path) -> Path:
 def merged(folder: Path, **keys: object) -> tuple[Path, dict[str, float], Mapping[str, Tensor]]:
     """The directory written, the mean's number of each token, and all tensors. The mean is of one and two, unless `keys` say else."""
     models = [{"model": f"./{name}", "parameters": {"weight": 0.5}} for name in ("one", "two")]
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"base_model": "./base", "merge_method": "linear", "models": models, **keys}))
+    (folder / "recipe.yaml").write_text(
+        yaml.safe_dump({"base_model": "./base", "merge_method": "linear", "models": models, **keys})
+    )
     recipe = load_recipe(folder / "recipe.yaml")
     made = merge(recipe, open_checkpoints(recipe, GgufBase))
-    write_merged(folder / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
+    write_merged(
+        folder / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer
+    )
     tensors = {name: made.source.load(name) for name in made.source.names()}
     table = tensors["model.embed_tokens.weight"]
     assert torch.equal(table[:, 0], table[:, 1]) and len(table) == len(tensors["lm_head.weight"])
@@ -81,21 +97,33 @@ def test_the_bases_tokens(folder: Path) -> None:
 
 def test_a_models_tokens(folder: Path) -> None:
     _, tokens, _ = merged(folder, tokenizer_source="./one")
-    assert tokens == {"<u>": 15, "b": 17, "a": 16, "c": 13, "d": 19}  # c: only one has it, so two takes its row
+    assert tokens == {
+        "<u>": 15,
+        "b": 17,
+        "a": 16,
+        "c": 13,
+        "d": 19,
+    }  # c: only one has it, so two takes its row
 
 
 def test_the_union_of_all_tokens(folder: Path) -> None:
     out, tokens, _ = merged(folder, tokenizer_source="union")
     assert tokens == {"<u>": 15, "a": 16, "b": 17, "c": 13, "d": 19}
-    assert AutoTokenizer.from_pretrained(out).get_vocab()["c"] == 3  # after the base's, model by model, by their ids
+    assert (
+        AutoTokenizer.from_pretrained(out).get_vocab()["c"] == 3
+    )  # after the base's, model by model, by their ids
 
 
 def test_what_the_base_has_goes_before_a_mean(folder: Path) -> None:
     write(folder / "three", {"<u>": 30, "b": 32})
-    models = [{"model": f"./{name}", "parameters": {"weight": 1 / 4}} for name in ("base", "one", "two", "three")]
+    models = [
+        {"model": f"./{name}", "parameters": {"weight": 1 / 4}} for name in ("base", "one", "two", "three")
+    ]
     _, tokens, _ = merged(folder, tokenizer_source="union", models=models)
     assert tokens["a"] == (1 + 11 + 21 + 1) / 4  # three takes the base's
-    assert tokens["d"] == pytest.approx((19 + 14 + 24 + 19) / 4)  # base and three take the mean of those that have it
+    assert tokens["d"] == pytest.approx(
+        (19 + 14 + 24 + 19) / 4
+    )  # base and three take the mean of those that have it
 
 
 def test_single_tokens_as_the_recipe_says(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,7 +141,9 @@ def test_single_tokens_as_the_recipe_says(folder: Path, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         _, tokens, tensors = merged(folder, tokenizer=block)
     assert tokens == {"<u>": 15, "a": 16, "b": 0, "c": (13 + 21) / 2, "d": 14, "new": 13, "blank": 0}
-    assert any("'blank' is in no model merged here: its row is zero" in record.message for record in caplog.records)
+    assert any(
+        "'blank' is in no model merged here: its row is zero" in record.message for record in caplog.records
+    )
     table = tensors["model.embed_tokens.weight"]
     assert len(table) == 8 and float(table[7, 0]) == pytest.approx(sum(tokens.values()) / 7)
 
@@ -133,7 +163,9 @@ def test_padding_of_one_model_is_dropped(folder: Path) -> None:
     assert tokens == {"<u>": 50, "a": 51, "b": 52} and len(tensors["lm_head.weight"]) == 3
 
 
-def test_a_model_without_a_tokenizer_is_taken_to_have_the_bases(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_a_tokenizer_is_taken_to_have_the_bases(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for path in (folder / "two").glob("tokenizer*"):
         path.unlink()
     save_file({**_tensors(folder / "base")}, folder / "two" / "model.safetensors")
@@ -141,7 +173,10 @@ def test_a_model_without_a_tokenizer_is_taken_to_have_the_bases(folder: Path, ca
     with caplog.at_level(logging.WARNING):
         _, tokens, _ = merged(folder, tokenizer_source="base")
     assert tokens == {"<u>": 5, "a": 6, "b": 7}
-    assert any("two: found no tokenizer" in record.message and "taken to have the base's tokens" in record.message for record in caplog.records)
+    assert any(
+        "two: found no tokenizer" in record.message and "taken to have the base's tokens" in record.message
+        for record in caplog.records
+    )
 
 
 def _tensors(directory: Path) -> dict[str, Tensor]:
@@ -156,9 +191,15 @@ def test_chat_templates(folder: Path) -> None:
     out, _, _ = merged(folder, models=models, chat_template="{{ messages }} of mine", tokenizer_source="base")
     assert AutoTokenizer.from_pretrained(out).chat_template == "{{ messages }} of mine"
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({"base_model": "./base", "merge_method": "linear", "models": models, "chat_template": "auto"}))
+    recipe.write_text(
+        yaml.safe_dump(
+            {"base_model": "./base", "merge_method": "linear", "models": models, "chat_template": "auto"}
+        )
+    )
     made = merge(load_recipe(recipe), open_checkpoints(load_recipe(recipe), GgufBase))
-    write_merged(folder / "auto", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer)
+    write_merged(
+        folder / "auto", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer
+    )
     assert AutoTokenizer.from_pretrained(folder / "auto").chat_template == "{{ messages }} of chat"
 
 
@@ -166,22 +207,53 @@ def test_layers_and_tokens_are_counted_in_the_same_part_of_the_config(folder: Pa
     config = {"text_config": {"vocab_size": 3, "num_hidden_layers": 1}}
     (folder / "base" / "config.json").write_text(json.dumps(config))
     span = {"model": "./base", "layer_range": [0, 1]}
-    text = {"base_model": "./base", "merge_method": "passthrough", "slices": [{"sources": [span]}] * 2, "tokenizer": {"source": "base", "tokens": {"new": {}}}}
+    text = {
+        "base_model": "./base",
+        "merge_method": "passthrough",
+        "slices": [{"sources": [span]}] * 2,
+        "tokenizer": {"source": "base", "tokens": {"new": {}}},
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(text))
     recipe = load_recipe(folder / "recipe.yaml")
-    assert merge(recipe, open_checkpoints(recipe, GgufBase)).config == {"text_config": {"vocab_size": 4, "num_hidden_layers": 2}}
+    assert merge(recipe, open_checkpoints(recipe, GgufBase)).config == {
+        "text_config": {"vocab_size": 4, "num_hidden_layers": 2}
+    }
 
 
 @pytest.mark.parametrize(
     ("keys", "error", "sentence"),
     [
-        ({"tokenizer_source": "base", "chat_template": "chatml"}, RecipeError, r"recipe\.yaml:\d+: chat_template: found 'chatml', expected 'auto' or a template in Jinja"),
-        ({"tokenizer_source": "base", "chat_template": "auto"}, RecipeError, r"recipe\.yaml:\d+: chat_template: found 'auto', but no model has a chat template"),
-        ({"tokenizer": {"source": "base", "tokens": {"": {"force": True}}}}, RecipeError, r"recipe\.yaml:\d+: tokenizer\.tokens\.: found the token '', which the tokenizer does not take"),
-        ({"tokenizer": {"tokens": {"c": {"source": "./two"}}}}, InputError, r"tokenizer\.tokens\.c: found no such token in .*two among the models merged here"),
-        ({"tokenizer": {"tokens": {"c": {"source": {"kind": "model_token", "model": "./two", "token_id": 4}}}}}, InputError, r"tokenizer\.tokens: found no token 4 in .*two"),
+        (
+            {"tokenizer_source": "base", "chat_template": "chatml"},
+            RecipeError,
+            r"recipe\.yaml:\d+: chat_template: found 'chatml', expected 'auto' or a template in Jinja",
+        ),
+        (
+            {"tokenizer_source": "base", "chat_template": "auto"},
+            RecipeError,
+            r"recipe\.yaml:\d+: chat_template: found 'auto', but no model has a chat template",
+        ),
+        (
+            {"tokenizer": {"source": "base", "tokens": {"": {"force": True}}}},
+            RecipeError,
+            r"recipe\.yaml:\d+: tokenizer\.tokens\.: found the token '', which the tokenizer does not take",
+        ),
+        (
+            {"tokenizer": {"tokens": {"c": {"source": "./two"}}}},
+            InputError,
+            r"tokenizer\.tokens\.c: found no such token in .*two among the models merged here",
+        ),
+        (
+            {
+                "tokenizer": {
+                    "tokens": {"c": {"source": {"kind": "model_token", "model": "./two", "token_id": 4}}}
+                }
+            },
+            InputError,
+            r"tokenizer\.tokens: found no token 4 in .*two",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes(folder: Path, keys: dict[str, object], error: type[EpmqError], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         merged(folder, **keys)
@@ -190,9 +262,7 @@ def test_mistakes(folder: Path, keys: dict[str, object], error: type[EpmqError],
 def test_embeddings_of_another_number_of_rows_than_the_config_says(folder: Path) -> None:
     config = json.loads((folder / "one" / "config.json").read_text())
     (folder / "one" / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
-    sentence = (
-        r"one/config\.json: found vocab_size 9, but no token embeddings of so many rows \(model\.embed_tokens\.weight has 5\), expected the number of their"
-    )
+    sentence = r"one/config\.json: found vocab_size 9, but no token embeddings of so many rows \(model\.embed_tokens\.weight has 5\), expected the number of their"
     with pytest.raises(InputError, match=sentence):
         merged(folder, tokenizer_source="union")
 
@@ -200,7 +270,9 @@ def test_embeddings_of_another_number_of_rows_than_the_config_says(folder: Path)
 def test_a_tokenizer_that_its_embeddings_do_not_fit(folder: Path) -> None:
     config = json.loads((folder / "one" / "config.json").read_text())
     (folder / "one" / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
-    with pytest.raises(InputError, match=r"one: the tokenizer gives 'd' the id 4, but config\.json says 3 rows"):
+    with pytest.raises(
+        InputError, match=r"one: the tokenizer gives 'd' the id 4, but config\.json says 3 rows"
+    ):
         merged(folder, tokenizer_source="base")
     (folder / "one" / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"one/config\.json: found no vocab_size"):

@@ -1,7 +1,8 @@
 """Small models, experts and tasks, written by code, for tests of the whole chain.
 
-The words are made up, and each task's classes have words of their own. An encoder with random weights gives texts that share words
-outputs that point the same way, so label texts work as heads and accuracies are high: a broken file shows as a drop.
+The words are made up, and each task's classes have words of their own. An encoder with random weights gives
+texts that share words outputs that point the same way, so label texts work as heads and accuracies are high:
+a broken file shows as a drop.
 """
 
 import itertools
@@ -23,7 +24,13 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SYLLABLES = tuple(a + b for a, b in itertools.product("bdfgklmnprstv", "aeiou"))
 WORDS = tuple(random.Random(0).sample([a + b for a, b in itertools.product(SYLLABLES, SYLLABLES)], 850))
 LETTERS = (*string.ascii_lowercase, *string.digits, *".,!?'-")
-VOCABULARY = (*SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS, *(f"##{syllable}" for syllable in SYLLABLES))
+VOCABULARY = (
+    *SPECIALS,
+    *LETTERS,
+    *(f"##{letter}" for letter in LETTERS),
+    *WORDS,
+    *(f"##{syllable}" for syllable in SYLLABLES),
+)
 # The first words belong to classes, ten to each; the others to none.
 _OF_A_CLASS = 10
 
@@ -33,7 +40,15 @@ def class_words(task: int, label: int) -> Sequence[str]:
     return WORDS[start : start + _OF_A_CLASS]
 
 
-def base(directory: Path, *, width: int = 128, layers: int = 3, heads: int = 4, pooling: str = "mean", vocabulary: Sequence[str] = VOCABULARY) -> Path:
+def base(
+    directory: Path,
+    *,
+    width: int = 128,
+    layers: int = 3,
+    heads: int = 4,
+    pooling: str = "mean",
+    vocabulary: Sequence[str] = VOCABULARY,
+) -> Path:
     """A sentence encoder with random weights: config, safetensors, WordPiece tokenizer, pooling."""
     torch.manual_seed(width)
     config = BertConfig(
@@ -50,7 +65,9 @@ def base(directory: Path, *, width: int = 128, layers: int = 3, heads: int = 4, 
     return directory
 
 
-def full_expert(directory: Path, base: Path, seed: int, *, shards: bool = False, vocabulary: Sequence[str] = VOCABULARY) -> Path:
+def full_expert(
+    directory: Path, base: Path, seed: int, *, shards: bool = False, vocabulary: Sequence[str] = VOCABULARY
+) -> Path:
     """The base with noise on every matrix of its layers; its own tokenizer beside it."""
     torch.manual_seed(seed)
     model = BertModel.from_pretrained(base)
@@ -66,7 +83,9 @@ def full_expert(directory: Path, base: Path, seed: int, *, shards: bool = False,
 def lora_expert(directory: Path, base: Path, seed: int) -> Path:
     """A PEFT adapter on the base, as PEFT writes it, rank-stabilised."""
     torch.manual_seed(seed)
-    settings = LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["query", "value", "intermediate.dense"])
+    settings = LoraConfig(
+        r=4, lora_alpha=8, use_rslora=True, target_modules=["query", "value", "intermediate.dense"]
+    )
     model = get_peft_model(BertModel.from_pretrained(base), settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -97,8 +116,14 @@ def data(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     for task in range(4):
         (directory / f"{task}.txt").write_text("".join(f"{text}\n" for _, text in texts(task, 40, seed=1)))
-        (directory / f"{task}.tsv").write_text("".join(f"{label if task == 0 else f'c{label}'}\t{text}\n" for label, text in texts(task, 60, seed=2)))
-    (directory / "2.labels.json").write_text(json.dumps({f"c{label}": text for label, text in enumerate(label_texts(2))}))
+        (directory / f"{task}.tsv").write_text(
+            "".join(
+                f"{label if task == 0 else f'c{label}'}\t{text}\n" for label, text in texts(task, 60, seed=2)
+            )
+        )
+    (directory / "2.labels.json").write_text(
+        json.dumps({f"c{label}": text for label, text in enumerate(label_texts(2))})
+    )
     return directory
 
 
@@ -113,7 +138,9 @@ class Project:
         return self.directory / "recipe.yaml"
 
     def variant(self, place: Path, **changes: object) -> Path:
-        """The recipe with other top-level values (None: without that key), written at `place`; its paths made absolute."""
+        """The recipe with other top-level values (None: without that key), written at `place`; its paths made
+        absolute.
+        """
         content = {**yaml.safe_load(self.recipe.read_text()), **changes}
         content = {key: value for key, value in content.items() if value is not None}
         place.write_text(yaml.safe_dump(_absolute(content, self.directory), sort_keys=False))
@@ -126,7 +153,9 @@ class Project:
 
 
 def project(directory: Path) -> Project:
-    """Four tasks: labels as a list, a mapping and a JSON file, and none; full experts, one of them in shards, and adapters."""
+    """Four tasks: labels as a list, a mapping and a JSON file, and none; full experts, one of them in shards,
+    and adapters.
+    """
     model = base(directory / "base")
     full_expert(directory / "sharded", model, 1, shards=True)
     lora_expert(directory / "adapter", model, 2)
@@ -135,9 +164,24 @@ def project(directory: Path) -> Project:
     data(directory / "data")
     texts = {f"c{label}": text for label, text in enumerate(label_texts(1))}
     tasks: dict[str, Any] = {
-        "list": {"expert": "./sharded", "calibration": "data/0.txt", "evaluation": "data/0.tsv", "labels": label_texts(0)},
-        "mapping": {"expert": "./adapter", "calibration": "data/1.txt", "evaluation": "data/1.tsv", "labels": texts},
-        "file": {"expert": "./whole", "calibration": "data/2.txt", "evaluation": "data/2.tsv", "labels": "data/2.labels.json"},
+        "list": {
+            "expert": "./sharded",
+            "calibration": "data/0.txt",
+            "evaluation": "data/0.tsv",
+            "labels": label_texts(0),
+        },
+        "mapping": {
+            "expert": "./adapter",
+            "calibration": "data/1.txt",
+            "evaluation": "data/1.tsv",
+            "labels": texts,
+        },
+        "file": {
+            "expert": "./whole",
+            "calibration": "data/2.txt",
+            "evaluation": "data/2.tsv",
+            "labels": "data/2.labels.json",
+        },
         "unlabelled": {"expert": "./other", "calibration": "data/3.txt"},
     }
     recipe = {"base_model": "./base", "tasks": tasks, "calibration": {"samples": 16}}
@@ -154,7 +198,9 @@ def _absolute(value: object, directory: Path) -> object:
 
 
 def _companions(directory: Path, vocabulary: Sequence[str], pooling: str) -> None:
-    tokenizer = BertTokenizer(vocab={token: row for row, token in enumerate(vocabulary)}, do_lower_case=True, model_max_length=64)
+    tokenizer = BertTokenizer(
+        vocab={token: row for row, token in enumerate(vocabulary)}, do_lower_case=True, model_max_length=64
+    )
     tokenizer.save_pretrained(directory)
     (directory / "1_Pooling").mkdir(exist_ok=True)
     (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))

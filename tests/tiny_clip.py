@@ -1,4 +1,6 @@
-"""A CLIP of OpenAI's architecture with random weights, as small as clip.cpp takes one: 12 + 12 layers, by whose number it knows a file."""
+"""A CLIP of OpenAI's architecture with random weights, as small as clip.cpp takes one: 12 + 12 layers, by
+whose number it knows a file.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,41 +20,97 @@ from epmq_export.packed import Packed, PackedTensor
 
 SIDE, PATCH, LAYERS, WIDTH, HEADS, CONTEXT, PROJECTION = 32, 8, 12, 64, 2, 20, 32
 START, END = "<|startoftext|>", "<|endoftext|>"
-WORDS = ("a", "photo", "of", "the", "cat", "dog", "red", "green", "blue", "round", "square", "noise", "stripes")
+WORDS = (
+    "a",
+    "photo",
+    "of",
+    "the",
+    "cat",
+    "dog",
+    "red",
+    "green",
+    "blue",
+    "round",
+    "square",
+    "noise",
+    "stripes",
+)
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE with `</w>` in the order of OpenAI's vocabulary: bytes, bytes that end a word, merges, the two special tokens."""
+    """Byte-level BPE with `</w>` in the order of OpenAI's vocabulary: bytes, bytes that end a word, merges,
+    the two special tokens.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = dict.fromkeys(
-        (word[:at], word[at] + ("</w>" if at == len(word) - 1 else "")) for word in WORDS for at in range(1, len(word))
+        (word[:at], word[at] + ("</w>" if at == len(word) - 1 else ""))
+        for word in WORDS
+        for at in range(1, len(word))
     )  # each word from its left end
-    tokens = dict.fromkeys([*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), START, END])
-    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=list(merges), model_max_length=CONTEXT)
+    tokens = dict.fromkeys(
+        [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges), START, END]
+    )
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=list(merges),
+        model_max_length=CONTEXT,
+    )
 
 
-def clip(directory: Path, *, act: str = "quick_gelu", seed: int = 0, text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> Path:
-    """A model directory: config, weights, tokenizer, image processor. `text` and `vision` change the towers' configs."""
+def clip(
+    directory: Path,
+    *,
+    act: str = "quick_gelu",
+    seed: int = 0,
+    text: dict[str, Any] | None = None,
+    vision: dict[str, Any] | None = None,
+) -> Path:
+    """A model directory: config, weights, tokenizer, image processor. `text` and `vision` change the towers'
+    configs.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     words = tokenizer()
     start, end = words.convert_tokens_to_ids([START, END])
-    tower = {"num_hidden_layers": LAYERS, "hidden_act": act, "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_attention_heads": HEADS}
-    texts = {**tower, "vocab_size": len(words), "max_position_embeddings": CONTEXT, "bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    tower = {
+        "num_hidden_layers": LAYERS,
+        "hidden_act": act,
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_attention_heads": HEADS,
+    }
+    texts = {
+        **tower,
+        "vocab_size": len(words),
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": start,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
     images = {**tower, "image_size": SIDE, "patch_size": PATCH}
     torch.manual_seed(seed)
-    model = CLIPModel(CLIPConfig(text_config={**texts, **(text or {})}, vision_config={**images, **(vision or {})}, projection_dim=PROJECTION))
+    model = CLIPModel(
+        CLIPConfig(
+            text_config={**texts, **(text or {})},
+            vision_config={**images, **(vision or {})},
+            projection_dim=PROJECTION,
+        )
+    )
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases that do something
             parameter += 0.02 * torch.randn_like(parameter)
     model.save_pretrained(directory)
     words.save_pretrained(directory)
     side = (vision or {}).get("image_size", SIDE)
-    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(directory)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    ).save_pretrained(directory)
     return directory
 
 
 def vision_expert(directory: Path, base: Path, seed: int, prefix: bool = True) -> Path:
-    """The base's image tower alone, with noise on its matrices, under CLIPModel's names or (`prefix=False`) under the tower's own."""
+    """The base's image tower alone, with noise on its matrices, under CLIPModel's names or (`prefix=False`)
+    under the tower's own.
+    """
     torch.manual_seed(seed)
     tensors = {}
     for name, value in load_file(base / "model.safetensors").items():
@@ -67,9 +125,12 @@ def vision_expert(directory: Path, base: Path, seed: int, prefix: bool = True) -
     return directory
 
 
-def packed(directory: Path, *, grid: str | Sequence[str] | None = "Q4_0", place: Path | None = None) -> Packed:
-    """The model's weights, packed at `place` (default: DIRECTORY-packed): the image tower's linears on a grid (several: each in its turn;
-    None: nothing on a grid), the rest of both towers' matrices in half precision."""
+def packed(
+    directory: Path, *, grid: str | Sequence[str] | None = "Q4_0", place: Path | None = None
+) -> Packed:
+    """The model's weights, packed at `place` (default: DIRECTORY-packed): the image tower's linears on a grid
+    (several: each in its turn; None: nothing on a grid), the rest of both towers' matrices in half precision.
+    """
     place = place or directory.with_name(f"{directory.name}-packed")
     family = open_family(directory)
     source = renamed(open_checkpoint(directory), family.canonical)
@@ -82,7 +143,11 @@ def packed(directory: Path, *, grid: str | Sequence[str] | None = "Q4_0", place:
             taken = GRIDS[grids[turn % len(grids)]]
             tensors[name] = PackedTensor(taken, *taken.quantise(value))
         else:
-            half = name in family.halves or name in family.embeddings or (linear and name.startswith("text_model."))
+            half = (
+                name in family.halves
+                or name in family.embeddings
+                or (linear and name.startswith("text_model."))
+            )
             tensors[name] = value.half() if half else value
     packing.write(place, tensors, {"family": "clip"}, directory)
     return Packed(place)

@@ -23,8 +23,21 @@ from transformers import (
 )
 
 VOCABULARY, WIDTH, HEADS, HEAD = 320, 64, 4, 16
-LINES = ("the cat sat on the mat .", "a dog ran in the park .", "it is good , very good !", "it is bad , so bad ...", "what is that ? 12 of 345 things")
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LINES = (
+    "the cat sat on the mat .",
+    "a dog ran in the park .",
+    "it is good , very good !",
+    "it is bad , so bad ...",
+    "what is that ? 12 of 345 things",
+)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 # By name: the classes, and what the config says besides the sizes.
 KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[str, Any]]] = {
@@ -34,7 +47,11 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32, "tie_word_embeddings": True}),
     # Six layers, that one may see everything; windows shorter than most texts.
-    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, {"num_hidden_layers": 6, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}),
+    "gemma3": (
+        Gemma3TextConfig,
+        Gemma3ForCausalLM,
+        {"num_hidden_layers": 6, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8},
+    ),
 }
 
 
@@ -45,23 +62,41 @@ def tokenizer(begins: bool = False) -> PreTrainedTokenizerFast:
     learner.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<s>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 4, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 4, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     learner.train_from_iterator(LINES * 3, trainer)
     if begins:
         learner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=learner, eos_token="<|endoftext|>", bos_token="<s>", pad_token="<|endoftext|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=learner, eos_token="<|endoftext|>", bos_token="<s>", pad_token="<|endoftext|>"
+    )
 
 
 def model(kind: str, *, seed: int = 0, **settings: Any) -> PreTrainedModel:
     config, architecture, own = KINDS[kind]
-    sizes = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 512}
-    heads = {"num_attention_heads": HEADS, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 0}
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 512,
+    }
+    heads = {
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 0,
+    }
     torch.manual_seed(seed)
     made: PreTrainedModel = architecture(config(**{**sizes, **heads, **own, **settings}))
     with torch.no_grad():
         for parameter in made.parameters():
             # Scores that are far from even: a difference shows.
-            parameter.copy_(parameter + 0.3 * torch.randn_like(parameter) if parameter.ndim == 1 else 3 * parameter)
+            parameter.copy_(
+                parameter + 0.3 * torch.randn_like(parameter) if parameter.ndim == 1 else 3 * parameter
+            )
     return made.eval()
 
 

@@ -1,4 +1,6 @@
-"""A directory of a decoder as a GGUF file, written by gguf-py alone: what is read back owes nothing to this project's own writer."""
+"""A directory of a decoder as a GGUF file, written by gguf-py alone: what is read back owes nothing to this
+project's own writer.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -28,7 +30,9 @@ def write(
     more: Mapping[str, NDArray[np.float32]] | None = None,
     split: int = 0,
 ) -> Path:
-    """`grid` for matrices; `keys` in place of those that are written, None for none. With `split`, the first of files of so many tensors."""
+    """`grid` for matrices; `keys` in place of those that are written, None for none. With `split`, the first
+    of files of so many tensors.
+    """
     config: dict[str, Any] = json.loads((source / "config.json").read_text())
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
     heads, shared = config["num_attention_heads"], config["num_key_value_heads"]
@@ -47,7 +51,10 @@ def write(
         f"{architecture}.rope.freq_base": float(rope.get("full_attention", rope)["rope_theta"]),
     }
     if rope.get("rope_type") == "linear":
-        written |= {f"{architecture}.rope.scaling.type": "linear", f"{architecture}.rope.scaling.factor": float(rope["factor"])}
+        written |= {
+            f"{architecture}.rope.scaling.type": "linear",
+            f"{architecture}.rope.scaling.factor": float(rope["factor"]),
+        }
     if architecture == "gemma3":
         written[f"{architecture}.attention.sliding_window"] = config["sliding_window"]
     for key, value in {**written, **_tokenizer(source, pre), **(keys or {})}.items():
@@ -76,7 +83,11 @@ def _as_written(name: str, value: Tensor, architecture: str, heads: int, shared:
     count = {"q_proj": heads, "k_proj": shared}.get(name.split(".")[-2]) if architecture == "llama" else None
     if count is None:
         return value
-    return value.reshape(count, 2, len(value) // count // 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+    return (
+        value.reshape(count, 2, len(value) // count // 2, *value.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(value.shape)
+    )
 
 
 def _tokenizer(source: Path, pre: str) -> dict[str, Any]:
@@ -90,13 +101,18 @@ def _tokenizer(source: Path, pre: str) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": [*tokens, "[PAD1]", "[PAD2]"],
-        "tokenizer.ggml.token_type": [*(int(TokenType.CONTROL if token in control else TokenType.NORMAL) for token in tokens), *[int(TokenType.UNUSED)] * 2],
+        "tokenizer.ggml.token_type": [
+            *(int(TokenType.CONTROL if token in control else TokenType.NORMAL) for token in tokens),
+            *[int(TokenType.UNUSED)] * 2,
+        ],
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.add_bos_token": "<s>" in json.dumps(rules.get("post_processor")),
         "tokenizer.chat_template": "{{ messages }}",
     }
     ids = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token"}
-    return found | {f"tokenizer.ggml.{name}_token_id": rules["model"]["vocab"][settings[key]] for name, key in ids.items()}
+    return found | {
+        f"tokenizer.ggml.{name}_token_id": rules["model"]["vocab"][settings[key]] for name, key in ids.items()
+    }
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

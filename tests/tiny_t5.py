@@ -15,7 +15,10 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from tests.tiny import WORDS
 
 # By the versions' names: what they differ in.
-VERSIONS = {"1.0": {"feed_forward_proj": "relu"}, "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}}
+VERSIONS = {
+    "1.0": {"feed_forward_proj": "relu"},
+    "1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+}
 
 
 def texts(count: int, seed: int) -> list[str]:
@@ -30,7 +33,9 @@ def _trained() -> str:
     tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
     tokenizer.train_from_iterator(texts(200, 0), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     rules = json.loads(tokenizer.to_str())
@@ -39,8 +44,16 @@ def _trained() -> str:
     return json.dumps(rules)
 
 
-def t5(directory: Path, version: str = "1.0", *, seed: int = 0, depths: tuple[int, int] = (3, 2), **settings: object) -> Path:
-    """Weights as trained ones have them: scores that differ, norms that are no ones. 24 rows of the embeddings stand for no token.
+def t5(
+    directory: Path,
+    version: str = "1.0",
+    *,
+    seed: int = 0,
+    depths: tuple[int, int] = (3, 2),
+    **settings: object,
+) -> Path:
+    """Weights as trained ones have them: scores that differ, norms that are no ones. 24 rows of the
+    embeddings stand for no token.
 
     `depths`: layers of the encoder and of the decoder.
     """
@@ -71,7 +84,9 @@ def t5(directory: Path, version: str = "1.0", *, seed: int = 0, depths: tuple[in
             elif ".q." in name or ".k." in name:
                 parameter.mul_(3)
     model.save_pretrained(directory)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>").save_pretrained(directory)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(directory)
     return directory
 
 
@@ -88,5 +103,10 @@ def near(folder: Path, base: Path, seed: int) -> None:
     shutil.copytree(base, folder)
     generator = torch.Generator().manual_seed(seed)
     tensors = load_file(base / "model.safetensors")
-    moved = {name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator) if "block" in name else value for name, value in tensors.items()}
+    moved = {
+        name: value + 0.1 * value.std() * torch.randn(value.shape, generator=generator)
+        if "block" in name
+        else value
+        for name, value in tensors.items()
+    }
     save_file(moved, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,4 +1,6 @@
-"""Small tokenizers of every kind that llama.cpp reads, trained in the test on the lines that they are tested on."""
+"""Small tokenizers of every kind that llama.cpp reads, trained in the test on the lines that they are tested
+on.
+"""
 
 import base64
 import json
@@ -19,7 +21,10 @@ from tests.vocabulary_file import vocabulary_file
 Rules = dict[str, Any]
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace("{1,3}", "")
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 PREPEND = {"type": "Prepend", "prepend": "▁"}
@@ -29,24 +34,48 @@ STRIP = {"type": "Strip", "strip_left": False, "strip_right": True}
 
 
 def added(content: str, row: int, *, special: bool = True) -> Rules:
-    return {"id": row, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+    return {
+        "id": row,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
+    }
 
 
 def template(*parts: str) -> Rules:
     """A post-processor: `text` stands for the text."""
-    pieces = [{"Sequence": {"id": "A", "type_id": 0}} if part == "text" else {"SpecialToken": {"id": part, "type_id": 0}} for part in parts]
+    pieces = [
+        {"Sequence": {"id": "A", "type_id": 0}}
+        if part == "text"
+        else {"SpecialToken": {"id": part, "type_id": 0}}
+        for part in parts
+    ]
     names = {BOS: 1, EOS: 2}
     special = {part: {"id": part, "ids": [names[part]], "tokens": [part]} for part in parts if part != "text"}
-    return {"type": "TemplateProcessing", "single": pieces, "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}], "special_tokens": special}
+    return {
+        "type": "TemplateProcessing",
+        "single": pieces,
+        "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": special,
+    }
 
 
 def tokenizer(rules: Rules, **named: str) -> PreTrainedTokenizerFast:
     names = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNKNOWN} | named
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(rules)), **{key: name for key, name in names.items() if name})
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(rules)),
+        **{key: name for key, name in names.items() if name},
+    )
 
 
 def split(regex: str) -> list[Rules]:
-    return [{"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, byte_level(False)]
+    return [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+        byte_level(False),
+    ]
 
 
 def byte_level(use_regex: bool) -> Rules:
@@ -58,19 +87,28 @@ def _byte_bpe() -> str:
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=900, show_progress=False, initial_alphabet=alphabet, special_tokens=[UNKNOWN, BOS, EOS, "<|im_end|>"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        show_progress=False,
+        initial_alphabet=alphabet,
+        special_tokens=[UNKNOWN, BOS, EOS, "<|im_end|>"],
+    )
     trained.train_from_iterator(hard_corpus(), trainer)
     return str(trained.to_str())
 
 
 def byte_bpe(*steps: Rules, ignore_merges: bool = False, normalizer: Rules | None = None) -> Rules:
-    """<unk>, <s>, </s> and <|im_end|> are special; `<sep>` is not. Some words are tokens that no merges make."""
+    """<unk>, <s>, </s> and <|im_end|> are special; `<sep>` is not. Some words are tokens that no merges
+    make.
+    """
     rules: Rules = json.loads(_byte_bpe())
     model = rules["model"]
     for word in ("Ġinternationalisation", "tokenisation", "1234567", "==="):
         model["vocab"].setdefault(word, len(model["vocab"]))
     rules["added_tokens"].append(added("<sep>", len(model["vocab"]), special=False))
-    rules["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": list(steps)} if len(steps) > 1 else steps[0]
+    rules["pre_tokenizer"] = (
+        {"type": "Sequence", "pretokenizers": list(steps)} if len(steps) > 1 else steps[0]
+    )
     model["ignore_merges"] = ignore_merges
     rules["normalizer"] = normalizer
     rules["decoder"] = json.loads(decoders.ByteLevel().__getstate__())
@@ -79,11 +117,14 @@ def byte_bpe(*steps: Rules, ignore_merges: bool = False, normalizer: Rules | Non
 
 @cache
 def _sentencepiece() -> str:
-    """SentencePiece's order: pieces of one letter first, then those that are merged; every way to make one is a merge."""
+    """SentencePiece's order: pieces of one letter first, then those that are merged; every way to make one is
+    a merge.
+    """
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trained.train_from_iterator(
-        (line.replace("\0", "") for line in hard_corpus()), trainers.BpeTrainer(vocab_size=900, limit_alphabet=200, show_progress=False)
+        (line.replace("\0", "") for line in hard_corpus()),
+        trainers.BpeTrainer(vocab_size=900, limit_alphabet=200, show_progress=False),
     )
     learned = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
     runs = ["▁" * count for count in (2, 3, 4, 8)] + ["==", "====", "abab"]
@@ -91,9 +132,18 @@ def _sentencepiece() -> str:
     merged = [*dict.fromkeys([*runs[:3], *(piece for piece in learned if len(piece) > 1), *runs[3:]])]
     pieces = [UNKNOWN, BOS, EOS, *(f"<0x{byte:02X}>" for byte in range(256)), *singles, *merged]
     known = set(pieces)
-    merges = [[piece[:at], piece[at:]] for piece in merged for at in range(1, len(piece)) if piece[:at] in known and piece[at:] in known]
+    merges = [
+        [piece[:at], piece[at:]]
+        for piece in merged
+        for at in range(1, len(piece))
+        if piece[:at] in known and piece[at:] in known
+    ]
     model = models.BPE(
-        vocab={piece: row for row, piece in enumerate(pieces)}, merges=[(a, b) for a, b in merges], unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True
+        vocab={piece: row for row, piece in enumerate(pieces)},
+        merges=[(a, b) for a, b in merges],
+        unk_token=UNKNOWN,
+        fuse_unk=True,
+        byte_fallback=True,
     )
     return str(Tokenizer(model).to_str())
 
@@ -112,15 +162,26 @@ def _unigram() -> str:
     trained = Tokenizer(models.Unigram())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     lines = [line for line in hard_corpus() if line.isascii() and "\0" not in line] * 2
-    trained.train_from_iterator(lines, trainers.UnigramTrainer(vocab_size=400, show_progress=False, special_tokens=[UNKNOWN, BOS, EOS], unk_token=UNKNOWN))
+    trained.train_from_iterator(
+        lines,
+        trainers.UnigramTrainer(
+            vocab_size=400, show_progress=False, special_tokens=[UNKNOWN, BOS, EOS], unk_token=UNKNOWN
+        ),
+    )
     return str(trained.to_str())
 
 
 def unigram(charsmap: Mapping[str, str] | None, *steps: Rules, pre_tokenizer: Rules | None = None) -> Rules:
     rules: Rules = json.loads(_unigram())
-    # in steps of 2^-10, which JSON's few digits hold exactly: the library reads long ones an ulp off, and ties are broken by that
-    rules["model"]["vocab"] = [[piece, round(score * 1024) / 1024] for piece, score in rules["model"]["vocab"]]
-    normalizers = [*([{"type": "Precompiled", "precompiled_charsmap": precompiled(charsmap)}] if charsmap else []), *steps]
+    # in steps of 2^-10, which JSON's few digits hold exactly: the library reads long ones an ulp off, and
+    # ties are broken by that
+    rules["model"]["vocab"] = [
+        [piece, round(score * 1024) / 1024] for piece, score in rules["model"]["vocab"]
+    ]
+    normalizers = [
+        *([{"type": "Precompiled", "precompiled_charsmap": precompiled(charsmap)}] if charsmap else []),
+        *steps,
+    ]
     rules["normalizer"] = {"type": "Sequence", "normalizers": normalizers} if normalizers else None
     rules["pre_tokenizer"] = pre_tokenizer or METASPACE
     rules["post_processor"] = template("text", EOS)
@@ -128,7 +189,8 @@ def unigram(charsmap: Mapping[str, str] | None, *steps: Rules, pre_tokenizer: Ru
 
 
 def precompiled(table: Mapping[str, str]) -> str:
-    """SentencePiece's table of characters, base64: the length of a double array, the array, the replacements, each ended by a zero.
+    """SentencePiece's table of characters, base64: the length of a double array, the array, the replacements,
+    each ended by a zero.
 
     A node's children lie 256 apart from every other's, which wastes room and needs no search.
     """
@@ -157,12 +219,22 @@ def precompiled(table: Mapping[str, str]) -> str:
     return base64.b64encode(struct.pack("<I", len(array)) + array + replacements).decode()
 
 
-def compared(fast: PreTrainedTokenizerFast, folder: Path) -> tuple[dict[str, tuple[list[int], list[int]]], list[str]]:
-    """The hard corpus's lines whose ids differ, Hugging Face's first; and those left out, because nothing a file says could make them agree."""
-    added_tokens = tuple(entry["content"] for entry in json.loads(fast.backend_tokenizer.to_str())["added_tokens"])
+def compared(
+    fast: PreTrainedTokenizerFast, folder: Path
+) -> tuple[dict[str, tuple[list[int], list[int]]], list[str]]:
+    """The hard corpus's lines whose ids differ, Hugging Face's first; and those left out, because nothing a
+    file says could make them agree.
+    """
+    added_tokens = tuple(
+        entry["content"] for entry in json.loads(fast.backend_tokenizer.to_str())["added_tokens"]
+    )
     alike = agreement(fast)
     every = hard_corpus(added_tokens)
     lines = [line for line in every if alike(line)]
-    path = vocabulary_file(folder / "vocabulary.gguf", gguf_tokenizer(fast, folder, max(fast.get_vocab().values()) + 4))
+    path = vocabulary_file(
+        folder / "vocabulary.gguf", gguf_tokenizer(fast, folder, max(fast.get_vocab().values()) + 4)
+    )
     pairs = zip(lines, LlamaCpp().tokens(path, lines), strict=True)
-    return {line: (expected, found) for line, found in pairs if found != (expected := fast.encode(line))}, [line for line in every if not alike(line)]
+    return {line: (expected, found) for line, found in pairs if found != (expected := fast.encode(line))}, [
+        line for line in every if not alike(line)
+    ]

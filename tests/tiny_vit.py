@@ -1,4 +1,6 @@
-"""Vision transformers with random weights, experts of them, pictures and linear heads, for tests of the families vit, deit and dinov2."""
+"""Vision transformers with random weights, experts of them, pictures and linear heads, for tests of the
+families vit, deit and dinov2.
+"""
 
 import re
 from collections.abc import Mapping
@@ -59,7 +61,14 @@ def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedMod
     """Random weights all over, LayerScale and norms among them. The settings change the config's."""
     kind = kind_of(architecture)
     inner = {"mlp_ratio": 2} if kind == "dinov2" else {"intermediate_size": 2 * WIDTH}
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH, "num_labels": 3}
+    sizes = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "num_labels": 3,
+    }
     torch.manual_seed(seed)
     made: PreTrainedModel = MODELS[architecture](CONFIGS[kind](**{**sizes, **inner, **settings}))
     with torch.no_grad():
@@ -78,12 +87,26 @@ def old_names(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     return found
 
 
-def vit(directory: Path, architecture: str = "ViTModel", *, old: bool = False, crop: tuple[int, int] | None = None, seed: int = 0, **settings: Any) -> Path:
-    """A model directory: config, weights under the names of transformers 5 (`old`: 4), image processor with pictures of the size `crop`."""
+def vit(
+    directory: Path,
+    architecture: str = "ViTModel",
+    *,
+    old: bool = False,
+    crop: tuple[int, int] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Path:
+    """A model directory: config, weights under the names of transformers 5 (`old`: 4), image processor with
+    pictures of the size `crop`.
+    """
     made = model(architecture, seed=seed, **settings)
     made.save_pretrained(directory)
     tensors = {name: value.detach().clone() for name, value in made.state_dict().items()}
-    save_file(old_names(tensors, kind_of(architecture)) if old else tensors, directory / "model.safetensors", {"format": "pt"})
+    save_file(
+        old_names(tensors, kind_of(architecture)) if old else tensors,
+        directory / "model.safetensors",
+        {"format": "pt"},
+    )
     processor(directory, crop or (SIDE, SIDE), kind_of(architecture))
     return directory
 
@@ -91,17 +114,24 @@ def vit(directory: Path, architecture: str = "ViTModel", *, old: bool = False, c
 def processor(directory: Path, crop: tuple[int, int], kind: str = "vit") -> None:
     height, width = crop
     if kind == "dinov2":  # which cuts pictures; ViT's squeezes them
-        BitImageProcessorPil(size={"shortest_edge": max(crop) + 4}, crop_size={"height": height, "width": width}).save_pretrained(directory)
+        BitImageProcessorPil(
+            size={"shortest_edge": max(crop) + 4}, crop_size={"height": height, "width": width}
+        ).save_pretrained(directory)
     else:
         ViTImageProcessorPil(size={"height": height, "width": width}).save_pretrained(directory)
 
 
 def expert(directory: Path, base: Path, seed: int, *, old: str | None = None) -> Path:
-    """The base with noise on the matrices of its layers; under the names that transformers 4 has for the kind `old`."""
+    """The base with noise on the matrices of its layers; under the names that transformers 4 has for the kind
+    `old`.
+    """
     torch.manual_seed(seed)
     directory.mkdir(parents=True)
     tensors = load_file(base / "model.safetensors")
-    noisy = {name: value + 0.02 * torch.randn_like(value) if value.ndim == 2 and ".layer" in f".{name}" else value for name, value in tensors.items()}
+    noisy = {
+        name: value + 0.02 * torch.randn_like(value) if value.ndim == 2 and ".layer" in f".{name}" else value
+        for name, value in tensors.items()
+    }
     save_file(old_names(noisy, old) if old else noisy, directory / "model.safetensors", {"format": "pt"})
     for place in base.glob("*.json"):
         (directory / place.name).write_bytes(place.read_bytes())

@@ -30,8 +30,16 @@ def vocabulary_file(path: Path, metadata: Metadata) -> Path:
             writer.add_uint32(key, value)
         else:
             writer.add_string(key, str(value))
-    shapes = {"token_embd": (len(tokens), _WIDTH), "output_norm": (_WIDTH,), "blk.0.attn_norm": (_WIDTH,), "blk.0.ffn_norm": (_WIDTH,)}
-    shapes |= {f"blk.0.{name}": (_WIDTH, _WIDTH) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}
+    shapes = {
+        "token_embd": (len(tokens), _WIDTH),
+        "output_norm": (_WIDTH,),
+        "blk.0.attn_norm": (_WIDTH,),
+        "blk.0.ffn_norm": (_WIDTH,),
+    }
+    shapes |= {
+        f"blk.0.{name}": (_WIDTH, _WIDTH)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    }
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
     writer.write_header_to_file()

@@ -1,8 +1,9 @@
-"""`python cli.py` many times at the price of one start: a process that has imported what cli.py imports, and forks for every call.
+"""`python cli.py` many times at the price of one start: a process that has imported what cli.py imports, and
+forks for every call.
 
-A call is a line of JSON on stdin: `arguments`, `folder` to work in, `stdout` and `stderr` (files to write), `file_limit` (the most bytes
-that a file may get, or null). The answer is a line with the exit code. The child is a process of its own, with output and signals of its
-own; only the imports are done already.
+A call is a line of JSON on stdin: `arguments`, `folder` to work in, `stdout` and `stderr` (files to write),
+`file_limit` (the most bytes that a file may get, or null). The answer is a line with the exit code. The child
+is a process of its own, with output and signals of its own; only the imports are done already.
 """
 
 import json
@@ -19,7 +20,13 @@ CLI = Path(__file__).parents[1] / "cli.py"
 
 
 def main() -> None:
-    for room in ("converters", "formats.gguf", "formats.onnx_qdq", "epmq_export.calibration.pack", "epmq_export.verification.verify"):
+    for room in (
+        "converters",
+        "formats.gguf",
+        "formats.onnx_qdq",
+        "epmq_export.calibration.pack",
+        "epmq_export.verification.verify",
+    ):
         import_module(room)
     for package in ("onnxruntime", "onnxscript", "torch._dynamo"):
         import_module(package)

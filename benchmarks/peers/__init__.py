@@ -12,6 +12,8 @@ __all__ = ["Merge", "Peer", "Quantised", "known", "linears"]
 
 def known(python: Path | None = None) -> dict[str, Peer]:
     """Every peer by its name; `python` runs those that need an environment of their own."""
-    peers: list[Peer] = [LlamaQuantize(grid, importance) for grid in ("Q4_0", "Q4_K") for importance in (False, True)]
+    peers: list[Peer] = [
+        LlamaQuantize(grid, importance) for grid in ("Q4_0", "Q4_K") for importance in (False, True)
+    ]
     peers += [MatMulNBits("default"), MatMulNBits("HQQ"), LlmCompressor(python)]
     return {peer.name: peer for peer in peers}

@@ -14,7 +14,8 @@ CPU = torch.device("cpu")
 
 
 def importance(merge: Merge) -> dict[str, Tensor]:
-    """By the weight's name, float32 [in]: mean over all tokens of all texts, padding left out, of x^2 in the unquantised model.
+    """By the weight's name, float32 [in]: mean over all tokens of all texts, padding left out, of x^2 in the
+    unquantised model.
 
     That is what llama-imatrix sums up and llama-quantize divides by the count of tokens.
     """
@@ -24,13 +25,25 @@ def importance(merge: Merge) -> dict[str, Tensor]:
     for block in merge.family.blocks:
         module = load_block(block, merge.packed, CPU)
         steps = [step for step in block.steps if isinstance(module.get_submodule(step[0]), nn.Linear)]
-        sums = [torch.zeros(module.get_parameter(f"{step[0]}.weight").shape[1], dtype=torch.float64) for step in steps]
+        sums = [
+            torch.zeros(module.get_parameter(f"{step[0]}.weight").shape[1], dtype=torch.float64)
+            for step in steps
+        ]
         tokens = [0] * len(steps)
         for b, batch in enumerate(batches):
-            seen, hidden[b] = inputs_of(module, [step[0] for step in steps], partial(run_block, block, module, hidden[b], batch, CPU), stop=False)
+            seen, hidden[b] = inputs_of(
+                module,
+                [step[0] for step in steps],
+                partial(run_block, block, module, hidden[b], batch, CPU),
+                stop=False,
+            )
             for s, (step, value) in enumerate(zip(steps, seen, strict=True)):
                 rows = value[block.row_weights(step, batch, (value.shape[0], value.shape[1])) > 0]
                 sums[s] += rows.double().square().sum(0)
                 tokens[s] += len(rows)
-        result |= {f"{block.prefix}{path}.weight": (sums[s] / tokens[s]).float() for s, step in enumerate(steps) for path in step}
+        result |= {
+            f"{block.prefix}{path}.weight": (sums[s] / tokens[s]).float()
+            for s, step in enumerate(steps)
+            for path in step
+        }
     return result

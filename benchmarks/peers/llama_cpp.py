@@ -1,4 +1,6 @@
-"""llama-quantize's work with llama.cpp's own functions: a GGUF in full precision in, one with quantised linears out."""
+"""llama-quantize's work with llama.cpp's own functions: a GGUF in full precision in, one with quantised
+linears out.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +22,17 @@ from formats.gguf import Gguf
 from peers.imatrix import importance
 from peers.peer import Merge, Quantised, Run, in_pytorch, linears
 
-# What llama-quantize takes instead for rows that are no multiple of 256 (`tensor_type_fallback` in its src/llama-quant.cpp).
+# What llama-quantize takes instead for rows that are no multiple of 256 (`tensor_type_fallback` in its
+# src/llama-quant.cpp).
 FALLBACK = {"Q4_K": "Q5_0"}
 PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
 
 
 @dataclass(frozen=True)
 class LlamaQuantize:
-    """Every linear on one type, as `llama-quantize --pure` has it; its mixtures Q4_K_S and Q4_K_M give some tensors more bits."""
+    """Every linear on one type, as `llama-quantize --pure` has it; its mixtures Q4_K_S and Q4_K_M give some
+    tensors more bits.
+    """
 
     grid: str
     imatrix: bool
@@ -58,17 +63,39 @@ class LlamaQuantize:
         for name in linears(merge.family):
             weight = merge.packed.load(name).numpy()
             grids[name] = self.grid_of(weight.shape[1])
-            raw[name] = ggml_types.quantise(grids[name], weight, weights[name].numpy() if self.imatrix else None)
+            raw[name] = ggml_types.quantise(
+                grids[name], weight, weights[name].numpy() if self.imatrix else None
+            )
         written = folder / "quantised.gguf"
         # Rows that stand in another order in the file are quantised alike: each by itself.
-        in_file = {name: raw[name][spec.orders[name].numpy()] if name in spec.orders else raw[name] for name in raw}
-        _write(full, written, {spec.names[name]: (GGMLQuantizationType[grids[name]], in_file[name]) for name in raw})
+        in_file = {
+            name: raw[name][spec.orders[name].numpy()] if name in spec.orders else raw[name] for name in raw
+        }
+        _write(
+            full,
+            written,
+            {spec.names[name]: (GGMLQuantizationType[grids[name]], in_file[name]) for name in raw},
+        )
         shapes = {name: merge.packed.shape(name) for name in raw}
-        values = {name: ggml_types.dequantise(grids[name], raw[name].reshape(-1), prod(shapes[name])) for name in raw}
-        shipped = {name: torch.from_numpy(value).reshape(shapes[name]) for name, value in values.items() if value is not None}
-        runs: dict[str, Run] = {"packed": in_pytorch(merge, shipped), "gguf": partial(LlamaCpp().outputs, written)}
+        values = {
+            name: ggml_types.dequantise(grids[name], raw[name].reshape(-1), prod(shapes[name]))
+            for name in raw
+        }
+        shipped = {
+            name: torch.from_numpy(value).reshape(shapes[name])
+            for name, value in values.items()
+            if value is not None
+        }
+        runs: dict[str, Run] = {
+            "packed": in_pytorch(merge, shipped),
+            "gguf": partial(LlamaCpp().outputs, written),
+        }
         fallen = sorted({shapes[name][1] for name in raw if grids[name] != self.grid})
-        note = f"{FALLBACK[self.grid]} for rows of {', '.join(map(str, fallen))}, as llama-quantize falls back" if fallen else None
+        note = (
+            f"{FALLBACK[self.grid]} for rows of {', '.join(map(str, fallen))}, as llama-quantize falls back"
+            if fallen
+            else None
+        )
         return Quantised(8 * sum(map(np.size, raw.values())) / sum(map(prod, shapes.values())), runs, note)
 
     def grid_of(self, width: int) -> str:
@@ -77,7 +104,9 @@ class LlamaQuantize:
         return self.grid if fits else FALLBACK[self.grid]
 
 
-def _write(source: Path, target: Path, replaced: Mapping[str, tuple[GGMLQuantizationType, NDArray[np.uint8]]]) -> None:
+def _write(
+    source: Path, target: Path, replaced: Mapping[str, tuple[GGMLQuantizationType, NDArray[np.uint8]]]
+) -> None:
     """A GGUF file anew, with some of its tensors in bytes of another type."""
     file = GgufFile.open(source)
     writer = GGUFWriter(target, "")

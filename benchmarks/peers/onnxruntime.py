@@ -23,7 +23,9 @@ GROUP = 32
 
 @dataclass(frozen=True)
 class MatMulNBits:
-    """`onnxruntime.quantization.matmul_nbits_quantizer`: no calibration data; run at its default accuracy level (float32 inputs)."""
+    """`onnxruntime.quantization.matmul_nbits_quantizer`: no calibration data; run at its default accuracy
+    level (float32 inputs).
+    """
 
     algorithm: str
     """`default`: to the nearest, symmetric. `HQQ`: half-quadratic, with zero points."""
@@ -46,7 +48,11 @@ class MatMulNBits:
         return None
 
     def quantise(self, merge: Merge, folder: Path) -> Quantised:
-        from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, HQQWeightOnlyQuantConfig, MatMulNBitsQuantizer
+        from onnxruntime.quantization.matmul_nbits_quantizer import (
+            DefaultWeightOnlyQuantConfig,
+            HQQWeightOnlyQuantConfig,
+            MatMulNBitsQuantizer,
+        )
 
         logging.getLogger(MatMulNBitsQuantizer.__module__).setLevel(logging.WARNING)  # it tells of every node
         path = OnnxQdq().write(merge.packed, merge.family, folder)
@@ -66,9 +72,13 @@ class MatMulNBits:
 
 
 def fold_transposes(model: ModelProto) -> None:
-    """Store a weight as [in, out] where the graph transposes it: the quantiser looks for weights that MatMul reads as they are."""
+    """Store a weight as [in, out] where the graph transposes it: the quantiser looks for weights that MatMul
+    reads as they are.
+    """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in [node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in stored]:
+    for node in [
+        node for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in stored
+    ]:
         (order,) = (list(attribute.ints) for attribute in node.attribute)
         value = np.ascontiguousarray(numpy_helper.to_array(stored[node.input[0]]).transpose(order))
         model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
@@ -84,4 +94,10 @@ def _bits(model: ModelProto, merge: Merge) -> float:
     if len(nodes) != len(weights):
         raise InputError(f"ONNX Runtime's quantiser made {len(nodes)} 4-bit layers of {len(weights)} linears")
     parts = {name for node in nodes for name in node.input[1:]}
-    return 8 * sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer if tensor.name in parts) / sum(weights)
+    return (
+        8
+        * sum(
+            numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer if tensor.name in parts
+        )
+        / sum(weights)
+    )

@@ -23,11 +23,15 @@ class Merge:
     """A merged model to quantise."""
 
     packed: Packed
-    """In full precision, nothing on a grid: embeddings float16, as our own files store them, all else float32."""
+    """In full precision, nothing on a grid: embeddings float16, as our own files store them, all else
+    float32.
+    """
 
     family: Family
     texts: Sequence[Sample]
-    """The calibration texts of all tasks, without labels: those that our own methods are given. For a model of two halves with the merge's answers."""
+    """The calibration texts of all tasks, without labels: those that our own methods are given. For a model
+    of two halves with the merge's answers.
+    """
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class Peer(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides its result, beside the merge and the versions. A finished row with others is measured again."""
+        """What decides its result, beside the merge and the versions. A finished row with others is measured
+        again.
+        """
         ...
 
     def missing(self) -> str | None:
@@ -68,15 +74,23 @@ class Peer(Protocol):
 
 
 def linears(family: Family) -> list[str]:
-    """The names of the weights that are quantised: of every linear, embeddings left alone, as our own methods do."""
+    """The names of the weights that are quantised: of every linear, embeddings left alone, as our own methods
+    do.
+    """
     modules = [(block, block.build()) for block in family.blocks]
     paths = [(block, module, path) for block, module in modules for step in block.steps for path in step]
-    return [f"{block.prefix}{path}.weight" for block, module, path in paths if isinstance(module.get_submodule(path), nn.Linear)]
+    return [
+        f"{block.prefix}{path}.weight"
+        for block, module, path in paths
+        if isinstance(module.get_submodule(path), nn.Linear)
+    ]
 
 
 def in_pytorch(merge: Merge, weights: Mapping[str, Tensor]) -> Run:
     """The merged model's outputs with some of its tensors replaced, by the reference's own modules."""
-    return partial(reference.outputs, merge.family, _Replaced(merge.packed, weights), device=torch.device("cpu"))
+    return partial(
+        reference.outputs, merge.family, _Replaced(merge.packed, weights), device=torch.device("cpu")
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Calibration activations: in memory up to a bound, on disk past it, so that a run's memory is known beforehand."""
+"""Calibration activations: in memory up to a bound, on disk past it, so that a run's memory is known
+beforehand.
+"""
 
 import tempfile
 from pathlib import Path
@@ -25,7 +27,9 @@ class Activations:
     def __enter__(self) -> "Activations":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._memory.clear()
         if self._folder is not None:
             self._folder.cleanup()
@@ -40,7 +44,9 @@ class Activations:
             write_safetensors(self._path(key), {"value": value.contiguous()})
 
     def offer(self, key: Key, value: Tensor) -> None:
-        """Keep a tensor that can be had again otherwise, in place of what the key held, if memory has room: half of the bound is left for what cannot."""
+        """Keep a tensor that can be had again otherwise, in place of what the key held, if memory has room:
+        half of the bound is left for what cannot.
+        """
         self.drop(key)
         if self.held + value.nbytes <= self.bound // 2:
             self.put(key, value)

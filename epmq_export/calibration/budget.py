@@ -1,4 +1,6 @@
-"""A budget of bits, spent where it lowers the loss most: by each linear's measured loss on each grid, not by its name."""
+"""A budget of bits, spent where it lowers the loss most: by each linear's measured loss on each grid, not by
+its name.
+"""
 
 import itertools
 from collections import Counter
@@ -28,7 +30,9 @@ class Option:
 
 
 def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
-    """A weight, on average over the linears that a budget is spent on: all of them on the smallest grid that divides their inputs. 0 without any."""
+    """A weight, on average over the linears that a budget is spent on: all of them on the smallest grid that
+    divides their inputs. 0 without any.
+    """
     least, weights = 0.0, 0
     for block in calibrator.family.blocks:
         for name in (f"{block.prefix}{path}.weight" for step in block.steps for path in step):
@@ -41,13 +45,18 @@ def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
 
 
 def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid]) -> tuple[Layout, str]:
-    """The layout that spends `bits` a weight, on average over the linears that no pattern speaks for, and a sentence that says how.
+    """The layout that spends `bits` a weight, on average over the linears that no pattern speaks for, and a
+    sentence that says how.
 
-    A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the Hessian that it meets there,
-    and ships the one nearest below the budget. It costs one calibration and the rounding of the candidates. The budget is
-    `fewest_bits` at least.
+    A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the
+    Hessian that it meets there, and ships the one nearest below the budget. It costs one calibration and the
+    rounding of the candidates. The budget is `fewest_bits` at least.
     """
-    near = max((grid for grid in candidates if grid.bits_per_weight <= bits), key=lambda grid: grid.bits_per_weight, default=candidates[0])
+    near = max(
+        (grid for grid in candidates if grid.bits_per_weight <= bits),
+        key=lambda grid: grid.bits_per_weight,
+        default=candidates[0],
+    )
     options: dict[str, list[Option]] = {}
     weights = 0
 
@@ -58,7 +67,14 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
         fitting = [grid for grid in candidates if grid.fits(tuple(best.shape))]
         if fitting:
             weights += best.numel()
-            options[name] = [Option(grid.name, grid.bits_per_weight * best.numel(), loss(_values(store(name, best, grid, factor)))) for grid in fitting]
+            options[name] = [
+                Option(
+                    grid.name,
+                    grid.bits_per_weight * best.numel(),
+                    loss(_values(store(name, best, grid, factor))),
+                )
+                for grid in fitting
+            ]
 
     for _ in replace(calibrator, layout=replace(calibrator.layout, linears=near.name), measure=measure).run():
         pass
@@ -71,9 +87,11 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
 
 
 def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:
-    """For each tensor one of its options, within the budget in bits: greedily by loss saved per bit, from the cheapest on.
+    """For each tensor one of its options, within the budget in bits: greedily by loss saved per bit, from the
+    cheapest on.
 
-    Along each tensor's convex hull the savings fall, so that greed is exact up to the last step. ValueError where even the cheapest are more.
+    Along each tensor's convex hull the savings fall, so that greed is exact up to the last step. ValueError
+    where even the cheapest are more.
     """
     hulls = {name: hull(each) for name, each in options.items()}
     taken = dict.fromkeys(hulls, 0)

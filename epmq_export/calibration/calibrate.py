@@ -1,4 +1,6 @@
-"""Block by block, step by step: statistics -> solve -> quantise, each step seeing what the steps before it ship."""
+"""Block by block, step by step: statistics -> solve -> quantise, each step seeing what the steps before it
+ship.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -70,8 +72,9 @@ class BlockResult:
 class Calibrator:
     """One calibration: what to solve, for which experts, on which samples.
 
-    Memory holds one block of the merge, of the student and of one expert, one step's statistics, and activations up to `activation_bytes`
-    (the rest is spilled to disk); it grows neither with depth nor with the number of experts.
+    Memory holds one block of the merge, of the student and of one expert, one step's statistics, and
+    activations up to `activation_bytes` (the rest is spilled to disk); it grows neither with depth nor with
+    the number of experts.
     """
 
     family: Family
@@ -84,13 +87,18 @@ class Calibrator:
     activation_bytes: int = 2 << 30
     progress: Callable[[str, int, int], None] = lambda text, done, total: None
     measure: Callable[[str, Tensor, Tensor | None, Callable[[Tensor], float]], None] | None = None
-    """Shown each linear before it is rounded: its name, W*, the factor that GPTQ walks along (None for the nearest), and L of a weight."""
+    """Shown each linear before it is rounded: its name, W*, the factor that GPTQ walks along (None for the
+    nearest), and L of a weight.
+    """
 
     told: set[str] = field(default_factory=set)
     """What the log has said of a tensor already, without its name."""
 
-    def run(self, finished: Callable[[Block], BlockResult | None] = lambda block: None) -> Iterator[tuple[Block, BlockResult]]:
-        """Yield each block's shipped tensors, in order. `finished` gives those of a block that an interrupted run has done.
+    def run(
+        self, finished: Callable[[Block], BlockResult | None] = lambda block: None
+    ) -> Iterator[tuple[Block, BlockResult]]:
+        """Yield each block's shipped tensors, in order. `finished` gives those of a block that an interrupted
+        run has done.
 
         CalibrationError where a number is not finite or a system is singular: there is no fallback.
         """
@@ -146,7 +154,9 @@ class _Kept:
 class _BlockWalk:
     """The calibration of one block."""
 
-    def __init__(self, calibrator: Calibrator, block: Block, batches: list[list[_Kept]], kept: Activations) -> None:
+    def __init__(
+        self, calibrator: Calibrator, block: Block, batches: list[list[_Kept]], kept: Activations
+    ) -> None:
         self.c, self.block, self.batches, self.kept = calibrator, block, batches, kept
         self.tensors: dict[str, PackedTensor | Tensor] = {}
         self.losses: list[LayerLoss] = []
@@ -157,10 +167,16 @@ class _BlockWalk:
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
     def load_student(self) -> None:
-        """The merged block; what no step will solve takes its shipped values now, so that calibration sees them."""
+        """The merged block; what no step will solve takes its shipped values now, so that calibration sees
+        them.
+        """
         self.student = load_block(self.block, self.c.merged, self.c.device)
         # Kept while the student changes: a merge is computed anew at each load.
-        self.merged = {path: value for path, value in self.student.state_dict().items() if self._name(path) not in self.c.family.embeddings}
+        self.merged = {
+            path: value
+            for path, value in self.student.state_dict().items()
+            if self._name(path) not in self.c.family.embeddings
+        }
         for path, value in self.student.state_dict().items():
             name = self._name(path)
             storage: Storage = self.c.layout.half if name in self.c.family.halves else torch.float32
@@ -236,22 +252,43 @@ class _BlockWalk:
             assert factor is not None
             best = problem.solution(factor)
         if not bool(torch.isfinite(best).all()):
-            raise CalibrationError(f"{self._weight(path)}: its solution is not finite; look for NaN or Inf in the checkpoints")
+            raise CalibrationError(
+                f"{self._weight(path)}: its solution is not finite; look for NaN or Inf in the checkpoints"
+            )
         return best
 
-    def _round(self, storage: Storage, wanted: dict[str, Tensor], problems: dict[str, LinearProblem], hessian: Tensor, factor: Tensor | None) -> None:
-        """What goes on one grid is rounded in one pass: a step's members share H, and rows do not know of each other."""
+    def _round(
+        self,
+        storage: Storage,
+        wanted: dict[str, Tensor],
+        problems: dict[str, LinearProblem],
+        hessian: Tensor,
+        factor: Tensor | None,
+    ) -> None:
+        """What goes on one grid is rounded in one pass: a step's members share H, and rows do not know of
+        each other.
+        """
         best = torch.cat([*wanted.values()])
-        value = first = store(" and ".join(map(self._weight, wanted)), best, storage, None if self.c.method.rounding == "nearest" else factor)
+        value = first = store(
+            " and ".join(map(self._weight, wanted)),
+            best,
+            storage,
+            None if self.c.method.rounding == "nearest" else factor,
+        )
         if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
             value = descend(best, hessian, first)
         start = 0
         for path, each in wanted.items():
             rows = slice(start, start := start + len(each))
             problem, shipped = problems[path], _plain(value)[rows]
-            losses = [problem.loss(weight, hessian) for weight in (self.merged[f"{path}.weight"], each, _plain(first)[rows], shipped)]
+            losses = [
+                problem.loss(weight, hessian)
+                for weight in (self.merged[f"{path}.weight"], each, _plain(first)[rows], shipped)
+            ]
             self.losses.append(LayerLoss(self._weight(path), storage_name(storage), *losses))
-            self._ship(f"{path}.weight", value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone())
+            self._ship(
+                f"{path}.weight", value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone()
+            )
             if problem.anchor_bias is not None and self.c.method.affine == "solved":
                 self._ship(f"{path}.bias", problem.bias(shipped).float())
 
@@ -259,7 +296,11 @@ class _BlockWalk:
         module = self.student.get_submodule(path)
         offset = module.offset if isinstance(module, RmsNorm) else 0.0
         shifted = f"{path}.bias" in self.merged
-        problem = NormProblem.start(self._anchor(f"{path}.weight") + offset, self._anchor(f"{path}.bias") if shifted else None, self.c.method.damping)
+        problem = NormProblem.start(
+            self._anchor(f"{path}.weight") + offset,
+            self._anchor(f"{path}.bias") if shifted else None,
+            self.c.method.damping,
+        )
         for t in range(len(self.c.tasks)):
             beta = self._target(t, f"{path}.bias") if shifted else None
             problem.add(self._target(t, f"{path}.weight") + offset, beta, self._moments((path,), t))
@@ -277,7 +318,9 @@ class _BlockWalk:
     def _noted(self, storage: Storage, note: str | None) -> Storage:
         if note is not None:
             kind = note.partition(" ")[2]
-            if self.c.measure is None and kind not in self.c.told:  # what is measured is a rehearsal: its layout is not the one that ships
+            if (
+                self.c.measure is None and kind not in self.c.told
+            ):  # what is measured is a rehearsal: its layout is not the one that ships
                 self.c.told.add(kind)
                 log.warning("%s (said once: the report has every tensor)", note)
             self.notes.append(note)
@@ -292,13 +335,22 @@ class _BlockWalk:
         alpha = self.c.method.alpha
         expert = _Expert(self, t)
         for b, batch in enumerate(self.batches[t]):
-            (student,), _ = inputs_of(self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True)
-            weights = self.block.row_weights(step, batch.get(), (student.shape[0], student.shape[1])).flatten().to(self.c.device)
+            (student,), _ = inputs_of(
+                self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True
+            )
+            weights = (
+                self.block.row_weights(step, batch.get(), (student.shape[0], student.shape[1]))
+                .flatten()
+                .to(self.c.device)
+            )
             rows = weights > 0
             student = student.flatten(0, 1)[rows]
             target = None
             if self.experts_run:
-                target = alpha * expert.input(step[0], b).to(self.c.device).flatten(0, 1)[rows] + (1 - alpha) * student
+                target = (
+                    alpha * expert.input(step[0], b).to(self.c.device).flatten(0, 1)[rows]
+                    + (1 - alpha) * student
+                )
             sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
             sums.add(student, target, weights[rows])
         assert sums is not None
@@ -323,7 +375,11 @@ class _BlockWalk:
         return base + self.c.method.rho * (merged - base)
 
     def _target(self, t: int, path: str) -> Tensor:
-        return self.merged[path] if self.c.method.target == "merged" else self._load(self.c.tasks[t].expert, path)
+        return (
+            self.merged[path]
+            if self.c.method.target == "merged"
+            else self._load(self.c.tasks[t].expert, path)
+        )
 
     def _load(self, source: TensorSource, path: str) -> Tensor:
         return source.load(self._name(path)).to(self.c.device, torch.float32)
@@ -335,13 +391,18 @@ class _BlockWalk:
         if isinstance(module, RmsNorm) and isinstance(value, Tensor):
             value = module.whole(value)
         if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
-            raise CalibrationError(f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in the checkpoints")
+            raise CalibrationError(
+                f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in "
+                "the checkpoints"
+            )
         self.tensors[name] = value
         self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
 
 
 class _Expert:
-    """What one task's expert is given in the block at work: as it was kept, or, where memory had no room for that, computed again."""
+    """What one task's expert is given in the block at work: as it was kept, or, where memory had no room for
+    that, computed again.
+    """
 
     def __init__(self, walk: _BlockWalk, t: int) -> None:
         self._walk, self._t = walk, t
@@ -354,7 +415,9 @@ class _Expert:
             return walk.kept.get(key)
         if self._module is None:
             self._module = load_block(walk.block, walk.c.tasks[t].expert, walk.c.device)
-        (value,), _ = inputs_of(self._module, [path], partial(walk.run, self._module, "expert", t, b), stop=True)
+        (value,), _ = inputs_of(
+            self._module, [path], partial(walk.run, self._module, "expert", t, b), stop=True
+        )
         return value
 
 

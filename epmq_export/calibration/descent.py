@@ -1,7 +1,9 @@
-"""Below GPTQ's loss on the same quadratic: stored numbers and codes in turn, each change kept only where the loss falls.
+"""Below GPTQ's loss on the same quadratic: stored numbers and codes in turn, each change kept only where the
+loss falls.
 
-Both steps lower L(Q) = tr((Q - W*) H (Q - W*)^T), row by row. A search that keeps several roundings of a row alive (K-best) and another
-order of the columns were measured too: after these steps they gain nothing that pays for them (docs/method.md).
+Both steps lower L(Q) = tr((Q - W*) H (Q - W*)^T), row by row. A search that keeps several roundings of a row
+alive (K-best) and another order of the columns were measured too: after these steps they gain nothing that
+pays for them (docs/method.md).
 """
 
 import torch
@@ -17,7 +19,9 @@ NUMBERS = 2**24
 
 
 def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
-    """A rounding of W* [out, in] under H [in, in] with a loss that is at most that of `start`, on the same grid."""
+    """A rounding of W* [out, in] under H [in, in] with a loss that is at most that of `start`, on the same
+    grid.
+    """
     weight, hessian = weight.float(), hessian.float()
     best, least = start, float(_losses(weight, hessian, start).sum())
     for _ in range(ROUNDS):
@@ -40,7 +44,9 @@ def _losses(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
 
 
 def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTensor:
-    """The same codes under the steps and offsets of least loss, rounded to what the grid stores; a row is changed only where its loss falls."""
+    """The same codes under the steps and offsets of least loss, rounded to what the grid stores; a row is
+    changed only where its loss falls.
+    """
     levels = packed.grid.level(packed.codes)
     unknowns = 2 * weight.shape[1] // packed.grid.subgroup
     size = max(NUMBERS // unknowns**2, 1)
@@ -49,13 +55,21 @@ def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTenso
     stored = {part: torch.cat([each[part] for each in rounded]) for part in packed.stored}
     found = PackedTensor(packed.grid, packed.codes, stored)
     better = _losses(weight, hessian, found) < _losses(weight, hessian, packed)
-    return PackedTensor(packed.grid, packed.codes, {part: torch.where(better[:, None], stored[part], kept) for part, kept in packed.stored.items()})
+    return PackedTensor(
+        packed.grid,
+        packed.codes,
+        {part: torch.where(better[:, None], stored[part], kept) for part, kept in packed.stored.items()},
+    )
 
 
-def _wished(weight: Tensor, hessian: Tensor, levels: Tensor, packed: PackedTensor) -> tuple[Tensor, Tensor | None]:
-    """Step and offset of every subgroup, [rows, subgroups], that minimise each row's loss: its normal equations, solved.
+def _wished(
+    weight: Tensor, hessian: Tensor, levels: Tensor, packed: PackedTensor
+) -> tuple[Tensor, Tensor | None]:
+    """Step and offset of every subgroup, [rows, subgroups], that minimise each row's loss: its normal
+    equations, solved.
 
-    A row is sum_k step_k * levels_k (+ offset_k): linear in unknowns of which each touches one subgroup's columns.
+    A row is sum_k step_k * levels_k (+ offset_k): linear in unknowns of which each touches one subgroup's
+    columns.
     """
     size = packed.grid.subgroup
     rows, count = len(weight), weight.shape[1] // size
@@ -70,14 +84,17 @@ def _wished(weight: Tensor, hessian: Tensor, levels: Tensor, packed: PackedTenso
         columns = slice(k % count * size, (k % count + 1) * size)
         image = (designs[k // count][:, k % count] @ hessian[columns]).reshape(rows, count, size)
         normal[:, k] = torch.cat([(design * image).sum(2) for design in designs], 1)
-    # A subgroup whose codes are all level 0, or all alike beside an offset, leaves an unknown open: the ridge sets it near 0.
+    # A subgroup whose codes are all level 0, or all alike beside an offset, leaves an unknown open: the ridge
+    # sets it near 0.
     ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
     solved = torch.linalg.solve(normal + torch.diag_embed(ridge.expand_as(right)), right)
     return solved[:, :count], solved[:, count:] if len(designs) > 1 else None
 
 
 def _recode(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
-    """Codes int8 [out, in] after one sweep: each column takes the nearest codes to what the errors of all others ask of it."""
+    """Codes int8 [out, in] after one sweep: each column takes the nearest codes to what the errors of all
+    others ask of it.
+    """
     grid = packed.grid
     step, offset = grid.steps(packed.stored)
     # Transposed, so that the column at work lies in one piece.

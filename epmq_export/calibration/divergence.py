@@ -10,8 +10,8 @@ from epmq_export.data.scores import Reading
 def divergence(outputs: Tensor, expert: Tensor, head: Reading | None) -> Tensor:
     """Of each row of outputs [n, width] from the expert's, float32 [n]; 0 where they agree, never below.
 
-    With a head: KL(expert || ours) of the two distributions over its classes. It asks for what the task reads, and leaves the rest of the output
-    free. Without one: 1 - cosine.
+    With a head: KL(expert || ours) of the two distributions over its classes. It asks for what the task
+    reads, and leaves the rest of the output free. Without one: 1 - cosine.
     """
     outputs, expert = outputs.float(), expert.float()
     if head is None:

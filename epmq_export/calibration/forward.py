@@ -15,30 +15,44 @@ class _Seen(Exception):
 
 
 def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.Module:
-    """The block's module with the source's weights in float32; InputError where a shape is not the config's."""
+    """The block's module with the source's weights in float32; InputError where a shape is not the
+    config's.
+    """
     module = block.build()
     state = {}
     for path, empty in module.state_dict().items():
         name = f"{block.prefix}{path}"
         value = source.load(name)
         if value.shape != empty.shape:
-            raise InputError(f"tensor {name} has shape {list(value.shape)}, expected {list(empty.shape)} by config.json")
+            raise InputError(
+                f"tensor {name} has shape {list(value.shape)}, expected {list(empty.shape)} by config.json"
+            )
         state[path] = value.to(device, torch.float32)
     module.load_state_dict(state, assign=True)
     return module
 
 
 @torch.no_grad()
-def run_block(block: Block, module: nn.Module, hidden: Tensor | None, batch: Batch, device: torch.device) -> Tensor:
+def run_block(
+    block: Block, module: nn.Module, hidden: Tensor | None, batch: Batch, device: torch.device
+) -> Tensor:
     """The next hidden state, on the device."""
-    return block.run(module, None if hidden is None else hidden.to(device), {key: value.to(device) for key, value in batch.items()})
+    return block.run(
+        module,
+        None if hidden is None else hidden.to(device),
+        {key: value.to(device) for key, value in batch.items()},
+    )
 
 
 @torch.no_grad()
-def inputs_of(module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor], stop: bool) -> tuple[list[Tensor], Tensor | None]:
-    """What the submodules at `paths` are given while `run()` runs, and its result; None when `stop` ended it at the last of them.
+def inputs_of(
+    module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor], stop: bool
+) -> tuple[list[Tensor], Tensor | None]:
+    """What the submodules at `paths` are given while `run()` runs, and its result; None when `stop` ended it
+    at the last of them.
 
-    Paths are in the order of the data. A norm's input is given as it scales it: normalised, before its affine part.
+    Paths are in the order of the data. A norm's input is given as it scales it: normalised, before its affine
+    part.
     """
     seen: list[Tensor] = []
 

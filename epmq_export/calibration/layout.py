@@ -14,7 +14,9 @@ Storage = Grid | torch.dtype
 
 @dataclass(frozen=True)
 class Layout:
-    """Grids and dtypes by the recipe's names. With each answer comes a sentence where it is not what was asked for in general."""
+    """Grids and dtypes by the recipe's names. With each answer comes a sentence where it is not what was
+    asked for in general.
+    """
 
     linears: str = "Q4_0"
     embeddings: str = "F16"
@@ -42,7 +44,9 @@ class Layout:
 
     @property
     def half(self) -> torch.dtype:
-        """Of what is stored in half precision whatever a recipe asks for; float32 where nothing at all is rounded."""
+        """Of what is stored in half precision whatever a recipe asks for; float32 where nothing at all is
+        rounded.
+        """
         return torch.float32 if self.linears == "F32" else torch.float16
 
     def replaced(self, names: Mapping[str, str]) -> "Layout":
@@ -51,7 +55,11 @@ class Layout:
         def other(name: str) -> str:
             return names.get(name, name)
 
-        return Layout(other(self.linears), other(self.embeddings), {pattern: other(asked) for pattern, asked in self.overrides.items()})
+        return Layout(
+            other(self.linears),
+            other(self.embeddings),
+            {pattern: other(asked) for pattern, asked in self.overrides.items()},
+        )
 
     @property
     def names(self) -> list[str]:
@@ -70,11 +78,17 @@ def _storage(name: str, shape: tuple[int, ...], asked: str) -> tuple[Storage, st
     if grid is GRIDS[asked]:
         return grid, None
     why = f"its {shape[-1]} inputs are no multiple of {asked}'s group of {GRIDS[asked].group}"
-    return (torch.float16, f"{name} is stored F16: {why}") if grid is None else (grid, f"{name} is stored on {grid.name}: {why}")
+    return (
+        (torch.float16, f"{name} is stored F16: {why}")
+        if grid is None
+        else (grid, f"{name} is stored on {grid.name}: {why}")
+    )
 
 
 def fitting(asked: str, shape: tuple[int, ...]) -> Grid | None:
-    """The grid of that name, or the first of its fallbacks that divides a tensor's inputs into whole groups."""
+    """The grid of that name, or the first of its fallbacks that divides a tensor's inputs into whole
+    groups.
+    """
     found: str | None = asked
     while found is not None and not GRIDS[found].fits(shape):
         found = FALLBACK.get(found)
@@ -82,4 +96,8 @@ def fitting(asked: str, shape: tuple[int, ...]) -> Grid | None:
 
 
 def storage_name(storage: Storage) -> str:
-    return storage.name if isinstance(storage, Grid) else next(name for name, dtype in DTYPES.items() if dtype == storage)
+    return (
+        storage.name
+        if isinstance(storage, Grid)
+        else next(name for name, dtype in DTYPES.items() if dtype == storage)
+    )

@@ -1,4 +1,6 @@
-"""The methods are settings of one quadratic (docs/method.md): the published ones by name, and numbers of a user's own."""
+"""The methods are settings of one quadratic (docs/method.md): the published ones by name, and numbers of a
+user's own.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +19,9 @@ class Method:
     """Share of the expert's own input in the target's input; 0 never runs an expert forward."""
 
     rho: float | Literal["auto"] = 1.0
-    """Length of the anchor along base -> merged; 1 is the merged model, more overshoots it; "auto" is `anchor.anchor_rho`."""
+    """Length of the anchor along base -> merged; 1 is the merged model, more overshoots it; "auto" is
+    `anchor.anchor_rho`.
+    """
 
     damping: float = 0.0
     """lambda: weight of the distance to the anchor, where every task's Hessian has Frobenius norm 1."""
@@ -25,7 +29,9 @@ class Method:
     affine: Literal["kept", "solved"] = "kept"
     """Biases and norms: the merged model's, or solved on the same statistics."""
 
-    def override(self, *, alpha: float | None, rho: float | Literal["auto"] | None, damping: float | None) -> "Method":
+    def override(
+        self, *, alpha: float | None, rho: float | Literal["auto"] | None, damping: float | None
+    ) -> "Method":
         return replace(
             self,
             alpha=self.alpha if alpha is None else alpha,
@@ -34,7 +40,8 @@ class Method:
         )
 
 
-# Sources: GPTQ arXiv 2210.17323; RegMean 2212.09849; E-PMQ 2605.16882, its equations as we derive them; FeatCal 2605.13030.
+# Sources: GPTQ arXiv 2210.17323; RegMean 2212.09849; E-PMQ 2605.16882, its equations as we derive them;
+# FeatCal 2605.13030.
 PRESETS = {
     method.name: method
     for method in (

@@ -50,13 +50,17 @@ def calibrate(
     progress: Progress,
     format: str = "gguf",
 ) -> Packed:
-    """Calibrate by the recipe and write the packed checkpoint, whole or not at all: for `gguf`, for `onnx` on grids that it can hold, for
-    `safetensors` in full precision, with the solves left unrounded.
+    """Calibrate by the recipe and write the packed checkpoint, whole or not at all: for `gguf`, for `onnx` on
+    grids that it can hold, for `safetensors` in full precision, with the solves left unrounded.
 
-    What was searched and finished blocks are kept beside it until it is whole; with `resume` an interrupted run goes on from them, to the same bytes.
+    What was searched and finished blocks are kept beside it until it is whole; with `resume` an interrupted
+    run goes on from them, to the same bytes.
     """
     if format == "safetensors" and recipe.calibration.refine:
-        raise recipe.mistake(("calibration", "refine"), "found it set, expected it left out for safetensors: refine trains what is on a grid")
+        raise recipe.mistake(
+            ("calibration", "refine"),
+            "found it set, expected it left out for safetensors: refine trains what is on a grid",
+        )
     quantization = recipe.quantization
     replaced = quantization.replaced_in_onnx if format == "onnx" else {}
     _require_matches(recipe, sources.family)
@@ -65,7 +69,13 @@ def calibrate(
         sources.base,
         sources.merged,
         [_data(task, sources, recipe, device) for task in tasks],
-        with_length(recipe.calibration.settings, sources.family, sources.base, [*sources.experts.values()], sources.merged),
+        with_length(
+            recipe.calibration.settings,
+            sources.family,
+            sources.base,
+            [*sources.experts.values()],
+            sources.merged,
+        ),
         FULL if format == "safetensors" else quantization.layout.replaced(replaced),
         device,
         progress=progress,
@@ -77,7 +87,11 @@ def calibrate(
     candidates = _candidates(sources.family, format) if budget is not None else []
     if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
         raise recipe.mistake(
-            ("quantization", "bits"), f"found {budget:g}, expected at least {math.ceil(fewest * 1e4) / 1e4:g}: the fewest a weight that the linears' grids take"
+            ("quantization", "bits"),
+            (
+                f"found {budget:g}, expected at least {math.ceil(fewest * 1e4) / 1e4:g}: the fewest a weight "
+                "that the linears' grids take"
+            ),
         )
     begun = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
     decides = {**begun, "device": device.type, "layout": asdict(calibrator.layout), "format": format}
@@ -91,7 +105,11 @@ def calibrate(
         if found is None:
             found = _search(calibrator, recipe.calibration.tune, budget, candidates)
             finished.put_search(found)
-        calibrator = dataclasses.replace(calibrator, method=Method(**found["method"]), layout=dataclasses.replace(calibrator.layout, chosen=found["chosen"]))
+        calibrator = dataclasses.replace(
+            calibrator,
+            method=Method(**found["method"]),
+            layout=dataclasses.replace(calibrator.layout, chosen=found["chosen"]),
+        )
         notes += found["notes"]
         for note in notes:
             log.warning("%s", note)
@@ -108,29 +126,49 @@ def calibrate(
         raise
     trained: dict[str, Any] = {}
     if recipe.calibration.refine:
-        refined = refine(sources.family, calibrator.tasks, tensors, Refinement(recipe.calibration.refine), device, progress)
+        refined = refine(
+            sources.family, calibrator.tasks, tensors, Refinement(recipe.calibration.refine), device, progress
+        )
         tensors = refined.tensors
         trained["refine"] = {"before": refined.before, "after": refined.after, "step": refined.step}
         if refined.step == 0:
-            notes.append("refine found nothing better than its start on the texts it held out: the start is kept")
+            notes.append(
+                "refine found nothing better than its start on the texts it held out: the start is kept"
+            )
             log.warning("%s", notes[-1])
-    index = {**begun, "method": found["method"], **found["record"], **trained, "notes": notes, "layers": [asdict(loss) for loss in losses]}
+    index = {
+        **begun,
+        "method": found["method"],
+        **found["record"],
+        **trained,
+        "notes": notes,
+        "layers": [asdict(loss) for loss in losses],
+    }
     packed.write(directory, tensors, index, sources.family.directory)
     finished.remove()
     return Packed(directory)
 
 
 def _candidates(family: Family, format: str) -> list[Grid]:
-    """What a budget chooses from: in GGUF the best grids, or all that the family's runtime can decode, where it cannot decode those."""
+    """What a budget chooses from: in GGUF the best grids, or all that the family's runtime can decode, where
+    it cannot decode those.
+    """
     if format == "onnx":
         return [GRIDS[name] for name in ONNX_GRIDS]
     known = family.gguf().grids
-    return [GRIDS[name] for name in MIXED] if known is None else [grid for grid in GRIDS.values() if grid.name in known]
+    return (
+        [GRIDS[name] for name in MIXED]
+        if known is None
+        else [grid for grid in GRIDS.values() if grid.name in known]
+    )
 
 
-def _search(calibrator: Calibrator, asked: bool, budget: float | None, candidates: Sequence[Grid]) -> dict[str, Any]:
-    """What is searched before the first block, where the recipe asks for it, as JSON has it: the `method`, the `chosen` grids, `notes`, and the
-    `record` that the index keeps."""
+def _search(
+    calibrator: Calibrator, asked: bool, budget: float | None, candidates: Sequence[Grid]
+) -> dict[str, Any]:
+    """What is searched before the first block, where the recipe asks for it, as JSON has it: the `method`,
+    the `chosen` grids, `notes`, and the `record` that the index keeps.
+    """
     notes, record = [], {}
     if asked:
         tuned = tune(calibrator, lambda text: calibrator.progress(text, 0, 0))
@@ -140,13 +178,22 @@ def _search(calibrator: Calibrator, asked: bool, budget: float | None, candidate
         layout, note = with_budget(calibrator, budget, candidates)
         calibrator = dataclasses.replace(calibrator, layout=layout)
         notes.append(note)
-    return {"method": asdict(calibrator.method), "chosen": dict(calibrator.layout.chosen), "notes": notes, "record": record}
+    return {
+        "method": asdict(calibrator.method),
+        "chosen": dict(calibrator.layout.chosen),
+        "notes": notes,
+        "record": record,
+    }
 
 
 def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) -> TaskData:
     head: Reading | None = None
     if recipe.calibration.tune or recipe.calibration.refine:
-        head = AsLogits() if sources.family.modality == "language" else head_of(task, sources.family, sources.base, device)
+        head = (
+            AsLogits()
+            if sources.family.modality == "language"
+            else head_of(task, sources.family, sources.base, device)
+        )
     expert = sources.experts[task.expert]
     samples = [sources.family.truncate(sample) for sample in task.calibration]
     return TaskData(task.name, expert, calibrated_on(sources.family, expert, samples, device), head)
@@ -154,11 +201,21 @@ def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) ->
 
 def _require_matches(recipe: Recipe, family: Family) -> None:
     """RecipeError for a pattern that matches no linear."""
-    names = [f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step]
+    names = [
+        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
+    ]
     names += linears(family)
     quantization = recipe.quantization
-    patterns: list[tuple[Key, str]] = [(("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)]
+    patterns: list[tuple[Key, str]] = [
+        (("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)
+    ]
     patterns += [(("quantization", "overrides", pattern), pattern) for pattern in quantization.overrides]
     for key, pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise recipe.mistake(key, f"found {pattern!r}, which matches no tensor, expected a pattern of names such as {names[-1]}")
+            raise recipe.mistake(
+                key,
+                (
+                    f"found {pattern!r}, which matches no tensor, expected a pattern of names such as "
+                    f"{names[-1]}"
+                ),
+            )

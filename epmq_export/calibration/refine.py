@@ -1,8 +1,10 @@
-"""The stage `refine`: the whole calibrated model is trained to give each expert's outputs on the calibration samples, and ends on its grids.
+"""The stage `refine`: the whole calibrated model is trained to give each expert's outputs on the calibration
+samples, and ends on its grids.
 
-Distillation without labels. What layer by layer least squares leaves is mostly a bias: each layer does a share too little of what its
-experts do, and the shares multiply. Here the loss is that of the whole model. Codes are trained straight through their rounding
-(Bengio et al., arXiv 1308.3432), steps as in LSQ (arXiv 1902.08153).
+Distillation without labels. What layer by layer least squares leaves is mostly a bias: each layer does a
+share too little of what its experts do, and the shares multiply. Here the loss is that of the whole model.
+Codes are trained straight through their rounding (Bengio et al., arXiv 1308.3432), steps as in LSQ (arXiv
+1902.08153).
 """
 
 import math
@@ -58,7 +60,8 @@ class Refined:
 
 
 class _OnGrid(nn.Module):
-    """A linear's weight, rounded as it is used: its latent values [out, in] to codes under steps and offsets that the grid can store.
+    """A linear's weight, rounded as it is used: its latent values [out, in] to codes under steps and offsets
+    that the grid can store.
 
     K-quants keep what they store, and train codes alone: there the steps of one group are tied to each other.
     """
@@ -69,7 +72,9 @@ class _OnGrid(nn.Module):
         self._kept = packed.stored if packed.grid.group > packed.grid.subgroup else None
         step, offset = packed.grid.steps(packed.stored)
         self.step = nn.Parameter(step.clone(), requires_grad=self._kept is None)
-        self.offset = None if offset is None else nn.Parameter(offset.clone(), requires_grad=self._kept is None)
+        self.offset = (
+            None if offset is None else nn.Parameter(offset.clone(), requires_grad=self._kept is None)
+        )
 
     @property
     def stored(self) -> Stored:
@@ -88,12 +93,23 @@ class _OnGrid(nn.Module):
 
 
 class _Round(torch.autograd.Function):
-    """Latent values to values on the grid. Straight through: inside the range a latent value moves its weight one to one."""
+    """Latent values to values on the grid. Straight through: inside the range a latent value moves its weight
+    one to one.
+    """
 
     @staticmethod
-    def forward(context: Any, latent: Tensor, step: Tensor, offset: Tensor | None, grid: Grid, stored: Stored) -> Tensor:  # noqa: ANN401
+    def forward(
+        context: Any,  # noqa: ANN401
+        latent: Tensor,
+        step: Tensor,
+        offset: Tensor | None,
+        grid: Grid,
+        stored: Stored,
+    ) -> Tensor:
         codes, step, offset = _codes(grid, latent, stored)
-        ratio = (latent.reshape(codes.shape) if offset is None else latent.reshape(codes.shape) - offset) * inverse(step)
+        ratio = (
+            latent.reshape(codes.shape) if offset is None else latent.reshape(codes.shape) - offset
+        ) * inverse(step)
         # Half a step past the last level is still what that level stands for.
         inside = (ratio > grid.levels[0] - 0.5) & (ratio < grid.levels[-1] + 0.5)
         context.save_for_backward(grid.level(codes) - ratio * inside, inside)
@@ -119,7 +135,10 @@ def require_samples(tasks: Sequence[TaskData]) -> None:
     """CalibrationError where a task has too few samples to hold one out."""
     for task in tasks:
         if len(task.samples) < HELD_OUT:
-            raise CalibrationError(f"task {task.name}: refine holds out one sample in {HELD_OUT} and found {len(task.samples)}; raise calibration.samples")
+            raise CalibrationError(
+                f"task {task.name}: refine holds out one sample in {HELD_OUT} and found "
+                f"{len(task.samples)}; raise calibration.samples"
+            )
 
 
 def refine(
@@ -130,9 +149,11 @@ def refine(
     device: torch.device,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Refined:
-    """Train the linears, biases and norms of a calibrated model; the best of its states on held-out samples is returned, or the start.
+    """Train the linears, biases and norms of a calibrated model; the best of its states on held-out samples
+    is returned, or the start.
 
-    All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. CalibrationError where the loss is not finite.
+    All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight.
+    CalibrationError where the loss is not finite.
     """
     require_samples(tasks)
     student = _Student(family, tensors, device)
@@ -142,7 +163,12 @@ def refine(
     def loss(chosen: Sequence[_Lesson]) -> Tensor:
         (batch,) = family.batches([lesson.sample for lesson in chosen], len(chosen))
         outputs = student.output(batch)
-        return torch.cat([divergence(output[None], lesson.target[None], lesson.head) for output, lesson in zip(outputs, chosen, strict=True)]).mean()
+        return torch.cat(
+            [
+                divergence(output[None], lesson.target[None], lesson.head)
+                for output, lesson in zip(outputs, chosen, strict=True)
+            ]
+        ).mean()
 
     @torch.no_grad()
     def held_out() -> float:
@@ -150,14 +176,21 @@ def refine(
         return sum(float(loss(part)) * len(part) for part in parts) / len(held)
 
     optimiser = torch.optim.Adam(student.groups(settings.rate), betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)),
+    )
     before = held_out()
     best = Refined(dict(tensors), before, before, 0)
-    for step, chosen in enumerate(_batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1):
+    for step, chosen in enumerate(
+        _batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1
+    ):
         progress("refine", step - 1, settings.steps)
         value = loss(chosen)
         if not bool(torch.isfinite(value)):
-            raise CalibrationError(f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints")
+            raise CalibrationError(
+                f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints"
+            )
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -174,10 +207,14 @@ def refine(
 class _Student:
     """The calibrated model, whole, with what is trained."""
 
-    def __init__(self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device) -> None:
+    def __init__(
+        self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device
+    ) -> None:
         self._family, self._device = family, device
         source = Values(tensors)
-        self._modules = {block.name: load_block(block, source, device).requires_grad_(False) for block in family.blocks}
+        self._modules = {
+            block.name: load_block(block, source, device).requires_grad_(False) for block in family.blocks
+        }
         self._linears: list[tuple[str, nn.Module]] = []
         self._affine: list[tuple[str, nn.Parameter]] = []
         for block in family.blocks:
@@ -185,9 +222,15 @@ class _Student:
                 module, name = self._modules[block.name].get_submodule(path), f"{block.prefix}{path}"
                 value = tensors[f"{name}.weight"]
                 if isinstance(value, PackedTensor):
-                    parametrize.register_parametrization(module, "weight", _OnGrid(_on(value, device)), unsafe=True)
+                    parametrize.register_parametrization(
+                        module, "weight", _OnGrid(_on(value, device)), unsafe=True
+                    )
                     self._linears.append((f"{name}.weight", module))
-                self._affine += [(f"{name}.{key}", parameter) for key, parameter in module.named_parameters(recurse=False) if parameter.ndim == 1]
+                self._affine += [
+                    (f"{name}.{key}", parameter)
+                    for key, parameter in module.named_parameters(recurse=False)
+                    if parameter.ndim == 1
+                ]
         for parameter in self.parameters():
             parameter.requires_grad_(True)
 
@@ -208,7 +251,15 @@ class _Student:
         grids = [_parametrization(module) for _, module in self._linears]
         return [
             {"params": [latent for latent, _ in grids], "lr": rate},
-            {"params": [parameter for _, grid in grids for parameter in grid.parameters() if parameter.requires_grad], "lr": rate / 10},
+            {
+                "params": [
+                    parameter
+                    for _, grid in grids
+                    for parameter in grid.parameters()
+                    if parameter.requires_grad
+                ],
+                "lr": rate / 10,
+            },
             {"params": [parameter for _, parameter in self._affine], "lr": rate * 3},
         ]
 
@@ -227,7 +278,11 @@ def _parametrization(module: nn.Module) -> tuple[nn.Parameter, _OnGrid]:
 
 
 def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
-    return PackedTensor(packed.grid, packed.codes.to(device), {part: value.to(device) for part, value in packed.stored.items()})
+    return PackedTensor(
+        packed.grid,
+        packed.codes.to(device),
+        {part: value.to(device) for part, value in packed.stored.items()},
+    )
 
 
 @dataclass(frozen=True)
@@ -245,27 +300,37 @@ def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) ->
     for task in tasks:
         targets = torch.from_numpy(reference.outputs(family, task.expert, task.samples, device)).to(device)
         found += [
-            _Lesson(sample, target, task.head, i % HELD_OUT == HELD_OUT - 1) for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
+            _Lesson(sample, target, task.head, i % HELD_OUT == HELD_OUT - 1)
+            for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
         ]
     return found
 
 
 def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
-    """Every lesson once before any comes again, in an order of its own each time. Samples of like length stand together: little padding."""
+    """Every lesson once before any comes again, in an order of its own each time. Samples of like length
+    stand together: little padding.
+    """
     generator = random.Random(0)
     left: list[list[_Lesson]] = []
     for _ in range(steps):
         if not left:
             order = generator.sample(lessons, len(lessons))
-            pools = [sorted(order[start : start + POOL * BATCH], key=lambda lesson: length(lesson.sample)) for start in range(0, len(order), POOL * BATCH)]
+            pools = [
+                sorted(order[start : start + POOL * BATCH], key=lambda lesson: length(lesson.sample))
+                for start in range(0, len(order), POOL * BATCH)
+            ]
             left = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
             generator.shuffle(left)
         yield left.pop()
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself: half the time and more, at an error far below that of 4 bits."""
+    """Whether the device multiplies bfloat16 itself: half the time and more, at an error far below that of 4
+    bits.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     mkldnn: Any = torch.backends.mkldnn  # without types
-    return device.type == "cpu" and bool(mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cpu" and bool(
+        mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )

@@ -1,4 +1,6 @@
-"""What a file holds besides the calibrated blocks: a frozen tower, projections, scales. Theirs are the merge's values, rounded once."""
+"""What a file holds besides the calibrated blocks: a frozen tower, projections, scales. Theirs are the
+merge's values, rounded once.
+"""
 
 import torch
 
@@ -10,7 +12,9 @@ from epmq_export.packed import PackedTensor
 
 
 def linears(family: Family) -> list[str]:
-    """The weights of the text tower's linears, where it is not the family itself: a recipe's patterns may put them on a grid."""
+    """The weights of the text tower's linears, where it is not the family itself: a recipe's patterns may put
+    them on a grid.
+    """
     tower = family.text_tower
     if tower is None or tower is family:
         return []
@@ -18,7 +22,9 @@ def linears(family: Family) -> list[str]:
 
 
 def rest(family: Family, merged: TensorSource, layout: Layout) -> BlockResult:
-    """All tensors of no block. The text tower's linears are F16, or on the grid of the first pattern that matches, rounded to the nearest."""
+    """All tensors of no block. The text tower's linears are F16, or on the grid of the first pattern that
+    matches, rounded to the nearest.
+    """
     known = {f"{block.prefix}{path}" for block in family.blocks for path in block.build().state_dict()}
     matrices = set(linears(family))
     tensors: dict[str, PackedTensor | torch.Tensor] = {}
@@ -41,4 +47,8 @@ def rest(family: Family, merged: TensorSource, layout: Layout) -> BlockResult:
 def _linears(block: Block) -> list[str]:
     module = block.build()
     paths = [path for step in block.steps for path in step]
-    return [f"{block.prefix}{path}.weight" for path in paths if isinstance(module.get_submodule(path), torch.nn.Linear)]
+    return [
+        f"{block.prefix}{path}.weight"
+        for path in paths
+        if isinstance(module.get_submodule(path), torch.nn.Linear)
+    ]

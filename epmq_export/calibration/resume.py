@@ -1,4 +1,6 @@
-"""What was searched and finished blocks, on disk, so that an interrupted calibration goes on where it stopped, to the same bytes."""
+"""What was searched and finished blocks, on disk, so that an interrupted calibration goes on where it
+stopped, to the same bytes.
+"""
 
 import json
 from collections.abc import Mapping
@@ -20,16 +22,23 @@ _FINGERPRINT, _SEARCH = "fingerprint", "search.json"
 
 
 class FinishedBlocks:
-    """One safetensors file a block in a directory of its own; its metadata holds grids, losses and the block's notes."""
+    """One safetensors file a block in a directory of its own; its metadata holds grids, losses and the
+    block's notes.
+    """
 
     def __init__(self, directory: Path, fingerprint: str, resume: bool) -> None:
-        """Without `resume` what an earlier run left is removed; with it, RecipeError where that run was another one."""
+        """Without `resume` what an earlier run left is removed; with it, RecipeError where that run was
+        another one.
+        """
         self.directory = directory
         mark = directory / _FINGERPRINT
         if directory.exists() and not resume:
             files.remove(directory)
         if mark.exists() and mark.read_text() != fingerprint:
-            raise RecipeError(f"{directory}: the interrupted run had another recipe, other inputs or other versions; start again with --overwrite")
+            raise RecipeError(
+                f"{directory}: the interrupted run had another recipe, other inputs or other versions; "
+                "start again with --overwrite"
+            )
         files.make_directory(directory)
         mark.write_text(fingerprint)
 
@@ -44,7 +53,11 @@ class FinishedBlocks:
 
     def put(self, block: Block, result: BlockResult) -> None:
         stored, grids = flatten(result.tensors)
-        metadata = {"grids": json.dumps(grids), "losses": json.dumps([asdict(loss) for loss in result.losses]), "notes": json.dumps(result.notes)}
+        metadata = {
+            "grids": json.dumps(grids),
+            "losses": json.dumps([asdict(loss) for loss in result.losses]),
+            "notes": json.dumps(result.notes),
+        }
         with files.whole(self._path(block)) as built:
             write_safetensors(built, stored, metadata)
 
@@ -55,10 +68,20 @@ class FinishedBlocks:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
-                tensors = unflatten({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["grids"]))  # noqa: SIM118
-            return BlockResult(tensors, [LayerLoss(**loss) for loss in json.loads(metadata["losses"])], json.loads(metadata["notes"]))
+                tensors = unflatten(
+                    {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+                    json.loads(metadata["grids"]),
+                )
+            return BlockResult(
+                tensors,
+                [LayerLoss(**loss) for loss in json.loads(metadata["losses"])],
+                json.loads(metadata["notes"]),
+            )
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: a finished block of the interrupted run cannot be read ({error}); start again with --overwrite") from None
+            raise InputError(
+                f"{path}: a finished block of the interrupted run cannot be read ({error}); start again "
+                "with --overwrite"
+            ) from None
 
     def remove(self) -> None:
         files.remove(self.directory)

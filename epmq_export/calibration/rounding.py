@@ -8,12 +8,15 @@ from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.packed import PackedTensor
 
-# Columns between two updates of all columns to the right: wide enough for one matrix product, narrow enough for the cache.
+# Columns between two updates of all columns to the right: wide enough for one matrix product, narrow enough
+# for the cache.
 LAZY = 128
 
 
 def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
-    """In the dtype, or on the grid: by GPTQ where there is a factor (`gptq`'s `upper`), else to the nearest. Errors name the tensor."""
+    """In the dtype, or on the grid: by GPTQ where there is a factor (`gptq`'s `upper`), else to the nearest.
+    Errors name the tensor.
+    """
     if not isinstance(storage, Grid):
         return value.to(storage)
     try:
@@ -31,8 +34,8 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
     """GPTQ (arXiv 2210.17323): column by column, each error passed on to the columns not yet rounded.
 
     `weight` is W* [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. What a group
-    stores is fitted when its first column is reached, to the weights as they stand then, each column weighted by what an error there
-    costs once the later columns have answered it (1 / U_jj^2).
+    stores is fitted when its first column is reached, to the weights as they stand then, each column weighted
+    by what an error there costs once the later columns have answered it (1 / U_jj^2).
     """
     cost = upper.diagonal().square().reciprocal().float()
     upper = upper.float()
@@ -58,6 +61,12 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
             torch.sub(left[j], grid.decode(codes[j], step, offset), out=error).div_(upper[j, j])
             left[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
         if not torch.isfinite(errors).all():
-            raise CalibrationError(f"its rounding errors are not finite at input channels {start} to {end - 1}")
+            raise CalibrationError(
+                f"its rounding errors are not finite at input channels {start} to {end - 1}"
+            )
         left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
-    return PackedTensor(grid, codes.T.contiguous(), {part: torch.cat([group[part] for group in groups], 1) for part in grid.parts})
+    return PackedTensor(
+        grid,
+        codes.T.contiguous(),
+        {part: torch.cat([group[part] for group in groups], 1) for part in grid.parts},
+    )

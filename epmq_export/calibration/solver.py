@@ -11,12 +11,14 @@ from torch import Tensor
 from epmq_export.calibration.statistics import Moments
 from epmq_export.errors import CalibrationError
 
-# A channel of which the others leave less than this share is undetermined: its statistics are float32 sums, and below lies their noise.
+# A channel of which the others leave less than this share is undetermined: its statistics are float32 sums,
+# and below lies their noise.
 _NOISE = torch.finfo(torch.float32).eps
 
 
 def inverse_factor(hessian: Tensor, place: str) -> Tensor:
-    """U, upper triangular, float64 [in, in], with U^T U = H^-1: what GPTQ walks along, and what W* is solved by.
+    """U, upper triangular, float64 [in, in], with U^T U = H^-1: what GPTQ walks along, and what W* is solved
+    by.
 
     CalibrationError, naming `place`, where H is singular. Nothing is added to make it pass.
     """
@@ -26,7 +28,10 @@ def inverse_factor(hessian: Tensor, place: str) -> Tensor:
     undetermined = (~(left_over > _NOISE)).nonzero()
     if int(info) > 0 or len(undetermined):
         channel = len(hessian) - int(info) if int(info) > 0 else int(undetermined[0])
-        raise CalibrationError(f"{place}: its Hessian is singular at input channel {channel}; raise calibration.lambda, or give more samples")
+        raise CalibrationError(
+            f"{place}: its Hessian is singular at input channel {channel}; raise calibration.lambda, or "
+            "give more samples"
+        )
     identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
     return factor
@@ -73,10 +78,14 @@ class LinearProblem:
     def bias(self, weight: Tensor) -> Tensor:
         """The best bias beside a fixed weight, float64 [out]."""
         assert self.bias_sum is not None and self.student_mean is not None and self.anchor_bias is not None
-        return (self.bias_sum - weight.double() @ self.student_mean + self.damping * self.anchor_bias) / (self.scales + self.damping)
+        return (self.bias_sum - weight.double() @ self.student_mean + self.damping * self.anchor_bias) / (
+            self.scales + self.damping
+        )
 
     def loss(self, weight: Tensor, hessian: Tensor) -> float:
-        """L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t; 0 where there is no energy."""
+        """L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t; 0 where there is no
+        energy.
+        """
         weight = weight.double()
         fixed = self.energy + self.damping * float(self.anchor.square().sum())
         quadratic = float(((weight @ hessian) * weight).sum()) - 2.0 * float((weight * self.numerator).sum())
@@ -85,8 +94,8 @@ class LinearProblem:
 
 @dataclass
 class NormProblem:
-    """The affine part of a norm, channel by channel: gamma z + beta against gamma_t z* + beta_t, anchored alike; or gamma alone, of a norm
-    that does not shift.
+    """The affine part of a norm, channel by channel: gamma z + beta against gamma_t z* + beta_t, anchored
+    alike; or gamma alone, of a norm that does not shift.
 
     A 2x2 system a channel, or one equation; sums are float64 [channels].
     """
@@ -123,7 +132,9 @@ class NormProblem:
         determinant = self.zz * self.one - self.z.square() if self.shifted else self.zz
         if not bool((determinant > 0).all()):
             channel = int((~(determinant > 0)).nonzero()[0])
-            raise CalibrationError(f"{place}: channel {channel} does not determine its scale and shift; raise calibration.lambda")
+            raise CalibrationError(
+                f"{place}: channel {channel} does not determine its scale and shift; raise calibration.lambda"
+            )
         if not self.shifted:
             return self.zy / self.zz, None
         gamma = (self.zy * self.one - self.z * self.y) / determinant

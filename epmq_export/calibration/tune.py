@@ -1,4 +1,6 @@
-"""The search for rho, alpha and lambda without anyone's labels: calibrate on most of the samples, ask the experts about the rest."""
+"""The search for rho, alpha and lambda without anyone's labels: calibrate on most of the samples, ask the
+experts about the rest.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +17,11 @@ from epmq_export.runtimes import torch as reference
 
 # One sample in so many is held out.
 HELD_OUT = 4
-# What is tried of each number in turn, as factors; a direction that helps is followed. alpha counts by its odds, so that it stays within 0..1.
+# What is tried of each number in turn, as factors; a direction that helps is followed. alpha counts by its
+# odds, so that it stays within 0..1.
 FACTORS = {"rho": 2**0.5, "damping": 2.0, "alpha": 2.0}
-# A fall of the divergence by less than this share is noise, and so is all of a divergence that is smaller than float32 can tell from 0.
+# A fall of the divergence by less than this share is noise, and so is all of a divergence that is smaller
+# than float32 can tell from 0.
 LEAST, NOISE = 0.01, 1e-6
 
 
@@ -37,9 +41,11 @@ class Tuned:
 
 
 def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: None) -> Tuned:
-    """The numbers of the calibrator's method that serve its experts best on held-out samples, found one after the other from where they stand.
+    """The numbers of the calibrator's method that serve its experts best on held-out samples, found one after
+    the other from where they stand.
 
-    Nothing is rounded meanwhile: 4 bits cost far less than a wrong anchor. CalibrationError where a task has too few samples.
+    Nothing is rounded meanwhile: 4 bits cost far less than a wrong anchor. CalibrationError where a task has
+    too few samples.
     """
     search = _Search(calibrator, progress)
     for key in FACTORS:
@@ -54,10 +60,22 @@ class _Search:
     def __init__(self, calibrator: Calibrator, progress: Callable[[str], None]) -> None:
         for task in calibrator.tasks:
             if len(task.samples) < HELD_OUT:
-                raise CalibrationError(f"task {task.name}: tune holds out one sample in {HELD_OUT} and found {len(task.samples)}; raise calibration.samples")
+                raise CalibrationError(
+                    f"task {task.name}: tune holds out one sample in {HELD_OUT} and found "
+                    f"{len(task.samples)}; raise calibration.samples"
+                )
         self._calibrator, self._progress = calibrator, progress
-        self._held = [[sample for i, sample in enumerate(task.samples) if i % HELD_OUT == HELD_OUT - 1] for task in calibrator.tasks]
-        self._fitted = [replace(task, samples=[sample for i, sample in enumerate(task.samples) if i % HELD_OUT != HELD_OUT - 1]) for task in calibrator.tasks]
+        self._held = [
+            [sample for i, sample in enumerate(task.samples) if i % HELD_OUT == HELD_OUT - 1]
+            for task in calibrator.tasks
+        ]
+        self._fitted = [
+            replace(
+                task,
+                samples=[sample for i, sample in enumerate(task.samples) if i % HELD_OUT != HELD_OUT - 1],
+            )
+            for task in calibrator.tasks
+        ]
         self._wanted = [
             torch.from_numpy(reference.outputs(calibrator.family, task.expert, held, calibrator.device))
             for task, held in zip(calibrator.tasks, self._held, strict=True)
@@ -76,7 +94,10 @@ class _Search:
         if moved == value:  # 0, or an alpha of 1
             return False
         method = replace(self.best, **{key: moved})
-        shares = [now / first if first > NOISE else 1.0 for now, first in zip(self._divergences(method), self._first, strict=True)]
+        shares = [
+            now / first if first > NOISE else 1.0
+            for now, first in zip(self._divergences(method), self._first, strict=True)
+        ]
         found = sum(shares) / len(shares)
         self.trials.append(self._trial(method, found))
         better = found < self._least * (1 - LEAST)
@@ -88,9 +109,22 @@ class _Search:
         """Of each task, on its held-out samples."""
         self._progress(f"tune: alpha {method.alpha:.2f}, rho {method.rho:.2f}, lambda {method.damping:.3f}")
         calibrator = self._calibrator
-        solved = replace(calibrator, tasks=self._fitted, method=method, layout=FULL, progress=lambda text, done, total: None)
+        solved = replace(
+            calibrator,
+            tasks=self._fitted,
+            method=method,
+            layout=FULL,
+            progress=lambda text, done, total: None,
+        )
         source = Values({name: value for _, result in solved.run() for name, value in result.tensors.items()})
-        outputs = torch.from_numpy(reference.outputs(calibrator.family, source, [sample for held in self._held for sample in held], calibrator.device))
+        outputs = torch.from_numpy(
+            reference.outputs(
+                calibrator.family,
+                source,
+                [sample for held in self._held for sample in held],
+                calibrator.device,
+            )
+        )
         found, start = [], 0
         for wanted, task in zip(self._wanted, calibrator.tasks, strict=True):
             found.append(float(divergence(outputs[start : start + len(wanted)], wanted, task.head).mean()))

@@ -25,15 +25,21 @@ def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
     return [UNLABELLED if text is None else order[text] for text in texts], names
 
 
-def indices_of(places: Sequence[str], labels: Sequence[object], names: Sequence[str] | None, classes: Sequence[str]) -> list[int]:
-    """Indices into a task's `classes`. A label that is text is the name of one; one that is a number counts `names`, or `classes` where there are no names.
+def indices_of(
+    places: Sequence[str], labels: Sequence[object], names: Sequence[str] | None, classes: Sequence[str]
+) -> list[int]:
+    """Indices into a task's `classes`. A label that is text is the name of one; one that is a number counts
+    `names`, or `classes` where there are no names.
 
-    Where the data count and name their classes, the task may call some by other names if they are as many in the same order. InputError, with
-    the sample's place, for a label that is missing, out of range, of no class of the task's, or no label at all.
+    Where the data count and name their classes, the task may call some by other names if they are as many in
+    the same order. InputError, with the sample's place, for a label that is missing, out of range, of no
+    class of the task's, or no label at all.
     """
     order = {name: index for index, name in enumerate(classes)}
     count = len(classes) if names is None else len(names)
-    in_order = count == len(classes) and all(order.get(each, index) == index for index, each in enumerate(names or ()))
+    in_order = count == len(classes) and all(
+        order.get(each, index) == index for index, each in enumerate(names or ())
+    )
     few = f" ({', '.join(classes)})" if len(classes) <= 8 else ""
     expected = f"expected one of the task's {len(classes)} labels"
     indices = []
@@ -41,11 +47,17 @@ def indices_of(places: Sequence[str], labels: Sequence[object], names: Sequence[
         if label is None or label == UNLABELLED:
             raise InputError(f"{place}: found no label, {expected}")
         if isinstance(label, bool) or not isinstance(label, int | str):
-            raise InputError(f"{place}: found the label {repr(label)[:60]}, expected a class: a name or a whole number")
+            raise InputError(
+                f"{place}: found the label {repr(label)[:60]}, expected a class: a name or a whole number"
+            )
         if isinstance(label, int) and not 0 <= label < count:
-            raise InputError(f"{place}: found the label {label}, expected one of the {count} classes, counted from 0")
+            raise InputError(
+                f"{place}: found the label {label}, expected one of the {count} classes, counted from 0"
+            )
         name = label if isinstance(label, str) else classes[label] if in_order else (names or classes)[label]
         if name not in order:
-            raise InputError(f"{place}: found the label {name[:60]!r}, {expected}{few}{did_you_mean(name, classes)}")
+            raise InputError(
+                f"{place}: found the label {name[:60]!r}, {expected}{few}{did_you_mean(name, classes)}"
+            )
         indices.append(order[name])
     return indices

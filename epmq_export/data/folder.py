@@ -7,14 +7,17 @@ from pathlib import Path
 from epmq_export.errors import InputError
 from epmq_export.nearest import did_you_mean
 
-SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"})
+SPLITS = frozenset(
+    {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
+)
 """Names of folders and of files that are parts of a data set, and no classes."""
 
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Every file at any depth, sorted, but for hidden ones and those of directories that are hidden or begin with `__`, which systems and archives leave.
+    """Every file at any depth, sorted, but for hidden ones and those of directories that are hidden or begin
+    with `__`, which systems and archives leave.
 
     InputError for a link to a directory: its files would count neither as data nor in the directory's digest.
     """
@@ -22,7 +25,9 @@ def files_in(directory: Path) -> list[Path]:
     for path in sorted(directory.rglob("*")):
         if path.is_symlink() and path.is_dir():
             raise InputError(f"{path}: found a link to a directory, expected the directory itself")
-        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(directory).parts):
+        if path.is_file() and not any(
+            part.startswith((".", "__")) for part in path.relative_to(directory).parts
+        ):
             found.append(path)
     return found
 
@@ -30,7 +35,11 @@ def files_in(directory: Path) -> list[Path]:
 def told(files: list[Path]) -> str:
     """How many files, and of which kinds: for a directory that holds none of those that were expected."""
     kinds = sorted({path.suffix.lower() or path.name for path in files})
-    return f"{len(files)} files ({', '.join(kinds[:6])}{', ...' if len(kinds) > 6 else ''})" if files else "no file"
+    return (
+        f"{len(files)} files ({', '.join(kinds[:6])}{', ...' if len(kinds) > 6 else ''})"
+        if files
+        else "no file"
+    )
 
 
 def tables_of(files: list[Path]) -> list[Path]:
@@ -38,7 +47,9 @@ def tables_of(files: list[Path]) -> list[Path]:
 
 
 def of_split(directory: Path, tables: list[Path], asked: str | None, default: str) -> list[Path]:
-    """The files of one split; all where none of them is of a split. InputError where there is no such split."""
+    """The files of one split; all where none of them is of a split. InputError where there is no such
+    split.
+    """
     splits = _splits_of(tables, directory)
     named = [name for name in splits if name is not None]
     if asked is None and not named:
@@ -47,18 +58,31 @@ def of_split(directory: Path, tables: list[Path], asked: str | None, default: st
     if chosen is None:
         found = f"the splits {', '.join(named)}" if named else "no splits"
         raise InputError(
-            f"{directory}: found {found} and not {asked or default!r}, expected the key split to name one of them{did_you_mean(asked or default, named)}"
+            f"{directory}: found {found} and not {asked or default!r}, expected the key split to name one "
+            f"of them{did_you_mean(asked or default, named)}"
         )
     if others := [path for path in chosen if path.parent != chosen[0].parent]:
-        raise InputError(f"{directory}: found the split {asked or default!r} in {chosen[0].parent} and in {others[0].parent}, expected the path of one of them")
+        raise InputError(
+            f"{directory}: found the split {asked or default!r} in {chosen[0].parent} and in "
+            f"{others[0].parent}, expected the path of one of them"
+        )
     return chosen
 
 
 def _splits_of(paths: Iterable[Path], directory: Path) -> dict[str | None, list[Path]]:
-    """Files by split: what stands before `-00000-of-00002` in the name; else the whole name or the folder's, where it is a split's."""
+    """Files by split: what stands before `-00000-of-00002` in the name; else the whole name or the folder's,
+    where it is a split's.
+    """
     found: dict[str | None, list[Path]] = {}
     for path in paths:
         shard = _SHARD.fullmatch(path.stem)
-        usual = next((name for name in (path.stem, path.parent.name if path.parent != directory else "") if name in SPLITS), None)
+        usual = next(
+            (
+                name
+                for name in (path.stem, path.parent.name if path.parent != directory else "")
+                if name in SPLITS
+            ),
+            None,
+        )
         found.setdefault(shard["split"] if shard else usual, []).append(path)
     return found

@@ -10,18 +10,25 @@ from epmq_export.errors import InputError, MissingRuntime
 
 
 def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> Table:
-    """The rows of a split of `name`, which is an id, perhaps with `@revision`. The library decodes nothing: what is decoded is decoded in one place.
+    """The rows of a split of `name`, which is an id, perhaps with `@revision`. The library decodes nothing:
+    what is decoded is decoded in one place.
 
-    InputError, with the library's reason, where it finds no such data set; MissingRuntime without the library.
+    InputError, with the library's reason, where it finds no such data set; MissingRuntime without the
+    library.
     """
     place = " ".join(["dataset", name, *([config] if config else []), split])
     identity, _, revision = name.partition("@")
     if Path(identity).is_dir():
-        raise InputError(f"{place}: found a directory {identity!r} where the command runs, which the library would take for it, expected none of that name")
+        raise InputError(
+            f"{place}: found a directory {identity!r} where the command runs, which the library would "
+            "take for it, expected none of that name"
+        )
     try:
         import datasets
     except ImportError as error:
-        raise MissingRuntime(f"{place}: a data set of the hub needs the package datasets ({error}): {INSTALL}") from None
+        raise MissingRuntime(
+            f"{place}: a data set of the hub needs the package datasets ({error}): {INSTALL}"
+        ) from None
     library: Any = datasets  # without types
     try:
         found = library.load_dataset(identity, config, split=split, revision=revision or None)

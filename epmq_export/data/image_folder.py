@@ -14,9 +14,11 @@ def is_image(path: Path) -> bool:
 
 
 def read_folder(directory: Path, images: list[Path], split: str | None, default: str) -> Pictures:
-    """The images of a directory by class: the first folder below it, or below the split's folder. Without such folders they have no labels.
+    """The images of a directory by class: the first folder below it, or below the split's folder. Without
+    such folders they have no labels.
 
-    A directory that has folders of splits and nothing else gives those of `split`, or of `default`; InputError where there is none of that name.
+    A directory that has folders of splits and nothing else gives those of `split`, or of `default`;
+    InputError where there is none of that name.
     """
     inside = [path.relative_to(directory).parts for path in images]
     tops = sorted({parts[0] for parts in inside if len(parts) > 1})
@@ -25,10 +27,13 @@ def read_folder(directory: Path, images: list[Path], split: str | None, default:
         asked = split or default
         if asked not in tops:
             raise InputError(
-                f"{directory}: found the folders {', '.join(tops) or 'of nothing'} and no split {asked!r}, expected the key split to name one"
+                f"{directory}: found the folders {', '.join(tops) or 'of nothing'} and no split {asked!r}, "
+                "expected the key split to name one"
                 f"{did_you_mean(asked, tops)}"
             )
-        images = [path for path, parts in zip(images, inside, strict=True) if parts[0] == asked and len(parts) > 1]
+        images = [
+            path for path, parts in zip(images, inside, strict=True) if parts[0] == asked and len(parts) > 1
+        ]
         inside = [path.relative_to(directory / asked).parts for path in images]
     names = sorted({parts[0] for parts in inside if len(parts) > 1})
     order = {name: index for index, name in enumerate(names)}

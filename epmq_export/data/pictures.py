@@ -17,22 +17,29 @@ from epmq_export.data.sample import Picture, Pixels
 from epmq_export.errors import InputError
 from epmq_export.files import sha256
 
-# Every other decoder of Pillow's stays shut: a file's ending says nothing of its bytes, and some decoders start other programs.
+# Every other decoder of Pillow's stays shut: a file's ending says nothing of its bytes, and some decoders
+# start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"})
+ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+)
 
 
 @dataclass(frozen=True)
 class Pictures:
     samples: Sequence[Picture]
     labels: Sequence[int] | None
-    """Of each, an index into `names`, or what the data themselves count by; `UNLABELLED` where it has none. Not checked: calibration needs no labels."""
+    """Of each, an index into `names`, or what the data themselves count by; `UNLABELLED` where it has none.
+    Not checked: calibration needs no labels.
+    """
 
     names: Sequence[str] | None
     """Of the classes, distinct, where the data name them."""
 
     counted: bool = True
-    """Whether the data themselves count their classes, so that a recipe's classes may stand for them in their order; not for folders."""
+    """Whether the data themselves count their classes, so that a recipe's classes may stand for them in their
+    order; not for folders.
+    """
 
     data: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 by name, of what came from elsewhere than the user's files."""
@@ -46,7 +53,9 @@ class Pictures:
 
 
 def of_file(path: Path) -> Picture:
-    """An image file. Its bytes are read now for the digest, and again when it is decoded; InputError where they cannot be."""
+    """An image file. Its bytes are read now for the digest, and again when it is decoded; InputError where
+    they cannot be.
+    """
     try:
         return Picture(str(path), sha256(path), partial(_decode_file, path))
     except OSError as error:
@@ -60,10 +69,11 @@ def of_array(array: NDArray[np.uint8], place: str) -> Picture:
 
 
 def decode(encoded: bytes, place: str) -> Pixels:
-    """uint8 [height, width, 3] as the image is meant to be seen: turned by its EXIF orientation, in red, green and blue. The first of several frames.
+    """uint8 [height, width, 3] as the image is meant to be seen: turned by its EXIF orientation, in red,
+    green and blue. The first of several frames.
 
-    What is transparent is dropped, as the models' own processors do. InputError, with the place, for what is no image, is cut short, or has
-    so many pixels that it can only be meant to fill the memory.
+    What is transparent is dropped, as the models' own processors do. InputError, with the place, for what is
+    no image, is cut short, or has so many pixels that it can only be meant to fill the memory.
     """
     expected = f"expected an image ({', '.join(FORMATS)})"
     if not encoded:
@@ -79,7 +89,9 @@ def decode(encoded: bytes, place: str) -> Pixels:
         raise InputError(f"{place}: found no image, {expected}") from None
     except Exception as error:  # the library raises whatever its parsers raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removesuffix(".")
-        raise InputError(f"{place}: found an image that cannot be decoded ({reason}), expected a whole one") from None
+        raise InputError(
+            f"{place}: found an image that cannot be decoded ({reason}), expected a whole one"
+        ) from None
 
 
 def _decode_file(path: Path) -> Pixels:

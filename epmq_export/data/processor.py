@@ -15,7 +15,9 @@ CONFIG = "preprocessor_config.json"
 
 
 def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
-    """By Pillow, on whatever machine: the library's other backend resizes by other numbers. InputError where the directory has none."""
+    """By Pillow, on whatever machine: the library's other backend resizes by other numbers. InputError where
+    the directory has none.
+    """
     try:
         library: Any = AutoImageProcessor  # without types
         return library.from_pretrained(directory, local_files_only=True, backend="pil")
@@ -26,5 +28,7 @@ def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's clas
 
 def preprocess(processor: Any, pictures: Sequence[Picture]) -> NDArray[np.float32]:  # noqa: ANN401
     """float32 [len(pictures), 3, height, width]: resized, cropped and normalised as the processor says."""
-    pixels: NDArray[np.float32] = processor([picture.pixels() for picture in pictures], return_tensors="np", input_data_format="channels_last")["pixel_values"]
+    pixels: NDArray[np.float32] = processor(
+        [picture.pixels() for picture in pictures], return_tensors="np", input_data_format="channels_last"
+    )["pixel_values"]
     return pixels

@@ -30,7 +30,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Passage:
-    """What a language model is scored on: how likely it finds the target's tokens, one after the other, behind the context."""
+    """What a language model is scored on: how likely it finds the target's tokens, one after the other,
+    behind the context.
+    """
 
     context: str
     """What is read and not scored; may be empty. A model of two halves reads it in its encoder."""
@@ -50,7 +52,9 @@ class Question:
     """The tokens that end one."""
 
     def row(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The output for an answer: [limit], -1 behind its end. Ids are far below what float32 has exactly."""
+        """The output for an answer: [limit], -1 behind its end. Ids are far below what float32 has
+        exactly.
+        """
         return np.array([*ids, *[-1] * (self.limit - len(ids))], np.float32)
 
 
@@ -110,11 +114,17 @@ def digest(sample: Sample) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def choose(samples: Sequence[AnySample], count: int, seed: int, usable: Callable[[AnySample], bool] = lambda sample: True) -> list[AnySample]:
-    """`count` distinct samples, in their order of appearance; all of them where there are no more. What is not usable counts as not there.
+def choose(
+    samples: Sequence[AnySample],
+    count: int,
+    seed: int,
+    usable: Callable[[AnySample], bool] = lambda sample: True,
+) -> list[AnySample]:
+    """`count` distinct samples, in their order of appearance; all of them where there are no more. What is
+    not usable counts as not there.
 
-    Which ones depends on the seed and on each sample alone, by SHA-256: not on the order or the number of the others, nor on a random
-    generator that a library may change; and a smaller choice is part of a larger one.
+    Which ones depends on the seed and on each sample alone, by SHA-256: not on the order or the number of the
+    others, nor on a random generator that a library may change; and a smaller choice is part of a larger one.
     """
     distinct: dict[str, AnySample] = {}
     for sample in samples:

@@ -26,19 +26,25 @@ class AsLogits:
 
 @dataclass(frozen=True)
 class Head:
-    """What turns outputs into classes. It stays as it is while the model changes: the base's, or one that the user gives."""
+    """What turns outputs into classes. It stays as it is while the model changes: the base's, or one that the
+    user gives.
+    """
 
     weight: Tensor
     """float32 [classes, width]; without a bias rows of any length, since only their direction counts."""
 
     bias: Tensor | None = None
-    """float32 [classes], of a linear head; None for embeddings of label texts, which outputs are compared with by cosine."""
+    """float32 [classes], of a linear head; None for embeddings of label texts, which outputs are compared
+    with by cosine.
+    """
 
     scale: float = 20.0
     """Of cosines, where they become logits; 20 is what sentence encoders are usually trained with."""
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """float [n, classes] of outputs [n, width], in the outputs' dtype; differentiable. InputError for outputs of another width."""
+        """float [n, classes] of outputs [n, width], in the outputs' dtype; differentiable. InputError for
+        outputs of another width.
+        """
         self.require_width(outputs)
         weight = self.weight.to(outputs.device, outputs.dtype)
         if self.bias is not None:
@@ -49,7 +55,9 @@ class Head:
 
     def require_width(self, outputs: Tensor) -> None:
         if outputs.ndim == 2 and outputs.shape[1] != self.weight.shape[1]:
-            raise InputError(f"outputs are {outputs.shape[1]} wide and the head {self.weight.shape[1]}, expected one width")
+            raise InputError(
+                f"outputs are {outputs.shape[1]} wide and the head {self.weight.shape[1]}, expected one width"
+            )
 
 
 def predict(outputs: Tensor, head: Head) -> Tensor:
@@ -66,14 +74,18 @@ def accuracy(outputs: Tensor, head: Head, truth: Tensor) -> float:
     """Share of right predictions, 0..1; truth int64 [n]."""
     found = predict(outputs, head)
     if found.shape != truth.shape:
-        raise InputError(f"found {len(found)} outputs for {len(truth)} labelled samples, expected one for each")
+        raise InputError(
+            f"found {len(found)} outputs for {len(truth)} labelled samples, expected one for each"
+        )
     return float((found == truth).double().mean())
 
 
 def agreement(outputs: Tensor, reference: Tensor) -> float:
     """Mean cosine of the rows of two float [n, d], -1..1."""
     if outputs.shape != reference.shape:
-        raise InputError(f"found outputs {list(outputs.shape)} and a reference {list(reference.shape)}, expected one shape")
+        raise InputError(
+            f"found outputs {list(outputs.shape)} and a reference {list(reference.shape)}, expected one shape"
+        )
     return float((_unit(outputs, "an output") * _unit(reference, "a reference output")).sum(1).mean())
 
 
@@ -84,15 +96,21 @@ def _finite(rows: Tensor, what: str) -> Tensor:
     rows = rows.double()
     bad = ~torch.isfinite(rows).all(1)
     if bool(bad.any()):
-        raise InputError(f"{what} is not finite: row {int(bad.nonzero()[0])}, the first of {int(bad.sum())} of {len(rows)}")
+        raise InputError(
+            f"{what} is not finite: row {int(bad.nonzero()[0])}, the first of {int(bad.sum())} of {len(rows)}"
+        )
     return rows
 
 
 def _unit(rows: Tensor, what: str) -> Tensor:
-    """Rows of length 1, in float64. A row that has no direction is an error: its cosine would be a number that says nothing."""
+    """Rows of length 1, in float64. A row that has no direction is an error: its cosine would be a number
+    that says nothing.
+    """
     rows = _finite(rows, what)
     length = rows.norm(dim=1, keepdim=True)
     if bool((length == 0).any()):
-        raise InputError(f"{what} is all zero: row {int((length[:, 0] == 0).nonzero()[0])}, so it has no cosine")
+        raise InputError(
+            f"{what} is all zero: row {int((length[:, 0] == 0).nonzero()[0])}, so it has no cosine"
+        )
     unit: Tensor = rows / length
     return unit

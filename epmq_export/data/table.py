@@ -1,4 +1,6 @@
-"""Tables by their columns, of samples of any kind, as .parquet files and data sets of the Hugging Face hub have them."""
+"""Tables by their columns, of samples of any kind, as .parquet files and data sets of the Hugging Face hub
+have them.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -45,7 +47,9 @@ class Part:
         try:
             found: list[Any] = self.column(name).to_pylist()
         except UnicodeDecodeError:
-            raise InputError(f"{self.place}: found texts in the column {name} that are not in UTF-8") from None
+            raise InputError(
+                f"{self.place}: found texts in the column {name} that are not in UTF-8"
+            ) from None
         return found
 
 
@@ -66,12 +70,17 @@ Choose = Callable[[Any, str], Columns]
 
 
 def read_tables(paths: Sequence[Path], choose: Choose) -> Table:
-    """The rows of one file, or of the files of one split in their order. InputError for a file that is no table, MissingRuntime without pyarrow."""
+    """The rows of one file, or of the files of one split in their order. InputError for a file that is no
+    table, MissingRuntime without pyarrow.
+    """
     read = [_read(path, choose) for path in paths]
     (first, columns), *others = read
     for part, found in others:
         if found != columns:
-            raise InputError(f"{part.place}: found other columns or classes than in {first.place}, expected the same in all files of a split")
+            raise InputError(
+                f"{part.place}: found other columns or classes than in {first.place}, expected the same "
+                "in all files of a split"
+            )
     return Table([part for part, _ in read], columns)
 
 
@@ -83,11 +92,20 @@ def chosen(schema: Any, choose: Choose, place: str) -> Columns:  # noqa: ANN401
 
 
 def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | None, list[str] | None]:  # noqa: ANN401
-    """The column of the labels, by default `label` or the only one of counted classes, or none; and the names of its classes, where it counts them."""
+    """The column of the labels, by default `label` or the only one of counted classes, or none; and the names
+    of its classes, where it counts them.
+    """
     features = _features(schema)
-    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel" and name in schema.names]
+    classes = [
+        name
+        for name, feature in features.items()
+        if feature.get("_type") == "ClassLabel" and name in schema.names
+    ]
     if asked is not None and asked not in schema.names:
-        raise InputError(f"{place}: found no column {asked!r}, expected one of {_told(schema.names)}{did_you_mean(asked, schema.names)}")
+        raise InputError(
+            f"{place}: found no column {asked!r}, expected one of "
+            f"{_told(schema.names)}{did_you_mean(asked, schema.names)}"
+        )
     labels = asked or ("label" if "label" in schema.names else classes[0] if len(classes) == 1 else None)
     names = features.get(labels, {}).get("names") if labels in classes else None
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
@@ -98,14 +116,25 @@ def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | Non
 def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str, place: str) -> None:  # noqa: ANN401
     """InputError where `name` is not one of the fitting columns."""
     if name not in fitting:
-        found = f"the column {name} of {schema.field(name).type}" if name in schema.names else f"no column {name!r}, but {_told(schema.names)}"
-        raise InputError(f"{place}: found {found[:300]}, {expected}{did_you_mean(name, schema.names) if name not in schema.names else ''}")
+        found = (
+            f"the column {name} of {schema.field(name).type}"
+            if name in schema.names
+            else f"no column {name!r}, but {_told(schema.names)}"
+        )
+        raise InputError(
+            f"{place}: found {found[:300]}, "
+            f"{expected}{did_you_mean(name, schema.names) if name not in schema.names else ''}"
+        )
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401
     import pyarrow.types as kinds
 
-    return str(kind.value_type if kinds.is_dictionary(kind) else kind) in ("string", "large_string", "string_view")
+    return str(kind.value_type if kinds.is_dictionary(kind) else kind) in (
+        "string",
+        "large_string",
+        "string_view",
+    )
 
 
 def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
@@ -113,7 +142,9 @@ def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise MissingRuntime(f"{path}: a .parquet file needs the package pyarrow ({error}): {INSTALL}") from None
+        raise MissingRuntime(
+            f"{path}: a .parquet file needs the package pyarrow ({error}): {INSTALL}"
+        ) from None
     try:
         with ParquetFile(path) as file:
             columns = chosen(file.schema_arrow, choose, str(path))

@@ -38,7 +38,9 @@ class Task:
 
     labels: list[str]
     prompts: list[list[str]]
-    """By label: the texts that are embedded for it, or the one that answers a language model's prompt. Both empty for a task without labels."""
+    """By label: the texts that are embedded for it, or the one that answers a language model's prompt. Both
+    empty for a task without labels.
+    """
 
     head: Path | None = None
     """A safetensors file with the task's linear head, in place of prompts."""
@@ -57,24 +59,37 @@ class Task:
 
 
 def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
-    """Read the data of every task, in the recipe's order: texts, each in the task's prompt, or pictures where the modality is `image`."""
+    """Read the data of every task, in the recipe's order: texts, each in the task's prompt, or pictures where
+    the modality is `image`.
+    """
     require_kind(recipe, modality)
     load = _of_pictures if modality == "image" else _of_texts
     return [load(recipe, name) for name in recipe.require_tasks().tasks]
 
 
 def require_kind(recipe: Recipe, modality: str) -> None:
-    """RecipeError for data that are not what the base model reads, and for a metric of what it does not write."""
+    """RecipeError for data that are not what the base model reads, and for a metric of what it does not
+    write.
+    """
     reads, other = ("images", "texts") if modality == "image" else ("texts", "images")
     for name, task in recipe.tasks.items():
         if task.metric is not None and modality != "language":
-            raise recipe.mistake(("tasks", name, "metric"), f"found {task.metric}, expected it left out: the base model answers nothing in words")
+            raise recipe.mistake(
+                ("tasks", name, "metric"),
+                f"found {task.metric}, expected it left out: the base model answers nothing in words",
+            )
         for key, place in task.data:
             if isinstance(place, RecipeData):
                 if getattr(place, other) is not None:
-                    raise recipe.mistake(("tasks", name, *key, other), f"found it set, expected the key left out: the base model reads {reads}")
+                    raise recipe.mistake(
+                        ("tasks", name, *key, other),
+                        f"found it set, expected the key left out: the base model reads {reads}",
+                    )
             elif modality == "image" and place.is_file() and place.suffix.lower() not in FILES:
-                expected = f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the base model reads images"
+                expected = (
+                    f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the "
+                    "base model reads images"
+                )
                 raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
 
 
@@ -99,14 +114,33 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
             else:
                 truth = torch.tensor(classes, dtype=torch.int64)
         elif task.metric is not None:
-            expected = [f"{number:g}" for number in numbers_of(found)] if task.metric == SPEARMAN else answers_of(found)
+            expected = (
+                [f"{number:g}" for number in numbers_of(found)]
+                if task.metric == SPEARMAN
+                else answers_of(found)
+            )
         elif task.head is not None or task.templates:
-            raise recipe.mistake(("tasks", name, "labels"), "found nothing, expected the classes, since the task has a head or templates")
+            raise recipe.mistake(
+                ("tasks", name, "labels"),
+                "found nothing, expected the classes, since the task has a head or templates",
+            )
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     data = {place: each for part in read for place, each in part.data.items()}
     prompts = _prompts(labels, task.templates) if truth is not None else []
     where = recipe.location(task.expert)
-    return Task(name, where, calibration, evaluation, truth, list(labels), prompts, task.head, metric=task.metric, expected=expected, data=data)
+    return Task(
+        name,
+        where,
+        calibration,
+        evaluation,
+        truth,
+        list(labels),
+        prompts,
+        task.head,
+        metric=task.metric,
+        expected=expected,
+        data=data,
+    )
 
 
 def _of_pictures(recipe: Recipe, name: str) -> Task:
@@ -116,7 +150,10 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
     broken = _Broken()
     calibration = choose(pictures, recipe.calibration.samples, recipe.calibration.seed, broken.usable)
     if not calibration:
-        raise InputError(f"task {name}: none of its {len(pictures)} calibration images can be decoded, the first: {broken.first}")
+        raise InputError(
+            f"task {name}: none of its {len(pictures)} calibration images can be decoded, the first: "
+            f"{broken.first}"
+        )
     labels = dict(task.labels or {})
     truth: Tensor | None = None
     evaluation: Sequence[Picture]
@@ -129,14 +166,28 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
         if labels or task.templates or task.head is not None:
             labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
             classes = _labelled(recipe, name, found.classes, "images")
-            truth = torch.tensor(indices_of([picture.place for picture in evaluation], classes, found.names, list(labels)), dtype=torch.int64)
+            truth = torch.tensor(
+                indices_of([picture.place for picture in evaluation], classes, found.names, list(labels)),
+                dtype=torch.int64,
+            )
         for picture in evaluation:
             picture.pixels()  # what cannot be decoded is told now, not after the calibration
     notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
     _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
     data = {place: each for part in read for place, each in part.data.items()}
     prompts = _prompts(labels, task.templates) if truth is not None else []
-    return Task(name, recipe.location(task.expert), calibration, evaluation, truth, list(labels), prompts, task.head, notes, data=data)
+    return Task(
+        name,
+        recipe.location(task.expert),
+        calibration,
+        evaluation,
+        truth,
+        list(labels),
+        prompts,
+        task.head,
+        notes,
+        data=data,
+    )
 
 
 def _asked(place: Path | RecipeData) -> RecipeData:
@@ -170,27 +221,43 @@ class _Broken:
         return picture.digest not in self._reasons
 
     def notes(self, recipe: Recipe, name: str, usable: int) -> list[str]:
-        """A sentence, logged and for the report, where there are any. Paths are relative to the recipe, so that it says the same everywhere."""
+        """A sentence, logged and for the report, where there are any. Paths are relative to the recipe, so
+        that it says the same everywhere.
+        """
         if not self._reasons:
             return []
         count, first = len(self._reasons), self.first.replace(f"{recipe.directory}{os.sep}", "")
-        note = f"task {name}: {count} of {count + usable} calibration images cannot be decoded and are left out, the first: {first}"
+        note = (
+            f"task {name}: {count} of {count + usable} calibration images cannot be decoded and are left "
+            f"out, the first: {first}"
+        )
         log.warning("%s", note)
         return [note]
 
 
 def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
-    """The classes of the evaluation images, as they name them; RecipeError where they do not, or where there is but one."""
+    """The classes of the evaluation images, as they name them; RecipeError where they do not, or where there
+    is but one.
+    """
     if found.names is None or len(found.names) < 2:
-        what = "have no names of their own" if found.names is None else f"are all of the class {found.names[0]!r}"
-        raise recipe.mistake(("tasks", name, "labels"), f"found nothing, expected the classes: the evaluation images {what}")
+        what = (
+            "have no names of their own"
+            if found.names is None
+            else f"are all of the class {found.names[0]!r}"
+        )
+        raise recipe.mistake(
+            ("tasks", name, "labels"), f"found nothing, expected the classes: the evaluation images {what}"
+        )
     return found.names
 
 
 def _labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: str) -> Sequence[object]:
     """The labels of the evaluation data; RecipeError where they have none."""
     if labels is None:
-        raise recipe.mistake(("tasks", name, "evaluation"), f"found {what} without labels, expected labels, since the task has classes")
+        raise recipe.mistake(
+            ("tasks", name, "evaluation"),
+            f"found {what} without labels, expected labels, since the task has classes",
+        )
     return labels
 
 
@@ -199,19 +266,40 @@ def _prompts(labels: Mapping[str, str], templates: Sequence[str]) -> list[list[s
 
 
 def _left_over(
-    recipe: Recipe, name: str, samples: Sequence[AnySample], chosen: Sequence[AnySample], usable: Callable[[AnySample], bool] = lambda sample: True
+    recipe: Recipe,
+    name: str,
+    samples: Sequence[AnySample],
+    chosen: Sequence[AnySample],
+    usable: Callable[[AnySample], bool] = lambda sample: True,
 ) -> list[AnySample]:
     """The distinct samples that were not chosen; RecipeError where none is left."""
     taken = {digest(sample) for sample in chosen}
     left = [sample for sample in samples if digest(sample) not in taken and usable(sample)]
     if not left:
-        message = f"found {len(samples)} distinct samples, none left after calibration, expected more than calibration.samples, or an evaluation file"
+        message = (
+            f"found {len(samples)} distinct samples, none left after calibration, expected more than "
+            "calibration.samples, or an evaluation file"
+        )
         raise recipe.mistake(("tasks", name, "calibration"), message)
     return left
 
 
-def _tell(name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
+def _tell(
+    name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]
+) -> None:
     if len(calibration) < asked:
-        log.warning("task %s: %d distinct calibration %s, %d asked for: all are used", name, len(calibration), what, asked)
+        log.warning(
+            "task %s: %d distinct calibration %s, %d asked for: all are used",
+            name,
+            len(calibration),
+            what,
+            asked,
+        )
     if shared := len({digest(each) for each in calibration} & {digest(each) for each in evaluation}):
-        log.warning("task %s: %d calibration %s are evaluation %s too, so its scores may flatter", name, shared, what, what)
+        log.warning(
+            "task %s: %d calibration %s are evaluation %s too, so its scores may flatter",
+            name,
+            shared,
+            what,
+            what,
+        )

@@ -1,7 +1,9 @@
 """Texts and labels in line files.
 
-The files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl` ({"text": ..., "label": ...}) and
-`.csv` (a header with `text` and perhaps `label`); keys and columns may have other names, and several may be texts. A label is a name of
+The files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl` ({"text":
+..., "label": ...}) and
+`.csv` (a header with `text` and perhaps `label`); keys and columns may have other names, and several may be
+texts. A label is a name of
 the task's labels, or an index into them. Blank lines do not count.
 """
 
@@ -35,7 +37,9 @@ class _Named:
         return self.labels or "label"
 
     def sample(self, place: str, row: dict[str, object]) -> Text:
-        return Text(place, {name: checked(row[name], place, name if self.texts else None) for name in self.columns})
+        return Text(
+            place, {name: checked(row[name], place, name if self.texts else None) for name in self.columns}
+        )
 
 
 class _Line(NamedTuple):
@@ -45,30 +49,48 @@ class _Line(NamedTuple):
 
 
 def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | None = None) -> Texts:
-    """The texts of a file, in its order; a .tsv line without a tab is a text. InputError where there are none."""
+    """The texts of a file, in its order; a .tsv line without a tab is a text. InputError where there are
+    none.
+    """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
-        raise InputError(f"{path}: found the ending {suffix or 'of no kind'!r}, expected one of {', '.join(_FORMATS)}, one of these with .gz, or .parquet")
-    if suffix in (".txt", ".tsv") and (key := "texts" if texts is not None else "labels" if labels is not None else None):
-        raise InputError(f"{path}: found the key {key}, expected it left out: a {suffix} file has no columns with names")
+        raise InputError(
+            f"{path}: found the ending {suffix or 'of no kind'!r}, expected one of {', '.join(_FORMATS)}, "
+            "one of these with .gz, or .parquet"
+        )
+    if suffix in (".txt", ".tsv") and (
+        key := "texts" if texts is not None else "labels" if labels is not None else None
+    ):
+        raise InputError(
+            f"{path}: found the key {key}, expected it left out: a {suffix} file has no columns with names"
+        )
     lines = list(_FORMATS[suffix](path, _Named(texts, labels)))
     if not lines:
         raise InputError(f"{path}: found no text, expected at least one line")
     labelled = any(line.label is not None for line in lines)
-    return Texts([line.sample for line in lines], [line.label for line in lines] if labelled else None, written=True)
+    return Texts(
+        [line.sample for line in lines], [line.label for line in lines] if labelled else None, written=True
+    )
 
 
 def _decoded(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, without its end. Only a newline ends a line, whatever else Unicode calls a line break."""
+    """Number and text of each line, without its end. Only a newline ends a line, whatever else Unicode calls
+    a line break.
+    """
     number = 0
     try:
         with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 if b"\0" in raw:
                     raise InputError(f"{path}:{number}: found a NUL byte, expected text in UTF-8")
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+                yield (
+                    number,
+                    raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r"),
+                )
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}:{number}: found byte 0x{error.object[error.start]:02x}, expected text in UTF-8") from None
+        raise InputError(
+            f"{path}:{number}: found byte 0x{error.object[error.start]:02x}, expected text in UTF-8"
+        ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}:{number + 1}: broken gzip after line {number} ({error})") from None
     except OSError as error:
@@ -85,11 +107,16 @@ def _tsv(path: Path, named: _Named) -> Iterator[_Line]:
     for number, line in _decoded(path):
         if line.strip():
             label, tab, text = line.partition("\t")
-            yield _Line(named.sample(f"{path}:{number}", {"text": text if tab else line}), label.strip() or None if tab else None)
+            yield _Line(
+                named.sample(f"{path}:{number}", {"text": text if tab else line}),
+                label.strip() or None if tab else None,
+            )
 
 
 def _jsonl(path: Path, named: _Named) -> Iterator[_Line]:
-    shown = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: ..." for name in (*named.columns, named.label))
+    shown = ", ".join(
+        f"{json.dumps(name, ensure_ascii=False)}: ..." for name in (*named.columns, named.label)
+    )
     for number, line in _decoded(path):
         if not line.strip():
             continue
@@ -112,19 +139,37 @@ def _csv(path: Path, named: _Named) -> Iterator[_Line]:
         header = [name.strip() for name in next(reader, [])]
         wanted = [*named.columns, *([] if named.labels is None else [named.labels])]
         if wrong := next((name for name in wanted if header.count(name) != 1), None):
-            perhaps = f"{', '.join(named.columns)} and {'perhaps ' if named.labels is None else ''}{named.label}"
-            found = f"the columns {', '.join(header) or 'of nothing'}" if wrong not in header else f"the column {wrong} twice"
-            raise InputError(f"{path}:1: found {found}, expected {perhaps}{did_you_mean(wrong, header) if wrong not in header else ''}")
+            perhaps = (
+                f"{', '.join(named.columns)} and {'perhaps ' if named.labels is None else ''}{named.label}"
+            )
+            found = (
+                f"the columns {', '.join(header) or 'of nothing'}"
+                if wrong not in header
+                else f"the column {wrong} twice"
+            )
+            raise InputError(
+                f"{path}:1: found {found}, expected "
+                f"{perhaps}{did_you_mean(wrong, header) if wrong not in header else ''}"
+            )
         start = reader.line_num + 1
         for row in reader:
             if row:
                 if len(row) != len(header):
-                    raise InputError(f"{path}:{start}: found {len(row)} fields, expected {len(header)} as in the header")
+                    raise InputError(
+                        f"{path}:{start}: found {len(row)} fields, expected {len(header)} as in the header"
+                    )
                 cells: dict[str, object] = dict(zip(header, row, strict=True))
-                yield _Line(named.sample(f"{path}:{start}", cells), str(cells.get(named.label, "")).strip() or None)
+                yield _Line(
+                    named.sample(f"{path}:{start}", cells), str(cells.get(named.label, "")).strip() or None
+                )
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}:{start}: not readable as CSV ({error})") from None
 
 
-_FORMATS: dict[str, Callable[[Path, _Named], Iterator[_Line]]] = {".txt": _txt, ".tsv": _tsv, ".jsonl": _jsonl, ".csv": _csv}
+_FORMATS: dict[str, Callable[[Path, _Named], Iterator[_Line]]] = {
+    ".txt": _txt,
+    ".tsv": _tsv,
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+}

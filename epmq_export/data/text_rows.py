@@ -1,4 +1,6 @@
-"""Texts with their labels, as data have them: what a prompt brings together, and what a score takes for the truth."""
+"""Texts with their labels, as data have them: what a prompt brings together, and what a score takes for the
+truth.
+"""
 
 import math
 import re
@@ -42,10 +44,14 @@ class Texts:
 
 
 def checked(value: object, place: str, column: str | None) -> str:
-    """Without the white space around it. InputError for what is no text; the column is told where one is given."""
+    """Without the white space around it. InputError for what is no text; the column is told where one is
+    given.
+    """
     where = "" if column is None else f" in the column {column}"
     if not isinstance(value, str) or not value.strip():
-        found = "no text" if value is None or isinstance(value, str) else f"a text that is {type(value).__name__}"
+        found = (
+            "no text" if value is None or isinstance(value, str) else f"a text that is {type(value).__name__}"
+        )
         raise InputError(f"{place}: found {found}{where}, expected a text")
     if not encodable(value):
         raise InputError(f"{place}: found half of a surrogate pair{where}, expected a text")
@@ -53,45 +59,79 @@ def checked(value: object, place: str, column: str | None) -> str:
 
 
 def prompted(prompt: str, text: Text) -> str:
-    """The prompt with the text in place of `{}`, or, of several texts, each in place of its column's name in braces."""
+    """The prompt with the text in place of `{}`, or, of several texts, each in place of its column's name in
+    braces.
+    """
     if len(text.values) == 1:
         (value,) = text.values.values()
         return prompt.replace("{}", value)
     # At once: a text may have braces of its own.
-    return re.sub("|".join(re.escape(f"{{{column}}}") for column in text.values), lambda found: text.values[found[0][1:-1]], prompt)
+    return re.sub(
+        "|".join(re.escape(f"{{{column}}}") for column in text.values),
+        lambda found: text.values[found[0][1:-1]],
+        prompt,
+    )
 
 
 def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
     """Of each text, the index of its class in the task's `labels`; InputError where it has none."""
     found: Sequence[object] = texts.labels or [None] * len(texts.samples)
     if texts.written:
-        found = [int(label) if isinstance(label, str) and label not in labels and re.fullmatch(r"[0-9]{1,9}", label) else label for label in found]
+        found = [
+            int(label)
+            if isinstance(label, str) and label not in labels and re.fullmatch(r"[0-9]{1,9}", label)
+            else label
+            for label in found
+        ]
     return indices_of(texts.places, found, texts.names, labels)
 
 
 def answers_of(texts: Texts) -> list[str]:
-    """Of each text, its label in words, which is the answer to it; InputError where it has none, or one that no answer can be."""
-    return [_answer(label, texts.names, place) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
+    """Of each text, its label in words, which is the answer to it; InputError where it has none, or one that
+    no answer can be.
+    """
+    return [
+        _answer(label, texts.names, place)
+        for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)
+    ]
 
 
 def _answer(label: object, names: Sequence[str] | None, place: str) -> str:
     if names is not None and isinstance(label, int) and 0 <= label < len(names):
         label = names[label]
-    if label is None or (isinstance(label, str) and not label.strip()) or (names is not None and label == UNLABELLED):
+    if (
+        label is None
+        or (isinstance(label, str) and not label.strip())
+        or (names is not None and label == UNLABELLED)
+    ):
         raise InputError(f"{place}: found no label, expected the answer to the text")
-    if isinstance(label, bool) or not isinstance(label, str | int | float) or (isinstance(label, float) and not math.isfinite(label)):
+    if (
+        isinstance(label, bool)
+        or not isinstance(label, str | int | float)
+        or (isinstance(label, float) and not math.isfinite(label))
+    ):
         raise InputError(f"{place}: found the label {repr(label)[:60]}, expected the answer to the text")
     answer = str(label)
     if "\n" in answer.strip() or not encodable(answer):
-        raise InputError(f"{place}: found the label {answer[:60]!r}, expected the answer to the text in a line of text")
+        raise InputError(
+            f"{place}: found the label {answer[:60]!r}, expected the answer to the text in a line of text"
+        )
     return answer
 
 
 def numbers_of(texts: Texts) -> list[float]:
-    """Of each text, its label as a number; InputError where it has none, or where there is nothing to rank: data sets of the hub have -1 for no label."""
-    found = [_number(label, place, texts.written) for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)]
+    """Of each text, its label as a number; InputError where it has none, or where there is nothing to rank:
+    data sets of the hub have -1 for no label.
+    """
+    found = [
+        _number(label, place, texts.written)
+        for label, place in zip(texts.labels or [None] * len(texts.samples), texts.places, strict=True)
+    ]
     if len({*found}) < 2:
-        raise InputError(f"{texts.places[0]}: found the number {found[0]:g} as the label of all texts, expected numbers that differ")
+        raise InputError(
+            f"{texts.places[0]}: found the number {found[0]:g} as the label of all texts, expected "
+            "numbers that differ"
+        )
     return found
 
 
@@ -99,7 +139,11 @@ def _number(label: object, place: str, written: bool) -> float:
     if label is None:
         raise InputError(f"{place}: found no label, expected a number")
     try:
-        number = float(label) if isinstance(label, float | int) or (written and isinstance(label, str)) else math.nan
+        number = (
+            float(label)
+            if isinstance(label, float | int) or (written and isinstance(label, str))
+            else math.nan
+        )
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(label, bool) or not math.isfinite(number):

@@ -1,4 +1,6 @@
-"""Text data, from what a recipe asks for: line files, .parquet files, and data sets of the Hugging Face hub."""
+"""Text data, from what a recipe asks for: line files, .parquet files, and data sets of the Hugging Face
+hub.
+"""
 
 import json
 from dataclasses import replace
@@ -16,7 +18,8 @@ from epmq_export.recipe_task import RecipeData
 def read_texts(asked: RecipeData, split: str = "train") -> Texts:
     """`split` is the one that is read where the recipe names none and the data have several.
 
-    InputError, naming file and key, where there are no texts; MissingRuntime where a package is needed that is not installed.
+    InputError, naming file and key, where there are no texts; MissingRuntime where a package is needed that
+    is not installed.
     """
     columns = text_columns(asked.texts, asked.labels)
     if asked.path is None:
@@ -30,7 +33,10 @@ def read_texts(asked: RecipeData, split: str = "train") -> Texts:
     if path.is_dir():
         files = files_in(path)
         if not (tables := tables_of(files)):
-            raise InputError(f"{path}: found {told(files)}, expected .parquet files with texts, or the path of a file of texts")
+            raise InputError(
+                f"{path}: found {told(files)}, expected .parquet files with texts, or the path of a file "
+                "of texts"
+            )
         return texts_in(read_tables(of_split(path, tables, asked.split, split), columns))
     if path.suffix.lower() == ".parquet":
         return texts_in(read_tables([path], columns))

@@ -8,17 +8,24 @@ from epmq_export.grids.zeroed import Zeroed
 
 __all__ = ["FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
 
-# A scale may send the largest weight of a group to any of these multiples of a step: to each code that may be the group's largest (so
-# that weights that lie on the grid are found again), or past the last code, which clips it for finer steps elsewhere. Both signs where
-# the two ends of a range are not alike. With 8 bits clipping hardly pays; which of the last codes the largest weight gets does.
+# A scale may send the largest weight of a group to any of these multiples of a step: to each code that may be
+# the group's largest (so that weights that lie on the grid are found again), or past the last code, which
+# clips it for finer steps elsewhere. Both signs where the two ends of a range are not alike. With 8 bits
+# clipping hardly pays; which of the last codes the largest weight gets does.
 _PAST = (7.35, 7.7, 8.0, 8.35, 8.7, 9.1, 9.6, 10.2, 11.0, 12.0, 13.5, 16.0)
 _Q4_0 = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, *_PAST, *(-reach for reach in _PAST))
 _Q8_0 = (*(float(code) for code in range(114, 128)), 127.5, 128.5)
 # llama.cpp's table for 4 bits: closer together near 0, where most weights are.
 _IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-_TABLE = tuple(sign * reach for reach in (104.0, 113.0, 120.0, 127.0, 136.0, 148.0, 165.0, 190.0, 230.0) for sign in (1, -1))
+_TABLE = tuple(
+    sign * reach
+    for reach in (104.0, 113.0, 120.0, 127.0, 136.0, 148.0, 165.0, 190.0, 230.0)
+    for sign in (1, -1)
+)
 _Q3_K = tuple(sign * reach for reach in (3.0, 3.5, 3.8, 4.0, 4.3, 4.7, 5.2, 6.0) for sign in (1, -1))
-_Q6_K = tuple(sign * reach for reach in (29.0, 30.0, 31.0, 31.5, 32.0, 32.5, 33.5, 35.0, 37.0) for sign in (1, -1))
+_Q6_K = tuple(
+    sign * reach for reach in (29.0, 30.0, 31.0, 31.5, 32.0, 32.5, 33.5, 35.0, 37.0) for sign in (1, -1)
+)
 
 GRIDS: dict[str, Grid] = {
     grid.name: grid
@@ -36,6 +43,7 @@ GRIDS: dict[str, Grid] = {
     )
 }
 
-# Where a tensor's inputs are no multiple of a grid's group it takes the next one. IQ4_NL is the best of the grids of 32 inputs that take no
-# more than 4.5 bits a weight; past that there is Q8_0. llama.cpp does nearly the same.
+# Where a tensor's inputs are no multiple of a grid's group it takes the next one. IQ4_NL is the best of the
+# grids of 32 inputs that take no more than 4.5 bits a weight; past that there is Q8_0. llama.cpp does nearly
+# the same.
 FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "IQ4_NL", "Q5_K": "Q8_0", "Q6_K": "Q8_0"}

@@ -1,7 +1,8 @@
 """What a group of weights can hold.
 
-A grid fixes which codes exist, how many inputs share stored numbers, and how these are stored. Calibration chooses codes and stored
-numbers on the grid of the file, so that packing is a permutation of bits and loses nothing.
+A grid fixes which codes exist, how many inputs share stored numbers, and how these are stored. Calibration
+chooses codes and stored numbers on the grid of the file, so that packing is a permutation of bits and loses
+nothing.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +16,9 @@ from torch import Tensor
 from epmq_export.errors import CalibrationError
 
 Stored = Mapping[str, Tensor]
-"""What a file holds beside the codes, by part: each [rows, groups * count], the groups of a row one after the other."""
+"""What a file holds beside the codes, by part: each [rows, groups * count], the groups of a row one after the
+other.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid(ABC):
-    """Values step * level(code) + offset, with a step (and, on some grids, an offset) for every `subgroup` inputs.
+    """Values step * level(code) + offset, with a step (and, on some grids, an offset) for every `subgroup`
+    inputs.
 
-    A solver that walks along the inputs calls `fit` where a group begins, `refit` where a subgroup begins, takes its steps from `column`,
-    and then calls `encode` and `decode` for each input. One that knows better steps than `fit` asks `round` for the stored
-    numbers that come nearest to them.
+    A solver that walks along the inputs calls `fit` where a group begins, `refit` where a subgroup begins,
+    takes its steps from `column`, and then calls `encode` and `decode` for each input. One that knows better
+    steps than `fit` asks `round` for the stored numbers that come nearest to them.
     """
 
     name: str
@@ -58,7 +62,9 @@ class Grid(ABC):
 
     @property
     def file_type(self) -> str:
-        """llama.cpp's name of the bytes; that of a wider grid where this one is but a choice of its points."""
+        """llama.cpp's name of the bytes; that of a wider grid where this one is but a choice of its
+        points.
+        """
         return self.name
 
     @property
@@ -83,21 +89,27 @@ class Grid(ABC):
 
     @abstractmethod
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """Stored numbers for rows of one group each, [rows, group]: those of least squared rounding error that a search finds.
+        """Stored numbers for rows of one group each, [rows, group]: those of least squared rounding error
+        that a search finds.
 
-        `importance`, [group] or [rows, group], weighs the errors. CalibrationError where a weight is not finite or beyond reach.
+        `importance`, [group] or [rows, group], weighs the errors. CalibrationError where a weight is not
+        finite or beyond reach.
         """
 
     @abstractmethod
     def steps(self, stored: Stored) -> tuple[Tensor, Tensor | None]:
-        """Step and offset (None: all 0) of each subgroup, float32 [rows, groups * group / subgroup], as the runtimes' decoders compute them."""
+        """Step and offset (None: all 0) of each subgroup, float32 [rows, groups * group / subgroup], as the
+        runtimes' decoders compute them.
+        """
 
     @abstractmethod
     def round(self, step: Tensor, offset: Tensor | None = None) -> Stored:
         """The stored numbers that come nearest to wished steps and offsets, both as `steps` gives them."""
 
     def refit(self, stored: Stored, index: int, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """The stored numbers of rows of one group each, those of subgroup `index` fitted anew to what its weights, [rows, subgroup], have become."""
+        """The stored numbers of rows of one group each, those of subgroup `index` fitted anew to what its
+        weights, [rows, subgroup], have become.
+        """
         return stored
 
     def column(self, stored: Stored, index: int) -> tuple[Tensor, Tensor | None]:
@@ -120,15 +132,25 @@ class Grid(ABC):
         return ratios.copy_(_table(self.levels, ratios.device)[self._index(ratios)])
 
     def encode(self, weight: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
-        """The nearest codes, int8, of weights under steps and offsets that broadcast to them; that of the level nearest to 0 where the step is 0."""
+        """The nearest codes, int8, of weights under steps and offsets that broadcast to them; that of the
+        level nearest to 0 where the step is 0.
+        """
         ratios = (weight if offset is None else weight - offset) * inverse(step)
-        return self.nearest_level_(ratios).to(torch.int8) if self.even else (self._index(ratios) + self.lowest).to(torch.int8)
+        return (
+            self.nearest_level_(ratios).to(torch.int8)
+            if self.even
+            else (self._index(ratios) + self.lowest).to(torch.int8)
+        )
 
     def _index(self, ratios: Tensor) -> Tensor:
-        """That of the nearest level, int32. Levels are integers, so one is nearest all the way between two multiples of 1/2."""
+        """That of the nearest level, int32. Levels are integers, so one is nearest all the way between two
+        multiples of 1/2.
+        """
         first, last = 2 * self.levels[0], 2 * self.levels[-1]
         halves = (ratios * 2).floor_().clamp_(first, last).to(torch.int32)
-        return _nearest(self.levels, ratios.device)[halves.clamp_(first, last) - first]  # again: what is not a number has become any integer
+        return _nearest(self.levels, ratios.device)[
+            halves.clamp_(first, last) - first
+        ]  # again: what is not a number has become any integer
 
     def decode(self, codes: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
         """float32 values; bit for bit what the runtimes decode."""
@@ -136,21 +158,31 @@ class Grid(ABC):
         return values if offset is None else values + offset
 
     def quantise(self, weight: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Stored]:
-        """Round each weight of [out, in] to the nearest: codes int8 [out, in], and stored numbers. `importance` is [in]."""
+        """Round each weight of [out, in] to the nearest: codes int8 [out, in], and stored numbers.
+        `importance` is [in].
+        """
         rows = weight.float().reshape(-1, self.group)
         if importance is not None:
             importance = importance.reshape(-1, self.group).repeat(weight.shape[0], 1)
         stored = self.fit(rows, importance)
         whole = {part: value.reshape(weight.shape[0], -1) for part, value in stored.items()}
         step, offset = self.steps(stored)
-        codes = self.encode(rows.reshape(-1, self.subgroup), step.reshape(-1, 1), None if offset is None else offset.reshape(-1, 1))
+        codes = self.encode(
+            rows.reshape(-1, self.subgroup),
+            step.reshape(-1, 1),
+            None if offset is None else offset.reshape(-1, 1),
+        )
         return codes.reshape(weight.shape), whole
 
     def dequantise(self, codes: Tensor, stored: Stored) -> Tensor:
         """float32 [out, in] of codes [out, in]."""
         out, width = codes.shape
         step, offset = self.steps(stored)
-        values = self.decode(codes.reshape(out, -1, self.subgroup), step[:, :, None], None if offset is None else offset[:, :, None])
+        values = self.decode(
+            codes.reshape(out, -1, self.subgroup),
+            step[:, :, None],
+            None if offset is None else offset[:, :, None],
+        )
         return values.reshape(out, width)
 
     def holds(self, stored: Stored) -> bool:
@@ -158,12 +190,16 @@ class Grid(ABC):
         return True
 
     def require_reach(self, weight: Tensor, reach: float) -> None:
-        """CalibrationError where a weight is not finite, or more than `reach` times float16's largest number."""
+        """CalibrationError where a weight is not finite, or more than `reach` times float16's largest
+        number.
+        """
         largest = weight.abs().amax(1)
         if not torch.isfinite(largest).all():
             raise CalibrationError(f"a weight is not finite, so no {self.name} scale fits it")
         if bool((largest / reach > torch.finfo(torch.float16).max).any()):
-            raise CalibrationError(f"a weight of {float(largest.max()):.3g} is beyond the reach of a float16 {self.name} scale")
+            raise CalibrationError(
+                f"a weight of {float(largest.max()):.3g} is beyond the reach of a float16 {self.name} scale"
+            )
 
 
 def inverse(steps: Tensor) -> Tensor:
@@ -179,6 +215,8 @@ def _table(levels: tuple[int, ...], device: torch.device) -> Tensor:
 
 @cache
 def _nearest(levels: tuple[int, ...], device: torch.device) -> Tensor:
-    """The index of the level nearest to each interval [k / 2, (k + 1) / 2), from twice the lowest level on."""
+    """The index of the level nearest to each interval [k / 2, (k + 1) / 2), from twice the lowest level
+    on.
+    """
     middles = torch.arange(2 * levels[0], 2 * levels[-1] + 1, dtype=torch.float64) / 2 + 0.25
     return (middles[:, None] - torch.tensor(levels)).abs().argmin(1).to(device, torch.int32)

@@ -1,4 +1,6 @@
-"""llama.cpp's K-quants: 256 inputs share float16 scales, 16 or 32 of them a small integer that says how much of these is theirs."""
+"""llama.cpp's K-quants: 256 inputs share float16 scales, 16 or 32 of them a small integer that says how much
+of these is theirs.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +16,8 @@ from epmq_export.grids.search import fit_affine, fit_scale
 class ShiftedK(Grid):
     """Values d s code - e m: float16 d and e a group, integers s and m a subgroup. Q2_K, Q4_K and Q5_K.
 
-    Both products are exact in float32 and their difference is rounded once, so every runtime decodes the same bits.
+    Both products are exact in float32 and their difference is rounded once, so every runtime decodes the same
+    bits.
     """
 
     share_bits: int
@@ -23,22 +26,35 @@ class ShiftedK(Grid):
     @property
     def parts(self) -> Mapping[str, Part]:
         share = Part(torch.uint8, self.share_bits, self.group // self.subgroup)
-        return {"scales": Part(torch.float16, 16), "mins": Part(torch.float16, 16), "subscales": share, "submins": share}
+        return {
+            "scales": Part(torch.float16, 16),
+            "mins": Part(torch.float16, 16),
+            "subscales": share,
+            "submins": share,
+        }
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """First each subgroup's best step and offset; then d and e that hold the largest of them; then, under these, s and m anew."""
+        """First each subgroup's best step and offset; then d and e that hold the largest of them; then, under
+        these, s and m anew.
+        """
         self.require_reach(weight, self._most)
         rows = weight.float().reshape(-1, self.subgroup)
         weights = None if importance is None else importance.expand_as(weight).reshape(-1, self.subgroup)
-        step, offset = fit_affine(self, rows, weights, lambda step: step.clamp_min(0), lambda offset: offset.clamp_max(0))
+        step, offset = fit_affine(
+            self, rows, weights, lambda step: step.clamp_min(0), lambda offset: offset.clamp_max(0)
+        )
         stored = self.round(step.reshape(len(weight), -1), offset.reshape(len(weight), -1))
         count = self.group // self.subgroup
-        shares = self._shares(stored["scales"].repeat_interleave(count), stored["mins"].repeat_interleave(count), rows, weights)
+        shares = self._shares(
+            stored["scales"].repeat_interleave(count), stored["mins"].repeat_interleave(count), rows, weights
+        )
         return {**stored, **{part: share.reshape(len(weight), -1) for part, share in shares.items()}}
 
     def refit(self, stored: Stored, index: int, weight: Tensor, importance: Tensor | None = None) -> Stored:
         found = {part: stored[part].clone() for part in ("subscales", "submins")}
-        for part, share in self._shares(stored["scales"][:, 0], stored["mins"][:, 0], weight, importance).items():
+        for part, share in self._shares(
+            stored["scales"][:, 0], stored["mins"][:, 0], weight, importance
+        ).items():
             found[part][:, index] = share
         return {**stored, **found}
 
@@ -55,7 +71,9 @@ class ShiftedK(Grid):
         return int(2**self.share_bits - 1)
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The float16 number of each group and the share of it of each subgroup, for numbers [rows, groups * subgroups] of one sign a group."""
+        """The float16 number of each group and the share of it of each subgroup, for numbers [rows, groups *
+        subgroups] of one sign a group.
+        """
         whole = (_largest(numbers.reshape(-1, self.group // self.subgroup)) / self._most).half()
         whole = whole.reshape(len(numbers), -1)
         return whole, self._share(numbers, whole.repeat_interleave(self.group // self.subgroup, 1))
@@ -63,17 +81,25 @@ class ShiftedK(Grid):
     def _share(self, numbers: Tensor, whole: Tensor) -> Tensor:
         return (numbers * inverse(whole)).round_().clamp_(0, self._most).to(torch.uint8)
 
-    def _shares(self, scale: Tensor, least: Tensor, weight: Tensor, importance: Tensor | None) -> dict[str, Tensor]:
+    def _shares(
+        self, scale: Tensor, least: Tensor, weight: Tensor, importance: Tensor | None
+    ) -> dict[str, Tensor]:
         """The best s and m, [rows], of subgroups [rows, subgroup] under given d and e, [rows]."""
         step, offset = fit_affine(
-            self, weight, importance, lambda step: scale.float() * self._share(step, scale), lambda offset: -least.float() * self._share(-offset, least)
+            self,
+            weight,
+            importance,
+            lambda step: scale.float() * self._share(step, scale),
+            lambda offset: -least.float() * self._share(-offset, least),
         )
         return {"subscales": self._share(step, scale), "submins": self._share(-offset, least)}
 
 
 @dataclass(frozen=True)
 class ScaledK(Grid):
-    """Values d s level(code): a float16 d a group, a signed integer s a subgroup, stored with a bias. Q3_K and Q6_K. Exact in float32."""
+    """Values d s level(code): a float16 d a group, a signed integer s a subgroup, stored with a bias. Q3_K
+    and Q6_K. Exact in float32.
+    """
 
     share_bits: int
     reaches: tuple[float, ...] = field(repr=False)
@@ -81,14 +107,19 @@ class ScaledK(Grid):
 
     @property
     def parts(self) -> Mapping[str, Part]:
-        return {"scales": Part(torch.float16, 16), "subscales": Part(torch.uint8, self.share_bits, self.group // self.subgroup)}
+        return {
+            "scales": Part(torch.float16, 16),
+            "subscales": Part(torch.uint8, self.share_bits, self.group // self.subgroup),
+        }
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
         """First each subgroup's best step; then d that holds the largest of them; then, under it, s anew."""
         self.require_reach(weight, self._bias)
         rows = weight.float().reshape(-1, self.subgroup)
         weights = None if importance is None else importance.expand_as(weight).reshape(-1, self.subgroup)
-        stored = self.round(fit_scale(self, rows, weights, self.reaches, lambda step: step).reshape(len(weight), -1))
+        stored = self.round(
+            fit_scale(self, rows, weights, self.reaches, lambda step: step).reshape(len(weight), -1)
+        )
         shares = self._fitted(stored["scales"].repeat_interleave(self.group // self.subgroup), rows, weights)
         return {**stored, "subscales": shares.reshape(len(weight), -1)}
 
@@ -111,11 +142,19 @@ class ScaledK(Grid):
         return int(2 ** (self.share_bits - 1))
 
     def _share(self, step: Tensor, scale: Tensor) -> Tensor:
-        return ((step * inverse(scale)).round_().clamp_(-self._bias, self._bias - 1) + self._bias).to(torch.uint8)
+        return ((step * inverse(scale)).round_().clamp_(-self._bias, self._bias - 1) + self._bias).to(
+            torch.uint8
+        )
 
     def _fitted(self, scale: Tensor, weight: Tensor, importance: Tensor | None) -> Tensor:
         """The best stored s, [rows], of subgroups [rows, subgroup] under a given d, [rows]."""
-        step = fit_scale(self, weight, importance, self.reaches, lambda step: scale.float() * (self._share(step, scale).float() - self._bias))
+        step = fit_scale(
+            self,
+            weight,
+            importance,
+            self.reaches,
+            lambda step: scale.float() * (self._share(step, scale).float() - self._bias),
+        )
         return self._share(step, scale)
 
 

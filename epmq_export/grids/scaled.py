@@ -12,7 +12,8 @@ from epmq_export.grids.search import fit_scale, to_half
 
 @dataclass(frozen=True)
 class Scaled(Grid):
-    """Values d * level(code). d may be negative: it puts the longer end of the range where the group's largest weight is.
+    """Values d * level(code). d may be negative: it puts the longer end of the range where the group's
+    largest weight is.
 
     float32(d) * level is exact, so every runtime decodes the same bits.
     """

@@ -1,4 +1,6 @@
-"""The search for the steps that serve a few weights best: candidates give codes, codes give steps by least squares, the best are taken."""
+"""The search for the steps that serve a few weights best: candidates give codes, codes give steps by least
+squares, the best are taken.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -12,13 +14,21 @@ Snap = Callable[[Tensor], Tensor]
 
 # How much of a group's range a candidate cuts off below and above, for finer steps elsewhere.
 _CUTS = (0.0, 0.03, 0.07, 0.12, 0.18)
-BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26] + [(-0.04, -0.04), (-0.04, 0.0), (0.0, -0.04)]
+BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26] + [
+    (-0.04, -0.04),
+    (-0.04, 0.0),
+    (0.0, -0.04),
+]
 
 
-def fit_scale(grid: Grid, weight: Tensor, importance: Tensor | None, reaches: Sequence[float], snap: Snap) -> Tensor:
-    """The step, float32 [rows], of least squared error for weights [rows, inputs], errors weighed by importance [inputs] or [rows, inputs].
+def fit_scale(
+    grid: Grid, weight: Tensor, importance: Tensor | None, reaches: Sequence[float], snap: Snap
+) -> Tensor:
+    """The step, float32 [rows], of least squared error for weights [rows, inputs], errors weighed by
+    importance [inputs] or [rows, inputs].
 
-    `reaches` are the candidates: levels, in steps of one, at which a row's largest weight may stand. A row of zeros gets step 0.
+    `reaches` are the candidates: levels, in steps of one, at which a row's largest weight may stand. A row of
+    zeros gets step 0.
     """
     largest = weight.abs().amax(1)
     best = torch.zeros_like(largest)
@@ -40,7 +50,9 @@ def fit_scale(grid: Grid, weight: Tensor, importance: Tensor | None, reaches: Se
     return best
 
 
-def fit_affine(grid: Grid, weight: Tensor, importance: Tensor | None, snap_step: Snap, snap_offset: Snap) -> tuple[Tensor, Tensor]:
+def fit_affine(
+    grid: Grid, weight: Tensor, importance: Tensor | None, snap_step: Snap, snap_offset: Snap
+) -> tuple[Tensor, Tensor]:
     """The same for a step and an offset."""
     importance = torch.ones_like(weight) if importance is None else importance.expand_as(weight)
     lowest = snap_offset(weight.amin(1))
@@ -66,7 +78,10 @@ def fit_affine(grid: Grid, weight: Tensor, importance: Tensor | None, snap_step:
         step = snap_step((along - shift * once) * inverse(twice))
         error = level.mul_(step[:, None]).add_(shift[:, None]).sub_(above).square_().mul_(importance).sum(1)
         better = error < least
-        best_step, best_offset = torch.where(better, step, best_step), torch.where(better, offset, best_offset)
+        best_step, best_offset = (
+            torch.where(better, step, best_step),
+            torch.where(better, offset, best_offset),
+        )
         least = torch.where(better, error, least)
     return best_step, best_offset
 

@@ -12,7 +12,9 @@ from epmq_export.grids.search import fit_affine, to_half
 
 @dataclass(frozen=True)
 class Shifted(Grid):
-    """Values d * code + m. float32(d) * code is exact and the sum is rounded once, so every runtime decodes the same bits."""
+    """Values d * code + m. float32(d) * code is exact and the sum is rounded once, so every runtime decodes
+    the same bits.
+    """
 
     @property
     def parts(self) -> Mapping[str, Part]:

@@ -15,7 +15,8 @@ _SIGNIFICANT = 7
 
 @dataclass(frozen=True)
 class Zeroed(Shifted):
-    """Values d (code - z), z one of the codes, stored as Q4_1 stores them: d and m = -d z, both exact in float16, d not negative.
+    """Values d (code - z), z one of the codes, stored as Q4_1 stores them: d and m = -d z, both exact in
+    float16, d not negative.
 
     d code + m and d (code - z) are the same float32, so that GGUF's Q4_1 and ONNX's UINT4 hold the same bits.
     """
@@ -25,7 +26,9 @@ class Zeroed(Shifted):
         return "Q4_1"
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        self.require_reach(weight, 0.85)  # m = -d z may be longer than the weight: by both cuts, the rounding of z and that of d
+        self.require_reach(
+            weight, 0.85
+        )  # m = -d z may be longer than the weight: by both cuts, the rounding of z and that of d
         weight = weight.float()
         importance = torch.ones_like(weight) if importance is None else importance
         lowest, highest = weight.amin(1).clamp_max(0), weight.amax(1).clamp_min(0)
@@ -35,7 +38,10 @@ class Zeroed(Shifted):
         for low, high in BOTH_ENDS:
             rough = inverse(_snap(span * ((1 - low - high) / self.highest)))
             zero = self._zero((lowest + span * low) * rough)
-            level = torch.minimum(torch.maximum((weight * rough[:, None]).round_(), -zero[:, None]), self.highest - zero[:, None])
+            level = torch.minimum(
+                torch.maximum((weight * rough[:, None]).round_(), -zero[:, None]),
+                self.highest - zero[:, None],
+            )
             step = _snap((weight * level * importance).sum(1) * inverse((level.square() * importance).sum(1)))
             error = ((level * step[:, None] - weight).square() * importance).sum(1)
             better = error < least

@@ -22,7 +22,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Merged:
     """The merged model as a source: a tensor is computed when it is loaded, in float32, and is not kept.
 
-    One tensor of the base, one of one expert and the rule's float32 sums are in memory at a time, however many experts there are.
+    One tensor of the base, one of one expert and the rule's float32 sums are in memory at a time, however
+    many experts there are.
     """
 
     def __init__(self, inputs: Inputs, dtype: torch.dtype | None) -> None:
@@ -45,17 +46,25 @@ class Merged:
             return self._inputs.source.load(name)
         value = self._merge(name).to(self.dtype(name))
         if not all_finite(value):
-            raise RecipeError(f"merged tensor {name} has values beyond {str(value.dtype).removeprefix('torch.')}: write it as float32, or use a smaller lambda")
+            raise RecipeError(
+                f"merged tensor {name} has values beyond {str(value.dtype).removeprefix('torch.')}: write "
+                "it as float32, or use a smaller lambda"
+            )
         return value
 
 
 def merged(
-    base: TypedSource, experts: Sequence[TypedSource], settings: MergeSettings, dtype: torch.dtype | None = None, layers: Layers | None = None
+    base: TypedSource,
+    experts: Sequence[TypedSource],
+    settings: MergeSettings,
+    dtype: torch.dtype | None = None,
+    layers: Layers | None = None,
 ) -> Merged:
     """The merge of experts, in the order of `settings.models`, all under the base's tensor names.
 
-    Floating tensors get `dtype`, or by default the base's own. `layers` says which layers of a model these are, by default
-    all. InputError where an expert does not fit the base (headers are compared; no tensor is read).
+    Floating tensors get `dtype`, or by default the base's own. `layers` says which layers of a model these
+    are, by default all. InputError where an expert does not fit the base (headers are compared; no tensor is
+    read).
     """
     if len(experts) != len(settings.models):
         raise ValueError(f"{len(experts)} experts for {len(settings.models)} models in the settings")

@@ -1,8 +1,10 @@
-"""Model Breadcrumbs (arXiv 2312.06795): drop a task vector's outliers and its small change, then task arithmetic or TIES.
+"""Model Breadcrumbs (arXiv 2312.06795): drop a task vector's outliers and its small change, then task
+arithmetic or TIES.
 
-Of a tensor's entries by magnitude, the largest `gamma` share goes, and of the others the largest stay, as many as `density` says (the
-paper's 1 - gamma and 1 - beta). Where too few are left, fewer of the largest go. Defaults are where the authors' own search starts;
-`breadcrumbs_ties` is mergekit's combination with TIES's election.
+Of a tensor's entries by magnitude, the largest `gamma` share goes, and of the others the largest stay, as
+many as `density` says (the paper's 1 - gamma and 1 - beta). Where too few are left, fewer of the largest go.
+Defaults are where the authors' own search starts; `breadcrumbs_ties` is mergekit's combination with TIES's
+election.
 """
 
 import torch
@@ -51,5 +53,9 @@ _BOTH = {
 }
 RULES = {
     "breadcrumbs": Rule(breadcrumbs, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
-    "breadcrumbs_ties": Rule(breadcrumbs_ties, {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)}, check=positive_weights),
+    "breadcrumbs_ties": Rule(
+        breadcrumbs_ties,
+        {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)},
+        check=positive_weights,
+    ),
 }

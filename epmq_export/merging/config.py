@@ -6,21 +6,37 @@ from typing import Any
 
 from epmq_export.errors import InputError
 
-# What families call the number of layers; T5 and its like have the decoder's apart, and models of two towers one config for each.
-_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers")
+# What families call the number of layers; T5 and its like have the decoder's apart, and models of two towers
+# one config for each.
+_COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 _TOWERS = ("text", "vis", "audio", "decoder", "encoder")  # `vision` and `visual`
 
 
-def layer_changes(config: Mapping[str, Any], path: Path, layers: Mapping[str, int], origins: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """The keys of config.json that change where stacks of `layers` (by name) become those that `origins` lists, by the number each came from.
+def layer_changes(
+    config: Mapping[str, Any], path: Path, layers: Mapping[str, int], origins: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The keys of config.json that change where stacks of `layers` (by name) become those that `origins`
+    lists, by the number each came from.
 
-    What the config lists by layer (`layer_types`) follows. InputError where it does not say which key counts a stack's layers.
+    What the config lists by layer (`layer_types`) follows. InputError where it does not say which key counts
+    a stack's layers.
     """
     changes: dict[str, Any] = {}
     for stack, origin in origins.items():
         found = _keys(config, stack, layers[stack])
         if len(found) != 1:
-            raise InputError(f"{path}: found {len(found)} keys that say how many layers {stack} has ({layers[stack]}), expected one of {', '.join(_COUNTS)}")
+            raise InputError(
+                f"{path}: found {len(found)} keys that say how many layers {stack} has ({layers[stack]}), "
+                f"expected one of {', '.join(_COUNTS)}"
+            )
         part, key = found[0]
         values = dict(changes.get(part, config[part]) if part else {**config, **changes})
         new = {key: len(origin)} | {
@@ -34,8 +50,15 @@ def layer_changes(config: Mapping[str, Any], path: Path, layers: Mapping[str, in
 
 def _keys(config: Mapping[str, Any], stack: str, count: int) -> list[tuple[str, str]]:
     """The keys, each with the part of the config that it is in, that may count the layers of a stack."""
-    parts = {"": config} | {name: value for name, value in config.items() if name.endswith("_config") and isinstance(value, dict)}
-    found = [(part, key) for part, values in parts.items() for key in _COUNTS if values.get(key) == count and not isinstance(values.get(key), bool)]
+    parts = {"": config} | {
+        name: value for name, value in config.items() if name.endswith("_config") and isinstance(value, dict)
+    }
+    found = [
+        (part, key)
+        for part, values in parts.items()
+        for key in _COUNTS
+        if values.get(key) == count and not isinstance(values.get(key), bool)
+    ]
     tower = next((tower for tower in _TOWERS if tower in stack), "text")
     named = {each: [(part, key) for part, key in found if each in part or each in key] for each in _TOWERS}
     if named[tower]:

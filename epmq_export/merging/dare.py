@@ -1,8 +1,9 @@
-"""DARE (arXiv 2311.03099): drop entries of a task vector at random and lengthen the others, then task arithmetic or TIES.
+"""DARE (arXiv 2311.03099): drop entries of a task vector at random and lengthen the others, then task
+arithmetic or TIES.
 
-An entry is kept with the probability `density` and divided by it, so that the expectation stays. In `dare_ties` dropping takes the place
-of trimming, as in mergekit; the authors' code trims what is left as well. Which entries are kept depends on `seed`, the expert's name
-and the tensor's, and on nothing else.
+An entry is kept with the probability `density` and divided by it, so that the expectation stays. In
+`dare_ties` dropping takes the place of trimming, as in mergekit; the authors' code trims what is left as
+well. Which entries are kept depends on `seed`, the expert's name and the tensor's, and on nothing else.
 
 mergekit's convention: what is kept is lengthened to the L1 norm that the tensor's task vector had.
 """
@@ -42,5 +43,9 @@ def dare_ties(inputs: Inputs) -> Merge:
 _BOTH = {"weight": WEIGHT, "density": DENSITY, "rescale": flag(True), "seed": SEED}
 RULES = {
     "dare_linear": Rule(dare_linear, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
-    "dare_ties": Rule(dare_ties, {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)}, check=positive_weights),
+    "dare_ties": Rule(
+        dare_ties,
+        {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)},
+        check=positive_weights,
+    ),
 }

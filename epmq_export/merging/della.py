@@ -1,8 +1,9 @@
 """DELLA (arXiv 2406.11617): DARE whose drops spare what is large.
 
-In each row of a task vector the entries are ranked by magnitude; the probability of being kept rises evenly with the rank, from
-density - epsilon for the smallest to density + epsilon for the largest, and a kept entry is divided by its own. A row runs along a
-tensor's second dimension; a tensor of one dimension is one row. Then TIES's election and mean (`della`) or task arithmetic (`della_linear`).
+In each row of a task vector the entries are ranked by magnitude; the probability of being kept rises evenly
+with the rank, from density - epsilon for the smallest to density + epsilon for the largest, and a kept entry
+is divided by its own. A row runs along a tensor's second dimension; a tensor of one dimension is one row.
+Then TIES's election and mean (`della`) or task arithmetic (`della_linear`).
 
 mergekit's convention: what is kept is lengthened to the L1 norm that the tensor's task vector had.
 """
@@ -20,7 +21,9 @@ from epmq_export.merging.ties import elected, positive_weights
 
 
 def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float) -> Tensor:
-    """How probable it is that an entry is kept: in the vector's shape, float32. Of equal magnitudes, the later ranks higher."""
+    """How probable it is that an entry is kept: in the vector's shape, float32. Of equal magnitudes, the
+    later ranks higher.
+    """
     rows = vector.abs().reshape(1, -1) if vector.ndim < 2 else vector.abs().transpose(1, -1)
     if rows.shape[-1] < 2:
         return vector.new_full(vector.shape, density)
@@ -33,10 +36,14 @@ def drop_by_rank(inputs: Inputs) -> Sparsify:
     """RecipeError where a probability would leave 0 to 1; a density of 0 or 1 needs no epsilon."""
     for index, model in enumerate(inputs.settings.models):
         for tensor in inputs.floating():
-            density, epsilon = inputs.model_number(index, "density", tensor), inputs.model_number(index, "epsilon", tensor)
+            density, epsilon = (
+                inputs.model_number(index, "density", tensor),
+                inputs.model_number(index, "epsilon", tensor),
+            )
             if 0 < density < 1 and not epsilon < density < 1 - epsilon:
                 raise RecipeError(
-                    f"epsilon of {model.name} is {epsilon:g} for {tensor}, expected less than {min(density, 1 - density):g}: "
+                    f"epsilon of {model.name} is {epsilon:g} for {tensor}, expected less than "
+                    f"{min(density, 1 - density):g}: "
                     f"density {density:g} plus and minus epsilon are probabilities"
                 )
 
@@ -61,7 +68,13 @@ def della_linear(inputs: Inputs) -> Merge:
     return added(inputs, drop_by_rank(inputs))
 
 
-_BOTH = {"weight": WEIGHT, "density": DENSITY, "epsilon": Number(0.15, by_model=True, least=0, most=0.5), "rescale": flag(True), "seed": SEED}
+_BOTH = {
+    "weight": WEIGHT,
+    "density": DENSITY,
+    "epsilon": Number(0.15, by_model=True, least=0, most=0.5),
+    "rescale": flag(True),
+    "seed": SEED,
+}
 RULES = {
     "della": Rule(della, {**_BOTH, "lambda": Number(1.0), "normalize": flag(True)}, check=positive_weights),
     "della_linear": Rule(della_linear, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),

@@ -1,4 +1,6 @@
-"""What every rule reads: float32 tensors of the base and of the experts, one at a time, and the numbers that go with them."""
+"""What every rule reads: float32 tensors of the base and of the experts, one at a time, and the numbers that
+go with them.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -41,7 +43,11 @@ class Inputs:
 
     def model_number(self, index: int, name: str, tensor: str) -> float:
         """A number that may differ by model."""
-        return self.settings.models[index].numbers[name].at(self.layers.name_in(index, tensor), self.layers.share(tensor))
+        return (
+            self.settings.models[index]
+            .numbers[name]
+            .at(self.layers.name_in(index, tensor), self.layers.share(tensor))
+        )
 
     @property
     def mergekit(self) -> bool:
@@ -49,9 +55,13 @@ class Inputs:
         return self.settings.convention == "mergekit"
 
     def uniform(self, index: int, tensor: str) -> Tensor:
-        """Random numbers from 0 up to 1 in the tensor's shape, float32: always the same for a seed, an expert's name and a tensor's name."""
+        """Random numbers from 0 up to 1 in the tensor's shape, float32: always the same for a seed, an
+        expert's name and a tensor's name.
+        """
         key = f"{self.number('seed', tensor):.0f}\0{self.settings.models[index].name}\0{tensor}"
-        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")))
+        generator = np.random.Generator(
+            np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))
+        )
         return torch.from_numpy(np.asarray(generator.random(self.source.shape(tensor), dtype=np.float32)))
 
     def floating(self) -> list[str]:
@@ -60,7 +70,9 @@ class Inputs:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether there is no NaN and no infinity: both show in the extremes, which are found much faster than `isfinite` is computed."""
+    """Whether there is no NaN and no infinity: both show in the extremes, which are found much faster than
+    `isfinite` is computed.
+    """
     return value.numel() == 0 or bool(torch.stack(value.aminmax()).isfinite().all())
 
 
@@ -68,5 +80,7 @@ def _finite(source: TypedSource, tensor: str, name: str) -> Tensor:
     value = source.load(tensor).to(torch.float32, copy=True)
     if not all_finite(value):
         count = int((~torch.isfinite(value)).sum())
-        raise InputError(f"{name}: tensor {tensor} has {count} values that are no finite float32 (NaN or infinity)")
+        raise InputError(
+            f"{name}: tensor {tensor} has {count} values that are no finite float32 (NaN or infinity)"
+        )
     return value

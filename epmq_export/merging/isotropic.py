@@ -1,9 +1,10 @@
 """Isotropic merging (arXiv 2502.04959): the sum of the task vectors with all singular values alike.
 
-`iso_c`: for a linear, U V^T of the sum's singular vectors, times the mean of its min(out, in) singular values. `iso_cts` keeps of the sum
-a leading share, `common_space_fraction`, rounded so that the rest divides among the experts; each adds the leading triplets of its task
-vector outside that space; U and V are made orthogonal as in TSV-M, and the values replaced by their mean. Other tensors get the mean.
-Directions with a singular value of 0 are not unique and get none of the mean value.
+`iso_c`: for a linear, U V^T of the sum's singular vectors, times the mean of its min(out, in) singular
+values. `iso_cts` keeps of the sum a leading share, `common_space_fraction`, rounded so that the rest divides
+among the experts; each adds the leading triplets of its task vector outside that space; U and V are made
+orthogonal as in TSV-M, and the values replaced by their mean. Other tensors get the mean. Directions with a
+singular value of 0 are not unique and get none of the mean value.
 """
 
 import torch
@@ -39,12 +40,16 @@ def iso_cts(inputs: Inputs) -> Merge:
             us.append(u)
             ss.append(s)
             vs.append(v)
-        return polar(tensor, torch.cat(us, 1)) @ polar(tensor, torch.cat(vs, 1)).T * (torch.cat(ss).sum() / rank)
+        return (
+            polar(tensor, torch.cat(us, 1)) @ polar(tensor, torch.cat(vs, 1)).T * (torch.cat(ss).sum() / rank)
+        )
 
     return by_linear(inputs, merge_linear)
 
 
 RULES = {
     "iso_c": Rule(iso_c, {"lambda": Number(1.0)}, costly=True),
-    "iso_cts": Rule(iso_cts, {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)}, costly=True),
+    "iso_cts": Rule(
+        iso_cts, {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)}, costly=True
+    ),
 }

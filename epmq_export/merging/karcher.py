@@ -1,12 +1,14 @@
 """Karcher mean: the models' tensors as points of a sphere, and the point whose geodesics to them sum to zero.
 
-As mergekit does it, tensor by tensor (the same fixed point is studied in arXiv 2603.04972): from the normalised mean of the unit
-vectors u_i, repeat
+As mergekit does it, tensor by tensor (the same fixed point is studied in arXiv 2603.04972): from the
+normalised mean of the unit vectors u_i, repeat
 
-    step = mean_i angle_i / sin(angle_i) (u_i - cos(angle_i) u)        u <- cos(|step|) u + sin(|step|) step / |step|
+    step = mean_i angle_i / sin(angle_i) (u_i - cos(angle_i) u)        u <- cos(|step|) u + sin(|step|) step /
+                                                                       |step|
 
-until |step| <= tol, at most max_iter times. The result has the mean of the models' lengths. Tensors no longer than tol give no direction.
-Each step reads every model's tensor again, so that memory does not grow with their number.
+until |step| <= tol, at most max_iter times. The result has the mean of the models' lengths. Tensors no longer
+than tol give no direction. Each step reads every model's tensor again, so that memory does not grow with
+their number.
 """
 
 import logging
@@ -39,7 +41,11 @@ def karcher(inputs: Inputs) -> Merge:
             mean.add_(unit(index), alpha=1 / len(pointing))
         size = length(mean)
         if size <= tol:
-            log.warning("karcher: in %s the models' directions cancel and have no mean; that of %s is taken", tensor, inputs.settings.models[pointing[0]].name)
+            log.warning(
+                "karcher: in %s the models' directions cancel and have no mean; that of %s is taken",
+                tensor,
+                inputs.settings.models[pointing[0]].name,
+            )
             mean, size = unit(pointing[0]), 1.0
         mean.div_(size)
         for _ in range(int(inputs.number("max_iter", tensor))):
@@ -48,7 +54,9 @@ def karcher(inputs: Inputs) -> Merge:
                 other = unit(index)
                 cosine = max(-1.0, min(1.0, dot(other, mean)))
                 sine = math.sqrt(1 - cosine * cosine)
-                if sine > tol:  # else the model is there already, or just opposite, where no direction leads to it
+                if (
+                    sine > tol
+                ):  # else the model is there already, or just opposite, where no direction leads to it
                     step.add_(other.add_(mean, alpha=-cosine), alpha=math.acos(cosine) / sine / len(pointing))
             size = length(step)
             if size <= tol:
@@ -60,4 +68,8 @@ def karcher(inputs: Inputs) -> Merge:
     return merge
 
 
-RULES = {"karcher": Rule(karcher, {"max_iter": Number(10, least=0, whole=True), "tol": Number(1e-5, least=0)}, counts_base=True)}
+RULES = {
+    "karcher": Rule(
+        karcher, {"max_iter": Number(10, least=0, whole=True), "tol": Number(1e-5, least=0)}, counts_base=True
+    )
+}

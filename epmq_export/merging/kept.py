@@ -13,7 +13,8 @@ from epmq_export.tensors import SafetensorsFile, TypedSource, write_safetensors
 
 
 class Kept:
-    """Each tensor is computed when it is first loaded and then lies in a temporary file: memory holds one at a time, as without this.
+    """Each tensor is computed when it is first loaded and then lies in a temporary file: memory holds one at
+    a time, as without this.
 
     The files go with the object, or at the interpreter's exit. OutputError where the disk does not take them.
     """

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
-# What comes before the layers: embeddings and what normalises them. All else without a layer (a final norm, a pooler, a head) comes after.
+# What comes before the layers: embeddings and what normalises them. All else without a layer (a final norm, a
+# pooler, a head) comes after.
 _BEFORE = re.compile(r"emb(?!ed_out)|(?:^|\.)(?:wte|wpe|shared|cls_token)(?:\.|$)|pre_la?yr?norm")
 
 
@@ -16,7 +17,9 @@ def layer_of(tensor: str) -> int | None:
 
 
 def stack_of(tensor: str) -> str | None:
-    """The stack of layers that a tensor belongs to: what stands before the layer's number (`model.layers`). None outside the layers."""
+    """The stack of layers that a tensor belongs to: what stands before the layer's number (`model.layers`).
+    None outside the layers.
+    """
     found = _NUMBER.search(tensor)
     return tensor[: found.start()] if found else None
 
@@ -44,7 +47,9 @@ def count_layers(tensors: Iterable[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that one merge makes: what gradients run over, and what they are called in each of its sources."""
+    """The layers that one merge makes: what gradients run over, and what they are called in each of its
+    sources.
+    """
 
     counts: Mapping[str, int]
     """Layers by stack."""
@@ -56,7 +61,9 @@ class Layers:
     """For each expert, its own number of that layer; where empty, the same."""
 
     def share(self, tensor: str) -> float:
-        """0 in the first layer of its stack, 1 in the last or only one; 0 outside the layers, as in mergekit."""
+        """0 in the first layer of its stack, 1 in the last or only one; 0 outside the layers, as in
+        mergekit.
+        """
         layer, stack = layer_of(tensor), stack_of(tensor)
         if layer is None or stack is None or stack not in self.counts:
             return 0.0

@@ -1,4 +1,6 @@
-"""Weighted mean of the experts: sum w_i W_i / sum w_i (arXiv 2203.05482). The base takes part only where it is listed among them."""
+"""Weighted mean of the experts: sum w_i W_i / sum w_i (arXiv 2203.05482). The base takes part only where it
+is listed among them.
+"""
 
 import torch
 from torch import Tensor
@@ -27,7 +29,10 @@ def linear(inputs: Inputs) -> Merge:
 def divisor(weights: float, tensor: str) -> float:
     """A sum of weights, to divide by; RecipeError where it is 0."""
     if abs(weights) < 1e-8:
-        raise RecipeError(f"the weights of {tensor} sum to {weights}, which nothing can be divided by: set normalize to false, or other weights")
+        raise RecipeError(
+            f"the weights of {tensor} sum to {weights}, which nothing can be divided by: set normalize to "
+            "false, or other weights"
+        )
     return weights
 
 

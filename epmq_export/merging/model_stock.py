@@ -2,11 +2,13 @@
 
     W = t mean_i W_i + (1 - t) W_0        t = N cos / (1 + (N - 1) cos)
 
-`cos` is the cosine between the task vectors of a tensor, or of each of its rows under `filter_wise`; of more than two experts, the mean
-over all pairs, as in mergekit, since the paper takes the angle to be one. A task vector of zeros has the cosine 0 with the others. Pairs
-are read one after the other: N experts cost N (N + 1) / 2 readings of a tensor, and no more memory than two.
+`cos` is the cosine between the task vectors of a tensor, or of each of its rows under `filter_wise`; of more
+than two experts, the mean over all pairs, as in mergekit, since the paper takes the angle to be one. A task
+vector of zeros has the cosine 0 with the others. Pairs are read one after the other: N experts cost N (N + 1)
+/ 2 readings of a tensor, and no more memory than two.
 
-mergekit's convention: the product of two lengths counts as 1e-6 where it is less, which brings the cosine of short task vectors near 0.
+mergekit's convention: the product of two lengths counts as 1e-6 where it is less, which brings the cosine of
+short task vectors near 0.
 """
 
 import logging
@@ -35,7 +37,9 @@ def model_stock(inputs: Inputs) -> Merge:
 
         def vector(index: int) -> Tensor:
             """A task vector [rows, entries]; one row unless the cosine is by row."""
-            return inputs.task_vector(index, tensor, base).reshape(-1, base.shape[-1] if by_row else base.numel())
+            return inputs.task_vector(index, tensor, base).reshape(
+                -1, base.shape[-1] if by_row else base.numel()
+            )
 
         mean, cosines = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
         for index in range(count):
@@ -46,7 +50,11 @@ def model_stock(inputs: Inputs) -> Merge:
         divisor = 1 + (count - 1) * cosines
         singular = divisor.abs() < _SINGULAR
         if bool(singular.any()):
-            log.warning("model_stock: in %s the task vectors%s point against each other; the base is kept", tensor, " of some rows" if by_row else "")
+            log.warning(
+                "model_stock: in %s the task vectors%s point against each other; the base is kept",
+                tensor,
+                " of some rows" if by_row else "",
+            )
         ratio = torch.where(singular, 0.0, count * cosines / divisor.masked_fill(singular, 1.0))
         return base.add_((mean * ratio.float()[:, None]).reshape(base.shape))
 

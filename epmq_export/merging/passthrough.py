@@ -14,4 +14,6 @@ def passthrough(inputs: Inputs) -> Merge:
     return merge
 
 
-RULES = {"passthrough": Rule(passthrough, {"scale": Number(1.0, by_model=True)}, experts=(1, 1), counts_base=True)}
+RULES = {
+    "passthrough": Rule(passthrough, {"scale": Number(1.0, by_model=True)}, experts=(1, 1), counts_base=True)
+}

@@ -12,7 +12,9 @@ Merge = Callable[[str], Tensor]
 """The merged tensor of a name, float32."""
 
 Sparsify = Callable[[Tensor, int, str], Tensor]
-"""What is kept of a task vector, given with its expert's index and its tensor's name; may change it in place."""
+"""What is kept of a task vector, given with its expert's index and its tensor's name; may change it in
+place.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,4 +31,6 @@ class Rule:
     """Whether a base that is listed among the models is one of the merged, and no base is needed."""
 
     costly: bool = False
-    """Whether a tensor takes far longer to compute than to read: what reads a merge more than once then keeps it."""
+    """Whether a tensor takes far longer to compute than to read: what reads a merge more than once then keeps
+    it.
+    """

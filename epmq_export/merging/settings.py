@@ -1,4 +1,6 @@
-"""What a recipe says about a merge: a rule, whose convention it follows, its numbers, and the numbers of each model."""
+"""What a recipe says about a merge: a rule, whose convention it follows, its numbers, and the numbers of each
+model.
+"""
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -50,8 +52,14 @@ class Number:
                 raise RecipeError(f"{where} is {value:g}, expected {self._expected()}")
 
     def _expected(self) -> str:
-        kind = "a whole number" if self.whole else "a share" if (self.least, self.most) == (0, 1) else "a number"
-        return f"{kind} from {self.least:g} to {self.most:g}" if self.most < inf else f"{kind} of at least {self.least:g}"
+        kind = (
+            "a whole number" if self.whole else "a share" if (self.least, self.most) == (0, 1) else "a number"
+        )
+        return (
+            f"{kind} from {self.least:g} to {self.most:g}"
+            if self.most < inf
+            else f"{kind} of at least {self.least:g}"
+        )
 
 
 def flag(default: bool, mergekit: bool | None = None) -> Number:
@@ -87,14 +95,22 @@ def read_settings(
     models: Sequence[tuple[str, Mapping[str, Any]]],
     weighted: bool,
 ) -> MergeSettings:
-    """The settings of a rule that declares its numbers; `others` are the names that some other rule reads, `weighted` as in `merge_settings`.
+    """The settings of a rule that declares its numbers; `others` are the names that some other rule reads,
+    `weighted` as in `merge_settings`.
 
-    A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor. RecipeError for an unknown name,
-    with the nearest valid one, and for a value of the wrong kind or out of range.
+    A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor.
+    RecipeError for an unknown name, with the nearest valid one, and for a value of the wrong kind or out of
+    range.
     """
     _check_names("parameters", rule, parameters, declared, others)
     for name, own in models:
-        _check_names(f"parameters of {name}", rule, own, [key for key, number in declared.items() if number.by_model], others)
+        _check_names(
+            f"parameters of {name}",
+            rule,
+            own,
+            [key for key, number in declared.items() if number.by_model],
+            others,
+        )
     weighted = weighted or "weight" in parameters or any("weight" in own for _, own in models)
 
     def read(key: str, number: Number, where: str, settings: Sequence[Any]) -> Parameter:
@@ -108,15 +124,25 @@ def read_settings(
         tuple(
             ModelSettings(
                 name,
-                {key: read(key, number, f"{key} of {name}", [own.get(key), parameters.get(key)]) for key, number in declared.items() if number.by_model},
+                {
+                    key: read(key, number, f"{key} of {name}", [own.get(key), parameters.get(key)])
+                    for key, number in declared.items()
+                    if number.by_model
+                },
             )
             for name, own in models
         ),
-        {key: read(key, number, key, [parameters.get(key)]) for key, number in declared.items() if not number.by_model},
+        {
+            key: read(key, number, key, [parameters.get(key)])
+            for key, number in declared.items()
+            if not number.by_model
+        },
     )
 
 
-def _check_names(where: str, rule: str, given: Mapping[str, Any], valid: Collection[str], others: Collection[str]) -> None:
+def _check_names(
+    where: str, rule: str, given: Mapping[str, Any], valid: Collection[str], others: Collection[str]
+) -> None:
     for key in given:
         if key in _NO_EFFECT:
             log.info("%s: %s changes nothing: masks are not kept, and sums are float32", where, key)
@@ -124,7 +150,10 @@ def _check_names(where: str, rule: str, given: Mapping[str, Any], valid: Collect
         if key in valid:
             continue
         if key not in others:
-            raise RecipeError(f"{where}: {key!r} is unknown to {rule}, expected {_one_of(valid)}{did_you_mean(str(key), valid)}")
+            raise RecipeError(
+                f"{where}: {key!r} is unknown to {rule}, expected "
+                f"{_one_of(valid)}{did_you_mean(str(key), valid)}"
+            )
         log.warning("%s: %s has no effect on %s", where, key, rule)
 
 

@@ -4,8 +4,8 @@ From the base to its one expert, or, where there are two experts, from the first
 
     W = W_a sin((1 - t) angle) / sin(angle) + W_b sin(t angle) / sin(angle)
 
-`angle` is that between the flattened tensors. Where they are nearly on a line (|cos| > 0.9995), W = (1 - t) W_a + t W_b. A tensor of
-zeros counts as orthogonal to all others.
+`angle` is that between the flattened tensors. Where they are nearly on a line (|cos| > 0.9995), W = (1 - t)
+W_a + t W_b. A tensor of zeros counts as orthogonal to all others.
 """
 
 import math

@@ -5,21 +5,25 @@ from torch import Tensor
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.settings import Number
 
-# TIES, DARE, DELLA and breadcrumbs each keep a share of every expert's task vector. Without a default of its own, a rule needs it said:
-# with the 1 of mergekit, nothing would be thinned out.
+# TIES, DARE, DELLA and breadcrumbs each keep a share of every expert's task vector. Without a default of its
+# own, a rule needs it said: with the 1 of mergekit, nothing would be thinned out.
 DENSITY = Number(mergekit=1.0, by_model=True, least=0, most=1)
 SEED = Number(0, least=0, whole=True)
 
 
 def order(inputs: Inputs, magnitudes: Tensor, descending: bool = False) -> Tensor:
-    """The places of a tensor's magnitudes in their order along the last dimension, int64; of equal ones, the first place first.
+    """The places of a tensor's magnitudes in their order along the last dimension, int64; of equal ones, the
+    first place first.
 
-    Under mergekit's convention equal ones stand as torch's own sort leaves them: with the same torch and machine, as in mergekit.
+    Under mergekit's convention equal ones stand as torch's own sort leaves them: with the same torch and
+    machine, as in mergekit.
     """
     return magnitudes.argsort(dim=-1, descending=descending, stable=not inputs.mergekit)
 
 
 def match_l1(kept: Tensor, before: Tensor) -> Tensor:
-    """`kept`, in place, made as long as the vector it was taken from, in the L1 norm: mergekit's `rescale`. Lengths below 1e-7 are left."""
+    """`kept`, in place, made as long as the vector it was taken from, in the L1 norm: mergekit's `rescale`.
+    Lengths below 1e-7 are left.
+    """
     length, whole = float(kept.abs().sum()), float(before.abs().sum())
     return kept if min(length, whole) < 1e-7 else kept.mul_(whole / length)

@@ -10,18 +10,25 @@ from epmq_export.errors import InputError
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge
 
-# Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied. A head (GPT-NeoX) and the
-# projections of narrow embeddings (ALBERT, ELECTRA) have names like theirs, but are linears.
-_TABLE = re.compile(r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\.")
+# Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied.
+# A head (GPT-NeoX) and the projections of narrow embeddings (ALBERT, ELECTRA) have names like theirs, but are
+# linears.
+_TABLE = re.compile(
+    r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\."
+)
 
 
 def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> Merge:
-    """base + lambda * `merge_linear(tensor, base)` for the weights of linears, base + lambda * the mean task vector for all else."""
+    """base + lambda * `merge_linear(tensor, base)` for the weights of linears, base + lambda * the mean task
+    vector for all else.
+    """
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
         linear = base.ndim == 2 and base.numel() > 0 and not _TABLE.search(tensor)
-        vector = merge_linear(tensor, base) if linear else total(inputs, tensor, base).div_(len(inputs.experts))
+        vector = (
+            merge_linear(tensor, base) if linear else total(inputs, tensor, base).div_(len(inputs.experts))
+        )
         return base.add_(vector, alpha=inputs.number("lambda", tensor))
 
     return merge
@@ -35,22 +42,36 @@ def total(inputs: Inputs, tensor: str, base: Tensor) -> Tensor:
     return result
 
 
-def triplets(tensor: str, matrix: Tensor, most: int | None = None, size: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, k], s [k] falling, V [in, k]: the singular triplets that float32 tells from 0, `most` of them at most.
+def triplets(
+    tensor: str, matrix: Tensor, most: int | None = None, size: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """U [out, k], s [k] falling, V [in, k]: the singular triplets that float32 tells from 0, `most` of them
+    at most.
 
-    Those of a value below eps * max(out, in) * `size` are left out (by default the matrix's own Frobenius norm): there the vectors are
-    any basis that the library happens to return, and a result must not depend on it.
+    Those of a value below eps * max(out, in) * `size` are left out (by default the matrix's own Frobenius
+    norm): there the vectors are any basis that the library happens to return, and a result must not depend on
+    it.
     """
     try:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise InputError(f"{tensor}: the singular values of its task vectors cannot be computed ({error})") from None
-    smallest = torch.finfo(matrix.dtype).eps * max(matrix.shape) * float(matrix.norm() if size is None else size)
+        raise InputError(
+            f"{tensor}: the singular values of its task vectors cannot be computed ({error})"
+        ) from None
+    smallest = (
+        torch.finfo(matrix.dtype).eps * max(matrix.shape) * float(matrix.norm() if size is None else size)
+    )
     count = int((s > smallest).sum()) if most is None else min(most, int((s > smallest).sum()))
-    return u[:, :count].clone(), s[:count].clone(), vh[:count].T.clone()  # copies: a view would keep the whole in memory
+    return (
+        u[:, :count].clone(),
+        s[:count].clone(),
+        vh[:count].T.clone(),
+    )  # copies: a view would keep the whole in memory
 
 
 def polar(tensor: str, matrix: Tensor) -> Tensor:
-    """The orthogonal factor of a polar decomposition, U V^T; where the matrix is singular, the part of it that is unique."""
+    """The orthogonal factor of a polar decomposition, U V^T; where the matrix is singular, the part of it
+    that is unique.
+    """
     u, _, v = triplets(tensor, matrix)
     return u @ v.T

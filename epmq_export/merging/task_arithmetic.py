@@ -1,4 +1,6 @@
-"""base + lambda * sum_i w_i (W_i - base) (arXiv 2212.04089); with `normalize`, the weighted mean of the task vectors."""
+"""base + lambda * sum_i w_i (W_i - base) (arXiv 2212.04089); with `normalize`, the weighted mean of the task
+vectors.
+"""
 
 import torch
 from torch import Tensor
@@ -23,7 +25,9 @@ def added(inputs: Inputs, sparsify: Sparsify) -> Merge:
             weight = inputs.model_number(index, "weight", tensor)
             total.add_(sparsify(inputs.task_vector(index, tensor, base), index, tensor), alpha=weight)
             weights += weight
-        scale = inputs.number("lambda", tensor) / (divisor(weights, tensor) if inputs.number("normalize", tensor) else 1.0)
+        scale = inputs.number("lambda", tensor) / (
+            divisor(weights, tensor) if inputs.number("normalize", tensor) else 1.0
+        )
         return base.add_(total, alpha=scale)
 
     return merge
@@ -33,4 +37,6 @@ def task_arithmetic(inputs: Inputs) -> Merge:
     return added(inputs, lambda vector, index, tensor: vector)
 
 
-RULES = {"task_arithmetic": Rule(task_arithmetic, {"weight": WEIGHT, "lambda": LAMBDA, "normalize": flag(False)})}
+RULES = {
+    "task_arithmetic": Rule(task_arithmetic, {"weight": WEIGHT, "lambda": LAMBDA, "normalize": flag(False)})
+}

@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# float32 numbers >= 0 are ordered as their bits are, read as integers: 31 bits, of which the first pass counts the upper 16 and the
-# second the lower 15 among those in the bin that the first found.
+# float32 numbers >= 0 are ordered as their bits are, read as integers: 31 bits, of which the first pass
+# counts the upper 16 and the second the lower 15 among those in the bin that the first found.
 _LOW_BITS = 15
 _HIGH, _LOW = 1 << 16, 1 << _LOW_BITS
 _PIECE = 1 << 22
 
 
 def kth_largest(stream: Callable[[], Iterator[Tensor]], k: int, size: int) -> float:
-    """The k-th largest of the `size` numbers in all 1-D float32 tensors, finite and >= 0, that `stream` yields each time it is called.
+    """The k-th largest of the `size` numbers in all 1-D float32 tensors, finite and >= 0, that `stream`
+    yields each time it is called.
 
-    Infinity for k = 0, and 0 for k >= size: as a threshold they keep nothing and everything. Reads the stream twice.
+    Infinity for k = 0, and 0 for k >= size: as a threshold they keep nothing and everything. Reads the stream
+    twice.
     """
     if k <= 0:
         return float("inf")

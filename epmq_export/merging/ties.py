@@ -1,11 +1,13 @@
 """TIES (arXiv 2306.01708): trim each task vector, elect a sign for each entry, average those that agree.
 
-Trimming keeps an expert's largest `density` share of |task vector| over all its parameters flattened, as in the paper (where the density
-differs by tensor, over all tensors of one density). An entry whose trimmed vectors cancel exactly takes the sign of the majority over all
-parameters, as the authors' code does. Weights multiply the task vectors before the election and divide by those that agree, as
-mergekit's; with equal weights that is the paper's mean.
+Trimming keeps an expert's largest `density` share of |task vector| over all its parameters flattened, as in
+the paper (where the density differs by tensor, over all tensors of one density). An entry whose trimmed
+vectors cancel exactly takes the sign of the majority over all parameters, as the authors' code does. Weights
+multiply the task vectors before the election and divide by those that agree, as mergekit's; with equal
+weights that is the paper's mean.
 
-mergekit's convention: trimmed tensor by tensor, to exactly int(density * entries); what cancels exactly counts as positive.
+mergekit's convention: trimmed tensor by tensor, to exactly int(density * entries); what cancels exactly
+counts as positive.
 """
 
 from collections.abc import Iterator
@@ -57,7 +59,9 @@ def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
     """TIES on what `sparsify` keeps of the task vectors."""
 
     def elect(tensor: str, base: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """By entry: the signed sum, and sums of values and of weights of those that are positive, and of those that are negative."""
+        """By entry: the signed sum, and sums of values and of weights of those that are positive, and of
+        those that are negative.
+        """
         total, up, down, up_weight, down_weight = (torch.zeros_like(base) for _ in range(5))
         for index in range(len(inputs.experts)):
             weight = inputs.model_number(index, "weight", tensor)
@@ -72,7 +76,14 @@ def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
     @cache
     def majority() -> float:
         """Sign of the sum of all elected signs."""
-        return float(torch.tensor(sum(int(elect(name, inputs.base(name))[0].sign().sum(dtype=torch.float64)) for name in inputs.floating())).sign())
+        return float(
+            torch.tensor(
+                sum(
+                    int(elect(name, inputs.base(name))[0].sign().sum(dtype=torch.float64))
+                    for name in inputs.floating()
+                )
+            ).sign()
+        )
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
@@ -98,7 +109,10 @@ def positive_weights(settings: MergeSettings) -> None:
     for model in settings.models:
         least = min(model.numbers["weight"].values)
         if least < 0 and settings.convention == "paper" and any(settings.numbers["normalize"].values):
-            raise RecipeError(f"weight of {model.name} is {least:g}, expected 0 or more: {settings.rule} divides by the weights that agree")
+            raise RecipeError(
+                f"weight of {model.name} is {least:g}, expected 0 or more: {settings.rule} divides by the "
+                "weights that agree"
+            )
 
 
 RULES = {

@@ -1,8 +1,9 @@
 """TSV-M (arXiv 2412.00081): the leading singular triplets of all experts side by side, made orthogonal.
 
-For a linear [out, in] and T experts, r = min(out, in): of each task vector the floor(r / T) largest triplets; all U side by side, all V,
-each replaced by the orthogonal factor of its polar decomposition; U diag(s) V^T. Other tensors, and linears with r < T, get the mean.
-Where task vectors are of low rank (adapters, equal experts) the paper's matrices are not unique: triplets with a value of 0 are left out.
+For a linear [out, in] and T experts, r = min(out, in): of each task vector the floor(r / T) largest triplets;
+all U side by side, all V, each replaced by the orthogonal factor of its polar decomposition; U diag(s) V^T.
+Other tensors, and linears with r < T, get the mean. Where task vectors are of low rank (adapters, equal
+experts) the paper's matrices are not unique: triplets with a value of 0 are left out.
 """
 
 import logging
@@ -24,9 +25,16 @@ def tsvm(inputs: Inputs) -> Merge:
     def merge_linear(tensor: str, base: Tensor) -> Tensor:
         most = min(base.shape) // experts
         if not most:
-            log.info("tsvm: %s %s has fewer singular values than there are experts; it gets the mean", tensor, list(base.shape))
+            log.info(
+                "tsvm: %s %s has fewer singular values than there are experts; it gets the mean",
+                tensor,
+                list(base.shape),
+            )
             return total(inputs, tensor, base).div_(experts)
-        u, s, v = zip(*(triplets(tensor, inputs.task_vector(index, tensor, base), most) for index in range(experts)), strict=True)
+        u, s, v = zip(
+            *(triplets(tensor, inputs.task_vector(index, tensor, base), most) for index in range(experts)),
+            strict=True,
+        )
         return polar(tensor, torch.cat(u, 1)) * torch.cat(s) @ polar(tensor, torch.cat(v, 1)).T
 
     return by_linear(inputs, merge_linear)

@@ -1,4 +1,6 @@
-"""A model's directory as Hugging Face lays it out: safetensors in shards, the companions of its base, a model card."""
+"""A model's directory as Hugging Face lays it out: safetensors in shards, the companions of its base, a model
+card.
+"""
 
 import json
 import re
@@ -32,9 +34,10 @@ def write_merged(
 ) -> None:
     """Write a model, whole or not at all, replacing what is at `directory`.
 
-    Tensors are loaded, written and dropped one after the other. Config, tokenizer and pooling are those of `model_dir`, but for the values
-    of config.json in `config` and the files that `tokenizer` writes; `card` becomes README.md. A shard holds at most `shard_bytes` of
-    tensors, unless one tensor alone is larger. The same arguments give the same bytes.
+    Tensors are loaded, written and dropped one after the other. Config, tokenizer and pooling are those of
+    `model_dir`, but for the values of config.json in `config` and the files that `tokenizer` writes; `card`
+    becomes README.md. A shard holds at most `shard_bytes` of tensors, unless one tensor alone is larger. The
+    same arguments give the same bytes.
     """
     sizes = {name: _bytes(source, name) for name in sorted(source.names())}
     shards = split(sizes, shard_bytes)
@@ -47,13 +50,17 @@ def write_merged(
         for file, names in shards.items():
             _write_shard(built / file, source, names)
         if len(shards) > 1:
-            write_index(built, {name: file for file, names in shards.items() for name in names}, sum(sizes.values()))
+            write_index(
+                built, {name: file for file, names in shards.items() for name in names}, sum(sizes.values())
+            )
         (built / "README.md").write_text(card, encoding="utf-8")
 
 
 def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str:
     """README.md with the front matter that the hub reads; `recipe` is shown as it was written (YAML)."""
-    parents = [name for name in dict.fromkeys((base, *experts)) if _HUB_ID.fullmatch(name)]  # the hub refuses local paths there
+    parents = [
+        name for name in dict.fromkeys((base, *experts)) if _HUB_ID.fullmatch(name)
+    ]  # the hub refuses local paths there
     front = {"base_model": parents, "library_name": "transformers", "tags": ["merge", "epmq-export"]}
     if not parents:
         del front["base_model"]
@@ -69,15 +76,19 @@ def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str
 def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
     """One safetensors file, tensor by tensor: the library's own writer wants them all in memory.
 
-    Its layout: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, the bytes in the header's order, the widest
-    dtypes first so that each tensor is aligned.
+    Its layout: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, the bytes in the
+    header's order, the widest dtypes first so that each tensor is aligned.
     """
     ordered = sorted(names, key=lambda name: (-source.dtype(name).itemsize, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in ordered:
         start, end = end, end + _bytes(source, name)
-        header[name] = {"dtype": _NAMES[source.dtype(name)], "shape": list(source.shape(name)), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _NAMES[source.dtype(name)],
+            "shape": list(source.shape(name)),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
@@ -85,7 +96,10 @@ def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
         for name in ordered:
             value = source.load(name)
             if value.dtype != source.dtype(name) or tuple(value.shape) != source.shape(name):
-                raise InputError(f"tensor {name}: loaded {value.dtype} {list(value.shape)}, expected {source.dtype(name)} {list(source.shape(name))}")
+                raise InputError(
+                    f"tensor {name}: loaded {value.dtype} {list(value.shape)}, expected "
+                    f"{source.dtype(name)} {list(source.shape(name))}"
+                )
             file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
@@ -94,7 +108,9 @@ def _bytes(source: TypedSource, name: str) -> int:
 
 
 def _set_config(config: Path, source: TypedSource, changes: Mapping[str, Any]) -> None:
-    """Say in config.json what was written, since transformers loads as it says; other companions stay as they are."""
+    """Say in config.json what was written, since transformers loads as it says; other companions stay as they
+    are.
+    """
     if not config.exists():
         return
     content = read_json(config)
@@ -104,4 +120,6 @@ def _set_config(config: Path, source: TypedSource, changes: Mapping[str, Any]) -
         dtype = str(written.pop()).removeprefix("torch.")
         new |= {key: dtype for key in ("dtype", "torch_dtype") if key in content}
     if any(content.get(key) != value for key, value in new.items()):
-        config.write_text(json.dumps({**content, **new}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        config.write_text(
+            json.dumps({**content, **new}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )

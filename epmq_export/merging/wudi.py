@@ -1,10 +1,12 @@
-"""WUDI (arXiv 2503.08099): for each linear, the vector that disturbs every expert least on the inputs its own task vector points to.
+"""WUDI (arXiv 2503.08099): for each linear, the vector that disturbs every expert least on the inputs its own
+task vector points to.
 
     minimise  sum_t || (tau - tau_t) tau_t^T ||^2 / || tau_t ||^2      from tau = sum_t tau_t, with Adam
 
-With G_t = tau_t^T tau_t / || tau_t ||^2 and d = tau - sum_t tau_t, half the gradient is d sum_t G_t + sum_t (sum_s tau_s - tau_t) G_t:
-two sums over the experts, so that neither memory nor a step's cost (out * in * in multiplications) grows with their number. Each expert
-is read twice. float32 throughout; no random numbers. Other tensors get the mean.
+With G_t = tau_t^T tau_t / || tau_t ||^2 and d = tau - sum_t tau_t, half the gradient is d sum_t G_t + sum_t
+(sum_s tau_s - tau_t) G_t: two sums over the experts, so that neither memory nor a step's cost (out * in * in
+multiplications) grows with their number. Each expert is read twice. float32 throughout; no random numbers.
+Other tensors get the mean.
 """
 
 import torch
@@ -38,5 +40,13 @@ def wudi(inputs: Inputs) -> Merge:
 
 
 RULES = {
-    "wudi": Rule(wudi, {"lambda": Number(1.0), "steps": Number(300, least=0, whole=True), "learning_rate": Number(1e-5, least=0)}, costly=True),
+    "wudi": Rule(
+        wudi,
+        {
+            "lambda": Number(1.0),
+            "steps": Number(300, least=0, whole=True),
+            "learning_rate": Number(1e-5, least=0),
+        },
+        costly=True,
+    ),
 }

@@ -20,11 +20,13 @@ from epmq_export.runtimes import clip_library
 from epmq_export.runtimes.worker import Worker, cores
 
 _WORKER = "epmq_export.runtimes.clip_cpp_worker"
-# Below this many samples a further process costs more than it saves; more than the second number of pictures are not held on disk at once.
+# Below this many samples a further process costs more than it saves; more than the second number of pictures
+# are not held on disk at once.
 _SHARE, _MOST = {"texts": 64, "images": 4}, 256
 # Seconds that a sample may take, besides what it takes to start: of pictures, one thread runs an H/14.
 _SECONDS = {"keys": 0.0, "texts": 10.0, "images": 120.0}
-# A failed assertion, else an exception that nobody caught, else what the worker says, else what clip.cpp and its ggml say before they go.
+# A failed assertion, else an exception that nobody caught, else what the worker says, else what clip.cpp and
+# its ggml say before they go.
 _TELLING = (
     r"GGML_ASSERT: \S+:\d+: (.*)",
     r"what\(\): +(.*)",
@@ -44,9 +46,16 @@ class Images:
     std: Sequence[float]
 
     def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
-        """float32 [n, side, side, 3]: resized, cropped and normalised by transformers' processor; clip.cpp's own resizing gives other pixels."""
+        """float32 [n, side, side, 3]: resized, cropped and normalised by transformers' processor; clip.cpp's
+        own resizing gives other pixels.
+        """
         square = {"height": self.side, "width": self.side}
-        processor = CLIPImageProcessorPil(size={"shortest_edge": self.side}, crop_size=square, image_mean=list(self.mean), image_std=list(self.std))
+        processor = CLIPImageProcessorPil(
+            size={"shortest_edge": self.side},
+            crop_size=square,
+            image_mean=list(self.mean),
+            image_std=list(self.std),
+        )
         return np.ascontiguousarray(preprocess(processor, pictures).transpose(0, 2, 3, 1))
 
 
@@ -61,10 +70,12 @@ class Texts:
     context: int
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Start and end included, cut to the context before the end, without padding; by transformers' tokenizer, made of the file's own
-        tokens and merges. clip.cpp's would split words greedily, and begin and end every text with OpenAI's ids.
+        """Start and end included, cut to the context before the end, without padding; by transformers'
+        tokenizer, made of the file's own tokens and merges. clip.cpp's would split words greedily, and begin
+        and end every text with OpenAI's ids.
 
-        A text that spells the end token out is cut there: CLIP reads its output at the first end, clip.cpp at the last token.
+        A text that spells the end token out is cut there: CLIP reads its output at the first end, clip.cpp at
+        the last token.
         """
         start, end = self.tokens[self.start], self.tokens[self.end]
         library: Any = CLIPTokenizer  # without types
@@ -81,7 +92,9 @@ class Texts:
 
 @dataclass(frozen=True)
 class ClipCpp:
-    """By its graph alone: pictures are resized and texts are tokenised here, as the file says, since clip.cpp does both in ways of its own."""
+    """By its graph alone: pictures are resized and texts are tokenised here, as the file says, since clip.cpp
+    does both in ways of its own.
+    """
 
     seconds: float = 120.0
     """How long a process may take to start, beside 10 seconds a text or 120 a picture."""
@@ -97,8 +110,9 @@ class ClipCpp:
         return clip_library.installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """float32 [len(samples), projection_dim] of pictures or of texts, not normalised. `exact` asks for nothing that clip.cpp could do:
-        give it a file of F32 tensors."""
+        """float32 [len(samples), projection_dim] of pictures or of texts, not normalised. `exact` asks for
+        nothing that clip.cpp could do: give it a file of F32 tensors.
+        """
         self.version()
         pictures = [sample for sample in samples if isinstance(sample, Picture)]
         texts = [sample for sample in samples if isinstance(sample, str)]
@@ -108,7 +122,9 @@ class ClipCpp:
             raise InputError(f"{path}: no samples to run it on")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        return np.concatenate([*(self._of_pictures(path, pictures) if pictures else self._of_texts(path, texts))])
+        return np.concatenate(
+            [*(self._of_pictures(path, pictures) if pictures else self._of_texts(path, texts))]
+        )
 
     def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
         """By clip.cpp's own ggml: F16, Q4_0, Q4_1 and Q8_0, which are all that it can read."""
@@ -138,18 +154,33 @@ class ClipCpp:
         yield from self._ask(path, "texts", shares, len(shares[0]), _array)
 
     def _keys(self, path: Path, kind: str) -> dict[str, Any]:
-        (answer,) = self._ask(path, "keys", [kind], 0, lambda result: json.loads(result.read_text(encoding="utf-8")))
+        (answer,) = self._ask(
+            path, "keys", [kind], 0, lambda result: json.loads(result.read_text(encoding="utf-8"))
+        )
         found: dict[str, Any] = answer
         return found
 
-    def _ask(self, path: Path, want: Literal["keys", "images", "texts"], shares: Sequence[Any], most: int, load: Any) -> list[Any]:  # noqa: ANN401
+    def _ask(
+        self,
+        path: Path,
+        want: Literal["keys", "images", "texts"],
+        shares: Sequence[Any],
+        most: int,
+        load: Any,  # noqa: ANN401
+    ) -> list[Any]:
         """The answers to the shares, one a process; `most` is the samples of the largest."""
         memory, seconds = self.memory + 3 * path.stat().st_size, self.seconds + _SECONDS[want] * most
         with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
             workers = []
             for index, share in enumerate(shares):
                 asked = {"path": str(path), "want": want, "samples": share}
-                workers.append(stack.enter_context(Worker(self.name, _WORKER, Path(name) / str(index), asked, memory=memory, seconds=seconds)))
+                workers.append(
+                    stack.enter_context(
+                        Worker(
+                            self.name, _WORKER, Path(name) / str(index), asked, memory=memory, seconds=seconds
+                        )
+                    )
+                )
             return [load(worker.result(path, _TELLING)) for worker in workers]
 
 

@@ -3,7 +3,8 @@
     python -m epmq_export.runtimes.clip_cpp_worker REQUEST
 
 REQUEST is a JSON file: `path` of the model, `want`, `memory` (bytes) and `result`, the file to write.
-`keys`      what the model's file says of its inputs, as JSON: the fields of `clip_cpp.Images` or `clip_cpp.Texts`, as `samples` names them.
+`keys`      what the model's file says of its inputs, as JSON: the fields of `clip_cpp.Images` or
+            `clip_cpp.Texts`, as `samples` names them.
 `images`    float32 [n, projection_dim] as .npy, of `samples`: an .npy file of float32 [n, height, width, 3].
 `texts`     the same, of `samples`: the ids of each text, special tokens included.
 Errors go to stderr.
@@ -26,12 +27,16 @@ ARCHITECTURE = "clip"
 
 
 class Keys:
-    """A GGUF file's keys and tensors, as clip.cpp's own reader has them; clip.cpp takes from it what it finds, of whatever type."""
+    """A GGUF file's keys and tensors, as clip.cpp's own reader has them; clip.cpp takes from it what it
+    finds, of whatever type.
+    """
 
     def __init__(self, path: str) -> None:
         self.ggml = library.ggml(ctypes.RTLD_GLOBAL)
         self.tensors = ctypes.c_void_p()
-        self.file = self.ggml.gguf_init_from_file(path.encode(), library.GgufInit(True, ctypes.pointer(self.tensors)))
+        self.file = self.ggml.gguf_init_from_file(
+            path.encode(), library.GgufInit(True, ctypes.pointer(self.tensors))
+        )
         if not self.file:
             raise ValueError("it reads no GGUF")
         found = self.text("general.architecture")
@@ -47,7 +52,10 @@ class Keys:
 
     def texts(self, key: str) -> list[str]:
         index = self._find(key, ARRAY, STRING)
-        return [self.ggml.gguf_get_arr_str(self.file, index, i).decode("utf-8", "replace") for i in range(self.ggml.gguf_get_arr_n(self.file, index))]
+        return [
+            self.ggml.gguf_get_arr_str(self.file, index, i).decode("utf-8", "replace")
+            for i in range(self.ggml.gguf_get_arr_n(self.file, index))
+        ]
 
     def floats(self, key: str, count: int) -> list[float]:
         index = self._find(key, ARRAY, FLOAT32)
@@ -73,7 +81,10 @@ class Keys:
         found += [self.ggml.gguf_get_arr_type(self.file, index)] if found == [ARRAY] else []
         expected = [kind] if items is None else [kind, items]
         if found != expected:
-            raise ValueError(f"key {key} has the type {found}, expected {expected} (GGUF's numbers: 4 uint32, 6 float32, 8 string, 9 array)")
+            raise ValueError(
+                f"key {key} has the type {found}, expected {expected} (GGUF's numbers: 4 uint32, 6 "
+                "float32, 8 string, 9 array)"
+            )
         return index
 
     def _require_whole(self, path: str) -> None:
@@ -82,9 +93,16 @@ class Keys:
         size = Path(path).stat().st_size
         for index in range(ggml.gguf_get_n_tensors(self.file)):
             name = ggml.gguf_get_tensor_name(self.file, index)
-            end = start + ggml.gguf_get_tensor_offset(self.file, index) + ggml.ggml_nbytes(ggml.ggml_get_tensor(self.tensors, name))
+            end = (
+                start
+                + ggml.gguf_get_tensor_offset(self.file, index)
+                + ggml.ggml_nbytes(ggml.ggml_get_tensor(self.tensors, name))
+            )
             if end > size:
-                raise ValueError(f"tensor {name.decode('utf-8', 'replace')} ends at byte {end}, and the file at byte {size}")
+                raise ValueError(
+                    f"tensor {name.decode('utf-8', 'replace')} ends at byte {end}, and the file at "
+                    f"byte {size}"
+                )
 
 
 def of_images(keys: Keys) -> dict[str, Any]:
@@ -93,8 +111,16 @@ def of_images(keys: Keys) -> dict[str, Any]:
     if not patch:
         raise ValueError("key clip.vision.patch_size is 0")
     keys.rows("v.position_embd.weight", (side // patch) ** 2 + 1, "one a patch and one for the class")
-    keys.rows("visual_projection.weight", keys.number("clip.vision.projection_dim"), "as clip.vision.projection_dim says")
-    return {"side": side, "mean": keys.floats("clip.vision.image_mean", 3), "std": keys.floats("clip.vision.image_std", 3)}
+    keys.rows(
+        "visual_projection.weight",
+        keys.number("clip.vision.projection_dim"),
+        "as clip.vision.projection_dim says",
+    )
+    return {
+        "side": side,
+        "mean": keys.floats("clip.vision.image_mean", 3),
+        "std": keys.floats("clip.vision.image_std", 3),
+    }
 
 
 def of_texts(keys: Keys) -> dict[str, Any]:
@@ -102,30 +128,47 @@ def of_texts(keys: Keys) -> dict[str, Any]:
     tokens, context = keys.texts("tokenizer.ggml.tokens"), keys.number("clip.text.context_length")
     keys.rows("t.token_embd.weight", len(tokens), "as many as tokenizer.ggml.tokens")
     keys.rows("t.position_embd.weight", context, "as clip.text.context_length says")
-    keys.rows("text_projection.weight", keys.number("clip.text.projection_dim"), "as clip.text.projection_dim says")
-    ends = {name: keys.number(f"tokenizer.ggml.{short}_token_id") for name, short in (("start", "bos"), ("end", "eos"))}
+    keys.rows(
+        "text_projection.weight", keys.number("clip.text.projection_dim"), "as clip.text.projection_dim says"
+    )
+    ends = {
+        name: keys.number(f"tokenizer.ggml.{short}_token_id")
+        for name, short in (("start", "bos"), ("end", "eos"))
+    }
     if beyond := [index for index in ends.values() if index >= len(tokens)]:
-        raise ValueError(f"token {beyond[0]} begins or ends a text, expected one of the {len(tokens)} of tokenizer.ggml.tokens")
+        raise ValueError(
+            f"token {beyond[0]} begins or ends a text, expected one of the {len(tokens)} of "
+            "tokenizer.ggml.tokens"
+        )
     return {"tokens": tokens, "merges": keys.texts("tokenizer.ggml.merges"), **ends, "context": context}
 
 
 def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float32]:  # noqa: ANN401 - ids, or the path of pixels
-    """float32 [n, projection_dim], one sample at a time on one thread: the same numbers at every run, whatever else is asked for."""
+    """float32 [n, projection_dim], one sample at a time on one thread: the same numbers at every run,
+    whatever else is asked for.
+    """
     clip = library.clip()
     model = clip.clip_model_load(path.encode(), 0)
     if not model:
         raise ValueError("it loads no model")
     given = np.load(samples, mmap_mode="r", allow_pickle=False) if want == "images" else samples
-    found = np.empty((len(given), keys.number(f"clip.{'vision' if want == 'images' else 'text'}.projection_dim")), np.float32)
+    found = np.empty(
+        (len(given), keys.number(f"clip.{'vision' if want == 'images' else 'text'}.projection_dim")),
+        np.float32,
+    )
     for row, sample in zip(found, given, strict=True):
         if want == "images":
             pixels = np.ascontiguousarray(sample, np.float32)
             height, width = pixels.shape[:2]
-            image = library.Image(width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), pixels.size)
+            image = library.Image(
+                width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), pixels.size
+            )
             done = clip.clip_image_encode(model, 1, ctypes.byref(image), row.ctypes.data, False)
         else:
             ids = (ctypes.c_int32 * len(sample))(*sample)
-            done = clip.clip_text_encode(model, 1, ctypes.byref(library.Tokens(ids, len(ids))), row.ctypes.data, False)
+            done = clip.clip_text_encode(
+                model, 1, ctypes.byref(library.Tokens(ids, len(ids))), row.ctypes.data, False
+            )
         if not done:
             raise ValueError("it encodes nothing")
     return found
@@ -137,7 +180,10 @@ def main(request: Path) -> int:
     try:
         keys, result = Keys(asked["path"]), Path(asked["result"])
         if asked["want"] == "keys":
-            result.write_text(json.dumps(of_images(keys) if asked["samples"] == "images" else of_texts(keys)), encoding="utf-8")
+            result.write_text(
+                json.dumps(of_images(keys) if asked["samples"] == "images" else of_texts(keys)),
+                encoding="utf-8",
+            )
         else:
             with result.open("wb") as file:
                 np.save(file, outputs(keys, asked["path"], asked["want"], asked["samples"]))

@@ -1,7 +1,8 @@
-"""The shared libraries of the package clip-cpp, by ctypes: the structs and calls below are those of one version of it.
+"""The shared libraries of the package clip-cpp, by ctypes: the structs and calls below are those of one
+version of it.
 
-They are loaded from the package's directory and the package itself is never imported: it changes the working directory, and brings a
-downloader with it.
+They are loaded from the package's directory and the package itself is never imported: it changes the working
+directory, and brings a downloader with it.
 """
 
 import ctypes
@@ -17,7 +18,8 @@ from epmq_export.errors import InputError, MissingRuntime
 
 # What the structs below belong to; the same in pyproject.toml.
 PACKAGE, VERSION, MODULE = "clip-cpp", "0.5.0", "clip_cpp"
-# Number of the type in its ggml, values a block, bytes a block: all that it can decode. It knows no K-quants and no IQ4_NL.
+# Number of the type in its ggml, values a block, bytes a block: all that it can decode. It knows no K-quants
+# and no IQ4_NL.
 TYPES = {"F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q8_0": (8, 32, 34)}
 # What the libraries are compiled for; another CPU stops at their first call with SIGILL.
 _CPU = {"avx2", "fma", "f16c"}
@@ -48,9 +50,16 @@ class Tokens(ctypes.Structure):
 
 
 class Image(ctypes.Structure):
-    """clip_image_f32, of values that stand as they are seen, red, green and blue together. Later sources end it with its size."""
+    """clip_image_f32, of values that stand as they are seen, red, green and blue together. Later sources end
+    it with its size.
+    """
 
-    _fields_ = (("width", ctypes.c_int), ("height", ctypes.c_int), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t))
+    _fields_ = (
+        ("width", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("data", ctypes.POINTER(ctypes.c_float)),
+        ("size", ctypes.c_size_t),
+    )
 
 
 class _Traits(ctypes.Structure):
@@ -65,7 +74,9 @@ class _Traits(ctypes.Structure):
 
 
 def installed() -> str:
-    """The package's version; MissingRuntime where it is not there, is another one, or cannot run on this CPU."""
+    """The package's version; MissingRuntime where it is not there, is another one, or cannot run on this
+    CPU.
+    """
     how = "pip install 'epmq-export[clip]' (wheels: Linux x86-64)"
     try:
         found = version(PACKAGE)
@@ -74,7 +85,9 @@ def installed() -> str:
     if found != VERSION:
         raise MissingRuntime(f"{PACKAGE} is {found}, expected {VERSION}: {how}")
     if lacking := _CPU - _cpu():
-        raise MissingRuntime(f"this CPU has no {', '.join(sorted(lacking))}, which {PACKAGE} {VERSION} is compiled for")
+        raise MissingRuntime(
+            f"this CPU has no {', '.join(sorted(lacking))}, which {PACKAGE} {VERSION} is compiled for"
+        )
     return found
 
 
@@ -92,7 +105,9 @@ def _load(name: str, mode: int) -> ctypes.CDLL:
     roots = (spec.submodule_search_locations if spec else None) or []
     place = next((place for root in roots if (place := Path(root) / name).is_file()), None)
     if place is None:
-        raise MissingRuntime(f"clip.cpp's {name} is not there: the package {PACKAGE} is not installed, or holds none")
+        raise MissingRuntime(
+            f"clip.cpp's {name} is not there: the package {PACKAGE} is not installed, or holds none"
+        )
     try:
         return ctypes.CDLL(str(place), mode=mode)
     except OSError as error:
@@ -135,7 +150,10 @@ def ggml(mode: int = ctypes.RTLD_LOCAL) -> ctypes.CDLL:
         found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
         expected = (name.lower().encode(), block, block_bytes, name != "F16")
         if found != expected or not traits.to_float:
-            raise MissingRuntime(f"{PACKAGE}: its ggml's type {name} is {found}, expected {expected}: another version of {PACKAGE}")
+            raise MissingRuntime(
+                f"{PACKAGE}: its ggml's type {name} is {found}, expected {expected}: another version of "
+                f"{PACKAGE}"
+            )
     return library
 
 
@@ -146,8 +164,16 @@ def clip() -> ctypes.CDLL:
     pointer, floats = ctypes.c_void_p, ctypes.c_void_p
     for name, result, arguments in (
         ("clip_model_load", pointer, (ctypes.c_char_p, ctypes.c_int)),
-        ("clip_text_encode", ctypes.c_bool, (pointer, ctypes.c_int, ctypes.POINTER(Tokens), floats, ctypes.c_bool)),
-        ("clip_image_encode", ctypes.c_bool, (pointer, ctypes.c_int, ctypes.POINTER(Image), floats, ctypes.c_bool)),
+        (
+            "clip_text_encode",
+            ctypes.c_bool,
+            (pointer, ctypes.c_int, ctypes.POINTER(Tokens), floats, ctypes.c_bool),
+        ),
+        (
+            "clip_image_encode",
+            ctypes.c_bool,
+            (pointer, ctypes.c_int, ctypes.POINTER(Image), floats, ctypes.c_bool),
+        ),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -155,12 +181,17 @@ def clip() -> ctypes.CDLL:
 
 
 def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-    """float32 [count] of the bytes `raw` on a grid, by its ggml; None for a grid that it does not know. InputError where their number does not fit."""
+    """float32 [count] of the bytes `raw` on a grid, by its ggml; None for a grid that it does not know.
+    InputError where their number does not fit.
+    """
     if grid not in TYPES:
         return None
     number, block, block_bytes = TYPES[grid]
     if count < 0 or count % block or raw.size != count // block * block_bytes:
-        raise InputError(f"{raw.size} bytes of {grid} for {count} values: expected whole blocks of {block} values and {block_bytes} bytes")
+        raise InputError(
+            f"{raw.size} bytes of {grid} for {count} values: expected whole blocks of {block} values and "
+            f"{block_bytes} bytes"
+        )
     source = np.ascontiguousarray(raw, np.uint8)
     values = np.empty(count, np.float32)
     ggml().ggml_internal_get_type_traits(number).to_float(source.ctypes.data, values.ctypes.data, count)

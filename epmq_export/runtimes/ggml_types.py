@@ -1,4 +1,6 @@
-"""ggml's own dequantisers and quantisers, by ctypes. The struct below is that of one version of the library, and is checked when it is loaded."""
+"""ggml's own dequantisers and quantisers, by ctypes. The struct below is that of one version of the library,
+and is checked when it is loaded.
+"""
 
 import ctypes
 import importlib.util
@@ -43,9 +45,16 @@ class _Traits(ctypes.Structure):
 def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("xllamacpp")
     roots = (spec.submodule_search_locations if spec else None) or []
-    places = [place for root in roots for place in Path(root).glob("xllamacpp*.*") if place.suffix in (".so", ".pyd")]
+    places = [
+        place
+        for root in roots
+        for place in Path(root).glob("xllamacpp*.*")
+        if place.suffix in (".so", ".pyd")
+    ]
     if not places:
-        raise MissingRuntime("llama.cpp's library is not there: the package xllamacpp is not installed, or holds none")
+        raise MissingRuntime(
+            "llama.cpp's library is not there: the package xllamacpp is not installed, or holds none"
+        )
     library = ctypes.CDLL(str(places[0]))
     library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
@@ -56,39 +65,62 @@ def _library() -> ctypes.CDLL:
         found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
         expected = (name.lower().encode(), block, block_bytes, name != "F16")
         if found != expected or not traits.to_float:
-            raise MissingRuntime(f"{places[0]}: ggml's type {name} is {found}, expected {expected}: another version of xllamacpp")
+            raise MissingRuntime(
+                f"{places[0]}: ggml's type {name} is {found}, expected {expected}: another version of "
+                "xllamacpp"
+            )
     return library
 
 
 def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-    """float32 [count] of the bytes `raw` on a grid, by ggml; None for a grid that is not known here. InputError where their number does not fit."""
+    """float32 [count] of the bytes `raw` on a grid, by ggml; None for a grid that is not known here.
+    InputError where their number does not fit.
+    """
     if grid not in _TYPES:
         return None
     number, block, block_bytes = _TYPES[grid]
     if count < 0 or count % block or raw.size != count // block * block_bytes:
-        raise InputError(f"{raw.size} bytes of {grid} for {count} values: expected whole blocks of {block} values and {block_bytes} bytes")
+        raise InputError(
+            f"{raw.size} bytes of {grid} for {count} values: expected whole blocks of {block} values and "
+            f"{block_bytes} bytes"
+        )
     source = np.ascontiguousarray(raw, np.uint8)
     values = np.empty(count, np.float32)
     _library().ggml_get_type_traits(number).contents.to_float(source.ctypes.data, values.ctypes.data, count)
     return values
 
 
-def quantise(grid: str, weight: NDArray[np.float32], importance: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
-    """The bytes [out, bytes a row] of a weight [out, in] on a grid, as ggml itself quantises it (`ggml_quantize_chunk`).
+def quantise(
+    grid: str, weight: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """The bytes [out, bytes a row] of a weight [out, in] on a grid, as ggml itself quantises it
+    (`ggml_quantize_chunk`).
 
-    `importance` [in] is an importance matrix's row for this weight: how much an error in each input's column counts. InputError where
-    a row is no whole number of blocks, or a number is not finite: ggml would abort the process.
+    `importance` [in] is an importance matrix's row for this weight: how much an error in each input's column
+    counts. InputError where a row is no whole number of blocks, or a number is not finite: ggml would abort
+    the process.
     """
     number, block, block_bytes = _TYPES[grid]
     out, width = weight.shape
     if width % block:
         raise InputError(f"rows of {width} weights for {grid}: expected whole blocks of {block}")
     if importance is not None and (importance.shape != (width,) or not np.isfinite(importance).all()):
-        raise InputError(f"an importance of shape {list(importance.shape)} for rows of {width} weights: expected one finite number a weight of a row")
+        raise InputError(
+            f"an importance of shape {list(importance.shape)} for rows of {width} weights: expected one "
+            "finite number a weight of a row"
+        )
     if not np.isfinite(weight).all():
         raise InputError(f"a weight is not finite, so ggml has no {grid} for it")
     source = np.ascontiguousarray(weight, np.float32)
     weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
     raw = np.empty((out, width // block * block_bytes), np.uint8)
-    _library().ggml_quantize_chunk(number, source.ctypes.data, raw.ctypes.data, 0, out, width, None if weights is None else weights.ctypes.data)
+    _library().ggml_quantize_chunk(
+        number,
+        source.ctypes.data,
+        raw.ctypes.data,
+        0,
+        out,
+        width,
+        None if weights is None else weights.ctypes.data,
+    )
     return raw

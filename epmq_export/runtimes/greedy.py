@@ -1,4 +1,5 @@
-"""What a language model goes on with, the likeliest token each time: one block's weights in memory at a time, as everywhere.
+"""What a language model goes on with, the likeliest token each time: one block's weights in memory at a time,
+as everywhere.
 
 No cache of keys and values outlives a block, so the blocks run anew for each token, over all texts.
 """
@@ -32,8 +33,9 @@ def answers(
 ) -> list[list[int]]:
     """The tokens behind each text, with the one of `ends` that ends them, if it came within `limit`.
 
-    What does not depend on an answer is the `encoder`'s and runs once; the `decoder`'s last block gives a row [vocabulary] for each token marked
-    `read`. `grown` is a batch behind whose texts, or in whose decoder, stand the tokens int64 [batch, found], with the last one read.
+    What does not depend on an answer is the `encoder`'s and runs once; the `decoder`'s last block gives a row
+    [vocabulary] for each token marked `read`. `grown` is a batch behind whose texts, or in whose decoder,
+    stand the tokens int64 [batch, found], with the last one read.
     """
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike lengths together: little padding
     given = [*batches([texts[i] for i in order], BATCH)]
@@ -42,7 +44,10 @@ def answers(
         for n, block in enumerate(encoder):
             module = load_block(block, source, device)
             for b, batch in enumerate(given):
-                kept.put(("encoder", b), run_block(block, module, kept.get(("encoder", b)) if n else None, batch, device).cpu())
+                kept.put(
+                    ("encoder", b),
+                    run_block(block, module, kept.get(("encoder", b)) if n else None, batch, device).cpu(),
+                )
         going = [*range(len(given))]
         for _ in range(limit):
             if not going:
@@ -57,7 +62,11 @@ def answers(
 
 
 def _next(
-    decoder: Sequence[Block], source: TensorSource, begun: dict[int, Tensor | None], batches: dict[int, Batch], device: torch.device
+    decoder: Sequence[Block],
+    source: TensorSource,
+    begun: dict[int, Tensor | None],
+    batches: dict[int, Batch],
+    device: torch.device,
 ) -> dict[int, Tensor]:
     """The scores of each text's next token, [batch, vocabulary], by batch."""
     states: dict[int, Tensor] = {}

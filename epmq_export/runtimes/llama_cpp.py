@@ -25,7 +25,10 @@ PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
 _SHARE = 64
 # Seconds that a text may take, besides what it takes to start.
 _SECONDS_A_TEXT = 5.0
-_WORKER, _LANGUAGE_WORKER = "epmq_export.runtimes.llama_cpp_worker", "epmq_export.runtimes.llama_cpp_language_worker"
+_WORKER, _LANGUAGE_WORKER = (
+    "epmq_export.runtimes.llama_cpp_worker",
+    "epmq_export.runtimes.llama_cpp_language_worker",
+)
 # Architectures whose outputs are embeddings; what cannot be told goes their way too.
 _ENCODERS = ("bert", None)
 _STRING = 8  # the number of the type in GGUF
@@ -41,7 +44,9 @@ class LlamaCpp:
     """How long a process may take to start, beside 5 seconds a text."""
 
     memory: int = 8 << 30
-    """Bytes of address space that a process may take, beside three times the file; where the system can bound it."""
+    """Bytes of address space that a process may take, beside three times the file; where the system can bound
+    it.
+    """
 
     name = "llama.cpp"
     format = "gguf"
@@ -58,23 +63,39 @@ class LlamaCpp:
         return found
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """float32 [len(samples), width]: embeddings, or of a language model the scores of what comes next, with a row a scored token of passages,
-        and of questions their answers' tokens.
+        """float32 [len(samples), width]: embeddings, or of a language model the scores of what comes next,
+        with a row a scored token of passages, and of questions their answers' tokens.
 
-        `exact` switches flash attention off, and holds a language model's keys and values in float32; give it a file of F32 tensors.
+        `exact` switches flash attention off, and holds a language model's keys and values in float32; give it
+        a file of F32 tensors.
         """
         if language := architecture(path) not in _ENCODERS:
             asked: list[Any] = [_asked(sample) for sample in samples]
         else:
             asked = [text_of(sample) for sample in samples]
-        worker, request = (_LANGUAGE_WORKER, {"exact": exact}) if language else (_WORKER, {"want": "outputs", "exact": exact})
-        rows: list[NDArray[np.float32]] = self._ask(path, worker, "samples" if language else "texts", asked, request, _array)
+        worker, request = (
+            (_LANGUAGE_WORKER, {"exact": exact})
+            if language
+            else (_WORKER, {"want": "outputs", "exact": exact})
+        )
+        rows: list[NDArray[np.float32]] = self._ask(
+            path, worker, "samples" if language else "texts", asked, request, _array
+        )
         return np.concatenate(rows)
 
     def tokens(self, path: Path, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, special tokens included, by llama.cpp's tokenizer and the file's vocabulary."""
+        """The ids of each text, special tokens included, by llama.cpp's tokenizer and the file's
+        vocabulary.
+        """
         request = {"want": "tokens", "exact": False}
-        shares: list[list[list[int]]] = self._ask(path, _WORKER, "texts", texts, request, lambda result: json.loads(result.read_text(encoding="utf-8")))
+        shares: list[list[list[int]]] = self._ask(
+            path,
+            _WORKER,
+            "texts",
+            texts,
+            request,
+            lambda result: json.loads(result.read_text(encoding="utf-8")),
+        )
         return [ids for share in shares for ids in share]
 
     def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
@@ -82,7 +103,15 @@ class LlamaCpp:
         self.version()
         return ggml_types.dequantise(grid, raw, count)
 
-    def _ask(self, path: Path, module: str, key: str, samples: Sequence[Any], request: Mapping[str, Any], load: Callable[[Path], Any]) -> list[Any]:
+    def _ask(
+        self,
+        path: Path,
+        module: str,
+        key: str,
+        samples: Sequence[Any],
+        request: Mapping[str, Any],
+        load: Callable[[Path], Any],
+    ) -> list[Any]:
         """The answers to consecutive shares of the samples, one share a process."""
         self.version()
         if not samples:
@@ -98,7 +127,13 @@ class LlamaCpp:
                 share = samples[ends[index] : ends[index + 1]]
                 seconds = self.seconds + _SECONDS_A_TEXT * len(share)
                 asked = {**request, "path": str(path), key: list(share)}
-                workers.append(stack.enter_context(Worker(self.name, module, Path(name) / str(index), asked, memory=memory, seconds=seconds)))
+                workers.append(
+                    stack.enter_context(
+                        Worker(
+                            self.name, module, Path(name) / str(index), asked, memory=memory, seconds=seconds
+                        )
+                    )
+                )
             return [load(worker.result(path, _TELLING)) for worker in workers]
 
 
@@ -118,7 +153,9 @@ def _array(path: Path) -> NDArray[np.float32]:
 
 
 def architecture(path: Path) -> str | None:
-    """What a GGUF file says that it is, by its first key, where writers put it; None for a file that begins otherwise, as llama.cpp may explain."""
+    """What a GGUF file says that it is, by its first key, where writers put it; None for a file that begins
+    otherwise, as llama.cpp may explain.
+    """
     try:
         with path.open("rb") as file:
             magic, _, _, _, length = struct.unpack("<4sIQQQ", file.read(32))

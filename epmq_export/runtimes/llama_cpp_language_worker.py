@@ -2,9 +2,10 @@
 
     python -m epmq_export.runtimes.llama_cpp_language_worker REQUEST
 
-REQUEST is a JSON file: `path` of the model, `samples` (a text, context and target of a passage, or a mapping with the text, the limit and the
-ends of a question), `exact`, `memory` (bytes) and `result`, the file to write as .npy: float32 [rows, vocabulary], a row for a text and one for
-each token of a target, or of questions their answers' tokens, float32 [questions, limit], -1 behind an end. Errors go to stderr.
+REQUEST is a JSON file: `path` of the model, `samples` (a text, context and target of a passage, or a mapping
+with the text, the limit and the ends of a question), `exact`, `memory` (bytes) and `result`, the file to
+write as .npy: float32 [rows, vocabulary], a row for a text and one for each token of a target, or of
+questions their answers' tokens, float32 [questions, limit], -1 behind an end. Errors go to stderr.
 """
 
 import json
@@ -19,23 +20,36 @@ from epmq_export.runtimes.llama_library import LlamaModel
 from epmq_export.runtimes.worker import limit
 
 Tokens = tuple[list[int], list[int], int]
-"""What an encoder reads, where there is one, what the decoder reads, and the first of the latter's tokens whose successors are scored."""
+"""What an encoder reads, where there is one, what the decoder reads, and the first of the latter's tokens
+whose successors are scored.
+"""
 
 
 def run(path: str, samples: list[Any], exact: bool, result: Path) -> None:
     with LlamaModel(path) as model:
         asked = [Question(**sample) for sample in samples if isinstance(sample, dict)]
         given = [question.text for question in asked] or samples
-        encoded = [_decoded(model, sample) if model.start is None else _in_halves(model, sample, model.start) for sample in given]
+        encoded = [
+            _decoded(model, sample) if model.start is None else _in_halves(model, sample, model.start)
+            for sample in given
+        ]
         limit = max((question.limit for question in asked), default=0)
         model.begin(max(max(len(ids) + limit, len(context)) for context, ids, _ in encoded), exact)
-        shape = (len(asked), limit) if asked else (sum(len(ids) - first for _, ids, first in encoded), model.width)
+        shape = (
+            (len(asked), limit)
+            if asked
+            else (sum(len(ids) - first for _, ids, first in encoded), model.width)
+        )
         written = np.lib.format.open_memmap(result, "w+", np.float32, shape)
         start = 0
         for i, (context, ids, first) in enumerate(encoded):
             if context:
                 model.encode(context)
-            found = asked[i].row(model.answer(ids, limit, asked[i].ends))[None] if asked else model.logits(ids, first)
+            found = (
+                asked[i].row(model.answer(ids, limit, asked[i].ends))[None]
+                if asked
+                else model.logits(ids, first)
+            )
             written[start : (start := start + len(found))] = found
         written.flush()
 

@@ -2,8 +2,9 @@
 
     python -m epmq_export.runtimes.llama_cpp_worker REQUEST
 
-REQUEST is a JSON file: `path` of the model, `texts`, `want` (`outputs` or `tokens`), `exact`, `memory` (bytes) and `result`, the
-file to write: float32 [texts, width] as .npy, or the ids of each text as JSON. Errors go to stderr.
+REQUEST is a JSON file: `path` of the model, `texts`, `want` (`outputs` or `tokens`), `exact`, `memory`
+(bytes) and `result`, the file to write: float32 [texts, width] as .npy, or the ids of each text as JSON.
+Errors go to stderr.
 """
 
 import http.client
@@ -26,7 +27,9 @@ LONGEST = 2048
 
 
 def serve(path: str, exact: bool) -> "xllamacpp.Server":
-    """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The pooling is the file's."""
+    """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The
+    pooling is the file's.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()

@@ -1,7 +1,9 @@
-"""llama.cpp's C interface, by ctypes: what tells tokens apart and scores every position, which the package's own interface does not offer.
+"""llama.cpp's C interface, by ctypes: what tells tokens apart and scores every position, which the package's
+own interface does not offer.
 
-The structures below are those of one version of the library (llama_cpp.VERSION): only the fields that are set or checked have names, and the
-defaults that the library itself gives are checked before anything else is believed.
+The structures below are those of one version of the library (llama_cpp.VERSION): only the fields that are set
+or checked have names, and the defaults that the library itself gives are checked before anything else is
+believed.
 """
 
 import ctypes
@@ -13,7 +15,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-# Flash attention rounds keys and values to half precision; so does their usual cache, whose types these are in ggml.
+# Flash attention rounds keys and values to half precision; so does their usual cache, whose types these are
+# in ggml.
 _NO_FLASH, _F32 = 0, 0
 
 
@@ -67,7 +70,11 @@ class _Batch(ctypes.Structure):
 
 def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("xllamacpp")
-    places = [place for root in (spec.submodule_search_locations if spec else None) or [] for place in Path(root).glob("xllamacpp*.*")]
+    places = [
+        place
+        for root in (spec.submodule_search_locations if spec else None) or []
+        for place in Path(root).glob("xllamacpp*.*")
+    ]
     library = ctypes.CDLL(str(next(place for place in places if place.suffix in (".so", ".pyd"))))
     pointer, number, text, flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_bool
     signatures = {
@@ -98,17 +105,35 @@ def _library() -> ctypes.CDLL:
 
 
 class LlamaModel:
-    """A loaded model, one text at a time on one thread: the same numbers at every run. RuntimeError where the library refuses something."""
+    """A loaded model, one text at a time on one thread: the same numbers at every run. RuntimeError where the
+    library refuses something.
+    """
 
     def __init__(self, path: str) -> None:
         self._library = _library()
         self._library.llama_backend_init()
         parameters = self._library.llama_model_default_params()
         self._parameters = context = self._library.llama_context_default_params()
-        found = [parameters.gpu_layers, parameters.split_mode, context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max]
-        found += [context.rope_scaling, context.pooling, context.attention, context.flash_attention, context.type_k, context.type_v]
+        found = [
+            parameters.gpu_layers,
+            parameters.split_mode,
+            context.n_ctx,
+            context.n_batch,
+            context.n_ubatch,
+            context.n_seq_max,
+        ]
+        found += [
+            context.rope_scaling,
+            context.pooling,
+            context.attention,
+            context.flash_attention,
+            context.type_k,
+            context.type_v,
+        ]
         if found != [-1, 1, 512, 2048, 512, 1, -1, -1, -1, -1, 1, 1]:
-            raise RuntimeError(f"llama.cpp's defaults are {found}: its structures are those of another version")
+            raise RuntimeError(
+                f"llama.cpp's defaults are {found}: its structures are those of another version"
+            )
         self._model = self._library.llama_model_load_from_file(path.encode(), parameters)
         if not self._model:
             raise RuntimeError("llama.cpp cannot load the model")
@@ -117,11 +142,17 @@ class LlamaModel:
         self.width: int = self._library.llama_vocab_n_tokens(self._vocabulary)
 
     def begin(self, longest: int, exact: bool) -> None:
-        """Make room for texts of up to so many tokens. `exact`: keys and values stay float32, and attention is not fused."""
+        """Make room for texts of up to so many tokens. `exact`: keys and values stay float32, and attention
+        is not fused.
+        """
         self._parameters.n_ctx = self._parameters.n_batch = self._parameters.n_ubatch = longest
         self._parameters.threads = self._parameters.threads_batch = 1
         if exact:
-            self._parameters.flash_attention, self._parameters.type_k, self._parameters.type_v = _NO_FLASH, _F32, _F32
+            self._parameters.flash_attention, self._parameters.type_k, self._parameters.type_v = (
+                _NO_FLASH,
+                _F32,
+                _F32,
+            )
         self._context = self._library.llama_init_from_model(self._model, self._parameters)
         if not self._context:
             raise RuntimeError(f"llama.cpp cannot make a context of {longest} tokens")
@@ -129,26 +160,38 @@ class LlamaModel:
     def __enter__(self) -> "LlamaModel":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._context:
             self._library.llama_free(self._context)
         self._library.llama_model_free(self._model)
 
     def tokens(self, text: str) -> list[int]:
-        """By the file's vocabulary, with the special tokens that it adds; special tokens within the text are found."""
+        """By the file's vocabulary, with the special tokens that it adds; special tokens within the text are
+        found.
+        """
         raw = text.encode()
         room = len(raw) + 16
         while True:
             found = (ctypes.c_int32 * room)()
-            count: int = self._library.llama_tokenize(self._vocabulary, raw, len(raw), found, room, True, True)
+            count: int = self._library.llama_tokenize(
+                self._vocabulary, raw, len(raw), found, room, True, True
+            )
             if count >= 0:
                 return list(found[:count])
             room = -count
 
     @property
     def start(self) -> int | None:
-        """The token that a decoder begins with, of a model whose encoder reads before it; None for a decoder alone."""
-        return self._library.llama_model_decoder_start_token(self._model) if self._library.llama_model_has_encoder(self._model) else None
+        """The token that a decoder begins with, of a model whose encoder reads before it; None for a decoder
+        alone.
+        """
+        return (
+            self._library.llama_model_decoder_start_token(self._model)
+            if self._library.llama_model_has_encoder(self._model)
+            else None
+        )
 
     def encode(self, ids: Sequence[int]) -> None:
         """What the decoder of a model with an encoder goes on from, until the next."""
@@ -157,14 +200,17 @@ class LlamaModel:
     def logits(self, ids: Sequence[int], first: int, past: int = 0) -> NDArray[np.float32]:
         """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on.
 
-        With `past`, the tokens stand behind as many that were read before, and whose keys and values are in the memory.
+        With `past`, the tokens stand behind as many that were read before, and whose keys and values are in
+        the memory.
         """
         self._run(self._library.llama_decode, "llama_decode", ids, first, past)
         rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
         return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
 
     def answer(self, ids: Sequence[int], limit: int, ends: Sequence[int]) -> list[int]:
-        """What the decoder goes on with behind `ids`, the likeliest token each time, with the one that ends it."""
+        """What the decoder goes on with behind `ids`, the likeliest token each time, with the one that ends
+        it.
+        """
         found: list[int] = []
         scores = self.logits(ids, len(ids) - 1)
         while True:
@@ -173,15 +219,28 @@ class LlamaModel:
                 return found
             scores = self.logits(found[-1:], 0, len(ids) + len(found) - 1)
 
-    def _run(self, function: Callable[[int | None, _Batch], int], name: str, ids: Sequence[int], first: int, past: int) -> None:
+    def _run(
+        self,
+        function: Callable[[int | None, _Batch], int],
+        name: str,
+        ids: Sequence[int],
+        first: int,
+        past: int,
+    ) -> None:
         batch = self._library.llama_batch_init(len(ids), 0, 1)
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, past + i, 1, int(i >= first)
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = (
+                    token,
+                    past + i,
+                    1,
+                    int(i >= first),
+                )
                 batch.seq_id[i][0] = 0
             if not past:
-                # An encoder's states are not in the memory, but it is asked whether their positions go on from what is.
+                # An encoder's states are not in the memory, but it is asked whether their positions go on
+                # from what is.
                 self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
             if code := function(self._context, batch):
                 raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens ({name} gives {code})")

@@ -1,4 +1,6 @@
-"""A model of an encoder and a decoder in ONNX Runtime: contexts into the one, targets through the other, scores of what comes next out."""
+"""A model of an encoder and a decoder in ONNX Runtime: contexts into the one, targets through the other,
+scores of what comes next out.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,14 @@ from epmq_export.runtimes.onnx_language import ONE_BY_ONE, PAST, PRESENT, greedy
 if TYPE_CHECKING:
     import onnxruntime
 
-# How the files' names begin: what runs first, what begins an answer, what goes on with it, and what does either.
-ENCODER, FIRST, NEXT, MERGED = "encoder_model", "decoder_model", "decoder_with_past_model", "decoder_model_merged"
+# How the files' names begin: what runs first, what begins an answer, what goes on with it, and what does
+# either.
+ENCODER, FIRST, NEXT, MERGED = (
+    "encoder_model",
+    "decoder_model",
+    "decoder_with_past_model",
+    "decoder_model_merged",
+)
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -29,9 +37,11 @@ class Halves:
     """The token that the decoder begins with."""
 
 
-def scores(halves: Halves, samples: Sequence[Sample], tokens: Callable[[str], list[int]]) -> NDArray[np.float32]:
-    """float32 [rows, vocabulary]: of a text what an answer to it begins with, of a passage a row for each token of its target, of a question its
-    answer's tokens. One at a time.
+def scores(
+    halves: Halves, samples: Sequence[Sample], tokens: Callable[[str], list[int]]
+) -> NDArray[np.float32]:
+    """float32 [rows, vocabulary]: of a text what an answer to it begins with, of a passage a row for each
+    token of its target, of a question its answer's tokens. One at a time.
 
     `tokens` are those of a text, with the one that ends it.
     """
@@ -41,11 +51,19 @@ def scores(halves: Halves, samples: Sequence[Sample], tokens: Callable[[str], li
             decoder = _Decoder(halves, tokens(sample.text))
             rows.append(sample.row(greedy(decoder.begin([halves.start])[-1], decoder.read, sample))[None])
         else:
-            context, target = (sample.context, tokens(sample.target)) if isinstance(sample, Passage) else (text_of(sample), [0])
+            context, target = (
+                (sample.context, tokens(sample.target))
+                if isinstance(sample, Passage)
+                else (text_of(sample), [0])
+            )
             ids = [halves.start, *target[:-1]]
             end = len(ids) if halves.next is None else max(len(ids) - ONE_BY_ONE, 1)
             decoder = _Decoder(halves, tokens(context))
-            rows.append(np.concatenate([decoder.begin(ids[:end]), *(decoder.read(token)[None] for token in ids[end:])]))
+            rows.append(
+                np.concatenate(
+                    [decoder.begin(ids[:end]), *(decoder.read(token)[None] for token in ids[end:])]
+                )
+            )
     return np.concatenate(rows)
 
 
@@ -70,7 +88,11 @@ class _Decoder:
         return last
 
     def _scores(self, session: "onnxruntime.InferenceSession", ids: Sequence[int]) -> NDArray[np.float32]:
-        given = {"encoder_attention_mask": self._read, "encoder_hidden_states": self._states, "input_ids": np.array([ids], np.int64)}
+        given = {
+            "encoder_attention_mask": self._read,
+            "encoder_hidden_states": self._states,
+            "input_ids": np.array([ids], np.int64),
+        }
         outputs = _outputs(session, {**given, **self._cache})
         self._cache |= _cache(outputs)
         logits: NDArray[np.float32] = outputs["logits"][0]
@@ -78,8 +100,13 @@ class _Decoder:
 
 
 def _outputs(session: "onnxruntime.InferenceSession", given: Arrays) -> Arrays:
-    """Of what is given, the session gets its inputs; a cache that it asks for and is not there yet is one of length 0."""
-    feed = {value.name: given[value.name] if value.name in given else _nothing(value.shape) for value in session.get_inputs()}
+    """Of what is given, the session gets its inputs; a cache that it asks for and is not there yet is one of
+    length 0.
+    """
+    feed = {
+        value.name: given[value.name] if value.name in given else _nothing(value.shape)
+        for value in session.get_inputs()
+    }
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, feed), strict=True))
 
@@ -89,5 +116,11 @@ def _nothing(shape: Sequence[Any]) -> NDArray[np.float32]:
 
 
 def _cache(outputs: Arrays) -> Arrays:
-    """As the next tokens are given it; the keys and values of the encoder's states are given out once only."""
-    return {name.replace(PRESENT, PAST, 1): value for name, value in outputs.items() if name.startswith(f"{PRESENT}.")}
+    """As the next tokens are given it; the keys and values of the encoder's states are given out once
+    only.
+    """
+    return {
+        name.replace(PRESENT, PAST, 1): value
+        for name, value in outputs.items()
+        if name.startswith(f"{PRESENT}.")
+    }

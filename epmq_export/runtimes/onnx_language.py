@@ -1,4 +1,6 @@
-"""A decoder language model in ONNX Runtime: texts in, scores of what comes next out, through the cache of keys and values."""
+"""A decoder language model in ONNX Runtime: texts in, scores of what comes next out, through the cache of
+keys and values.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PAST, PRESENT = "past_key_values", "present"
-# In exact runs the last tokens of a text are fed one by one, as a text is generated: what the cache gets wrong shows there.
+# In exact runs the last tokens of a text are fed one by one, as a text is generated: what the cache gets
+# wrong shows there.
 ONE_BY_ONE = 3
 
 
@@ -22,11 +25,17 @@ def is_language(inputs: Mapping[str, Sequence[Any]]) -> bool:
     return any(name.startswith(f"{PAST}.") for name in inputs)
 
 
-def scores(session: "onnxruntime.InferenceSession", samples: Sequence[Sample], tokens: Callable[[str], list[int]], exact: bool) -> NDArray[np.float32]:
-    """float32 [rows, vocabulary]: of a text what follows it, of a passage a row for each token of its target, of a question its answer's tokens.
-    One text at a time.
+def scores(
+    session: "onnxruntime.InferenceSession",
+    samples: Sequence[Sample],
+    tokens: Callable[[str], list[int]],
+    exact: bool,
+) -> NDArray[np.float32]:
+    """float32 [rows, vocabulary]: of a text what follows it, of a passage a row for each token of its target,
+    of a question its answer's tokens. One text at a time.
 
-    `tokens` are those of a text, with the special ones. `exact` runs the last tokens one by one behind the cache.
+    `tokens` are those of a text, with the special ones. `exact` runs the last tokens one by one behind the
+    cache.
     """
     rows = []
     for sample in samples:
@@ -55,8 +64,12 @@ def _answer(session: "onnxruntime.InferenceSession", ids: Sequence[int], questio
     return greedy(decoder.read(ids)[-1], lambda token: decoder.read([token])[-1], question)
 
 
-def greedy(scores: NDArray[np.float32], read: Callable[[int], NDArray[np.float32]], question: Question) -> list[int]:
-    """An answer's tokens, the likeliest each time, from the scores of the first and, once a token is read, of the next."""
+def greedy(
+    scores: NDArray[np.float32], read: Callable[[int], NDArray[np.float32]], question: Question
+) -> list[int]:
+    """An answer's tokens, the likeliest each time, from the scores of the first and, once a token is read, of
+    the next.
+    """
     found = [int(scores.argmax())]
     while len(found) < question.limit and found[-1] not in question.ends:
         found.append(int(read(found[-1]).argmax()))
@@ -70,7 +83,11 @@ class _Decoder:
         self._session = session
         self._shapes = {value.name: value.shape for value in session.get_inputs()}
         self._names = [value.name for value in session.get_outputs()]
-        self._cache = {name: np.zeros([1, shape[1], 0, shape[3]], np.float32) for name, shape in self._shapes.items() if name.startswith(f"{PAST}.")}
+        self._cache = {
+            name: np.zeros([1, shape[1], 0, shape[3]], np.float32)
+            for name, shape in self._shapes.items()
+            if name.startswith(f"{PAST}.")
+        }
         self._end = 0
 
     def read(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -81,7 +98,10 @@ class _Decoder:
             "attention_mask": np.ones((1, self._end), np.int64),
             "position_ids": np.arange(start, self._end, dtype=np.int64)[None],
         }
-        found = self._session.run(self._names, {**{name: value for name, value in feed.items() if name in self._shapes}, **self._cache})
+        found = self._session.run(
+            self._names,
+            {**{name: value for name, value in feed.items() if name in self._shapes}, **self._cache},
+        )
         outputs = dict(zip(self._names, found, strict=True))
         self._cache = {name: outputs[name.replace(PAST, PRESENT, 1)] for name in self._cache}
         logits: NDArray[np.float32] = outputs["logits"][0]

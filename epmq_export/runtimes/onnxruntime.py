@@ -27,9 +27,11 @@ SILENT = 4  # every failure that the runtime logs it raises as well
 
 
 class OnnxRuntime:
-    """Runs a model as a user would: with the tokenizer and the length limit that lie beside it, never with the family's.
+    """Runs a model as a user would: with the tokenizer and the length limit that lie beside it, never with
+    the family's.
 
-    In process: given 1,500 models with bytes changed at random or the end cut off, version 1.32 raised or ran, and died of none.
+    In process: given 1,500 models with bytes changed at random or the end cut off, version 1.32 raised or
+    ran, and died of none.
     """
 
     name = "onnxruntime"
@@ -40,7 +42,9 @@ class OnnxRuntime:
         return str(_module().__version__)
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """`exact` multiplies in float32 (accuracy level 0); by default 4-bit layers round their inputs to 8 bits (level 4)."""
+        """`exact` multiplies in float32 (accuracy level 0); by default 4-bit layers round their inputs to 8
+        bits (level 4).
+        """
         pictures = [sample for sample in samples if isinstance(sample, Picture)]
         texts = [sample for sample in samples if not isinstance(sample, Picture)]
         if pictures and texts:
@@ -50,18 +54,32 @@ class OnnxRuntime:
         inputs = {value.name: value.shape for value in session.get_inputs()}
         if texts and path.name.startswith((ENCODER, MERGED)):
             token_by_token = exact or isinstance(texts[0], Question)
-            return _scored(path, lambda tokens: onnx_encoder_decoder.scores(_halves(session, path, exact, token_by_token), texts, tokens))
+            return _scored(
+                path,
+                lambda tokens: onnx_encoder_decoder.scores(
+                    _halves(session, path, exact, token_by_token), texts, tokens
+                ),
+            )
         if onnx_language.is_language(inputs):
             return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
         known = [value.name for value in session.get_outputs()]
         output = next((name for name in (PICTURES_OUT if pictures else TEXTS_OUT) if name in known), None)
         if output is None:
-            raise InputError(f"{path}: it has no output {' or '.join(PICTURES_OUT if pictures else TEXTS_OUT)}")
+            raise InputError(
+                f"{path}: it has no output {' or '.join(PICTURES_OUT if pictures else TEXTS_OUT)}"
+            )
         folder = _beside(path)
-        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, [text_of(text) for text in texts])
+        feeds = (
+            _of_pictures(folder, pictures)
+            if pictures
+            else _of_texts(folder, [text_of(text) for text in texts])
+        )
         results: dict[int, NDArray[np.float32]] = {}
         for rows, given in feeds:
-            feed = {name: given[name] if name in given else _filler(path, name, shape) for name, shape in inputs.items()}
+            feed = {
+                name: given[name] if name in given else _filler(path, name, shape)
+                for name, shape in inputs.items()
+            }
             try:
                 (found,) = session.run([output], feed)
             except Exception as error:  # the runtime has a class of its own for every status
@@ -82,15 +100,21 @@ def _module() -> ModuleType:
     return module
 
 
-def open_session(path: Path, *, exact: bool = False, optimised: Path | None = None) -> "onnxruntime.InferenceSession":
-    """A silent session; the graph that it really runs is written to `optimised`. InputError where the runtime refuses the file."""
+def open_session(
+    path: Path, *, exact: bool = False, optimised: Path | None = None
+) -> "onnxruntime.InferenceSession":
+    """A silent session; the graph that it really runs is written to `optimised`. InputError where the runtime
+    refuses the file.
+    """
     runtime = _module()
     options = runtime.SessionOptions()
     options.log_severity_level = SILENT
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
         # Its weights beside it: a model may have more of them than one file holds.
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{optimised.name}_data")
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimised.name}_data"
+        )
     if exact:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
@@ -121,7 +145,9 @@ def _for_texts(path: Path) -> Path:
 
 
 def _filler(path: Path, name: str, shape: Sequence[Any]) -> NDArray[Any]:
-    """For an input of a joint model that the output in question does not depend on: the least that it takes."""
+    """For an input of a joint model that the output in question does not depend on: the least that it
+    takes.
+    """
     if name == "pixel_values":
         return np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
     if name in ("input_ids", "attention_mask"):
@@ -146,13 +172,17 @@ def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
 
 
 def _halves(opened: "onnxruntime.InferenceSession", path: Path, exact: bool, token_by_token: bool) -> Halves:
-    """Of an encoder, with the decoder's two files beside it, of which that with a cache is opened where it is run; or of a merged decoder, with the
-    encoder beside it. InputError where one is not there."""
+    """Of an encoder, with the decoder's two files beside it, of which that with a cache is opened where it is
+    run; or of a merged decoder, with the encoder beside it. InputError where one is not there.
+    """
     own = MERGED if path.name.startswith(MERGED) else ENCODER
     config = _beside(path) / "config.json"
     start = _read(config).get("decoder_start_token_id")
     if not isinstance(start, int):
-        raise InputError(f"{config}: found decoder_start_token_id {start!r}, expected the token that the decoder begins with")
+        raise InputError(
+            f"{config}: found decoder_start_token_id {start!r}, expected the token that the decoder "
+            "begins with"
+        )
 
     def beside(name: str) -> "onnxruntime.InferenceSession":
         return open_session(path.with_name(path.name.replace(own, name, 1)), exact=exact)
@@ -162,7 +192,9 @@ def _halves(opened: "onnxruntime.InferenceSession", path: Path, exact: bool, tok
     return Halves(opened, beside(FIRST), beside(NEXT) if token_by_token else None, start)
 
 
-def _scored(path: Path, run: Callable[[Callable[[str], list[int]]], NDArray[np.float32]]) -> NDArray[np.float32]:
+def _scored(
+    path: Path, run: Callable[[Callable[[str], list[int]]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
     """What a language model gives for samples, by the tokenizer that lies beside it."""
     tokenizer = _tokenizer(folder := _beside(path))
 
@@ -174,8 +206,10 @@ def _scored(path: Path, run: Callable[[Callable[[str], list[int]]], NDArray[np.f
         return run(tokens)
     except InputError:
         raise
-    except Exception as error:  # the runtime has a class of its own for every status, the tokenizer raises whatever its parsers raise
-        raise InputError(f"{path}: ONNX Runtime fails on it with the tokenizer of {folder} ({_line(error)})") from None
+    except Exception as error:  # runtime and tokenizer raise whatever they like
+        raise InputError(
+            f"{path}: ONNX Runtime fails on it with the tokenizer of {folder} ({_line(error)})"
+        ) from None
 
 
 def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
@@ -184,8 +218,12 @@ def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes sha
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
     except Exception as error:  # the library raises whatever its parsers raise
         raise InputError(f"{folder}: its config and tokenizer cannot be used ({_line(error)})") from None
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what the library makes of a folder without vocabulary
-        raise InputError(f"{folder}: its config and tokenizer cannot be used (the tokenizer knows special tokens only)")
+    if len(tokenizer) <= len(
+        set(tokenizer.all_special_ids)
+    ):  # what the library makes of a folder without vocabulary
+        raise InputError(
+            f"{folder}: its config and tokenizer cannot be used (the tokenizer knows special tokens only)"
+        )
     return tokenizer
 
 

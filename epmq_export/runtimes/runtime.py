@@ -29,10 +29,11 @@ class Runtime(Protocol):
         ...
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """The model's outputs [len(samples), width] for samples of one kind, by the runtime's own tokenizer where it has one that is right.
+        """The model's outputs [len(samples), width] for samples of one kind, by the runtime's own tokenizer
+        where it has one that is right.
 
-        By default as users run it; `exact` keeps the runtime from computing in lower precision than the file. InputError where the
-        runtime refuses the file, dies on it, or passes the time or memory limit.
+        By default as users run it; `exact` keeps the runtime from computing in lower precision than the file.
+        InputError where the runtime refuses the file, dies on it, or passes the time or memory limit.
         """
         ...
 

@@ -22,14 +22,19 @@ def default_device() -> torch.device:
 
 
 @torch.no_grad()
-def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device) -> NDArray[np.float32]:
-    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a time. Passages have a row a scored token.
+def outputs(
+    family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device
+) -> NDArray[np.float32]:
+    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a
+    time. Passages have a row a scored token.
 
     Questions, which are all of one limit, have their answers' tokens.
     """
     if samples and all(isinstance(sample, Question) for sample in samples):
         return _answers(cast(LanguageFamily, family), source, cast(Sequence[Question], samples), device)
-    order = sorted(range(len(samples)), key=lambda i: length(samples[i]))  # alike lengths together: little padding
+    order = sorted(
+        range(len(samples)), key=lambda i: length(samples[i])
+    )  # alike lengths together: little padding
     first, *others = family.blocks
     later: list[Batch] = []
     results: list[torch.Tensor] = []
@@ -41,15 +46,21 @@ def outputs(family: Family, source: TensorSource, samples: Sequence[Sample], dev
         for block in others:
             module = load_block(block, source, device)
             for b, batch in enumerate(later):
-                kept.put(("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device).cpu())
+                kept.put(
+                    ("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device).cpu()
+                )
         for b, batch in enumerate(later):
             hidden = kept.get(("hidden", b)).to(device)
-            results.append(family.output(hidden, {key: value.to(device) for key, value in batch.items()}).cpu())
+            results.append(
+                family.output(hidden, {key: value.to(device) for key, value in batch.items()}).cpu()
+            )
     counts = [rows(family, samples[i]) for i in order]
     parts = dict(zip(order, torch.split(torch.cat(results).float(), counts), strict=True))
     return torch.cat([parts[i] for i in range(len(samples))]).numpy()
 
 
-def _answers(family: LanguageFamily, source: TensorSource, questions: Sequence[Question], device: torch.device) -> NDArray[np.float32]:
+def _answers(
+    family: LanguageFamily, source: TensorSource, questions: Sequence[Question], device: torch.device
+) -> NDArray[np.float32]:
     found = family.answers(source, [question.text for question in questions], questions[0].limit, device)
     return np.stack([question.row(ids) for question, ids in zip(questions, found, strict=True)])

@@ -1,4 +1,6 @@
-"""Runtimes in processes of their own: libraries in C abort the process on some bad files, and take what memory and time they like."""
+"""Runtimes in processes of their own: libraries in C abort the process on some bad files, and take what
+memory and time they like.
+"""
 
 import json
 import os
@@ -18,19 +20,31 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """One process of a module that is given a request as JSON and writes a file; killed where its block ends first.
+    """One process of a module that is given a request as JSON and writes a file; killed where its block ends
+    first.
 
     The request gets `memory`, for `limit`, and `result`, the file to write.
     """
 
-    def __init__(self, runtime: str, module: str, folder: Path, request: Mapping[str, Any], *, memory: int, seconds: float) -> None:
+    def __init__(
+        self,
+        runtime: str,
+        module: str,
+        folder: Path,
+        request: Mapping[str, Any],
+        *,
+        memory: int,
+        seconds: float,
+    ) -> None:
         """`runtime` is its name for messages; `folder` is made, for the request, the answer and the log."""
         folder.mkdir()
         self.runtime, self.memory, self.seconds = runtime, memory, seconds
         self.deadline = time.monotonic() + seconds
         self.answer, self.log = folder / "result", folder / "log"
         asked = folder / "request.json"
-        asked.write_text(json.dumps({**request, "memory": memory, "result": str(self.answer)}), encoding="utf-8")
+        asked.write_text(
+            json.dumps({**request, "memory": memory, "result": str(self.answer)}), encoding="utf-8"
+        )
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -38,7 +52,11 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},  # it would start a debugger, for seconds
+                env={
+                    **os.environ,
+                    "PYTHONPATH": path,
+                    "GGML_NO_BACKTRACE": "1",
+                },  # it would start a debugger, for seconds
             )
 
     def __enter__(self) -> "Worker":
@@ -51,15 +69,23 @@ class Worker:
     def result(self, model: Path, telling: Sequence[str]) -> Path:
         """The file with the answer; InputError, with the runtime's own words, where it gives none.
 
-        `telling` are patterns, the most telling first: the first line of the log that one fits says what went wrong, by its group.
+        `telling` are patterns, the most telling first: the first line of the log that one fits says what went
+        wrong, by its group.
         """
         try:
             code = self.process.wait(max(0.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise InputError(f"{model}: {self.runtime} gave no answer within {self.seconds:.0f} s and was stopped") from None
+            raise InputError(
+                f"{model}: {self.runtime} gave no answer within {self.seconds:.0f} s and was stopped"
+            ) from None
         if code != 0:
-            how = "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
-            raise InputError(f"{model}: {self.runtime} {how}: {_told(self.log.read_text(encoding='utf-8', errors='replace'), telling)}")
+            how = (
+                "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
+            )
+            raise InputError(
+                f"{model}: {self.runtime} {how}: "
+                f"{_told(self.log.read_text(encoding='utf-8', errors='replace'), telling)}"
+            )
         return self.answer
 
 

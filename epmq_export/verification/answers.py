@@ -1,4 +1,6 @@
-"""Questions that are answered in words, the likeliest token each time: right word for word, or numbers in the right order."""
+"""Questions that are answered in words, the likeliest token each time: right word for word, or numbers in the
+right order.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,9 +26,16 @@ class Answers:
     questions: Sequence[Question]
 
     @classmethod
-    def of(cls, task: Task, expected: Sequence[str], family: LanguageFamily, texts: Sequence[str]) -> "Answers":
-        """An answer may have a token more than the longest that is expected: what is longer is wrong anyway."""
-        tokens = (len(family.targets(Passage(text, f" {answer.strip()}"))) for text, answer in zip(texts, expected, strict=True))
+    def of(
+        cls, task: Task, expected: Sequence[str], family: LanguageFamily, texts: Sequence[str]
+    ) -> "Answers":
+        """An answer may have a token more than the longest that is expected: what is longer is wrong
+        anyway.
+        """
+        tokens = (
+            len(family.targets(Passage(text, f" {answer.strip()}")))
+            for text, answer in zip(texts, expected, strict=True)
+        )
         limit = max(tokens) + 1
         ends = tuple(sorted(family.ends))
         try:
@@ -46,17 +55,29 @@ class Answers:
         """The share that is right word for word, or the rank correlation."""
         said = self.said(outputs)
         if self.task.metric == SPEARMAN:
-            return rank_correlation([number(answer) or 0.0 for answer in said], [float(answer) for answer in self.expected])
-        return float(np.mean([answer == expected.strip() for answer, expected in zip(said, self.expected, strict=True)]))
+            return rank_correlation(
+                [number(answer) or 0.0 for answer in said], [float(answer) for answer in self.expected]
+            )
+        return float(
+            np.mean(
+                [answer == expected.strip() for answer, expected in zip(said, self.expected, strict=True)]
+            )
+        )
 
     def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
         said = self.said(outputs)
-        told = {"same": float(np.mean([one == other for one, other in zip(said, self.said(reference), strict=True)]))}
+        told = {
+            "same": float(
+                np.mean([one == other for one, other in zip(said, self.said(reference), strict=True)])
+            )
+        }
         measure = "accuracy"
         if self.task.metric == SPEARMAN:
             told["no_number"] = float(np.mean([number(answer) is None for answer in said]))
             measure = "rank correlation"
-        found = accuracy_drop(self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks, measure)
+        found = accuracy_drop(
+            self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks, measure
+        )
         return Comparison(found.drop, {"answers": {self.task.name: told}}, found.broken)
 
 

@@ -1,8 +1,10 @@
 """Four checks of a written file, each for its own fault.
 
-codes     every tensor in the file is bit for bit the packed checkpoint's, also by the runtime's own dequantiser where it has one
+codes     every tensor in the file is bit for bit the packed checkpoint's, also by the runtime's own
+          dequantiser where it has one
 metadata  every key, tokenizer entry and file beside the model is what the packed checkpoint says
-graph     the runtime, kept from low-precision kernels, computes what PyTorch computes: wrong names, permutations, pooling,
+graph     the runtime, kept from low-precision kernels, computes what PyTorch computes: wrong names,
+          permutations, pooling,
           normalisation or tokenisation show here
 tasks     the file itself, as users run it, is as accurate as the reference
 """
@@ -61,14 +63,18 @@ def check_codes(path: Path, packed: Packed, family: Family, format: Format, runt
             if difference is None and stored.raw is not None and isinstance(ours, PackedTensor):
                 own = runtime.dequantise(ours.grid.file_type, stored.raw, ours.codes.numel())
                 decoded += own is not None
-                if own is not None and not np.array_equal(own.view(np.uint32), ours.dequantise().numpy().reshape(-1).view(np.uint32)):
+                if own is not None and not np.array_equal(
+                    own.view(np.uint32), ours.dequantise().numpy().reshape(-1).view(np.uint32)
+                ):
                     difference = f"{runtime.name} decodes other values than the packed checkpoint holds"
             if difference is not None:
                 broken.append(f"{path}: tensor {stored.name}: {difference}")
     except InputError as error:
         broken.append(str(error))
     else:
-        broken += [f"{path}: tensor {name} of the packed checkpoint is missing" for name in sorted(expected - seen)]
+        broken += [
+            f"{path}: tensor {name} of the packed checkpoint is missing" for name in sorted(expected - seen)
+        ]
     return Check("codes", {"equal": not broken, "tensors": len(seen), "decoded_by_runtime": decoded}, broken)
 
 
@@ -76,9 +82,18 @@ def _difference(ours: PackedTensor | Tensor, stored: PackedTensor | Tensor) -> s
     if isinstance(ours, PackedTensor) != isinstance(stored, PackedTensor):
         return f"found {_kind(stored)}, expected {_kind(ours)}"
     if isinstance(ours, PackedTensor) and isinstance(stored, PackedTensor):
-        if ours.codes.shape != stored.codes.shape or stored.grid.name not in (ours.grid.name, ours.grid.file_type):
-            return f"found {_kind(stored)} {list(stored.codes.shape)}, expected {_kind(ours)} {list(ours.codes.shape)}"
-        pairs = {"codes": (ours.codes, stored.codes), **{part: (numbers, stored.stored[part]) for part, numbers in ours.stored.items()}}
+        if ours.codes.shape != stored.codes.shape or stored.grid.name not in (
+            ours.grid.name,
+            ours.grid.file_type,
+        ):
+            return (
+                f"found {_kind(stored)} {list(stored.codes.shape)}, expected {_kind(ours)} "
+                f"{list(ours.codes.shape)}"
+            )
+        pairs = {
+            "codes": (ours.codes, stored.codes),
+            **{part: (numbers, stored.stored[part]) for part, numbers in ours.stored.items()},
+        }
         counts = {part: _differing(one, other) for part, (one, other) in pairs.items()}
         sentence = " and ".join(f"{counts[part]} of {one.numel()} {part}" for part, (one, _) in pairs.items())
         return f"{sentence} differ" if any(counts.values()) else None
@@ -96,7 +111,11 @@ def _differing(one: Tensor, other: Tensor) -> int:
 
 
 def _kind(value: PackedTensor | Tensor) -> str:
-    return f"grid {value.grid.name}" if isinstance(value, PackedTensor) else str(value.dtype).removeprefix("torch.")
+    return (
+        f"grid {value.grid.name}"
+        if isinstance(value, PackedTensor)
+        else str(value.dtype).removeprefix("torch.")
+    )
 
 
 def check_metadata(path: Path, packed: Packed, family: Family, format: Format) -> Check:
@@ -107,9 +126,19 @@ def check_metadata(path: Path, packed: Packed, family: Family, format: Format) -
     return Check("metadata", {"equal": not differences, "differences": len(differences)}, differences)
 
 
-def check_graph(path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime, tolerance: float) -> Check:
-    """Outputs of every tower in every file, for a fixed set of hard samples, which need no data of the user's. The largest difference counts."""
-    facts: dict[str, Any] = {"metric": METRIC, "value": None, "tolerance": tolerance, "passed": False, "samples": 0}
+def check_graph(
+    path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime, tolerance: float
+) -> Check:
+    """Outputs of every tower in every file, for a fixed set of hard samples, which need no data of the
+    user's. The largest difference counts.
+    """
+    facts: dict[str, Any] = {
+        "metric": METRIC,
+        "value": None,
+        "tolerance": tolerance,
+        "passed": False,
+        "samples": 0,
+    }
     broken: list[str] = []
     values: dict[str, float] = {}
     try:
@@ -120,14 +149,22 @@ def check_graph(path: Path, packed: Packed, family: Family, format: Format, runt
                 exact = format.exact(file, Path(scratch))
                 for tower in towers:
                     samples = [tower.truncate(sample) for sample in _probes(tower, runtime)]
-                    expected = reference.outputs(tower.approximate() if runtime.approximate else tower, packed, samples, torch.device("cpu"))
+                    expected = reference.outputs(
+                        tower.approximate() if runtime.approximate else tower,
+                        packed,
+                        samples,
+                        torch.device("cpu"),
+                    )
                     found = runtime.outputs(exact, samples, exact=True)
                     values[f"{file.name}: {tower.name}"] = value = rms_relative(found, expected)
                     facts["samples"] += len(samples)
                     if not value <= tolerance:
                         of_row = [sample for sample in samples for _ in range(rows(tower, sample))]
                         worst = shown(of_row[int(np.argmax(np.square(found - expected).sum(1)))])
-                        sentence = f"{file}: {METRIC} difference between {runtime.name} and PyTorch is {value:.2e}, tolerance {tolerance:.0e}"
+                        sentence = (
+                            f"{file}: {METRIC} difference between {runtime.name} and PyTorch is "
+                            f"{value:.2e}, tolerance {tolerance:.0e}"
+                        )
                         broken.append(f"{sentence}; largest on {worst}")
     except InputError as error:
         return Check("graph", facts, [str(error)])
@@ -149,11 +186,17 @@ def _probes(tower: Family, runtime: Runtime) -> Sequence[Sample]:
 
 def _read(sample: Sample) -> tuple[str, ...]:
     """What a runtime's tokenizer is given of it, in one piece or apart."""
-    return (sample.context, sample.target, sample.context + sample.target) if isinstance(sample, Passage) else (text_of(sample),)
+    return (
+        (sample.context, sample.target, sample.context + sample.target)
+        if isinstance(sample, Passage)
+        else (text_of(sample),)
+    )
 
 
 def _predictable(family: LanguageFamily, passage: Passage) -> bool:
-    """Whether its target has tokens of its own: a tokenizer that makes one token of all that it does not know may find none."""
+    """Whether its target has tokens of its own: a tokenizer that makes one token of all that it does not know
+    may find none.
+    """
     try:
         return bool(family.targets(passage))
     except InputError:
@@ -163,7 +206,9 @@ def _predictable(family: LanguageFamily, passage: Passage) -> bool:
 def rms_relative(found: Outputs, expected: Outputs) -> float:
     """||found - expected|| / ||expected|| over all outputs; InputError where they cannot be compared."""
     if found.shape != expected.shape:
-        raise InputError(f"the runtime gives outputs of shape {list(found.shape)}, expected {list(expected.shape)}")
+        raise InputError(
+            f"the runtime gives outputs of shape {list(found.shape)}, expected {list(expected.shape)}"
+        )
     if not np.isfinite(found).all():
         raise InputError("the runtime gives outputs that are not finite")
     difference = found.astype(np.float64) - expected
@@ -171,9 +216,15 @@ def rms_relative(found: Outputs, expected: Outputs) -> float:
 
 
 def check_tasks(
-    path: Path, bench: Bench, expected: Mapping[str, Outputs], run: Callable[[Sequence[Sample]], Outputs], verify: RecipeVerify
+    path: Path,
+    bench: Bench,
+    expected: Mapping[str, Outputs],
+    run: Callable[[Sequence[Sample]], Outputs],
+    verify: RecipeVerify,
 ) -> tuple[Check, Scores]:
-    """The file at its runtime's default settings against the reference's outputs (`expected`, by task), and its scores."""
+    """The file at its runtime's default settings against the reference's outputs (`expected`, by task), and
+    its scores.
+    """
     facts: dict[str, Any] = {"worst_drop": None, "tolerance": verify.tasks, "passed": False}
     try:
         outputs = bench.outputs(run)

@@ -1,4 +1,6 @@
-"""Multiple choice: each prompt is followed by each label's text, and the likeliest, by the sum of its tokens' log-probabilities, is the answer."""
+"""Multiple choice: each prompt is followed by each label's text, and the likeliest, by the sum of its tokens'
+log-probabilities, is the answer.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ class Choice:
     """The tokens that each passage's rows are to predict."""
 
     leaders: Sequence[int]
-    """For each passage the one whose rows are read for it: of answers of one token, to one prompt, the first's row tells all."""
+    """For each passage the one whose rows are read for it: of answers of one token, to one prompt, the
+    first's row tells all.
+    """
 
     @classmethod
     def of(cls, task: Task, truth: Tensor, family: LanguageFamily, passages: Sequence[Passage]) -> "Choice":
@@ -34,7 +38,9 @@ class Choice:
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
         """Log-likelihoods [samples, labels]."""
-        found = [likelihood(rows, ids) for rows, ids in by_passage(run, self.passages, self.targets, self.leaders)]
+        found = [
+            likelihood(rows, ids) for rows, ids in by_passage(run, self.passages, self.targets, self.leaders)
+        ]
         return np.array(found, np.float32).reshape(len(self.truth), -1)
 
     def score(self, outputs: Outputs, expert: Outputs) -> float:
@@ -42,7 +48,9 @@ class Choice:
         return float((outputs.argmax(1) == self.truth.numpy()).mean())
 
     def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
-        return accuracy_drop(self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks)
+        return accuracy_drop(
+            self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks
+        )
 
 
 def leaders(family: LanguageFamily, passages: Sequence[Passage], targets: Sequence[list[int]]) -> list[int]:

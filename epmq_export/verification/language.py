@@ -1,4 +1,6 @@
-"""What language models are judged by, each task in its own way: multiple choice, answers in words, or how they go on with texts."""
+"""What language models are judged by, each task in its own way: multiple choice, answers in words, or how
+they go on with texts.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +40,16 @@ class LanguageBench:
     experts: Mapping[str, Outputs]
 
     @classmethod
-    def build(cls, family: LanguageFamily, sources: Sources, tasks: Sequence[Task], device: torch.device) -> "LanguageBench":
+    def build(
+        cls, family: LanguageFamily, sources: Sources, tasks: Sequence[Task], device: torch.device
+    ) -> "LanguageBench":
         trials = {task.name: _trial(task, family, sources, device) for task in tasks}
-        experts = {task.name: trials[task.name].outputs(partial(reference.outputs, family, sources.experts[task.expert], device=device)) for task in tasks}
+        experts = {
+            task.name: trials[task.name].outputs(
+                partial(reference.outputs, family, sources.experts[task.expert], device=device)
+            )
+            for task in tasks
+        }
         return cls(tasks, trials, experts)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> dict[str, Outputs]:
@@ -62,20 +71,34 @@ def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
 
 def _answers(task: Task, family: LanguageFamily) -> Answers | None:
     """None for a task that is not answered in words."""
-    return Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation]) if task.expected is not None else None
+    return (
+        Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation])
+        if task.expected is not None
+        else None
+    )
 
 
 def _trial(task: Task, family: LanguageFamily, sources: Sources, device: torch.device) -> Trial:
     if (answers := _answers(task, family)) is not None:
         return answers
     passages = list(_passages(task, family, sources, device))
-    return Choice.of(task, task.truth, family, passages) if task.truth is not None else Prediction.of(task, family, passages)
+    return (
+        Choice.of(task, task.truth, family, passages)
+        if task.truth is not None
+        else Prediction.of(task, family, passages)
+    )
 
 
-def _passages(task: Task, family: LanguageFamily, sources: Sources, device: torch.device) -> Iterator[Passage]:
-    """Each sample with each label, cut to what fits; of a task without labels a text whole, or what the family is calibrated on in its place."""
+def _passages(
+    task: Task, family: LanguageFamily, sources: Sources, device: torch.device
+) -> Iterator[Passage]:
+    """Each sample with each label, cut to what fits; of a task without labels a text whole, or what the
+    family is calibrated on in its place.
+    """
     if task.truth is None:
-        whole = family.passages(sources.experts[task.expert], [family.truncate(sample) for sample in task.evaluation], device)
+        whole = family.passages(
+            sources.experts[task.expert], [family.truncate(sample) for sample in task.evaluation], device
+        )
         found = [sample if isinstance(sample, Passage) else Passage("", text_of(sample)) for sample in whole]
     else:
         found = [Passage(text_of(sample), answer) for sample in task.evaluation for (answer,) in task.prompts]

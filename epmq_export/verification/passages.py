@@ -14,9 +14,13 @@ ROWS = 1024
 
 
 def by_passage(
-    run: Callable[[Sequence[Sample]], Outputs], passages: Sequence[Passage], targets: Sequence[list[int]], leaders: Sequence[int]
+    run: Callable[[Sequence[Sample]], Outputs],
+    passages: Sequence[Passage],
+    targets: Sequence[list[int]],
+    leaders: Sequence[int],
 ) -> Iterator[tuple[Outputs, list[int]]]:
-    """The log-probabilities [tokens, vocabulary] of each passage, and its tokens; a runtime is given as many passages as have ROWS rows together.
+    """The log-probabilities [tokens, vocabulary] of each passage, and its tokens; a runtime is given as many
+    passages as have ROWS rows together.
 
     `leaders` say of each passage the one whose rows are read for it.
     """
@@ -32,7 +36,10 @@ def by_passage(
             share.append(left.pop(0))
         found = run([passages[i] for i in share])
         if len(found) != count:
-            raise InputError(f"found {len(found)} rows of scores for {count} tokens: the runtime's tokenizer makes others of the texts")
+            raise InputError(
+                f"found {len(found)} rows of scores for {count} tokens: the runtime's tokenizer makes "
+                "others of the texts"
+            )
         ends = np.cumsum([len(targets[i]) for i in share])
         for leader, rows in zip(share, np.split(found, ends[:-1]), strict=True):
             rows = log_softmax(rows)

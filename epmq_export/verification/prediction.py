@@ -1,7 +1,7 @@
 """Texts without labels, every token of which is predicted from those before it.
 
-What is told is what llama.cpp's perplexity tool tells: perplexity, the divergence KL(reference || file) in nats with percentiles, and how often
-both find the same token likeliest.
+What is told is what llama.cpp's perplexity tool tells: perplexity, the divergence KL(reference || file) in
+nats with percentiles, and how often both find the same token likeliest.
 """
 
 import tempfile
@@ -44,7 +44,9 @@ class Prediction:
         start = 0
         for rows, _ in by_passage(run, self.passages, self.targets, range(len(self.passages))):
             if held is None:
-                with tempfile.TemporaryFile(prefix="epmq-") as file:  # gone from the disk with the last who reads it
+                with tempfile.TemporaryFile(
+                    prefix="epmq-"
+                ) as file:  # gone from the disk with the last who reads it
                     held = np.memmap(file, np.float32, "w+", shape=(len(self.tokens), rows.shape[1]))
             held[start : (start := start + len(rows))] = rows
         assert held is not None  # a task has a sample at least
@@ -67,8 +69,13 @@ class Prediction:
             "same_top": same_top(outputs, reference),
             "tokens": len(ids),
         }
-        sentence = f"task {self.task.name}: mean KL divergence from the reference is {mean:.4f} nats, tolerance {verify.kl}"
-        return Comparison(None, {"language": {self.task.name: told}}, sentence if not mean <= verify.kl else None)
+        sentence = (
+            f"task {self.task.name}: mean KL divergence from the reference is {mean:.4f} nats, tolerance "
+            f"{verify.kl}"
+        )
+        return Comparison(
+            None, {"language": {self.task.name: told}}, sentence if not mean <= verify.kl else None
+        )
 
 
 def perplexity(rows: Outputs, ids: Sequence[int]) -> float:
@@ -85,12 +92,16 @@ def divergence(rows: Outputs, expected: Outputs) -> Outputs:
     """KL(expected || rows) in nats, float64 [rows]."""
     found = [
         np.sum(np.exp(theirs) * (theirs - ours))
-        for ours, theirs in ((one.astype(np.float64), other.astype(np.float64)) for one, other in _pairs(rows, expected))
+        for ours, theirs in (
+            (one.astype(np.float64), other.astype(np.float64)) for one, other in _pairs(rows, expected)
+        )
     ]
     return np.maximum(np.array(found), 0.0)
 
 
 def _pairs(rows: Outputs, others: Outputs) -> Iterator[tuple[Outputs, Outputs]]:
     if rows.shape != others.shape:
-        raise InputError(f"found scores {list(rows.shape)} and a reference {list(others.shape)}, expected one shape")
+        raise InputError(
+            f"found scores {list(rows.shape)} and a reference {list(others.shape)}, expected one shape"
+        )
     yield from zip(rows, others, strict=True)

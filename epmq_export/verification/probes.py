@@ -1,15 +1,22 @@
-"""What a tokenizer, a processor or a graph gets wrong before it gets anything else wrong: the probes of the graph check.
+"""What a tokenizer, a processor or a graph gets wrong before it gets anything else wrong: the probes of the
+graph check.
 
-llama.cpp's WordPiece differs from the tokenizers that it imitates in the following, whatever a file says (measured with xllamacpp
-2026.10.11549 on every code point below U+30000, between two letters). Such texts cannot agree and are left out of the probes:
+llama.cpp's WordPiece differs from the tokenizers that it imitates in the following, whatever a file says
+(measured with xllamacpp 2026.10.11549 on every code point below U+30000, between two letters). Such texts
+cannot agree and are left out of the probes:
 
-- a word of more than 100 characters is one [UNK] in a BERT tokenizer; llama.cpp has no such limit and gives its pieces;
-- where accents are stripped, Hangul syllables are taken apart into their letters by a BERT tokenizer, but not by llama.cpp;
-- spacing vowel signs (category Mc: Devanagari, Bengali, Tamil, Burmese and others) and enclosing marks (Me) are stripped with the
+- a word of more than 100 characters is one [UNK] in a BERT tokenizer; llama.cpp has no such limit and gives
+  its pieces;
+- where accents are stripped, Hangul syllables are taken apart into their letters by a BERT tokenizer, but not
+  by llama.cpp;
+- spacing vowel signs (category Mc: Devanagari, Bengali, Tamil, Burmese and others) and enclosing marks (Me)
+  are stripped with the
   accents by llama.cpp, but kept by a BERT tokenizer;
-- vertical tab, form feed and U+0085 are white space in llama.cpp; a BERT tokenizer removes them and joins what they part;
+- vertical tab, form feed and U+0085 are white space in llama.cpp; a BERT tokenizer removes them and joins
+  what they part;
 - U+2581, which GGUF's vocabulary uses to mark the beginning of a word;
-- punctuation, marks and format characters that one of the two Unicode tables does not know (such as U+061D, U+2E43 and U+1ABF).
+- punctuation, marks and format characters that one of the two Unicode tables does not know (such as U+061D,
+  U+2E43 and U+1ABF).
 """
 
 import hashlib
@@ -66,7 +73,8 @@ HARD_TEXTS = (
 )
 
 
-# With targets longer than what is fed one by one behind a cache, and the last far longer than the distances that share no bucket in T5's bias.
+# With targets longer than what is fed one by one behind a cache, and the last far longer than the distances
+# that share no bucket in T5's bias.
 PASSAGES: tuple[Passage, ...] = (
     Passage("Is the sky blue? Answer yes or no.", " yes"),
     Passage("translate English to German: How old are you?", " Wie alt sind Sie?"),
@@ -77,8 +85,9 @@ PASSAGES: tuple[Passage, ...] = (
 
 
 def probes(modality: str) -> Sequence[Sample]:
-    """A language model is given what is not empty: what has no token cannot be gone on with. And passages: of a text alone, the decoder of a model of
-    two halves reads one token."""
+    """A language model is given what is not empty: what has no token cannot be gone on with. And passages: of
+    a text alone, the decoder of a model of two halves reads one token.
+    """
     match modality:
         case "image":
             return hard_pictures()
@@ -89,7 +98,9 @@ def probes(modality: str) -> Sequence[Sample]:
 
 
 def hard_pictures() -> list[Picture]:
-    """Flat ones, noise, patterns finer than a patch and finer than what resizing keeps, and shapes far from a square."""
+    """Flat ones, noise, patterns finer than a patch and finer than what resizing keeps, and shapes far from a
+    square.
+    """
     random = np.random.Generator(np.random.PCG64(0))
     rows, columns = np.mgrid[0:96, 0:128]
     stripes = np.where((rows // 2 + columns // 2) % 2 == 0, 255, 0)

@@ -31,7 +31,11 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         index = self.packed.index
         tasks = list(next(iter(self.verdict.scores.values()), {}))
-        recipe = {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)} if self.recipe is not None else None
+        recipe = (
+            {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)}
+            if self.recipe is not None
+            else None
+        )
         return {
             "verdict": "fail" if self.verdict.broken else "pass",
             "broken": self.verdict.broken,
@@ -40,7 +44,9 @@ class Report:
             "files": self.verdict.files,
             "layers": index["layers"],
             "notes": index["notes"],
-            "onnx": {key: self.onnx.index[key] for key in ("layers", "notes")} if self.onnx is not None else None,
+            "onnx": {key: self.onnx.index[key] for key in ("layers", "notes")}
+            if self.onnx is not None
+            else None,
             "method": index["method"],
             "search": {key: index[key] for key in ("tune", "refine") if key in index},
             "recipe": {"file": recipe, "content": index["recipe"]},
@@ -53,11 +59,15 @@ class Report:
     def write(self, path: Path) -> None:
         """Whole or not at all."""
         with files.whole(path) as built:
-            built.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            built.write_text(
+                json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
 
 
 def peak_memory() -> int:
-    """The most resident memory that this process has had, in bytes; runtimes in subprocesses are not in it."""
+    """The most resident memory that this process has had, in bytes; runtimes in subprocesses are not in
+    it.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

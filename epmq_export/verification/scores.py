@@ -25,7 +25,9 @@ class Comparison:
     """A task's outputs beside the reference's."""
 
     drop: float | None = None
-    """How far its accuracy, or rank correlation, is below the reference's; negative where it is above. None for a task without labels."""
+    """How far its accuracy, or rank correlation, is below the reference's; negative where it is above. None
+    for a task without labels.
+    """
 
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """For the report: by name of the fact, by task."""
@@ -53,20 +55,32 @@ class Bench(Protocol):
         """By task, and their mean as `average`; 0..1."""
         ...
 
-    def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison: ...
+    def compare(
+        self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify
+    ) -> Comparison: ...
 
 
-def accuracy_drop(task: Task, score: float, reference: float, tolerance: float, measure: str = "accuracy") -> Comparison:
+def accuracy_drop(
+    task: Task, score: float, reference: float, tolerance: float, measure: str = "accuracy"
+) -> Comparison:
     drop = reference - score
     # Scores are counts over lines: allow for the last bit of their quotients.
     if drop <= tolerance + 1e-9:
         return Comparison(drop)
-    return Comparison(drop, broken=f"task {task.name}: {measure} {score:.3f} is {drop:.3f} below the reference's {reference:.3f}, tolerance {tolerance}")
+    return Comparison(
+        drop,
+        broken=(
+            f"task {task.name}: {measure} {score:.3f} is {drop:.3f} below the reference's "
+            f"{reference:.3f}, tolerance {tolerance}"
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class HeadBench:
-    """A task with labels is scored by accuracy under its frozen head; one without by its mean cosine to its expert's outputs."""
+    """A task with labels is scored by accuracy under its frozen head; one without by its mean cosine to its
+    expert's outputs.
+    """
 
     tasks: Sequence[Task]
     samples: Mapping[str, list[Sample]]
@@ -79,7 +93,10 @@ class HeadBench:
         family = sources.family
         samples = {task.name: [family.truncate(sample) for sample in task.evaluation] for task in tasks}
         heads = {task.name: head_of(task, family, sources.base, device) for task in tasks}
-        experts = {task.name: reference.outputs(family, sources.experts[task.expert], samples[task.name], device) for task in tasks}
+        experts = {
+            task.name: reference.outputs(family, sources.experts[task.expert], samples[task.name], device)
+            for task in tasks
+        }
         return cls(tasks, samples, {name: head for name, head in heads.items() if head is not None}, experts)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> dict[str, Outputs]:
@@ -103,5 +120,12 @@ class HeadBench:
             return accuracy_drop(task, self.score(task, outputs), self.score(task, reference), verify.tasks)
         cosine = agreement(torch.from_numpy(outputs), torch.from_numpy(reference))
         low = cosine < verify.agreement
-        sentence = f"task {task.name}: mean cosine to the reference is {cosine:.4f}, expected at least {verify.agreement}" if low else None
+        sentence = (
+            (
+                f"task {task.name}: mean cosine to the reference is {cosine:.4f}, expected at least "
+                f"{verify.agreement}"
+            )
+            if low
+            else None
+        )
         return Comparison(None, {"agreement": {task.name: cosine}}, sentence)

@@ -37,7 +37,9 @@ class Written:
 @dataclass(frozen=True)
 class Verdict:
     scores: dict[str, Scores]
-    """By row (base, experts, merged, reference, each file in its runtime), then by task; empty without a recipe."""
+    """By row (base, experts, merged, reference, each file in its runtime), then by task; empty without a
+    recipe.
+    """
 
     files: list[dict[str, Any]]
     broken: list[str]
@@ -55,7 +57,13 @@ class Judge:
 
     @classmethod
     def build(
-        cls, sources: Sources, tasks: Sequence[Task], packed: Packed, verify: RecipeVerify, device: torch.device, progress: Callable[[str], None]
+        cls,
+        sources: Sources,
+        tasks: Sequence[Task],
+        packed: Packed,
+        verify: RecipeVerify,
+        device: torch.device,
+        progress: Callable[[str], None],
     ) -> "Judge":
         progress("experts")
         bench = open_bench(sources, tasks, device)
@@ -70,10 +78,17 @@ class Judge:
         return cls(bench, outputs, {name: rows[name] for name in order}, verify)
 
 
-def verify(written: Sequence[Written], family: Family, tolerances: RecipeVerify, judge: Judge | None, progress: Callable[[str], None]) -> Verdict:
+def verify(
+    written: Sequence[Written],
+    family: Family,
+    tolerances: RecipeVerify,
+    judge: Judge | None,
+    progress: Callable[[str], None],
+) -> Verdict:
     """Check every file; without a judge (no recipe at hand) the tasks are left out and the report says so.
 
-    MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not an error.
+    MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not an
+    error.
     """
     scores: dict[str, Scores] = dict(judge.scores) if judge is not None else {}
     entries: list[dict[str, Any]] = []
@@ -87,10 +102,14 @@ def verify(written: Sequence[Written], family: Family, tolerances: RecipeVerify,
         progress(f"{row}: metadata")
         checks.append(check_metadata(file.path, file.packed, family, file.format))
         progress(f"{row}: graph")
-        checks.append(check_graph(file.path, file.packed, family, file.format, file.runtime, tolerances.graph))
+        checks.append(
+            check_graph(file.path, file.packed, family, file.format, file.runtime, tolerances.graph)
+        )
         if judge is not None:
             progress(f"{row}: tasks")
-            check, found = check_tasks(file.path, judge.bench, judge.reference, partial(file.runtime.outputs, file.path), tolerances)
+            check, found = check_tasks(
+                file.path, judge.bench, judge.reference, partial(file.runtime.outputs, file.path), tolerances
+            )
             checks.append(check)
             if found:
                 scores[row] = found
@@ -108,8 +127,11 @@ def verify(written: Sequence[Written], family: Family, tolerances: RecipeVerify,
                 ],
                 "runtime": file.runtime.name,
                 "runtime_version": version,
-                "checks": {check.name: dict(check.facts) for check in checks} | ({} if judge is not None else {"tasks": None}),
-                "notes": file.format.notes(file.path, family) if all(check.passed for check in checks[:1]) else {},
+                "checks": {check.name: dict(check.facts) for check in checks}
+                | ({} if judge is not None else {"tasks": None}),
+                "notes": file.format.notes(file.path, family)
+                if all(check.passed for check in checks[:1])
+                else {},
             }
         )
         broken += [sentence for check in checks for sentence in check.broken]

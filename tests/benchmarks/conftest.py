@@ -23,12 +23,17 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     save_file(weights, base / "model.safetensors")
     for task in TASKS:
         expert = small_bert(place / "experts" / task)
-        changed = {name: value + 0.05 * torch.randn(value.shape) if name.startswith("encoder") else value for name, value in weights.items()}
+        changed = {
+            name: value + 0.05 * torch.randn(value.shape) if name.startswith("encoder") else value
+            for name, value in weights.items()
+        }
         save_file(changed, expert / "model.safetensors")
         data = place / "data" / task
         data.mkdir(parents=True)
         for name, lines in (("train", 20), ("test", 9)):
-            text = "".join(f"{i % 2}\tthe {task} weather {'good' * (i % 3)} {name} {i}\n" for i in range(lines))
+            text = "".join(
+                f"{i % 2}\tthe {task} weather {'good' * (i % 3)} {name} {i}\n" for i in range(lines)
+            )
             (data / f"{name}.tsv.gz").write_bytes(gzip.compress(text.encode()))
         (data / "labels.json").write_text(json.dumps(["a_good", "the café"]))
     (place / "recipes").mkdir()

@@ -1,4 +1,6 @@
-"""The judge on a small model with experts of its own: every kind of row, and what an interrupted run keeps."""
+"""The judge on a small model with experts of its own: every kind of row, and what an interrupted run
+keeps.
+"""
 
 import argparse
 import json
@@ -80,8 +82,12 @@ def test_finished_rows_are_not_measured_again(judged: Judge, monkeypatch: pytest
     assert results.json.read_bytes() == before
 
 
-def test_a_row_of_other_numbers_is_not_taken_for_this_one(judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rows.PRESETS, "epmq", rows.PRESETS["epmq"].override(alpha=None, rho=None, damping=0.5))
+def test_a_row_of_other_numbers_is_not_taken_for_this_one(
+    judged: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        rows.PRESETS, "epmq", rows.PRESETS["epmq"].override(alpha=None, rho=None, damping=0.5)
+    )
     assert judged.results.find("TA 1.0", "epmq", "packed") is None
 
 
@@ -94,7 +100,9 @@ def test_every_method_is_a_recipe(laboratory: Laboratory, method: str) -> None:
     assert (method in accuracy.LONG) == (calibration.tune or calibration.refine > 0)
 
 
-def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(judged: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(
+    judged: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "anchored, refined"
     monkeypatch.setitem(METHODS, name, {"method": "anchored", "refine": 2})
     judge = Judge(judged.laboratory, Results(tmp_path, dict(ABOUT), restart=False), judged.bench)
@@ -111,9 +119,14 @@ def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(judged: Judge,
 def test_a_grid_is_scored_in_the_runtimes_that_read_it(judged: Judge, tmp_path: Path) -> None:
     judge = Judge(judged.laboratory, Results(tmp_path, dict(ABOUT), restart=False), judged.bench)
     judge.packed("TA 1.0", "anchored", reload=True, grid="Q4_K")
-    assert [(row["stage"], row["grid"], row["bits"]) for row in judge.results.rows] == [("packed", "Q4_K", 4.5), ("gguf", "Q4_K", 4.5)]
+    assert [(row["stage"], row["grid"], row["bits"]) for row in judge.results.rows] == [
+        ("packed", "Q4_K", 4.5),
+        ("gguf", "Q4_K", 4.5),
+    ]
     note = judge.results.rows[0]["note"]
-    assert note.startswith("Q4_K gives way to IQ4_NL for rows of ")  # the small model's rows are narrower than 256
+    assert note.startswith(
+        "Q4_K gives way to IQ4_NL for rows of "
+    )  # the small model's rows are narrower than 256
     assert judge.results.find("TA 1.0", "anchored", "packed") is None and judge.best() is None
     text = judge.results.markdown.read_text()
     packed, gguf = (f"{100 * row['scores']['average']:.1f}" for row in judge.results.rows)
@@ -123,7 +136,9 @@ def test_a_grid_is_scored_in_the_runtimes_that_read_it(judged: Judge, tmp_path: 
 
 def test_the_usual_grid_stands_beside_others(tmp_path: Path) -> None:
     results = Results(tmp_path, dict(ABOUT), restart=False)
-    fill(results, ("TA 0.3", "anchored", "packed", 0.8), ("TA 1.0", "anchored", "packed", 0.8))  # rows that name no grid: Q4_0
+    fill(
+        results, ("TA 0.3", "anchored", "packed", 0.8), ("TA 1.0", "anchored", "packed", 0.8)
+    )  # rows that name no grid: Q4_0
     assert "## Grids" not in results.text()
     results.add("TA 0.3", "anchored", "onnx", same(0.9), {"grid": "Q8_0", "bits": 8.5})
     text = results.text()
@@ -152,7 +167,13 @@ class Asked:
 @pytest.mark.parametrize("full", [True, False])
 def test_what_is_long_is_measured_after_the_first_merge_alone(full: bool) -> None:
     given = argparse.Namespace(
-        merges=["TA 1.0", "TA 0.3"], methods=["rtn", "anchored, tuned"], peers=[], peer_python=None, grids=["Q4_1"], reload="chosen", full=full
+        merges=["TA 1.0", "TA 0.3"],
+        methods=["rtn", "anchored, tuned"],
+        peers=[],
+        peer_python=None,
+        grids=["Q4_1"],
+        reload="chosen",
+        full=full,
     )
     asked = Asked([])
     accuracy.whole_table(asked, given)  # type: ignore[arg-type]
@@ -186,7 +207,9 @@ def test_rows_of_other_numbers_are_dropped(tmp_path: Path) -> None:
 
 
 def test_the_committed_rows_are_still_rows_of_this_table(judged: Judge, tmp_path: Path) -> None:
-    """They are measured against the same packages and runtimes, and by the same numbers of each method: none has to be measured again."""
+    """They are measured against the same packages and runtimes, and by the same numbers of each method: none
+    has to be measured again.
+    """
     committed = Path(rows.__file__).parent / "results" / "accuracy.json"
     content = json.loads(committed.read_text(encoding="utf-8"))
     fresh = Judge.open(judged.laboratory, tmp_path / "fresh", restart=False)
@@ -197,8 +220,20 @@ def test_the_committed_rows_are_still_rows_of_this_table(judged: Judge, tmp_path
 
 def test_the_table(tmp_path: Path) -> None:
     results = Results(tmp_path, dict(ABOUT), restart=False)
-    fill(results, ("", "", "base", 0.5), ("", "", "experts", 0.9), ("TA 0.3", "", "merged", 0.6), ("TA 0.3", "epmq", "gguf", 0.8))
-    results.add("TA 0.3", "llama.cpp Q4_K", "gguf", same(0.7), {"seconds": 1.0, "bits": 5.166, "note": "Q5_0 for some"})
+    fill(
+        results,
+        ("", "", "base", 0.5),
+        ("", "", "experts", 0.9),
+        ("TA 0.3", "", "merged", 0.6),
+        ("TA 0.3", "epmq", "gguf", 0.8),
+    )
+    results.add(
+        "TA 0.3",
+        "llama.cpp Q4_K",
+        "gguf",
+        same(0.7),
+        {"seconds": 1.0, "bits": 5.166, "note": "Q5_0 for some"},
+    )
     text = results.markdown.read_text()
     assert "| merged | full | 60.0 |" in text
     assert "| epmq | Q4_0, llama.cpp | 80.0 |" in text
@@ -236,7 +271,9 @@ class Halver:
         return Quantised(1.0, {"packed": in_pytorch(merge, {name: merge.packed.load(name) / 2})}, "it halves")
 
 
-def test_a_peers_row_is_scored_once_and_tells_its_bits(judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peers_row_is_scored_once_and_tells_its_bits(
+    judged: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(rows.PEERS, "halver", Halver())
     judged.peer("TA 1.0", Halver())
     row = judged.results.find("TA 1.0", "halver", "packed")
@@ -247,7 +284,9 @@ def test_a_peers_row_is_scored_once_and_tells_its_bits(judged: Judge, monkeypatc
     assert judged.best() == ("TA 1.0", "epmq")  # a peer is never ours
 
 
-def test_a_peer_that_lacks_something_is_left_out_with_a_line(judged: Judge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_peer_that_lacks_something_is_left_out_with_a_line(
+    judged: Judge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(rows.PEERS, "halver", Halver())
     judged.peer("TA 0.3", Halver("it needs a moon"))
     assert capsys.readouterr().out == "TA 0.3   halver: left out; it needs a moon\n"
@@ -256,7 +295,13 @@ def test_a_peer_that_lacks_something_is_left_out_with_a_line(judged: Judge, monk
 
 def test_a_line_of_the_table_by_counts(tmp_path: Path) -> None:
     results = Results(tmp_path, dict(ABOUT), restart=False)
-    fill(results, ("", "", "base", 0.5), ("", "", "experts", 0.9), ("TA 0.3", "", "merged", 0.6), ("TA 1.0", "", "merged", 0.7))
+    fill(
+        results,
+        ("", "", "base", 0.5),
+        ("", "", "experts", 0.9),
+        ("TA 0.3", "", "merged", 0.6),
+        ("TA 1.0", "", "merged", 0.7),
+    )
     assert counts.best_merge(results, ("TA 0.3", "TA 1.0")) == "TA 1.0"
     fill(results, *(("TA 1.0", method, "packed", 0.6 + 0.1 * i) for i, method in enumerate(counts.METHODS)))
     line = counts.line(results, "TA 1.0")

@@ -1,4 +1,6 @@
-"""The parity benchmark without mergekit: its recipes all merge here, and its verdicts tell rounding from a difference."""
+"""The parity benchmark without mergekit: its recipes all merge here, and its verdicts tell rounding from a
+difference.
+"""
 
 import json
 import shutil
@@ -19,7 +21,9 @@ from epmq_export.json_file import read_json
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("models")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # of transformers, on PEFT's doing
+        warnings.filterwarnings(
+            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+        )  # of transformers, on PEFT's doing
         write_models(place)
     return place
 
@@ -49,7 +53,10 @@ def test_verdicts(models: Path, tmp_path: Path) -> None:
 
     assert verdict(tensors[name] + scale * 2**-21) == "float32 rounding"
     assert verdict(tensors[name] + scale * 2**-18) == f"differs: {name}"
-    assert verdict(tensors[name] + 1, Case(case.rule, case.feature, case.recipe, known="a reason")) == "known to differ: a reason"
+    assert (
+        verdict(tensors[name] + 1, Case(case.rule, case.feature, case.recipe, known="a reason"))
+        == "known to differ: a reason"
+    )
     assert verdict(tensors[name].half()).startswith(f"differs: {name} is torch.float32")
     save_file({key: value for key, value in tensors.items() if key != name}, theirs / "model.safetensors")
     assert compare(case, tmp_path / "case", None).verdict.startswith(f"differs: {name} and 0 others")

@@ -30,7 +30,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def merge(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Merge:
-    return full_precision(laboratory.experiment("TA 1.0", "epmq"), tmp_path_factory.mktemp("merge") / "merged")
+    return full_precision(
+        laboratory.experiment("TA 1.0", "epmq"), tmp_path_factory.mktemp("merge") / "merged"
+    )
 
 
 def distance(merge: Merge, found: np.ndarray) -> float:
@@ -48,7 +50,9 @@ def test_the_linears_are_those_that_we_quantise(merge: Merge) -> None:
     assert not any("LayerNorm" in name or "embeddings" in name for name in linears(merge.family))
 
 
-def test_embeddings_are_in_half_precision_and_all_else_is_the_merge(laboratory: Laboratory, merge: Merge) -> None:
+def test_embeddings_are_in_half_precision_and_all_else_is_the_merge(
+    laboratory: Laboratory, merge: Merge
+) -> None:
     merged = laboratory.experiment("TA 1.0", "epmq").sources.merged
     for name in merge.packed.names():
         expected = merged.load(name).half() if name in merge.family.embeddings else merged.load(name).float()
@@ -76,12 +80,18 @@ def test_what_is_scored_in_pytorch_is_what_the_gguf_holds(merge: Merge, tmp_path
     held = {}
     for name in linears(merge.family):
         info = file.tensors[names[name]]
-        held[name] = torch.from_numpy(dequantize(np.array(file.raw(names[name])), info.type).reshape(info.shape))
+        held[name] = torch.from_numpy(
+            dequantize(np.array(file.raw(names[name])), info.type).reshape(info.shape)
+        )
     assert np.array_equal(quantised.runs["packed"](TEXTS), in_pytorch(merge, held)(TEXTS))
 
 
 def test_a_row_of_256_takes_q4_k() -> None:
-    assert [LlamaQuantize("Q4_K", False).grid_of(width) for width in (1536, 256, 384)] == ["Q4_K", "Q4_K", "Q5_0"]
+    assert [LlamaQuantize("Q4_K", False).grid_of(width) for width in (1536, 256, 384)] == [
+        "Q4_K",
+        "Q4_K",
+        "Q5_0",
+    ]
     assert LlamaQuantize("Q4_0", False).grid_of(384) == "Q4_0"
 
 
@@ -94,12 +104,17 @@ def test_the_importance_is_the_mean_square_of_each_input(merge: Merge) -> None:
     for text in merge.texts:
         (batch,) = merge.family.batches([text], 1)
         module = stem.build()
-        module.load_state_dict({path: merge.packed.load(f"{stem.name}.{path}").float() for path in module.state_dict()}, assign=True)
+        module.load_state_dict(
+            {path: merge.packed.load(f"{stem.name}.{path}").float() for path in module.state_dict()},
+            assign=True,
+        )
         with torch.no_grad():
             rows.append(stem.run(module, None, batch)[0])
     expected = torch.cat(rows).double().square().mean(0).float()
     for kind in ("query", "key", "value"):
-        torch.testing.assert_close(found[f"encoder.layer.0.attention.self.{kind}.weight"], expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            found[f"encoder.layer.0.attention.self.{kind}.weight"], expected, rtol=1e-5, atol=1e-7
+        )
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +126,16 @@ def exported(merge: Merge, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("algorithm", "bits"), [("default", 5.0), ("HQQ", 6.0)])
-def test_onnx_runtime(merge: Merge, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, bits: float) -> None:
-    monkeypatch.setattr(OnnxQdq, "write", lambda self, packed, family, folder: OnnxQdq().find(shutil.copytree(exported, folder, dirs_exist_ok=True)))
+def test_onnx_runtime(
+    merge: Merge, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str, bits: float
+) -> None:
+    monkeypatch.setattr(
+        OnnxQdq,
+        "write",
+        lambda self, packed, family, folder: OnnxQdq().find(
+            shutil.copytree(exported, folder, dirs_exist_ok=True)
+        ),
+    )
     peer = MatMulNBits(algorithm)
     assert peer.missing() is None
     quantised = peer.quantise(merge, tmp_path)
@@ -122,9 +145,17 @@ def test_onnx_runtime(merge: Merge, exported: Path, tmp_path: Path, monkeypatch:
 
 def test_folding_transposes_keeps_what_the_graph_computes() -> None:
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    nodes = [onnx.helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]), onnx.helper.make_node("MatMul", ["x", "t"], ["y"])]
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, width]) for name, width in (("x", 3), ("y", 2))]
-    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weight, "w")]))
+    nodes = [
+        onnx.helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        onnx.helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, width])
+        for name, width in (("x", 3), ("y", 2))
+    ]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], [onnx.numpy_helper.from_array(weight, "w")])
+    )
     fold_transposes(model)
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
@@ -152,18 +183,27 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> Path:
     return place
 
 
-def test_llm_compressors_fallback_is_told(merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llm_compressors_fallback_is_told(
+    merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer = LlmCompressor(Path(sys.executable))
     quantised = peer.quantise(merge, stand_in(monkeypatch, tmp_path, STAND_IN))
-    assert quantised.note == "llmcompressor 0; rounded to the nearest by its own fallback: encoder.layer.0.output.dense"
+    assert (
+        quantised.note
+        == "llmcompressor 0; rounded to the nearest by its own fallback: encoder.layer.0.output.dense"
+    )
     assert quantised.bits == 5.0 and 0 < run(merge, quantised)["packed"] < 0.5
     asked = json.loads((tmp_path / "place" / "request.json").read_text())
     assert asked["texts"] == list(merge.texts) and asked["linears"] == linears(merge.family)
 
 
-def test_llm_compressors_failure_is_an_error_with_its_words(merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llm_compressors_failure_is_an_error_with_its_words(
+    merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"llm-compressor fails \(no such layer\)"):
-        LlmCompressor(Path(sys.executable)).quantise(merge, stand_in(monkeypatch, tmp_path, "raise SystemExit('no such layer')"))
+        LlmCompressor(Path(sys.executable)).quantise(
+            merge, stand_in(monkeypatch, tmp_path, "raise SystemExit('no such layer')")
+        )
 
 
 def test_a_peer_without_its_environment_says_what_it_needs() -> None:

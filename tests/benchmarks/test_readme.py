@@ -12,21 +12,42 @@ def test_the_readme_has_the_tables_of_the_results(suite: Suite) -> None:
     text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
     results = readme.read(readme.ROOT / "benchmarks" / "results" / suite.results)
     assert results.suite is suite
-    assert readme.replaced(text, readme.block(results), suite.name) == text, "run: python benchmarks/readme.py"
+    assert readme.replaced(text, readme.block(results), suite.name) == text, (
+        "run: python benchmarks/readme.py"
+    )
     assert results.markdown.read_text(encoding="utf-8") == results.text()
 
 
 def test_the_table_has_every_kind_of_row() -> None:
     results = readme.read(readme.ROOT / "benchmarks" / "results")
     merge = readme.chosen(results)
-    assert all(sum(row["merge"] == other for row in results.rows) <= sum(row["merge"] == merge for row in results.rows) for other in readme.MERGES)
+    assert all(
+        sum(row["merge"] == other for row in results.rows)
+        <= sum(row["merge"] == merge for row in results.rows)
+        for other in readme.MERGES
+    )
     base = next(results.of("", "", "base"))
     tuned = "anchored, tuned"
     results.rows = [row for row in results.rows if row["method"] not in ("llama.cpp Q4_K", tuned)]
     results.rows += [
-        {**base, "merge": merge, "method": "llama.cpp Q4_K", "stage": "gguf", "bits": 5.166, "note": "some are Q5_0"},
+        {
+            **base,
+            "merge": merge,
+            "method": "llama.cpp Q4_K",
+            "stage": "gguf",
+            "bits": 5.166,
+            "note": "some are Q5_0",
+        },
         {**base, "merge": merge, "method": tuned, "stage": "packed", "grid": "Q4_0", "bits": 4.5},
-        {**base, "merge": merge, "method": tuned, "stage": "packed", "grid": "Q2_K", "bits": 2.6, "note": "of another table"},
+        {
+            **base,
+            "merge": merge,
+            "method": tuned,
+            "stage": "packed",
+            "grid": "Q2_K",
+            "bits": 2.6,
+            "note": "of another table",
+        },
     ]
     lines = readme.block(results).splitlines()
     score = readme.percent(base["scores"]["average"])
@@ -37,7 +58,9 @@ def test_the_table_has_every_kind_of_row() -> None:
     assert f'`{tuned}` has `calibration: {{"tune": true}}`.' in lines[1]
     rows = [line.removeprefix("| ") for line in lines if line.startswith("|")][2:]
     assert rows[0].startswith("base") and rows[1].startswith("merged") and rows[-1].startswith("experts")
-    assert sum(line.startswith("`") for line in rows) == sum(next(results.of(merge, method, "packed"), None) is not None for method in readme.METHODS)
+    assert sum(line.startswith("`") for line in rows) == sum(
+        next(results.of(merge, method, "packed"), None) is not None for method in readme.METHODS
+    )
 
 
 @pytest.mark.parametrize("text", ["none", END + BEGIN, BEGIN, 2 * (BEGIN + END)])

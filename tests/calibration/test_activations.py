@@ -62,7 +62,9 @@ def test_the_disk_is_cleared_after_an_error_too(spills: Path) -> None:
 
 def test_a_full_disk_is_an_error_that_names_the_file(spills: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # the kernel refuses what goes past it, as a full disk would
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (1000, hard)
+    )  # the kernel refuses what goes past it, as a full disk would
     try:
         with pytest.raises(OutputError, match=r"epmq-activations-.*File too large"), Activations(0) as kept:
             kept.put(("a",), torch.zeros(10_000))

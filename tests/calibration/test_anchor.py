@@ -43,7 +43,10 @@ def test_the_anchor_is_as_long_as_the_task_vectors_together() -> None:
 
 def test_it_does_not_depend_on_the_coefficient_of_the_merge() -> None:
     experts = [moved(3, 1), moved(-1, 4), moved(2, 2)]
-    anchors = [scale * anchor_rho(BASE, experts, moved(scale * 4, scale * 7), ["a", "b"]) for scale in (0.1, 0.3, 1.0, 2.5)]
+    anchors = [
+        scale * anchor_rho(BASE, experts, moved(scale * 4, scale * 7), ["a", "b"])
+        for scale in (0.1, 0.3, 1.0, 2.5)
+    ]
     assert anchors == pytest.approx([anchors[0]] * 4, rel=1e-5)
 
 
@@ -59,7 +62,9 @@ def test_an_expert_that_is_there_twice_counts_once() -> None:
 
 
 def test_experts_that_cancel_keep_their_lengths() -> None:
-    assert anchor_rho(BASE, [moved(3, 0), moved(-3, 0)], moved(0, 1), ["a", "b"]) == pytest.approx(6, rel=1e-6)
+    assert anchor_rho(BASE, [moved(3, 0), moved(-3, 0)], moved(0, 1), ["a", "b"]) == pytest.approx(
+        6, rel=1e-6
+    )
 
 
 def test_only_the_named_tensors_count() -> None:

@@ -12,7 +12,9 @@ from epmq_export.grids import GRIDS
 from tests.calibration.tiny import tiny
 
 numbers = st.integers(1, 40).map(float)
-options = st.lists(st.builds(Option, st.text("ab", min_size=1, max_size=2), numbers, numbers), min_size=1, max_size=5)
+options = st.lists(
+    st.builds(Option, st.text("ab", min_size=1, max_size=2), numbers, numbers), min_size=1, max_size=5
+)
 
 
 def total(chosen: list[Option]) -> tuple[float, float]:
@@ -21,7 +23,9 @@ def total(chosen: list[Option]) -> tuple[float, float]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(options, min_size=1, max_size=4), st.integers(0, 200))
-def test_what_is_spent_is_within_the_budget_and_near_the_best_there_is(lists: list[list[Option]], budget: int) -> None:
+def test_what_is_spent_is_within_the_budget_and_near_the_best_there_is(
+    lists: list[list[Option]], budget: int
+) -> None:
     named = {str(index): each for index, each in enumerate(lists)}
     fewest = total([min(each, key=lambda option: option.bits) for each in lists])[0]
     if budget < fewest - 1:
@@ -42,10 +46,14 @@ def test_a_hull_falls_ever_more_slowly(each: list[Option]) -> None:
     kept = hull(each)
     slopes = [(one.loss - other.loss) / (other.bits - one.bits) for one, other in itertools.pairwise(kept)]
     assert all(slope > 0 for slope in slopes) and slopes == sorted(slopes, reverse=True)
-    assert kept[0].bits == min(option.bits for option in each) and kept[-1].loss == min(option.loss for option in each)
+    assert kept[0].bits == min(option.bits for option in each) and kept[-1].loss == min(
+        option.loss for option in each
+    )
 
 
-def test_a_budget_is_spent_by_measured_loss_and_patterns_are_left_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_budget_is_spent_by_measured_loss_and_patterns_are_left_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     model = tiny(tmp_path_factory.mktemp("tiny") / "base")
     layout = Layout(overrides={"*.value.weight": "F16"})
     calibrator = model.calibrator("epmq", layout=layout)

@@ -35,28 +35,46 @@ def results(model: Tiny) -> dict[str, list[BlockResult]]:
 
 
 def linears(model: Tiny) -> list[str]:
-    return [f"{block.name}.{path}.weight" for block in model.family.blocks for step in block.steps for path in step if not path.endswith("LayerNorm")]
+    return [
+        f"{block.name}.{path}.weight"
+        for block in model.family.blocks
+        for step in block.steps
+        for path in step
+        if not path.endswith("LayerNorm")
+    ]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_ships_every_tensor_once(model: Tiny, results: dict[str, list[BlockResult]], preset: str) -> None:
+def test_every_preset_ships_every_tensor_once(
+    model: Tiny, results: dict[str, list[BlockResult]], preset: str
+) -> None:
     tensors = flat(results[preset])
-    assert sorted(tensors) == sorted(model.base.names()) and sum(len(result.tensors) for result in results[preset]) == len(tensors)
+    assert sorted(tensors) == sorted(model.base.names()) and sum(
+        len(result.tensors) for result in results[preset]
+    ) == len(tensors)
     for name, value in tensors.items():
         if name in linears(model):
             assert isinstance(value, PackedTensor) and value.grid == GRIDS["Q4_0"]
         else:
-            assert isinstance(value, Tensor) and value.dtype == (torch.float16 if name in model.family.embeddings else torch.float32)
+            assert isinstance(value, Tensor) and value.dtype == (
+                torch.float16 if name in model.family.embeddings else torch.float32
+            )
             if PRESETS[preset].affine == "kept":
                 assert torch.equal(value, model.merged.load(name).to(value.dtype))
     losses = [loss for result in results[preset] for loss in result.losses]
     assert [loss.tensor for loss in losses] == linears(model)
     for loss in losses:
-        assert loss.grid == "Q4_0" and 0 <= loss.loss_before <= loss.loss_after + 1e-9 and loss.loss_before <= loss.loss_merged + 1e-9
+        assert (
+            loss.grid == "Q4_0"
+            and 0 <= loss.loss_before <= loss.loss_after + 1e-9
+            and loss.loss_before <= loss.loss_merged + 1e-9
+        )
 
 
 def test_losses_are_ordered_as_the_methods_are(results: dict[str, list[BlockResult]]) -> None:
-    """On one target: GPTQ loses less than the nearest. The solved ones come nearer to the experts than their merge does."""
+    """On one target: GPTQ loses less than the nearest. The solved ones come nearer to the experts than their
+    merge does.
+    """
 
     def mean(preset: str, field: str) -> float:
         losses: list[float] = [getattr(loss, field) for result in results[preset] for loss in result.losses]
@@ -68,14 +86,18 @@ def test_losses_are_ordered_as_the_methods_are(results: dict[str, list[BlockResu
     assert mean("rtn", "loss_before") < 1e-9 and mean("gptq", "loss_before") < 1e-9
 
 
-def test_rtn_is_the_merged_weight_rounded_to_the_nearest(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
+def test_rtn_is_the_merged_weight_rounded_to_the_nearest(
+    model: Tiny, results: dict[str, list[BlockResult]]
+) -> None:
     for name in linears(model):
         assert bits(flat(results["rtn"])[name]) == bits(nearest(model.merged.load(name), GRIDS["Q4_0"]))
 
 
 @pytest.mark.parametrize("preset", ["regmean", "epmq"])
 def test_experts_that_are_the_base_cost_what_rounding_costs(model: Tiny, preset: str) -> None:
-    """Their solution is the base, so every expert-target method comes to what GPTQ makes of it with the same damping."""
+    """Their solution is the base, so every expert-target method comes to what GPTQ makes of it with the same
+    damping.
+    """
     same = {"tasks": model.tasks([model.base] * 3), "merged": model.base}
     found = calibrated(model.calibrator(preset, **same))  # type: ignore[arg-type]
     plain = calibrated(model.calibrator(replace(PRESETS["gptq"], damping=PRESETS[preset].damping), **same))  # type: ignore[arg-type]
@@ -86,8 +108,12 @@ def test_experts_that_are_the_base_cost_what_rounding_costs(model: Tiny, preset:
 
 
 def test_solved_affines_of_experts_that_are_the_base_stay_near_it(model: Tiny) -> None:
-    """With nothing quantised there is nothing to answer for: FeatCal gives the base back, however long the anchor."""
-    calibrator = model.calibrator("featcal", model.tasks([model.base] * 2), Layout("F32", "F32"), merged=model.base)
+    """With nothing quantised there is nothing to answer for: FeatCal gives the base back, however long the
+    anchor.
+    """
+    calibrator = model.calibrator(
+        "featcal", model.tasks([model.base] * 2), Layout("F32", "F32"), merged=model.base
+    )
     for name, value in flat(calibrated(calibrator)).items():
         assert isinstance(value, Tensor)
         torch.testing.assert_close(value, model.base.load(name), rtol=1e-3, atol=1e-4)
@@ -113,16 +139,29 @@ def seen_by(model: Tiny, source: InMemory, batch: Batch, index: int, path: str) 
     return caught[0]
 
 
-@pytest.mark.parametrize("path", ["attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense"])
-def test_a_step_sees_what_the_steps_before_it_ship(model: Tiny, results: dict[str, list[BlockResult]], path: str) -> None:
-    """One step of the last layer by hand: the student's inputs are those of a model that ships what came before and is merged from there on."""
+@pytest.mark.parametrize(
+    "path", ["attention.self.value", "attention.output.dense", "intermediate.dense", "output.dense"]
+)
+def test_a_step_sees_what_the_steps_before_it_ship(
+    model: Tiny, results: dict[str, list[BlockResult]], path: str
+) -> None:
+    """One step of the last layer by hand: the student's inputs are those of a model that ships what came
+    before and is merged from there on.
+    """
     method, block = PRESETS["featcal"], model.family.blocks[2]
     name = f"{block.name}.{path}.weight"
-    shipped = {name: value.dequantise() if isinstance(value, PackedTensor) else value.float() for name, value in flat(results["featcal"]).items()}
+    shipped = {
+        name: value.dequantise() if isinstance(value, PackedTensor) else value.float()
+        for name, value in flat(results["featcal"]).items()
+    }
     order = [path for step in block.steps for path in step]
     step = next(step for step in block.steps if path in step)
-    later = {f"{block.name}.{path}.{kind}" for path in order[order.index(step[0]) :] for kind in ("weight", "bias")}
-    student = InMemory({name: model.merged.load(name) if name in later else value for name, value in shipped.items()})
+    later = {
+        f"{block.name}.{path}.{kind}" for path in order[order.index(step[0]) :] for kind in ("weight", "bias")
+    }
+    student = InMemory(
+        {name: model.merged.load(name) if name in later else value for name, value in shipped.items()}
+    )
 
     def anchor(name: str) -> Tensor:
         base = model.base.load(name)
@@ -133,7 +172,9 @@ def test_a_step_sees_what_the_steps_before_it_ship(model: Tiny, results: dict[st
     hessian = method.damping * torch.eye(width, dtype=torch.float64)
     for task in model.tasks():
         sums = TaskMoments.zeros(width, CPU)
-        for batch in model.family.batches(sorted(task.samples, key=len), 7):  # batches of another size: the sums are the same
+        for batch in model.family.batches(
+            sorted(task.samples, key=len), 7
+        ):  # batches of another size: the sums are the same
             rows = batch["attention_mask"].bool()
             x_s, x_e = (seen_by(model, source, batch, 2, path)[rows] for source in (student, task.expert))  # type: ignore[arg-type]
             sums.add(x_s, method.alpha * x_e + (1 - method.alpha) * x_s, torch.ones(len(x_s)))
@@ -147,10 +188,22 @@ def test_a_step_sees_what_the_steps_before_it_ship(model: Tiny, results: dict[st
     assert loss.loss_merged == pytest.approx(problem.loss(model.merged.load(name), hessian), rel=1e-3)
     found = flat(results["featcal"])[name]
     assert isinstance(found, PackedTensor)
-    # Sums in another order differ in their last bits, which now and then carry a weight across the middle of two codes.
-    assert float((gptq(best, factor, GRIDS["Q4_0"]).dequantise() - found.dequantise()).norm() / found.dequantise().norm()) < 0.05
+    # Sums in another order differ in their last bits, which now and then carry a weight across the middle of
+    # two codes.
+    assert (
+        float(
+            (gptq(best, factor, GRIDS["Q4_0"]).dequantise() - found.dequantise()).norm()
+            / found.dequantise().norm()
+        )
+        < 0.05
+    )
     assert loss.loss_after == pytest.approx(problem.loss(found.dequantise(), hessian), rel=1e-3)
-    torch.testing.assert_close(shipped[name.replace("weight", "bias")], problem.bias(found.dequantise()).float(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        shipped[name.replace("weight", "bias")],
+        problem.bias(found.dequantise()).float(),
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
 class Spied(InMemory):
@@ -167,7 +220,9 @@ class Spied(InMemory):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_experts_run_only_where_alpha_asks(model: Tiny, preset: str) -> None:
-    """An expert's embeddings and norms are needed to run it and for nothing else, biases and norms also to solve them."""
+    """An expert's embeddings and norms are needed to run it and for nothing else, biases and norms also to
+    solve them.
+    """
     spied = [Spied(dict(expert.tensors)) for expert in model.experts]
     calibrated(model.calibrator(preset, model.tasks(spied)))
     for expert in spied:
@@ -177,7 +232,9 @@ def test_experts_run_only_where_alpha_asks(model: Tiny, preset: str) -> None:
         elif PRESETS[preset].alpha > 0:
             assert asked == set(expert.names())
         else:
-            assert asked == {name.replace("weight", kind) for name in linears(model) for kind in ("weight", "bias")}
+            assert asked == {
+                name.replace("weight", kind) for name in linears(model) for kind in ("weight", "bias")
+            }
 
 
 def test_a_tensor_of_the_merge_is_asked_for_once(model: Tiny) -> None:
@@ -189,7 +246,9 @@ def test_a_tensor_of_the_merge_is_asked_for_once(model: Tiny) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_same_again_is_bit_identical_and_so_is_spilling(model: Tiny, results: dict[str, list[BlockResult]], preset: str) -> None:
+def test_the_same_again_is_bit_identical_and_so_is_spilling(
+    model: Tiny, results: dict[str, list[BlockResult]], preset: str
+) -> None:
     assert same_bits(calibrated(model.calibrator(preset, activation_bytes=0)), results[preset])
 
 
@@ -197,7 +256,9 @@ def test_the_same_again_is_bit_identical_and_so_is_spilling(model: Tiny, results
 def test_what_memory_has_no_room_for_is_computed_again_and_not_spilled(
     model: Tiny, results: dict[str, list[BlockResult]], held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An expert's block is loaded once for its hidden states, and again for each step whose inputs were not kept."""
+    """An expert's block is loaded once for its hidden states, and again for each step whose inputs were not
+    kept.
+    """
     asked: list[str] = []
 
     def counting(block: Block, source: TensorSource, device: torch.device) -> nn.Module:
@@ -221,17 +282,29 @@ def test_what_memory_has_no_room_for_is_computed_again_and_not_spilled(
 
 
 def test_the_order_of_texts_does_not_matter(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
-    """They are sorted by length, and those of one length are in the given order: only distinct lengths can be shuffled."""
-    tasks = [TaskData(task.name, task.expert, [text * (i + 1) for i, text in enumerate(("good ", "is ", "a b "))]) for task in model.tasks()]
+    """They are sorted by length, and those of one length are in the given order: only distinct lengths can be
+    shuffled.
+    """
+    tasks = [
+        TaskData(task.name, task.expert, [text * (i + 1) for i, text in enumerate(("good ", "is ", "a b "))])
+        for task in model.tasks()
+    ]
     turned = [TaskData(task.name, task.expert, task.samples[::-1]) for task in tasks]
-    assert same_bits(calibrated(model.calibrator("epmq", tasks)), calibrated(model.calibrator("epmq", turned)))
+    assert same_bits(
+        calibrated(model.calibrator("epmq", tasks)), calibrated(model.calibrator("epmq", turned))
+    )
 
 
-def test_resuming_at_any_block_gives_the_same_bits(model: Tiny, results: dict[str, list[BlockResult]]) -> None:
+def test_resuming_at_any_block_gives_the_same_bits(
+    model: Tiny, results: dict[str, list[BlockResult]]
+) -> None:
     done = {block.name: result for block, result in zip(model.family.blocks, results["featcal"], strict=True)}
     for count in range(1, len(done) + 1):
         known = dict([*done.items()][:count])
-        again = [result for _, result in model.calibrator("featcal").run(lambda block, known=known: known.get(block.name))]  # type: ignore[misc]
+        again = [
+            result
+            for _, result in model.calibrator("featcal").run(lambda block, known=known: known.get(block.name))
+        ]  # type: ignore[misc]
         assert same_bits(again, results["featcal"])
 
 
@@ -245,7 +318,9 @@ def test_progress_counts_every_step(model: Tiny) -> None:
 def test_what_is_true_of_many_tensors_is_logged_once(model: Tiny, caplog: pytest.LogCaptureFixture) -> None:
     found = calibrated(model.calibrator("rtn", layout=Layout(overrides={"*.query.weight": "Q8_0"})))
     notes = [note for result in found for note in result.notes]
-    assert len(notes) > 1 and all(note.endswith("is stored on Q8_0, as '*.query.weight' asks") for note in notes)
+    assert len(notes) > 1 and all(
+        note.endswith("is stored on Q8_0, as '*.query.weight' asks") for note in notes
+    )
     assert sum("is stored on Q8_0" in message for message in caplog.messages) == 1
 
 
@@ -253,10 +328,19 @@ def test_notes_say_what_is_not_stored_as_asked(model: Tiny, caplog: pytest.LogCa
     layout = Layout(embeddings="Q8_0", overrides={"*.1.attention.self.query.weight": "F16"})
     found = calibrated(model.calibrator("gptq", layout=layout))
     note = "encoder.layer.1.attention.self.query.weight stays F16, as '*.1.attention.self.query.weight' asks"
-    assert [result.notes for result in found] == [[], [], [note]] and f"{note} (said once: the report has every tensor)" in caplog.messages
+    assert [result.notes for result in found] == [
+        [],
+        [],
+        [note],
+    ] and f"{note} (said once: the report has every tensor)" in caplog.messages
     tensors = flat(found)
-    kept, table = tensors["encoder.layer.1.attention.self.query.weight"], tensors["embeddings.word_embeddings.weight"]
-    assert isinstance(kept, Tensor) and torch.equal(kept, model.merged.load("encoder.layer.1.attention.self.query.weight").half())
+    kept, table = (
+        tensors["encoder.layer.1.attention.self.query.weight"],
+        tensors["embeddings.word_embeddings.weight"],
+    )
+    assert isinstance(kept, Tensor) and torch.equal(
+        kept, model.merged.load("encoder.layer.1.attention.self.query.weight").half()
+    )
     assert isinstance(table, PackedTensor) and table.grid == GRIDS["Q8_0"]
     assert found[2].losses[0].grid == "F16"
 
@@ -280,30 +364,49 @@ def spoiled(source: InMemory, name: str, value: float) -> InMemory:
         ("encoder.layer.0.output.dense.bias", torch.inf),
     ],
 )
-def test_a_bad_number_in_the_merge_is_an_error_that_names_the_tensor(model: Tiny, preset: str, name: str, bad: float) -> None:
+def test_a_bad_number_in_the_merge_is_an_error_that_names_the_tensor(
+    model: Tiny, preset: str, name: str, bad: float
+) -> None:
     with pytest.raises(CalibrationError, match=name.rsplit(".", 1)[0].replace(".", r"\.")) as error:
         calibrated(model.calibrator(preset, merged=spoiled(model.merged, name, bad)))
     assert "\n" not in str(error.value)
 
 
 def test_members_of_a_step_are_rounded_as_if_alone(model: Tiny) -> None:
-    """The first step's query, key and value share inputs: on one grid in one pass, or the key on another grid."""
+    """The first step's query, key and value share inputs: on one grid in one pass, or the key on another
+    grid.
+    """
     together = flat(calibrated(model.calibrator("anchored"))[:2])
-    apart = flat(calibrated(model.calibrator("anchored", layout=Layout(overrides={"*.0.attention.self.key.weight": "Q8_0"})))[:2])
+    apart = flat(
+        calibrated(
+            model.calibrator("anchored", layout=Layout(overrides={"*.0.attention.self.key.weight": "Q8_0"}))
+        )[:2]
+    )
     names = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "value", "key")]
-    assert [value.grid.name for value in map(apart.__getitem__, names) if isinstance(value, PackedTensor)] == ["Q4_0", "Q4_0", "Q8_0"]
+    assert [
+        value.grid.name for value in map(apart.__getitem__, names) if isinstance(value, PackedTensor)
+    ] == ["Q4_0", "Q4_0", "Q8_0"]
     assert all(bits(together[name]) == bits(apart[name]) for name in names[:2])
 
 
 def test_a_bad_number_in_an_embedding_on_a_grid_is_named_too(model: Tiny) -> None:
     name = "embeddings.word_embeddings.weight"
-    with pytest.raises(CalibrationError, match=r"^embeddings\.word_embeddings\.weight: a weight is not finite, so no Q4_0 scale fits it"):
-        calibrated(model.calibrator("rtn", layout=Layout(embeddings="Q4_0"), merged=spoiled(model.merged, name, torch.nan)))
+    with pytest.raises(
+        CalibrationError,
+        match=r"^embeddings\.word_embeddings\.weight: a weight is not finite, so no Q4_0 scale fits it",
+    ):
+        calibrated(
+            model.calibrator(
+                "rtn", layout=Layout(embeddings="Q4_0"), merged=spoiled(model.merged, name, torch.nan)
+            )
+        )
 
 
 @pytest.mark.parametrize("preset", ["regmean", "epmq", "featcal"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_bad_number_in_an_expert_is_an_error_that_names_the_layer(model: Tiny, preset: str, bad: float) -> None:
+def test_a_bad_number_in_an_expert_is_an_error_that_names_the_layer(
+    model: Tiny, preset: str, bad: float
+) -> None:
     name = "encoder.layer.1.intermediate.dense.weight"
     experts = [model.experts[0], spoiled(model.experts[1], name, bad), model.experts[2]]
     with pytest.raises(CalibrationError, match=r"encoder\.layer\.1\.(intermediate\.dense|output)") as error:
@@ -314,14 +417,24 @@ def test_a_bad_number_in_an_expert_is_an_error_that_names_the_layer(model: Tiny,
 def test_without_damping_few_texts_leave_a_singular_hessian(model: Tiny) -> None:
     method = replace(PRESETS["regmean"], damping=0.0)
     with pytest.raises(
-        CalibrationError, match=r"encoder\.layer\.0\.attention\.self\.query: its Hessian is singular at input channel \d+; raise calibration\.lambda"
+        CalibrationError,
+        match=(
+            r"encoder\.layer\.0\.attention\.self\.query: its Hessian is singular at input channel \d+; "
+            r"raise calibration\.lambda"
+        ),
     ):
         calibrated(model.calibrator(method, model.tasks(count=2)))
 
 
 def test_a_model_of_another_shape_is_refused(model: Tiny) -> None:
     short = InMemory({**model.merged.tensors, "encoder.layer.1.output.dense.bias": torch.zeros(3)})
-    with pytest.raises(InputError, match=r"tensor encoder\.layer\.1\.output\.dense\.bias has shape \[3\], expected \[64\] by config\.json"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"tensor encoder\.layer\.1\.output\.dense\.bias has shape \[3\], expected \[64\] by "
+            r"config\.json"
+        ),
+    ):
         calibrated(model.calibrator("rtn", merged=short))
 
 
@@ -332,7 +445,9 @@ def test_memory_does_not_grow_with_the_number_of_experts(model: Tiny, preset: st
     def peak(count: int) -> int:
         gc.collect()
         with LiveBytes() as gauge:
-            calibrated(model.calibrator(preset, model.tasks([model.experts[0]] * count, 8), activation_bytes=0))
+            calibrated(
+                model.calibrator(preset, model.tasks([model.experts[0]] * count, 8), activation_bytes=0)
+            )
         return int(gauge.peak)
 
     few, many = peak(2), peak(4)
@@ -349,7 +464,10 @@ def test_memory_does_not_grow_with_depth(model: Tiny) -> None:
 
     def peak(blocks: int) -> int:
         gc.collect()
-        calibrator = replace(model.calibrator("featcal", model.tasks(model.experts[:1], 8), activation_bytes=0), family=Shallow(blocks))  # type: ignore[arg-type]
+        calibrator = replace(
+            model.calibrator("featcal", model.tasks(model.experts[:1], 8), activation_bytes=0),
+            family=Shallow(blocks),
+        )  # type: ignore[arg-type]
         with LiveBytes() as gauge:
             for _ in calibrator.run():
                 pass

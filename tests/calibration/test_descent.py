@@ -20,7 +20,9 @@ def problem(seed: int, spread: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(OUT, WIDTH, generator=generator)
     basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64)).Q
-    return weight, basis @ torch.diag(torch.exp(-spread * torch.linspace(0, 6, WIDTH, dtype=torch.float64))) @ basis.T
+    return weight, basis @ torch.diag(
+        torch.exp(-spread * torch.linspace(0, 6, WIDTH, dtype=torch.float64))
+    ) @ basis.T
 
 
 def loss(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> float:
@@ -37,7 +39,9 @@ def test_never_above_its_start(grid: Grid, seed: int, spread: float) -> None:
         found = descend(weight, hessian, start)
         assert loss(weight, hessian, found) <= loss(weight, hessian, start) * (1 + 1e-5)
         assert found.codes.min() >= grid.lowest and found.codes.max() <= grid.highest
-        assert {part: value.dtype for part, value in found.stored.items()} == {part: value.dtype for part, value in start.stored.items()}
+        assert {part: value.dtype for part, value in found.stored.items()} == {
+            part: value.dtype for part, value in start.stored.items()
+        }
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)

@@ -7,7 +7,10 @@ from epmq_export.errors import InputError
 
 
 def test_without_a_head_it_is_one_minus_the_cosine() -> None:
-    outputs, expert = torch.tensor([[1.0, 0.0], [3.0, 4.0], [1.0, 0.0]]), torch.tensor([[2.0, 0.0], [3.0, 4.0], [0.0, 5.0]])
+    outputs, expert = (
+        torch.tensor([[1.0, 0.0], [3.0, 4.0], [1.0, 0.0]]),
+        torch.tensor([[2.0, 0.0], [3.0, 4.0], [0.0, 5.0]]),
+    )
     torch.testing.assert_close(divergence(outputs, expert, None), torch.tensor([0.0, 0.0, 1.0]))
 
 
@@ -30,7 +33,9 @@ def test_a_linear_heads_lengths_and_bias_count() -> None:
 def test_a_head_of_cosines_is_read_at_its_own_scale() -> None:
     weight, outputs, expert = torch.eye(2), torch.tensor([[1.0, 1.0]]), torch.tensor([[3.0, 4.0]])
     p = torch.softmax(5 * torch.tensor([0.6, 0.8]), 0)
-    torch.testing.assert_close(divergence(outputs, expert, Head(weight, scale=5.0)), (p * (p / 0.5).log()).sum()[None])
+    torch.testing.assert_close(
+        divergence(outputs, expert, Head(weight, scale=5.0)), (p * (p / 0.5).log()).sum()[None]
+    )
 
 
 def test_a_head_of_another_width_is_refused() -> None:
@@ -43,7 +48,9 @@ def test_a_head_of_another_width_is_refused() -> None:
 def test_what_a_head_does_not_read_is_free() -> None:
     head = Head(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
     outputs = torch.tensor([[1.0, 0.5, 2.0]])
-    assert divergence(outputs, outputs * torch.tensor([1.0, 1.0, -1.0]), head).item() == pytest.approx(0.0, abs=1e-6)
+    assert divergence(outputs, outputs * torch.tensor([1.0, 1.0, -1.0]), head).item() == pytest.approx(
+        0.0, abs=1e-6
+    )
     assert divergence(outputs, outputs * torch.tensor([1.0, 1.0, -1.0]), None).item() > 1
 
 

@@ -57,17 +57,24 @@ def test_the_inputs_are_those_of_a_direct_computation(model: tuple[Family, BertM
 
     def normal(value: Tensor) -> Tensor:
         centred = value - value.mean(-1, keepdim=True)
-        result: Tensor = centred / (centred.square().mean(-1, keepdim=True) + layer.output.LayerNorm.eps).sqrt()
+        result: Tensor = (
+            centred / (centred.square().mean(-1, keepdim=True) + layer.output.LayerNorm.eps).sqrt()
+        )
         return result
 
     own = layer.attention.self
-    scores = heads(own.query(hidden)) @ heads(own.key(hidden)).transpose(2, 3) / 4 + (1 - batch["attention_mask"][:, None, None, :].float()) * -1e9
+    scores = (
+        heads(own.query(hidden)) @ heads(own.key(hidden)).transpose(2, 3) / 4
+        + (1 - batch["attention_mask"][:, None, None, :].float()) * -1e9
+    )
     context = (scores.softmax(-1) @ heads(own.value(hidden))).transpose(1, 2).flatten(2)
     attended = layer.attention.output.dense(context) + hidden
     normed = layer.attention.output.LayerNorm(attended)
     inner = nn.functional.gelu(layer.intermediate.dense(normed))
     outer = layer.output.dense(inner) + normed
-    for found, wanted in zip(seen, (hidden, context, normal(attended), normed, inner, normal(outer)), strict=True):
+    for found, wanted in zip(
+        seen, (hidden, context, normal(attended), normed, inner, normal(outer)), strict=True
+    ):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(result, layer.output.LayerNorm(outer), rtol=1e-4, atol=1e-5)
 
@@ -99,11 +106,19 @@ def test_a_tensor_of_another_shape_is_named(model: tuple[Family, BertModel, Batc
     source = weights(bert)
     source.tensors = {**source.tensors, "encoder.layer.1.output.dense.weight": torch.ones(3, 2)}
     load_block(family.blocks[1], source, CPU)
-    with pytest.raises(InputError, match=r"tensor encoder\.layer\.1\.output\.dense\.weight has shape \[3, 2\], expected \[64, 128\] by config\.json"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"tensor encoder\.layer\.1\.output\.dense\.weight has shape \[3, 2\], expected \[64, 128\] by "
+            r"config\.json"
+        ),
+    ):
         load_block(family.blocks[2], source, CPU)
 
 
 def test_weights_are_computed_with_in_float32(model: tuple[Family, BertModel, Batch]) -> None:
     family, bert, _ = model
     halves = InMemory({name: value.half() for name, value in bert.state_dict().items()})
-    assert {value.dtype for value in load_block(family.blocks[1], halves, CPU).state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in load_block(family.blocks[1], halves, CPU).state_dict().values()} == {
+        torch.float32
+    }

@@ -31,28 +31,53 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny(place / "base")
     for directory, source in (("base", model.base), ("one", model.experts[0]), ("two", model.experts[1])):
         (place / directory).mkdir(exist_ok=True)
-        save_file({name: source.load(name) for name in source.names()}, place / directory / "model.safetensors")
+        save_file(
+            {name: source.load(name) for name in source.names()}, place / directory / "model.safetensors"
+        )
     (place / "calibration.txt").write_text("\n".join(texts(3, 12)) + "\n", encoding="utf-8")
-    (place / "evaluation.tsv").write_text("".join(f"{'ab'[i % 2]}\t{word}\n" for i, word in enumerate(LETTERS)), encoding="utf-8")
+    (place / "evaluation.tsv").write_text(
+        "".join(f"{'ab'[i % 2]}\t{word}\n" for i, word in enumerate(LETTERS)), encoding="utf-8"
+    )
     task = {"calibration": "calibration.txt", "evaluation": "evaluation.tsv"}
     content = {
         "base_model": "./base",
         "merge_method": "task_arithmetic",
-        "tasks": {"first": {"expert": "./one", "labels": ["a", "b"], **task}, "second": {"expert": "./two", **task}},
+        "tasks": {
+            "first": {"expert": "./one", "labels": ["a", "b"], **task},
+            "second": {"expert": "./two", **task},
+        },
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return place / "recipe.yaml"
 
 
-def run(path: Path, out: Path, resume: bool = False, progress: Callable[[str, int, int], None] = lambda text, done, total: None) -> Packed:
+def run(
+    path: Path,
+    out: Path,
+    resume: bool = False,
+    progress: Callable[[str, int, int], None] = lambda text, done, total: None,
+) -> Packed:
     recipe = load_recipe(path)
     opened = sources.open_checkpoints(recipe, GgufBase)
     project = sources.open_sources(recipe, opened, open_family)
-    return calibrate(recipe, project, load_tasks(recipe, "text"), sources.provenance(recipe, opened, {}), out, CPU, resume, progress)
+    return calibrate(
+        recipe,
+        project,
+        load_tasks(recipe, "text"),
+        sources.provenance(recipe, opened, {}),
+        out,
+        CPU,
+        resume,
+        progress,
+    )
 
 
 def digests(directory: Path) -> dict[str, str]:
-    return {str(path.relative_to(directory)): sha256(path) for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(directory)): sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +87,17 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 def test_everything_is_in_the_index(whole: Packed, recipe: Path) -> None:
     index = json.loads((whole.directory / "packed.json").read_text(encoding="utf-8"))
-    assert index["family"] == "bert" and index["method"]["name"] == DEFAULT_METHOD and index["method"]["rho"] > 1 and index["recipe"]["base_model"] == "./base"
-    assert len(index["layers"]) == 12 and {layer["grid"] for layer in index["layers"]} == {"Q4_0"} and index["notes"] == []
+    assert (
+        index["family"] == "bert"
+        and index["method"]["name"] == DEFAULT_METHOD
+        and index["method"]["rho"] > 1
+        and index["recipe"]["base_model"] == "./base"
+    )
+    assert (
+        len(index["layers"]) == 12
+        and {layer["grid"] for layer in index["layers"]} == {"Q4_0"}
+        and index["notes"] == []
+    )
     assert sha256(recipe.parent / "one" / "model.safetensors") in {item["sha256"] for item in index["inputs"]}
     assert sum(isinstance(whole.tensor(name), PackedTensor) for name in whole.names()) == 12
     assert [path.name for path in whole.directory.parent.iterdir()] == ["packed"]
@@ -75,7 +109,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(recipe: Path, whole: Packed, tmp_path: Path, block: int) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    recipe: Path, whole: Packed, tmp_path: Path, block: int
+) -> None:
     out = tmp_path / "packed"
     steps = [0, 1, 7, 13]  # the steps that each of the three blocks begins with, and the end
     calls: list[int] = []
@@ -113,19 +149,35 @@ def test_a_run_of_another_recipe_is_not_gone_on_from(recipe: Path, tmp_path: Pat
     content: dict[str, Any] = yaml.safe_load(recipe.read_text())
     other.write_text(yaml.safe_dump({**content, "calibration": {"alpha": 0.25}}))
     before = digests(blocks)
-    with pytest.raises(RecipeError, match=r"the interrupted run had another recipe, other inputs or other versions; start again with --overwrite"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"the interrupted run had another recipe, other inputs or other versions; start again with "
+            r"--overwrite"
+        ),
+    ):
         run(other, tmp_path / "packed", resume=True)
     assert digests(blocks) == before
     assert Packed(run(other, tmp_path / "packed").directory).index["method"]["alpha"] == 0.25
 
 
-@pytest.mark.parametrize("spoil", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", None], ids=["empty", "without metadata", "cut"])
-def test_a_finished_block_that_is_not_whole_is_named(recipe: Path, tmp_path: Path, spoil: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ", None],
+    ids=["empty", "without metadata", "cut"],
+)
+def test_a_finished_block_that_is_not_whole_is_named(
+    recipe: Path, tmp_path: Path, spoil: bytes | None
+) -> None:
     blocks = interrupted(recipe, tmp_path / "packed")
     path = blocks / "encoder.layer.0.safetensors"
     path.write_bytes(path.read_bytes()[:-10] if spoil is None else spoil)
     with pytest.raises(
-        InputError, match=r"encoder\.layer\.0\.safetensors: a finished block of the interrupted run cannot be read .*start again with --overwrite"
+        InputError,
+        match=(
+            r"encoder\.layer\.0\.safetensors: a finished block of the interrupted run cannot be read "
+            r".*start again with --overwrite"
+        ),
     ):
         run(recipe, tmp_path / "packed", resume=True)
 
@@ -134,14 +186,22 @@ def test_a_bad_number_in_an_expert_is_named_and_nothing_is_written(recipe: Path,
     model = tiny(tmp_path / "base")
     for directory, source in (("base", model.base), ("one", model.experts[0])):
         (tmp_path / directory).mkdir(exist_ok=True)
-        save_file({name: source.load(name) for name in source.names()}, tmp_path / directory / "model.safetensors")
+        save_file(
+            {name: source.load(name) for name in source.names()}, tmp_path / directory / "model.safetensors"
+        )
     name = "encoder.layer.0.output.dense.weight"
     broken = InMemory({**model.experts[1].tensors, name: torch.full((64, 128), torch.nan)})
     (tmp_path / "two").mkdir()
     save_file({name: broken.load(name) for name in broken.names()}, tmp_path / "two" / "model.safetensors")
     for file in ("recipe.yaml", "calibration.txt", "evaluation.tsv"):
         (tmp_path / file).write_bytes((recipe.parent / file).read_bytes())
-    with pytest.raises(InputError, match=r"two: tensor encoder\.layer\.0\.output\.dense\.weight has 8192 values that are no finite float32") as error:
+    with pytest.raises(
+        InputError,
+        match=(
+            r"two: tensor encoder\.layer\.0\.output\.dense\.weight has 8192 values that are no finite "
+            r"float32"
+        ),
+    ) as error:
         run(tmp_path / "recipe.yaml", tmp_path / "out" / "packed")
     assert "\n" not in str(error.value) and not (tmp_path / "out" / "packed").exists()
 
@@ -153,7 +213,11 @@ def test_tune_and_refine_leave_their_record_and_never_do_harm(recipe: Path, tmp_
     index = run(other, tmp_path / "packed").index
     first, *rest = index["tune"]
     assert first["divergence"] == 1 and len(rest) >= 4
-    (taken,) = [trial for trial in index["tune"] if all(index["method"][key] == trial[key] for key in ("alpha", "rho", "damping"))]
+    (taken,) = [
+        trial
+        for trial in index["tune"]
+        if all(index["method"][key] == trial[key] for key in ("alpha", "rho", "damping"))
+    ]
     assert taken["divergence"] <= 1.02 * min(trial["divergence"] for trial in index["tune"])
     refined = index["refine"]
     assert refined["after"] <= refined["before"] and 0 <= refined["step"] <= 10
@@ -163,7 +227,16 @@ def test_tune_and_refine_leave_their_record_and_never_do_harm(recipe: Path, tmp_
 def test_what_was_searched_is_not_searched_again(recipe: Path, tmp_path: Path) -> None:
     other = recipe.with_name("interrupted.yaml")
     content: dict[str, Any] = yaml.safe_load(recipe.read_text())
-    other.write_text(yaml.safe_dump({**content, "calibration": {"tune": True}, "quantization": {"bits": 5.5}, "export": {"formats": ["gguf"]}}))
+    other.write_text(
+        yaml.safe_dump(
+            {
+                **content,
+                "calibration": {"tune": True},
+                "quantization": {"bits": 5.5},
+                "export": {"formats": ["gguf"]},
+            }
+        )
+    )
 
     texts: list[str] = []
     whole = run(other, tmp_path / "two" / "packed", progress=lambda text, done, total: texts.append(text))

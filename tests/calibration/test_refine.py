@@ -36,21 +36,36 @@ def refined(model: Tiny, start: Tensors) -> Refined:
 
 def held_out(tensors: Tensors, model: Tiny) -> float:
     """Mean 1 - cosine to the experts on every eighth text, by the reference runtime."""
-    source = InMemory({name: value.dequantise() if isinstance(value, PackedTensor) else value for name, value in tensors.items()})
+    source = InMemory(
+        {
+            name: value.dequantise() if isinstance(value, PackedTensor) else value
+            for name, value in tensors.items()
+        }
+    )
     texts = [(task, text) for task in tasks(model) for text in task.samples[7::8]]
-    ours = torch.cat([torch.from_numpy(reference.outputs(model.family, source, [text], CPU)) for _, text in texts])
-    theirs = torch.cat([torch.from_numpy(reference.outputs(model.family, task.expert, [text], CPU)) for task, text in texts])
+    ours = torch.cat(
+        [torch.from_numpy(reference.outputs(model.family, source, [text], CPU)) for _, text in texts]
+    )
+    theirs = torch.cat(
+        [torch.from_numpy(reference.outputs(model.family, task.expert, [text], CPU)) for task, text in texts]
+    )
     return float(1 - cosine_similarity(ours, theirs).mean())
 
 
-def test_what_it_returns_is_nearer_to_the_experts_on_texts_it_was_not_trained_on(model: Tiny, start: Tensors, refined: Refined) -> None:
+def test_what_it_returns_is_nearer_to_the_experts_on_texts_it_was_not_trained_on(
+    model: Tiny, start: Tensors, refined: Refined
+) -> None:
     assert refined.step > 0
     assert refined.after < 0.8 * refined.before
-    assert held_out(start, model) == pytest.approx(refined.before, rel=0.05)  # trained in bfloat16 where the machine has it
+    assert held_out(start, model) == pytest.approx(
+        refined.before, rel=0.05
+    )  # trained in bfloat16 where the machine has it
     assert held_out(refined.tensors, model) == pytest.approx(refined.after, rel=0.05)
 
 
-def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(model: Tiny, start: Tensors, refined: Refined) -> None:
+def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(
+    model: Tiny, start: Tensors, refined: Refined
+) -> None:
     assert refined.tensors.keys() == start.keys()
     for name, value in refined.tensors.items():
         before = start[name]
@@ -58,7 +73,9 @@ def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(mod
         if isinstance(value, PackedTensor) and isinstance(before, PackedTensor):
             assert value.grid is before.grid and value.codes.dtype == torch.int8
             assert value.codes.min() >= value.grid.lowest and value.codes.max() <= value.grid.highest
-            assert {part: (t.dtype, t.shape) for part, t in value.stored.items()} == {part: (t.dtype, t.shape) for part, t in before.stored.items()}
+            assert {part: (t.dtype, t.shape) for part, t in value.stored.items()} == {
+                part: (t.dtype, t.shape) for part, t in before.stored.items()
+            }
             assert not torch.equal(value.codes, before.codes)
         elif "embedding" in name and "LayerNorm" not in name:
             assert bits(value) == bits(before)
@@ -68,13 +85,17 @@ def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(mod
 
 def test_the_same_again_is_bit_identical(model: Tiny, start: Tensors, refined: Refined) -> None:
     again = refine(model.family, tasks(model), start, Refinement(60, 1e-3), CPU)
-    assert {name: bits(value) for name, value in again.tensors.items()} == {name: bits(value) for name, value in refined.tensors.items()}
+    assert {name: bits(value) for name, value in again.tensors.items()} == {
+        name: bits(value) for name, value in refined.tensors.items()
+    }
 
 
 def test_where_training_does_harm_the_start_is_returned(model: Tiny, start: Tensors) -> None:
     found = refine(model.family, tasks(model), start, Refinement(5, 1e6), CPU)
     assert (found.step, found.after) == (0, found.before)
-    assert {name: bits(value) for name, value in found.tensors.items()} == {name: bits(value) for name, value in start.items()}
+    assert {name: bits(value) for name, value in found.tensors.items()} == {
+        name: bits(value) for name, value in start.items()
+    }
 
 
 def test_too_few_texts_to_hold_any_out_is_an_error(model: Tiny, start: Tensors) -> None:
@@ -92,7 +113,9 @@ def test_an_expert_that_is_not_finite_is_an_error(model: Tiny, start: Tensors) -
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_gradients_are_those_of_the_grid_with_its_codes_held(grid: Grid) -> None:
-    """Steps and offsets: against autograd through step * level + offset. Latent values: 1 inside the range, 0 outside."""
+    """Steps and offsets: against autograd through step * level + offset. Latent values: 1 inside the range, 0
+    outside.
+    """
     torch.manual_seed(0)
     weight = torch.randn(4, 2 * grid.group)
     packed = PackedTensor(grid, *grid.quantise(weight))
@@ -104,9 +127,13 @@ def test_gradients_are_those_of_the_grid_with_its_codes_held(grid: Grid) -> None
     result.backward(upstream)
     assert latent.grad is not None and torch.equal(latent.grad, upstream)
     if grid.group > grid.subgroup:
-        assert module.step.grad is None and all(torch.equal(value, packed.stored[part]) for part, value in module.packed(latent).stored.items())
+        assert module.step.grad is None and all(
+            torch.equal(value, packed.stored[part]) for part, value in module.packed(latent).stored.items()
+        )
         return
-    assert module.step.grad is not None and module.step.grad.abs().max() < 1e-4  # inside, a step cancels: its codes follow
+    assert (
+        module.step.grad is not None and module.step.grad.abs().max() < 1e-4
+    )  # inside, a step cancels: its codes follow
 
     far = (100 * weight.abs().max() * weight.sign()).requires_grad_()
     module.zero_grad()

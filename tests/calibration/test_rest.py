@@ -13,7 +13,10 @@ from epmq_export.packed import PackedTensor
 from tests.calibration.tiny import CPU, calibrated, flat, same_bits, tiny
 from tests.calibration.tiny_clip_model import QUERY, TEXT_QUERY, TinyClip, clip, moved, opened, pictures
 
-TOKENS, PATCHES = "text_model.embeddings.token_embedding.weight", "vision_model.embeddings.patch_embedding.weight"
+TOKENS, PATCHES = (
+    "text_model.embeddings.token_embedding.weight",
+    "vision_model.embeddings.patch_embedding.weight",
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +28,28 @@ def carried(model: TinyClip, layout: Layout) -> BlockResult:
     return rest(model.family, model.base, layout)
 
 
-def calibrator(model: TinyClip, layout: Layout | None = None, preset: str = "featcal", **other: int) -> Calibrator:
+def calibrator(
+    model: TinyClip, layout: Layout | None = None, preset: str = "featcal", **other: int
+) -> Calibrator:
     tasks = [TaskData(f"task{t}", moved(model.base, t + 1), pictures(5, t)) for t in range(2)]
-    return Calibrator(model.family, model.base, moved(model.base, 9), tasks, PRESETS[preset], layout or Layout(), CPU, **other)  # type: ignore[arg-type]
+    return Calibrator(
+        model.family,
+        model.base,
+        moved(model.base, 9),
+        tasks,
+        PRESETS[preset],
+        layout or Layout(),
+        CPU,
+        **other,
+    )  # type: ignore[arg-type]
 
 
 def test_the_text_towers_linears_are_what_patterns_may_match(model: TinyClip) -> None:
     names = linears(model.family)
     assert len(names) == 12 and TEXT_QUERY in names
-    assert all(name.startswith("text_model.encoder.layers.") and model.base.load(name).ndim == 2 for name in names)
+    assert all(
+        name.startswith("text_model.encoder.layers.") and model.base.load(name).ndim == 2 for name in names
+    )
 
 
 def test_a_text_encoder_has_none_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -51,7 +67,11 @@ def test_blocks_and_rest_are_the_whole_model(model: TinyClip) -> None:
 def test_linears_and_tokens_are_halved_and_all_else_is_as_it_was(model: TinyClip) -> None:
     found = carried(model, Layout())
     assert found.notes == [] and found.losses == []
-    half = {name for name, value in found.tensors.items() if isinstance(value, Tensor) and value.dtype == torch.float16}
+    half = {
+        name
+        for name, value in found.tensors.items()
+        if isinstance(value, Tensor) and value.dtype == torch.float16
+    }
     assert half == {*linears(model.family), TOKENS}
     for name, value in found.tensors.items():
         assert isinstance(value, Tensor)
@@ -59,8 +79,16 @@ def test_linears_and_tokens_are_halved_and_all_else_is_as_it_was(model: TinyClip
 
 
 def test_a_pattern_puts_one_of_them_on_a_grid_and_tells_it(model: TinyClip) -> None:
-    found = carried(model, Layout(embeddings="Q8_0", overrides={"text_model.*.0.self_attn.q_proj.weight": "Q8_0", "*.1.mlp.fc1.weight": "F32"}))
-    on_grid = {name: value.grid.name for name, value in found.tensors.items() if isinstance(value, PackedTensor)}
+    found = carried(
+        model,
+        Layout(
+            embeddings="Q8_0",
+            overrides={"text_model.*.0.self_attn.q_proj.weight": "Q8_0", "*.1.mlp.fc1.weight": "F32"},
+        ),
+    )
+    on_grid = {
+        name: value.grid.name for name, value in found.tensors.items() if isinstance(value, PackedTensor)
+    }
     assert on_grid == {TEXT_QUERY: "Q8_0", TOKENS: "Q8_0"}
     packed = found.tensors[TEXT_QUERY]
     assert isinstance(packed, PackedTensor)
@@ -68,7 +96,10 @@ def test_a_pattern_puts_one_of_them_on_a_grid_and_tells_it(model: TinyClip) -> N
     other = found.tensors["text_model.encoder.layers.1.mlp.fc1.weight"]
     assert isinstance(other, Tensor) and other.dtype == torch.float32
     assert found.notes == [
-        "text_model.encoder.layers.0.self_attn.q_proj.weight is stored on Q8_0, as 'text_model.*.0.self_attn.q_proj.weight' asks",
+        (
+            "text_model.encoder.layers.0.self_attn.q_proj.weight is stored on Q8_0, as "
+            "'text_model.*.0.self_attn.q_proj.weight' asks"
+        ),
         "text_model.encoder.layers.1.mlp.fc1.weight stays F32, as '*.1.mlp.fc1.weight' asks",
     ]
 
@@ -92,4 +123,8 @@ def test_pictures_and_activations_on_disk_give_the_same_bits(model: TinyClip, bo
 def test_the_image_towers_linears_are_on_the_grid(model: TinyClip) -> None:
     found = flat(calibrated(calibrator(model)))
     on_grid = {name for name, value in found.items() if isinstance(value, PackedTensor)}
-    assert len(on_grid) == 12 and QUERY in on_grid and all(name.startswith("vision_model.encoder.layers.") for name in on_grid)
+    assert (
+        len(on_grid) == 12
+        and QUERY in on_grid
+        and all(name.startswith("vision_model.encoder.layers.") for name in on_grid)
+    )

@@ -14,10 +14,14 @@ GRID = GRIDS["Q4_0"]
 
 
 def problem(seed: int, width: int, correlation: float, out: int = 8) -> tuple[Tensor, Tensor]:
-    """A weight [out, width] and a Hessian whose channels share a few directions to the given degree; float64."""
+    """A weight [out, width] and a Hessian whose channels share a few directions to the given degree;
+    float64.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(4 * width, width, dtype=torch.float64, generator=generator)
-    shared = torch.randn(4 * width, 4, dtype=torch.float64, generator=generator) @ torch.randn(4, width, dtype=torch.float64, generator=generator)
+    shared = torch.randn(4 * width, 4, dtype=torch.float64, generator=generator) @ torch.randn(
+        4, width, dtype=torch.float64, generator=generator
+    )
     rows = (1 - correlation) * rows + correlation * shared
     hessian = rows.T @ rows
     hessian = hessian / hessian.norm() + 1e-3 * torch.eye(width, dtype=torch.float64)
@@ -30,7 +34,9 @@ def loss(found: PackedTensor, weight: Tensor, hessian: Tensor) -> float:
 
 
 def reference(weight: Tensor, hessian: Tensor, scales: Tensor) -> Tensor:
-    """GPTQ as its paper states it, in float64 and unblocked: the inverse of what is left of H, column by column. Codes for given scales."""
+    """GPTQ as its paper states it, in float64 and unblocked: the inverse of what is left of H, column by
+    column. Codes for given scales.
+    """
     left, inverse = weight.clone(), torch.linalg.inv(hessian)
     codes = torch.empty_like(weight)
     for j in range(weight.shape[1]):
@@ -54,7 +60,8 @@ def test_it_is_gptq(width: int, correlation: float) -> None:
         and found.stored["scales"].is_contiguous()
     )
     codes = reference(weight, hessian, found.stored["scales"])
-    # float32 against float64: a weight that lies between two codes may fall to the other side, and its row goes on from there.
+    # float32 against float64: a weight that lies between two codes may fall to the other side, and its row
+    # goes on from there.
     same = (found.codes == codes).all(1)
     assert int(same.sum()) >= 7
     wanted = PackedTensor(GRID, codes.to(torch.int8), found.stored)
@@ -74,7 +81,10 @@ def test_on_average_it_is_no_worse_than_the_nearest_even_without_correlation() -
     ratios = []
     for seed in range(8):
         weight, hessian = problem(seed, 96, 0.0)
-        ratios.append(loss(gptq(weight, inverse_factor(hessian, "layer"), GRID), weight, hessian) / loss(nearest(weight, GRID), weight, hessian))
+        ratios.append(
+            loss(gptq(weight, inverse_factor(hessian, "layer"), GRID), weight, hessian)
+            / loss(nearest(weight, GRID), weight, hessian)
+        )
     assert sum(ratios) / len(ratios) < 1.0
 
 
@@ -85,7 +95,9 @@ EACH = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 def test_with_independent_inputs_it_is_the_nearest(grid: Grid) -> None:
     weight = torch.randn(16, 512, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found, plain = gptq(weight, torch.eye(512, dtype=torch.float64) * 0.5, grid), nearest(weight, grid)
-    assert torch.equal(found.codes, plain.codes) and all(torch.equal(found.stored[part], plain.stored[part]) for part in grid.parts)
+    assert torch.equal(found.codes, plain.codes) and all(
+        torch.equal(found.stored[part], plain.stored[part]) for part in grid.parts
+    )
     assert all(value.is_contiguous() for value in found.stored.values())
 
 
@@ -100,7 +112,9 @@ def test_on_every_grid_it_beats_the_nearest(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
-def test_a_subgroup_fitted_anew_when_it_is_reached_lowers_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subgroup_fitted_anew_when_it_is_reached_lowers_the_loss(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grid = GRIDS[name]
     weight, hessian = problem(4, 512, 0.6, out=64)
     upper = inverse_factor(hessian, "layer")
@@ -135,7 +149,9 @@ def test_what_is_not_finite_is_an_error(bad: float) -> None:
 
 
 def test_an_error_that_overflows_on_its_way_is_an_error_and_no_code() -> None:
-    """Between two fits nothing looks at the weights: the errors passed on within a group are looked at too."""
+    """Between two fits nothing looks at the weights: the errors passed on within a group are looked at
+    too.
+    """
     weight = torch.ones(1, 32, dtype=torch.float64)
     weight[0, :16] = 0.3
     upper = torch.eye(32, dtype=torch.float64)

@@ -1,4 +1,6 @@
-"""Against brute force: rows, stacked and weighted as the quadratic says, given to a general least-squares solver in float64."""
+"""Against brute force: rows, stacked and weighted as the quadratic says, given to a general least-squares
+solver in float64.
+"""
 
 from dataclasses import dataclass
 
@@ -29,7 +31,14 @@ class Task:
     def moments(self) -> Moments:
         count = len(self.student)
         s, x = self.student, self.target
-        return Moments(s.T @ s / count * self.scale, x.T @ s / count * self.scale, x.T @ x / count * self.scale, s.mean(0), x.mean(0), self.scale)
+        return Moments(
+            s.T @ s / count * self.scale,
+            x.T @ s / count * self.scale,
+            x.T @ x / count * self.scale,
+            s.mean(0),
+            x.mean(0),
+            self.scale,
+        )
 
     def row_factor(self) -> float:
         """The square root of what one row weighs in L."""
@@ -44,11 +53,20 @@ def tasks() -> list[Task]:
     for loudness, rows in ((1.0, 40), (20.0, 25), (0.1, 60)):
         student = loudness * (torch.randn(rows, IN, dtype=torch.float64) + 0.5)
         target = student + 0.3 * loudness * torch.randn(rows, IN, dtype=torch.float64)
-        made.append(Task(student, target, torch.randn(OUT, IN, dtype=torch.float64), torch.randn(OUT, dtype=torch.float64)))
+        made.append(
+            Task(
+                student,
+                target,
+                torch.randn(OUT, IN, dtype=torch.float64),
+                torch.randn(OUT, dtype=torch.float64),
+            )
+        )
     return made
 
 
-def solve(tasks: list[Task], damping: float, anchor: Tensor, anchor_bias: Tensor) -> tuple[LinearProblem, Tensor]:
+def solve(
+    tasks: list[Task], damping: float, anchor: Tensor, anchor_bias: Tensor
+) -> tuple[LinearProblem, Tensor]:
     """The problem with all tasks added, and its Hessian."""
     problem = LinearProblem.start(anchor, anchor_bias, damping)
     hessian = damping * torch.eye(IN, dtype=torch.float64)
@@ -62,8 +80,13 @@ def solve(tasks: list[Task], damping: float, anchor: Tensor, anchor_bias: Tensor
 def test_the_solution_is_least_squares_over_stacked_rows(tasks: list[Task], damping: float) -> None:
     anchor = torch.randn(OUT, IN, dtype=torch.float64)
     problem, hessian = solve(tasks, damping, anchor, torch.zeros(OUT))
-    rows = torch.cat([task.row_factor() * task.student for task in tasks] + [damping**0.5 * torch.eye(IN, dtype=torch.float64)])
-    wanted = torch.cat([task.row_factor() * task.target @ task.weight.T for task in tasks] + [damping**0.5 * anchor.T])
+    rows = torch.cat(
+        [task.row_factor() * task.student for task in tasks]
+        + [damping**0.5 * torch.eye(IN, dtype=torch.float64)]
+    )
+    wanted = torch.cat(
+        [task.row_factor() * task.target @ task.weight.T for task in tasks] + [damping**0.5 * anchor.T]
+    )
     brute = torch.linalg.lstsq(rows, wanted).solution.T
     found = problem.solution(inverse_factor(hessian, "layer"))
     torch.testing.assert_close(found, brute, rtol=1e-10, atol=1e-10)
@@ -80,7 +103,9 @@ def test_the_loss_is_a_parabola_around_the_solution(tasks: list[Task]) -> None:
     for _ in range(5):
         step = torch.randn(OUT, IN, dtype=torch.float64)
         rise = float(((step @ hessian) * step).sum()) / problem.energy
-        assert problem.loss(best + step, hessian) - problem.loss(best, hessian) == pytest.approx(rise, rel=1e-9)
+        assert problem.loss(best + step, hessian) - problem.loss(best, hessian) == pytest.approx(
+            rise, rel=1e-9
+        )
 
 
 def test_one_loud_task_does_not_rule(tasks: list[Task]) -> None:
@@ -90,7 +115,9 @@ def test_one_loud_task_does_not_rule(tasks: list[Task]) -> None:
     tasks[1] = Task(tasks[1].student * 100, tasks[1].target * 100, tasks[1].weight, tasks[1].bias)
     louder, same_hessian = solve(tasks, 0.05, anchor, torch.zeros(OUT))
     torch.testing.assert_close(same_hessian, hessian)
-    torch.testing.assert_close(louder.solution(inverse_factor(same_hessian, "")), problem.solution(inverse_factor(hessian, "")))
+    torch.testing.assert_close(
+        louder.solution(inverse_factor(same_hessian, "")), problem.solution(inverse_factor(hessian, ""))
+    )
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])
@@ -99,10 +126,15 @@ def test_the_bias_is_least_squares_beside_a_fixed_weight(tasks: list[Task], damp
     problem, _ = solve(tasks, damping, torch.randn(OUT, IN), anchor_bias)
     shipped = torch.randn(OUT, IN, dtype=torch.float64)
     rows = torch.cat(
-        [torch.full((len(task.student), 1), task.row_factor(), dtype=torch.float64) for task in tasks] + [torch.full((1, 1), damping**0.5, dtype=torch.float64)]
+        [torch.full((len(task.student), 1), task.row_factor(), dtype=torch.float64) for task in tasks]
+        + [torch.full((1, 1), damping**0.5, dtype=torch.float64)]
     )
     wanted = torch.cat(
-        [task.row_factor() * (task.target @ task.weight.T + task.bias - task.student @ shipped.T) for task in tasks] + [damping**0.5 * anchor_bias[None]]
+        [
+            task.row_factor() * (task.target @ task.weight.T + task.bias - task.student @ shipped.T)
+            for task in tasks
+        ]
+        + [damping**0.5 * anchor_bias[None]]
     )
     brute = torch.linalg.lstsq(rows, wanted).solution[0]
     torch.testing.assert_close(problem.bias(shipped), brute, rtol=1e-10, atol=1e-10)
@@ -119,17 +151,30 @@ def test_a_norm_is_least_squares_channel_by_channel(tasks: list[Task], damping: 
     assert found_beta is not None
     for channel in range(IN):
         anchors = damping**0.5 * torch.eye(2, dtype=torch.float64)
-        rows = torch.cat([task.row_factor() * torch.stack((task.student[:, channel], torch.ones(len(task.student))), 1) for task in tasks] + [anchors])
+        rows = torch.cat(
+            [
+                task.row_factor() * torch.stack((task.student[:, channel], torch.ones(len(task.student))), 1)
+                for task in tasks
+            ]
+            + [anchors]
+        )
         wanted = torch.cat(
-            [task.row_factor() * (expert[0][channel] * task.target[:, channel] + expert[1][channel]) for task, expert in zip(tasks, experts, strict=True)]
+            [
+                task.row_factor() * (expert[0][channel] * task.target[:, channel] + expert[1][channel])
+                for task, expert in zip(tasks, experts, strict=True)
+            ]
             + [anchors @ torch.stack((gamma[channel], beta[channel]))]
         )
         brute = torch.linalg.lstsq(rows, wanted[:, None]).solution[:, 0]
-        torch.testing.assert_close(torch.stack((found_gamma[channel], found_beta[channel])), brute, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            torch.stack((found_gamma[channel], found_beta[channel])), brute, rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.3])
-def test_a_norm_that_does_not_shift_is_least_squares_of_its_scale_alone(tasks: list[Task], damping: float) -> None:
+def test_a_norm_that_does_not_shift_is_least_squares_of_its_scale_alone(
+    tasks: list[Task], damping: float
+) -> None:
     gamma = torch.randn(IN, dtype=torch.float64)
     experts = [torch.randn(IN, dtype=torch.float64) for _ in tasks]
     problem = NormProblem.start(gamma, None, damping)
@@ -138,9 +183,17 @@ def test_a_norm_that_does_not_shift_is_least_squares_of_its_scale_alone(tasks: l
     found, beta = problem.solution("norm")
     assert beta is None
     for channel in range(IN):
-        rows = torch.cat([task.row_factor() * task.student[:, channel, None] for task in tasks] + [torch.full((1, 1), damping**0.5, dtype=torch.float64)])
-        wanted = [task.row_factor() * expert[channel] * task.target[:, channel] for task, expert in zip(tasks, experts, strict=True)]
-        brute = torch.linalg.lstsq(rows, torch.cat([*wanted, damping**0.5 * gamma[channel, None]])[:, None]).solution[0, 0]
+        rows = torch.cat(
+            [task.row_factor() * task.student[:, channel, None] for task in tasks]
+            + [torch.full((1, 1), damping**0.5, dtype=torch.float64)]
+        )
+        wanted = [
+            task.row_factor() * expert[channel] * task.target[:, channel]
+            for task, expert in zip(tasks, experts, strict=True)
+        ]
+        brute = torch.linalg.lstsq(
+            rows, torch.cat([*wanted, damping**0.5 * gamma[channel, None]])[:, None]
+        ).solution[0, 0]
         torch.testing.assert_close(found[channel], brute, rtol=1e-9, atol=1e-9)
 
 
@@ -162,8 +215,16 @@ def test_a_singular_hessian_is_an_error_that_names_layer_and_channel() -> None:
     twin = rows.clone()
     twin[:, 2] = twin[:, 6]
     few = rows[:5].float()  # a product in float32: its noise must not pass for information
-    for matrix, channel in ((dead.T @ dead, "3"), (twin.T @ twin, "[26]"), ((few.T @ few).double(), r"\d"), (torch.zeros(8, 8, dtype=torch.float64), r"\d")):
-        sentence = rf"^encoder\.query: its Hessian is singular at input channel {channel}; raise calibration\.lambda, or give more samples$"
+    for matrix, channel in (
+        (dead.T @ dead, "3"),
+        (twin.T @ twin, "[26]"),
+        ((few.T @ few).double(), r"\d"),
+        (torch.zeros(8, 8, dtype=torch.float64), r"\d"),
+    ):
+        sentence = (
+            rf"^encoder\.query: its Hessian is singular at input channel {channel}; raise "
+            r"calibration\.lambda, or give more samples$"
+        )
         with pytest.raises(CalibrationError, match=sentence):
             inverse_factor(matrix, "encoder.query")
         inverse_factor(matrix + 1e-3 * torch.eye(8), "encoder.query")
@@ -199,7 +260,10 @@ def test_a_norm_without_damping_on_dead_channels_is_an_error() -> None:
             gamma, beta = problem.solution("norm")
             assert beta is not None and gamma[5] == 2.0 and 0 < beta[5] < 3.0
         else:
-            with pytest.raises(CalibrationError, match=r"norm: channel 2 does not determine its scale and shift; raise calibration\.lambda"):
+            with pytest.raises(
+                CalibrationError,
+                match=r"norm: channel 2 does not determine its scale and shift; raise calibration\.lambda",
+            ):
                 problem.solution("norm")
 
 

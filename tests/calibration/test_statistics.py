@@ -41,16 +41,23 @@ def test_weighted_expectations(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     assert found.scale == pytest.approx(scale, rel=1e-6) and float(found.student.norm()) == pytest.approx(1.0)
 
 
-def test_without_targets_of_their_own_the_students_stand_for_them(rows: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_without_targets_of_their_own_the_students_stand_for_them(
+    rows: tuple[Tensor, Tensor, Tensor],
+) -> None:
     student, _, weights = rows
-    found, same = sums(student, None, weights).moments(True, "layer"), sums(student, student, weights).moments(False, "layer")
+    found, same = (
+        sums(student, None, weights).moments(True, "layer"),
+        sums(student, student, weights).moments(False, "layer"),
+    )
     for name in ("student", "cross", "target", "student_mean", "target_mean"):
         torch.testing.assert_close(getattr(found, name), getattr(same, name))
 
 
 def test_a_row_twice_is_a_row_of_weight_two(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     student, target, weights = rows
-    twice = sums(torch.cat((student, student[:1])), torch.cat((target, target[:1])), torch.cat((weights, weights[:1]))).moments(False, "layer")
+    twice = sums(
+        torch.cat((student, student[:1])), torch.cat((target, target[:1])), torch.cat((weights, weights[:1]))
+    ).moments(False, "layer")
     heavier = weights.clone()
     heavier[0] *= 2
     torch.testing.assert_close(sums(student, target, heavier).moments(False, "layer").cross, twice.cross)
@@ -62,7 +69,9 @@ def test_inputs_that_are_zero_throughout_weigh_nothing() -> None:
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_is_an_error_that_says_whose(rows: tuple[Tensor, Tensor, Tensor], bad: float) -> None:
+def test_what_is_not_finite_is_an_error_that_says_whose(
+    rows: tuple[Tensor, Tensor, Tensor], bad: float
+) -> None:
     student, target, weights = rows
     spoiled = student.clone()
     spoiled[17, 3] = bad

@@ -15,18 +15,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def test_it_finds_the_way_back_from_bad_numbers(model: Tiny) -> None:
-    """An anchor that undoes what the one expert has learned, and weighs too much: its held-out texts say so."""
+    """An anchor that undoes what the one expert has learned, and weighs too much: its held-out texts say
+    so.
+    """
     tasks = model.tasks(model.experts[:1], count=24)
     calibrator = model.calibrator("anchored", tasks)
-    calibrator = replace(calibrator, merged=model.experts[0], method=replace(calibrator.method, alpha=0.5, rho=4.0, damping=0.4))
+    calibrator = replace(
+        calibrator,
+        merged=model.experts[0],
+        method=replace(calibrator.method, alpha=0.5, rho=4.0, damping=0.4),
+    )
     found = tune(calibrator)
     first = found.trials[0]
     best = min(found.trials, key=lambda trial: trial.divergence)
     assert (first.rho, first.damping, first.alpha, first.divergence) == (4.0, 0.4, 0.5, 1.0)
     assert best.divergence < 0.7
     assert found.method.rho < 3.0
-    assert (found.method.alpha, found.method.rho, found.method.damping) == (best.alpha, best.rho, best.damping)
-    assert replace(found.method, alpha=0.5, rho=4.0, damping=0.4) == calibrator.method  # nothing else has changed
+    assert (found.method.alpha, found.method.rho, found.method.damping) == (
+        best.alpha,
+        best.rho,
+        best.damping,
+    )
+    assert (
+        replace(found.method, alpha=0.5, rho=4.0, damping=0.4) == calibrator.method
+    )  # nothing else has changed
     assert 0 < found.method.alpha < 1
 
 
@@ -58,5 +70,8 @@ def test_a_number_that_is_0_stays(model: Tiny) -> None:
 
 def test_too_few_texts_to_hold_any_out_is_an_error(model: Tiny) -> None:
     few = [TaskData(task.name, task.expert, task.samples[:3]) for task in model.tasks()]
-    with pytest.raises(CalibrationError, match=r"task task0: tune holds out one sample in 4 and found 3; raise calibration\.samples"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"task task0: tune holds out one sample in 4 and found 3; raise calibration\.samples",
+    ):
         tune(model.calibrator("anchored", few))

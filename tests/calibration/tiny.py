@@ -20,13 +20,30 @@ from tests.merging.sources import InMemory
 from tests.small_bert import small_bert
 
 CPU = torch.device("cpu")
-LETTERS = ("the", "weather", "is", "good", "Good", "café", "cafe", "中", "ß", "é", "!", ",", *string.ascii_lowercase)
+LETTERS = (
+    "the",
+    "weather",
+    "is",
+    "good",
+    "Good",
+    "café",
+    "cafe",
+    "中",
+    "ß",
+    "é",
+    "!",
+    ",",
+    *string.ascii_lowercase,
+)
 
 
 def texts(seed: int, count: int) -> list[str]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, 9, (count,), generator=generator).tolist()
-    return [" ".join(LETTERS[i] for i in torch.randint(len(LETTERS), (length,), generator=generator).tolist()) for length in lengths]
+    return [
+        " ".join(LETTERS[i] for i in torch.randint(len(LETTERS), (length,), generator=generator).tolist())
+        for length in lengths
+    ]
 
 
 @dataclass(frozen=True)
@@ -40,16 +57,31 @@ class Tiny:
         chosen = self.experts if experts is None else experts
         return [TaskData(f"task{t}", expert, texts(t, count)) for t, expert in enumerate(chosen)]
 
-    def calibrator(self, method: str | Method, tasks: Sequence[TaskData] | None = None, layout: Layout | None = None, **other: object) -> Calibrator:
+    def calibrator(
+        self,
+        method: str | Method,
+        tasks: Sequence[TaskData] | None = None,
+        layout: Layout | None = None,
+        **other: object,
+    ) -> Calibrator:
         chosen = PRESETS[method] if isinstance(method, str) else method
         if chosen.rho == "auto":
             chosen = with_length(chosen, self.family, self.base, self.experts, self.merged)
         arguments: dict[str, object] = {"base": self.base, "merged": self.merged, **other}
-        return Calibrator(family=self.family, tasks=tasks or self.tasks(), method=chosen, layout=layout or Layout(), device=CPU, **arguments)  # type: ignore[arg-type]
+        return Calibrator(
+            family=self.family,
+            tasks=tasks or self.tasks(),
+            method=chosen,
+            layout=layout or Layout(),
+            device=CPU,
+            **arguments,
+        )  # type: ignore[arg-type]
 
 
 def tiny(directory: Path) -> Tiny:
-    """Weights large enough that inputs are far from normal, norms and biases that are not their initial ones, three experts."""
+    """Weights large enough that inputs are far from normal, norms and biases that are not their initial ones,
+    three experts.
+    """
     source = small_bert(directory)
     torch.manual_seed(0)
     model = BertModel(BertConfig.from_pretrained(source), add_pooling_layer=False)
@@ -59,8 +91,13 @@ def tiny(directory: Path) -> Tiny:
 
     base = moved(model.state_dict(), 0.05)
     experts = [moved(base, 0.02) for _ in range(3)]
-    merged = {name: value + 0.3 * sum((expert[name] - value for expert in experts), torch.zeros(())) for name, value in base.items()}
-    return Tiny(open_family(source), InMemory(base), [InMemory(expert) for expert in experts], InMemory(merged))
+    merged = {
+        name: value + 0.3 * sum((expert[name] - value for expert in experts), torch.zeros(()))
+        for name, value in base.items()
+    }
+    return Tiny(
+        open_family(source), InMemory(base), [InMemory(expert) for expert in experts], InMemory(merged)
+    )
 
 
 def flat(results: Sequence[BlockResult]) -> dict[str, PackedTensor | Tensor]:

@@ -12,7 +12,14 @@ from epmq_export.runtimes.llama_cpp import LlamaCpp
 from formats.gguf import Gguf
 from tests.small_bert import VOCABULARY, small_bert, small_packed
 
-CASES = ("The weather IS good!", "Café CAFÉ cafe\u0301 É é ß", "中the中", "gooding, [the] [MASK]é", "Weather\u00a0is\tGood", "xé éx ÉX")
+CASES = (
+    "The weather IS good!",
+    "Café CAFÉ cafe\u0301 É é ß",
+    "中the中",
+    "gooding, [the] [MASK]é",
+    "Weather\u00a0is\tGood",
+    "xé éx ÉX",
+)
 
 
 def test_every_tensor_of_the_encoder_has_a_name(minilm_directory: Path) -> None:
@@ -48,7 +55,10 @@ def test_the_vocabulary_is_spelt_as_llama_cpp_spells_it(tmp_path: Path) -> None:
     assert tokens[:6] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁the"]
     assert tokens[VOCABULARY.index("##ing")] == "ing"
     assert types[:6] == [3, 3, 3, 3, 3, 1]
-    ids = {key: metadata[f"tokenizer.ggml.{key}_token_id"] for key in ("bos", "cls", "seperator", "unknown", "padding", "mask")}
+    ids = {
+        key: metadata[f"tokenizer.ggml.{key}_token_id"]
+        for key in ("bos", "cls", "seperator", "unknown", "padding", "mask")
+    }
     assert ids == {"bos": 2, "cls": 2, "seperator": 3, "unknown": 1, "padding": 0, "mask": 4}
 
 
@@ -62,9 +72,15 @@ def test_rows_without_a_token_are_unused(tmp_path: Path) -> None:
     assert types[-3:] == [5, 5, 5]
 
 
-@pytest.mark.parametrize(("lowercase", "strip_accents"), [(True, None), (False, None), (True, False), (False, True)])
-def test_cased_and_accented_tokenizers_give_the_same_ids(lowercase: bool, strip_accents: bool | None, tmp_path: Path) -> None:
-    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model", lowercase=lowercase, strip_accents=strip_accents))
+@pytest.mark.parametrize(
+    ("lowercase", "strip_accents"), [(True, None), (False, None), (True, False), (False, True)]
+)
+def test_cased_and_accented_tokenizers_give_the_same_ids(
+    lowercase: bool, strip_accents: bool | None, tmp_path: Path
+) -> None:
+    packed, family = small_packed(
+        tmp_path / "packed", small_bert(tmp_path / "model", lowercase=lowercase, strip_accents=strip_accents)
+    )
     path = Gguf().write(packed, family, tmp_path)
     expected = [ids for batch in family.batches(CASES, 1) for ids in batch["input_ids"].tolist()]
     assert LlamaCpp().tokens(path, CASES) == expected
@@ -76,18 +92,56 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-MASK = {"id": 4, "content": "[MASK]", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+MASK = {
+    "id": 4,
+    "content": "[MASK]",
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "chinese": (lambda rules: rules["normalizer"].update(handle_chinese_chars=False), "normalizer.handle_chinese_chars False, expected True"),
-    "clean": (lambda rules: rules["normalizer"].update(clean_text=False), "normalizer.clean_text False, expected True"),
-    "normalizer": (lambda rules: rules.update(normalizer={"type": "NFC"}), "normalizer.type 'NFC', expected 'BertNormalizer'"),
-    "no normalizer": (lambda rules: rules.update(normalizer=None), "normalizer.type None, expected 'BertNormalizer'"),
-    "splitting": (lambda rules: rules.update(pre_tokenizer={"type": "WhitespaceSplit"}), "pre_tokenizer 'WhitespaceSplit'"),
-    "prefix": (lambda rules: rules["model"].update(continuing_subword_prefix="@@"), "continuing_subword_prefix '@@', expected '##'"),
-    "template": (lambda rules: rules["post_processor"]["single"].pop(), "post_processor 'special text', expected 'CLS text SEP'"),
-    "normalised": (lambda rules: rules["added_tokens"].__setitem__(-1, {**MASK, "normalized": True}), r"added token '\[MASK\]' has normalized true"),
-    "twins": (lambda rules: rules["model"]["vocab"].update({"##▁the": rules["model"]["vocab"].pop("Z")}), "two tokens are spelt '▁the'"),
-    "too many": (lambda rules: rules["model"]["vocab"].update(more=len(VOCABULARY)), f"token 'more' has id {len(VOCABULARY)}, but the model has"),
+    "chinese": (
+        lambda rules: rules["normalizer"].update(handle_chinese_chars=False),
+        "normalizer.handle_chinese_chars False, expected True",
+    ),
+    "clean": (
+        lambda rules: rules["normalizer"].update(clean_text=False),
+        "normalizer.clean_text False, expected True",
+    ),
+    "normalizer": (
+        lambda rules: rules.update(normalizer={"type": "NFC"}),
+        "normalizer.type 'NFC', expected 'BertNormalizer'",
+    ),
+    "no normalizer": (
+        lambda rules: rules.update(normalizer=None),
+        "normalizer.type None, expected 'BertNormalizer'",
+    ),
+    "splitting": (
+        lambda rules: rules.update(pre_tokenizer={"type": "WhitespaceSplit"}),
+        "pre_tokenizer 'WhitespaceSplit'",
+    ),
+    "prefix": (
+        lambda rules: rules["model"].update(continuing_subword_prefix="@@"),
+        "continuing_subword_prefix '@@', expected '##'",
+    ),
+    "template": (
+        lambda rules: rules["post_processor"]["single"].pop(),
+        "post_processor 'special text', expected 'CLS text SEP'",
+    ),
+    "normalised": (
+        lambda rules: rules["added_tokens"].__setitem__(-1, {**MASK, "normalized": True}),
+        r"added token '\[MASK\]' has normalized true",
+    ),
+    "twins": (
+        lambda rules: rules["model"]["vocab"].update({"##▁the": rules["model"]["vocab"].pop("Z")}),
+        "two tokens are spelt '▁the'",
+    ),
+    "too many": (
+        lambda rules: rules["model"]["vocab"].update(more=len(VOCABULARY)),
+        f"token 'more' has id {len(VOCABULARY)}, but the model has",
+    ),
 }
 
 
@@ -95,8 +149,12 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(name: str, tmp_path: Path) -> None:
     directory = small_bert(tmp_path / "model")
     change, sentence = REFUSED[name]
-    # the class PreTrainedTokenizerFast takes tokenizer.json as it is; BertTokenizer builds its own rules from the vocabulary
-    edit(directory / "tokenizer_config.json", lambda config: config.update(tokenizer_class="PreTrainedTokenizerFast"))
+    # the class PreTrainedTokenizerFast takes tokenizer.json as it is; BertTokenizer builds its own rules from
+    # the vocabulary
+    edit(
+        directory / "tokenizer_config.json",
+        lambda config: config.update(tokenizer_class="PreTrainedTokenizerFast"),
+    )
     edit(directory / "tokenizer.json", change)
     with pytest.raises(InputError, match=sentence) as caught:
         open_family(directory).gguf()

@@ -53,8 +53,17 @@ def test_what_begins_and_ends_a_text_is_what_the_tokenizer_puts_there(tmp_path: 
     rules = tiny.byte_bpe(tiny.byte_level(True))
     rules["post_processor"] = tiny.template(tiny.BOS, "text", tiny.EOS)
     keys = gguf_tokenizer(tiny.tokenizer(rules), tmp_path, 1000)
-    found = {name: keys[f"tokenizer.ggml.{name}"] for name in ("add_bos_token", "add_eos_token", "bos_token_id", "eos_token_id", "eot_token_id")}
-    assert found == {"add_bos_token": True, "add_eos_token": True, "bos_token_id": 1, "eos_token_id": 2, "eot_token_id": 3}
+    found = {
+        name: keys[f"tokenizer.ggml.{name}"]
+        for name in ("add_bos_token", "add_eos_token", "bos_token_id", "eos_token_id", "eot_token_id")
+    }
+    assert found == {
+        "add_bos_token": True,
+        "add_eos_token": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "eot_token_id": 3,
+    }
     assert tiny.compared(tiny.tokenizer(rules), tmp_path) == ({}, [])
 
 
@@ -87,20 +96,35 @@ def missing_byte(rules: Rules) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Rules], object], str]] = {
-    "regex": (lambda rules: rules["pre_tokenizer"].update(tiny.split(r"\w+|\s+")[0]), r"splits texts by '\\\\w\+\|\\\\s\+'"),
+    "regex": (
+        lambda rules: rules["pre_tokenizer"].update(tiny.split(r"\w+|\s+")[0]),
+        r"splits texts by '\\\\w\+\|\\\\s\+'",
+    ),
     "prefix": (lambda rules: rules["pre_tokenizer"].update(add_prefix_space=True), "add_prefix_space': True"),
     "none": (lambda rules: rules.update(pre_tokenizer=None), "splits texts by .*None"),
     "ignore_merges": (lambda rules: rules["model"].update(ignore_merges=True), "with ignore_merges true"),
-    "normalizer": (lambda rules: rules.update(normalizer={"type": "Lowercase"}), r"the normalizer \{'type': 'Lowercase'\}, expected none or NFC"),
+    "normalizer": (
+        lambda rules: rules.update(normalizer={"type": "Lowercase"}),
+        r"the normalizer \{'type': 'Lowercase'\}, expected none or NFC",
+    ),
     "dropout": (lambda rules: rules["model"].update(dropout=0.1), "model.dropout 0.1, expected None"),
-    "suffix": (lambda rules: rules["model"].update(end_of_word_suffix="</w>"), "model.end_of_word_suffix '</w>', expected None"),
+    "suffix": (
+        lambda rules: rules["model"].update(end_of_word_suffix="</w>"),
+        "model.end_of_word_suffix '</w>', expected None",
+    ),
     "lstrip": (lambda rules: set_added(rules, lstrip=True), "added token '<sep>' has lstrip true"),
     "word": (lambda rules: set_added(rules, single_word=True), "added token '<sep>' has single_word true"),
-    "overlap": (lambda rules: set_added(rules, content="><|im_start|>"), "added token '<unk>' ends as '><|im_start|>' begins"),
+    "overlap": (
+        lambda rules: set_added(rules, content="><|im_start|>"),
+        "added token '<unk>' ends as '><|im_start|>' begins",
+    ),
     "two starts": (two_starts, "makes .* expected at most bos"),
     "other start": (other_start, r"expected at most bos \(1\)"),
     "missing byte": (missing_byte, "1 bytes are no tokens .'ÿ' the first."),
-    "kind": (lambda rules: rules.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}), "is a WordLevel, expected BPE or Unigram"),
+    "kind": (
+        lambda rules: rules.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
+        "is a WordLevel, expected BPE or Unigram",
+    ),
 }
 
 

@@ -27,7 +27,11 @@ def copied(model: Path, place: Path, file: str, **changed: Any) -> Path:
         (place / path.name).write_bytes(path.read_bytes())
     content = json.loads((place / file).read_text())
     for key, value in changed.items():
-        (content[key].update(value) if isinstance(value, dict) and key.endswith("config") else content.update({key: value}))
+        (
+            content[key].update(value)
+            if isinstance(value, dict) and key.endswith("config")
+            else content.update({key: value})
+        )
     (place / file).write_text(json.dumps(content))
     return place
 
@@ -58,7 +62,10 @@ def test_the_keys_are_the_config_s(model: Path) -> None:
     assert {key: metadata[key] for key in expected} == expected
     tokens = metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, list)
-    assert [tokens[int(str(metadata[f"tokenizer.ggml.{kind}_token_id"]))] for kind in ("bos", "eos")] == [tiny_clip.START, tiny_clip.END]
+    assert [tokens[int(str(metadata[f"tokenizer.ggml.{kind}_token_id"]))] for kind in ("bos", "eos")] == [
+        tiny_clip.START,
+        tiny_clip.END,
+    ]
 
 
 def test_the_grids_that_are_written_are_those_that_its_ggml_reads() -> None:
@@ -67,24 +74,43 @@ def test_the_grids_that_are_written_are_those_that_its_ggml_reads() -> None:
 
 def test_layers_that_clip_cpp_does_not_know_are_refused(model: Path, tmp_path: Path) -> None:
     other = copied(model, tmp_path / "model", "config.json", vision_config={"num_hidden_layers": 13})
-    with pytest.raises(InputError, match=r"config\.json: found 12 \+ 13 layers, expected 12 \+ 12, 12 \+ 24, 24 \+ 32 .*leave gguf out"):
+    with pytest.raises(
+        InputError,
+        match=r"config\.json: found 12 \+ 13 layers, expected 12 \+ 12, 12 \+ 24, 24 \+ 32 .*leave gguf out",
+    ):
         open_family(other).gguf()
 
 
-@pytest.mark.parametrize(("key", "value"), [("do_center_crop", False), ("resample", 2), ("size", {"height": 32, "width": 32}), ("rescale_factor", 1.0)])
-def test_a_processor_that_the_file_cannot_describe_is_refused(key: str, value: Any, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("do_center_crop", False),
+        ("resample", 2),
+        ("size", {"height": 32, "width": 32}),
+        ("rescale_factor", 1.0),
+    ],
+)
+def test_a_processor_that_the_file_cannot_describe_is_refused(
+    key: str, value: Any, model: Path, tmp_path: Path
+) -> None:
     other = copied(model, tmp_path / "model", "preprocessor_config.json", **{key: value})
-    with pytest.raises(InputError, match=rf"preprocessor_config\.json: {key} is .*, expected .*leave gguf out"):
+    with pytest.raises(
+        InputError, match=rf"preprocessor_config\.json: {key} is .*, expected .*leave gguf out"
+    ):
         open_family(other).gguf()
 
 
-def test_another_number_of_tensors_ends_in_clip_cpp_s_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_number_of_tensors_ends_in_clip_cpp_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if find_spec(clip_library.MODULE) is None:
         pytest.skip("clip-cpp has wheels for Linux x86-64 only")
     monkeypatch.setattr(clip_gguf, "LAYERS", ((12, 13),))
     packed = tiny_clip.packed(tiny_clip.clip(tmp_path / "model", vision={"num_hidden_layers": 13}))
     path = Gguf().write(packed, open_family(packed.directory), tmp_path)
-    with pytest.raises(InputError, match=r"model\.gguf: clip\.cpp fails: Unrecognized number of tensors: 413"):
+    with pytest.raises(
+        InputError, match=r"model\.gguf: clip\.cpp fails: Unrecognized number of tensors: 413"
+    ):
         ClipCpp().outputs(path, probes("image")[:1])
 
 

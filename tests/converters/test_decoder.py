@@ -1,4 +1,6 @@
-"""Decoder language models: what the blocks compute, how samples become tokens, and what the files hold, beside transformers' own models."""
+"""Decoder language models: what the blocks compute, how samples become tokens, and what the files hold,
+beside transformers' own models.
+"""
 
 import json
 from pathlib import Path
@@ -52,7 +54,9 @@ def opened(directory: Path) -> tuple[Decoder, Renamed]:
 def transformers_outputs(directory: Path, samples: list[Sample]) -> NDArray[np.float32]:
     """One sample at a time, without padding, by the library's own model."""
     made: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)  # of some types the library makes another than the saved one
+    tokenizer = AutoTokenizer.from_pretrained(
+        directory
+    )  # of some types the library makes another than the saved one
     rows = []
     for sample in samples:
         context, target = (sample.context, sample.target) if isinstance(sample, Passage) else (sample, "")
@@ -67,10 +71,21 @@ def transformers_outputs(directory: Path, samples: list[Sample]) -> NDArray[np.f
 def pack(directory: Path, grid: str = "Q4_0", embeddings: str | None = None) -> tuple[Packed, Decoder]:
     """Linears on a grid, rounded to the nearest, and perhaps the embeddings, the rest as it is."""
     family, source = opened(directory)
-    linears = {f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step if path.endswith("proj")}
+    linears = {
+        f"{block.prefix}{path}.weight"
+        for block in family.blocks
+        for step in block.steps
+        for path in step
+        if path.endswith("proj")
+    }
     norm = RmsNorm(1, 1e-6, family.kind.offset)  # as calibration ships them
-    tensors = {name: norm.whole(value) if (value := source.load(name).float()).ndim == 1 else value for name in source.names()}
-    held = {name: nearest(value, GRIDS[grid]) if name in linears else value for name, value in tensors.items()}
+    tensors = {
+        name: norm.whole(value) if (value := source.load(name).float()).ndim == 1 else value
+        for name in source.names()
+    }
+    held = {
+        name: nearest(value, GRIDS[grid]) if name in linears else value for name, value in tensors.items()
+    }
     if embeddings is not None:
         held |= {name: nearest(tensors[name], GRIDS[embeddings]) for name in family.embeddings}
     target = directory.with_name(f"{directory.name}-packed")
@@ -96,7 +111,10 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
     for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
         (folder := tmp_path / format.name).mkdir()
         path = format.write(held, family, folder)
-        for check in (check_codes(path, held, family, format, runtime), check_metadata(path, held, family, format)):
+        for check in (
+            check_codes(path, held, family, format, runtime),
+            check_metadata(path, held, family, format),
+        ):
             assert not check.broken
         graph = check_graph(path, held, family, format, runtime, 1e-3 if format.name == "gguf" else 1e-5)
         assert graph.passed, graph.broken
@@ -113,7 +131,9 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
 def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Path) -> None:
     held, family = pack(tiny_decoder.write(tmp_path / "model", kind), "Q8_0")
-    asked = [Question(line[:end], 6, tuple(family.ends)) for line in tiny_decoder.LINES for end in range(4, 20, 2)]
+    asked = [
+        Question(line[:end], 6, tuple(family.ends)) for line in tiny_decoder.LINES for end in range(4, 20, 2)
+    ]
     expected = reference.outputs(family, held, asked, CPU)
     assert expected.shape == (len(asked), 6) and len(np.unique(expected, axis=0)) > 5
 
@@ -121,14 +141,18 @@ def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Pa
     source.load_state_dict({name: family_value(held, name) for name in held.names()}, strict=False)
     for question, ids in zip(asked[:12], expected, strict=False):
         given = torch.tensor([family.tokenizer(question.text)["input_ids"]])
-        found = source.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=6, do_sample=False)[0, given.shape[1] :]
+        found = source.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=6, do_sample=False
+        )[0, given.shape[1] :]
         assert found.tolist() == [int(token) for token in ids if token >= 0]
 
     for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
         (folder := tmp_path / format.name).mkdir()
         path = format.write(held, family, folder)
         wanted = reference.outputs(family.approximate() if runtime.approximate else family, held, asked, CPU)
-        np.testing.assert_array_equal(runtime.outputs(format.exact(path, tmp_path), asked, exact=True), wanted)
+        np.testing.assert_array_equal(
+            runtime.outputs(format.exact(path, tmp_path), asked, exact=True), wanted
+        )
 
 
 def family_value(held: Packed, name: str) -> torch.Tensor:
@@ -181,7 +205,9 @@ def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> N
         shipped = {name: value for result in results for name, value in result.tensors.items()}
         assert set(shipped) == set(source.names())
         norm = shipped["model.layers.1.input_layernorm.weight"]
-        assert isinstance(norm, torch.Tensor) and not torch.equal(norm, source.load("model.layers.1.input_layernorm.weight"))
+        assert isinstance(norm, torch.Tensor) and not torch.equal(
+            norm, source.load("model.layers.1.input_layernorm.weight")
+        )
         if kind == "gemma3":
             assert torch.equal(norm + 1.0 - 1.0, norm)
 
@@ -223,20 +249,32 @@ def test_a_head_that_is_stored_beside_the_embeddings_must_be_theirs(tmp_path: Pa
     save_file(moved | {"lm_head.weight": embeddings.clone()}, file, metadata={"format": "pt"})
     assert torch.equal(opened(directory)[1].load("model.embed_tokens.weight"), embeddings)
     save_file(tensors | {"lm_head.weight": embeddings + 1}, file, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"tensors lm_head\.weight and model\.embed_tokens\.weight are both model\.embed_tokens\.weight and differ"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"tensors lm_head\.weight and model\.embed_tokens\.weight are both "
+            r"model\.embed_tokens\.weight and differ"
+        ),
+    ):
         opened(directory)
 
 
 REFUSED = [
     ("gemma3", {"attn_logit_softcapping": 50.0}, "found attn_logit_softcapping 50.0, expected None"),
     ("llama", {"hidden_act": "gelu"}, "found hidden_act 'gelu', expected 'silu'"),
-    ("qwen2", {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]}, "found use_sliding_window true, expected false"),
+    (
+        "qwen2",
+        {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]},
+        "found use_sliding_window true, expected false",
+    ),
     ("llama", {"vocab_size": "many"}, "found no config of a llama"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "settings", "sentence"), REFUSED)
-def test_what_would_be_computed_otherwise_is_refused(kind: str, settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_what_would_be_computed_otherwise_is_refused(
+    kind: str, settings: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
     directory = tiny_decoder.write(tmp_path / "model", kind)
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | settings), encoding="utf-8")
@@ -246,14 +284,20 @@ def test_what_would_be_computed_otherwise_is_refused(kind: str, settings: dict[s
 
 
 REFUSED_IN_GGUF = [
-    ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "found rope_type 'dynamic'"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+        "found rope_type 'dynamic'",
+    ),
     ("gemma3", {"query_pre_attn_scalar": 64}, "found query_pre_attn_scalar 64, expected 32"),
     ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "settings", "sentence"), REFUSED_IN_GGUF)
-def test_what_llama_cpp_has_no_key_for_is_refused_in_gguf(kind: str, settings: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+def test_what_llama_cpp_has_no_key_for_is_refused_in_gguf(
+    kind: str, settings: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
     family = open_family(tiny_decoder.write(tmp_path / "model", kind, **settings))
     with pytest.raises(InputError, match=sentence):
         family.gguf()

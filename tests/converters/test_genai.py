@@ -40,7 +40,11 @@ def test_it_goes_on_as_onnxruntime_does(kind: str, tmp_path: Path) -> None:
             generator.generate_next_token()
         # It may leave out the token that ends a text.
         found = [int(token) for token in generator.get_sequence(0)[len(given) :]]
-        assert found in (ids, [token for token in ids if token >= 0], [token for token in ids if token >= 0 and token not in family.ends])
+        assert found in (
+            ids,
+            [token for token in ids if token >= 0],
+            [token for token in ids if token >= 0 and token not in family.ends],
+        )
 
 
 def test_it_ends_as_answers_do(tmp_path: Path) -> None:
@@ -57,11 +61,15 @@ def test_a_changed_config_is_told(tmp_path: Path) -> None:
     (folder := tmp_path / "out").mkdir()
     path = OnnxQdq().write(held, family, folder)
     config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-    assert config["model"]["type"] == "qwen3" and config["model"]["decoder"]["filename"] == "onnx/model_q4.onnx"
+    assert (
+        config["model"]["type"] == "qwen3" and config["model"]["decoder"]["filename"] == "onnx/model_q4.onnx"
+    )
     assert config["model"]["decoder"]["head_size"] == 32 and config["search"]["max_length"] == 512
     assert not check_metadata(path, held, family, OnnxQdq()).broken
     config["model"]["decoder"]["num_hidden_layers"] = 3
     (folder / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert check_metadata(path, held, family, OnnxQdq()).broken == ["genai_config.json differs from the packed checkpoint's"]
+    assert check_metadata(path, held, family, OnnxQdq()).broken == [
+        "genai_config.json differs from the packed checkpoint's"
+    ]
     (folder / "genai_config.json").unlink()
     assert check_metadata(path, held, family, OnnxQdq()).broken == ["genai_config.json is missing"]

@@ -32,10 +32,15 @@ def test_llama_cpp_gives_the_same_ids(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["always", "first"])
 def test_a_space_that_metaspace_puts_first_is_known_where_it_differs(scheme: str, tmp_path: Path) -> None:
-    fast = tiny.tokenizer(tiny.sentencepiece(None, {**tiny.METASPACE, "split": False, "prepend_scheme": scheme}))
+    fast = tiny.tokenizer(
+        tiny.sentencepiece(None, {**tiny.METASPACE, "split": False, "prepend_scheme": scheme})
+    )
     differing, left_out = tiny.compared(fast, tmp_path)
     assert not differing
-    assert all(line.startswith((" ", "▁")) or any(token in line for token in ("<s>", "</s>", "<unk>", "\n\n")) for line in left_out)
+    assert all(
+        line.startswith((" ", "▁")) or any(token in line for token in ("<s>", "</s>", "<unk>", "\n\n"))
+        for line in left_out
+    )
     assert ("x <s> y" in left_out) and ("a<s>b" in left_out) == (scheme == "first")
 
 
@@ -46,9 +51,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.PreTrain
     return vocabulary_file(folder / "vocabulary.gguf", gguf_tokenizer(fast, folder, len(fast))), fast
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(texts=st.lists(st.one_of(st.text("ab= ", max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=20)), min_size=50, max_size=100))
-def test_llama_cpp_gives_the_same_ids_for_any_text(small: tuple[Path, tiny.PreTrainedTokenizerFast], texts: list[str]) -> None:
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(
+    texts=st.lists(
+        st.one_of(
+            st.text("ab= ", max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+        ),
+        min_size=50,
+        max_size=100,
+    )
+)
+def test_llama_cpp_gives_the_same_ids_for_any_text(
+    small: tuple[Path, tiny.PreTrainedTokenizerFast], texts: list[str]
+) -> None:
     path, fast = small
     assert LlamaCpp().tokens(path, texts) == [fast.encode(text) for text in texts]
 
@@ -59,7 +76,14 @@ def test_types_and_scores(tmp_path: Path) -> None:
     tokens, types, scores = (keys[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type", "scores"))
     assert isinstance(tokens, list) and isinstance(types, list) and isinstance(scores, list)
     of = dict(zip(tokens, types, strict=True))
-    assert [of[token] for token in ("<unk>", "<s>", "<0x0A>", "a", "\n\n", f"[PAD{len(fast)}]")] == [2, 3, 6, 1, 4, 5]
+    assert [of[token] for token in ("<unk>", "<s>", "<0x0A>", "a", "\n\n", f"[PAD{len(fast)}]")] == [
+        2,
+        3,
+        6,
+        1,
+        4,
+        5,
+    ]
     score = dict(zip(tokens, scores, strict=True))
     assert 0 == score["▁▁"] > score["▁▁▁"] > score["▁▁▁▁"] > score["abab"] > score["a"]
 
@@ -80,15 +104,33 @@ def between(rules: Rules) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Rules], object], str]] = {
-    "normalizer": (lambda rules: rules["normalizer"]["normalizers"].insert(0, {"type": "NFKC"}), "the normalizer .*NFKC.*, expected spaces to become '▁'"),
-    "split": (lambda rules: rules.update(normalizer=None, pre_tokenizer=tiny.METASPACE), "'split': True.*, expected spaces to become '▁'"),
-    "both": (lambda rules: rules.update(pre_tokenizer={**tiny.METASPACE, "split": False}), "expected spaces to become '▁' and nothing else"),
-    "ignore_merges": (lambda rules: rules["model"].update(ignore_merges=True), "model.ignore_merges True, expected False"),
+    "normalizer": (
+        lambda rules: rules["normalizer"]["normalizers"].insert(0, {"type": "NFKC"}),
+        "the normalizer .*NFKC.*, expected spaces to become '▁'",
+    ),
+    "split": (
+        lambda rules: rules.update(normalizer=None, pre_tokenizer=tiny.METASPACE),
+        "'split': True.*, expected spaces to become '▁'",
+    ),
+    "both": (
+        lambda rules: rules.update(pre_tokenizer={**tiny.METASPACE, "split": False}),
+        "expected spaces to become '▁' and nothing else",
+    ),
+    "ignore_merges": (
+        lambda rules: rules["model"].update(ignore_merges=True),
+        "model.ignore_merges True, expected False",
+    ),
     "byte": (without_byte, "1 bytes are no tokens .'<0xFF>' the first."),
-    "unknown": (lambda rules: rules["model"].update(unk_token="a"), "the unknown token 'a' is no added token"),
+    "unknown": (
+        lambda rules: rules["model"].update(unk_token="a"),
+        "the unknown token 'a' is no added token",
+    ),
     "a way": (without_a_way, "'▁' and '▁▁' are not merged to the token '▁▁▁'"),
     "between": (between, "merges that make '▁▁▁' stand before and behind"),
-    "normalised": (lambda rules: rules["added_tokens"][-1].update(normalized=True), r"added token '\\n\\n' has normalized true"),
+    "normalised": (
+        lambda rules: rules["added_tokens"][-1].update(normalized=True),
+        r"added token '\\n\\n' has normalized true",
+    ),
 }
 
 

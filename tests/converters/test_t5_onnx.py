@@ -29,7 +29,12 @@ from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
 from tests.tiny_t5 import VERSIONS, t5, texts
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
-FILES = ("encoder_model_q4.onnx", "decoder_model_q4.onnx", "decoder_with_past_model_q4.onnx", "decoder_model_merged_q4.onnx")
+FILES = (
+    "encoder_model_q4.onnx",
+    "decoder_model_q4.onnx",
+    "decoder_with_past_model_q4.onnx",
+    "decoder_model_merged_q4.onnx",
+)
 # Longer than the bias tells distances apart, so that the last bucket is reached in both halves.
 LONG = Passage(" ".join(["vifo gari"] * 60), " ".join(["foro"] * 90))
 
@@ -92,14 +97,17 @@ def test_files_pass_their_checks(version: str, written: Callable[[str], Written]
     assert check_metadata(file.path, file.packed, file.family, FORMAT).passed
     graph = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
     assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
-    # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross attention, and the decoder's again.
+    # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross
+    # attention, and the decoder's again.
     linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 2 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
     assert FORMAT.notes(file.path, file.family) == {"linears": linears, "fused": linears}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Written]) -> None:
-    """Two texts of unlike lengths in one batch, which only a mask keeps apart; the second goes on in two parts of unlike size."""
+    """Two texts of unlike lengths in one batch, which only a mask keeps apart; the second goes on in two
+    parts of unlike size.
+    """
     file = written(version)
     encoder, first, after, merged = (file.session(name) for name in FILES)
     ids = np.array([[5, 9, 7, 12, 1], [8, 6, 1, 0, 0]], np.int64)
@@ -114,7 +122,11 @@ def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Writte
         return dict(zip(names, session.run(names, {name: feed[name] for name in wanted}), strict=True))
 
     def cached(outputs: dict[str, Any]) -> dict[str, Any]:
-        return {name.replace("present", "past_key_values"): value for name, value in outputs.items() if name != "logits"}
+        return {
+            name.replace("present", "past_key_values"): value
+            for name, value in outputs.items()
+            if name != "logits"
+        }
 
     whole = run(first, {**given, "input_ids": answer})
     nothing = {name: value[:, :, :0] for name, value in cached(whole).items()}
@@ -125,7 +137,8 @@ def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Writte
             outputs = run(goes_on, {**given, **cache, "input_ids": answer[:, start:end]})
             parts.append(outputs["logits"])
             cache |= cached(outputs)
-        # At default settings what a linear is given is rounded to 8 bits, by row, so that both ways round alike.
+        # At default settings what a linear is given is rounded to 8 bits, by row, so that both ways round
+        # alike.
         assert distance(np.concatenate(parts, 1), whole["logits"]) < 1e-3
         for name, value in cached(whole).items():
             assert distance(cache[name], value) < 1e-3, name
@@ -133,7 +146,11 @@ def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Writte
 
 def test_names_are_those_that_optimum_and_transformers_js_read(written: Callable[[str], Written]) -> None:
     file = written("1.0")
-    both = [f"{layer}.{part}" for layer in range(2) for part in ("decoder.key", "decoder.value", "encoder.key", "encoder.value")]
+    both = [
+        f"{layer}.{part}"
+        for layer in range(2)
+        for part in ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
+    ]
     own = [name for name in both if ".decoder." in name]
     past = [f"past_key_values.{name}" for name in both]
     begun = ["input_ids", "encoder_hidden_states", "encoder_attention_mask"]
@@ -141,27 +158,48 @@ def test_names_are_those_that_optimum_and_transformers_js_read(written: Callable
     expected = {
         FILES[0]: (["input_ids", "attention_mask"], ["last_hidden_state"]),
         FILES[1]: (begun, made),
-        FILES[2]: (["input_ids", "encoder_attention_mask", *past], ["logits", *(f"present.{name}" for name in own)]),
+        FILES[2]: (
+            ["input_ids", "encoder_attention_mask", *past],
+            ["logits", *(f"present.{name}" for name in own)],
+        ),
         FILES[3]: ([*begun, *past], made),
     }
     for name, (inputs, outputs) in expected.items():
         graph = onnx.load(file.path.with_name(name)).graph
-        assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (inputs, outputs)
+        assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (
+            inputs,
+            outputs,
+        )
         # Every weight is read, and of the cross attention's none that the cache stands for.
-        assert {tensor.name for tensor in graph.initializer} <= {read for node in graph.node for read in node.input}
-        assert any("EncDecAttention.k" in tensor.name for tensor in graph.initializer) == (name in (FILES[1], FILES[3]))
+        assert {tensor.name for tensor in graph.initializer} <= {
+            read for node in graph.node for read in node.input
+        }
+        assert any("EncDecAttention.k" in tensor.name for tensor in graph.initializer) == (
+            name in (FILES[1], FILES[3])
+        )
 
 
 def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
     file = written("1.1")
-    planned = {name: PlannedTensor(file.packed.shape(name), file.packed.grids.get(name, file.packed.load(name).dtype)) for name in file.packed.names()}
+    planned = {
+        name: PlannedTensor(
+            file.packed.shape(name), file.packed.grids.get(name, file.packed.load(name).dtype)
+        )
+        for name in file.packed.names()
+    }
     for name, sizes in FORMAT.sizes(planned, file.family, file.packed.index).items():
-        stored = sum(len(tensor.raw_data) for tensor in onnx.load(file.path.parent.parent / name).graph.initializer)
+        stored = sum(
+            len(tensor.raw_data) for tensor in onnx.load(file.path.parent.parent / name).graph.initializer
+        )
         assert sum(size for kind, size in sizes.items() if kind != "rest") == stored
 
 
-@pytest.mark.parametrize(("name", "part"), [(FILES[2], "decoder.key"), (FILES[3], "decoder.value"), (FILES[3], "encoder.key")])
-def test_a_cache_that_is_wrong_shows_in_the_graph_check(name: str, part: str, written: Callable[[str], Written], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "part"), [(FILES[2], "decoder.key"), (FILES[3], "decoder.value"), (FILES[3], "encoder.key")]
+)
+def test_a_cache_that_is_wrong_shows_in_the_graph_check(
+    name: str, part: str, written: Callable[[str], Written], tmp_path: Path
+) -> None:
     """Zeros for a part: the file's codes are as they were, and a run of all tokens at once never sees it."""
     file = written("1.0")
     shutil.copytree(file.path.parent.parent, tmp_path / "copy")
@@ -176,7 +214,9 @@ def test_a_cache_that_is_wrong_shows_in_the_graph_check(name: str, part: str, wr
     assert not check.passed and "difference between onnxruntime and PyTorch" in check.broken[0]
 
 
-def test_passages_without_tokens_to_predict_are_no_probes(written: Callable[[str], Written], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passages_without_tokens_to_predict_are_no_probes(
+    written: Callable[[str], Written], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tokenizer that makes one token of all that it does not know finds none in some."""
     file = written("1.0")
     whole = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
@@ -197,7 +237,9 @@ def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written
     path = tmp_path / "copy" / "onnx" / FILES[0]
     config = tmp_path / "copy" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "decoder_start_token_id": None}))
-    with pytest.raises(InputError, match=r"config\.json: found decoder_start_token_id None, expected the token"):
+    with pytest.raises(
+        InputError, match=r"config\.json: found decoder_start_token_id None, expected the token"
+    ):
         RUNTIME.outputs(path, ["vifo"])
     shutil.copy(written("1.0").path.parent.parent / "config.json", config)
     path.rename(path.with_name("away"))
@@ -228,7 +270,9 @@ def test_buckets_are_the_librarys(tmp_path: Path) -> None:
         torch.nn.init.normal_(table)
         places = torch.arange(300)
         attention: Any = T5Attention
-        expected = table[attention._relative_position_bucket(places[None] - places[:, None], stack == "encoder", 32, 128)].permute(2, 0, 1)[None]
+        expected = table[
+            attention._relative_position_bucket(places[None] - places[:, None], stack == "encoder", 32, 128)
+        ].permute(2, 0, 1)[None]
         assert torch.equal(layer.bias(module, places, 300), expected)
         assert torch.equal(layer.bias(module, places[250:], 300), expected[:, :, 250:])
 
@@ -238,7 +282,10 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
     directory = t5(tmp_path / "model", version, depths=(1, 1))
     family, source = opened(directory)
     tensors = rounded(family, source)
-    tensors |= {name: PackedTensor(GRIDS["Q8_0"], *GRIDS["Q8_0"].quantise(source.load(name))) for name in family.embeddings}
+    tensors |= {
+        name: PackedTensor(GRIDS["Q8_0"], *GRIDS["Q8_0"].quantise(source.load(name)))
+        for name in family.embeddings
+    }
     packed.write(tmp_path / "packed", tensors, {"family": "t5"}, directory)
     held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
     (tmp_path / "out").mkdir()

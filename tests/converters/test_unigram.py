@@ -27,7 +27,11 @@ TABLE = {
 }
 JOIN_START = {**JOIN, "content": "▁"}
 WORDS = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}
-FORMS: dict[str, tuple[tuple[Rules, ...], Rules]] = {"joined": ((JOIN,), METASPACE), "stripped": ((STRIP, JOIN_START), METASPACE), "words": ((), WORDS)}
+FORMS: dict[str, tuple[tuple[Rules, ...], Rules]] = {
+    "joined": ((JOIN,), METASPACE),
+    "stripped": ((STRIP, JOIN_START), METASPACE),
+    "words": ((), WORDS),
+}
 
 
 @pytest.mark.parametrize(("form", "table"), [("joined", None), *((form, TABLE) for form in FORMS)])
@@ -45,12 +49,22 @@ def test_llama_cpp_gives_the_same_ids(form: str, table: dict[str, str] | None, t
 def test_the_keys_are_the_tokenizer_s(tmp_path: Path) -> None:
     fast = tiny.tokenizer(tiny.unigram(TABLE, JOIN))
     keys = gguf_tokenizer(fast, tmp_path, len(fast) + 1)
-    charsmap, types, scores = (keys[f"tokenizer.ggml.{name}"] for name in ("precompiled_charsmap", "token_type", "scores"))
+    charsmap, types, scores = (
+        keys[f"tokenizer.ggml.{name}"] for name in ("precompiled_charsmap", "token_type", "scores")
+    )
     assert isinstance(charsmap, bytes) and isinstance(types, list) and isinstance(scores, list)
     assert types[:4] == [2, 3, 3, 1] and types[-1] == 5
     assert scores[-1] < min(scores[:-1]) - 1000
-    flags = {name: keys[f"tokenizer.ggml.{name}"] for name in ("add_space_prefix", "remove_extra_whitespaces", "add_bos_token", "add_eos_token")}
-    assert flags == {"add_space_prefix": True, "remove_extra_whitespaces": True, "add_bos_token": False, "add_eos_token": True}
+    flags = {
+        name: keys[f"tokenizer.ggml.{name}"]
+        for name in ("add_space_prefix", "remove_extra_whitespaces", "add_bos_token", "add_eos_token")
+    }
+    assert flags == {
+        "add_space_prefix": True,
+        "remove_extra_whitespaces": True,
+        "add_bos_token": False,
+        "add_eos_token": True,
+    }
 
 
 def lower(rules: Rules) -> None:
@@ -58,14 +72,37 @@ def lower(rules: Rules) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Rules], object], str]] = {
-    "not joined": (lambda rules: rules["normalizer"]["normalizers"].pop(), r"normalises by \[\] .* expected runs of spaces to be joined"),
-    "lowercase": (lambda rules: rules["normalizer"]["normalizers"].append({"type": "Lowercase"}), "normalises by .*Lowercase"),
-    "first": (lambda rules: rules["pre_tokenizer"].update(prepend_scheme="first"), "'prepend_scheme': 'first'"),
-    "bytes": (lambda rules: rules["model"].update(byte_fallback=True), "model.byte_fallback True, expected False"),
-    "NUL": (lambda rules: rules["model"]["vocab"][7].__setitem__(0, "a\0"), r"token 7 is 'a\\x00': llama.cpp can hold neither"),
+    "not joined": (
+        lambda rules: rules["normalizer"]["normalizers"].pop(),
+        r"normalises by \[\] .* expected runs of spaces to be joined",
+    ),
+    "lowercase": (
+        lambda rules: rules["normalizer"]["normalizers"].append({"type": "Lowercase"}),
+        "normalises by .*Lowercase",
+    ),
+    "first": (
+        lambda rules: rules["pre_tokenizer"].update(prepend_scheme="first"),
+        "'prepend_scheme': 'first'",
+    ),
+    "bytes": (
+        lambda rules: rules["model"].update(byte_fallback=True),
+        "model.byte_fallback True, expected False",
+    ),
+    "NUL": (
+        lambda rules: rules["model"]["vocab"][7].__setitem__(0, "a\0"),
+        r"token 7 is 'a\\x00': llama.cpp can hold neither",
+    ),
     "no unknown": (lambda rules: rules["model"].update(unk_id=None), "has no unknown token"),
-    "not special": (lambda rules: rules["added_tokens"].append(tiny.added("<x>", len(rules["model"]["vocab"]), special=False)), "'<x>' is not special"),
-    "double": (lambda rules: rules["model"]["vocab"][5].__setitem__(1, -1.23456789012), "the score -1.23456789012, expected one that single precision holds"),
+    "not special": (
+        lambda rules: rules["added_tokens"].append(
+            tiny.added("<x>", len(rules["model"]["vocab"]), special=False)
+        ),
+        "'<x>' is not special",
+    ),
+    "double": (
+        lambda rules: rules["model"]["vocab"][5].__setitem__(1, -1.23456789012),
+        "the score -1.23456789012, expected one that single precision holds",
+    ),
     "lower": (lower, "'<s>' has the score -1000.0, below that of every ordinary piece"),
 }
 

@@ -47,23 +47,35 @@ def opened(directory: Path) -> tuple[Family, Renamed]:
 
 
 @torch.no_grad()
-def transformers_outputs(directory: Path, architecture: str, pictures: list[Picture]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The class tokens and the means of the patches after the last norm, by the library's own model, loaded as the library loads it."""
+def transformers_outputs(
+    directory: Path, architecture: str, pictures: list[Picture]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The class tokens and the means of the patches after the last norm, by the library's own model, loaded
+    as the library loads it.
+    """
     model: Any = tiny_vit.MODELS[architecture].from_pretrained(directory).eval()
     model = getattr(model, model.base_model_prefix, model)
     settings = {} if architecture.startswith("Dinov2") else {"interpolate_pos_encoding": True}
-    hidden = model(torch.from_numpy(preprocess(load_processor(directory), pictures)), **settings).last_hidden_state
+    hidden = model(
+        torch.from_numpy(preprocess(load_processor(directory), pictures)), **settings
+    ).last_hidden_state
     return hidden[:, 0].numpy(), hidden[:, 2 if architecture.startswith("DeiT") else 1 :].mean(1).numpy()
 
 
 def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Family]:
     """Linears on a grid, rounded to the nearest, the rest as it is."""
     family, source = opened(directory)
-    matrices = {f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step}
+    matrices = {
+        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
+    }
     tensors: dict[str, PackedTensor | torch.Tensor] = {}
     for name in source.names():
         value = source.load(name)
-        tensors[name] = PackedTensor(GRIDS[grid], *GRIDS[grid].quantise(value)) if name in matrices and value.ndim == 2 else value
+        tensors[name] = (
+            PackedTensor(GRIDS[grid], *GRIDS[grid].quantise(value))
+            if name in matrices and value.ndim == 2
+            else value
+        )
     place = directory.with_name(f"{directory.name}-packed")
     packed.write(place, tensors, {"family": family.name}, directory)
     return Packed(place), open_family(place)
@@ -78,20 +90,29 @@ def test_outputs_are_those_of_transformers(tmp_path: Path, architecture: str, ol
     expected = np.concatenate((first, mean), 1) if architecture == "Dinov2ForImageClassification" else first
     np.testing.assert_allclose(reference.outputs(family, source, PICTURES, CPU), expected, rtol=0, atol=1e-5)
     # All that the blocks hold and nothing beyond: no pooler, mask token or classifier.
-    assert sorted(f"{block.prefix}{path}" for block in family.blocks for path in block.build().state_dict()) == source.names()
+    assert (
+        sorted(f"{block.prefix}{path}" for block in family.blocks for path in block.build().state_dict())
+        == source.names()
+    )
 
 
 @pytest.mark.parametrize(("architecture", "side", "crop"), SIZES)
-def test_positions_are_interpolated_as_transformers_does(tmp_path: Path, architecture: str, side: int, crop: tuple[int, int]) -> None:
+def test_positions_are_interpolated_as_transformers_does(
+    tmp_path: Path, architecture: str, side: int, crop: tuple[int, int]
+) -> None:
     directory = tiny_vit.vit(tmp_path / "model", architecture, crop=crop, image_size=side)
     expected, _ = transformers_outputs(directory, architecture, PICTURES)
-    np.testing.assert_allclose(reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5
+    )
 
 
 def test_linears_without_biases(tmp_path: Path) -> None:
     directory = tiny_vit.vit(tmp_path / "model", "ViTModel", qkv_bias=False)
     expected, _ = transformers_outputs(directory, "ViTModel", PICTURES)
-    np.testing.assert_allclose(reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +125,9 @@ def test_linears_without_biases(tmp_path: Path) -> None:
         ("Dinov2ForImageClassification", 32, (32, 56)),
     ],
 )
-def test_onnx_is_fused_and_computes_what_pytorch_does(tmp_path: Path, architecture: str, side: int, crop: tuple[int, int]) -> None:
+def test_onnx_is_fused_and_computes_what_pytorch_does(
+    tmp_path: Path, architecture: str, side: int, crop: tuple[int, int]
+) -> None:
     stored, family = pack(tiny_vit.vit(tmp_path / "model", architecture, image_size=side, crop=crop))
     (tmp_path / "onnx").mkdir()
     path = OnnxQdq().write(stored, family, tmp_path / "onnx")
@@ -122,11 +145,21 @@ def test_onnx_is_fused_and_computes_what_pytorch_does(tmp_path: Path, architectu
     session = open_session(path, exact=True)
     (asked,) = session.get_inputs()
     assert (asked.name, asked.shape) == ("pixel_values", ["batch_size", 3, *crop])
-    outputs = ["last_hidden_state", "pooler_output", *(["image_embeds"] if architecture == "Dinov2ForImageClassification" else [])]
+    outputs = [
+        "last_hidden_state",
+        "pooler_output",
+        *(["image_embeds"] if architecture == "Dinov2ForImageClassification" else []),
+    ]
     assert [value.name for value in session.get_outputs()] == outputs
-    hidden, pooled, *_ = session.run(None, {"pixel_values": preprocess(load_processor(tmp_path / "model"), PICTURES)})
+    hidden, pooled, *_ = session.run(
+        None, {"pixel_values": preprocess(load_processor(tmp_path / "model"), PICTURES)}
+    )
     tokens = 2 if architecture.startswith("DeiT") else 1
-    assert hidden.shape == (len(PICTURES), tokens + (crop[0] // tiny_vit.PATCH) * (crop[1] // tiny_vit.PATCH), tiny_vit.WIDTH)
+    assert hidden.shape == (
+        len(PICTURES),
+        tokens + (crop[0] // tiny_vit.PATCH) * (crop[1] // tiny_vit.PATCH),
+        tiny_vit.WIDTH,
+    )
     np.testing.assert_array_equal(pooled, hidden[:, 0])
 
 
@@ -136,12 +169,23 @@ def test_of_the_last_layer_only_keys_and_values_count_in_full(tmp_path: Path) ->
     stem, first, last, head = family.blocks
     assert stem.steps == ()
     assert all(torch.equal(first.row_weights(step, {}, (2, 3)), full) for step in first.steps)
-    assert [torch.equal(last.row_weights(step, {}, (2, 3)), full) for step in last.steps] == [True, True, False, False, False, False]
+    assert [torch.equal(last.row_weights(step, {}, (2, 3)), full) for step in last.steps] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert all(torch.equal(last.row_weights(step, {}, (2, 3)), class_only) for step in last.steps[2:])
     assert torch.equal(head.row_weights(("layernorm",), {}, (2, 3)), class_only)
     # The classifier of DINOv2 reads all patches.
     both = open_family(tiny_vit.vit(tmp_path / "both", "Dinov2ForImageClassification"))
-    assert all(torch.equal(block.row_weights(step, {}, (2, 3)), full) for block in both.blocks for step in block.steps)
+    assert all(
+        torch.equal(block.row_weights(step, {}, (2, 3)), full)
+        for block in both.blocks
+        for step in block.steps
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +210,9 @@ def test_configs_that_are_refused(tmp_path: Path, settings: dict[str, Any], sent
 def test_sizes_as_lists(tmp_path: Path) -> None:
     directory = tiny_vit.vit(tmp_path / "model", "ViTModel", image_size=[32, 32], patch_size=[8, 8])
     expected, _ = transformers_outputs(tiny_vit.vit(tmp_path / "plain", "ViTModel"), "ViTModel", PICTURES)
-    np.testing.assert_allclose(reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5
+    )
 
 
 def test_processors_that_are_refused(tmp_path: Path) -> None:
@@ -174,10 +220,19 @@ def test_processors_that_are_refused(tmp_path: Path) -> None:
     place = directory / "preprocessor_config.json"
     settings = json.loads(place.read_text())
     place.write_text(json.dumps({**settings, "do_center_crop": False}))
-    with pytest.raises(InputError, match=r"preprocessor_config.json: found 36 x 54 pixels of a wide picture and 54 x 36 of a tall one, expected one size"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"preprocessor_config.json: found 36 x 54 pixels of a wide picture and 54 x 36 of a tall one, "
+            r"expected one size"
+        ),
+    ):
         open_family(directory)
     place.write_text(json.dumps({**settings, "crop_size": {"height": 4, "width": 32}}))
-    with pytest.raises(InputError, match=r"preprocessor_config.json: found pictures of 4 x 32 pixels, expected at least a patch, 8 x 8"):
+    with pytest.raises(
+        InputError,
+        match=r"preprocessor_config.json: found pictures of 4 x 32 pixels, expected at least a patch, 8 x 8",
+    ):
         open_family(directory)
     place.unlink()
     with pytest.raises(InputError, match=r"its image processor \(preprocessor_config.json\) cannot be used"):
@@ -185,7 +240,9 @@ def test_processors_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_there_is_no_gguf(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found the family vit, which no runtime reads as GGUF, expected onnx"):
+    with pytest.raises(
+        InputError, match="found the family vit, which no runtime reads as GGUF, expected onnx"
+    ):
         open_family(tiny_vit.vit(tmp_path / "model")).gguf()
 
 
@@ -194,14 +251,27 @@ def project(folder: Path, architecture: str) -> Path:
     base = tiny_vit.vit(folder / "base", architecture)
     tasks: dict[str, Any] = {}
     for seed in (1, 2):
-        expert = tiny_vit.expert(folder / f"expert{seed}", base, seed, old=tiny_vit.kind_of(architecture) if seed == 2 else None)
+        expert = tiny_vit.expert(
+            folder / f"expert{seed}", base, seed, old=tiny_vit.kind_of(architecture) if seed == 2 else None
+        )
         pixels, labels = tiny_vit.pictures(60, seed)
-        np.savez(folder / f"{seed}.npz", images=pixels[:24], labels=labels[:24], x_test=pixels[24:], y_test=labels[24:])
+        np.savez(
+            folder / f"{seed}.npz",
+            images=pixels[:24],
+            labels=labels[:24],
+            x_test=pixels[24:],
+            y_test=labels[24:],
+        )
         samples = [Picture(f"{seed}[{i}]", "", lambda each=each: each) for i, each in enumerate(pixels[:24])]
         outputs = torch.from_numpy(reference.outputs(*opened(expert), samples, CPU))
         offset = torch.cat((outputs, torch.ones(24, 1)), 1)
-        fitted = torch.linalg.lstsq(offset.T @ offset + torch.eye(offset.shape[1]), offset.T @ torch.eye(3)[labels[:24]]).solution.T
-        save_file({"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()}, folder / f"{seed}.safetensors")
+        fitted = torch.linalg.lstsq(
+            offset.T @ offset + torch.eye(offset.shape[1]), offset.T @ torch.eye(3)[labels[:24]]
+        ).solution.T
+        save_file(
+            {"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()},
+            folder / f"{seed}.safetensors",
+        )
         tasks[f"task{seed}"] = {
             "expert": f"./expert{seed}",
             "calibration": {"path": f"{seed}.npz", "images": "images", "labels": "labels"},
@@ -223,11 +293,14 @@ def test_a_run_from_experts_to_a_verified_file(tmp_path: Path, epmq: Warm) -> No
     (file,) = report["files"]
     assert file["notes"] == {"linears": 12, "fused": 12}
     assert file["checks"]["graph"]["value"] < 1e-5
-    # The heads are read, and by the features that they were fitted on: by another row, or without their biases, a third would be right.
+    # The heads are read, and by the features that they were fitted on: by another row, or without their
+    # biases, a third would be right.
     assert report["scores"]["experts"]["average"] > 0.9
     assert report["scores"]["onnx in onnxruntime"]["average"] > 0.8
     stored = Packed(tmp_path / "out" / "packed")
-    assert set(stored.grids) == {name for name in stored.names() if ".layer." in name and len(stored.shape(name)) == 2}
+    assert set(stored.grids) == {
+        name for name in stored.names() if ".layer." in name and len(stored.shape(name)) == 2
+    }
     # What is not calibrated is the merge's, plain.
     for name in (
         "embeddings.patch_embeddings.projection.weight",
@@ -243,8 +316,14 @@ def test_a_run_from_experts_to_a_verified_file(tmp_path: Path, epmq: Warm) -> No
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"export": {"formats": ["gguf"]}}, "export.formats: found gguf, which family vit cannot be written in, expected onnx"),
-        ({"head": None}, "tasks.task1.head: found nothing, expected a linear head: family vit embeds no label texts"),
+        (
+            {"export": {"formats": ["gguf"]}},
+            "export.formats: found gguf, which family vit cannot be written in, expected onnx",
+        ),
+        (
+            {"head": None},
+            "tasks.task1.head: found nothing, expected a linear head: family vit embeds no label texts",
+        ),
     ],
 )
 def test_recipes_that_are_refused(tmp_path: Path, epmq: Warm, change: dict[str, Any], sentence: str) -> None:

@@ -40,5 +40,8 @@ def folders(root: Path, **classes: int) -> Path:
     """A directory with as many different images of each class; `train__cat` is `train/cat`."""
     for name, count in classes.items():
         for index in range(count):
-            put(root / name.replace("__", "/") / f"{index}.png", png(zlib.crc32(f"{root.name}/{name}/{index}".encode())))
+            put(
+                root / name.replace("__", "/") / f"{index}.png",
+                png(zlib.crc32(f"{root.name}/{name}/{index}".encode())),
+            )
     return root

@@ -51,7 +51,12 @@ def _bomb() -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _turned() -> bytes:
@@ -90,7 +95,9 @@ def test_transparency_is_dropped() -> None:
 
 
 def test_a_jpeg_of_four_inks() -> None:
-    found = decode(encoded(Image.fromarray(two_colours(32, 16)).convert("CMYK"), "JPEG", quality=95, subsampling=0), "x")
+    found = decode(
+        encoded(Image.fromarray(two_colours(32, 16)).convert("CMYK"), "JPEG", quality=95, subsampling=0), "x"
+    )
     assert found.shape == (16, 32, 3)
     assert abs(found[8, 4].astype(int) - RED).max() < 8 and abs(found[8, 28].astype(int) - BLUE).max() < 8
 
@@ -111,12 +118,24 @@ FLOATS = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
 BROKEN = [
     (b"", r"found no bytes, expected an image \(PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM\)"),
     (b"just some text\n", r"found no image, expected an image \(PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM\)"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "found no image, .*"),  # which would start Ghostscript
-    (NOISE[: len(NOISE) // 2], r"found an image that cannot be decoded \(image file is truncated.*\), expected a whole one"),
+    (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "found no image, .*",
+    ),  # which would start Ghostscript
+    (
+        NOISE[: len(NOISE) // 2],
+        r"found an image that cannot be decoded \(image file is truncated.*\), expected a whole one",
+    ),
     (png(1)[:-30], r"found an image that cannot be decoded \(.*\), expected a whole one"),
-    (_bomb(), r"found an image that cannot be decoded \(Image size \(900000000 pixels\) exceeds limit .*\), expected a whole one"),
+    (
+        _bomb(),
+        r"found an image that cannot be decoded \(Image size \(900000000 pixels\) exceeds limit .*\), expected a whole one",
+    ),
     (FLOATS, r"found an image that cannot be decoded \(pixels that are floats\), expected a whole one"),
-    (encoded(Image.fromarray(np.full((2, 2), 70000, np.int32)), "TIFF"), r"found an image .*\(pixels from 70000 to 70000, 16 bits at most\).*"),
+    (
+        encoded(Image.fromarray(np.full((2, 2), 70000, np.int32)), "TIFF"),
+        r"found an image .*\(pixels from 70000 to 70000, 16 bits at most\).*",
+    ),
 ]
 
 
@@ -140,7 +159,11 @@ def test_a_large_image_that_pillow_only_warns_of_is_refused(monkeypatch: pytest.
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=4))
+@given(
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]),
+    st.integers(0, 10**6),
+    st.binary(min_size=1, max_size=4),
+)
 def test_damaged_images_are_decoded_or_refused(kind: str, place: int, damage: bytes) -> None:
     whole = encoded(TWO, kind)
     start = place % len(whole)
@@ -169,7 +192,12 @@ def test_folders_are_classes(tmp_path: Path) -> None:
         "dog/1.png",
         "dog/B.JPEG",
     ]
-    assert (found.names, found.labels, found.counted, found.data) == (["cat", "dog"], [0, 0, 1, 1, 1], False, {})
+    assert (found.names, found.labels, found.counted, found.data) == (
+        ["cat", "dog"],
+        [0, 0, 1, 1, 1],
+        False,
+        {},
+    )
     assert len({picture.digest for picture in found.samples}) == 5
     assert found.samples[0].pixels().shape == (3, 5, 3)
 
@@ -203,17 +231,24 @@ def test_a_folder_called_test_among_classes_is_a_class(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r": found no file, expected images \(\.bmp, .*\.webp\) or \.parquet files$"):
+    with pytest.raises(
+        InputError, match=r": found no file, expected images \(\.bmp, .*\.webp\) or \.parquet files$"
+    ):
         read(tmp_path)
     put(tmp_path / "a.txt", b"x")
     put(tmp_path / "b" / "README", b"x")
     with pytest.raises(InputError, match=r": found 2 files \(\.txt, README\), expected images"):
         read(tmp_path)
     put(tmp_path / "a.png", png(1))
-    with pytest.raises(InputError, match=r": found image files, which have no 'x', expected the key labels left out$"):
+    with pytest.raises(
+        InputError, match=r": found image files, which have no 'x', expected the key labels left out$"
+    ):
         read(tmp_path, labels="x")
     put(tmp_path / "a.parquet", b"x")
-    with pytest.raises(InputError, match=r": found images and \.parquet files \(a\.png, a\.parquet\), expected one of the two$"):
+    with pytest.raises(
+        InputError,
+        match=r": found images and \.parquet files \(a\.png, a\.parquet\), expected one of the two$",
+    ):
         read(tmp_path)
 
 
@@ -223,7 +258,9 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "all" / "0.png").symlink_to(tmp_path / "real" / "cat" / "0.png")
     assert len(read(tmp_path / "all").samples) == 1
     (tmp_path / "all" / "cat").symlink_to(tmp_path / "real" / "cat")
-    with pytest.raises(InputError, match=r"all/cat: found a link to a directory, expected the directory itself$"):
+    with pytest.raises(
+        InputError, match=r"all/cat: found a link to a directory, expected the directory itself$"
+    ):
         read(tmp_path / "all")
 
 
@@ -238,7 +275,9 @@ def test_a_file_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.png", "a.tsv", "a"])
 def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
     path = put(tmp_path / name, png(1))
-    with pytest.raises(InputError, match=r"expected a directory of images or a file that ends in \.parquet or \.npz$"):
+    with pytest.raises(
+        InputError, match=r"expected a directory of images or a file that ends in \.parquet or \.npz$"
+    ):
         read(path)
 
 
@@ -248,9 +287,20 @@ SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.s
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(SHAPES, st.integers(0, 99), st.sampled_from([np.savez, np.savez_compressed]), st.sampled_from([np.uint8, np.int64, np.uint16]), st.booleans())
+@given(
+    SHAPES,
+    st.integers(0, 99),
+    st.sampled_from([np.savez, np.savez_compressed]),
+    st.sampled_from([np.uint8, np.int64, np.uint16]),
+    st.booleans(),
+)
 def test_arrays_come_back(
-    tmp_path: Path, shape: tuple[int, int, int, tuple[int, ...]], seed: int, save: Callable[..., None], kind: type[np.generic], column: bool
+    tmp_path: Path,
+    shape: tuple[int, int, int, tuple[int, ...]],
+    seed: int,
+    save: Callable[..., None],
+    kind: type[np.generic],
+    column: bool,
 ) -> None:
     draw = np.random.default_rng(seed)
     pixels = draw.integers(0, 256, (*shape[:3], *shape[3]), np.uint8)
@@ -292,33 +342,94 @@ def test_names_of_arrays(tmp_path: Path) -> None:
 
 
 def test_images_of_the_same_bytes_and_another_shape_are_others(tmp_path: Path) -> None:
-    flat, high = (read(saved(tmp_path, x=np.zeros(shape, np.uint8))).samples[0].digest for shape in ((1, 2, 8), (1, 4, 4)))
+    flat, high = (
+        read(saved(tmp_path, x=np.zeros(shape, np.uint8))).samples[0].digest
+        for shape in ((1, 2, 8), (1, 4, 4))
+    )
     assert flat != high
 
 
 BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
-    ({}, {}, "found no array, expected the key images to name one of uint8 [n, height, width] or [n, height, width, 3]"),
-    ({"a": PIXELS, "b": PIXELS}, {}, "found the arrays a (uint8 [2, 3, 4]), b (uint8 [2, 3, 4]), expected the key images to name one of uint8 [n, height, "
-     "width] or [n, height, width, 3]"),
-    ({"a": [1.5]}, {}, "found the arrays a (float64 [1]), expected the key images to name one of uint8 [n, height, width] or [n, height, width, 3]"),
-    ({"x_train": PIXELS}, {"images": "x_trian"}, "found no array 'x_trian', expected one of x_train (uint8 [2, 3, 4]), did you mean 'x_train'?"),
-    ({"images": PIXELS / 255}, {}, "images: found float64 [2, 3, 4], expected uint8 [n, height, width] or [n, height, width, 3]"),
-    ({"images": PIXELS[0]}, {}, "images: found uint8 [3, 4], expected uint8 [n, height, width] or [n, height, width, 3]"),
-    ({"x": PIXELS[:, :, :, None].repeat(4, 3)}, {}, "x: found uint8 [2, 3, 4, 4], expected uint8 [n, height, width] or [n, height, width, 3]"),
-    ({"x": PIXELS[:, :0]}, {}, "x: found uint8 [2, 0, 4], expected uint8 [n, height, width] or [n, height, width, 3]"),
+    (
+        {},
+        {},
+        "found no array, expected the key images to name one of uint8 [n, height, width] or [n, height, width, 3]",
+    ),
+    (
+        {"a": PIXELS, "b": PIXELS},
+        {},
+        "found the arrays a (uint8 [2, 3, 4]), b (uint8 [2, 3, 4]), expected the key images to name one of uint8 [n, height, "
+        "width] or [n, height, width, 3]",
+    ),
+    (
+        {"a": [1.5]},
+        {},
+        "found the arrays a (float64 [1]), expected the key images to name one of uint8 [n, height, width] or [n, height, width, 3]",
+    ),
+    (
+        {"x_train": PIXELS},
+        {"images": "x_trian"},
+        "found no array 'x_trian', expected one of x_train (uint8 [2, 3, 4]), did you mean 'x_train'?",
+    ),
+    (
+        {"images": PIXELS / 255},
+        {},
+        "images: found float64 [2, 3, 4], expected uint8 [n, height, width] or [n, height, width, 3]",
+    ),
+    (
+        {"images": PIXELS[0]},
+        {},
+        "images: found uint8 [3, 4], expected uint8 [n, height, width] or [n, height, width, 3]",
+    ),
+    (
+        {"x": PIXELS[:, :, :, None].repeat(4, 3)},
+        {},
+        "x: found uint8 [2, 3, 4, 4], expected uint8 [n, height, width] or [n, height, width, 3]",
+    ),
+    (
+        {"x": PIXELS[:, :0]},
+        {},
+        "x: found uint8 [2, 0, 4], expected uint8 [n, height, width] or [n, height, width, 3]",
+    ),
     ({"x": PIXELS[:0]}, {}, "x: found no image, expected at least one"),
-    ({"x": PIXELS, "y": [1]}, {}, "y: found int64 [1], expected whole numbers or texts [2], a label for each image"),
-    ({"x": PIXELS, "y": [1.0, 2.0]}, {}, "y: found float64 [2], expected whole numbers or texts [2], a label for each image"),
-    ({"x": PIXELS, "y": [[1, 0], [0, 1]]}, {}, "y: found int64 [2, 2], expected whole numbers or texts [2], a label for each image"),
-    ({"x": PIXELS, "y": [1, 0]}, {"labels": "z"}, "found no array 'z', expected one of x (uint8 [2, 3, 4]), y (int64 [2])"),
-    ({"x": PIXELS, "y": [0, 1], "names": ["a", "b", "a"]}, {}, "names: found the class 'a' twice, expected distinct names"),
+    (
+        {"x": PIXELS, "y": [1]},
+        {},
+        "y: found int64 [1], expected whole numbers or texts [2], a label for each image",
+    ),
+    (
+        {"x": PIXELS, "y": [1.0, 2.0]},
+        {},
+        "y: found float64 [2], expected whole numbers or texts [2], a label for each image",
+    ),
+    (
+        {"x": PIXELS, "y": [[1, 0], [0, 1]]},
+        {},
+        "y: found int64 [2, 2], expected whole numbers or texts [2], a label for each image",
+    ),
+    (
+        {"x": PIXELS, "y": [1, 0]},
+        {"labels": "z"},
+        "found no array 'z', expected one of x (uint8 [2, 3, 4]), y (int64 [2])",
+    ),
+    (
+        {"x": PIXELS, "y": [0, 1], "names": ["a", "b", "a"]},
+        {},
+        "names: found the class 'a' twice, expected distinct names",
+    ),
     ({"x": PIXELS, "y": [b"\xff", b"a"]}, {}, "y: found texts that are not in UTF-8"),
-    ({"x": np.array([PIXELS, None], object)}, {}, "x: found object [2], expected uint8 [n, height, width] or [n, height, width, 3]"),
-]  # fmt: skip
+    (
+        {"x": np.array([PIXELS, None], object)},
+        {},
+        "x: found object [2], expected uint8 [n, height, width] or [n, height, width, 3]",
+    ),
+]
 
 
 @pytest.mark.parametrize(("arrays", "keys", "sentence"), BAD_ARRAYS, ids=range(len(BAD_ARRAYS)))
-def test_arrays_that_are_wrong(tmp_path: Path, arrays: dict[str, Any], keys: dict[str, str], sentence: str) -> None:
+def test_arrays_that_are_wrong(
+    tmp_path: Path, arrays: dict[str, Any], keys: dict[str, str], sentence: str
+) -> None:
     path = saved(tmp_path, **arrays)
     with pytest.raises(InputError) as caught:
         read(path, **keys)
@@ -331,17 +442,23 @@ def test_what_is_pickled_is_not_opened(tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-40], lambda raw: raw[:200], lambda raw: b"no zip", lambda raw: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-40], lambda raw: raw[:200], lambda raw: b"no zip", lambda raw: b""]
+)
 def test_files_that_are_no_archive(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = saved(tmp_path, x=PIXELS)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=r"x\.npz: not readable as \.npz \(.+\), expected arrays written by numpy\.savez$"):
+    with pytest.raises(
+        InputError, match=r"x\.npz: not readable as \.npz \(.+\), expected arrays written by numpy\.savez$"
+    ):
         read(path)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=3), st.booleans())
-def test_damaged_archives_are_read_or_refused(tmp_path: Path, place: int, damage: bytes, packed: bool) -> None:
+def test_damaged_archives_are_read_or_refused(
+    tmp_path: Path, place: int, damage: bytes, packed: bool
+) -> None:
     file = io.BytesIO()
     (np.savez_compressed if packed else np.savez)(file, x=PIXELS, y=np.array([0, 1]))
     whole = file.getvalue()
@@ -363,8 +480,14 @@ def features(**of: Any) -> datasets.Features:
 
 
 def dataset(labels: list[Any], kind: Any, image: str = "image", label: str = "label") -> datasets.Dataset:
-    rows = {image: [{"bytes": png(index), "path": None} for index in range(len(labels))], label: labels, "id": list(range(len(labels)))}
-    return datasets.Dataset.from_dict(rows, features=features(**{image: datasets.Image(), label: kind, "id": datasets.Value("int64")}))
+    rows = {
+        image: [{"bytes": png(index), "path": None} for index in range(len(labels))],
+        label: labels,
+        "id": list(range(len(labels))),
+    }
+    return datasets.Dataset.from_dict(
+        rows, features=features(**{image: datasets.Image(), label: kind, "id": datasets.Value("int64")})
+    )
 
 
 def table(path: Path, *args: Any, **keys: Any) -> Path:
@@ -410,10 +533,16 @@ def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
     put(tmp_path / "README.md", b"---\n")
     assert named(read(tmp_path)) == ["cat", "dog", "cow"]
     assert named(read(tmp_path, "test")) == named(read(tmp_path, split="test")) == ["dog"]
-    with pytest.raises(InputError, match=r": found the splits test, train and not 'tran', expected the key split to name one of them, did you mean 'train'\?$"):
+    with pytest.raises(
+        InputError,
+        match=r": found the splits test, train and not 'tran', expected the key split to name one of them, did you mean 'train'\?$",
+    ):
         read(tmp_path, split="tran")
     table(tmp_path / "other" / "train-00000-of-00001.parquet", [2], CLASSES)
-    with pytest.raises(InputError, match=r": found the split 'train' in .*data and in .*other, expected the path of one of them$"):
+    with pytest.raises(
+        InputError,
+        match=r": found the split 'train' in .*data and in .*other, expected the path of one of them$",
+    ):
         read(tmp_path)
     assert named(read(tmp_path / "other")) == ["cow"]
 
@@ -429,7 +558,8 @@ def test_other_names_of_parquet_files(tmp_path: Path) -> None:
     assert named(read(tmp_path / "b", "test")) == ["cat"] and named(read(tmp_path / "b")) == ["dog"]
     table(tmp_path / "a" / "part3.parquet", [0], datasets.ClassLabel(names=["dog", "cat"]))
     with pytest.raises(
-        InputError, match=r"part3\.parquet: found other columns or classes than in .*part1\.parquet, expected the same in all files of a split$"
+        InputError,
+        match=r"part3\.parquet: found other columns or classes than in .*part1\.parquet, expected the same in all files of a split$",
     ):
         read(tmp_path / "a")
 
@@ -441,28 +571,77 @@ def _plain(path: Path, metadata: object = None, **columns: Any) -> None:
 
 PICTURE = [png(0)]
 BAD_TABLES: list[tuple[dict[str, Any], object, dict[str, str], str]] = [
-    ({"text": ["a"]}, None, {}, ": found no column 'image', but text, expected encoded images: bytes, or a structure with bytes (the key images names the column)"),
-    ({"image": [[1, 2]]}, None, {}, ": found the column image of list<element: int64>, expected encoded images: bytes, or a structure with bytes (the key "
-     "images names the column)"),
-    ({"image": PICTURE}, None, {"images": "imgae"}, ": found no column 'imgae', but image, expected encoded images: bytes, or a structure with bytes (the key "
-     "images names the column), did you mean 'image'?"),
-    ({"a": PICTURE, "b": PICTURE}, None, {}, ": found no column 'image', but a, b, expected encoded images: bytes, or a structure with bytes (the key images "
-     "names the column)"),
-    ({"image": PICTURE, "label": [1]}, None, {"labels": "lable"}, ": found no column 'lable', expected one of image, label, did you mean 'label'?"),
-    ({"image": PICTURE, "label": [0.5]}, None, {}, ": found the column label of double, expected whole numbers or texts"),
-    ({"image": PICTURE[:0]}, None, {"images": "image"}, ": found the column image of null, expected encoded images: bytes, or a structure with bytes (the key "
-     "images names the column)"),
-    ({"image": PICTURE, "label": [1]}, {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "a"]}}}}, {}, ": label: found the class 'a' twice, "
-     "expected distinct names"),
-    ({"image": PICTURE, "label": [1]}, {"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}}, {}, ": found names of the classes of label that "
-     "are no list of texts"),
-    ({"image": PICTURE, "label": ["a"]}, {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a"]}}}}, {}, ": found texts in the column label, "
-     "expected whole numbers, since its classes are counted"),
-]  # fmt: skip
+    (
+        {"text": ["a"]},
+        None,
+        {},
+        ": found no column 'image', but text, expected encoded images: bytes, or a structure with bytes (the key images names the column)",
+    ),
+    (
+        {"image": [[1, 2]]},
+        None,
+        {},
+        ": found the column image of list<element: int64>, expected encoded images: bytes, or a structure with bytes (the key "
+        "images names the column)",
+    ),
+    (
+        {"image": PICTURE},
+        None,
+        {"images": "imgae"},
+        ": found no column 'imgae', but image, expected encoded images: bytes, or a structure with bytes (the key "
+        "images names the column), did you mean 'image'?",
+    ),
+    (
+        {"a": PICTURE, "b": PICTURE},
+        None,
+        {},
+        ": found no column 'image', but a, b, expected encoded images: bytes, or a structure with bytes (the key images "
+        "names the column)",
+    ),
+    (
+        {"image": PICTURE, "label": [1]},
+        None,
+        {"labels": "lable"},
+        ": found no column 'lable', expected one of image, label, did you mean 'label'?",
+    ),
+    (
+        {"image": PICTURE, "label": [0.5]},
+        None,
+        {},
+        ": found the column label of double, expected whole numbers or texts",
+    ),
+    (
+        {"image": PICTURE[:0]},
+        None,
+        {"images": "image"},
+        ": found the column image of null, expected encoded images: bytes, or a structure with bytes (the key "
+        "images names the column)",
+    ),
+    (
+        {"image": PICTURE, "label": [1]},
+        {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "a"]}}}},
+        {},
+        ": label: found the class 'a' twice, expected distinct names",
+    ),
+    (
+        {"image": PICTURE, "label": [1]},
+        {"info": {"features": {"label": {"_type": "ClassLabel", "names": 3}}}},
+        {},
+        ": found names of the classes of label that are no list of texts",
+    ),
+    (
+        {"image": PICTURE, "label": ["a"]},
+        {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a"]}}}},
+        {},
+        ": found texts in the column label, expected whole numbers, since its classes are counted",
+    ),
+]
 
 
 @pytest.mark.parametrize(("columns", "metadata", "keys", "sentence"), BAD_TABLES, ids=range(len(BAD_TABLES)))
-def test_tables_that_are_wrong(tmp_path: Path, columns: dict[str, Any], metadata: object, keys: dict[str, str], sentence: str) -> None:
+def test_tables_that_are_wrong(
+    tmp_path: Path, columns: dict[str, Any], metadata: object, keys: dict[str, str], sentence: str
+) -> None:
     path = tmp_path / "x.parquet"
     _plain(path, metadata, **columns)
     with pytest.raises(InputError) as caught:
@@ -470,14 +649,24 @@ def test_tables_that_are_wrong(tmp_path: Path, columns: dict[str, Any], metadata
     assert str(caught.value).replace("list<item: ", "list<element: ") == f"{path}{sentence}"
 
 
-@pytest.mark.parametrize("metadata", [None, [], {"info": 3}, {"info": {"features": [1]}}, {"info": {"features": {"label": 3}}}])
+@pytest.mark.parametrize(
+    "metadata", [None, [], {"info": 3}, {"info": {"features": [1]}}, {"info": {"features": {"label": 3}}}]
+)
 def test_metadata_that_is_something_else_names_no_classes(tmp_path: Path, metadata: object) -> None:
     _plain(tmp_path / "x.parquet", metadata, image=PICTURE, label=[4])
     found = read(tmp_path / "x.parquet")
     assert (found.labels, found.names, found.counted) == ([4], None, True)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: b"PAR1", lambda raw: b"", lambda raw: raw[:4] + bytes(len(raw) - 12) + raw[-8:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-9],
+        lambda raw: b"PAR1",
+        lambda raw: b"",
+        lambda raw: raw[:4] + bytes(len(raw) - 12) + raw[-8:],
+    ],
+)
 def test_files_that_are_no_table(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = table(tmp_path / "x.parquet", [0], CLASSES)
     path.write_bytes(damage(path.read_bytes()))
@@ -496,50 +685,76 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     hub = Hub(monkeypatch, tmp_path, dataset([1, 0], CLASSES, image="img"))
     found = of_hub(dataset="org/pets")
     assert named(found) == ["dog", "cat"] and found.counted
-    assert [picture.place for picture in found.samples] == ["dataset org/pets train: row 0", "dataset org/pets train: row 1"]
+    assert [picture.place for picture in found.samples] == [
+        "dataset org/pets train: row 0",
+        "dataset org/pets train: row 1",
+    ]
     assert (found.samples[1].pixels() == decode(png(1), "")).all()
     (name, digest), *others = found.data.items()
     assert (name, len(digest), others) == ("dataset org/pets train", 64, [])
     # The same samples have the same digest, whatever they are called; others have another.
-    assert [*of_hub("test", dataset="org/pets@v1", config="small").data.items()] == [("dataset org/pets@v1 small test", digest)]
+    assert [*of_hub("test", dataset="org/pets@v1", config="small").data.items()] == [
+        ("dataset org/pets@v1 small test", digest)
+    ]
     assert hub.calls == [("org/pets", None, "train", None), ("org/pets", "small", "test", "v1")]
     hub.found = dataset([1, 1], CLASSES)
-    assert [*of_hub(dataset="org/pets", split="train[:2]").data.items()] != [("dataset org/pets train[:2]", digest)]
+    assert [*of_hub(dataset="org/pets", split="train[:2]").data.items()] != [
+        ("dataset org/pets train[:2]", digest)
+    ]
     hub.found = hub.found.select([1])  # by indices, not as the rows lie
     assert of_hub(dataset="org/pets").samples[0].digest == found.samples[1].digest
 
 
-def test_images_of_the_hub_that_are_files_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_the_hub_that_are_files_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = [str(put(tmp_path / f"{i}.png", png(i))) for i in range(2)] + [str(tmp_path / "gone.png")]
-    made = datasets.Dataset.from_dict({"image": [{"path": path, "bytes": None} for path in paths]}, features=features(image=datasets.Image()))
+    made = datasets.Dataset.from_dict(
+        {"image": [{"path": path, "bytes": None} for path in paths]},
+        features=features(image=datasets.Image()),
+    )
     Hub(monkeypatch, tmp_path, made)
     found = of_hub(dataset="org/pets")
     assert found.labels is None and found.samples[0].digest == sha256(Path(paths[0]))
     assert (found.samples[1].pixels() == decode(png(1), "")).all()
-    with pytest.raises(InputError, match=r"^dataset org/pets train: row 2: found no bytes, expected an image"):
+    with pytest.raises(
+        InputError, match=r"^dataset org/pets train: row 2: found no bytes, expected an image"
+    ):
         found.samples[2].pixels()
 
 
 def test_what_the_hub_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(monkeypatch, tmp_path, ValueError('Unknown split "test". Should be one of ["train"].\nmore\n'))
-    with pytest.raises(InputError, match=r'^dataset org/pets test: cannot be loaded \(Unknown split "test"\. Should be one of \["train"\]\.\)$'):
+    with pytest.raises(
+        InputError,
+        match=r'^dataset org/pets test: cannot be loaded \(Unknown split "test"\. Should be one of \["train"\]\.\)$',
+    ):
         of_hub("test", dataset="org/pets")
     hub.found = ConnectionError()
     with pytest.raises(InputError, match=r"^dataset org/pets train: cannot be loaded \(ConnectionError\)$"):
         of_hub(dataset="org/pets")
     hub.found = dataset([], CLASSES)
-    with pytest.raises(InputError, match=r"^dataset org/pets train: found no row, expected at least one image$"):
+    with pytest.raises(
+        InputError, match=r"^dataset org/pets train: found no row, expected at least one image$"
+    ):
         of_hub(dataset="org/pets")
     hub.found = dataset([0], CLASSES)
-    with pytest.raises(InputError, match=r"^dataset org/pets train: found no column 'x', expected one of image, label, id$"):
+    with pytest.raises(
+        InputError, match=r"^dataset org/pets train: found no column 'x', expected one of image, label, id$"
+    ):
         of_hub(dataset="org/pets", labels="x")
     (tmp_path / "org" / "pets").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"^dataset org/pets train: found a directory 'org/pets' where the command runs, which the library would take for it"):
+    with pytest.raises(
+        InputError,
+        match=r"^dataset org/pets train: found a directory 'org/pets' where the command runs, which the library would take for it",
+    ):
         of_hub(dataset="org/pets")
 
 
 @pytest.mark.parametrize("missing", ["pyarrow", "datasets"])
-def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_what_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     real: Any = builtins.__import__
 
     def without(name: str, *args: Any, **keys: Any) -> Any:
@@ -549,6 +764,8 @@ def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypat
 
     path = table(tmp_path / "x.parquet", [0], CLASSES)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingRuntime, match=rf"needs the package {missing} \(.*\): pip install 'epmq-export\[datasets\]'$") as caught:
+    with pytest.raises(
+        MissingRuntime, match=rf"needs the package {missing} \(.*\): pip install 'epmq-export\[datasets\]'$"
+    ) as caught:
         read(path) if missing == "pyarrow" else of_hub(dataset="org/pets")
     assert caught.value.exit_code == 4

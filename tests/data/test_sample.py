@@ -12,7 +12,9 @@ TEXTS = st.lists(st.text(max_size=3), max_size=30)
 
 
 @given(TEXTS, st.integers(1, 40), st.integers(0, 5), st.randoms())
-def test_a_sample_is_distinct_in_order_and_of_its_size(texts: list[str], count: int, seed: int, order: object) -> None:
+def test_a_sample_is_distinct_in_order_and_of_its_size(
+    texts: list[str], count: int, seed: int, order: object
+) -> None:
     distinct = list(dict.fromkeys(texts))
     found = choose(texts, count, seed)
     assert len(found) == min(count, len(distinct))
@@ -42,7 +44,12 @@ def test_what_is_not_usable_counts_as_not_there(names: list[int], count: int, ba
 
 def test_only_as_many_are_tried_as_are_needed() -> None:
     tried: list[str] = []
-    choose([picture(str(i)) for i in range(100)], 5, 0, lambda each: bool(tried.append(each.place)) or len(tried) != 2)
+    choose(
+        [picture(str(i)) for i in range(100)],
+        5,
+        0,
+        lambda each: bool(tried.append(each.place)) or len(tried) != 2,
+    )
     assert len(tried) == 6
 
 
@@ -55,7 +62,9 @@ def test_pictures_of_the_same_bytes_are_one() -> None:
 
 def test_passages_differ_by_where_their_targets_begin() -> None:
     passages = [Passage("a", "b"), Passage("", "ab"), Passage("ab", "")]
-    assert len({digest(passage) for passage in passages}) == 3 and {length(passage) for passage in passages} == {2}
+    assert len({digest(passage) for passage in passages}) == 3 and {
+        length(passage) for passage in passages
+    } == {2}
     assert choose([*passages, Passage("a", "b")], 5, 0) == passages
     with pytest.raises(InputError, match=r"^found the passage 'a' \+ 'b', expected a text$"):
         text_of(passages[0])

@@ -18,7 +18,10 @@ def test_the_class_of_the_largest_cosine() -> None:
 
 
 def test_agreement_is_the_mean_cosine() -> None:
-    a, b = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 0.0], [0.0, -1.0], [4.0, 3.0]])
+    a, b = (
+        torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]),
+        torch.tensor([[5.0, 0.0], [0.0, -1.0], [4.0, 3.0]]),
+    )
     assert agreement(a, b) == pytest.approx((1 - 1 + 24 / 25) / 3)
     assert agreement(a, a) == pytest.approx(1, abs=1e-12)
 
@@ -27,7 +30,11 @@ def test_agreement_is_the_mean_cosine() -> None:
 def test_a_row_that_is_not_finite_has_no_score(bad: float) -> None:
     outputs = torch.ones(3, 2)
     outputs[1:, 0] = bad
-    for score in (lambda: predict(outputs, HEAD), lambda: accuracy(outputs, HEAD, torch.zeros(3)), lambda: agreement(outputs, torch.ones(3, 2))):
+    for score in (
+        lambda: predict(outputs, HEAD),
+        lambda: accuracy(outputs, HEAD, torch.zeros(3)),
+        lambda: agreement(outputs, torch.ones(3, 2)),
+    ):
         with pytest.raises(InputError, match=r"^an output is not finite: row 1, the first of 2 of 3$"):
             score()
     with pytest.raises(InputError, match=r"^a class of the head is not finite: row 1"):

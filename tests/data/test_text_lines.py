@@ -17,7 +17,12 @@ from epmq_export.data.text_rows import classes_of, numbers_of
 from epmq_export.errors import InputError
 
 LABELS = ["bad", "so_so", "good"]
-ROWS = [("good", "a fine day"), ("bad", "it rained, twice"), ("1", 'she said "well"'), ("so_so", "naïve café — 東京")]
+ROWS = [
+    ("good", "a fine day"),
+    ("bad", "it rained, twice"),
+    ("1", 'she said "well"'),
+    ("so_so", "naïve café — 東京"),
+]
 TRUTH = [2, 0, 1, 1]
 
 
@@ -26,7 +31,10 @@ def _tsv(rows: list[tuple[str, str]]) -> str:
 
 
 def _jsonl(rows: list[tuple[str, str]]) -> str:
-    return "".join(json.dumps({"text": text, "label": int(label) if label.isdigit() else label}) + "\n" for label, text in rows)
+    return "".join(
+        json.dumps({"text": text, "label": int(label) if label.isdigit() else label}) + "\n"
+        for label, text in rows
+    )
 
 
 def _csv(rows: list[tuple[str, str]]) -> str:
@@ -69,7 +77,9 @@ def test_a_text_a_line(tmp_path: Path, packed: str) -> None:
 
 def test_what_each_kind_of_file_allows(tmp_path: Path) -> None:
     assert read_texts(put(tmp_path / "a.tsv", "no tab\nlabel\ta\tb\n")) == ["no tab", "a\tb"]
-    assert read_texts(put(tmp_path / "a.jsonl", '{"text": "no label", "id": 7}\n\n{"text": "x", "label": null}\n')) == ["no label", "x"]
+    assert read_texts(
+        put(tmp_path / "a.jsonl", '{"text": "no label", "id": 7}\n\n{"text": "x", "label": null}\n')
+    ) == ["no label", "x"]
     assert read_texts(put(tmp_path / "a.csv", 'id,text\n1,"two\nlines"\n\n2,x\n')) == ["two\nlines", "x"]
     assert read_texts(put(tmp_path / "A.TXT", "x\n")) == ["x"]
 
@@ -90,28 +100,73 @@ NAMED = {
 def test_columns_that_the_recipe_names(tmp_path: Path, ending: str, packed: str) -> None:
     path = put(tmp_path / f"x{ending}{packed}", NAMED[ending])
     found = read_lines(path, ["b", "a"], "gold")
-    assert [dict(sample.values) for sample in found.samples] == [{"b": "two", "a": "one"}, {"b": "four", "a": "three"}]
+    assert [dict(sample.values) for sample in found.samples] == [
+        {"b": "two", "a": "one"},
+        {"b": "four", "a": "three"},
+    ]
     assert classes_of(found, LABELS) == [1, 0]
-    assert [sample.place for sample in found.samples] == [f"{path}:{number}" for number in ((1, 2) if ending == ".jsonl" else (2, 3))]
+    assert [sample.place for sample in found.samples] == [
+        f"{path}:{number}" for number in ((1, 2) if ending == ".jsonl" else (2, 3))
+    ]
     assert (read_texts(path, "b"), read_lines(path, ["a"]).labels, found.data) == (["two", "four"], None, {})
 
 
 BAD_COLUMNS: list[tuple[str, str, list[str] | None, str | None, str]] = [
-    ("x.txt", "x\n", ["a"], None, ": found the key texts, expected it left out: a .txt file has no columns with names"),
-    ("x.tsv.gz", "x\n", None, "a", ": found the key labels, expected it left out: a .tsv file has no columns with names"),
-    ("x.csv", "sentence1,label\n", ["sentence1", "sentense"], None, ":1: found the columns sentence1, label, expected sentence1, sentense and perhaps label, did "
-     "you mean 'sentence1'?"),
+    (
+        "x.txt",
+        "x\n",
+        ["a"],
+        None,
+        ": found the key texts, expected it left out: a .txt file has no columns with names",
+    ),
+    (
+        "x.tsv.gz",
+        "x\n",
+        None,
+        "a",
+        ": found the key labels, expected it left out: a .tsv file has no columns with names",
+    ),
+    (
+        "x.csv",
+        "sentence1,label\n",
+        ["sentence1", "sentense"],
+        None,
+        ":1: found the columns sentence1, label, expected sentence1, sentense and perhaps label, did "
+        "you mean 'sentence1'?",
+    ),
     ("x.csv", "a,b\n", ["a"], "gold", ":1: found the columns a, b, expected a and gold"),
     ("x.csv", "a,b,a\n", ["a"], None, ":1: found the column a twice, expected a and perhaps label"),
     ("x.csv", "a,b\nx,y\nx, \n", ["a", "b"], None, ":3: found no text in the column b, expected a text"),
-    ("x.jsonl", '{"a": "x", "bb": "y"}\n', ["a", "b"], "gold", ':1: found no "b", expected {"a": ..., "b": ..., "gold": ...}, did you mean \'bb\'?'),
-    ("x.jsonl", '{"a": "x", "b": null}\n', ["a", "b"], None, ":1: found no text in the column b, expected a text"),
-    ("x.jsonl", '{"a": "x", "b": ["y"]}\n', ["a", "b"], None, ":1: found a text that is list in the column b, expected a text"),
-]  # fmt: skip
+    (
+        "x.jsonl",
+        '{"a": "x", "bb": "y"}\n',
+        ["a", "b"],
+        "gold",
+        ':1: found no "b", expected {"a": ..., "b": ..., "gold": ...}, did you mean \'bb\'?',
+    ),
+    (
+        "x.jsonl",
+        '{"a": "x", "b": null}\n',
+        ["a", "b"],
+        None,
+        ":1: found no text in the column b, expected a text",
+    ),
+    (
+        "x.jsonl",
+        '{"a": "x", "b": ["y"]}\n',
+        ["a", "b"],
+        None,
+        ":1: found a text that is list in the column b, expected a text",
+    ),
+]
 
 
-@pytest.mark.parametrize(("name", "content", "texts", "labels", "sentence"), BAD_COLUMNS, ids=range(len(BAD_COLUMNS)))
-def test_columns_that_are_not_there(tmp_path: Path, name: str, content: str, texts: list[str] | None, labels: str | None, sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "texts", "labels", "sentence"), BAD_COLUMNS, ids=range(len(BAD_COLUMNS))
+)
+def test_columns_that_are_not_there(
+    tmp_path: Path, name: str, content: str, texts: list[str] | None, labels: str | None, sentence: str
+) -> None:
     path = put(tmp_path / name, content)
     with pytest.raises(InputError) as caught:
         read_lines(path, texts, labels)
@@ -121,7 +176,10 @@ def test_columns_that_are_not_there(tmp_path: Path, name: str, content: str, tex
 def test_labels_that_are_numbers(tmp_path: Path) -> None:
     for name, content in (("x.tsv", "3.5\ta\n1e1\tb\n-2\tc\n"), ("x.csv", "label,text\n3.5,a\n10,b\n-2,c\n")):
         assert numbers_of(read_lines(put(tmp_path / name, content))) == [3.5, 10, -2]
-    path = put(tmp_path / "x.jsonl", "".join(f'{{"text": "x", "label": {label}}}\n' for label in ("3.5", "10", '"-2"')))
+    path = put(
+        tmp_path / "x.jsonl",
+        "".join(f'{{"text": "x", "label": {label}}}\n' for label in ("3.5", "10", '"-2"')),
+    )
     assert numbers_of(read_lines(path)) == [3.5, 10, -2]
     for label in ('"good"', "NaN", "Infinity", "true", "[1]", '"nan"', "1" * 400):
         put(path, f'{{"text": "x", "label": {label}}}\n')
@@ -135,13 +193,25 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
     ("x.txt", "", ": found no text, expected at least one line"),
     ("x.csv", "text,label\n", ": found no text, expected at least one line"),
     ("x.jsonl.gz", "\n\n", ": found no text, expected at least one line"),
-    ("x.npz", "PK", ": found the ending '.npz', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet"),
-    ("x.gz", "a", ": found the ending 'of no kind', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet"),
+    (
+        "x.npz",
+        "PK",
+        ": found the ending '.npz', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet",
+    ),
+    (
+        "x.gz",
+        "a",
+        ": found the ending 'of no kind', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet",
+    ),
     ("x.txt", b"fine\nnot \xff fine\n", ":2: found byte 0xff, expected text in UTF-8"),
     ("x.txt", "fine".encode("utf-16-le"), ":1: found a NUL byte, expected text in UTF-8"),
     ("x.tsv", "bad\tx\nbad\t \n", ":2: found no text, expected a text"),
     ("x.jsonl", '{"text": "x"}\n{"text": 3}\n', ":2: found a text that is int, expected a text"),
-    ("x.jsonl", '{"text": "x"}\n\n{"txt": "x"}\n', ':3: found no "text", expected {"text": ..., "label": ...}, did you mean \'txt\'?'),
+    (
+        "x.jsonl",
+        '{"text": "x"}\n\n{"txt": "x"}\n',
+        ':3: found no "text", expected {"text": ..., "label": ...}, did you mean \'txt\'?',
+    ),
     ("x.jsonl", '{"text": "\\ud800"}\n', ":1: found half of a surrogate pair, expected a text"),
     ("x.jsonl", '["x"]\n', ':1: found no "text", expected {"text": ..., "label": ...}'),
     ("x.csv", "label,sentence\n", ":1: found the columns label, sentence, expected text and perhaps label"),
@@ -159,16 +229,32 @@ def test_files_without_readable_texts(tmp_path: Path, name: str, content: str | 
 
 
 BAD_LABELS = [
-    ("x.tsv", "bad\tx\ngod\ty\n", ":2: found the label 'god', expected one of the task's 3 labels (bad, so_so, good), did you mean 'good'?"),
+    (
+        "x.tsv",
+        "bad\tx\ngod\ty\n",
+        ":2: found the label 'god', expected one of the task's 3 labels (bad, so_so, good), did you mean 'good'?",
+    ),
     ("x.tsv", "3\ty\n", ":1: found the label 3, expected one of the 3 classes, counted from 0"),
     ("x.tsv", "-1\ty\n", ":1: found the label '-1', expected one of the task's 3 labels (bad, so_so, good)"),
     ("x.tsv", "²\ty\n", ":1: found the label '²', expected one of the task's 3 labels (bad, so_so, good)"),
     ("x.tsv", "bad\tx\njust text\n", ":2: found no label, expected one of the task's 3 labels"),
     ("x.tsv", "\tx\n", ":1: found no label, expected one of the task's 3 labels"),
     ("x.jsonl", '{"text": "x"}\n', ":1: found no label, expected one of the task's 3 labels"),
-    ("x.jsonl", '{"text": "x", "label": [1]}\n', ":1: found the label [1], expected a class: a name or a whole number"),
-    ("x.jsonl", '{"text": "x", "label": true}\n', ":1: found the label True, expected a class: a name or a whole number"),
-    ("x.jsonl", '{"text": "x", "label": 1.0}\n', ":1: found the label 1.0, expected a class: a name or a whole number"),
+    (
+        "x.jsonl",
+        '{"text": "x", "label": [1]}\n',
+        ":1: found the label [1], expected a class: a name or a whole number",
+    ),
+    (
+        "x.jsonl",
+        '{"text": "x", "label": true}\n',
+        ":1: found the label True, expected a class: a name or a whole number",
+    ),
+    (
+        "x.jsonl",
+        '{"text": "x", "label": 1.0}\n',
+        ":1: found the label 1.0, expected a class: a name or a whole number",
+    ),
     ("x.csv", "text\nx\n", ":2: found no label, expected one of the task's 3 labels"),
     ("x.csv", "text,label\ny,bad\nx, \n", ":3: found no label, expected one of the task's 3 labels"),
     ("x.txt", "x\n", ":1: found no label, expected one of the task's 3 labels"),
@@ -183,7 +269,15 @@ def test_labels_that_are_not_in_the_list(tmp_path: Path, name: str, content: str
     assert str(caught.value) == f"{path}{sentence}"
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-12], lambda raw: b"x" + raw, lambda raw: raw[:30] + b"\xff\xff\xff\xff" + raw[34:], lambda raw: raw[:5]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[:-12],
+        lambda raw: b"x" + raw,
+        lambda raw: raw[:30] + b"\xff\xff\xff\xff" + raw[34:],
+        lambda raw: raw[:5],
+    ],
+)
 def test_broken_gzip(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "x.txt.gz"
     path.write_bytes(damage(gzip.compress("".join(f"line {i * i}\n" for i in range(2000)).encode())))
@@ -197,7 +291,10 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["x.txt", "x.tsv", "x.jsonl", "x.csv"]), st.binary(max_size=40) | st.text('text,label\n"{}[]:\t\r 1', max_size=40).map(str.encode))
+@given(
+    st.sampled_from(["x.txt", "x.tsv", "x.jsonl", "x.csv"]),
+    st.binary(max_size=40) | st.text('text,label\n"{}[]:\t\r 1', max_size=40).map(str.encode),
+)
 def test_any_bytes_are_read_or_refused(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)

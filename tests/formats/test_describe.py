@@ -21,7 +21,12 @@ from formats.describe import describe
 from formats.gguf import Gguf
 from tests.small_bert import small_bert, small_packed
 
-INDEX = {"recipe": {"merge_method": "ties"}, "inputs": [{"path": "a", "sha256": "00"}], "method": {"name": "rtn"}, "versions": {"torch": "2"}}
+INDEX = {
+    "recipe": {"merge_method": "ties"},
+    "inputs": [{"path": "a", "sha256": "00"}],
+    "method": {"name": "rtn"},
+    "versions": {"torch": "2"},
+}
 QUERY = "encoder.layer.0.attention.self.query.weight"
 
 
@@ -56,7 +61,11 @@ def test_our_gguf(packed: Packed, tmp_path: Path) -> None:
     found = describe(path)
     assert found.kind == "gguf" and found.provenance == INDEX
     assert found.metadata["general.architecture"] == "bert"
-    assert {(t.type, t.bits_per_weight) for t in found.tensors} == {("Q4_0", 4.5), ("F16", 16.0), ("F32", 32.0)}
+    assert {(t.type, t.bits_per_weight) for t in found.tensors} == {
+        ("Q4_0", 4.5),
+        ("F16", 16.0),
+        ("F32", 32.0),
+    }
     notes = Gguf().notes(path, family)
     assert {kind: (total.tensors, total.bytes) for kind, total in found.totals.items()} == {
         kind: (count, notes["tensor_bytes"][kind]) for kind, count in notes["tensors"].items()
@@ -69,7 +78,9 @@ def test_a_gguf_of_others_with_types_that_we_do_not_write(tmp_path: Path) -> Non
     writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(100)])
     writer.add_float32("some.nan", float("nan"))
     writer.add_string("epmq.recipe", "{not JSON")
-    writer.add_tensor("blk.0.attn_q.weight", np.zeros((4, 144), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.add_tensor(
+        "blk.0.attn_q.weight", np.zeros((4, 144), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K
+    )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -82,8 +93,12 @@ def test_a_gguf_of_others_with_types_that_we_do_not_write(tmp_path: Path) -> Non
 
 
 def test_an_onnx_of_others(tmp_path: Path) -> None:
-    """Inner graphs, functions, constants, 4 bits, float data in fields of their own, and data in another file."""
-    inner = helper.make_graph([], "inner", [], [], [helper.make_tensor("hidden", TensorProto.INT64, [3], [1, 2, 3])])
+    """Inner graphs, functions, constants, 4 bits, float data in fields of their own, and data in another
+    file.
+    """
+    inner = helper.make_graph(
+        [], "inner", [], [], [helper.make_tensor("hidden", TensorProto.INT64, [3], [1, 2, 3])]
+    )
     big = numpy_helper.from_array(np.ones((8, 16), np.float16), "outside")
     big.ClearField("raw_data")
     big.data_location = TensorProto.EXTERNAL
@@ -91,17 +106,31 @@ def test_an_onnx_of_others(tmp_path: Path) -> None:
     graph = helper.make_graph(
         [
             helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(5, np.float32))),
-            helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "empty", [], [])),
+            helper.make_node(
+                "If", ["x"], ["y"], then_branch=inner, else_branch=helper.make_graph([], "empty", [], [])
+            ),
             helper.make_node("Twice", ["x"], ["z"], domain="mine"),
         ],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4]), helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, 3])],
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4]),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [2, 3]),
+        ],
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", None])],
-        [helper.make_tensor("w", TensorProto.FLOAT, [2, 3], range(6)), helper.make_tensor("q", TensorProto.INT4, [3, 3], b"12345", raw=True), big],
+        [
+            helper.make_tensor("w", TensorProto.FLOAT, [2, 3], range(6)),
+            helper.make_tensor("q", TensorProto.INT4, [3, 3], b"12345", raw=True),
+            big,
+        ],
     )
     body = [helper.make_node("Add", ["a", "a"], ["b"])]
     function = helper.make_function("mine", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 21)])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("mine", 1)], functions=[function], producer_name="me")
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("mine", 1)],
+        functions=[function],
+        producer_name="me",
+    )
     model.metadata_props.add(key="note", value="größe")
     path = tmp_path / "Model.ONNX"
     path.write_bytes(model.SerializeToString())
@@ -131,7 +160,9 @@ def test_the_onnx_reader_agrees_with_protobuf_on_a_real_file() -> None:
     path = onnx_models.small().path
     model = onnx.load(path)
     found = describe(path)
-    assert [(t.name, t.shape, t.bytes) for t in found.tensors] == [(t.name, tuple(t.dims), len(t.raw_data)) for t in model.graph.initializer]
+    assert [(t.name, t.shape, t.bytes) for t in found.tensors] == [
+        (t.name, tuple(t.dims), len(t.raw_data)) for t in model.graph.initializer
+    ]
     assert sum(found.metadata["onnx.operators"].values()) == len(model.graph.node)
     assert found.provenance["recipe"]["größe"] == 2.0
     assert list(found.metadata["onnx.outputs"]) == [value.name for value in model.graph.output]
@@ -139,7 +170,15 @@ def test_the_onnx_reader_agrees_with_protobuf_on_a_real_file() -> None:
 
 def test_safetensors_of_any_dtype(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    save_file({"a": torch.zeros(2, 3).to(torch.float8_e4m3fn), "b": torch.zeros(0, 4), "c": torch.zeros((), dtype=torch.bool)}, path, {"who": "me"})
+    save_file(
+        {
+            "a": torch.zeros(2, 3).to(torch.float8_e4m3fn),
+            "b": torch.zeros(0, 4),
+            "c": torch.zeros((), dtype=torch.bool),
+        },
+        path,
+        {"who": "me"},
+    )
     found = describe(path)
     assert found.metadata == {"who": "me"}
     assert by_name(found) == {
@@ -154,8 +193,12 @@ def sharded(directory: Path) -> Path:
     directory.mkdir()
     save_file({"a": torch.zeros(2), "spare": torch.zeros(9)}, directory / "one.safetensors", {"format": "pt"})
     save_file({"b": torch.zeros(3)}, directory / "two.safetensors")
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"b": "two.safetensors", "a": "one.safetensors"}}))
-    (directory / "config.json").write_text(json.dumps({"model_type": "t5", "quantization_config": {"bits": 4}}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"b": "two.safetensors", "a": "one.safetensors"}})
+    )
+    (directory / "config.json").write_text(
+        json.dumps({"model_type": "t5", "quantization_config": {"bits": 4}})
+    )
     return directory
 
 
@@ -163,7 +206,11 @@ def test_a_sharded_model(tmp_path: Path) -> None:
     found = describe(sharded(tmp_path / "m"))
     assert found.kind == "Hugging Face model"
     assert [tensor.name for tensor in found.tensors] == ["a", "b"]
-    assert found.metadata == {"model_type": "t5", "quantization_config": {"bits": 4}, "safetensors.format": "pt"}
+    assert found.metadata == {
+        "model_type": "t5",
+        "quantization_config": {"bits": 4},
+        "safetensors.format": "pt",
+    }
 
 
 def test_the_real_model(minilm_directory: Path) -> None:
@@ -187,26 +234,82 @@ def nested(depth: int) -> str:
 
 WRONG: dict[str, tuple[dict[str, bytes | str], str, str]] = {
     "missing": ({}, "none.gguf", "none.gguf: no such file or directory"),
-    "text as gguf": ({"x.gguf": "just text"}, "x.gguf", "x.gguf: begins with b'just', expected b'GGUF': it is no GGUF file"),
-    "text as onnx": ({"x.onnx": "just a text that is long enough"}, "x.onnx", "x.onnx: not an ONNX model, or not all of one"),
-    "text as safetensors": ({"x.safetensors": "just a text"}, "x.safetensors", "x.safetensors: not whole and well-formed safetensors"),
+    "text as gguf": (
+        {"x.gguf": "just text"},
+        "x.gguf",
+        "x.gguf: begins with b'just', expected b'GGUF': it is no GGUF file",
+    ),
+    "text as onnx": (
+        {"x.onnx": "just a text that is long enough"},
+        "x.onnx",
+        "x.onnx: not an ONNX model, or not all of one",
+    ),
+    "text as safetensors": (
+        {"x.safetensors": "just a text"},
+        "x.safetensors",
+        "x.safetensors: not whole and well-formed safetensors",
+    ),
     "empty gguf": ({"x.gguf": ""}, "x.gguf", "x.gguf: the file is empty, expected a GGUF file"),
     "empty onnx": ({"x.onnx": ""}, "x.onnx", "x.onnx: the file is empty, expected an ONNX model"),
     "empty safetensors": ({"x.safetensors": ""}, "x.safetensors", "x.safetensors: not whole and well-formed"),
     "pickle": ({"x.pt": "PK"}, "x.pt", "x.pt: x.pt is a pickle, which can run any program"),
-    "another ending": ({"x.txt": "hello"}, "x.txt", "x.txt: found the ending '.txt', expected a .gguf, .onnx or .safetensors file, a packed"),
+    "another ending": (
+        {"x.txt": "hello"},
+        "x.txt",
+        "x.txt: found the ending '.txt', expected a .gguf, .onnx or .safetensors file, a packed",
+    ),
     "no ending": ({"x": "hello"}, "x", "x: found no ending, expected"),
     "empty directory": ({"d/readme": ""}, "d", "d: found no weights in it, expected a .gguf"),
-    "pickles only": ({"d/config.json": "{}", "d/pytorch_model.bin": "PK"}, "d", "d: pytorch_model.bin is a pickle"),
-    "what run leaves": ({"d/gguf/model.gguf": "", "d/packed/packed.json": ""}, "d", "d: found no model right in it; name one of these: "),
-    "shards without index": ({"d/a.safetensors": "", "d/b.safetensors": ""}, "d", "d: found 2 safetensors files and no model.safetensors.index.json"),
-    "no weight map": ({"d/model.safetensors.index.json": "{}"}, "d", "index.json: weight_map is None, expected an object"),
-    "shard elsewhere": ({"d/model.safetensors.index.json": '{"weight_map": {"a": "../x"}}'}, "d", "index.json: weight_map is {'a': '../x'}, expected"),
-    "missing shard": ({"d/model.safetensors.index.json": '{"weight_map": {"a": "x"}}'}, "d", "tensor a is said to be in x, but that shard is missing"),
-    "packed of nothing": ({"d/packed.json": "{}"}, "d", "packed.json: format is None, expected 'epmq-packed-1'"),
-    "packed without grids": ({"d/packed.json": '{"format": "epmq-packed-1"}'}, "d", "packed.json: grids is None, expected an object"),
-    "adapter of no JSON": ({"d/adapter_config.json": "{", "d/adapter_model.safetensors": "LORA"}, "d", "adapter_config.json: not readable as JSON"),
-    "deep config": ({"d/config.json": nested(400), "d/model.safetensors": "EMPTY"}, "d", "d: its metadata are nested deeper than 40 levels"),
+    "pickles only": (
+        {"d/config.json": "{}", "d/pytorch_model.bin": "PK"},
+        "d",
+        "d: pytorch_model.bin is a pickle",
+    ),
+    "what run leaves": (
+        {"d/gguf/model.gguf": "", "d/packed/packed.json": ""},
+        "d",
+        "d: found no model right in it; name one of these: ",
+    ),
+    "shards without index": (
+        {"d/a.safetensors": "", "d/b.safetensors": ""},
+        "d",
+        "d: found 2 safetensors files and no model.safetensors.index.json",
+    ),
+    "no weight map": (
+        {"d/model.safetensors.index.json": "{}"},
+        "d",
+        "index.json: weight_map is None, expected an object",
+    ),
+    "shard elsewhere": (
+        {"d/model.safetensors.index.json": '{"weight_map": {"a": "../x"}}'},
+        "d",
+        "index.json: weight_map is {'a': '../x'}, expected",
+    ),
+    "missing shard": (
+        {"d/model.safetensors.index.json": '{"weight_map": {"a": "x"}}'},
+        "d",
+        "tensor a is said to be in x, but that shard is missing",
+    ),
+    "packed of nothing": (
+        {"d/packed.json": "{}"},
+        "d",
+        "packed.json: format is None, expected 'epmq-packed-1'",
+    ),
+    "packed without grids": (
+        {"d/packed.json": '{"format": "epmq-packed-1"}'},
+        "d",
+        "packed.json: grids is None, expected an object",
+    ),
+    "adapter of no JSON": (
+        {"d/adapter_config.json": "{", "d/adapter_model.safetensors": "LORA"},
+        "d",
+        "adapter_config.json: not readable as JSON",
+    ),
+    "deep config": (
+        {"d/config.json": nested(400), "d/model.safetensors": "EMPTY"},
+        "d",
+        "d: its metadata are nested deeper than 40 levels",
+    ),
 }
 
 
@@ -229,7 +332,9 @@ def test_what_is_no_model_is_one_sentence(case: str, tmp_path: Path) -> None:
 def test_a_shard_that_lacks_a_tensor(tmp_path: Path) -> None:
     directory = sharded(tmp_path / "m")
     save_file({"c": torch.zeros(3)}, directory / "two.safetensors")
-    with pytest.raises(InputError, match=r"tensor b is said to be in two\.safetensors, but that shard has no such tensor"):
+    with pytest.raises(
+        InputError, match=r"tensor b is said to be in two\.safetensors, but that shard has no such tensor"
+    ):
         describe(directory)
 
 
@@ -248,10 +353,14 @@ def onnx_bytes() -> bytes:
 
 
 @given(data=st.data())
-def test_no_byte_of_an_onnx_does_more_than_an_input_error(data: st.DataObject, onnx_bytes: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_no_byte_of_an_onnx_does_more_than_an_input_error(
+    data: st.DataObject, onnx_bytes: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.getbasetemp() / "forged.onnx"
     content = bytearray(onnx_bytes[: data.draw(st.integers(1, len(onnx_bytes)), "length")])
-    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=3), "changes"):
+    for at, byte in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=3), "changes"
+    ):
         content[at] = byte
     path.write_bytes(content)
     try:
@@ -285,9 +394,15 @@ def test_graphs_nested_deeper_than_python_may_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
-    [("location", None, "lies in another file, but of that it tells"), ("length", "-4", "expected location and length"), ("dims", -1, "expected none below 0")],
+    [
+        ("location", None, "lies in another file, but of that it tells"),
+        ("length", "-4", "expected location and length"),
+        ("dims", -1, "expected none below 0"),
+    ],
 )
-def test_a_forged_tensor_of_an_onnx(field: str, value: str | int | None, sentence: str, onnx_bytes: bytes, tmp_path: Path) -> None:
+def test_a_forged_tensor_of_an_onnx(
+    field: str, value: str | int | None, sentence: str, onnx_bytes: bytes, tmp_path: Path
+) -> None:
     model = onnx.load_from_string(onnx_bytes)
     weight = model.graph.initializer[0]
     if isinstance(value, int):
@@ -308,7 +423,13 @@ def tensors(*names: str, type: str = "F32") -> list[TensorDescription]:
 
 
 def test_layers_share_a_row() -> None:
-    listed = rows([*tensors("e.weight", *(f"blk.{i}.q" for i in range(5))), *tensors("blk.7.q", "blk.8.q"), *tensors("blk.5.q", type="F16")])
+    listed = rows(
+        [
+            *tensors("e.weight", *(f"blk.{i}.q" for i in range(5))),
+            *tensors("blk.7.q", "blk.8.q"),
+            *tensors("blk.5.q", type="F16"),
+        ]
+    )
     assert [(row.tensor.name, row.tensor.type, row.count) for row in listed] == [
         ("e.weight", "F32", 1),
         ("blk.{0-4,7-8}.q", "F32", 7),
@@ -316,11 +437,16 @@ def test_layers_share_a_row() -> None:
     ]
     grid = rows(tensors(*(f"l.{i}.e.{j}.w" for i in range(2) for j in range(3))))
     assert [(row.tensor.name, row.count) for row in grid] == [("l.{0-1}.e.{0-2}.w", 6)]
-    assert [row.tensor.name for row in rows(tensors("l.0.e.0.w", "l.1.e.1.w"))] == ["l.0.e.0.w", "l.1.e.1.w"]  # {0-1} twice would be four
+    assert [row.tensor.name for row in rows(tensors("l.0.e.0.w", "l.1.e.1.w"))] == [
+        "l.0.e.0.w",
+        "l.1.e.1.w",
+    ]  # {0-1} twice would be four
     assert [row.tensor.name for row in rows(tensors("fc1.w", "fc2.w"))] == ["fc1.w", "fc2.w"]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from("qk")), unique=True, max_size=20))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from("qk")), unique=True, max_size=20)
+)
 def test_rows_lose_no_tensor(parts: list[tuple[int, int, str]]) -> None:
     listed: list[Row] = rows(tensors(*(f"a.{i}.{kind}.{j}" for i, j, kind in parts)))
     assert sum(row.count for row in listed) == len(parts)
@@ -339,7 +465,10 @@ def test_long_values_are_short_for_people() -> None:
 def test_the_origin_is_told_in_lines() -> None:
     assert origin([{"path": "base/x", "sha256": "0123456789abcdef"}]) == "0123456789ab…  base/x"
     assert origin({"torch": "2.13", "numpy": "2"}) == "torch 2.13, numpy 2"
-    assert origin({"merge_method": "ties", "tasks": {"a": {"labels": ["x", "y"]}}}) == "merge_method: ties\ntasks:\n  a:\n    labels:\n    - x\n    - y"
+    assert (
+        origin({"merge_method": "ties", "tasks": {"a": {"labels": ["x", "y"]}}})
+        == "merge_method: ties\ntasks:\n  a:\n    labels:\n    - x\n    - y"
+    )
     assert origin("text") == "text"
 
 

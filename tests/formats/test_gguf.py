@@ -45,24 +45,37 @@ def written(tmp_path_factory: pytest.TempPathFactory, small: tuple[Packed, Famil
 
 def same(one: PackedTensor | torch.Tensor, other: PackedTensor | torch.Tensor) -> bool:
     if isinstance(one, PackedTensor) and isinstance(other, PackedTensor):
-        pairs = [(one.codes, other.codes), *((numbers, other.stored[part]) for part, numbers in one.stored.items())]
-        return one.grid.file_type == other.grid.file_type and all(torch.equal(mine.view(torch.uint8), theirs.view(torch.uint8)) for mine, theirs in pairs)
+        pairs = [
+            (one.codes, other.codes),
+            *((numbers, other.stored[part]) for part, numbers in one.stored.items()),
+        ]
+        return one.grid.file_type == other.grid.file_type and all(
+            torch.equal(mine.view(torch.uint8), theirs.view(torch.uint8)) for mine, theirs in pairs
+        )
     assert isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def changed(path: Path, packed: Packed, family: Family) -> list[str]:
-    return [stored.name for stored in Gguf().tensors(path, family) if not same(packed.tensor(stored.name), stored.value)]
+    return [
+        stored.name
+        for stored in Gguf().tensors(path, family)
+        if not same(packed.tensor(stored.name), stored.value)
+    ]
 
 
 @pytest.mark.parametrize("name", GRIDS)
 @settings(max_examples=25, deadline=None)
 @given(out=st.integers(1, 5), groups=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
-def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(name: str, out: int, groups: int, seed: int) -> None:
+def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(
+    name: str, out: int, groups: int, seed: int
+) -> None:
     tensor = random_point(GRIDS[name], out, groups, seed)
     raw = encode(tensor)
     kind = gguf.GGMLQuantizationType[GRIDS[name].file_type]
-    assert (tensor.grid.group, raw.shape[1]) == gguf.GGML_QUANT_SIZES[kind] and raw.shape[1] * 8 == tensor.grid.bits_per_weight * tensor.grid.group
+    assert (tensor.grid.group, raw.shape[1]) == gguf.GGML_QUANT_SIZES[kind] and raw.shape[
+        1
+    ] * 8 == tensor.grid.bits_per_weight * tensor.grid.group
     raw = raw.reshape(-1)
     assert same(tensor, decode(Path("x"), TensorInfo("x", kind, tuple(tensor.codes.shape), 0, raw.size), raw))
     theirs = gguf.quants.dequantize(raw, kind).reshape(out, -1)
@@ -92,12 +105,18 @@ def test_the_file_holds_every_tensor_bit_for_bit(written: Path, small: tuple[Pac
     assert {type(tensor.value) for tensor in stored} == {PackedTensor, torch.Tensor}
 
 
-def test_bytes_among_the_keys_are_an_array_of_uint8(small: tuple[Packed, Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_among_the_keys_are_an_array_of_uint8(
+    small: tuple[Packed, Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packed, family = small
     spec = family.gguf()
-    monkeypatch.setattr(type(family), "gguf", lambda self: replace(spec, metadata={**spec.metadata, "a.table": b"\0\x7f\xff"}))
+    monkeypatch.setattr(
+        type(family), "gguf", lambda self: replace(spec, metadata={**spec.metadata, "a.table": b"\0\x7f\xff"})
+    )
     path = Gguf().write(packed, family, tmp_path)
-    assert GgufFile.open(path).metadata["a.table"] == Value(gguf.GGUFValueType.ARRAY, [0, 127, 255], gguf.GGUFValueType.UINT8)
+    assert GgufFile.open(path).metadata["a.table"] == Value(
+        gguf.GGUFValueType.ARRAY, [0, 127, 255], gguf.GGUFValueType.UINT8
+    )
     assert Gguf().differences(path, packed, family) == []
 
 
@@ -106,7 +125,10 @@ def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
     reader = gguf.GGUFReader(written)
     names = {there: here for here, there in family.gguf().names.items()}
     for tensor in reader.tensors:
-        assert np.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type), packed.load(names[tensor.name]).float().numpy())
+        assert np.array_equal(
+            gguf.quants.dequantize(tensor.data, tensor.tensor_type),
+            packed.load(names[tensor.name]).float().numpy(),
+        )
     fields = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert fields["general.architecture"] == "bert"
     assert fields["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_0
@@ -123,14 +145,18 @@ def test_where_it_came_from_stands_in_the_file(written: Path) -> None:
     assert found["epmq.version"].value == "0.1"
 
 
-def test_one_packed_checkpoint_gives_the_same_bytes(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+def test_one_packed_checkpoint_gives_the_same_bytes(
+    written: Path, small: tuple[Packed, Family], tmp_path: Path
+) -> None:
     packed, _ = small
     again = Gguf().write(Packed(packed.directory), open_family(packed.directory), tmp_path)
     assert again.read_bytes() == written.read_bytes()
     assert Gguf().differences(written, packed, small[1]) == []
 
 
-@pytest.mark.parametrize(("grid", "expected"), [("Q8_0", gguf.LlamaFileType.MOSTLY_Q8_0), (None, gguf.LlamaFileType.ALL_F32)])
+@pytest.mark.parametrize(
+    ("grid", "expected"), [("Q8_0", gguf.LlamaFileType.MOSTLY_Q8_0), (None, gguf.LlamaFileType.ALL_F32)]
+)
 def test_the_file_type_is_that_of_most_matrices(grid: str | None, expected: int, tmp_path: Path) -> None:
     packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model"), grid=grid)
     path = Gguf().write(packed, family, tmp_path)
@@ -139,7 +165,9 @@ def test_the_file_type_is_that_of_most_matrices(grid: str | None, expected: int,
     assert Gguf().differences(path, packed, family) == []
 
 
-def test_a_flipped_nibble_and_a_flipped_scale_show(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+def test_a_flipped_nibble_and_a_flipped_scale_show(
+    written: Path, small: tuple[Packed, Family], tmp_path: Path
+) -> None:
     start = tensor_at(written, "blk.0.attn_q.weight")
     content = written.read_bytes()
     for at in (start, start + 1, start + 5):  # the scale's two bytes, and two codes
@@ -152,34 +180,55 @@ def test_a_flipped_nibble_and_a_flipped_scale_show(written: Path, small: tuple[P
     ("key", "new", "sentence"),
     [
         ("bert.pooling_type", struct.pack("<I", 2), "key bert.pooling_type: found 2, expected 1"),
-        ("bert.attention.head_count", struct.pack("<I", 8), "key bert.attention.head_count: found 8, expected 4"),
+        (
+            "bert.attention.head_count",
+            struct.pack("<I", 8),
+            "key bert.attention.head_count: found 8, expected 4",
+        ),
         ("bert.attention.causal", b"\1", "key bert.attention.causal: found True, expected False"),
-        ("tokenizer.ggml.add_sep_token", b"\0", "key tokenizer.ggml.add_sep_token: found False, expected True"),
+        (
+            "tokenizer.ggml.add_sep_token",
+            b"\0",
+            "key tokenizer.ggml.add_sep_token: found False, expected True",
+        ),
     ],
 )
-def test_a_changed_key_is_named(key: str, new: bytes, sentence: str, written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+def test_a_changed_key_is_named(
+    key: str, new: bytes, sentence: str, written: Path, small: tuple[Packed, Family], tmp_path: Path
+) -> None:
     path = edited(written, tmp_path / "model.gguf", value_at(written, key), new)
     assert Gguf().differences(path, *small) == [sentence]
 
 
 def test_a_changed_token_is_named(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
     path = edited(written, tmp_path / "model.gguf", token_at(written, "▁weather") + 3, b"l")
-    assert Gguf().differences(path, *small) == ["key tokenizer.ggml.tokens[6]: found '▁leather', expected '▁weather'"]
+    assert Gguf().differences(path, *small) == [
+        "key tokenizer.ggml.tokens[6]: found '▁leather', expected '▁weather'"
+    ]
 
 
-def test_a_renamed_key_is_one_missing_and_one_more(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+def test_a_renamed_key_is_one_missing_and_one_more(
+    written: Path, small: tuple[Packed, Family], tmp_path: Path
+) -> None:
     key = b"bert.pooling_type"
     path = edited(written, tmp_path / "model.gguf", written.read_bytes().index(key), key.upper())
-    assert Gguf().differences(path, *small) == ["key bert.pooling_type is missing: expected 1", "key BERT.POOLING_TYPE is not expected: found 1"]
+    assert Gguf().differences(path, *small) == [
+        "key bert.pooling_type is missing: expected 1",
+        "key BERT.POOLING_TYPE is not expected: found 1",
+    ]
 
 
-def test_a_changed_type_of_a_key_is_named(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+def test_a_changed_type_of_a_key_is_named(
+    written: Path, small: tuple[Packed, Family], tmp_path: Path
+) -> None:
     at = value_at(written, "bert.pooling_type") - 4
     path = edited(written, tmp_path / "model.gguf", at, struct.pack("<I", gguf.GGUFValueType.INT32))
     assert Gguf().differences(path, *small) == ["key bert.pooling_type: found type INT32, expected UINT32"]
 
 
-def test_a_renamed_tensor_is_named_and_still_yielded(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
+def test_a_renamed_tensor_is_named_and_still_yielded(
+    written: Path, small: tuple[Packed, Family], tmp_path: Path
+) -> None:
     name = b"blk.1.ffn_up.weight"
     path = edited(written, tmp_path / "model.gguf", written.read_bytes().index(name), b"blk.7")
     assert Gguf().differences(path, *small) == [
@@ -192,7 +241,9 @@ def test_a_renamed_tensor_is_named_and_still_yielded(written: Path, small: tuple
 
 def test_the_twin_is_the_file_in_f32(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
     packed, family = small
-    bent = edited(written, tmp_path / "bent.gguf", value_at(written, "bert.pooling_type"), struct.pack("<I", 2))
+    bent = edited(
+        written, tmp_path / "bent.gguf", value_at(written, "bert.pooling_type"), struct.pack("<I", 2)
+    )
     twin = Gguf().exact(bent, tmp_path)
     assert GgufFile.open(twin).metadata == GgufFile.open(bent).metadata
     assert {tensor.type.name for tensor in GgufFile.open(twin).tensors.values()} == {"F32"}
@@ -208,7 +259,9 @@ def test_a_tensor_that_is_missing_is_named_and_nothing_is_left(tmp_path: Path) -
     (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(InputError, match=r"packed: tensor encoder\.layer\.2\.attention\.output\.LayerNorm\.bias is missing"):
+    with pytest.raises(
+        InputError, match=r"packed: tensor encoder\.layer\.2\.attention\.output\.LayerNorm\.bias is missing"
+    ):
         Gguf().write(packed, open_family(source), out)
     assert list(out.iterdir()) == []
 

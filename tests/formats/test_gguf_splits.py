@@ -31,7 +31,9 @@ Model = tuple[Packed, Family, Path]
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Model:
     place = tmp_path_factory.mktemp("split")
-    packed, family = small_packed(place / "packed", small_bert(place / "model"), index={"recipe": {"export": {"split_size": "25K"}}})
+    packed, family = small_packed(
+        place / "packed", small_bert(place / "model"), index={"recipe": {"export": {"split_size": "25K"}}}
+    )
     return packed, family, Gguf().write(packed, family, place)
 
 
@@ -51,8 +53,14 @@ def copy(split: Model, tmp_path: Path) -> Path:
 
 def test_it_lies_in_three_files_that_llama_cpp_finds(split: Model, whole: Path) -> None:
     packed, family, path = split
-    assert [each.name for each in split_paths(path)] == NAMES == [each.name for each in Gguf().contents(path, family)]
-    assert sorted(each.name for each in path.parent.glob("*.gguf")) == NAMES and Gguf().find(path.parent) == path
+    assert (
+        [each.name for each in split_paths(path)]
+        == NAMES
+        == [each.name for each in Gguf().contents(path, family)]
+    )
+    assert (
+        sorted(each.name for each in path.parent.glob("*.gguf")) == NAMES and Gguf().find(path.parent) == path
+    )
     texts = ["the weather is good!", "café"]
     assert np.array_equal(LlamaCpp().outputs(path, texts), LlamaCpp().outputs(whole, texts))
     assert LlamaCpp().tokens(path, texts) == LlamaCpp().tokens(whole, texts)
@@ -60,15 +68,23 @@ def test_it_lies_in_three_files_that_llama_cpp_finds(split: Model, whole: Path) 
     assert found.broken == []
     (entry,) = found.files
     assert [Path(other["path"]).name for other in entry["others"]] == NAMES[1:]
-    assert entry["checks"]["codes"]["equal"] and entry["checks"]["codes"]["decoded_by_runtime"] and entry["checks"]["metadata"]["equal"]
-    assert entry["checks"]["graph"]["passed"] and entry["notes"]["bytes"] == sum(each.stat().st_size for each in split_paths(path))
+    assert (
+        entry["checks"]["codes"]["equal"]
+        and entry["checks"]["codes"]["decoded_by_runtime"]
+        and entry["checks"]["metadata"]["equal"]
+    )
+    assert entry["checks"]["graph"]["passed"] and entry["notes"]["bytes"] == sum(
+        each.stat().st_size for each in split_paths(path)
+    )
 
 
 def test_the_metadata_stand_in_the_first_alone_as_gguf_py_has_them(split: Model, whole: Path) -> None:
     count = len(GgufFile.open(whole).tensors)
     for number, path in enumerate(split_paths(split[2])):
         fields = gguf.GGUFReader(path).fields
-        assert {key: (fields[key].contents(), fields[key].types) for key in fields if key.startswith("split.")} == {
+        assert {
+            key: (fields[key].contents(), fields[key].types) for key in fields if key.startswith("split.")
+        } == {
             "split.no": (number, [gguf.GGUFValueType.UINT16]),
             "split.count": (3, [gguf.GGUFValueType.UINT16]),
             "split.tensors.count": (count, [gguf.GGUFValueType.INT32]),
@@ -81,18 +97,33 @@ def test_the_metadata_stand_in_the_first_alone_as_gguf_py_has_them(split: Model,
 def test_no_file_takes_more_than_is_asked_for_and_sizes_are_told_before(split: Model) -> None:
     packed, family, path = split
     sums = [sum(info.size for info in GgufFile.open(each).tensors.values()) for each in split_paths(path)]
-    assert max(sums) <= 25_000 < sums[0] + GgufFile.open(split_paths(path)[1]).tensors[next(iter(GgufFile.open(split_paths(path)[1]).tensors))].size
-    planned = {name: PlannedTensor(packed.shape(name), packed.grids.get(name) or packed.load(name).dtype) for name in packed.names()}
+    assert (
+        max(sums)
+        <= 25_000
+        < sums[0]
+        + GgufFile.open(split_paths(path)[1])
+        .tensors[next(iter(GgufFile.open(split_paths(path)[1]).tensors))]
+        .size
+    )
+    planned = {
+        name: PlannedTensor(packed.shape(name), packed.grids.get(name) or packed.load(name).dtype)
+        for name in packed.names()
+    }
     sizes = Gguf().sizes(planned, family, packed.index)
     assert [*sizes] == NAMES
     for each in split_paths(path):
         assert sum(sizes[each.name].values()) == pytest.approx(each.stat().st_size, abs=300)
-    assert parted("model.gguf", {"a": 5, "b": 1, "c": 1}, 2) == {"model-00001-of-00002.gguf": ["a"], "model-00002-of-00002.gguf": ["b", "c"]}
+    assert parted("model.gguf", {"a": 5, "b": 1, "c": 1}, 2) == {
+        "model-00001-of-00002.gguf": ["a"],
+        "model-00002-of-00002.gguf": ["b", "c"],
+    }
     assert parted("model.gguf", {"a": 5}, 2) == {"model.gguf": ["a"]}
 
 
 def test_described_by_its_first_file(split: Model, whole: Path) -> None:
-    assert [(each.name, each.bytes) for each in describe(split[2]).tensors] == [(each.name, each.bytes) for each in describe(whole).tensors]
+    assert [(each.name, each.bytes) for each in describe(split[2]).tensors] == [
+        (each.name, each.bytes) for each in describe(whole).tensors
+    ]
     with pytest.raises(InputError, match="is file 2 of a model in 3, expected the first of them"):
         describe(split_paths(split[2])[1])
 
@@ -151,7 +182,13 @@ def no_key(path: Path) -> None:
     [
         (number("split.no", 1, 0), "is file 2 of a model in 3, expected the first of them"),
         (number("split.no", 2, 1), "has split.no 2, split.count 3, split.tensors.count"),
-        (number("split.count", 2, 0), "says that it is the first of 2 files of a model, expected a name that ends in -00001-of-00002.gguf"),
+        (
+            number("split.count", 2, 0),
+            (
+                "says that it is the first of 2 files of a model, expected a name that ends in "
+                "-00001-of-00002.gguf"
+            ),
+        ),
         (number("split.count", 65535, 0), "expected a name that ends in -00001-of-65535.gguf"),
         (number("split.tensors.count", 3, 0), "expected 1, 3 and 3 as model-00001-of-00003.gguf says"),
         (number("split.tensors.count", -1, 0), "key split.tensors.count is -1 (INT32), expected a number"),
@@ -162,9 +199,15 @@ def no_key(path: Path) -> None:
         (no_key, "key split.count is missing, expected a number as UINT16"),
     ],
 )
-def test_files_that_do_not_belong_together(copy: Path, split: Model, forge: Callable[[Path], None], sentence: str) -> None:
+def test_files_that_do_not_belong_together(
+    copy: Path, split: Model, forge: Callable[[Path], None], sentence: str
+) -> None:
     forge(copy)
-    for read in (lambda: Gguf().differences(copy, *split[:2]), lambda: list(Gguf().tensors(copy, split[1])), lambda: describe(copy)):
+    for read in (
+        lambda: Gguf().differences(copy, *split[:2]),
+        lambda: list(Gguf().tensors(copy, split[1])),
+        lambda: describe(copy),
+    ):
         with pytest.raises(InputError) as raised:
             read()
         assert sentence in str(raised.value) and "\n" not in str(raised.value)
@@ -172,12 +215,18 @@ def test_files_that_do_not_belong_together(copy: Path, split: Model, forge: Call
 
 def test_a_model_too_many(copy: Path, whole: Path) -> None:
     shutil.copyfile(whole, copy.with_name("model.gguf"))
-    with pytest.raises(InputError, match=r"has model\.gguf and model-00001-of-00003\.gguf, expected one model"):
+    with pytest.raises(
+        InputError, match=r"has model\.gguf and model-00001-of-00003\.gguf, expected one model"
+    ):
         Gguf().find(copy.parent)
 
 
 def test_split_otherwise_than_the_recipe_says(copy: Path, whole: Path, split: Model, tmp_path: Path) -> None:
-    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model"), index={"recipe": {"export": {"split_size": "35K"}}})
+    packed, family = small_packed(
+        tmp_path / "packed",
+        small_bert(tmp_path / "model"),
+        index={"recipe": {"export": {"split_size": "35K"}}},
+    )
     found = Gguf().differences(copy, packed, family)
     assert "key split.count: found 3, expected 2" in found
     # A key of its own in another file than the first, which no runtime reads, is told too.
@@ -199,7 +248,10 @@ def test_a_size_that_is_none(asked: object, split: Model, tmp_path: Path) -> Non
     packed, family, _ = split
     packed.index["recipe"], before = {"export": {"split_size": asked}}, packed.index["recipe"]
     try:
-        with pytest.raises(InputError, match=r"export\.split_size of its recipe: found .*, expected a size such as 2G, 500M or 800K"):
+        with pytest.raises(
+            InputError,
+            match=r"export\.split_size of its recipe: found .*, expected a size such as 2G, 500M or 800K",
+        ):
             Gguf().write(packed, family, tmp_path)
     finally:
         packed.index["recipe"] = before

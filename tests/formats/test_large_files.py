@@ -1,4 +1,6 @@
-"""Files above 4 GiB, with holes: they take no room on disk, and no memory, since of a large tensor nothing is read."""
+"""Files above 4 GiB, with holes: they take no room on disk, and no memory, since of a large tensor nothing is
+read.
+"""
 
 import json
 import struct
@@ -48,10 +50,18 @@ def gguf_file(path: Path, offset: int = LARGE) -> Path:
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()
 
-    head = b"GGUF" + struct.pack("<IQQ", 3, 2, 1) + text("general.architecture") + struct.pack("<I", 8) + text("none")
+    head = (
+        b"GGUF"
+        + struct.pack("<IQQ", 3, 2, 1)
+        + text("general.architecture")
+        + struct.pack("<I", 8)
+        + text("none")
+    )
     for name, rows, start in (("large", LARGE // 4096, 0), ("behind", None, offset)):
         shape = (8,) if rows is None else (1024, rows)
-        head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, GGMLQuantizationType.F32, start)
+        head += text(name) + struct.pack(
+            f"<I{len(shape)}QIQ", len(shape), *shape, GGMLQuantizationType.F32, start
+        )
     data = -(-len(head) // 32) * 32
     return with_tail(path, head, data + LARGE)
 
@@ -82,7 +92,9 @@ def test_a_safetensors_tensor_past_4_gib(tmp_path: Path) -> None:
     path = with_tail(tmp_path / name, struct.pack("<Q", len(head)) + head, 8 + len(head) + LARGE)
     assert torch.equal(SafetensorsFile(path).load("behind"), torch.from_numpy(VALUES))
     assert [tensor.bytes for tensor in read_header(path).tensors] == [LARGE, VALUES.nbytes]
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(header, name)}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(header, name)})
+    )
     assert torch.equal(StoredWeights(tmp_path).load("behind"), torch.from_numpy(VALUES))
 
 
@@ -91,11 +103,18 @@ def test_the_weights_of_an_onnx_model_past_4_gib(tmp_path: Path) -> None:
     behind = TensorProto(name="behind", dims=[8], data_type=TensorProto.FLOAT)
     for tensor, start in ((large, 0), (behind, LARGE)):
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", "model.onnx_data"), ("offset", start), ("length", onnx_weights.size(tensor))):
+        for key, value in (
+            ("location", "model.onnx_data"),
+            ("offset", start),
+            ("length", onnx_weights.size(tensor)),
+        ):
             tensor.external_data.add(key=key, value=str(value))
     model = ModelProto()
     model.graph.initializer.extend([large, behind])
     with_tail(tmp_path / "model.onnx_data", b"", LARGE)
     onnx_external.check(tmp_path / "model.onnx", model)
     stored = model.graph.initializer[1]
-    assert onnx_weights.decode(stored, onnx_external.read(tmp_path / "model.onnx", stored)).tolist() == VALUES.tolist()
+    assert (
+        onnx_weights.decode(stored, onnx_external.read(tmp_path / "model.onnx", stored)).tolist()
+        == VALUES.tolist()
+    )

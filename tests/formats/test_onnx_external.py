@@ -46,7 +46,10 @@ def copy(large: Written, tmp_path: Path) -> Written:
 def test_the_model_is_small_and_its_weights_lie_beside_it(large: Written) -> None:
     beside = large.path.with_name("model_q4.onnx_data")
     assert large.path.stat().st_size < 200_000 < beside.stat().st_size
-    assert sorted(path.name for path in large.path.parent.iterdir()) == ["model_q4.onnx", "model_q4.onnx_data"]
+    assert sorted(path.name for path in large.path.parent.iterdir()) == [
+        "model_q4.onnx",
+        "model_q4.onnx_data",
+    ]
     model = onnx.load(large.path, load_external_data=False)
     end = 0
     for tensor in model.graph.initializer:
@@ -69,7 +72,10 @@ def test_other_readers_find_the_same_weights(large: Written) -> None:
 
 def test_it_computes_what_the_whole_file_computes(large: Written) -> None:
     for exact in (True, False):
-        assert np.array_equal(RUNTIME.outputs(large.path, TEXTS[:5], exact=exact), RUNTIME.outputs(small().path, TEXTS[:5], exact=exact))
+        assert np.array_equal(
+            RUNTIME.outputs(large.path, TEXTS[:5], exact=exact),
+            RUNTIME.outputs(small().path, TEXTS[:5], exact=exact),
+        )
     assert FORMAT.notes(large.path, large.family) == FORMAT.notes(small().path, small().family)
 
 
@@ -79,7 +85,11 @@ def test_verified_as_any_other(large: Written) -> None:
     assert found.broken == []
     (entry,) = found.files
     assert [other["path"] for other in entry["others"]] == [f"{large.path}_data"]
-    assert entry["checks"]["codes"]["equal"] and entry["checks"]["metadata"]["equal"] and entry["checks"]["graph"]["passed"]
+    assert (
+        entry["checks"]["codes"]["equal"]
+        and entry["checks"]["metadata"]["equal"]
+        and entry["checks"]["graph"]["passed"]
+    )
 
 
 def test_the_same_bytes_again(large: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +103,9 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
     tensors = [TensorProto(name=str(index), dims=[2**20], data_type=TensorProto.FLOAT) for index in range(16)]
     tracemalloc.start()
     try:
-        onnx_external.write(tmp_path / "m.onnx_data", "m.onnx_data", tensors, lambda tensor: bytes(onnx_weights.size(tensor)))
+        onnx_external.write(
+            tmp_path / "m.onnx_data", "m.onnx_data", tensors, lambda tensor: bytes(onnx_weights.size(tensor))
+        )
         assert tracemalloc.get_traced_memory()[1] < 3 * 2**22
     finally:
         tracemalloc.stop()
@@ -119,7 +131,10 @@ def test_half_of_it_is_nothing(fails: str, tmp_path: Path, monkeypatch: pytest.M
 def test_its_size_is_told_before(large: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats.onnx_qdq, "LIMIT", 100_000)
     checkpoint = large.packed
-    planned = {name: PlannedTensor(checkpoint.shape(name), checkpoint.grids.get(name) or checkpoint.load(name).dtype) for name in checkpoint.names()}
+    planned = {
+        name: PlannedTensor(checkpoint.shape(name), checkpoint.grids.get(name) or checkpoint.load(name).dtype)
+        for name in checkpoint.names()
+    }
     sizes = FORMAT.sizes(planned, large.family, checkpoint.index)
     assert list(sizes) == ["onnx/model_q4.onnx", "onnx/model_q4.onnx_data"]
     assert sum(sizes["onnx/model_q4.onnx_data"].values()) == Path(f"{large.path}_data").stat().st_size
@@ -138,7 +153,9 @@ def test_weights_of_nothing_are_told(tmp_path: Path) -> None:
     shutil.copytree(small().folder, tmp_path / "onnx")
     path = FORMAT.find(tmp_path / "onnx")
     path.with_name("model_q4.onnx_data").write_bytes(b"left over")
-    assert FORMAT.differences(path, small().packed, small().family) == ["model_q4.onnx_data holds nothing of model_q4.onnx, which has its weights in itself"]
+    assert FORMAT.differences(path, small().packed, small().family) == [
+        "model_q4.onnx_data holds nothing of model_q4.onnx, which has its weights in itself"
+    ]
 
 
 def entry(tensor: TensorProto, key: str) -> StringStringEntryProto:
@@ -193,11 +210,25 @@ def longer(tensor: TensorProto, path: Path) -> None:
         file.write(b"x")
 
 
-PLACES = ["/etc/passwd", "../../../../etc/passwd", "..", ".", "", "sub/model_q4.onnx_data", "./model_q4.onnx_data", "model_q4.onnx", "a\nb", "x" * 5000]
+PLACES = [
+    "/etc/passwd",
+    "../../../../etc/passwd",
+    "..",
+    ".",
+    "",
+    "sub/model_q4.onnx_data",
+    "./model_q4.onnx_data",
+    "model_q4.onnx",
+    "a\nb",
+    "x" * 5000,
+]
 HOSTILE: list[tuple[Callable[[TensorProto, Path], None], str]] = [
     *((partial(put, "location", place), "expected model_q4.onnx_data beside it") for place in PLACES),
     (to_link, "expected model_q4.onnx_data beside it"),
-    *((partial(put, "offset", text), "as the offset of its data, expected a number of bytes") for text in ("-1", "", "1e9", "9" * 30, "٣")),
+    *(
+        (partial(put, "offset", text), "as the offset of its data, expected a number of bytes")
+        for text in ("-1", "", "1e9", "9" * 30, "٣")
+    ),
     (partial(put, "offset", "1"), "begin at byte 1 of model_q4.onnx_data, expected"),
     (partial(put, "offset", str(2**59)), "begin at byte"),
     (shifted, "begin at byte"),
@@ -219,10 +250,17 @@ def test_hostile(copy: Written, forge: Callable[[TensorProto, Path], None], sent
     model: ModelProto = onnx.load(copy.path, load_external_data=False)
     forge(next(tensor for tensor in model.graph.initializer if tensor.name == f"{QUERY}.codes"), copy.path)
     copy.path.write_bytes(model.SerializeToString())
-    for read in (lambda: list(FORMAT.tensors(copy.path, copy.family)), lambda: FORMAT.differences(copy.path, copy.packed, copy.family)):
+    for read in (
+        lambda: list(FORMAT.tensors(copy.path, copy.family)),
+        lambda: FORMAT.differences(copy.path, copy.packed, copy.family),
+    ):
         with pytest.raises(InputError) as raised:
             read()
-        assert sentence in str(raised.value) and "\n" not in str(raised.value) and str(raised.value).startswith(f"{copy.path}: ")
+        assert (
+            sentence in str(raised.value)
+            and "\n" not in str(raised.value)
+            and str(raised.value).startswith(f"{copy.path}: ")
+        )
     assert check_metadata(copy.path, copy.packed, copy.family, FORMAT).broken
     assert check_codes(copy.path, copy.packed, copy.family, FORMAT, RUNTIME).broken
 
@@ -234,7 +272,12 @@ def test_the_runtime_tells_of_weights_that_are_gone(copy: Written) -> None:
 
 
 def test_a_tensor_without_data_stays_in_the_model(tmp_path: Path) -> None:
-    tensors = [TensorProto(name="none", dims=[0], data_type=TensorProto.FLOAT), TensorProto(name="one", dims=[1], data_type=TensorProto.FLOAT)]
-    onnx_external.write(tmp_path / "m.onnx_data", "m.onnx_data", tensors, lambda tensor: bytes(4 * tensor.dims[0]))
+    tensors = [
+        TensorProto(name="none", dims=[0], data_type=TensorProto.FLOAT),
+        TensorProto(name="one", dims=[1], data_type=TensorProto.FLOAT),
+    ]
+    onnx_external.write(
+        tmp_path / "m.onnx_data", "m.onnx_data", tensors, lambda tensor: bytes(4 * tensor.dims[0])
+    )
     assert [len(tensor.external_data) for tensor in tensors] == [0, 3]
     assert (tmp_path / "m.onnx_data").stat().st_size == onnx_external.taken([0, 4]) == 4

@@ -29,10 +29,17 @@ from tests.onnx_models import Written, encoder, minilm, pack, small, small_on
 
 FORMAT = OnnxQdq()
 QUERY = "encoder.layer.0.attention.self.query.weight"
-_TYPES: dict[int, type[np.generic]] = {TensorProto.INT4: np.int8, TensorProto.INT8: np.int8, TensorProto.FLOAT16: np.float16, TensorProto.FLOAT: np.float32}
+_TYPES: dict[int, type[np.generic]] = {
+    TensorProto.INT4: np.int8,
+    TensorProto.INT8: np.int8,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.FLOAT: np.float32,
+}
 
 
-@given(st.data(), st.sampled_from(list(_TYPES)), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7))
+@given(
+    st.data(), st.sampled_from(list(_TYPES)), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
+)
 def test_weights_survive_their_bytes(data: st.DataObject, kind: int, shape: tuple[int, ...]) -> None:
     elements = st.integers(-8, 7) if kind == TensorProto.INT4 else None
     value = data.draw(hnp.arrays(_TYPES[kind], shape, elements=elements))
@@ -69,14 +76,22 @@ def unequal(model: Written, path: Path) -> list[str]:
         if isinstance(expected, PackedTensor):
             assert isinstance(value, PackedTensor)
             same = value.grid == expected.grid and torch.equal(value.codes, expected.codes)
-            same = same and all(torch.equal(value.stored[part], numbers) for part, numbers in expected.stored.items())
+            same = same and all(
+                torch.equal(value.stored[part], numbers) for part, numbers in expected.stored.items()
+            )
         else:
-            same = isinstance(value, torch.Tensor) and value.dtype == expected.dtype and torch.equal(value, expected)
+            same = (
+                isinstance(value, torch.Tensor)
+                and value.dtype == expected.dtype
+                and torch.equal(value, expected)
+            )
         wrong += [] if same else [name]
     return wrong
 
 
-@pytest.mark.parametrize("build", [minilm, small, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")])
+@pytest.mark.parametrize(
+    "build", [minilm, small, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")]
+)
 def test_what_is_written_is_what_was_packed(build: Callable[[], Written]) -> None:
     model = build()
     assert unequal(model, model.path) == []
@@ -109,7 +124,13 @@ def test_equal_layers_stay_apart(tmp_path: Path) -> None:
 def test_layout_and_provenance() -> None:
     model = minilm()
     files = {str(path.relative_to(model.folder)) for path in model.folder.rglob("*") if path.is_file()}
-    assert {"config.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json", "onnx/model_q4.onnx"} <= files
+    assert {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "1_Pooling/config.json",
+        "onnx/model_q4.onnx",
+    } <= files
     assert not any("packed.json" in name or name.endswith((".safetensors", ".partial")) for name in files)
     proto = onnx.load(model.path)
     onnx.checker.check_model(proto, full_check=True)
@@ -119,7 +140,10 @@ def test_layout_and_provenance() -> None:
     assert json.loads(metadata["epmq.recipe"]) == {"merge_method": "ties", "größe": 2.0}
     assert json.loads(metadata["epmq.inputs"]) == [{"path": "base", "sha256": "0" * 64}]
     assert json.loads(metadata["epmq.method"]) == {"name": "rtn"}
-    names = {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in (*proto.graph.input, *proto.graph.output)}
+    names = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
     assert names == {
         **{name: ["batch", "sequence"] for name in ("input_ids", "attention_mask", "token_type_ids")},
         "last_hidden_state": ["batch", "sequence", 384],
@@ -136,11 +160,23 @@ def test_nothing_of_this_machine() -> None:
 def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: Path) -> None:
     model = small()
     code = (
-        "import sys; from pathlib import Path; from converters.bert import Bert; from epmq_export.packed import Packed; from formats.onnx_qdq import OnnxQdq\n"
-        "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), Path(sys.argv[2]))"
+        "import sys; from pathlib import Path; from converters.bert import Bert; from epmq_export.packed "
+        "import Packed; from formats.onnx_qdq import OnnxQdq\n"
+        "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), "
+        "Path(sys.argv[2]))"
     )
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(formats.onnx_qdq.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code, model.packed.directory, tmp_path], env=environment, capture_output=True, text=True, check=False)
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "7",
+        "PYTHONPATH": str(Path(formats.onnx_qdq.__file__).parents[1]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, model.packed.directory, tmp_path],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert FORMAT.find(tmp_path).read_bytes() == model.path.read_bytes()
 
@@ -191,7 +227,9 @@ def test_flipped_scale(copy: Written, bit: int) -> None:
     assert unequal(copy, copy.path) == [QUERY]
 
 
-@pytest.mark.parametrize("name", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.LayerNorm.bias"])
+@pytest.mark.parametrize(
+    "name", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.LayerNorm.bias"]
+)
 def test_flipped_plain_weight(copy: Written, name: str) -> None:
     with Change(copy.path) as model:
         flip(initializer(model, name), 10, 0)
@@ -256,15 +294,22 @@ def test_changed_companions(copy: Written) -> None:
 
 
 def test_other_checkpoint() -> None:
-    assert any("epmq.grids" in sentence for sentence in FORMAT.differences(small().path, small_on("Q8_0").packed, small().family))
+    assert any(
+        "epmq.grids" in sentence
+        for sentence in FORMAT.differences(small().path, small_on("Q8_0").packed, small().family)
+    )
 
 
 def test_tensor_that_the_model_does_not_know(tmp_path: Path) -> None:
     model = small()
     tensors = {name: model.packed.tensor(name) for name in model.packed.names()}
-    packed.write(tmp_path / "packed", {**tensors, "encoder.extra.weight": torch.zeros(3)}, {}, model.packed.directory)
+    packed.write(
+        tmp_path / "packed", {**tensors, "encoder.extra.weight": torch.zeros(3)}, {}, model.packed.directory
+    )
     (tmp_path / "onnx").mkdir()
-    with pytest.raises(InputError, match=r"packed: the exported model does not use tensor encoder\.extra\.weight"):
+    with pytest.raises(
+        InputError, match=r"packed: the exported model does not use tensor encoder\.extra\.weight"
+    ):
         FORMAT.write(Packed(tmp_path / "packed"), model.family, tmp_path / "onnx")
     assert not list((tmp_path / "onnx").iterdir())
 

@@ -9,9 +9,13 @@ from epmq_export.packed import PackedTensor
 
 
 def random_point(grid: Grid, out: int, groups: int, seed: int) -> PackedTensor:
-    """Any codes and any stored numbers: float16 of both signs, subnormal and zero ones too, and every integer."""
+    """Any codes and any stored numbers: float16 of both signs, subnormal and zero ones too, and every
+    integer.
+    """
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=generator).to(torch.int8)
+    codes = torch.randint(grid.lowest, grid.highest + 1, (out, groups * grid.group), generator=generator).to(
+        torch.int8
+    )
     stored = {}
     for name, part in grid.parts.items():
         shape = (out, groups * part.count)

@@ -44,27 +44,40 @@ def test_each_weight_goes_to_the_nearest_value_of_its_group(grid: Grid, seed: in
 @given(seed=seeds)
 def test_a_value_is_rounded_once_after_exact_products(grid: Grid, seed: int) -> None:
     point = random_point(grid, 4, 2, seed)
-    step, offset = (None if value is None else value.double().repeat_interleave(grid.subgroup, 1) for value in grid.steps(point.stored))
+    step, offset = (
+        None if value is None else value.double().repeat_interleave(grid.subgroup, 1)
+        for value in grid.steps(point.stored)
+    )
     assert step is not None
     exact = step * torch.tensor(grid.levels).double()[point.codes.int() - grid.lowest]
     values = point.dequantise()
-    assert values.dtype == torch.float32 and torch.equal(values, (exact if offset is None else exact + offset).float())
+    assert values.dtype == torch.float32 and torch.equal(
+        values, (exact if offset is None else exact + offset).float()
+    )
 
 
 @EACH
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds)
 def test_steps_that_are_stored_come_back(grid: Grid, seed: int) -> None:
-    """Where a subgroup has all of its group's number: without one, there is a finer number for the same group."""
+    """Where a subgroup has all of its group's number: without one, there is a finer number for the same
+    group.
+    """
     point = random_point(grid, 4, 2, seed)
     for name, part in grid.parts.items():
         if part.count > 1:
-            point.stored[name][:, :: part.count] = 0 if grid.lowest < 0 else 2**part.bits - 1  # a signed share is stored with a bias
+            point.stored[name][:, :: part.count] = (
+                0 if grid.lowest < 0 else 2**part.bits - 1
+            )  # a signed share is stored with a bias
     step, offset = grid.steps(point.stored)
     again = grid.round(step, offset)
-    assert {name: (value.dtype, value.shape) for name, value in again.items()} == {name: (value.dtype, value.shape) for name, value in point.stored.items()}
+    assert {name: (value.dtype, value.shape) for name, value in again.items()} == {
+        name: (value.dtype, value.shape) for name, value in point.stored.items()
+    }
     found, shifted = grid.steps(again)
-    assert torch.equal(found, step) and (offset is None or (shifted is not None and torch.equal(shifted, offset)))
+    assert torch.equal(found, step) and (
+        offset is None or (shifted is not None and torch.equal(shifted, offset))
+    )
 
 
 @EACH
@@ -78,7 +91,9 @@ def test_wished_steps_are_stored_as_near_as_the_grid_can(grid: Grid, seed: int, 
     shares = [2 ** (part.bits - (grid.lowest < 0)) - 1 for part in grid.parts.values() if part.count > 1]
     near = 0.6 / shares[0] if shares else 2**-7 if isinstance(grid, Zeroed) else 2**-11
     bound = near * wished.reshape(6, -1).amax(1).repeat_interleave(grid.group // grid.subgroup).reshape(3, -1)
-    assert bool(((step - wished).abs() <= bound).all()) and (offset is None or bool(((offset + 2 * wished).abs() <= 2 * bound).all()))
+    assert bool(((step - wished).abs() <= bound).all()) and (
+        offset is None or bool(((offset + 2 * wished).abs() <= 2 * bound).all())
+    )
 
 
 @EACH
@@ -110,7 +125,9 @@ def test_zero_groups_stay_zero(grid: Grid) -> None:
     weight[1, grid.group + 8] = 1.0
     codes, stored = grid.quantise(weight)
     values = grid.dequantise(codes, stored)
-    assert not values[0].any() and not values[1, : grid.group].any() and stored["scales"][0].tolist() == [0, 0]
+    assert (
+        not values[0].any() and not values[1, : grid.group].any() and stored["scales"][0].tolist() == [0, 0]
+    )
     assert torch.allclose(values, weight, atol=0.01)  # IQ4_NL has no level 0
 
 
@@ -122,18 +139,26 @@ def test_weights_below_the_smallest_scale_become_zero_and_stay_finite(grid: Grid
 
 @EACH
 def test_what_is_not_finite_or_beyond_float16_is_refused(grid: Grid) -> None:
-    with pytest.raises(CalibrationError, match=rf"a weight of .* is beyond the reach of a float16 {grid.name} scale"):
+    with pytest.raises(
+        CalibrationError, match=rf"a weight of .* is beyond the reach of a float16 {grid.name} scale"
+    ):
         grid.quantise(torch.full((1, grid.group), 1e10))
     for bad in (torch.nan, torch.inf, -torch.inf):
         weight = torch.ones(2, 2 * grid.group)
         weight[1, grid.group + 1] = bad
-        with pytest.raises(CalibrationError, match=f"a weight is not finite, so no {grid.name} scale fits it"):
+        with pytest.raises(
+            CalibrationError, match=f"a weight is not finite, so no {grid.name} scale fits it"
+        ):
             grid.quantise(weight)
 
 
 @EACH
 def test_what_fits(grid: Grid) -> None:
-    assert grid.fits((3, 2 * grid.group)) and not grid.fits((2 * grid.group, grid.group + 1)) and not grid.fits((grid.group,))
+    assert (
+        grid.fits((3, 2 * grid.group))
+        and not grid.fits((2 * grid.group, grid.group + 1))
+        and not grid.fits((grid.group,))
+    )
     assert not grid.fits((2, 2, grid.group)) and grid.group % grid.subgroup == 0
 
 

@@ -17,7 +17,9 @@ seeds = st.integers(0, 2**31)
 @EACH
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, magnitude=st.floats(1e-6, 1e5))
-def test_a_fitted_scale_is_no_worse_than_the_one_that_reaches_the_largest_weight(grid: Grid, seed: int, magnitude: float) -> None:
+def test_a_fitted_scale_is_no_worse_than_the_one_that_reaches_the_largest_weight(
+    grid: Grid, seed: int, magnitude: float
+) -> None:
     group = random_weights(seed, magnitude, width=grid.group)
     fitted = grid.fit(group)["scales"].float()
     extremes = group.gather(1, group.abs().argmax(1, keepdim=True))
@@ -31,7 +33,9 @@ def test_a_fitted_scale_is_no_worse_than_the_one_that_reaches_the_largest_weight
 
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds, scale=st.floats(2**-14, 1000), negative=st.booleans(), largest=st.integers(1, 8))
-def test_weights_that_are_on_q4_0_come_back_bit_for_bit(seed: int, scale: float, negative: bool, largest: int) -> None:
+def test_weights_that_are_on_q4_0_come_back_bit_for_bit(
+    seed: int, scale: float, negative: bool, largest: int
+) -> None:
     """Whatever the largest code of their group is."""
     on_grid(GRIDS["Q4_0"], seed, scale, negative, -largest, min(largest, 7))
 
@@ -39,7 +43,9 @@ def test_weights_that_are_on_q4_0_come_back_bit_for_bit(seed: int, scale: float,
 @EACH
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, scale=st.floats(2**-14, 1000), negative=st.booleans())
-def test_weights_that_are_on_the_grid_and_reach_its_end_come_back_bit_for_bit(grid: Grid, seed: int, scale: float, negative: bool) -> None:
+def test_weights_that_are_on_the_grid_and_reach_its_end_come_back_bit_for_bit(
+    grid: Grid, seed: int, scale: float, negative: bool
+) -> None:
     on_grid(grid, seed, scale, negative, grid.lowest, grid.highest)
 
 
@@ -82,6 +88,10 @@ def test_the_smallest_scale_there_is_and_the_largest(grid: Grid) -> None:
     if grid.even:
         assert torch.equal(grid.dequantise(*grid.quantise(weight)), weight)
     reach = -grid.levels[0] * 65504.0
-    assert torch.equal(grid.dequantise(*grid.quantise(torch.full((1, 32), -reach))), torch.full((1, 32), -reach))
-    with pytest.raises(CalibrationError, match=rf"a weight of .* is beyond the reach of a float16 {grid.name} scale"):
+    assert torch.equal(
+        grid.dequantise(*grid.quantise(torch.full((1, 32), -reach))), torch.full((1, 32), -reach)
+    )
+    with pytest.raises(
+        CalibrationError, match=rf"a weight of .* is beyond the reach of a float16 {grid.name} scale"
+    ):
         grid.quantise(torch.full((1, 32), reach * 1.01))

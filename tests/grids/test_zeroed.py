@@ -14,7 +14,9 @@ seeds = st.integers(0, 2**31)
 def same_bits(codes: torch.Tensor, stored: dict[str, torch.Tensor]) -> bool:
     """Whether Q4_1's d code + m and ONNX's (code - z) d are one float32."""
     assert isinstance(GRID, Zeroed)
-    zeros, scales = (part.repeat_interleave(32, 1) for part in (GRID.zeros(stored).int(), stored["scales"].float()))
+    zeros, scales = (
+        part.repeat_interleave(32, 1) for part in (GRID.zeros(stored).int(), stored["scales"].float())
+    )
     assert int(zeros.max()) <= 15
     ours = GRIDS["Q4_1"].dequantise(codes, stored)
     return torch.equal(((codes - zeros).float() * scales).view(torch.int32), ours.view(torch.int32))
@@ -40,7 +42,10 @@ def test_a_zero_point_pays(seed: int) -> None:
     """For weights to one side of 0 more than for those around it."""
     weight = random_weights(seed, 1.0, out=8, width=96)
     for shifted, share in ((weight + 0.2, 0.9), (weight, 1.05)):
-        errors = [float((GRIDS[name].dequantise(*GRIDS[name].quantise(shifted)) - shifted).square().sum()) for name in ("Q4_1Z", "Q4_0")]
+        errors = [
+            float((GRIDS[name].dequantise(*GRIDS[name].quantise(shifted)) - shifted).square().sum())
+            for name in ("Q4_1Z", "Q4_0")
+        ]
         assert errors[0] < share * errors[1]
 
 
@@ -50,12 +55,18 @@ def test_a_min_is_the_product_of_scale_and_zero_point_to_the_sign_of_zero(seed: 
     _, stored = GRID.quantise(random_weights(seed, 1.0, width=96).abs())
     assert isinstance(GRID, Zeroed)
     again = (0.0 - stored["scales"].float() * GRID.zeros(stored)).half()
-    assert torch.equal(again.view(torch.int16), stored["mins"].view(torch.int16)) and not GRID.zeros(stored).all()
+    assert (
+        torch.equal(again.view(torch.int16), stored["mins"].view(torch.int16))
+        and not GRID.zeros(stored).all()
+    )
 
 
 def test_a_negative_step_is_none() -> None:
     stored = GRID.round(torch.tensor([[-1.0, 0.25]]), torch.tensor([[2.0, -0.74]]))
-    assert {part: numbers.tolist() for part, numbers in stored.items()} == {"scales": [[0, 0.25]], "mins": [[0, -0.75]]}
+    assert {part: numbers.tolist() for part, numbers in stored.items()} == {
+        "scales": [[0, 0.25]],
+        "mins": [[0, -0.75]],
+    }
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,6 @@
-"""Truncated, forged and wrong ONNX files: one sentence that names the file, in the reader and in the runtime."""
+"""Truncated, forged and wrong ONNX files: one sentence that names the file, in the reader and in the
+runtime.
+"""
 
 import json
 import random
@@ -53,7 +55,9 @@ def test_truncated(copy: Written, share: float, capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("content", [b"GGUF\x03\0\0\0" + bytes(100), b'{"format": "pt"}', b"\xff" * 1000, b"<!DOCTYPE html>"])
+@pytest.mark.parametrize(
+    "content", [b"GGUF\x03\0\0\0" + bytes(100), b'{"format": "pt"}', b"\xff" * 1000, b"<!DOCTYPE html>"]
+)
 def test_something_else(copy: Written, content: bytes) -> None:
     copy.path.write_bytes(content)
     refused(copy)
@@ -100,12 +104,16 @@ def huge_dims(model: ModelProto) -> None:
 
 def double(model: ModelProto) -> None:
     tensor = stored(model, "encoder.layer.0.output.dense.bias")
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(float), tensor.name))
+    tensor.CopyFrom(
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(float), tensor.name)
+    )
 
 
 def float_codes(model: ModelProto) -> None:
     tensor = stored(model, f"{QUERY}.codes")
-    tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.FLOAT, [128, 128], bytes(4 * 128 * 128), raw=True))
+    tensor.CopyFrom(
+        helper.make_tensor(tensor.name, TensorProto.FLOAT, [128, 128], bytes(4 * 128 * 128), raw=True)
+    )
 
 
 def unknown_type(model: ModelProto) -> None:
@@ -147,17 +155,31 @@ CHANGES = [
     (double, "is of type DOUBLE"),
     (float_codes, "has codes in FLOAT"),
     (unknown_type, ""),
-    (elsewhere, "keeps its data in another file and tells {'location': '../../../etc/passwd'} of them, expected location, offset, length alone"),
+    (
+        elsewhere,
+        (
+            "keeps its data in another file and tells {'location': '../../../etc/passwd'} of them, expected "
+            "location, offset, length alone"
+        ),
+    ),
     (no_scales, ""),
     (no_grids, "no metadata key epmq.grids"),
-    *((forged_grids(text), "metadata key epmq.grids") for text in ("", "[]", "{", '{"a": 1}', '{"a": []}', '"Q4_0"', "9" * 5000, '{"other.weight": "Q4_0"}')),
+    *(
+        (forged_grids(text), "metadata key epmq.grids")
+        for text in ("", "[]", "{", '{"a": 1}', '{"a": []}', '"Q4_0"', "9" * 5000, '{"other.weight": "Q4_0"}')
+    ),
     (forged_grids(json.dumps({QUERY: "Q4_K"})), "expected a JSON object of tensors and Q4_0, Q8_0, Q4_1Z"),
-    (forged_grids(json.dumps({QUERY: "Q4_1Z"})), f"{QUERY}.zeros is missing, metadata key epmq.grids says that {QUERY} is on grid Q4_1Z"),
+    (
+        forged_grids(json.dumps({QUERY: "Q4_1Z"})),
+        f"{QUERY}.zeros is missing, metadata key epmq.grids says that {QUERY} is on grid Q4_1Z",
+    ),
     (forged_grids(json.dumps({QUERY: "Q8_0"})), f"{QUERY} has codes in INT4, expected INT8 on grid Q8_0"),
 ]
 
 
-@pytest.mark.parametrize(("forge", "sentence"), CHANGES, ids=lambda value: getattr(value, "__name__", "")[:20])
+@pytest.mark.parametrize(
+    ("forge", "sentence"), CHANGES, ids=lambda value: getattr(value, "__name__", "")[:20]
+)
 def test_forged(copy: Written, forge: Callable[[ModelProto], None], sentence: str) -> None:
     model = onnx.load(copy.path)
     forge(model)
@@ -201,4 +223,7 @@ def test_any_changed_byte_of_the_structure_is_seen(copy: Written, seed: int) -> 
             seen = True
         if not seen:  # a byte of a short weight, a bias say
             found = {stored.name: stored.value for stored in FORMAT.tensors(copy.path, copy.family)}
-            assert any(isinstance(value, Tensor) and not torch.equal(value, copy.packed.load(name)) for name, value in found.items())
+            assert any(
+                isinstance(value, Tensor) and not torch.equal(value, copy.packed.load(name))
+                for name, value in found.items()
+            )

@@ -22,7 +22,12 @@ from epmq_export.shards import WEIGHTS
 def good(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     grid = GRIDS["Q4_0"]
-    packed.write(tmp_path / "good", {"w": PackedTensor(grid, *grid.quantise(torch.randn(4, 64))), "b": torch.randn(4)}, {"family": "none"}, tmp_path)
+    packed.write(
+        tmp_path / "good",
+        {"w": PackedTensor(grid, *grid.quantise(torch.randn(4, 64))), "b": torch.randn(4)},
+        {"family": "none"},
+        tmp_path,
+    )
     Packed(tmp_path / "good")
     return tmp_path / "good"
 
@@ -58,36 +63,73 @@ def cut(good: Path, share: float) -> None:
         (lambda good: (good / INDEX).write_bytes(b"\xff\xfe\x00"), r"packed\.json: not readable as JSON"),
         (lambda good: (good / INDEX).write_text("[" * 100_000), r"packed\.json: not readable as JSON"),
         (lambda good: (good / INDEX).write_text("[]"), r"packed\.json: found a list, expected an object"),
-        (edit_index(lambda index: index.pop("format")), r"packed\.json: format is None, expected 'epmq-packed-1'"),
-        (edit_index(lambda index: index.update(format="epmq-packed-9")), r"packed\.json: format is 'epmq-packed-9', expected 'epmq-packed-1'"),
+        (
+            edit_index(lambda index: index.pop("format")),
+            r"packed\.json: format is None, expected 'epmq-packed-1'",
+        ),
+        (
+            edit_index(lambda index: index.update(format="epmq-packed-9")),
+            r"packed\.json: format is 'epmq-packed-9', expected 'epmq-packed-1'",
+        ),
         (edit_index(lambda index: index.pop("grids")), r"packed\.json: grids is None, expected an object"),
-        (edit_index(lambda index: index.update(grids=["w"])), r"packed\.json: grids is \['w'\], expected an object"),
-        (edit_index(lambda index: index.update(grids={"w": "Q5_1"})), r"packed\.json: tensor w is on grid 'Q5_1', expected one of Q2_K, Q3_K, Q4_0, "),
-        (edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})), r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q2_K, Q3_K, Q4_0, "),
+        (
+            edit_index(lambda index: index.update(grids=["w"])),
+            r"packed\.json: grids is \['w'\], expected an object",
+        ),
+        (
+            edit_index(lambda index: index.update(grids={"w": "Q5_1"})),
+            r"packed\.json: tensor w is on grid 'Q5_1', expected one of Q2_K, Q3_K, Q4_0, ",
+        ),
+        (
+            edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})),
+            r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q2_K, Q3_K, Q4_0, ",
+        ),
         (
             edit_index(lambda index: index.update(grids={"w": "Q8_0"})),
-            r"tensor w has codes uint8 \[4, 32\] .* expected int8 \[4, 64\] and float16 \[4, 2\] on grid Q8_0",
+            (
+                r"tensor w has codes uint8 \[4, 32\] .* expected int8 \[4, 64\] and float16 \[4, 2\] on "
+                r"grid Q8_0"
+            ),
         ),
-        (edit_index(lambda index: index["grids"].update(v="Q4_0")), r"model\.safetensors: v\.codes is missing, packed\.json says that v is on grid Q4_0"),
+        (
+            edit_index(lambda index: index["grids"].update(v="Q4_0")),
+            r"model\.safetensors: v\.codes is missing, packed\.json says that v is on grid Q4_0",
+        ),
         (lambda good: (good / WEIGHTS).unlink(), r"model\.safetensors: no such file"),
-        (lambda good: (good / WEIGHTS).write_bytes(b""), r"model\.safetensors: not whole and well-formed safetensors"),
+        (
+            lambda good: (good / WEIGHTS).write_bytes(b""),
+            r"model\.safetensors: not whole and well-formed safetensors",
+        ),
         (lambda good: cut(good, 0.9), r"model\.safetensors: not whole and well-formed safetensors"),
         (lambda good: cut(good, 0.02), r"model\.safetensors: not whole and well-formed safetensors"),
-        (edit_weights(lambda tensors: tensors.pop("w.scales")), r"model\.safetensors: w\.scales is missing, packed\.json says that w is on grid Q4_0"),
+        (
+            edit_weights(lambda tensors: tensors.pop("w.scales")),
+            r"model\.safetensors: w\.scales is missing, packed\.json says that w is on grid Q4_0",
+        ),
         (edit_weights(lambda tensors: tensors.pop("w.codes")), r"model\.safetensors: w\.codes is missing"),
         (
-            edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 3, dtype=torch.float16)})),
+            edit_weights(
+                lambda tensors: tensors.update({"w.scales": torch.zeros(4, 3, dtype=torch.float16)})
+            ),
             r"w has .* scales float16 \[4, 3\], expected uint8 \[4, 48\]",
         ),
         (
             edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(4, 2)})),
             r"tensor w has .* scales float32 \[4, 2\], expected .* float16 \[4, 2\]",
         ),
-        (edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(8, dtype=torch.float16)})), r"tensor w has .* scales float16 \[8\], expected"),
-        (edit_weights(lambda tensors: tensors.update({"w.codes": torch.zeros(4, 32)})), r"tensor w has codes float32 \[4, 32\] .*, expected uint8 \[4, 32\]"),
+        (
+            edit_weights(lambda tensors: tensors.update({"w.scales": torch.zeros(8, dtype=torch.float16)})),
+            r"tensor w has .* scales float16 \[8\], expected",
+        ),
+        (
+            edit_weights(lambda tensors: tensors.update({"w.codes": torch.zeros(4, 32)})),
+            r"tensor w has codes float32 \[4, 32\] .*, expected uint8 \[4, 32\]",
+        ),
     ],
 )
-def test_what_is_wrong_is_one_sentence_with_the_file(good: Path, spoil: Callable[[Path], None], sentence: str) -> None:
+def test_what_is_wrong_is_one_sentence_with_the_file(
+    good: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
     spoil(good)
     with pytest.raises(InputError, match=sentence) as error:
         Packed(good)
@@ -114,7 +156,10 @@ def files_end_at(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("size", [0, 1000, 100_000])
 def test_a_disk_that_takes_no_more_leaves_the_old_one_and_no_trace(good: Path, size: int) -> None:
     before = {path.name: path.read_bytes() for path in good.iterdir()}
-    with pytest.raises(OutputError, match=r"good/model\.safetensors: cannot be written \(.*File too large"), files_end_at(size):
+    with (
+        pytest.raises(OutputError, match=r"good/model\.safetensors: cannot be written \(.*File too large"),
+        files_end_at(size),
+    ):
         packed.write(good, {"w": torch.ones(1000, 1000)}, {}, good)
     assert [path.name for path in good.parent.iterdir()] == ["good"]
     assert {path.name: path.read_bytes() for path in good.iterdir()} == before
@@ -129,24 +174,49 @@ def test_an_index_that_is_no_json_is_not_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda tensors: tensors["w.subscales"][1].fill_(64), r"tensor w has subscales from \d+ to 64, expected 0 to 63 on grid Q4_K"),
-        (lambda tensors: tensors.pop("w.submins"), r"w\.submins is missing, packed\.json says that w is on grid Q4_K"),
+        (
+            lambda tensors: tensors["w.subscales"][1].fill_(64),
+            r"tensor w has subscales from \d+ to 64, expected 0 to 63 on grid Q4_K",
+        ),
+        (
+            lambda tensors: tensors.pop("w.submins"),
+            r"w\.submins is missing, packed\.json says that w is on grid Q4_K",
+        ),
         (
             lambda tensors: tensors.update({"w.submins": torch.zeros(4, 2, dtype=torch.uint8)}),
-            r"tensor w has .* and submins uint8 \[4, 2\], expected uint8 \[4, 128\] and .* and uint8 \[4, 8\] on grid Q4_K",
+            (
+                r"tensor w has .* and submins uint8 \[4, 2\], expected uint8 \[4, 128\] and .* and "
+                r"uint8 \[4, "
+                r"8\] on grid Q4_K"
+            ),
         ),
-        (lambda tensors: tensors.update({"w.mins": torch.zeros(4, 1)}), r"tensor w has .* mins float32 \[4, 1\] .* expected .* float16 \[4, 1\]"),
+        (
+            lambda tensors: tensors.update({"w.mins": torch.zeros(4, 1)}),
+            r"tensor w has .* mins float32 \[4, 1\] .* expected .* float16 \[4, 1\]",
+        ),
     ],
 )
-def test_so_are_the_stored_numbers_of_a_k_quant(tmp_path: Path, spoil: Callable[[dict[str, torch.Tensor]], object], sentence: str) -> None:
-    packed.write(tmp_path / "good", {"w": PackedTensor(GRIDS["Q4_K"], *GRIDS["Q4_K"].quantise(torch.randn(4, 256)))}, {"family": "none"}, tmp_path)
+def test_so_are_the_stored_numbers_of_a_k_quant(
+    tmp_path: Path, spoil: Callable[[dict[str, torch.Tensor]], object], sentence: str
+) -> None:
+    packed.write(
+        tmp_path / "good",
+        {"w": PackedTensor(GRIDS["Q4_K"], *GRIDS["Q4_K"].quantise(torch.randn(4, 256)))},
+        {"family": "none"},
+        tmp_path,
+    )
     edit_weights(spoil)(tmp_path / "good")
     with pytest.raises(InputError, match=sentence):
         Packed(tmp_path / "good").tensor("w")
 
 
 def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
-    packed.write(tmp_path / "good", {"w": PackedTensor(GRIDS["Q3_K"], *GRIDS["Q3_K"].quantise(torch.randn(4, 256)))}, {"family": "none"}, tmp_path)
+    packed.write(
+        tmp_path / "good",
+        {"w": PackedTensor(GRIDS["Q3_K"], *GRIDS["Q3_K"].quantise(torch.randn(4, 256)))},
+        {"family": "none"},
+        tmp_path,
+    )
     edit_weights(lambda tensors: tensors["w.codes"][2].fill_(0x38))(tmp_path / "good")
     with pytest.raises(InputError, match=r"tensor w has codes from -4 to 4, expected -4 to 3 on grid Q3_K"):
         Packed(tmp_path / "good").tensor("w")
@@ -154,7 +224,12 @@ def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
 
 def test_numbers_that_the_grid_does_not_have_together_are_one_too(tmp_path: Path) -> None:
     """GGUF and ONNX would hold different weights."""
-    packed.write(tmp_path / "good", {"w": PackedTensor(GRIDS["Q4_1Z"], *GRIDS["Q4_1Z"].quantise(torch.rand(4, 256)))}, {"family": "none"}, tmp_path)
+    packed.write(
+        tmp_path / "good",
+        {"w": PackedTensor(GRIDS["Q4_1Z"], *GRIDS["Q4_1Z"].quantise(torch.rand(4, 256)))},
+        {"family": "none"},
+        tmp_path,
+    )
     edit_weights(lambda tensors: tensors["w.mins"].mul_(1.5).sub_(0.001))(tmp_path / "good")
     with pytest.raises(InputError, match=r"tensor w has scales and mins that Q4_1Z does not have together"):
         Packed(tmp_path / "good").tensor("w")

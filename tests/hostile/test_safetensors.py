@@ -1,4 +1,6 @@
-"""Weights that are truncated, forged or of the wrong kind: one sentence each that names the file and, where there is one, the tensor."""
+"""Weights that are truncated, forged or of the wrong kind: one sentence each that names the file and, where
+there is one, the tensor.
+"""
 
 import json
 import pickle
@@ -52,7 +54,15 @@ def test_a_forged_file(tmp_path: Path, header: Any, data: bytes, length: int | N
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x10", b"GGUF" + b"\0" * 60, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x10",
+        b"GGUF" + b"\0" * 60,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    ],
+)
 def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=r"model\.safetensors: not whole and well-formed safetensors"):
@@ -61,7 +71,9 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_file_cut_anywhere_or_with_any_byte_of_its_header_changed(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_file_cut_anywhere_or_with_any_byte_of_its_header_changed(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"a": torch.arange(4.0), "b": torch.ones(2, 2, dtype=torch.float16)}, path)
     good = path.read_bytes()
@@ -72,7 +84,9 @@ def test_a_file_cut_anywhere_or_with_any_byte_of_its_header_changed(tmp_path: Pa
             open_checkpoint(tmp_path)
     else:
         path.write_bytes(good[:place] + bytes([data.draw(st.integers(0, 255))]) + good[place + 1 :])
-        try:  # a changed byte may leave a good file, of other names or numbers; but it never leads to any other error
+        # A changed byte may leave a good file, of other names or numbers; but it never leads to any other
+        # error.
+        try:
             source = open_checkpoint(tmp_path)
             for name in source.names():
                 assert tuple(source.load(name).shape) == source.shape(name)
@@ -82,7 +96,9 @@ def test_a_file_cut_anywhere_or_with_any_byte_of_its_header_changed(tmp_path: Pa
 
 def test_eight_bit_floats_are_refused_by_name(tmp_path: Path) -> None:
     save_file({"w": torch.ones(4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"model\.safetensors: tensor w is of dtype F8_E4M3, expected unquantised weights"):
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: tensor w is of dtype F8_E4M3, expected unquantised weights"
+    ):
         open_checkpoint(tmp_path)
 
 
@@ -120,10 +136,22 @@ def place_nothing(directory: Path, placed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lose_a_shard, "tensor b is said to be in model-00002-of-00002.safetensors, but that shard is missing"),
+        (
+            lose_a_shard,
+            "tensor b is said to be in model-00002-of-00002.safetensors, but that shard is missing",
+        ),
         (cut_a_shard, "model-00002-of-00002.safetensors: not whole"),
-        (name_a_tensor_that_the_shard_lacks, "tensor c is said to be in model-00001-of-00002.safetensors, but that shard has no such tensor"),
-        (point_outside, "tensor b is said to be in '../model-00002-of-00002.safetensors', expected a file of this directory"),
+        (
+            name_a_tensor_that_the_shard_lacks,
+            "tensor c is said to be in model-00001-of-00002.safetensors, but that shard has no such tensor",
+        ),
+        (
+            point_outside,
+            (
+                "tensor b is said to be in '../model-00002-of-00002.safetensors', expected a file of this "
+                "directory"
+            ),
+        ),
         (point_to_a_number, "weight_map is no object from tensors to files"),
         (place_nothing, "weight_map is no object from tensors to files"),
     ],
@@ -136,7 +164,9 @@ def test_a_spoilt_index(tmp_path: Path, spoil: Callable[[Path, dict[str, Any]], 
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"weight_map": []}', '{"weight_map": NaN}', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "{", '{"weight_map": []}', '{"weight_map": NaN}', "\xff", "[" * 100_000]
+)
 def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
     sharded(tmp_path)
     (tmp_path / INDEX).write_text(text, encoding="latin-1")
@@ -144,7 +174,16 @@ def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("text", ['{"hidden_size": NaN}', '{"eps": -Infinity}', "[]", "{", '{"quantization_config": {"quant_method": "gptq"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"hidden_size": NaN}',
+        '{"eps": -Infinity}',
+        "[]",
+        "{",
+        '{"quantization_config": {"quant_method": "gptq"}}',
+    ],
+)
 def test_a_bad_config(tmp_path: Path, text: str) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(text)
@@ -161,7 +200,9 @@ class Bomb:
 def test_pickles_are_refused_unopened(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
     for place in (tmp_path, tmp_path / name):
-        with pytest.raises(InputError, match=f"{name} is a pickle, which can run any program .* save .* as safetensors"):
+        with pytest.raises(
+            InputError, match=f"{name} is a pickle, which can run any program .* save .* as safetensors"
+        ):
             open_checkpoint(place, base=open_checkpoint(good(tmp_path / "base")))
 
 
@@ -172,7 +213,9 @@ def good(directory: Path) -> Path:
 
 
 def test_a_directory_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"found no weights, expected model\.safetensors, .* or a LoRA adapter"):
+    with pytest.raises(
+        InputError, match=r"found no weights, expected model\.safetensors, .* or a LoRA adapter"
+    ):
         open_checkpoint(tmp_path)
 
 

@@ -13,14 +13,24 @@ from epmq_export.merging import RULES, Merged, merge_settings, merged
 from tests.merging.sources import InMemory
 
 Model = dict[str, Tensor]
-SHAPES = {"embeddings.weight": (5, 3), "encoder.layer.0.weight": (4, 4), "encoder.layer.1.bias": (7,), "scalar": ()}
+SHAPES = {
+    "embeddings.weight": (5, 3),
+    "encoder.layer.0.weight": (4, 4),
+    "encoder.layer.1.bias": (7,),
+    "scalar": (),
+}
 SIZE = sum(int(np.prod(shape)) for shape in SHAPES.values())
 NUMBERS = st.lists(st.integers(-6, 6), min_size=SIZE, max_size=SIZE)
 WEIGHTS = st.sampled_from([0.25, 0.5, 1.0, 1.0, 2.0])
 
 
 def model(numbers: Sequence[float], dtype: torch.dtype = torch.float32) -> Model:
-    pieces = torch.tensor(numbers, dtype=torch.float64).div(8).to(dtype).split([int(np.prod(shape)) for shape in SHAPES.values()])
+    pieces = (
+        torch.tensor(numbers, dtype=torch.float64)
+        .div(8)
+        .to(dtype)
+        .split([int(np.prod(shape)) for shape in SHAPES.values()])
+    )
     return {name: piece.reshape(shape) for (name, shape), piece in zip(SHAPES.items(), pieces, strict=True)}
 
 

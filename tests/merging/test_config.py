@@ -16,30 +16,52 @@ def test_the_number_of_layers_whatever_it_is_called(key: str) -> None:
 
 def test_what_is_listed_by_layer_follows() -> None:
     config = {"num_hidden_layers": 3, "layer_types": ["full", "sliding", "other"], "eos_token_id": [1, 2, 3]}
-    assert layer_changes(config, PATH, {"h": 3}, {"h": [2, 0, 0, 1]}) == {"num_hidden_layers": 4, "layer_types": ["other", "full", "full", "sliding"]}
+    assert layer_changes(config, PATH, {"h": 3}, {"h": [2, 0, 0, 1]}) == {
+        "num_hidden_layers": 4,
+        "layer_types": ["other", "full", "full", "sliding"],
+    }
 
 
 def test_an_encoder_and_a_decoder_are_counted_apart() -> None:
     config = {"num_layers": 2, "num_decoder_layers": 2}
-    assert layer_changes(config, PATH, {"encoder.block": 2, "decoder.block": 2}, {"decoder.block": [0]}) == {"num_decoder_layers": 1}
-    assert layer_changes(config, PATH, {"encoder.block": 2, "decoder.block": 2}, {"encoder.block": [0, 1, 1]}) == {"num_layers": 3}
+    assert layer_changes(config, PATH, {"encoder.block": 2, "decoder.block": 2}, {"decoder.block": [0]}) == {
+        "num_decoder_layers": 1
+    }
+    assert layer_changes(
+        config, PATH, {"encoder.block": 2, "decoder.block": 2}, {"encoder.block": [0, 1, 1]}
+    ) == {"num_layers": 3}
     bart = {"encoder_layers": 2, "decoder_layers": 2, "num_hidden_layers": 2}
     assert layer_changes(bart, PATH, {"decoder.layers": 2}, {"decoder.layers": [0]}) == {"decoder_layers": 1}
 
 
 def test_towers_have_a_config_each() -> None:
-    config: dict[str, Any] = {"text_config": {"num_hidden_layers": 2, "x": 1}, "vision_config": {"num_hidden_layers": 2}}
-    changes = layer_changes(config, PATH, {"text_model.encoder.layers": 2}, {"text_model.encoder.layers": [0]})
+    config: dict[str, Any] = {
+        "text_config": {"num_hidden_layers": 2, "x": 1},
+        "vision_config": {"num_hidden_layers": 2},
+    }
+    changes = layer_changes(
+        config, PATH, {"text_model.encoder.layers": 2}, {"text_model.encoder.layers": [0]}
+    )
     assert changes == {"text_config": {"num_hidden_layers": 1, "x": 1}}
-    changes = layer_changes(config, PATH, {"vision_model.encoder.layers": 2}, {"vision_model.encoder.layers": [0, 0, 1]})
+    changes = layer_changes(
+        config, PATH, {"vision_model.encoder.layers": 2}, {"vision_model.encoder.layers": [0, 0, 1]}
+    )
     assert changes == {"vision_config": {"num_hidden_layers": 3}}
 
 
-@pytest.mark.parametrize(("tower", "stack"), [("vision", "vision_tower.layers"), ("vision", "visual.blocks"), ("audio", "audio_tower.layers")])
+@pytest.mark.parametrize(
+    ("tower", "stack"),
+    [("vision", "vision_tower.layers"), ("vision", "visual.blocks"), ("audio", "audio_tower.layers")],
+)
 def test_a_stack_that_names_no_tower_is_the_texts(tower: str, stack: str) -> None:
-    config: dict[str, Any] = {"text_config": {"num_hidden_layers": 2}, f"{tower}_config": {"num_hidden_layers": 2}}
+    config: dict[str, Any] = {
+        "text_config": {"num_hidden_layers": 2},
+        f"{tower}_config": {"num_hidden_layers": 2},
+    }
     layers = {"language_model.model.layers": 2, stack: 2}
-    assert layer_changes(config, PATH, layers, {"language_model.model.layers": [0]}) == {"text_config": {"num_hidden_layers": 1}}
+    assert layer_changes(config, PATH, layers, {"language_model.model.layers": [0]}) == {
+        "text_config": {"num_hidden_layers": 1}
+    }
     assert layer_changes(config, PATH, layers, {stack: [0]}) == {f"{tower}_config": {"num_hidden_layers": 1}}
 
 
@@ -54,4 +76,6 @@ def test_no_slices_change_nothing() -> None:
 
 def test_the_number_of_tokens() -> None:
     assert vocabulary_changes({"vocab_size": 3}, 5) == {"vocab_size": 5}
-    assert vocabulary_changes({"text_config": {"vocab_size": 3, "x": 1}}, 5) == {"text_config": {"vocab_size": 5, "x": 1}}
+    assert vocabulary_changes({"text_config": {"vocab_size": 3, "x": 1}}, 5) == {
+        "text_config": {"vocab_size": 5, "x": 1}
+    }

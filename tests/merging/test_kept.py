@@ -26,7 +26,9 @@ def spills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_each_tensor_is_computed_once_and_is_the_callers_own(spills: Path) -> None:
-    source = Counted({"a.weight": torch.randn(3, 4).T, "b": torch.arange(5), "half": torch.randn(2).bfloat16()})
+    source = Counted(
+        {"a.weight": torch.randn(3, 4).T, "b": torch.arange(5), "half": torch.randn(2).bfloat16()}
+    )
     kept = Kept(source)
     assert kept.names() == source.names()
     assert [*spills.iterdir()] == []  # nothing is written before something is read

@@ -27,7 +27,9 @@ def package(name: str, folder: str) -> Path:
 
 
 def canonical(name: str) -> str | None:
-    return name if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids" else None
+    return (
+        name if name.startswith(("embeddings.", "encoder.")) and name != "embeddings.position_ids" else None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,22 @@ def test_it_fits_and_differs(base: Renamed, expert: Renamed, vectors: dict[str, 
 
 
 def test_linear_and_task_arithmetic(base: Renamed, expert: Renamed, vectors: dict[str, Tensor]) -> None:
-    mean = merged(base, [base, expert], merge_settings("linear", {}, [("base", {"weight": 3}), ("expert", {"weight": 1})]))
+    mean = merged(
+        base,
+        [base, expert],
+        merge_settings("linear", {}, [("base", {"weight": 3}), ("expert", {"weight": 1})]),
+    )
     longer = merged(base, [expert], merge_settings("task_arithmetic", {"lambda": 2.5}, [("expert", {})]))
     for name in (MIDDLE, "embeddings.LayerNorm.bias"):
         torch.testing.assert_close(mean.load(name), base.load(name) + vectors[name] / 4, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(longer.load(name), base.load(name) + 2.5 * vectors[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            longer.load(name), base.load(name) + 2.5 * vectors[name], rtol=1e-5, atol=1e-6
+        )
 
 
-def test_ties_of_one_expert_keeps_its_largest_fifth(base: Renamed, expert: Renamed, vectors: dict[str, Tensor]) -> None:
+def test_ties_of_one_expert_keeps_its_largest_fifth(
+    base: Renamed, expert: Renamed, vectors: dict[str, Tensor]
+) -> None:
     source = merged(base, [expert], merge_settings("ties", {}, [("expert", {})]))
     magnitudes = torch.cat([vector.abs().flatten() for vector in vectors.values()])
     kept = int(0.2 * len(magnitudes))
@@ -68,7 +78,9 @@ def test_ties_of_one_expert_keeps_its_largest_fifth(base: Renamed, expert: Renam
         trimmed = torch.where(vector.abs() >= smallest, vector, 0.0)
         torch.testing.assert_close(source.load(name), base.load(name) + trimmed, rtol=0, atol=1e-7)
     changed = sum(int((source.load(name) != base.load(name)).sum()) for name in base.names())
-    assert changed == pytest.approx(kept, rel=1e-4)  # equal magnitudes are kept together, and a small change may round away
+    assert changed == pytest.approx(
+        kept, rel=1e-4
+    )  # equal magnitudes are kept together, and a small change may round away
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +96,14 @@ def merge(rule: str, base: Renamed, experts: Mapping[str, Renamed], **parameters
     return merged(base, list(experts.values()), chosen)
 
 
-# Not those with TIES's election, which may read whole models, nor model_stock, which all but keeps the base where experts share nothing.
-@pytest.mark.parametrize("rule", ["dare_linear", "della_linear", "breadcrumbs", "karcher", "tsvm", "iso_c", "iso_cts", "wudi"])
-def test_a_rule_changes_what_the_demos_adapters_change_and_only_that(rule: str, base: Renamed, adapters: dict[str, Renamed]) -> None:
+# Not those with TIES's election, which may read whole models, nor model_stock, which all but keeps the base
+# where experts share nothing.
+@pytest.mark.parametrize(
+    "rule", ["dare_linear", "della_linear", "breadcrumbs", "karcher", "tsvm", "iso_c", "iso_cts", "wudi"]
+)
+def test_a_rule_changes_what_the_demos_adapters_change_and_only_that(
+    rule: str, base: Renamed, adapters: dict[str, Renamed]
+) -> None:
     source = merge(rule, base, adapters)
     change = source.load(QUERY) - base.load(QUERY)
     longest = max(float((adapter.load(QUERY) - base.load(QUERY)).norm()) for adapter in adapters.values())
@@ -95,7 +112,9 @@ def test_a_rule_changes_what_the_demos_adapters_change_and_only_that(rule: str, 
     torch.testing.assert_close(source.load(untouched), base.load(untouched), rtol=0, atol=1e-6)
 
 
-def test_iso_c_of_adapters_has_one_singular_value_for_each_of_their_directions(base: Renamed, adapters: dict[str, Renamed]) -> None:
+def test_iso_c_of_adapters_has_one_singular_value_for_each_of_their_directions(
+    base: Renamed, adapters: dict[str, Renamed]
+) -> None:
     before = sum((adapter.load(QUERY) - base.load(QUERY) for adapter in adapters.values()), torch.zeros(()))
     values = torch.linalg.svdvals(merge("iso_c", base, adapters).load(QUERY) - base.load(QUERY))
     original = torch.linalg.svdvals(before)
@@ -105,12 +124,18 @@ def test_iso_c_of_adapters_has_one_singular_value_for_each_of_their_directions(b
     assert float(values[-1]) < 1e-2 * float(values[0])
 
 
-def test_dare_of_a_fine_tune_keeps_half_and_doubles_it(base: Renamed, expert: Renamed, vectors: dict[str, Tensor]) -> None:
-    change = merge("dare_linear", base, {"expert": expert}, **{"lambda": 1.0}).load(MIDDLE) - base.load(MIDDLE)
+def test_dare_of_a_fine_tune_keeps_half_and_doubles_it(
+    base: Renamed, expert: Renamed, vectors: dict[str, Tensor]
+) -> None:
+    change = merge("dare_linear", base, {"expert": expert}, **{"lambda": 1.0}).load(MIDDLE) - base.load(
+        MIDDLE
+    )
     kept = change.abs() > 1e-6
     assert float(kept.float().mean()) == pytest.approx(0.5, abs=0.01)
     torch.testing.assert_close(change[kept], 2 * vectors[MIDDLE][kept], rtol=1e-2, atol=1e-6)
 
 
 def test_tsvm_of_one_fine_tune_is_the_fine_tune(base: Renamed, expert: Renamed) -> None:
-    torch.testing.assert_close(merge("tsvm", base, {"expert": expert}).load(QUERY), expert.load(QUERY), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        merge("tsvm", base, {"expert": expert}).load(QUERY), expert.load(QUERY), rtol=0, atol=1e-5
+    )

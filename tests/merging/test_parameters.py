@@ -49,7 +49,11 @@ def test_the_first_filter_that_fits_counts() -> None:
 
 
 def test_a_models_own_value_goes_before_the_recipes() -> None:
-    settings = merge_settings("ties", {"weight": 0.5, "density": 0.4}, [("a", {"weight": [{"filter": "mlp", "value": 2.0}]}), ("b", {"density": 0.1})])
+    settings = merge_settings(
+        "ties",
+        {"weight": 0.5, "density": 0.4},
+        [("a", {"weight": [{"filter": "mlp", "value": 2.0}]}), ("b", {"density": 0.1})],
+    )
     a, b = (model.numbers for model in settings.models)
     assert a["weight"].at("mlp", 1) == 2.0
     assert a["weight"].at("attention", 1) == b["weight"].at("mlp", 1) == 0.5
@@ -58,15 +62,21 @@ def test_a_models_own_value_goes_before_the_recipes() -> None:
 
 
 def test_flags_may_have_filters() -> None:
-    normalize = merge_settings("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {})]).numbers["normalize"]
+    normalize = merge_settings(
+        "ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {})]
+    ).numbers["normalize"]
     assert (normalize.at("x.mlp", 1), normalize.at("x.attention", 1)) == (0, 1)
     assert merge_settings("ties", {"normalize": 0}, [("a", {})]).numbers["normalize"].at("x", 1) == 0
 
 
 def test_values_that_no_tensor_can_reach_are_not_judged() -> None:
-    assert merge_settings("ties", {"normalize": False}, [("a", {"weight": -1})]).numbers["normalize"].values == [0]
+    assert merge_settings("ties", {"normalize": False}, [("a", {"weight": -1})]).numbers[
+        "normalize"
+    ].values == [0]
     own = [{"filter": "mlp", "value": 0.1}, {"value": 0.2}, {"filter": "attention", "value": 7}]
-    assert merge_settings("ties", {"density": 7}, [("a", {"density": own})]).models[0].numbers["density"].values == [0.1, 0.2]
+    assert merge_settings("ties", {"density": 7}, [("a", {"density": own})]).models[0].numbers[
+        "density"
+    ].values == [0.1, 0.2]
     with pytest.raises(RecipeError, match="weight of a is -1, expected 0 or more"):
         merge_settings("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {"weight": -1})])
 
@@ -75,13 +85,29 @@ def test_levels_of_parameters() -> None:
     assert layered({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
     first = {"filter": "mlp", "value": 1}
     assert layered({"a": [first]}, {"a": [0, 1]}) == {"a": [first, {"value": [0, 1]}]}
-    assert layered({"a": first}, {"a": {"filter": "x", "value": 2}}, {"a": 3}) == {"a": [first, {"filter": "x", "value": 2}, {"value": 3}]}
+    assert layered({"a": first}, {"a": {"filter": "x", "value": 2}}, {"a": 3}) == {
+        "a": [first, {"filter": "x", "value": 2}, {"value": 3}]
+    }
     assert layered({"a": [0, 1]}, {"a": [first]}) == {"a": [0, 1]}  # a gradient holds everywhere
     assert layered({}, {}) == {}
 
 
 @pytest.mark.parametrize(
-    "value", ["0.5", True, float("nan"), float("inf"), 10**400, [], ["a"], [[1]], {}, [{"filter": "a"}], {"value": 1, "filtre": "a"}, {"value": 1, "filter": 3}]
+    "value",
+    [
+        "0.5",
+        True,
+        float("nan"),
+        float("inf"),
+        10**400,
+        [],
+        ["a"],
+        [[1]],
+        {},
+        [{"filter": "a"}],
+        {"value": 1, "filtre": "a"},
+        {"value": 1, "filter": 3},
+    ],
 )
 def test_other_values_are_refused(value: Any) -> None:
     with pytest.raises(RecipeError, match=r"^weight of a"):
@@ -100,11 +126,36 @@ def test_other_values_are_refused(value: Any) -> None:
         ("ties", {"normalize": [0, 1]}, {}, r"normalize is \[0, 1\], expected true or false"),
         ("ties", {}, {"density": [0.5, -0.5]}, "density of a is -0.5, expected a share from 0 to 1"),
         ("dare_ties", {}, {}, "density of a is missing, expected a number: it has no default"),
-        ("dare_ties", {}, {"density": [{"filter": "mlp", "value": 1}]}, "density of a is missing for some tensors, expected a number"),
-        ("dare_ties", {"density": 0.5, "seed": 1.5}, {}, "seed is 1.5, expected a whole number of at least 0"),
-        ("dare_ties", {"density": 0.5}, {"weight": -1}, "weight of a is -1, expected 0 or more: dare_ties divides by the weights that agree"),
-        ("della", {"density": 0.5, "epsilon": 0.7}, {}, "epsilon of a is 0.7, expected a number from 0 to 0.5"),
-        ("dare_linear", {"densty": 0.5}, {}, "parameters: 'densty' is unknown to dare_linear, expected one of .*did you mean 'density'"),
+        (
+            "dare_ties",
+            {},
+            {"density": [{"filter": "mlp", "value": 1}]},
+            "density of a is missing for some tensors, expected a number",
+        ),
+        (
+            "dare_ties",
+            {"density": 0.5, "seed": 1.5},
+            {},
+            "seed is 1.5, expected a whole number of at least 0",
+        ),
+        (
+            "dare_ties",
+            {"density": 0.5},
+            {"weight": -1},
+            "weight of a is -1, expected 0 or more: dare_ties divides by the weights that agree",
+        ),
+        (
+            "della",
+            {"density": 0.5, "epsilon": 0.7},
+            {},
+            "epsilon of a is 0.7, expected a number from 0 to 0.5",
+        ),
+        (
+            "dare_linear",
+            {"densty": 0.5},
+            {},
+            "parameters: 'densty' is unknown to dare_linear, expected one of .*did you mean 'density'",
+        ),
     ],
 )
 def test_mistakes_are_named(rule: str, parameters: dict[str, Any], own: dict[str, Any], message: str) -> None:
@@ -126,7 +177,11 @@ def test_what_another_rule_reads_is_said_to_have_no_effect(caplog: pytest.LogCap
 def test_a_convention_brings_its_defaults() -> None:
     def defaults(rule: str, convention: str, own: dict[str, Any]) -> tuple[float, ...]:
         settings = merge_settings(rule, {}, [("a", own)], convention)
-        return settings.numbers["lambda"].values[0], settings.numbers["normalize"].values[0], settings.models[0].numbers["density"].values[-1]
+        return (
+            settings.numbers["lambda"].values[0],
+            settings.numbers["normalize"].values[0],
+            settings.models[0].numbers["density"].values[-1],
+        )
 
     assert defaults("ties", "paper", {}) == (1.0, 1.0, 0.2)
     assert defaults("ties", "mergekit", {}) == (1.0, 1.0, 1.0)
@@ -135,18 +190,33 @@ def test_a_convention_brings_its_defaults() -> None:
     assert defaults("dare_linear", "paper", {"density": 0.5}) == (0.3, 0.0, 0.5)
     assert defaults("dare_linear", "paper", {"density": 0.5, "weight": 1}) == (1.0, 0.0, 0.5)
     assert defaults("dare_linear", "mergekit", {}) == (1.0, 0.0, 1.0)
-    with pytest.raises(RecipeError, match="merge_convention is 'mergkit', expected one of paper, mergekit, did you mean 'mergekit'"):
+    with pytest.raises(
+        RecipeError,
+        match="merge_convention is 'mergkit', expected one of paper, mergekit, did you mean 'mergekit'",
+    ):
         merge_settings("ties", {}, [("a", {})], "mergkit")
 
 
 def test_the_reference_names_every_rule_with_its_parameters_and_their_defaults() -> None:
     rows = [line.strip("| ").split(" | ") for line in REFERENCE.read_text(encoding="utf-8").splitlines()]
-    documented = {row[0]: [re.findall(r"`(\w+)`( [\w.-]+)?", cell) for cell in row[1:3]] for row in rows if row[0] in RULES and len(row) == 4}
+    documented = {
+        row[0]: [re.findall(r"`(\w+)`( [\w.-]+)?", cell) for cell in row[1:3]]
+        for row in rows
+        if row[0] in RULES and len(row) == 4
+    }
     assert list(documented) == list(RULES)
     for rule, cells in documented.items():
         for by_model, cell in zip((True, False), cells, strict=True):
-            declared = {name: number for name, number in RULES[rule].parameters.items() if number.by_model == by_model}
+            declared = {
+                name: number for name, number in RULES[rule].parameters.items() if number.by_model == by_model
+            }
             assert {name for name, _ in cell} == set(declared), rule
             for name, default in cell:
                 number = declared[name].default
-                assert default.strip() == ("" if number is None else str(bool(number)).lower() if declared[name].flag else f"{number:g}"), (rule, name)
+                assert default.strip() == (
+                    ""
+                    if number is None
+                    else str(bool(number)).lower()
+                    if declared[name].flag
+                    else f"{number:g}"
+                ), (rule, name)

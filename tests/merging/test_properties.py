@@ -17,7 +17,9 @@ SETTINGS = settings(max_examples=15, deadline=None)
 ABSOLUTE = ["linear", "slerp", "karcher"]  # of models, not of their task vectors
 SPECTRAL = ["tsvm", "iso_c", "iso_cts"]
 MANY = [rule for rule, parts in RULES.items() if parts.experts[1] is None]
-DISTINCT = st.permutations(range(1, SIZE + 1))  # magnitudes that differ, so that no threshold falls among equals
+DISTINCT = st.permutations(
+    range(1, SIZE + 1)
+)  # magnitudes that differ, so that no threshold falls among equals
 CONVENTIONS = pytest.mark.parametrize("convention", ["paper", "mergekit"])
 
 
@@ -25,8 +27,12 @@ def cheap(rule: str) -> dict[str, float]:
     return {"steps": 30, "learning_rate": 1e-3} if rule == "wudi" else {}
 
 
-def with_names(rule: str, base: Model, experts: Sequence[tuple[str, Model]], convention: str) -> NDArray[np.float64]:
-    chosen = merge_settings(rule, {**needed(rule), **cheap(rule)}, [(name, {}) for name, _ in experts], convention)
+def with_names(
+    rule: str, base: Model, experts: Sequence[tuple[str, Model]], convention: str
+) -> NDArray[np.float64]:
+    chosen = merge_settings(
+        rule, {**needed(rule), **cheap(rule)}, [(name, {}) for name, _ in experts], convention
+    )
     return values(merged(InMemory(base), [InMemory(expert) for _, expert in experts], chosen))
 
 
@@ -36,11 +42,18 @@ def test_the_order_of_the_experts_does_not_matter(rule: str, convention: str) ->
     @SETTINGS
     @given(DISTINCT, st.lists(DISTINCT, min_size=2, max_size=3), st.randoms(use_true_random=False))
     def check(numbers: list[int], others: list[list[int]], random: Any) -> None:
-        experts = [(f"expert {index}", model([number / 4 for number in each])) for index, each in enumerate(others)]
+        experts = [
+            (f"expert {index}", model([number / 4 for number in each])) for index, each in enumerate(others)
+        ]
         shuffled = random.sample(experts, len(experts))
         base = model([float(number) for number in numbers])
         tolerance = 2e-3 if rule in SPECTRAL else 1e-4
-        np.testing.assert_allclose(with_names(rule, base, experts, convention), with_names(rule, base, shuffled, convention), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            with_names(rule, base, experts, convention),
+            with_names(rule, base, shuffled, convention),
+            rtol=tolerance,
+            atol=tolerance,
+        )
 
     check()
 
@@ -55,7 +68,14 @@ def test_task_vectors_of_twice_the_length_give_twice_the_change(rule: str, conve
     def check(numbers: list[list[int]]) -> None:
         base = model([0.0] * SIZE)
         once = values(merge(rule, base, [model(each) for each in numbers], convention=convention))
-        twice = values(merge(rule, base, [model([2 * number for number in each]) for each in numbers], convention=convention))
+        twice = values(
+            merge(
+                rule,
+                base,
+                [model([2 * number for number in each]) for each in numbers],
+                convention=convention,
+            )
+        )
         np.testing.assert_allclose(twice, 2 * once, rtol=1e-3, atol=1e-3)
 
     check()
@@ -71,7 +91,9 @@ def test_model_stock_scales_with_its_task_vectors(numbers: list[list[int]]) -> N
 
 
 @CONVENTIONS
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in ("model_stock", "iso_c", "iso_cts", "slerp")])
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule not in ("model_stock", "iso_c", "iso_cts", "slerp")]
+)
 def test_one_expert_at_its_full_length_comes_back(rule: str, convention: str) -> None:
     """Not for Iso-C and Iso-CTS, which flatten what they are given."""
     known = RULES[rule].parameters
@@ -81,7 +103,12 @@ def test_one_expert_at_its_full_length_comes_back(rule: str, convention: str) ->
     @given(NUMBERS, NUMBERS)
     def check(numbers: list[int], other: list[int]) -> None:
         base, expert = model(numbers), model(other)
-        np.testing.assert_allclose(values(merge(rule, base, [expert], everything, convention=convention)), flat(expert), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            values(merge(rule, base, [expert], everything, convention=convention)),
+            flat(expert),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
     check()
 
@@ -94,6 +121,11 @@ def test_equal_experts_are_one(rule: str, convention: str) -> None:
     def check(numbers: list[int], other: list[int]) -> None:
         base, expert = model(numbers), model(other)
         parameters = {"density": 1.0} if rule == "ties" else {}
-        np.testing.assert_allclose(values(merge(rule, base, [expert] * 3, parameters, convention=convention)), flat(expert), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            values(merge(rule, base, [expert] * 3, parameters, convention=convention)),
+            flat(expert),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
     check()

@@ -1,4 +1,6 @@
-"""Each rule against a slow float64 reference, on numbers whose sums float32 holds exactly, so that every tie is a true tie."""
+"""Each rule against a slow float64 reference, on numbers whose sums float32 holds exactly, so that every tie
+is a true tie.
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +18,12 @@ from tests.merging.sources import InMemory, LiveBytes
 
 
 def reference_ties(
-    base: NDArray[np.float64], experts: NDArray[np.float64], weights: Sequence[float], densities: Sequence[float], scale: float, normalize: bool
+    base: NDArray[np.float64],
+    experts: NDArray[np.float64],
+    weights: Sequence[float],
+    densities: Sequence[float],
+    scale: float,
+    normalize: bool,
 ) -> NDArray[np.float64]:
     trimmed = []
     for expert, weight, density in zip(experts, weights, densities, strict=True):
@@ -28,9 +35,15 @@ def reference_ties(
     elected[elected == 0] = np.sign(elected.sum())
     result = base.copy()
     for place in range(base.size):
-        agreeing = [(v[place], w) for v, w in zip(trimmed, weights, strict=True) if v[place] != 0 and np.sign(v[place]) == elected[place]]
+        agreeing = [
+            (v[place], w)
+            for v, w in zip(trimmed, weights, strict=True)
+            if v[place] != 0 and np.sign(v[place]) == elected[place]
+        ]
         if agreeing:
-            result[place] += scale * sum(v for v, _ in agreeing) / (sum(w for _, w in agreeing) if normalize else 1)
+            result[place] += (
+                scale * sum(v for v, _ in agreeing) / (sum(w for _, w in agreeing) if normalize else 1)
+            )
     return result
 
 
@@ -38,45 +51,76 @@ def reference_ties(
 def merges(draw: st.DrawFn) -> tuple[Model, list[Model], list[float]]:
     base = draw(NUMBERS)
     count = draw(st.integers(1, 4))
-    kinds = st.one_of(NUMBERS, st.just(base), st.just([2 * number for number in base]), st.just([0] * SIZE))  # base, base: all task vectors zero
+    kinds = st.one_of(
+        NUMBERS, st.just(base), st.just([2 * number for number in base]), st.just([0] * SIZE)
+    )  # base, base: all task vectors zero
     experts = [draw(kinds) for _ in range(count)]
     return model(base), [model(expert) for expert in experts], [draw(WEIGHTS) for _ in range(count)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(merges(), st.booleans())
-def test_linear_is_the_weighted_mean_of_the_experts(case: tuple[Model, list[Model], list[float]], normalize: bool) -> None:
+def test_linear_is_the_weighted_mean_of_the_experts(
+    case: tuple[Model, list[Model], list[float]], normalize: bool
+) -> None:
     base, experts, weights = case
-    expected = sum(w * flat(expert) for w, expert in zip(weights, experts, strict=True)) / (sum(weights) if normalize else 1)
+    expected = sum(w * flat(expert) for w, expert in zip(weights, experts, strict=True)) / (
+        sum(weights) if normalize else 1
+    )
     got = values(merge("linear", base, experts, {"normalize": normalize}, [{"weight": w} for w in weights]))
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
 
 
 @settings(max_examples=60, deadline=None)
 @given(merges(), st.booleans(), st.sampled_from([0.25, 1.0, 2.5]))
-def test_task_arithmetic_adds_weighted_task_vectors(case: tuple[Model, list[Model], list[float]], normalize: bool, scale: float) -> None:
+def test_task_arithmetic_adds_weighted_task_vectors(
+    case: tuple[Model, list[Model], list[float]], normalize: bool, scale: float
+) -> None:
     base, experts, weights = case
-    vectors = sum(w * (flat(expert) - flat(base)) for w, expert in zip(weights, experts, strict=True)) / (sum(weights) if normalize else 1)
-    got = values(merge("task_arithmetic", base, experts, {"normalize": normalize, "lambda": scale}, [{"weight": w} for w in weights]))
+    vectors = sum(w * (flat(expert) - flat(base)) for w, expert in zip(weights, experts, strict=True)) / (
+        sum(weights) if normalize else 1
+    )
+    got = values(
+        merge(
+            "task_arithmetic",
+            base,
+            experts,
+            {"normalize": normalize, "lambda": scale},
+            [{"weight": w} for w in weights],
+        )
+    )
     np.testing.assert_allclose(got, flat(base) + scale * vectors, rtol=1e-6, atol=1e-6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(merges(), st.booleans(), st.sampled_from([0.5, 1.0]), st.lists(st.sampled_from([0, 0.1, 0.2, 0.5, 0.9, 1]), min_size=4, max_size=4))
-def test_ties_trims_elects_and_averages(case: tuple[Model, list[Model], list[float]], normalize: bool, scale: float, densities: list[float]) -> None:
+@given(
+    merges(),
+    st.booleans(),
+    st.sampled_from([0.5, 1.0]),
+    st.lists(st.sampled_from([0, 0.1, 0.2, 0.5, 0.9, 1]), min_size=4, max_size=4),
+)
+def test_ties_trims_elects_and_averages(
+    case: tuple[Model, list[Model], list[float]], normalize: bool, scale: float, densities: list[float]
+) -> None:
     base, experts, weights = case
     densities = densities[: len(experts)]
     own = [{"weight": w, "density": d} for w, d in zip(weights, densities, strict=True)]
     got = values(merge("ties", base, experts, {"normalize": normalize, "lambda": scale}, own))
-    expected = reference_ties(flat(base), np.stack([flat(expert) for expert in experts]), weights, densities, scale, normalize)
+    expected = reference_ties(
+        flat(base), np.stack([flat(expert) for expert in experts]), weights, densities, scale, normalize
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_ties_on_random_models_with_the_papers_defaults() -> None:
     generator = torch.Generator().manual_seed(3)
     base, *experts = (model((torch.randn(SIZE, generator=generator) * 64).round().tolist()) for _ in range(4))
-    expected = reference_ties(flat(base), np.stack([flat(expert) for expert in experts]), [1, 1, 1], [0.2, 0.2, 0.2], 1.0, True)
-    np.testing.assert_allclose(values(merge("ties", base, experts, {}, [{}, {}, {}])), expected, rtol=1e-6, atol=1e-6)
+    expected = reference_ties(
+        flat(base), np.stack([flat(expert) for expert in experts]), [1, 1, 1], [0.2, 0.2, 0.2], 1.0, True
+    )
+    np.testing.assert_allclose(
+        values(merge("ties", base, experts, {}, [{}, {}, {}])), expected, rtol=1e-6, atol=1e-6
+    )
     assert not np.allclose(expected, flat(base))
 
 
@@ -99,15 +143,36 @@ def test_trimming_is_over_all_parameters_not_by_tensor() -> None:
 
 def test_defaults_are_the_papers_until_weights_are_given() -> None:
     base, expert = model([0.0] * SIZE), model([8.0] * SIZE)
-    assert float(merge("task_arithmetic", base, [expert, expert], {}, [{}, {}]).load("scalar")) == pytest.approx(0.6)
-    assert float(merge("task_arithmetic", base, [expert, expert], {}, [{"weight": 0.5}, {"weight": 0.25}]).load("scalar")) == 0.75
-    assert float(merge("task_arithmetic", base, [expert, expert], {"weight": 0.5}, [{}, {}]).load("scalar")) == 1.0
-    assert float(merge("task_arithmetic", base, [expert], {"lambda": 2}, [{"weight": 0.5}]).load("scalar")) == 1.0
+    assert float(
+        merge("task_arithmetic", base, [expert, expert], {}, [{}, {}]).load("scalar")
+    ) == pytest.approx(0.6)
+    assert (
+        float(
+            merge("task_arithmetic", base, [expert, expert], {}, [{"weight": 0.5}, {"weight": 0.25}]).load(
+                "scalar"
+            )
+        )
+        == 0.75
+    )
+    assert (
+        float(merge("task_arithmetic", base, [expert, expert], {"weight": 0.5}, [{}, {}]).load("scalar"))
+        == 1.0
+    )
+    assert (
+        float(merge("task_arithmetic", base, [expert], {"lambda": 2}, [{"weight": 0.5}]).load("scalar"))
+        == 1.0
+    )
 
 
 def test_a_weight_by_layer_and_by_name() -> None:
     base, expert = model([0.0] * SIZE), model([8.0] * SIZE)
-    got = merge("task_arithmetic", base, [expert], {}, [{"weight": [{"filter": "embeddings", "value": 3.0}, {"value": [0.0, 1.0]}]}])
+    got = merge(
+        "task_arithmetic",
+        base,
+        [expert],
+        {},
+        [{"weight": [{"filter": "embeddings", "value": 3.0}, {"value": [0.0, 1.0]}]}],
+    )
     assert got.load("embeddings.weight").unique().tolist() == [3.0]
     assert got.load("encoder.layer.0.weight").unique().tolist() == [0.0]
     assert got.load("encoder.layer.1.bias").unique().tolist() == [1.0]
@@ -134,8 +199,15 @@ def test_memory_grows_neither_with_experts_nor_with_depth(rule: str) -> None:
 
     def peak(experts: int, depth: int) -> int:
         generator = torch.Generator().manual_seed(0)
-        base, *others = (InMemory({f"layer.{i}.weight": torch.randn(side, side, generator=generator) for i in range(depth)}) for _ in range(experts + 1))
-        source = merged(base, others, merge_settings(rule, needed(rule), [(str(index), {}) for index in range(experts)]))
+        base, *others = (
+            InMemory(
+                {f"layer.{i}.weight": torch.randn(side, side, generator=generator) for i in range(depth)}
+            )
+            for _ in range(experts + 1)
+        )
+        source = merged(
+            base, others, merge_settings(rule, needed(rule), [(str(index), {}) for index in range(experts)])
+        )
         with LiveBytes() as gauge:
             for name in source.names():
                 source.load(name)
@@ -180,13 +252,21 @@ def test_too_few_or_too_many_experts_are_refused() -> None:
         fewest, most = parts.experts
         for count in {fewest - 1, (most or fewest) + 1}:
             if count and (count < fewest or count > (most or count)):
-                with pytest.raises(RecipeError, match=f"models has {count} experts, expected .*{fewest}.* for {rule}"):
+                with pytest.raises(
+                    RecipeError, match=f"models has {count} experts, expected .*{fewest}.* for {rule}"
+                ):
                     merge_settings(rule, needed(rule), [(str(index), {}) for index in range(count)])
 
 
 def test_an_expert_of_another_shape_is_refused_before_anything_is_read() -> None:
     expert = {**model([1.0] * SIZE), "encoder.layer.1.bias": torch.zeros(8)}
-    with pytest.raises(InputError, match=r"expert 0 does not fit the base: encoder\.layer\.1\.bias has shape \[8\], the base's has \[7\]"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"expert 0 does not fit the base: encoder\.layer\.1\.bias has shape \[8\], the base's "
+            r"has \[7\]"
+        ),
+    ):
         merge("linear", model([1.0] * SIZE), [expert], {}, [{}])
 
 

@@ -29,15 +29,23 @@ def draws(expert: int, tensor: str) -> NDArray[np.float64]:
 
 @pytest.fixture
 def known_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Inputs, "uniform", lambda self, index, tensor: torch.from_numpy(draws(index, tensor)).float().reshape(SHAPES[tensor]))
+    monkeypatch.setattr(
+        Inputs,
+        "uniform",
+        lambda self, index, tensor: torch.from_numpy(draws(index, tensor)).float().reshape(SHAPES[tensor]),
+    )
 
 
 @pytest.fixture
 def stable_sorts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under mergekit's convention torch's own sort decides among equal magnitudes; the reference takes the first."""
+    """Under mergekit's convention torch's own sort decides among equal magnitudes; the reference takes the
+    first.
+    """
     sort = torch.Tensor.argsort
 
-    def argsort(tensor: torch.Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> torch.Tensor:
+    def argsort(
+        tensor: torch.Tensor, dim: int = -1, descending: bool = False, stable: bool = False
+    ) -> torch.Tensor:
         return sort(tensor, dim=dim, descending=descending, stable=True)
 
     monkeypatch.setattr(torch.Tensor, "argsort", argsort)
@@ -48,7 +56,15 @@ def by_magnitude(vector: Sequence[float]) -> list[int]:
 
 
 def kept(
-    rule: str, mergekit: bool, divide: bool, vector: Vector, shape: tuple[int, ...], density: float, epsilon: float, gamma: float, random: Vector
+    rule: str,
+    mergekit: bool,
+    divide: bool,
+    vector: Vector,
+    shape: tuple[int, ...],
+    density: float,
+    epsilon: float,
+    gamma: float,
+    random: Vector,
 ) -> Vector:
     """One tensor's task vector, thinned out; `divide` by what was the probability of being kept."""
     size = len(vector)
@@ -61,7 +77,11 @@ def kept(
         width = shape[-1] if len(shape) > 1 else size
         for start in range(0, size, width):
             for rank, place in enumerate(by_magnitude(vector[start : start + width])):
-                share = density - epsilon + 2 * epsilon * rank / (width - 1) if width > 1 and density < 1 else density
+                share = (
+                    density - epsilon + 2 * epsilon * rank / (width - 1)
+                    if width > 1 and density < 1
+                    else density
+                )
                 if random[start + place] < share and density > 0:
                     result[start + place] = vector[start + place] / share if divide else vector[start + place]
     elif rule.startswith("breadcrumbs"):
@@ -86,13 +106,27 @@ def combined(rule: str, mergekit: bool, vectors: Vector, weights: Sequence[float
     sign[sign == 0] = 1 if mergekit else np.sign(sign.sum())
     result = np.zeros(total.size)
     for place in range(total.size):
-        agreeing = [index for index in range(len(weights)) if weighted[index, place] and np.sign(weighted[index, place]) == sign[place]]
+        agreeing = [
+            index
+            for index in range(len(weights))
+            if weighted[index, place] and np.sign(weighted[index, place]) == sign[place]
+        ]
         if agreeing:
-            result[place] = sum(weighted[agreeing, place]) / (sum(weights[index] for index in agreeing) if normalize else 1)
+            result[place] = sum(weighted[agreeing, place]) / (
+                sum(weights[index] for index in agreeing) if normalize else 1
+            )
     return result
 
 
-def reference(rule: str, mergekit: bool, base: Model, experts: Sequence[Model], own: Sequence[dict[str, float]], rescale: bool, normalize: bool) -> Vector:
+def reference(
+    rule: str,
+    mergekit: bool,
+    base: Model,
+    experts: Sequence[Model],
+    own: Sequence[dict[str, float]],
+    rescale: bool,
+    normalize: bool,
+) -> Vector:
     thinned = []
     for index, (expert, numbers) in enumerate(zip(experts, own, strict=True)):
         pieces = []
@@ -100,12 +134,16 @@ def reference(rule: str, mergekit: bool, base: Model, experts: Sequence[Model], 
             vector = (expert[name].double() - base[name].double()).numpy().reshape(-1)
             density, epsilon, gamma = numbers["density"], numbers.get("epsilon", 0), numbers.get("gamma", 0)
             divide = rescale and rule in RANDOM and not mergekit
-            piece = kept(rule, mergekit, divide, vector, SHAPES[name], density, epsilon, gamma, draws(index, name))
+            piece = kept(
+                rule, mergekit, divide, vector, SHAPES[name], density, epsilon, gamma, draws(index, name)
+            )
             if rescale and not divide and np.abs(piece).sum() > 0:
                 piece = piece * np.abs(vector).sum() / np.abs(piece).sum()
             pieces.append(piece)
         thinned.append(np.concatenate(pieces))
-    return flat(base) + 0.5 * combined(rule, mergekit, np.stack(thinned), [numbers["weight"] for numbers in own], normalize)
+    return flat(base) + 0.5 * combined(
+        rule, mergekit, np.stack(thinned), [numbers["weight"] for numbers in own], normalize
+    )
 
 
 @pytest.mark.parametrize("rule", EVERY)
@@ -121,15 +159,32 @@ def test_it_is_the_slow_reference(rule: str, convention: str) -> None:
         base, *experts = (model(each) for each in numbers)
         own: list[dict[str, float]] = []
         for _ in experts:
-            mine = {"weight": data.draw(st.sampled_from([0.25, 0.5, 1.0, 2.0])), "density": data.draw(DENSITIES)}
+            mine = {
+                "weight": data.draw(st.sampled_from([0.25, 0.5, 1.0, 2.0])),
+                "density": data.draw(DENSITIES),
+            }
             if rule.startswith("della"):
                 mine["epsilon"] = data.draw(st.sampled_from([0, 0.125]))
             if rule.startswith("breadcrumbs"):
                 mine["gamma"] = data.draw(st.sampled_from([0, 0.2, 0.5]))
             own.append(mine)
-        got = values(merge(rule, base, experts, {"lambda": 0.5, "rescale": rescale, "normalize": normalize}, own, convention))
+        got = values(
+            merge(
+                rule,
+                base,
+                experts,
+                {"lambda": 0.5, "rescale": rescale, "normalize": normalize},
+                own,
+                convention,
+            )
+        )
         assert np.isfinite(got).all()
-        np.testing.assert_allclose(got, reference(rule, convention == "mergekit", base, experts, own, rescale, normalize), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            got,
+            reference(rule, convention == "mergekit", base, experts, own, rescale, normalize),
+            rtol=1e-5,
+            atol=1e-6,
+        )
 
     check()
 
@@ -153,7 +208,12 @@ def wide(scale: float = 1.0) -> Model:
 @pytest.mark.parametrize("rule", RANDOM)
 def test_the_expectation_is_the_task_vector(rule: str) -> None:
     base, expert = wide(0.0), wide()
-    result = torch.stack([merge(rule, base, [expert], {"density": 0.5, "lambda": 1.0, "seed": seed}).load("layer.0.weight") for seed in range(60)])
+    result = torch.stack(
+        [
+            merge(rule, base, [expert], {"density": 0.5, "lambda": 1.0, "seed": seed}).load("layer.0.weight")
+            for seed in range(60)
+        ]
+    )
     vector = expert["layer.0.weight"]
     assert float((result != 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert float((result.mean(0) * vector).sum() / (vector * vector).sum()) == pytest.approx(1.0, abs=0.01)
@@ -175,13 +235,22 @@ def test_what_is_dropped_depends_on_seed_expert_and_tensor_only(rule: str) -> No
     shape = {"embeddings.weight", "encoder.layer.0.weight"}
 
     def load(order: Sequence[str], experts: Sequence[Model], **parameters: Any) -> dict[str, torch.Tensor]:
-        source = merge(rule, base, experts, {"density": 0.5, "epsilon": 0.1, **parameters} if rule.startswith("della") else {"density": 0.5, **parameters})
+        source = merge(
+            rule,
+            base,
+            experts,
+            {"density": 0.5, "epsilon": 0.1, **parameters}
+            if rule.startswith("della")
+            else {"density": 0.5, **parameters},
+        )
         return {name: source.load(name) for name in order}
 
     first = load(sorted(shape), [a, b])
     again = load([*sorted(shape, reverse=True), *sorted(shape)], [a, b])
     assert all(torch.equal(first[name], again[name]) for name in shape)
-    assert any(not torch.equal(first[name], other) for name, other in load(sorted(shape), [a, b], seed=1).items())
+    assert any(
+        not torch.equal(first[name], other) for name, other in load(sorted(shape), [a, b], seed=1).items()
+    )
     square = merge(rule, wide(0.0), [wide(), wide()], {"density": 0.5}).load("layer.0.weight")
     alone = merge(rule, wide(0.0), [wide()], {"density": 0.5}).load("layer.0.weight")
     assert not torch.equal(square != 0, alone != 0)  # the second expert's mask is its own
@@ -197,14 +266,22 @@ def test_the_drawn_numbers_are_the_same_for_ever() -> None:
 
 def test_epsilon_must_leave_probabilities() -> None:
     base, expert = model([0.0] * SIZE), model([1.0] * SIZE)
-    with pytest.raises(RecipeError, match=r"epsilon of expert 0 is 0.15 for embeddings\.weight, expected less than 0\.1: density 0\.9 plus and minus"):
+    with pytest.raises(
+        RecipeError,
+        match=(
+            r"epsilon of expert 0 is 0.15 for embeddings\.weight, expected less than 0\.1: density 0\.9 "
+            r"plus and minus"
+        ),
+    ):
         merge("della", base, [expert], {"density": 0.9})
     merge("della", base, [expert], {"density": 0.9, "epsilon": 0.05})
 
 
 def test_mergekits_ties_trims_by_tensor_and_counts_a_tie_as_positive() -> None:
     up, down = [1.0] * SIZE, [-1.0] * SIZE
-    source = merge("ties", model([0.0] * SIZE), [model(up), model(down)], {"density": 1.0}, convention="mergekit")
+    source = merge(
+        "ties", model([0.0] * SIZE), [model(up), model(down)], {"density": 1.0}, convention="mergekit"
+    )
     np.testing.assert_array_equal(values(source), np.full(SIZE, 1 / 8))
     numbers = [64.0] * 15 + [1.0] * (SIZE - 15)
     by_tensor = merge("ties", model([0.0] * SIZE), [model(numbers)], {"density": 0.5}, convention="mergekit")

@@ -23,12 +23,23 @@ def random(shape: tuple[int, ...], seed: int, scale: float = 1.0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def models(shape: tuple[int, int], count: int, rank: int | None = None) -> tuple[Model, list[Model], list[Matrix]]:
+def models(
+    shape: tuple[int, int], count: int, rank: int | None = None
+) -> tuple[Model, list[Model], list[Matrix]]:
     """A base, experts, and their task vectors as float64; of full rank, or of a given one."""
     base = random(shape, 0)
-    vectors = [random(shape, index) if rank is None else random((shape[0], rank), index) @ random((rank, shape[1]), -index) for index in range(1, count + 1)]
+    vectors = [
+        random(shape, index)
+        if rank is None
+        else random((shape[0], rank), index) @ random((rank, shape[1]), -index)
+        for index in range(1, count + 1)
+    ]
     experts = [base + vector for vector in vectors]
-    return {NAME: base}, [{NAME: expert} for expert in experts], [(expert - base).double().numpy() for expert in experts]
+    return (
+        {NAME: base},
+        [{NAME: expert} for expert in experts],
+        [(expert - base).double().numpy() for expert in experts],
+    )
 
 
 def orthogonal(matrix: Matrix) -> Matrix:
@@ -84,13 +95,24 @@ def test_tsvm_and_iso_c(shape: tuple[int, int], count: int) -> None:
     base, experts, vectors = models(shape, count)
     np.testing.assert_allclose(change("tsvm", base, experts), reference_tsvm(vectors), atol=2e-4)
     np.testing.assert_allclose(change("iso_c", base, experts), reference_iso_c(vectors), atol=3e-5)
-    np.testing.assert_allclose(change("tsvm", base, experts, **{"lambda": 0.5}), reference_tsvm(vectors) / 2, atol=2e-4)
-    np.testing.assert_allclose(change("iso_c", base, experts, **{"lambda": 1.5}), reference_iso_c(vectors) * 1.5, atol=3e-5)
+    np.testing.assert_allclose(
+        change("tsvm", base, experts, **{"lambda": 0.5}), reference_tsvm(vectors) / 2, atol=2e-4
+    )
+    np.testing.assert_allclose(
+        change("iso_c", base, experts, **{"lambda": 1.5}), reference_iso_c(vectors) * 1.5, atol=3e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("shape", "count", "fraction", "common", "own"),
-    [((12, 12), 3, 0.8, 9, 1), ((12, 12), 3, 0.5, 6, 2), ((20, 13), 2, 0.5, 5, 4), ((9, 30), 4, 0.0, 1, 2), ((12, 12), 3, 1.0, 12, 0), ((5, 5), 3, 0.0, 2, 1)],
+    [
+        ((12, 12), 3, 0.8, 9, 1),
+        ((12, 12), 3, 0.5, 6, 2),
+        ((20, 13), 2, 0.5, 5, 4),
+        ((9, 30), 4, 0.0, 1, 2),
+        ((12, 12), 3, 1.0, 12, 0),
+        ((5, 5), 3, 0.0, 2, 1),
+    ],
 )
 def test_iso_cts(shape: tuple[int, int], count: int, fraction: float, common: int, own: int) -> None:
     base, experts, vectors = models(shape, count)
@@ -115,7 +137,9 @@ def test_wudis_defaults_are_300_steps_of_1e_5() -> None:
 def test_wudi_leaves_one_expert_as_it_is_and_passes_over_one_that_is_the_base() -> None:
     base, experts, vectors = models((8, 8), 2)
     np.testing.assert_allclose(change("wudi", base, experts[:1]), vectors[0], atol=1e-6)
-    np.testing.assert_allclose(change("wudi", base, [*experts, base]), change("wudi", base, experts), atol=1e-6)
+    np.testing.assert_allclose(
+        change("wudi", base, [*experts, base]), change("wudi", base, experts), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("rule", ["tsvm", "wudi"])
@@ -126,9 +150,22 @@ def test_one_expert_comes_back(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ALL)
 def test_all_but_linears_get_the_mean(rule: str) -> None:
-    tables = ["embeddings.word_embeddings.weight", "wte.weight", "model.shared.weight", "block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-    base = {**{name: random((6, 4), 0) for name in tables}, "layer.0.bias": random((6,), 0), "patch.weight": random((3, 4, 2, 2), 0), "scale": random((), 0)}
-    experts = [{name: value + random(tuple(value.shape), index) for name, value in base.items()} for index in (1, 2, 3)]
+    tables = [
+        "embeddings.word_embeddings.weight",
+        "wte.weight",
+        "model.shared.weight",
+        "block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ]
+    base = {
+        **{name: random((6, 4), 0) for name in tables},
+        "layer.0.bias": random((6,), 0),
+        "patch.weight": random((3, 4, 2, 2), 0),
+        "scale": random((), 0),
+    }
+    experts = [
+        {name: value + random(tuple(value.shape), index) for name, value in base.items()}
+        for index in (1, 2, 3)
+    ]
     source = merge(rule, base, experts, {"lambda": 0.5})
     for name, value in base.items():
         mean = sum(((expert[name] - value).double() for expert in experts), torch.zeros(())) / 3
@@ -137,7 +174,13 @@ def test_all_but_linears_get_the_mean(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ALL)
 @pytest.mark.parametrize(
-    "name", ["shared_expert.weight", "embed_out.weight", "albert.encoder.embedding_hidden_mapping_in.weight", "electra.embeddings_project.weight"]
+    "name",
+    [
+        "shared_expert.weight",
+        "embed_out.weight",
+        "albert.encoder.embedding_hidden_mapping_in.weight",
+        "electra.embeddings_project.weight",
+    ],
 )
 def test_linears_with_names_like_those_of_tables(rule: str, name: str) -> None:
     others = [{name: random((6, 4), index)} for index in (1, 2, 3)]
@@ -145,16 +188,24 @@ def test_linears_with_names_like_those_of_tables(rule: str, name: str) -> None:
     assert not torch.allclose(merge(rule, {name: random((6, 4), 0)}, others).load(name), mean, atol=1e-3)
 
 
-def test_a_linear_smaller_than_the_number_of_experts_gets_the_mean_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_linear_smaller_than_the_number_of_experts_gets_the_mean_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     base, experts, vectors = models((2, 9), 3)
     with caplog.at_level(logging.INFO):
         np.testing.assert_allclose(change("tsvm", base, experts), np.mean(vectors, axis=0), atol=1e-6)
-    assert [record.message for record in caplog.records] == ["tsvm: layer.0.weight [2, 9] has fewer singular values than there are experts; it gets the mean"]
+    assert [record.message for record in caplog.records] == [
+        "tsvm: layer.0.weight [2, 9] has fewer singular values than there are experts; it gets the mean"
+    ]
 
 
 @pytest.mark.parametrize("rule", SPECTRAL)
-def test_directions_without_a_singular_value_do_not_decide(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Task vectors of rank 2 among 12: the result must not depend on which basis the library returns for the rest."""
+def test_directions_without_a_singular_value_do_not_decide(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Task vectors of rank 2 among 12: the result must not depend on which basis the library returns for the
+    rest.
+    """
     base, experts, _ = models((16, 12), 3, rank=2)
     first = change(rule, base, experts)
     library = torch.linalg.svd
@@ -192,5 +243,11 @@ def test_singular_values_that_cannot_be_computed_are_refused(monkeypatch: pytest
 
     monkeypatch.setattr(spectral.torch.linalg, "svd", fails)
     base, experts, _ = models((4, 4), 1)
-    with pytest.raises(InputError, match=r"layer\.0\.weight: the singular values of its task vectors cannot be computed \(did not converge\)"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"layer\.0\.weight: the singular values of its task vectors cannot be computed \(did not "
+            r"converge\)"
+        ),
+    ):
         change("iso_c", base, experts)

@@ -42,21 +42,34 @@ def reference_slerp(first: Vector, second: Vector, t: float) -> Vector:
 def test_slerp(a: list[int], b: list[int], t: float) -> None:
     first, second = tensors(model(a)), tensors(model(b))
     expected = joined({name: reference_slerp(first[name], second[name], t) for name in SHAPES})
-    np.testing.assert_allclose(values(merge("slerp", model(a), [model(b)], {"t": t})), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(values(merge("slerp", model([9] * SIZE), [model(a), model(b)], {"t": t})), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        values(merge("slerp", model(a), [model(b)], {"t": t})), expected, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        values(merge("slerp", model([9] * SIZE), [model(a), model(b)], {"t": t})),
+        expected,
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_slerp_of_near_and_of_orthogonal_tensors() -> None:
     base = {"layer.0.weight": torch.tensor([1.0, 0.0])}
     near, away = ({"layer.0.weight": torch.tensor(value)} for value in ([1.0, 0.01], [0.0, 2.0]))
-    assert merge("slerp", base, [near], {"t": 0.5}).load("layer.0.weight").tolist() == pytest.approx([1.0, 0.005])
+    assert merge("slerp", base, [near], {"t": 0.5}).load("layer.0.weight").tolist() == pytest.approx(
+        [1.0, 0.005]
+    )
     root = math.sqrt(0.5)
-    assert merge("slerp", base, [away], {"t": 0.5}).load("layer.0.weight").tolist() == pytest.approx([root, 2 * root])
+    assert merge("slerp", base, [away], {"t": 0.5}).load("layer.0.weight").tolist() == pytest.approx(
+        [root, 2 * root]
+    )
 
 
 def test_slerps_t_by_layer_and_by_name() -> None:
     base, expert = model([8.0] * SIZE), model([16.0] * SIZE)
-    source = merge("slerp", base, [expert], {"t": [{"filter": "embeddings", "value": 0.5}, {"value": [0.0, 1.0]}]})
+    source = merge(
+        "slerp", base, [expert], {"t": [{"filter": "embeddings", "value": 0.5}, {"value": [0.0, 1.0]}]}
+    )
     assert source.load("embeddings.weight").unique().tolist() == pytest.approx([1.5])
     assert torch.equal(source.load("encoder.layer.0.weight"), base["encoder.layer.0.weight"])
     assert torch.equal(source.load("encoder.layer.1.bias"), expert["encoder.layer.1.bias"])
@@ -73,7 +86,9 @@ def reference_stock(base: Vector, experts: Sequence[Vector], row: int, floor: fl
             cosines.append(float(a @ b) / product if product else 0.0)
         cosine, count = sum(cosines) / len(cosines), len(offsets)
         if abs(1 + (count - 1) * cosine) > 1e-6:
-            result[start : start + row] += count * cosine / (1 + (count - 1) * cosine) * np.mean(offsets, axis=0)
+            result[start : start + row] += (
+                count * cosine / (1 + (count - 1) * cosine) * np.mean(offsets, axis=0)
+            )
     return result
 
 
@@ -84,7 +99,9 @@ def test_model_stock(numbers: list[list[int]], by_row: bool) -> None:
     pieces = {}
     for name, shape in SHAPES.items():
         row = shape[-1] if by_row and len(shape) > 1 else math.prod(shape)
-        pieces[name] = reference_stock(tensors(base)[name], [tensors(expert)[name] for expert in experts], row, 0.0)
+        pieces[name] = reference_stock(
+            tensors(base)[name], [tensors(expert)[name] for expert in experts], row, 0.0
+        )
     got = values(merge("model_stock", base, experts, {"filter_wise": by_row}))
     np.testing.assert_allclose(got, joined(pieces), rtol=1e-4, atol=1e-5)
 
@@ -99,24 +116,36 @@ def test_model_stock_goes_all_the_way_where_experts_are_equal_and_stays_where_th
 def test_mergekits_model_stock_takes_short_task_vectors_for_unrelated() -> None:
     base = {"layer.0.weight": torch.zeros(4)}
     short = {"layer.0.weight": torch.full((4,), 5e-5)}  # the product of two lengths is 1e-8
-    assert merge("model_stock", base, [short, short]).load("layer.0.weight").tolist() == pytest.approx([5e-5] * 4)
+    assert merge("model_stock", base, [short, short]).load("layer.0.weight").tolist() == pytest.approx(
+        [5e-5] * 4
+    )
     expected = reference_stock(np.zeros(4), [np.full(4, 5e-5)] * 2, 4, 1e-6)
     assert expected[0] == pytest.approx(1e-6, rel=0.02)
-    assert merge("model_stock", base, [short, short], convention="mergekit").load("layer.0.weight").tolist() == pytest.approx(expected.tolist())
+    assert merge("model_stock", base, [short, short], convention="mergekit").load(
+        "layer.0.weight"
+    ).tolist() == pytest.approx(expected.tolist())
 
 
-def test_model_stock_keeps_the_base_where_experts_point_against_each_other_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_model_stock_keeps_the_base_where_experts_point_against_each_other_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     base = {"layer.0.weight": torch.tensor([1.0, 1.0])}
     up, down = ({"layer.0.weight": torch.tensor(value)} for value in ([2.0, 1.0], [-3.0, 1.0]))
     with caplog.at_level(logging.WARNING):
         assert merge("model_stock", base, [up, down]).load("layer.0.weight").tolist() == [1.0, 1.0]
-    assert [record.message for record in caplog.records] == ["model_stock: in layer.0.weight the task vectors point against each other; the base is kept"]
+    assert [record.message for record in caplog.records] == [
+        "model_stock: in layer.0.weight the task vectors point against each other; the base is kept"
+    ]
 
 
 def karcher(*points: Sequence[float], **parameters: Any) -> list[float]:
     models = [InMemory({"layer.0.weight": torch.tensor(point)}) for point in points]
     names = [(f"expert {index}", {}) for index in range(len(points))]
-    result: list[float] = merged(models[0], models, merge_settings("karcher", parameters, names)).load("layer.0.weight").tolist()
+    result: list[float] = (
+        merged(models[0], models, merge_settings("karcher", parameters, names))
+        .load("layer.0.weight")
+        .tolist()
+    )
     return result
 
 
@@ -130,8 +159,12 @@ def test_the_karcher_mean_of_two_halves_their_angle() -> None:
 @given(st.lists(st.lists(st.integers(1, 9), min_size=4, max_size=4), min_size=1, max_size=5))
 def test_geodesics_from_the_karcher_mean_sum_to_zero(points: list[list[int]]) -> None:
     experts = [np.array(point, np.float64) for point in points]
-    got = np.array(karcher(*[[float(number) for number in point] for point in points], max_iter=200, tol=1e-7))
-    assert np.linalg.norm(got) == pytest.approx(np.mean([np.linalg.norm(expert) for expert in experts]), rel=1e-5)
+    got = np.array(
+        karcher(*[[float(number) for number in point] for point in points], max_iter=200, tol=1e-7)
+    )
+    assert np.linalg.norm(got) == pytest.approx(
+        np.mean([np.linalg.norm(expert) for expert in experts]), rel=1e-5
+    )
     mean = got / np.linalg.norm(got)
     pull = np.zeros(4)
     for expert in experts:

@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 from epmq_export.merging.threshold import kth_largest
 
 FLOATS = st.floats(0, width=32, allow_nan=False, allow_infinity=False)
-NEAR = st.integers(0, 40).map(lambda step: struct.unpack("<f", struct.pack("<I", 0x3F800000 + step))[0])  # neighbours, subnormals below
+NEAR = st.integers(0, 40).map(
+    lambda step: struct.unpack("<f", struct.pack("<I", 0x3F800000 + step))[0]
+)  # neighbours, subnormals below
 TINY = st.integers(0, 3).map(lambda step: struct.unpack("<f", struct.pack("<I", step))[0])
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.one_of(FLOATS, NEAR, TINY, st.just(0.0)), max_size=12), min_size=1, max_size=4), st.data())
+@given(
+    st.lists(st.lists(st.one_of(FLOATS, NEAR, TINY, st.just(0.0)), max_size=12), min_size=1, max_size=4),
+    st.data(),
+)
 def test_it_is_what_sorting_gives(pieces: list[list[float]], data: st.DataObject) -> None:
     tensors = [torch.tensor(piece) for piece in pieces]
     numbers = torch.cat(tensors)

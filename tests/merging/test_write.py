@@ -27,7 +27,14 @@ def model_dir(tmp_path: Path) -> Path:
     """A small BERT, its config saying a dtype, with the files that travel with it and one that does not."""
     directory = tmp_path / "base"
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=12)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+    )
     BertModel(config).save_pretrained(directory)
     (directory / "1_Pooling").mkdir()
     (directory / "1_Pooling" / "config.json").write_text("{}")
@@ -37,13 +44,23 @@ def model_dir(tmp_path: Path) -> Path:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    return {str(path.relative_to(directory)): sha256(path) for path in sorted(directory.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(directory)): sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_one_file_that_transformers_reads(model_dir: Path, tmp_path: Path) -> None:
     base = open_checkpoint(model_dir)
     write_merged(tmp_path / "out", base, model_dir, CARD)
-    assert set(digests(tmp_path / "out")) == {"README.md", "config.json", "model.safetensors", "vocab.txt", "1_Pooling/config.json"}
+    assert set(digests(tmp_path / "out")) == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "1_Pooling/config.json",
+    }
     loaded = BertModel.from_pretrained(tmp_path / "out").state_dict()
     for name in base.names():
         assert torch.equal(loaded[name], base.load(name))
@@ -55,13 +72,17 @@ def test_shards_with_their_index(model_dir: Path, tmp_path: Path) -> None:
     shards = sorted(out.glob("*.safetensors"))
     assert len(shards) > 2 and shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
     index = json.loads((out / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(tensor.nbytes for shard in shards for tensor in load_file(shard).values())
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes for shard in shards for tensor in load_file(shard).values()
+    )
     for shard in shards:
         held = load_file(shard)
         assert sum(tensor.nbytes for tensor in held.values()) <= 6000
         assert all(index["weight_map"][name] == shard.name for name in held)
     again = open_checkpoint(out)
-    assert again.names() == base.names() and all(torch.equal(again.load(name), base.load(name)) for name in base.names())
+    assert again.names() == base.names() and all(
+        torch.equal(again.load(name), base.load(name)) for name in base.names()
+    )
     loaded = BertModel.from_pretrained(out).state_dict()
     assert all(torch.equal(loaded[name], base.load(name)) for name in base.names())
 
@@ -69,7 +90,11 @@ def test_shards_with_their_index(model_dir: Path, tmp_path: Path) -> None:
 def test_a_tensor_larger_than_a_shard_has_its_own(model_dir: Path, tmp_path: Path) -> None:
     source = InMemory({"a": torch.ones(4), "b": torch.ones(100), "c": torch.ones(4)})
     write_merged(tmp_path / "out", source, model_dir, CARD, shard_bytes=64)
-    assert [list(load_file(shard)) for shard in sorted((tmp_path / "out").glob("*.safetensors"))] == [["a"], ["b"], ["c"]]
+    assert [list(load_file(shard)) for shard in sorted((tmp_path / "out").glob("*.safetensors"))] == [
+        ["a"],
+        ["b"],
+        ["c"],
+    ]
 
 
 def test_the_same_again_is_byte_identical(model_dir: Path, tmp_path: Path) -> None:
@@ -84,7 +109,9 @@ def test_another_dtype_is_written_and_said(model_dir: Path, tmp_path: Path) -> N
     base = open_checkpoint(model_dir)
     source = merged(base, [base], merge_settings("linear", {}, [("expert", {})]), torch.bfloat16)
     write_merged(tmp_path / "out", source, model_dir, CARD)
-    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     assert BertModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
@@ -98,9 +125,14 @@ def test_another_dtype_is_written_and_said(model_dir: Path, tmp_path: Path) -> N
         max_size=6,
     )
 )
-def test_every_shape_dtype_and_name_survives(tmp_path_factory: pytest.TempPathFactory, layout: dict[str, tuple[list[int], torch.dtype]]) -> None:
+def test_every_shape_dtype_and_name_survives(
+    tmp_path_factory: pytest.TempPathFactory, layout: dict[str, tuple[list[int], torch.dtype]]
+) -> None:
     directory = tmp_path_factory.mktemp("layout")
-    tensors = {name: (torch.arange(torch.Size(shape).numel()) % 2).reshape(shape).to(dtype) for name, (shape, dtype) in layout.items()}
+    tensors = {
+        name: (torch.arange(torch.Size(shape).numel()) % 2).reshape(shape).to(dtype)
+        for name, (shape, dtype) in layout.items()
+    }
     write_merged(directory / "out", InMemory(tensors), directory, CARD)
     written = (directory / "out" / "model.safetensors").read_bytes()
     length = int.from_bytes(written[:8], "little")
@@ -151,13 +183,19 @@ def test_a_source_that_lies_about_a_tensor_is_refused(model_dir: Path, tmp_path:
         def load(self, name: str) -> Tensor:
             return super().load(name).half()
 
-    with pytest.raises(InputError, match=r"tensor w: loaded torch\.float16 \[2\], expected torch\.float32 \[2\]"):
+    with pytest.raises(
+        InputError, match=r"tensor w: loaded torch\.float16 \[2\], expected torch\.float32 \[2\]"
+    ):
         write_merged(tmp_path / "out", Lying({"w": torch.ones(2)}), model_dir, CARD)
 
 
 def test_the_card_has_front_matter_and_the_recipe() -> None:
     _, front, body = CARD.split("---\n", 2)
-    assert yaml.safe_load(front) == {"base_model": ["owner/base", "owner/one"], "library_name": "transformers", "tags": ["merge", "epmq-export"]}
+    assert yaml.safe_load(front) == {
+        "base_model": ["owner/base", "owner/one"],
+        "library_name": "transformers",
+        "tags": ["merge", "epmq-export"],
+    }
     assert "```yaml\nmerge_method: ties\n```" in body and "- ./local/two" in body
     local = model_card("./base", ["./one"], "linear", "a: '```'")
     assert "base_model" not in yaml.safe_load(local.split("---\n", 2)[1])

@@ -81,7 +81,13 @@ def test_the_file_itself_is_as_close_as_its_kernels_allow(gguf: Path, packed: Pa
 
 
 def test_texts_are_read_at_their_first_end_and_cut_to_the_context(gguf: Path, packed: Packed) -> None:
-    texts = ["a photo of the red cat", "", "a dog" * 20, f"a cat{tiny_clip.END} and more", "Über-CAT  it's 12"]
+    texts = [
+        "a photo of the red cat",
+        "",
+        "a dog" * 20,
+        f"a cat{tiny_clip.END} and more",
+        "Über-CAT  it's 12",
+    ]
     assert rms_relative(ClipCpp().outputs(gguf, texts), in_torch(packed, texts)) < 2e-3
 
 
@@ -93,7 +99,10 @@ def test_a_sample_gives_the_same_bits_in_any_company(gguf: Path) -> None:
 def test_swapped_names_show_in_the_graph(gguf: Path, packed: Packed, tmp_path: Path) -> None:
     """Query for value in one layer: all shapes are right, and so is every tensor."""
     content = gguf.read_bytes()
-    for one, other in ((b"v.blk.0.attn_q.weight", b"v.blk.0.attn_x.weight"), (b"v.blk.0.attn_v.weight", b"v.blk.0.attn_q.weight")):
+    for one, other in (
+        (b"v.blk.0.attn_q.weight", b"v.blk.0.attn_x.weight"),
+        (b"v.blk.0.attn_v.weight", b"v.blk.0.attn_q.weight"),
+    ):
         content = content.replace(one, other)
     bent = tmp_path / "model.gguf"
     bent.write_bytes(content.replace(b"v.blk.0.attn_x.weight", b"v.blk.0.attn_v.weight"))
@@ -104,7 +113,11 @@ def test_swapped_names_show_in_the_graph(gguf: Path, packed: Packed, tmp_path: P
 def test_llama_cpp_s_names_for_the_feed_forward_end_in_a_sentence(gguf: Path, tmp_path: Path) -> None:
     """Its matrices are then of the wrong shapes, which clip.cpp finds when it multiplies."""
     content = gguf.read_bytes()
-    for one, other in ((b".ffn_up.", b".ffn_xx."), (b".ffn_down.", b".ffn_up.\0\0"), (b".ffn_xx.", b".ffn_up.")):
+    for one, other in (
+        (b".ffn_up.", b".ffn_xx."),
+        (b".ffn_down.", b".ffn_up.\0\0"),
+        (b".ffn_xx.", b".ffn_up."),
+    ):
         assert one in content
         content = content.replace(one, other)
     bent = tmp_path / "model.gguf"
@@ -121,14 +134,18 @@ def test_its_ggml_decodes_the_grids_that_it_can_hold(name: str) -> None:
     if name not in HELD:
         assert found is None
         return
-    assert found is not None and np.array_equal(found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32))
+    assert found is not None and np.array_equal(
+        found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32)
+    )
     with pytest.raises(InputError, match=f"17 bytes of {grid.file_type} for 32 values"):
         ClipCpp().dequantise(grid.file_type, np.zeros(17, np.uint8), 32)
 
 
 def test_a_file_on_a_grid_that_it_cannot_read_is_not_written(model: Path, tmp_path: Path) -> None:
     packed = tiny_clip.packed(model, grid="IQ4_NL", place=tmp_path / "packed")
-    with pytest.raises(InputError, match=r"is on IQ4_NL, expected Q4_0 or Q4_1 or Q8_0: clip\.cpp cannot read it in GGUF"):
+    with pytest.raises(
+        InputError, match=r"is on IQ4_NL, expected Q4_0 or Q4_1 or Q8_0: clip\.cpp cannot read it in GGUF"
+    ):
         Gguf().write(packed, open_family(packed.directory), tmp_path)
     assert not (tmp_path / "model.gguf").exists()
 
@@ -138,8 +155,16 @@ def test_a_file_on_a_grid_that_it_cannot_read_is_not_written(model: Path, tmp_pa
     [
         ("general.architecture", b"\4\0\0\0\0\0\0\0bert", "general.architecture is 'bert', expected 'clip'"),
         ("clip.vision.block_count", struct.pack("<I", 13), r"unable to find tensor v\.blk\.12"),
-        ("clip.vision.image_size", struct.pack("<I", 64), r"v\.position_embd\.weight has 17 rows, expected 65"),
-        ("clip.vision.projection_dim", struct.pack("<I", 64), r"visual_projection\.weight has 32 rows, expected 64"),
+        (
+            "clip.vision.image_size",
+            struct.pack("<I", 64),
+            r"v\.position_embd\.weight has 17 rows, expected 65",
+        ),
+        (
+            "clip.vision.projection_dim",
+            struct.pack("<I", 64),
+            r"visual_projection\.weight has 32 rows, expected 64",
+        ),
         ("clip.vision.patch_size", struct.pack("<I", 0), r"clip\.vision\.patch_size is 0"),
         ("clip.vision.attention.head_count", struct.pack("<I", 0), "SIGFPE"),
         ("clip.has_vision_encoder", b"\0", "no vision encoder"),
@@ -162,15 +187,22 @@ def test_a_missing_key_is_named(key: str, gguf: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_is_cut_off_is_named(gguf: Path, tmp_path: Path) -> None:
     content, path = gguf.read_bytes(), tmp_path / "model.gguf"
-    # Cut within its keys, its reader frees what it has not read: it says so, or dies of it, as memory happens to lie.
+    # Cut within its keys, its reader frees what it has not read: it says so, or dies of it, as memory happens
+    # to lie.
     within = r"(failed to read|free\(\)|it said nothing|reads no GGUF)"
-    for length, message in ((len(content) - 9000, r"ends at byte \d+, and the file at byte \d+"), (5000, within), (0, "reads no GGUF")):
+    for length, message in (
+        (len(content) - 9000, r"ends at byte \d+, and the file at byte \d+"),
+        (5000, within),
+        (0, "reads no GGUF"),
+    ):
         path.write_bytes(content[:length])
         with pytest.raises(InputError, match=rf"model\.gguf: clip\.cpp (fails|died).*{message}"):
             ClipCpp().outputs(path, PICTURES[:1])
 
 
-def test_samples_that_do_not_go_together_and_files_that_are_not_there_are_named(gguf: Path, tmp_path: Path) -> None:
+def test_samples_that_do_not_go_together_and_files_that_are_not_there_are_named(
+    gguf: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="found texts among pictures"):
         ClipCpp().outputs(gguf, [PICTURES[0], "a cat"])
     with pytest.raises(InputError, match="no samples"):
@@ -191,15 +223,21 @@ def test_a_process_that_takes_too_long_or_too_much_is_stopped(gguf: Path) -> Non
 def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runtime: Runtime = ClipCpp()
     project = tomllib.loads((Path(clip_cpp.__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert [wanted.split(";")[0] for wanted in project["optional-dependencies"]["clip"]] == [f"clip-cpp=={runtime.version()}"]
+    assert [wanted.split(";")[0] for wanted in project["optional-dependencies"]["clip"]] == [
+        f"clip-cpp=={runtime.version()}"
+    ]
     monkeypatch.setattr(clip_library, "_CPUINFO", tmp_path / "cpuinfo")
     assert runtime.version()
     (tmp_path / "cpuinfo").write_text("processor: 0\nflags\t\t: fpu fma sse2\n")
     with pytest.raises(MissingRuntime, match=r"this CPU has no avx2, f16c"):
         runtime.version()
     monkeypatch.setattr(clip_library, "VERSION", "1.2.3")
-    with pytest.raises(MissingRuntime, match=r"clip-cpp is 0\.5\.0, expected 1\.2\.3: pip install 'epmq-export\[clip\]'"):
+    with pytest.raises(
+        MissingRuntime, match=r"clip-cpp is 0\.5\.0, expected 1\.2\.3: pip install 'epmq-export\[clip\]'"
+    ):
         runtime.version()
     monkeypatch.setattr(clip_library, "PACKAGE", "clip-cpp-that-is-not-there")
-    with pytest.raises(MissingRuntime, match=r"clip\.cpp is not installed: pip install 'epmq-export\[clip\]'"):
+    with pytest.raises(
+        MissingRuntime, match=r"clip\.cpp is not installed: pip install 'epmq-export\[clip\]'"
+    ):
         runtime.version()

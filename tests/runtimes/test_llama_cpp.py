@@ -52,7 +52,14 @@ def in_torch(packed: Packed, family: Family, texts: Sequence[str]) -> NDArray[np
     for block in family.blocks:
         prefix = block.name + "."
         module = block.build()
-        module.load_state_dict({name.removeprefix(prefix): packed.load(name).float() for name in packed.names() if name.startswith(prefix)}, assign=True)
+        module.load_state_dict(
+            {
+                name.removeprefix(prefix): packed.load(name).float()
+                for name in packed.names()
+                if name.startswith(prefix)
+            },
+            assign=True,
+        )
         modules.append((block, module))
     rows = []
     with torch.inference_mode():
@@ -74,7 +81,9 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).min())
 
 
-def test_it_tokenises_the_hard_texts_as_the_model_s_tokenizer_does(minilm_gguf: Path, minilm_packed: tuple[Packed, Family]) -> None:
+def test_it_tokenises_the_hard_texts_as_the_model_s_tokenizer_does(
+    minilm_gguf: Path, minilm_packed: tuple[Packed, Family]
+) -> None:
     expected = [batch["input_ids"][0].tolist() for batch in minilm_packed[1].batches(HARD_TEXTS, 1)]
     found = LlamaCpp().tokens(minilm_gguf, HARD_TEXTS)
     assert dict(zip(HARD_TEXTS, found, strict=True)) == dict(zip(HARD_TEXTS, expected, strict=True))
@@ -87,7 +96,9 @@ def test_the_twin_agrees_with_torch(twin: Path, reference: NDArray[np.float32]) 
     assert cosine(found, reference) > 0.999999
 
 
-def test_the_file_itself_is_as_close_as_its_kernels_allow(minilm_gguf: Path, reference: NDArray[np.float32]) -> None:
+def test_the_file_itself_is_as_close_as_its_kernels_allow(
+    minilm_gguf: Path, reference: NDArray[np.float32]
+) -> None:
     found = LlamaCpp().outputs(minilm_gguf, HARD_TEXTS)
     assert 1e-3 < relative(found, reference) < 5e-2  # 8-bit activations in the 4-bit kernels
 
@@ -102,14 +113,18 @@ def test_the_file_itself_is_as_close_as_its_kernels_allow(minilm_gguf: Path, ref
         ("tokenizer.ggml.seperator_token_id", struct.pack("<I", 103)),
     ],
 )
-def test_a_wrong_key_shows_in_the_twin(key: str, new: bytes, minilm_gguf: Path, reference: NDArray[np.float32], tmp_path: Path) -> None:
+def test_a_wrong_key_shows_in_the_twin(
+    key: str, new: bytes, minilm_gguf: Path, reference: NDArray[np.float32], tmp_path: Path
+) -> None:
     bent = edited(minilm_gguf, tmp_path / "model.gguf", value_at(minilm_gguf, key), new)
     texts = HARD_TEXTS[5:9]
     found = LlamaCpp().outputs(Gguf().exact(bent, tmp_path), texts, exact=True)
     assert relative(found, reference[5:9]) > 1e-2
 
 
-def test_a_wrong_token_shows_in_the_twin(minilm_gguf: Path, reference: NDArray[np.float32], tmp_path: Path) -> None:
+def test_a_wrong_token_shows_in_the_twin(
+    minilm_gguf: Path, reference: NDArray[np.float32], tmp_path: Path
+) -> None:
     bent = edited(minilm_gguf, tmp_path / "model.gguf", token_at(minilm_gguf, "▁fox") + 5, b"Q")
     found = LlamaCpp().outputs(Gguf().exact(bent, tmp_path), HARD_TEXTS[4:6], exact=True)
     assert relative(found[:1], reference[4:5]) < 5e-4
@@ -123,7 +138,9 @@ def test_a_text_gives_the_same_bits_in_any_company(small_gguf: Path) -> None:
     assert np.array_equal(LlamaCpp().outputs(small_gguf, texts[97:101][::-1]), together[97:101][::-1])
 
 
-def test_ggml_decodes_every_tensor_as_calibration_does(minilm_gguf: Path, minilm_packed: tuple[Packed, Family]) -> None:
+def test_ggml_decodes_every_tensor_as_calibration_does(
+    minilm_gguf: Path, minilm_packed: tuple[Packed, Family]
+) -> None:
     packed, family = minilm_packed
     compared = 0
     for stored in Gguf().tensors(minilm_gguf, family):
@@ -144,36 +161,61 @@ def test_ggml_decodes_every_tensor_as_calibration_does(minilm_gguf: Path, minilm
 def test_ggml_decodes_any_codes_and_stored_numbers(name: str, out: int, seed: int) -> None:
     tensor = random_point(GRIDS[name], out, 2, seed)
     found = LlamaCpp().dequantise(GRIDS[name].file_type, encode(tensor).reshape(-1), tensor.codes.numel())
-    assert found is not None and np.array_equal(found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32))
+    assert found is not None and np.array_equal(
+        found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32)
+    )
 
 
 def test_a_model_with_a_matrix_on_every_grid_runs(tmp_path: Path) -> None:
-    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model", width=256), grid=[*GRIDS])
+    packed, family = small_packed(
+        tmp_path / "packed", small_bert(tmp_path / "model", width=256), grid=[*GRIDS]
+    )
     assert {grid.name for grid in packed.grids.values()} == set(GRIDS)
     path = Gguf().write(packed, family, tmp_path)
     expected = in_torch(packed, family, [GOOD, "café!"])
-    assert relative(LlamaCpp().outputs(Gguf().exact(path, tmp_path), [GOOD, "café!"], exact=True), expected) < 5e-4
+    assert (
+        relative(LlamaCpp().outputs(Gguf().exact(path, tmp_path), [GOOD, "café!"], exact=True), expected)
+        < 5e-4
+    )
     # Its own kernels round the activations to 8 bits.
     assert relative(LlamaCpp().outputs(path, [GOOD, "café!"]), expected) < 0.05
 
 
 def test_ggml_is_given_whole_blocks_only() -> None:
-    for grid, size, count in (("Q4_0", 18, 64), ("Q4_0", 18, 31), ("Q8_0", 33, 32), ("F16", 3, 1), ("Q4_0", 0, -32)):
+    for grid, size, count in (
+        ("Q4_0", 18, 64),
+        ("Q4_0", 18, 31),
+        ("Q8_0", 33, 32),
+        ("F16", 3, 1),
+        ("Q4_0", 0, -32),
+    ):
         with pytest.raises(InputError, match=f"{size} bytes of {grid} for {count} values"):
             LlamaCpp().dequantise(grid, np.zeros(size, np.uint8), count)
     assert LlamaCpp().dequantise("Q5_1", np.zeros(24, np.uint8), 32) is None
 
 
 def test_a_file_that_llama_cpp_refuses_is_named_with_its_words(small_gguf: Path, tmp_path: Path) -> None:
-    path = edited(small_gguf, tmp_path / "model.gguf", value_at(small_gguf, "bert.feed_forward_length"), struct.pack("<I", 96))
+    path = edited(
+        small_gguf,
+        tmp_path / "model.gguf",
+        value_at(small_gguf, "bert.feed_forward_length"),
+        struct.pack("<I", 96),
+    )
     with pytest.raises(InputError, match=r"model\.gguf: llama\.cpp fails: .*ffn_up\.weight' has wrong shape"):
         LlamaCpp().outputs(path, [GOOD])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="how a process died is told by signals")
 def test_a_file_that_kills_llama_cpp_is_named_with_the_assertion(small_gguf: Path, tmp_path: Path) -> None:
-    path = edited(small_gguf, tmp_path / "model.gguf", value_at(small_gguf, "bert.block_count"), struct.pack("<I", 2**31))
-    with pytest.raises(InputError, match=r"model\.gguf: llama\.cpp died \(SIGABRT; .*\): GGML_ASSERT\(hparams\.n_layer"):
+    path = edited(
+        small_gguf,
+        tmp_path / "model.gguf",
+        value_at(small_gguf, "bert.block_count"),
+        struct.pack("<I", 2**31),
+    )
+    with pytest.raises(
+        InputError, match=r"model\.gguf: llama\.cpp died \(SIGABRT; .*\): GGML_ASSERT\(hparams\.n_layer"
+    ):
         LlamaCpp().outputs(path, [GOOD])
 
 
@@ -190,8 +232,12 @@ def test_a_process_that_takes_too_much_memory_is_stopped(small_gguf: Path) -> No
         LlamaCpp(memory=150 << 20).outputs(small_gguf, [GOOD])
 
 
-def test_texts_that_do_not_fit_and_files_that_are_not_there_are_named(small_gguf: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.gguf: llama\.cpp fails: .*larger than the max context size \(32 tokens\)"):
+def test_texts_that_do_not_fit_and_files_that_are_not_there_are_named(
+    small_gguf: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match=r"model\.gguf: llama\.cpp fails: .*larger than the max context size \(32 tokens\)"
+    ):
         LlamaCpp().outputs(small_gguf, [GOOD * 20])
     with pytest.raises(InputError, match="no texts"):
         LlamaCpp().outputs(small_gguf, [])
@@ -204,7 +250,9 @@ def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = [re.match(r"xllamacpp==([\w.]+)", wanted) for wanted in project["dependencies"]]
     assert [match[1] for match in pinned if match] == [LlamaCpp().version()]
     monkeypatch.setattr(llama_cpp, "VERSION", "1.2.3")
-    with pytest.raises(MissingRuntime, match=r"xllamacpp is .*, expected 1\.2\.3: pip install xllamacpp==1\.2\.3"):
+    with pytest.raises(
+        MissingRuntime, match=r"xllamacpp is .*, expected 1\.2\.3: pip install xllamacpp==1\.2\.3"
+    ):
         LlamaCpp().version()
     monkeypatch.setattr(llama_cpp, "PACKAGE", "xllamacpp-that-is-not-there")
     with pytest.raises(MissingRuntime, match=r"llama\.cpp is not installed: pip install"):
@@ -216,7 +264,10 @@ def test_ggml_quantises_near_and_weighs_by_importance(grid: str, error: float) -
     random = np.random.default_rng(0)
     weight = random.standard_normal((8, 512)).astype(np.float32)
     importance = np.where(np.arange(512) % 32 < 4, 100.0, 0.01).astype(np.float32)
-    plain, weighted = (ggml_types.dequantise(grid, ggml_types.quantise(grid, weight, given).reshape(-1), weight.size) for given in (None, importance))
+    plain, weighted = (
+        ggml_types.dequantise(grid, ggml_types.quantise(grid, weight, given).reshape(-1), weight.size)
+        for given in (None, importance)
+    )
     assert plain is not None and weighted is not None
 
     def loss(found: np.ndarray, weights: np.ndarray) -> float:

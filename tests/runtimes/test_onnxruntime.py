@@ -16,7 +16,10 @@ from tests.onnx_models import TEXTS, Written, minilm, reference, rms, small, sma
 RUNTIME = OnnxRuntime()
 
 
-@pytest.mark.parametrize("build", [minilm, small, wide, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")])
+@pytest.mark.parametrize(
+    "build",
+    [minilm, small, wide, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")],
+)
 def test_exact_is_pytorch_and_default_is_near(build: Callable[[], Written]) -> None:
     model = build()
     expected = reference(model)
@@ -26,7 +29,11 @@ def test_exact_is_pytorch_and_default_is_near(build: Callable[[], Written]) -> N
 
 def test_levels_differ_and_scales_are_of_both_signs() -> None:
     model = minilm()
-    scales = next(tensor for tensor in onnx.load(model.path).graph.initializer if tensor.name.endswith("query.weight.scales"))
+    scales = next(
+        tensor
+        for tensor in onnx.load(model.path).graph.initializer
+        if tensor.name.endswith("query.weight.scales")
+    )
     values = onnx.numpy_helper.to_array(scales)
     assert (values < 0).any() and (values > 0).any()
     found = RUNTIME.outputs(model.path, TEXTS[:4])
@@ -47,8 +54,12 @@ def test_any_batch_and_length(batch: int, length: int) -> None:
 def test_order_and_padding_do_not_matter() -> None:
     path = small().path
     together = RUNTIME.outputs(path, TEXTS, exact=True)
-    np.testing.assert_allclose(RUNTIME.outputs(path, TEXTS[::-1], exact=True)[::-1], together, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(RUNTIME.outputs(path, TEXTS[2:3], exact=True)[0], together[2], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        RUNTIME.outputs(path, TEXTS[::-1], exact=True)[::-1], together, rtol=0, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        RUNTIME.outputs(path, TEXTS[2:3], exact=True)[0], together[2], rtol=0, atol=1e-5
+    )
 
 
 @pytest.fixture
@@ -71,7 +82,9 @@ def test_changed_vocabulary_shows(copy: Written) -> None:
     before = RUNTIME.outputs(copy.path, TEXTS, exact=True)
     for path in (copy.folder / "vocab.txt", copy.folder / "tokenizer.json"):
         if path.exists():
-            path.write_text(path.read_text(encoding="utf-8").replace("sentence", "sentense"), encoding="utf-8")
+            path.write_text(
+                path.read_text(encoding="utf-8").replace("sentence", "sentense"), encoding="utf-8"
+            )
     after = RUNTIME.outputs(copy.path, TEXTS, exact=True)
     assert rms(after[:3], before[:3]) < 1e-5
     assert rms(after[5:], before[5:]) > 1e-3
@@ -82,7 +95,15 @@ def test_model_file_beside_its_config(copy: Written) -> None:
     np.testing.assert_array_equal(RUNTIME.outputs(moved, TEXTS[:2]), RUNTIME.outputs(small().path, TEXTS[:2]))
 
 
-@pytest.mark.parametrize(("name", "content"), [("tokenizer_config.json", "{"), ("vocab.txt", None), ("sentence_bert_config.json", "[1]"), ("config.json", "")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", "{"),
+        ("vocab.txt", None),
+        ("sentence_bert_config.json", "[1]"),
+        ("config.json", ""),
+    ],
+)
 def test_bad_companion(copy: Written, name: str, content: str | None) -> None:
     if content is None:
         (copy.folder / name).unlink()
@@ -101,7 +122,9 @@ def test_no_config(tmp_path: Path) -> None:
 
 
 def test_token_beyond_the_table(copy: Written) -> None:
-    words = (copy.folder / "vocab.txt").read_text(encoding="utf-8").replace("sentence\n", "[unused2000]\n") + "sentence\n"
+    words = (copy.folder / "vocab.txt").read_text(encoding="utf-8").replace(
+        "sentence\n", "[unused2000]\n"
+    ) + "sentence\n"
     (copy.folder / "vocab.txt").write_text(words, encoding="utf-8")
     with pytest.raises(InputError, match=r"model_q4\.onnx: ONNX Runtime fails on it"):
         RUNTIME.outputs(copy.path, TEXTS)

@@ -67,8 +67,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 base_model: ./base
 merge_method: task_arithmetic
 tasks:
-  words: {expert: ./expert0, prompt: "say {}", calibration: texts.txt, evaluation: words.tsv, metric: exact_match}
-  numbers: {expert: ./expert1, prompt: "rate {}", calibration: texts.txt, evaluation: numbers.tsv, metric: spearman}
+  words:
+    {expert: ./expert0, prompt: "say {}", calibration: texts.txt, evaluation: words.tsv, metric: exact_match}
+  numbers:
+    {expert: ./expert1, prompt: "rate {}", calibration: texts.txt, evaluation: numbers.tsv, metric: spearman}
 calibration: {samples: 4}
 """,
         encoding="utf-8",
@@ -80,7 +82,12 @@ def answered(trial: Answers, *answers: str) -> Outputs:
     """The outputs of a model that gives these answers, and ends them."""
     tokenizer = tiny_decoder.tokenizer()
     ends = [question.ends[0] for question in trial.questions]
-    return np.stack([each.row([*tokenizer(text)["input_ids"], end][: each.limit]) for each, text, end in zip(trial.questions, answers, ends, strict=True)])
+    return np.stack(
+        [
+            each.row([*tokenizer(text)["input_ids"], end][: each.limit])
+            for each, text, end in zip(trial.questions, answers, ends, strict=True)
+        ]
+    )
 
 
 def test_an_answer_is_right_word_for_word(project: Project) -> None:
@@ -97,29 +104,43 @@ def test_an_answer_is_right_word_for_word(project: Project) -> None:
     assert words.said(wrong) == ["bad", "very bad", "Good"]
     assert words.score(right, right) == 1.0 and words.score(wrong, wrong) == pytest.approx(1 / 3)
     told = bench.compare(project.tasks[0], wrong, right, RecipeVerify())
-    assert told.facts["answers"]["words"] == {"same": pytest.approx(1 / 3)} and told.drop == pytest.approx(2 / 3)
+    assert told.facts["answers"]["words"] == {"same": pytest.approx(1 / 3)} and told.drop == pytest.approx(
+        2 / 3
+    )
     assert told.broken is not None and "accuracy 0.333 is 0.667 below the reference's 1.000" in told.broken
 
     ordered = answered(numbers, "2.0", " 9", "-8")
     other = answered(numbers, " so", "9", "1")
-    assert numbers.score(ordered, ordered) == pytest.approx(1) and numbers.score(other, other) == pytest.approx(0.5)
+    assert numbers.score(ordered, ordered) == pytest.approx(1) and numbers.score(
+        other, other
+    ) == pytest.approx(0.5)
     told = bench.compare(project.tasks[1], other, ordered, RecipeVerify(tasks=0.6))
-    assert told.facts["answers"]["numbers"] == {"same": pytest.approx(1 / 3), "no_number": pytest.approx(1 / 3)} and told.broken is None
+    assert (
+        told.facts["answers"]["numbers"] == {"same": pytest.approx(1 / 3), "no_number": pytest.approx(1 / 3)}
+        and told.broken is None
+    )
     told = bench.compare(project.tasks[1], other, ordered, RecipeVerify())
-    assert told.broken is not None and "rank correlation 0.500 is 0.500 below the reference's 1.000" in told.broken
+    assert (
+        told.broken is not None
+        and "rank correlation 0.500 is 0.500 below the reference's 1.000" in told.broken
+    )
 
 
 def test_a_model_answers_for_itself(project: Project) -> None:
     family: Any = project.sources.family
     bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
-    outputs = bench.outputs(partial(reference.outputs, family, project.sources.experts[project.tasks[0].expert], device=CPU))
+    outputs = bench.outputs(
+        partial(reference.outputs, family, project.sources.experts[project.tasks[0].expert], device=CPU)
+    )
     np.testing.assert_array_equal(outputs["words"], bench.experts["words"])
     assert set(bench.scores(outputs)) == {"words", "numbers", "average"}
 
 
 def test_labels_are_answers_too(project: Project, tmp_path: Path) -> None:
     folder = project.recipe.directory
-    text = project.recipe.path.read_text(encoding="utf-8").replace("evaluation: words.tsv,", "evaluation: labels.tsv, labels: {bad: ' so bad', good: ' good'},")
+    text = project.recipe.path.read_text(encoding="utf-8").replace(
+        "evaluation: words.tsv,", "evaluation: labels.tsv, labels: {bad: ' so bad', good: ' good'},"
+    )
     (folder / "labels.tsv").write_text("good\tvifo\n0\tvifo gari\n", encoding="utf-8")
     (recipe := folder / "labels.yaml").write_text(text, encoding="utf-8")
     task = Project.open(load_recipe(recipe), open_family, GgufBase, CPU).tasks[0]
@@ -130,7 +151,10 @@ def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: P
     text = project.recipe.path.read_text(encoding="utf-8").replace("words.tsv", "long.tsv")
     (project.recipe.directory / "long.tsv").write_text(f"{'cat dog ' * 400}\tit is\n", encoding="utf-8")
     (recipe := project.recipe.path.with_name("long.yaml")).write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"task words: .*found answers of up to \d+ tokens, expected fewer than the 512 that it takes"):
+    with pytest.raises(
+        InputError,
+        match=r"task words: .*found answers of up to \d+ tokens, expected fewer than the 512 that it takes",
+    ):
         Project.open(load_recipe(recipe), open_family, GgufBase, CPU)
 
 
@@ -138,10 +162,22 @@ def test_what_cannot_be_scored_so_is_refused(project: Project) -> None:
     recipe = project.recipe.path.with_name("other.yaml")
     text = project.recipe.path.read_text(encoding="utf-8")
     for old, new, sentence in (
-        ("evaluation: numbers.tsv, ", "", "tasks.numbers.evaluation: found nothing, expected labelled data, since the task has a metric"),
+        (
+            "evaluation: numbers.tsv, ",
+            "",
+            "tasks.numbers.evaluation: found nothing, expected labelled data, since the task has a metric",
+        ),
         ("metric: spearman", "metric: pearson", "expected one of exact_match, spearman"),
-        ("metric: spearman", "labels: [a, b], metric: spearman", "tasks.numbers.metric: found spearman beside labels"),
-        ("metric: exact_match", 'labels: {a: b, c: "d\\ne"}, metric: exact_match', "tasks.words.metric: found exact_match beside the label text"),
+        (
+            "metric: spearman",
+            "labels: [a, b], metric: spearman",
+            "tasks.numbers.metric: found spearman beside labels",
+        ),
+        (
+            "metric: exact_match",
+            'labels: {a: b, c: "d\\ne"}, metric: exact_match',
+            "tasks.words.metric: found exact_match beside the label text",
+        ),
     ):
         recipe.write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(RecipeError, match=sentence.replace(".", "[.]")):

@@ -1,4 +1,6 @@
-"""One thing wrong in a good file: `epmq verify` exits 1, names it, and the check meant for it is the one that fails."""
+"""One thing wrong in a good file: `epmq verify` exits 1, names it, and the check meant for it is the one that
+fails.
+"""
 
 import json
 import re
@@ -32,13 +34,19 @@ class Judged:
         jsonschema.validate(self.report, json.loads(SCHEMA.read_text(encoding="utf-8")))
         (self.file,) = self.report["files"]
         checks = self.file["checks"]
-        passed = {"codes": checks["codes"]["equal"], "metadata": checks["metadata"]["equal"], "graph": checks["graph"]["passed"]}
+        passed = {
+            "codes": checks["codes"]["equal"],
+            "metadata": checks["metadata"]["equal"],
+            "graph": checks["graph"]["passed"],
+        }
         if checks["tasks"] is not None:
             passed["tasks"] = checks["tasks"]["passed"]
         self.failed = {name for name, good in passed.items() if not good}
 
     def says(self, *parts: str) -> bool:
-        """Whether one of the broken sentences holds all the parts; the first sentence is also the error, and each is shown."""
+        """Whether one of the broken sentences holds all the parts; the first sentence is also the error, and
+        each is shown.
+        """
         broken = self.report["broken"]
         assert self.result.code == 1 and self.report["verdict"] == "fail" and broken
         assert f"verification failed: {broken[0]}" in self.result.error
@@ -51,14 +59,19 @@ Judge = Callable[..., Judged]
 
 @pytest.fixture
 def judge(epmq: Warm, ran: tuple[Path, Result], tmp_path: Path) -> Judge:
-    """Copy the packed checkpoint and one written file of the good run, let `change` spoil the copy, and verify it."""
+    """Copy the packed checkpoint and one written file of the good run, let `change` spoil the copy, and
+    verify it.
+    """
 
     def judge(format: str, change: Callable[[Path], object], *options: str | Path) -> Judged:
         for part in ("packed", format):
             shutil.copytree(ran[0] / part, tmp_path / "out" / part)
         path = tmp_path / "out" / {"gguf": "gguf/model.gguf", "onnx": "onnx/onnx/model_q4.onnx"}[format]
         change(path)
-        return Judged(epmq("verify", "out", "--json", "report.json", *options, folder=tmp_path), tmp_path / "report.json")
+        return Judged(
+            epmq("verify", "out", "--json", "report.json", *options, folder=tmp_path),
+            tmp_path / "report.json",
+        )
 
     return judge
 
@@ -83,7 +96,9 @@ def flip(at: int, mask: int) -> Callable[[Path], object]:
 
 def test_gguf_one_nibble(judge: Judge) -> None:
     # a block is a float16 scale and 16 bytes of codes
-    bad = judge("gguf", lambda path: flip(tensor_at(path, f"{GGUF_QUERY}.weight") + 18 * 7 + 2 + 5, 0x10)(path))
+    bad = judge(
+        "gguf", lambda path: flip(tensor_at(path, f"{GGUF_QUERY}.weight") + 18 * 7 + 2 + 5, 0x10)(path)
+    )
     assert bad.says(f"{QUERY}.weight", "1 of 16384 codes and 0 of 512 scales differ")
     assert "codes" in bad.failed and "metadata" not in bad.failed
 
@@ -113,19 +128,32 @@ def test_gguf_provenance(judge: Judge) -> None:
 
 
 def test_gguf_one_token(judge: Judge) -> None:
-    # a word of the probes' alphabet would show in the graph as well; a made-up one shows in the metadata alone
-    bad = judge("gguf", lambda path: edited(path, path, token_at(path, f"▁{WORDS[500]}"), f"▁{WORDS[500][::-1]}".encode()))
+    # a word of the probes' alphabet would show in the graph as well; a made-up one shows in the metadata
+    # alone
+    bad = judge(
+        "gguf",
+        lambda path: edited(path, path, token_at(path, f"▁{WORDS[500]}"), f"▁{WORDS[500][::-1]}".encode()),
+    )
     assert bad.failed == {"metadata"}
-    assert bad.says(f"key tokenizer.ggml.tokens[{VOCABULARY.index(WORDS[500])}]", WORDS[500], WORDS[500][::-1])
+    assert bad.says(
+        f"key tokenizer.ggml.tokens[{VOCABULARY.index(WORDS[500])}]", WORDS[500], WORDS[500][::-1]
+    )
 
 
 def test_gguf_wrong_pooling_shows_in_graph_and_tasks(judge: Judge, project: Project) -> None:
     key = "bert.pooling_type"
-    bad = judge("gguf", lambda path: edited(path, path, value_at(path, key), (2).to_bytes(4, "little")), "--recipe", project.recipe)
+    bad = judge(
+        "gguf",
+        lambda path: edited(path, path, value_at(path, key), (2).to_bytes(4, "little")),
+        "--recipe",
+        project.recipe,
+    )
     assert bad.failed == {"metadata", "graph", "tasks"}
     assert bad.says(f"key {key}: found 2, expected 1")
     assert bad.says("rms_relative difference between llama.cpp and PyTorch is", "tolerance 1e-03")
-    assert bad.says("task ", "below the reference's") or bad.says("task unlabelled: mean cosine to the reference is")
+    assert bad.says("task ", "below the reference's") or bad.says(
+        "task unlabelled: mean cosine to the reference is"
+    )
 
 
 def test_gguf_cut_off(judge: Judge) -> None:
@@ -138,14 +166,20 @@ def test_gguf_two_tensors_swapped(judge: Judge) -> None:
     def change(path: Path) -> None:
         tensors, content = GgufFile.open(path).tensors, bytearray(path.read_bytes())
         one, other = (
-            slice(tensors[f"{name}.weight"].start, tensors[f"{name}.weight"].start + tensors[f"{name}.weight"].size) for name in (GGUF_QUERY, GGUF_KEY)
+            slice(
+                tensors[f"{name}.weight"].start,
+                tensors[f"{name}.weight"].start + tensors[f"{name}.weight"].size,
+            )
+            for name in (GGUF_QUERY, GGUF_KEY)
         )
         content[one], content[other] = content[other], content[one]
         path.write_bytes(content)
 
     bad = judge("gguf", change)
     assert {"codes", "graph"} == bad.failed
-    assert bad.says(f"{QUERY}.weight", "codes and") and bad.says("layer.1.attention.self.key.weight", "codes and")
+    assert bad.says(f"{QUERY}.weight", "codes and") and bad.says(
+        "layer.1.attention.self.key.weight", "codes and"
+    )
 
 
 def test_gguf_a_bias_set_to_zero(judge: Judge) -> None:
@@ -241,7 +275,9 @@ def test_onnx_graph_changed(judge: Judge) -> None:
 
     bad = judge("onnx", onnx_change(change))
     assert bad.failed == {"metadata", "graph"}
-    assert bad.says("the graph's SHA-256 is ") and bad.says("rms_relative difference between onnxruntime and PyTorch is")
+    assert bad.says("the graph's SHA-256 is ") and bad.says(
+        "rms_relative difference between onnxruntime and PyTorch is"
+    )
 
 
 def test_onnx_cut_off(judge: Judge) -> None:
@@ -253,7 +289,10 @@ def test_onnx_cut_off(judge: Judge) -> None:
 def test_onnx_two_tensors_swapped(judge: Judge) -> None:
     def change(model: ModelProto) -> None:
         for part in ("codes", "scales"):
-            one, other = (initializer(model, f"encoder.layer.1.attention.self.{name}.weight.{part}") for name in ("query", "key"))
+            one, other = (
+                initializer(model, f"encoder.layer.1.attention.self.{name}.weight.{part}")
+                for name in ("query", "key")
+            )
             one.raw_data, other.raw_data = other.raw_data, one.raw_data
 
     bad = judge("onnx", onnx_change(change))

@@ -98,30 +98,49 @@ def library_likelihood(directory: Path, context: str, target: str) -> tuple[floa
 def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Project) -> None:
     bench = bench_of(project)
     base = project.recipe.directory / "base"
-    outputs = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.base, device=CPU))
+    outputs = bench.outputs(
+        partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
+    )
     prompts = [f"{text} : is that {{good}} or bad ?" for text in ("it is good", "it is bad", "so so")]
-    expected = [[library_likelihood(base, prompt, answer)[0] for answer in (" very good !", " bad")] for prompt in prompts]
+    expected = [
+        [library_likelihood(base, prompt, answer)[0] for answer in (" very good !", " bad")]
+        for prompt in prompts
+    ]
     np.testing.assert_allclose(outputs["mood"], expected, rtol=1e-4)
     scores = bench.scores(outputs)
     assert scores["mood"] == pytest.approx(np.mean(np.argmax(expected, 1) == [0, 1, 1]))
 
     found = [library_likelihood(base, "", text) for text in tiny_decoder.LINES]
     ids = trial(bench, Prediction, "stories").tokens
-    assert perplexity(outputs["stories"], ids) == pytest.approx(np.exp(-sum(each for each, _ in found) / sum(count for _, count in found)), rel=1e-4)
+    assert perplexity(outputs["stories"], ids) == pytest.approx(
+        np.exp(-sum(each for each, _ in found) / sum(count for _, count in found)), rel=1e-4
+    )
     assert 0 <= scores["stories"] < 1 and bench.scores(bench.experts)["stories"] == 1.0
 
 
 def test_a_model_is_compared_with_the_reference(project: Project) -> None:
     bench = bench_of(project)
-    expected = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.merged, device=CPU))
-    found = bench.outputs(partial(reference.outputs, project.sources.family, project.sources.base, device=CPU))
+    expected = bench.outputs(
+        partial(reference.outputs, project.sources.family, project.sources.merged, device=CPU)
+    )
+    found = bench.outputs(
+        partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
+    )
     stories = project.tasks[1]
     same = bench.compare(stories, expected["stories"], expected["stories"], RecipeVerify())
-    assert same.broken is None and same.facts["language"]["stories"]["kl_max"] == 0.0 and same.facts["language"]["stories"]["same_top"] == 1.0
+    assert (
+        same.broken is None
+        and same.facts["language"]["stories"]["kl_max"] == 0.0
+        and same.facts["language"]["stories"]["same_top"] == 1.0
+    )
     other = bench.compare(stories, found["stories"], expected["stories"], RecipeVerify(kl=1e-6))
     told = other.facts["language"]["stories"]
-    assert other.broken is not None and other.broken.startswith("task stories: mean KL divergence from the reference is ")
-    assert told["kl_50"] <= told["kl_90"] <= told["kl_99"] <= told["kl_max"] and told["tokens"] == len(found["stories"])
+    assert other.broken is not None and other.broken.startswith(
+        "task stories: mean KL divergence from the reference is "
+    )
+    assert told["kl_50"] <= told["kl_90"] <= told["kl_99"] <= told["kl_max"] and told["tokens"] == len(
+        found["stories"]
+    )
     mood = bench.compare(project.tasks[0], expected["mood"], expected["mood"], RecipeVerify())
     assert mood.drop == 0.0 and mood.broken is None
 
@@ -152,14 +171,25 @@ def test_other_tokens_in_the_runtime_are_told(project: Project) -> None:
 
 def test_cut_passages_keep_their_answers(project: Project) -> None:
     bench = bench_of(project)
-    assert [passage.target for passage in trial(bench, Choice, "mood").passages[:2]] == [" very good !", " bad"]
+    assert [passage.target for passage in trial(bench, Choice, "mood").passages[:2]] == [
+        " very good !",
+        " bad",
+    ]
     assert trial(bench, Prediction, "stories").passages[0] == Passage("", tiny_decoder.LINES[0])
 
 
 def test_answers_of_one_token_are_read_off_one_row(project: Project) -> None:
-    """That it is the same row is what test_answers_are_judged_by_likelihood says of answers of other lengths."""
+    """That it is the same row is what test_answers_are_judged_by_likelihood says of answers of other
+    lengths.
+    """
     family: Any = project.sources.family
-    passages = [Passage("it is", " good"), Passage("it is", " bad"), Passage("it is", " very good"), Passage("a cat", " bad"), Passage("a cat", " good")]
+    passages = [
+        Passage("it is", " good"),
+        Passage("it is", " bad"),
+        Passage("it is", " very good"),
+        Passage("a cat", " bad"),
+        Passage("a cat", " good"),
+    ]
     targets = [family.targets(passage) for passage in passages]
     assert [len(ids) for ids in targets] == [1, 1, 2, 1, 1]
     led_by = leaders(family, passages, targets)

@@ -25,11 +25,16 @@ def output(request: pytest.FixtureRequest) -> Path:
 
 
 def of_gguf(path: Path) -> Weights:
-    return {tensor.name: dequantize(tensor.data, tensor.tensor_type).astype(np.float32) for tensor in GGUFReader(path).tensors}
+    return {
+        tensor.name: dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        for tensor in GGUFReader(path).tensors
+    }
 
 
 def of_onnx(path: Path) -> Weights:
-    """DequantizeLinear by its definition, blocks along axis 0 of a linear and along the last axis of a table; float32 throughout."""
+    """DequantizeLinear by its definition, blocks along axis 0 of a linear and along the last axis of a table;
+    float32 throughout.
+    """
     graph = onnx.load(path).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     weights: Weights = {}
@@ -60,8 +65,15 @@ def test_every_weight_is_bit_identical(output: Path) -> None:
 
 def test_linears_are_four_bits_in_both(output: Path) -> None:
     kinds = {tensor.name: tensor.tensor_type for tensor in GGUFReader(output / "gguf" / "model.gguf").tensors}
-    stored = {tensor.name: tensor.data_type for tensor in onnx.load(output / "onnx" / "onnx" / "model_q4.onnx").graph.initializer}
+    stored = {
+        tensor.name: tensor.data_type
+        for tensor in onnx.load(output / "onnx" / "onnx" / "model_q4.onnx").graph.initializer
+    }
     for here, there in open_family(output / "packed").gguf().names.items():
         if kinds[there] == GGMLQuantizationType.Q4_0:
             assert stored[f"{here}.codes"] == TensorProto.INT4
-    assert list(kinds.values()).count(GGMLQuantizationType.Q4_0) == list(stored.values()).count(TensorProto.INT4) > 0
+    assert (
+        list(kinds.values()).count(GGMLQuantizationType.Q4_0)
+        == list(stored.values()).count(TensorProto.INT4)
+        > 0
+    )
