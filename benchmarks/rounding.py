@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from accuracy import machine
@@ -164,7 +165,7 @@ def main() -> None:
             eased = hessian - (1 - share) * damping * torch.eye(len(hessian), dtype=torch.float64)
             for name, pair in ways(weight, eased).items():
                 sums.setdefault(name, [[], []])[column].append(pair)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "way": name,
             "loss": [sum(loss for loss, _ in column) / len(column) for column in columns],
@@ -182,13 +183,9 @@ def main() -> None:
         "| --- | --- | --- | --- |",
     ]
     gptq_seconds = next(row["seconds"] for row in rows if row["way"] == "GPTQ")
-    text += [
-        (
-            f"| {row['way']} | {row['loss'][0]:.3f} | {row['loss'][1]:.3f} | "
-            f"{row['seconds'] / gptq_seconds:.1f} |"
-        )
-        for row in rows
-    ]  # type: ignore[index, operator]
+    for row in rows:
+        slower = row["seconds"] / gptq_seconds
+        text.append(f"| {row['way']} | {row['loss'][0]:.3f} | {row['loss'][1]:.3f} | {slower:.1f} |")
     (RESULTS / "rounding.json").write_text(
         json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
     )
