@@ -37,7 +37,7 @@ from transformers import AutoTokenizer
 
 import cli
 from epmq_export.checkpoint import Checkpoint, open_checkpoint
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 from epmq_export.merging.inputs import Inputs
 
 WORKER = Path(__file__).with_name("mergekit_worker.py")

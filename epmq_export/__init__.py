@@ -5,4 +5,6 @@ This package is the method. It knows no model family (`converters`) and no file 
 handed them through the protocols in `family` and `format`.
 """
 
-__version__ = "0.1.0"
+from epmq_export._version import __version__
+
+__all__ = ["__version__"]

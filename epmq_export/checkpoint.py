@@ -19,8 +19,8 @@ from torch import Tensor
 
 from epmq_export import lora
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.gguf_file import is_gguf
-from epmq_export.json_file import read_json
 from epmq_export.packed import COMPANIONS
 from epmq_export.shards import INDEX, WEIGHTS, StoredWeights
 from epmq_export.tensors import TypedSource

@@ -1,15 +1,17 @@
 """Whole or not at all: every output is written beside its place, synced, and renamed."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 
-from epmq_export.errors import OutputError, RecipeError
+from epmq_export.errors import InputError, OutputError, RecipeError
 
 
 def sha256(path: Path) -> str:
@@ -129,3 +131,33 @@ def _reason(error: OSError | SafetensorError, built: Path) -> str:
         return f"{error}: is the disk full?"
     elsewhere = error.filename is not None and not Path(str(error.filename)).is_relative_to(built)
     return f"{error.strerror}: {error.filename}" if elsewhere else error.strerror
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; InputError where it is absent, broken, no object, or holds NaN or infinity,
+    which JSON has not.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
+    return content
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it
+    cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

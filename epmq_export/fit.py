@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from epmq_export.errors import InputError
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 from epmq_export.tensors import TypedSource
 
 log = logging.getLogger(__name__)

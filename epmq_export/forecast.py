@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import epmq_export
 from epmq_export import local
+from epmq_export._version import __version__
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
@@ -347,7 +347,7 @@ def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:
     paths += [str(path.name) for path in recipe.files]
     versions = dict.fromkeys(
         ("epmq-export", "torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow"),
-        epmq_export.__version__,
+        __version__,
     )
     inputs = [{"path": path, "sha256": "0" * 64} for path in paths]
     return {

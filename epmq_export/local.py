@@ -10,8 +10,8 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from epmq_export import lora
 from epmq_export.checkpoint import CONFIG, OpenGguf
+from epmq_export.files import read_json
 from epmq_export.gguf_file import is_gguf
-from epmq_export.json_file import read_json
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_task import RecipeData
 from epmq_export.shards import INDEX, WEIGHTS

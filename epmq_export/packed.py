@@ -27,8 +27,8 @@ from torch import Tensor
 
 from epmq_export import files, shards
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.grids import GRIDS, Grid, Stored
-from epmq_export.json_file import read_json
 from epmq_export.shards import StoredWeights
 from epmq_export.tensors import write_safetensors
 

@@ -7,8 +7,7 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from epmq_export.errors import RecipeError
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import RecipeError, did_you_mean
 from epmq_export.recipe_values import one_of, shown
 from epmq_export.yaml_lines import Document, Key, dotted
 

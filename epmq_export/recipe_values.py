@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from epmq_export.errors import did_you_mean, near_file
+from epmq_export.files import encodable
 from epmq_export.grids import GRIDS
-from epmq_export.nearest import did_you_mean, near_file
-from epmq_export.yaml_lines import encodable
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 from epmq_export.tensors import SafetensorsFile
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

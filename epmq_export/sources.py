@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import epmq_export
 from epmq_export import files
+from epmq_export._version import __version__
 from epmq_export.assembly import Joined, assemble, origins, require_layers
 from epmq_export.checkpoint import CONFIG, Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
 from epmq_export.family import Family
+from epmq_export.files import read_json
 from epmq_export.fit import require_same_vocabulary
 from epmq_export.gguf_file import is_gguf
-from epmq_export.json_file import read_json
 from epmq_export.merging import DTYPES, RULES
 from epmq_export.merging.config import layer_changes, vocabulary_changes
 from epmq_export.merging.kept import Kept
@@ -246,7 +246,7 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]
         "recipe": recipe.source,
         "inputs": hashed,
         "versions": {
-            "epmq-export": epmq_export.__version__,
+            "epmq-export": __version__,
             **{package: version(package) for package in packages},
         },
     }

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from epmq_export.checkpoint import CONFIG, Checkpoint
 from epmq_export.errors import InputError
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 from epmq_export.merging.layers import layer_of
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeToken, Row

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from epmq_export.errors import RecipeError
-from epmq_export.nearest import near_file
+from epmq_export.errors import RecipeError, near_file
+from epmq_export.files import encodable
 
 Key = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
@@ -60,17 +60,6 @@ def dotted(key: Key) -> str:
     """`tasks.sst2.calibration[1]`, on one line whatever the names."""
     names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
-
-
-def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it
-    cannot.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def read(path: Path) -> Document:

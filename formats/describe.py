@@ -8,9 +8,9 @@ from typing import Any
 
 from epmq_export.description import Description, TensorDescription
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.gguf_file import MAGIC
 from epmq_export.gguf_splits import GgufModel
-from epmq_export.json_file import read_json
 from formats.safetensors_file import Header, read_header
 
 log = logging.getLogger(__name__)

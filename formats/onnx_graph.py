@@ -32,7 +32,7 @@ import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor
 
-from epmq_export import __version__
+from epmq_export._version import __version__
 from epmq_export.errors import InputError
 from epmq_export.family import OnnxSpec
 from epmq_export.packed import Packed

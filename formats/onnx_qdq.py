@@ -27,7 +27,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from torch import Tensor
 
-from epmq_export import __version__, files
+from epmq_export import files
+from epmq_export._version import __version__
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.family import Family
 from epmq_export.format import PlannedTensor, StoredTensor

@@ -14,7 +14,7 @@ from epmq_export import files
 from epmq_export.calibration.calibrate import BlockResult, LayerLoss
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.family import Block
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 from epmq_export.packed import flatten, unflatten
 from epmq_export.tensors import write_safetensors
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import InputError, did_you_mean
 
 UNLABELLED = -1
 """The label of a sample that has none among others that have one; data sets of the hub say it so."""

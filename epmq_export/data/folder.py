@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import InputError, did_you_mean
 
 SPLITS = frozenset(
     {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}

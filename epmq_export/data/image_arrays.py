@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from epmq_export.data.classes import by_name, distinct
 from epmq_export.data.pictures import Pictures, of_array
-from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import InputError, did_you_mean
 
 _ERRORS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 

@@ -5,8 +5,7 @@ from pathlib import Path
 from epmq_export.data.classes import UNLABELLED
 from epmq_export.data.folder import SPLITS
 from epmq_export.data.pictures import ENDINGS, Pictures, of_file
-from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import InputError, did_you_mean
 
 
 def is_image(path: Path) -> bool:

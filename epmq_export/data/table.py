@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from epmq_export.data.classes import distinct
-from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import InputError, MissingRuntime, did_you_mean
 
 INSTALL = "pip install 'epmq-export[datasets]'"
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from epmq_export.data.text_rows import Text, Texts, checked
-from epmq_export.errors import InputError
-from epmq_export.nearest import did_you_mean
+from epmq_export.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from epmq_export.data.classes import UNLABELLED, indices_of
 from epmq_export.errors import InputError
-from epmq_export.yaml_lines import encodable
+from epmq_export.files import encodable
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from epmq_export.errors import RecipeError
+from epmq_export.errors import RecipeError, did_you_mean
 from epmq_export.merging import (
     breadcrumbs,
     dare,
@@ -21,7 +21,6 @@ from epmq_export.merging import (
 )
 from epmq_export.merging.rule import Rule
 from epmq_export.merging.settings import CONVENTIONS, MergeSettings, read_settings
-from epmq_export.nearest import did_you_mean
 
 # mergekit's rules have mergekit's names.
 RULES: dict[str, Rule] = {

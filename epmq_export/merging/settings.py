@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from epmq_export.errors import RecipeError
+from epmq_export.errors import RecipeError, did_you_mean
 from epmq_export.merging.parameters import Parameter, parameter
-from epmq_export.nearest import did_you_mean
 
 log = logging.getLogger(__name__)
 

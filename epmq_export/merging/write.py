@@ -14,7 +14,7 @@ import yaml
 from epmq_export import files
 from epmq_export.checkpoint import CONFIG
 from epmq_export.errors import InputError
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 from epmq_export.packed import copy_companions
 from epmq_export.shards import SHARD_BYTES, split, write_index
 from epmq_export.tensors import DTYPES, TypedSource

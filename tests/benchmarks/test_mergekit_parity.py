@@ -14,7 +14,7 @@ from mergekit_models import write_models
 from mergekit_parity import compare, merge, table
 from safetensors.torch import load_file, save_file
 
-from epmq_export.json_file import read_json
+from epmq_export.files import read_json
 
 
 @pytest.fixture(scope="module")
