@@ -28,13 +28,13 @@ from converters import open_family
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.descent import descend
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.data.sample import choose
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids.layout import Layout
 from epmq_export.merging import merge_settings, merged
 from epmq_export.packed import PackedTensor
 

@@ -15,7 +15,6 @@ from torch import nn
 from epmq_export import local
 from epmq_export._version import __version__
 from epmq_export.calibration.calibrate import BATCH
-from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rest import linears as rest_linears
 from epmq_export.checkpoint import Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
@@ -38,6 +37,7 @@ from epmq_export.family import Family
 from epmq_export.fit import require_fit, require_same_vocabulary
 from epmq_export.format import Format, PlannedTensor
 from epmq_export.grids import Grid
+from epmq_export.grids.layout import Layout, Storage, storage_name
 from epmq_export.local import Found
 from epmq_export.plan import plan_of
 from epmq_export.project import require_formats, require_readable

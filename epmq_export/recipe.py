@@ -20,10 +20,10 @@ from pydantic import (
 )
 
 from epmq_export import yaml_lines
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
 from epmq_export.errors import RecipeError, did_you_mean
 from epmq_export.grids import GRIDS
+from epmq_export.grids.layout import Layout
 from epmq_export.merging import RULES
 from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row

@@ -233,8 +233,6 @@ EXACT_MATCH, SPEARMAN = "exact_match", "spearman"
 STORAGES = ("F16", "F32", *GRIDS)
 # What ONNX's DequantizeLinear can hold bit for bit; `formats` has the nodes.
 ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")
-# What a budget of bits chooses from in GGUF: the best grids of their size, for inputs of any number.
-MIXED = ("Q2_K", "Q3_K", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q6_K", "Q8_0")
 
 
 def one_of(choices: Iterable[str]) -> str:

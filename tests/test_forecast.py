@@ -14,13 +14,13 @@ from epmq_export import costs
 from epmq_export import forecast as forecasts
 from epmq_export import packed as packing
 from epmq_export.calibration.calibrate import BATCH
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
 from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.costs import Samples, Shape, Speed, Step
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.forecast import Forecast, Forecaster
+from epmq_export.grids.layout import Layout
 from epmq_export.packed import Packed
 from epmq_export.recipe import load_recipe
 from formats.gguf import Gguf

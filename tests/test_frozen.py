@@ -14,9 +14,9 @@ from converters import frozen, open_family
 from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.calibrate import Calibrator, TaskData
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import EpmqError, InputError, RecipeError
+from epmq_export.grids.layout import Layout
 from epmq_export.recipe import Recipe, load_recipe
 from epmq_export.sources import Sources
 from tests.calibration.tiny import CPU, calibrated, flat

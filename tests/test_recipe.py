@@ -7,14 +7,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
-from epmq_export.grids import GRIDS
+from epmq_export.grids import BUDGET, GRIDS
+from epmq_export.grids.layout import Layout
 from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
 from epmq_export.recipe_sentences import keys, mappings
 from epmq_export.recipe_task import RecipeData
-from epmq_export.recipe_values import MIXED, ONNX_GRIDS
+from epmq_export.recipe_values import ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
 from formats.onnx_graph import KINDS, PARTS
 
@@ -393,7 +393,7 @@ def test_a_later_finding_gets_the_line_of_its_key(folder: Path) -> None:
 
 def test_grids_are_those_that_the_formats_hold() -> None:
     assert {grid.file_type for grid in GRIDS.values()} == set(LAYOUTS)
-    assert set(ONNX_GRIDS) == set(PARTS) == set(KINDS) and set(MIXED) <= set(GRIDS)
+    assert set(ONNX_GRIDS) == set(PARTS) == set(KINDS) and set(BUDGET) <= set(GRIDS)
 
 
 def test_what_onnx_cannot_hold_is_replaced_there(folder: Path) -> None:

@@ -11,9 +11,9 @@ from math import prod
 from torch import Tensor
 
 from epmq_export.calibration.calibrate import Calibrator
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.rounding import store
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids.layout import Layout
 from epmq_export.packed import PackedTensor
 
 

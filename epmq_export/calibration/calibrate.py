@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from epmq_export.calibration.activations import Activations, Key
 from epmq_export.calibration.descent import descend
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
-from epmq_export.calibration.layout import Layout, Storage, storage_name
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
@@ -23,6 +22,7 @@ from epmq_export.data.sample import Sample, length
 from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Batch, Block, Family, TensorSource
+from epmq_export.grids.layout import Layout, Storage, storage_name
 from epmq_export.packed import PackedTensor
 from epmq_export.rms_norm import RmsNorm
 

@@ -16,7 +16,6 @@ from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
-from epmq_export.calibration.layout import FULL
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refine import Refinement, refine, require_samples
 from epmq_export.calibration.rest import linears, rest
@@ -27,11 +26,12 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.family import Family, calibrated_on
 from epmq_export.files import partial
-from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids import BUDGET, GRIDS, Grid
+from epmq_export.grids.layout import FULL
 from epmq_export.heads import head_of
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
-from epmq_export.recipe_values import MIXED, ONNX_GRIDS
+from epmq_export.recipe_values import ONNX_GRIDS
 from epmq_export.sources import Sources, fingerprint
 from epmq_export.yaml_lines import Key
 
@@ -157,7 +157,7 @@ def _candidates(family: Family, format: str) -> list[Grid]:
         return [GRIDS[name] for name in ONNX_GRIDS]
     known = family.gguf().grids
     return (
-        [GRIDS[name] for name in MIXED]
+        [GRIDS[name] for name in BUDGET]
         if known is None
         else [grid for grid in GRIDS.values() if grid.name in known]
     )

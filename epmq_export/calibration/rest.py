@@ -5,9 +5,9 @@ merge's values, rounded once.
 import torch
 
 from epmq_export.calibration.calibrate import BlockResult
-from epmq_export.calibration.layout import Layout, Storage
 from epmq_export.calibration.rounding import store
 from epmq_export.family import Block, Family, TensorSource
+from epmq_export.grids.layout import Layout, Storage
 from epmq_export.packed import PackedTensor
 
 

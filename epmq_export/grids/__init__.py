@@ -6,7 +6,7 @@ from epmq_export.grids.scaled import Scaled
 from epmq_export.grids.shifted import Shifted
 from epmq_export.grids.zeroed import Zeroed
 
-__all__ = ["FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
+__all__ = ["BUDGET", "FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
 
 # A scale may send the largest weight of a group to any of these multiples of a step: to each code that may be
 # the group's largest (so that weights that lie on the grid are found again), or past the last code, which
@@ -47,3 +47,7 @@ GRIDS: dict[str, Grid] = {
 # grids of 32 inputs that take no more than 4.5 bits a weight; past that there is Q8_0. llama.cpp does nearly
 # the same.
 FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "IQ4_NL", "Q5_K": "Q8_0", "Q6_K": "Q8_0"}
+
+
+# What a budget of bits chooses from in GGUF: the best grids of their size, for inputs of any number.
+BUDGET = ("Q2_K", "Q3_K", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q6_K", "Q8_0")

@@ -10,7 +10,6 @@ from epmq_export.calibration import activations as activations_module
 from epmq_export.calibration import calibrate as calibrate_module
 from epmq_export.calibration.calibrate import BlockResult, TaskData
 from epmq_export.calibration.forward import load_block
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import LinearProblem, inverse_factor
@@ -18,6 +17,7 @@ from epmq_export.calibration.statistics import TaskMoments
 from epmq_export.errors import CalibrationError, InputError
 from epmq_export.family import Batch, Block, TensorSource
 from epmq_export.grids import GRIDS
+from epmq_export.grids.layout import Layout
 from epmq_export.packed import PackedTensor
 from epmq_export.tensors import write_safetensors
 from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, same_bits, tiny

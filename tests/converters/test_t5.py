@@ -19,7 +19,6 @@ from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
-from epmq_export.calibration.layout import Layout
 from epmq_export.calibration.method import PRESETS
 from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
 from epmq_export.data.sample import Passage, Question, Sample
@@ -27,6 +26,7 @@ from epmq_export.errors import InputError
 from epmq_export.family import Batch, TensorSource, calibrated_on, rows
 from epmq_export.gguf_file import GgufFile
 from epmq_export.grids import GRIDS
+from epmq_export.grids.layout import Layout
 from epmq_export.packed import Packed, PackedTensor
 from epmq_export.rms_norm import RmsNorm
 from epmq_export.runtimes import torch as reference

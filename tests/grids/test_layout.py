@@ -1,7 +1,7 @@
 import torch
 
-from epmq_export.calibration.layout import Layout, storage_name
 from epmq_export.grids import FALLBACK, GRIDS
+from epmq_export.grids.layout import Layout, storage_name
 
 
 def test_what_is_asked_is_given_without_a_word() -> None:
