@@ -111,7 +111,7 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     from epmq_export import sources
     from epmq_export.merging.write import model_card, write_merged
     from epmq_export.recipe import load_recipe
-    from epmq_export.shards import SHARD_BYTES
+    from epmq_export.tensors.shards import SHARD_BYTES
 
     stages = console.Stages()
     files.refuse_existing(output, overwrite)
@@ -168,7 +168,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
-    from epmq_export.packed import Packed
+    from epmq_export.tensors.packed import Packed
 
     for path in chain().export(
         Packed(packed), output, [name.value for name in format or ()], overwrite, console.Stages()
@@ -190,7 +190,7 @@ def verify(
 ) -> None:
     """Reload the written files in their runtimes and judge them: codes, metadata, graph, accuracy by task."""
     from epmq_export.chain import PACKED, recipe_of
-    from epmq_export.packed import Packed
+    from epmq_export.tensors.packed import Packed
 
     packed = Packed(output / PACKED)
     recipe = recipe or recipe_of(output)

@@ -17,12 +17,11 @@ from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
 from epmq_export.data.sample import Sample
 from epmq_export.data.task import Task, load_tasks
-from epmq_export.family import TensorSource
-from epmq_export.merging.kept import Kept
-from epmq_export.packed import Packed
 from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
 from epmq_export.runtimes import torch as reference
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.cached import Kept
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import TensorSource, TypedSource
 from epmq_export.verification.scores import Outputs
 
 MERGES: dict[str, tuple[str, dict[str, float]]] = {

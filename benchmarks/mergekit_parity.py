@@ -36,9 +36,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import cli
-from epmq_export.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.files import read_json
 from epmq_export.merging.inputs import Inputs
+from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 
 WORKER = Path(__file__).with_name("mergekit_worker.py")
 COMPARED = ("num_hidden_layers", "num_layers", "num_decoder_layers", "vocab_size", "dtype")

@@ -29,10 +29,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from converters import open_family
 from epmq_export import files
-from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.data.images import read_pictures
 from epmq_export.recipe_task import RecipeData
 from epmq_export.runtimes import torch as reference
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.source import renamed
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY, SIDE, LEFT = 49408, 224, 2

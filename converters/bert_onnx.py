@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from epmq_export.family import Batch, Block, TensorSource
+from epmq_export.family import Batch, Block
+from epmq_export.tensors.source import TensorSource
 
 
 class Encoder(nn.Module):

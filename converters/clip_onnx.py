@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from converters.blocks import Blocks
-from epmq_export.family import Block, TensorSource
+from epmq_export.family import Block
+from epmq_export.tensors.source import TensorSource
 
 
 class VisionTower(Blocks):

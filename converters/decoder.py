@@ -17,8 +17,9 @@ from converters.gguf_tokenizer import agreement
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
+from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
 from epmq_export.runtimes.greedy import answers
+from epmq_export.tensors.source import TensorSource
 
 # Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.
 LONGEST = 2048

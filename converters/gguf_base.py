@@ -31,8 +31,8 @@ from converters.gguf_base_config import write_config
 from converters.gguf_base_tokenizer import write_tokenizer
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import shown
-from epmq_export.gguf_splits import GgufModel
+from epmq_export.tensors.gguf_file import shown
+from epmq_export.tensors.gguf_splits import GgufModel
 
 log = logging.getLogger(__name__)
 _PLAIN = {

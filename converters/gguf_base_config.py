@@ -27,7 +27,7 @@ from converters.decoder_layout import (
 )
 from converters.vocabulary import IDS
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import Value, shown
+from epmq_export.tensors.gguf_file import Value, shown
 
 # Keys that change nothing where they have these values.
 _IDLE: Mapping[str, object] = {

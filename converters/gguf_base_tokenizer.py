@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from converters.byte_splits import DIGITS, GPT2, WAYS
 from converters.vocabulary import IDS, WORD_START
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import Value, shown
+from epmq_export.tensors.gguf_file import Value, shown
 
 # By `tokenizer.ggml.pre`; default is also what a file without the key has.
 _WAYS = {**WAYS, "default": WAYS["gpt-2"]}

@@ -20,9 +20,10 @@ from converters.t5_onnx import onnx_specs
 from converters.tokenizers import fast_tokenizer
 from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec, TensorSource
+from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
 from epmq_export.files import read_json
 from epmq_export.runtimes.greedy import answers
+from epmq_export.tensors.source import TensorSource
 
 # Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of
 # the model's own.

@@ -5,39 +5,18 @@ by itself.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
-from epmq_export.checkpoint import Renamed
 from epmq_export.merging import merged
 from epmq_export.merging.layers import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
 from epmq_export.plan import WHOLE, Plan, Slice, Strand
 from epmq_export.recipe import Recipe
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.source import Joined, Renamed, TypedSource
 from epmq_export.vocabulary import Aligned, Vocabulary
 from epmq_export.yaml_lines import Key
 
 # The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the
 # shared embeddings.
 _REST = ("default", "shared")
-
-
-class Joined:
-    """Sources with different tensors as one."""
-
-    def __init__(self, parts: Sequence[TypedSource]) -> None:
-        self._parts = {name: part for part in parts for name in part.names()}
-
-    def names(self) -> list[str]:
-        return sorted(self._parts)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._parts[name].shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._parts[name].dtype(name)
-
-    def load(self, name: str) -> Tensor:
-        return self._parts[name].load(name)
 
 
 def assemble(

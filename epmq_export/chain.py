@@ -10,18 +10,20 @@ from functools import partial
 from pathlib import Path
 
 from epmq_export import files
-from epmq_export.checkpoint import OpenGguf, open_checkpoint, renamed
 from epmq_export.console import Stages
 from epmq_export.data.sample import Sample
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.family import Family
-from epmq_export.fit import require_fit, require_same_vocabulary
 from epmq_export.format import Format
-from epmq_export.packed import INDEX, Packed
 from epmq_export.project import Project, require_readable
 from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.runtime import Runtime
+from epmq_export.tensors.checkpoint import OpenGguf, open_checkpoint
+from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
+from epmq_export.tensors.directory import PACKED_INDEX
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import renamed
 from epmq_export.verification.report import Report
 from epmq_export.verification.scores import Outputs
 from epmq_export.verification.verify import Verdict, Written
@@ -155,9 +157,9 @@ class Chain:
         for name in family.runtimes:
             if model.suffix == f".{name}" and model.is_file():
                 return partial(self.reader(family, name).outputs, model)
-            if model.is_dir() and (model / name).is_dir() and not (model / INDEX).exists():
+            if model.is_dir() and (model / name).is_dir() and not (model / PACKED_INDEX).exists():
                 return partial(self.reader(family, name).outputs, self.formats[name].find(model))
-        if (model / INDEX).exists():
+        if (model / PACKED_INDEX).exists():
             return partial(reference.outputs, self.open_family(model), Packed(model), device=project.device)
         opened = open_checkpoint(model, base, open_gguf=self.open_gguf)
         require_same_vocabulary(base.directory, opened.directory, str(model))

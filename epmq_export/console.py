@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from epmq_export.description import Description
 from epmq_export.listing import origin, rows, short, visible
+from epmq_export.tensors.description import Description
 
 if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
     from epmq_export.costs import Memory

@@ -14,23 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.data.sample import Passage, Sample
+from epmq_export.tensors.source import TensorSource
 
 Batch = Mapping[str, Tensor]
 Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
-
-
-class TensorSource(Protocol):
-    """Tensors by canonical name, read when asked for and never kept."""
-
-    def names(self) -> Sequence[str]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def load(self, name: str) -> Tensor:
-        """The tensor on the CPU in its stored dtype, a copy of the caller's own; InputError where the file
-        has none of that name.
-        """
-        ...
 
 
 class Block(Protocol):

@@ -17,7 +17,6 @@ from epmq_export._version import __version__
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rest import linears as rest_linears
-from epmq_export.checkpoint import Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
 from epmq_export.costs import (
     FLOAT,
     Memory,
@@ -34,7 +33,6 @@ from epmq_export.costs import (
 from epmq_export.data.task import load_tasks, require_kind
 from epmq_export.errors import MissingRuntime
 from epmq_export.family import Family
-from epmq_export.fit import require_fit, require_same_vocabulary
 from epmq_export.format import Format, PlannedTensor
 from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout, Storage, storage_name
@@ -44,6 +42,9 @@ from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe import Recipe
 from epmq_export.runtimes.runtime import Runtime
 from epmq_export.sources import frozen_tensors
+from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
+from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
+from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.language import require_answerable
 
 RULES = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from epmq_export.family import Family
 from epmq_export.grids.layout import Storage
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors.packed import Packed, PackedTensor
 
 
 @dataclass(frozen=True)

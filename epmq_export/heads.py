@@ -5,9 +5,10 @@ import torch
 from epmq_export.data.scores import Head
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.family import Family, TensorSource
+from epmq_export.family import Family
 from epmq_export.runtimes import torch as reference
-from epmq_export.tensors import SafetensorsFile
+from epmq_export.tensors.safetensors_file import SafetensorsFile
+from epmq_export.tensors.source import TensorSource
 
 
 def head_of(task: Task, family: Family, base: TensorSource, device: torch.device) -> Head | None:

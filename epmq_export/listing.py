@@ -10,7 +10,7 @@ from math import prod
 
 import yaml
 
-from epmq_export.description import TensorDescription
+from epmq_export.tensors.description import TensorDescription
 
 LENGTH, ITEMS = 64, 4  # as long as a SHA-256
 _NUMBER = re.compile(r"(?<![^./])\d+(?![^./])")  # a whole part of a dotted or slashed name

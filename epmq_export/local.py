@@ -8,13 +8,12 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from epmq_export import lora
-from epmq_export.checkpoint import CONFIG, OpenGguf
 from epmq_export.files import read_json
-from epmq_export.gguf_file import is_gguf
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_task import RecipeData
-from epmq_export.shards import INDEX, WEIGHTS
+from epmq_export.tensors.checkpoint import OpenGguf
+from epmq_export.tensors.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SHARD_INDEX, WEIGHTS
+from epmq_export.tensors.gguf_file import is_gguf
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,14 @@ def _snapshot(location: str, kind: str) -> Path | None:
 
 
 def _has_weights(directory: Path) -> bool:
-    if (directory / INDEX).is_file() and not (directory / WEIGHTS).is_file():
-        placed = read_json(directory / INDEX).get("weight_map")
+    if (directory / SHARD_INDEX).is_file() and not (directory / WEIGHTS).is_file():
+        placed = read_json(directory / SHARD_INDEX).get("weight_map")
         return isinstance(placed, dict) and all(
             (directory / str(shard)).is_file() for shard in placed.values()
         )
     if (directory / WEIGHTS).is_file():
         return (directory / CONFIG).is_file()
-    return (directory / lora.CONFIG).is_file() and (directory / lora.WEIGHTS).is_file()
+    return (directory / ADAPTER_CONFIG).is_file() and (directory / ADAPTER_WEIGHTS).is_file()
 
 
 def local_location(found: Found, location: str) -> str:

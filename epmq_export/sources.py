@@ -13,21 +13,22 @@ from typing import Any
 
 from epmq_export import files
 from epmq_export._version import __version__
-from epmq_export.assembly import Joined, assemble, origins, require_layers
-from epmq_export.checkpoint import CONFIG, Checkpoint, OpenGguf, Renamed, open_checkpoint, renamed
+from epmq_export.assembly import assemble, origins, require_layers
 from epmq_export.family import Family
 from epmq_export.files import read_json
-from epmq_export.fit import require_same_vocabulary
-from epmq_export.gguf_file import is_gguf
 from epmq_export.merging import DTYPES, RULES
 from epmq_export.merging.config import layer_changes, vocabulary_changes
-from epmq_export.merging.kept import Kept
 from epmq_export.merging.layers import count_layers
-from epmq_export.packed import companions
 from epmq_export.plan import Plan, plan_of
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeTokenizer
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.cached import Kept
+from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
+from epmq_export.tensors.companions import companions
+from epmq_export.tensors.compatible import require_same_vocabulary
+from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.gguf_file import is_gguf
+from epmq_export.tensors.source import Joined, Renamed, TypedSource, renamed
 from epmq_export.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
 
 

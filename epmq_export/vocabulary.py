@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from epmq_export.checkpoint import CONFIG, Checkpoint
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.merging.layers import layer_of
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeToken, Row
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.checkpoint import Checkpoint
+from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = (

@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from epmq_export.description import Description, TensorDescription
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.gguf_file import MAGIC
-from epmq_export.gguf_splits import GgufModel
-from formats.safetensors_file import Header, read_header
+from epmq_export.tensors.description import Description, TensorDescription
+from epmq_export.tensors.directory import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    PACKED_INDEX,
+    PICKLES,
+    SHARD_INDEX,
+    WEIGHTS,
+    pickle_refusal,
+    read_shard_index,
+    require_in_shard,
+)
+from epmq_export.tensors.gguf_file import MAGIC
+from epmq_export.tensors.gguf_splits import GgufModel
+from epmq_export.tensors.safetensors_header import Header, read_header
 
 log = logging.getLogger(__name__)
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PACKED = "packed.json"
 ENDINGS = (".gguf", ".onnx", ".safetensors")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DEEPEST = 40
 _EXPECTED = "a .gguf, .onnx or .safetensors file, a packed checkpoint, a model directory or a LoRA adapter"
 # What packed.json tells of the origin; GGUF and ONNX have the same as `epmq.*`, in JSON.
@@ -51,7 +59,7 @@ def _file(path: Path) -> Description:
         header = read_header(path)
         return Description("safetensors", path, header.metadata, header.tensors)
     if ending in PICKLES:
-        raise InputError(f"{path}: {_pickle(path)}")
+        raise InputError(f"{path}: {pickle_refusal(path.name)}")
     raise InputError(
         f"{path}: found {f'the ending {ending!r}' if ending else 'no ending'}, expected {_EXPECTED}"
     )
@@ -93,7 +101,7 @@ def _onnx(path: Path) -> Description:
 
 
 def _directory(directory: Path) -> Description:
-    if (directory / PACKED).exists():
+    if (directory / PACKED_INDEX).exists():
         return _packed(directory)
     if (directory / ADAPTER_CONFIG).exists() and (directory / ADAPTER_WEIGHTS).exists():
         header = read_header(directory / ADAPTER_WEIGHTS)
@@ -109,7 +117,7 @@ def _directory(directory: Path) -> Description:
 
 
 def _packed(directory: Path) -> Description:
-    from epmq_export.packed import Packed  # torch, seconds: for this kind only
+    from epmq_export.tensors.packed import Packed  # torch, seconds: for this kind only
 
     packed = Packed(directory)
     stored = {tensor.name: tensor for tensor in _weights(directory).tensors}
@@ -133,35 +141,18 @@ def _packed(directory: Path) -> Description:
 
 
 def _weights(directory: Path) -> Header:
-    sharded = (directory / INDEX).exists() and not (directory / WEIGHTS).exists()
-    return _sharded(directory / INDEX) if sharded else read_header(_only_weights(directory))
+    sharded = (directory / SHARD_INDEX).exists() and not (directory / WEIGHTS).exists()
+    return _sharded(directory / SHARD_INDEX) if sharded else read_header(_only_weights(directory))
 
 
 def _sharded(index: Path) -> Header:
-    content = read_json(index)
-    placed = content.get("weight_map")
-    if (
-        not isinstance(placed, dict)
-        or not placed
-        or not all(isinstance(shard, str) and Path(shard).name == shard for shard in placed.values())
-    ):
-        raise InputError(
-            f"{index}: weight_map is {placed!r:.80}, expected an object from tensors to files of this "
-            "directory"
-        )
+    placed = read_shard_index(index)
     metadata: dict[str, str] = {}
     tensors: list[TensorDescription] = []
     for shard in sorted(set(placed.values())):
         expected = {name for name, place in placed.items() if place == shard}
-        if not (index.parent / shard).is_file():
-            raise InputError(
-                f"{index}: tensor {min(expected)} is said to be in {shard}, but that shard is missing"
-            )
         header = read_header(index.parent / shard)
-        if missing := expected - {tensor.name for tensor in header.tensors}:
-            raise InputError(
-                f"{index}: tensor {min(missing)} is said to be in {shard}, but that shard has no such tensor"
-            )
+        require_in_shard(index, shard, expected, {tensor.name for tensor in header.tensors})
         metadata |= header.metadata
         tensors += [tensor for tensor in header.tensors if tensor.name in expected]
     return Header(metadata, tensors)
@@ -176,31 +167,25 @@ def _only_weights(directory: Path) -> Path:
         return found[0]
     if found:
         raise InputError(
-            f"{directory}: found {len(found)} safetensors files and no {INDEX}; name one of them, such as "
+            f"{directory}: found {len(found)} safetensors files and no {SHARD_INDEX}; name one of them, "
+            "such as "
             f"{found[0]}"
         )
     inner = sorted(
         path
-        for ending in (*ENDINGS, f"/{PACKED}")
+        for ending in (*ENDINGS, f"/{PACKED_INDEX}")
         for pattern in ("*", "*/*")
         for path in directory.glob(f"{pattern}{ending}")
     )
     if inner:
-        there = [path.parent if path.name == PACKED else path for path in inner]
+        there = [path.parent if path.name == PACKED_INDEX else path for path in inner]
         raise InputError(
             f"{directory}: found no model right in it; name one of these: "
             f"{', '.join(str(path) for path in there[:5])}"
         )
     if pickles := sorted(path for path in directory.iterdir() if path.suffix in PICKLES):
-        raise InputError(f"{directory}: {_pickle(pickles[0])}")
+        raise InputError(f"{directory}: {pickle_refusal(pickles[0].name)}")
     raise InputError(f"{directory}: found no weights in it, expected {_EXPECTED}")
-
-
-def _pickle(path: Path) -> str:
-    return (
-        f"{path.name} is a pickle, which can run any program when it is opened, so it is not opened; "
-        f"expected {_EXPECTED}"
-    )
 
 
 def _prefixed(header: Header) -> dict[str, str]:

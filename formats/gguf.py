@@ -16,10 +16,10 @@ from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.family import Family, GgufSpec
 from epmq_export.format import PlannedTensor, StoredTensor
-from epmq_export.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
-from epmq_export.gguf_splits import KEYS as SPLIT_KEYS
-from epmq_export.gguf_splits import GgufModel, model_bytes, split_keys, split_paths
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
+from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
+from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_keys, split_paths
+from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf_blocks import decode, encode
 from formats.gguf_size import data_bytes, gguf_size, parted, split_bytes
 

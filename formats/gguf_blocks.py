@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import TensorInfo, shown
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.gguf_file import TensorInfo, shown
+from epmq_export.tensors.packed import PackedTensor
 from formats.gguf_layout import LAYOUTS, Numbers
 
 PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}

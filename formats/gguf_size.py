@@ -12,11 +12,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from epmq_export.errors import InputError
 from epmq_export.family import GgufSpec
 from epmq_export.format import PlannedTensor
-from epmq_export.gguf_file import ALIGNMENT
-from epmq_export.gguf_splits import KEYS, MOST, split_name
 from epmq_export.grids import Grid
 from epmq_export.recipe_values import size_in_bytes
-from epmq_export.shards import groups
+from epmq_export.tensors.gguf_file import ALIGNMENT
+from epmq_export.tensors.gguf_splits import KEYS, MOST, split_name
+from epmq_export.tensors.shards import groups
 
 # Magic, version, and the numbers of tensors and keys.
 _HEADER = 24

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from epmq_export.description import TensorDescription
 from epmq_export.errors import InputError
+from epmq_export.tensors.description import TensorDescription
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}

@@ -9,10 +9,10 @@ import yaml
 from safetensors.torch import load_file
 
 from converters import open_family
-from epmq_export import packed
 from epmq_export.family import Family
 from epmq_export.grids import GRIDS
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors import packed
+from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf import Gguf
 from tests import tiny
 from tests.command import Result, Warm, cold

@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from converters.bert import Bert
-from epmq_export import packed
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors import packed
+from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.onnx_qdq import OnnxQdq
 
 _ROOM = TemporaryDirectory()

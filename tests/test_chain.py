@@ -10,7 +10,7 @@ from converters.bert import Bert
 from epmq_export.chain import Chain
 from epmq_export.console import Stages
 from epmq_export.errors import RecipeError
-from epmq_export.packed import Packed
+from epmq_export.tensors.packed import Packed
 from tests.small_bert import small_bert, small_packed
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModel
 import cli
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.packed import Packed
+from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests import tiny
 from tests.command import Result, Warm, start

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.report import SCHEMA
 from tests.command import Result, Warm
 from tests.tiny_clip import LAYERS, clip, vision_expert

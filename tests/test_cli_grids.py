@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from epmq_export.packed import Packed
+from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests.command import Warm
 from tests.tiny import Project

@@ -9,7 +9,7 @@ import pytest
 
 import cli
 from epmq_export.family import Family
-from epmq_export.packed import Packed
+from epmq_export.tensors.packed import Packed
 from formats.gguf import Gguf
 from tests.small_bert import small_bert, small_packed
 

@@ -13,7 +13,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 
-from epmq_export.packed import Packed
+from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests import tiny_decoder, tiny_t5
 from tests.command import Result, Warm

@@ -12,17 +12,18 @@ from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export import costs
 from epmq_export import forecast as forecasts
-from epmq_export import packed as packing
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
-from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.costs import Samples, Shape, Speed, Step
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.forecast import Forecast, Forecaster
 from epmq_export.grids.layout import Layout
-from epmq_export.packed import Packed
 from epmq_export.recipe import load_recipe
+from epmq_export.tensors import packed as packing
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import renamed
 from formats.gguf import Gguf
 from formats.onnx_qdq import OnnxQdq
 from tests import tiny

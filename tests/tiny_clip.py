@@ -13,10 +13,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from converters import open_family
-from epmq_export import packed as packing
-from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.grids import GRIDS
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors import packed as packing
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.source import renamed
 
 SIDE, PATCH, LAYERS, WIDTH, HEADS, CONTEXT, PROJECTION = 32, 8, 12, 64, 2, 20, 32
 START, END = "<|startoftext|>", "<|endoftext|>"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.data.sample import Sample
-from epmq_export.family import Family, TensorSource
-from epmq_export.packed import Packed
+from epmq_export.family import Family
 from epmq_export.runtimes import torch as reference
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import TensorSource
 from epmq_export.verification.scores import Outputs
 
 Run = Callable[[Sequence[Sample]], Outputs]

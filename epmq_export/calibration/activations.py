@@ -9,7 +9,7 @@ from types import TracebackType
 from safetensors.torch import load_file
 from torch import Tensor
 
-from epmq_export.tensors import write_safetensors
+from epmq_export.tensors.safetensors_file import write_safetensors
 
 Key = tuple[str | int, ...]
 

@@ -14,7 +14,7 @@ from epmq_export.calibration.calibrate import Calibrator
 from epmq_export.calibration.rounding import store
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
-from epmq_export.calibration.source import Values
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.data.sample import Sample, length
 from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
-from epmq_export.family import Batch, Block, Family, TensorSource
+from epmq_export.family import Batch, Block, Family
 from epmq_export.grids.layout import Layout, Storage, storage_name
-from epmq_export.packed import PackedTensor
 from epmq_export.rms_norm import RmsNorm
+from epmq_export.tensors.packed import PackedTensor, Values
+from epmq_export.tensors.source import TensorSource
 
 log = logging.getLogger(__name__)
 BATCH = 16

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.calibration.rounding import LAZY
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 
 # The least relative fall of L that another round is worth, and the most rounds.
 TOLERANCE, ROUNDS = 1e-3, 20

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
@@ -29,10 +28,11 @@ from epmq_export.files import partial
 from epmq_export.grids import BUDGET, GRIDS, Grid
 from epmq_export.grids.layout import FULL
 from epmq_export.heads import head_of
-from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_values import ONNX_GRIDS
 from epmq_export.sources import Sources, fingerprint
+from epmq_export.tensors import packed
+from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.yaml_lines import Key
 
 log = logging.getLogger(__name__)

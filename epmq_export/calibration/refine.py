@@ -20,15 +20,14 @@ from torch.nn.utils import parametrize
 from epmq_export.calibration.calibrate import TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.forward import load_block
-from epmq_export.calibration.source import Values
 from epmq_export.data.sample import Sample, length
 from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
 from epmq_export.family import Family
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
-from epmq_export.packed import PackedTensor
 from epmq_export.runtimes import torch as reference
+from epmq_export.tensors.packed import PackedTensor, Values
 
 Tensors = dict[str, PackedTensor | Tensor]
 BATCH = 32

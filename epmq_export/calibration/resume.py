@@ -15,8 +15,8 @@ from epmq_export.calibration.calibrate import BlockResult, LayerLoss
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.family import Block
 from epmq_export.files import read_json
-from epmq_export.packed import flatten, unflatten
-from epmq_export.tensors import write_safetensors
+from epmq_export.tensors.packed import flatten, unflatten
+from epmq_export.tensors.safetensors_file import write_safetensors
 
 _FINGERPRINT, _SEARCH = "fingerprint", "search.json"
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.layout import Storage
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 
 # Columns between two updates of all columns to the right: wide enough for one matrix product, narrow enough
 # for the cache.

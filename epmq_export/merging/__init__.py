@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import RecipeError
-from epmq_export.fit import require_fit
 from epmq_export.merging.inputs import Inputs, all_finite
 from epmq_export.merging.layers import Layers, count_layers
 from epmq_export.merging.rules import RULES, merge_settings
 from epmq_export.merging.settings import MergeSettings, ModelSettings
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.compatible import require_fit
+from epmq_export.tensors.source import TypedSource
 
 __all__ = ["DTYPES", "RULES", "MergeSettings", "Merged", "ModelSettings", "merge_settings", "merged"]
 

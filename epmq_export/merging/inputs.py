@@ -13,7 +13,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.merging.layers import Layers
 from epmq_export.merging.settings import MergeSettings
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.source import TypedSource
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from epmq_export import files
-from epmq_export.checkpoint import CONFIG
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.packed import copy_companions
-from epmq_export.shards import SHARD_BYTES, split, write_index
-from epmq_export.tensors import DTYPES, TypedSource
+from epmq_export.tensors.companions import copy_companions
+from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.safetensors_file import DTYPES
+from epmq_export.tensors.shards import SHARD_BYTES, split, write_index
+from epmq_export.tensors.source import TypedSource
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")

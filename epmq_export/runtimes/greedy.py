@@ -12,7 +12,8 @@ from torch import Tensor
 from epmq_export.calibration.activations import Activations
 from epmq_export.calibration.forward import load_block, run_block
 from epmq_export.data.sample import Sample
-from epmq_export.family import Batch, Block, TensorSource
+from epmq_export.family import Batch, Block
+from epmq_export.tensors.source import TensorSource
 
 BATCH = 32
 # Bytes of hidden states that are held in memory; the rest is spilled.

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.gguf_splits import model_bytes
 from epmq_export.runtimes import ggml_types
 from epmq_export.runtimes.worker import Worker, cores
+from epmq_export.tensors.gguf_splits import model_bytes
 
 # What the C structures in ggml_types belong to; the same in pyproject.toml.
 PACKAGE, VERSION = "xllamacpp", "2026.10.11549"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from epmq_export.calibration.activations import Activations
 from epmq_export.calibration.forward import load_block, run_block
 from epmq_export.data.sample import Question, Sample, length
-from epmq_export.family import Batch, Family, LanguageFamily, TensorSource, rows
+from epmq_export.family import Batch, Family, LanguageFamily, rows
+from epmq_export.tensors.source import TensorSource
 
 BATCH = 32
 # Bytes of hidden states that are held in memory; the rest is spilled.

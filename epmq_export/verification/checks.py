@@ -23,10 +23,10 @@ from epmq_export.data.sample import Passage, Sample, shown, text_of
 from epmq_export.errors import InputError
 from epmq_export.family import Family, LanguageFamily, rows
 from epmq_export.format import Format
-from epmq_export.packed import Packed, PackedTensor
 from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.runtime import Runtime
+from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import probes
 from epmq_export.verification.scores import Bench, Outputs, Scores
 

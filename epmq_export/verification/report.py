@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from epmq_export import files
-from epmq_export.packed import Packed
+from epmq_export.tensors.packed import Packed
 from epmq_export.verification.verify import Verdict
 
 SCHEMA = Path(__file__).with_name("report.schema.json")

@@ -15,11 +15,12 @@ from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import LinearProblem, inverse_factor
 from epmq_export.calibration.statistics import TaskMoments
 from epmq_export.errors import CalibrationError, InputError
-from epmq_export.family import Batch, Block, TensorSource
+from epmq_export.family import Batch, Block
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.packed import PackedTensor
-from epmq_export.tensors import write_safetensors
+from epmq_export.tensors.packed import PackedTensor
+from epmq_export.tensors.safetensors_file import write_safetensors
+from epmq_export.tensors.source import TensorSource
 from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, same_bits, tiny
 from tests.merging.sources import InMemory, LiveBytes
 

@@ -9,7 +9,7 @@ from epmq_export.calibration.descent import descend
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 
 # Wide enough for two blocks of lazy updates, and for a group of every grid.
 OUT, WIDTH = 6, 256

@@ -9,7 +9,7 @@ from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rest import linears, rest
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import FULL, Layout
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 from tests.calibration.tiny import CPU, calibrated, flat, same_bits, tiny
 from tests.calibration.tiny_clip_model import QUERY, TEXT_QUERY, TinyClip, clip, moved, opened, pictures
 

@@ -8,7 +8,7 @@ from epmq_export.calibration.rounding import LAZY, gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 
 GRID = GRIDS["Q4_0"]
 

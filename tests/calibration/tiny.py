@@ -15,7 +15,7 @@ from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.family import Family
 from epmq_export.grids.layout import Layout
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 from tests.merging.sources import InMemory
 from tests.small_bert import small_bert
 

@@ -15,9 +15,9 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from converters.clip import Clip
-from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.data.sample import Picture
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.source import TypedSource, renamed
 from tests.merging.sources import InMemory
 
 SIDE, PATCH, WIDTH, CONTEXT, PROJECTION = 32, 16, 64, 24, 32

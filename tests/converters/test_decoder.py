@@ -15,20 +15,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
 from converters.decoder import Decoder
-from epmq_export import packed
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import nearest
-from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
 from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.packed import Packed
 from epmq_export.rms_norm import RmsNorm
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.tensors import packed
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from formats.gguf import Gguf
 from formats.onnx_qdq import OnnxQdq

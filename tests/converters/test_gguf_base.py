@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export import sources
-from epmq_export.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.write import write_merged
 from epmq_export.recipe import load_recipe
+from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from tests import tiny_decoder, tiny_gguf
 
 LLAMA3 = {

@@ -15,23 +15,24 @@ from transformers import T5ForConditionalGeneration
 
 from converters import open_family
 from converters.t5 import T5
-from epmq_export import packed
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.method import PRESETS
-from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
 from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, TensorSource, calibrated_on, rows
-from epmq_export.gguf_file import GgufFile
+from epmq_export.family import Batch, calibrated_on, rows
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.packed import Packed, PackedTensor
 from epmq_export.rms_norm import RmsNorm
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.tensors import packed
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.source import Renamed, TensorSource, renamed
 from epmq_export.verification.checks import check_codes, check_metadata
 from formats.gguf import Gguf
 from formats.onnx_qdq import OnnxQdq

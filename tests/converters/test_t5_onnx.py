@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from converters.t5 import T5
-from epmq_export import packed
 from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
 from epmq_export.format import PlannedTensor
 from epmq_export.grids import GRIDS
-from epmq_export.packed import Packed, PackedTensor
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.tensors import packed
+from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from formats.onnx_qdq import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded

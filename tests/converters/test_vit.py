@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from converters import open_family
-from epmq_export import packed
-from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
 from epmq_export.data.processor import load_processor, preprocess
 from epmq_export.data.sample import Picture
 from epmq_export.errors import InputError
 from epmq_export.family import Family
 from epmq_export.grids import GRIDS
-from epmq_export.packed import Packed, PackedTensor
 from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.onnxruntime import OnnxRuntime, open_session
+from epmq_export.tensors import packed
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.probes import hard_pictures
 from formats.onnx_qdq import OnnxQdq

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from epmq_export.gguf_file import GgufFile
+from epmq_export.tensors.gguf_file import GgufFile
 
 
 def edited(path: Path, place: Path, at: int, new: bytes) -> Path:

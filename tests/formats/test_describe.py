@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
-from epmq_export.description import Description, TensorDescription
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.listing import Row, origin, rows, short
-from epmq_export.packed import Packed
+from epmq_export.tensors.description import Description, TensorDescription
+from epmq_export.tensors.packed import Packed
 from formats.describe import describe
 from formats.gguf import Gguf
 from tests.small_bert import small_bert, small_packed

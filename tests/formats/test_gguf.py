@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.family import Family
-from epmq_export.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.grids import GRIDS
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
+from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf import Gguf
 from formats.gguf_blocks import decode, encode
 from formats.gguf_layout import LAYOUTS

@@ -13,12 +13,12 @@ from gguf import GGMLQuantizationType
 from onnx import ModelProto, TensorProto
 
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import GgufFile
-from epmq_export.shards import StoredWeights
-from epmq_export.tensors import SafetensorsFile
+from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.tensors.safetensors_file import SafetensorsFile
+from epmq_export.tensors.safetensors_header import read_header
+from epmq_export.tensors.shards import StoredWeights
 from formats import onnx_external, onnx_weights
 from formats.describe import describe
-from formats.safetensors_file import read_header
 
 LARGE = 2**32 + 2**20
 """Bytes of the first tensor, so that the second's offset takes more than 32 bits."""

@@ -19,10 +19,11 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 import formats.onnx_qdq
 from converters.bert import Bert
-from epmq_export import __version__, packed
+from epmq_export import __version__
 from epmq_export.errors import InputError
 from epmq_export.format import StoredTensor
-from epmq_export.packed import Packed, PackedTensor
+from epmq_export.tensors import packed
+from epmq_export.tensors.packed import Packed, PackedTensor
 from formats import onnx_weights
 from formats.onnx_qdq import OnnxQdq
 from tests.onnx_models import Written, encoder, minilm, pack, small, small_on
@@ -160,7 +161,8 @@ def test_nothing_of_this_machine() -> None:
 def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: Path) -> None:
     model = small()
     code = (
-        "import sys; from pathlib import Path; from converters.bert import Bert; from epmq_export.packed "
+        "import sys; from pathlib import Path; from converters.bert import Bert; from "
+        "epmq_export.tensors.packed "
         "import Packed; from formats.onnx_qdq import OnnxQdq\n"
         "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), "
         "Path(sys.argv[2]))"

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from epmq_export.grids import Grid
 from epmq_export.grids.zeroed import Zeroed
-from epmq_export.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor
 
 
 def random_point(grid: Grid, out: int, groups: int, seed: int) -> PackedTensor:

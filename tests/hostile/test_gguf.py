@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import GgufFile
+from epmq_export.tensors.gguf_file import GgufFile
 from formats.gguf import Gguf
 from tests.small_bert import small_bert, small_packed
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from epmq_export import packed
 from epmq_export.errors import InputError, OutputError
 from epmq_export.grids import GRIDS
-from epmq_export.packed import INDEX, Packed, PackedTensor
-from epmq_export.shards import WEIGHTS
+from epmq_export.tensors import packed
+from epmq_export.tensors.directory import PACKED_INDEX, WEIGHTS
+from epmq_export.tensors.packed import Packed, PackedTensor
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def good(tmp_path: Path) -> Path:
 
 def edit_index(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def apply(good: Path) -> None:
-        index = json.loads((good / INDEX).read_text())
+        index = json.loads((good / PACKED_INDEX).read_text())
         edit(index)
-        (good / INDEX).write_text(json.dumps(index))
+        (good / PACKED_INDEX).write_text(json.dumps(index))
 
     return apply
 
@@ -58,11 +58,20 @@ def cut(good: Path, share: float) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda good: (good / INDEX).unlink(), r"good is no packed checkpoint: it has no packed\.json"),
-        (lambda good: (good / INDEX).write_text("{"), r"packed\.json: not readable as JSON"),
-        (lambda good: (good / INDEX).write_bytes(b"\xff\xfe\x00"), r"packed\.json: not readable as JSON"),
-        (lambda good: (good / INDEX).write_text("[" * 100_000), r"packed\.json: not readable as JSON"),
-        (lambda good: (good / INDEX).write_text("[]"), r"packed\.json: found a list, expected an object"),
+        (
+            lambda good: (good / PACKED_INDEX).unlink(),
+            r"good is no packed checkpoint: it has no packed\.json",
+        ),
+        (lambda good: (good / PACKED_INDEX).write_text("{"), r"packed\.json: not readable as JSON"),
+        (
+            lambda good: (good / PACKED_INDEX).write_bytes(b"\xff\xfe\x00"),
+            r"packed\.json: not readable as JSON",
+        ),
+        (lambda good: (good / PACKED_INDEX).write_text("[" * 100_000), r"packed\.json: not readable as JSON"),
+        (
+            lambda good: (good / PACKED_INDEX).write_text("[]"),
+            r"packed\.json: found a list, expected an object",
+        ),
         (
             edit_index(lambda index: index.pop("format")),
             r"packed\.json: format is None, expected 'epmq-packed-1'",

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import epmq_export
-from epmq_export.checkpoint import Renamed, open_checkpoint, renamed
-from epmq_export.fit import require_fit
 from epmq_export.merging import Merged, merge_settings, merged
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.compatible import require_fit
+from epmq_export.tensors.source import Renamed, renamed
 from tests.merging.models import needed
 
 MIDDLE = "encoder.layer.3.output.dense.weight"

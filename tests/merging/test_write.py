@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from epmq_export.checkpoint import open_checkpoint
 from epmq_export.errors import InputError
 from epmq_export.files import sha256
 from epmq_export.merging import merge_settings, merged
 from epmq_export.merging.write import model_card, write_merged
-from epmq_export.tensors import DTYPES
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.safetensors_file import DTYPES
 from tests.merging.sources import InMemory, LiveBytes
 
 CARD = model_card("owner/base", ["owner/one", "./local/two"], "ties", "merge_method: ties\n")

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from epmq_export.gguf_file import GgufFile
+from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.report import SCHEMA
 from tests.command import Result, Warm
 from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from epmq_export.tensors import SafetensorsFile, TypedSource, write_safetensors
+from epmq_export.tensors.safetensors_file import SafetensorsFile, write_safetensors
+from epmq_export.tensors.source import TypedSource
 
 
 class Kept:

@@ -8,11 +8,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from epmq_export import packed, shards
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.packed import INDEX, Packed, PackedTensor, flatten, pack_codes, unflatten, unpack_codes
-from epmq_export.shards import WEIGHTS
+from epmq_export.tensors import packed, shards
+from epmq_export.tensors.directory import PACKED_INDEX, WEIGHTS
+from epmq_export.tensors.packed import (
+    Packed,
+    PackedTensor,
+    flatten,
+    pack_codes,
+    unflatten,
+    unpack_codes,
+)
 from formats.describe import describe
 from tests.grids.points import random_point
 
@@ -98,7 +105,7 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
         "k.weight.submins": ("torch.uint8", [3, 16]),
         "a.bias": ("torch.float32", [2]),
     }
-    index = json.loads((tmp_path / "out" / INDEX).read_text(encoding="utf-8"))
+    index = json.loads((tmp_path / "out" / PACKED_INDEX).read_text(encoding="utf-8"))
     assert index == {
         "format": "epmq-packed-1",
         "family": "bert",
@@ -130,7 +137,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
         "tokenizer.json",
         "vocab.txt",
         "1_Pooling/config.json",
-        INDEX,
+        PACKED_INDEX,
         WEIGHTS,
     }
     # A packed checkpoint's own index is no companion: it may be the source of another one.
@@ -146,7 +153,7 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
     }
     packed.write(tmp_path / "one", tensors, {"family": "x"}, tmp_path)
     packed.write(tmp_path / "two", dict(reversed(tensors.items())), {"family": "x"}, tmp_path)
-    for name in (WEIGHTS, INDEX):
+    for name in (WEIGHTS, PACKED_INDEX):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     (tmp_path / "plain").touch()
     assert (tmp_path / "one" / WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -187,14 +194,14 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *names,
         "model.safetensors.index.json",
-        INDEX,
+        PACKED_INDEX,
     ]
     for name in names:  # a tensor's parts are together, and the sizes are those planned
         stored = load_file(tmp_path / "out" / name)
         assert {place for place, shard in index["weight_map"].items() if shard == name} == stored.keys()
     sizes = [sum(value.nbytes for value in load_file(tmp_path / "out" / name).values()) for name in names]
     assert index["metadata"]["total_size"] == sum(sizes) and sizes[0] == 144 and sizes[1] == 444
-    assert (tmp_path / "out" / INDEX).read_bytes() == (tmp_path / "whole" / INDEX).read_bytes()
+    assert (tmp_path / "out" / PACKED_INDEX).read_bytes() == (tmp_path / "whole" / PACKED_INDEX).read_bytes()
     back = Packed(tmp_path / "out")
     assert back.names() == sorted(tensors)
     assert all(

@@ -10,9 +10,10 @@ from huggingface_hub.file_download import repo_folder_name
 from safetensors.torch import save_file
 from torch import Tensor
 
-from epmq_export.checkpoint import Checkpoint, open_checkpoint, renamed
 from epmq_export.errors import InputError
-from epmq_export.fit import require_fit, require_same_vocabulary
+from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
+from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
+from epmq_export.tensors.source import renamed
 
 TENSORS = {
     "a.weight": torch.arange(6.0).reshape(2, 3),

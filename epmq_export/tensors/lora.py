@@ -18,10 +18,11 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.tensors import SafetensorsFile, TypedSource
+from epmq_export.tensors.directory import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, pickle_refusal
+from epmq_export.tensors.safetensors_file import SafetensorsFile
+from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
 # What a configuration may say. The first decide the result; the next were for training or for looking up; the
 # last, when they are switched on, make the adapter something else than W + scale * B @ A, or change the base
@@ -84,7 +85,7 @@ _FACTORS = {
 
 
 def is_adapter(directory: Path) -> bool:
-    return any((directory / name).exists() for name in (CONFIG, WEIGHTS, PICKLE))
+    return any((directory / name).exists() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE))
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,12 @@ class Lora:
     """
 
     def __init__(self, directory: Path, base: TypedSource) -> None:
-        if (directory / PICKLE).exists() and not (directory / WEIGHTS).exists():
-            raise InputError(
-                f"{directory}: {PICKLE} is a pickle, which can run any program when it is opened, so it is "
-                "refused; "
-                "save the adapter as safetensors (in peft: save_pretrained) where you trust it"
-            )
-        self._path = directory / CONFIG
+        if (directory / ADAPTER_PICKLE).exists() and not (directory / ADAPTER_WEIGHTS).exists():
+            raise InputError(f"{directory}: {pickle_refusal(ADAPTER_PICKLE)}")
+        self._path = directory / ADAPTER_CONFIG
         self._config = read_json(self._path)
         _check(self._path, self._config)
-        self._base, self._file = base, SafetensorsFile(directory / WEIGHTS)
+        self._base, self._file = base, SafetensorsFile(directory / ADAPTER_WEIGHTS)
         factors, whole = self._sort()
         rename = self._names_of_base([module + suffix for module, suffix in factors])
         # A stored whole tensor may be beyond the base: the head of a classifier, which no encoder needs.
@@ -214,7 +211,9 @@ class Lora:
             self._numbers("lora_alpha", "alpha_pattern", module),
         )
         if stored not in ranks or stored < 1:
-            raise InputError(f"{self._file.path}: {factor} has rank {stored}, {CONFIG} says {ranks[0]:g}")
+            raise InputError(
+                f"{self._file.path}: {factor} has rank {stored}, {ADAPTER_CONFIG} says {ranks[0]:g}"
+            )
         if len(set(alphas)) > 1:
             log.warning(
                 "%s: alpha_pattern has %s for %s; taking the first in the file, as peft does",

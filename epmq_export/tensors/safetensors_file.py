@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from epmq_export.errors import InputError, OutputError
-from epmq_export.family import TensorSource
 
 # The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they
 # mean nothing.
@@ -26,14 +25,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-class TypedSource(TensorSource, Protocol):
-    """A `TensorSource` that knows each tensor's dtype without reading the tensor."""
-
-    def dtype(self, name: str) -> torch.dtype:
-        """What `load` will return; InputError where there is no tensor of that name."""
-        ...
 
 
 class SafetensorsFile:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.files import read_json
-from epmq_export.tensors import SafetensorsFile
+from epmq_export.tensors.directory import SHARD_INDEX, WEIGHTS, read_shard_index, require_in_shard
+from epmq_export.tensors.safetensors_file import SafetensorsFile
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Of tensors in a shard; transformers' own default was this for long.
 SHARD_BYTES = 5 * 10**9
 
@@ -23,13 +22,13 @@ class StoredWeights:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        if (directory / WEIGHTS).exists() or not (directory / INDEX).exists():
+        if (directory / WEIGHTS).exists() or not (directory / SHARD_INDEX).exists():
             file = SafetensorsFile(directory / WEIGHTS)
             self._holders = dict.fromkeys(file.names(), file)
             self._files = [file.path]
         else:
-            self._holders = _sharded(directory / INDEX)
-            self._files = [*{file.path for file in self._holders.values()}, directory / INDEX]
+            self._holders = _sharded(directory / SHARD_INDEX)
+            self._files = [*{file.path for file in self._holders.values()}, directory / SHARD_INDEX]
 
     def names(self) -> list[str]:
         return sorted(self._holders)
@@ -85,31 +84,14 @@ def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
 def write_index(directory: Path, placed: Mapping[str, str], total: int) -> None:
     """The index of shards that hold `total` bytes of tensors, by the tensors' names."""
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (directory / SHARD_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _sharded(index: Path) -> dict[str, SafetensorsFile]:
-    placed = read_json(index).get("weight_map")
-    if (
-        not isinstance(placed, dict)
-        or not placed
-        or not all(isinstance(shard, str) for shard in placed.values())
-    ):
-        raise InputError(f"{index}: weight_map is no object from tensors to files")
-    opened: dict[str, SafetensorsFile] = {}
-    holders: dict[str, SafetensorsFile] = {}
-    for name, shard in sorted(placed.items()):
-        if shard in ("", ".", "..") or Path(shard).name != shard:
-            raise InputError(
-                f"{index}: tensor {name} is said to be in {shard!r}, expected a file of this directory"
-            )
-        if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: tensor {name} is said to be in {shard}, but that shard is missing")
-        if shard not in opened:
-            opened[shard] = SafetensorsFile(index.parent / shard)
-        if name not in opened[shard].names():
-            raise InputError(
-                f"{index}: tensor {name} is said to be in {shard}, but that shard has no such tensor"
-            )
-        holders[name] = opened[shard]
-    return holders
+    """Return the file that holds each tensor, by the tensor's name."""
+    placed = read_shard_index(index)
+    opened = {shard: SafetensorsFile(index.parent / shard) for shard in sorted(set(placed.values()))}
+    for shard, file in opened.items():
+        expected = {name for name, place in placed.items() if place == shard}
+        require_in_shard(index, shard, expected, set(file.names()))
+    return {name: opened[shard] for name, shard in sorted(placed.items())}

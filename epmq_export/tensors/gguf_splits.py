@@ -13,7 +13,7 @@ from gguf import GGUFValueType
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
-from epmq_export.gguf_file import GgufFile, TensorInfo, Value, shown
+from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value, shown
 
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 KEYS = (NUMBER, COUNT, TENSORS)

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2Model
 
-from epmq_export.checkpoint import open_checkpoint, renamed
 from epmq_export.errors import InputError
-from epmq_export.fit import require_fit
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.compatible import require_fit
+from epmq_export.tensors.source import renamed
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
 

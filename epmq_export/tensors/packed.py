@@ -16,7 +16,6 @@ A directory:
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epmq_export import files, shards
+from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.grids import GRIDS, Grid, Stored
-from epmq_export.shards import StoredWeights
-from epmq_export.tensors import write_safetensors
+from epmq_export.tensors import shards
+from epmq_export.tensors.companions import copy_companions
+from epmq_export.tensors.directory import PACKED_INDEX
+from epmq_export.tensors.safetensors_file import write_safetensors
+from epmq_export.tensors.shards import StoredWeights
 
 FORMAT = "epmq-packed-1"
-INDEX = "packed.json"
-# Beside the weights in a model's directory; the rest of such a directory (other weights, caches, pictures)
-# stays behind.
-COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
-_OWN = {INDEX, shards.INDEX, "adapter_config.json"}
 
 
 @dataclass(frozen=True)
@@ -77,19 +74,6 @@ def unpack_codes(grid: Grid, stored: Tensor) -> Tensor:
     return unsigned.to(torch.int8) + grid.lowest
 
 
-def companions(directory: Path) -> list[Path]:
-    """Config, tokenizer and pooling files of a model's directory, sorted."""
-    found = {path for pattern in COMPANIONS for path in directory.glob(pattern) if path.name not in _OWN}
-    return sorted(path for path in found if path.is_file())
-
-
-def copy_companions(source: Path, target: Path) -> None:
-    for path in companions(source):
-        place = target / path.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
-
-
 class Packed:
     """A packed checkpoint on disk. As a `TensorSource` it yields the values that the file ships, dequantised
     to float32.
@@ -97,9 +81,9 @@ class Packed:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        index = directory / INDEX
+        index = directory / PACKED_INDEX
         if not index.is_file():
-            raise InputError(f"{directory} is no packed checkpoint: it has no {INDEX}")
+            raise InputError(f"{directory} is no packed checkpoint: it has no {PACKED_INDEX}")
         self.index = read_json(index)
         if self.index.get("format") != FORMAT:
             raise InputError(f"{index}: format is {self.index.get('format')!r}, expected {FORMAT!r}")
@@ -118,7 +102,7 @@ class Packed:
             for part in _places(name, grid).values():
                 if part not in stored:
                     raise InputError(
-                        f"{self._file.place(part)}: {part} is missing, {INDEX} says that {name} is on "
+                        f"{self._file.place(part)}: {part} is missing, {PACKED_INDEX} says that {name} is on "
                         f"grid {grid.name}"
                     )
             self._require_layout(name, grid)
@@ -260,7 +244,7 @@ def write(
         text = json.dumps(
             {"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False, allow_nan=False
         )
-        (built / INDEX).write_text(text + "\n", encoding="utf-8")
+        (built / PACKED_INDEX).write_text(text + "\n", encoding="utf-8")
 
 
 def _bytes(value: PackedTensor | Tensor) -> int:
@@ -270,3 +254,21 @@ def _bytes(value: PackedTensor | Tensor) -> int:
     return value.codes.numel() * (4 if value.grid.bits <= 4 else 8) // 8 + sum(
         numbers.nbytes for numbers in value.stored.values()
     )
+
+
+@dataclass(frozen=True)
+class Values:
+    """Tensors in memory by name, on a grid or plain, as the values that they ship."""
+
+    tensors: Mapping[str, PackedTensor | Tensor]
+
+    def names(self) -> list[str]:
+        return sorted(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.load(name).shape)
+
+    def load(self, name: str) -> Tensor:
+        """float32 where it is on a grid; a copy of the caller's own."""
+        value = self.tensors[name]
+        return value.dequantise() if isinstance(value, PackedTensor) else value.clone()

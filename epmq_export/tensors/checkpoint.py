@@ -17,18 +17,25 @@ from huggingface_hub.errors import (
 )
 from torch import Tensor
 
-from epmq_export import lora
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.gguf_file import is_gguf
-from epmq_export.packed import COMPANIONS
-from epmq_export.shards import INDEX, WEIGHTS, StoredWeights
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors import lora
+from epmq_export.tensors.companions import COMPANIONS
+from epmq_export.tensors.directory import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    PICKLES,
+    SHARD_INDEX,
+    WEIGHTS,
+    pickle_refusal,
+)
+from epmq_export.tensors.gguf_file import is_gguf
+from epmq_export.tensors.shards import StoredWeights
+from epmq_export.tensors.source import TypedSource
 
-CONFIG = "config.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-_HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", lora.WEIGHTS)
+_HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS)
 
 
 class Checkpoint(TypedSource, Protocol):
@@ -96,7 +103,7 @@ class Adapted(lora.Lora):
         self._base_files = base.files() if base_is_own else []
 
     def files(self) -> list[Path]:
-        return sorted({self.directory / lora.CONFIG, self.directory / lora.WEIGHTS, *self._base_files})
+        return sorted({self.directory / ADAPTER_CONFIG, self.directory / ADAPTER_WEIGHTS, *self._base_files})
 
 
 def open_checkpoint(
@@ -121,7 +128,7 @@ def open_checkpoint(
         directory = _directory(right, relative_to)
         if not lora.is_adapter(directory):
             raise InputError(
-                f"{text}: {right} is no LoRA adapter (it has no {lora.CONFIG}), expected BASE+ADAPTER"
+                f"{text}: {right} is no LoRA adapter (it has no {ADAPTER_CONFIG}), expected BASE+ADAPTER"
             )
         return Adapted(text, directory, own, base_is_own=True)
     if is_gguf(path):
@@ -132,7 +139,7 @@ def open_checkpoint(
     if lora.is_adapter(directory):
         if (directory / WEIGHTS).exists():
             raise InputError(
-                f"{directory}: holds both an adapter ({lora.CONFIG}) and a full model ({WEIGHTS}); keep "
+                f"{directory}: holds both an adapter ({ADAPTER_CONFIG}) and a full model ({WEIGHTS}); keep "
                 "one of them"
             )
         if base is None:
@@ -141,69 +148,17 @@ def open_checkpoint(
                 "BASE+ADAPTER, or give that model as the base"
             )
         return Adapted(text, directory, base, base_is_own=False)
-    if not (directory / WEIGHTS).exists() and not (directory / INDEX).exists():
+    if not (directory / WEIGHTS).exists() and not (directory / SHARD_INDEX).exists():
         raise _no_weights(directory)
     return Weights(text, directory)
-
-
-class Renamed:
-    """A source under other names."""
-
-    def __init__(self, source: TypedSource, originals: dict[str, str]) -> None:
-        self._source, self._originals = source, originals
-
-    def names(self) -> list[str]:
-        return sorted(self._originals)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(self._original(name))
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._source.dtype(self._original(name))
-
-    def load(self, name: str) -> Tensor:
-        return self._source.load(self._original(name))
-
-    def _original(self, name: str) -> str:
-        if name not in self._originals:
-            raise InputError(
-                f"no tensor {name}; there are {len(self._originals)}, such as "
-                f"{', '.join(list(self._originals)[:3])}"
-            )
-        return self._originals[name]
-
-
-def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
-    """The source with each name passed through `canonical`; tensors that it maps to None are left out.
-
-    A tensor that is stored twice, as tied embeddings may be, is one; InputError where two that differ come to
-    the same name.
-    """
-    originals: dict[str, str] = {}
-    for name in source.names():
-        new = canonical(name)
-        if new is None:
-            continue
-        if new in originals and not _same(source, originals[new], name):
-            where = getattr(source, "location", "the model")
-            raise InputError(
-                f"{where}: tensors {originals[new]} and {name} are both {new} and differ; expected one of "
-                "them, or two that are equal"
-            )
-        originals[new] = name
-    return Renamed(source, originals)
-
-
-def _same(source: TypedSource, one: str, other: str) -> bool:
-    return source.shape(one) == source.shape(other) and torch.equal(source.load(one), source.load(other))
 
 
 def _directory(text: str, relative_to: Path | None) -> Path:
     path = (relative_to or Path()) / Path(text).expanduser()
     if path.is_dir():
         return path
-    if path.suffix in _PICKLES and path.is_file():
-        raise InputError(f"{path}: {_pickle_reason(path.name)}")
+    if path.suffix in PICKLES and path.is_file():
+        raise InputError(f"{path}: {pickle_refusal(path.name)}")
     if path.exists():
         raise InputError(f"{path}: found a file, expected the directory of a model, or a GGUF file")
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
@@ -230,17 +185,11 @@ def _directory(text: str, relative_to: Path | None) -> Path:
 
 
 def _no_weights(directory: Path) -> InputError:
-    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
     if pickles:
-        return InputError(f"{directory}: {_pickle_reason(pickles[0])}")
+        return InputError(f"{directory}: {pickle_refusal(pickles[0])}")
     return InputError(
-        f"{directory}: found no weights, expected {WEIGHTS}, {INDEX} with its shards, or a LoRA adapter "
-        f"({lora.CONFIG}, {lora.WEIGHTS})"
-    )
-
-
-def _pickle_reason(name: str) -> str:
-    return (
-        f"{name} is a pickle, which can run any program when it is opened, so it is refused; "
-        "save the model as safetensors (in transformers: save_pretrained) where you trust it"
+        f"{directory}: found no weights, expected {WEIGHTS}, {SHARD_INDEX} with its shards, or a LoRA "
+        "adapter "
+        f"({ADAPTER_CONFIG}, {ADAPTER_WEIGHTS})"
     )

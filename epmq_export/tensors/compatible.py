@@ -7,7 +7,7 @@ from typing import Any
 
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.tensors import TypedSource
+from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
 SHOWN = 5

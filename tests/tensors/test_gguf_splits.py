@@ -12,11 +12,11 @@ import pytest
 from epmq_export.errors import InputError, OutputError
 from epmq_export.family import Family
 from epmq_export.format import PlannedTensor
-from epmq_export.gguf_file import GgufFile
-from epmq_export.gguf_splits import GgufModel, split_paths
-from epmq_export.packed import Packed
 from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes.llama_cpp import LlamaCpp
+from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.tensors.gguf_splits import GgufModel, split_paths
+from epmq_export.tensors.packed import Packed
 from epmq_export.verification.verify import Written, verify
 from formats.describe import describe
 from formats.gguf import Gguf

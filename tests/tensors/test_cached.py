@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from epmq_export.merging.kept import Kept
+from epmq_export.tensors.cached import Kept
 from tests.merging.sources import InMemory
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from epmq_export.description import TensorDescription
 from epmq_export.errors import InputError
+from epmq_export.tensors.description import TensorDescription
 
 
 @dataclass(frozen=True)

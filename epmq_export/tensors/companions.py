@@ -1,0 +1,26 @@
+"""The files that travel with a model's weights: config, tokenizer, processor, pooling."""
+
+import shutil
+from pathlib import Path
+
+from epmq_export.tensors.directory import ADAPTER_CONFIG, PACKED_INDEX, SHARD_INDEX
+
+# Beside the weights in a model's directory; the rest of such a directory (other weights, caches, pictures)
+# stays behind.
+COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
+
+
+_OWN = {PACKED_INDEX, SHARD_INDEX, ADAPTER_CONFIG}
+
+
+def companions(directory: Path) -> list[Path]:
+    """Config, tokenizer and pooling files of a model's directory, sorted."""
+    found = {path for pattern in COMPANIONS for path in directory.glob(pattern) if path.name not in _OWN}
+    return sorted(path for path in found if path.is_file())
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    for path in companions(source):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)

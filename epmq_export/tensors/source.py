@@ -1,0 +1,102 @@
+"""Tensors by name, read when asked for: the protocols, and sources that are made of others."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from epmq_export.errors import InputError
+
+
+class TensorSource(Protocol):
+    """Tensors by canonical name, read when asked for and never kept."""
+
+    def names(self) -> Sequence[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def load(self, name: str) -> Tensor:
+        """The tensor on the CPU in its stored dtype, a copy of the caller's own; InputError where the file
+        has none of that name.
+        """
+        ...
+
+
+class TypedSource(TensorSource, Protocol):
+    """A `TensorSource` that knows each tensor's dtype without reading the tensor."""
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What `load` will return; InputError where there is no tensor of that name."""
+        ...
+
+
+class Renamed:
+    """A source under other names."""
+
+    def __init__(self, source: TypedSource, originals: dict[str, str]) -> None:
+        self._source, self._originals = source, originals
+
+    def names(self) -> list[str]:
+        return sorted(self._originals)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(self._original(name))
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._source.dtype(self._original(name))
+
+    def load(self, name: str) -> Tensor:
+        return self._source.load(self._original(name))
+
+    def _original(self, name: str) -> str:
+        if name not in self._originals:
+            raise InputError(
+                f"no tensor {name}; there are {len(self._originals)}, such as "
+                f"{', '.join(list(self._originals)[:3])}"
+            )
+        return self._originals[name]
+
+
+def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
+    """The source with each name passed through `canonical`; tensors that it maps to None are left out.
+
+    A tensor that is stored twice, as tied embeddings may be, is one; InputError where two that differ come to
+    the same name.
+    """
+    originals: dict[str, str] = {}
+    for name in source.names():
+        new = canonical(name)
+        if new is None:
+            continue
+        if new in originals and not _same(source, originals[new], name):
+            where = getattr(source, "location", "the model")
+            raise InputError(
+                f"{where}: tensors {originals[new]} and {name} are both {new} and differ; expected one of "
+                "them, or two that are equal"
+            )
+        originals[new] = name
+    return Renamed(source, originals)
+
+
+def _same(source: TypedSource, one: str, other: str) -> bool:
+    return source.shape(one) == source.shape(other) and torch.equal(source.load(one), source.load(other))
+
+
+class Joined:
+    """Sources with different tensors as one."""
+
+    def __init__(self, parts: Sequence[TypedSource]) -> None:
+        self._parts = {name: part for part in parts for name in part.names()}
+
+    def names(self) -> list[str]:
+        return sorted(self._parts)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._parts[name].shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._parts[name].dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._parts[name].load(name)
