@@ -211,7 +211,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
-    from epmq_export.runtimes.torch import outputs as reference_outputs
+    from epmq_export.models.reference import outputs as reference_outputs
     from epmq_export.verification.bench import open_bench
 
     stages = console.Stages()
@@ -368,7 +368,7 @@ def _show(verdict: "Verdict", output: Path) -> None:
 def _device(name: str | None) -> "torch.device":
     import torch
 
-    from epmq_export.runtimes.torch import default_device
+    from epmq_export.models.reference import default_device
 
     if name is None:
         return default_device()

@@ -46,10 +46,10 @@ from suites import SUITES, TEXT, Suite
 from cli import chain
 from converters import open_family
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
-from epmq_export.data.sample import Sample
 from epmq_export.errors import EpmqError
-from epmq_export.family import calibrated_on
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import calibrated_on
+from epmq_export.models.samples import Sample
 from epmq_export.recipe_values import ONNX_GRIDS
 from epmq_export.tensors import packed as packed_checkpoint
 from epmq_export.tensors.packed import Packed

@@ -32,8 +32,8 @@ from suites import SUITES
 from cli import chain
 from converters import open_family
 from epmq_export import files
-from epmq_export.data.sample import Sample
-from epmq_export.family import LanguageFamily
+from epmq_export.models.family import LanguageFamily
+from epmq_export.models.samples import Sample
 from epmq_export.verification.choice import Choice
 from epmq_export.verification.language import LanguageBench
 from epmq_export.verification.prediction import divergence, same_top

@@ -15,10 +15,11 @@ from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
-from epmq_export.data.sample import Sample
 from epmq_export.data.task import Task, load_tasks
+from epmq_export.models import reference
+from epmq_export.models.model_set import ModelSet
+from epmq_export.models.samples import Sample
 from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
-from epmq_export.runtimes import torch as reference
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, TypedSource
@@ -48,7 +49,7 @@ class Experiment:
     recipe: Recipe
     tasks: Sequence[Task]
     checkpoints: sources.Checkpoints
-    sources: sources.Sources
+    sources: ModelSet
 
     @classmethod
     def open(cls, path: Path) -> "Experiment":

@@ -31,13 +31,14 @@ from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
-from epmq_export.data.sample import Sample, choose
-from epmq_export.data.scores import Head, accuracy, agreement
-from epmq_export.family import Family
+from epmq_export.data.scores import accuracy, agreement
 from epmq_export.grids.layout import Layout
 from epmq_export.merging import merge_settings, merged
+from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.heads import Head
+from epmq_export.models.samples import Sample, choose
 from epmq_export.recipe_values import worded
-from epmq_export.runtimes import torch as reference
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Values

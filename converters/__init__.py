@@ -10,7 +10,7 @@ from converters.decoder import gemma3, llama, mistral, qwen2, qwen3
 from converters.t5 import T5
 from converters.vit import deit, dinov2, vit
 from epmq_export.errors import InputError
-from epmq_export.family import Family
+from epmq_export.models.family import Family
 
 FAMILIES: dict[str, Callable[[Path], Family]] = {
     "bert": Bert.open,

@@ -15,9 +15,10 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 from converters.bert_onnx import Encoder
 from converters.tokenizers import fast_tokenizer
 from converters.wordpiece import wordpiece
-from epmq_export.data.sample import Sample, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, Metadata, OnnxSpec
+from epmq_export.models.family import Batch, Block
+from epmq_export.models.samples import Sample, text_of
+from epmq_export.models.specs import GgufSpec, Metadata, OnnxSpec
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from epmq_export.family import Batch, Block
+from epmq_export.models.family import Batch, Block
 from epmq_export.tensors.source import TensorSource
 
 

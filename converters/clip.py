@@ -19,10 +19,11 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmb
 from converters.clip_gguf import gguf_spec
 from converters.clip_onnx import Joint, TextTower, VisionTower
 from converters.tokenizers import fast_tokenizer
-from epmq_export.data.processor import load_processor, preprocess
-from epmq_export.data.sample import Picture, Sample, picture_of, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, Family, GgufSpec, OnnxSpec
+from epmq_export.models.family import Batch, Block, Family
+from epmq_export.models.processor import load_processor, preprocess
+from epmq_export.models.samples import Picture, Sample, picture_of, text_of
+from epmq_export.models.specs import GgufSpec, OnnxSpec
 
 # The library's fields are optional where a config always has them.
 Config = Any

@@ -12,9 +12,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import PILImageResampling
 
-from epmq_export.data.processor import CONFIG
 from epmq_export.errors import InputError
-from epmq_export.family import GgufSpec, Metadata
+from epmq_export.models.processor import CONFIG
+from epmq_export.models.specs import GgufSpec, Metadata
 
 ARCHITECTURE = "clip"
 # What clip.cpp's ggml can decode of this project's grids. It is older than IQ4_NL and compiled without

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from converters.blocks import Blocks
-from epmq_export.family import Block
+from epmq_export.models.family import Block
 from epmq_export.tensors.source import TensorSource
 
 

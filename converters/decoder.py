@@ -15,10 +15,11 @@ from converters.decoder_gguf import gguf_spec
 from converters.decoder_onnx import onnx_spec
 from converters.gguf_tokenizer import agreement
 from converters.tokenizers import fast_tokenizer
-from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
-from epmq_export.runtimes.greedy import answers
+from epmq_export.models.family import Batch, Block
+from epmq_export.models.greedy import answers
+from epmq_export.models.samples import Passage, Question, Sample, text_of
+from epmq_export.models.specs import GgufSpec, OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
 # Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.

@@ -20,8 +20,8 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2Rot
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
 
 from converters.ggml_gelu import GatedGelu
-from epmq_export.family import Batch
-from epmq_export.rms_norm import RmsNorm
+from epmq_export.models.family import Batch
+from epmq_export.models.rms_norm import RmsNorm
 
 SLIDING = "sliding_attention"
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"

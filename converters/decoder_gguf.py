@@ -23,7 +23,7 @@ from converters.decoder_layout import (
 )
 from converters.gguf_tokenizer import gguf_tokenizer
 from epmq_export.errors import InputError
-from epmq_export.family import GgufSpec, Metadata
+from epmq_export.models.specs import GgufSpec, Metadata
 
 
 def gguf_spec(

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from converters.blocks import Blocks
 from converters.genai import FILE, genai_config
-from epmq_export.family import Block, Family, OnnxSpec
+from epmq_export.models.family import Block, Family
+from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
 PARTS = ("key", "value")

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from converters import byte_bpe, sentencepiece_bpe, unigram
 from converters.vocabulary import chat_template, taken_for_control
 from epmq_export.errors import InputError
-from epmq_export.family import Metadata
+from epmq_export.models.specs import Metadata
 
 
 def gguf_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: int) -> Metadata:

@@ -18,11 +18,12 @@ from converters.t5_blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Ste
 from converters.t5_gguf import gguf_spec
 from converters.t5_onnx import onnx_specs
 from converters.tokenizers import fast_tokenizer
-from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
 from epmq_export.files import read_json
-from epmq_export.runtimes.greedy import answers
+from epmq_export.models.family import Batch, Block
+from epmq_export.models.greedy import answers
+from epmq_export.models.samples import Passage, Question, Sample, text_of
+from epmq_export.models.specs import GgufSpec, OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
 # Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 
-from epmq_export.family import Batch
-from epmq_export.rms_norm import RmsNorm
+from epmq_export.models.family import Batch
+from epmq_export.models.rms_norm import RmsNorm
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 TABLE = "0.layer.0.SelfAttention.relative_attention_bias"

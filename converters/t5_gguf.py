@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from converters.gguf_tokenizer import gguf_tokenizer
 from epmq_export.errors import InputError
-from epmq_export.family import GgufSpec, Metadata
+from epmq_export.models.specs import GgufSpec, Metadata
 
 ARCHITECTURE = "t5"
 POSITIONS = 512

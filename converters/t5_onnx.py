@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from converters.blocks import Blocks
-from epmq_export.family import Block, Family, OnnxSpec
-from epmq_export.rms_norm import RmsNorm
+from epmq_export.models.family import Block, Family
+from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
 Axes = dict[str, dict[int, str]]

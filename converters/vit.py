@@ -25,10 +25,11 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2L
 from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
 
 from converters.vit_onnx import Encoder
-from epmq_export.data.processor import CONFIG, load_processor, preprocess
-from epmq_export.data.sample import Picture, Sample, picture_of
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block, GgufSpec, OnnxSpec
+from epmq_export.models.family import Batch, Block
+from epmq_export.models.processor import CONFIG, load_processor, preprocess
+from epmq_export.models.samples import Picture, Sample, picture_of
+from epmq_export.models.specs import GgufSpec, OnnxSpec
 
 # The library's fields are of the classes below `PreTrainedConfig`.
 Config = Any

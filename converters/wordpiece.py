@@ -16,7 +16,7 @@ from gguf import TokenType
 from transformers import PreTrainedTokenizerFast
 
 from epmq_export.errors import InputError
-from epmq_export.family import Metadata
+from epmq_export.models.specs import Metadata
 
 WORD_START = "\u2581"
 CONTINUES = "##"

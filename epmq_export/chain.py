@@ -11,14 +11,14 @@ from pathlib import Path
 
 from epmq_export import files
 from epmq_export.console import Stages
-from epmq_export.data.sample import Sample
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.family import Family
-from epmq_export.format import Format
+from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.format import Format
+from epmq_export.models.runtime import Runtime
+from epmq_export.models.samples import Sample
 from epmq_export.project import Project, require_readable
 from epmq_export.recipe import RecipeVerify
-from epmq_export.runtimes import torch as reference
-from epmq_export.runtimes.runtime import Runtime
 from epmq_export.tensors.checkpoint import OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.directory import PACKED_INDEX

@@ -26,8 +26,8 @@ from torch import nn
 from epmq_export.calibration.calibrate import BATCH, Calibrator
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import gptq
-from epmq_export.family import Block
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import Block
 
 # Rounds of descent: the fewest and the most that a linear takes.
 ROUNDS = (3, 20)

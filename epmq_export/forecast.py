@@ -32,19 +32,19 @@ from epmq_export.costs import (
 )
 from epmq_export.data.task import load_tasks, require_kind
 from epmq_export.errors import MissingRuntime
-from epmq_export.family import Family
-from epmq_export.format import Format, PlannedTensor
 from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout, Storage, storage_name
 from epmq_export.local import Found
+from epmq_export.models.family import Family
+from epmq_export.models.format import Format, PlannedTensor
+from epmq_export.models.runtime import Runtime
 from epmq_export.plan import plan_of
 from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe import Recipe
-from epmq_export.runtimes.runtime import Runtime
 from epmq_export.sources import frozen_tensors
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
-from epmq_export.tensors.source import Renamed, renamed
+from epmq_export.tensors.source import renamed, without
 from epmq_export.verification.language import require_answerable
 
 RULES = {
@@ -321,7 +321,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], ope
     )
     source = renamed(opened, family.canonical)
     held = set(frozen_tensors(recipe, source, family.frozen))
-    moving = _without(source, held)
+    moving = without(source, held)
     for found, model in zip(experts, recipe.experts, strict=True):
         if not found.whole:
             continue
@@ -329,11 +329,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], ope
             local.local_location(found, recipe.location(model.model)), opened, open_gguf=open_gguf
         )
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
-        require_fit(moving, _without(renamed(expert, family.canonical), held), model.model)
-
-
-def _without(source: Renamed, held: set[str]) -> Renamed:
-    return Renamed(source, {name: name for name in source.names() if name not in held})
+        require_fit(moving, without(renamed(expert, family.canonical), held), model.model)
 
 
 def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:

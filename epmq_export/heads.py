@@ -2,11 +2,11 @@
 
 import torch
 
-from epmq_export.data.scores import Head
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.family import Family
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.heads import Head
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import TensorSource
 

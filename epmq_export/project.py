@@ -11,10 +11,11 @@ from epmq_export import sources
 from epmq_export.calibration.pack import Progress, calibrate
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.errors import RecipeError
-from epmq_export.family import Family
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import Family
+from epmq_export.models.model_set import ModelSet
 from epmq_export.recipe import Recipe
-from epmq_export.sources import Checkpoints, Sources
+from epmq_export.sources import Checkpoints
 from epmq_export.tensors.checkpoint import OpenGguf
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.language import require_answerable
@@ -26,7 +27,7 @@ class Project:
     recipe: Recipe
     tasks: Sequence[Task]
     checkpoints: Checkpoints
-    sources: Sources
+    sources: ModelSet
     device: torch.device
 
     @classmethod

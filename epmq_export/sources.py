@@ -14,11 +14,12 @@ from typing import Any
 from epmq_export import files
 from epmq_export._version import __version__
 from epmq_export.assembly import assemble, origins, require_layers
-from epmq_export.family import Family
 from epmq_export.files import read_json
 from epmq_export.merging import DTYPES, RULES
 from epmq_export.merging.config import layer_changes, vocabulary_changes
 from epmq_export.merging.layers import count_layers
+from epmq_export.models.family import Family
+from epmq_export.models.model_set import ModelSet
 from epmq_export.plan import Plan, plan_of
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeTokenizer
@@ -28,7 +29,7 @@ from epmq_export.tensors.companions import companions
 from epmq_export.tensors.compatible import require_same_vocabulary
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.gguf_file import is_gguf
-from epmq_export.tensors.source import Joined, Renamed, TypedSource, renamed
+from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
 from epmq_export.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
 
 
@@ -41,26 +42,6 @@ class Checkpoints:
     base: Checkpoint
     experts: Mapping[str, Checkpoint]
     plan: Plan
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The same under the family's canonical names, with the merge; what calibration reads. What is frozen is
-    the base's in all of them.
-    """
-
-    family: Family
-    base: TypedSource
-    experts: Mapping[str, TypedSource]
-    merged: TypedSource
-    frozen: Sequence[str] = ()
-
-    def like_expert(self, source: TypedSource) -> TypedSource:
-        """A fine-tune of the base, under canonical names, with the base's own of what is frozen."""
-        if not self.frozen:
-            return source
-        (moving,) = _without(self.frozen, {"": source}).values()
-        return Joined([moving, Renamed(self.base, {name: name for name in self.frozen})])
 
 
 def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
@@ -85,7 +66,7 @@ def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
         )
 
 
-def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> Sources:
+def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
     """RecipeError where calibration cannot follow the merge, InputError for an expert that has another
     vocabulary than the base.
     """
@@ -109,16 +90,19 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
     experts: Mapping[str, TypedSource] = {
         location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()
     }
-    moving = _without(frozen, {recipe.location(recipe.base_model): base, **experts})
+    moving = {
+        location: without(model, frozen)
+        for location, model in {recipe.location(recipe.base_model): base, **experts}.items()
+    }
     require_layers(recipe, checkpoints.plan, next(iter(moving.values())))
     merge = assemble(recipe, checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
     if RULES[recipe.merge_method].costly:
         # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
         merge = Kept(merge)
-    opened = Sources(family, base, experts, merge, frozen)
+    opened = ModelSet(family, base, experts, merge, frozen)
     if not frozen:
         return opened
-    still = Renamed(base, {name: name for name in frozen})
+    still = only(base, frozen)
     return replace(
         opened,
         experts={location: opened.like_expert(expert) for location, expert in experts.items()},
@@ -144,17 +128,6 @@ def frozen_tensors(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -
     if len(found) == len(base.names()):
         raise recipe.mistake(("frozen",), "found patterns of all tensors, expected some that are merged")
     return found
-
-
-def _without(frozen: Sequence[str], models: Mapping[str, TypedSource]) -> dict[str, TypedSource]:
-    """The models without some of their tensors."""
-    held = set(frozen)
-    return {
-        location: Renamed(model, {name: name for name in model.names() if name not in held})
-        if held
-        else model
-        for location, model in models.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -201,10 +174,14 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
         tokenizer.chat_template = chat_template(recipe.chat_template, recipe, models)
     dtype = recipe.out_dtype or recipe.dtype
     result = assemble(
-        recipe, checkpoints.plan, _without(frozen, models), DTYPES[dtype] if dtype else None, known
+        recipe,
+        checkpoints.plan,
+        {location: without(model, frozen) for location, model in models.items()},
+        DTYPES[dtype] if dtype else None,
+        known,
     )
     if frozen:
-        result = Joined([result, Renamed(checkpoints.base, {name: name for name in frozen})])
+        result = Joined([result, only(checkpoints.base, frozen)])
     # After `assemble`, which refuses layers that there are not.
     layers = origins(recipe, checkpoints.plan, checkpoints.base)
     changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), layers)

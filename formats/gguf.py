@@ -14,8 +14,9 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.family import Family, GgufSpec
-from epmq_export.format import PlannedTensor, StoredTensor
+from epmq_export.models.family import Family
+from epmq_export.models.format import PlannedTensor, StoredTensor
+from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
 from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
 from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_keys, split_paths

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from epmq_export._version import __version__
 from epmq_export.errors import InputError
-from epmq_export.family import OnnxSpec
+from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.packed import Packed
 
 OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear

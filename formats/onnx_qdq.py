@@ -30,10 +30,10 @@ from torch import Tensor
 from epmq_export import files
 from epmq_export._version import __version__
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.family import Family
-from epmq_export.format import PlannedTensor, StoredTensor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
+from epmq_export.models.family import Family
+from epmq_export.models.format import PlannedTensor, StoredTensor
 from epmq_export.runtimes.onnxruntime import open_session
 from epmq_export.tensors.companions import companions, copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor

@@ -9,9 +9,9 @@ from math import ceil, prod
 import torch
 from torch import Tensor
 
-from epmq_export.family import OnnxSpec
-from epmq_export.format import PlannedTensor
 from epmq_export.grids import Grid
+from epmq_export.models.format import PlannedTensor
+from epmq_export.models.specs import OnnxSpec
 from formats import onnx_external
 from formats.onnx_graph import KINDS, PARTS
 from formats.onnx_weights import BITS

@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from converters import open_family
-from epmq_export.family import Family
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import Family
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf import Gguf

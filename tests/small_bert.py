@@ -13,8 +13,8 @@ from transformers import BertConfig, BertModel
 from transformers.models.bert import BertTokenizer
 
 from converters import open_family
-from epmq_export.family import Family
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import Family
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 

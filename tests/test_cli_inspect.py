@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cli
-from epmq_export.family import Family
+from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
 from formats.gguf import Gguf
 from tests.small_bert import small_bert, small_packed

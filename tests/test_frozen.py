@@ -17,8 +17,8 @@ from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.grids.layout import Layout
+from epmq_export.models.model_set import ModelSet
 from epmq_export.recipe import Recipe, load_recipe
-from epmq_export.sources import Sources
 from tests.calibration.tiny import CPU, calibrated, flat
 from tests.calibration.tiny_clip_model import QUERY, TEXT_QUERY, clip, image_tower, pictures, whole_expert
 from tests.command import Warm
@@ -49,7 +49,7 @@ def recipe(folder: Path, *experts: str, **keys: object) -> Recipe:
     return load_recipe(folder / "recipe.yaml")
 
 
-def opened(asked: Recipe) -> Sources:
+def opened(asked: Recipe) -> ModelSet:
     return sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-from epmq_export.family import Metadata
+from epmq_export.models.specs import Metadata
 
 _WIDTH = 8
 

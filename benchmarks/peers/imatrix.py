@@ -5,8 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from epmq_export.calibration.forward import inputs_of, load_block, run_block
-from epmq_export.data.sample import length
+from epmq_export.models.blocks import inputs_of, load_block, run_block
+from epmq_export.models.samples import length
 from peers.peer import Merge
 
 BATCH = 16

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from epmq_export.data.sample import Sample
-from epmq_export.family import Family
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.samples import Sample
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource
 from epmq_export.verification.scores import Outputs

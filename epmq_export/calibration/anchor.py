@@ -8,7 +8,7 @@ import torch
 
 from epmq_export.calibration.method import Method
 from epmq_export.errors import CalibrationError
-from epmq_export.family import Family
+from epmq_export.models.family import Family
 from epmq_export.tensors.source import TensorSource
 
 

@@ -10,19 +10,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from epmq_export.calibration.activations import Activations, Key
 from epmq_export.calibration.descent import descend
-from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments, TaskMoments
-from epmq_export.data.sample import Sample, length
-from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
-from epmq_export.family import Batch, Block, Family
 from epmq_export.grids.layout import Layout, Storage, storage_name
-from epmq_export.rms_norm import RmsNorm
+from epmq_export.models.activations import Activations, Key
+from epmq_export.models.blocks import inputs_of, load_block, run_block
+from epmq_export.models.family import Batch, Block, Family
+from epmq_export.models.heads import Reading
+from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.samples import Sample, length
 from epmq_export.tensors.packed import PackedTensor, Values
 from epmq_export.tensors.source import TensorSource
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from epmq_export.data.scores import Reading
+from epmq_export.models.heads import Reading
 
 
 def divergence(outputs: Tensor, expert: Tensor, head: Reading | None) -> Tensor:

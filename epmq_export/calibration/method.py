@@ -40,7 +40,7 @@ class Method:
         )
 
 
-# Sources: GPTQ arXiv 2210.17323; RegMean 2212.09849; E-PMQ 2605.16882, its equations as we derive them;
+# ModelSet: GPTQ arXiv 2210.17323; RegMean 2212.09849; E-PMQ 2605.16882, its equations as we derive them;
 # FeatCal 2605.13030.
 PRESETS = {
     method.name: method

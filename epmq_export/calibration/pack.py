@@ -20,17 +20,18 @@ from epmq_export.calibration.refine import Refinement, refine, require_samples
 from epmq_export.calibration.rest import linears, rest
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
-from epmq_export.data.scores import AsLogits, Reading
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.family import Family, calibrated_on
 from epmq_export.files import partial
 from epmq_export.grids import BUDGET, GRIDS, Grid
 from epmq_export.grids.layout import FULL
 from epmq_export.heads import head_of
+from epmq_export.models.family import Family, calibrated_on
+from epmq_export.models.heads import AsLogits, Reading
+from epmq_export.models.model_set import ModelSet
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_values import ONNX_GRIDS
-from epmq_export.sources import Sources, fingerprint
+from epmq_export.sources import fingerprint
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.yaml_lines import Key
@@ -41,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 def calibrate(
     recipe: Recipe,
-    sources: Sources,
+    sources: ModelSet,
     tasks: Sequence[Task],
     origin: dict[str, Any],
     directory: Path,
@@ -186,7 +187,7 @@ def _search(
     }
 
 
-def _data(task: Task, sources: Sources, recipe: Recipe, device: torch.device) -> TaskData:
+def _data(task: Task, sources: ModelSet, recipe: Recipe, device: torch.device) -> TaskData:
     head: Reading | None = None
     if recipe.calibration.tune or recipe.calibration.refine:
         head = (

@@ -19,14 +19,14 @@ from torch.nn.utils import parametrize
 
 from epmq_export.calibration.calibrate import TaskData
 from epmq_export.calibration.divergence import divergence
-from epmq_export.calibration.forward import load_block
-from epmq_export.data.sample import Sample, length
-from epmq_export.data.scores import Reading
 from epmq_export.errors import CalibrationError
-from epmq_export.family import Family
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.blocks import load_block
+from epmq_export.models.family import Family
+from epmq_export.models.heads import Reading
+from epmq_export.models.samples import Sample, length
 from epmq_export.tensors.packed import PackedTensor, Values
 
 Tensors = dict[str, PackedTensor | Tensor]

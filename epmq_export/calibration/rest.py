@@ -6,8 +6,8 @@ import torch
 
 from epmq_export.calibration.calibrate import BlockResult
 from epmq_export.calibration.rounding import store
-from epmq_export.family import Block, Family
 from epmq_export.grids.layout import Layout, Storage
+from epmq_export.models.family import Block, Family
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.source import TensorSource
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from epmq_export import files
 from epmq_export.calibration.calibrate import BlockResult, LayerLoss
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.family import Block
 from epmq_export.files import read_json
+from epmq_export.models.family import Block
 from epmq_export.tensors.packed import flatten, unflatten
 from epmq_export.tensors.safetensors_file import write_safetensors
 

@@ -12,7 +12,7 @@ from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import Method
 from epmq_export.errors import CalibrationError
 from epmq_export.grids.layout import FULL
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
 from epmq_export.tensors.packed import Values
 
 # One sample in so many is held out.

@@ -7,9 +7,9 @@ from typing import Any
 
 from epmq_export.data.classes import UNLABELLED, by_name
 from epmq_export.data.pictures import Pictures, decode
-from epmq_export.data.sample import Picture, Pixels
 from epmq_export.data.table import Choose, Columns, Part, Table, choose_labels, is_text, require_column
 from epmq_export.errors import InputError
+from epmq_export.models.samples import Picture, Pixels
 
 
 def image_columns(images: str | None, labels: str | None) -> Choose:

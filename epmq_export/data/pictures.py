@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epmq_export.data.classes import UNLABELLED
-from epmq_export.data.sample import Picture, Pixels
 from epmq_export.errors import InputError
 from epmq_export.files import sha256
+from epmq_export.models.samples import Picture, Pixels
 
 # Every other decoder of Pillow's stays shut: a file's ending says nothing of its bytes, and some decoders
 # start other programs.

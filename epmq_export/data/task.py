@@ -12,10 +12,10 @@ from torch import Tensor
 from epmq_export.data.classes import indices_of
 from epmq_export.data.images import FILES, read_pictures
 from epmq_export.data.pictures import Pictures
-from epmq_export.data.sample import AnySample, Picture, Sample, choose, digest
 from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
+from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_task import RecipeData
 from epmq_export.recipe_values import SPEARMAN, worded

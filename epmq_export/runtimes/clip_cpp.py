@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from epmq_export.data.processor import preprocess
-from epmq_export.data.sample import Picture, Sample
 from epmq_export.errors import InputError
+from epmq_export.models.processor import preprocess
+from epmq_export.models.samples import Picture, Sample
 from epmq_export.runtimes import clip_library
 from epmq_export.runtimes.worker import Worker, cores
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.runtimes import ggml_types
 from epmq_export.runtimes.worker import Worker, cores
 from epmq_export.tensors.gguf_splits import model_bytes

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from epmq_export.data.sample import Question
+from epmq_export.models.samples import Question
 from epmq_export.runtimes.llama_library import LlamaModel
 from epmq_export.runtimes.worker import limit
 

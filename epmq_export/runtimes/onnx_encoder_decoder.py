@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Passage, Question, Sample, text_of
+from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.runtimes.onnx_language import ONE_BY_ONE, PAST, PRESENT, greedy
 
 if TYPE_CHECKING:

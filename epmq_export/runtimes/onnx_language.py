@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Passage, Question, Sample, text_of
 from epmq_export.errors import InputError
+from epmq_export.models.samples import Passage, Question, Sample, text_of
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from epmq_export.data.processor import load_processor, preprocess
-from epmq_export.data.sample import Picture, Question, Sample, text_of
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.models.processor import load_processor, preprocess
+from epmq_export.models.samples import Picture, Question, Sample, text_of
 from epmq_export.runtimes import onnx_encoder_decoder, onnx_language
 from epmq_export.runtimes.onnx_encoder_decoder import ENCODER, FIRST, MERGED, NEXT, Halves
 

@@ -1,6 +1,6 @@
 """Tensors by name, read when asked for: the protocols, and sources that are made of others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -58,6 +58,16 @@ class Renamed:
         return self._originals[name]
 
 
+def without(source: TypedSource, names: Collection[str]) -> TypedSource:
+    """Return the source without some of its tensors."""
+    return only(source, set(source.names()).difference(names)) if names else source
+
+
+def only(source: TypedSource, names: Iterable[str]) -> Renamed:
+    """Return the source with some of its tensors alone."""
+    return Renamed(source, {name: name for name in names})
+
+
 def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
     """The source with each name passed through `canonical`; tensors that it maps to None are left out.
 
@@ -84,7 +94,7 @@ def _same(source: TypedSource, one: str, other: str) -> bool:
 
 
 class Joined:
-    """Sources with different tensors as one."""
+    """ModelSet with different tensors as one."""
 
     def __init__(self, parts: Sequence[TypedSource]) -> None:
         self._parts = {name: part for part in parts for name in part.names()}

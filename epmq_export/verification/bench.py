@@ -6,13 +6,13 @@ from typing import cast
 import torch
 
 from epmq_export.data.task import Task
-from epmq_export.family import LanguageFamily
-from epmq_export.sources import Sources
+from epmq_export.models.family import LanguageFamily
+from epmq_export.models.model_set import ModelSet
 from epmq_export.verification.language import LanguageBench
 from epmq_export.verification.scores import Bench, HeadBench
 
 
-def open_bench(sources: Sources, tasks: Sequence[Task], device: torch.device) -> Bench:
+def open_bench(sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> Bench:
     """Its experts run already."""
     if sources.family.modality == "language":
         return LanguageBench.build(cast(LanguageFamily, sources.family), sources, tasks, device)

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from epmq_export.data.sample import Passage, Sample, shown, text_of
 from epmq_export.errors import InputError
-from epmq_export.family import Family, LanguageFamily, rows
-from epmq_export.format import Format
+from epmq_export.models import reference
+from epmq_export.models.family import Family, LanguageFamily, rows
+from epmq_export.models.format import Format
+from epmq_export.models.runtime import Runtime
+from epmq_export.models.samples import Passage, Sample, shown, text_of
 from epmq_export.recipe import RecipeVerify
-from epmq_export.runtimes import torch as reference
-from epmq_export.runtimes.runtime import Runtime
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import probes
 from epmq_export.verification.scores import Bench, Outputs, Scores

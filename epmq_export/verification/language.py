@@ -9,12 +9,12 @@ from typing import Protocol, cast
 
 import torch
 
-from epmq_export.data.sample import Passage, Sample, text_of
 from epmq_export.data.task import Task
-from epmq_export.family import Family, LanguageFamily
+from epmq_export.models import reference
+from epmq_export.models.family import Family, LanguageFamily
+from epmq_export.models.model_set import ModelSet
+from epmq_export.models.samples import Passage, Sample, text_of
 from epmq_export.recipe import RecipeVerify
-from epmq_export.runtimes import torch as reference
-from epmq_export.sources import Sources
 from epmq_export.verification.answers import Answers
 from epmq_export.verification.choice import Choice
 from epmq_export.verification.prediction import Prediction
@@ -41,7 +41,7 @@ class LanguageBench:
 
     @classmethod
     def build(
-        cls, family: LanguageFamily, sources: Sources, tasks: Sequence[Task], device: torch.device
+        cls, family: LanguageFamily, sources: ModelSet, tasks: Sequence[Task], device: torch.device
     ) -> "LanguageBench":
         trials = {task.name: _trial(task, family, sources, device) for task in tasks}
         experts = {
@@ -78,7 +78,7 @@ def _answers(task: Task, family: LanguageFamily) -> Answers | None:
     )
 
 
-def _trial(task: Task, family: LanguageFamily, sources: Sources, device: torch.device) -> Trial:
+def _trial(task: Task, family: LanguageFamily, sources: ModelSet, device: torch.device) -> Trial:
     if (answers := _answers(task, family)) is not None:
         return answers
     passages = list(_passages(task, family, sources, device))
@@ -90,7 +90,7 @@ def _trial(task: Task, family: LanguageFamily, sources: Sources, device: torch.d
 
 
 def _passages(
-    task: Task, family: LanguageFamily, sources: Sources, device: torch.device
+    task: Task, family: LanguageFamily, sources: ModelSet, device: torch.device
 ) -> Iterator[Passage]:
     """Each sample with each label, cut to what fits; of a task without labels a text whole, or what the
     family is calibrated on in its place.

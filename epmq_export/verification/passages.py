@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from epmq_export.data.sample import Passage, Sample
 from epmq_export.errors import InputError
+from epmq_export.models.samples import Passage, Sample
 from epmq_export.verification.scores import Outputs
 
 # Rows of scores that a runtime gives at a time: with 262,144 tokens, a gigabyte.

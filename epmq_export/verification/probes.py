@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from epmq_export.data.sample import Passage, Picture, Pixels, Sample
+from epmq_export.models.samples import Passage, Picture, Pixels, Sample
 
 HARD_TEXTS = (
     "",

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Sample
-from epmq_export.data.scores import Head, accuracy, agreement
+from epmq_export.data.scores import accuracy, agreement
 from epmq_export.data.task import Task
 from epmq_export.heads import head_of
+from epmq_export.models import reference
+from epmq_export.models.heads import Head
+from epmq_export.models.model_set import ModelSet
+from epmq_export.models.samples import Sample
 from epmq_export.recipe import RecipeVerify
-from epmq_export.runtimes import torch as reference
-from epmq_export.sources import Sources
 
 Outputs = NDArray[np.float32]
 Scores = dict[str, float]
@@ -89,7 +90,7 @@ class HeadBench:
     """Each task's own expert's outputs."""
 
     @classmethod
-    def build(cls, sources: Sources, tasks: Sequence[Task], device: torch.device) -> "HeadBench":
+    def build(cls, sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> "HeadBench":
         family = sources.family
         samples = {task.name: [family.truncate(sample) for sample in task.evaluation] for task in tasks}
         heads = {task.name: head_of(task, family, sources.base, device) for task in tasks}

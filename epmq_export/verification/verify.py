@@ -10,12 +10,12 @@ import torch
 
 from epmq_export import files
 from epmq_export.data.task import Task
-from epmq_export.family import Family
-from epmq_export.format import Format
+from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.format import Format
+from epmq_export.models.model_set import ModelSet
+from epmq_export.models.runtime import Runtime
 from epmq_export.recipe import RecipeVerify
-from epmq_export.runtimes import torch as reference
-from epmq_export.runtimes.runtime import Runtime
-from epmq_export.sources import Sources
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.bench import open_bench
 from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata, check_tasks
@@ -58,7 +58,7 @@ class Judge:
     @classmethod
     def build(
         cls,
-        sources: Sources,
+        sources: ModelSet,
         tasks: Sequence[Task],
         packed: Packed,
         verify: RecipeVerify,

@@ -20,7 +20,7 @@ from peers.onnxruntime import MatMulNBits, fold_transposes
 from peers.peer import in_pytorch
 
 from epmq_export.errors import InputError
-from epmq_export.runtimes.torch import outputs
+from epmq_export.models.reference import outputs
 from epmq_export.tensors.gguf_file import GgufFile
 from formats.onnx_qdq import OnnxQdq
 

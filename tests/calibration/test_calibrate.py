@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from epmq_export.calibration import activations as activations_module
 from epmq_export.calibration import calibrate as calibrate_module
 from epmq_export.calibration.calibrate import BlockResult, TaskData
-from epmq_export.calibration.forward import load_block
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import LinearProblem, inverse_factor
 from epmq_export.calibration.statistics import TaskMoments
 from epmq_export.errors import CalibrationError, InputError
-from epmq_export.family import Batch, Block
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
+from epmq_export.models import activations as activations_module
+from epmq_export.models.blocks import load_block
+from epmq_export.models.family import Batch, Block
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.safetensors_file import write_safetensors
 from epmq_export.tensors.source import TensorSource

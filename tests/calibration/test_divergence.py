@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from epmq_export.calibration.divergence import divergence
-from epmq_export.data.scores import Head
 from epmq_export.errors import InputError
+from epmq_export.models.heads import Head
 
 
 def test_without_a_head_it_is_one_minus_the_cosine() -> None:

@@ -8,7 +8,7 @@ from epmq_export.calibration.calibrate import TaskData
 from epmq_export.calibration.refine import Refined, Refinement, Tensors, refine
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
 from epmq_export.tensors.packed import PackedTensor
 from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, tiny
 from tests.merging.sources import InMemory

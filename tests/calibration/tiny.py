@@ -13,8 +13,8 @@ from converters import open_family
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS, Method
-from epmq_export.family import Family
 from epmq_export.grids.layout import Layout
+from epmq_export.models.family import Family
 from epmq_export.tensors.packed import PackedTensor
 from tests.merging.sources import InMemory
 from tests.small_bert import small_bert

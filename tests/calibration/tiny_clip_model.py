@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from converters.clip import Clip
-from epmq_export.data.sample import Picture
+from epmq_export.models.samples import Picture
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import TypedSource, renamed
 from tests.merging.sources import InMemory

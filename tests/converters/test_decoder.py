@@ -18,12 +18,12 @@ from converters.decoder import Decoder
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import nearest
-from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.rms_norm import RmsNorm
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.tensors import packed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from converters import open_family
-from epmq_export.data.sample import Question
+from epmq_export.models.samples import Question
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_metadata
 from formats.onnx_qdq import OnnxQdq

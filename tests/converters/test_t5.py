@@ -17,15 +17,15 @@ from converters import open_family
 from converters.t5 import T5
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
-from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.calibration.method import PRESETS
-from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, calibrated_on, rows
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.rms_norm import RmsNorm
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.blocks import inputs_of, load_block, run_block
+from epmq_export.models.family import Batch, calibrated_on, rows
+from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.tensors import packed

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from converters.t5 import T5
-from epmq_export.data.sample import Passage, Question, Sample
 from epmq_export.errors import InputError
-from epmq_export.format import PlannedTensor
 from epmq_export.grids import GRIDS
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.format import PlannedTensor
+from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor

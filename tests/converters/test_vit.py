@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from converters import open_family
-from epmq_export.data.processor import load_processor, preprocess
-from epmq_export.data.sample import Picture
 from epmq_export.errors import InputError
-from epmq_export.family import Family
 from epmq_export.grids import GRIDS
-from epmq_export.runtimes import torch as reference
+from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.processor import load_processor, preprocess
+from epmq_export.models.samples import Picture
 from epmq_export.runtimes.onnxruntime import OnnxRuntime, open_session
 from epmq_export.tensors import packed
 from epmq_export.tensors.checkpoint import open_checkpoint

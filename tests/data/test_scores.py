@@ -3,8 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from epmq_export.data.scores import Head, accuracy, agreement, predict
+from epmq_export.data.scores import accuracy, agreement, predict
 from epmq_export.errors import EpmqError, InputError
+from epmq_export.models.heads import Head
 
 HEAD = Head(torch.tensor([[1.0, 0.0], [0.0, 10.0], [-1.0, 0.0]]))
 

@@ -283,7 +283,7 @@ WRONG: dict[str, tuple[dict[str, bytes | str], str, str]] = {
     "shard elsewhere": (
         {"d/model.safetensors.index.json": '{"weight_map": {"a": "../x"}}'},
         "d",
-        "index.json: weight_map is {'a': '../x'}, expected",
+        "index.json: tensor a is said to be in '../x', expected a file of this directory",
     ),
     "missing shard": (
         {"d/model.safetensors.index.json": '{"weight_map": {"a": "x"}}'},

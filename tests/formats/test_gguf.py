@@ -12,8 +12,8 @@ from hypothesis import given, settings
 
 from converters import open_family
 from epmq_export.errors import InputError
-from epmq_export.family import Family
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import Family
 from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf import Gguf

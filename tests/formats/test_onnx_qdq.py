@@ -21,7 +21,7 @@ import formats.onnx_qdq
 from converters.bert import Bert
 from epmq_export import __version__
 from epmq_export.errors import InputError
-from epmq_export.format import StoredTensor
+from epmq_export.models.format import StoredTensor
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats import onnx_weights

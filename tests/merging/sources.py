@@ -1,4 +1,4 @@
-"""Sources of tensors for tests, and a gauge of the memory that torch's tensors hold."""
+"""ModelSet of tensors for tests, and a gauge of the memory that torch's tensors hold."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence

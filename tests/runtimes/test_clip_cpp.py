@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from converters import open_family
-from epmq_export.data.sample import Sample
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.grids import GRIDS
+from epmq_export.models import reference
+from epmq_export.models.runtime import Runtime
+from epmq_export.models.samples import Sample
 from epmq_export.runtimes import clip_cpp, clip_library
-from epmq_export.runtimes import torch as reference
 from epmq_export.runtimes.clip_cpp import ClipCpp
-from epmq_export.runtimes.runtime import Runtime
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata, rms_relative
 from epmq_export.verification.probes import probes

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.family import Family
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import Family
 from epmq_export.runtimes import ggml_types, llama_cpp
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.tensors.packed import Packed, PackedTensor

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from epmq_export.errors import InputError, OutputError
-from epmq_export.family import Family
-from epmq_export.format import PlannedTensor
+from epmq_export.models.family import Family
+from epmq_export.models.format import PlannedTensor
 from epmq_export.recipe import RecipeVerify
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.tensors.gguf_file import GgufFile

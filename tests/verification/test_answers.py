@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export.data.sample import Question
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.models import reference
+from epmq_export.models.samples import Question
 from epmq_export.project import Project
 from epmq_export.recipe import RecipeVerify, load_recipe
-from epmq_export.runtimes import torch as reference
 from epmq_export.verification.answers import Answers, number, rank_correlation
 from epmq_export.verification.language import LanguageBench
 from epmq_export.verification.scores import Outputs

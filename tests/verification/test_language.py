@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export.data.sample import Passage, Sample
 from epmq_export.errors import InputError
+from epmq_export.models import reference
+from epmq_export.models.samples import Passage, Sample
 from epmq_export.project import Project
 from epmq_export.recipe import RecipeVerify, load_recipe
-from epmq_export.runtimes import torch as reference
 from epmq_export.verification import passages as passages_room
 from epmq_export.verification.choice import Choice, leaders
 from epmq_export.verification.language import LanguageBench

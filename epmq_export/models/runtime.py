@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.sample import Sample
+from epmq_export.models.samples import Sample
 
 
 class Runtime(Protocol):

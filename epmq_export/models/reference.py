@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epmq_export.calibration.activations import Activations
-from epmq_export.calibration.forward import load_block, run_block
-from epmq_export.data.sample import Question, Sample, length
-from epmq_export.family import Batch, Family, LanguageFamily, rows
+from epmq_export.models.activations import Activations
+from epmq_export.models.blocks import load_block, run_block
+from epmq_export.models.family import Batch, Family, LanguageFamily, rows
+from epmq_export.models.samples import Question, Sample, length
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 32

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.activations import Activations
-from epmq_export.calibration.forward import load_block, run_block
-from epmq_export.data.sample import Sample
-from epmq_export.family import Batch, Block
+from epmq_export.models.activations import Activations
+from epmq_export.models.blocks import load_block, run_block
+from epmq_export.models.family import Batch, Block
+from epmq_export.models.samples import Sample
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 32

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from converters import open_family
-from epmq_export.calibration.forward import inputs_of, load_block, run_block
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Family
+from epmq_export.models.blocks import inputs_of, load_block, run_block
+from epmq_export.models.family import Batch, Family
 from tests.merging.sources import InMemory
 from tests.small_bert import small_bert
 

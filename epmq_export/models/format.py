@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epmq_export.family import Family
 from epmq_export.grids.layout import Storage
+from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed, PackedTensor
 
 

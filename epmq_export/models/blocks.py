@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.errors import InputError
-from epmq_export.family import Batch, Block
-from epmq_export.rms_norm import RmsNorm
+from epmq_export.models.family import Batch, Block
+from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors.source import TensorSource
 
 

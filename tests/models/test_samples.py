@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epmq_export.data.sample import Passage, Picture, choose, digest, length, picture_of, text_of
 from epmq_export.errors import InputError
+from epmq_export.models.samples import Passage, Picture, choose, digest, length, picture_of, text_of
 
 TEXTS = st.lists(st.text(max_size=3), max_size=30)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from epmq_export.rms_norm import RmsNorm
+from epmq_export.models.rms_norm import RmsNorm
 
 
 @pytest.mark.parametrize(("theirs", "offset"), [(LlamaRMSNorm, 0.0), (Gemma3RMSNorm, 1.0)])

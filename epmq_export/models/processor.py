@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor
 
-from epmq_export.data.sample import Picture
 from epmq_export.errors import InputError
+from epmq_export.models.samples import Picture
 
 CONFIG = "preprocessor_config.json"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from epmq_export.calibration.activations import Activations
 from epmq_export.errors import OutputError
+from epmq_export.models.activations import Activations
 
 
 @pytest.fixture

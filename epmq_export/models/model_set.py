@@ -1,0 +1,26 @@
+"""A recipe's models under one family's canonical names: base, experts and merge."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from epmq_export.models.family import Family
+from epmq_export.tensors.source import Joined, TypedSource, only, without
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """The same under the family's canonical names, with the merge; what calibration reads. What is frozen is
+    the base's in all of them.
+    """
+
+    family: Family
+    base: TypedSource
+    experts: Mapping[str, TypedSource]
+    merged: TypedSource
+    frozen: Sequence[str] = ()
+
+    def like_expert(self, source: TypedSource) -> TypedSource:
+        """A fine-tune of the base, under canonical names, with the base's own of what is frozen."""
+        if not self.frozen:
+            return source
+        return Joined([without(source, self.frozen), only(self.base, self.frozen)])

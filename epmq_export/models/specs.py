@@ -1,0 +1,75 @@
+"""How a family is laid out in a file, format by format: what `converters` say and `formats` read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from epmq_export.tensors.source import TensorSource
+
+if TYPE_CHECKING:
+    from epmq_export.models.family import Family
+
+Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
+
+
+@dataclass(frozen=True)
+class GgufSpec:
+    """How a family is laid out in GGUF."""
+
+    architecture: str
+    metadata: Metadata
+    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as
+    int32, bytes as an array of uint8.
+    """
+
+    names: Mapping[str, str]
+    """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""
+
+    left_out: frozenset[str] = frozenset()
+    """Canonical names of tensors that the file's readers know nothing of."""
+
+    grids: frozenset[str] | None = None
+    """The grids, by their types in the file, that the family's runtime can decode; None for all."""
+
+    orders: Mapping[str, Tensor] = field(default_factory=dict)
+    """Canonical names of tensors whose rows stand in another order in the file: int64, the row of ours that
+    each of the file's rows is.
+    """
+
+    offsets: Mapping[str, float] = field(default_factory=dict)
+    """Canonical names of plain tensors, and what is added to their values in the file."""
+
+    factors: Mapping[str, float] = field(default_factory=dict)
+    """Canonical names of plain tensors, and what their values are multiplied by in the file, where they are
+    float32.
+    """
+
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+    """By the name in the file: float32 tensors that follow from the config."""
+
+
+@dataclass(frozen=True)
+class OnnxSpec:
+    """How a family is exported to ONNX."""
+
+    build: Callable[[TensorSource], nn.Module]
+    """A module with weights; each parameter's name ends in its canonical tensor name."""
+
+    example: Mapping[str, Tensor]
+    """One batch, as keyword arguments of the module's forward."""
+
+    inputs: Mapping[str, Mapping[int, str]]
+    """Input names, in order, with the names of their dynamic axes."""
+
+    outputs: Mapping[str, Mapping[int, str]]
+    """Output names, in order, with the names of their dynamic axes."""
+
+    towers: Sequence["Family"]
+    """What the model runs, by the samples that it is given."""
+
+    beside: Callable[[str], Mapping[str, object]] = lambda model: {}
+    """What runtimes ask for beside the models' folder: JSON by the file's name, given the path of the model's
+    own file from there.
+    """
