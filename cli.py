@@ -109,7 +109,7 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     from converters import frozen
     from converters.gguf_base import GgufBase
     from epmq_export import sources
-    from epmq_export.merging.write import model_card, write_merged
+    from epmq_export.merging.hf_directory import model_card, write_merged
     from epmq_export.recipe import load_recipe
     from epmq_export.tensors.shards import SHARD_BYTES
 

@@ -33,7 +33,8 @@ from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
-from epmq_export.merging import merge_settings, merged
+from epmq_export.merging.merged import merged
+from epmq_export.merging.registry import merge_settings
 from epmq_export.models.samples import choose
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import PackedTensor

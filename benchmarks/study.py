@@ -33,7 +33,8 @@ from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.data.scores import accuracy, agreement
 from epmq_export.grids.layout import Layout
-from epmq_export.merging import merge_settings, merged
+from epmq_export.merging.merged import merged
+from epmq_export.merging.registry import merge_settings
 from epmq_export.models import reference
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Head

@@ -64,3 +64,12 @@ def _nearest(name: str, valid: Iterable[str]) -> str | None:
     by_case = {candidate.lower(): candidate for candidate in valid}
     close = get_close_matches(name.lower(), by_case, n=1, cutoff=0.6)
     return by_case[close[0]] if close else None
+
+
+Key = tuple[str | int, ...]
+
+
+def dotted(key: Key) -> str:
+    """`tasks.sst2.calibration[1]`, on one line whatever the names."""
+    names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")

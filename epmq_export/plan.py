@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from epmq_export.errors import RecipeError
-from epmq_export.merging import RULES, MergeSettings, merge_settings
+from epmq_export.errors import Key, RecipeError
 from epmq_export.merging.parameters import layered, parameter
+from epmq_export.merging.plan import WHOLE, Plan, Slice, Strand
+from epmq_export.merging.registry import RULES, merge_settings
 from epmq_export.merging.settings import Number
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeModel, RecipeSlice, RecipeSource
-from epmq_export.yaml_lines import Key
-
-WHOLE = ""
-"""The module of a recipe that merges models as they are."""
 
 
 @dataclass(frozen=True)
@@ -27,53 +24,6 @@ class _Level:
     """Where the recipe has them."""
 
     parameters: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Strand:
-    """One model of a slice."""
-
-    key: Key
-    """Where the recipe names it."""
-
-    name: str
-    location: str
-    layers: tuple[int, int] | None
-    """The first, and the one after the last; None: all of the model's."""
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Consecutive layers of the merge."""
-
-    settings: MergeSettings
-    base: Strand
-    """For a rule that knows no base, the model whose names, shapes and dtypes count: the base if it is there,
-    else the first.
-    """
-
-    experts: Sequence[Strand]
-    """In the order of the settings."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    modules: Mapping[str, Sequence[Slice]]
-    """By name; WHOLE alone where models are merged as they are."""
-
-    def keeps_layers(self) -> bool:
-        """Whether each layer of the merge is made of the same layer of every model."""
-        for slices in self.modules.values():
-            first = 0
-            for part in slices:
-                ranges = {strand.layers for strand in (part.base, *part.experts)}
-                if ranges == {None}:
-                    continue
-                start, stop = ranges.pop() or (-1, -1)
-                if ranges or start != first:
-                    return False
-                first = stop
-        return True
 
 
 def plan_of(recipe: Recipe) -> Plan:

@@ -21,10 +21,10 @@ from pydantic import (
 
 from epmq_export import yaml_lines
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
-from epmq_export.errors import RecipeError, did_you_mean
+from epmq_export.errors import Key, RecipeError, did_you_mean
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.merging import RULES
+from epmq_export.merging.registry import RULES
 from epmq_export.merging.settings import CONVENTIONS
 from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
 from epmq_export.recipe_sentences import as_written, refusal, told
@@ -45,7 +45,7 @@ from epmq_export.recipe_values import (
     location,
     shown,
 )
-from epmq_export.yaml_lines import Document, Key
+from epmq_export.yaml_lines import Document
 
 
 class _Part(BaseModel):

@@ -7,9 +7,9 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from epmq_export.errors import RecipeError, did_you_mean
+from epmq_export.errors import Key, RecipeError, did_you_mean, dotted
 from epmq_export.recipe_values import one_of, shown
-from epmq_export.yaml_lines import Document, Key, dotted
+from epmq_export.yaml_lines import Document
 
 # Tags of a union, which pydantic puts into the place of a mistake; no keys of a recipe.
 PATH, DATA = "<path>", "<data>"

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from epmq_export.errors import Key
 from epmq_export.recipe_sentences import DATA, PATH, keys
 from epmq_export.recipe_values import (
     EXACT_MATCH,
@@ -30,7 +31,6 @@ from epmq_export.recipe_values import (
     choice,
     shown,
 )
-from epmq_export.yaml_lines import Key
 
 
 class RecipeData(BaseModel):

@@ -13,14 +13,17 @@ from typing import Any
 
 from epmq_export import files
 from epmq_export._version import __version__
-from epmq_export.assembly import assemble, origins, require_layers
 from epmq_export.files import read_json
-from epmq_export.merging import DTYPES, RULES
-from epmq_export.merging.config import layer_changes, vocabulary_changes
-from epmq_export.merging.layers import count_layers
+from epmq_export.merging.assembly import assemble, origins, require_layers
+from epmq_export.merging.merged import DTYPES
+from epmq_export.merging.model_config import layer_changes, vocabulary_changes
+from epmq_export.merging.names import count_layers
+from epmq_export.merging.plan import Plan
+from epmq_export.merging.registry import RULES
+from epmq_export.merging.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
-from epmq_export.plan import Plan, plan_of
+from epmq_export.plan import plan_of
 from epmq_export.recipe import Recipe
 from epmq_export.recipe_merge import RecipeTokenizer
 from epmq_export.tensors.cached import Kept
@@ -30,7 +33,6 @@ from epmq_export.tensors.compatible import require_same_vocabulary
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.gguf_file import is_gguf
 from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
-from epmq_export.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from epmq_export.errors import RecipeError, near_file
+from epmq_export.errors import Key, RecipeError, dotted, near_file
 from epmq_export.files import encodable
 
-Key = tuple[str | int, ...]
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Any] | dict[str, Any]
 
@@ -54,12 +53,6 @@ class Document:
         while key and key not in self.lines:
             key = key[:-1]
         return self.lines.get(key, 1)
-
-
-def dotted(key: Key) -> str:
-    """`tasks.sst2.calibration[1]`, on one line whatever the names."""
-    names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
-    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
 def read(path: Path) -> Document:

@@ -13,7 +13,7 @@ from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.errors import RecipeError
-from epmq_export.merging.write import write_merged
+from epmq_export.merging.hf_directory import write_merged
 from epmq_export.recipe import Recipe, load_recipe
 from tests import tiny
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from converters.gguf_tokenizer import agreement, gguf_tokenizer
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from tests.hard_corpus import hard_corpus
-from tests.vocabulary_file import vocabulary_file
+from tests.merging.vocabulary_file import vocabulary_file
 
 Rules = dict[str, Any]
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"

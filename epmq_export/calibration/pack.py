@@ -21,7 +21,7 @@ from epmq_export.calibration.rest import linears, rest
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
 from epmq_export.data.task import Task
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, Key
 from epmq_export.files import partial
 from epmq_export.grids import BUDGET, GRIDS, Grid
 from epmq_export.grids.layout import FULL
@@ -34,7 +34,6 @@ from epmq_export.recipe_values import ONNX_GRIDS
 from epmq_export.sources import fingerprint
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
-from epmq_export.yaml_lines import Key
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.merging.layers import Layers
+from epmq_export.merging.names import Layers
 from epmq_export.merging.settings import MergeSettings
 from epmq_export.tensors.source import TypedSource
 

@@ -10,8 +10,8 @@ from converters.gguf_tokenizer import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from tests import tiny_tokenizers as tiny
+from tests.merging.vocabulary_file import vocabulary_file
 from tests.tiny_tokenizers import PREPEND, REPLACE, Rules
-from tests.vocabulary_file import vocabulary_file
 
 LLAMA = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}
 SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}

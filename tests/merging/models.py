@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from epmq_export.merging import RULES, Merged, merge_settings, merged
+from epmq_export.merging.merged import Merged, merged
+from epmq_export.merging.registry import RULES, merge_settings
 from tests.merging.sources import InMemory
 
 Model = dict[str, Tensor]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import epmq_export
-from epmq_export.merging import Merged, merge_settings, merged
+from epmq_export.merging.merged import Merged, merged
+from epmq_export.merging.registry import merge_settings
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.compatible import require_fit
 from epmq_export.tensors.source import Renamed, renamed

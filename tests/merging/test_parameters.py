@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging import RULES, merge_settings
-from epmq_export.merging.layers import Layers
+from epmq_export.merging.names import Layers
 from epmq_export.merging.parameters import layered, parameter
+from epmq_export.merging.registry import RULES, merge_settings
 
 REFERENCE = Path(__file__).parents[2] / "docs/recipe.md"
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from epmq_export.merging import RULES, merge_settings, merged
+from epmq_export.merging.merged import merged
+from epmq_export.merging.registry import RULES, merge_settings
 from tests.merging.models import NUMBERS, SIZE, Model, flat, merge, model, needed, values
 from tests.merging.sources import InMemory
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.merging import RULES, merge_settings, merged
+from epmq_export.merging.merged import merged
+from epmq_export.merging.registry import RULES, merge_settings
 from tests.merging.models import NUMBERS, SIZE, WEIGHTS, Model, flat, merge, model, needed, values
 from tests.merging.sources import InMemory, LiveBytes
 

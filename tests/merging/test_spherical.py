@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from epmq_export.merging import merge_settings, merged
+from epmq_export.merging.merged import merged
+from epmq_export.merging.registry import merge_settings
 from tests.merging.models import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, values
 from tests.merging.sources import InMemory
 

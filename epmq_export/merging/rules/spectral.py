@@ -1,6 +1,5 @@
 """What the rules that look at a linear's singular values share."""
 
-import re
 from collections.abc import Callable
 
 import torch
@@ -8,14 +7,8 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.names import is_table
 from epmq_export.merging.rule import Merge
-
-# Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied.
-# A head (GPT-NeoX) and the projections of narrow embeddings (ALBERT, ELECTRA) have names like theirs, but are
-# linears.
-_TABLE = re.compile(
-    r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\."
-)
 
 
 def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> Merge:
@@ -25,7 +18,7 @@ def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> 
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
-        linear = base.ndim == 2 and base.numel() > 0 and not _TABLE.search(tensor)
+        linear = base.ndim == 2 and base.numel() > 0 and not is_table(tensor)
         vector = (
             merge_linear(tensor, base) if linear else total(inputs, tensor, base).div_(len(inputs.experts))
         )

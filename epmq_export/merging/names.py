@@ -4,10 +4,19 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from epmq_export.tensors.source import TypedSource
+
 _NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 # What comes before the layers: embeddings and what normalises them. All else without a layer (a final norm, a
 # pooler, a head) comes after.
 _BEFORE = re.compile(r"emb(?!ed_out)|(?:^|\.)(?:wte|wpe|shared|cls_token)(?:\.|$)|pre_la?yr?norm")
+
+# Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied.
+# A head (GPT-NeoX) and the projections of narrow embeddings (ALBERT, ELECTRA) have names like theirs, but are
+# linears.
+_TABLE = re.compile(
+    r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\."
+)
 
 
 def layer_of(tensor: str) -> int | None:
@@ -28,6 +37,11 @@ def with_layer(tensor: str, layer: int) -> str:
     """The name of the same tensor in another layer."""
     found = _NUMBER.search(tensor)
     return f"{tensor[: found.start(1)]}{layer}{tensor[found.end(1) :]}" if found else tensor
+
+
+def is_table(tensor: str) -> bool:
+    """Return whether a matrix of this name is a table of rows that are looked up, and no linear's weight."""
+    return _TABLE.search(tensor) is not None
 
 
 def comes_before(tensor: str) -> bool:
@@ -76,3 +90,16 @@ class Layers:
         if layer is None or stack_of(tensor) not in self.counts or not self.starts:
             return tensor
         return with_layer(tensor, layer - self.first + self.starts[index])
+
+
+def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
+    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none
+    that has so many by chance.
+    """
+    other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
+    return (
+        layer_of(tensor) is None
+        and not other
+        and model.dtype(tensor).is_floating_point
+        and model.shape(tensor)[:1] == (size,)
+    )

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from epmq_export.errors import InputError
-from epmq_export.merging.config import layer_changes, vocabulary_changes
+from epmq_export.merging.model_config import layer_changes, vocabulary_changes
 
 PATH = Path("config.json")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.rules.sphere import dot, length
 from epmq_export.merging.settings import Number
-from epmq_export.merging.sphere import dot, length
 
 _LINE, _ZERO = 0.9995, 1e-8
 

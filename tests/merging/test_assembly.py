@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from epmq_export.assembly import assemble, origins, require_layers
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.merging.assembly import assemble, origins, require_layers
 from epmq_export.plan import plan_of
 from epmq_export.recipe import load_recipe
 from epmq_export.tensors.source import TypedSource

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
-from epmq_export.merging import merged
-from epmq_export.merging.layers import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
-from epmq_export.plan import WHOLE, Plan, Slice, Strand
+from epmq_export.errors import Key
+from epmq_export.merging.merged import merged
+from epmq_export.merging.names import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
+from epmq_export.merging.plan import WHOLE, Plan, Slice, Strand
+from epmq_export.merging.tokens import Aligned
+from epmq_export.merging.vocabulary import Vocabulary
 from epmq_export.recipe import Recipe
 from epmq_export.tensors.source import Joined, Renamed, TypedSource
-from epmq_export.vocabulary import Aligned, Vocabulary
-from epmq_export.yaml_lines import Key
 
 # The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the
 # shared embeddings.

@@ -13,8 +13,9 @@ from transformers import BertConfig, BertModel
 
 from epmq_export.errors import InputError
 from epmq_export.files import sha256
-from epmq_export.merging import merge_settings, merged
-from epmq_export.merging.write import model_card, write_merged
+from epmq_export.merging.hf_directory import model_card, write_merged
+from epmq_export.merging.merged import merged
+from epmq_export.merging.registry import merge_settings
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.safetensors_file import DTYPES
 from tests.merging.sources import InMemory, LiveBytes

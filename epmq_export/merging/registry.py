@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from epmq_export.errors import RecipeError, did_you_mean
-from epmq_export.merging import (
+from epmq_export.merging.rule import Rule
+from epmq_export.merging.rules import (
     breadcrumbs,
     dare,
     della,
@@ -19,7 +20,6 @@ from epmq_export.merging import (
     tsvm,
     wudi,
 )
-from epmq_export.merging.rule import Rule
 from epmq_export.merging.settings import CONVENTIONS, MergeSettings, read_settings
 
 # mergekit's rules have mergekit's names.

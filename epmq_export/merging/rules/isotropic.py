@@ -12,8 +12,8 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.rules.spectral import by_linear, polar, total, triplets
 from epmq_export.merging.settings import Number
-from epmq_export.merging.spectral import by_linear, polar, total, triplets
 
 
 def iso_c(inputs: Inputs) -> Merge:

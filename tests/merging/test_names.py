@@ -1,6 +1,6 @@
 import pytest
 
-from epmq_export.merging.layers import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
+from epmq_export.merging.names import Layers, comes_before, count_layers, layer_of, stack_of, with_layer
 
 
 def test_the_first_number_of_a_name_is_the_layer() -> None:

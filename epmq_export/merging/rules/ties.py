@@ -18,11 +18,11 @@ from torch import Tensor
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging.inputs import Inputs
-from epmq_export.merging.linear import WEIGHT
 from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.rules.linear import WEIGHT
+from epmq_export.merging.rules.sparsity import match_l1, order
+from epmq_export.merging.rules.threshold import kth_largest
 from epmq_export.merging.settings import MergeSettings, Number, flag
-from epmq_export.merging.sparsity import match_l1, order
-from epmq_export.merging.threshold import kth_largest
 
 
 def trim(inputs: Inputs) -> Sparsify:

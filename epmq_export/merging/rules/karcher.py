@@ -19,8 +19,8 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.rules.sphere import dot, length
 from epmq_export.merging.settings import Number
-from epmq_export.merging.sphere import dot, length
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
-from epmq_export.merging.linear import WEIGHT, divisor
 from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.rules.linear import WEIGHT, divisor
 from epmq_export.merging.settings import Number, flag
 
 # The paper's 0.3, unless the recipe sets weights: they say the lengths of the task vectors already.

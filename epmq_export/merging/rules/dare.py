@@ -11,12 +11,12 @@ mergekit's convention: what is kept is lengthened to the L1 norm that the tensor
 from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
-from epmq_export.merging.linear import WEIGHT
 from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.rules.linear import WEIGHT
+from epmq_export.merging.rules.sparsity import DENSITY, SEED, match_l1
+from epmq_export.merging.rules.task_arithmetic import LAMBDA, added
+from epmq_export.merging.rules.ties import elected, positive_weights
 from epmq_export.merging.settings import Number, flag
-from epmq_export.merging.sparsity import DENSITY, SEED, match_l1
-from epmq_export.merging.task_arithmetic import LAMBDA, added
-from epmq_export.merging.ties import elected, positive_weights
 
 
 def drop(inputs: Inputs) -> Sparsify:
