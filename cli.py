@@ -110,7 +110,7 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     from converters.gguf_base import GgufBase
     from epmq_export import sources
     from epmq_export.merging.hf_directory import model_card, write_merged
-    from epmq_export.recipe import load_recipe
+    from epmq_export.recipe.load import load_recipe
     from epmq_export.tensors.shards import SHARD_BYTES
 
     stages = console.Stages()
@@ -333,7 +333,7 @@ def _open(path: Path, device: str | None, base: Path | None = None) -> "Project"
     from converters import open_family
     from converters.gguf_base import GgufBase
     from epmq_export.project import Project
-    from epmq_export.recipe import load_recipe
+    from epmq_export.recipe.load import load_recipe
 
     recipe = load_recipe(path)
     if base is not None:
@@ -343,7 +343,7 @@ def _open(path: Path, device: str | None, base: Path | None = None) -> "Project"
 
 def _forecast(path: Path, device: str | None, as_json: bool) -> None:
     from epmq_export.forecast import Forecaster
-    from epmq_export.recipe import load_recipe
+    from epmq_export.recipe.load import load_recipe
 
     stages = chain()
     forecast = Forecaster(

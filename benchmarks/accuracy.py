@@ -50,7 +50,7 @@ from epmq_export.errors import EpmqError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.samples import Sample
-from epmq_export.recipe_values import ONNX_GRIDS
+from epmq_export.recipe.values import ONNX_GRIDS
 from epmq_export.tensors import packed as packed_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.bench import open_bench

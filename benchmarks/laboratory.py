@@ -19,7 +19,8 @@ from epmq_export.data.task import Task, load_tasks
 from epmq_export.models import reference
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Sample
-from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import Recipe, RecipeQuantization
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, TypedSource

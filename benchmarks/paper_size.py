@@ -31,7 +31,7 @@ from converters import open_family
 from epmq_export import files
 from epmq_export.data.images import read_pictures
 from epmq_export.models import reference
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.task import RecipeData
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import renamed
 

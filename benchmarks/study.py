@@ -39,7 +39,7 @@ from epmq_export.models import reference
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Head
 from epmq_export.models.samples import Sample, choose
-from epmq_export.recipe_values import worded
+from epmq_export.recipe.values import worded
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Values

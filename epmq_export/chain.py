@@ -18,7 +18,7 @@ from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Sample
 from epmq_export.project import Project, require_readable
-from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.checkpoint import OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.directory import PACKED_INDEX

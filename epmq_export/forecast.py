@@ -38,9 +38,9 @@ from epmq_export.local import Found
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format, PlannedTensor
 from epmq_export.models.runtime import Runtime
-from epmq_export.plan import plan_of
 from epmq_export.project import require_formats, require_readable
-from epmq_export.recipe import Recipe
+from epmq_export.recipe.plan import plan_of
+from epmq_export.recipe.recipe import Recipe
 from epmq_export.sources import frozen_tensors
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary

@@ -9,8 +9,8 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from epmq_export.files import read_json
-from epmq_export.recipe import Recipe
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.task import RecipeData
 from epmq_export.tensors.checkpoint import OpenGguf
 from epmq_export.tensors.directory import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, SHARD_INDEX, WEIGHTS
 from epmq_export.tensors.gguf_file import is_gguf

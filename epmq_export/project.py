@@ -14,7 +14,7 @@ from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
-from epmq_export.recipe import Recipe
+from epmq_export.recipe.recipe import Recipe
 from epmq_export.sources import Checkpoints
 from epmq_export.tensors.checkpoint import OpenGguf
 from epmq_export.tensors.packed import Packed

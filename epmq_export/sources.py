@@ -23,9 +23,9 @@ from epmq_export.merging.registry import RULES
 from epmq_export.merging.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
-from epmq_export.plan import plan_of
-from epmq_export.recipe import Recipe
-from epmq_export.recipe_merge import RecipeTokenizer
+from epmq_export.recipe.merge import RecipeTokenizer
+from epmq_export.recipe.plan import plan_of
+from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.companions import companions

@@ -13,7 +13,7 @@ from epmq_export.errors import InputError
 from epmq_export.grids import Grid
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import GgufSpec
-from epmq_export.recipe_values import size_in_bytes
+from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.gguf_file import ALIGNMENT
 from epmq_export.tensors.gguf_splits import KEYS, MOST, split_name
 from epmq_export.tensors.shards import groups

@@ -19,7 +19,7 @@ from epmq_export.costs import Samples, Shape, Speed, Step
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.forecast import Forecast, Forecaster
 from epmq_export.grids.layout import Layout
-from epmq_export.recipe import load_recipe
+from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed

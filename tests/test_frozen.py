@@ -18,7 +18,8 @@ from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.grids.layout import Layout
 from epmq_export.models.model_set import ModelSet
-from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import Recipe
 from tests.calibration.tiny import CPU, calibrated, flat
 from tests.calibration.tiny_clip_model import QUERY, TEXT_QUERY, clip, image_tower, pictures, whole_expert
 from tests.command import Warm

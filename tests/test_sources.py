@@ -14,7 +14,8 @@ from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.errors import RecipeError
 from epmq_export.merging.hf_directory import write_merged
-from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import Recipe
 from tests import tiny
 
 

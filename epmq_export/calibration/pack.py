@@ -29,8 +29,8 @@ from epmq_export.heads import head_of
 from epmq_export.models.family import Family, calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.model_set import ModelSet
-from epmq_export.recipe import Recipe
-from epmq_export.recipe_values import ONNX_GRIDS
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.values import ONNX_GRIDS
 from epmq_export.sources import fingerprint
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor

@@ -14,7 +14,7 @@ from epmq_export.data.image_table import image_columns, pictures_in
 from epmq_export.data.pictures import ENDINGS, Pictures
 from epmq_export.data.table import read_tables
 from epmq_export.errors import InputError
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.task import RecipeData
 
 FILES = (".parquet", ".npz")
 """Endings of the files that hold many images."""

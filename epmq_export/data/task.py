@@ -16,9 +16,9 @@ from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, promp
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
-from epmq_export.recipe import Recipe
-from epmq_export.recipe_task import RecipeData
-from epmq_export.recipe_values import SPEARMAN, worded
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.task import RecipeData
+from epmq_export.recipe.values import SPEARMAN, worded
 
 log = logging.getLogger(__name__)
 

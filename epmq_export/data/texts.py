@@ -12,7 +12,7 @@ from epmq_export.data.text_lines import read_lines
 from epmq_export.data.text_rows import Texts
 from epmq_export.data.text_table import text_columns, texts_in
 from epmq_export.errors import InputError
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.task import RecipeData
 
 
 def read_texts(asked: RecipeData, split: str = "train") -> Texts:

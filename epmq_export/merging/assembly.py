@@ -12,7 +12,7 @@ from epmq_export.merging.names import Layers, comes_before, count_layers, layer_
 from epmq_export.merging.plan import WHOLE, Plan, Slice, Strand
 from epmq_export.merging.tokens import Aligned
 from epmq_export.merging.vocabulary import Vocabulary
-from epmq_export.recipe import Recipe
+from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.source import Joined, Renamed, TypedSource
 
 # The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the

@@ -9,7 +9,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.merging.names import is_indexed
 from epmq_export.merging.vocabulary import Vocabulary, log
-from epmq_export.recipe_merge import Row
+from epmq_export.recipe.merge import Row
 from epmq_export.tensors.source import TypedSource
 
 

@@ -21,8 +21,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.merging.names import is_indexed
-from epmq_export.recipe import Recipe
-from epmq_export.recipe_merge import RecipeToken, Row
+from epmq_export.recipe.merge import RecipeToken, Row
+from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
 

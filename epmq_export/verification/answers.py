@@ -13,8 +13,8 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.recipe import RecipeVerify
-from epmq_export.recipe_values import SPEARMAN
+from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.recipe.values import SPEARMAN
 from epmq_export.verification.scores import Comparison, Outputs, accuracy_drop
 
 

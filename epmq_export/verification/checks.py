@@ -25,7 +25,7 @@ from epmq_export.models.family import Family, LanguageFamily, rows
 from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Passage, Sample, shown, text_of
-from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import probes
 from epmq_export.verification.scores import Bench, Outputs, Scores

@@ -14,7 +14,7 @@ from epmq_export.models import reference
 from epmq_export.models.family import Family, LanguageFamily
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Passage, Sample, text_of
-from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.answers import Answers
 from epmq_export.verification.choice import Choice
 from epmq_export.verification.prediction import Prediction

@@ -15,7 +15,7 @@ from epmq_export.models import reference
 from epmq_export.models.heads import Head
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Sample
-from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe.recipe import RecipeVerify
 
 Outputs = NDArray[np.float32]
 Scores = dict[str, float]

@@ -18,7 +18,7 @@ from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.hf_directory import write_merged
-from epmq_export.recipe import load_recipe
+from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from tests import tiny_decoder, tiny_gguf
 

@@ -23,7 +23,7 @@ from epmq_export.data.images import read_pictures
 from epmq_export.data.pictures import Pictures, decode
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.files import sha256
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.task import RecipeData
 from tests.data.hub import Hub
 from tests.data.image_files import BLUE, RED, encoded, folders, png, put, two_colours
 

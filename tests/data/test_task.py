@@ -11,7 +11,7 @@ import torch
 from epmq_export.data.task import Task, load_tasks
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.models.samples import Sample, digest, picture_of
-from epmq_export.recipe import load_recipe
+from epmq_export.recipe.load import load_recipe
 from tests.data.hub import Hub
 from tests.data.image_files import folders, png, put
 

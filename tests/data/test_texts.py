@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.task import RecipeData
 from tests.data.hub import Hub
 from tests.data.image_files import folders, put
 

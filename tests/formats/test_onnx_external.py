@@ -15,7 +15,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto
 import formats.onnx_qdq
 from epmq_export.errors import InputError, OutputError
 from epmq_export.models.format import PlannedTensor
-from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.verify import Written as File

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epmq_export.errors import RecipeError
-from epmq_export.recipe import Recipe, load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import Recipe
 
 HEAD = "base_model: org/base\nmodels: [{model: org/a}, {model: org/b}]\n"  # what follows begins on line 3
 TASK = (

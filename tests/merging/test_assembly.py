@@ -10,8 +10,8 @@ from torch import Tensor
 
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.assembly import assemble, origins, require_layers
-from epmq_export.plan import plan_of
-from epmq_export.recipe import load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.plan import plan_of
 from epmq_export.tensors.source import TypedSource
 from tests.merging.sources import InMemory
 

@@ -12,7 +12,7 @@ import pytest
 from epmq_export.errors import InputError, OutputError
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
-from epmq_export.recipe import RecipeVerify
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.gguf_splits import GgufModel, split_paths

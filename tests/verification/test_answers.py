@@ -16,7 +16,8 @@ from epmq_export.errors import InputError, RecipeError
 from epmq_export.models import reference
 from epmq_export.models.samples import Question
 from epmq_export.project import Project
-from epmq_export.recipe import RecipeVerify, load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.answers import Answers, number, rank_correlation
 from epmq_export.verification.language import LanguageBench
 from epmq_export.verification.scores import Outputs

@@ -16,7 +16,8 @@ from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.project import Project
-from epmq_export.recipe import RecipeVerify, load_recipe
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification import passages as passages_room
 from epmq_export.verification.choice import Choice, leaders
 from epmq_export.verification.language import LanguageBench

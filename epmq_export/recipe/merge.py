@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from epmq_export.recipe_values import STRICT, ModelName, Name, Parameters, model_name, shown
+from epmq_export.recipe.values import STRICT, ModelName, Name, Parameters, model_name, shown
 
 
 class _Part(BaseModel):

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from epmq_export.errors import Key, RecipeError, did_you_mean, dotted
-from epmq_export.recipe_values import one_of, shown
-from epmq_export.yaml_lines import Document
+from epmq_export.recipe.values import one_of, shown
+from epmq_export.recipe.yaml_lines import Document
 
 # Tags of a union, which pydantic puts into the place of a mistake; no keys of a recipe.
 PATH, DATA = "<path>", "<data>"

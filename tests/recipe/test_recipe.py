@@ -11,10 +11,11 @@ from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import BUDGET, GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.recipe import Recipe, RecipeQuantization, load_recipe
-from epmq_export.recipe_sentences import keys, mappings
-from epmq_export.recipe_task import RecipeData
-from epmq_export.recipe_values import ONNX_GRIDS
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.mistakes import keys, mappings
+from epmq_export.recipe.recipe import Recipe, RecipeQuantization
+from epmq_export.recipe.task import RecipeData
+from epmq_export.recipe.values import ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
 from formats.onnx_graph import KINDS, PARTS
 

@@ -13,8 +13,8 @@ import torch
 from converters import open_family
 from converters.gguf_base import GgufBase
 from epmq_export.forecast import Forecaster
-from epmq_export.recipe import load_recipe
-from epmq_export.recipe_task import RecipeData
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.task import RecipeData
 from tests.command import ENVIRONMENT, ROOT
 
 FOLDER = ROOT / "recipes"

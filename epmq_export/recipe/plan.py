@@ -12,8 +12,8 @@ from epmq_export.merging.parameters import layered, parameter
 from epmq_export.merging.plan import WHOLE, Plan, Slice, Strand
 from epmq_export.merging.registry import RULES, merge_settings
 from epmq_export.merging.settings import Number
-from epmq_export.recipe import Recipe
-from epmq_export.recipe_merge import RecipeModel, RecipeSlice, RecipeSource
+from epmq_export.recipe.merge import RecipeModel, RecipeSlice, RecipeSource
+from epmq_export.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

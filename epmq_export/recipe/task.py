@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from epmq_export.errors import Key
-from epmq_export.recipe_sentences import DATA, PATH, keys
-from epmq_export.recipe_values import (
+from epmq_export.recipe.mistakes import DATA, PATH, keys
+from epmq_export.recipe.values import (
     EXACT_MATCH,
     HUB_ID,
     SPEARMAN,

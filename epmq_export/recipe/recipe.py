@@ -14,22 +14,20 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from epmq_export import yaml_lines
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
-from epmq_export.errors import Key, RecipeError, did_you_mean
+from epmq_export.errors import Key, RecipeError
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
 from epmq_export.merging.registry import RULES
 from epmq_export.merging.settings import CONVENTIONS
-from epmq_export.recipe_merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer, Row
-from epmq_export.recipe_sentences import as_written, refusal, told
-from epmq_export.recipe_task import RecipeTask, prompt_contradictions
-from epmq_export.recipe_values import (
+from epmq_export.recipe.merge import RecipeModel, RecipeModule, RecipeSlice, RecipeTokenizer
+from epmq_export.recipe.mistakes import refusal
+from epmq_export.recipe.task import RecipeTask
+from epmq_export.recipe.values import (
     ONNX_GRIDS,
     STORAGES,
     STRICT,
@@ -45,7 +43,7 @@ from epmq_export.recipe_values import (
     location,
     shown,
 )
-from epmq_export.yaml_lines import Document
+from epmq_export.recipe.yaml_lines import Document
 
 
 class _Part(BaseModel):
@@ -273,199 +271,3 @@ class Recipe(_Part):
                 ),
             )
         return self
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe. RecipeError, with the line, where it is not one."""
-    document = yaml_lines.read(path)
-    place = Place(path.absolute().parent)
-    try:
-        recipe = Recipe.model_validate(document.data, context=place)
-    except ValidationError as error:
-        # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told
-        # last.
-        mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
-        mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
-        raise refusal(path, document, [(key, message) for _, key, message in mistakes]) from None
-    recipe._path, recipe._document, recipe._place = path, document, place
-    if not recipe._listed():
-        recipe = recipe.model_copy(update={"models": _models_of(recipe)})
-    if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
-        recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
-    elif (
-        recipe.counts_base
-        and recipe.merge_convention == "mergekit"
-        and RULES[recipe.merge_method].experts[1] != 1
-    ):
-        recipe = _with_base(recipe)
-    if wrong := _contradictions(recipe):
-        raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
-    return recipe
-
-
-def _models_of(recipe: Recipe) -> list[RecipeModel]:
-    experts = {recipe.location(task.expert): task.expert for task in reversed(recipe.tasks.values())}
-    order = dict.fromkeys(recipe.location(task.expert) for task in recipe.tasks.values())
-    return [RecipeModel.model_construct(model=experts[location]) for location in order]
-
-
-def _with_base(recipe: Recipe) -> Recipe:
-    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no
-    base.
-    """
-
-    def listed(models: list[RecipeModel]) -> list[RecipeModel]:
-        known = {recipe.location(model.model) for model in models}
-        missing = bool(models) and recipe.location(recipe.base_model) not in known
-        return [*models, RecipeModel.model_construct(model=recipe.base_model)] if missing else models
-
-    modules = {
-        name: module.model_copy(update={"models": listed(module.models)})
-        for name, module in recipe.modules.items()
-    }
-    return recipe.model_copy(update={"models": listed(recipe.models), "modules": modules})
-
-
-def _contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
-    """What no key shows alone."""
-    wrong: list[tuple[Key, str]] = []
-    ways = [key for key in ("models", "slices", "modules") if recipe.source.get(key)]
-    if len(ways) > 1:
-        wrong.append(((ways[1],), f"found it beside {ways[0]}, expected one of models, slices, modules"))
-        return wrong
-    if not recipe.base_model:
-        wrong.append(
-            (("base_model",), "found nothing, expected the model that the experts were fine-tuned from")
-        )
-        return wrong
-    if not recipe._listed():
-        wrong.append(
-            (("models",), "found none, expected the models to merge, or tasks that name their experts")
-        )
-        return wrong
-    if not recipe.experts:
-        wrong.append(((ways[0] if ways else "models",), "found only the base, expected an expert"))
-    groups: list[tuple[Key, list[RecipeModel], list[RecipeSlice]]] = [((), recipe.models, recipe.slices)]
-    groups += [(("modules", name), module.models, module.slices) for name, module in recipe.modules.items()]
-    wrong += [
-        (
-            ("modules", name),
-            "found an empty name, expected the first part of tensors' names, or 'default' for all the rest",
-        )
-        for name in recipe.modules
-        if not name.strip()
-    ]
-    for key, models, slices in groups:
-        wrong += _repeated(recipe, (*key, "models"), [model.model for model in models])
-        for index, part in enumerate(slices):
-            place = (*key, "slices", index, "sources")
-            wrong += _repeated(recipe, place, [source.model for source in part.sources])
-            base = part.base_model or recipe.base_model
-            if not recipe.counts_base and recipe.location(base) not in {
-                recipe.location(source.model) for source in part.sources
-            }:
-                wrong.append(
-                    (
-                        place,
-                        (
-                            f"found no layers of the base {base!r}, expected them among the sources: "
-                            f"{recipe.merge_method} needs them"
-                        ),
-                    )
-                )
-    wrong += _quantization_contradictions(recipe)
-    names = [model.model for model in recipe.experts]
-    experts = {recipe.location(name) for name in names}
-    for name, task in recipe.tasks.items():
-        if not name.strip():
-            wrong.append((("tasks", name), "found an empty name, expected the name of a task"))
-        if recipe.location(task.expert) not in experts:
-            wrong.append(
-                (
-                    ("tasks", name, "expert"),
-                    (
-                        f"found {task.expert!r}, expected one of the experts in "
-                        f"models{did_you_mean(task.expert, names)}"
-                    ),
-                )
-            )
-        wrong += [(("tasks", name, *key), message) for key, message in prompt_contradictions(task)]
-    return wrong + _tokenizer_contradictions(recipe)
-
-
-def _repeated(recipe: Recipe, key: Key, names: list[str]) -> list[tuple[Key, str]]:
-    wrong: list[tuple[Key, str]] = []
-    known: dict[str, int] = {}
-    for index, name in enumerate(names):
-        first = known.setdefault(recipe.location(name), index)
-        if first != index:
-            wrong.append(
-                (
-                    (*key, index, "model"),
-                    f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)",
-                )
-            )
-    return wrong
-
-
-def _quantization_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
-    wrong: list[tuple[Key, str]] = []
-    quantization = recipe.quantization
-    if quantization.bits is not None and "grid" in quantization.model_fields_set:
-        wrong.append(
-            (
-                ("quantization", "grid"),
-                "found a grid beside bits, which choose one for each linear, expected one of the two keys",
-            )
-        )
-    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
-    if (
-        quantization.bits is not None
-        and quantization.bits < least
-        and "onnx" in (recipe.export.formats or ("onnx",))
-    ):
-        wrong.append(
-            (
-                ("quantization", "bits"),
-                (
-                    f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or "
-                    "leave it "
-                    "out of export.formats"
-                ),
-            )
-        )
-    return wrong
-
-
-def _tokenizer_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
-    wrong: list[tuple[Key, str]] = []
-    models = [recipe.base_model, *(model.model for model in recipe.experts)]
-    known = {recipe.location(name) for name in models}
-    named: list[tuple[Key, str]] = []
-    if recipe.tokenizer_source is not None:
-        named.append((("tokenizer_source",), recipe.tokenizer_source))
-    if recipe.tokenizer is not None:
-        named.append((("tokenizer", "source"), recipe.tokenizer.source))
-        if recipe.tokenizer_source is not None:
-            wrong.append((("tokenizer",), "found it beside tokenizer_source, expected one of them"))
-        for token, entry in recipe.tokenizer.tokens.items():
-            model = entry.source.model if isinstance(entry.source, Row) else entry.source
-            if model not in (None, "zero") and recipe.location(model) not in known:
-                wrong.append(
-                    (
-                        ("tokenizer", "tokens", token, "source"),
-                        f"found {model!r}, expected one of the models{did_you_mean(model, models)}",
-                    )
-                )
-    for key, source in named:
-        if source not in ("base", "union") and recipe.location(source) not in known:
-            wrong.append(
-                (
-                    key,
-                    (
-                        f"found {source!r}, expected 'base', 'union' or one of the "
-                        f"models{did_you_mean(source, models)}"
-                    ),
-                )
-            )
-    return wrong

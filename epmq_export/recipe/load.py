@@ -1,0 +1,68 @@
+"""Read and validate a recipe: the YAML, each key by itself, and what no key shows alone."""
+
+from pathlib import Path
+
+from pydantic import (
+    ValidationError,
+)
+
+from epmq_export.merging.registry import RULES
+from epmq_export.recipe import yaml_lines
+from epmq_export.recipe.contradictions import contradictions
+from epmq_export.recipe.merge import RecipeModel
+from epmq_export.recipe.mistakes import as_written, refusal, told
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.values import (
+    Place,
+)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and validate a recipe. RecipeError, with the line, where it is not one."""
+    document = yaml_lines.read(path)
+    place = Place(path.absolute().parent)
+    try:
+        recipe = Recipe.model_validate(document.data, context=place)
+    except ValidationError as error:
+        # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told
+        # last.
+        mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
+        mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
+        raise refusal(path, document, [(key, message) for _, key, message in mistakes]) from None
+    recipe._path, recipe._document, recipe._place = path, document, place
+    if not recipe._listed():
+        recipe = recipe.model_copy(update={"models": _models_of(recipe)})
+    if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
+        recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
+    elif (
+        recipe.counts_base
+        and recipe.merge_convention == "mergekit"
+        and RULES[recipe.merge_method].experts[1] != 1
+    ):
+        recipe = _with_base(recipe)
+    if wrong := contradictions(recipe):
+        raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
+    return recipe
+
+
+def _models_of(recipe: Recipe) -> list[RecipeModel]:
+    experts = {recipe.location(task.expert): task.expert for task in reversed(recipe.tasks.values())}
+    order = dict.fromkeys(recipe.location(task.expert) for task in recipe.tasks.values())
+    return [RecipeModel.model_construct(model=experts[location]) for location in order]
+
+
+def _with_base(recipe: Recipe) -> Recipe:
+    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no
+    base.
+    """
+
+    def listed(models: list[RecipeModel]) -> list[RecipeModel]:
+        known = {recipe.location(model.model) for model in models}
+        missing = bool(models) and recipe.location(recipe.base_model) not in known
+        return [*models, RecipeModel.model_construct(model=recipe.base_model)] if missing else models
+
+    modules = {
+        name: module.model_copy(update={"models": listed(module.models)})
+        for name, module in recipe.modules.items()
+    }
+    return recipe.model_copy(update={"models": listed(recipe.models), "modules": modules})
