@@ -53,9 +53,9 @@ def chain() -> "Chain":
     from converters import open_family
     from converters.gguf_base import GgufBase
     from epmq_export.chain import Chain
-    from epmq_export.runtimes.clip_cpp import ClipCpp
-    from epmq_export.runtimes.llama_cpp import LlamaCpp
-    from epmq_export.runtimes.onnxruntime import OnnxRuntime
+    from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
+    from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+    from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
     from formats.gguf import Gguf
     from formats.onnx_qdq import OnnxQdq
 
@@ -212,7 +212,7 @@ def evaluate(
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
     from epmq_export.models.reference import outputs as reference_outputs
-    from epmq_export.verification.bench import open_bench
+    from epmq_export.verification.tasks.open import open_bench
 
     stages = console.Stages()
     project = _open(recipe, device)

@@ -53,8 +53,8 @@ from epmq_export.models.samples import Sample
 from epmq_export.recipe.values import ONNX_GRIDS
 from epmq_export.tensors import packed as packed_checkpoint
 from epmq_export.tensors.packed import Packed
-from epmq_export.verification.bench import open_bench
-from epmq_export.verification.scores import Bench, Outputs
+from epmq_export.verification.tasks.bench import Bench, Outputs
+from epmq_export.verification.tasks.open import open_bench
 
 # What is more than one solve: a search, or training.
 LONG = tuple(name for name, calibration in METHODS.items() if {"tune", "refine"} & calibration.keys())

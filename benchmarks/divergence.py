@@ -34,10 +34,10 @@ from converters import open_family
 from epmq_export import files
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Sample
-from epmq_export.verification.choice import Choice
-from epmq_export.verification.language import LanguageBench
-from epmq_export.verification.prediction import divergence, same_top
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.language import LanguageBench
+from epmq_export.verification.tasks.multiple_choice import Choice
+from epmq_export.verification.tasks.perplexity import divergence, same_top
 
 MERGE = "TSV-M"
 METHODS = (

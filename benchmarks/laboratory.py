@@ -24,7 +24,7 @@ from epmq_export.recipe.recipe import Recipe, RecipeQuantization
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, TypedSource
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks.bench import Outputs
 
 MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TA 0.3": ("task_arithmetic", {"lambda": 0.3}),

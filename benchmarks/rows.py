@@ -14,7 +14,7 @@ from suites import SUITES, Suite
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.grids import GRIDS
-from epmq_export.verification.scores import Scores
+from epmq_export.verification.tasks.bench import Scores
 
 Row = dict[str, Any]
 GRID = "Q4_0"  # of every row of ours that names no other

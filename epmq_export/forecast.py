@@ -45,7 +45,7 @@ from epmq_export.sources import frozen_tensors
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import renamed, without
-from epmq_export.verification.language import require_answerable
+from epmq_export.verification.tasks.language import require_answerable
 
 RULES = {
     "linear": "a weighted mean, read tensor by tensor",

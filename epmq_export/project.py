@@ -18,7 +18,7 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.sources import Checkpoints
 from epmq_export.tensors.checkpoint import OpenGguf
 from epmq_export.tensors.packed import Packed
-from epmq_export.verification.language import require_answerable
+from epmq_export.verification.tasks.language import require_answerable
 from epmq_export.verification.verify import Judge
 
 

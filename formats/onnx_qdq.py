@@ -34,9 +34,9 @@ from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor, StoredTensor
-from epmq_export.runtimes.onnxruntime import open_session
 from epmq_export.tensors.companions import companions, copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.verification.runtimes.onnxruntime.runtime import open_session
 from formats import onnx_external, onnx_graph, onnx_weights
 from formats.onnx_size import onnx_size
 

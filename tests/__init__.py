@@ -1,0 +1,6 @@
+"""The tests mirror the rooms: a folder a room; `models` has the tiny models that they run on."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+"""The project's own directory."""

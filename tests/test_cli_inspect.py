@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import cli
 from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
 from formats.gguf import Gguf
+from tests import ROOT
 from tests.small_bert import small_bert, small_packed
 
-ROOT = Path(cli.__file__).parent
 INDEX: dict[str, object] = {
     "recipe": {"merge_method": "ties", "tasks": {"sst2": {"labels": ["[bold]no[/bold]", "yes"]}}},
     "inputs": [{"path": "base/model.safetensors", "sha256": "0123456789abcdef" * 4}],

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-import epmq_export
+from tests import ROOT
 
-DEMO = Path(epmq_export.__file__).parent / "demo"
+DEMO = ROOT / "epmq_export" / "demo"
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 RECIPE = yaml.safe_load((DEMO / "recipe.yaml").read_text(encoding="utf-8"))
 TASKS = list(RECIPE["tasks"])

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from epmq_export import doctor
 from epmq_export.doctor import PARTS, Part, diagnose
-
-ROOT = Path(doctor.__file__).parents[1]
+from tests import ROOT
 
 
 def part(module: str, program: str, needed: bool = True) -> Part:

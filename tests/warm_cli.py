@@ -13,10 +13,11 @@ import runpy
 import sys
 import traceback
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-CLI = Path(__file__).parents[1] / "cli.py"
+from tests import ROOT
+
+CLI = ROOT / "cli.py"
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 
 from epmq_export.errors import MissingRuntime
-from epmq_export.runtimes import ggml_types
-from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf import Gguf
 from peers.imatrix import importance
 from peers.peer import Merge, Quantised, Run, in_pytorch, linears

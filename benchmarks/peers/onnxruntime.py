@@ -14,7 +14,7 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from epmq_export.errors import InputError
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx_qdq import OnnxQdq
 from peers.peer import Merge, Quantised, linears
 

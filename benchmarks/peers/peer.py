@@ -14,7 +14,7 @@ from epmq_export.models.family import Family
 from epmq_export.models.samples import Sample
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks.bench import Outputs
 
 Run = Callable[[Sequence[Sample]], Outputs]
 

@@ -25,7 +25,6 @@ from epmq_export.errors import InputError, Key
 from epmq_export.files import partial
 from epmq_export.grids import BUDGET, GRIDS, Grid
 from epmq_export.grids.layout import FULL
-from epmq_export.heads import head_of
 from epmq_export.models.family import Family, calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.model_set import ModelSet
@@ -34,6 +33,7 @@ from epmq_export.recipe.values import ONNX_GRIDS
 from epmq_export.sources import fingerprint
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.verification.heads import head_of
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]

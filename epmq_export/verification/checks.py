@@ -28,7 +28,7 @@ from epmq_export.models.samples import Passage, Sample, shown, text_of
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import probes
-from epmq_export.verification.scores import Bench, Outputs, Scores
+from epmq_export.verification.tasks.bench import Bench, Outputs, Scores
 
 METRIC = "rms_relative"
 SHOWN = 5

@@ -17,9 +17,9 @@ from epmq_export.models.model_set import ModelSet
 from epmq_export.models.runtime import Runtime
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed
-from epmq_export.verification.bench import open_bench
 from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata, check_tasks
-from epmq_export.verification.scores import Bench, Outputs, Scores
+from epmq_export.verification.tasks.bench import Bench, Outputs, Scores
+from epmq_export.verification.tasks.open import open_bench
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from safetensors import safe_open
 
 from converters import clip_gguf, open_family
 from epmq_export.errors import InputError
-from epmq_export.runtimes import clip_library
-from epmq_export.runtimes.clip_cpp import ClipCpp
 from epmq_export.verification.probes import probes
+from epmq_export.verification.runtimes.clip_cpp import library as clip_library
+from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
 from formats.gguf import Gguf
 from tests import tiny_clip
 

@@ -24,13 +24,13 @@ from epmq_export.grids.layout import Layout
 from epmq_export.models import reference
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.runtimes.llama_cpp import LlamaCpp
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.tensors import packed
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf import Gguf
 from formats.onnx_qdq import OnnxQdq
 from tests import tiny_decoder

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from converters.gguf_tokenizer import gguf_tokenizer
 from epmq_export.errors import InputError
-from epmq_export.runtimes.llama_cpp import LlamaCpp
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from tests import tiny_tokenizers as tiny
 from tests.merging.vocabulary_file import vocabulary_file
 from tests.tiny_tokenizers import PREPEND, REPLACE, Rules

@@ -26,14 +26,14 @@ from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Batch, calibrated_on, rows
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.runtimes.llama_cpp import LlamaCpp
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.tensors import packed
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import Renamed, TensorSource, renamed
 from epmq_export.verification.checks import check_codes, check_metadata
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf import Gguf
 from formats.onnx_qdq import OnnxQdq
 from tests.merging.sources import InMemory

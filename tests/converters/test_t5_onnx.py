@@ -20,10 +20,10 @@ from epmq_export.grids import GRIDS
 from epmq_export.models import reference
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx_qdq import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
 from tests.tiny_t5 import VERSIONS, t5, texts

@@ -16,13 +16,13 @@ from epmq_export.models import reference
 from epmq_export.models.family import Family
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture
-from epmq_export.runtimes.onnxruntime import OnnxRuntime, open_session
 from epmq_export.tensors import packed
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.probes import hard_pictures
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from formats.onnx_qdq import OnnxQdq
 from tests import tiny_vit
 from tests.command import Warm

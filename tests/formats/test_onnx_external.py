@@ -16,8 +16,8 @@ import formats.onnx_qdq
 from epmq_export.errors import InputError, OutputError
 from epmq_export.models.format import PlannedTensor
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from epmq_export.verification.verify import Written as File
 from epmq_export.verification.verify import verify
 from formats import onnx_external, onnx_weights

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import ModelProto, TensorProto, numpy_helper
 
-import formats.onnx_qdq
 from converters.bert import Bert
 from epmq_export import __version__
 from epmq_export.errors import InputError
@@ -26,6 +25,7 @@ from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats import onnx_weights
 from formats.onnx_qdq import OnnxQdq
+from tests import ROOT
 from tests.onnx_models import Written, encoder, minilm, pack, small, small_on
 
 FORMAT = OnnxQdq()
@@ -170,7 +170,7 @@ def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: P
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "7",
-        "PYTHONPATH": str(Path(formats.onnx_qdq.__file__).parents[1]),
+        "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
         [sys.executable, "-c", code, model.packed.directory, tmp_path],

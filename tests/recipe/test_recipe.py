@@ -18,8 +18,9 @@ from epmq_export.recipe.task import RecipeData
 from epmq_export.recipe.values import ONNX_GRIDS
 from formats.gguf_layout import LAYOUTS
 from formats.onnx_graph import KINDS, PARTS
+from tests import ROOT
 
-REFERENCE = Path(__file__).parents[1] / "docs" / "recipe.md"
+REFERENCE = ROOT / "docs" / "recipe.md"
 
 SMALLEST = """\
 base_model: ./base

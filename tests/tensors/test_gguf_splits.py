@@ -13,10 +13,10 @@ from epmq_export.errors import InputError, OutputError
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.gguf_splits import GgufModel, split_paths
 from epmq_export.tensors.packed import Packed
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.verify import Written, verify
 from formats.describe import describe
 from formats.gguf import Gguf

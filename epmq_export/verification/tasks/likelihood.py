@@ -7,7 +7,7 @@ import torch
 
 from epmq_export.errors import InputError
 from epmq_export.models.samples import Passage, Sample
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks.bench import Outputs
 
 # Rows of scores that a runtime gives at a time: with 262,144 tokens, a gigabyte.
 ROWS = 1024

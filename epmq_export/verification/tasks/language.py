@@ -15,10 +15,10 @@ from epmq_export.models.family import Family, LanguageFamily
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Passage, Sample, text_of
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.answers import Answers
-from epmq_export.verification.choice import Choice
-from epmq_export.verification.prediction import Prediction
-from epmq_export.verification.scores import Comparison, Outputs, Scores
+from epmq_export.verification.tasks.bench import Comparison, Outputs, Scores
+from epmq_export.verification.tasks.in_words import Answers
+from epmq_export.verification.tasks.multiple_choice import Choice
+from epmq_export.verification.tasks.perplexity import Prediction
 
 
 class Trial(Protocol):

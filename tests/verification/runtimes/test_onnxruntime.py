@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from epmq_export.errors import InputError, MissingRuntime
-from epmq_export.runtimes.onnxruntime import OnnxRuntime, open_session
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from tests.onnx_models import TEXTS, Written, minilm, reference, rms, small, small_on, wide
 
 RUNTIME = OnnxRuntime()

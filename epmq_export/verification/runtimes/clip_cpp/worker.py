@@ -1,6 +1,6 @@
 """clip.cpp in a process of its own, since it ends the process on many bad files.
 
-    python -m epmq_export.runtimes.clip_cpp_worker REQUEST
+    python -m epmq_export.verification.runtimes.clip_cpp.worker REQUEST
 
 REQUEST is a JSON file: `path` of the model, `want`, `memory` (bytes) and `result`, the file to write.
 `keys`      what the model's file says of its inputs, as JSON: the fields of `clip_cpp.Images` or
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.runtimes import clip_library as library
-from epmq_export.runtimes.clip_library import ARRAY, FLOAT32, STRING, UINT32
-from epmq_export.runtimes.worker import limit
+from epmq_export.verification.runtimes.clip_cpp import library
+from epmq_export.verification.runtimes.clip_cpp.library import ARRAY, FLOAT32, STRING, UINT32
+from epmq_export.verification.runtimes.process import limit
 
 ARCHITECTURE = "clip"
 

@@ -12,8 +12,8 @@ from transformers import CLIPModel
 
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.heads import head_of
 from epmq_export.models import reference
+from epmq_export.verification.heads import head_of
 from tests.calibration.tiny import CPU, Tiny, tiny
 from tests.calibration.tiny_clip_model import CONTEXT, PROJECTION, TinyClip, clip, opened
 

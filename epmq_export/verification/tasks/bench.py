@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epmq_export.data.scores import accuracy, agreement
 from epmq_export.data.task import Task
-from epmq_export.heads import head_of
 from epmq_export.models import reference
 from epmq_export.models.heads import Head
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Sample
 from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.verification.heads import head_of
+from epmq_export.verification.tasks.scores import accuracy, agreement
 
 Outputs = NDArray[np.float32]
 Scores = dict[str, float]

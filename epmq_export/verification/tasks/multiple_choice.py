@@ -12,8 +12,8 @@ from epmq_export.data.task import Task
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.passages import by_passage, likelihood
-from epmq_export.verification.scores import Comparison, Outputs, accuracy_drop
+from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
+from epmq_export.verification.tasks.likelihood import by_passage, likelihood
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Question, Sample, text_of
-from epmq_export.runtimes import onnx_encoder_decoder, onnx_language
-from epmq_export.runtimes.onnx_encoder_decoder import ENCODER, FIRST, MERGED, NEXT, Halves
+from epmq_export.verification.runtimes.onnxruntime import decoder as onnx_language
+from epmq_export.verification.runtimes.onnxruntime import encoder_decoder as onnx_encoder_decoder
+from epmq_export.verification.runtimes.onnxruntime.encoder_decoder import ENCODER, FIRST, MERGED, NEXT, Halves
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.models.samples import Passage, Question, Sample, text_of
-from epmq_export.runtimes import ggml_types
-from epmq_export.runtimes.worker import Worker, cores
 from epmq_export.tensors.gguf_splits import model_bytes
+from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
+from epmq_export.verification.runtimes.process import Worker, cores
 
 # What the C structures in ggml_types belong to; the same in pyproject.toml.
 PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
@@ -26,8 +26,8 @@ _SHARE = 64
 # Seconds that a text may take, besides what it takes to start.
 _SECONDS_A_TEXT = 5.0
 _WORKER, _LANGUAGE_WORKER = (
-    "epmq_export.runtimes.llama_cpp_worker",
-    "epmq_export.runtimes.llama_cpp_language_worker",
+    "epmq_export.verification.runtimes.llama_cpp.embedding_worker",
+    "epmq_export.verification.runtimes.llama_cpp.language_worker",
 )
 # Architectures whose outputs are embeddings; what cannot be told goes their way too.
 _ENCODERS = ("bert", None)

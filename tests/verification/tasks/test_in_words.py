@@ -18,9 +18,9 @@ from epmq_export.models.samples import Question
 from epmq_export.project import Project
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.answers import Answers, number, rank_correlation
-from epmq_export.verification.language import LanguageBench
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.in_words import Answers, number, rank_correlation
+from epmq_export.verification.tasks.language import LanguageBench
 from tests import tiny_decoder
 
 CPU = torch.device("cpu")

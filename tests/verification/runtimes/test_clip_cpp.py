@@ -17,14 +17,14 @@ from epmq_export.grids import GRIDS
 from epmq_export.models import reference
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Sample
-from epmq_export.runtimes import clip_cpp, clip_library
-from epmq_export.runtimes.clip_cpp import ClipCpp
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata, rms_relative
 from epmq_export.verification.probes import probes
+from epmq_export.verification.runtimes.clip_cpp import library as clip_library
+from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
 from formats.gguf import Gguf
 from formats.gguf_blocks import encode
-from tests import tiny_clip
+from tests import ROOT, tiny_clip
 from tests.formats.gguf_edits import edited, value_at
 from tests.grids.points import random_point
 
@@ -222,7 +222,7 @@ def test_a_process_that_takes_too_long_or_too_much_is_stopped(gguf: Path) -> Non
 
 def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runtime: Runtime = ClipCpp()
-    project = tomllib.loads((Path(clip_cpp.__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [wanted.split(";")[0] for wanted in project["optional-dependencies"]["clip"]] == [
         f"clip-cpp=={runtime.version()}"
     ]

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
-from epmq_export.runtimes import ggml_types, llama_cpp
-from epmq_export.runtimes.llama_cpp import LlamaCpp
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import HARD_TEXTS
+from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
+from epmq_export.verification.runtimes.llama_cpp import runtime as llama_cpp
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf import Gguf
 from formats.gguf_blocks import encode
+from tests import ROOT
 from tests.formats.gguf_edits import edited, token_at, value_at
 from tests.grids.points import random_point
 from tests.small_bert import small_bert, small_packed
@@ -246,7 +248,7 @@ def test_texts_that_do_not_fit_and_files_that_are_not_there_are_named(
 
 
 def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    project = tomllib.loads((Path(llama_cpp.__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = [re.match(r"xllamacpp==([\w.]+)", wanted) for wanted in project["dependencies"]]
     assert [match[1] for match in pinned if match] == [LlamaCpp().version()]
     monkeypatch.setattr(llama_cpp, "VERSION", "1.2.3")

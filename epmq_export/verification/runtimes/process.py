@@ -16,7 +16,7 @@ from typing import Any
 
 from epmq_export.errors import InputError
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 
 
 class Worker:

@@ -15,7 +15,7 @@ from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.recipe.values import SPEARMAN
-from epmq_export.verification.scores import Comparison, Outputs, accuracy_drop
+from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A language model in llama.cpp, in a process of its own, since it aborts the process on some bad files.
 
-    python -m epmq_export.runtimes.llama_cpp_language_worker REQUEST
+    python -m epmq_export.verification.runtimes.llama_cpp.language_worker REQUEST
 
 REQUEST is a JSON file: `path` of the model, `samples` (a text, context and target of a passage, or a mapping
 with the text, the limit and the ends of a question), `exact`, `memory` (bytes) and `result`, the file to
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from epmq_export.models.samples import Question
-from epmq_export.runtimes.llama_library import LlamaModel
-from epmq_export.runtimes.worker import limit
+from epmq_export.verification.runtimes.llama_cpp.library import LlamaModel
+from epmq_export.verification.runtimes.process import limit
 
 Tokens = tuple[list[int], list[int], int]
 """What an encoder reads, where there is one, what the decoder reads, and the first of the latter's tokens

@@ -16,8 +16,8 @@ from epmq_export.errors import InputError
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.passages import by_passage, likelihood
-from epmq_export.verification.scores import Comparison, Outputs
+from epmq_export.verification.tasks.bench import Comparison, Outputs
+from epmq_export.verification.tasks.likelihood import by_passage, likelihood
 
 PERCENTILES = (50, 90, 99)
 

@@ -1,6 +1,6 @@
 """llama.cpp in a process of its own, since it aborts the process on some bad files.
 
-    python -m epmq_export.runtimes.llama_cpp_worker REQUEST
+    python -m epmq_export.verification.runtimes.llama_cpp.embedding_worker REQUEST
 
 REQUEST is a JSON file: `path` of the model, `texts`, `want` (`outputs` or `tokens`), `exact`, `memory`
 (bytes) and `result`, the file to write: float32 [texts, width] as .npy, or the ids of each text as JSON.
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.runtimes.worker import limit
+from epmq_export.verification.runtimes.process import limit
 
 if TYPE_CHECKING:
     import xllamacpp

@@ -16,10 +16,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from epmq_export.errors import InputError
 from epmq_export.models.processor import preprocess
 from epmq_export.models.samples import Picture, Sample
-from epmq_export.runtimes import clip_library
-from epmq_export.runtimes.worker import Worker, cores
+from epmq_export.verification.runtimes.clip_cpp import library as clip_library
+from epmq_export.verification.runtimes.process import Worker, cores
 
-_WORKER = "epmq_export.runtimes.clip_cpp_worker"
+_WORKER = "epmq_export.verification.runtimes.clip_cpp.worker"
 # Below this many samples a further process costs more than it saves; more than the second number of pictures
 # are not held on disk at once.
 _SHARE, _MOST = {"texts": 64, "images": 4}, 256

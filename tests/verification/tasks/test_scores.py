@@ -3,9 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from epmq_export.data.scores import accuracy, agreement, predict
 from epmq_export.errors import EpmqError, InputError
 from epmq_export.models.heads import Head
+from epmq_export.verification.tasks.scores import accuracy, agreement, predict
 
 HEAD = Head(torch.tensor([[1.0, 0.0], [0.0, 10.0], [-1.0, 0.0]]))
 

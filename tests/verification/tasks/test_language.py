@@ -18,12 +18,12 @@ from epmq_export.models.samples import Passage, Sample
 from epmq_export.project import Project
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification import passages as passages_room
-from epmq_export.verification.choice import Choice, leaders
-from epmq_export.verification.language import LanguageBench
-from epmq_export.verification.passages import by_passage, likelihood, log_softmax
-from epmq_export.verification.prediction import Prediction, divergence, perplexity, same_top
-from epmq_export.verification.scores import Outputs
+from epmq_export.verification.tasks import likelihood as passages_room
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.language import LanguageBench
+from epmq_export.verification.tasks.likelihood import by_passage, likelihood, log_softmax
+from epmq_export.verification.tasks.multiple_choice import Choice, leaders
+from epmq_export.verification.tasks.perplexity import Prediction, divergence, perplexity, same_top
 from tests import tiny_decoder
 
 CPU = torch.device("cpu")

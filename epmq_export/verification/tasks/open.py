@@ -8,8 +8,8 @@ import torch
 from epmq_export.data.task import Task
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.model_set import ModelSet
-from epmq_export.verification.language import LanguageBench
-from epmq_export.verification.scores import Bench, HeadBench
+from epmq_export.verification.tasks.bench import Bench, HeadBench
+from epmq_export.verification.tasks.language import LanguageBench
 
 
 def open_bench(sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> Bench:
