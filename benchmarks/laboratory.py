@@ -15,10 +15,11 @@ from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.calibration.pack import calibrate
-from epmq_export.data.task import Task, load_tasks
+from epmq_export.data.task import Task
 from epmq_export.models import reference
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Sample
+from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe, RecipeQuantization
 from epmq_export.tensors.cached import Kept

@@ -30,7 +30,6 @@ from epmq_export.costs import (
     shape_of,
     work_of,
 )
-from epmq_export.data.task import load_tasks, require_kind
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout, Storage, storage_name
@@ -38,6 +37,7 @@ from epmq_export.local import Found
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format, PlannedTensor
 from epmq_export.models.runtime import Runtime
+from epmq_export.pipeline.tasks import load_tasks, require_kind
 from epmq_export.project import require_formats, require_readable
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe

@@ -9,11 +9,12 @@ import torch
 
 from epmq_export import sources
 from epmq_export.calibration.pack import Progress, calibrate
-from epmq_export.data.task import Task, load_tasks
+from epmq_export.data.task import Task
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.sources import Checkpoints
 from epmq_export.tensors.checkpoint import OpenGguf

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.classes import by_name, distinct
+from epmq_export.data.labels import by_name, distinct
 from epmq_export.data.pictures import Pictures, of_array
 from epmq_export.errors import InputError, did_you_mean
 

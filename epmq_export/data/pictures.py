@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from epmq_export.data.classes import UNLABELLED
+from epmq_export.data.labels import UNLABELLED
 from epmq_export.errors import InputError
 from epmq_export.files import sha256
 from epmq_export.models.samples import Picture, Pixels

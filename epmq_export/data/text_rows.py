@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from epmq_export.data.classes import UNLABELLED, indices_of
+from epmq_export.data.labels import UNLABELLED, indices_of
 from epmq_export.errors import InputError
 from epmq_export.files import encodable
 

@@ -3,14 +3,24 @@ hub.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from epmq_export.data.folder import files_in, of_split, tables_of, told
-from epmq_export.data.hub import digest_of, read_dataset
-from epmq_export.data.table import read_tables
+from epmq_export.data.tables import (
+    Choose,
+    Columns,
+    Table,
+    choose_labels,
+    digest_of,
+    is_text,
+    read_dataset,
+    read_tables,
+    require_column,
+)
 from epmq_export.data.text_lines import read_lines
-from epmq_export.data.text_rows import Texts
-from epmq_export.data.text_table import text_columns, texts_in
+from epmq_export.data.text_rows import Text, Texts, checked
 from epmq_export.errors import InputError
 from epmq_export.recipe.task import RecipeData
 
@@ -41,3 +51,44 @@ def read_texts(asked: RecipeData, split: str = "train") -> Texts:
     if path.suffix.lower() == ".parquet":
         return texts_in(read_tables([path], columns))
     return read_lines(path, asked.texts, asked.labels)
+
+
+def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
+    """By name; by default `text`, or the only column of texts that are no labels, and the labels as of any
+    table.
+    """
+
+    def choose(schema: Any, place: str) -> Columns:  # noqa: ANN401 - pyarrow has no types
+        found, names = choose_labels(schema, labels, place)
+        fitting = [name for name in schema.names if is_text(schema.field(name).type)]
+        others = [name for name in fitting if name != found]
+        columns = texts or ["text" if "text" in others or len(others) != 1 else others[0]]
+        for name in columns:
+            require_column(
+                schema, name, fitting, "expected a column of texts (the key texts names it)", place
+            )
+        return Columns(columns, found, names)
+
+    return choose
+
+
+def texts_in(table: Table) -> Texts:
+    """A sample for each row, with its label. InputError for a row without a text."""
+    columns, labels = table.columns.samples, table.columns.labels
+    samples = []
+    for part in table.parts:
+        for row, values in enumerate(zip(*(part.values(name) for name in columns), strict=True)):
+            place = f"{part.place}: row {row}"
+            samples.append(
+                Text(
+                    place,
+                    {name: checked(value, place, name) for name, value in zip(columns, values, strict=True)},
+                )
+            )
+    if not samples:
+        raise InputError(f"{table.place}: found no row, expected at least one text")
+    return Texts(
+        samples,
+        None if labels is None else [label for part in table.parts for label in part.values(labels)],
+        table.columns.names,
+    )

@@ -15,9 +15,9 @@ from converters.gguf_base import GgufBase
 from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.calibration.pack import calibrate
-from epmq_export.data.task import load_tasks
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import sha256
+from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed, PackedTensor
 from tests.calibration.tiny import CPU, LETTERS, texts, tiny

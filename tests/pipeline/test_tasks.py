@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from epmq_export.data.task import Task, load_tasks
+from epmq_export.data.task import Task
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.models.samples import Sample, digest, picture_of
+from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from tests.data.hub import Hub
 from tests.data.image_files import folders, png, put

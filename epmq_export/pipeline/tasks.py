@@ -1,0 +1,270 @@
+"""The tasks of a recipe with their data read: what to calibrate on, and what to judge by."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from epmq_export.data.images import FILES, read_pictures
+from epmq_export.data.labels import indices_of
+from epmq_export.data.pictures import Pictures
+from epmq_export.data.task import Task
+from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, prompted
+from epmq_export.data.texts import read_texts
+from epmq_export.errors import InputError
+from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.task import RecipeData
+from epmq_export.recipe.values import SPEARMAN, worded
+
+log = logging.getLogger(__name__)
+
+
+def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
+    """Read the data of every task, in the recipe's order: texts, each in the task's prompt, or pictures where
+    the modality is `image`.
+    """
+    require_kind(recipe, modality)
+    load = _of_pictures if modality == "image" else _of_texts
+    return [load(recipe, name) for name in recipe.require_tasks().tasks]
+
+
+def require_kind(recipe: Recipe, modality: str) -> None:
+    """RecipeError for data that are not what the base model reads, and for a metric of what it does not
+    write.
+    """
+    reads, other = ("images", "texts") if modality == "image" else ("texts", "images")
+    for name, task in recipe.tasks.items():
+        if task.metric is not None and modality != "language":
+            raise recipe.mistake(
+                ("tasks", name, "metric"),
+                f"found {task.metric}, expected it left out: the base model answers nothing in words",
+            )
+        for key, place in task.data:
+            if isinstance(place, RecipeData):
+                if getattr(place, other) is not None:
+                    raise recipe.mistake(
+                        ("tasks", name, *key, other),
+                        f"found it set, expected the key left out: the base model reads {reads}",
+                    )
+            elif modality == "image" and place.is_file() and place.suffix.lower() not in FILES:
+                expected = (
+                    f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the "
+                    "base model reads images"
+                )
+                raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
+
+
+def _of_texts(recipe: Recipe, name: str) -> Task:
+    task = recipe.tasks[name]
+    read = [read_texts(_asked(place)) for place in task.calibration]
+    texts = list(dict.fromkeys(prompted(task.prompt, text) for each in read for text in each.samples))
+    calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
+    labels = dict(task.labels or {})
+    truth: Tensor | None = None
+    expected: Sequence[str] | None = None
+    if task.evaluation is None:
+        evaluation = _left_over(recipe, name, texts, calibration)
+    else:
+        found = read_texts(_asked(task.evaluation), "test")
+        evaluation, read = [prompted(task.prompt, text) for text in found.samples], [*read, found]
+        if labels:
+            _labelled(recipe, name, found.labels, "texts")
+            classes = classes_of(found, list(labels))
+            if task.metric is not None:
+                expected = [[*labels.values()][index] for index in classes]
+            else:
+                truth = torch.tensor(classes, dtype=torch.int64)
+        elif task.metric is not None:
+            expected = (
+                [f"{number:g}" for number in numbers_of(found)]
+                if task.metric == SPEARMAN
+                else answers_of(found)
+            )
+        elif task.head is not None or task.templates:
+            raise recipe.mistake(
+                ("tasks", name, "labels"),
+                "found nothing, expected the classes, since the task has a head or templates",
+            )
+    _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
+    data = {place: each for part in read for place, each in part.data.items()}
+    prompts = _prompts(labels, task.templates) if truth is not None else []
+    where = recipe.location(task.expert)
+    return Task(
+        name,
+        where,
+        calibration,
+        evaluation,
+        truth,
+        list(labels),
+        prompts,
+        task.head,
+        metric=task.metric,
+        expected=expected,
+        data=data,
+    )
+
+
+def _of_pictures(recipe: Recipe, name: str) -> Task:
+    task = recipe.tasks[name]
+    read = [read_pictures(_asked(place)) for place in task.calibration]
+    pictures = _distinct(picture for each in read for picture in each.samples)
+    broken = _Broken()
+    calibration = choose(pictures, recipe.calibration.samples, recipe.calibration.seed, broken.usable)
+    if not calibration:
+        raise InputError(
+            f"task {name}: none of its {len(pictures)} calibration images can be decoded, the first: "
+            f"{broken.first}"
+        )
+    labels = dict(task.labels or {})
+    truth: Tensor | None = None
+    evaluation: Sequence[Picture]
+    if task.evaluation is None:
+        # They are calibration images, too: what cannot be decoded is left out there and here.
+        evaluation = _left_over(recipe, name, pictures, calibration, broken.usable)
+    else:
+        found = read_pictures(_asked(task.evaluation), "test")
+        evaluation, read = found.samples, [*read, found]
+        if labels or task.templates or task.head is not None:
+            labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
+            classes = _labelled(recipe, name, found.classes, "images")
+            truth = torch.tensor(
+                indices_of([picture.place for picture in evaluation], classes, found.names, list(labels)),
+                dtype=torch.int64,
+            )
+        for picture in evaluation:
+            picture.pixels()  # what cannot be decoded is told now, not after the calibration
+    notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
+    _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
+    data = {place: each for part in read for place, each in part.data.items()}
+    prompts = _prompts(labels, task.templates) if truth is not None else []
+    return Task(
+        name,
+        recipe.location(task.expert),
+        calibration,
+        evaluation,
+        truth,
+        list(labels),
+        prompts,
+        task.head,
+        notes,
+        data=data,
+    )
+
+
+def _asked(place: Path | RecipeData) -> RecipeData:
+    return place if isinstance(place, RecipeData) else RecipeData.model_construct(path=place)
+
+
+def _distinct(pictures: Iterable[Picture]) -> list[Picture]:
+    """Each once, where it comes first."""
+    found: dict[str, Picture] = {}
+    for picture in pictures:
+        found.setdefault(picture.digest, picture)
+    return list(found.values())
+
+
+class _Broken:
+    """The calibration images that were asked for and cannot be decoded."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def first(self) -> str:
+        return next(iter(self._reasons.values()))
+
+    def usable(self, picture: Picture) -> bool:
+        if picture.digest not in self._reasons:
+            try:
+                picture.pixels()
+            except InputError as error:
+                self._reasons[picture.digest] = str(error)
+        return picture.digest not in self._reasons
+
+    def notes(self, recipe: Recipe, name: str, usable: int) -> list[str]:
+        """A sentence, logged and for the report, where there are any. Paths are relative to the recipe, so
+        that it says the same everywhere.
+        """
+        if not self._reasons:
+            return []
+        count, first = len(self._reasons), self.first.replace(f"{recipe.directory}{os.sep}", "")
+        note = (
+            f"task {name}: {count} of {count + usable} calibration images cannot be decoded and are left "
+            f"out, the first: {first}"
+        )
+        log.warning("%s", note)
+        return [note]
+
+
+def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
+    """The classes of the evaluation images, as they name them; RecipeError where they do not, or where there
+    is but one.
+    """
+    if found.names is None or len(found.names) < 2:
+        what = (
+            "have no names of their own"
+            if found.names is None
+            else f"are all of the class {found.names[0]!r}"
+        )
+        raise recipe.mistake(
+            ("tasks", name, "labels"), f"found nothing, expected the classes: the evaluation images {what}"
+        )
+    return found.names
+
+
+def _labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: str) -> Sequence[object]:
+    """The labels of the evaluation data; RecipeError where they have none."""
+    if labels is None:
+        raise recipe.mistake(
+            ("tasks", name, "evaluation"),
+            f"found {what} without labels, expected labels, since the task has classes",
+        )
+    return labels
+
+
+def _prompts(labels: Mapping[str, str], templates: Sequence[str]) -> list[list[str]]:
+    return [[template.format(text) for template in templates or ("{}",)] for text in labels.values()]
+
+
+def _left_over(
+    recipe: Recipe,
+    name: str,
+    samples: Sequence[AnySample],
+    chosen: Sequence[AnySample],
+    usable: Callable[[AnySample], bool] = lambda sample: True,
+) -> list[AnySample]:
+    """The distinct samples that were not chosen; RecipeError where none is left."""
+    taken = {digest(sample) for sample in chosen}
+    left = [sample for sample in samples if digest(sample) not in taken and usable(sample)]
+    if not left:
+        message = (
+            f"found {len(samples)} distinct samples, none left after calibration, expected more than "
+            "calibration.samples, or an evaluation file"
+        )
+        raise recipe.mistake(("tasks", name, "calibration"), message)
+    return left
+
+
+def _tell(
+    name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]
+) -> None:
+    if len(calibration) < asked:
+        log.warning(
+            "task %s: %d distinct calibration %s, %d asked for: all are used",
+            name,
+            len(calibration),
+            what,
+            asked,
+        )
+    if shared := len({digest(each) for each in calibration} & {digest(each) for each in evaluation}):
+        log.warning(
+            "task %s: %d calibration %s are evaluation %s too, so its scores may flatter",
+            name,
+            shared,
+            what,
+            what,
+        )
