@@ -26,8 +26,8 @@ from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, Verificat
 if TYPE_CHECKING:
     import torch
 
-    from epmq_export.chain import Chain
-    from epmq_export.project import Project
+    from epmq_export.pipeline.job import Job
+    from epmq_export.pipeline.run import Pipeline
     from epmq_export.verification.verify import Verdict
 
 log = logging.getLogger("epmq_export")
@@ -49,10 +49,10 @@ INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 
 @cache
-def chain() -> "Chain":
+def chain() -> "Pipeline":
     from converters import open_family
     from converters.gguf_base import GgufBase
-    from epmq_export.chain import Chain
+    from epmq_export.pipeline.run import Pipeline
     from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
     from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
     from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -61,7 +61,7 @@ def chain() -> "Chain":
 
     formats = (Gguf(), OnnxQdq())
     runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
-    return Chain(
+    return Pipeline(
         open_family,
         GgufBase,
         {format.name: format for format in formats},
@@ -108,16 +108,17 @@ def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> N
     """Merge the experts; write a Hugging Face directory in full precision."""
     from converters import frozen
     from converters.gguf_base import GgufBase
-    from epmq_export import sources
     from epmq_export.merging.hf_directory import model_card, write_merged
+    from epmq_export.pipeline.merge import merge as merge_models
+    from epmq_export.pipeline.models import open_checkpoints
     from epmq_export.recipe.load import load_recipe
     from epmq_export.tensors.shards import SHARD_BYTES
 
     stages = console.Stages()
     files.refuse_existing(output, overwrite)
     asked = load_recipe(recipe)
-    opened = sources.open_checkpoints(asked, GgufBase)
-    made = sources.merge(asked, opened, frozen(opened.base.model_directory))
+    opened = open_checkpoints(asked, GgufBase)
+    made = merge_models(asked, opened, frozen(opened.base.model_directory))
     card = model_card(
         asked.base_model,
         [model.model for model in asked.experts],
@@ -148,7 +149,7 @@ def calibrate(
     resume: Resume = False,
 ) -> None:
     """Merge and calibrate, layer by layer, onto the grids of the file; write a packed checkpoint."""
-    from epmq_export.chain import calibrate
+    from epmq_export.pipeline.run import calibrate
 
     files.refuse_existing(output, overwrite)
     calibrate(_open(recipe, device), output, resume, console.Stages(), format.value)
@@ -189,7 +190,7 @@ def verify(
     device: Device = None,
 ) -> None:
     """Reload the written files in their runtimes and judge them: codes, metadata, graph, accuracy by task."""
-    from epmq_export.chain import PACKED, recipe_of
+    from epmq_export.pipeline.run import PACKED, recipe_of
     from epmq_export.tensors.packed import Packed
 
     packed = Packed(output / PACKED)
@@ -328,21 +329,21 @@ def doctor(as_json: AsJson = False) -> None:
         )
 
 
-def _open(path: Path, device: str | None, base: Path | None = None) -> "Project":
+def _open(path: Path, device: str | None, base: Path | None = None) -> "Job":
     """The recipe's project; `base` stands in for the model that it names."""
     from converters import open_family
     from converters.gguf_base import GgufBase
-    from epmq_export.project import Project
+    from epmq_export.pipeline.job import Job
     from epmq_export.recipe.load import load_recipe
 
     recipe = load_recipe(path)
     if base is not None:
         recipe = recipe.model_copy(update={"base_model": str(base)})
-    return Project.open(recipe.require_tasks(), open_family, GgufBase, _device(device))
+    return Job.open(recipe.require_tasks(), open_family, GgufBase, _device(device))
 
 
 def _forecast(path: Path, device: str | None, as_json: bool) -> None:
-    from epmq_export.forecast import Forecaster
+    from epmq_export.pipeline.forecast.forecast import Forecaster
     from epmq_export.recipe.load import load_recipe
 
     stages = chain()

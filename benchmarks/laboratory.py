@@ -12,13 +12,14 @@ from suites import TEXT, Suite
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
-from epmq_export.calibration.pack import calibrate
 from epmq_export.data.task import Task
 from epmq_export.models import reference
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Sample
+from epmq_export.pipeline.calibrate import calibrate
+from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_sources
+from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe, RecipeQuantization
@@ -50,19 +51,19 @@ class Experiment:
 
     recipe: Recipe
     tasks: Sequence[Task]
-    checkpoints: sources.Checkpoints
+    checkpoints: Checkpoints
     sources: ModelSet
 
     @classmethod
     def open(cls, path: Path) -> "Experiment":
         recipe = load_recipe(path)
-        checkpoints = sources.open_checkpoints(recipe, GgufBase)
-        opened = sources.open_sources(recipe, checkpoints, open_family)
+        checkpoints = open_checkpoints(recipe, GgufBase)
+        opened = open_sources(recipe, checkpoints, open_family)
         return cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened)
 
     @property
     def origin(self) -> dict[str, Any]:
-        return sources.provenance(
+        return provenance(
             self.recipe,
             self.checkpoints,
             {place: each for task in self.tasks for place, each in task.data.items()},

@@ -20,10 +20,10 @@ from epmq_export.listing import origin, rows, short, visible
 from epmq_export.tensors.description import Description
 
 if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
-    from epmq_export.costs import Memory
     from epmq_export.doctor import Diagnosis
-    from epmq_export.forecast import Forecast
-    from epmq_export.local import Found
+    from epmq_export.pipeline.forecast.costs import Memory
+    from epmq_export.pipeline.forecast.forecast import Forecast
+    from epmq_export.pipeline.forecast.inventory import Found
     from epmq_export.verification.verify import Verdict
 
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)

@@ -25,7 +25,7 @@ def main() -> None:
         "converters",
         "formats.gguf",
         "formats.onnx_qdq",
-        "epmq_export.calibration.pack",
+        "epmq_export.pipeline.calibrate",
         "epmq_export.verification.verify",
     ):
         import_module(room)

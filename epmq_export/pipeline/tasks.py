@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from epmq_export.data.images import FILES, read_pictures
+from epmq_export.data.images import read_pictures
 from epmq_export.data.labels import indices_of
 from epmq_export.data.pictures import Pictures
 from epmq_export.data.task import Task
@@ -16,6 +16,7 @@ from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, promp
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
+from epmq_export.pipeline.requirements import require_kind
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
 from epmq_export.recipe.values import SPEARMAN, worded
@@ -30,32 +31,6 @@ def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
     require_kind(recipe, modality)
     load = _of_pictures if modality == "image" else _of_texts
     return [load(recipe, name) for name in recipe.require_tasks().tasks]
-
-
-def require_kind(recipe: Recipe, modality: str) -> None:
-    """RecipeError for data that are not what the base model reads, and for a metric of what it does not
-    write.
-    """
-    reads, other = ("images", "texts") if modality == "image" else ("texts", "images")
-    for name, task in recipe.tasks.items():
-        if task.metric is not None and modality != "language":
-            raise recipe.mistake(
-                ("tasks", name, "metric"),
-                f"found {task.metric}, expected it left out: the base model answers nothing in words",
-            )
-        for key, place in task.data:
-            if isinstance(place, RecipeData):
-                if getattr(place, other) is not None:
-                    raise recipe.mistake(
-                        ("tasks", name, *key, other),
-                        f"found it set, expected the key left out: the base model reads {reads}",
-                    )
-            elif modality == "image" and place.is_file() and place.suffix.lower() not in FILES:
-                expected = (
-                    f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the "
-                    "base model reads images"
-                )
-                raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
 
 
 def _of_texts(recipe: Recipe, name: str) -> Task:

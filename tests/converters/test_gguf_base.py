@@ -15,9 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export import sources
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.hf_directory import write_merged
+from epmq_export.pipeline.merge import merge
+from epmq_export.pipeline.models import open_checkpoints
+from epmq_export.pipeline.provenance import provenance
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from tests import tiny_decoder, tiny_gguf
@@ -103,8 +105,8 @@ def test_merged_from_a_grid_within_its_rounding(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with caplog.at_level(logging.WARNING):
         asked = load_recipe(tmp_path / "recipe.yaml")
-        opened = sources.open_checkpoints(asked, GgufBase)
-        made = sources.merge(asked, opened)
+        opened = open_checkpoints(asked, GgufBase)
+        made = merge(asked, opened)
         write_merged(
             tmp_path / "out",
             made.source,
@@ -134,7 +136,7 @@ def test_merged_from_a_grid_within_its_rounding(
         "tokenizer.json",
         "chat_template.jinja",
     }
-    told = sources.provenance(asked, opened, {})["inputs"]
+    told = provenance(asked, opened, {})["inputs"]
     assert {"base.gguf", "other.gguf", "base.gguf/config.json"} <= {entry["path"] for entry in told}
     # Of the base itself no more is gone than its grid's rounding.
     step = {

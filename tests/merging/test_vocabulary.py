@@ -18,8 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from converters.gguf_base import GgufBase
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.merging.hf_directory import write_merged
+from epmq_export.pipeline.merge import merge
+from epmq_export.pipeline.models import open_checkpoints
 from epmq_export.recipe.load import load_recipe
-from epmq_export.sources import merge, open_checkpoints
 
 WIDTH = 7
 

@@ -12,7 +12,7 @@ import torch
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export.forecast import Forecaster
+from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.task import RecipeData
 from tests.command import ENVIRONMENT, ROOT

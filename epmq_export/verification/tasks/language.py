@@ -5,13 +5,13 @@ they go on with texts.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 
 from epmq_export.data.task import Task
 from epmq_export.models import reference
-from epmq_export.models.family import Family, LanguageFamily
+from epmq_export.models.family import LanguageFamily
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Passage, Sample, text_of
 from epmq_export.recipe.recipe import RecipeVerify
@@ -61,12 +61,6 @@ class LanguageBench:
 
     def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
         return self.trials[task.name].compare(outputs, reference, verify)
-
-
-def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
-    """InputError where the model has no room for a task's answers: told before the work."""
-    for task in tasks:
-        _answers(task, cast(LanguageFamily, family))
 
 
 def _answers(task: Task, family: LanguageFamily) -> Answers | None:

@@ -15,7 +15,7 @@ from converters.gguf_base import GgufBase
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.models import reference
 from epmq_export.models.samples import Question
-from epmq_export.project import Project
+from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks.bench import Outputs
@@ -54,7 +54,7 @@ def test_numbers() -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("answers")
     base = tiny_decoder.write(folder / "base", "llama, tied")
     for t in range(2):
@@ -76,7 +76,7 @@ calibration: {samples: 4}
 """,
         encoding="utf-8",
     )
-    return Project.open(load_recipe(recipe), open_family, GgufBase, CPU)
+    return Job.open(load_recipe(recipe), open_family, GgufBase, CPU)
 
 
 def answered(trial: Answers, *answers: str) -> Outputs:
@@ -91,7 +91,7 @@ def answered(trial: Answers, *answers: str) -> Outputs:
     )
 
 
-def test_an_answer_is_right_word_for_word(project: Project) -> None:
+def test_an_answer_is_right_word_for_word(project: Job) -> None:
     family: Any = project.sources.family
     bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
     words, numbers = bench.trials["words"], bench.trials["numbers"]
@@ -127,7 +127,7 @@ def test_an_answer_is_right_word_for_word(project: Project) -> None:
     )
 
 
-def test_a_model_answers_for_itself(project: Project) -> None:
+def test_a_model_answers_for_itself(project: Job) -> None:
     family: Any = project.sources.family
     bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
     outputs = bench.outputs(
@@ -137,18 +137,18 @@ def test_a_model_answers_for_itself(project: Project) -> None:
     assert set(bench.scores(outputs)) == {"words", "numbers", "average"}
 
 
-def test_labels_are_answers_too(project: Project, tmp_path: Path) -> None:
+def test_labels_are_answers_too(project: Job, tmp_path: Path) -> None:
     folder = project.recipe.directory
     text = project.recipe.path.read_text(encoding="utf-8").replace(
         "evaluation: words.tsv,", "evaluation: labels.tsv, labels: {bad: ' so bad', good: ' good'},"
     )
     (folder / "labels.tsv").write_text("good\tvifo\n0\tvifo gari\n", encoding="utf-8")
     (recipe := folder / "labels.yaml").write_text(text, encoding="utf-8")
-    task = Project.open(load_recipe(recipe), open_family, GgufBase, CPU).tasks[0]
+    task = Job.open(load_recipe(recipe), open_family, GgufBase, CPU).tasks[0]
     assert task.expected == [" good", " so bad"] and task.truth is None and task.metric == "exact_match"
 
 
-def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: Project) -> None:
+def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: Job) -> None:
     text = project.recipe.path.read_text(encoding="utf-8").replace("words.tsv", "long.tsv")
     (project.recipe.directory / "long.tsv").write_text(f"{'cat dog ' * 400}\tit is\n", encoding="utf-8")
     (recipe := project.recipe.path.with_name("long.yaml")).write_text(text, encoding="utf-8")
@@ -156,10 +156,10 @@ def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: P
         InputError,
         match=r"task words: .*found answers of up to \d+ tokens, expected fewer than the 512 that it takes",
     ):
-        Project.open(load_recipe(recipe), open_family, GgufBase, CPU)
+        Job.open(load_recipe(recipe), open_family, GgufBase, CPU)
 
 
-def test_what_cannot_be_scored_so_is_refused(project: Project) -> None:
+def test_what_cannot_be_scored_so_is_refused(project: Job) -> None:
     recipe = project.recipe.path.with_name("other.yaml")
     text = project.recipe.path.read_text(encoding="utf-8")
     for old, new, sentence in (

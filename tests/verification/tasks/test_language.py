@@ -15,7 +15,7 @@ from converters.gguf_base import GgufBase
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Passage, Sample
-from epmq_export.project import Project
+from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks import likelihood as passages_room
@@ -45,7 +45,7 @@ def test_numbers_of_rows() -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A task with answers, and one of texts to go on with."""
     folder = tmp_path_factory.mktemp("language")
     base = tiny_decoder.write(folder / "base", "llama, tied")
@@ -72,10 +72,10 @@ calibration: {samples: 4}
 """,
         encoding="utf-8",
     )
-    return Project.open(load_recipe(folder / "recipe.yaml"), open_family, GgufBase, CPU)
+    return Job.open(load_recipe(folder / "recipe.yaml"), open_family, GgufBase, CPU)
 
 
-def bench_of(project: Project) -> LanguageBench:
+def bench_of(project: Job) -> LanguageBench:
     family: Any = project.sources.family
     return LanguageBench.build(family, project.sources, project.tasks, CPU)
 
@@ -96,7 +96,7 @@ def library_likelihood(directory: Path, context: str, target: str) -> tuple[floa
     return float(sum(logits[i - 1, ids[i]] for i in range(start, len(ids)))), len(ids) - start
 
 
-def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Project) -> None:
+def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Job) -> None:
     bench = bench_of(project)
     base = project.recipe.directory / "base"
     outputs = bench.outputs(
@@ -119,7 +119,7 @@ def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Proje
     assert 0 <= scores["stories"] < 1 and bench.scores(bench.experts)["stories"] == 1.0
 
 
-def test_a_model_is_compared_with_the_reference(project: Project) -> None:
+def test_a_model_is_compared_with_the_reference(project: Job) -> None:
     bench = bench_of(project)
     expected = bench.outputs(
         partial(reference.outputs, project.sources.family, project.sources.merged, device=CPU)
@@ -146,7 +146,7 @@ def test_a_model_is_compared_with_the_reference(project: Project) -> None:
     assert mood.drop == 0.0 and mood.broken is None
 
 
-def test_a_runtime_is_given_few_rows_at_a_time(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_is_given_few_rows_at_a_time(project: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of(project)
     run = partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
     whole = bench.outputs(run)
@@ -164,13 +164,13 @@ def test_a_runtime_is_given_few_rows_at_a_time(project: Project, monkeypatch: py
         np.testing.assert_allclose(outputs, whole[name], rtol=1e-4, atol=1e-4)
 
 
-def test_other_tokens_in_the_runtime_are_told(project: Project) -> None:
+def test_other_tokens_in_the_runtime_are_told(project: Job) -> None:
     bench = bench_of(project)
     with pytest.raises(InputError, match="the runtime's tokenizer makes others of the texts"):
         bench.outputs(lambda samples: np.zeros((1, 8), np.float32))
 
 
-def test_cut_passages_keep_their_answers(project: Project) -> None:
+def test_cut_passages_keep_their_answers(project: Job) -> None:
     bench = bench_of(project)
     assert [passage.target for passage in trial(bench, Choice, "mood").passages[:2]] == [
         " very good !",
@@ -179,7 +179,7 @@ def test_cut_passages_keep_their_answers(project: Project) -> None:
     assert trial(bench, Prediction, "stories").passages[0] == Passage("", tiny_decoder.LINES[0])
 
 
-def test_answers_of_one_token_are_read_off_one_row(project: Project) -> None:
+def test_answers_of_one_token_are_read_off_one_row(project: Job) -> None:
     """That it is the same row is what test_answers_are_judged_by_likelihood says of answers of other
     lengths.
     """

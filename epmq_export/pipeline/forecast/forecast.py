@@ -12,12 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from epmq_export import local
 from epmq_export._version import __version__
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.method import Method
-from epmq_export.calibration.rest import linears as rest_linears
-from epmq_export.costs import (
+from epmq_export.calibration.uncalibrated import linears as rest_linears
+from epmq_export.errors import MissingRuntime
+from epmq_export.grids import Grid
+from epmq_export.grids.layout import Layout, Storage, storage_name
+from epmq_export.models.family import Family
+from epmq_export.models.format import Format, PlannedTensor
+from epmq_export.models.runtime import Runtime
+from epmq_export.pipeline.forecast import inventory as local
+from epmq_export.pipeline.forecast.costs import (
     FLOAT,
     Memory,
     Samples,
@@ -30,22 +36,20 @@ from epmq_export.costs import (
     shape_of,
     work_of,
 )
-from epmq_export.errors import MissingRuntime
-from epmq_export.grids import Grid
-from epmq_export.grids.layout import Layout, Storage, storage_name
-from epmq_export.local import Found
-from epmq_export.models.family import Family
-from epmq_export.models.format import Format, PlannedTensor
-from epmq_export.models.runtime import Runtime
-from epmq_export.pipeline.tasks import load_tasks, require_kind
-from epmq_export.project import require_formats, require_readable
+from epmq_export.pipeline.forecast.inventory import Found
+from epmq_export.pipeline.models import frozen_tensors
+from epmq_export.pipeline.requirements import (
+    require_answerable,
+    require_formats,
+    require_kind,
+    require_readable,
+)
+from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.sources import frozen_tensors
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import renamed, without
-from epmq_export.verification.tasks.language import require_answerable
 
 RULES = {
     "linear": "a weighted mean, read tensor by tensor",

@@ -17,7 +17,8 @@ from epmq_export.models.family import Family
 from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Sample
-from epmq_export.project import Project, require_readable
+from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.requirements import require_readable
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.checkpoint import OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
@@ -36,7 +37,7 @@ PACKED_ONNX = "packed-onnx"
 
 
 @dataclass(frozen=True)
-class Chain:
+class Pipeline:
     open_family: Callable[[Path], Family]
     open_gguf: OpenGguf
     formats: Mapping[str, Format]
@@ -46,7 +47,7 @@ class Chain:
         """What reads a family's files of a format."""
         return self.runtimes[family.runtimes[name]]
 
-    def run(self, project: Project, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:
+    def run(self, project: Job, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:
         """All of it. RecipeError where something is there that is not to be replaced."""
         names = project.formats
         for name in names:
@@ -99,7 +100,7 @@ class Chain:
         return written
 
     def verify(
-        self, output: Path, names: Sequence[str], project: Project | None, stages: Stages, report: Path | None
+        self, output: Path, names: Sequence[str], project: Job | None, stages: Stages, report: Path | None
     ) -> Verdict:
         """Each file against the packed checkpoint that it was written from; the tasks of all against that of
         GGUF, where the two differ.
@@ -149,7 +150,7 @@ class Chain:
             )
         return names
 
-    def runner(self, model: Path, project: Project) -> Callable[[Sequence[Sample]], Outputs]:
+    def runner(self, model: Path, project: Job) -> Callable[[Sequence[Sample]], Outputs]:
         """What gives a model's outputs for samples: a file's runtime, or PyTorch."""
         if not model.exists():
             raise InputError(f"{model}: no such file or directory")
@@ -168,7 +169,7 @@ class Chain:
         return partial(reference.outputs, family, source, device=project.device)
 
 
-def calibrate(project: Project, directory: Path, resume: bool, stages: Stages, format: str) -> Packed:
+def calibrate(project: Job, directory: Path, resume: bool, stages: Stages, format: str) -> Packed:
     if format == "gguf":
         require_readable(project.recipe, project.sources.family)
     with stages.stage("calibrate" if directory.name != PACKED_ONNX else "calibrate for onnx") as update:

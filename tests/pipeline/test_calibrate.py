@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export import sources
 from epmq_export.calibration.method import DEFAULT_METHOD
-from epmq_export.calibration.pack import calibrate
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import sha256
+from epmq_export.pipeline.calibrate import calibrate
+from epmq_export.pipeline.models import open_checkpoints, open_sources
+from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -58,13 +59,13 @@ def run(
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Packed:
     recipe = load_recipe(path)
-    opened = sources.open_checkpoints(recipe, GgufBase)
-    project = sources.open_sources(recipe, opened, open_family)
+    opened = open_checkpoints(recipe, GgufBase)
+    project = open_sources(recipe, opened, open_family)
     return calibrate(
         recipe,
         project,
         load_tasks(recipe, "text"),
-        sources.provenance(recipe, opened, {}),
+        provenance(recipe, opened, {}),
         out,
         CPU,
         resume,

@@ -7,9 +7,9 @@ import pytest
 
 from cli import chain
 from converters.bert import Bert
-from epmq_export.chain import Chain
 from epmq_export.console import Stages
 from epmq_export.errors import RecipeError
+from epmq_export.pipeline.run import Pipeline
 from epmq_export.tensors.packed import Packed
 from tests.small_bert import small_bert, small_packed
 
@@ -21,7 +21,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 @pytest.fixture
-def without_gguf() -> Chain:
+def without_gguf() -> Pipeline:
     """The project's own, for which BERT has no GGUF."""
     return replace(
         chain(), open_family=lambda directory: replace(Bert.open(directory), runtimes={"onnx": "onnxruntime"})
@@ -29,7 +29,7 @@ def without_gguf() -> Chain:
 
 
 def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(
-    without_gguf: Chain, packed: Packed, tmp_path: Path
+    without_gguf: Pipeline, packed: Packed, tmp_path: Path
 ) -> None:
     with pytest.raises(
         RecipeError, match=r"^--format gguf: family bert cannot be written in it, expected onnx$"
@@ -39,7 +39,7 @@ def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(
 
 
 def test_without_names_all_that_the_family_has_is_written(
-    without_gguf: Chain, packed: Packed, tmp_path: Path
+    without_gguf: Pipeline, packed: Packed, tmp_path: Path
 ) -> None:
     written = without_gguf.export(packed, tmp_path / "out", (), False, Stages())
     assert written == [tmp_path / "out" / "onnx" / "onnx" / "model_q4.onnx"] and written[0].is_file()

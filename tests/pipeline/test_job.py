@@ -6,7 +6,7 @@ import yaml
 
 from converters import open_family
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.project import require_formats, require_readable
+from epmq_export.pipeline.requirements import require_formats, require_readable
 from epmq_export.recipe.load import load_recipe
 from tests import tiny, tiny_clip
 

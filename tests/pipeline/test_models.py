@@ -11,9 +11,10 @@ from transformers import AutoModel
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export import sources
 from epmq_export.errors import RecipeError
 from epmq_export.merging.hf_directory import write_merged
+from epmq_export.pipeline.merge import merge
+from epmq_export.pipeline.models import open_checkpoints, open_sources
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from tests import tiny
@@ -48,13 +49,13 @@ def slices(*ranges: tuple[int, int]) -> list[dict[str, object]]:
 
 def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> None:
     asked = recipe(folder, slices=slices((0, 3), (1, 3)))
-    made = sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
+    made = merge(asked, open_checkpoints(asked, GgufBase))
     write_merged(
         tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer
     )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"] == 5
     model, single = AutoModel.from_pretrained(tmp_path / "out"), recipe(folder)
-    flat = sources.merge(single, sources.open_checkpoints(single, GgufBase)).source
+    flat = merge(single, open_checkpoints(single, GgufBase)).source
     for layer, origin in enumerate((0, 1, 2, 1, 2)):
         weight = f"encoder.layer.{origin}.output.dense.weight"
         assert torch.equal(model.encoder.layer[layer].output.dense.weight, flat.load(weight))
@@ -84,7 +85,7 @@ def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> No
 def test_layers_that_no_model_has_are_refused(folder: Path, keys: dict[str, object], sentence: str) -> None:
     asked = recipe(folder, **keys)
     with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {sentence}"):
-        sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
+        merge(asked, open_checkpoints(asked, GgufBase))
 
 
 def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None:
@@ -96,12 +97,12 @@ def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None
             r"base's.*`merge` works"
         ),
     ):
-        sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
+        open_sources(asked, open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_calibration_takes_the_bases_own_layers_in_slices(folder: Path) -> None:
     sliced, whole = (
-        sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family).merged
+        open_sources(asked, open_checkpoints(asked, GgufBase), open_family).merged
         for asked in (recipe(folder, slices=slices((0, 1), (1, 3))), recipe(folder))
     )
     assert list(sliced.names()) == list(whole.names())
@@ -123,7 +124,7 @@ def test_calibration_refuses_another_tokenizer(folder: Path, keys: dict[str, obj
         RecipeError,
         match=rf"recipe\.yaml:\d+: {next(iter(keys))}: found it set, expected it left out.*`merge` works",
     ):
-        sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
+        open_sources(asked, open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_an_adapter_on_the_base_as_the_model_whose_config_counts(folder: Path, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_an_adapter_on_the_base_as_the_model_whose_config_counts(folder: Path, t
         )
     )
     asked = load_recipe(folder / "linear.yaml")
-    made = sources.merge(asked, sources.open_checkpoints(asked, GgufBase))
+    made = merge(asked, open_checkpoints(asked, GgufBase))
     write_merged(
         tmp_path / "out", made.source, made.directory, "card", config=made.config, tokenizer=made.tokenizer
     )

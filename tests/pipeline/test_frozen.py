@@ -12,12 +12,13 @@ from transformers import CLIPModel
 
 from converters import frozen, open_family
 from converters.gguf_base import GgufBase
-from epmq_export import sources
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.grids.layout import Layout
 from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.merge import merge
+from epmq_export.pipeline.models import open_checkpoints, open_sources
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from tests.calibration.tiny import CPU, calibrated, flat
@@ -51,7 +52,7 @@ def recipe(folder: Path, *experts: str, **keys: object) -> Recipe:
 
 
 def opened(asked: Recipe) -> ModelSet:
-    return sources.open_sources(asked, sources.open_checkpoints(asked, GgufBase), open_family)
+    return open_sources(asked, open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_experts_of_the_image_tower_alone_get_the_rest_from_the_base(folder: Path) -> None:
@@ -123,7 +124,7 @@ def test_patterns_that_make_no_sense_are_one_sentence(
     asked = recipe(folder, "one", frozen=patterns)
     for attempt in (
         lambda: opened(asked),
-        lambda: sources.merge(asked, sources.open_checkpoints(asked, GgufBase), ()),
+        lambda: merge(asked, open_checkpoints(asked, GgufBase), ()),
     ):
         with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {sentence}") as error:
             attempt()

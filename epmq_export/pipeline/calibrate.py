@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,21 @@ from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refine import Refinement, refine, require_samples
-from epmq_export.calibration.rest import linears, rest
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.calibration.tune import tune
+from epmq_export.calibration.uncalibrated import rest
 from epmq_export.data.task import Task
-from epmq_export.errors import InputError, Key
+from epmq_export.errors import InputError
 from epmq_export.files import partial
 from epmq_export.grids import BUDGET, GRIDS, Grid
 from epmq_export.grids.layout import FULL
 from epmq_export.models.family import Family, calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.provenance import fingerprint
+from epmq_export.pipeline.requirements import require_matches
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.values import ONNX_GRIDS
-from epmq_export.sources import fingerprint
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.heads import head_of
@@ -63,7 +63,7 @@ def calibrate(
         )
     quantization = recipe.quantization
     replaced = quantization.replaced_in_onnx if format == "onnx" else {}
-    _require_matches(recipe, sources.family)
+    require_matches(recipe, sources.family)
     calibrator = Calibrator(
         sources.family,
         sources.base,
@@ -197,25 +197,3 @@ def _data(task: Task, sources: ModelSet, recipe: Recipe, device: torch.device) -
     expert = sources.experts[task.expert]
     samples = [sources.family.truncate(sample) for sample in task.calibration]
     return TaskData(task.name, expert, calibrated_on(sources.family, expert, samples, device), head)
-
-
-def _require_matches(recipe: Recipe, family: Family) -> None:
-    """RecipeError for a pattern that matches no linear."""
-    names = [
-        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
-    ]
-    names += linears(family)
-    quantization = recipe.quantization
-    patterns: list[tuple[Key, str]] = [
-        (("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)
-    ]
-    patterns += [(("quantization", "overrides", pattern), pattern) for pattern in quantization.overrides]
-    for key, pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise recipe.mistake(
-                key,
-                (
-                    f"found {pattern!r}, which matches no tensor, expected a pattern of names such as "
-                    f"{names[-1]}"
-                ),
-            )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
-from epmq_export.calibration.rest import linears, rest
+from epmq_export.calibration.uncalibrated import linears, rest
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import FULL, Layout
 from epmq_export.tensors.packed import PackedTensor

@@ -10,15 +10,15 @@ import yaml
 
 from converters import open_family
 from converters.gguf_base import GgufBase
-from epmq_export import costs
-from epmq_export import forecast as forecasts
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
-from epmq_export.costs import Samples, Shape, Speed, Step
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.forecast import Forecast, Forecaster
 from epmq_export.grids.layout import Layout
+from epmq_export.pipeline.forecast import costs
+from epmq_export.pipeline.forecast import forecast as forecasts
+from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
+from epmq_export.pipeline.forecast.forecast import Forecast, Forecaster
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint

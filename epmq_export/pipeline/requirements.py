@@ -1,84 +1,18 @@
-"""A recipe with everything that it names opened: what the stages work on."""
+"""What is sure to fail fails before the work."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import cast
 
-import torch
-
-from epmq_export import sources
-from epmq_export.calibration.pack import Progress, calibrate
+from epmq_export.calibration.uncalibrated import linears
+from epmq_export.data.images import FILES
 from epmq_export.data.task import Task
-from epmq_export.errors import RecipeError
+from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family
-from epmq_export.models.model_set import ModelSet
-from epmq_export.pipeline.tasks import load_tasks
+from epmq_export.models.family import Family, LanguageFamily
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.sources import Checkpoints
-from epmq_export.tensors.checkpoint import OpenGguf
-from epmq_export.tensors.packed import Packed
-from epmq_export.verification.tasks.language import require_answerable
-from epmq_export.verification.verify import Judge
-
-
-@dataclass(frozen=True)
-class Project:
-    recipe: Recipe
-    tasks: Sequence[Task]
-    checkpoints: Checkpoints
-    sources: ModelSet
-    device: torch.device
-
-    @classmethod
-    def open(
-        cls, recipe: Recipe, open_family: Callable[[Path], Family], open_gguf: OpenGguf, device: torch.device
-    ) -> "Project":
-        """Read the checkpoints' headers and the tasks' data; RecipeError or InputError for what is not as the
-        recipe says.
-        """
-        checkpoints = sources.open_checkpoints(recipe, open_gguf)
-        opened = sources.open_sources(recipe, checkpoints, open_family)
-        project = cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened, device)
-        require_formats(recipe, opened.family)
-        require_answerable(opened.family, project.tasks)
-        return project
-
-    @property
-    def formats(self) -> list[str]:
-        """What is to be written: what the recipe says, or all that the family can be written in."""
-        return self.recipe.export.formats or [*self.sources.family.runtimes]
-
-    def _provenance(self) -> dict[str, Any]:
-        return sources.provenance(
-            self.recipe,
-            self.checkpoints,
-            {place: each for task in self.tasks for place, each in task.data.items()},
-        )
-
-    def calibrate(self, directory: Path, resume: bool, progress: Progress, format: str = "gguf") -> Packed:
-        """For a format: ONNX cannot hold every grid."""
-        progress("hashing the inputs", 0, 0)
-        origin = self._provenance()
-        return calibrate(
-            self.recipe, self.sources, self.tasks, origin, directory, self.device, resume, progress, format
-        )
-
-    def calibrated(self, directory: Path) -> Packed:
-        """What an earlier run has calibrated; RecipeError where that run was another one."""
-        packed = Packed(directory)
-        origin = self._provenance()
-        if any(packed.index.get(key) != value for key, value in origin.items()):
-            raise RecipeError(
-                f"{directory} was made with another recipe, other inputs or other versions: start again "
-                "with --overwrite"
-            )
-        return packed
-
-    def judge(self, packed: Packed, progress: Callable[[str], None]) -> Judge:
-        """The reference's outputs on the tasks, and the scores that written files stand beside."""
-        return Judge.build(self.sources, self.tasks, packed, self.recipe.verify, self.device, progress)
+from epmq_export.recipe.task import RecipeData
+from epmq_export.verification.tasks.language import _answers
 
 
 def require_formats(recipe: Recipe, family: Family) -> None:
@@ -154,3 +88,57 @@ def require_readable(recipe: Recipe, family: Family) -> None:
                     "export.formats without gguf"
                 ),
             )
+
+
+def require_matches(recipe: Recipe, family: Family) -> None:
+    """RecipeError for a pattern that matches no linear."""
+    names = [
+        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
+    ]
+    names += linears(family)
+    quantization = recipe.quantization
+    patterns: list[tuple[Key, str]] = [
+        (("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)
+    ]
+    patterns += [(("quantization", "overrides", pattern), pattern) for pattern in quantization.overrides]
+    for key, pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise recipe.mistake(
+                key,
+                (
+                    f"found {pattern!r}, which matches no tensor, expected a pattern of names such as "
+                    f"{names[-1]}"
+                ),
+            )
+
+
+def require_kind(recipe: Recipe, modality: str) -> None:
+    """RecipeError for data that are not what the base model reads, and for a metric of what it does not
+    write.
+    """
+    reads, other = ("images", "texts") if modality == "image" else ("texts", "images")
+    for name, task in recipe.tasks.items():
+        if task.metric is not None and modality != "language":
+            raise recipe.mistake(
+                ("tasks", name, "metric"),
+                f"found {task.metric}, expected it left out: the base model answers nothing in words",
+            )
+        for key, place in task.data:
+            if isinstance(place, RecipeData):
+                if getattr(place, other) is not None:
+                    raise recipe.mistake(
+                        ("tasks", name, *key, other),
+                        f"found it set, expected the key left out: the base model reads {reads}",
+                    )
+            elif modality == "image" and place.is_file() and place.suffix.lower() not in FILES:
+                expected = (
+                    f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the "
+                    "base model reads images"
+                )
+                raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
+
+
+def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
+    """InputError where the model has no room for a task's answers: told before the work."""
+    for task in tasks:
+        _answers(task, cast(LanguageFamily, family))

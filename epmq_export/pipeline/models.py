@@ -1,0 +1,116 @@
+"""A recipe's models, opened: headers are read and compared, tensors stay on disk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from epmq_export.merging.assembly import assemble, require_layers
+from epmq_export.merging.merged import DTYPES
+from epmq_export.merging.plan import Plan
+from epmq_export.merging.registry import RULES
+from epmq_export.models.family import Family
+from epmq_export.models.model_set import ModelSet
+from epmq_export.recipe.plan import plan_of
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.tensors.cached import Kept
+from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
+from epmq_export.tensors.compatible import require_same_vocabulary
+from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The base and the experts as they are stored, experts by `Recipe.location`, and what is to be made of
+    them.
+    """
+
+    base: Checkpoint
+    experts: Mapping[str, Checkpoint]
+    plan: Plan
+
+
+def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
+    """Open what the recipe names; InputError for what is no model, RecipeError for settings that the rule
+    cannot take.
+    """
+    plan = plan_of(recipe)
+    base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf)
+    experts = {}
+    for model in recipe.experts:
+        location = recipe.location(model.model)
+        experts[location] = open_checkpoint(location, base, open_gguf=open_gguf)
+    return Checkpoints(base, experts, plan)
+
+
+def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
+    for model in recipe.experts:
+        require_same_vocabulary(
+            checkpoints.base.model_directory,
+            checkpoints.experts[recipe.location(model.model)].directory,
+            model.model,
+        )
+
+
+def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
+    """RecipeError where calibration cannot follow the merge, InputError for an expert that has another
+    vocabulary than the base.
+    """
+    for key, value in (
+        ("tokenizer_source", recipe.tokenizer_source),
+        ("tokenizer", recipe.tokenizer),
+        ("chat_template", recipe.chat_template),
+    ):
+        if value not in (None, "base"):
+            raise recipe.mistake(
+                (key,),
+                (
+                    "found it set, expected it left out: a calibrated model has the base's tokenizer; "
+                    "`merge` works"
+                ),
+            )
+    _require_same_vocabulary(recipe, checkpoints)
+    family = open_family(checkpoints.base.directory)
+    base = renamed(checkpoints.base, family.canonical)
+    frozen = frozen_tensors(recipe, base, family.frozen)
+    experts: Mapping[str, TypedSource] = {
+        location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()
+    }
+    moving = {
+        location: without(model, frozen)
+        for location, model in {recipe.location(recipe.base_model): base, **experts}.items()
+    }
+    require_layers(recipe, checkpoints.plan, next(iter(moving.values())))
+    merge = assemble(recipe, checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
+    if RULES[recipe.merge_method].costly:
+        # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
+        merge = Kept(merge)
+    opened = ModelSet(family, base, experts, merge, frozen)
+    if not frozen:
+        return opened
+    still = only(base, frozen)
+    return replace(
+        opened,
+        experts={location: opened.like_expert(expert) for location, expert in experts.items()},
+        merged=Joined([merge, still]),
+    )
+
+
+def frozen_tensors(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -> list[str]:
+    """The tensors that stay the base's: those that the recipe's patterns match, or without any those that
+    these do.
+    """
+    for i, pattern in enumerate(recipe.frozen or ()):
+        if not any(fnmatchcase(name, pattern) for name in base.names()):
+            raise recipe.mistake(
+                ("frozen", i),
+                (
+                    f"found {pattern!r}, which matches no tensor, expected a pattern of names such as "
+                    f"{base.names()[0]}"
+                ),
+            )
+    asked = patterns if recipe.frozen is None else recipe.frozen
+    found = [name for name in base.names() if any(fnmatchcase(name, pattern) for pattern in asked)]
+    if len(found) == len(base.names()):
+        raise recipe.mistake(("frozen",), "found patterns of all tensors, expected some that are merged")
+    return found

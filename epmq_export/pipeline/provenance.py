@@ -1,0 +1,70 @@
+"""What a result was made of: the recipe, the SHA-256 of every input, and the versions."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from epmq_export import files
+from epmq_export._version import __version__
+from epmq_export.pipeline.models import Checkpoints
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.tensors.checkpoint import Checkpoint
+from epmq_export.tensors.companions import companions
+from epmq_export.tensors.gguf_file import is_gguf
+
+
+def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]) -> dict[str, Any]:
+    """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No
+    time, no machine.
+
+    `data` are inputs that are no files, with their digests.
+    """
+    inputs = [
+        (path, checkpoints.base)
+        for path in sorted({*checkpoints.base.files(), *companions(checkpoints.base.directory)})
+    ]
+    inputs += [(path, expert) for expert in checkpoints.experts.values() for path in expert.files()]
+    hashed = [
+        {
+            "path": path.name if is_gguf(path) else f"{_name(model)}/{path.relative_to(model.directory)}",
+            "sha256": files.sha256(path),
+        }
+        for path, model in inputs
+        if path.is_relative_to(model.directory) or is_gguf(path)
+    ]
+    hashed += [
+        {
+            "path": _relative(path, recipe.directory),
+            "sha256": files.tree_sha256(path) if path.is_dir() else files.sha256(path),
+        }
+        for path in recipe.files
+    ]
+    hashed += [{"path": name, "sha256": digest} for name, digest in data.items()]
+    packages = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow")
+    return {
+        "recipe": recipe.source,
+        "inputs": hashed,
+        "versions": {
+            "epmq-export": __version__,
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def fingerprint(index: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that decides a calibration: two runs that share it give the same bytes."""
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def _name(model: Checkpoint) -> str:
+    """A hub id as it is, a directory or file by its own name: its place on this machine is nobody else's."""
+    return Path(model.location).name if Path(model.location).exists() else model.location
+
+
+def _relative(path: Path, directory: Path) -> str:
+    relative = os.path.relpath(path, directory)
+    return path.name if relative.startswith("..") else relative
