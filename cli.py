@@ -56,8 +56,8 @@ def chain() -> "Pipeline":
     from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
     from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
     from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-    from formats.gguf import Gguf
-    from formats.onnx_qdq import OnnxQdq
+    from formats.gguf.format import Gguf
+    from formats.onnx.format import OnnxQdq
 
     formats = (Gguf(), OnnxQdq())
     runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
@@ -253,7 +253,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """List a file's metadata and tensors, with types and sizes."""
-    from formats.describe import describe
+    from formats.inspect import describe
 
     description = describe(file)
     if as_json:

@@ -13,7 +13,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
 from tests import tiny
 from tests.command import Result, Warm, cold
 

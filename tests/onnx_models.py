@@ -22,7 +22,7 @@ from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 
 _ROOM = TemporaryDirectory()
 atexit.register(_ROOM.cleanup)

@@ -9,7 +9,7 @@ import pytest
 
 from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
 from tests import ROOT
 from tests.small_bert import small_bert, small_packed
 

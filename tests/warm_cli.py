@@ -23,8 +23,8 @@ CLI = ROOT / "cli.py"
 def main() -> None:
     for room in (
         "converters",
-        "formats.gguf",
-        "formats.onnx_qdq",
+        "formats.gguf.format",
+        "formats.onnx.format",
         "epmq_export.pipeline.calibrate",
         "epmq_export.verification.verify",
     ):

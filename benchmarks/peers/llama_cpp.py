@@ -18,7 +18,7 @@ from epmq_export.errors import MissingRuntime
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
 from peers.imatrix import importance
 from peers.peer import Merge, Quantised, Run, in_pytorch, linears
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 from peers.peer import Merge, Quantised, linears
 
 GROUP = 32

@@ -22,7 +22,7 @@ from peers.peer import in_pytorch
 from epmq_export.errors import InputError
 from epmq_export.models.reference import outputs
 from epmq_export.tensors.gguf_file import GgufFile
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 
 TEXTS = ["the weather is good", "the café", "good good good !", "is the weather good , the cafe"]
 CPU = torch.device("cpu")

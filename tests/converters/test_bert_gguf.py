@@ -9,7 +9,7 @@ from safetensors import safe_open
 from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
 from tests.small_bert import VOCABULARY, small_bert, small_packed
 
 CASES = (

@@ -11,7 +11,7 @@ from epmq_export.errors import InputError
 from epmq_export.verification.probes import probes
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
 from tests import tiny_clip
 
 

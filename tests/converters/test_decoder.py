@@ -31,8 +31,8 @@ from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.gguf import Gguf
-from formats.onnx_qdq import OnnxQdq
+from formats.gguf.format import Gguf
+from formats.onnx.format import OnnxQdq
 from tests import tiny_decoder
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from converters import open_family
 from epmq_export.models.samples import Question
 from epmq_export.verification.checks import check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 from tests import tiny_decoder, tiny_t5
 from tests.converters.test_decoder import pack
 

@@ -34,8 +34,8 @@ from epmq_export.tensors.source import Renamed, TensorSource, renamed
 from epmq_export.verification.checks import check_codes, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.gguf import Gguf
-from formats.onnx_qdq import OnnxQdq
+from formats.gguf.format import Gguf
+from formats.onnx.format import OnnxQdq
 from tests.merging.sources import InMemory
 from tests.tiny_t5 import VERSIONS, configured, t5, texts
 

@@ -24,7 +24,7 @@ from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
 from tests.tiny_t5 import VERSIONS, t5, texts
 

@@ -23,7 +23,7 @@ from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.probes import hard_pictures
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 from tests import tiny_vit
 from tests.command import Warm
 

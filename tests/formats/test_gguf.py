@@ -16,9 +16,9 @@ from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.tensors.packed import Packed, PackedTensor
-from formats.gguf import Gguf
-from formats.gguf_blocks import decode, encode
-from formats.gguf_layout import LAYOUTS
+from formats.gguf.blocks import decode, encode
+from formats.gguf.format import Gguf
+from formats.gguf.layout import LAYOUTS
 from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
 from tests.grids.points import random_point
 from tests.small_bert import small_bert, small_packed

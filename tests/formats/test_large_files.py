@@ -17,8 +17,9 @@ from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.safetensors_header import read_header
 from epmq_export.tensors.shards import StoredWeights
-from formats import onnx_external, onnx_weights
-from formats.describe import describe
+from formats.inspect import describe
+from formats.onnx import external as onnx_external
+from formats.onnx import weights as onnx_weights
 
 LARGE = 2**32 + 2**20
 """Bytes of the first tensor, so that the second's offset takes more than 32 bits."""

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, StringStringEntryProto, TensorProto
 
-import formats.onnx_qdq
+import formats.onnx.format
 from epmq_export.errors import InputError, OutputError
 from epmq_export.models.format import PlannedTensor
 from epmq_export.recipe.recipe import RecipeVerify
@@ -20,8 +20,9 @@ from epmq_export.verification.checks import check_codes, check_graph, check_meta
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from epmq_export.verification.verify import Written as File
 from epmq_export.verification.verify import verify
-from formats import onnx_external, onnx_weights
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx import external as onnx_external
+from formats.onnx import weights as onnx_weights
+from formats.onnx.format import OnnxQdq
 from tests.onnx_models import TEXTS, Written, small
 
 FORMAT, RUNTIME = OnnxQdq(), OnnxRuntime()
@@ -33,7 +34,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("large")
     small()  # it is kept: not to be the first to be written
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats.onnx_qdq, "LIMIT", 100_000)
+        patch.setattr(formats.onnx.format, "LIMIT", 100_000)
         return replace(small(), path=FORMAT.write(small().packed, small().family, folder))
 
 
@@ -93,7 +94,7 @@ def test_verified_as_any_other(large: Written) -> None:
 
 
 def test_the_same_bytes_again(large: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats.onnx_qdq, "LIMIT", 100_000)
+    monkeypatch.setattr(formats.onnx.format, "LIMIT", 100_000)
     again = FORMAT.write(large.packed, large.family, tmp_path)
     for name in ("", "_data"):
         assert Path(f"{again}{name}").read_bytes() == Path(f"{large.path}{name}").read_bytes()
@@ -114,7 +115,7 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fails", ["data", "model"])
 def test_half_of_it_is_nothing(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats.onnx_qdq, "LIMIT", 100_000)
+    monkeypatch.setattr(formats.onnx.format, "LIMIT", 100_000)
 
     def full(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
@@ -129,7 +130,7 @@ def test_half_of_it_is_nothing(fails: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_its_size_is_told_before(large: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats.onnx_qdq, "LIMIT", 100_000)
+    monkeypatch.setattr(formats.onnx.format, "LIMIT", 100_000)
     checkpoint = large.packed
     planned = {
         name: PlannedTensor(checkpoint.shape(name), checkpoint.grids.get(name) or checkpoint.load(name).dtype)

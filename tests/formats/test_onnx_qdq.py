@@ -23,8 +23,8 @@ from epmq_export.errors import InputError
 from epmq_export.models.format import StoredTensor
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
-from formats import onnx_weights
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx import weights as onnx_weights
+from formats.onnx.format import OnnxQdq
 from tests import ROOT
 from tests.onnx_models import Written, encoder, minilm, pack, small, small_on
 
@@ -163,7 +163,7 @@ def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: P
     code = (
         "import sys; from pathlib import Path; from converters.bert import Bert; from "
         "epmq_export.tensors.packed "
-        "import Packed; from formats.onnx_qdq import OnnxQdq\n"
+        "import Packed; from formats.onnx.format import OnnxQdq\n"
         "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), "
         "Path(sys.argv[2]))"
     )

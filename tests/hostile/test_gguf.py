@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import GgufFile
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
 from tests.small_bert import small_bert, small_packed
 
 HUGE = 2**62

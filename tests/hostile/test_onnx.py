@@ -17,7 +17,7 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx_qdq import OnnxQdq
+from formats.onnx.format import OnnxQdq
 from tests.onnx_models import Written, small
 
 FORMAT, RUNTIME = OnnxQdq(), OnnxRuntime()

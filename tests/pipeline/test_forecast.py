@@ -24,8 +24,8 @@ from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import renamed
-from formats.gguf import Gguf
-from formats.onnx_qdq import OnnxQdq
+from formats.gguf.format import Gguf
+from formats.onnx.format import OnnxQdq
 from tests import tiny
 from tests.command import Result, Warm
 from tests.tiny_clip import clip

@@ -16,8 +16,8 @@ from epmq_export.recipe.mistakes import keys, mappings
 from epmq_export.recipe.recipe import Recipe, RecipeQuantization
 from epmq_export.recipe.task import RecipeData
 from epmq_export.recipe.values import ONNX_GRIDS
-from formats.gguf_layout import LAYOUTS
-from formats.onnx_graph import KINDS, PARTS
+from formats.gguf.layout import LAYOUTS
+from formats.onnx.graph import KINDS, PARTS
 from tests import ROOT
 
 REFERENCE = ROOT / "docs" / "recipe.md"

@@ -18,9 +18,9 @@ from epmq_export.tensors.gguf_splits import GgufModel, split_paths
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.verify import Written, verify
-from formats.describe import describe
-from formats.gguf import Gguf
-from formats.gguf_size import parted
+from formats.gguf.format import Gguf
+from formats.gguf.size import parted
+from formats.inspect import describe
 from tests.formats.gguf_edits import edited, value_at
 from tests.small_bert import small_bert, small_packed
 

@@ -20,7 +20,7 @@ from epmq_export.tensors.packed import (
     unflatten,
     unpack_codes,
 )
-from formats.describe import describe
+from formats.inspect import describe
 from tests.grids.points import random_point
 
 plain_dtypes = st.sampled_from([torch.float32, torch.float16])

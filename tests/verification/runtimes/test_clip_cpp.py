@@ -22,8 +22,8 @@ from epmq_export.verification.checks import check_codes, check_graph, check_meta
 from epmq_export.verification.probes import probes
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-from formats.gguf import Gguf
-from formats.gguf_blocks import encode
+from formats.gguf.blocks import encode
+from formats.gguf.format import Gguf
 from tests import ROOT, tiny_clip
 from tests.formats.gguf_edits import edited, value_at
 from tests.grids.points import random_point

@@ -21,8 +21,8 @@ from epmq_export.verification.probes import HARD_TEXTS
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp import runtime as llama_cpp
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf import Gguf
-from formats.gguf_blocks import encode
+from formats.gguf.blocks import encode
+from formats.gguf.format import Gguf
 from tests import ROOT
 from tests.formats.gguf_edits import edited, token_at, value_at
 from tests.grids.points import random_point

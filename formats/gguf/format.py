@@ -21,8 +21,8 @@ from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
 from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
 from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_keys, split_paths
 from epmq_export.tensors.packed import Packed, PackedTensor
-from formats.gguf_blocks import decode, encode
-from formats.gguf_size import data_bytes, gguf_size, parted, split_bytes
+from formats.gguf.blocks import decode, encode
+from formats.gguf.size import data_bytes, gguf_size, parted, split_bytes
 
 FILE = "model.gguf"
 _FILE_TYPES = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from epmq_export.errors import InputError
-from formats import onnx_weights
+from formats.onnx import weights as onnx_weights
 
 ENDING, ALIGNMENT = "_data", 4096
 _KEYS = ("location", "offset", "length")

@@ -15,7 +15,7 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.tensors.gguf_file import TensorInfo, shown
 from epmq_export.tensors.packed import PackedTensor
-from formats.gguf_layout import LAYOUTS, Numbers
+from formats.gguf.layout import LAYOUTS, Numbers
 
 PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
 

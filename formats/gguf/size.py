@@ -84,7 +84,7 @@ def gguf_size(
 
 
 def _kind(tensor: PlannedTensor) -> GGMLQuantizationType:
-    """As `formats.gguf` has it: a vector is F32."""
+    """As `formats.gguf.format` has it: a vector is F32."""
     if isinstance(tensor.storage, Grid):
         return GGMLQuantizationType[tensor.storage.file_type]
     half = tensor.storage == torch.float16 and len(tensor.shape) > 1

@@ -37,8 +37,10 @@ from epmq_export.models.format import PlannedTensor, StoredTensor
 from epmq_export.tensors.companions import companions, copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.runtimes.onnxruntime.runtime import open_session
-from formats import onnx_external, onnx_graph, onnx_weights
-from formats.onnx_size import onnx_size
+from formats.onnx import external as onnx_external
+from formats.onnx import graph as onnx_graph
+from formats.onnx import weights as onnx_weights
+from formats.onnx.size import onnx_size
 
 FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.

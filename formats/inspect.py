@@ -91,7 +91,7 @@ def _gguf(path: Path) -> Description:
 
 
 def _onnx(path: Path) -> Description:
-    from formats.onnx_file import OnnxFile  # a quarter of a second, for this kind of file only
+    from formats.onnx.file import OnnxFile  # a quarter of a second, for this kind of file only
 
     file = OnnxFile.open(path)
     for name in file.elsewhere:

@@ -17,8 +17,8 @@ from epmq_export.grids import GRIDS
 from epmq_export.listing import Row, origin, rows, short
 from epmq_export.tensors.description import Description, TensorDescription
 from epmq_export.tensors.packed import Packed
-from formats.describe import describe
-from formats.gguf import Gguf
+from formats.gguf.format import Gguf
+from formats.inspect import describe
 from tests.small_bert import small_bert, small_packed
 
 INDEX = {

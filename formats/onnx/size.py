@@ -12,9 +12,9 @@ from torch import Tensor
 from epmq_export.grids import Grid
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import OnnxSpec
-from formats import onnx_external
-from formats.onnx_graph import KINDS, PARTS
-from formats.onnx_weights import BITS
+from formats.onnx import external as onnx_external
+from formats.onnx.graph import KINDS, PARTS
+from formats.onnx.weights import BITS
 
 # Nodes, names and dims, for each tensor of the model: 363 to 411 bytes in the graphs of BERT and of CLIP's
 # towers (opset 21).
