@@ -51,7 +51,7 @@ INTERRUPTED = 130  # what Typer makes of Ctrl-C
 @cache
 def chain() -> "Pipeline":
     from converters import open_family
-    from converters.gguf_base import GgufBase
+    from converters.from_gguf.checkpoint import GgufBase
     from epmq_export.pipeline.run import Pipeline
     from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
     from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
@@ -107,7 +107,7 @@ def options(
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
     from converters import frozen
-    from converters.gguf_base import GgufBase
+    from converters.from_gguf.checkpoint import GgufBase
     from epmq_export.merging.hf_directory import model_card, write_merged
     from epmq_export.pipeline.merge import merge as merge_models
     from epmq_export.pipeline.models import open_checkpoints
@@ -332,7 +332,7 @@ def doctor(as_json: AsJson = False) -> None:
 def _open(path: Path, device: str | None, base: Path | None = None) -> "Job":
     """The recipe's project; `base` stands in for the model that it names."""
     from converters import open_family
-    from converters.gguf_base import GgufBase
+    from converters.from_gguf.checkpoint import GgufBase
     from epmq_export.pipeline.job import Job
     from epmq_export.recipe.load import load_recipe
 

@@ -11,7 +11,7 @@ import torch
 from suites import TEXT, Suite
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.data.task import Task
 from epmq_export.models import reference

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from converters.bert import Bert
-from converters.clip import Clip
-from converters.decoder import gemma3, llama, mistral, qwen2, qwen3
-from converters.t5 import T5
-from converters.vit import deit, dinov2, vit
+from converters.bert.family import Bert
+from converters.clip.family import Clip
+from converters.decoder.family import gemma3, llama, mistral, qwen2, qwen3
+from converters.t5.family import T5
+from converters.vit.family import deit, dinov2, vit
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from converters.bert import Bert
+from converters.bert.family import Bert
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.tensors import packed

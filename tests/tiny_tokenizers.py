@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from converters.gguf_tokenizer import agreement, gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import agreement, gguf_tokenizer
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from tests.hard_corpus import hard_corpus
 from tests.merging.vocabulary_file import vocabulary_file

@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from converters.clip import Clip
+from converters.clip.family import Clip
 from epmq_export.models.samples import Picture
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import TypedSource, renamed

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from converters.gguf_tokenizer import agreement, gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import agreement, gguf_tokenizer
 from epmq_export.errors import InputError
 from tests import tiny_tokenizers as tiny
 from tests.tiny_tokenizers import Rules

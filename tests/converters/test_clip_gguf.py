@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from converters import clip_gguf, open_family
+from converters import open_family
+from converters.clip import gguf as clip_gguf
 from epmq_export.errors import InputError
 from epmq_export.verification.probes import probes
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library

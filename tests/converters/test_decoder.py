@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
-from converters.decoder import Decoder
+from converters.decoder.family import Decoder
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import nearest

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.hf_directory import write_merged
 from epmq_export.pipeline.merge import merge

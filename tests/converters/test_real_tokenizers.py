@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.tokenizers import fast_tokenizer
+from converters.tokenizers.load import fast_tokenizer
 from tests import tiny_tokenizers as tiny
 
 HERE = Path("~/.cache/epmq/lm").expanduser()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters.gguf_tokenizer import gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from tests import tiny_tokenizers as tiny

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
 from converters import open_family
-from converters.t5 import T5
+from converters.t5.family import T5
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from converters.t5 import T5
+from converters.t5.family import T5
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models import reference

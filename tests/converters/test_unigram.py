@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.gguf_tokenizer import gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from tests import tiny_tokenizers as tiny
 from tests.tiny_tokenizers import JOIN, METASPACE, STRIP, Rules

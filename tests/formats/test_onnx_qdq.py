@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from converters.bert import Bert
+from converters.bert.family import Bert
 from epmq_export import __version__
 from epmq_export.errors import InputError
 from epmq_export.models.format import StoredTensor
@@ -161,7 +161,7 @@ def test_nothing_of_this_machine() -> None:
 def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: Path) -> None:
     model = small()
     code = (
-        "import sys; from pathlib import Path; from converters.bert import Bert; from "
+        "import sys; from pathlib import Path; from converters.bert.family import Bert; from "
         "epmq_export.tensors.packed "
         "import Packed; from formats.onnx.format import OnnxQdq\n"
         "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), "

@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.merging.hf_directory import write_merged
 from epmq_export.pipeline.merge import merge

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import sha256

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store

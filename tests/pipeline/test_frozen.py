@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from converters import frozen, open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import EpmqError, InputError, RecipeError

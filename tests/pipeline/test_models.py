@@ -10,7 +10,7 @@ import yaml
 from transformers import AutoModel
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.errors import RecipeError
 from epmq_export.merging.hf_directory import write_merged
 from epmq_export.pipeline.merge import merge

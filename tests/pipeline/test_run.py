@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cli import chain
-from converters.bert import Bert
+from converters.bert.family import Bert
 from epmq_export.console import Stages
 from epmq_export.errors import RecipeError
 from epmq_export.pipeline.run import Pipeline

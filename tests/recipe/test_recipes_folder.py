@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.task import RecipeData

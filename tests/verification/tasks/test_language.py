@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from converters import open_family
-from converters.gguf_base import GgufBase
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Passage, Sample

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from converters.decoder_blocks import EMBEDDINGS, HEAD, KINDS, SLIDING, Config, Head, Kind, Layer, Stem
-from converters.decoder_gguf import gguf_spec
-from converters.decoder_onnx import onnx_spec
-from converters.gguf_tokenizer import agreement
-from converters.tokenizers import fast_tokenizer
+from converters.decoder.blocks import EMBEDDINGS, HEAD, SLIDING, Config, Head, Layer, Stem
+from converters.decoder.gguf import gguf_spec
+from converters.decoder.kinds import KINDS, Kind
+from converters.decoder.onnx import onnx_spec
+from converters.tokenizers.for_llama_cpp import agreement
+from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block
 from epmq_export.models.greedy import answers

@@ -15,8 +15,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from converters.byte_splits import DIGITS, GPT2, WAYS, Way
-from converters.vocabulary import NFC, Keys, Rules, refuse_other_matching, refuse_settings, rows, specials
+from converters.tokenizers.byte_splits import DIGITS, GPT2, WAYS, Way
+from converters.tokenizers.common import (
+    NFC,
+    Keys,
+    Rules,
+    refuse_other_matching,
+    refuse_settings,
+    rows,
+    specials,
+)
 from epmq_export.errors import InputError
 
 _NAMES = {way: name for name, way in WAYS.items()}

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config
 
-from converters.ggml_gelu import GatedGelu
-from converters.gguf_tokenizer import agreement
-from converters.t5_blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Stem, Turn, position_buckets
-from converters.t5_gguf import gguf_spec
-from converters.t5_onnx import onnx_specs
-from converters.tokenizers import fast_tokenizer
+from converters.shared.ggml_gelu import GatedGelu
+from converters.t5.blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Stem, Turn, position_buckets
+from converters.t5.gguf import gguf_spec
+from converters.t5.onnx import onnx_specs
+from converters.tokenizers.for_llama_cpp import agreement
+from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Batch, Block

@@ -8,7 +8,8 @@ import torch
 from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import Tensor
 
-from converters.decoder_blocks import EMBEDDINGS, HEAD, Kind
+from converters.decoder.blocks import EMBEDDINGS, HEAD
+from converters.decoder.kinds import Kind
 
 HEADS, SHARED_HEADS = "attention.head_count", "attention.head_count_kv"
 # The file's keys, without the architecture, for what config.json says.

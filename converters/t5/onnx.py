@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
-from converters.blocks import Blocks
+from converters.shared.blocks import Blocks
 from epmq_export.models.family import Block, Family
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.specs import OnnxSpec

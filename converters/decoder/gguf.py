@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from converters.decoder_blocks import Config, Kind
-from converters.decoder_layout import (
+from converters.decoder.blocks import Config
+from converters.decoder.kinds import Kind
+from converters.decoder.layout import (
     DIVISORS,
     KEYS,
     LOCAL_BASE,
@@ -21,7 +22,7 @@ from converters.decoder_layout import (
     rotated,
     tensor_names,
 )
-from converters.gguf_tokenizer import gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
 

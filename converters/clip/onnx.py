@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from converters.blocks import Blocks
+from converters.shared.blocks import Blocks
 from epmq_export.models.family import Block
 from epmq_export.tensors.source import TensorSource
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from converters.blocks import Blocks
+from converters.shared.blocks import Blocks
 from epmq_export.models.family import Batch, Block
 from epmq_export.tensors.source import TensorSource
 

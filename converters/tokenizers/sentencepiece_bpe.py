@@ -18,7 +18,7 @@ from pathlib import Path
 from gguf import TokenType
 from transformers import PreTrainedTokenizerFast
 
-from converters.vocabulary import (
+from converters.tokenizers.common import (
     WORD_START,
     Keys,
     Rules,

@@ -6,7 +6,7 @@ from typing import Any
 from gguf import MODEL_ARCH, get_tensor_name_map
 from transformers import PreTrainedTokenizerFast
 
-from converters.gguf_tokenizer import gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
 

@@ -8,7 +8,6 @@ does.
 """
 
 import copy
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,25 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DeiTConfig, Dinov2Config, PreTrainedConfig, ViTConfig
-from transformers.models.deit.modeling_deit import DeiTEmbeddings, DeiTLayer
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Layer
-from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
+from torch import Tensor
 
-from converters.vit_onnx import Encoder
+from converters.vit.blocks import Config, Head, Layer, Size, Stem
+from converters.vit.kinds import KINDS, Kind
+from converters.vit.onnx import Encoder
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block
 from epmq_export.models.processor import CONFIG, load_processor, preprocess
 from epmq_export.models.samples import Picture, Sample, picture_of
 from epmq_export.models.specs import GgufSpec, OnnxSpec
 
-# The library's fields are of the classes below `PreTrainedConfig`.
-Config = Any
-Size = tuple[int, int]
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
-# full.
-UNREAD = 0.01
 # The classifier of this model reads the mean of the patches beside the class token, and is twice as wide as
 # the hidden state.
 BOTH = "Dinov2ForImageClassification"
@@ -50,153 +41,6 @@ _OLD = (
     ("intermediate.dense.", "mlp.fc1."),
     ("output.dense.", "mlp.fc2."),
 )
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the models differ in."""
-
-    name: str
-    """The `model_type` of their configs, and what may stand before their tensors' names."""
-
-    config: type[PreTrainedConfig]
-    embeddings: type[nn.Module]
-    layer: type[nn.Module]
-    stack: str
-    """What the names of the layers begin with."""
-
-    norms: tuple[str, str]
-    """Before the attention, and before the feed-forward."""
-
-    tokens: tuple[str, ...]
-    """Those before the patches; the first is the one that the output is read off."""
-
-    @property
-    def steps(self) -> tuple[tuple[str, ...], ...]:
-        first, second = self.norms
-        attention = (
-            (first,),
-            ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-            ("attention.o_proj",),
-        )
-        return (*attention, (second,), ("mlp.fc1",), ("mlp.fc2",))
-
-
-_NORMS = ("layernorm_before", "layernorm_after")
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("vit", ViTConfig, ViTEmbeddings, ViTLayer, "layers", _NORMS, ("cls_token",)),
-        Kind(
-            "deit",
-            DeiTConfig,
-            DeiTEmbeddings,
-            DeiTLayer,
-            "layers",
-            _NORMS,
-            ("cls_token", "distillation_token"),
-        ),
-        Kind(
-            "dinov2",
-            Dinov2Config,
-            Dinov2Embeddings,
-            Dinov2Layer,
-            "encoder.layer",
-            ("norm1", "norm2"),
-            ("cls_token",),
-        ),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Stem:
-    """Tokens and patches, each with its position. Nothing of it is calibrated."""
-
-    kind: Kind
-    config: Config
-    name: str = "embeddings"
-    prefix: str = "embeddings."
-    steps: tuple[tuple[str, ...], ...] = ()
-
-    def build(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.kind.embeddings(self.config).eval()
-
-    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        made: Any = module
-        # Not the module's own forward: ViT's and DeiT's take pictures of the config's size only, unless told
-        # otherwise.
-        patches: Tensor = made.patch_embeddings.projection(batch["pixel_values"])
-        size = (patches.shape[2], patches.shape[3])
-        tokens = [getattr(made, token).expand(patches.shape[0], 1, -1) for token in self.kind.tokens]
-        return torch.cat((*tokens, patches.flatten(2).transpose(1, 2)), 1) + interpolated(
-            made.position_embeddings, len(tokens), size
-        )
-
-    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        return torch.ones(shape)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer, normalised before each part."""
-
-    kind: Kind
-    config: Config
-    index: int
-    reads_class_only: bool
-    """The last layer, where only keys and values of the other tokens reach the output."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind.stack}.{self.index}"
-
-    @property
-    def prefix(self) -> str:
-        return f"{self.name}."
-
-    @property
-    def steps(self) -> tuple[tuple[str, ...], ...]:
-        return self.kind.steps
-
-    def build(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.kind.layer(self.config).eval()
-
-    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        result: Tensor = module(hidden)
-        return result
-
-    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        # The norm before keys and values serves them too.
-        return _weights(
-            shape, self.reads_class_only and not {"attention.k_proj", self.kind.norms[0]} & set(step)
-        )
-
-
-@dataclass(frozen=True)
-class Head:
-    """Every token, normalised: what transformers calls the last hidden state."""
-
-    config: Config
-    reads_class_only: bool
-    name: str = "head"
-    prefix: str = ""
-    steps: tuple[tuple[str, ...], ...] = (("layernorm",),)
-
-    def build(self) -> nn.Module:
-        with torch.device("meta"):
-            module = nn.Module()
-            module.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
-            return module.eval()
-
-    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        result: Tensor = module.get_submodule("layernorm")(hidden)
-        return result
-
-    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        return _weights(shape, self.reads_class_only)
 
 
 @dataclass(frozen=True)
@@ -326,25 +170,6 @@ def deit(directory: Path) -> Vit:
 
 def dinov2(directory: Path) -> Vit:
     return Vit.open(directory, KINDS["dinov2"])
-
-
-def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
-    """Positions [1, tokens + rows * columns, width] out of a table [1, tokens + side * side, width], as
-    transformers interpolates them.
-    """
-    side, (rows, columns) = math.isqrt(table.shape[1] - tokens), size
-    if (rows, columns) == (side, side):
-        return table
-    grid = table[:, tokens:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    # In the same float32, bicubic and without smoothing even where it makes the grid smaller.
-    scaled = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
-    return torch.cat((table[:, :tokens], scaled.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)), 1)
-
-
-def _weights(shape: tuple[int, int], class_only: bool) -> Tensor:
-    weights = torch.full(shape, UNREAD if class_only else 1.0)
-    weights[:, 0] = 1.0
-    return weights
 
 
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:

@@ -12,8 +12,8 @@ from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from converters.byte_splits import DIGITS, GPT2, WAYS
-from converters.vocabulary import IDS, WORD_START
+from converters.tokenizers.byte_splits import DIGITS, GPT2, WAYS
+from converters.tokenizers.common import IDS, WORD_START
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import Value, shown
 

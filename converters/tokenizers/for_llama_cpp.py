@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from converters import byte_bpe, sentencepiece_bpe, unigram
-from converters.vocabulary import chat_template, taken_for_control
+from converters.tokenizers import byte_bpe, sentencepiece_bpe, unigram
+from converters.tokenizers.common import chat_template, taken_for_control
 from epmq_export.errors import InputError
 from epmq_export.models.specs import Metadata
 

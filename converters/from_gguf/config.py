@@ -14,8 +14,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from converters.decoder_blocks import Kind
-from converters.decoder_layout import (
+from converters.decoder.kinds import Kind
+from converters.decoder.layout import (
     DIVISORS,
     HEADS,
     KEYS,
@@ -25,7 +25,7 @@ from converters.decoder_layout import (
     divisors,
     gemma_scalar,
 )
-from converters.vocabulary import IDS
+from converters.tokenizers.common import IDS
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import Value, shown
 

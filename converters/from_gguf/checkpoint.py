@@ -17,8 +17,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from converters.decoder_blocks import ARCHITECTURES, EMBEDDINGS, HEAD, Kind
-from converters.decoder_layout import (
+from converters.decoder.blocks import EMBEDDINGS, HEAD
+from converters.decoder.kinds import ARCHITECTURES, Kind
+from converters.decoder.layout import (
     DIVISORS,
     HEADS,
     SHARED_HEADS,
@@ -27,8 +28,8 @@ from converters.decoder_layout import (
     rotated,
     tensor_names,
 )
-from converters.gguf_base_config import write_config
-from converters.gguf_base_tokenizer import write_tokenizer
+from converters.from_gguf.config import write_config
+from converters.from_gguf.tokenizer import write_tokenizer
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import shown

@@ -29,7 +29,7 @@ from gguf import TokenType
 from tokenizers.normalizers import Precompiled
 from transformers import PreTrainedTokenizerFast
 
-from converters.vocabulary import (
+from converters.tokenizers.common import (
     WORD_START,
     Keys,
     Rules,

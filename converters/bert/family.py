@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
-from converters.bert_onnx import Encoder
-from converters.tokenizers import fast_tokenizer
-from converters.wordpiece import wordpiece
+from converters.bert.blocks import Layer, Stem
+from converters.bert.onnx import Encoder
+from converters.tokenizers.load import fast_tokenizer
+from converters.tokenizers.wordpiece import wordpiece
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block
 from epmq_export.models.samples import Sample, text_of
@@ -40,80 +40,6 @@ _GGUF_MODULES = {
     "output.dense": "ffn_down",
     "output.LayerNorm": "layer_output_norm",
 }
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
-# full.
-UNREAD = 0.01
-
-
-@dataclass(frozen=True)
-class Stem:
-    """Token, position and type embeddings, added and normalised."""
-
-    config: BertConfig
-    name: str = "embeddings"
-    steps: tuple[tuple[str, ...], ...] = (("LayerNorm",),)
-
-    def build(self) -> nn.Module:
-        with torch.device("meta"):
-            return BertEmbeddings(self.config).eval()  # type: ignore[no-untyped-call]
-
-    @property
-    def prefix(self) -> str:
-        return f"{self.name}."
-
-    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        ids = batch["input_ids"]
-        positions = torch.arange(ids.shape[1], device=ids.device)[
-            None
-        ]  # the module's own buffer has no data: it was built on meta
-        result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
-        return result
-
-    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        return batch["attention_mask"].float()
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer, normalised after each residual sum."""
-
-    config: BertConfig
-    index: int
-    reads_cls_only: bool
-    """The last layer under CLS pooling: only keys and values of the other tokens reach the output."""
-
-    steps: tuple[tuple[str, ...], ...] = (
-        ("attention.self.query", "attention.self.key", "attention.self.value"),
-        ("attention.output.dense",),
-        ("attention.output.LayerNorm",),
-        ("intermediate.dense",),
-        ("output.dense",),
-        ("output.LayerNorm",),
-    )
-
-    @property
-    def name(self) -> str:
-        return f"encoder.layer.{self.index}"
-
-    @property
-    def prefix(self) -> str:
-        return f"{self.name}."
-
-    def build(self) -> nn.Module:
-        with torch.device("meta"):
-            return BertLayer(self.config).eval()  # type: ignore[no-untyped-call]
-
-    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        mask = batch["attention_mask"][:, None, None, :].bool()
-        result: Tensor = module(hidden, attention_mask=mask)
-        return result
-
-    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        weights = batch["attention_mask"].float()
-        if self.reads_cls_only and "attention.self.key" not in step:
-            weights = weights * UNREAD
-            weights[:, 0] = 1.0
-        return weights
 
 
 @dataclass(frozen=True)

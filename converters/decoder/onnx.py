@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from converters.blocks import Blocks
-from converters.genai import FILE, genai_config
+from converters.decoder.genai import FILE, genai_config
+from converters.shared.blocks import Blocks
 from epmq_export.models.family import Block, Family
 from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.source import TensorSource

@@ -1,0 +1,85 @@
+"""The blocks of BERT: embeddings, and transformer layers that are normalised after each residual sum."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
+
+from epmq_export.models.family import Batch
+
+# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
+# full.
+UNREAD = 0.01
+
+
+@dataclass(frozen=True)
+class Stem:
+    """Token, position and type embeddings, added and normalised."""
+
+    config: BertConfig
+    name: str = "embeddings"
+    steps: tuple[tuple[str, ...], ...] = (("LayerNorm",),)
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return BertEmbeddings(self.config).eval()  # type: ignore[no-untyped-call]
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}."
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        ids = batch["input_ids"]
+        positions = torch.arange(ids.shape[1], device=ids.device)[
+            None
+        ]  # the module's own buffer has no data: it was built on meta
+        result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return batch["attention_mask"].float()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer, normalised after each residual sum."""
+
+    config: BertConfig
+    index: int
+    reads_cls_only: bool
+    """The last layer under CLS pooling: only keys and values of the other tokens reach the output."""
+
+    steps: tuple[tuple[str, ...], ...] = (
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        ("attention.output.dense",),
+        ("attention.output.LayerNorm",),
+        ("intermediate.dense",),
+        ("output.dense",),
+        ("output.LayerNorm",),
+    )
+
+    @property
+    def name(self) -> str:
+        return f"encoder.layer.{self.index}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}."
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return BertLayer(self.config).eval()  # type: ignore[no-untyped-call]
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        mask = batch["attention_mask"][:, None, None, :].bool()
+        result: Tensor = module(hidden, attention_mask=mask)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        weights = batch["attention_mask"].float()
+        if self.reads_cls_only and "attention.self.key" not in step:
+            weights = weights * UNREAD
+            weights[:, 0] = 1.0
+        return weights

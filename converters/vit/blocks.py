@@ -1,0 +1,131 @@
+"""The blocks of vision transformers with a class token."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from converters.vit.kinds import Kind
+from epmq_export.models.family import Batch
+
+# The library's fields are of the classes below `PreTrainedConfig`.
+Config = Any
+
+
+Size = tuple[int, int]
+
+
+# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
+# full.
+UNREAD = 0.01
+
+
+@dataclass(frozen=True)
+class Stem:
+    """Tokens and patches, each with its position. Nothing of it is calibrated."""
+
+    kind: Kind
+    config: Config
+    name: str = "embeddings"
+    prefix: str = "embeddings."
+    steps: tuple[tuple[str, ...], ...] = ()
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return self.kind.embeddings(self.config).eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        made: Any = module
+        # Not the module's own forward: ViT's and DeiT's take pictures of the config's size only, unless told
+        # otherwise.
+        patches: Tensor = made.patch_embeddings.projection(batch["pixel_values"])
+        size = (patches.shape[2], patches.shape[3])
+        tokens = [getattr(made, token).expand(patches.shape[0], 1, -1) for token in self.kind.tokens]
+        return torch.cat((*tokens, patches.flatten(2).transpose(1, 2)), 1) + interpolated(
+            made.position_embeddings, len(tokens), size
+        )
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer, normalised before each part."""
+
+    kind: Kind
+    config: Config
+    index: int
+    reads_class_only: bool
+    """The last layer, where only keys and values of the other tokens reach the output."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind.stack}.{self.index}"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}."
+
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        return self.kind.steps
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            return self.kind.layer(self.config).eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        result: Tensor = module(hidden)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        # The norm before keys and values serves them too.
+        return _weights(
+            shape, self.reads_class_only and not {"attention.k_proj", self.kind.norms[0]} & set(step)
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """Every token, normalised: what transformers calls the last hidden state."""
+
+    config: Config
+    reads_class_only: bool
+    name: str = "head"
+    prefix: str = ""
+    steps: tuple[tuple[str, ...], ...] = (("layernorm",),)
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module = nn.Module()
+            module.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        result: Tensor = module.get_submodule("layernorm")(hidden)
+        return result
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return _weights(shape, self.reads_class_only)
+
+
+def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
+    """Positions [1, tokens + rows * columns, width] out of a table [1, tokens + side * side, width], as
+    transformers interpolates them.
+    """
+    side, (rows, columns) = math.isqrt(table.shape[1] - tokens), size
+    if (rows, columns) == (side, side):
+        return table
+    grid = table[:, tokens:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    # In the same float32, bicubic and without smoothing even where it makes the grid smaller.
+    scaled = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :tokens], scaled.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)), 1)
+
+
+def _weights(shape: tuple[int, int], class_only: bool) -> Tensor:
+    weights = torch.full(shape, UNREAD if class_only else 1.0)
+    weights[:, 0] = 1.0
+    return weights
