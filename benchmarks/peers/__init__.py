@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from peers.llama_cpp import LlamaQuantize
-from peers.llm_compressor import LlmCompressor
-from peers.onnxruntime import MatMulNBits
-from peers.peer import Merge, Peer, Quantised, linears
+from benchmarks.peers.llama_cpp import LlamaQuantize
+from benchmarks.peers.llm_compressor import LlmCompressor
+from benchmarks.peers.onnxruntime import MatMulNBits
+from benchmarks.peers.peer import Merge, Peer, Quantised, Run, linears
 
-__all__ = ["Merge", "Peer", "Quantised", "known", "linears"]
+__all__ = ["Merge", "Peer", "Quantised", "Run", "known", "linears"]
 
 
 def known(python: Path | None = None) -> dict[str, Peer]:

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peers.peer import Merge
 from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.samples import length
-from peers.peer import Merge
 
 BATCH = 16
 CPU = torch.device("cpu")

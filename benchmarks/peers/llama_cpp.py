@@ -14,13 +14,13 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 
+from benchmarks.peers.imatrix import importance
+from benchmarks.peers.peer import Merge, Quantised, Run, in_pytorch, linears
 from epmq_export.errors import MissingRuntime
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf.format import Gguf
-from peers.imatrix import importance
-from peers.peer import Merge, Quantised, Run, in_pytorch, linears
 
 # What llama-quantize takes instead for rows that are no multiple of 256 (`tensor_type_fallback` in its
 # src/llama-quant.cpp).

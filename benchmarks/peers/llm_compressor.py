@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from benchmarks.peers.peer import Merge, Quantised, in_pytorch, linears
 from epmq_export.errors import InputError
-from peers.peer import Merge, Quantised, in_pytorch, linears
 
 WORKER = Path(__file__).with_name("llm_compressor_worker.py")
 GROUP = 32

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
-from laboratory import Laboratory
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
+from benchmarks.accuracy.laboratory import Laboratory
 from tests.small_bert import small_bert
 
 TASKS = ("kind", "place")

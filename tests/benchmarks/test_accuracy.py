@@ -7,18 +7,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import accuracy
-import counts
-import laboratory as laboratory_module
 import pytest
-import rows
 import torch
-from accuracy import Judge
-from laboratory import METHODS, Laboratory
-from peers import Merge, Quantised
-from peers.peer import in_pytorch
-from rows import Results
 
+from benchmarks import RESULTS
+from benchmarks.accuracy import counts, rows
+from benchmarks.accuracy import laboratory as laboratory_module
+from benchmarks.accuracy.__main__ import whole_table
+from benchmarks.accuracy.judge import LONG, Judge
+from benchmarks.accuracy.laboratory import CPU, METHODS, Laboratory
+from benchmarks.accuracy.rows import Results
+from benchmarks.peers import Merge, Quantised
+from benchmarks.peers.peer import in_pytorch
+from epmq_export.verification.tasks.open import open_bench
 from tests.benchmarks.conftest import TASKS
 
 ABOUT = {
@@ -33,7 +34,7 @@ ABOUT = {
 def judged(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """A judge that has measured one row of each kind."""
     experiment = laboratory.experiment("TA 1.0", "epmq")
-    bench = accuracy.open_bench(experiment.sources, experiment.tasks, accuracy.CPU)
+    bench = open_bench(experiment.sources, experiment.tasks, CPU)
     judge = Judge(laboratory, Results(tmp_path_factory.mktemp("results"), dict(ABOUT), restart=False), bench)
     judge.results.add("", "", "experts", bench.scores(bench.experts), {})
     judge.score("", "", "base", lambda texts: experiment.outputs(experiment.sources.base, texts), {})
@@ -97,7 +98,7 @@ def test_every_method_is_a_recipe(laboratory: Laboratory, method: str) -> None:
     asked = METHODS[method]
     assert (calibration.method, calibration.samples) == (asked["method"], asked.get("samples", 8))
     assert (calibration.tune, calibration.refine) == (asked.get("tune", False), asked.get("refine", 0))
-    assert (method in accuracy.LONG) == (calibration.tune or calibration.refine > 0)
+    assert (method in LONG) == (calibration.tune or calibration.refine > 0)
 
 
 def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(
@@ -176,7 +177,7 @@ def test_what_is_long_is_measured_after_the_first_merge_alone(full: bool) -> Non
         full=full,
     )
     asked = Asked([])
-    accuracy.whole_table(asked, given)  # type: ignore[arg-type]
+    whole_table(asked, given)  # type: ignore[arg-type]
     unrounded = [("full", "TA 1.0", "rtn"), ("full", "TA 0.3", "rtn"), ("full", "TA 1.0", "anchored, tuned")]
     assert asked.calls == [
         ("merged", "TA 1.0"),
@@ -210,7 +211,7 @@ def test_the_committed_rows_are_still_rows_of_this_table(judged: Judge, tmp_path
     """They are measured against the same packages and runtimes, and by the same numbers of each method: none
     has to be measured again.
     """
-    committed = Path(rows.__file__).parent / "results" / "accuracy.json"
+    committed = RESULTS / "accuracy.json"
     content = json.loads(committed.read_text(encoding="utf-8"))
     fresh = Judge.open(judged.laboratory, tmp_path / "fresh", restart=False)
     assert fresh.results.about["versions"].keys() == content["about"]["versions"].keys()

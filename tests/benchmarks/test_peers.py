@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from accuracy import full_precision
 from gguf import GGMLQuantizationType, dequantize
-from laboratory import Laboratory
-from peers import Merge, Quantised, known, linears, llm_compressor
-from peers.imatrix import importance
-from peers.llama_cpp import LlamaQuantize
-from peers.llm_compressor import LlmCompressor
-from peers.onnxruntime import MatMulNBits, fold_transposes
-from peers.peer import in_pytorch
 
+from benchmarks.accuracy.judge import full_precision
+from benchmarks.accuracy.laboratory import Laboratory
+from benchmarks.peers import Merge, Quantised, known, linears, llm_compressor
+from benchmarks.peers.imatrix import importance
+from benchmarks.peers.llama_cpp import LlamaQuantize
+from benchmarks.peers.llm_compressor import LlmCompressor
+from benchmarks.peers.onnxruntime import MatMulNBits, fold_transposes
+from benchmarks.peers.peer import in_pytorch
 from epmq_export.errors import InputError
 from epmq_export.models.reference import outputs
 from epmq_export.tensors.gguf_file import GgufFile

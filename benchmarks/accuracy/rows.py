@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from laboratory import MERGES, METHODS
-from peers import known
-from suites import SUITES, Suite
-
+from benchmarks.accuracy.laboratory import MERGES, METHODS
+from benchmarks.accuracy.suites import SUITES, Suite
+from benchmarks.peers import known
+from benchmarks.tables import percent, table
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.grids import GRIDS
@@ -128,7 +128,7 @@ class Results:
             f"the first {settings['lines']} test {self.suite.unit} a task; percent. {about['date']}, "
             f"{about['machine']}; "
             f"{', '.join(f'{name} {version}' for name, version in about['versions'].items())}. Written by "
-            "benchmarks/accuracy.py."
+            "`python -m benchmarks.accuracy`."
         )
 
     def text(self) -> str:
@@ -240,13 +240,3 @@ def notes(rows: Sequence[Row]) -> list[str]:
 def bits(row: Row) -> str:
     """A weight of the linears, scales included; a row of ours that tells no number is all on its grid."""
     return f"{row['bits'] if 'bits' in row else GRIDS[row.get('grid', GRID)].bits_per_weight:.2f}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown; the first row is the head."""
-    lines = [" | ".join(row) for row in rows]
-    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("---" for _ in rows[0]), *lines[1:]))

@@ -1,9 +1,9 @@
-"""Train one LoRA expert of a language model for each text task, as instructions: benchmarks/language_tasks.py
-has the prompts.
+"""Train one LoRA expert of a language model for each text task, as instructions: language_tasks.py has the
+prompts.
 
 A T5 is asked those of T5_TASKS.
 
-    python benchmarks/train_language.py --base MODEL --data DATA/text --out CACHE sst2 ag_news ...
+    python -m benchmarks.experts.language --base MODEL --data DATA/text --out CACHE sst2 ag_news ...
 
 DATA/text holds a folder a task with `train.tsv.gz` and `test.tsv.gz`, lines `label<TAB>text`. An expert
 learns the answer's tokens and nothing of the prompt's. The last 500 training lines are left out. A finished
@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from language_tasks import T5_TASKS, TASKS, LanguageTask
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from train_experts import HELD_OUT, lines
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,6 +27,9 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
+
+from benchmarks.experts.language_tasks import T5_TASKS, TASKS, LanguageTask
+from benchmarks.experts.text_tasks import HELD_OUT, lines
 
 MAX_LENGTH = 96
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

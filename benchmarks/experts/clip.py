@@ -1,7 +1,7 @@
 """Train a small CLIP of OpenAI's architecture, 12 + 12 layers, and one expert of it for each image task.
 
-    python benchmarks/train_clip.py --data DATA/image --out CACHE base
-    python benchmarks/train_clip.py --data DATA/image --out CACHE experts cifar10 gtsrb ...
+    python -m benchmarks.experts.clip --data DATA/image --out CACHE base
+    python -m benchmarks.experts.clip --data DATA/image --out CACHE experts cifar10 gtsrb ...
 
 DATA/image holds `TASK.npz` with uint8 `x_train, y_train, x_test, y_test` and `labels`. The base learns from
 the images of all tasks and from prompts of their classes, half of which are wrong (BESIDE), contrastively:
@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from image_tasks import TASKS, names, read
 from PIL import Image
 from tokenizers import Regex as Pattern
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from benchmarks.experts.image_tasks import TASKS, names, read
 
 SIZE, PATCH, CONTEXT = 64, 16, 32
 LAYERS, WIDTH, HEADS = 12, 192, 3

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import image_tasks
-import language_tasks
 import numpy as np
-from train_experts import packaged_base
+
+from benchmarks.experts import image_tasks, language_tasks
+from benchmarks.experts.text_tasks import packaged_base
 
 CACHE = Path.home() / ".cache/epmq"
 
@@ -150,7 +150,7 @@ SUITES = {
             Path("../shared/data/text"),
             Path(),
             {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
-            "train_experts.py",
+            "text",
             _text,
         ),
         Suite(
@@ -167,7 +167,7 @@ SUITES = {
             Path("../shared/data/image"),
             Path("image"),
             {"packed": "PyTorch", "gguf": "clip.cpp", "onnx": "onnxruntime"},
-            "train_clip.py",
+            "clip",
             _clip,
         ),
         Suite(
@@ -181,7 +181,7 @@ SUITES = {
             Path("../shared/data/image"),
             Path("vit"),
             {"packed": "PyTorch", "onnx": "onnxruntime"},
-            "train_vit.py",
+            "vit",
             _vit,
         ),
         Suite(
@@ -198,7 +198,7 @@ SUITES = {
             Path("../shared/data/text"),
             Path("language"),
             {"packed": "PyTorch", "gguf": "llama.cpp"},
-            "train_language.py --base MODEL",
+            "language --base MODEL",
             _language,
         ),
         Suite(
@@ -215,7 +215,7 @@ SUITES = {
             Path("../shared/data/text"),
             Path("t5"),
             {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
-            "train_language.py --base MODEL",
+            "language --base MODEL",
             _t5,
         ),
     )

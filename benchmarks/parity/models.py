@@ -1,4 +1,4 @@
-"""Small models with random weights for benchmarks/mergekit_parity.py, as transformers and peft write them."""
+"""Small models with random weights for benchmarks.parity, as transformers and peft write them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

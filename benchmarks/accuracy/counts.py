@@ -5,8 +5,8 @@ tasks.
 from collections.abc import Sequence
 from pathlib import Path
 
-from rows import Results, percent, table
-
+from benchmarks.accuracy.rows import Results
+from benchmarks.tables import percent, table
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD
 

@@ -1,8 +1,8 @@
 """Size and speed at the paper's size: the whole chain on CLIP models of the true shapes, randomly
 initialised. It says nothing of accuracy.
 
-    python benchmarks/paper_size.py b32 --experts 8 --samples 256
-    python benchmarks/paper_size.py l14 --experts 20 --samples 8 --merge task_arithmetic
+    python -m benchmarks.size b32 --experts 8 --samples 256
+    python -m benchmarks.size l14 --experts 20 --samples 8 --merge task_arithmetic
 
 Base and experts are written into --work (and kept there), with a tokenizer of CLIP's size and noise as
 images; `epmq run` merges, calibrates, writes GGUF and ONNX and reloads both. What its report says goes into
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from accuracy import machine
 from tokenizers import pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from benchmarks import RESULTS, ROOT
+from benchmarks.machine import machine
 from converters import open_family
 from epmq_export import files
 from epmq_export.data.images import read_pictures
@@ -35,7 +36,6 @@ from epmq_export.recipe.task import RecipeData
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import renamed
 
-ROOT = Path(__file__).parents[1]
 VOCABULARY, SIDE, LEFT = 49408, 224, 2
 
 
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--merge", default="tsvm")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/epmq/paper-size")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     row = measure(given.model, given.experts, given.samples, given.merge, given.work)

@@ -1,13 +1,13 @@
 """Fine-tune DINOv2-small, a pretrained image model, into one expert for each image task, with a frozen linear
 head for each.
 
-    python benchmarks/train_vit.py --data DATA/image --out CACHE base
-    python benchmarks/train_vit.py --data DATA/image --out CACHE experts cifar10 gtsrb ...
+    python -m benchmarks.experts.vit --data DATA/image --out CACHE base
+    python -m benchmarks.experts.vit --data DATA/image --out CACHE experts cifar10 gtsrb ...
 
-The base is that of benchmarks/dinov2.py, its table of positions resized once for small images. A task's head
-stands in for a zero-shot one: it knows SHOTS training images of each class, and each class's weights are
-their mean feature. It is frozen; an expert moves the whole image model towards it. A finished model is
-skipped, so an interrupted run goes on.
+The base is that of `python -m benchmarks.experts.dinov2`, its table of positions resized once for small
+images. A task's head stands in for a zero-shot one: it knows SHOTS training images of each class, and each
+class's weights are their mean feature. It is frozen; an expert moves the whole image model towards it. A
+finished model is skipped, so an interrupted run goes on.
 """
 
 import argparse
@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dinov2 import PATCH, model_of, packaged
-from image_tasks import TASKS, names, read
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from train_clip import descend, optimiser_of
 from transformers import Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+from benchmarks.experts.clip import descend, optimiser_of
+from benchmarks.experts.dinov2 import PATCH, model_of, packaged
+from benchmarks.experts.image_tasks import TASKS, names, read
 
 SIDE = 84  # pixels: 6 x 6 patches, since most of the tasks' images have 28 to 48
 SHOTS = 10

@@ -1,7 +1,7 @@
 """How far 4-bit files of one merged language model are from it, and from the experts, in llama.cpp:
 perplexity, KL divergence, equal first choices.
 
-    python benchmarks/divergence.py --data DATA/text --lines 20
+    python -m benchmarks.study.divergence --data DATA/text --lines 20
 
 Texts are the first test lines of each task in its prompt, every token predicted from those before it.
 `merged` columns say what quantising alone loses; `experts` columns hold a file against each task's own
@@ -22,15 +22,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accuracy import full_precision, machine, on_grid
-from laboratory import CPU, Laboratory
-from language_tasks import TASKS
-from peers import known
-from rows import table
-from suites import SUITES
 
-from cli import chain
-from converters import open_family
+from benchmarks import RESULTS
+from benchmarks.accuracy.judge import full_precision, on_grid
+from benchmarks.accuracy.laboratory import CPU, Laboratory, in_runtime
+from benchmarks.accuracy.suites import SUITES
+from benchmarks.experts.language_tasks import TASKS
+from benchmarks.machine import machine
+from benchmarks.peers import known
+from benchmarks.tables import table
 from epmq_export import files
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Sample
@@ -93,7 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=SUITE.data)
     parser.add_argument("--experts", type=Path, default=SUITE.experts)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "language")
+    parser.add_argument("--out", type=Path, default=RESULTS / "language")
     parser.add_argument("--lines", type=int, default=20, help="test texts a task")
     parser.add_argument("--samples", type=int, default=32, help="calibration texts a task")
     given = parser.parse_args()
@@ -150,13 +150,8 @@ def main() -> None:
             if (name := f"{method}, {grid}") not in rows:
                 with TemporaryDirectory(prefix="epmq-divergence-") as place:
                     packed, _ = asked.experiment(MERGE, method).calibrate(Path(place) / "packed", grid)
-                    (written := Path(place) / "gguf").mkdir()
-                    file = chain().formats["gguf"].write(packed, open_family(packed.directory), written)
-                    measure(
-                        name,
-                        on_grid(packed, grid)["bits"],
-                        partial(chain().reader(family, "gguf").outputs, file),
-                    )
+                    run = in_runtime(packed, "gguf", Path(place) / "gguf")
+                    measure(name, on_grid(packed, grid)["bits"], run)
 
 
 def save(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> None:

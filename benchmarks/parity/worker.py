@@ -1,6 +1,6 @@
-"""Runs recipes through mergekit; the Python that has mergekit runs it, for benchmarks/mergekit_parity.py.
+"""Runs recipes through mergekit; the Python that has mergekit runs it, for benchmarks.parity.
 
-    python mergekit_worker.py JOBS.json
+    python worker.py JOBS.json
 
 A job is a recipe, an output, a cache for merged adapters, and a safetensors file of the random numbers that
 the recipe's merge is to draw, by model and tensor: masks can then be compared. The answer is one line a job

@@ -1,7 +1,7 @@
 """What each way of rounding leaves of the loss, on real layers: RTN, GPTQ, descent, another order of the
 columns, a K-best search.
 
-    python benchmarks/rounding.py --data DATA/text          (minutes on two cores)
+    python -m benchmarks.study.rounding --data DATA/text          (minutes on two cores)
 
 The problems (W*, H) are those that `anchored` meets on the first four text tasks, with its own lambda and
 with a tenth of it. Every figure is tr((Q - W*) H (Q - W*)^T) as a share of GPTQ's, the mean over the linears
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import machine
-from laboratory import CPU
-from suites import TEXT
 from torch import Tensor
-from train_experts import HELD_OUT, lines, packaged_base
 
+from benchmarks import RESULTS
+from benchmarks.accuracy.laboratory import CPU
+from benchmarks.accuracy.suites import TEXT
+from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
+from benchmarks.machine import machine
 from converters import open_family
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
@@ -40,7 +41,6 @@ from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.source import renamed
 
-RESULTS = Path(__file__).parent / "results"
 LAYERS = ("encoder.layer.1.", "encoder.layer.4.")
 GRID = GRIDS["Q4_0"]
 BEAM = 4
@@ -177,7 +177,7 @@ def main() -> None:
     ]
     about = (
         f"{len(found)} linears of all-MiniLM-L6-v2, Q4_0. {datetime.now(UTC).strftime('%Y-%m-%d')}, "
-        f"{machine()}. Written by benchmarks/rounding.py."
+        f"{machine()}. Written by `python -m benchmarks.study.rounding`."
     )
     text = [
         f"# Rounding\n\n{about}\n",

@@ -1,9 +1,9 @@
 """Why the anchor works, measured: accuracy on held-out training lines along each of the method's numbers, one
 at a time.
 
-    python benchmarks/study.py --data DATA/text                    (hours on two cores; finished rows are
+    python -m benchmarks.study --data DATA/text                    (hours on two cores; finished rows are
                                                                    kept, so it can be stopped)
-    python benchmarks/study.py --data DATA/text --only length direction
+    python -m benchmarks.study --data DATA/text --only length direction
 
 Every row is one calibration in full precision, `anchored` but for what the row names. It is judged on lines
 of `train.tsv.gz` that no expert learned from and that no calibration sees: settings may be chosen on them.
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import machine
-from laboratory import CPU
-from suites import TEXT
 from torch import Tensor
-from train_experts import HELD_OUT, lines, packaged_base
 
+from benchmarks import RESULTS, ROOT
+from benchmarks.accuracy.laboratory import CPU
+from benchmarks.accuracy.suites import TEXT
+from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
+from benchmarks.machine import machine
 from converters import open_family
 from epmq_export import files
 from epmq_export.calibration.anchor import with_length
@@ -45,8 +46,8 @@ from epmq_export.tensors.packed import Values
 from epmq_export.tensors.source import TensorSource, TypedSource, renamed
 from epmq_export.verification.tasks.scores import accuracy, agreement
 
-RESULTS = Path(__file__).parent / "results" / "study.json"
-PLOTS = Path(__file__).parent.parent / "docs" / "plots"
+STUDY = RESULTS / "study.json"
+PLOTS = ROOT / "docs" / "plots"
 # What a row is without a word: the default merge and method on the eight tasks, each expert listed once.
 USUAL: dict[str, Any] = {
     "rule": "tsvm",
@@ -208,19 +209,19 @@ def planned(axes: Sequence[str]) -> Iterator[dict[str, Any]]:
 def study(given: argparse.Namespace) -> None:
     about = {"method": asdict(_method(USUAL)), "lines": given.lines, "machine": machine()}
     found: dict[str, Any] = (
-        json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"about": about, "rows": []}
+        json.loads(STUDY.read_text(encoding="utf-8")) if STUDY.exists() else {"about": about, "rows": []}
     )
     if {key: found["about"][key] for key in ("method", "lines")} != {
         key: about[key] for key in ("method", "lines")
     }:
-        raise SystemExit(f"{RESULTS}: made with other numbers; remove it to measure anew")
+        raise SystemExit(f"{STUDY}: made with other numbers; remove it to measure anew")
     bench = Bench.open(given.data, given.experts, given.lines)
     for what in planned(given.only):
         if any(row["what"] == what for row in found["rows"]):
             continue
         found["rows"].append({"what": what, **bench.row(what)})
         found["about"]["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
-        with files.whole(RESULTS) as built:
+        with files.whole(STUDY) as built:
             built.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         row = found["rows"][-1]
         print(

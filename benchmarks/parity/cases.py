@@ -1,4 +1,4 @@
-"""The recipes of benchmarks/mergekit_parity.py: rules, and ways to write them, by what each shows."""
+"""The recipes of benchmarks.parity: rules, and ways to write them, by what each shows."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

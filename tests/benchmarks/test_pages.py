@@ -1,30 +1,31 @@
 """README's table is what its results say."""
 
 import pytest
-import readme
-from suites import SUITES, Suite
 
-BEGIN, END = readme.MARKERS["text"]
+from benchmarks.accuracy import pages
+from benchmarks.accuracy.suites import SUITES, Suite
+
+BEGIN, END = pages.MARKERS["text"]
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
 def test_the_readme_has_the_tables_of_the_results(suite: Suite) -> None:
-    text = (readme.ROOT / "README.md").read_text(encoding="utf-8")
-    results = readme.read(readme.ROOT / "benchmarks" / "results" / suite.results)
+    text = (pages.ROOT / "README.md").read_text(encoding="utf-8")
+    results = pages.read(pages.ROOT / "benchmarks" / "results" / suite.results)
     assert results.suite is suite
-    assert readme.replaced(text, readme.block(results), suite.name) == text, (
-        "run: python benchmarks/readme.py"
+    assert pages.replaced(text, pages.block(results), suite.name) == text, (
+        "run: python -m benchmarks.accuracy.pages"
     )
     assert results.markdown.read_text(encoding="utf-8") == results.text()
 
 
 def test_the_table_has_every_kind_of_row() -> None:
-    results = readme.read(readme.ROOT / "benchmarks" / "results")
-    merge = readme.chosen(results)
+    results = pages.read(pages.ROOT / "benchmarks" / "results")
+    merge = pages.chosen(results)
     assert all(
         sum(row["merge"] == other for row in results.rows)
         <= sum(row["merge"] == merge for row in results.rows)
-        for other in readme.MERGES
+        for other in pages.MERGES
     )
     base = next(results.of("", "", "base"))
     tuned = "anchored, tuned"
@@ -49,8 +50,8 @@ def test_the_table_has_every_kind_of_row() -> None:
             "note": "of another table",
         },
     ]
-    lines = readme.block(results).splitlines()
-    score = readme.percent(base["scores"]["average"])
+    lines = pages.block(results).splitlines()
+    score = pages.percent(base["scores"]["average"])
     assert f"| llama.cpp Q4_K | 5.17 |  |  | {score} |  | 0.0 |" in lines
     assert f"| `{tuned}` | 4.50 |  | {score} |  |  | 0.0 |" in lines
     assert f"| base | 32 | {score} |  |  |  | 0.0 |" in lines
@@ -59,15 +60,15 @@ def test_the_table_has_every_kind_of_row() -> None:
     rows = [line.removeprefix("| ") for line in lines if line.startswith("|")][2:]
     assert rows[0].startswith("base") and rows[1].startswith("merged") and rows[-1].startswith("experts")
     assert sum(line.startswith("`") for line in rows) == sum(
-        next(results.of(merge, method, "packed"), None) is not None for method in readme.METHODS
+        next(results.of(merge, method, "packed"), None) is not None for method in pages.METHODS
     )
 
 
 @pytest.mark.parametrize("text", ["none", END + BEGIN, BEGIN, 2 * (BEGIN + END)])
 def test_markers_out_of_place_are_refused(text: str) -> None:
     with pytest.raises(SystemExit, match="expected the markers"):
-        readme.replaced(text, "new")
+        pages.replaced(text, "new")
 
 
 def test_only_the_text_between_the_markers_changes() -> None:
-    assert readme.replaced(f"a{BEGIN}old{END}b", "new") == "anewb"
+    assert pages.replaced(f"a{BEGIN}old{END}b", "new") == "anewb"

