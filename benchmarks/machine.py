@@ -2,13 +2,14 @@
 
 import os
 import platform
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 
 def machine() -> str:
-    """Model and cores of the processor."""
+    """Return model and cores of the processor, and torch's threads."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -18,3 +19,8 @@ def machine() -> str:
         platform.processor() or platform.machine(),
     )
     return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def today() -> str:
+    """Return the date of UTC as YYYY-MM-DD."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")

@@ -1,138 +1,180 @@
-"""Put the averages of each suite's accuracy.json (benchmarks/results) into README.md, between two comment
-markers.
+"""Put the averages of every suite's accuracy.json (benchmarks/results) into docs/results.md, and the main
+rows of the text tasks into README.md, between comment markers. Each accuracy.md is written anew, too.
 
-python -m benchmarks.accuracy.pages
+    python -m benchmarks.accuracy.pages
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.accuracy.laboratory import MERGES, METHODS
 from benchmarks.accuracy.rows import GRID, PEERS, Results, added, bits, notes
-from benchmarks.accuracy.suites import SUITES
-from benchmarks.tables import percent, table
-from epmq_export import files
+from benchmarks.accuracy.suites import SUITES, TEXT
+from benchmarks.commands import parser
+from benchmarks.tables import percent, table, write_text
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 
-# By suite.
+PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
+# The methods and peers that README.md shows.
+MAIN = (
+    "gptq",
+    "epmq",
+    DEFAULT_METHOD,
+    f"{DEFAULT_METHOD}, refined, more texts",
+    "llama.cpp Q4_0, imatrix",
+    "llama.cpp Q4_K, imatrix",
+    "ONNX Runtime HQQ",
+    "llm-compressor GPTQ",
+)
+
+
+class Markers(NamedTuple):
+    """The comments that a table stands between."""
+
+    begin: str
+    end: str
+
+    @classmethod
+    def of(cls, what: str) -> "Markers":
+        return cls(f"<!-- {what}: written by benchmarks.accuracy.pages -->", f"<!-- {what} ends -->")
+
+
 MARKERS = {
-    "text": ("<!-- accuracy: written by benchmarks.accuracy.pages -->", "<!-- accuracy ends -->"),
-    "vit": (
-        "<!-- accuracy of DINOv2: written by benchmarks.accuracy.pages -->",
-        "<!-- accuracy of DINOv2 ends -->",
-    ),
-    "language": (
-        "<!-- accuracy of a language model: written by benchmarks.accuracy.pages -->",
-        "<!-- accuracy of a language model ends -->",
-    ),
-    "t5": ("<!-- accuracy of T5: written by benchmarks.accuracy.pages -->", "<!-- accuracy of T5 ends -->"),
-    "image": (
-        "<!-- accuracy on images: written by benchmarks.accuracy.pages -->",
-        "<!-- accuracy on images ends -->",
-    ),
+    "text": Markers.of("accuracy"),
+    "vit": Markers.of("accuracy of DINOv2"),
+    "language": Markers.of("accuracy of a language model"),
+    "t5": Markers.of("accuracy of T5"),
+    "image": Markers.of("accuracy on images"),
 }
+"""The markers in PAGE, by suite."""
+
+MAIN_MARKERS = Markers.of("accuracy in short")
+"""The markers in README."""
 
 
 def read(folder: Path) -> Results:
+    """Return the rows of a folder's accuracy.json."""
     about: dict[str, Any] = json.loads((folder / "accuracy.json").read_text(encoding="utf-8"))["about"]
     return Results(folder, about, restart=False)
 
 
 def block(results: Results) -> str:
-    """What stands between the markers: what was measured, and averages over tasks after the merge that the
-    table has most rows of.
+    """Return what stands between a suite's markers, these included: what was measured, and averages over
+    tasks after the merge that the table has most rows of.
     """
-    merge = chosen(results)
-    settings, about = results.about["settings"], results.about
-    lines = [
-        [
-            "method",
-            "bits a weight",
-            "full precision",
-            *(f"4 bits, {runtime}" for runtime in results.suite.runtimes.values()),
-            "recovered",
-        ]
-    ]
-    lines += [
-        _line(results, "base", ("", "", "base")),
-        _line(results, "merged, no calibration", (merge, "", "merged")),
-    ]
-    measured = [
-        method
-        for method in (*METHODS, *PEERS)
-        if any(results.score(merge, method, stage) is not None for stage in results.suite.runtimes)
-    ]
-    for method in measured:
-        name = (
-            method if method in PEERS else f"`{method}`" + (" (default)" if method == DEFAULT_METHOD else "")
-        )
-        # A method whose target is the merge gives the merge where it does not round.
-        same = method in METHODS and PRESETS[METHODS[method]["method"]].target == "merged"
-        lines.append(
-            _line(results, name, (merge, "", "merged") if same else (merge, method, "full"), (merge, method))
-        )
-    lines.append(_line(results, "experts, each on its own task", ("", "", "experts")))
+    merge, measured, settings = chosen(results), shown(results), results.about["settings"]
     head = (
         f"{len(settings['tasks'])} {results.suite.subject}, merged by {merge} (task arithmetic: TA), "
-        "calibrated with "
-        f"{settings['samples']} unlabelled {results.suite.unit} a task, the first {settings['lines']} test "
-        f"{results.suite.unit} of each (all where it has fewer); "
-        f"percent, averaged over tasks. {''.join(map(added, measured))}"
-        "`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has "
-        f"any ({about['machine']}, {about['date']})."
+        f"calibrated with {settings['samples']} unlabelled {results.suite.unit} a task, the first "
+        f"{settings['lines']} test {results.suite.unit} of each (all where it has fewer); "
+        f"percent, averaged over tasks. {''.join(map(added, measured))}{recovered(results)}"
     )
-    shown = [
+    told = [
         row
         for row in results.rows
         if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID
     ]
-    begin, end = MARKERS[results.suite.name]
-    return "\n\n".join([f"{begin}\n{head}", table(lines), *notes(shown), end])
+    markers = MARKERS[results.suite.name]
+    return "\n\n".join([f"{markers.begin}\n{head}", averages(results, measured), *notes(told), markers.end])
+
+
+def main_rows(results: Results) -> str:
+    """Return what stands between README's markers, these included."""
+    settings, methods = results.about["settings"], [name for name in shown(results) if name in MAIN]
+    head = (
+        f"{len(settings['tasks'])} {results.suite.subject}, merged by {chosen(results)}, calibrated with "
+        f"{settings['samples']} unlabelled {results.suite.unit} a task; percent, averaged over tasks. "
+        f"{''.join(map(added, methods))}{recovered(results)}"
+    )
+    return "\n\n".join([f"{MAIN_MARKERS.begin}\n{head}", averages(results, methods), MAIN_MARKERS.end])
+
+
+def recovered(results: Results) -> str:
+    """Return the sentence that explains the last column."""
+    return (
+        "`recovered` is (row - base) / (experts - base), of the first of its 4-bit columns where a row has "
+        f"any ({results.about['machine']}, {results.about['date']})."
+    )
 
 
 def chosen(results: Results) -> str:
-    """The merge with the most rows; the first of equals."""
+    """Return the merge with the most rows; the first of equals."""
     return max(MERGES, key=lambda merge: sum(row["merge"] == merge for row in results.rows))
+
+
+def shown(results: Results) -> list[str]:
+    """Return the methods and peers that have a row at 4 bits after that merge."""
+    merge = chosen(results)
+    return [
+        method
+        for method in (*METHODS, *PEERS)
+        if any(results.score(merge, method, stage) is not None for stage in results.suite.runtimes)
+    ]
+
+
+def averages(results: Results, methods: Sequence[str]) -> str:
+    """Return a table: the base, the merge, a line for each method or peer, and the experts."""
+    merge = chosen(results)
+    runtimes = [f"4 bits, {runtime}" for runtime in results.suite.runtimes.values()]
+    lines = [
+        ["method", "bits a weight", "full precision", *runtimes, "recovered"],
+        _line(results, "base", ("", "", "base")),
+        _line(results, "merged, no calibration", (merge, "", "merged")),
+    ]
+    for method in methods:
+        default = " (default)" if method == DEFAULT_METHOD else ""
+        name = method if method in PEERS else f"`{method}`{default}"
+        # A method whose target is the merge gives the merge where it does not round.
+        same = method in METHODS and PRESETS[METHODS[method]["method"]].target == "merged"
+        full = (merge, "", "merged") if same else (merge, method, "full")
+        lines.append(_line(results, name, full, (merge, method)))
+    lines.append(_line(results, "experts, each on its own task", ("", "", "experts")))
+    return table(lines)
 
 
 def _line(
     results: Results, name: str, full: tuple[str, str, str], ours: tuple[str, str] | None = None
 ) -> list[str]:
-    """`full`: merge, method and stage of the row in full precision; `ours`: merge and method of those at 4
-    bits, of which there is one at least.
+    """Return one line. `full` is merge, method and stage of the row in full precision; `ours` merge and
+    method of those at 4 bits, of which there is one at least.
     """
     rows = [
         next(results.of(*full), None),
         *(next(results.of(*ours, stage), None) if ours else None for stage in results.suite.runtimes),
     ]
     first = next(filter(None, rows[1:] if ours else rows))
-    return [
-        name,
-        bits(first) if ours else "32",
-        *(percent(row["scores"]["average"]) if row else "" for row in rows),
-        results.recovered(first),
-    ]
+    scores = [percent(row["scores"]["average"]) if row else "" for row in rows]
+    return [name, bits(first) if ours else "32", *scores, results.recovered(first)]
 
 
-def replaced(text: str, new: str, suite: str = "text") -> str:
-    """README's text with a new block; SystemExit where its markers are not there once each, in order."""
-    first, last = MARKERS[suite]
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not (begin and end) or first in rest or last in before + after:
-        raise SystemExit(f"README.md: expected the markers {first} and {last} once each, in this order")
+def replaced(text: str, markers: Markers, new: str, page: str) -> str:
+    """Return a page's text with a new block, markers included; SystemExit where its markers are not there
+    once each, in order.
+    """
+    before, begin, rest = text.partition(markers.begin)
+    _, end, after = rest.partition(markers.end)
+    if not (begin and end) or markers.begin in rest or markers.end in before + after:
+        raise SystemExit(
+            f"{page}: expected the markers {markers.begin} and {markers.end} once each, in this order"
+        )
     return before + new + after
 
 
-def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser("accuracy.pages", __doc__).parse_args(arguments)
+    page, readme = (path.read_text(encoding="utf-8") for path in (PAGE, README))
     for suite in SUITES.values():
-        text = replaced(text, block(read(RESULTS / suite.results)), suite.name)
-    with files.whole(readme) as built:
-        built.write_text(text, encoding="utf-8")
+        results = read(RESULTS / suite.results)
+        results.save()
+        page = replaced(page, MARKERS[suite.name], block(results), PAGE.name)
+        if suite is TEXT:
+            readme = replaced(readme, MAIN_MARKERS, main_rows(results), README.name)
+    for path, text in ((PAGE, page), (README, readme)):
+        write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.laboratory import MERGES, METHODS
 from benchmarks.accuracy.suites import SUITES, Suite
+from benchmarks.machine import today
 from benchmarks.peers import known
-from benchmarks.tables import percent, table
-from epmq_export import files
+from benchmarks.tables import percent, table, write_json, write_text
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.grids import GRIDS
 from epmq_export.verification.tasks.bench import Scores
@@ -101,19 +100,19 @@ class Results:
             )
         }
         self.rows.sort(key=lambda row: tuple(order[part] for part in _name(row)))
-        self.about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
-        for path, text in (
-            (self.json, json.dumps({"about": self.about, "rows": self.rows}, indent=1) + "\n"),
-            (self.markdown, self.text()),
-        ):
-            with files.whole(path) as built:
-                built.write_text(text, encoding="utf-8")
+        self.about["date"] = today()
+        self.save()
         told = " ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
             for key, value in facts.items()
             if value is not None
         )
         print(f"{merge:9}{method:30}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
+
+    def save(self) -> None:
+        """Write the rows as they are: accuracy.json and accuracy.md."""
+        write_json(self.json, {"about": self.about, "rows": self.rows})
+        write_text(self.markdown, self.text())
 
     @property
     def suite(self) -> Suite:

@@ -1,26 +1,63 @@
-"""README's table is what its results say."""
+"""The tables of docs/results.md and README are what the results say."""
+
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+from benchmarks import RESULTS
 from benchmarks.accuracy import pages
 from benchmarks.accuracy.suites import SUITES, Suite
 
-BEGIN, END = pages.MARKERS["text"]
+MARKERS = pages.MARKERS["text"]
+BEGIN, END = MARKERS
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
-def test_the_readme_has_the_tables_of_the_results(suite: Suite) -> None:
-    text = (pages.ROOT / "README.md").read_text(encoding="utf-8")
-    results = pages.read(pages.ROOT / "benchmarks" / "results" / suite.results)
+def test_the_page_has_the_tables_of_the_results(suite: Suite) -> None:
+    text = pages.PAGE.read_text(encoding="utf-8")
+    results = pages.read(RESULTS / suite.results)
     assert results.suite is suite
-    assert pages.replaced(text, pages.block(results), suite.name) == text, (
+    block = pages.block(results)
+    assert pages.replaced(text, pages.MARKERS[suite.name], block, "") == text, (
         "run: python -m benchmarks.accuracy.pages"
     )
     assert results.markdown.read_text(encoding="utf-8") == results.text()
 
 
+def test_the_readme_has_the_main_rows_of_the_page() -> None:
+    text = pages.README.read_text(encoding="utf-8")
+    results = pages.read(RESULTS)
+    main = pages.main_rows(results)
+    assert pages.replaced(text, pages.MAIN_MARKERS, main, "") == text, (
+        "run: python -m benchmarks.accuracy.pages"
+    )
+    rows = [line for line in main.splitlines() if line.startswith("|")]
+    assert set(rows) < set(pages.block(results).splitlines())
+    assert len(rows) == len(pages.MAIN) + 5  # besides: the head, the line under it, base, merge and experts
+
+
+def test_the_command_writes_both_pages_and_each_suites_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = shutil.copytree(RESULTS, tmp_path / "results")
+    for name in ("PAGE", "README"):
+        monkeypatch.setattr(pages, name, Path(shutil.copy(getattr(pages, name), tmp_path)))
+    monkeypatch.setattr(pages, "RESULTS", results)
+    content = json.loads((results / "accuracy.json").read_text(encoding="utf-8"))
+    base = next(row for row in content["rows"] if row["stage"] == "base")
+    base["scores"]["average"] = 0.0123
+    (results / "accuracy.json").write_text(json.dumps(content))
+    pages.main([])
+    for page in ("README.md", "results.md", "results/accuracy.md"):
+        assert "| 1.2 |" in (tmp_path / page).read_text(encoding="utf-8"), page
+    unchanged = results / "t5" / "accuracy.md"
+    assert unchanged.read_bytes() == (RESULTS / "t5" / "accuracy.md").read_bytes()
+
+
 def test_the_table_has_every_kind_of_row() -> None:
-    results = pages.read(pages.ROOT / "benchmarks" / "results")
+    results = pages.read(RESULTS)
     merge = pages.chosen(results)
     assert all(
         sum(row["merge"] == other for row in results.rows)
@@ -66,9 +103,9 @@ def test_the_table_has_every_kind_of_row() -> None:
 
 @pytest.mark.parametrize("text", ["none", END + BEGIN, BEGIN, 2 * (BEGIN + END)])
 def test_markers_out_of_place_are_refused(text: str) -> None:
-    with pytest.raises(SystemExit, match="expected the markers"):
-        pages.replaced(text, "new")
+    with pytest.raises(SystemExit, match=r"page\.md: expected the markers"):
+        pages.replaced(text, MARKERS, "new", "page.md")
 
 
 def test_only_the_text_between_the_markers_changes() -> None:
-    assert pages.replaced(f"a{BEGIN}old{END}b", "new") == "anewb"
+    assert pages.replaced(f"a{BEGIN}old{END}b", MARKERS, "new", "") == "anewb"
