@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor, nn
 
 from epmq_export.tensors.source import TensorSource
-
-if TYPE_CHECKING:
-    from epmq_export.models.family import Family
 
 Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
 
@@ -66,7 +63,7 @@ class OnnxSpec:
     outputs: Mapping[str, Mapping[int, str]]
     """Output names, in order, with the names of their dynamic axes."""
 
-    towers: Sequence["Family"]
+    towers: Sequence[Any]  # families, whose own module knows this one
     """What the model runs, by the samples that it is given."""
 
     beside: Callable[[str], Mapping[str, object]] = lambda model: {}
