@@ -1,8 +1,9 @@
-"""The one tree of errors. Each is a sentence for the user and carries the exit code of the command line.
+"""The one tree of errors: each is a sentence for the user and carries the exit code of the command line.
 
 EpmqError
 ├── VerificationFailed   1  the artefact fails verification
 ├── RecipeError          2  wrong use: a recipe, an option, an output that exists
+│   └── SettingError     2  a setting that is wrong, by its key: the recipe adds its file and line
 ├── InputError           3  a bad input file: a checkpoint, calibration data, a written model
 │   └── CalibrationError 3  the numbers of a layer cannot be solved
 ├── OutputError          3  a place that cannot be written: a full disk, a file where a directory is needed
@@ -12,6 +13,15 @@ EpmqError
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
+
+Key = tuple[str | int, ...]
+"""The way to a value of a recipe: names of mappings, and numbers of a list's items."""
+
+
+def dotted(key: Key) -> str:
+    """Return a key as people write it, `tasks.sst2.calibration[1]`, on one line whatever the names."""
+    names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
+    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")
 
 
 class EpmqError(Exception):
@@ -24,6 +34,17 @@ class VerificationFailed(EpmqError):
 
 class RecipeError(EpmqError):
     exit_code = 2
+
+
+class SettingError(RecipeError):
+    """Tell of a wrong setting whose key is known and whose file is not; `Recipe.located` adds file and
+    line.
+    """
+
+    def __init__(self, key: Key, message: str) -> None:
+        super().__init__(f"{dotted(key)}: {message}")
+        self.key = key
+        self.message = message
 
 
 class InputError(EpmqError):
@@ -43,14 +64,15 @@ class MissingRuntime(EpmqError):
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """`, did you mean 'x'?` where a valid name is near, letter case aside; else nothing."""
+    """Return `, did you mean 'x'?` where a valid name is near, letter case aside; else nothing."""
     near = _nearest(name, valid)
     return f", did you mean {near!r}?" if near is not None else ""
 
 
 def near_file(path: Path, written: str) -> str:
-    """The same for a missing file, among those that lie where it was looked for; `written` is how the user
-    spelled `path`.
+    """Return the same for a missing file, among those that lie where it was looked for.
+
+    `written` is how the user spelled `path`.
     """
     try:
         names = [entry.name for entry in path.parent.iterdir()]
@@ -64,12 +86,3 @@ def _nearest(name: str, valid: Iterable[str]) -> str | None:
     by_case = {candidate.lower(): candidate for candidate in valid}
     close = get_close_matches(name.lower(), by_case, n=1, cutoff=0.6)
     return by_case[close[0]] if close else None
-
-
-Key = tuple[str | int, ...]
-
-
-def dotted(key: Key) -> str:
-    """`tasks.sst2.calibration[1]`, on one line whatever the names."""
-    names = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in key)
-    return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in names).removeprefix(".")

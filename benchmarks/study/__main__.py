@@ -34,6 +34,7 @@ from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.grids.layout import Layout
 from epmq_export.merging.merged import merged
+from epmq_export.merging.parameters import Level
 from epmq_export.merging.registry import merge_settings
 from epmq_export.models import reference
 from epmq_export.models.family import Family
@@ -136,7 +137,9 @@ class Bench:
         # More copies stand for experts of one task that were trained alike.
         experts = [self.experts[task] for task in tasks] * what["copies"]
         settings = merge_settings(
-            what["rule"], {"lambda": 1.0}, [(f"expert {index}", {}) for index in range(len(experts))]
+            what["rule"],
+            [Level({"lambda": 1.0})],
+            [(f"expert {index}", Level()) for index in range(len(experts))],
         )
         merge = self.merges.setdefault(
             (what["rule"], len(tasks), what["copies"]), Kept(merged(self.base, experts, settings))

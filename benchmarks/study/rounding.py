@@ -35,6 +35,7 @@ from epmq_export.calibration.solver import inverse_factor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
 from epmq_export.merging.merged import merged
+from epmq_export.merging.parameters import Level
 from epmq_export.merging.registry import merge_settings
 from epmq_export.models.samples import choose
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -127,7 +128,9 @@ def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, 
     merge = merged(
         base,
         sources,
-        merge_settings("task_arithmetic", {"lambda": 1.0}, [(task, {}) for task in TEXT.tasks[:4]]),
+        merge_settings(
+            "task_arithmetic", [Level({"lambda": 1.0})], [(task, Level()) for task in TEXT.tasks[:4]]
+        ),
     )
     method = with_length(PRESETS["anchored"], family, base, sources, merge)
     texts = (

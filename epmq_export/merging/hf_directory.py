@@ -58,7 +58,9 @@ def write_merged(
 
 
 def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str:
-    """README.md with the front matter that the hub reads; `recipe` is shown as it was written (YAML)."""
+    """Return README.md with the front matter that the hub reads; `recipe` is shown as it was written
+    (YAML).
+    """
     parents = [
         name for name in dict.fromkeys((base, *experts)) if _HUB_ID.fullmatch(name)
     ]  # the hub refuses local paths there
@@ -75,7 +77,7 @@ def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str
 
 
 def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
-    """One safetensors file, tensor by tensor: the library's own writer wants them all in memory.
+    """Write one safetensors file, tensor by tensor: the library's own writer wants them all in memory.
 
     Its layout: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, the bytes in the
     header's order, the widest dtypes first so that each tensor is aligned.

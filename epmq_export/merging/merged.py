@@ -39,7 +39,9 @@ class Merged:
         return self._dtype if self._dtype is not None and stored.is_floating_point else stored
 
     def load(self, name: str) -> Tensor:
-        """Integer tensors are the base's. RecipeError where a result does not fit its dtype."""
+        """Return a tensor; one of integers is the base's. RecipeError where a result does not fit its
+        dtype.
+        """
         if not self._inputs.source.dtype(name).is_floating_point:
             return self._inputs.source.load(name)
         value = self._merge(name).to(self.dtype(name))
@@ -58,7 +60,7 @@ def merged(
     dtype: torch.dtype | None = None,
     layers: Layers | None = None,
 ) -> Merged:
-    """The merge of experts, in the order of `settings.models`, all under the base's tensor names.
+    """Return the merge of experts, in the order of `settings.models`, all under the base's tensor names.
 
     Floating tensors get `dtype`, or by default the base's own. `layers` says which layers of a model these
     are, by default all. InputError where an expert does not fit the base (headers are compared; no tensor is

@@ -23,8 +23,8 @@ _TOWERS = ("text", "vis", "audio", "decoder", "encoder")  # `vision` and `visual
 def layer_changes(
     config: Mapping[str, Any], path: Path, layers: Mapping[str, int], origins: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
-    """The keys of config.json that change where stacks of `layers` (by name) become those that `origins`
-    lists, by the number each came from.
+    """Return the keys of config.json that change where stacks of `layers` (by name) become those that
+    `origins` lists, by the number each came from.
 
     What the config lists by layer (`layer_types`) follows. InputError where it does not say which key counts
     a stack's layers.
@@ -49,7 +49,9 @@ def layer_changes(
 
 
 def _keys(config: Mapping[str, Any], stack: str, count: int) -> list[tuple[str, str]]:
-    """The keys, each with the part of the config that it is in, that may count the layers of a stack."""
+    """Return the keys, each with the part of the config that it is in, that may count the layers of a
+    stack.
+    """
     parts = {"": config} | {
         name: value for name, value in config.items() if name.endswith("_config") and isinstance(value, dict)
     }
@@ -68,6 +70,7 @@ def _keys(config: Mapping[str, Any], stack: str, count: int) -> list[tuple[str, 
 
 
 def vocabulary_changes(config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the keys of config.json that change where there are `size` rows of embeddings."""
     if "vocab_size" in config or "text_config" not in config:
         return {"vocab_size": size}
     return {"text_config": {**config["text_config"], "vocab_size": size}}

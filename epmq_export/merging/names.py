@@ -20,21 +20,21 @@ _TABLE = re.compile(
 
 
 def layer_of(tensor: str) -> int | None:
-    """The layer that a tensor belongs to: the first number in its name. None outside the layers."""
+    """Return the layer that a tensor belongs to, the first number in its name; None outside the layers."""
     found = _NUMBER.search(tensor)
     return int(found.group(1)) if found else None
 
 
 def stack_of(tensor: str) -> str | None:
-    """The stack of layers that a tensor belongs to: what stands before the layer's number (`model.layers`).
-    None outside the layers.
+    """Return the stack of layers that a tensor belongs to: what stands before the layer's number, such as
+    `model.layers`. None outside the layers.
     """
     found = _NUMBER.search(tensor)
     return tensor[: found.start()] if found else None
 
 
 def with_layer(tensor: str, layer: int) -> str:
-    """The name of the same tensor in another layer."""
+    """Return the name of the same tensor in another layer."""
     found = _NUMBER.search(tensor)
     return f"{tensor[: found.start(1)]}{layer}{tensor[found.end(1) :]}" if found else tensor
 
@@ -45,12 +45,12 @@ def is_table(tensor: str) -> bool:
 
 
 def comes_before(tensor: str) -> bool:
-    """Whether a tensor outside the layers stands before them."""
+    """Return whether a tensor outside the layers stands before them."""
     return _BEFORE.search(tensor) is not None
 
 
 def count_layers(tensors: Iterable[str]) -> dict[str, int]:
-    """The number of layers of each stack."""
+    """Return the number of layers of each stack."""
     counts: dict[str, int] = {}
     for tensor in tensors:
         layer, stack = layer_of(tensor), stack_of(tensor)
@@ -75,7 +75,7 @@ class Layers:
     """For each expert, its own number of that layer; where empty, the same."""
 
     def share(self, tensor: str) -> float:
-        """0 in the first layer of its stack, 1 in the last or only one; 0 outside the layers, as in
+        """Return 0 in the first layer of its stack and 1 in the last or only one; 0 outside the layers, as in
         mergekit.
         """
         layer, stack = layer_of(tensor), stack_of(tensor)
@@ -85,7 +85,7 @@ class Layers:
         return (layer - self.first) / (count - 1) if count > 1 else 1.0
 
     def name_in(self, index: int, tensor: str) -> str:
-        """What the tensor is called in an expert."""
+        """Return what the tensor is called in an expert."""
         layer = layer_of(tensor)
         if layer is None or stack_of(tensor) not in self.counts or not self.starts:
             return tensor
@@ -93,8 +93,8 @@ class Layers:
 
 
 def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
-    """Whether a tensor has a row a token: outside the layers, with as many rows as the config says, and none
-    that has so many by chance.
+    """Return whether a tensor has a row a token: it stands outside the layers and has the `size` rows that
+    the config says, and is none that has so many by chance.
     """
     other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
     return (

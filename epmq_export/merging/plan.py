@@ -29,21 +29,32 @@ class Slice:
 
     settings: MergeSettings
     base: Strand
-    """For a rule that knows no base, the model whose names, shapes and dtypes count: the base if it is there,
-    else the first.
+    """The model whose names, shapes and dtypes count: for a rule that knows no base, the base if it is among
+    the experts, else the first of them.
     """
 
     experts: Sequence[Strand]
-    """In the order of the settings."""
+    """The models that are merged, in the order of the settings."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """What a recipe merges."""
+
+    base: Strand
+    """The recipe's own base, whatever that of a slice is."""
+
+    counts_base: bool
+    """Whether the rule needs no base, and counts one that is listed as one of the models."""
+
     modules: Mapping[str, Sequence[Slice]]
     """By name; WHOLE alone where models are merged as they are."""
 
+    key: Key
+    """Where the recipe has them: its `models`, `slices` or `modules`."""
+
     def keeps_layers(self) -> bool:
-        """Whether each layer of the merge is made of the same layer of every model."""
+        """Return whether each layer of the merge is made of the same layer of every model."""
         for slices in self.modules.values():
             first = 0
             for part in slices:

@@ -3,13 +3,12 @@ model.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
-from epmq_export.errors import RecipeError, did_you_mean
-from epmq_export.merging.parameters import Parameter, parameter
+from epmq_export.errors import SettingError, did_you_mean
+from epmq_export.merging.parameters import Level, Parameter, parameter
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ class Number:
     """A parameter that a rule reads, as the rule's own file declares it."""
 
     default: float | None = None
-    """Where the recipe is silent; None: it must speak."""
+    """What counts where the recipe is silent; None: the recipe must speak."""
 
     mergekit: float | None = None
     """The default under mergekit's convention, where it is another."""
@@ -40,15 +39,17 @@ class Number:
     flag: bool = False
 
     def default_for(self, convention: str, weighted: bool) -> float | None:
+        """Return the default under a convention, for a recipe that sets weights or does not."""
         if convention == "mergekit" and self.mergekit is not None:
             return self.mergekit
         return self.weighted if weighted and self.weighted is not None else self.default
 
-    def check(self, where: str, values: Iterable[float]) -> None:
-        """RecipeError for a value out of range."""
-        for value in values:
-            if not self.least <= value <= self.most or (self.whole and value != int(value)):
-                raise RecipeError(f"{where} is {value:g}, expected {self._expected()}")
+    def check(self, where: str, found: Parameter) -> None:
+        """Raise SettingError, its sentence beginning with `where`, for a value out of range."""
+        for entry in found.entries:
+            for value in entry.gradient:
+                if not self.least <= value <= self.most or (self.whole and value != int(value)):
+                    raise SettingError(entry.key, f"{where} is {value:g}, expected {self._expected()}")
 
     def _expected(self) -> str:
         kind = (
@@ -62,6 +63,7 @@ class Number:
 
 
 def flag(default: bool, mergekit: bool | None = None) -> Number:
+    """Return a parameter that is true or false."""
     return Number(float(default), None if mergekit is None else float(mergekit), flag=True)
 
 
@@ -90,68 +92,63 @@ def read_settings(
     declared: Mapping[str, Number],
     others: Collection[str],
     convention: str,
-    parameters: Mapping[str, Any],
-    models: Sequence[tuple[str, Mapping[str, Any]]],
+    levels: Sequence[Level],
+    models: Sequence[tuple[str, Level]],
     weighted: bool,
 ) -> MergeSettings:
-    """The settings of a rule that declares its numbers; `others` are the names that some other rule reads,
-    `weighted` as in `merge_settings`.
+    """Return the settings of a rule that declares its numbers, from levels and models as `merge_settings` has
+    them.
 
-    A model's own value goes before the recipe's, and that before the rule's default, tensor by tensor.
-    RecipeError for an unknown name, with the nearest valid one, and for a value of the wrong kind or out of
-    range.
+    `others` are the names that some other rule reads. A model's own value goes before those of the levels,
+    and these before the rule's default, tensor by tensor. SettingError for an unknown name, with the nearest
+    valid one, and for a value of the wrong kind or out of range.
     """
-    _check_names("parameters", rule, parameters, declared, others)
+    _check_names("parameters", rule, levels, declared, others)
+    by_model = {key: number for key, number in declared.items() if number.by_model}
     for name, own in models:
-        _check_names(
-            f"parameters of {name}",
-            rule,
-            own,
-            [key for key, number in declared.items() if number.by_model],
-            others,
-        )
-    weighted = weighted or "weight" in parameters or any("weight" in own for _, own in models)
+        _check_names(f"parameters of {name}", rule, [own], by_model, others)
+    every = [*levels, *(own for _, own in models)]
+    weighted = weighted or any("weight" in level.parameters for level in every)
 
-    def read(key: str, number: Number, where: str, settings: Sequence[Any]) -> Parameter:
-        found = parameter(where, settings, number.default_for(convention, weighted), number.flag)
-        number.check(where, found.values)
+    def read(key: str, number: Number, where: str, levels: Sequence[Level]) -> Parameter:
+        found = parameter(where, key, levels, number.default_for(convention, weighted), number.flag)
+        number.check(where, found)
         return found
 
     return MergeSettings(
-        rule,
-        convention,
-        tuple(
+        rule=rule,
+        convention=convention,
+        models=tuple(
             ModelSettings(
                 name,
                 {
-                    key: read(key, number, f"{key} of {name}", [own.get(key), parameters.get(key)])
-                    for key, number in declared.items()
-                    if number.by_model
+                    key: read(key, number, f"{key} of {name}", [own, *levels])
+                    for key, number in by_model.items()
                 },
             )
             for name, own in models
         ),
-        {
-            key: read(key, number, key, [parameters.get(key)])
-            for key, number in declared.items()
-            if not number.by_model
+        numbers={
+            key: read(key, number, key, levels) for key, number in declared.items() if key not in by_model
         },
     )
 
 
 def _check_names(
-    where: str, rule: str, given: Mapping[str, Any], valid: Collection[str], others: Collection[str]
+    where: str, rule: str, levels: Sequence[Level], valid: Collection[str], others: Collection[str]
 ) -> None:
-    for key in given:
+    places = {key: level.place(key) for level in reversed(levels) for key in level.parameters}
+    for key in dict.fromkeys(key for level in levels for key in level.parameters):
         if key in _NO_EFFECT:
             log.info("%s: %s changes nothing: masks are not kept, and sums are float32", where, key)
             continue
         if key in valid:
             continue
         if key not in others:
-            raise RecipeError(
+            raise SettingError(
+                places[key],
                 f"{where}: {key!r} is unknown to {rule}, expected "
-                f"{_one_of(valid)}{did_you_mean(str(key), valid)}"
+                f"{_one_of(valid)}{did_you_mean(str(key), valid)}",
             )
         log.warning("%s: %s has no effect on %s", where, key, rule)
 

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, SettingError
 from epmq_export.files import read_json
 from epmq_export.merging.names import is_indexed
-from epmq_export.recipe.merge import RecipeToken, Row
-from epmq_export.recipe.recipe import Recipe
+from epmq_export.merging.tokens import TokenEntry
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
 
@@ -62,12 +61,12 @@ class Vocabulary:
     own: Mapping[str, Mapping[str, int]]
     """By location: the model's own tokens."""
 
-    entries: Mapping[str, RecipeToken]
-    """What the recipe says of single tokens, the models in it as locations."""
+    entries: Mapping[str, TokenEntry]
+    """What is asked of single tokens, models by their locations."""
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """InputError where the model has none that transformers reads."""
+    """Return a model's tokenizer; InputError where it has none that transformers reads."""
     directory = checkpoint.model_directory
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -80,16 +79,16 @@ def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
 
 def vocabulary(
-    recipe: Recipe,
     models: Mapping[str, Checkpoint],
     source: str,
-    entries: Mapping[str, RecipeToken],
+    entries: Mapping[str, TokenEntry],
     multiple: int,
 ) -> tuple[Any, Vocabulary]:
-    """The merge's tokenizer and vocabulary. `source` is "base", "union" or a location; `models` are by
-    location, the base first.
+    """Return the merge's tokenizer and vocabulary, its rows padded to a multiple of `multiple`.
 
-    InputError for a tokenizer that its model's embeddings do not fit.
+    `source` is "base", "union" or a location; `models` are by location, the base first, and so are those in
+    `entries`. InputError for a tokenizer that its model's embeddings do not fit, SettingError for an entry's
+    token that the tokenizer does not take.
     """
     base = next(iter(models))
     tokenizers = {}
@@ -118,7 +117,7 @@ def vocabulary(
     result.add_tokens([token for token in entries if token not in result.get_vocab()])
     tokens = result.get_vocab()
     if refused := [token for token in entries if token not in tokens]:
-        raise recipe.mistake(
+        raise SettingError(
             ("tokenizer", "tokens", refused[0]),
             f"found the token {refused[0]!r}, which the tokenizer does not take, expected text of a token",
         )
@@ -132,24 +131,17 @@ def vocabulary(
         location: torch.tensor([known.get(token, -1) for token in order]) for location, known in own.items()
     }
     return result, Vocabulary(
-        tokens, -(-len(tokens) // multiple) * multiple, rows, sizes, own, _located(recipe, entries)
+        tokens=tokens,
+        size=-(-len(tokens) // multiple) * multiple,
+        rows=rows,
+        sizes=sizes,
+        own=own,
+        entries=entries,
     )
 
 
-def _located(recipe: Recipe, entries: Mapping[str, RecipeToken]) -> dict[str, RecipeToken]:
-    def place(source: str | Row | None) -> str | Row | None:
-        if isinstance(source, Row):
-            return Row(recipe.location(source.model), source.token)
-        return recipe.location(source) if source not in (None, "zero") else source
-
-    return {
-        token: RecipeToken.model_construct(source=place(entry.source), force=entry.force)
-        for token, entry in entries.items()
-    }
-
-
 def _add(tokenizer: Any, tokenizers: Mapping[str, Any]) -> None:  # noqa: ANN401
-    """Every model's tokens that the tokenizer lacks, model by model in the order of their ids."""
+    """Add every model's tokens that the tokenizer lacks, model by model in the order of their ids."""
     added: dict[str, Any] = {}
     for location, other in tokenizers.items():
         special = {info.content: info for _, info in sorted(other.added_tokens_decoder.items())}
@@ -181,7 +173,7 @@ def _size(model: Checkpoint) -> int:
 
 
 def _require_indexed(model: Checkpoint, size: int) -> None:
-    """InputError where no tensor has a row a token: its tokens could not be put in another order."""
+    """Raise InputError where no tensor has a row a token: its tokens could not be put in another order."""
     if any(is_indexed(model, name, size) for name in model.names()):
         return
     tables = [
@@ -196,18 +188,18 @@ def _require_indexed(model: Checkpoint, size: int) -> None:
     )
 
 
-def chat_template(asked: str, recipe: Recipe, models: Mapping[str, Checkpoint]) -> str | None:
-    """The template that a recipe's `chat_template` means: Jinja as it is, or with `auto` the one that most
-    models have.
+def chat_template(asked: str, models: Mapping[str, Checkpoint]) -> str:
+    """Return the template that a recipe's `chat_template` means: Jinja as it is, or with `auto` the one that
+    most models have.
+
+    SettingError for text that is no Jinja, and for `auto` where no model has a template.
     """
     if asked != "auto":
         if "{" not in asked:
-            raise recipe.mistake(
+            raise SettingError(
                 ("chat_template",),
-                (
-                    f"found {asked!r}, expected 'auto' or a template in Jinja (mergekit's templates by name "
-                    "are not here)"
-                ),
+                f"found {asked!r}, expected 'auto' or a template in Jinja (mergekit's templates by name "
+                "are not here)",
             )
         return asked
     found: Counter[str] = Counter()
@@ -223,14 +215,14 @@ def chat_template(asked: str, recipe: Recipe, models: Mapping[str, Checkpoint]) 
         else:
             log.info("%s has no chat template", location)
     if not found:
-        raise recipe.mistake(
+        raise SettingError(
             ("chat_template",), "found 'auto', but no model has a chat template, expected one in Jinja"
         )
     return found.most_common(1)[0][0]
 
 
 def write_tokenizer(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
-    """In place of what tokenizer files are there."""
+    """Write a tokenizer in place of what tokenizer files are there."""
     for name in TOKENIZER_FILES:
         (directory / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(directory)

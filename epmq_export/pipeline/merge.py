@@ -11,7 +11,13 @@ from epmq_export.merging.assembly import assemble, origins
 from epmq_export.merging.merged import DTYPES
 from epmq_export.merging.model_config import layer_changes, vocabulary_changes
 from epmq_export.merging.names import count_layers
-from epmq_export.merging.vocabulary import chat_template, tokenizer_of, vocabulary, write_tokenizer
+from epmq_export.merging.vocabulary import (
+    Vocabulary,
+    chat_template,
+    tokenizer_of,
+    vocabulary,
+    write_tokenizer,
+)
 from epmq_export.pipeline.models import Checkpoints, _require_same_vocabulary, frozen_tensors
 from epmq_export.recipe.merge import RecipeTokenizer
 from epmq_export.recipe.recipe import Recipe
@@ -36,47 +42,63 @@ class Output:
 
 
 def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()) -> Output:
-    """The merge in full precision. RecipeError or InputError where the models cannot be merged as the recipe
-    says.
+    """Return the merge in full precision, computed as it is read.
 
-    What `patterns` match, or those of the recipe where it has its own, is the base's.
+    What `patterns` match, or those of the recipe where it has its own, is the base's. RecipeError or
+    InputError where the models cannot be merged as the recipe says.
     """
-    base = recipe.location(recipe.base_model)
     frozen = frozen_tensors(recipe, checkpoints.base, patterns)
-    models: dict[str, Checkpoint] = {base: checkpoints.base, **checkpoints.experts}
-    directory = checkpoints.base.model_directory
-    config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
-    asked, known, tokenizer = recipe.tokenizer or recipe.tokenizer_source, None, None
-    if asked is None:
-        _require_same_vocabulary(recipe, checkpoints)
-    else:
-        asked = RecipeTokenizer(source=asked) if isinstance(asked, str) else asked
-        source = (
-            base
-            if asked.source == "base"
-            else asked.source
-            if asked.source == "union"
-            else recipe.location(asked.source)
-        )
-        tokenizer, known = vocabulary(recipe, models, source, asked.tokens, asked.pad_to_multiple_of or 1)
-    if recipe.chat_template is not None:
-        tokenizer = tokenizer or tokenizer_of(checkpoints.base)
-        tokenizer.chat_template = chat_template(recipe.chat_template, recipe, models)
+    models = {recipe.location(recipe.base_model): checkpoints.base, **checkpoints.experts}
     dtype = recipe.out_dtype or recipe.dtype
-    result = assemble(
-        recipe,
-        checkpoints.plan,
-        {location: without(model, frozen) for location, model in models.items()},
-        DTYPES[dtype] if dtype else None,
-        known,
+    if recipe.tokenizer is None and recipe.tokenizer_source is None:
+        _require_same_vocabulary(recipe, checkpoints)
+    with recipe.located():
+        tokenizer, known = _tokenizer(recipe, models)
+        result = assemble(
+            checkpoints.plan,
+            {location: without(model, frozen) for location, model in models.items()},
+            DTYPES[dtype] if dtype else None,
+            known,
+        )
+        # After `assemble`, which refuses layers that there are not.
+        changes = _config_changes(checkpoints, known)
+    return Output(
+        source=Joined([result, only(checkpoints.base, frozen)]) if frozen else result,
+        directory=checkpoints.base.model_directory,
+        config=changes,
+        tokenizer=None if tokenizer is None else partial(write_tokenizer, tokenizer),
     )
-    if frozen:
-        result = Joined([result, only(checkpoints.base, frozen)])
-    # After `assemble`, which refuses layers that there are not.
-    layers = origins(recipe, checkpoints.plan, checkpoints.base)
-    changes = layer_changes(config, directory / CONFIG, count_layers(checkpoints.base.names()), layers)
+
+
+def _tokenizer(recipe: Recipe, models: Mapping[str, Checkpoint]) -> tuple[Any, Vocabulary | None]:
+    """Return the tokenizer that is written, and the vocabulary that the models get; None for the base's own.
+
+    `models` are by location, the base first.
+    """
+    base = next(iter(models))
+    tokenizer, known = None, None
+    asked = recipe.tokenizer
+    if recipe.tokenizer_source is not None:
+        asked = RecipeTokenizer(source=recipe.tokenizer_source)
+    if asked is not None:
+        source = base if asked.source == "base" else asked.source
+        if source not in (base, "union"):
+            source = recipe.location(source)
+        tokenizer, known = vocabulary(
+            models, source, asked.entries(recipe.location), asked.pad_to_multiple_of or 1
+        )
+    if recipe.chat_template is not None:
+        tokenizer = tokenizer or tokenizer_of(models[base])
+        tokenizer.chat_template = chat_template(recipe.chat_template, models)
+    return tokenizer, known
+
+
+def _config_changes(checkpoints: Checkpoints, known: Vocabulary | None) -> dict[str, Any]:
+    """Return the values of the base's config.json that are other ones in the merge's."""
+    path = checkpoints.base.model_directory / CONFIG
+    config = read_json(path) if path.exists() else {}
+    layers = origins(checkpoints.plan, checkpoints.base)
+    changes = layer_changes(config, path, count_layers(checkpoints.base.names()), layers)
     if known is not None:
         changes |= vocabulary_changes({**config, **changes}, known.size)
-    return Output(
-        result, directory, changes, None if tokenizer is None else partial(write_tokenizer, tokenizer)
-    )
+    return changes

@@ -53,7 +53,9 @@ def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
 
 
 def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
-    """RecipeError where calibration cannot follow the merge, InputError for an expert that has another
+    """Return a recipe's models as calibration takes them.
+
+    RecipeError where calibration cannot follow the merge, InputError for an expert that has another
     vocabulary than the base.
     """
     for key, value in (
@@ -80,8 +82,9 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
         location: without(model, frozen)
         for location, model in {recipe.location(recipe.base_model): base, **experts}.items()
     }
-    require_layers(recipe, checkpoints.plan, next(iter(moving.values())))
-    merge = assemble(recipe, checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
+    with recipe.located():
+        require_layers(checkpoints.plan, next(iter(moving.values())))
+        merge = assemble(checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
     if RULES[recipe.merge_method].costly:
         # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
         merge = Kept(merge)

@@ -2,7 +2,8 @@
 
 from epmq_export.errors import Key, did_you_mean
 from epmq_export.grids import GRIDS
-from epmq_export.recipe.merge import RecipeModel, RecipeSlice, Row
+from epmq_export.merging.tokens import TokenRow
+from epmq_export.recipe.merge import RecipeModel, RecipeSlice
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import prompt_contradictions
 from epmq_export.recipe.values import ONNX_GRIDS
@@ -131,7 +132,7 @@ def _tokenizer_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
         if recipe.tokenizer_source is not None:
             wrong.append((("tokenizer",), "found it beside tokenizer_source, expected one of them"))
         for token, entry in recipe.tokenizer.tokens.items():
-            model = entry.source.model if isinstance(entry.source, Row) else entry.source
+            model = entry.source.model if isinstance(entry.source, TokenRow) else entry.source
             if model not in (None, "zero") and recipe.location(model) not in known:
                 wrong.append(
                     (

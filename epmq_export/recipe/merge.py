@@ -2,7 +2,7 @@
 tokenizer the merge gets.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Annotated, Self
 
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from epmq_export.merging.tokens import TokenEntry, TokenRow
 from epmq_export.recipe.values import STRICT, ModelName, Name, Parameters, model_name, shown
 
 
@@ -85,17 +86,8 @@ class RecipeModule(_Part):
         return self
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of one model's embeddings."""
-
-    model: str
-    token: str | int
-    """The token, or its id."""
-
-
 def _row(value: object, info: ValidationInfo) -> object:
-    """A model, a row of one, "zero", or None for mergekit's own choice."""
+    """Return a model, a row of one, "zero", or None for mergekit's own choice."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -107,11 +99,11 @@ def _row(value: object, info: ValidationInfo) -> object:
         case [("kind", "zero")]:
             return "zero"
         case [("kind", "model_token"), ("model", str(model)), ("token", str(token))]:
-            return Row(model_name(model, info), token)
+            return TokenRow(model_name(model, info), token)
         case [("kind", "model_token"), ("model", str(model)), ("token_id", int(token))] if (
             token >= 0 and not isinstance(token, bool)
         ):
-            return Row(model_name(model, info), token)
+            return TokenRow(model_name(model, info), token)
     raise ValueError(
         f"found {', '.join(f'{key} {shown(item)}' for key, item in value.items()) or 'an empty mapping'}, "
         f"{expected}"
@@ -123,12 +115,24 @@ class RecipeToken(_Part):
     embeddings.
     """
 
-    source: Annotated[str | Row | None, PlainValidator(_row)] = None
+    source: Annotated[str | TokenRow | None, PlainValidator(_row)] = None
     force: bool = False
     """For the models that have the token, too."""
 
 
 class RecipeTokenizer(_Part):
+    """Whose tokens the merge gets, and the rows of single ones."""
+
     source: Name = "union"
     tokens: dict[str, RecipeToken] = {}
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
+
+    def entries(self, location: Callable[[str], str]) -> Mapping[str, TokenEntry]:
+        """Return what is asked of each token, with models by their location."""
+
+        def located(source: str | TokenRow | None) -> str | TokenRow | None:
+            if isinstance(source, TokenRow):
+                return TokenRow(location(source.model), source.token)
+            return location(source) if source not in (None, "zero") else source
+
+        return {token: TokenEntry(located(each.source), each.force) for token, each in self.tokens.items()}

@@ -2,51 +2,49 @@
 rule.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from epmq_export.errors import Key, RecipeError
-from epmq_export.merging.parameters import layered, parameter
+from epmq_export.errors import Key
+from epmq_export.merging.parameters import Level
 from epmq_export.merging.plan import WHOLE, Plan, Slice, Strand
-from epmq_export.merging.registry import RULES, merge_settings
-from epmq_export.merging.settings import Number
+from epmq_export.merging.registry import merge_settings
 from epmq_export.recipe.merge import RecipeModel, RecipeSlice, RecipeSource
 from epmq_export.recipe.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class _Level:
-    """Parameters for more than one model, or of one."""
-
-    key: Key
-    """Where the recipe has them."""
-
-    parameters: Mapping[str, Any]
-
-
 def plan_of(recipe: Recipe) -> Plan:
-    """RecipeError, with the line, for what the rule cannot take."""
-    whole = _Level(("parameters",), recipe.parameters)
+    """Return what a recipe merges; RecipeError, with the line, for what the rule cannot take."""
+    with recipe.located():
+        key, modules = _modules(recipe)
+    return Plan(base=_base(recipe), counts_base=recipe.counts_base, modules=modules, key=key)
+
+
+def _modules(recipe: Recipe) -> tuple[Key, dict[str, Sequence[Slice]]]:
+    """Return where the recipe has its modules, and the slices of each."""
+    whole = Level(recipe.parameters)
     if recipe.slices:
-        return Plan({"default": _of_slices(recipe, (), recipe.slices, [whole])})
+        return ("slices",), {"default": _of_slices(recipe, (), recipe.slices, [whole])}
     if not recipe.modules:
-        return Plan({WHOLE: [_of_models(recipe, (), recipe.models, [whole])]})
+        return ("models",), {WHOLE: [_of_models(recipe, (), recipe.models, [whole])]}
     modules: dict[str, Sequence[Slice]] = {}
     for name, module in recipe.modules.items():
-        key, levels = ("modules", name), [_Level(("modules", name, "parameters"), module.parameters), whole]
+        key = ("modules", name)
+        levels = [Level(module.parameters, (*key, "parameters")), whole]
         modules[name] = (
             _of_slices(recipe, key, module.slices, levels)
             if module.slices
             else [_of_models(recipe, key, module.models, levels)]
         )
-    return Plan(modules)
+    return ("modules",), modules
+
+
+def _base(recipe: Recipe) -> Strand:
+    return Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
 
 
 def _weighted(recipe: Recipe) -> bool:
-    """Whether the recipe sets a weight of an expert anywhere: what then is the default holds for all of its
-    slices and modules.
+    """Return whether the recipe sets a weight of an expert anywhere: what then is the default holds for all
+    of its slices and modules.
     """
     modules = list(recipe.modules.values())
     slices = [*recipe.slices, *(part for module in modules for part in module.slices)]
@@ -65,94 +63,56 @@ def _weighted(recipe: Recipe) -> bool:
     return any("weight" in mapping for mapping in mappings)
 
 
-def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[_Level]) -> Slice:
-    strands = [
-        (Strand((*key, "models", i), model.model, recipe.location(model.model), None), model.parameters)
-        for i, model in enumerate(models)
-    ]
-    base = Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
-    return _slice(recipe, (*key, "models"), base, strands, levels)
+def _of_models(recipe: Recipe, key: Key, models: Sequence[RecipeModel], levels: Sequence[Level]) -> Slice:
+    place = (*key, "models")
+    strands = [_strand(recipe, (*place, index), model, None) for index, model in enumerate(models)]
+    return _slice(recipe, place, _base(recipe), strands, levels)
 
 
 def _of_slices(
-    recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[_Level]
+    recipe: Recipe, key: Key, slices: Iterable[RecipeSlice], levels: Sequence[Level]
 ) -> list[Slice]:
     result = []
     for index, part in enumerate(slices):
-        place = (*key, "slices", index, "sources")
+        inside = (*key, "slices", index)
+        place = (*inside, "sources")
         strands = []
         for number, source in enumerate(part.sources):
             first, last = source.layer_range
-            strands.append(
-                (
-                    Strand((*place, number), source.model, recipe.location(source.model), (first, last)),
-                    source.parameters,
-                )
-            )
+            strands.append(_strand(recipe, (*place, number), source, (first, last)))
         base = recipe.location(part.base_model or recipe.base_model)
         own = next((strand for strand, _ in strands if strand.location == base), strands[0][0])
         result.append(
-            _slice(
-                recipe, place, own, strands, [_Level((*place[:-1], "parameters"), part.parameters), *levels]
-            )
+            _slice(recipe, place, own, strands, [Level(part.parameters, (*inside, "parameters")), *levels])
         )
     return result
+
+
+def _strand(
+    recipe: Recipe, key: Key, model: RecipeModel | RecipeSource, layers: tuple[int, int] | None
+) -> tuple[Strand, Level]:
+    """Return a model of a slice, and its own parameters."""
+    strand = Strand(key, model.model, recipe.location(model.model), layers)
+    return strand, Level(model.parameters, (*key, "parameters"))
 
 
 def _slice(
     recipe: Recipe,
     key: Key,
     base: Strand,
-    strands: Sequence[tuple[Strand, Mapping[str, Any]]],
-    levels: Sequence[_Level],
+    strands: Sequence[tuple[Strand, Level]],
+    levels: Sequence[Level],
 ) -> Slice:
+    """Return a slice of the models at `key`; SettingError for settings that the rule cannot take."""
     experts = [
         (strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location
     ]
-    try:
-        models = [(strand.name, own) for strand, own in experts]
-        parameters = layered(*(level.parameters for level in levels))
-        settings = merge_settings(
-            recipe.merge_method, parameters, models, recipe.merge_convention, _weighted(recipe)
-        )
-    except RecipeError as error:
-        raise recipe.mistake(_place(recipe, str(error), key, experts, levels), str(error)) from None
+    settings = merge_settings(
+        recipe.merge_method,
+        levels,
+        [(strand.name, own) for strand, own in experts],
+        recipe.merge_convention,
+        weighted=_weighted(recipe),
+        key=key,
+    )
     return Slice(settings, base, [strand for strand, _ in experts])
-
-
-def _place(
-    recipe: Recipe,
-    sentence: str,
-    key: Key,
-    experts: Sequence[tuple[Strand, Mapping[str, Any]]],
-    levels: Sequence[_Level],
-) -> Key:
-    """The key that a sentence about settings speaks of: the rule, the models, a number of one of them, or one
-    of a level.
-    """
-    if sentence.startswith("merge_method"):
-        return ("merge_method",)
-    if sentence.startswith("models"):
-        return key
-    unknown = re.search(r""": (['"])(.+)\1 is unknown to """, sentence)
-    name = unknown.group(2) if unknown else sentence.partition(" ")[0]
-    of_one = [
-        _Level((*strand.key, "parameters"), own)
-        for strand, own in experts
-        if sentence.startswith((f"{name} of {strand.name} ", f"parameters of {strand.name}:"))
-    ]
-    setting = [level for level in (*of_one, *levels) if name in level.parameters]
-    # With filters, several levels may count for a number: the first of them that is refused by itself.
-    refused = [
-        level for level in setting if _refused(recipe.merge_method, name, level.parameters[name], sentence)
-    ]
-    return (*(refused or setting or levels[-1:])[0].key, name)
-
-
-def _refused(rule: str, name: str, setting: object, sentence: str) -> bool:
-    number, where = RULES[rule].parameters.get(name, Number()), sentence.partition(" is ")[0]
-    try:
-        number.check(where, parameter(where, [setting], 0.0, number.flag).values)
-    except RecipeError as error:
-        return str(error) == sentence
-    return False

@@ -5,6 +5,8 @@ found and what was expected; of several, the first in the file is told, and how 
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -19,7 +21,7 @@ from pydantic import (
 )
 
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
-from epmq_export.errors import Key, RecipeError
+from epmq_export.errors import Key, RecipeError, SettingError
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
 from epmq_export.merging.registry import RULES
@@ -254,10 +256,18 @@ class Recipe(_Part):
         return location(name, self.directory)
 
     def mistake(self, key: Key, message: str) -> RecipeError:
-        """For a room that finds a value wrong later on: the error `recipe.yaml:12: parameters.density:
-        MESSAGE`.
+        """Return the error `recipe.yaml:12: parameters.density: MESSAGE`, for a value that is found wrong
+        later on.
         """
         return refusal(self.path, self._document, [(key, message)])
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Raise a SettingError from inside as `mistake` has it: with the recipe's file and the key's line."""
+        try:
+            yield
+        except SettingError as error:
+            raise self.mistake(error.key, error.message) from None
 
     def require_tasks(self) -> Self:
         """RecipeError where the recipe has no tasks."""

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epmq_export.merging.merged import Merged, merged
+from epmq_export.merging.parameters import Level
 from epmq_export.merging.registry import RULES, merge_settings
+from epmq_export.merging.settings import MergeSettings
 from tests.merging.sources import InMemory
 
 Model = dict[str, Tensor]
@@ -44,6 +46,20 @@ def needed(rule: str) -> dict[str, float]:
     return {name: 0.5 for name, number in RULES[rule].parameters.items() if number.default is None}
 
 
+def settings_of(
+    rule: str,
+    parameters: Mapping[str, Any] | None = None,
+    models: Sequence[tuple[str, Mapping[str, Any]]] = (("a", {}),),
+    convention: str = "paper",
+) -> MergeSettings:
+    """Return the settings of a recipe with `models`, by name and with their own parameters."""
+    own = [
+        (name, Level(numbers, ("models", index, "parameters")))
+        for index, (name, numbers) in enumerate(models)
+    ]
+    return merge_settings(rule, [Level(parameters or {})], own, convention)
+
+
 def merge(
     rule: str,
     base: Model,
@@ -54,7 +70,7 @@ def merge(
 ) -> Merged:
     """Experts are called `expert 0` and so on."""
     models = [(f"expert {index}", own[index] if own else {}) for index in range(len(experts))]
-    settings = merge_settings(rule, {**needed(rule), **(parameters or {})}, models, convention)
+    settings = settings_of(rule, {**needed(rule), **(parameters or {})}, models, convention)
     return merged(InMemory(base), [InMemory(expert) for expert in experts], settings)
 
 

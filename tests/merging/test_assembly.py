@@ -34,8 +34,9 @@ def merge(folder: Path, text: str, models: Mapping[str, TypedSource]) -> dict[st
     path = folder / "recipe.yaml"
     path.write_text(text)
     recipe = load_recipe(path)
-    source = assemble(recipe, plan_of(recipe), models)
-    return {name: source.load(name) for name in source.names()}
+    with recipe.located():
+        source = assemble(plan_of(recipe), models)
+        return {name: source.load(name) for name in source.names()}
 
 
 def ones(tensors: Mapping[str, Tensor], *names: str) -> list[float]:
@@ -285,22 +286,20 @@ def test_only_the_bases_own_layers_can_be_calibrated(
     (tmp_path / "recipe.yaml").write_text(f"base_model: org/base\nslices:\n{slices}")
     recipe = load_recipe(tmp_path / "recipe.yaml")
     plan = plan_of(recipe)
-    assert origins(recipe, plan, model(0)) == {
-        "model.layers": [layer for span in ranges for layer in range(*span)]
-    }
+    assert origins(plan, model(0)) == {"model.layers": [layer for span in ranges for layer in range(*span)]}
     if kept:
-        require_layers(recipe, plan, model(0))
+        require_layers(plan, model(0))
         same = merge(
             tmp_path, "base_model: org/base\nmodels: [{model: org/a}]\n", {BASE: model(0), A: model(1)}
         )
         sliced = merge(tmp_path, f"base_model: org/base\nslices:\n{slices}", {BASE: model(0), A: model(1)})
         assert all(torch.equal(same[name], sliced[name]) for name in same) and same.keys() == sliced.keys()
     else:
-        with pytest.raises(
-            RecipeError,
-            match=r"recipe\.yaml:2: slices: found layers in another order or number than the base's.*`merge` works",
-        ):
-            require_layers(recipe, plan, model(0))
+        sentence = (
+            r"recipe\.yaml:2: slices: found layers in another order or number than the base's.*`merge` works"
+        )
+        with pytest.raises(RecipeError, match=sentence), recipe.located():
+            require_layers(plan, model(0))
 
 
 def test_layers_of_one_model_on_other_layers_of_the_base_cannot_be_calibrated(tmp_path: Path) -> None:
@@ -308,8 +307,8 @@ def test_layers_of_one_model_on_other_layers_of_the_base_cannot_be_calibrated(tm
         "base_model: org/base\nslices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: org/a, layer_range: [1, 5]}]\n"
     )
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    with pytest.raises(RecipeError, match="slices: found layers in another order"):
-        require_layers(recipe, plan_of(recipe), model(0))
+    with pytest.raises(RecipeError, match="slices: found layers in another order"), recipe.located():
+        require_layers(plan_of(recipe), model(0))
 
 
 SLICES = (
@@ -343,6 +342,6 @@ def test_a_base_without_the_layers_that_slices_name(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text("base_model: org/base\n" + text)
     recipe = load_recipe(tmp_path / "recipe.yaml")
-    with pytest.raises(RecipeError) as caught:
-        require_layers(recipe, plan_of(recipe), model(0, towers=towers))
+    with pytest.raises(RecipeError) as caught, recipe.located():
+        require_layers(plan_of(recipe), model(0, towers=towers))
     assert str(caught.value).startswith(f"{tmp_path}/recipe.yaml{sentence}")

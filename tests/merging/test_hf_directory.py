@@ -15,9 +15,9 @@ from epmq_export.errors import InputError
 from epmq_export.files import sha256
 from epmq_export.merging.hf_directory import model_card, write_merged
 from epmq_export.merging.merged import merged
-from epmq_export.merging.registry import merge_settings
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.safetensors_file import DTYPES
+from tests.merging.models import settings_of
 from tests.merging.sources import InMemory, LiveBytes
 
 CARD = model_card("owner/base", ["owner/one", "./local/two"], "ties", "merge_method: ties\n")
@@ -101,14 +101,14 @@ def test_a_tensor_larger_than_a_shard_has_its_own(model_dir: Path, tmp_path: Pat
 def test_the_same_again_is_byte_identical(model_dir: Path, tmp_path: Path) -> None:
     for out in ("one", "two"):
         base = open_checkpoint(model_dir)
-        source = merged(base, [open_checkpoint(model_dir)], merge_settings("ties", {}, [("expert", {})]))
+        source = merged(base, [open_checkpoint(model_dir)], settings_of("ties", {}, [("expert", {})]))
         write_merged(tmp_path / out, source, model_dir, CARD, shard_bytes=6000)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
 def test_another_dtype_is_written_and_said(model_dir: Path, tmp_path: Path) -> None:
     base = open_checkpoint(model_dir)
-    source = merged(base, [base], merge_settings("linear", {}, [("expert", {})]), torch.bfloat16)
+    source = merged(base, [base], settings_of("linear", {}, [("expert", {})]), torch.bfloat16)
     write_merged(tmp_path / "out", source, model_dir, CARD)
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {
         torch.bfloat16

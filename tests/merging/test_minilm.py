@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from epmq_export.merging.merged import Merged, merged
-from epmq_export.merging.registry import merge_settings
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.compatible import require_fit
 from epmq_export.tensors.source import Renamed, renamed
 from tests import ROOT
-from tests.merging.models import needed
+from tests.merging.models import needed, settings_of
 
 MIDDLE = "encoder.layer.3.output.dense.weight"
 
@@ -58,9 +57,9 @@ def test_linear_and_task_arithmetic(base: Renamed, expert: Renamed, vectors: dic
     mean = merged(
         base,
         [base, expert],
-        merge_settings("linear", {}, [("base", {"weight": 3}), ("expert", {"weight": 1})]),
+        settings_of("linear", {}, [("base", {"weight": 3}), ("expert", {"weight": 1})]),
     )
-    longer = merged(base, [expert], merge_settings("task_arithmetic", {"lambda": 2.5}, [("expert", {})]))
+    longer = merged(base, [expert], settings_of("task_arithmetic", {"lambda": 2.5}, [("expert", {})]))
     for name in (MIDDLE, "embeddings.LayerNorm.bias"):
         torch.testing.assert_close(mean.load(name), base.load(name) + vectors[name] / 4, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(
@@ -71,7 +70,7 @@ def test_linear_and_task_arithmetic(base: Renamed, expert: Renamed, vectors: dic
 def test_ties_of_one_expert_keeps_its_largest_fifth(
     base: Renamed, expert: Renamed, vectors: dict[str, Tensor]
 ) -> None:
-    source = merged(base, [expert], merge_settings("ties", {}, [("expert", {})]))
+    source = merged(base, [expert], settings_of("ties", {}, [("expert", {})]))
     magnitudes = torch.cat([vector.abs().flatten() for vector in vectors.values()])
     kept = int(0.2 * len(magnitudes))
     smallest = magnitudes.kthvalue(len(magnitudes) - kept + 1).values
@@ -94,7 +93,7 @@ def adapters() -> dict[str, Renamed]:
 
 
 def merge(rule: str, base: Renamed, experts: Mapping[str, Renamed], **parameters: float) -> Merged:
-    chosen = merge_settings(rule, {**needed(rule), **parameters}, [(name, {}) for name in experts])
+    chosen = settings_of(rule, {**needed(rule), **parameters}, [(name, {}) for name in experts])
     return merged(base, list(experts.values()), chosen)
 
 

@@ -6,15 +6,19 @@ import pytest
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging.names import Layers
-from epmq_export.merging.parameters import layered, parameter
-from epmq_export.merging.registry import RULES, merge_settings
+from epmq_export.merging.parameters import Level, parameter
+from epmq_export.merging.registry import RULES
 from tests import ROOT
+from tests.merging.models import settings_of
 
 REFERENCE = ROOT / "docs/recipe.md"
 
 
 def at(value: Any, tensor: str = "encoder.layer.2.output.weight", layers: int = 6) -> float:
-    return parameter("weight", [value], 1.0).at(tensor, Layers({"encoder.layer": layers}).share(tensor))
+    level = Level({} if value is None else {"weight": value})
+    return parameter("weight", "weight", [level], 1.0).at(
+        tensor, Layers({"encoder.layer": layers}).share(tensor)
+    )
 
 
 def test_a_scalar_is_the_same_everywhere() -> None:
@@ -49,7 +53,7 @@ def test_the_first_filter_that_fits_counts() -> None:
 
 
 def test_a_models_own_value_goes_before_the_recipes() -> None:
-    settings = merge_settings(
+    settings = settings_of(
         "ties",
         {"weight": 0.5, "density": 0.4},
         [("a", {"weight": [{"filter": "mlp", "value": 2.0}]}), ("b", {"density": 0.1})],
@@ -62,34 +66,49 @@ def test_a_models_own_value_goes_before_the_recipes() -> None:
 
 
 def test_flags_may_have_filters() -> None:
-    normalize = merge_settings(
-        "ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {})]
-    ).numbers["normalize"]
+    normalize = settings_of("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {})]).numbers[
+        "normalize"
+    ]
     assert (normalize.at("x.mlp", 1), normalize.at("x.attention", 1)) == (0, 1)
-    assert merge_settings("ties", {"normalize": 0}, [("a", {})]).numbers["normalize"].at("x", 1) == 0
+    assert settings_of("ties", {"normalize": 0}, [("a", {})]).numbers["normalize"].at("x", 1) == 0
 
 
 def test_values_that_no_tensor_can_reach_are_not_judged() -> None:
-    assert merge_settings("ties", {"normalize": False}, [("a", {"weight": -1})]).numbers[
-        "normalize"
-    ].values == [0]
+    assert settings_of("ties", {"normalize": False}, [("a", {"weight": -1})]).numbers["normalize"].values == [
+        0
+    ]
     own = [{"filter": "mlp", "value": 0.1}, {"value": 0.2}, {"filter": "attention", "value": 7}]
-    assert merge_settings("ties", {"density": 7}, [("a", {"density": own})]).models[0].numbers[
+    assert settings_of("ties", {"density": 7}, [("a", {"density": own})]).models[0].numbers[
         "density"
     ].values == [0.1, 0.2]
     with pytest.raises(RecipeError, match="weight of a is -1, expected 0 or more"):
-        merge_settings("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {"weight": -1})])
+        settings_of("ties", {"normalize": [{"filter": "mlp", "value": False}]}, [("a", {"weight": -1})])
+
+
+def entries(*settings: Any) -> list[tuple[str, tuple[float, ...], int]]:
+    """The entries that settings of levels make: filter, numbers, and which level says so; the default is
+    9.
+    """
+    levels = [
+        Level({} if setting is None else {"a": setting}, (index,)) for index, setting in enumerate(settings)
+    ]
+    return [
+        (entry.filter, entry.gradient, int(entry.key[0])) for entry in parameter("a", "a", levels, 9).entries
+    ]
 
 
 def test_levels_of_parameters() -> None:
-    assert layered({"a": 1}, {"a": 2, "b": 3}) == {"a": 1, "b": 3}
     first = {"filter": "mlp", "value": 1}
-    assert layered({"a": [first]}, {"a": [0, 1]}) == {"a": [first, {"value": [0, 1]}]}
-    assert layered({"a": first}, {"a": {"filter": "x", "value": 2}}, {"a": 3}) == {
-        "a": [first, {"filter": "x", "value": 2}, {"value": 3}]
-    }
-    assert layered({"a": [0, 1]}, {"a": [first]}) == {"a": [0, 1]}  # a gradient holds everywhere
-    assert layered({}, {}) == {}
+    assert entries(1, 2) == [("", (1.0,), 0)]
+    assert entries(None, 3) == [("", (3.0,), 1)]
+    assert entries([first], [0, 1]) == [("mlp", (1.0,), 0), ("", (0.0, 1.0), 1)]
+    assert entries(first, {"filter": "x", "value": 2}, 3) == [
+        ("mlp", (1.0,), 0),
+        ("x", (2.0,), 1),
+        ("", (3.0,), 2),
+    ]
+    assert entries([0, 1], [first]) == [("", (0.0, 1.0), 0)]  # a gradient holds everywhere
+    assert entries(None, None) == [("", (9.0,), 1)]
 
 
 @pytest.mark.parametrize(
@@ -110,63 +129,111 @@ def test_levels_of_parameters() -> None:
     ],
 )
 def test_other_values_are_refused(value: Any) -> None:
-    with pytest.raises(RecipeError, match=r"^weight of a"):
-        merge_settings("linear", {}, [("a", {"weight": value})])
+    with pytest.raises(RecipeError, match=r"^models\[0\]\.parameters\.weight: weight of a "):
+        settings_of("linear", {}, [("a", {"weight": value})])
 
 
 @pytest.mark.parametrize(
     ("rule", "parameters", "own", "message"),
     [
-        ("tise", {}, {}, "merge_method is 'tise'.*did you mean 'ties'"),
-        ("ties", {"lamda": 1}, {}, "parameters: 'lamda' is unknown to ties.*did you mean 'lambda'"),
-        ("ties", {}, {"wieght": 1}, "parameters of a: 'wieght' is unknown.*did you mean 'weight'"),
-        ("ties", {}, {"density": 1.5}, "density of a is 1.5, expected a share from 0 to 1"),
-        ("ties", {}, {"weight": -1}, "weight of a is -1, expected 0 or more"),
-        ("ties", {"normalize": "yes"}, {}, "normalize is 'yes', expected true or false"),
-        ("ties", {"normalize": [0, 1]}, {}, r"normalize is \[0, 1\], expected true or false"),
-        ("ties", {}, {"density": [0.5, -0.5]}, "density of a is -0.5, expected a share from 0 to 1"),
-        ("dare_ties", {}, {}, "density of a is missing, expected a number: it has no default"),
+        ("tise", {}, {}, "merge_method: merge_method is 'tise'.*did you mean 'ties'"),
+        (
+            "ties",
+            {"lamda": 1},
+            {},
+            "parameters.lamda: parameters: 'lamda' is unknown to ties.*did you mean 'lambda'",
+        ),
+        (
+            "ties",
+            {},
+            {"wieght": 1},
+            r"models\[0\]\.parameters\.wieght: parameters of a: 'wieght' is unknown.*did you mean 'weight'",
+        ),
+        (
+            "ties",
+            {},
+            {"density": 1.5},
+            r"models\[0\]\.parameters\.density: density of a is 1.5, expected a share from 0 to 1",
+        ),
+        (
+            "ties",
+            {},
+            {"weight": -1},
+            r"models\[0\]\.parameters\.weight: weight of a is -1, expected 0 or more",
+        ),
+        (
+            "ties",
+            {"normalize": "yes"},
+            {},
+            "parameters.normalize: normalize is 'yes', expected true or false",
+        ),
+        (
+            "ties",
+            {"normalize": [0, 1]},
+            {},
+            r"parameters.normalize: normalize is \[0, 1\], expected true or false",
+        ),
+        (
+            "ties",
+            {},
+            {"density": [0.5, -0.5]},
+            r"models\[0\]\.parameters\.density: density of a is -0.5, expected a share from 0 to 1",
+        ),
+        (
+            "dare_ties",
+            {},
+            {},
+            "parameters.density: density of a is missing, expected a number: it has no default",
+        ),
         (
             "dare_ties",
             {},
             {"density": [{"filter": "mlp", "value": 1}]},
-            "density of a is missing for some tensors, expected a number",
+            r"models\[0\]\.parameters\.density: density of a is missing for some tensors, expected a number",
         ),
         (
             "dare_ties",
             {"density": 0.5, "seed": 1.5},
             {},
-            "seed is 1.5, expected a whole number of at least 0",
+            "parameters.seed: seed is 1.5, expected a whole number of at least 0",
         ),
         (
             "dare_ties",
             {"density": 0.5},
             {"weight": -1},
-            "weight of a is -1, expected 0 or more: dare_ties divides by the weights that agree",
+            (
+                r"models\[0\]\.parameters\.weight: weight of a is -1, expected 0 or more: dare_ties "
+                r"divides by "
+                r"the weights that agree"
+            ),
         ),
         (
             "della",
             {"density": 0.5, "epsilon": 0.7},
             {},
-            "epsilon of a is 0.7, expected a number from 0 to 0.5",
+            "parameters.epsilon: epsilon of a is 0.7, expected a number from 0 to 0.5",
         ),
         (
             "dare_linear",
             {"densty": 0.5},
             {},
-            "parameters: 'densty' is unknown to dare_linear, expected one of .*did you mean 'density'",
+            (
+                "parameters.densty: parameters: 'densty' is unknown to dare_linear, expected one of "
+                ".*did you "
+                "mean 'density'"
+            ),
         ),
     ],
 )
 def test_mistakes_are_named(rule: str, parameters: dict[str, Any], own: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        merge_settings(rule, parameters, [("a", own)])
+    with pytest.raises(RecipeError, match=f"^{message}"):
+        settings_of(rule, parameters, [("a", own)])
 
 
 def test_what_another_rule_reads_is_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        merge_settings("linear", {"lambda": 0.5, "int8_mask": True}, [("a", {"density": 0.5})])
-        merge_settings("ties", {}, [("a", {"lambda": 0.5})])
+        settings_of("linear", {"lambda": 0.5, "int8_mask": True}, [("a", {"density": 0.5})])
+        settings_of("ties", {}, [("a", {"lambda": 0.5})])
     assert [record.message for record in caplog.records] == [
         "parameters: lambda has no effect on linear",
         "parameters of a: density has no effect on linear",
@@ -176,7 +243,7 @@ def test_what_another_rule_reads_is_said_to_have_no_effect(caplog: pytest.LogCap
 
 def test_a_convention_brings_its_defaults() -> None:
     def defaults(rule: str, convention: str, own: dict[str, Any]) -> tuple[float, ...]:
-        settings = merge_settings(rule, {}, [("a", own)], convention)
+        settings = settings_of(rule, {}, [("a", own)], convention)
         return (
             settings.numbers["lambda"].values[0],
             settings.numbers["normalize"].values[0],
@@ -194,7 +261,7 @@ def test_a_convention_brings_its_defaults() -> None:
         RecipeError,
         match="merge_convention is 'mergkit', expected one of paper, mergekit, did you mean 'mergekit'",
     ):
-        merge_settings("ties", {}, [("a", {})], "mergkit")
+        settings_of("ties", {}, [("a", {})], "mergkit")
 
 
 def test_the_reference_names_every_rule_with_its_parameters_and_their_defaults() -> None:

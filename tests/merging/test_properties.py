@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from epmq_export.merging.merged import merged
-from epmq_export.merging.registry import RULES, merge_settings
-from tests.merging.models import NUMBERS, SIZE, Model, flat, merge, model, needed, values
+from epmq_export.merging.registry import RULES
+from tests.merging.models import NUMBERS, SIZE, Model, flat, merge, model, needed, settings_of, values
 from tests.merging.sources import InMemory
 
 SETTINGS = settings(max_examples=15, deadline=None)
@@ -31,7 +31,7 @@ def cheap(rule: str) -> dict[str, float]:
 def with_names(
     rule: str, base: Model, experts: Sequence[tuple[str, Model]], convention: str
 ) -> NDArray[np.float64]:
-    chosen = merge_settings(
+    chosen = settings_of(
         rule, {**needed(rule), **cheap(rule)}, [(name, {}) for name, _ in experts], convention
     )
     return values(merged(InMemory(base), [InMemory(expert) for _, expert in experts], chosen))

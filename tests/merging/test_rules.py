@@ -13,8 +13,19 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.merged import merged
-from epmq_export.merging.registry import RULES, merge_settings
-from tests.merging.models import NUMBERS, SIZE, WEIGHTS, Model, flat, merge, model, needed, values
+from epmq_export.merging.registry import RULES
+from tests.merging.models import (
+    NUMBERS,
+    SIZE,
+    WEIGHTS,
+    Model,
+    flat,
+    merge,
+    model,
+    needed,
+    settings_of,
+    values,
+)
 from tests.merging.sources import InMemory, LiveBytes
 
 
@@ -184,7 +195,7 @@ def test_integers_are_the_bases_and_dtypes_are_kept_or_set(rule: str) -> None:
     base = {**model([1.0] * SIZE, torch.bfloat16), "position_ids": torch.arange(3)}
     expert = InMemory({**model([2.0] * SIZE, torch.float16), "position_ids": torch.arange(3) + 1})
     count = RULES[rule].experts[0]
-    chosen = merge_settings(rule, needed(rule), [(f"expert {index}", {}) for index in range(count)])
+    chosen = settings_of(rule, needed(rule), [(f"expert {index}", {}) for index in range(count)])
     got = merged(InMemory(base), [expert] * count, chosen)
     assert torch.equal(got.load("position_ids"), torch.arange(3))
     assert got.load("scalar").dtype == got.dtype("scalar") == torch.bfloat16
@@ -207,7 +218,7 @@ def test_memory_grows_neither_with_experts_nor_with_depth(rule: str) -> None:
             for _ in range(experts + 1)
         )
         source = merged(
-            base, others, merge_settings(rule, needed(rule), [(str(index), {}) for index in range(experts)])
+            base, others, settings_of(rule, needed(rule), [(str(index), {}) for index in range(experts)])
         )
         with LiveBytes() as gauge:
             for name in source.names():
@@ -248,7 +259,7 @@ def test_weights_that_sum_to_nothing_are_refused() -> None:
 
 def test_too_few_or_too_many_experts_are_refused() -> None:
     with pytest.raises(RecipeError, match="models is empty"):
-        merge_settings("linear", {}, [])
+        settings_of("linear", {}, [])
     for rule, parts in RULES.items():
         fewest, most = parts.experts
         for count in {fewest - 1, (most or fewest) + 1}:
@@ -256,7 +267,7 @@ def test_too_few_or_too_many_experts_are_refused() -> None:
                 with pytest.raises(
                     RecipeError, match=f"models has {count} experts, expected .*{fewest}.* for {rule}"
                 ):
-                    merge_settings(rule, needed(rule), [(str(index), {}) for index in range(count)])
+                    settings_of(rule, needed(rule), [(str(index), {}) for index in range(count)])
 
 
 def test_an_expert_of_another_shape_is_refused_before_anything_is_read() -> None:

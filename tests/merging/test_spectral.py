@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.merging.rules import spectral
+from epmq_export.merging.rules.shared import spectral
 from tests.merging.models import SIZE, Model, merge, model
 
 Matrix = NDArray[np.float64]

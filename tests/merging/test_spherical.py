@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from epmq_export.merging.merged import merged
-from epmq_export.merging.registry import merge_settings
-from tests.merging.models import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, values
+from tests.merging.models import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, settings_of, values
 from tests.merging.sources import InMemory
 
 Vector = NDArray[np.float64]
@@ -143,9 +142,7 @@ def karcher(*points: Sequence[float], **parameters: Any) -> list[float]:
     models = [InMemory({"layer.0.weight": torch.tensor(point)}) for point in points]
     names = [(f"expert {index}", {}) for index in range(len(points))]
     result: list[float] = (
-        merged(models[0], models, merge_settings("karcher", parameters, names))
-        .load("layer.0.weight")
-        .tolist()
+        merged(models[0], models, settings_of("karcher", parameters, names)).load("layer.0.weight").tolist()
     )
     return result
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epmq_export.merging.rules.threshold import kth_largest
+from epmq_export.merging.rules.shared.kth_largest import kth_largest
 
 FLOATS = st.floats(0, width=32, allow_nan=False, allow_infinity=False)
 NEAR = st.integers(0, 40).map(

@@ -15,6 +15,7 @@ from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids.layout import Layout
+from epmq_export.merging.registry import RULES
 from epmq_export.pipeline.forecast import costs
 from epmq_export.pipeline.forecast import forecast as forecasts
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
@@ -28,6 +29,7 @@ from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests import tiny
 from tests.command import Result, Warm
+from tests.merging.models import needed
 from tests.tiny_clip import clip
 
 CPU = torch.device("cpu")
@@ -42,6 +44,24 @@ class Installed:
 def forecast(path: Path) -> Forecast:
     runtimes: Any = dict.fromkeys(("llama.cpp", "clip.cpp", "onnxruntime"), Installed())
     return Forecaster(open_family, GgufBase, FORMATS, runtimes, CPU).forecast(load_recipe(path))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_has_a_forecast(tmp_path: Path, rule: str) -> None:
+    models = [{"model": f"org/expert-{index}"} for index in range(RULES[rule].experts[0])]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        yaml.safe_dump(
+            {
+                "base_model": "org/not-here",
+                "merge_method": rule,
+                "models": models,
+                "parameters": needed(rule),
+            }
+        )
+    )
+    found = forecast(recipe).merge
+    assert found.startswith(f"{rule}: ") and "{" not in found and len(found) > len(rule) + 2
 
 
 # Against a real run.

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
-from epmq_export.merging.rules.linear import WEIGHT
-from epmq_export.merging.rules.sparsity import match_l1, order
+from epmq_export.merging.rules.shared.sparsity import match_l1, order
+from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.rules.task_arithmetic import LAMBDA, added
 from epmq_export.merging.rules.ties import elected, positive_weights
 from epmq_export.merging.settings import Number, flag
 
 
 def thin(inputs: Inputs) -> Sparsify:
+    """Return what drops the largest and the smallest entries of a tensor's task vector."""
+
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
         density, size = inputs.model_number(index, "density", tensor), vector.numel()
         if density == 1:
@@ -52,10 +54,15 @@ _BOTH = {
     "rescale": flag(False),
 }
 RULES = {
-    "breadcrumbs": Rule(breadcrumbs, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
+    "breadcrumbs": Rule(
+        breadcrumbs,
+        {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)},
+        cost="the largest and the small dropped, then a sum of task vectors",
+    ),
     "breadcrumbs_ties": Rule(
         breadcrumbs_ties,
         {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)},
+        cost="the largest and the small dropped, then signs and means",
         check=positive_weights,
     ),
 }

@@ -12,14 +12,16 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
-from epmq_export.merging.rules.linear import WEIGHT
-from epmq_export.merging.rules.sparsity import DENSITY, SEED, match_l1
+from epmq_export.merging.rules.shared.sparsity import DENSITY, SEED, match_l1
+from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.rules.task_arithmetic import LAMBDA, added
 from epmq_export.merging.rules.ties import elected, positive_weights
 from epmq_export.merging.settings import Number, flag
 
 
 def drop(inputs: Inputs) -> Sparsify:
+    """Return what drops entries of a task vector at random."""
+
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
         density = inputs.model_number(index, "density", tensor)
         if density == 1:
@@ -42,10 +44,15 @@ def dare_ties(inputs: Inputs) -> Merge:
 
 _BOTH = {"weight": WEIGHT, "density": DENSITY, "rescale": flag(True), "seed": SEED}
 RULES = {
-    "dare_linear": Rule(dare_linear, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
+    "dare_linear": Rule(
+        dare_linear,
+        {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)},
+        cost="random drops, then a sum of task vectors",
+    ),
     "dare_ties": Rule(
         dare_ties,
         {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)},
+        cost="random drops, then signs and means",
         check=positive_weights,
     ),
 }

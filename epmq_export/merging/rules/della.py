@@ -10,19 +10,20 @@ mergekit's convention: what is kept is lengthened to the L1 norm that the tensor
 
 from torch import Tensor
 
-from epmq_export.errors import RecipeError
+from epmq_export.errors import SettingError
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
-from epmq_export.merging.rules.linear import WEIGHT
-from epmq_export.merging.rules.sparsity import DENSITY, SEED, match_l1, order
+from epmq_export.merging.rules.shared.sparsity import DENSITY, SEED, match_l1, order
+from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.rules.task_arithmetic import LAMBDA, added
 from epmq_export.merging.rules.ties import elected, positive_weights
 from epmq_export.merging.settings import Number, flag
 
 
 def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float) -> Tensor:
-    """How probable it is that an entry is kept: in the vector's shape, float32. Of equal magnitudes, the
-    later ranks higher.
+    """Return how probable it is that an entry is kept, in the vector's shape, float32.
+
+    Of equal magnitudes, the later ranks higher.
     """
     rows = vector.abs().reshape(1, -1) if vector.ndim < 2 else vector.abs().transpose(1, -1)
     if rows.shape[-1] < 2:
@@ -33,7 +34,10 @@ def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float
 
 
 def drop_by_rank(inputs: Inputs) -> Sparsify:
-    """RecipeError where a probability would leave 0 to 1; a density of 0 or 1 needs no epsilon."""
+    """Return what drops entries of a task vector by their rank.
+
+    SettingError where a probability would leave 0 to 1; a density of 0 or 1 needs no epsilon.
+    """
     for index, model in enumerate(inputs.settings.models):
         for tensor in inputs.floating():
             density, epsilon = (
@@ -41,10 +45,11 @@ def drop_by_rank(inputs: Inputs) -> Sparsify:
                 inputs.model_number(index, "epsilon", tensor),
             )
             if 0 < density < 1 and not epsilon < density < 1 - epsilon:
-                raise RecipeError(
+                raise SettingError(
+                    inputs.model_key(index, "epsilon", tensor),
                     f"epsilon of {model.name} is {epsilon:g} for {tensor}, expected less than "
                     f"{min(density, 1 - density):g}: "
-                    f"density {density:g} plus and minus epsilon are probabilities"
+                    f"density {density:g} plus and minus epsilon are probabilities",
                 )
 
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
@@ -76,6 +81,15 @@ _BOTH = {
     "seed": SEED,
 }
 RULES = {
-    "della": Rule(della, {**_BOTH, "lambda": Number(1.0), "normalize": flag(True)}, check=positive_weights),
-    "della_linear": Rule(della_linear, {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)}),
+    "della": Rule(
+        della,
+        {**_BOTH, "lambda": Number(1.0), "normalize": flag(True)},
+        cost="random drops by size, then signs and means",
+        check=positive_weights,
+    ),
+    "della_linear": Rule(
+        della_linear,
+        {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)},
+        cost="random drops by size, then a sum of task vectors",
+    ),
 }

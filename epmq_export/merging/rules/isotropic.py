@@ -12,7 +12,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.spectral import by_linear, polar, total, triplets
+from epmq_export.merging.rules.shared.spectral import by_linear, polar, total, triplets
 from epmq_export.merging.settings import Number
 
 
@@ -48,8 +48,13 @@ def iso_cts(inputs: Inputs) -> Merge:
 
 
 RULES = {
-    "iso_c": Rule(iso_c, {"lambda": Number(1.0)}, costly=True),
+    "iso_c": Rule(
+        iso_c, {"lambda": Number(1.0)}, cost="one singular value decomposition a linear", costly=True
+    ),
     "iso_cts": Rule(
-        iso_cts, {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)}, costly=True
+        iso_cts,
+        {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)},
+        cost="{more} singular value decompositions a linear",
+        costly=True,
     ),
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.sphere import dot, length
+from epmq_export.merging.rules.shared.lengths import dot, length
 from epmq_export.merging.settings import Number
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,9 @@ def karcher(inputs: Inputs) -> Merge:
 
 RULES = {
     "karcher": Rule(
-        karcher, {"max_iter": Number(10, least=0, whole=True), "tol": Number(1e-5, least=0)}, counts_base=True
+        karcher,
+        {"max_iter": Number(10, least=0, whole=True), "tol": Number(1e-5, least=0)},
+        cost="an iterated mean on the sphere",
+        counts_base=True,
     )
 }

@@ -36,7 +36,7 @@ def model_stock(inputs: Inputs) -> Merge:
         by_row = base.ndim > 1 and bool(inputs.number("filter_wise", tensor))
 
         def vector(index: int) -> Tensor:
-            """A task vector [rows, entries]; one row unless the cosine is by row."""
+            """Return a task vector [rows, entries]; one row unless the cosine is by row."""
             return inputs.task_vector(index, tensor, base).reshape(
                 -1, base.shape[-1] if by_row else base.numel()
             )
@@ -62,11 +62,18 @@ def model_stock(inputs: Inputs) -> Merge:
 
 
 def _cosine(first: Tensor, second: Tensor, shortest: float) -> Tensor:
-    """By row, float64."""
+    """Return the cosine of each row with the other's, float64 [rows]."""
     lengths = [(rows * rows).sum(1, dtype=torch.float64).sqrt() for rows in (first, second)]
     product = (lengths[0] * lengths[1]).clamp(min=shortest)
     cosine = (first * second).sum(1, dtype=torch.float64) / product.masked_fill(product == 0, 1.0)
     return cosine.clamp(-1, 1)
 
 
-RULES = {"model_stock": Rule(model_stock, {"filter_wise": flag(False)}, experts=(2, None))}
+RULES = {
+    "model_stock": Rule(
+        model_stock,
+        {"filter_wise": flag(False)},
+        cost="a point between base and mean by the experts' angles",
+        experts=(2, None),
+    )
+}

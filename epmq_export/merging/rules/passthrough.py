@@ -15,5 +15,11 @@ def passthrough(inputs: Inputs) -> Merge:
 
 
 RULES = {
-    "passthrough": Rule(passthrough, {"scale": Number(1.0, by_model=True)}, experts=(1, 1), counts_base=True)
+    "passthrough": Rule(
+        passthrough,
+        {"scale": Number(1.0, by_model=True)},
+        cost="a copy",
+        experts=(1, 1),
+        counts_base=True,
+    )
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.sphere import dot, length
+from epmq_export.merging.rules.shared.lengths import dot, length
 from epmq_export.merging.settings import Number
 
 _LINE, _ZERO = 0.9995, 1e-8
@@ -32,16 +32,17 @@ def slerp(inputs: Inputs) -> Merge:
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
+    """Return the cosine of the angle between two flattened tensors; 0 where one is of zeros."""
     lengths = length(first), length(second)
     return dot(first, second) / (lengths[0] * lengths[1]) if min(lengths) > _ZERO else 0.0
 
 
 def shares(t: float, cosine: float) -> tuple[float, float]:
-    """How much of the first tensor and of the second."""
+    """Return how much of the first tensor and of the second stands at `t` on the arc between them."""
     if abs(cosine) > _LINE:
         return 1 - t, t
     angle = math.acos(cosine)
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
-RULES = {"slerp": Rule(slerp, {"t": Number()}, experts=(1, 2))}
+RULES = {"slerp": Rule(slerp, {"t": Number()}, cost="an arc between two models", experts=(1, 2))}

@@ -1,5 +1,6 @@
-"""base + lambda * sum_i w_i (W_i - base) (arXiv 2212.04089); with `normalize`, the weighted mean of the task
-vectors.
+"""Task arithmetic: base + lambda * sum_i w_i (W_i - base) (arXiv 2212.04089).
+
+With `normalize`, the sum is divided by that of the weights.
 """
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
-from epmq_export.merging.rules.linear import WEIGHT, divisor
+from epmq_export.merging.rules.shared.weights import WEIGHT, divisor
 from epmq_export.merging.settings import Number, flag
 
 # The paper's 0.3, unless the recipe sets weights: they say the lengths of the task vectors already.
@@ -15,18 +16,16 @@ LAMBDA = Number(0.3, mergekit=1.0, weighted=1.0)
 
 
 def added(inputs: Inputs, sparsify: Sparsify) -> Merge:
-    """The weighted sum of what `sparsify` keeps of the task vectors."""
+    """Return task arithmetic with what `sparsify` keeps of the task vectors."""
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
         total = torch.zeros_like(base)
-        weights = 0.0
-        for index in range(len(inputs.experts)):
-            weight = inputs.model_number(index, "weight", tensor)
+        weights = inputs.model_numbers("weight", tensor)
+        for index, weight in enumerate(weights):
             total.add_(sparsify(inputs.task_vector(index, tensor, base), index, tensor), alpha=weight)
-            weights += weight
         scale = inputs.number("lambda", tensor) / (
-            divisor(weights, tensor) if inputs.number("normalize", tensor) else 1.0
+            divisor(inputs, weights, tensor) if inputs.number("normalize", tensor) else 1.0
         )
         return base.add_(total, alpha=scale)
 
@@ -38,5 +37,9 @@ def task_arithmetic(inputs: Inputs) -> Merge:
 
 
 RULES = {
-    "task_arithmetic": Rule(task_arithmetic, {"weight": WEIGHT, "lambda": LAMBDA, "normalize": flag(False)})
+    "task_arithmetic": Rule(
+        task_arithmetic,
+        {"weight": WEIGHT, "lambda": LAMBDA, "normalize": flag(False)},
+        cost="a sum of task vectors, read tensor by tensor",
+    )
 }

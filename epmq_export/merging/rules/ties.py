@@ -16,21 +16,23 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from epmq_export.errors import RecipeError
+from epmq_export.errors import SettingError
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
-from epmq_export.merging.rules.linear import WEIGHT
-from epmq_export.merging.rules.sparsity import match_l1, order
-from epmq_export.merging.rules.threshold import kth_largest
+from epmq_export.merging.rules.shared.kth_largest import kth_largest
+from epmq_export.merging.rules.shared.sparsity import match_l1, order
+from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.settings import MergeSettings, Number, flag
 
 
 def trim(inputs: Inputs) -> Sparsify:
-    """Keeps the largest."""
+    """Return what keeps the largest entries of a task vector."""
 
     @cache
     def threshold(index: int, density: float) -> float:
-        """The smallest magnitude that an expert's trimming keeps; entries that equal it are all kept."""
+        """Return the smallest magnitude that an expert's trimming keeps; all entries that equal it are
+        kept.
+        """
         names = [name for name in inputs.floating() if inputs.model_number(index, "density", name) == density]
 
         def magnitudes() -> Iterator[Tensor]:
@@ -56,11 +58,11 @@ def trim(inputs: Inputs) -> Sparsify:
 
 
 def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
-    """TIES on what `sparsify` keeps of the task vectors."""
+    """Return TIES's election and mean on what `sparsify` keeps of the task vectors."""
 
     def elect(tensor: str, base: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """By entry: the signed sum, and sums of values and of weights of those that are positive, and of
-        those that are negative.
+        """Return five sums by entry: of all values, of those that are positive and of those that are
+        negative, and of the weights of either.
         """
         total, up, down, up_weight, down_weight = (torch.zeros_like(base) for _ in range(5))
         for index in range(len(inputs.experts)):
@@ -75,7 +77,7 @@ def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
 
     @cache
     def majority() -> float:
-        """Sign of the sum of all elected signs."""
+        """Return the sign of the sum of all elected signs."""
         return float(
             torch.tensor(
                 sum(
@@ -105,13 +107,15 @@ def ties(inputs: Inputs) -> Merge:
 
 
 def positive_weights(settings: MergeSettings) -> None:
-    """RecipeError where the mean would divide by negative weights; mergekit does."""
+    """Raise SettingError where the mean would divide by negative weights; mergekit does."""
     for model in settings.models:
-        least = min(model.numbers["weight"].values)
+        entry = min(model.numbers["weight"].entries, key=lambda entry: min(entry.gradient))
+        least = min(entry.gradient)
         if least < 0 and settings.convention == "paper" and any(settings.numbers["normalize"].values):
-            raise RecipeError(
+            raise SettingError(
+                entry.key,
                 f"weight of {model.name} is {least:g}, expected 0 or more: {settings.rule} divides by the "
-                "weights that agree"
+                "weights that agree",
             )
 
 
@@ -125,6 +129,7 @@ RULES = {
             "normalize": flag(True),
             "rescale": flag(False),
         },
+        cost="each expert read twice: for the size that its trimming keeps, then for signs and means",
         check=positive_weights,
     )
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.spectral import by_linear, polar, total, triplets
+from epmq_export.merging.rules.shared.spectral import by_linear, polar, total, triplets
 from epmq_export.merging.settings import Number
 
 log = logging.getLogger(__name__)
@@ -40,4 +40,11 @@ def tsvm(inputs: Inputs) -> Merge:
     return by_linear(inputs, merge_linear)
 
 
-RULES = {"tsvm": Rule(tsvm, {"lambda": Number(1.0)}, costly=True)}
+RULES = {
+    "tsvm": Rule(
+        tsvm,
+        {"lambda": Number(1.0)},
+        cost="{experts} singular value decompositions and two polar ones a linear",
+        costly=True,
+    )
+}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.spectral import by_linear, total
+from epmq_export.merging.rules.shared.spectral import by_linear, total
 from epmq_export.merging.settings import Number
 
 
@@ -47,6 +47,7 @@ RULES = {
             "steps": Number(300, least=0, whole=True),
             "learning_rate": Number(1e-5, least=0),
         },
+        cost="some hundred steps of Adam a linear, each of out * in * in multiplications an expert",
         costly=True,
     ),
 }

@@ -19,6 +19,7 @@ from epmq_export.calibration.uncalibrated import linears as rest_linears
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout, Storage, storage_name
+from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format, PlannedTensor
 from epmq_export.models.runtime import Runtime
@@ -50,26 +51,6 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import renamed, without
-
-RULES = {
-    "linear": "a weighted mean, read tensor by tensor",
-    "task_arithmetic": "a sum of task vectors, read tensor by tensor",
-    "ties": "each expert read twice: for the size that its trimming keeps, then for signs and means",
-    "dare_linear": "random drops, then a sum of task vectors",
-    "dare_ties": "random drops, then signs and means",
-    "della": "random drops by size, then signs and means",
-    "della_linear": "random drops by size, then a sum of task vectors",
-    "breadcrumbs": "the largest and the small dropped, then a sum of task vectors",
-    "breadcrumbs_ties": "the largest and the small dropped, then signs and means",
-    "slerp": "an arc between two models",
-    "karcher": "an iterated mean on the sphere",
-    "model_stock": "a point between base and mean by the experts' angles",
-    "passthrough": "a copy",
-    "tsvm": "{experts} singular value decompositions and two polar ones a linear",
-    "iso_c": "one singular value decomposition a linear",
-    "iso_cts": "{more} singular value decompositions a linear",
-    "wudi": "some hundred steps of Adam a linear, each of out * in * in multiplications an expert",
-}
 
 
 @dataclass(frozen=True)
@@ -139,10 +120,9 @@ class Forecaster:
         """
         plan_of(recipe)
         models, data = local.models(recipe, self.open_gguf), local.data(recipe)
-        merge = (
-            f"{recipe.merge_method}: "
-            f"{RULES[recipe.merge_method].format(experts=len(recipe.experts), more=len(recipe.experts) + 1)}"
-        )
+        experts = len(recipe.experts)
+        cost = RULES[recipe.merge_method].cost.format(experts=experts, more=experts + 1)
+        merge = f"{recipe.merge_method}: {cost}"
         method = recipe.calibration.settings
         base = models[0]
         if base.directory is None:

@@ -13,11 +13,11 @@ _PIECE = 1 << 22
 
 
 def kth_largest(stream: Callable[[], Iterator[Tensor]], k: int, size: int) -> float:
-    """The k-th largest of the `size` numbers in all 1-D float32 tensors, finite and >= 0, that `stream`
-    yields each time it is called.
+    """Return the k-th largest of the `size` numbers in all 1-D float32 tensors, finite and >= 0, that
+    `stream` yields each time it is called.
 
-    Infinity for k = 0, and 0 for k >= size: as a threshold they keep nothing and everything. Reads the stream
-    twice.
+    It is infinity for k = 0, and 0 for k >= size: as thresholds they keep nothing and everything. The stream
+    is read twice.
     """
     if k <= 0:
         return float("inf")
@@ -37,7 +37,7 @@ def _count(stream: Callable[[], Iterator[Tensor]], bin_of: Callable[[Tensor], Te
 
 
 def _find(counts: Tensor, k: int) -> tuple[int, int]:
-    """The bin that holds the k-th largest, and how many numbers are in the bins above it."""
+    """Return the bin that holds the k-th largest, and how many numbers are in the bins above it."""
     reached = counts.flip(0).cumsum(0)
     place = int(torch.searchsorted(reached, k))
     return len(counts) - 1 - place, int(reached[place] - counts.flip(0)[place])

@@ -12,8 +12,8 @@ from epmq_export.merging.rule import Merge
 
 
 def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> Merge:
-    """base + lambda * `merge_linear(tensor, base)` for the weights of linears, base + lambda * the mean task
-    vector for all else.
+    """Return base + lambda * `merge_linear(tensor, base)` for the weights of linears, and base + lambda * the
+    mean task vector for all else.
     """
 
     def merge(tensor: str) -> Tensor:
@@ -28,7 +28,7 @@ def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> 
 
 
 def total(inputs: Inputs, tensor: str, base: Tensor) -> Tensor:
-    """The sum of the task vectors."""
+    """Return the sum of the task vectors, float32."""
     result = torch.zeros_like(base)
     for index in range(len(inputs.experts)):
         result.add_(inputs.task_vector(index, tensor, base))
@@ -38,12 +38,12 @@ def total(inputs: Inputs, tensor: str, base: Tensor) -> Tensor:
 def triplets(
     tensor: str, matrix: Tensor, most: int | None = None, size: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, k], s [k] falling, V [in, k]: the singular triplets that float32 tells from 0, `most` of them
-    at most.
+    """Return U [out, k], s [k] falling and V [in, k]: the singular triplets that float32 tells from 0, `most`
+    of them at most.
 
     Those of a value below eps * max(out, in) * `size` are left out (by default the matrix's own Frobenius
     norm): there the vectors are any basis that the library happens to return, and a result must not depend on
-    it.
+    it. InputError where the library finds none.
     """
     try:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -55,16 +55,13 @@ def triplets(
         torch.finfo(matrix.dtype).eps * max(matrix.shape) * float(matrix.norm() if size is None else size)
     )
     count = int((s > smallest).sum()) if most is None else min(most, int((s > smallest).sum()))
-    return (
-        u[:, :count].clone(),
-        s[:count].clone(),
-        vh[:count].T.clone(),
-    )  # copies: a view would keep the whole in memory
+    # Copies: a view would keep the whole in memory.
+    return u[:, :count].clone(), s[:count].clone(), vh[:count].T.clone()
 
 
 def polar(tensor: str, matrix: Tensor) -> Tensor:
-    """The orthogonal factor of a polar decomposition, U V^T; where the matrix is singular, the part of it
-    that is unique.
+    """Return the orthogonal factor of a polar decomposition, U V^T; where the matrix is singular, the part of
+    it that is unique.
     """
     u, _, v = triplets(tensor, matrix)
     return u @ v.T

@@ -12,8 +12,8 @@ SEED = Number(0, least=0, whole=True)
 
 
 def order(inputs: Inputs, magnitudes: Tensor, descending: bool = False) -> Tensor:
-    """The places of a tensor's magnitudes in their order along the last dimension, int64; of equal ones, the
-    first place first.
+    """Return the places of a tensor's magnitudes in their order along the last dimension, int64; of equal
+    ones, the first place first.
 
     Under mergekit's convention equal ones stand as torch's own sort leaves them: with the same torch and
     machine, as in mergekit.
@@ -22,7 +22,8 @@ def order(inputs: Inputs, magnitudes: Tensor, descending: bool = False) -> Tenso
 
 
 def match_l1(kept: Tensor, before: Tensor) -> Tensor:
-    """`kept`, in place, made as long as the vector it was taken from, in the L1 norm: mergekit's `rescale`.
+    """Make `kept`, in place, as long in the L1 norm as the vector it was taken from: mergekit's `rescale`.
+
     Lengths below 1e-7 are left.
     """
     length, whole = float(kept.abs().sum()), float(before.abs().sum())
