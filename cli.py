@@ -21,7 +21,7 @@ import typer
 
 import epmq_export
 from epmq_export import console, files
-from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed
+from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -377,7 +377,7 @@ def _device(name: str | None) -> "torch.device":
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise RecipeError(f"--device {name}: {first_line(error)}") from None
     if device.type not in ("cpu", "cuda"):
         raise RecipeError(f"--device {name}: expected cpu, cuda or cuda:N")
     return device

@@ -63,6 +63,11 @@ class MissingRuntime(EpmqError):
     exit_code = 4
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library's error says, or its class's name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` where a valid name is near, letter case aside; else nothing."""
     near = _nearest(name, valid)

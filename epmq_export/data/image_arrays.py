@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from epmq_export.data.labels import by_name, distinct
 from epmq_export.data.pictures import Pictures, of_array
-from epmq_export.errors import InputError, did_you_mean
+from epmq_export.errors import InputError, did_you_mean, first_line
 
 _ERRORS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
@@ -173,7 +173,7 @@ class _Arrays:
         )
 
     def _broken(self, error: Exception, key: str = "") -> InputError:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return InputError(
-            f"{self.path}: {key}not readable as .npz ({reason}), expected arrays written by numpy.savez"
+            f"{self.path}: {key}not readable as .npz ({first_line(error)}), expected arrays written by "
+            "numpy.savez"
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epmq_export.data.labels import UNLABELLED
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, first_line
 from epmq_export.files import sha256
 from epmq_export.models.samples import Picture, Pixels
 
@@ -88,7 +88,7 @@ def decode(encoded: bytes, place: str) -> Pixels:
     except UnidentifiedImageError:  # its own words hold an address in memory
         raise InputError(f"{place}: found no image, {expected}") from None
     except Exception as error:  # the library raises whatever its parsers raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).removesuffix(".")
+        reason = first_line(error).removesuffix(".")
         raise InputError(
             f"{place}: found an image that cannot be decoded ({reason}), expected a whole one"
         ) from None

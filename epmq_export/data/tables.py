@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from epmq_export.data.labels import distinct
-from epmq_export.errors import InputError, MissingRuntime, did_you_mean
+from epmq_export.errors import InputError, MissingRuntime, did_you_mean, first_line
 
 INSTALL = "pip install 'epmq-export[datasets]'"
 
@@ -150,8 +150,7 @@ def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
             columns = chosen(file.schema_arrow, choose, str(path))
             return Part(str(path), file.read(columns=columns.used)), columns
     except (ArrowException, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{path}: not readable as .parquet ({reason})") from None
+        raise InputError(f"{path}: not readable as .parquet ({first_line(error)})") from None
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
@@ -192,8 +191,7 @@ def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> T
         found = library.load_dataset(identity, config, split=split, revision=revision or None)
         schema = found.features.arrow_schema
     except Exception as error:  # the library raises whatever the network and its parsers raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{place}: cannot be loaded ({reason})") from None
+        raise InputError(f"{place}: cannot be loaded ({first_line(error)})") from None
     columns = chosen(schema, choose, place)
     return Table([Part(place, found.select_columns(columns.used).with_format("arrow")[:])], columns)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from epmq_export.errors import InputError, SettingError
+from epmq_export.errors import InputError, SettingError, first_line
 from epmq_export.files import read_json
 from epmq_export.merging.names import is_indexed
 from epmq_export.merging.tokens import TokenEntry
@@ -71,9 +71,8 @@ def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{directory}: found no tokenizer that transformers reads, expected one ({reason})"
+            f"{directory}: found no tokenizer that transformers reads, expected one ({first_line(error)})"
         ) from None
     return tokenizer
 

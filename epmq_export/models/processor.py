@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, first_line
 from epmq_export.models.samples import Picture
 
 CONFIG = "preprocessor_config.json"
@@ -22,8 +22,9 @@ def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's clas
         library: Any = AutoImageProcessor  # without types
         return library.from_pretrained(directory, local_files_only=True, backend="pil")
     except Exception as error:  # the library raises whatever its parsers raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"{directory}: its image processor ({CONFIG}) cannot be used ({reason})") from None
+        raise InputError(
+            f"{directory}: its image processor ({CONFIG}) cannot be used ({first_line(error)})"
+        ) from None
 
 
 def preprocess(processor: Any, pictures: Sequence[Picture]) -> NDArray[np.float32]:  # noqa: ANN401

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from torch import Tensor
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, first_line
 from epmq_export.files import read_json
 from epmq_export.tensors import lora
 from epmq_export.tensors.companions import COMPANIONS
@@ -177,9 +177,8 @@ def _directory(text: str, relative_to: Path | None) -> Path:
             "no such model"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{text}: no directory {path}, and the Hugging Face hub does not give it ({reason})"
+            f"{text}: no directory {path}, and the Hugging Face hub does not give it ({first_line(error)})"
         ) from None
     return Path(snapshot)
 

@@ -1,7 +1,6 @@
 """report.json: what was done and how good it is (report.schema.json has every key)."""
 
 import json
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,10 +63,14 @@ class Report:
             )
 
 
-def peak_memory() -> int:
-    """The most resident memory that this process has had, in bytes; runtimes in subprocesses are not in
-    it.
+def peak_memory() -> int | None:
+    """Return the most resident memory that this process has had, in bytes, without that of runtimes in
+    subprocesses; None where the system does not tell it.
     """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export._version import __version__
-from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.errors import InputError, MissingRuntime, first_line
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
@@ -262,7 +262,7 @@ def _read(path: Path) -> ModelProto:
     except DecodeError:
         raise InputError(f"{path}: not an ONNX file, or not all of one") from None
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
     if not readable:  # protobuf then gives bytes for a string, or raises
         raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
     for tensor in model.graph.initializer:
@@ -274,7 +274,7 @@ def _read(path: Path) -> ModelProto:
         try:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
-            raise InputError(f"{path}: not a valid ONNX model ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
     return model
 
 

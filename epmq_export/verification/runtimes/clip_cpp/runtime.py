@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, first_line
 from epmq_export.models.processor import preprocess
 from epmq_export.models.samples import Picture, Sample
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
@@ -148,8 +148,7 @@ class ClipCpp:
         try:
             ids = given.ids(texts)
         except Exception as error:  # the library raises whatever its parsers raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(f"{path}: the tokenizer in it cannot be used ({reason})") from None
+            raise InputError(f"{path}: the tokenizer in it cannot be used ({first_line(error)})") from None
         shares = _shares(ids, "texts")
         yield from self._ask(path, "texts", shares, len(shares[0]), _array)
 

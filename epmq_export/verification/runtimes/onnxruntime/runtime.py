@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.errors import InputError, MissingRuntime, first_line
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Question, Sample, text_of
 from epmq_export.verification.runtimes.onnxruntime import decoder as onnx_language
@@ -84,7 +84,7 @@ class OnnxRuntime:
             try:
                 (found,) = session.run([output], feed)
             except Exception as error:  # the runtime has a class of its own for every status
-                raise InputError(f"{path}: ONNX Runtime fails on it ({_line(error)})") from None
+                raise InputError(f"{path}: ONNX Runtime fails on it ({first_line(error)})") from None
             results.update(zip(rows, found, strict=True))
         return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
@@ -125,7 +125,7 @@ def open_session(
         # Its fallback prints, then tries the same once more.
         return runtime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:  # the runtime has a class of its own for every status
-        raise InputError(f"{path}: ONNX Runtime refuses it ({_line(error)})") from None
+        raise InputError(f"{path}: ONNX Runtime refuses it ({first_line(error)})") from None
 
 
 def _beside(path: Path) -> Path:
@@ -209,7 +209,7 @@ def _scored(
         raise
     except Exception as error:  # runtime and tokenizer raise whatever they like
         raise InputError(
-            f"{path}: ONNX Runtime fails on it with the tokenizer of {folder} ({_line(error)})"
+            f"{path}: ONNX Runtime fails on it with the tokenizer of {folder} ({first_line(error)})"
         ) from None
 
 
@@ -218,7 +218,7 @@ def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes sha
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
     except Exception as error:  # the library raises whatever its parsers raise
-        raise InputError(f"{folder}: its config and tokenizer cannot be used ({_line(error)})") from None
+        raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
     if len(tokenizer) <= len(
         set(tokenizer.all_special_ids)
     ):  # what the library makes of a folder without vocabulary
@@ -248,14 +248,10 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
             return_token_type_ids=True,
         )
     except Exception as error:  # the library raises whatever its parsers raise
-        raise InputError(f"{folder}: its config and tokenizer cannot be used ({_line(error)})") from None
+        raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
     return {name: value.astype(np.int64) for name, value in encoded.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return content
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
