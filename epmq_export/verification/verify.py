@@ -129,7 +129,10 @@ def verify(
                 "runtime_version": version,
                 "checks": {check.name: dict(check.facts) for check in checks}
                 | ({} if judge is not None else {"tasks": None}),
-                "notes": file.format.notes(file.path, family)
+                "notes": {
+                    **file.format.notes(file.path, family),
+                    **file.runtime.notes([*file.format.contents(file.path, family)]),
+                }
                 if all(check.passed for check in checks[:1])
                 else {},
             }

@@ -16,7 +16,6 @@ too.
 """
 
 import json
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,13 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export._version import __version__
-from epmq_export.errors import InputError, MissingRuntime, first_line
+from epmq_export.errors import InputError, first_line
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor, StoredTensor
 from epmq_export.tensors.companions import companions, copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor
-from epmq_export.verification.runtimes.onnxruntime.runtime import open_session
 from formats.onnx import external as onnx_external
 from formats.onnx import graph as onnx_graph
 from formats.onnx import weights as onnx_weights
@@ -152,15 +150,8 @@ class OnnxQdq:
         return path
 
     def notes(self, path: Path, family: Family) -> dict[str, Any]:
-        """`linears`: quantised linears in the files; `fused`: how many of them ONNX Runtime runs as
-        MatMulNBits, None without the runtime.
-        """
-        files = _models(path, family)
-        fused = [_fused(file) for file in files]
-        return {
-            "linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in files),
-            "fused": None if None in fused else sum(filter(None, fused)),
-        }
+        """Return `linears`: how many quantised linears are in the files."""
+        return {"linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in _models(path, family))}
 
 
 def _models(path: Path, family: Family) -> dict[Path, Sequence[Family]]:
@@ -386,14 +377,3 @@ def _short(text: str | None) -> str:
     if text is None:
         return "missing"
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _fused(path: Path) -> int | None:
-    with tempfile.TemporaryDirectory() as scratch:
-        optimised = Path(scratch, "optimised.onnx")
-        try:
-            open_session(path, optimised=optimised)
-        except MissingRuntime:
-            return None
-        nodes = onnx.load(optimised, load_external_data=False).graph.node
-    return len([node for node in nodes if node.op_type == "MatMulNBits"])

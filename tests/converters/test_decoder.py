@@ -34,6 +34,7 @@ from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests import tiny_decoder
+from tests.onnx_models import notes
 
 CPU = torch.device("cpu")
 SAMPLES: list[Sample] = [
@@ -125,8 +126,8 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
             expected = reference.outputs(family, held, SAMPLES, CPU)
             assert np.linalg.norm(found - expected) <= (1e-3 if exact else 0.1) * np.linalg.norm(expected)
         if format.name == "onnx":
-            notes = format.notes(path, family)
-            assert notes["fused"] == notes["linears"] == 7 * family.config.num_hidden_layers
+            told = notes(path, family)
+            assert told["fused"] == told["linears"] == 7 * family.config.num_hidden_layers
 
 
 @pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
@@ -186,7 +187,7 @@ def test_embeddings_on_a_grid_serve_as_a_tied_head(tmp_path: Path) -> None:
         path = format.write(held, family, folder)
         assert not check_codes(path, held, family, format, runtime).broken
         assert check_graph(path, held, family, format, runtime, 1e-5).passed
-    assert OnnxQdq().notes(path, family) == {"linears": 14, "fused": 14}
+    assert notes(path, family) == {"linears": 14, "fused": 14}
 
 
 def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from epmq_export.verification.checks import check_codes, check_graph, check_meta
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
+from tests.onnx_models import notes
 from tests.tiny_t5 import VERSIONS, t5, texts
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
@@ -100,7 +101,7 @@ def test_files_pass_their_checks(version: str, written: Callable[[str], Written]
     # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross
     # attention, and the decoder's again.
     linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 2 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
-    assert FORMAT.notes(file.path, file.family) == {"linears": linears, "fused": linears}
+    assert notes(file.path, file.family) == {"linears": linears, "fused": linears}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -293,6 +294,6 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
     assert check_codes(path, held, family, FORMAT, RUNTIME).passed
     graph = check_graph(path, held, family, FORMAT, RUNTIME, 1e-5)
     assert graph.passed, graph.broken
-    notes = FORMAT.notes(path, family)
+    told = notes(path, family)
     # A head of its own is a linear in each of the decoder's files; a tied one is rows, which are decoded.
-    assert notes["fused"] == notes["linears"] == {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11 + 3}[version]
+    assert told["fused"] == told["linears"] == {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11 + 3}[version]

@@ -26,6 +26,7 @@ from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, o
 from formats.onnx.format import OnnxQdq
 from tests import tiny_vit
 from tests.command import Warm
+from tests.onnx_models import notes
 
 CPU = torch.device("cpu")
 PICTURES = hard_pictures()
@@ -133,7 +134,7 @@ def test_onnx_is_fused_and_computes_what_pytorch_does(
     (tmp_path / "onnx").mkdir()
     path = OnnxQdq().write(stored, family, tmp_path / "onnx")
     assert path == tmp_path / "onnx" / "onnx" / "model_q4.onnx"
-    assert OnnxQdq().notes(path, family) == {"linears": 6 * tiny_vit.LAYERS, "fused": 6 * tiny_vit.LAYERS}
+    assert notes(path, family) == {"linears": 6 * tiny_vit.LAYERS, "fused": 6 * tiny_vit.LAYERS}
     expected = reference.outputs(family, stored, PICTURES, CPU)
     np.testing.assert_allclose(OnnxRuntime().outputs(path, PICTURES, exact=True), expected, rtol=0, atol=1e-5)
     for check in (

@@ -23,7 +23,7 @@ from epmq_export.verification.verify import verify
 from formats.onnx import external as onnx_external
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
-from tests.onnx_models import TEXTS, Written, small
+from tests.onnx_models import TEXTS, Written, notes, small
 
 FORMAT, RUNTIME = OnnxQdq(), OnnxRuntime()
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -77,7 +77,7 @@ def test_it_computes_what_the_whole_file_computes(large: Written) -> None:
             RUNTIME.outputs(large.path, TEXTS[:5], exact=exact),
             RUNTIME.outputs(small().path, TEXTS[:5], exact=exact),
         )
-    assert FORMAT.notes(large.path, large.family) == FORMAT.notes(small().path, small().family)
+    assert notes(large.path, large.family) == notes(small().path, small().family)
 
 
 def test_verified_as_any_other(large: Written) -> None:

@@ -26,7 +26,7 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
 from tests import ROOT
-from tests.onnx_models import Written, encoder, minilm, pack, small, small_on
+from tests.onnx_models import Written, encoder, minilm, notes, pack, small, small_on
 
 FORMAT = OnnxQdq()
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -98,7 +98,7 @@ def test_what_is_written_is_what_was_packed(build: Callable[[], Written]) -> Non
     assert unequal(model, model.path) == []
     assert FORMAT.differences(model.path, model.packed, model.family) == []
     linear = 6 * model.family.config.num_hidden_layers
-    assert FORMAT.notes(model.path, model.family) == {"linears": linear, "fused": linear}
+    assert notes(model.path, model.family) == {"linears": linear, "fused": linear}
 
 
 def test_types_in_the_file() -> None:
@@ -119,7 +119,7 @@ def test_equal_layers_stay_apart(tmp_path: Path) -> None:
     checkpoint = pack(source, tmp_path / "packed", "F16", "Q4_0")
     (tmp_path / "onnx").mkdir()
     path = FORMAT.write(checkpoint, Bert.open(source), tmp_path / "onnx")
-    assert FORMAT.notes(path, Bert.open(source)) == {"linears": 12, "fused": 12}
+    assert notes(path, Bert.open(source)) == {"linears": 12, "fused": 12}
 
 
 def test_layout_and_provenance() -> None:

@@ -8,37 +8,72 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
 
 _ROOT = Path(__file__).parents[3]
 
 
-class Worker:
-    """One process of a module that is given a request as JSON and writes a file; killed where its block ends
-    first.
+Answer = TypeVar("Answer")
 
-    The request gets `memory`, for `limit`, and `result`, the file to write.
+
+@dataclass(frozen=True)
+class Program:
+    """A module of this project that runs a library in a process of its own, in which it calls `serve`."""
+
+    runtime: str
+    """The runtime's name for messages."""
+
+    module: str
+
+    telling: Sequence[str]
+    """Patterns, the most telling first: the first line of the log that one fits says what went wrong, by its
+    group.
     """
 
-    def __init__(
+    def answers(
         self,
-        runtime: str,
-        module: str,
-        folder: Path,
-        request: Mapping[str, Any],
+        model: Path,
+        requests: Sequence[Mapping[str, Any]],
+        load: Callable[[Path], Answer],
         *,
         memory: int,
         seconds: float,
+    ) -> list[Answer]:
+        """Return what `load` makes of the files that the module writes, in a process for each request, all at
+        once.
+
+        `memory`, in bytes of address space, and `seconds` bound each process. InputError, with the runtime's
+        own words, where one gives no answer.
+        """
+        with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
+            workers = [
+                stack.enter_context(_Worker(self, Path(name, str(index)), request, memory, seconds))
+                for index, request in enumerate(requests)
+            ]
+            return [load(worker.result(model)) for worker in workers]
+
+
+class _Worker:
+    """One process of a program, killed where its block ends before it does."""
+
+    def __init__(
+        self, program: Program, folder: Path, request: Mapping[str, Any], memory: int, seconds: float
     ) -> None:
-        """`runtime` is its name for messages; `folder` is made, for the request, the answer and the log."""
+        """`folder` is made, for the request, the answer and the log."""
         folder.mkdir()
-        self.runtime, self.memory, self.seconds = runtime, memory, seconds
+        self.program, self.memory, self.seconds = program, memory, seconds
         self.deadline = time.monotonic() + seconds
         self.answer, self.log = folder / "result", folder / "log"
         asked = folder / "request.json"
@@ -48,7 +83,7 @@ class Worker:
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, str(asked)],
+                [sys.executable, "-m", program.module, str(asked)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -59,34 +94,66 @@ class Worker:
                 },  # it would start a debugger, for seconds
             )
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> "_Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
 
-    def result(self, model: Path, telling: Sequence[str]) -> Path:
-        """The file with the answer; InputError, with the runtime's own words, where it gives none.
-
-        `telling` are patterns, the most telling first: the first line of the log that one fits says what went
-        wrong, by its group.
-        """
+    def result(self, model: Path) -> Path:
+        """Return the file with the answer; InputError, with the runtime's own words, where there is none."""
+        runtime = self.program.runtime
         try:
             code = self.process.wait(max(0.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise InputError(
-                f"{model}: {self.runtime} gave no answer within {self.seconds:.0f} s and was stopped"
+                f"{model}: {runtime} gave no answer within {self.seconds:.0f} s and was stopped"
             ) from None
         if code != 0:
             how = (
                 "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
             )
-            raise InputError(
-                f"{model}: {self.runtime} {how}: "
-                f"{_told(self.log.read_text(encoding='utf-8', errors='replace'), telling)}"
-            )
+            told = _told(self.log.read_text(encoding="utf-8", errors="replace"), self.program.telling)
+            raise InputError(f"{model}: {runtime} {how}: {told}")
         return self.answer
+
+
+def serve(handle: Callable[[Mapping[str, Any], Path], None]) -> NoReturn:
+    """Be the process of a `Program`: read the request that the command line names, bound this process's
+    memory, and let `handle` write the answer, given the request and the answer's place.
+
+    Exit with 0, or with 1 and one line for the parent, which names the file.
+    """
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    limit(request["memory"])
+    try:
+        handle(request, Path(request["result"]))
+    except Exception as error:  # whatever a library raises
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def write_array(path: Path, values: NDArray[np.float32]) -> None:
+    """Write an answer as .npy, under the name that it is given."""
+    with path.open("wb") as file:
+        np.save(file, values)
+
+
+def read_array(path: Path) -> NDArray[np.float32]:
+    """Return the answer that `write_array` wrote."""
+    found: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    return found
+
+
+def shares(samples: Sequence[Any], least: int) -> list[Sequence[Any]]:
+    """Return consecutive parts of the samples, one for a core and of `least` samples or so: fewer are not
+    worth a process.
+    """
+    count = max(1, min(cores(), -(-len(samples) // least)))
+    ends = [len(samples) * index // count for index in range(count + 1)]
+    return [samples[start:end] for start, end in pairwise(ends)]
 
 
 def limit(memory: int) -> None:
@@ -102,6 +169,7 @@ def limit(memory: int) -> None:
 
 
 def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
@@ -113,7 +181,7 @@ def _signal(number: int) -> str:
 
 
 def _told(log: str, telling: Sequence[str]) -> str:
-    """What the most telling pattern finds in a log, else its last line."""
+    """Return what the most telling pattern finds in a log, else its last line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for pattern in telling:
         if found := next((match[1] for match in (re.search(pattern, line) for line in lines) if match), None):

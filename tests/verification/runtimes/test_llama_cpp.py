@@ -19,7 +19,7 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import HARD_TEXTS
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
-from epmq_export.verification.runtimes.llama_cpp import runtime as llama_cpp
+from epmq_export.verification.runtimes.llama_cpp import library
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf.blocks import encode
 from formats.gguf.format import Gguf
@@ -151,8 +151,8 @@ def test_ggml_decodes_every_tensor_as_calibration_does(
         if isinstance(stored.value, torch.Tensor) and stored.value.dtype != torch.float16:
             continue
         expected = packed.load(stored.name).float().numpy().reshape(-1)
-        found = LlamaCpp().dequantise(kind, stored.raw, expected.size)
-        assert found is not None and np.array_equal(found, expected), stored.name
+        found = LlamaCpp().dequantiser(kind, stored.raw, expected.size)
+        assert np.array_equal(found, expected), stored.name
         compared += 1
     assert compared == 37
 
@@ -162,10 +162,8 @@ def test_ggml_decodes_every_tensor_as_calibration_does(
 @given(out=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_ggml_decodes_any_codes_and_stored_numbers(name: str, out: int, seed: int) -> None:
     tensor = random_point(GRIDS[name], out, 2, seed)
-    found = LlamaCpp().dequantise(GRIDS[name].file_type, encode(tensor).reshape(-1), tensor.codes.numel())
-    assert found is not None and np.array_equal(
-        found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32)
-    )
+    found = LlamaCpp().dequantiser(GRIDS[name].file_type, encode(tensor).reshape(-1), tensor.codes.numel())
+    assert np.array_equal(found.view(np.uint32), tensor.dequantise().numpy().reshape(-1).view(np.uint32))
 
 
 def test_a_model_with_a_matrix_on_every_grid_runs(tmp_path: Path) -> None:
@@ -192,8 +190,10 @@ def test_ggml_is_given_whole_blocks_only() -> None:
         ("Q4_0", 0, -32),
     ):
         with pytest.raises(InputError, match=f"{size} bytes of {grid} for {count} values"):
-            LlamaCpp().dequantise(grid, np.zeros(size, np.uint8), count)
-    assert LlamaCpp().dequantise("Q5_1", np.zeros(24, np.uint8), 32) is None
+            LlamaCpp().dequantiser(grid, np.zeros(size, np.uint8), count)
+    for unknown in ("Q5_2", "I8"):
+        with pytest.raises(InputError, match=rf"llama\.cpp's own dequantiser knows no grid {unknown}"):
+            LlamaCpp().dequantiser(unknown, np.zeros(24, np.uint8), 32)
 
 
 def test_a_file_that_llama_cpp_refuses_is_named_with_its_words(small_gguf: Path, tmp_path: Path) -> None:
@@ -251,12 +251,12 @@ def test_the_version_is_the_pinned_one(monkeypatch: pytest.MonkeyPatch) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = [re.match(r"xllamacpp==([\w.]+)", wanted) for wanted in project["dependencies"]]
     assert [match[1] for match in pinned if match] == [LlamaCpp().version()]
-    monkeypatch.setattr(llama_cpp, "VERSION", "1.2.3")
+    monkeypatch.setattr(library, "VERSION", "1.2.3")
     with pytest.raises(
         MissingRuntime, match=r"xllamacpp is .*, expected 1\.2\.3: pip install xllamacpp==1\.2\.3"
     ):
         LlamaCpp().version()
-    monkeypatch.setattr(llama_cpp, "PACKAGE", "xllamacpp-that-is-not-there")
+    monkeypatch.setattr(library, "PACKAGE", "xllamacpp-that-is-not-there")
     with pytest.raises(MissingRuntime, match=r"llama\.cpp is not installed: pip install"):
         LlamaCpp().version()
 
@@ -270,7 +270,6 @@ def test_ggml_quantises_near_and_weighs_by_importance(grid: str, error: float) -
         ggml_types.dequantise(grid, ggml_types.quantise(grid, weight, given).reshape(-1), weight.size)
         for given in (None, importance)
     )
-    assert plain is not None and weighted is not None
 
     def loss(found: np.ndarray, weights: np.ndarray) -> float:
         return float((weights * (found.reshape(weight.shape) - weight) ** 2).sum())

@@ -6,29 +6,39 @@ directory, and brings a downloader with it.
 """
 
 import ctypes
-import importlib.util
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from gguf import GGUFValueType
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.verification.runtimes import block_types
+from epmq_export.verification.runtimes.shared_library import Signatures, declare, find
 
 # What the structs below belong to; the same in pyproject.toml.
 PACKAGE, VERSION, MODULE = "clip-cpp", "0.5.0", "clip_cpp"
-# Number of the type in its ggml, values a block, bytes a block: all that it can decode. It knows no K-quants
-# and no IQ4_NL.
-TYPES = {"F16": (1, 1, 2), "Q4_0": (2, 32, 18), "Q4_1": (3, 32, 20), "Q8_0": (8, 32, 34)}
+# All that its ggml can decode, by ggml's numbers of today. It knows no K-quants and no IQ4_NL.
+TYPES = ("F16", "Q4_0", "Q4_1", "Q8_0")
 # What the libraries are compiled for; another CPU stops at their first call with SIGILL.
 _CPU = {"avx2", "fma", "f16c"}
 _CPUINFO = Path("/proc/cpuinfo")
 
-UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
-"""Types of a GGUF file's values."""
+UINT32, FLOAT32, STRING, ARRAY = (
+    int(kind)
+    for kind in (GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING, GGUFValueType.ARRAY)
+)
+"""Types of a GGUF file's values, as its ggml gives them."""
 
-_ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+_pointer, _text, _whole, _flag, _size = (
+    ctypes.c_void_p,
+    ctypes.c_char_p,
+    ctypes.c_int,
+    ctypes.c_bool,
+    ctypes.c_size_t,
+)
 
 
 class Init(ctypes.Structure):
@@ -62,15 +72,46 @@ class Image(ctypes.Structure):
     )
 
 
-class _Traits(ctypes.Structure):
+class TypeTraits(ctypes.Structure):
+    """ggml_type_traits_t."""
+
     _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("block", ctypes.c_int),
-        ("block_bytes", ctypes.c_size_t),
-        ("quantised", ctypes.c_bool),
-        ("to_float", _ToFloat),
-        ("others", ctypes.c_void_p * 4),
+        ("type_name", _text),
+        ("block", _whole),
+        ("block_bytes", _size),
+        ("quantised", _flag),
+        ("to_float", ctypes.CFUNCTYPE(None, _pointer, _pointer, _whole)),
+        ("others", _pointer * 4),
     )
+
+
+_GGML: Signatures = {
+    "ggml_init": (_pointer, (Init,)),
+    "ggml_free": (None, (_pointer,)),
+    "ggml_internal_get_type_traits": (TypeTraits, (_whole,)),
+    "ggml_get_tensor": (_pointer, (_pointer, _text)),
+    "ggml_nbytes": (_size, (_pointer,)),
+    "ggml_nrows": (ctypes.c_int64, (_pointer,)),
+    "ggml_nelements": (ctypes.c_int64, (_pointer,)),
+    "gguf_init_from_file": (_pointer, (_text, GgufInit)),
+    "gguf_find_key": (_whole, (_pointer, _text)),
+    "gguf_get_kv_type": (_whole, (_pointer, _whole)),
+    "gguf_get_arr_type": (_whole, (_pointer, _whole)),
+    "gguf_get_arr_n": (_whole, (_pointer, _whole)),
+    "gguf_get_arr_str": (_text, (_pointer, _whole, _whole)),
+    "gguf_get_arr_data": (_pointer, (_pointer, _whole)),
+    "gguf_get_val_str": (_text, (_pointer, _whole)),
+    "gguf_get_val_u32": (ctypes.c_uint32, (_pointer, _whole)),
+    "gguf_get_n_tensors": (_whole, (_pointer,)),
+    "gguf_get_tensor_name": (_text, (_pointer, _whole)),
+    "gguf_get_tensor_offset": (_size, (_pointer, _whole)),
+    "gguf_get_data_offset": (_size, (_pointer,)),
+}
+_CLIP: Signatures = {
+    "clip_model_load": (_pointer, (_text, _whole)),
+    "clip_text_encode": (_flag, (_pointer, _whole, ctypes.POINTER(Tokens), _pointer, _flag)),
+    "clip_image_encode": (_flag, (_pointer, _whole, ctypes.POINTER(Image), _pointer, _flag)),
+}
 
 
 def installed() -> str:
@@ -100,99 +141,47 @@ def _cpu() -> set[str]:
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), _CPU)
 
 
-def _load(name: str, mode: int) -> ctypes.CDLL:
-    spec = importlib.util.find_spec(MODULE)
-    roots = (spec.submodule_search_locations if spec else None) or []
-    place = next((place for root in roots if (place := Path(root) / name).is_file()), None)
+@cache
+def ggml(mode: int = ctypes.RTLD_LOCAL) -> ctypes.CDLL:
+    """Return its ggml, by default apart from every other that this process has loaded."""
+    library = _load("libggml.so", mode, _GGML)
+    # The first context fills the tables that half precision is decoded and activations are computed by.
+    library.ggml_free(library.ggml_init(Init(1 << 12, None, False)))
+    for name in TYPES:
+        block_types.require_same(_traits(library, name), name, "clip.cpp's library", PACKAGE)
+    return library
+
+
+def clip() -> ctypes.CDLL:
+    """Return clip.cpp on its ggml, whose names this process then has for all: for a process of its own."""
+    ggml(ctypes.RTLD_GLOBAL)
+    return _load("libclip.so", ctypes.RTLD_LOCAL, _CLIP)
+
+
+def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
+    """Return float32 [count], the bytes `raw` on a grid as its ggml decodes them.
+
+    InputError where it knows no such type, or the number of bytes does not fit.
+    """
+    if grid not in TYPES:
+        raise InputError(f"clip.cpp's own dequantiser knows no grid {grid}, expected {' or '.join(TYPES)}")
+    return block_types.dequantise(_traits(ggml(), grid), grid, raw, count)
+
+
+def _load(name: str, mode: int, signatures: Signatures) -> ctypes.CDLL:
+    place = find(MODULE, name, (".so",))
     if place is None:
         raise MissingRuntime(
             f"clip.cpp's {name} is not there: the package {PACKAGE} is not installed, or holds none"
         )
     try:
-        return ctypes.CDLL(str(place), mode=mode)
+        library = ctypes.CDLL(str(place), mode=mode)
     except OSError as error:
         raise MissingRuntime(f"clip.cpp's library cannot be loaded ({error})") from None
-
-
-@cache
-def ggml(mode: int = ctypes.RTLD_LOCAL) -> ctypes.CDLL:
-    """Its ggml, by default apart from every other that this process has loaded."""
-    library = _load("libggml.so", mode)
-    pointer, text, whole, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t
-    for name, result, arguments in (
-        ("ggml_init", pointer, (Init,)),
-        ("ggml_free", None, (pointer,)),
-        ("ggml_internal_get_type_traits", _Traits, (whole,)),
-        ("ggml_get_tensor", pointer, (pointer, text)),
-        ("ggml_nbytes", size, (pointer,)),
-        ("ggml_nrows", ctypes.c_int64, (pointer,)),
-        ("ggml_nelements", ctypes.c_int64, (pointer,)),
-        ("gguf_init_from_file", pointer, (text, GgufInit)),
-        ("gguf_find_key", whole, (pointer, text)),
-        ("gguf_get_kv_type", whole, (pointer, whole)),
-        ("gguf_get_arr_type", whole, (pointer, whole)),
-        ("gguf_get_arr_n", whole, (pointer, whole)),
-        ("gguf_get_arr_str", text, (pointer, whole, whole)),
-        ("gguf_get_arr_data", pointer, (pointer, whole)),
-        ("gguf_get_val_str", text, (pointer, whole)),
-        ("gguf_get_val_u32", ctypes.c_uint32, (pointer, whole)),
-        ("gguf_get_n_tensors", whole, (pointer,)),
-        ("gguf_get_tensor_name", text, (pointer, whole)),
-        ("gguf_get_tensor_offset", size, (pointer, whole)),
-        ("gguf_get_data_offset", size, (pointer,)),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    # The first context fills the tables that half precision is decoded and activations are computed by.
-    library.ggml_free(library.ggml_init(Init(1 << 12, None, False)))
-    for name, (number, block, block_bytes) in TYPES.items():
-        traits = library.ggml_internal_get_type_traits(number)
-        found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
-        expected = (name.lower().encode(), block, block_bytes, name != "F16")
-        if found != expected or not traits.to_float:
-            raise MissingRuntime(
-                f"{PACKAGE}: its ggml's type {name} is {found}, expected {expected}: another version of "
-                f"{PACKAGE}"
-            )
+    declare(library, signatures)
     return library
 
 
-def clip() -> ctypes.CDLL:
-    """clip.cpp on its ggml, whose names this process then has for all: for a process of its own."""
-    ggml(ctypes.RTLD_GLOBAL)
-    library = _load("libclip.so", ctypes.RTLD_LOCAL)
-    pointer, floats = ctypes.c_void_p, ctypes.c_void_p
-    for name, result, arguments in (
-        ("clip_model_load", pointer, (ctypes.c_char_p, ctypes.c_int)),
-        (
-            "clip_text_encode",
-            ctypes.c_bool,
-            (pointer, ctypes.c_int, ctypes.POINTER(Tokens), floats, ctypes.c_bool),
-        ),
-        (
-            "clip_image_encode",
-            ctypes.c_bool,
-            (pointer, ctypes.c_int, ctypes.POINTER(Image), floats, ctypes.c_bool),
-        ),
-    ):
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-    """float32 [count] of the bytes `raw` on a grid, by its ggml; None for a grid that it does not know.
-    InputError where their number does not fit.
-    """
-    if grid not in TYPES:
-        return None
-    number, block, block_bytes = TYPES[grid]
-    if count < 0 or count % block or raw.size != count // block * block_bytes:
-        raise InputError(
-            f"{raw.size} bytes of {grid} for {count} values: expected whole blocks of {block} values and "
-            f"{block_bytes} bytes"
-        )
-    source = np.ascontiguousarray(raw, np.uint8)
-    values = np.empty(count, np.float32)
-    ggml().ggml_internal_get_type_traits(number).to_float(source.ctypes.data, values.ctypes.data, count)
-    return values
+def _traits(library: ctypes.CDLL, name: str) -> TypeTraits:
+    traits: TypeTraits = library.ggml_internal_get_type_traits(block_types.block_type(name).number)
+    return traits

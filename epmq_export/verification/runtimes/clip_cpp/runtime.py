@@ -2,8 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from epmq_export.errors import InputError, first_line
 from epmq_export.models.processor import preprocess
+from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Picture, Sample
-from epmq_export.verification.runtimes.clip_cpp import library as clip_library
-from epmq_export.verification.runtimes.process import Worker, cores
+from epmq_export.verification.runtimes.clip_cpp import library
+from epmq_export.verification.runtimes.process import Answer, Program, cores, read_array, shares
 
-_WORKER = "epmq_export.verification.runtimes.clip_cpp.worker"
 # Below this many samples a further process costs more than it saves; more than the second number of pictures
 # are not held on disk at once.
 _SHARE, _MOST = {"texts": 64, "images": 4}, 256
@@ -35,6 +34,7 @@ _TELLING = (
     r"\w+: (Unrecognized number of tensors: \d+)",
     r"(.*not enough space.*)",
 )
+_PROGRAM = Program("clip.cpp", "epmq_export.verification.runtimes.clip_cpp.worker", _TELLING)
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,17 @@ class ClipCpp:
     memory: int = 8 << 30
     """Bytes of address space that a process may take, beside three times the file."""
 
-    name = "clip.cpp"
+    name = _PROGRAM.runtime
+    packages = (library.PACKAGE,)
     format = "gguf"
     approximate = True
 
     def version(self) -> str:
-        return clip_library.installed()
+        return library.installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """float32 [len(samples), projection_dim] of pictures or of texts, not normalised. `exact` asks for
-        nothing that clip.cpp could do: give it a file of F32 tensors.
+        """Return float32 [len(samples), projection_dim] of pictures or of texts, not normalised. `exact` asks
+        for nothing that clip.cpp could do: give it a file of F32 tensors.
         """
         self.version()
         pictures = [sample for sample in samples if isinstance(sample, Picture)]
@@ -126,22 +127,27 @@ class ClipCpp:
             [*(self._of_pictures(path, pictures) if pictures else self._of_texts(path, texts))]
         )
 
-    def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-        """By clip.cpp's own ggml: F16, Q4_0, Q4_1 and Q8_0, which are all that it can read."""
+    @property
+    def dequantiser(self) -> Dequantiser:
+        """clip.cpp's own ggml: F16, Q4_0, Q4_1 and Q8_0, which are all that it can read."""
         self.version()
-        return clip_library.dequantise(grid, raw, count)
+        return library.dequantise
+
+    def notes(self, files: Sequence[Path]) -> dict[str, Any]:
+        return {}
 
     def _of_pictures(self, path: Path, pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
-        """In rounds, so that the pixels of a large data set are never all on disk."""
+        """Give their outputs in rounds, so that the pixels of a large data set are never all on disk."""
         images = Images(**self._keys(path, "images"))
         turn = _MOST * cores()
         for start in range(0, len(pictures), turn):
             with tempfile.TemporaryDirectory(prefix="epmq-") as name:
-                shares = _shares(pictures[start : start + turn], "images")
-                files = [Path(name) / f"{index}.npy" for index in range(len(shares))]
-                for file, share in zip(files, shares, strict=True):
-                    np.save(file, images.pixels(share))
-                yield from self._ask(path, "images", [str(file) for file in files], len(shares[0]), _array)
+                parts = shares(pictures[start : start + turn], _SHARE["images"])
+                files = [Path(name) / f"{index}.npy" for index in range(len(parts))]
+                for file, part in zip(files, parts, strict=True):
+                    np.save(file, images.pixels(part))
+                most = max(map(len, parts))
+                yield from self._ask(path, "images", [str(file) for file in files], most, read_array)
 
     def _of_texts(self, path: Path, texts: Sequence[str]) -> Iterator[NDArray[np.float32]]:
         given = Texts(**self._keys(path, "texts"))
@@ -149,47 +155,31 @@ class ClipCpp:
             ids = given.ids(texts)
         except Exception as error:  # the library raises whatever its parsers raise
             raise InputError(f"{path}: the tokenizer in it cannot be used ({first_line(error)})") from None
-        shares = _shares(ids, "texts")
-        yield from self._ask(path, "texts", shares, len(shares[0]), _array)
+        parts = shares(ids, _SHARE["texts"])
+        yield from self._ask(path, "texts", parts, max(map(len, parts)), read_array)
 
-    def _keys(self, path: Path, kind: str) -> dict[str, Any]:
-        (answer,) = self._ask(
-            path, "keys", [kind], 0, lambda result: json.loads(result.read_text(encoding="utf-8"))
-        )
-        found: dict[str, Any] = answer
-        return found
+    def _keys(self, path: Path, kind: Literal["images", "texts"]) -> dict[str, Any]:
+        (answer,) = self._ask(path, "keys", [kind], 0, _read_keys)
+        return answer
 
     def _ask(
         self,
         path: Path,
         want: Literal["keys", "images", "texts"],
-        shares: Sequence[Any],
+        parts: Sequence[Any],
         most: int,
-        load: Any,  # noqa: ANN401
-    ) -> list[Any]:
-        """The answers to the shares, one a process; `most` is the samples of the largest."""
-        memory, seconds = self.memory + 3 * path.stat().st_size, self.seconds + _SECONDS[want] * most
-        with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
-            workers = []
-            for index, share in enumerate(shares):
-                asked = {"path": str(path), "want": want, "samples": share}
-                workers.append(
-                    stack.enter_context(
-                        Worker(
-                            self.name, _WORKER, Path(name) / str(index), asked, memory=memory, seconds=seconds
-                        )
-                    )
-                )
-            return [load(worker.result(path, _TELLING)) for worker in workers]
+        load: Callable[[Path], Answer],
+    ) -> list[Answer]:
+        """Return the answers to the parts, one a process; `most` is the number of samples of the largest."""
+        return _PROGRAM.answers(
+            path,
+            [{"path": str(path), "want": want, "samples": part} for part in parts],
+            load,
+            memory=self.memory + 3 * path.stat().st_size,
+            seconds=self.seconds + _SECONDS[want] * most,
+        )
 
 
-def _array(result: Path) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = np.load(result, allow_pickle=False)
+def _read_keys(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _shares(samples: Sequence[Any], want: Literal["images", "texts"]) -> list[Sequence[Any]]:
-    """Consecutive parts, the first the largest: one a core, if there are samples enough."""
-    count = max(1, min(cores(), len(samples) // _SHARE[want]))
-    step = -(-len(samples) // count)
-    return [samples[start : start + step] for start in range(0, len(samples), step)]

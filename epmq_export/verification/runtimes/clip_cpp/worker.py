@@ -3,8 +3,8 @@
     python -m epmq_export.verification.runtimes.clip_cpp.worker REQUEST
 
 REQUEST is a JSON file: `path` of the model, `want`, `memory` (bytes) and `result`, the file to write.
-`keys`      what the model's file says of its inputs, as JSON: the fields of `clip_cpp.Images` or
-            `clip_cpp.Texts`, as `samples` names them.
+`keys`      what the model's file says of its inputs, as JSON: the fields of `runtime.Images` or
+            `runtime.Texts`, as `samples` names them.
 `images`    float32 [n, projection_dim] as .npy, of `samples`: an .npy file of float32 [n, height, width, 3].
 `texts`     the same, of `samples`: the ids of each text, special tokens included.
 Errors go to stderr.
@@ -12,7 +12,7 @@ Errors go to stderr.
 
 import ctypes
 import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from epmq_export.verification.runtimes.clip_cpp import library
 from epmq_export.verification.runtimes.clip_cpp.library import ARRAY, FLOAT32, STRING, UINT32
-from epmq_export.verification.runtimes.process import limit
+from epmq_export.verification.runtimes.process import serve, write_array
 
 ARCHITECTURE = "clip"
 
@@ -174,24 +174,14 @@ def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float3
     return found
 
 
-def main(request: Path) -> int:
-    asked = json.loads(request.read_text(encoding="utf-8"))
-    limit(asked["memory"])
-    try:
-        keys, result = Keys(asked["path"]), Path(asked["result"])
-        if asked["want"] == "keys":
-            result.write_text(
-                json.dumps(of_images(keys) if asked["samples"] == "images" else of_texts(keys)),
-                encoding="utf-8",
-            )
-        else:
-            with result.open("wb") as file:
-                np.save(file, outputs(keys, asked["path"], asked["want"], asked["samples"]))
-    except Exception as error:  # one line for the parent, which names the file
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def answer(request: Mapping[str, Any], result: Path) -> None:
+    keys, want, samples = Keys(request["path"]), request["want"], request["samples"]
+    if want == "keys":
+        told = of_images(keys) if samples == "images" else of_texts(keys)
+        result.write_text(json.dumps(told), encoding="utf-8")
+    else:
+        write_array(result, outputs(keys, request["path"], want, samples))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    serve(answer)

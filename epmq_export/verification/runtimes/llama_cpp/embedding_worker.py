@@ -9,15 +9,15 @@ Errors go to stderr.
 
 import http.client
 import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.verification.runtimes.process import limit
+from epmq_export.verification.runtimes.process import serve, write_array
 
 if TYPE_CHECKING:
     import xllamacpp
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LONGEST = 2048
 
 
-def serve(path: str, exact: bool) -> "xllamacpp.Server":
+def started(path: str, exact: bool) -> "xllamacpp.Server":
     """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The
     pooling is the file's.
     """
@@ -64,22 +64,13 @@ def tokens(server: "xllamacpp.Server", texts: list[str]) -> list[list[int]]:
     return found
 
 
-def main(request: Path) -> int:
-    asked = json.loads(request.read_text(encoding="utf-8"))
-    limit(asked["memory"])
-    try:
-        server = serve(asked["path"], asked["exact"])
-        result = Path(asked["result"])
-        if asked["want"] == "tokens":
-            result.write_text(json.dumps(tokens(server, asked["texts"])), encoding="utf-8")
-        else:
-            with result.open("wb") as file:
-                np.save(file, outputs(server, asked["texts"]))
-    except Exception as error:  # one line for the parent, which names the file
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def answer(request: Mapping[str, Any], result: Path) -> None:
+    server = started(request["path"], request["exact"])
+    if request["want"] == "tokens":
+        result.write_text(json.dumps(tokens(server, request["texts"])), encoding="utf-8")
+    else:
+        write_array(result, outputs(server, request["texts"]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    serve(answer)

@@ -8,16 +8,15 @@ write as .npy: float32 [rows, vocabulary], a row for a text and one for each tok
 questions their answers' tokens, float32 [questions, limit], -1 behind an end. Errors go to stderr.
 """
 
-import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from epmq_export.models.samples import Question
-from epmq_export.verification.runtimes.llama_cpp.library import LlamaModel
-from epmq_export.verification.runtimes.process import limit
+from epmq_export.verification.runtimes.llama_cpp.model import LlamaModel
+from epmq_export.verification.runtimes.process import serve
 
 Tokens = tuple[list[int], list[int], int]
 """What an encoder reads, where there is one, what the decoder reads, and the first of the latter's tokens
@@ -25,8 +24,9 @@ whose successors are scored.
 """
 
 
-def run(path: str, samples: list[Any], exact: bool, result: Path) -> None:
-    with LlamaModel(path) as model:
+def answer(request: Mapping[str, Any], result: Path) -> None:
+    samples: list[Any] = request["samples"]
+    with LlamaModel(request["path"]) as model:
         asked = [Question(**sample) for sample in samples if isinstance(sample, dict)]
         given = [question.text for question in asked] or samples
         encoded = [
@@ -34,7 +34,7 @@ def run(path: str, samples: list[Any], exact: bool, result: Path) -> None:
             for sample in given
         ]
         limit = max((question.limit for question in asked), default=0)
-        model.begin(max(max(len(ids) + limit, len(context)) for context, ids, _ in encoded), exact)
+        model.begin(max(max(len(ids) + limit, len(context)) for context, ids, _ in encoded), request["exact"])
         shape = (
             (len(asked), limit)
             if asked
@@ -73,16 +73,5 @@ def _in_halves(model: LlamaModel, sample: str | list[str], start: int) -> Tokens
     return ids, [start, *target[:-1]], 0
 
 
-def main(request: Path) -> int:
-    asked = json.loads(request.read_text(encoding="utf-8"))
-    limit(asked["memory"])
-    try:
-        run(asked["path"], asked["samples"], asked["exact"], Path(asked["result"]))
-    except Exception as error:  # one line for the parent, which names the file
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    serve(answer)

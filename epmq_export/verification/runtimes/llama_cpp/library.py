@@ -1,37 +1,42 @@
-"""llama.cpp's C interface, by ctypes: what tells tokens apart and scores every position, which the package's
-own interface does not offer.
+"""llama.cpp's shared library, out of the package xllamacpp: its C structures and functions, found, loaded and
+checked once.
 
-The structures below are those of one version of the library (llama_cpp.VERSION): only the fields that are set
-or checked have names, and the defaults that the library itself gives are checked before anything else is
-believed.
+The structures are those of one version: only the fields that are set or checked have names, and the defaults
+that the library itself gives are checked before anything else is believed.
 """
 
 import ctypes
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
+from epmq_export.errors import MissingRuntime
+from epmq_export.verification.runtimes.shared_library import Signatures, declare, find
 
-# Flash attention rounds keys and values to half precision; so does their usual cache, whose types these are
-# in ggml.
-_NO_FLASH, _F32 = 0, 0
+# What the structures below belong to; the same in pyproject.toml.
+PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
+
+_pointer, _number, _text, _flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_bool
+_count, _type = ctypes.c_int64, ctypes.c_int
 
 
-class _ModelParameters(ctypes.Structure):
+class ModelParameters(ctypes.Structure):
+    """llama_model_params."""
+
     _fields_ = (
-        ("devices", ctypes.c_void_p),
-        ("overrides", ctypes.c_void_p),
-        ("gpu_layers", ctypes.c_int32),
-        ("split_mode", ctypes.c_int32),
+        ("devices", _pointer),
+        ("overrides", _pointer),
+        ("gpu_layers", _number),
+        ("split_mode", _number),
         # Wider than the structure: the library reads from its beginning.
         ("rest", ctypes.c_uint8 * 232),
     )
 
 
-class _ContextParameters(ctypes.Structure):
+class ContextParameters(ctypes.Structure):
+    """llama_context_params."""
+
     _fields_ = (
         ("n_ctx", ctypes.c_uint32),
         ("n_batch", ctypes.c_uint32),
@@ -39,210 +44,128 @@ class _ContextParameters(ctypes.Structure):
         ("n_seq_max", ctypes.c_uint32),
         ("recurrent", ctypes.c_uint32),
         ("n_outputs_max", ctypes.c_uint32),
-        ("unknown", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("threads_batch", ctypes.c_int32),
-        ("kind", ctypes.c_int32),
-        ("rope_scaling", ctypes.c_int32),
-        ("pooling", ctypes.c_int32),
-        ("attention", ctypes.c_int32),
-        ("flash_attention", ctypes.c_int32),
+        ("unknown", _number),
+        ("threads", _number),
+        ("threads_batch", _number),
+        ("kind", _number),
+        ("rope_scaling", _number),
+        ("pooling", _number),
+        ("attention", _number),
+        ("flash_attention", _number),
         ("numbers", ctypes.c_float * 8),
-        ("callback", ctypes.c_void_p),
-        ("callback_data", ctypes.c_void_p),
-        ("type_k", ctypes.c_int32),
-        ("type_v", ctypes.c_int32),
+        ("callback", _pointer),
+        ("callback_data", _pointer),
+        ("type_k", _number),
+        ("type_v", _number),
         ("rest", ctypes.c_uint8 * 144),
     )
 
 
-class _Batch(ctypes.Structure):
+class Batch(ctypes.Structure):
+    """llama_batch."""
+
     _fields_ = (
-        ("n_tokens", ctypes.c_int32),
-        ("token", ctypes.POINTER(ctypes.c_int32)),
-        ("embd", ctypes.c_void_p),
-        ("pos", ctypes.POINTER(ctypes.c_int32)),
-        ("n_seq_id", ctypes.POINTER(ctypes.c_int32)),
-        ("seq_id", ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+        ("n_tokens", _number),
+        ("token", ctypes.POINTER(_number)),
+        ("embd", _pointer),
+        ("pos", ctypes.POINTER(_number)),
+        ("n_seq_id", ctypes.POINTER(_number)),
+        ("seq_id", ctypes.POINTER(ctypes.POINTER(_number))),
         ("logits", ctypes.POINTER(ctypes.c_int8)),
     )
 
 
-def _library() -> ctypes.CDLL:
-    spec = importlib.util.find_spec("xllamacpp")
-    places = [
-        place
-        for root in (spec.submodule_search_locations if spec else None) or []
-        for place in Path(root).glob("xllamacpp*.*")
-    ]
-    library = ctypes.CDLL(str(next(place for place in places if place.suffix in (".so", ".pyd"))))
-    pointer, number, text, flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_bool
-    signatures = {
-        "llama_backend_init": (None, ()),
-        "llama_model_default_params": (_ModelParameters, ()),
-        "llama_context_default_params": (_ContextParameters, ()),
-        "llama_model_load_from_file": (pointer, (text, _ModelParameters)),
-        "llama_init_from_model": (pointer, (pointer, _ContextParameters)),
-        "llama_model_get_vocab": (pointer, (pointer,)),
-        "llama_model_has_encoder": (flag, (pointer,)),
-        "llama_model_decoder_start_token": (number, (pointer,)),
-        "llama_vocab_n_tokens": (number, (pointer,)),
-        "llama_tokenize": (number, (pointer, text, number, pointer, number, flag, flag)),
-        "llama_batch_init": (_Batch, (number, number, number)),
-        "llama_batch_free": (None, (_Batch,)),
-        "llama_get_memory": (pointer, (pointer,)),
-        "llama_memory_clear": (None, (pointer, flag)),
-        "llama_encode": (number, (pointer, _Batch)),
-        "llama_decode": (number, (pointer, _Batch)),
-        "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), (pointer, number)),
-        "llama_free": (None, (pointer,)),
-        "llama_model_free": (None, (pointer,)),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+class TypeTraits(ctypes.Structure):
+    """ggml_type_traits."""
+
+    _fields_ = (
+        ("type_name", _text),
+        ("block", _count),
+        ("interleave", _count),
+        ("block_bytes", ctypes.c_size_t),
+        ("quantised", _flag),
+        ("to_float", ctypes.CFUNCTYPE(None, _pointer, _pointer, _count)),
+        ("from_float", _pointer),
+    )
+
+
+_SIGNATURES: Signatures = {
+    "llama_backend_init": (None, ()),
+    "llama_model_default_params": (ModelParameters, ()),
+    "llama_context_default_params": (ContextParameters, ()),
+    "llama_model_load_from_file": (_pointer, (_text, ModelParameters)),
+    "llama_init_from_model": (_pointer, (_pointer, ContextParameters)),
+    "llama_model_get_vocab": (_pointer, (_pointer,)),
+    "llama_model_has_encoder": (_flag, (_pointer,)),
+    "llama_model_decoder_start_token": (_number, (_pointer,)),
+    "llama_vocab_n_tokens": (_number, (_pointer,)),
+    "llama_tokenize": (_number, (_pointer, _text, _number, _pointer, _number, _flag, _flag)),
+    "llama_batch_init": (Batch, (_number, _number, _number)),
+    "llama_batch_free": (None, (Batch,)),
+    "llama_get_memory": (_pointer, (_pointer,)),
+    "llama_memory_clear": (None, (_pointer, _flag)),
+    "llama_encode": (_number, (_pointer, Batch)),
+    "llama_decode": (_number, (_pointer, Batch)),
+    "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), (_pointer, _number)),
+    "llama_free": (None, (_pointer,)),
+    "llama_model_free": (None, (_pointer,)),
+    "ggml_get_type_traits": (ctypes.POINTER(TypeTraits), (_type,)),
+    "ggml_quantize_chunk": (
+        ctypes.c_size_t,
+        (_type, _pointer, _pointer, _count, _count, _count, _pointer),
+    ),
+}
+# What this version's own defaults are, by the functions that give them: another one lays out its structures
+# otherwise, and would show here.
+_DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    "llama_model_default_params": {"gpu_layers": -1, "split_mode": 1},
+    "llama_context_default_params": {
+        "n_ctx": 512,
+        "n_batch": 2048,
+        "n_ubatch": 512,
+        "n_seq_max": 1,
+        "rope_scaling": -1,
+        "pooling": -1,
+        "attention": -1,
+        "flash_attention": -1,
+        "type_k": 1,
+        "type_v": 1,
+    },
+}
+
+
+def installed() -> str:
+    """Return the package's version; MissingRuntime where it is not there, or is another one."""
+    how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
+    try:
+        found = version(PACKAGE)
+    except PackageNotFoundError:
+        raise MissingRuntime(f"llama.cpp is not installed: {how}") from None
+    if found != VERSION:
+        raise MissingRuntime(f"{PACKAGE} is {found}, expected {VERSION}: {how}")
+    return found
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Return the library; MissingRuntime where it is not there, or is another version's."""
+    place = find("xllamacpp", "xllamacpp*.*", (".so", ".pyd"))
+    if place is None:
+        raise MissingRuntime(
+            f"llama.cpp's library is not there: the package {PACKAGE} is not installed, or holds none"
+        )
+    library = ctypes.CDLL(str(place))
+    declare(library, _SIGNATURES)
+    _require_defaults(library, place)
     return library
 
 
-class LlamaModel:
-    """A loaded model, one text at a time on one thread: the same numbers at every run. RuntimeError where the
-    library refuses something.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._library = _library()
-        self._library.llama_backend_init()
-        parameters = self._library.llama_model_default_params()
-        self._parameters = context = self._library.llama_context_default_params()
-        found = [
-            parameters.gpu_layers,
-            parameters.split_mode,
-            context.n_ctx,
-            context.n_batch,
-            context.n_ubatch,
-            context.n_seq_max,
-        ]
-        found += [
-            context.rope_scaling,
-            context.pooling,
-            context.attention,
-            context.flash_attention,
-            context.type_k,
-            context.type_v,
-        ]
-        if found != [-1, 1, 512, 2048, 512, 1, -1, -1, -1, -1, 1, 1]:
-            raise RuntimeError(
-                f"llama.cpp's defaults are {found}: its structures are those of another version"
-            )
-        self._model = self._library.llama_model_load_from_file(path.encode(), parameters)
-        if not self._model:
-            raise RuntimeError("llama.cpp cannot load the model")
-        self._vocabulary = self._library.llama_model_get_vocab(self._model)
-        self._context: int | None = None
-        self.width: int = self._library.llama_vocab_n_tokens(self._vocabulary)
-
-    def begin(self, longest: int, exact: bool) -> None:
-        """Make room for texts of up to so many tokens. `exact`: keys and values stay float32, and attention
-        is not fused.
-        """
-        self._parameters.n_ctx = self._parameters.n_batch = self._parameters.n_ubatch = longest
-        self._parameters.threads = self._parameters.threads_batch = 1
-        if exact:
-            self._parameters.flash_attention, self._parameters.type_k, self._parameters.type_v = (
-                _NO_FLASH,
-                _F32,
-                _F32,
-            )
-        self._context = self._library.llama_init_from_model(self._model, self._parameters)
-        if not self._context:
-            raise RuntimeError(f"llama.cpp cannot make a context of {longest} tokens")
-
-    def __enter__(self) -> "LlamaModel":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._context:
-            self._library.llama_free(self._context)
-        self._library.llama_model_free(self._model)
-
-    def tokens(self, text: str) -> list[int]:
-        """By the file's vocabulary, with the special tokens that it adds; special tokens within the text are
-        found.
-        """
-        raw = text.encode()
-        room = len(raw) + 16
-        while True:
-            found = (ctypes.c_int32 * room)()
-            count: int = self._library.llama_tokenize(
-                self._vocabulary, raw, len(raw), found, room, True, True
-            )
-            if count >= 0:
-                return list(found[:count])
-            room = -count
-
-    @property
-    def start(self) -> int | None:
-        """The token that a decoder begins with, of a model whose encoder reads before it; None for a decoder
-        alone.
-        """
-        return (
-            self._library.llama_model_decoder_start_token(self._model)
-            if self._library.llama_model_has_encoder(self._model)
-            else None
-        )
-
-    def encode(self, ids: Sequence[int]) -> None:
-        """What the decoder of a model with an encoder goes on from, until the next."""
-        self._run(self._library.llama_encode, "llama_encode", ids, 0, 0)
-
-    def logits(self, ids: Sequence[int], first: int, past: int = 0) -> NDArray[np.float32]:
-        """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on.
-
-        With `past`, the tokens stand behind as many that were read before, and whose keys and values are in
-        the memory.
-        """
-        self._run(self._library.llama_decode, "llama_decode", ids, first, past)
-        rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
-        return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
-
-    def answer(self, ids: Sequence[int], limit: int, ends: Sequence[int]) -> list[int]:
-        """What the decoder goes on with behind `ids`, the likeliest token each time, with the one that ends
-        it.
-        """
-        found: list[int] = []
-        scores = self.logits(ids, len(ids) - 1)
-        while True:
-            found.append(int(scores[0].argmax()))
-            if len(found) == limit or found[-1] in ends:
-                return found
-            scores = self.logits(found[-1:], 0, len(ids) + len(found) - 1)
-
-    def _run(
-        self,
-        function: Callable[[int | None, _Batch], int],
-        name: str,
-        ids: Sequence[int],
-        first: int,
-        past: int,
-    ) -> None:
-        batch = self._library.llama_batch_init(len(ids), 0, 1)
-        try:
-            batch.n_tokens = len(ids)
-            for i, token in enumerate(ids):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = (
-                    token,
-                    past + i,
-                    1,
-                    int(i >= first),
+def _require_defaults(library: ctypes.CDLL, place: Path) -> None:
+    for function, expected in _DEFAULTS.items():
+        defaults = getattr(library, function)()
+        for field, value in expected.items():
+            if (found := getattr(defaults, field)) != value:
+                raise MissingRuntime(
+                    f"{place}: {field} of {function} is {found}, expected {value}: another version of "
+                    f"{PACKAGE}"
                 )
-                batch.seq_id[i][0] = 0
-            if not past:
-                # An encoder's states are not in the memory, but it is asked whether their positions go on
-                # from what is.
-                self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
-            if code := function(self._context, batch):
-                raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens ({name} gives {code})")
-        finally:
-            self._library.llama_batch_free(batch)

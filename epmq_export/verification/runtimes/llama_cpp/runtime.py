@@ -2,38 +2,33 @@
 
 import json
 import struct
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.errors import InputError
+from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.tensors.gguf_splits import model_bytes
-from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
-from epmq_export.verification.runtimes.process import Worker, cores
+from epmq_export.verification.runtimes.llama_cpp import ggml, library
+from epmq_export.verification.runtimes.process import Answer, Program, read_array, shares
 
-# What the C structures in ggml_types belong to; the same in pyproject.toml.
-PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
 # Below this many texts a further process costs more than it saves.
 _SHARE = 64
 # Seconds that a text may take, besides what it takes to start.
 _SECONDS_A_TEXT = 5.0
-_WORKER, _LANGUAGE_WORKER = (
-    "epmq_export.verification.runtimes.llama_cpp.embedding_worker",
-    "epmq_export.verification.runtimes.llama_cpp.language_worker",
-)
 # Architectures whose outputs are embeddings; what cannot be told goes their way too.
 _ENCODERS = ("bert", None)
 _STRING = 8  # the number of the type in GGUF
 # A failed assertion, else the first error of llama.cpp, else what the worker says.
 _TELLING = (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)")
+_NAME, _HERE = "llama.cpp", "epmq_export.verification.runtimes.llama_cpp"
+_EMBEDDING = Program(_NAME, f"{_HERE}.embedding_worker", _TELLING)
+_LANGUAGE = Program(_NAME, f"{_HERE}.language_worker", _TELLING)
 
 
 @dataclass(frozen=True)
@@ -48,93 +43,70 @@ class LlamaCpp:
     it.
     """
 
-    name = "llama.cpp"
+    name = _NAME
+    packages = (library.PACKAGE,)
     format = "gguf"
     approximate = True
 
     def version(self) -> str:
-        how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
-        try:
-            found = version(PACKAGE)
-        except PackageNotFoundError:
-            raise MissingRuntime(f"llama.cpp is not installed: {how}") from None
-        if found != VERSION:
-            raise MissingRuntime(f"xllamacpp is {found}, expected {VERSION}: {how}")
-        return found
+        return library.installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """float32 [len(samples), width]: embeddings, or of a language model the scores of what comes next,
-        with a row a scored token of passages, and of questions their answers' tokens.
+        """Return float32 [len(samples), width]: embeddings, or of a language model the scores of what comes
+        next, with a row a scored token of passages, and of questions their answers' tokens.
 
         `exact` switches flash attention off, and holds a language model's keys and values in float32; give it
         a file of F32 tensors.
         """
-        if language := architecture(path) not in _ENCODERS:
-            asked: list[Any] = [_asked(sample) for sample in samples]
-        else:
+        asked: list[Any]
+        if architecture(path) in _ENCODERS:
             asked = [text_of(sample) for sample in samples]
-        worker, request = (
-            (_LANGUAGE_WORKER, {"exact": exact})
-            if language
-            else (_WORKER, {"want": "outputs", "exact": exact})
-        )
-        rows: list[NDArray[np.float32]] = self._ask(
-            path, worker, "samples" if language else "texts", asked, request, _array
-        )
-        return np.concatenate(rows)
+            wanted = {"want": "outputs", "exact": exact}
+            found = self._ask(_EMBEDDING, path, "texts", asked, wanted, read_array)
+        else:
+            asked = [_asked(sample) for sample in samples]
+            found = self._ask(_LANGUAGE, path, "samples", asked, {"exact": exact}, read_array)
+        return np.concatenate(found)
 
     def tokens(self, path: Path, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, special tokens included, by llama.cpp's tokenizer and the file's
+        """Return the ids of each text, special tokens included, by llama.cpp's tokenizer and the file's
         vocabulary.
         """
         request = {"want": "tokens", "exact": False}
-        shares: list[list[list[int]]] = self._ask(
-            path,
-            _WORKER,
-            "texts",
-            texts,
-            request,
-            lambda result: json.loads(result.read_text(encoding="utf-8")),
-        )
-        return [ids for share in shares for ids in share]
+        return [ids for found in self._ask(_EMBEDDING, path, "texts", texts, request, _ids) for ids in found]
 
-    def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32] | None:
-        """By ggml's `to_float`: F16 and every grid that GGUF holds."""
+    @property
+    def dequantiser(self) -> Dequantiser:
+        """ggml's `to_float`: F16 and every grid that GGUF holds."""
         self.version()
-        return ggml_types.dequantise(grid, raw, count)
+        return ggml.dequantise
+
+    def notes(self, files: Sequence[Path]) -> dict[str, Any]:
+        return {}
 
     def _ask(
         self,
+        program: Program,
         path: Path,
-        module: str,
         key: str,
         samples: Sequence[Any],
         request: Mapping[str, Any],
-        load: Callable[[Path], Any],
-    ) -> list[Any]:
-        """The answers to consecutive shares of the samples, one share a process."""
+        load: Callable[[Path], Answer],
+    ) -> list[Answer]:
+        """Return the answers to consecutive shares of the samples, which stand in a request under `key`."""
         self.version()
         if not samples:
             raise InputError(f"{path}: no texts to run it on")
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        count = min(cores(), -(-len(samples) // _SHARE))
-        ends = [len(samples) * i // count for i in range(count + 1)]
-        memory = self.memory + 3 * model_bytes(path)
-        with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
-            workers = []
-            for index in range(count):
-                share = samples[ends[index] : ends[index + 1]]
-                seconds = self.seconds + _SECONDS_A_TEXT * len(share)
-                asked = {**request, "path": str(path), key: list(share)}
-                workers.append(
-                    stack.enter_context(
-                        Worker(
-                            self.name, module, Path(name) / str(index), asked, memory=memory, seconds=seconds
-                        )
-                    )
-                )
-            return [load(worker.result(path, _TELLING)) for worker in workers]
+        parts = shares(samples, _SHARE)
+        return program.answers(
+            path,
+            [{**request, "path": str(path), key: list(part)} for part in parts],
+            load,
+            memory=self.memory + 3 * model_bytes(path),
+            seconds=self.seconds + _SECONDS_A_TEXT * max(map(len, parts)),
+        )
 
 
 def _asked(sample: Sample) -> str | list[str] | dict[str, Any]:
@@ -147,8 +119,8 @@ def _asked(sample: Sample) -> str | list[str] | dict[str, Any]:
             return text_of(sample)
 
 
-def _array(path: Path) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = np.load(path, allow_pickle=False)
+def _ids(path: Path) -> list[list[int]]:
+    found: list[list[int]] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -1,12 +1,14 @@
 """ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
@@ -20,6 +22,8 @@ from epmq_export.verification.runtimes.onnxruntime.encoder_decoder import ENCODE
 if TYPE_CHECKING:
     import onnxruntime
 
+# What a model's files are called; others hold weights of one.
+ENDING = ".onnx"
 # The first that a model has. A joint model of texts and pictures has one for each.
 TEXTS_OUT, PICTURES_OUT = ("sentence_embedding", "text_embeds"), ("image_embeds", "pooler_output")
 VISION, TEXT = "vision_model", "text_model"
@@ -36,8 +40,10 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    packages = ("onnxruntime",)
     format = "onnx"
     approximate = False
+    dequantiser = None  # it decodes weights within its graphs only
 
     def version(self) -> str:
         return str(_module().__version__)
@@ -88,8 +94,9 @@ class OnnxRuntime:
             results.update(zip(rows, found, strict=True))
         return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
-    def dequantise(self, grid: str, raw: NDArray[np.uint8], count: int) -> None:
-        return None
+    def notes(self, files: Sequence[Path]) -> dict[str, Any]:
+        """Return `fused`: how many quantised linears of the models it runs as MatMulNBits."""
+        return {"fused": sum(_fused(file) for file in files if file.suffix == ENDING)}
 
 
 def _module() -> ModuleType:
@@ -126,6 +133,15 @@ def open_session(
         return runtime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:  # the runtime has a class of its own for every status
         raise InputError(f"{path}: ONNX Runtime refuses it ({first_line(error)})") from None
+
+
+def _fused(path: Path) -> int:
+    """Return how many quantised linears of a model it runs as MatMulNBits."""
+    with tempfile.TemporaryDirectory(prefix="epmq-") as scratch:
+        optimised = Path(scratch, "optimised.onnx")
+        open_session(path, optimised=optimised)
+        nodes = onnx.load(optimised, load_external_data=False).graph.node
+    return sum(node.op_type == "MatMulNBits" for node in nodes)
 
 
 def _beside(path: Path) -> Path:

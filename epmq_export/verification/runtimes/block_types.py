@@ -1,0 +1,55 @@
+"""ggml's types of numbers in blocks, by what the package gguf says of them: any library with a ggml in it is
+held against that before it decodes anything.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
+
+from epmq_export.errors import InputError, MissingRuntime
+
+
+class BlockType(NamedTuple):
+    number: int
+    """What ggml calls it."""
+
+    values: int
+    """Numbers in a block."""
+
+    size: int
+    """Bytes of a block."""
+
+
+def block_type(name: str) -> BlockType:
+    """Return what gguf says of the type; KeyError where it has none of that name."""
+    kind = GGMLQuantizationType[name]
+    return BlockType(int(kind), *GGML_QUANT_SIZES[kind])
+
+
+def require_same(traits: Any, name: str, library: str, package: str) -> None:  # noqa: ANN401 - a structure of ctypes
+    """Raise MissingRuntime unless a library's own record of a type, ggml_type_traits, is what gguf says."""
+    _, values, size = block_type(name)
+    found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
+    expected = (name.lower().encode(), values, size, values > 1)
+    if found != expected:
+        raise MissingRuntime(
+            f"{library}: ggml's type {name} is {found}, expected {expected}: another version of {package}"
+        )
+
+
+def dequantise(traits: Any, name: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:  # noqa: ANN401
+    """Return float32 [count], what the library that `traits` are of makes of the bytes `raw`; InputError
+    where they are not so many whole blocks.
+    """
+    _, values, size = block_type(name)
+    if count < 0 or count % values or raw.size != count // values * size:
+        raise InputError(
+            f"{raw.size} bytes of {name} for {count} values: expected whole blocks of {values} values and "
+            f"{size} bytes"
+        )
+    source = np.ascontiguousarray(raw, np.uint8)
+    found = np.empty(count, np.float32)
+    traits.to_float(source.ctypes.data, found.ctypes.data, count)
+    return found

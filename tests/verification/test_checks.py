@@ -1,0 +1,35 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from epmq_export.errors import InputError
+from epmq_export.verification.checks import check_codes
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from formats.gguf.format import Gguf
+from tests.small_bert import small_bert, small_packed
+
+
+@dataclass(frozen=True)
+class Narrow(LlamaCpp):
+    """A runtime whose own dequantiser knows nothing."""
+
+    name = "narrow"
+
+    @property
+    def dequantiser(self):  # type: ignore[no-untyped-def] # noqa: ANN201
+        def refuse(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
+            raise InputError(f"narrow's own dequantiser knows no grid {grid}")
+
+        return refuse
+
+
+def test_a_grid_that_the_runtimes_own_dequantiser_does_not_know_breaks_the_check(tmp_path: Path) -> None:
+    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model"))
+    path = Gguf().write(packed, family, tmp_path)
+    good = check_codes(path, packed, family, Gguf(), LlamaCpp())
+    assert good.passed and good.facts["decoded_by_runtime"] == len(packed.grids) > 0
+    bad = check_codes(path, packed, family, Gguf(), Narrow())
+    assert not bad.passed and bad.facts["decoded_by_runtime"] == 0 and len(bad.broken) == len(packed.grids)
+    assert all("narrow's own dequantiser knows no grid Q4_0" in sentence for sentence in bad.broken)
