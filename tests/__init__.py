@@ -1,4 +1,4 @@
-"""The tests mirror the rooms: a folder a room; `models` has the tiny models that they run on."""
+"""The tests mirror the rooms: a folder a room; `tiny` has the small models and files that they run on."""
 
 from pathlib import Path
 

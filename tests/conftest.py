@@ -14,8 +14,8 @@ from epmq_export.models.family import Family
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.format import Gguf
-from tests import tiny
-from tests.command import Result, Warm, cold
+from tests.command_line.command import Result, Warm, cold
+from tests.tiny import recipe_project
 
 # The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
 torch.set_num_threads(1)
@@ -52,13 +52,13 @@ def minilm_gguf(tmp_path_factory: pytest.TempPathFactory, minilm_packed: tuple[P
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> tiny.Project:
+def project(tmp_path_factory: pytest.TempPathFactory) -> recipe_project.Project:
     """Read only."""
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
         )  # of transformers, on PEFT's doing
-        return tiny.project(tmp_path_factory.mktemp("tiny") / "project")
+        return recipe_project.project(tmp_path_factory.mktemp("tiny") / "project")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def epmq() -> Iterator[Warm]:
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory, project: tiny.Project) -> tuple[Path, Result]:
+def ran(tmp_path_factory: pytest.TempPathFactory, project: recipe_project.Project) -> tuple[Path, Result]:
     """The project's recipe run by `python cli.py run` from nothing: its output (read only), and what the
     command said.
     """
@@ -85,9 +85,9 @@ def cls_ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm) -> Path:
     feed-forward's matrices kept.
     """
     folder = tmp_path_factory.mktemp("cls")
-    tiny.base(folder / "base", width=64, layers=1, pooling="cls")
-    tiny.full_expert(folder / "expert", folder / "base", 1)
-    tiny.data(folder / "data")
+    recipe_project.base(folder / "base", width=64, layers=1, pooling="cls")
+    recipe_project.full_expert(folder / "expert", folder / "base", 1)
+    recipe_project.data(folder / "data")
     task = {"expert": "./expert", "calibration": "data/3.txt"}
     settings = {"embeddings": "Q8_0", "keep": ["*.intermediate.*", "*layer.0.output.dense.weight"]}
     recipe = {

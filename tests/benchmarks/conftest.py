@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 from benchmarks.accuracy.laboratory import Laboratory
-from tests.small_bert import small_bert
+from tests.tiny.bert import small_bert
 
 TASKS = ("kind", "place")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from epmq_export.calibration.budget import Option, fewest_bits, hull, spend, with_budget
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
-from tests.calibration.tiny import tiny
+from tests.tiny.calibrated_bert import tiny
 
 numbers = st.integers(1, 40).map(float)
 options = st.lists(

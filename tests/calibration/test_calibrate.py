@@ -21,8 +21,8 @@ from epmq_export.models.family import Batch, Block
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.safetensors_file import write_safetensors
 from epmq_export.tensors.source import TensorSource
-from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, same_bits, tiny
-from tests.merging.sources import InMemory, LiveBytes
+from tests.tiny.calibrated_bert import CPU, Tiny, bits, calibrated, flat, same_bits, tiny
+from tests.tiny.in_memory import InMemory, LiveBytes
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.models import reference
 from epmq_export.tensors.packed import PackedTensor
-from tests.calibration.tiny import CPU, Tiny, bits, calibrated, flat, tiny
-from tests.merging.sources import InMemory
+from tests.tiny.calibrated_bert import CPU, Tiny, bits, calibrated, flat, tiny
+from tests.tiny.in_memory import InMemory
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from epmq_export.calibration import tune as stage
 from epmq_export.calibration.calibrate import TaskData
 from epmq_export.calibration.tune import tune
 from epmq_export.errors import CalibrationError
-from tests.calibration.tiny import Tiny, tiny
+from tests.tiny.calibrated_bert import Tiny, tiny
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from epmq_export.calibration.uncalibrated import linears, rest
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import FULL, Layout
 from epmq_export.tensors.packed import PackedTensor
-from tests.calibration.tiny import CPU, calibrated, flat, same_bits, tiny
-from tests.calibration.tiny_clip_model import QUERY, TEXT_QUERY, TinyClip, clip, moved, opened, pictures
+from tests.tiny.calibrated_bert import CPU, calibrated, flat, same_bits, tiny
+from tests.tiny.shallow_clip import QUERY, TEXT_QUERY, TinyClip, clip, moved, opened, pictures
 
 TOKENS, PATCHES = (
     "text_model.embeddings.token_embedding.weight",

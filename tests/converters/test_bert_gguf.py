@@ -10,7 +10,7 @@ from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf.format import Gguf
-from tests.small_bert import VOCABULARY, small_bert, small_packed
+from tests.tiny.bert import VOCABULARY, small_bert, small_packed
 
 CASES = (
     "The weather IS good!",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from epmq_export.errors import InputError
-from tests.onnx_models import Written, reference, small, wide
+from tests.tiny.onnx_encoders import Written, reference, small, wide
 
 TEXTS = ("the fox", "more words 1, 2, 3?", "x")
 

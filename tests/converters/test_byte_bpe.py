@@ -7,8 +7,8 @@ import pytest
 
 from converters.tokenizers.for_llama_cpp import agreement, gguf_tokenizer
 from epmq_export.errors import InputError
-from tests import tiny_tokenizers as tiny
-from tests.tiny_tokenizers import Rules
+from tests.tiny import tokenizers as tiny
+from tests.tiny.tokenizers import Rules
 
 DIGITS = {"type": "Digits", "individual_digits": True}
 WAYS: dict[str, tuple[list[Rules], bool]] = {

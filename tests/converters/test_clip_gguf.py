@@ -13,7 +13,7 @@ from epmq_export.verification.probes import probes
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
 from formats.gguf.format import Gguf
-from tests import tiny_clip
+from tests.tiny import clip as tiny_clip
 
 
 @pytest.fixture(scope="module")

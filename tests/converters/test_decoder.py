@@ -33,8 +33,8 @@ from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
-from tests import tiny_decoder
-from tests.onnx_models import notes
+from tests.tiny import decoder as tiny_decoder
+from tests.tiny.onnx_encoders import notes
 
 CPU = torch.device("cpu")
 SAMPLES: list[Sample] = [

@@ -11,8 +11,9 @@ from epmq_export.models.samples import Question
 from epmq_export.verification.checks import check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
-from tests import tiny_decoder, tiny_t5
 from tests.converters.test_decoder import pack
+from tests.tiny import decoder as tiny_decoder
+from tests.tiny import t5 as tiny_t5
 
 TEXTS = ("the cat sat", "it is good ,", "what")
 TOKENS = 8

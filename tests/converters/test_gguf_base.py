@@ -22,7 +22,8 @@ from epmq_export.pipeline.models import open_checkpoints
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
-from tests import tiny_decoder, tiny_gguf
+from tests.tiny import decoder as tiny_decoder
+from tests.tiny import gguf as tiny_gguf
 
 LLAMA3 = {
     "rope_parameters": {**tiny_decoder.LLAMA3, "original_max_position_embeddings": 8192},

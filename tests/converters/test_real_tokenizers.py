@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from converters.tokenizers.load import fast_tokenizer
-from tests import tiny_tokenizers as tiny
+from tests.tiny import tokenizers as tiny
 
 HERE = Path("~/.cache/epmq/lm").expanduser()
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from tests import tiny_tokenizers as tiny
-from tests.merging.vocabulary_file import vocabulary_file
-from tests.tiny_tokenizers import PREPEND, REPLACE, Rules
+from tests.tiny import tokenizers as tiny
+from tests.tiny.tokenizers import PREPEND, REPLACE, Rules
+from tests.tiny.vocabulary_file import vocabulary_file
 
 LLAMA = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}
 SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}

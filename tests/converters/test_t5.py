@@ -36,8 +36,8 @@ from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
-from tests.merging.sources import InMemory
-from tests.tiny_t5 import VERSIONS, configured, t5, texts
+from tests.tiny.in_memory import InMemory
+from tests.tiny.t5 import VERSIONS, configured, t5, texts
 
 CPU = torch.device("cpu")
 REAL = Path("~/.cache/epmq/lm/flan-t5-small").expanduser()

@@ -26,8 +26,8 @@ from epmq_export.verification.checks import check_codes, check_graph, check_meta
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
-from tests.onnx_models import notes
-from tests.tiny_t5 import VERSIONS, t5, texts
+from tests.tiny.onnx_encoders import notes
+from tests.tiny.t5 import VERSIONS, t5, texts
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
 FILES = (

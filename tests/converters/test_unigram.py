@@ -6,8 +6,8 @@ import pytest
 
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
-from tests import tiny_tokenizers as tiny
-from tests.tiny_tokenizers import JOIN, METASPACE, STRIP, Rules
+from tests.tiny import tokenizers as tiny
+from tests.tiny.tokenizers import JOIN, METASPACE, STRIP, Rules
 
 TABLE = {
     "\t": " ",

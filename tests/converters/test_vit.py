@@ -24,9 +24,9 @@ from epmq_export.verification.checks import check_codes, check_graph, check_meta
 from epmq_export.verification.probes import hard_pictures
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from formats.onnx.format import OnnxQdq
-from tests import tiny_vit
-from tests.command import Warm
-from tests.onnx_models import notes
+from tests.command_line.command import Warm
+from tests.tiny import vit as tiny_vit
+from tests.tiny.onnx_encoders import notes
 
 CPU = torch.device("cpu")
 PICTURES = hard_pictures()

@@ -24,8 +24,8 @@ from epmq_export.data.pictures import Pictures, decode
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.files import sha256
 from epmq_export.recipe.task import RecipeData
-from tests.data.hub import Hub
-from tests.data.image_files import BLUE, RED, encoded, folders, png, put, two_colours
+from tests.tiny.hub import Hub
+from tests.tiny.image_files import BLUE, RED, encoded, folders, png, put, two_colours
 
 TWO = Image.fromarray(two_colours())
 GREY16 = Image.fromarray(np.array([[0, 256, 40000, 65535]], np.uint16))

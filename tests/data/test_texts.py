@@ -15,8 +15,8 @@ from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numb
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.recipe.task import RecipeData
-from tests.data.hub import Hub
-from tests.data.image_files import folders, put
+from tests.tiny.hub import Hub
+from tests.tiny.image_files import folders, put
 
 CLASSES = datasets.ClassLabel(names=["not_equivalent", "equivalent"])
 PAIRS = {

@@ -19,9 +19,9 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.blocks import decode, encode
 from formats.gguf.format import Gguf
 from formats.gguf.layout import LAYOUTS
-from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
-from tests.grids.points import random_point
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
+from tests.tiny.gguf_edits import edited, tensor_at, token_at, value_at
+from tests.tiny.grid_points import random_point
 
 INDEX: dict[str, object] = {
     "recipe": {"merge_method": "ties", "who": "Zoë"},

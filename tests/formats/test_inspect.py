@@ -19,7 +19,7 @@ from epmq_export.tensors.description import Description, TensorDescription
 from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf
 from formats.inspect import describe
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
 
 INDEX = {
     "recipe": {"merge_method": "ties"},
@@ -155,9 +155,9 @@ def test_an_onnx_of_others(tmp_path: Path) -> None:
 
 
 def test_the_onnx_reader_agrees_with_protobuf_on_a_real_file() -> None:
-    from tests import onnx_models
+    from tests.tiny import onnx_encoders
 
-    path = onnx_models.small().path
+    path = onnx_encoders.small().path
     model = onnx.load(path)
     found = describe(path)
     assert [(t.name, t.shape, t.bytes) for t in found.tensors] == [

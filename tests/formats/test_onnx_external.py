@@ -23,7 +23,7 @@ from epmq_export.verification.verify import verify
 from formats.onnx import external as onnx_external
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
-from tests.onnx_models import TEXTS, Written, notes, small
+from tests.tiny.onnx_encoders import TEXTS, Written, notes, small
 
 FORMAT, RUNTIME = OnnxQdq(), OnnxRuntime()
 QUERY = "encoder.layer.0.attention.self.query.weight"

@@ -26,7 +26,7 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
 from tests import ROOT
-from tests.onnx_models import Written, encoder, minilm, notes, pack, small, small_on
+from tests.tiny.onnx_encoders import Written, encoder, minilm, notes, pack, small, small_on
 
 FORMAT = OnnxQdq()
 QUERY = "encoder.layer.0.attention.self.query.weight"

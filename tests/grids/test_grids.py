@@ -9,7 +9,7 @@ from torch import Tensor
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
-from tests.grids.points import random_point, random_weights
+from tests.tiny.grid_points import random_point, random_weights
 
 EACH = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 # From where a float16 scale is subnormal to where it nearly overflows.

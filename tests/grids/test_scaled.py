@@ -7,7 +7,7 @@ from torch import Tensor
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.scaled import Scaled
-from tests.grids.points import random_weights
+from tests.tiny.grid_points import random_weights
 
 SCALED = [grid for grid in GRIDS.values() if isinstance(grid, Scaled)]
 EACH = pytest.mark.parametrize("grid", SCALED, ids=[grid.name for grid in SCALED])

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from epmq_export.grids import GRIDS
 from epmq_export.grids.zeroed import Zeroed
-from tests.grids.points import random_point, random_weights
+from tests.tiny.grid_points import random_point, random_weights
 
 GRID = GRIDS["Q4_1Z"]
 assert isinstance(GRID, Zeroed)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import GgufFile
 from formats.gguf.format import Gguf
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
 
 HUGE = 2**62
 

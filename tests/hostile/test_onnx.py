@@ -18,7 +18,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
-from tests.onnx_models import Written, small
+from tests.tiny.onnx_encoders import Written, small
 
 FORMAT, RUNTIME = OnnxQdq(), OnnxRuntime()
 QUERY = "encoder.layer.0.attention.self.query.weight"

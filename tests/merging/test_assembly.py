@@ -13,7 +13,7 @@ from epmq_export.merging.assembly import assemble, origins, require_layers
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.plan import plan_of
 from epmq_export.tensors.source import TypedSource
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
 
 
 def model(start: float, layers: int = 4, towers: bool = False) -> InMemory:

@@ -17,8 +17,8 @@ from epmq_export.merging.hf_directory import model_card, write_merged
 from epmq_export.merging.merged import merged
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.safetensors_file import DTYPES
-from tests.merging.models import settings_of
-from tests.merging.sources import InMemory, LiveBytes
+from tests.tiny.in_memory import InMemory, LiveBytes
+from tests.tiny.merges import settings_of
 
 CARD = model_card("owner/base", ["owner/one", "./local/two"], "ties", "merge_method: ties\n")
 

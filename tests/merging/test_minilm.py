@@ -13,7 +13,7 @@ from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.compatible import require_fit
 from epmq_export.tensors.source import Renamed, renamed
 from tests import ROOT
-from tests.merging.models import needed, settings_of
+from tests.tiny.merges import needed, settings_of
 
 MIDDLE = "encoder.layer.3.output.dense.weight"
 

@@ -9,7 +9,7 @@ from epmq_export.merging.names import Layers
 from epmq_export.merging.parameters import Level, parameter
 from epmq_export.merging.registry import RULES
 from tests import ROOT
-from tests.merging.models import settings_of
+from tests.tiny.merges import settings_of
 
 REFERENCE = ROOT / "docs/recipe.md"
 

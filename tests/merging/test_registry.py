@@ -8,7 +8,7 @@ import pytest
 
 from epmq_export.merging import rules
 from epmq_export.merging.registry import RULES, rules_in
-from tests.merging.models import needed, settings_of
+from tests.tiny.merges import needed, settings_of
 
 FILES = sorted(path.stem for path in Path(rules.__path__[0]).glob("*.py") if path.stem != "__init__")
 

@@ -10,8 +10,8 @@ from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Batch, Family
-from tests.merging.sources import InMemory
-from tests.small_bert import small_bert
+from tests.tiny.bert import small_bert
+from tests.tiny.in_memory import InMemory
 
 CPU = torch.device("cpu")
 TEXTS = ["the weather is good", "good", "is the café good!"]

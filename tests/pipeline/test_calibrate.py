@@ -21,8 +21,8 @@ from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed, PackedTensor
-from tests.calibration.tiny import CPU, LETTERS, texts, tiny
-from tests.merging.sources import InMemory
+from tests.tiny.calibrated_bert import CPU, LETTERS, texts, tiny
+from tests.tiny.in_memory import InMemory
 
 
 @pytest.fixture(scope="module")

@@ -27,10 +27,10 @@ from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import renamed
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
-from tests import tiny
-from tests.command import Result, Warm
-from tests.merging.models import needed
-from tests.tiny_clip import clip
+from tests.command_line.command import Result, Warm
+from tests.tiny import recipe_project
+from tests.tiny.clip import clip
+from tests.tiny.merges import needed
 
 CPU = torch.device("cpu")
 FORMATS = {"gguf": Gguf(), "onnx": OnnxQdq()}
@@ -67,7 +67,9 @@ def test_every_rule_has_a_forecast(tmp_path: Path, rule: str) -> None:
 # Against a real run.
 
 
-def test_sizes_and_linears_are_those_of_the_run(ran: tuple[Path, Result], project: tiny.Project) -> None:
+def test_sizes_and_linears_are_those_of_the_run(
+    ran: tuple[Path, Result], project: recipe_project.Project
+) -> None:
     output, found = ran[0], forecast(project.recipe)
     assert {f"{file.format}/{file.path}" for file in found.files} == {
         "gguf/model.gguf",
@@ -178,9 +180,9 @@ def test_nothing_is_said_of_a_base_that_is_not_here(
 
 
 def test_what_a_run_would_refuse_is_refused(
-    project: tiny.Project, cached: Path, recipe: Path, tmp_path: Path
+    project: recipe_project.Project, cached: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    tiny.base(tmp_path / "other", width=64, layers=2)
+    recipe_project.base(tmp_path / "other", width=64, layers=2)
     with pytest.raises(InputError, match="does not fit the base"):
         forecast(project.one_task(tmp_path / "one.yaml", expert=str(tmp_path / "other")))
     with pytest.raises(RecipeError, match=r"two.yaml:\d+: parameters.density: .* is 2, expected a share"):
@@ -191,7 +193,7 @@ def test_what_a_run_would_refuse_is_refused(
 
 
 def test_texts_of_tables_are_counted_and_those_of_the_hub_are_not_asked_for(
-    project: tiny.Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: recipe_project.Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x.jsonl").write_text('{"a": "one", "b": "two"}\n{"a": "three", "b": "four"}\n')
     pairs = {"texts": ["a", "b"]}
@@ -279,7 +281,7 @@ def test_memory_does_not_grow_past_the_bound() -> None:
     )
 
 
-def test_time_counts_every_calibration(project: tiny.Project, tmp_path: Path) -> None:
+def test_time_counts_every_calibration(project: recipe_project.Project, tmp_path: Path) -> None:
     recipe = load_recipe(
         project.variant(tmp_path / "r.yaml", quantization={"bits": 4.7}, calibration={"tune": True})
     )
@@ -293,7 +295,7 @@ def test_time_counts_every_calibration(project: tiny.Project, tmp_path: Path) ->
 # The command.
 
 
-def test_a_dry_run_writes_nothing(epmq: Warm, project: tiny.Project, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(epmq: Warm, project: recipe_project.Project, tmp_path: Path) -> None:
     result = epmq("run", "--dry-run", project.recipe, folder=tmp_path)
     assert result.code == 0, result.stderr
     for part in (
@@ -311,7 +313,9 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: tiny.Project, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_fails_as_the_run_would(epmq: Warm, project: tiny.Project, tmp_path: Path) -> None:
+def test_a_dry_run_fails_as_the_run_would(
+    epmq: Warm, project: recipe_project.Project, tmp_path: Path
+) -> None:
     assert (
         "did you mean"
         in epmq(

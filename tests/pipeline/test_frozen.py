@@ -21,9 +21,9 @@ from epmq_export.pipeline.merge import merge
 from epmq_export.pipeline.models import open_checkpoints, open_sources
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
-from tests.calibration.tiny import CPU, calibrated, flat
-from tests.calibration.tiny_clip_model import QUERY, TEXT_QUERY, clip, image_tower, pictures, whole_expert
-from tests.command import Warm
+from tests.command_line.command import Warm
+from tests.tiny.calibrated_bert import CPU, calibrated, flat
+from tests.tiny.shallow_clip import QUERY, TEXT_QUERY, clip, image_tower, pictures, whole_expert
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from converters import open_family
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.pipeline.requirements import require_formats, require_readable
 from epmq_export.recipe.load import load_recipe
-from tests import tiny, tiny_clip
+from tests.tiny import clip as tiny_clip
+from tests.tiny import recipe_project
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_only_a_model_of_texts_has_a_prompt(model: Path, tmp_path: Path) -> None
         ),
     ):
         check(model, tmp_path / "model", tasks=tasks)
-    tiny.base(tmp_path / "bert" / "model", layers=1)
+    recipe_project.base(tmp_path / "bert" / "model", layers=1)
     (tmp_path / "bert" / "x.txt").write_text("a\n")
     check(model, tmp_path / "bert" / "model", tasks=tasks)
 

@@ -17,19 +17,19 @@ from epmq_export.pipeline.merge import merge
 from epmq_export.pipeline.models import open_checkpoints, open_sources
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
-from tests import tiny
+from tests.tiny import recipe_project
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    base = tiny.base(folder / "base", width=32)
-    tiny.full_expert(folder / "whole", base, 1)
+    base = recipe_project.base(folder / "base", width=32)
+    recipe_project.full_expert(folder / "whole", base, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
         )  # of transformers, on PEFT's doing
-        tiny.lora_expert(folder / "adapter", base, 2)
+        recipe_project.lora_expert(folder / "adapter", base, 2)
     (folder / "text.txt").write_text("a\nb\n")
     return folder
 

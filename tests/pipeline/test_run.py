@@ -11,7 +11,7 @@ from epmq_export.console import Stages
 from epmq_export.errors import RecipeError
 from epmq_export.pipeline.run import Pipeline
 from epmq_export.tensors.packed import Packed
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from epmq_export.errors import InputError, RecipeError
 from epmq_export.models.samples import Sample, digest, picture_of
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
-from tests.data.hub import Hub
-from tests.data.image_files import folders, png, put
+from tests.tiny.hub import Hub
+from tests.tiny.image_files import folders, png, put
 
 
 def tasks_of(folder: Path, body: str, samples: int = 2, modality: str = "text") -> list[Task]:

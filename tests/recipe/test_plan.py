@@ -10,7 +10,7 @@ from epmq_export.merging.assembly import assemble
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
 
 TWO = """base_model: org/base
 merge_method: linear

@@ -15,7 +15,8 @@ from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.task import RecipeData
-from tests.command import ENVIRONMENT, ROOT
+from tests import ROOT
+from tests.command_line.command import ENVIRONMENT
 
 FOLDER = ROOT / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.tensors.cached import Kept
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
 
 
 class Counted(InMemory):

@@ -21,8 +21,8 @@ from epmq_export.verification.verify import Written, verify
 from formats.gguf.format import Gguf
 from formats.gguf.size import parted
 from formats.inspect import describe
-from tests.formats.gguf_edits import edited, value_at
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
+from tests.tiny.gguf_edits import edited, value_at
 
 NAMES = [f"model-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
 Model = tuple[Packed, Family, Path]

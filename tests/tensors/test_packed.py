@@ -21,7 +21,7 @@ from epmq_export.tensors.packed import (
     unpack_codes,
 )
 from formats.inspect import describe
-from tests.grids.points import random_point
+from tests.tiny.grid_points import random_point
 
 plain_dtypes = st.sampled_from([torch.float32, torch.float16])
 grids = st.sampled_from([*GRIDS.values()])

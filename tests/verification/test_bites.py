@@ -17,9 +17,9 @@ from onnx import ModelProto, TensorProto, helper
 
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.report import SCHEMA
-from tests.command import Result, Warm
-from tests.formats.gguf_edits import edited, tensor_at, token_at, value_at
-from tests.tiny import VOCABULARY, WORDS, Project
+from tests.command_line.command import Result, Warm
+from tests.tiny.gguf_edits import edited, tensor_at, token_at, value_at
+from tests.tiny.recipe_project import VOCABULARY, WORDS, Project
 
 QUERY = "encoder.layer.1.attention.self.query"
 GGUF_QUERY, GGUF_KEY = "blk.1.attn_q", "blk.1.attn_k"

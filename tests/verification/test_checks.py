@@ -8,7 +8,7 @@ from epmq_export.errors import InputError
 from epmq_export.verification.checks import check_codes
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf.format import Gguf
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
 
 
 @dataclass(frozen=True)

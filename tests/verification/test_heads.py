@@ -14,8 +14,8 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.verification.heads import head_of
-from tests.calibration.tiny import CPU, Tiny, tiny
-from tests.calibration.tiny_clip_model import CONTEXT, PROJECTION, TinyClip, clip, opened
+from tests.tiny.calibrated_bert import CPU, Tiny, tiny
+from tests.tiny.shallow_clip import CONTEXT, PROJECTION, TinyClip, clip, opened
 
 PROMPTS = [["a cat.", "the cat"], ["a dog.", "the dog", "one of the dogs"], ["x"]]
 

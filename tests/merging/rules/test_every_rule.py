@@ -6,14 +6,8 @@ import torch
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.merging.merged import merged
 from epmq_export.merging.registry import RULES
-from tests.merging.models import (
-    SIZE,
-    merge,
-    model,
-    needed,
-    settings_of,
-)
-from tests.merging.sources import InMemory, LiveBytes
+from tests.tiny.in_memory import InMemory, LiveBytes
+from tests.tiny.merges import SIZE, merge, model, needed, settings_of
 
 
 @pytest.mark.parametrize("rule", list(RULES))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epmq_export.merging.merged import merged
-from tests.merging.models import SIZE, flat, merge, model, settings_of, values
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
+from tests.tiny.merges import SIZE, flat, merge, model, settings_of, values
 
 SETTINGS = settings(max_examples=60, deadline=None)
 

@@ -6,15 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epmq_export.errors import RecipeError
-from tests.merging.models import (
-    SIZE,
-    Model,
-    flat,
-    merge,
-    merges,
-    model,
-    values,
-)
+from tests.tiny.merges import SIZE, Model, flat, merge, merges, model, values
 
 
 @settings(max_examples=60, deadline=None)

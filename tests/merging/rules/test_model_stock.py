@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.merging.models import NUMBERS, SHAPES, Vector, joined, merge, model, tensors, values
+from tests.tiny.merges import NUMBERS, SHAPES, Vector, joined, merge, model, tensors, values
 
 SETTINGS = settings(max_examples=60, deadline=None)
 

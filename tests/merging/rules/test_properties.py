@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from epmq_export.merging.merged import merged
 from epmq_export.merging.registry import RULES
-from tests.merging.models import NUMBERS, SIZE, Model, flat, merge, model, needed, settings_of, values
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
+from tests.tiny.merges import NUMBERS, SIZE, Model, flat, merge, model, needed, settings_of, values
 
 SETTINGS = settings(max_examples=15, deadline=None)
 ABSOLUTE = ["linear", "slerp", "karcher"]  # of models, not of their task vectors

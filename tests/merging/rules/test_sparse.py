@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging.inputs import Inputs
-from tests.merging.models import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, values
+from tests.tiny.merges import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, values
 
 Vector = NDArray[np.float64]
 RANDOM = ["dare_linear", "dare_ties", "della", "della_linear"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 from epmq_export.merging.rules.shared import spectral
-from tests.merging.models import SIZE, Model, merge, model
+from tests.tiny.merges import SIZE, Model, merge, model
 
 Matrix = NDArray[np.float64]
 NAME = "layer.0.weight"

@@ -5,15 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.merging.models import (
-    SIZE,
-    Model,
-    flat,
-    merge,
-    merges,
-    model,
-    values,
-)
+from tests.tiny.merges import SIZE, Model, flat, merge, merges, model, values
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,15 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.merging.models import (
-    SIZE,
-    Model,
-    flat,
-    merge,
-    merges,
-    model,
-    values,
-)
+from tests.tiny.merges import SIZE, Model, flat, merge, merges, model, values
 
 
 def reference_ties(

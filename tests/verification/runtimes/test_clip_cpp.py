@@ -24,9 +24,10 @@ from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
 from formats.gguf.blocks import encode
 from formats.gguf.format import Gguf
-from tests import ROOT, tiny_clip
-from tests.formats.gguf_edits import edited, value_at
-from tests.grids.points import random_point
+from tests import ROOT
+from tests.tiny import clip as tiny_clip
+from tests.tiny.gguf_edits import edited, value_at
+from tests.tiny.grid_points import random_point
 
 # Where there is a wheel, a missing package is a failure: `dev` installs it.
 WHEELS = sys.platform == "linux" and platform.machine() == "x86_64"

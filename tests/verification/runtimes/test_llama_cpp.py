@@ -24,9 +24,9 @@ from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from formats.gguf.blocks import encode
 from formats.gguf.format import Gguf
 from tests import ROOT
-from tests.formats.gguf_edits import edited, token_at, value_at
-from tests.grids.points import random_point
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
+from tests.tiny.gguf_edits import edited, token_at, value_at
+from tests.tiny.grid_points import random_point
 
 GOOD = "the weather is good"
 

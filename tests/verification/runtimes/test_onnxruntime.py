@@ -11,7 +11,7 @@ import pytest
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
-from tests.onnx_models import TEXTS, Written, minilm, reference, rms, small, small_on, wide
+from tests.tiny.onnx_encoders import TEXTS, Written, minilm, reference, rms, small, small_on, wide
 
 RUNTIME = OnnxRuntime()
 

@@ -21,7 +21,7 @@ from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.tasks.in_words import Answers, number, rank_correlation
 from epmq_export.verification.tasks.language import LanguageBench
-from tests import tiny_decoder
+from tests.tiny import decoder as tiny_decoder
 
 CPU = torch.device("cpu")
 

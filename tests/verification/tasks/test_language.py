@@ -24,7 +24,7 @@ from epmq_export.verification.tasks.language import LanguageBench
 from epmq_export.verification.tasks.likelihood import by_passage, likelihood, log_softmax
 from epmq_export.verification.tasks.multiple_choice import Choice, leaders
 from epmq_export.verification.tasks.perplexity import Prediction, divergence, perplexity, same_top
-from tests import tiny_decoder
+from tests.tiny import decoder as tiny_decoder
 
 CPU = torch.device("cpu")
 Kind = TypeVar("Kind", Choice, Prediction)

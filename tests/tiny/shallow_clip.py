@@ -18,7 +18,7 @@ from converters.clip.family import Clip
 from epmq_export.models.samples import Picture
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import TypedSource, renamed
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
 
 SIDE, PATCH, WIDTH, CONTEXT, PROJECTION = 32, 16, 64, 24, 32
 START, END = "<|startoftext|>", "<|endoftext|>"

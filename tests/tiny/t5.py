@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from tests.tiny import WORDS
+from tests.tiny.recipe_project import WORDS
 
 # By the versions' names: what they differ in.
 VERSIONS = {

@@ -13,7 +13,7 @@ from epmq_export.merging.merged import Merged, merged
 from epmq_export.merging.parameters import Level
 from epmq_export.merging.registry import RULES, merge_settings
 from epmq_export.merging.settings import MergeSettings
-from tests.merging.sources import InMemory
+from tests.tiny.in_memory import InMemory
 
 Model = dict[str, Tensor]
 Vector = NDArray[np.float64]

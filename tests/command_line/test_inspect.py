@@ -11,7 +11,7 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf
 from tests import ROOT
-from tests.small_bert import small_bert, small_packed
+from tests.tiny.bert import small_bert, small_packed
 
 INDEX: dict[str, object] = {
     "recipe": {"merge_method": "ties", "tasks": {"sst2": {"labels": ["[bold]no[/bold]", "yes"]}}},

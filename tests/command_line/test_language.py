@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
-from tests import tiny_decoder, tiny_t5
-from tests.command import Result, Warm
+from tests.command_line.command import Result, Warm
+from tests.tiny import decoder as tiny_decoder
+from tests.tiny import t5 as tiny_t5
 
 
 def adapter(folder: Path, base: Path, seed: int) -> None:

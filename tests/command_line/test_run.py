@@ -20,9 +20,9 @@ from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
-from tests import tiny
-from tests.command import Result, Warm, start
-from tests.tiny import Project
+from tests.command_line.command import Result, Warm, start
+from tests.tiny import recipe_project
+from tests.tiny.recipe_project import Project
 
 
 def report(output: Path) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def test_a_truncated_expert(say: Callable[..., str], project: Project, tmp_path:
 
 
 def test_an_expert_of_another_base(say: Callable[..., str], project: Project, tmp_path: Path) -> None:
-    tiny.base(tmp_path / "expert", width=64, layers=2)
+    recipe_project.base(tmp_path / "expert", width=64, layers=2)
     recipe = project.one_task(tmp_path / "recipe.yaml", expert=str(tmp_path / "expert"))
     for command in ("run", "merge", "calibrate"):
         error = say(3, command, recipe, "-o", "out")
@@ -297,9 +297,9 @@ def test_an_expert_of_another_base(say: Callable[..., str], project: Project, tm
 
 
 def test_an_expert_with_another_vocabulary(say: Callable[..., str], project: Project, tmp_path: Path) -> None:
-    words = list(tiny.VOCABULARY)
+    words = list(recipe_project.VOCABULARY)
     words[300], words[301] = words[301], words[300]
-    tiny.full_expert(tmp_path / "expert", project.directory / "base", 5, vocabulary=words)
+    recipe_project.full_expert(tmp_path / "expert", project.directory / "base", 5, vocabulary=words)
     error = say(
         3, "run", project.one_task(tmp_path / "recipe.yaml", expert=str(tmp_path / "expert")), "-o", "out"
     )
@@ -325,7 +325,7 @@ def test_an_expert_as_a_pickle(say: Callable[..., str], project: Project, tmp_pa
 def test_an_expert_with_a_number_that_is_none(
     say: Callable[..., str], project: Project, tmp_path: Path
 ) -> None:
-    expert = tiny.full_expert(tmp_path / "expert", project.directory / "base", 5)
+    expert = recipe_project.full_expert(tmp_path / "expert", project.directory / "base", 5)
     model = AutoModel.from_pretrained(expert)
     with torch.no_grad():
         model.encoder.layer[1].output.dense.weight[3, 3] = torch.nan

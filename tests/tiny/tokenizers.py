@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from converters.tokenizers.for_llama_cpp import agreement, gguf_tokenizer
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from tests.hard_corpus import hard_corpus
-from tests.merging.vocabulary_file import vocabulary_file
+from tests.tiny.hard_corpus import hard_corpus
+from tests.tiny.vocabulary_file import vocabulary_file
 
 Rules = dict[str, Any]
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"

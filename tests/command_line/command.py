@@ -67,10 +67,10 @@ def cold(*arguments: str | Path, folder: Path) -> Result:
 
 
 class Warm:
-    """`python cli.py` by `warm_cli`, without the seconds that the imports take."""
+    """`python cli.py` by `warm_server`, without the seconds that the imports take."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.warm_cli"]
+        command = [sys.executable, "-m", "tests.command_line.warm_server"]
         self._server = subprocess.Popen(
             command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -13,8 +13,8 @@ from transformers import AutoModel
 
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
-from tests.command import Warm
-from tests.tiny import Project
+from tests.command_line.command import Warm
+from tests.tiny.recipe_project import Project
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
 

@@ -16,8 +16,8 @@ from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.grids.layout import Layout
 from epmq_export.models.family import Family
 from epmq_export.tensors.packed import PackedTensor
-from tests.merging.sources import InMemory
-from tests.small_bert import small_bert
+from tests.tiny.bert import small_bert
+from tests.tiny.in_memory import InMemory
 
 CPU = torch.device("cpu")
 LETTERS = (

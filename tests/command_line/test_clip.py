@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.report import SCHEMA
-from tests.command import Result, Warm
-from tests.tiny_clip import LAYERS, clip, vision_expert
+from tests.command_line.command import Result, Warm
+from tests.tiny.clip import LAYERS, clip, vision_expert
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 230)}
 
