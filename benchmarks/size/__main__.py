@@ -31,8 +31,8 @@ from benchmarks.machine import machine
 from converters import open_family
 from epmq_export import files
 from epmq_export.data.images import read_pictures
+from epmq_export.data.request import DataRequest
 from epmq_export.models import reference
-from epmq_export.recipe.task import RecipeData
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import renamed
 
@@ -147,7 +147,7 @@ def forward_seconds(base: Path, recipe: Path) -> float:
         picture
         for task in tasks
         for picture in read_pictures(
-            RecipeData.model_construct(path=recipe.parent / task["calibration"]["path"], images="images")
+            DataRequest(path=recipe.parent / task["calibration"]["path"], images="images")
         ).samples[:-LEFT]
     ]
     source = renamed(open_checkpoint(base), family.canonical)

@@ -32,6 +32,7 @@ from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import Calibrator, TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
+from epmq_export.data.labels import worded
 from epmq_export.grids.layout import Layout
 from epmq_export.merging.merged import merged
 from epmq_export.merging.parameters import Level
@@ -40,7 +41,6 @@ from epmq_export.models import reference
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Head
 from epmq_export.models.samples import Sample, choose
-from epmq_export.recipe.values import worded
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Values

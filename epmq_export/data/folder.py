@@ -15,8 +15,8 @@ _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Every file at any depth, sorted, but for hidden ones and those of directories that are hidden or begin
-    with `__`, which systems and archives leave.
+    """Return every file at any depth, sorted, but for hidden ones and those of directories that are hidden or
+    begin with `__`, which systems and archives leave.
 
     InputError for a link to a directory: its files would count neither as data nor in the directory's digest.
     """
@@ -32,7 +32,9 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def told(files: list[Path]) -> str:
-    """How many files, and of which kinds: for a directory that holds none of those that were expected."""
+    """Return how many files there are, and of which kinds, for a directory that holds none of those that were
+    expected.
+    """
     kinds = sorted({path.suffix.lower() or path.name for path in files})
     return (
         f"{len(files)} files ({', '.join(kinds[:6])}{', ...' if len(kinds) > 6 else ''})"
@@ -42,12 +44,15 @@ def told(files: list[Path]) -> str:
 
 
 def tables_of(files: list[Path]) -> list[Path]:
+    """Return the .parquet files among some files."""
     return [path for path in files if path.suffix.lower() == ".parquet"]
 
 
 def of_split(directory: Path, tables: list[Path], asked: str | None, default: str) -> list[Path]:
-    """The files of one split; all where none of them is of a split. InputError where there is no such
+    """Return the files of the split that is asked for, or else of `default`; all where none of them is of a
     split.
+
+    InputError where there is no such split.
     """
     splits = _splits_of(tables, directory)
     named = [name for name in splits if name is not None]
@@ -69,8 +74,10 @@ def of_split(directory: Path, tables: list[Path], asked: str | None, default: st
 
 
 def _splits_of(paths: Iterable[Path], directory: Path) -> dict[str | None, list[Path]]:
-    """Files by split: what stands before `-00000-of-00002` in the name; else the whole name or the folder's,
-    where it is a split's.
+    """Return files by split.
+
+    A split is what stands before `-00000-of-00002` in the name; else the whole name or the folder's, where it
+    is a split's.
     """
     found: dict[str | None, list[Path]] = {}
     for path in paths:

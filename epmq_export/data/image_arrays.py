@@ -29,11 +29,11 @@ class _Header(NamedTuple):
 
 
 def read_arrays(path: Path, images: str | None, labels: str | None) -> Pictures:
-    """Images uint8 [n, height, width], or [n, height, width, 1 or 3], under the key `images`, by default the
-    file's only such array, `images` or `x`.
+    """Return the images in an .npz file, uint8 [n, height, width] or [n, height, width, 1 or 3], under the
+    key `images`: by default the file's only such array, `images` or `x`.
 
-    Labels under the key `labels`, by default `labels` or `y` where the file has one: whole numbers [n] or [n,
-    1], or texts [n]. Names of counted classes are the texts under `names` or `classes`, or under `labels`
+    Labels are under the key `labels`, by default `labels` or `y` where the file has one: whole numbers [n] or
+    [n, 1], or texts [n]. Names of counted classes are the texts under `names` or `classes`, or under `labels`
     where these are not as many as the images. InputError, with the key, where anything is not so. Nothing is
     unpickled.
     """
@@ -88,6 +88,7 @@ class _Arrays:
             raise self._broken(error) from None
 
     def read(self, key: str) -> NDArray[np.generic]:
+        """Return an array; InputError where its bytes are broken."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as file:
                 array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
@@ -96,7 +97,7 @@ class _Arrays:
             raise self._broken(error, f"{key}: ") from None
 
     def images(self, asked: str | None) -> str:
-        """The key of the images."""
+        """Return the key of the images."""
         shaped = [
             key
             for key, header in self.headers.items()
@@ -131,7 +132,7 @@ class _Arrays:
         return key
 
     def labels(self, key: str, count: int) -> tuple[Sequence[int], Sequence[str] | None]:
-        """The labels under a key, with their names where the labels are texts."""
+        """Return the labels under a key, with their names where the labels are texts."""
         header = self._known(key)
         if header.shape not in ((count,), (count, 1)) or not (header.is_text or header.dtype.kind in "iu"):
             raise InputError(
@@ -144,6 +145,7 @@ class _Arrays:
         return labels, None
 
     def texts(self, key: str) -> list[str]:
+        """Return the texts under a key; InputError where they are not in UTF-8."""
         try:
             return [
                 value.decode() if isinstance(value, bytes) else str(value)
@@ -155,6 +157,7 @@ class _Arrays:
     def first(
         self, keys: Sequence[str], fits: Callable[[_Header], bool], besides: str | None = None
     ) -> str | None:
+        """Return the first of some keys that the file has and that fits, but for `besides`."""
         return next(
             (key for key in keys if key in self.headers and key != besides and fits(self.headers[key])), None
         )

@@ -13,6 +13,7 @@ from epmq_export.data.folder import SPLITS, files_in, of_split, tables_of, told
 from epmq_export.data.image_arrays import read_arrays
 from epmq_export.data.labels import UNLABELLED, by_name
 from epmq_export.data.pictures import ENDINGS, Pictures, decode, of_file
+from epmq_export.data.request import DataRequest
 from epmq_export.data.tables import (
     Choose,
     Columns,
@@ -27,17 +28,16 @@ from epmq_export.data.tables import (
 )
 from epmq_export.errors import InputError, did_you_mean
 from epmq_export.models.samples import Picture, Pixels
-from epmq_export.recipe.task import RecipeData
 
 FILES = (".parquet", ".npz")
 """Endings of the files that hold many images."""
 
 
-def read_pictures(asked: RecipeData, split: str = "train") -> Pictures:
-    """`split` is the one that is read where the recipe names none and the data have several.
+def read_pictures(asked: DataRequest, split: str = "train") -> Pictures:
+    """Return the images that are asked for, none of them decoded yet.
 
-    InputError, naming file and key, where there are no images; MissingRuntime where a package is needed that
-    is not installed. No image is decoded yet.
+    `split` is the one that is read where none is named and the data have several. InputError, naming file and
+    key, where there are no images; MissingRuntime where a package is needed that is not installed.
     """
     columns = image_columns(asked.images, asked.labels)
     if asked.path is None:
@@ -66,7 +66,7 @@ def read_pictures(asked: RecipeData, split: str = "train") -> Pictures:
     )
 
 
-def _directory(directory: Path, asked: RecipeData, split: str) -> Pictures:
+def _directory(directory: Path, asked: DataRequest, split: str) -> Pictures:
     files = files_in(directory)
     images, tables = [path for path in files if is_image(path)], tables_of(files)
     if images and tables:
@@ -94,12 +94,13 @@ def _directory(directory: Path, asked: RecipeData, split: str) -> Pictures:
 
 
 def is_image(path: Path) -> bool:
+    """Return whether a file's ending is that of an image."""
     return path.suffix.lower() in ENDINGS
 
 
 def read_folder(directory: Path, images: list[Path], split: str | None, default: str) -> Pictures:
-    """The images of a directory by class: the first folder below it, or below the split's folder. Without
-    such folders they have no labels.
+    """Return the images of a directory by class: the first folder below it, or below the split's folder.
+    Without such folders they have no labels.
 
     A directory that has folders of splits and nothing else gives those of `split`, or of `default`;
     InputError where there is none of that name.
@@ -126,7 +127,9 @@ def read_folder(directory: Path, images: list[Path], split: str | None, default:
 
 
 def image_columns(images: str | None, labels: str | None) -> Choose:
-    """By name; by default `image`, or the only column of encoded images, and the labels as of any table."""
+    """Return what chooses a table's columns: those that are named, by default `image` or the only column of
+    encoded images, and the labels as of any table.
+    """
 
     def choose(schema: Any, place: str) -> Columns:  # noqa: ANN401 - pyarrow has no types
         encoded = [name for name in schema.names if _is_encoded(schema.field(name).type)]
@@ -144,8 +147,9 @@ def image_columns(images: str | None, labels: str | None) -> Choose:
 
 
 def pictures_in(table: Table, *, linked: bool = False) -> Pictures:
-    """A picture for each row, with its label. With `linked`, a row without bytes may name a file, which is
-    read for its digest and again when decoded.
+    """Return a picture for each row, with its label.
+
+    With `linked`, a row without bytes may name a file, which is read for its digest and again when decoded.
     """
     (images,), labels, names = table.columns.samples, table.columns.labels, table.columns.names
     samples = [picture for part in table.parts for picture in _pictures(part, images, linked)]
@@ -176,7 +180,7 @@ def _pictures(part: Part, images: str, linked: bool) -> list[Picture]:
 
 
 def _labels(part: Part, name: str) -> list[int | str | None]:
-    """Whole numbers or texts, None where a row has none; InputError for anything else."""
+    """Return whole numbers or texts, None where a row has none; InputError for anything else."""
     import pyarrow.types as kinds
 
     kind = part.column(name).type
@@ -188,6 +192,7 @@ def _labels(part: Part, name: str) -> list[int | str | None]:
 
 
 def _is_encoded(kind: Any) -> bool:  # noqa: ANN401
+    """Return whether a column of this type holds encoded images."""
     import pyarrow.types as kinds
 
     if kinds.is_struct(kind):
@@ -198,7 +203,7 @@ def _is_encoded(kind: Any) -> bool:  # noqa: ANN401
 
 
 def _bytes(column: Any, linked: bool, row: int) -> bytes:  # noqa: ANN401
-    """Empty where a row has none."""
+    """Return a row's encoded image; empty where it has none."""
     value = column[row].as_py()
     encoded = value.get("bytes") if isinstance(value, dict) else value
     if not encoded and linked and isinstance(value, dict) and value.get("path"):

@@ -8,8 +8,13 @@ UNLABELLED = -1
 """The label of a sample that has none among others that have one; data sets of the hub say it so."""
 
 
+def worded(name: str) -> str:
+    """Return the text that stands for a class that has but a name."""
+    return name.replace("_", " ")
+
+
 def distinct(names: Iterable[str], place: str) -> list[str]:
-    """The names of classes; InputError where two are the same."""
+    """Return the names of classes; InputError where two are the same."""
     found = list(names)
     if len(set(found)) < len(found):
         twice = next(name for index, name in enumerate(found) if name in found[:index])
@@ -18,7 +23,9 @@ def distinct(names: Iterable[str], place: str) -> list[str]:
 
 
 def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
-    """Labels and names, in the names' order, of labels that are names; None is `UNLABELLED`."""
+    """Return labels that are names as indices into these, and the names, sorted; None becomes
+    `UNLABELLED`.
+    """
     names = sorted({text for text in texts if text is not None})
     order = {name: index for index, name in enumerate(names)}
     return [UNLABELLED if text is None else order[text] for text in texts], names
@@ -27,12 +34,12 @@ def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
 def indices_of(
     places: Sequence[str], labels: Sequence[object], names: Sequence[str] | None, classes: Sequence[str]
 ) -> list[int]:
-    """Indices into a task's `classes`. A label that is text is the name of one; one that is a number counts
-    `names`, or `classes` where there are no names.
+    """Return each label as an index into a task's `classes`.
 
-    Where the data count and name their classes, the task may call some by other names if they are as many in
-    the same order. InputError, with the sample's place, for a label that is missing, out of range, of no
-    class of the task's, or no label at all.
+    A label that is text is the name of a class; one that is a number counts `names`, or `classes` where there
+    are no names. Where the data count and name their classes, the task may call some by other names if they
+    are as many in the same order. InputError, with the sample's place, for a label that is missing, out of
+    range, of no class of the task's, or no label at all.
     """
     order = {name: index for index, name in enumerate(classes)}
     count = len(classes) if names is None else len(names)

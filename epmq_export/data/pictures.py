@@ -27,14 +27,16 @@ ENDINGS = frozenset(
 
 @dataclass(frozen=True)
 class Pictures:
+    """Images with their labels."""
+
     samples: Sequence[Picture]
     labels: Sequence[int] | None
-    """Of each, an index into `names`, or what the data themselves count by; `UNLABELLED` where it has none.
-    Not checked: calibration needs no labels.
+    """For each sample an index into `names`, or what the data themselves count by; `UNLABELLED` where it has
+    none. They are not checked: calibration needs no labels.
     """
 
     names: Sequence[str] | None
-    """Of the classes, distinct, where the data name them."""
+    """Names of the classes, distinct, where the data name them."""
 
     counted: bool = True
     """Whether the data themselves count their classes, so that a recipe's classes may stand for them in their
@@ -46,15 +48,16 @@ class Pictures:
 
     @property
     def classes(self) -> Sequence[int | str | None] | None:
-        """The labels as the data themselves have them: numbers where they count, else names."""
+        """Return the labels as the data themselves have them: numbers where they count, else names."""
         if self.labels is None or self.names is None or self.counted:
             return self.labels
         return [None if label == UNLABELLED else self.names[label] for label in self.labels]
 
 
 def of_file(path: Path) -> Picture:
-    """An image file. Its bytes are read now for the digest, and again when it is decoded; InputError where
-    they cannot be.
+    """Return the image of a file, whose bytes are read now for the digest, and again when it is decoded.
+
+    InputError where they cannot be read.
     """
     try:
         return Picture(str(path), sha256(path), partial(_decode_file, path))
@@ -63,14 +66,16 @@ def of_file(path: Path) -> Picture:
 
 
 def of_array(array: NDArray[np.uint8], place: str) -> Picture:
-    """Pixels uint8 [height, width], [height, width, 1] or [height, width, 3] that are decoded already."""
+    """Return the image of pixels that are decoded already: uint8 [height, width], [height, width, 1] or
+    [height, width, 3].
+    """
     digest = hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
     return Picture(place, digest, partial(_three, array))
 
 
 def decode(encoded: bytes, place: str) -> Pixels:
-    """uint8 [height, width, 3] as the image is meant to be seen: turned by its EXIF orientation, in red,
-    green and blue. The first of several frames.
+    """Return an image's pixels, uint8 [height, width, 3] in red, green and blue, as it is meant to be seen:
+    turned by its EXIF orientation, the first of several frames.
 
     What is transparent is dropped, as the models' own processors do. InputError, with the place, for what is
     no image, is cut short, or has so many pixels that it can only be meant to fill the memory.
@@ -80,7 +85,7 @@ def decode(encoded: bytes, place: str) -> Pixels:
         raise InputError(f"{place}: found no bytes, {expected}")
     try:
         with warnings.catch_warnings():
-            # Of a palette or an EXIF block that is odd; what counts raises.
+            # These tell of an odd palette or EXIF block; what counts raises.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:

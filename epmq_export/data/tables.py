@@ -17,33 +17,35 @@ INSTALL = "pip install 'epmq-export[datasets]'"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table hold what."""
+    """The columns of a table, by what they hold."""
 
     samples: Sequence[str]
     labels: str | None
     names: Sequence[str] | None
-    """Of the classes, where the table counts them and names them."""
+    """Names of the classes, where the table counts them and names them."""
 
     @property
     def used(self) -> list[str]:
+        """Return the columns that are read, each once."""
         return list(dict.fromkeys([*self.samples, *([] if self.labels is None else [self.labels])]))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one place."""
+    """Some rows of a table, all from one place."""
 
     place: str
-    """For messages."""
+    """Where they are, for messages."""
 
     rows: Any
-    """A pyarrow.Table, which has no types."""
+    """A pyarrow.Table, a library without types."""
 
     def column(self, name: str) -> Any:  # noqa: ANN401
+        """Return a column as pyarrow has it."""
         return self.rows.column(name)
 
     def values(self, name: str) -> list[Any]:
-        """Of a column, as Python has them."""
+        """Return the values of a column as Python has them; InputError for texts that are not in UTF-8."""
         try:
             found: list[Any] = self.column(name).to_pylist()
         except UnicodeDecodeError:
@@ -66,12 +68,13 @@ class Table:
 
 
 Choose = Callable[[Any, str], Columns]
-"""The columns to read by schema and place; InputError where there are none such."""
+"""Returns the columns to read by schema and place; InputError where there are none such."""
 
 
 def read_tables(paths: Sequence[Path], choose: Choose) -> Table:
-    """The rows of one file, or of the files of one split in their order. InputError for a file that is no
-    table, MissingRuntime without pyarrow.
+    """Return the rows of one file, or of the files of one split in their order.
+
+    InputError for a file that is no table, MissingRuntime without pyarrow.
     """
     read = [_read(path, choose) for path in paths]
     (first, columns), *others = read
@@ -85,15 +88,15 @@ def read_tables(paths: Sequence[Path], choose: Choose) -> Table:
 
 
 def chosen(schema: Any, choose: Choose, place: str) -> Columns:  # noqa: ANN401
-    """InputError, too, for a table whose columns cannot be told apart."""
+    """Return the columns that are chosen; InputError, too, for a table whose columns cannot be told apart."""
     if twice := next((name for index, name in enumerate(schema.names) if name in schema.names[:index]), None):
         raise InputError(f"{place}: found the column {twice!r} twice, expected distinct names")
     return choose(schema, place)
 
 
 def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | None, list[str] | None]:  # noqa: ANN401
-    """The column of the labels, by default `label` or the only one of counted classes, or none; and the names
-    of its classes, where it counts them.
+    """Return the column of the labels, by default `label` or the only one of counted classes, or none; and
+    the names of its classes, where it counts them.
     """
     features = _features(schema)
     classes = [
@@ -114,7 +117,7 @@ def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | Non
 
 
 def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str, place: str) -> None:  # noqa: ANN401
-    """InputError where `name` is not one of the fitting columns."""
+    """Raise InputError where `name` is not one of the fitting columns."""
     if name not in fitting:
         found = (
             f"the column {name} of {schema.field(name).type}"
@@ -128,6 +131,7 @@ def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401
+    """Return whether a pyarrow type is one of texts."""
     import pyarrow.types as kinds
 
     return str(kind.value_type if kinds.is_dictionary(kind) else kind) in (
@@ -154,7 +158,9 @@ def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
-    """What the library `datasets` has written of the columns; nothing where another has written the file."""
+    """Return what the library `datasets` has written of the columns; nothing where another has written the
+    file.
+    """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
@@ -167,8 +173,8 @@ def _told(names: Sequence[str]) -> str:
 
 
 def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> Table:
-    """The rows of a split of `name`, which is an id, perhaps with `@revision`. The library decodes nothing:
-    what is decoded is decoded in one place.
+    """Return the rows of a split of `name`, which is an id, perhaps with `@revision`. The library decodes
+    nothing: what is decoded is decoded in one place.
 
     InputError, with the library's reason, where it finds no such data set; MissingRuntime without the
     library.
@@ -197,7 +203,7 @@ def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> T
 
 
 def digest_of(samples: Iterable[str]) -> str:
-    """Hex SHA-256 of what is said of the samples and their labels, in their order."""
+    """Return the hex SHA-256 of what is said of the samples and their labels, in their order."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample}\n".encode())

@@ -1,12 +1,23 @@
-"""The tasks of a recipe with their data read: what to calibrate on, and what to judge by."""
+"""A task with its data read: what to calibrate on, and what to judge by."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from torch import Tensor
 
 from epmq_export.models.samples import Sample
+
+
+class Metric(StrEnum):
+    """What a language model's answers in words are judged by."""
+
+    EXACT_MATCH = "exact_match"
+    """The share of answers that are the right one, word for word."""
+
+    SPEARMAN = "spearman"
+    """The rank correlation of the numbers that are answered with the right ones."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +26,7 @@ class Task:
 
     name: str
     expert: str
-    """Where the expert is, as `Recipe.location` gives it."""
+    """The expert's location: the absolute path of a directory, or an id of the hub."""
 
     calibration: Sequence[Sample]
     evaluation: Sequence[Sample]
@@ -34,7 +45,7 @@ class Task:
     notes: list[str] = field(default_factory=list)
     """What was left out, a sentence each."""
 
-    metric: str | None = None
+    metric: Metric | None = None
     """What answers in words are judged by; None for all other tasks."""
 
     expected: Sequence[str] | None = None

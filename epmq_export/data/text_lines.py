@@ -1,10 +1,9 @@
 """Texts and labels in line files.
 
-The files, each also with `.gz`, UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl` ({"text":
-..., "label": ...}) and
-`.csv` (a header with `text` and perhaps `label`); keys and columns may have other names, and several may be
-texts. A label is a name of
-the task's labels, or an index into them. Blank lines do not count.
+The files, each also with `.gz`, are UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl`
+({"text": ..., "label": ...}) and `.csv` (a header with `text` and perhaps `label`). Keys and columns may have
+other names, and several may be texts. A label is a name of the task's labels, or an index into them. Blank
+lines do not count.
 """
 
 import csv
@@ -22,7 +21,7 @@ from epmq_export.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class _Named:
-    """What the recipe says of the columns."""
+    """The columns that are asked for."""
 
     texts: Sequence[str] | None
     labels: str | None
@@ -48,8 +47,9 @@ class _Line(NamedTuple):
 
 
 def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | None = None) -> Texts:
-    """The texts of a file, in its order; a .tsv line without a tab is a text. InputError where there are
-    none.
+    """Return the texts of a file, in its order; a .tsv line without a tab is a text.
+
+    InputError where there are none.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
@@ -73,8 +73,9 @@ def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | Non
 
 
 def _decoded(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line, without its end. Only a newline ends a line, whatever else Unicode calls
-    a line break.
+    """Yield number and text of each line, without its end.
+
+    Only a newline ends a line, whatever else Unicode calls a line break.
     """
     number = 0
     try:

@@ -20,17 +20,21 @@ class Text:
     """Where it is, for messages: `data/train.csv:3`, `dataset nyu-mll/glue mrpc train: row 2`."""
 
     values: Mapping[str, str]
-    """By column, in the order in which the recipe names them."""
+    """Texts by column, in the order in which these are asked for."""
 
 
 @dataclass(frozen=True)
 class Texts:
+    """Texts with their labels."""
+
     samples: Sequence[Text]
     labels: Sequence[object] | None
-    """Of each, None where it has none. Not checked: calibration needs no labels."""
+    """For each sample its label, None where it has none. They are not checked: calibration needs no
+    labels.
+    """
 
     names: Sequence[str] | None = None
-    """Of the classes, distinct, where the data count them and name them."""
+    """Names of the classes, distinct, where the data count them and name them."""
 
     written: bool = False
     """Whether labels were written as text, so that one that is no name may stand for a number."""
@@ -40,12 +44,14 @@ class Texts:
 
     @property
     def places(self) -> list[str]:
+        """Return where each text is."""
         return [sample.place for sample in self.samples]
 
 
 def checked(value: object, place: str, column: str | None) -> str:
-    """Without the white space around it. InputError for what is no text; the column is told where one is
-    given.
+    """Return a text without the white space around it.
+
+    InputError for what is no text; the column is told where one is given.
     """
     where = "" if column is None else f" in the column {column}"
     if not isinstance(value, str) or not value.strip():
@@ -59,8 +65,8 @@ def checked(value: object, place: str, column: str | None) -> str:
 
 
 def prompted(prompt: str, text: Text) -> str:
-    """The prompt with the text in place of `{}`, or, of several texts, each in place of its column's name in
-    braces.
+    """Return the prompt with the text in place of `{}`, or, of several texts, each in place of its column's
+    name in braces.
     """
     if len(text.values) == 1:
         (value,) = text.values.values()
@@ -74,7 +80,7 @@ def prompted(prompt: str, text: Text) -> str:
 
 
 def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
-    """Of each text, the index of its class in the task's `labels`; InputError where it has none."""
+    """Return each text's class as an index into the task's `labels`; InputError where a text has none."""
     found: Sequence[object] = texts.labels or [None] * len(texts.samples)
     if texts.written:
         found = [
@@ -87,8 +93,9 @@ def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
 
 
 def answers_of(texts: Texts) -> list[str]:
-    """Of each text, its label in words, which is the answer to it; InputError where it has none, or one that
-    no answer can be.
+    """Return each text's label in words, which is the answer to it.
+
+    InputError where a text has none, or one that no answer can be.
     """
     return [
         _answer(label, texts.names, place)
@@ -120,8 +127,10 @@ def _answer(label: object, names: Sequence[str] | None, place: str) -> str:
 
 
 def numbers_of(texts: Texts) -> list[float]:
-    """Of each text, its label as a number; InputError where it has none, or where there is nothing to rank:
-    data sets of the hub have -1 for no label.
+    """Return each text's label as a number.
+
+    InputError where a text has none, or where there is nothing to rank: data sets of the hub have -1 for no
+    label.
     """
     found = [
         _number(label, place, texts.written)

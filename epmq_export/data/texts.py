@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from epmq_export.data.folder import files_in, of_split, tables_of, told
+from epmq_export.data.request import DataRequest
 from epmq_export.data.tables import (
     Choose,
     Columns,
@@ -22,14 +23,13 @@ from epmq_export.data.tables import (
 from epmq_export.data.text_lines import read_lines
 from epmq_export.data.text_rows import Text, Texts, checked
 from epmq_export.errors import InputError
-from epmq_export.recipe.task import RecipeData
 
 
-def read_texts(asked: RecipeData, split: str = "train") -> Texts:
-    """`split` is the one that is read where the recipe names none and the data have several.
+def read_texts(asked: DataRequest, split: str = "train") -> Texts:
+    """Return the texts that are asked for, with their labels.
 
-    InputError, naming file and key, where there are no texts; MissingRuntime where a package is needed that
-    is not installed.
+    `split` is the one that is read where none is named and the data have several. InputError, naming file and
+    key, where there are no texts; MissingRuntime where a package is needed that is not installed.
     """
     columns = text_columns(asked.texts, asked.labels)
     if asked.path is None:
@@ -54,8 +54,8 @@ def read_texts(asked: RecipeData, split: str = "train") -> Texts:
 
 
 def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
-    """By name; by default `text`, or the only column of texts that are no labels, and the labels as of any
-    table.
+    """Return what chooses a table's columns: those that are named, by default `text` or the only column of
+    texts that are no labels, and the labels as of any table.
     """
 
     def choose(schema: Any, place: str) -> Columns:  # noqa: ANN401 - pyarrow has no types
@@ -73,7 +73,7 @@ def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
 
 
 def texts_in(table: Table) -> Texts:
-    """A sample for each row, with its label. InputError for a row without a text."""
+    """Return a sample for each row, with its label; InputError for a row without a text."""
     columns, labels = table.columns.samples, table.columns.labels
     samples = []
     for part in table.parts:

@@ -3,23 +3,21 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from epmq_export.data.images import read_pictures
-from epmq_export.data.labels import indices_of
+from epmq_export.data.labels import indices_of, worded
 from epmq_export.data.pictures import Pictures
-from epmq_export.data.task import Task
+from epmq_export.data.task import Metric, Task
 from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
 from epmq_export.pipeline.requirements import require_kind
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.recipe.task import RecipeData
-from epmq_export.recipe.values import SPEARMAN, worded
+from epmq_export.recipe.task import request_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
 
 def _of_texts(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
-    read = [read_texts(_asked(place)) for place in task.calibration]
+    read = [read_texts(request_of(place)) for place in task.calibration]
     texts = list(dict.fromkeys(prompted(task.prompt, text) for each in read for text in each.samples))
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     labels = dict(task.labels or {})
@@ -44,7 +42,7 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
     if task.evaluation is None:
         evaluation = _left_over(recipe, name, texts, calibration)
     else:
-        found = read_texts(_asked(task.evaluation), "test")
+        found = read_texts(request_of(task.evaluation), "test")
         evaluation, read = [prompted(task.prompt, text) for text in found.samples], [*read, found]
         if labels:
             _labelled(recipe, name, found.labels, "texts")
@@ -56,7 +54,7 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         elif task.metric is not None:
             expected = (
                 [f"{number:g}" for number in numbers_of(found)]
-                if task.metric == SPEARMAN
+                if task.metric == Metric.SPEARMAN
                 else answers_of(found)
             )
         elif task.head is not None or task.templates:
@@ -77,7 +75,7 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         list(labels),
         prompts,
         task.head,
-        metric=task.metric,
+        metric=None if task.metric is None else Metric(task.metric),
         expected=expected,
         data=data,
     )
@@ -85,7 +83,7 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
 
 def _of_pictures(recipe: Recipe, name: str) -> Task:
     task = recipe.tasks[name]
-    read = [read_pictures(_asked(place)) for place in task.calibration]
+    read = [read_pictures(request_of(place)) for place in task.calibration]
     pictures = _distinct(picture for each in read for picture in each.samples)
     broken = _Broken()
     calibration = choose(pictures, recipe.calibration.samples, recipe.calibration.seed, broken.usable)
@@ -101,7 +99,7 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
         # They are calibration images, too: what cannot be decoded is left out there and here.
         evaluation = _left_over(recipe, name, pictures, calibration, broken.usable)
     else:
-        found = read_pictures(_asked(task.evaluation), "test")
+        found = read_pictures(request_of(task.evaluation), "test")
         evaluation, read = found.samples, [*read, found]
         if labels or task.templates or task.head is not None:
             labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
@@ -128,10 +126,6 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
         notes,
         data=data,
     )
-
-
-def _asked(place: Path | RecipeData) -> RecipeData:
-    return place if isinstance(place, RecipeData) else RecipeData.model_construct(path=place)
 
 
 def _distinct(pictures: Iterable[Picture]) -> list[Picture]:

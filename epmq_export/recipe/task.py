@@ -14,12 +14,12 @@ from pydantic import (
     model_validator,
 )
 
+from epmq_export.data.request import DataRequest
+from epmq_export.data.task import Metric
 from epmq_export.errors import Key
 from epmq_export.recipe.mistakes import DATA, PATH, keys
 from epmq_export.recipe.values import (
-    EXACT_MATCH,
     HUB_ID,
-    SPEARMAN,
     STRICT,
     Columns,
     DataFile,
@@ -102,9 +102,26 @@ class RecipeData(BaseModel):
             raise ValueError(f"found it beside path, expected it left out: {which}")
         return value
 
+    def request(self) -> DataRequest:
+        """Return what a reader of data is asked for."""
+        return DataRequest(
+            path=self.path,
+            dataset=self.dataset,
+            config=self.config,
+            split=self.split,
+            images=self.images,
+            texts=self.texts,
+            labels=self.labels,
+        )
+
+
+def request_of(place: Path | RecipeData) -> DataRequest:
+    """Return what a reader is asked for by data of a task, which a path alone may name."""
+    return DataRequest(path=place) if isinstance(place, Path) else place.request()
+
 
 def _data(value: object) -> object:
-    """Which of the two models a value is for, so that a mistake in it is told of that one alone."""
+    """Refuse what is for neither of the two models, so that a mistake in it is told of one of them alone."""
     if isinstance(value, dict | str):
         return value
     raise ValueError(
@@ -132,7 +149,7 @@ class RecipeTask(BaseModel):
     prompt: str = "{}"
     """What a model of texts is given: {} stands for a text of the data, {NAME} for one of several."""
 
-    metric: Annotated[str, choice(EXACT_MATCH, SPEARMAN)] | None = None
+    metric: Annotated[str, choice(*Metric)] | None = None
     """What the answers that a language model gives in words are judged by; None: it chooses among labels, or
     is held to texts.
     """
@@ -170,7 +187,7 @@ class RecipeTask(BaseModel):
     @classmethod
     def _of_answers(cls, value: str | None, info: ValidationInfo) -> str | None:
         texts = (info.data.get("labels") or {}).values()
-        if value == SPEARMAN and texts:
+        if value == Metric.SPEARMAN and texts:
             raise ValueError(
                 f"found {value} beside labels, expected one of them: it correlates numbers, which the "
                 "data have as labels"

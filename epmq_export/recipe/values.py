@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from epmq_export.data.labels import worded
 from epmq_export.errors import did_you_mean, near_file
 from epmq_export.files import encodable
 from epmq_export.grids import GRIDS
@@ -178,11 +179,6 @@ def _labels(value: object, info: ValidationInfo) -> object:
     return {name: text for text, name in names.items()}
 
 
-def worded(name: str) -> str:
-    """The text that stands for a class where the recipe gives none."""
-    return name.replace("_", " ")
-
-
 def _template(value: str) -> str:
     if value.count("{}") != 1 or "{" in value.replace("{}", "") or "}" in value.replace("{}", ""):
         raise ValueError(
@@ -229,7 +225,6 @@ Labels = Annotated[
 ]
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]
-EXACT_MATCH, SPEARMAN = "exact_match", "spearman"
 STORAGES = ("F16", "F32", *GRIDS)
 # What ONNX's DequantizeLinear can hold bit for bit; `formats` has the nodes.
 ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")

@@ -21,9 +21,9 @@ from PIL import Image
 
 from epmq_export.data.images import read_pictures
 from epmq_export.data.pictures import Pictures, decode
+from epmq_export.data.request import DataRequest
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.files import sha256
-from epmq_export.recipe.task import RecipeData
 from tests.tiny.hub import Hub
 from tests.tiny.image_files import BLUE, RED, encoded, folders, png, put, two_colours
 
@@ -33,7 +33,7 @@ GREY16 = Image.fromarray(np.array([[0, 256, 40000, 65535]], np.uint16))
 
 def read(path: Path, default: str = "train", **keys: str) -> Pictures:
     """`keys` are those of the recipe; `default` is the split where they say none."""
-    return read_pictures(RecipeData.model_construct(path=path, **keys), default)
+    return read_pictures(DataRequest(path=path, **keys), default)
 
 
 def named(pictures: Pictures) -> list[str]:
@@ -678,7 +678,7 @@ def test_files_that_are_no_table(tmp_path: Path, damage: Callable[[bytes], bytes
 
 
 def of_hub(default: str = "train", **keys: str) -> Pictures:
-    return read_pictures(RecipeData.model_construct(**keys), default)
+    return read_pictures(DataRequest(**keys), default)
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

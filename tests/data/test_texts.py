@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epmq_export.data.request import DataRequest
 from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
-from epmq_export.recipe.task import RecipeData
 from tests.tiny.hub import Hub
 from tests.tiny.image_files import folders, put
 
@@ -28,7 +28,7 @@ PAIRS = {
 
 def read(path: Path, default: str = "train", **keys: Any) -> Texts:
     """`keys` are those of the recipe; `default` is the split where they say none."""
-    return read_texts(RecipeData.model_construct(path=path, **keys), default)
+    return read_texts(DataRequest(path=path, **keys), default)
 
 
 def values(texts: Texts) -> list[tuple[str, ...]]:
@@ -329,7 +329,7 @@ def test_several_texts_stand_in_a_prompt_as_they_are(data: st.DataObject) -> Non
 
 
 def of_hub(default: str = "train", **keys: Any) -> Texts:
-    return read_texts(RecipeData.model_construct(**keys), default)
+    return read_texts(DataRequest(**keys), default)
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

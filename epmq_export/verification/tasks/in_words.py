@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from epmq_export.data.task import Task
+from epmq_export.data.task import Metric, Task
 from epmq_export.errors import InputError
 from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.recipe.values import SPEARMAN
 from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
 
 
@@ -54,7 +53,7 @@ class Answers:
     def score(self, outputs: Outputs, expert: Outputs) -> float:
         """The share that is right word for word, or the rank correlation."""
         said = self.said(outputs)
-        if self.task.metric == SPEARMAN:
+        if self.task.metric is Metric.SPEARMAN:
             return rank_correlation(
                 [number(answer) or 0.0 for answer in said], [float(answer) for answer in self.expected]
             )
@@ -72,7 +71,7 @@ class Answers:
             )
         }
         measure = "accuracy"
-        if self.task.metric == SPEARMAN:
+        if self.task.metric is Metric.SPEARMAN:
             told["no_number"] = float(np.mean([number(answer) is None for answer in said]))
             measure = "rank correlation"
         found = accuracy_drop(
