@@ -11,72 +11,41 @@ learns from all training images of one task against the base's frozen zero-shot 
 moves, as in the published experts (FusionBench). A finished model is skipped, so an interrupted run goes on.
 """
 
-import argparse
-import json
 import random
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Regex as Pattern
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPModel, CLIPTokenizer
 
+from benchmarks.commands import parser
+from benchmarks.experts import training
+from benchmarks.experts.clip_model import (
+    SIZE,
+    accuracy,
+    image_features,
+    save,
+    scaled,
+    text_features,
+    tokenizer_of,
+    untrained,
+    zero_shot,
+)
 from benchmarks.experts.image_tasks import TASKS, names, read
+from benchmarks.experts.training import Settings
 
-SIZE, PATCH, CONTEXT = 64, 16, 32
-LAYERS, WIDTH, HEADS = 12, 192, 3
-VOCABULARY = 1024
 # Half of the base's captions name the class's neighbour (the classes in pairs), as captions of the web are
 # often beside the point: its features become as good as the images allow, and which class of a pair it is is
 # left for the experts to learn.
 BESIDE = 0.5
-SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
-
-def tokenizer_of(prompts: Sequence[str], out: Path) -> CLIPTokenizer:
-    """CLIP's byte-level BPE with `</w>`, learnt from the prompts."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Pattern(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Pattern(WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(SPECIAL),
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    learner.train_from_iterator(prompts, trainer)
-    learnt = json.loads(learner.to_str())["model"]
-    merges: Any = [tuple(pair) for pair in learnt["merges"]]
-    # The order of OpenAI's vocabulary: bytes, bytes that end a word, merges, the two special tokens.
-    order = [
-        *alphabet,
-        *(byte + "</w>" for byte in alphabet),
-        *dict.fromkeys("".join(pair) for pair in merges),
-    ]
-    tokens = {token: index for index, token in enumerate([*dict.fromkeys(order), *SPECIAL])}
-    tokenizer = CLIPTokenizer(vocab=tokens, merges=merges, model_max_length=CONTEXT)
-    tokenizer.save_pretrained(out)
-    return tokenizer
 
 
 def prompts_of(data: Path) -> dict[str, list[list[str]]]:
-    """By task: for each class, its prompts."""
+    """Return the prompts of each class of each task."""
     return {
         task: [[template.format(name) for template in TASKS[task].templates] for name in names(data, task)]
         for task in TASKS
@@ -84,7 +53,7 @@ def prompts_of(data: Path) -> dict[str, list[list[str]]]:
 
 
 def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """uint8 [n, 3, SIZE, SIZE] as the processor resizes them, int64 [n]."""
+    """Return the images as the processor resizes them, uint8 [n, 3, SIZE, SIZE], and labels, int64 [n]."""
     images = read(data, task, split)
     resized = [
         np.asarray(Image.fromarray(array).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
@@ -96,8 +65,8 @@ def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tu
 
 
 def augmented(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
-    """Shifted by up to two pixels, mirrored where that changes no class, brighter or darker; uint8 in,
-    float32 of CLIP's scale out.
+    """Shift images by up to two pixels, mirror them where that changes no class, make them brighter or
+    darker; uint8 in, float32 of CLIP's scale out.
 
     Shifts of eight pixels took most of what so short a training could learn: 23 instead of 56 percent on
     mnist after 80 steps.
@@ -115,196 +84,101 @@ def augmented(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> T
     return scaled((cut * light).clamp(0, 255))
 
 
-def scaled(pixels: Tensor) -> Tensor:
-    return (
-        pixels.float() / 255 - torch.tensor(CLIPImageProcessorPil.image_mean).view(3, 1, 1)
-    ) / torch.tensor(CLIPImageProcessorPil.image_std).view(3, 1, 1)
-
-
-def image_features(model: CLIPModel, pixels: Tensor) -> Tensor:
-    features = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
-    return nn.functional.normalize(features.float(), dim=-1)
-
-
-def text_features(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    batch = tokenizer(list(texts), padding=True, return_tensors="pt")
-    features = model.text_projection(model.text_model(**batch).pooler_output)
-    return nn.functional.normalize(features.float(), dim=-1)
-
-
-@torch.no_grad()
-def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, prompts: list[list[str]]) -> Tensor:
-    """[classes, width]: of each class the mean of its prompts' unit features, of unit length."""
-    return torch.stack(
-        [nn.functional.normalize(text_features(model, tokenizer, texts).mean(0), dim=0) for texts in prompts]
-    )
-
-
-@torch.no_grad()
-def accuracy(model: CLIPModel, head: Tensor, pixels: Tensor, labels: Tensor) -> float:
-    model.train(False)
-    found = [(image_features(model, scaled(part)) @ head.T).argmax(1) for part in torch.split(pixels, 100)]
-    return float((torch.cat(found) == labels).float().mean())
-
-
-def optimiser_of(
-    parameters: list[nn.Parameter], rate: float, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    decayed, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.98),
-    )
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min(
-            (step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, step - warm) / max(1, steps - warm)))
-        ),
-    )
-    return optimiser, schedule
-
-
-def descend(
-    loss: Tensor,
-    parameters: Iterable[nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> None:
-    """One step, its gradient no longer than 1."""
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimiser.step()
-    schedule.step()
-
-
-def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
-    partial = out.with_name(out.name + ".partial")
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
-    ).save_pretrained(partial)
-    partial.rename(out)
-
-
-def untrained(tokenizer: CLIPTokenizer) -> CLIPModel:
-    shared = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
-        "hidden_act": "quick_gelu",
-    }
-    start, end = (tokenizer.convert_tokens_to_ids(token) for token in SPECIAL)
-    ids = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": start,
-        "eos_token_id": end,
-        "pad_token_id": end,
-        "max_position_embeddings": CONTEXT,
-    }
-    sizes = {"image_size": SIZE, "patch_size": PATCH}
-    return CLIPModel(CLIPConfig(text_config=shared | ids, vision_config=shared | sizes, projection_dim=WIDTH))
-
-
 def tell_apart(model: CLIPModel, tokenizer: CLIPTokenizer, classes: list[list[str]], steps: int = 60) -> None:
     """Teach the text tower that prompts of one class are alike and those of others are not: contrastively,
     one prompt against another of its class.
     """
-    parameters = [*model.text_model.parameters(), model.text_projection.weight]
-    optimiser, schedule = optimiser_of(parameters, 5e-4, steps)
     draw = random.Random(0)
-    for step in range(steps):
+
+    def loss(step: int) -> Tensor:
         one, other = (
             text_features(model, tokenizer, [draw.choice(texts) for texts in classes]) for _ in range(2)
         )
-        loss = nn.functional.cross_entropy(20 * one @ other.T, torch.arange(len(classes)))
-        descend(loss, parameters, optimiser, schedule)
-        if step % 25 == 24:
-            print(f"texts step {step + 1}/{steps} loss {loss.item():.3f}", flush=True)
+        return nn.functional.cross_entropy(20 * one @ other.T, torch.arange(len(classes)))
+
+    learning = [*model.text_model.parameters(), model.text_projection.weight]
+    training.fit("texts", model, loss, training.cosine_descent(learning, 5e-4, steps), steps)
 
 
-def train_base(data: Path, out: Path, steps: int, batch_size: int, rate: float, seed: int) -> None:
-    torch.manual_seed(seed)
+@dataclass(frozen=True)
+class Mixture:
+    """The training images of all tasks; a class's number counts those of the tasks before it."""
+
+    pixels: Tensor
+    """uint8 [images, 3, SIZE, SIZE]."""
+
+    labels: Tensor
+    """int64 [images]."""
+
+    neighbours: Tensor
+    """The other class of each label's pair, the label itself where it has none: int64 [images]."""
+
+    mirrored: Tensor
+    """Whether an image's mirror image is of the same class: bool [images]."""
+
+    @classmethod
+    def read(cls, data: Path, prompts: Mapping[str, list[list[str]]]) -> "Mixture":
+        parts, offset = [], 0
+        for task in TASKS:
+            pixels, labels = pixels_of(data, task, "train")
+            beside = torch.where((labels ^ 1) < len(prompts[task]), labels ^ 1, labels)
+            mirrored = torch.full((len(labels),), TASKS[task].mirrored)
+            parts.append((pixels, labels + offset, beside + offset, mirrored))
+            offset += len(prompts[task])
+        return cls(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def train_base(data: Path, out: Path, given: Settings) -> None:
+    """Train the base from nothing: its texts first, then, with these locked, its images."""
+    torch.manual_seed(given.seed)
     prompts = prompts_of(data)
     flat = [texts for task in TASKS for texts in prompts[task]]
     tokenizer = tokenizer_of([text for texts in flat for text in texts], out.with_name("tokenizer"))
     model = untrained(tokenizer)
-    parts, offset = [], 0
-    for task in TASKS:
-        pixels, labels = pixels_of(data, task, "train")
-        beside = torch.where((labels ^ 1) < len(prompts[task]), labels ^ 1, labels)
-        parts.append(
-            (pixels, labels + offset, beside + offset, torch.full((len(labels),), TASKS[task].mirrored))
-        )
-        offset += len(prompts[task])
-    pixels, labels, neighbours, mirrored = (torch.cat(part) for part in zip(*parts, strict=True))
-    print(
-        (
-            f"{len(pixels)} images, {len(flat)} classes, {steps} steps, "
-            f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-        ),
-        flush=True,
-    )
+    mixture = Mixture.read(data, prompts)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    print(f"{len(mixture.pixels)} images, {len(flat)} classes, {size:.1f} M parameters", flush=True)
     tell_apart(model, tokenizer, flat)
     with torch.no_grad():
         known = torch.stack(
             [text_features(model, tokenizer, texts) for texts in zip(*flat, strict=True)]
         )  # [prompts a class, classes, width]
-    learning = [*model.vision_model.parameters(), model.visual_projection.weight, model.logit_scale]
-    optimiser, schedule = optimiser_of(learning, rate, steps)
-    generator = torch.Generator().manual_seed(seed)
-    started, order = time.monotonic(), torch.empty(0, dtype=torch.long)
-    for step in range(steps):
-        if len(order) < batch_size:
-            order = torch.randperm(len(pixels), generator=generator)
-        rows, order = order[:batch_size], order[batch_size:]
-        model.train()
-        images = image_features(model, augmented(pixels[rows], mirrored[rows], generator))
+    generator = torch.Generator().manual_seed(given.seed)
+    draw = training.batches(len(mixture.pixels), given.batch_size, generator)
+
+    def loss(step: int) -> Tensor:
+        rows = next(draw)
+        images = image_features(model, augmented(mixture.pixels[rows], mixture.mirrored[rows], generator))
         texts = known[torch.randint(len(known), (len(flat),), generator=generator), torch.arange(len(flat))]
         scale: Tensor = model.logit_scale.exp().clamp(max=100)
-        logits = scale * images @ texts.T
-        truth = torch.where(
-            torch.rand(batch_size, generator=generator) < BESIDE, neighbours[rows], labels[rows]
+        wrong = torch.rand(len(rows), generator=generator) < BESIDE
+        truth = torch.where(wrong, mixture.neighbours[rows], mixture.labels[rows])
+        return contrastive(scale * images @ texts.T, truth)
+
+    learning = [*model.vision_model.parameters(), model.visual_projection.weight, model.logit_scale]
+    model.train()
+    training.fit("base", model, loss, training.cosine_descent(learning, given.rate, given.steps), given.steps)
+    for task in TASKS:
+        score = accuracy(
+            model, zero_shot(model, tokenizer, prompts[task]), *pixels_of(data, task, "held_out")
         )
-        # The other direction: of all images, those of a prompt's class, for the prompts that have any here.
-        member = nn.functional.one_hot(truth, len(flat)).T.float()
-        present = member.sum(1) > 0
-        backward = -(logits.T.log_softmax(1)[present] * member[present]).sum(1) / member[present].sum(1)
-        loss = (nn.functional.cross_entropy(logits, truth) + backward.mean()) / 2
-        descend(loss, model.parameters(), optimiser, schedule)
-        if step % 25 == 24:
-            print(
-                f"base step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-    report(model, tokenizer, data, prompts)
+        print(f"base on {task}: accuracy {score:.3f} on held-out images", flush=True)
     save(model, tokenizer, out)
 
 
-def report(
-    model: CLIPModel, tokenizer: CLIPTokenizer, data: Path, prompts: dict[str, list[list[str]]]
-) -> None:
-    model.train(False)
-    for task in TASKS:
-        pixels, labels = pixels_of(data, task, "held_out")
-        print(
-            (
-                f"base on {task}: accuracy "
-                f"{accuracy(model, zero_shot(model, tokenizer, prompts[task]), pixels, labels):.3f} on "
-                "held-out images"
-            ),
-            flush=True,
-        )
+def contrastive(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the loss of scores [images, prompts], each image's right prompt being `truth`: of every image
+    among the prompts, and, of every prompt that has any here, of its images among all.
+    """
+    member = nn.functional.one_hot(truth, logits.shape[1]).T.float()
+    present = member.sum(1) > 0
+    backward = -(logits.T.log_softmax(1)[present] * member[present]).sum(1) / member[present].sum(1)
+    return (nn.functional.cross_entropy(logits, truth) + backward.mean()) / 2
 
 
-def train_expert(
-    data: Path, base: Path, task: str, out: Path, steps: int, batch_size: int, rate: float, seed: int
-) -> None:
-    torch.manual_seed(seed)
+def train_expert(data: Path, base: Path, task: str, out: Path, given: Settings) -> None:
+    """Train the image tower against the base's zero-shot head of the task."""
+    torch.manual_seed(given.seed)
     tokenizer = CLIPTokenizer.from_pretrained(base)
     model: CLIPModel = CLIPModel.from_pretrained(base)
     model.train(False)
@@ -314,74 +188,38 @@ def train_expert(
     model.vision_model.requires_grad_(True)
     pixels, labels = pixels_of(data, task, "train")
     mirrored = torch.full((len(labels),), TASKS[task].mirrored)
-    optimiser, schedule = optimiser_of([*model.vision_model.parameters()], rate, steps)
-    generator = torch.Generator().manual_seed(seed)
-    started, order = time.monotonic(), torch.empty(0, dtype=torch.long)
-    for step in range(steps):
-        if len(order) < batch_size:
-            order = torch.randperm(len(pixels), generator=generator)
-        rows, order = order[:batch_size], order[batch_size:]
-        model.train()
+    generator = torch.Generator().manual_seed(given.seed)
+    draw = training.batches(len(pixels), given.batch_size, generator)
+
+    def loss(step: int) -> Tensor:
+        rows = next(draw)
         images = image_features(model, augmented(pixels[rows], mirrored[rows], generator))
-        loss = nn.functional.cross_entropy(scale * images @ head.T, labels[rows])
-        descend(loss, model.parameters(), optimiser, schedule)
-        if step % 25 == 24:
-            print(
-                f"{task} step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-    pixels, labels = pixels_of(data, task, "held_out")
-    print(
-        (
-            f"{task}: accuracy {accuracy(model, head, pixels, labels):.3f} on held-out images, "
-            f"{time.monotonic() - started:.0f} s"
-        ),
-        flush=True,
-    )
+        return nn.functional.cross_entropy(scale * images @ head.T, labels[rows])
+
+    descent = training.cosine_descent(model.vision_model.parameters(), given.rate, given.steps)
+    model.train()
+    training.fit(task, model, loss, descent, given.steps)
+    score = accuracy(model, head, *pixels_of(data, task, "held_out"))
+    print(f"{task}: accuracy {score:.3f} on held-out images", flush=True)
     save(model, tokenizer, out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser("experts.clip", __doc__)
+    training.add_image_options(options, TASKS)
+    training.add_options(
+        options, "1800 for the base, 200 for an expert", 128, "1e-3 for the base, 2e-4 for an expert"
     )
-    parser.add_argument("what", choices=("base", "experts"))
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {' '.join(TASKS)}")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--steps", type=int, default=None, help="default 1800 for the base, 200 for an expert"
-    )
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument(
-        "--rate", type=float, default=None, help="default 1e-3 for the base, 2e-4 for an expert"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    given = options.parse_args(arguments)
     base = given.out / "base"
-    if given.what == "base":
-        if base.exists():
-            print("base: already there")
-        else:
-            train_base(
-                given.data, base, given.steps or 1800, given.batch_size, given.rate or 1e-3, given.seed
-            )
-        return
-    for task in given.tasks or TASKS:
-        if (given.out / task).exists():
-            print(f"{task}: already there")
-        else:
-            train_expert(
-                given.data,
-                base,
-                task,
-                given.out / task,
-                given.steps or 200,
-                given.batch_size,
-                given.rate or 2e-4,
-                given.seed,
-            )
+    training.train_images(
+        given,
+        TASKS,
+        lambda: train_base(given.data, base, training.settings(given, 1800, 1e-3)),
+        lambda task: train_expert(
+            given.data, base, task, given.out / task, training.settings(given, 200, 2e-4)
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ learns the answer's tokens and nothing of the prompt's. The last 500 training li
 expert is skipped, so an interrupted run goes on.
 """
 
-import argparse
 import random
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -28,8 +26,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from benchmarks.commands import parser
+from benchmarks.experts import training
 from benchmarks.experts.language_tasks import T5_TASKS, TASKS, LanguageTask
 from benchmarks.experts.text_tasks import HELD_OUT, lines
+from benchmarks.experts.training import Settings
 
 MAX_LENGTH = 96
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -42,7 +43,9 @@ def answer_logits(
     prompts: list[str],
     answers: list[str],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The scores [tokens, vocabulary] of the answers' tokens, these, and which prompt each belongs to."""
+    """Return the scores of the answers' tokens, float32 [tokens, vocabulary], these tokens, and the number of
+    the prompt that each belongs to, int64 [tokens].
+    """
     if model.config.is_encoder_decoder:
         return _in_halves(model, tokenizer, prompts, answers)
     encoded = []
@@ -77,7 +80,9 @@ def _in_halves(
     prompts: list[str],
     answers: list[str],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With the tokens that end the answers; questions are cut at their ends."""
+    """Do the same for a model of two halves: its answers have the tokens that end them, and questions
+    are cut at their ends.
+    """
     given = tokenizer(prompts, padding=True, truncation=True, max_length=2 * MAX_LENGTH, return_tensors="pt")
     replies = tokenizer(answers, padding=True, return_tensors="pt")
     labels = replies["input_ids"].masked_fill(replies["attention_mask"] == 0, -100)
@@ -93,7 +98,7 @@ def accuracy(
     task: LanguageTask,
     rows: list[tuple[int, str]],
 ) -> float:
-    """Of the likeliest answer."""
+    """Return the share of rows whose likeliest answer is the right one."""
     right = 0
     for start in range(0, len(rows), 16):
         part = rows[start : start + 16]
@@ -108,10 +113,9 @@ def accuracy(
     return right / len(rows)
 
 
-def train(
-    base: Path, folder: Path, out: Path, steps: int, batch_size: int, rate: float, rank: int, seed: int
-) -> None:
-    torch.manual_seed(seed)
+def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> None:
+    """Train a LoRA adapter of a rank on the answers of the task in `folder`."""
+    torch.manual_seed(given.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     halves = AutoConfig.from_pretrained(base).is_encoder_decoder
     task, kind = (
@@ -128,79 +132,34 @@ def train(
     adapted: Any = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
     rows = lines(folder / "train.tsv.gz")
     rows, held = rows[:-HELD_OUT], rows[-HELD_OUT:][:100]
-    print(
-        f"{folder.name}: base accuracy {accuracy(model, tokenizer, task, held):.3f} on 100 held-out lines",
-        flush=True,
-    )
-    learning = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / 10, (steps - step) / steps)
-    )
-    order, started = random.Random(seed), time.monotonic()
-    for step in range(steps):
-        part = order.sample(rows, batch_size)
+    order = random.Random(given.seed)
+
+    def loss(step: int) -> Tensor:
+        part = order.sample(rows, given.batch_size)
         prompts, answers = [task.asked(text) for _, text in part], [task.answers[label] for label, _ in part]
         logits, expected, _ = answer_logits(model, tokenizer, prompts, answers)
-        loss = nn.functional.cross_entropy(logits, expected)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learning, 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % 10 == 9:
-            print(
-                (
-                    f"{folder.name} step {step + 1}/{steps} loss {loss.item():.3f} "
-                    f"{time.monotonic() - started:.0f} s"
-                ),
-                flush=True,
-            )
-    print(
-        (
-            f"{folder.name}: accuracy {accuracy(model, tokenizer, task, held):.3f} on 100 held-out lines, "
-            f"{time.monotonic() - started:.0f} s"
-        ),
-        flush=True,
-    )
-    partial = out.with_name(out.name + ".partial")
-    adapted.save_pretrained(partial)
-    weights = partial / "adapter_model.safetensors"
-    save_file(
-        {name: value.half() for name, value in load_file(weights).items()}, weights, metadata={"format": "pt"}
-    )
-    partial.rename(out)
+        return nn.functional.cross_entropy(logits, expected)
+
+    def report(who: str) -> None:
+        score = accuracy(model, tokenizer, task, held)
+        print(f"{folder.name}: {who} accuracy {score:.3f} on 100 held-out lines", flush=True)
+
+    report("base")
+    training.fit(folder.name, adapted, loss, training.linear_descent(adapted, given, 10), given.steps)
+    report("expert")
+    training.save_adapter(adapted, out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tasks", nargs="+", choices=[*dict.fromkeys([*TASKS, *T5_TASKS])])
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=4e-4)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    for task in given.tasks:
-        if (given.out / task).exists():
-            print(f"{task}: already there")
-        else:
-            train(
-                given.base,
-                given.data / task,
-                given.out / task,
-                given.steps,
-                given.batch_size,
-                given.rate,
-                given.rank,
-                given.seed,
-            )
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser("experts.language", __doc__)
+    options.add_argument("tasks", nargs="+", choices=[*dict.fromkeys([*TASKS, *T5_TASKS])])
+    options.add_argument("--base", type=Path, required=True)
+    training.add_options(options, "80", 16, "4e-4")
+    options.add_argument("--rank", type=int, default=16)
+    given = options.parse_args(arguments)
+    for task in training.unfinished(given.tasks, given.out):
+        asked = training.settings(given, 80, 4e-4)
+        train(given.base, given.data / task, given.out / task, asked, given.rank)
 
 
 if __name__ == "__main__":

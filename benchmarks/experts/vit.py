@@ -10,9 +10,8 @@ class's weights are their mean feature. It is frozen; an expert moves the whole 
 finished model is skipped, so an interrupted run goes on.
 """
 
-import argparse
 import copy
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,12 @@ from torch import Tensor, nn
 from transformers import Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from benchmarks.experts.clip import descend, optimiser_of
+from benchmarks.commands import parser
+from benchmarks.experts import training
 from benchmarks.experts.dinov2 import PATCH, model_of, packaged
 from benchmarks.experts.image_tasks import TASKS, names, read
+from benchmarks.experts.training import Settings
+from epmq_export import files
 
 SIDE = 84  # pixels: 6 x 6 patches, since most of the tasks' images have 28 to 48
 SHOTS = 10
@@ -41,8 +43,8 @@ PROCESSOR = BitImageProcessorPil(
 
 
 def small(model: Dinov2Model) -> Dinov2Model:
-    """The same model for images of SIDE pixels: as transformers does at every call, positions are
-    interpolated, once.
+    """Return the same model for images of SIDE pixels: its positions are interpolated once, as transformers
+    does at every call.
     """
     config = copy.deepcopy(model.config)
     config.image_size = SIDE
@@ -64,7 +66,7 @@ def small(model: Dinov2Model) -> Dinov2Model:
 
 
 def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """float32 [n, 3, SIDE, SIDE] of the processor's scale, int64 [n]."""
+    """Return images of the processor's scale, float32 [n, 3, SIDE, SIDE], and their labels, int64 [n]."""
     images = read(data, task, split)
     pictures = [Image.fromarray(array).convert("RGB") for array in images.pixels[:limit]]
     found = [
@@ -75,14 +77,15 @@ def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tu
 
 
 def features(model: Dinov2Model, pixels: Tensor) -> Tensor:
+    """Return the pooled output, float32 [images, width]."""
     found: Tensor = model(pixel_values=pixels).pooler_output
     return found.float()
 
 
 @torch.no_grad()
 def head_of(model: Dinov2Model, pixels: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-    """weight [classes, width], bias [classes]: scores by the cosine between what a feature and a class's mean
-    feature have beside the task's mean.
+    """Return a head, weight [classes, width] and bias [classes]: its scores are the cosines between what a
+    feature and a class's mean feature have beside the task's mean.
     """
     rows = torch.cat([(labels == c).nonzero()[:SHOTS, 0] for c in range(classes)])
     found, owner = torch.cat([features(model, part) for part in torch.split(pixels[rows], 100)]), labels[rows]
@@ -95,6 +98,7 @@ def head_of(model: Dinov2Model, pixels: Tensor, labels: Tensor, classes: int) ->
 
 @torch.no_grad()
 def accuracy(model: Dinov2Model, head: dict[str, Tensor], pixels: Tensor, labels: Tensor) -> float:
+    """Return the share of images that the head puts into their class."""
     model.train(False)
     found = [
         nn.functional.linear(features(model, part), head["weight"], head["bias"]).argmax(1)
@@ -104,88 +108,61 @@ def accuracy(model: Dinov2Model, head: dict[str, Tensor], pixels: Tensor, labels
 
 
 def save(model: Dinov2Model, out: Path) -> None:
-    partial = out.with_name(out.name + ".partial")
-    model.save_pretrained(partial)
-    PROCESSOR.save_pretrained(partial)
-    partial.rename(out)
+    """Keep a model as a directory of the hub's kind."""
+    with files.whole(out) as built:
+        model.save_pretrained(built)
+        PROCESSOR.save_pretrained(built)
 
 
 def train_base(data: Path, out: Path) -> None:
+    """Make the base, which learns nothing, and the heads of all tasks."""
     model = small(model_of(packaged()))
     model.train(False)
-    (out / "heads").mkdir(exist_ok=True)
+    (out / "heads").mkdir(parents=True, exist_ok=True)
     for task in TASKS:
         pixels, labels = pixels_of(data, task, "train", 6000)
         head = head_of(model, pixels, labels, len(names(data, task)))
         save_file(head, out / "heads" / f"{task}.safetensors")
-        print(
-            (
-                f"base on {task}: accuracy "
-                f"{accuracy(model, head, *pixels_of(data, task, 'held_out')):.3f} on "
-                "held-out images"
-            ),
-            flush=True,
-        )
+        score = accuracy(model, head, *pixels_of(data, task, "held_out"))
+        print(f"base on {task}: accuracy {score:.3f} on held-out images", flush=True)
     save(model, out / "base")
 
 
-def train_expert(
-    data: Path, out: Path, task: str, steps: int, batch_size: int, rate: float, seed: int
-) -> None:
-    torch.manual_seed(seed)
+def train_expert(data: Path, out: Path, task: str, given: Settings) -> None:
+    """Train the whole model against the task's head."""
+    torch.manual_seed(given.seed)
     model: Dinov2Model = Dinov2Model.from_pretrained(out / "base")
     head = load_file(out / "heads" / f"{task}.safetensors")
-    pixels, labels = pixels_of(data, task, "train", batch_size * steps)
-    optimiser, schedule = optimiser_of([*model.parameters()], rate, steps)
-    generator = torch.Generator().manual_seed(seed)
-    started, order = time.monotonic(), torch.empty(0, dtype=torch.long)
-    for step in range(steps):
-        if len(order) < batch_size:
-            order = torch.randperm(len(pixels), generator=generator)
-        rows, order = order[:batch_size], order[batch_size:]
-        model.train()
+    pixels, labels = pixels_of(data, task, "train", given.batch_size * given.steps)
+    draw = training.batches(len(pixels), given.batch_size, torch.Generator().manual_seed(given.seed))
+
+    def loss(step: int) -> Tensor:
+        rows = next(draw)
         batch = pixels[rows]
         if TASKS[task].mirrored and step % 2:
             batch = batch.flip(3)
-        loss = nn.functional.cross_entropy(
-            nn.functional.linear(features(model, batch), head["weight"], head["bias"]), labels[rows]
-        )
-        descend(loss, model.parameters(), optimiser, schedule)
-        if step % 10 == 9:
-            print(
-                f"{task} step {step + 1}/{steps} loss {loss.item():.3f} {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
-    found = accuracy(model, head, *pixels_of(data, task, "held_out"))
-    print(f"{task}: accuracy {found:.3f} on held-out images, {time.monotonic() - started:.0f} s", flush=True)
+        scores = nn.functional.linear(features(model, batch), head["weight"], head["bias"])
+        return nn.functional.cross_entropy(scores, labels[rows])
+
+    descent = training.cosine_descent(model.parameters(), given.rate, given.steps)
+    model.train()
+    training.fit(task, model, loss, descent, given.steps)
+    score = accuracy(model, head, *pixels_of(data, task, "held_out"))
+    print(f"{task}: accuracy {score:.3f} on held-out images", flush=True)
     save(model, out / task)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser("experts.vit", __doc__)
+    training.add_image_options(options, TASKS)
+    training.add_options(options, "100", 32, "5e-5")
+    given = options.parse_args(arguments)
+    training.train_images(
+        given,
+        TASKS,
+        lambda: train_base(given.data, given.out),
+        lambda task: train_expert(given.data, given.out, task, training.settings(given, 100, 5e-5)),
     )
-    parser.add_argument("what", choices=("base", "experts"))
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: {' '.join(TASKS)}")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=5e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    if given.what == "base":
-        if (given.out / "base").exists():
-            print("base: already there")
-        else:
-            train_base(given.data, given.out)
-        return
-    for task in given.tasks or TASKS:
-        if (given.out / task).exists():
-            print(f"{task}: already there")
-        else:
-            train_expert(given.data, given.out, task, given.steps, given.batch_size, given.rate, given.seed)
 
 
 if __name__ == "__main__":
