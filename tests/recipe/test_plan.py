@@ -7,9 +7,9 @@ import torch
 
 from epmq_export.errors import RecipeError, SettingError
 from epmq_export.merging.assembly import assemble
-from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
+from tests.recipe.written import load
 from tests.tiny.in_memory import InMemory
 
 TWO = """base_model: org/base
@@ -22,11 +22,6 @@ models:
     parameters:
       weight: -1
 """
-
-
-def load(folder: Path, text: str) -> Recipe:
-    (folder / "recipe.yaml").write_text(text)
-    return load_recipe(folder / "recipe.yaml")
 
 
 def merge(recipe: Recipe) -> None:
