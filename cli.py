@@ -1,16 +1,9 @@
-"""The commands: parse, call, print. They wire the rooms together and do nothing else.
-
-torch and transformers take seconds to import, and may be what is missing. So the rooms that need them are
-imported by the functions that use them: help and `inspect` answer at once, and `doctor` answers where torch
-is not there.
-"""
+"""The command line: parse arguments, call `epmq_export`, print what comes back. It does nothing else."""
 
 import json
-import logging
 import signal
 import sys
 from enum import StrEnum
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -19,27 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import epmq_export
-from epmq_export import console, files
-from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed, first_line
+import epmq_export as epmq
+from epmq_export.console.progress import ProgressDisplay
+from epmq_export.console.terminal import err, out, show_log
+from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed
 
 if TYPE_CHECKING:
-    import torch
+    from epmq_export import Verdict
 
-    from epmq_export.pipeline.job import Job
-    from epmq_export.pipeline.run import Pipeline
-    from epmq_export.verification.verify import Verdict
-
-log = logging.getLogger("epmq_export")
 app = typer.Typer(
     name="epmq",
-    help=(
-        "Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF "
-        "and ONNX, and prove the files good in real runtimes."
-    ),
+    help="Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, write GGUF "
+    "and ONNX, and prove the files good in real runtimes.",
     epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input "
-    "file, or an output that cannot be "
-    "written; 4 a runtime is not installed; 130 interrupted.",
+    "file, "
+    "or an output that cannot be written; 4 a runtime is not installed; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,33 +35,16 @@ app = typer.Typer(
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 
-@cache
-def chain() -> "Pipeline":
-    from converters import open_family
-    from converters.from_gguf.checkpoint import GgufBase
-    from epmq_export.pipeline.run import Pipeline
-    from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-    from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-    from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-    from formats.gguf.format import Gguf
-    from formats.onnx.format import OnnxQdq
-
-    formats = (Gguf(), OnnxQdq())
-    runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
-    return Pipeline(
-        open_family,
-        GgufBase,
-        {format.name: format for format in formats},
-        {runtime.name: runtime for runtime in runtimes},
-    )
-
-
 class FormatName(StrEnum):
+    """The formats that `epmq export` writes."""
+
     gguf = "gguf"
     onnx = "onnx"
 
 
 class CalibratedFor(StrEnum):
+    """What `epmq calibrate` rounds to: the grids of a format, or none."""
+
     gguf = "gguf"
     onnx = "onnx"
     safetensors = "safetensors"
@@ -97,37 +67,16 @@ def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    console.show_log(verbose)
+    show_log(verbose)
     if version:
-        console.out.print(epmq_export.__version__)
+        out.print(epmq.__version__)
         raise typer.Exit
 
 
 @app.command()
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
-    from converters import frozen
-    from converters.from_gguf.checkpoint import GgufBase
-    from epmq_export.merging.hf_directory import model_card, write_merged
-    from epmq_export.pipeline.merge import merge as merge_models
-    from epmq_export.pipeline.models import open_checkpoints
-    from epmq_export.recipe.load import load_recipe
-    from epmq_export.tensors.shards import SHARD_BYTES
-
-    stages = console.Stages()
-    files.refuse_existing(output, overwrite)
-    asked = load_recipe(recipe)
-    opened = open_checkpoints(asked, GgufBase)
-    made = merge_models(asked, opened, frozen(opened.base.model_directory))
-    card = model_card(
-        asked.base_model,
-        [model.model for model in asked.experts],
-        asked.merge_method,
-        recipe.read_text(encoding="utf-8"),
-    )
-    with stages.stage("merge"):
-        write_merged(output, made.source, made.directory, card, SHARD_BYTES, made.config, made.tokenizer)
-    console.out.print(output)
+    out.print(epmq.merge(recipe, output, overwrite=overwrite, progress=ProgressDisplay()))
 
 
 @app.command()
@@ -135,25 +84,29 @@ def calibrate(
     recipe: RecipeFile,
     output: Output,
     format: Annotated[
-        CalibratedFor,
+        CalibratedFor | None,
         typer.Option(
             "--format",
-            help=(
-                "Whose grids: onnx has fewer, and a recipe says what stands in for the others; "
-                "safetensors: none, for a merge in full precision."
-            ),
+            help="Whose grids: onnx has fewer, and a recipe says what stands in for the others; safetensors: "
+            "none, for a merge in full precision. Default: the first format that the model can be "
+            "written in.",
         ),
-    ] = CalibratedFor.gguf,
+    ] = None,
     device: Device = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
     """Merge and calibrate, layer by layer, onto the grids of the file; write a packed checkpoint."""
-    from epmq_export.pipeline.run import calibrate
-
-    files.refuse_existing(output, overwrite)
-    calibrate(_open(recipe, device), output, resume, console.Stages(), format.value)
-    console.out.print(output)
+    packed = epmq.calibrate(
+        recipe,
+        output,
+        format=None if format is None else format.value,
+        device=device,
+        overwrite=overwrite,
+        resume=resume,
+        progress=ProgressDisplay(),
+    )
+    out.print(packed.directory)
 
 
 @app.command()
@@ -163,18 +116,16 @@ def export(
     format: Annotated[
         list[FormatName] | None,
         typer.Option(
-            "--format", help="Give it twice for both; default: all that the model can be written in."
+            "--format",
+            help="Give it twice for both; default: all that the model can be written in.",
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
-    from epmq_export.tensors.packed import Packed
-
-    for path in chain().export(
-        Packed(packed), output, [name.value for name in format or ()], overwrite, console.Stages()
-    ):
-        console.out.print(path)
+    formats = [name.value for name in format or ()]
+    for path in epmq.export(packed, output, formats=formats, overwrite=overwrite, progress=ProgressDisplay()):
+        out.print(path)
 
 
 @app.command()
@@ -183,22 +134,16 @@ def verify(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            "--recipe", help="Whose tasks to judge by; default: the recipe that OUT/report.json names."
+            "--recipe",
+            help="Whose tasks to judge by; default: the recipe that OUT/report.json names.",
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to a file.")] = None,
     device: Device = None,
 ) -> None:
     """Reload the written files in their runtimes and judge them: codes, metadata, graph, accuracy by task."""
-    from epmq_export.pipeline.run import PACKED, recipe_of
-    from epmq_export.tensors.packed import Packed
-
-    packed = Packed(output / PACKED)
-    recipe = recipe or recipe_of(output)
-    project = _open(recipe, device) if recipe is not None else None
-    if project is not None and project.recipe.source != packed.index.get("recipe"):
-        log.warning("%s is not the recipe that %s was made with", recipe, packed.directory)
-    _show(chain().verify(output, (), project, console.Stages(), json_file), output)
+    verdict = epmq.verify(output, recipe=recipe, report=json_file, device=device, progress=ProgressDisplay())
+    _show(verdict, output)
 
 
 @app.command()
@@ -212,33 +157,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
-    from epmq_export.models.reference import outputs as reference_outputs
-    from epmq_export.verification.tasks.open import open_bench
+    from epmq_export.console.verdict import scores_table
 
-    stages = console.Stages()
-    project = _open(recipe, device)
-    run = chain().runner(model, project)
-    with stages.stage("evaluate") as update:
-        update("experts", 0, 3)
-        bench = open_bench(project.sources, project.tasks, project.device)
-        update("base", 1, 3)
-        base = bench.scores(
-            bench.outputs(
-                lambda samples: reference_outputs(
-                    project.sources.family, project.sources.base, samples, project.device
-                )
-            )
-        )
-        update(model.name, 2, 3)
-        scores = {
-            "base": base,
-            "experts": bench.scores(bench.experts),
-            "model": bench.scores(bench.outputs(run)),
-        }
+    scores = epmq.evaluate(model, recipe, device=device, progress=ProgressDisplay()).as_dict()
     if as_json:
-        console.out.print_json(data=scores)
+        out.print_json(data=scores)
     else:
-        console.out.print(console.scores_table(scores))
+        out.print(scores_table(scores))
 
 
 @app.command()
@@ -253,13 +178,13 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """List a file's metadata and tensors, with types and sizes."""
-    from formats.inspect import describe
+    from epmq_export.console.description import show_description
 
-    description = describe(file)
+    description = epmq.inspect(file)
     if as_json:
-        sys.stdout.write(json.dumps(description.as_dict(), indent=1) + "\n")
+        _print_json(description.as_dict())
     else:
-        console.show_description(description)
+        show_description(description)
 
 
 @app.command()
@@ -289,13 +214,14 @@ def run(
             "--json: found it without --dry-run, expected both: a run writes OUTPUT/report.json"
         )
     if dry_run:
-        if output is not None and not resume:
-            files.refuse_existing(output, overwrite)
-        _forecast(recipe, device, as_json)
+        _forecast(recipe, output, device, overwrite or resume, as_json)
         return
     if output is None:
         raise RecipeError("--output: found nothing, expected the directory to write")
-    _show(chain().run(_open(recipe, device), output, overwrite, resume, console.Stages()), output)
+    verdict = epmq.run(
+        recipe, output, device=device, overwrite=overwrite, resume=resume, progress=ProgressDisplay()
+    )
+    _show(verdict, output)
 
 
 @app.command()
@@ -308,79 +234,50 @@ def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume
     package = find_spec(DEMO_MODULE)
     if package is None or package.origin is None:
         raise MissingRuntime(f"the demo's base model is not installed: {DEMO_INSTALL} (91 MB)")
-    recipe = Path(epmq_export.__file__).parent / "demo" / "recipe.yaml"
-    project = _open(recipe, None, base=Path(package.origin).parent / "model")
-    _show(chain().run(project, output, overwrite, resume, console.Stages()), output)
+    recipe = epmq.load_recipe(Path(epmq.__file__).parent / "demo" / "recipe.yaml")
+    recipe = recipe.with_base(Path(package.origin).parent / "model")
+    _show(epmq.run(recipe, output, overwrite=overwrite, resume=resume, progress=ProgressDisplay()), output)
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what is missing and what that costs."""
+    from epmq_export.console.diagnosis import show_diagnosis
     from epmq_export.doctor import diagnose
 
     diagnosis = diagnose()
     if as_json:
-        sys.stdout.write(json.dumps(diagnosis.as_dict(), indent=1) + "\n")
+        _print_json(diagnosis.as_dict())
     else:
-        console.show_diagnosis(diagnosis)
+        show_diagnosis(diagnosis)
     if diagnosis.lacking:
-        raise MissingRuntime(
-            f"the main job cannot run without {', '.join(part.name for part in diagnosis.lacking)}"
-        )
+        names = ", ".join(part.name for part in diagnosis.lacking)
+        raise MissingRuntime(f"the main job cannot run without {names}")
 
 
-def _open(path: Path, device: str | None, base: Path | None = None) -> "Job":
-    """The recipe's project; `base` stands in for the model that it names."""
-    from converters import open_family
-    from converters.from_gguf.checkpoint import GgufBase
-    from epmq_export.pipeline.job import Job
-    from epmq_export.recipe.load import load_recipe
+def _forecast(recipe: Path, output: Path | None, device: str | None, replaced: bool, as_json: bool) -> None:
+    """Show what a run would do. `replaced` says that an existing output would not stop it."""
+    from epmq_export.console.forecast import show_forecast
 
-    recipe = load_recipe(path)
-    if base is not None:
-        recipe = recipe.model_copy(update={"base_model": str(base)})
-    return Job.open(recipe.require_tasks(), open_family, GgufBase, _device(device))
-
-
-def _forecast(path: Path, device: str | None, as_json: bool) -> None:
-    from epmq_export.pipeline.forecast.forecast import Forecaster
-    from epmq_export.recipe.load import load_recipe
-
-    stages = chain()
-    forecast = Forecaster(
-        stages.open_family, stages.open_gguf, stages.formats, stages.runtimes, _device(device)
-    ).forecast(load_recipe(path).require_tasks())
+    forecast = epmq.forecast(recipe, output, device=device, overwrite=replaced)
     if as_json:
-        sys.stdout.write(json.dumps(forecast.as_dict(), indent=1) + "\n")
+        _print_json(forecast.as_dict())
     else:
-        console.show_forecast(forecast)
+        show_forecast(forecast)
 
 
 def _show(verdict: "Verdict", output: Path) -> None:
-    """VerificationFailed where the verdict is one of failure."""
-    console.show_verdict(verdict)
-    for file in verdict.files:
-        console.out.print(file["path"])
+    """Show a verdict; VerificationFailed where it is one of failure."""
+    from epmq_export.console.verdict import show_verdict
+
+    show_verdict(verdict)
     if verdict.broken:
         more = f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else ""
         raise VerificationFailed(f"{output}: verification failed: {verdict.broken[0]}{more}")
 
 
-def _device(name: str | None) -> "torch.device":
-    import torch
-
-    from epmq_export.models.reference import default_device
-
-    if name is None:
-        return default_device()
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RecipeError(f"--device {name}: {first_line(error)}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise RecipeError(f"--device {name}: expected cpu, cuda or cuda:N")
-    return device
+def _print_json(content: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:
@@ -409,8 +306,9 @@ def main() -> None:
 
 
 def _hear_interrupts() -> Event:
-    """Set from the first Ctrl-C on, which raises KeyboardInterrupt as ever. A job in the background, whose
-    shell has turned Ctrl-C off, goes on deaf.
+    """Return what is set from the first Ctrl-C on, which raises KeyboardInterrupt as ever.
+
+    A job in the background, whose shell has turned Ctrl-C off, goes on deaf.
     """
     heard = Event()
 
@@ -424,7 +322,7 @@ def _hear_interrupts() -> Event:
 
 
 def _fail(sentence: str, code: int) -> None:
-    console.err.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
+    err.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -1,10 +1,95 @@
-"""Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, and judge what a real
-runtime reloads.
+"""Merge fine-tuned experts, calibrate the merge to 4 bits with the experts as targets, and judge what real
+runtimes reload.
 
-This package is the method. It knows no model family (`converters`) and no file format (`formats`): it is
-handed them through the protocols in `family` and `format`.
+    import epmq_export as epmq
+
+    verdict = epmq.run("recipe.yaml", "out")
+    verdict.passed
+
+Everything below is loaded when it is first asked for: the import itself takes no torch.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from epmq_export._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from epmq_export.api import (
+        calibrate,
+        evaluate,
+        export,
+        forecast,
+        inspect,
+        load_recipe,
+        merge,
+        run,
+        verify,
+    )
+    from epmq_export.errors import (
+        CalibrationError,
+        EpmqError,
+        InputError,
+        MissingRuntime,
+        OutputError,
+        RecipeError,
+        VerificationFailed,
+    )
+    from epmq_export.pipeline.evaluate import Evaluation
+    from epmq_export.pipeline.forecast.forecast import Forecast
+    from epmq_export.pipeline.progress import Progress
+    from epmq_export.recipe.recipe import Recipe
+    from epmq_export.tensors.description import Description
+    from epmq_export.tensors.packed import Packed
+    from epmq_export.verification.verify import Verdict
+
+__all__ = [
+    "CalibrationError",
+    "Description",
+    "EpmqError",
+    "Evaluation",
+    "Forecast",
+    "InputError",
+    "MissingRuntime",
+    "OutputError",
+    "Packed",
+    "Progress",
+    "Recipe",
+    "RecipeError",
+    "Verdict",
+    "VerificationFailed",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "export",
+    "forecast",
+    "inspect",
+    "load_recipe",
+    "merge",
+    "run",
+    "verify",
+]
+
+_MODULES = {
+    "Description": "tensors.description",
+    "Evaluation": "pipeline.evaluate",
+    "Forecast": "pipeline.forecast.forecast",
+    "Packed": "tensors.packed",
+    "Progress": "pipeline.progress",
+    "Recipe": "recipe.recipe",
+    "Verdict": "verification.verify",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULES.get(name, "api" if name.islower() else "errors")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,7 +8,7 @@ from typing import Any
 
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.tensors.description import Description, TensorDescription
+from epmq_export.tensors.description import PROVENANCE, Description, TensorDescription
 from epmq_export.tensors.directory import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 ENDINGS = (".gguf", ".onnx", ".safetensors")
 DEEPEST = 40
 _EXPECTED = "a .gguf, .onnx or .safetensors file, a packed checkpoint, a model directory or a LoRA adapter"
-# What packed.json tells of the origin; GGUF and ONNX have the same as `epmq.*`, in JSON.
-_PROVENANCE = ("recipe", "inputs", "method", "versions")
 
 
 def describe(path: Path) -> Description:
@@ -128,16 +126,10 @@ def _packed(directory: Path) -> Description:
             tensors.append(TensorDescription(name, packed.grids[name].name, packed.shape(name), size))
         else:
             tensors.append(stored[name])
-    metadata = {
-        key: value for key, value in packed.index.items() if key not in (*_PROVENANCE, "grids")
-    }  # a grid is its tensor's type
-    return Description(
-        "packed checkpoint",
-        directory,
-        metadata,
-        tensors,
-        {key: packed.index[key] for key in _PROVENANCE if key in packed.index},
-    )
+    told = packed.index.as_dict()
+    # The grids are the tensors' types already.
+    metadata = {key: value for key, value in told.items() if key not in (*PROVENANCE, "grids")}
+    return Description("packed checkpoint", directory, metadata, tensors, packed.index.provenance)
 
 
 def _weights(directory: Path) -> Header:
@@ -195,7 +187,7 @@ def _prefixed(header: Header) -> dict[str, str]:
 
 def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
-    for key in _PROVENANCE:
+    for key in PROVENANCE:
         text = metadata.get(f"epmq.{key}")
         if text is not None:
             found[key] = _parsed(text)

@@ -16,6 +16,7 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.format import Gguf
 from tests.command_line.command import Result, Warm, cold
 from tests.tiny import recipe_project
+from tests.tiny.packed_index import an_index
 
 # The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
 torch.set_num_threads(1)
@@ -42,7 +43,7 @@ def minilm_packed(tmp_path_factory: pytest.TempPathFactory, minilm_directory: Pa
         else:
             tensors[name] = value.half() if name in family.embeddings else value
     place = tmp_path_factory.mktemp("minilm") / "packed"
-    packed.write(place, tensors, {"family": "bert"}, minilm_directory)
+    packed.write(place, tensors, an_index("bert"), minilm_directory)
     return Packed(place), family
 
 

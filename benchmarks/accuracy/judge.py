@@ -4,23 +4,33 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.accuracy.laboratory import CPU, MERGES, METHODS, Experiment, Laboratory, in_runtime, reader
+from benchmarks.accuracy.laboratory import (
+    CPU,
+    MERGES,
+    METHODS,
+    Laboratory,
+    by_reference,
+    calibrated,
+    in_runtime,
+)
 from benchmarks.accuracy.rows import GRID, Results
 from benchmarks.accuracy.suites import TEXT
 from benchmarks.machine import machine
 from benchmarks.peers import Merge, Peer
+from epmq_export.api import registry
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.samples import Sample
+from epmq_export.pipeline.job import Job
 from epmq_export.recipe.values import ONNX_GRIDS
 from epmq_export.tensors import packed as packed_checkpoint
 from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.verification.tasks.bench import Bench, Outputs
 from epmq_export.verification.tasks.open import open_bench
 
@@ -42,8 +52,8 @@ class Judge:
     def open(cls, laboratory: Laboratory, out: Path, restart: bool) -> "Judge":
         """With the rows that every other row is held against."""
         first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
-        origin, family = first.origin, first.sources.family
-        readers = [reader(family, format) for format in family.runtimes]
+        origin, family = first.provenance(), first.models.family
+        readers = [each for format in first.formats for each in registry().readers(family, format)]
         unused = NOT_OF_TEXTS if laboratory.suite is TEXT else ()
         versions = {name: found for name, found in origin["versions"].items() if name not in unused}
         about = {
@@ -57,11 +67,11 @@ class Judge:
             "versions": versions | {each.name: each.version() for each in readers},
             "machine": machine(),
         }
-        judge = cls(laboratory, Results(out, about, restart), open_bench(first.sources, first.tasks, CPU))
+        judge = cls(laboratory, Results(out, about, restart), open_bench(first.models, first.tasks, CPU))
         if judge.results.find("", "", "experts") is None:
             judge.results.add("", "", "experts", judge.bench.scores(judge.bench.experts), {})
         if judge.results.find("", "", "base") is None:
-            judge.score("", "", "base", partial(first.outputs, first.sources.base), {})
+            judge.score("", "", "base", by_reference(first, first.models.base), {})
         return judge
 
     def score(
@@ -77,7 +87,7 @@ class Judge:
     def merged(self, merge: str) -> None:
         if self.results.find(merge, "", "merged") is None:
             experiment = self.laboratory.experiment(merge, DEFAULT_METHOD)
-            self.score(merge, "", "merged", partial(experiment.outputs, experiment.sources.merged), {})
+            self.score(merge, "", "merged", by_reference(experiment, experiment.models.merged), {})
 
     def full(self, merge: str, method: str) -> None:
         """The solve without rounding. A method that reproduces the merge gives the merge: that row is there
@@ -90,7 +100,7 @@ class Judge:
             and self.results.find(merge, method, "full") is None
         ):
             with self._calibrated(merge, method, None) as (experiment, packed, seconds):
-                self.score(merge, method, "full", partial(experiment.outputs, packed), seconds)
+                self.score(merge, method, "full", by_reference(experiment, packed), seconds)
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
         """On the grid, and, to `reload`, from the real files of every format that can hold it."""
@@ -108,7 +118,7 @@ class Judge:
             facts = on_grid(packed, grid)
             for stage in missing:
                 if stage == "packed":
-                    self.score(merge, method, stage, partial(experiment.outputs, packed), facts | seconds)
+                    self.score(merge, method, stage, by_reference(experiment, packed), facts | seconds)
                 else:
                     run = in_runtime(packed, stage, packed.directory.with_name(stage))
                     self.score(merge, method, stage, run, facts)
@@ -150,10 +160,10 @@ class Judge:
     @contextmanager
     def _calibrated(
         self, merge: str, method: str, grid: str | None
-    ) -> Iterator[tuple[Experiment, Packed, dict[str, float]]]:
+    ) -> Iterator[tuple[Job, Packed, dict[str, float]]]:
         experiment = self.laboratory.experiment(merge, method)
         with TemporaryDirectory(prefix="epmq-accuracy-") as scratch:
-            packed, seconds = experiment.calibrate(Path(scratch) / "packed", grid)
+            packed, seconds = calibrated(experiment, Path(scratch) / "packed", grid)
             yield experiment, packed, seconds
 
 
@@ -176,13 +186,14 @@ def on_grid(packed: Packed, grid: str) -> dict[str, Any]:
     return {"grid": grid, "bits": bits, "note": note}
 
 
-def full_precision(experiment: Experiment, directory: Path) -> Merge:
+def full_precision(experiment: Job, directory: Path) -> Merge:
     """The merged model as a checkpoint that peers read, embeddings in float16 as our own files store them."""
-    family, merged = experiment.sources.family, experiment.sources.merged
+    family, merged = experiment.models.family, experiment.models.merged
     tensors = {
         name: merged.load(name).half() if name in family.embeddings else merged.load(name).float()
         for name in merged.names()
     }
-    packed_checkpoint.write(directory, tensors, {"family": family.name}, family.directory)
+    index = PackedIndex(family=family.name, method={}, recipe={}, inputs=[], versions={})
+    packed_checkpoint.write(directory, tensors, index, family.directory)
     texts = [family.truncate(text) for task in experiment.tasks for text in task.calibration]
     return Merge(Packed(directory), family, calibrated_on(family, merged, texts, CPU))

@@ -12,31 +12,17 @@ import torch
 
 from benchmarks.accuracy.suites import TEXT, Suite
 from benchmarks.peers import Run
-from converters import open_family
-from converters.from_gguf.checkpoint import GgufBase
+from epmq_export.api import registry
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
-from epmq_export.data.task import Task
 from epmq_export.models import reference
-from epmq_export.models.family import Family
-from epmq_export.models.format import Format
-from epmq_export.models.model_set import ModelSet
-from epmq_export.models.runtime import Runtime
-from epmq_export.models.samples import Sample
 from epmq_export.pipeline.calibrate import calibrate
-from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_sources
-from epmq_export.pipeline.provenance import provenance
-from epmq_export.pipeline.tasks import load_tasks
+from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.targets import targets
 from epmq_export.recipe.load import load_recipe
-from epmq_export.recipe.recipe import Recipe, RecipeQuantization
+from epmq_export.recipe.recipe import RecipeQuantization
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, TypedSource
-from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from epmq_export.verification.tasks.bench import Outputs
-from formats.gguf.format import Gguf
-from formats.onnx.format import OnnxQdq
 
 MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TA 0.3": ("task_arithmetic", {"lambda": 0.3}),
@@ -53,73 +39,36 @@ METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS
     f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
 }
 CPU = torch.device("cpu")
-FORMATS: dict[str, Format] = {each.name: each for each in (Gguf(), OnnxQdq())}
-RUNTIMES: dict[str, Runtime] = {each.name: each for each in (LlamaCpp(), ClipCpp(), OnnxRuntime())}
 
 
-def reader(family: Family, format: str) -> Runtime:
-    """Return the runtime that reads a family's files of a format."""
-    return RUNTIMES[family.runtimes[format]]
+def by_reference(job: Job, source: TensorSource) -> Run:
+    """Return what runs weights in PyTorch, as the job's family computes."""
+    return partial(reference.outputs, job.models.family, source, device=CPU)
 
 
 def in_runtime(packed: Packed, format: str, folder: Path) -> Run:
     """Write a packed checkpoint in a format, into a new folder; return what runs the file in its runtime."""
-    family = open_family(packed.directory)
+    family = registry().open_family(packed.directory)
     folder.mkdir()
-    path = FORMATS[format].write(packed, family, folder)
-    return partial(reader(family, format).outputs, path)
+    path = registry().formats[format].write(packed, family, folder)
+    return partial(registry().readers(family, format)[0].outputs, path)
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One recipe, opened."""
+def calibrated(job: Job, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
+    """Calibrate onto a grid, or without one in full precision, as the family's first format takes it.
 
-    recipe: Recipe
-    tasks: Sequence[Task]
-    checkpoints: Checkpoints
-    sources: ModelSet
-
-    @classmethod
-    def open(cls, path: Path) -> "Experiment":
-        recipe = load_recipe(path)
-        checkpoints = open_checkpoints(recipe, GgufBase)
-        opened = open_sources(recipe, checkpoints, open_family)
-        return cls(recipe, load_tasks(recipe, opened.family.modality), checkpoints, opened)
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        return provenance(
-            self.recipe,
-            self.checkpoints,
-            {place: each for task in self.tasks for place, each in task.data.items()},
-        )
-
-    def outputs(self, source: TensorSource, samples: Sequence[Sample]) -> Outputs:
-        return reference.outputs(self.sources.family, source, samples, CPU)
-
-    def calibrate(self, directory: Path, grid: str | None) -> tuple[Packed, dict[str, float]]:
-        """The packed checkpoint, unrounded without a grid, and the seconds that it took, by the clock and of
-        the processor's.
-        """
-        origin = self.origin  # hashed before the clock starts
-        recipe = self.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
-        wall, busy = time.monotonic(), time.process_time()
-        format = next(iter(self.sources.family.runtimes)) if grid else "safetensors"
-        packed = calibrate(
-            recipe,
-            self.sources,
-            self.tasks,
-            origin,
-            directory,
-            CPU,
-            False,
-            lambda text, done, total: None,
-            format,
-        )
-        return packed, {
-            "seconds": round(time.monotonic() - wall, 1),
-            "cpu_seconds": round(time.process_time() - busy, 1),
-        }
+    Return the packed checkpoint, and the seconds that it took, by the clock and of the processor's: those of
+    hashing the inputs among them.
+    """
+    recipe = job.recipe.model_copy(update={"quantization": RecipeQuantization(grid=grid or "Q4_0")})
+    first = job.formats[:1]
+    (target,) = targets(recipe, job.models.family, registry().formats, first) if grid else [None]
+    wall, busy = time.monotonic(), time.process_time()
+    packed = calibrate(replace(job, recipe=recipe), directory, target, False, lambda text, done, total: None)
+    return packed, {
+        "seconds": round(time.monotonic() - wall, 1),
+        "cpu_seconds": round(time.process_time() - busy, 1),
+    }
 
 
 @dataclass(frozen=True)
@@ -137,7 +86,7 @@ class Laboratory:
     merges: dict[str, TypedSource] = field(default_factory=dict)
     """Each is computed once, whatever is measured after it: no row's seconds count it."""
 
-    def experiment(self, merge: str, method: str) -> Experiment:
+    def experiment(self, merge: str, method: str) -> Job:
         rule, parameters = MERGES[merge]
         recipe = {
             "base_model": str(self.base),
@@ -148,9 +97,9 @@ class Laboratory:
         }
         path = self.folder / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-        opened = Experiment.open(path)
-        merged = self.merges.setdefault(merge, Kept(opened.sources.merged))
-        return replace(opened, sources=replace(opened.sources, merged=merged))
+        opened = Job.open(load_recipe(path), registry(), CPU)
+        merged = self.merges.setdefault(merge, Kept(opened.models.merged))
+        return replace(opened, models=replace(opened.models, merged=merged))
 
     def _task(self, name: str) -> dict[str, Any]:
         return {

@@ -15,7 +15,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -25,7 +24,7 @@ import torch
 
 from benchmarks import RESULTS
 from benchmarks.accuracy.judge import full_precision, on_grid
-from benchmarks.accuracy.laboratory import CPU, Laboratory, in_runtime
+from benchmarks.accuracy.laboratory import CPU, Laboratory, by_reference, calibrated, in_runtime
 from benchmarks.accuracy.suites import SUITES
 from benchmarks.experts.language_tasks import TASKS
 from benchmarks.machine import machine
@@ -122,10 +121,10 @@ def main() -> None:
             for own, kind in ((folder / "asked", SUITE), (folder / "plain", suite))
         )
         experiment = asked.experiment(MERGE, "gptq")
-        family = cast(LanguageFamily, experiment.sources.family)
-        questions = LanguageBench.build(family, experiment.sources, experiment.tasks, CPU)
-        bench = LanguageBench.build(family, experiment.sources, plain.experiment(MERGE, "gptq").tasks, CPU)
-        merged = bench.outputs(partial(experiment.outputs, experiment.sources.merged))
+        family = cast(LanguageFamily, experiment.models.family)
+        questions = LanguageBench.build(family, experiment.models, experiment.tasks, CPU)
+        bench = LanguageBench.build(family, experiment.models, plain.experiment(MERGE, "gptq").tasks, CPU)
+        merged = bench.outputs(by_reference(experiment, experiment.models.merged))
 
         def measure(name: str, bits: float, run: Callable[[Sequence[Sample]], Outputs]) -> None:
             found = bench.outputs(run)
@@ -138,7 +137,7 @@ def main() -> None:
             save(path, settings, rows)
 
         if "merged, full precision" not in rows:
-            measure("merged, full precision", 32.0, partial(experiment.outputs, experiment.sources.merged))
+            measure("merged, full precision", 32.0, by_reference(experiment, experiment.models.merged))
         for name in PEERS:
             peer = known()[name]
             if name not in rows and peer.missing() is None:
@@ -149,7 +148,7 @@ def main() -> None:
         for method, grid in METHODS:
             if (name := f"{method}, {grid}") not in rows:
                 with TemporaryDirectory(prefix="epmq-divergence-") as place:
-                    packed, _ = asked.experiment(MERGE, method).calibrate(Path(place) / "packed", grid)
+                    packed, _ = calibrated(asked.experiment(MERGE, method), Path(place) / "packed", grid)
                     run = in_runtime(packed, "gguf", Path(place) / "gguf")
                     measure(name, on_grid(packed, grid)["bits"], run)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from epmq_export.grids.layout import Storage
 from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.packed_index import PackedIndex
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,16 @@ class Format(Protocol):
         """As in `--format` and in a recipe: `gguf`, `onnx`."""
         ...
 
+    @property
+    def grids(self) -> frozenset[str]:
+        """The names of the grids that a file can hold bit for bit."""
+        ...
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """The packages that write and read it, whose versions a report tells."""
+        ...
+
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         """Write the model into the folder (which exists and is empty); the path of the file that tasks are
         judged by.
@@ -50,7 +61,7 @@ class Format(Protocol):
         ...
 
     def sizes(
-        self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]
+        self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
         """Of each file that `write` would write of such tensors, by its path in the folder: the bytes of the
         data by their type, and as `rest` of all else. `index` is what packed.json would say of the origin.

@@ -1,14 +1,12 @@
-"""The stage `calibrate`: from opened sources to a packed checkpoint on disk."""
+"""The stage `calibrate`: from an opened job to a packed checkpoint on disk."""
 
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from epmq_export.calibration.anchor import with_length
@@ -22,178 +20,213 @@ from epmq_export.calibration.uncalibrated import rest
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.files import partial
-from epmq_export.grids import BUDGET, GRIDS, Grid
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import FULL
-from epmq_export.models.family import Family, calibrated_on
+from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
-from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.progress import Update
 from epmq_export.pipeline.provenance import fingerprint
 from epmq_export.pipeline.requirements import require_matches
-from epmq_export.recipe.recipe import Recipe
-from epmq_export.recipe.values import ONNX_GRIDS
+from epmq_export.pipeline.targets import Target
+from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.verification.heads import head_of
 
 log = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
+FULL_PRECISION = "safetensors"
+"""What a calibration without a target is called, by the files that it fills."""
 
 
-def calibrate(
-    recipe: Recipe,
-    sources: ModelSet,
-    tasks: Sequence[Task],
-    origin: dict[str, Any],
-    directory: Path,
-    device: torch.device,
-    resume: bool,
-    progress: Progress,
-    format: str = "gguf",
-) -> Packed:
-    """Calibrate by the recipe and write the packed checkpoint, whole or not at all: for `gguf`, for `onnx` on
-    grids that it can hold, for `safetensors` in full precision, with the solves left unrounded.
+@dataclass(frozen=True)
+class _Found:
+    """What is settled before the first block: by the recipe, or by the searches that it asks for."""
 
-    What was searched and finished blocks are kept beside it until it is whole; with `resume` an interrupted
-    run goes on from them, to the same bytes.
+    method: Mapping[str, Any]
+    chosen: Mapping[str, str]
+    """The grids that a budget has chosen, by tensor."""
+
+    notes: list[str] = field(default_factory=list)
+    tune: list[Mapping[str, Any]] | None = None
+
+
+@dataclass
+class _Calibrated:
+    """What has been calibrated so far."""
+
+    tensors: dict[str, PackedTensor | Tensor] = field(default_factory=dict)
+    losses: list[LayerLoss] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, progress: Update) -> Packed:
+    """Calibrate by the job's recipe and write the packed checkpoint, whole or not at all.
+
+    Without a target nothing is rounded: the solves are stored in full precision. What was searched and
+    finished blocks are kept beside `directory` until it is whole; with `resume` an interrupted run goes on
+    from them, to the same bytes. Raises RecipeError for settings that do not suit the model, InputError for
+    what is wrong with it, and CalibrationError where the numbers cannot be solved.
     """
-    if format == "safetensors" and recipe.calibration.refine:
-        raise recipe.mistake(
-            ("calibration", "refine"),
-            "found it set, expected it left out for safetensors: refine trains what is on a grid",
-        )
-    quantization = recipe.quantization
-    replaced = quantization.replaced_in_onnx if format == "onnx" else {}
-    require_matches(recipe, sources.family)
-    calibrator = Calibrator(
-        sources.family,
-        sources.base,
-        sources.merged,
-        [_data(task, sources, recipe, device) for task in tasks],
-        with_length(
-            recipe.calibration.settings,
-            sources.family,
-            sources.base,
-            [*sources.experts.values()],
-            sources.merged,
-        ),
-        FULL if format == "safetensors" else quantization.layout.replaced(replaced),
-        device,
-        progress=progress,
-    )
-    # What is sure to fail fails before the work, not after it.
-    if recipe.calibration.refine:
-        require_samples(calibrator.tasks)
-    budget = None if format == "safetensors" else quantization.bits
-    candidates = _candidates(sources.family, format) if budget is not None else []
-    if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
-        raise recipe.mistake(
-            ("quantization", "bits"),
-            (
-                f"found {budget:g}, expected at least {math.ceil(fewest * 1e4) / 1e4:g}: the fewest a weight "
-                "that the linears' grids take"
-            ),
-        )
-    begun = {"family": sources.family.name, "method": asdict(calibrator.method), **origin}
-    decides = {**begun, "device": device.type, "layout": asdict(calibrator.layout), "format": format}
+    recipe = job.recipe
+    calibrator = _calibrator(job, target, progress)
+    budget = recipe.quantization.bits if target is not None else None
+    candidates = [GRIDS[name] for name in target.candidates] if target is not None else []
+    _require_feasible(job, target, calibrator, budget, candidates)
+    progress("hashing the inputs", 0, 0)
+    origin = job.provenance()
+    decides = {"family": job.models.family.name, "method": asdict(calibrator.method), **origin}
+    decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
+    decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
     finished = FinishedBlocks(partial(directory).with_suffix(".blocks"), fingerprint(decides), resume)
-    notes = [note for task in tasks for note in task.notes]
-    notes += [f"ONNX cannot hold {name}: {other} stands in for it" for name, other in replaced.items()]
-    tensors: dict[str, PackedTensor | Tensor] = {}
-    losses: list[LayerLoss] = []
+    made = _Calibrated(notes=_known_notes(job, target))
     try:
-        found = finished.search()
-        if found is None:
-            found = _search(calibrator, recipe.calibration.tune, budget, candidates)
-            finished.put_search(found)
-        calibrator = dataclasses.replace(
-            calibrator,
-            method=Method(**found["method"]),
-            layout=dataclasses.replace(calibrator.layout, chosen=found["chosen"]),
-        )
-        notes += found["notes"]
-        for note in notes:
+        found = _search(calibrator, finished, recipe.calibration.tune, budget, candidates)
+        made.notes += found.notes
+        for note in made.notes:
             log.warning("%s", note)
-        for block, result in calibrator.run(finished.get):
-            finished.put(block, result)
-            tensors.update(result.tensors)
-            losses += result.losses
-            notes += result.notes
-        carried = rest(sources.family, sources.merged, calibrator.layout)
-        tensors.update(carried.tensors)
-        notes += carried.notes
+        layout = replace(calibrator.layout, chosen=found.chosen)
+        _walk(replace(calibrator, method=Method(**found.method), layout=layout), finished, made)
     except InputError:
         finished.remove()  # wrong inputs stay wrong: there is nothing to go on from
         raise
-    trained: dict[str, Any] = {}
-    if recipe.calibration.refine:
-        refined = refine(
-            sources.family, calibrator.tasks, tensors, Refinement(recipe.calibration.refine), device, progress
-        )
-        tensors = refined.tensors
-        trained["refine"] = {"before": refined.before, "after": refined.after, "step": refined.step}
-        if refined.step == 0:
-            notes.append(
-                "refine found nothing better than its start on the texts it held out: the start is kept"
-            )
-            log.warning("%s", notes[-1])
-    index = {
-        **begun,
-        "method": found["method"],
-        **found["record"],
-        **trained,
-        "notes": notes,
-        "layers": [asdict(loss) for loss in losses],
-    }
-    packed.write(directory, tensors, index, sources.family.directory)
+    refined = _refined(calibrator, recipe.calibration.refine, made)
+    split = recipe.export.split_size
+    index = PackedIndex(
+        family=job.models.family.name,
+        method=found.method,
+        **origin,
+        layers=[asdict(loss) for loss in made.losses],
+        notes=made.notes,
+        split_bytes=None if split is None else size_in_bytes(split),
+        tune=found.tune,
+        refine=refined,
+    )
+    packed.write(directory, made.tensors, index, job.models.family.directory)
     finished.remove()
     return Packed(directory)
 
 
-def _candidates(family: Family, format: str) -> list[Grid]:
-    """What a budget chooses from: in GGUF the best grids, or all that the family's runtime can decode, where
-    it cannot decode those.
-    """
-    if format == "onnx":
-        return [GRIDS[name] for name in ONNX_GRIDS]
-    known = family.gguf().grids
-    return (
-        [GRIDS[name] for name in BUDGET]
-        if known is None
-        else [grid for grid in GRIDS.values() if grid.name in known]
+def _calibrator(job: Job, target: Target | None, progress: Update) -> Calibrator:
+    """Return the calibration that the recipe asks for, the anchor's length measured."""
+    recipe, models = job.recipe, job.models
+    require_matches(recipe, models.family)
+    experts = [*models.experts.values()]
+    method = with_length(recipe.calibration.settings, models.family, models.base, experts, models.merged)
+    return Calibrator(
+        family=models.family,
+        base=models.base,
+        merged=models.merged,
+        tasks=[_task_data(job, task) for task in job.tasks],
+        method=method,
+        layout=FULL if target is None else recipe.quantization.layout.replaced(target.replaced),
+        device=job.device,
+        progress=progress,
     )
 
 
+def _require_feasible(
+    job: Job, target: Target | None, calibrator: Calibrator, budget: float | None, candidates: Sequence[Grid]
+) -> None:
+    """Raise RecipeError or CalibrationError for what is sure to fail after the work."""
+    if job.recipe.calibration.refine:
+        if target is None:
+            raise job.recipe.mistake(
+                ("calibration", "refine"),
+                "found it set, expected it left out for safetensors: refine trains what is on a grid",
+            )
+        require_samples(calibrator.tasks)
+    if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
+        least = math.ceil(fewest * 1e4) / 1e4
+        raise job.recipe.mistake(
+            ("quantization", "bits"),
+            (
+                f"found {budget:g}, expected at least {least:g}: the fewest a weight that the linears' "
+                "grids take"
+            ),
+        )
+
+
+def _known_notes(job: Job, target: Target | None) -> list[str]:
+    """Return what is not as the recipe asked before anything is calibrated, a sentence each."""
+    notes = [note for task in job.tasks for note in task.notes]
+    if target is not None:
+        formats = " and ".join(name.upper() for name in target.formats)
+        notes += [
+            f"{formats} cannot hold {name}: {other} stands in for it"
+            for name, other in target.replaced.items()
+        ]
+    return notes
+
+
 def _search(
-    calibrator: Calibrator, asked: bool, budget: float | None, candidates: Sequence[Grid]
-) -> dict[str, Any]:
-    """What is searched before the first block, where the recipe asks for it, as JSON has it: the `method`,
-    the `chosen` grids, `notes`, and the `record` that the index keeps.
+    calibrator: Calibrator,
+    finished: FinishedBlocks,
+    asked: bool,
+    budget: float | None,
+    candidates: Sequence[Grid],
+) -> _Found:
+    """Return the method's numbers and the grids, searched where the recipe asks for it and no earlier run
+    has.
     """
-    notes, record = [], {}
+    if (known := finished.search()) is not None:
+        return _Found(**known)
+    trials: list[Mapping[str, Any]] | None = None
+    notes: list[str] = []
     if asked:
         tuned = tune(calibrator, lambda text: calibrator.progress(text, 0, 0))
-        calibrator = dataclasses.replace(calibrator, method=tuned.method)
-        record["tune"] = [asdict(trial) for trial in tuned.trials]
+        calibrator = replace(calibrator, method=tuned.method)
+        trials = [asdict(trial) for trial in tuned.trials]
     if budget is not None:
         layout, note = with_budget(calibrator, budget, candidates)
-        calibrator = dataclasses.replace(calibrator, layout=layout)
+        calibrator = replace(calibrator, layout=layout)
         notes.append(note)
-    return {
-        "method": asdict(calibrator.method),
-        "chosen": dict(calibrator.layout.chosen),
-        "notes": notes,
-        "record": record,
-    }
+    found = _Found(asdict(calibrator.method), dict(calibrator.layout.chosen), notes, trials)
+    finished.put_search(asdict(found))
+    return found
 
 
-def _data(task: Task, sources: ModelSet, recipe: Recipe, device: torch.device) -> TaskData:
-    head: Reading | None = None
-    if recipe.calibration.tune or recipe.calibration.refine:
-        head = (
-            AsLogits()
-            if sources.family.modality == "language"
-            else head_of(task, sources.family, sources.base, device)
+def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Calibrated) -> None:
+    """Calibrate block by block, then take what no block has from the merge."""
+    for block, result in calibrator.run(finished.get):
+        finished.put(block, result)
+        made.tensors.update(result.tensors)
+        made.losses += result.losses
+        made.notes += result.notes
+    carried = rest(calibrator.family, calibrator.merged, calibrator.layout)
+    made.tensors.update(carried.tensors)
+    made.notes += carried.notes
+
+
+def _refined(calibrator: Calibrator, steps: int, made: _Calibrated) -> dict[str, Any] | None:
+    """Distil the whole model where the recipe asks for it; return what that gained."""
+    if not steps:
+        return None
+    refined = refine(
+        calibrator.family,
+        calibrator.tasks,
+        made.tensors,
+        Refinement(steps),
+        calibrator.device,
+        calibrator.progress,
+    )
+    made.tensors = refined.tensors
+    if refined.step == 0:
+        made.notes.append(
+            "refine found nothing better than its start on the texts it held out: the start is kept"
         )
-    expert = sources.experts[task.expert]
-    samples = [sources.family.truncate(sample) for sample in task.calibration]
-    return TaskData(task.name, expert, calibrated_on(sources.family, expert, samples, device), head)
+        log.warning("%s", made.notes[-1])
+    return {"before": refined.before, "after": refined.after, "step": refined.step}
+
+
+def _task_data(job: Job, task: Task) -> TaskData:
+    """Return what a task is calibrated on, with its head where `tune` or `refine` read by it."""
+    family, calibration = job.models.family, job.recipe.calibration
+    head: Reading | None = None
+    if calibration.tune or calibration.refine:
+        language = family.modality == "language"
+        head = AsLogits() if language else head_of(task, family, job.models.base, job.device)
+    expert = job.models.experts[task.expert]
+    samples = [family.truncate(sample) for sample in task.calibration]
+    return TaskData(task.name, expert, calibrated_on(family, expert, samples, job.device), head)

@@ -8,6 +8,7 @@ from typing import Any
 
 from epmq_export.files import read_json
 from epmq_export.merging.assembly import assemble, origins
+from epmq_export.merging.hf_directory import model_card, write_merged
 from epmq_export.merging.merged import DTYPES
 from epmq_export.merging.model_config import layer_changes, vocabulary_changes
 from epmq_export.merging.names import count_layers
@@ -18,7 +19,9 @@ from epmq_export.merging.vocabulary import (
     vocabulary,
     write_tokenizer,
 )
-from epmq_export.pipeline.models import Checkpoints, _require_same_vocabulary, frozen_tensors
+from epmq_export.pipeline.models import Checkpoints, frozen_tensors, open_checkpoints, require_one_vocabulary
+from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.merge import RecipeTokenizer
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
@@ -51,7 +54,7 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
     models = {recipe.location(recipe.base_model): checkpoints.base, **checkpoints.experts}
     dtype = recipe.out_dtype or recipe.dtype
     if recipe.tokenizer is None and recipe.tokenizer_source is None:
-        _require_same_vocabulary(recipe, checkpoints)
+        require_one_vocabulary(recipe, checkpoints)
     with recipe.located():
         tokenizer, known = _tokenizer(recipe, models)
         result = assemble(
@@ -102,3 +105,21 @@ def _config_changes(checkpoints: Checkpoints, known: Vocabulary | None) -> dict[
     if known is not None:
         changes |= vocabulary_changes({**config, **changes}, known.size)
     return changes
+
+
+def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Stages) -> None:
+    """Merge the models of a recipe and write a Hugging Face directory, whole or not at all."""
+    checkpoints = open_checkpoints(recipe, registry.open_gguf)
+    merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))
+    experts = [model.model for model in recipe.experts]
+    written = recipe.path.read_text(encoding="utf-8")
+    card = model_card(recipe.base_model, experts, recipe.merge_method, written)
+    with stages.stage("merge"):
+        write_merged(
+            directory,
+            merged.source,
+            merged.directory,
+            card,
+            config=merged.config,
+            tokenizer=merged.tokenizer,
+        )

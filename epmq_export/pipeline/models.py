@@ -43,7 +43,8 @@ def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
     return Checkpoints(base, experts, plan)
 
 
-def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
+def require_one_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
+    """Raise InputError for an expert that has another vocabulary than the base."""
     for model in recipe.experts:
         require_same_vocabulary(
             checkpoints.base.model_directory,
@@ -52,7 +53,7 @@ def _require_same_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
         )
 
 
-def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
+def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
     """Return a recipe's models as calibration takes them.
 
     RecipeError where calibration cannot follow the merge, InputError for an expert that has another
@@ -71,7 +72,7 @@ def open_sources(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable
                     "`merge` works"
                 ),
             )
-    _require_same_vocabulary(recipe, checkpoints)
+    require_one_vocabulary(recipe, checkpoints)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
     frozen = frozen_tensors(recipe, base, family.frozen)

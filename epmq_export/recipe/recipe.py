@@ -137,16 +137,9 @@ class RecipeQuantization(_Part):
         others = {pattern: asked for pattern, asked in self.overrides.items() if pattern not in self.keep}
         return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **others})
 
-    @property
-    def replaced_in_onnx(self) -> dict[str, str]:
-        """The grids that the recipe names and ONNX cannot hold, and what stands in for them."""
-        lacking = [name for name in self.layout.names if name in GRIDS and name not in ONNX_GRIDS]
-        return {name: self.onnx_grid if GRIDS[name].bits <= 4 else "Q8_0" for name in lacking}
-
-    @property
-    def onnx_apart(self) -> bool:
-        """Whether ONNX cannot hold what GGUF gets, so that it needs a calibration of its own."""
-        return self.bits is not None or bool(self.replaced_in_onnx)
+    def stand_in(self, format: str) -> str | None:
+        """Return what stands in, in a format's files, for a grid of up to 4 bits that it cannot hold."""
+        return {"onnx": self.onnx_grid}.get(format)
 
 
 class RecipeExport(_Part):
@@ -250,6 +243,10 @@ class Recipe(_Part):
     def counts_base(self) -> bool:
         """Whether the rule needs no base, and counts one that is listed as one of the models."""
         return self.merge_method in RULES and RULES[self.merge_method].counts_base
+
+    def with_base(self, base: Path) -> "Recipe":
+        """Return the recipe with another base model, which stands in for the one that it names."""
+        return self.model_copy(update={"base_model": str(base)})
 
     def location(self, name: str) -> str:
         """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""

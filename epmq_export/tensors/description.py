@@ -7,6 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+PROVENANCE = ("recipe", "inputs", "method", "versions")
+"""What this project's files say of where they come from; GGUF and ONNX carry them as `epmq.*`, in JSON."""
+
 
 @dataclass(frozen=True)
 class TensorDescription:

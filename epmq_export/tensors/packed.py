@@ -17,24 +17,21 @@ A directory:
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.files import read_json
 from epmq_export.grids import GRIDS, Grid, Stored
 from epmq_export.tensors import shards
 from epmq_export.tensors.companions import copy_companions
 from epmq_export.tensors.directory import PACKED_INDEX
+from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.tensors.safetensors_file import write_safetensors
 from epmq_export.tensors.shards import StoredWeights
-
-FORMAT = "epmq-packed-1"
 
 
 @dataclass(frozen=True)
@@ -84,18 +81,8 @@ class Packed:
         index = directory / PACKED_INDEX
         if not index.is_file():
             raise InputError(f"{directory} is no packed checkpoint: it has no {PACKED_INDEX}")
-        self.index = read_json(index)
-        if self.index.get("format") != FORMAT:
-            raise InputError(f"{index}: format is {self.index.get('format')!r}, expected {FORMAT!r}")
-        grids = self.index.get("grids")
-        if not isinstance(grids, dict):
-            raise InputError(f"{index}: grids is {grids!r}, expected an object from tensors to grids")
-        for name, grid in grids.items():
-            if not isinstance(grid, str) or grid not in GRIDS:
-                raise InputError(
-                    f"{index}: tensor {name} is on grid {grid!r}, expected one of {', '.join(GRIDS)}"
-                )
-        self.grids: dict[str, Grid] = {name: GRIDS[grid] for name, grid in grids.items()}
+        self.index = PackedIndex.read(index)
+        self.grids: dict[str, Grid] = {name: GRIDS[grid] for name, grid in self.index.grids.items()}
         self._file = StoredWeights(directory)
         stored = set(self._file.names())
         for name, grid in self.grids.items():
@@ -220,11 +207,11 @@ def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[st
 
 
 def write(
-    directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: Mapping[str, Any], source: Path
+    directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: PackedIndex, source: Path
 ) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
 
-    `index` holds everything of packed.json but `format` and `grids`. The same arguments give the same bytes.
+    The grids of `index` are those of the tensors, whatever it says. The same arguments give the same bytes.
     What is stored is made a shard at a time.
     """
     sizes = {name: _bytes(value) for name, value in sorted(tensors.items())}
@@ -241,9 +228,8 @@ def write(
             grids |= found
         if len(parts) > 1:
             shards.write_index(built, placed, sum(sizes.values()))
-        text = json.dumps(
-            {"format": FORMAT, **index, "grids": grids}, indent=1, ensure_ascii=False, allow_nan=False
-        )
+        content = replace(index, grids=grids).as_dict()
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (built / PACKED_INDEX).write_text(text + "\n", encoding="utf-8")
 
 

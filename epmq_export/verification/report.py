@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,37 +20,43 @@ class Report:
     """A run's report; what a stage has not told is left empty."""
 
     packed: Packed
-    onnx: Packed | None
-    """What ONNX was written from, where that is another one."""
+    apart: Mapping[str, Packed | None]
+    """By format that cannot hold every grid: the packed checkpoint of its own that its file was written from,
+    or None where it shares `packed`.
+    """
+
+    packages: Sequence[str]
+    """The packages of the formats and runtimes, whose versions are told where they are installed."""
 
     verdict: Verdict
     recipe: Path | None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each stage took, by its name."""
 
     def as_dict(self) -> dict[str, Any]:
-        index = self.packed.index
+        """Return the content of report.json."""
+        index, recipe = self.packed.index, None
+        if self.recipe is not None:
+            recipe = {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)}
         tasks = list(next(iter(self.verdict.scores.values()), {}))
-        recipe = (
-            {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)}
-            if self.recipe is not None
-            else None
-        )
+        own = {
+            name: None if packed is None else {"layers": packed.index.layers, "notes": packed.index.notes}
+            for name, packed in self.apart.items()
+        }
         return {
             "verdict": "fail" if self.verdict.broken else "pass",
             "broken": self.verdict.broken,
             "tasks": [task for task in tasks if task != "average"],
             "scores": self.verdict.scores,
             "files": self.verdict.files,
-            "layers": index["layers"],
-            "notes": index["notes"],
-            "onnx": {key: self.onnx.index[key] for key in ("layers", "notes")}
-            if self.onnx is not None
-            else None,
-            "method": index["method"],
-            "search": {key: index[key] for key in ("tune", "refine") if key in index},
-            "recipe": {"file": recipe, "content": index["recipe"]},
-            "inputs": index["inputs"],
-            "versions": {**index["versions"], **_versions("gguf", "onnx", "onnxruntime", "xllamacpp")},
+            "layers": index.layers,
+            "notes": index.notes,
+            **own,
+            "method": index.method,
+            "search": index.search,
+            "recipe": {"file": recipe, "content": index.recipe},
+            "inputs": index.inputs,
+            "versions": {**index.versions, **_versions(self.packages)},
             "seconds": dict(self.seconds),
             "peak_memory_bytes": peak_memory(),
         }
@@ -75,7 +81,7 @@ def peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _versions(*packages: str) -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     found = {}
     for package in packages:
         try:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
+from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor, StoredTensor
 from epmq_export.models.specs import GgufSpec
@@ -21,8 +22,9 @@ from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
 from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
 from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_keys, split_paths
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.packed_index import PackedIndex
 from formats.gguf.blocks import decode, encode
-from formats.gguf.size import data_bytes, gguf_size, parted, split_bytes
+from formats.gguf.size import data_bytes, gguf_size, parted
 
 FILE = "model.gguf"
 _FILE_TYPES = {
@@ -38,12 +40,12 @@ _FILE_TYPES = {
     "Q6_K": LlamaFileType.MOSTLY_Q6_K,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
-# Where packed.json keeps what the file tells of its origin.
-_PROVENANCE = ("recipe", "inputs", "method", "versions")
 
 
 class Gguf:
     name = "gguf"
+    grids = frozenset(GRIDS)
+    packages = ("gguf",)
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         """`model.gguf`, or the first of the files that the recipe's export.split_size asks for. The same
@@ -78,14 +80,10 @@ class Gguf:
         return paths[0]
 
     def sizes(
-        self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]
+        self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
-        origin = {
-            f"epmq.{key}": json.dumps(index[key], ensure_ascii=False, separators=(",", ":"))
-            for key in _PROVENANCE
-            if key in index
-        }
-        return gguf_size(FILE, tensors, family.gguf(), origin, split_bytes(index))
+        origin = _origin(index)
+        return gguf_size(FILE, tensors, family.gguf(), origin, index.split_bytes)
 
     def find(self, folder: Path) -> Path:
         found = [*folder.glob(FILE), *sorted(folder.glob(f"{Path(FILE).stem}-00001-of-?????.gguf"))]
@@ -227,7 +225,7 @@ def _layout(packed: Packed, spec: GgufSpec) -> Layout:
 def _parts(layout: Layout, packed: Packed, family: Family) -> dict[str, list[str]]:
     """Tensors by the file that they lie in."""
     parts = parted(
-        FILE, {name: data_bytes(*entry) for name, entry in layout.items()}, split_bytes(packed.index)
+        FILE, {name: data_bytes(*entry) for name, entry in layout.items()}, packed.index.split_bytes
     )
     if len(parts) > 1 and family.runtimes["gguf"] != "llama.cpp":
         raise InputError(
@@ -305,13 +303,18 @@ def _metadata(packed: Packed, family: Family, spec: GgufSpec, layout: Layout) ->
     if isinstance(config.get("license"), str):
         values["general.license"] = config["license"]
     values |= spec.metadata
-    for key in _PROVENANCE:
-        if key in packed.index:
-            values[f"epmq.{key}"] = json.dumps(packed.index[key], ensure_ascii=False, separators=(",", ":"))
-    versions = packed.index.get("versions")
-    if isinstance(versions, dict) and "epmq-export" in versions:
-        values["epmq.version"] = str(versions["epmq-export"])
+    values |= _origin(packed.index)
+    if "epmq-export" in packed.index.versions:
+        values["epmq.version"] = packed.index.versions["epmq-export"]
     return {key: _value(value) for key, value in values.items()}
+
+
+def _origin(index: PackedIndex) -> dict[str, str]:
+    """Return the keys that say where the file comes from, each as JSON."""
+    return {
+        f"epmq.{key}": json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        for key, value in index.provenance.items()
+    }
 
 
 def _config(packed: Packed) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -13,7 +12,6 @@ from epmq_export.errors import InputError
 from epmq_export.grids import Grid
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import GgufSpec
-from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.gguf_file import ALIGNMENT
 from epmq_export.tensors.gguf_splits import KEYS, MOST, split_name
 from epmq_export.tensors.shards import groups
@@ -29,15 +27,6 @@ def data_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
     """n weights take n / block * bytes of a block."""
     block, block_bytes = GGML_QUANT_SIZES[kind]
     return prod(shape) // block * block_bytes
-
-
-def split_bytes(index: Mapping[str, Any]) -> int | None:
-    """The most that a file's tensors may take, as the recipe in a packed.json has it; None for one file."""
-    asked = index.get("recipe", {}).get("export", {}).get("split_size")
-    try:
-        return None if asked is None else size_in_bytes(asked)
-    except ValueError as error:
-        raise InputError(f"packed.json: export.split_size of its recipe: {error}") from None
 
 
 def parted(file: str, sizes: Mapping[str, int], limit: int | None) -> dict[str, list[str]]:

@@ -35,6 +35,7 @@ from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor, StoredTensor
 from epmq_export.tensors.companions import companions, copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.packed_index import PackedIndex
 from formats.onnx import external as onnx_external
 from formats.onnx import graph as onnx_graph
 from formats.onnx import weights as onnx_weights
@@ -43,7 +44,6 @@ from formats.onnx.size import onnx_size
 FOLDER = "onnx"
 # As transformers.js asks for them by dtype: q4, and fp32 where nothing is on a grid.
 QUANTISED, PLAIN = "_q4.onnx", ".onnx"
-PROVENANCE = ("recipe", "inputs", "versions", "method")
 # Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it. Weights that take more lie
 # beside it.
 LIMIT = 2**31 - 2**24
@@ -51,6 +51,8 @@ LIMIT = 2**31 - 2**24
 
 class OnnxQdq:
     name = "onnx"
+    grids = frozenset(onnx_graph.PARTS)
+    packages = ("onnx",)
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         ending = QUANTISED if packed.grids else PLAIN
@@ -68,13 +70,12 @@ class OnnxQdq:
         return paths[0]
 
     def sizes(
-        self, tensors: Mapping[str, PlannedTensor], family: Family, index: Mapping[str, Any]
+        self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
         ending = QUANTISED if any(isinstance(tensor.storage, Grid) for tensor in tensors.values()) else PLAIN
         origin = {
-            key: json.dumps(index[key], ensure_ascii=False, sort_keys=True)
-            for key in PROVENANCE
-            if key in index
+            key: json.dumps(value, ensure_ascii=False, sort_keys=True)
+            for key, value in _origin(index).items()
         }
         found: dict[str, Mapping[str, int]] = {}
         for stem, spec in family.onnx().items():
@@ -229,12 +230,17 @@ def _differences(model: ModelProto, packed: Packed) -> list[str]:
 
 
 def _metadata(packed: Packed, held: Collection[str], digest: str) -> dict[str, str]:
-    content = {key: packed.index[key] for key in PROVENANCE if key in packed.index}
+    content = _origin(packed.index)
     content["grids"] = {name: grid.name for name, grid in sorted(packed.grids.items()) if name in held}
     texts = {
         f"epmq.{key}": json.dumps(value, ensure_ascii=False, sort_keys=True) for key, value in content.items()
     }
     return {"epmq.version": __version__, **texts, "epmq.graph": digest}
+
+
+def _origin(index: PackedIndex) -> dict[str, Any]:
+    """Return what says where the file comes from, in the order of its metadata."""
+    return {key: index.provenance[key] for key in ("recipe", "inputs", "versions", "method")}
 
 
 def _read(path: Path) -> ModelProto:

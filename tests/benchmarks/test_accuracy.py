@@ -15,7 +15,7 @@ from benchmarks.accuracy import counts, rows
 from benchmarks.accuracy import laboratory as laboratory_module
 from benchmarks.accuracy.__main__ import whole_table
 from benchmarks.accuracy.judge import LONG, Judge
-from benchmarks.accuracy.laboratory import CPU, METHODS, Laboratory
+from benchmarks.accuracy.laboratory import CPU, METHODS, Laboratory, by_reference, calibrated
 from benchmarks.accuracy.rows import Results
 from benchmarks.peers import Merge, Quantised
 from benchmarks.peers.peer import in_pytorch
@@ -34,10 +34,10 @@ ABOUT = {
 def judged(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """A judge that has measured one row of each kind."""
     experiment = laboratory.experiment("TA 1.0", "epmq")
-    bench = open_bench(experiment.sources, experiment.tasks, CPU)
+    bench = open_bench(experiment.models, experiment.tasks, CPU)
     judge = Judge(laboratory, Results(tmp_path_factory.mktemp("results"), dict(ABOUT), restart=False), bench)
     judge.results.add("", "", "experts", bench.scores(bench.experts), {})
-    judge.score("", "", "base", lambda texts: experiment.outputs(experiment.sources.base, texts), {})
+    judge.score("", "", "base", by_reference(experiment, experiment.models.base), {})
     judge.merged("TA 1.0")
     judge.full("TA 1.0", "epmq")
     judge.packed("TA 1.0", "epmq", reload=True)
@@ -59,10 +59,10 @@ def test_every_kind_of_row_is_saved(judged: Judge) -> None:
 
 def test_a_full_row_has_no_rounding(judged: Judge, tmp_path: Path) -> None:
     experiment = judged.laboratory.experiment("TA 1.0", "epmq")
-    full, _ = experiment.calibrate(tmp_path / "full", None)
+    full, _ = calibrated(experiment, tmp_path / "full", None)
     assert full.grids == {}
     assert {full.tensor(name).dtype for name in full.names()} == {torch.float32}
-    packed, _ = experiment.calibrate(tmp_path / "packed", "Q4_0")
+    packed, _ = calibrated(experiment, tmp_path / "packed", "Q4_0")
     assert {grid.name for grid in packed.grids.values()} == {"Q4_0"}
 
 

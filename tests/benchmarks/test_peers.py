@@ -53,7 +53,7 @@ def test_the_linears_are_those_that_we_quantise(merge: Merge) -> None:
 def test_embeddings_are_in_half_precision_and_all_else_is_the_merge(
     laboratory: Laboratory, merge: Merge
 ) -> None:
-    merged = laboratory.experiment("TA 1.0", "epmq").sources.merged
+    merged = laboratory.experiment("TA 1.0", "epmq").models.merged
     for name in merge.packed.names():
         expected = merged.load(name).half() if name in merge.family.embeddings else merged.load(name).float()
         assert torch.equal(merge.packed.load(name), expected), name

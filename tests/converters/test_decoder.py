@@ -35,6 +35,7 @@ from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny.onnx_encoders import notes
+from tests.tiny.packed_index import an_index
 
 CPU = torch.device("cpu")
 SAMPLES: list[Sample] = [
@@ -91,7 +92,7 @@ def pack(directory: Path, grid: str = "Q4_0", embeddings: str | None = None) -> 
     if embeddings is not None:
         held |= {name: nearest(tensors[name], GRIDS[embeddings]) for name in family.embeddings}
     target = directory.with_name(f"{directory.name}-packed")
-    packed.write(target, held, {"family": family.name}, directory)
+    packed.write(target, held, an_index(family.name), directory)
     return Packed(target), family
 
 

@@ -37,6 +37,7 @@ from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests.tiny.in_memory import InMemory
+from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import VERSIONS, configured, t5, texts
 
 CPU = torch.device("cpu")
@@ -99,7 +100,7 @@ def rounded(family: T5, source: TensorSource, grid: str = "Q4_0") -> dict[str, P
 
 def pack(directory: Path) -> tuple[Packed, T5]:
     place = directory.with_name(f"{directory.name}-packed")
-    packed.write(place, rounded(*opened(directory)), {"family": "t5"}, directory)
+    packed.write(place, rounded(*opened(directory)), an_index("t5"), directory)
     return Packed(place), T5.open(place)
 
 
@@ -319,7 +320,7 @@ def test_calibration_lowers_the_loss(tmp_path: Path, version: str) -> None:
         assert sorted(tensors) == source.names()
         assert {name for name, value in tensors.items() if isinstance(value, PackedTensor)} == moved
         place = tmp_path / preset
-        packed.write(place, tensors, {"family": "t5"}, tmp_path / "model")
+        packed.write(place, tensors, an_index("t5"), tmp_path / "model")
         errors = [
             reference.outputs(family, Packed(place), task.samples, CPU)
             - reference.outputs(family, task.expert, task.samples, CPU)

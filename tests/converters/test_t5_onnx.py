@@ -27,6 +27,7 @@ from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
 from tests.tiny.onnx_encoders import notes
+from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import VERSIONS, t5, texts
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
@@ -287,7 +288,7 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
         name: PackedTensor(GRIDS["Q8_0"], *GRIDS["Q8_0"].quantise(source.load(name)))
         for name in family.embeddings
     }
-    packed.write(tmp_path / "packed", tensors, {"family": "t5"}, directory)
+    packed.write(tmp_path / "packed", tensors, an_index("t5"), directory)
     held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
     (tmp_path / "out").mkdir()
     path = FORMAT.write(held, family, tmp_path / "out")

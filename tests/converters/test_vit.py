@@ -27,6 +27,7 @@ from formats.onnx.format import OnnxQdq
 from tests.command_line.command import Warm
 from tests.tiny import vit as tiny_vit
 from tests.tiny.onnx_encoders import notes
+from tests.tiny.packed_index import an_index
 
 CPU = torch.device("cpu")
 PICTURES = hard_pictures()
@@ -79,7 +80,7 @@ def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Family]:
             else value
         )
     place = directory.with_name(f"{directory.name}-packed")
-    packed.write(place, tensors, {"family": family.name}, directory)
+    packed.write(place, tensors, an_index(family.name), directory)
     return Packed(place), open_family(place)
 
 

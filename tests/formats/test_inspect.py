@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
+from epmq_export.console.listing import Row, origin, rows, short
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
-from epmq_export.listing import Row, origin, rows, short
 from epmq_export.tensors.description import Description, TensorDescription
 from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf
@@ -298,7 +298,7 @@ WRONG: dict[str, tuple[dict[str, bytes | str], str, str]] = {
     "packed without grids": (
         {"d/packed.json": '{"format": "epmq-packed-1"}'},
         "d",
-        "packed.json: grids is None, expected an object",
+        "packed.json: key family is missing, expected the name of a family",
     ),
     "adapter of no JSON": (
         {"d/adapter_config.json": "{", "d/adapter_model.safetensors": "LORA"},

@@ -27,6 +27,7 @@ from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
 from tests import ROOT
 from tests.tiny.onnx_encoders import Written, encoder, minilm, notes, pack, small, small_on
+from tests.tiny.packed_index import an_index
 
 FORMAT = OnnxQdq()
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -306,7 +307,10 @@ def test_tensor_that_the_model_does_not_know(tmp_path: Path) -> None:
     model = small()
     tensors = {name: model.packed.tensor(name) for name in model.packed.names()}
     packed.write(
-        tmp_path / "packed", {**tensors, "encoder.extra.weight": torch.zeros(3)}, {}, model.packed.directory
+        tmp_path / "packed",
+        {**tensors, "encoder.extra.weight": torch.zeros(3)},
+        an_index(),
+        model.packed.directory,
     )
     (tmp_path / "onnx").mkdir()
     with pytest.raises(

@@ -16,6 +16,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.tensors import packed
 from epmq_export.tensors.directory import PACKED_INDEX, WEIGHTS
 from epmq_export.tensors.packed import Packed, PackedTensor
+from tests.tiny.packed_index import an_index
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def good(tmp_path: Path) -> Path:
     packed.write(
         tmp_path / "good",
         {"w": PackedTensor(grid, *grid.quantise(torch.randn(4, 64))), "b": torch.randn(4)},
-        {"family": "none"},
+        an_index("none"),
         tmp_path,
     )
     Packed(tmp_path / "good")
@@ -80,7 +81,53 @@ def cut(good: Path, share: float) -> None:
             edit_index(lambda index: index.update(format="epmq-packed-9")),
             r"packed\.json: format is 'epmq-packed-9', expected 'epmq-packed-1'",
         ),
-        (edit_index(lambda index: index.pop("grids")), r"packed\.json: grids is None, expected an object"),
+        *(
+            (
+                edit_index(lambda index, key=key: index.pop(key)),
+                rf"packed\.json: key {key} is missing, expected ",
+            )
+            for key in ("family", "method", "recipe", "inputs", "versions", "layers", "notes", "grids")
+        ),
+        *(
+            (
+                edit_index(lambda index, key=key: index.update({key: 1})),
+                rf"packed\.json: {key} is 1, expected ",
+            )
+            for key in (
+                "family",
+                "method",
+                "recipe",
+                "inputs",
+                "versions",
+                "layers",
+                "notes",
+                "tune",
+                "refine",
+            )
+        ),
+        *(
+            (
+                edit_index(lambda index, found=found: index.update(split_bytes=found)),
+                r"packed\.json: split_bytes is .*, expected ",
+            )
+            for found in ("2G", 0, -1, 1.5, True, None, ["2G"])
+        ),
+        (
+            edit_index(lambda index: index.update(inputs=[{"path": "a"}])),
+            r"packed\.json: inputs\[0\] is \{'path': 'a'\}, expected an object with path and sha256",
+        ),
+        (
+            edit_index(lambda index: index.update(layers=["w"])),
+            r"packed\.json: layers\[0\] is 'w', expected an object",
+        ),
+        (
+            edit_index(lambda index: index.update(notes=[{}])),
+            r"packed\.json: notes\[0\] is \{\}, expected a sentence",
+        ),
+        (
+            edit_index(lambda index: index.update(versions={"torch": 2})),
+            r"packed\.json: versions\.torch is 2, expected a version",
+        ),
         (
             edit_index(lambda index: index.update(grids=["w"])),
             r"packed\.json: grids is \['w'\], expected an object",
@@ -169,14 +216,16 @@ def test_a_disk_that_takes_no_more_leaves_the_old_one_and_no_trace(good: Path, s
         pytest.raises(OutputError, match=r"good/model\.safetensors: cannot be written \(.*File too large"),
         files_end_at(size),
     ):
-        packed.write(good, {"w": torch.ones(1000, 1000)}, {}, good)
+        packed.write(good, {"w": torch.ones(1000, 1000)}, an_index(), good)
     assert [path.name for path in good.parent.iterdir()] == ["good"]
     assert {path.name: path.read_bytes() for path in good.iterdir()} == before
 
 
 def test_an_index_that_is_no_json_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        packed.write(tmp_path / "out", {"w": torch.ones(1)}, {"loss": float("nan")}, tmp_path)
+        packed.write(
+            tmp_path / "out", {"w": torch.ones(1)}, an_index(recipe={"loss": float("nan")}), tmp_path
+        )
     assert [*tmp_path.iterdir()] == []
 
 
@@ -211,7 +260,7 @@ def test_so_are_the_stored_numbers_of_a_k_quant(
     packed.write(
         tmp_path / "good",
         {"w": PackedTensor(GRIDS["Q4_K"], *GRIDS["Q4_K"].quantise(torch.randn(4, 256)))},
-        {"family": "none"},
+        an_index("none"),
         tmp_path,
     )
     edit_weights(spoil)(tmp_path / "good")
@@ -223,7 +272,7 @@ def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
     packed.write(
         tmp_path / "good",
         {"w": PackedTensor(GRIDS["Q3_K"], *GRIDS["Q3_K"].quantise(torch.randn(4, 256)))},
-        {"family": "none"},
+        an_index("none"),
         tmp_path,
     )
     edit_weights(lambda tensors: tensors["w.codes"][2].fill_(0x38))(tmp_path / "good")
@@ -236,7 +285,7 @@ def test_numbers_that_the_grid_does_not_have_together_are_one_too(tmp_path: Path
     packed.write(
         tmp_path / "good",
         {"w": PackedTensor(GRIDS["Q4_1Z"], *GRIDS["Q4_1Z"].quantise(torch.rand(4, 256)))},
-        {"family": "none"},
+        an_index("none"),
         tmp_path,
     )
     edit_weights(lambda tensors: tensors["w.mins"].mul_(1.5).sub_(0.001))(tmp_path / "good")

@@ -18,7 +18,7 @@ from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.grids.layout import Layout
 from epmq_export.models.model_set import ModelSet
 from epmq_export.pipeline.merge import merge
-from epmq_export.pipeline.models import open_checkpoints, open_sources
+from epmq_export.pipeline.models import open_checkpoints, open_models
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from tests.command_line.command import Warm
@@ -52,7 +52,7 @@ def recipe(folder: Path, *experts: str, **keys: object) -> Recipe:
 
 
 def opened(asked: Recipe) -> ModelSet:
-    return open_sources(asked, open_checkpoints(asked, GgufBase), open_family)
+    return open_models(asked, open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_experts_of_the_image_tower_alone_get_the_rest_from_the_base(folder: Path) -> None:

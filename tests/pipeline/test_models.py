@@ -14,7 +14,7 @@ from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.errors import RecipeError
 from epmq_export.merging.hf_directory import write_merged
 from epmq_export.pipeline.merge import merge
-from epmq_export.pipeline.models import open_checkpoints, open_sources
+from epmq_export.pipeline.models import open_checkpoints, open_models
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from tests.tiny import recipe_project
@@ -97,12 +97,12 @@ def test_calibration_refuses_layers_that_are_not_the_bases(folder: Path) -> None
             r"base's.*`merge` works"
         ),
     ):
-        open_sources(asked, open_checkpoints(asked, GgufBase), open_family)
+        open_models(asked, open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_calibration_takes_the_bases_own_layers_in_slices(folder: Path) -> None:
     sliced, whole = (
-        open_sources(asked, open_checkpoints(asked, GgufBase), open_family).merged
+        open_models(asked, open_checkpoints(asked, GgufBase), open_family).merged
         for asked in (recipe(folder, slices=slices((0, 1), (1, 3))), recipe(folder))
     )
     assert list(sliced.names()) == list(whole.names())
@@ -124,7 +124,7 @@ def test_calibration_refuses_another_tokenizer(folder: Path, keys: dict[str, obj
         RecipeError,
         match=rf"recipe\.yaml:\d+: {next(iter(keys))}: found it set, expected it left out.*`merge` works",
     ):
-        open_sources(asked, open_checkpoints(asked, GgufBase), open_family)
+        open_models(asked, open_checkpoints(asked, GgufBase), open_family)
 
 
 def test_an_adapter_on_the_base_as_the_model_whose_config_counts(folder: Path, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from cli import chain
 from converters.bert.family import Bert
-from epmq_export.console import Stages
+from epmq_export.api import registry
 from epmq_export.errors import RecipeError
-from epmq_export.pipeline.run import Pipeline
+from epmq_export.pipeline.export import export
+from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.registry import Registry
 from epmq_export.tensors.packed import Packed
 from tests.tiny.bert import small_bert, small_packed
 
@@ -21,30 +22,31 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 
 @pytest.fixture
-def without_gguf() -> Pipeline:
+def without_gguf() -> Registry:
     """The project's own, for which BERT has no GGUF."""
     return replace(
-        chain(), open_family=lambda directory: replace(Bert.open(directory), runtimes={"onnx": "onnxruntime"})
+        registry(),
+        open_family=lambda directory: replace(Bert.open(directory), runtimes={"onnx": "onnxruntime"}),
     )
 
 
 def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(
-    without_gguf: Pipeline, packed: Packed, tmp_path: Path
+    without_gguf: Registry, packed: Packed, tmp_path: Path
 ) -> None:
     with pytest.raises(
         RecipeError, match=r"^--format gguf: family bert cannot be written in it, expected onnx$"
     ):
-        without_gguf.export(packed, tmp_path / "out", ["onnx", "gguf"], False, Stages())
+        export(without_gguf, packed, tmp_path / "out", ["onnx", "gguf"], False, Stages())
     assert not (tmp_path / "out").exists()
 
 
 def test_without_names_all_that_the_family_has_is_written(
-    without_gguf: Pipeline, packed: Packed, tmp_path: Path
+    without_gguf: Registry, packed: Packed, tmp_path: Path
 ) -> None:
-    written = without_gguf.export(packed, tmp_path / "out", (), False, Stages())
+    written = export(without_gguf, packed, tmp_path / "out", (), False, Stages())
     assert written == [tmp_path / "out" / "onnx" / "onnx" / "model_q4.onnx"] and written[0].is_file()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["onnx"]
-    written = chain().export(packed, tmp_path / "both", (), False, Stages())
+    written = export(registry(), packed, tmp_path / "both", (), False, Stages())
     assert [str(path.relative_to(tmp_path / "both")) for path in written] == [
         "gguf/model.gguf",
         "onnx/onnx/model_q4.onnx",
@@ -52,14 +54,14 @@ def test_without_names_all_that_the_family_has_is_written(
 
 
 def test_what_is_there_is_not_replaced_unasked(packed: Packed, tmp_path: Path) -> None:
-    (path,) = chain().export(packed, tmp_path, ["gguf"], False, Stages())
+    (path,) = export(registry(), packed, tmp_path, ["gguf"], False, Stages())
     before = path.read_bytes()
     with pytest.raises(RecipeError, match="gguf exists"):
-        chain().export(packed, tmp_path, ["onnx", "gguf"], False, Stages())
+        export(registry(), packed, tmp_path, ["onnx", "gguf"], False, Stages())
     assert [each.name for each in tmp_path.iterdir()] == ["gguf"]  # told before any of it is written
-    (again,) = chain().export(packed, tmp_path, ["gguf"], True, Stages())
+    (again,) = export(registry(), packed, tmp_path, ["gguf"], True, Stages())
     assert again.read_bytes() == before
 
 
 def test_every_family_names_runtimes_that_there_are() -> None:
-    assert {runtime.format for runtime in chain().runtimes.values()} == chain().formats.keys()
+    assert {runtime.format for runtime in registry().runtimes.values()} == registry().formats.keys()

@@ -11,7 +11,6 @@ from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
 from epmq_export.errors import RecipeError
 from epmq_export.grids import BUDGET, GRIDS
 from epmq_export.grids.layout import Layout
-from epmq_export.recipe.recipe import RecipeQuantization
 from epmq_export.recipe.values import ONNX_GRIDS
 from formats.gguf.layout import LAYOUTS
 from formats.onnx.graph import KINDS, PARTS
@@ -113,21 +112,17 @@ def test_grids_are_those_that_the_formats_hold() -> None:
     assert set(ONNX_GRIDS) == set(PARTS) == set(KINDS) and set(BUDGET) <= set(GRIDS)
 
 
-def test_what_onnx_cannot_hold_is_replaced_there(folder: Path) -> None:
-    def quantization(text: str) -> RecipeQuantization:
-        return load(
-            folder,
-            FULL.replace('{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}', text),
-        ).quantization
-
-    plain = quantization("{grid: Q4_0, overrides: {a*: Q4_1Z, b*: F32}}")
-    assert not plain.onnx_apart and plain.replaced_in_onnx == {}
-    apart = quantization(
-        "{grid: Q4_K, embeddings: Q6_K, onnx_grid: Q4_1Z, keep: [c*], overrides: {a*: IQ4_NL, b*: Q8_0}}"
-    )
-    assert apart.onnx_apart and apart.replaced_in_onnx == {"Q4_K": "Q4_1Z", "Q6_K": "Q8_0", "IQ4_NL": "Q4_1Z"}
-    assert apart.layout == Layout("Q4_K", "Q6_K", {"c*": "F16", "a*": "IQ4_NL", "b*": "Q8_0"})
-    assert quantization("{bits: 5}").onnx_apart
+def test_the_word_for_what_stands_in_for_a_grid(folder: Path) -> None:
+    written = '{grid: Q8_0, embeddings: Q4_0, keep: ["*.pooler.*", encoder.layer.0.*]}'
+    quantization = load(
+        folder,
+        FULL.replace(
+            written,
+            "{grid: Q4_K, embeddings: Q6_K, onnx_grid: Q4_1Z, keep: [c*], overrides: {a*: IQ4_NL, b*: Q8_0}}",
+        ),
+    ).quantization
+    assert quantization.stand_in("onnx") == "Q4_1Z" and quantization.stand_in("gguf") is None
+    assert quantization.layout == Layout("Q4_K", "Q6_K", {"c*": "F16", "a*": "IQ4_NL", "b*": "Q8_0"})
 
 
 def test_keep_comes_before_an_override_of_the_same_pattern(folder: Path) -> None:

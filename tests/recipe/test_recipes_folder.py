@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from converters import open_family
-from converters.from_gguf.checkpoint import GgufBase
+from epmq_export.api import registry
 from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.task import RecipeData
@@ -130,7 +129,7 @@ def test_a_dry_run_works_of_every_recipe(path: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     recipe = load_recipe(path)
-    found = Forecaster(open_family, GgufBase, {}, {}, torch.device("cpu")).forecast(recipe)
+    found = Forecaster(registry(), torch.device("cpu")).forecast(recipe)
     assert [place.name for place in found.models] == [
         recipe.base_model,
         *(model.model for model in recipe.experts),

@@ -32,7 +32,7 @@ Model = tuple[Packed, Family, Path]
 def split(tmp_path_factory: pytest.TempPathFactory) -> Model:
     place = tmp_path_factory.mktemp("split")
     packed, family = small_packed(
-        place / "packed", small_bert(place / "model"), index={"recipe": {"export": {"split_size": "25K"}}}
+        place / "packed", small_bert(place / "model"), index={"split_bytes": 25_000}
     )
     return packed, family, Gguf().write(packed, family, place)
 
@@ -225,7 +225,7 @@ def test_split_otherwise_than_the_recipe_says(copy: Path, whole: Path, split: Mo
     packed, family = small_packed(
         tmp_path / "packed",
         small_bert(tmp_path / "model"),
-        index={"recipe": {"export": {"split_size": "35K"}}},
+        index={"split_bytes": 35_000},
     )
     found = Gguf().differences(copy, packed, family)
     assert "key split.count: found 3, expected 2" in found
@@ -241,17 +241,3 @@ def test_clip_cpp_reads_no_splits(split: Model, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(family.runtimes, "gguf", "clip.cpp")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"clip\.cpp reads no model in several files"):
         Gguf().write(packed, family, tmp_path)
-
-
-@pytest.mark.parametrize("asked", ["2", "2T", "0G", "-1G", "1.5G", "", 5, True, ["2G"], "9999999999G"])
-def test_a_size_that_is_none(asked: object, split: Model, tmp_path: Path) -> None:
-    packed, family, _ = split
-    packed.index["recipe"], before = {"export": {"split_size": asked}}, packed.index["recipe"]
-    try:
-        with pytest.raises(
-            InputError,
-            match=r"export\.split_size of its recipe: found .*, expected a size such as 2G, 500M or 800K",
-        ):
-            Gguf().write(packed, family, tmp_path)
-    finally:
-        packed.index["recipe"] = before

@@ -22,6 +22,7 @@ from epmq_export.tensors.packed import (
 )
 from formats.inspect import describe
 from tests.tiny.grid_points import random_point
+from tests.tiny.packed_index import an_index
 
 plain_dtypes = st.sampled_from([torch.float32, torch.float16])
 grids = st.sampled_from([*GRIDS.values()])
@@ -65,7 +66,7 @@ def test_what_is_written_comes_back_bit_for_bit(
         else:
             assert isinstance(kind, torch.dtype)
             tensors[name] = torch.randn(torch.Size(shape)).to(kind)
-    packed.write(directory / "out", tensors, {"family": "none"}, directory)
+    packed.write(directory / "out", tensors, an_index("none"), directory)
     back = Packed(directory / "out")
     assert back.names() == sorted(tensors)
     for name, value in tensors.items():
@@ -91,7 +92,7 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
         "k.weight": random_point(GRIDS["Q4_K"], 3, 2, 0),
         "a.bias": torch.ones(2),
     }
-    packed.write(tmp_path / "out", tensors, {"family": "bert", "größe": [1]}, tmp_path)
+    packed.write(tmp_path / "out", tensors, an_index("bert", recipe={"größe": [1]}), tmp_path)
     stored = load_file(tmp_path / "out" / WEIGHTS)
     assert {name: (str(value.dtype), [*value.shape]) for name, value in stored.items()} == {
         "a.weight.codes": ("torch.uint8", [2, 48]),
@@ -109,9 +110,15 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
     assert index == {
         "format": "epmq-packed-1",
         "family": "bert",
-        "größe": [1],
+        "method": {},
+        "recipe": {"größe": [1]},
+        "inputs": [],
+        "versions": {},
+        "notes": [],
+        "layers": [],
         "grids": {"a.weight": "Q4_0", "e.weight": "Q8_0", "k.weight": "Q4_K"},
     }
+    assert Packed(tmp_path / "out").index.as_dict() == index
 
 
 def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
@@ -128,7 +135,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
     ):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
-    packed.write(tmp_path / "out", {"w": torch.ones(1)}, {}, source)
+    packed.write(tmp_path / "out", {"w": torch.ones(1)}, an_index(), source)
     travelled = {
         str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
@@ -141,7 +148,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
         WEIGHTS,
     }
     # A packed checkpoint's own index is no companion: it may be the source of another one.
-    packed.write(tmp_path / "again", {"v": torch.ones(1)}, {}, tmp_path / "out")
+    packed.write(tmp_path / "again", {"v": torch.ones(1)}, an_index(), tmp_path / "out")
     assert Packed(tmp_path / "again").names() == ["v"]
 
 
@@ -151,8 +158,8 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
         "b": torch.ones(3),
         "a": torch.ones(2).half(),
     }
-    packed.write(tmp_path / "one", tensors, {"family": "x"}, tmp_path)
-    packed.write(tmp_path / "two", dict(reversed(tensors.items())), {"family": "x"}, tmp_path)
+    packed.write(tmp_path / "one", tensors, an_index("x"), tmp_path)
+    packed.write(tmp_path / "two", dict(reversed(tensors.items())), an_index("x"), tmp_path)
     for name in (WEIGHTS, PACKED_INDEX):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     (tmp_path / "plain").touch()
@@ -161,7 +168,10 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
 
 def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
     packed.write(
-        tmp_path / "out", {"w": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path
+        tmp_path / "out",
+        {"w": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)},
+        an_index(),
+        tmp_path,
     )
     source = Packed(tmp_path / "out")
     first = source.tensor("w")
@@ -174,7 +184,9 @@ def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
 
 
 def test_a_plain_tensor_may_be_named_like_a_part(tmp_path: Path) -> None:
-    packed.write(tmp_path / "out", {"norm.scales": torch.ones(2), "vq.codes": torch.zeros(3)}, {}, tmp_path)
+    packed.write(
+        tmp_path / "out", {"norm.scales": torch.ones(2), "vq.codes": torch.zeros(3)}, an_index(), tmp_path
+    )
     assert Packed(tmp_path / "out").names() == ["norm.scales", "vq.codes"]
     assert Packed(tmp_path / "out").load("norm.scales").tolist() == [1, 1]
 
@@ -186,9 +198,9 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
         "c.bias": torch.ones(5),
         "d.weight": random_point(GRIDS["Q8_0"], 2, 1, 0),
     }
-    packed.write(tmp_path / "whole", tensors, {"family": "none"}, tmp_path)
+    packed.write(tmp_path / "whole", tensors, an_index("none"), tmp_path)
     monkeypatch.setattr(shards, "SHARD_BYTES", 200)
-    packed.write(tmp_path / "out", tensors, {"family": "none"}, tmp_path)
+    packed.write(tmp_path / "out", tensors, an_index("none"), tmp_path)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     names = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -214,7 +226,7 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     }
     # A packed checkpoint of one file over one of shards: no index stays behind.
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
-    packed.write(tmp_path / "out", tensors, {"family": "none"}, tmp_path / "whole")
+    packed.write(tmp_path / "out", tensors, an_index("none"), tmp_path / "whole")
     assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
 
 
@@ -223,7 +235,10 @@ def test_a_shard_that_is_gone_or_lacks_a_part_is_named(
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
     packed.write(
-        tmp_path / "out", {"a": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)}, {}, tmp_path
+        tmp_path / "out",
+        {"a": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)},
+        an_index(),
+        tmp_path,
     )
     first = tmp_path / "out" / "model-00001-of-00002.safetensors"
     kept = first.read_bytes()

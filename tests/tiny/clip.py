@@ -18,6 +18,7 @@ from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import renamed
+from tests.tiny.packed_index import an_index
 
 SIDE, PATCH, LAYERS, WIDTH, HEADS, CONTEXT, PROJECTION = 32, 8, 12, 64, 2, 20, 32
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -150,5 +151,5 @@ def packed(
                 or (linear and name.startswith("text_model."))
             )
             tensors[name] = value.half() if half else value
-    packing.write(place, tensors, {"family": "clip"}, directory)
+    packing.write(place, tensors, an_index("clip"), directory)
     return Packed(place)

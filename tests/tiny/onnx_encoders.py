@@ -26,6 +26,7 @@ from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
+from tests.tiny.packed_index import an_index
 
 _ROOM = TemporaryDirectory()
 atexit.register(_ROOM.cleanup)
@@ -163,7 +164,7 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
         "versions": {"torch": "2"},
         "method": {"name": "rtn"},
     }
-    packed.write(target, tensors, index, source)
+    packed.write(target, tensors, an_index("bert", **index), source)
     return Packed(target)
 
 

@@ -3,7 +3,7 @@
 Nothing is downloaded, no weight is read, and nothing is calibrated.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,8 +21,7 @@ from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout, Storage, storage_name
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
-from epmq_export.models.format import Format, PlannedTensor
-from epmq_export.models.runtime import Runtime
+from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.costs import (
     FLOAT,
@@ -39,17 +38,21 @@ from epmq_export.pipeline.forecast.costs import (
 )
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.models import frozen_tensors
+from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
     require_answerable,
     require_formats,
     require_kind,
     require_readable,
 )
+from epmq_export.pipeline.targets import targets
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
+from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.tensors.source import renamed, without
 
 
@@ -108,10 +111,7 @@ class Forecast:
 class Forecaster:
     """What the forecast needs of the other rooms."""
 
-    open_family: Callable[[Path], Family]
-    open_gguf: OpenGguf
-    formats: Mapping[str, Format]
-    runtimes: Mapping[str, Runtime]
+    registry: Registry
     device: torch.device
 
     def forecast(self, recipe: Recipe) -> Forecast:
@@ -119,7 +119,7 @@ class Forecaster:
         file that is here.
         """
         plan_of(recipe)
-        models, data = local.models(recipe, self.open_gguf), local.data(recipe)
+        models, data = local.models(recipe, self.registry.open_gguf), local.data(recipe)
         experts = len(recipe.experts)
         cost = RULES[recipe.merge_method].cost.format(experts=experts, more=experts + 1)
         merge = f"{recipe.merge_method}: {cost}"
@@ -133,11 +133,11 @@ class Forecaster:
                 )
             ]
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
-        family = self.open_family(Path(base.directory))
+        family = self.registry.open_family(Path(base.directory))
         require_formats(recipe, family)
         require_kind(recipe, family.modality)
         require_readable(recipe, family)
-        _require_models(recipe, family, models, self.open_gguf)
+        _require_models(recipe, family, models, self.registry.open_gguf)
         return self._of_family(recipe, family, models, data, merge)
 
     def _of_family(
@@ -155,9 +155,11 @@ class Forecaster:
         grids: dict[str, dict[str, str]] = {}
         files: list[FileForecast] = []
         shipped = 0
+        calibrated = targets(recipe, family, self.registry.formats, names)
+        replaced = {name: target.replaced for target in calibrated for name in target.formats}
         for name in names:
-            replaced = recipe.quantization.replaced_in_onnx if name == "onnx" else {}
-            planned = planned_tensors(family, shapes, recipe.quantization.layout.replaced(replaced), notes)
+            layout = recipe.quantization.layout.replaced(replaced[name])
+            planned = planned_tensors(family, shapes, layout, notes)
             shipped = max(shipped, _shipped(planned))
             grids[name] = {each: storage_name(planned[each].storage) for each in calibrated_linears(family)}
             if recipe.quantization.bits is not None:
@@ -165,7 +167,7 @@ class Forecaster:
                     grids[name], f"{recipe.quantization.bits:g} bits a weight on average, by measured loss"
                 )
                 continue
-            sizes = self.formats[name].sizes(planned, family, _origin(recipe, models))
+            sizes = self.registry.formats[name].sizes(planned, family, _origin(recipe, models))
             files += [
                 FileForecast(name, path, sum(types.values()), dict(types)) for path, types in sizes.items()
             ]
@@ -173,11 +175,11 @@ class Forecaster:
             unknown.append("quantization.bits chooses grids by measured loss: file sizes are not said")
         for name in names:
             try:
-                self.runtimes[family.runtimes[name]].version()
+                self.registry.readers(family, name)[0].version()
             except MissingRuntime as error:
                 notes.append(str(error))
         unknown.append("the merge, refine, writing and scoring are not part of the time")
-        work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(names))
+        work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
         return Forecast(
             str(recipe.path),
@@ -284,13 +286,12 @@ def _shipped(planned: Mapping[str, PlannedTensor]) -> int:
     return int(sum(sizes))
 
 
-def calibrations_of(recipe: Recipe, formats: int) -> tuple[int, int]:
-    """How many times the whole walk is done: for ONNX again where it needs grids of its own, for a budget's
-    rehearsal, for a search.
+def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
+    """Return the least and the most times that the whole walk is done.
+
+    Each of the calibrations that formats take apart has a rehearsal for a budget, and the trials of a search.
     """
-    quantization = recipe.quantization
-    apart = 2 if quantization.onnx_apart and formats > 1 else 1
-    once = 1 + (1 if quantization.bits is not None else 0)
+    once = 1 + (1 if recipe.quantization.bits is not None else 0)
     tune = (6, 14) if recipe.calibration.tune else (0, 0)
     return apart * (once + tune[0]), apart * (once + tune[1])
 
@@ -316,7 +317,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], ope
         require_fit(moving, without(renamed(expert, family.canonical), held), model.model)
 
 
-def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:
+def _origin(recipe: Recipe, models: Sequence[Found]) -> PackedIndex:
     """As large as what packed.json says of the origin: two or three files a model, the data, each with a
     digest.
     """
@@ -330,13 +331,16 @@ def _origin(recipe: Recipe, models: Sequence[Found]) -> dict[str, Any]:
         ("epmq-export", "torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow"),
         __version__,
     )
-    inputs = [{"path": path, "sha256": "0" * 64} for path in paths]
-    return {
-        "recipe": recipe.source,
-        "inputs": inputs,
-        "method": asdict(recipe.calibration.settings),
-        "versions": versions,
-    }
+    inputs: list[Mapping[str, str]] = [{"path": path, "sha256": "0" * 64} for path in paths]
+    split = recipe.export.split_size
+    return PackedIndex(
+        family="",
+        method=asdict(recipe.calibration.settings),
+        recipe=recipe.source,
+        inputs=inputs,
+        versions=versions,
+        split_bytes=None if split is None else size_in_bytes(split),
+    )
 
 
 # Of a language model's text, where nothing better is known.

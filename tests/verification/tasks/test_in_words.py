@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters import open_family
-from converters.from_gguf.checkpoint import GgufBase
+from epmq_export.api import registry
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.models import reference
 from epmq_export.models.samples import Question
@@ -76,7 +75,7 @@ calibration: {samples: 4}
 """,
         encoding="utf-8",
     )
-    return Job.open(load_recipe(recipe), open_family, GgufBase, CPU)
+    return Job.open(load_recipe(recipe), registry(), CPU)
 
 
 def answered(trial: Answers, *answers: str) -> Outputs:
@@ -92,8 +91,8 @@ def answered(trial: Answers, *answers: str) -> Outputs:
 
 
 def test_an_answer_is_right_word_for_word(project: Job) -> None:
-    family: Any = project.sources.family
-    bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
+    family: Any = project.models.family
+    bench = LanguageBench.build(family, project.models, project.tasks, CPU)
     words, numbers = bench.trials["words"], bench.trials["numbers"]
     assert isinstance(words, Answers) and isinstance(numbers, Answers)
     tokenizer = tiny_decoder.tokenizer()
@@ -128,10 +127,10 @@ def test_an_answer_is_right_word_for_word(project: Job) -> None:
 
 
 def test_a_model_answers_for_itself(project: Job) -> None:
-    family: Any = project.sources.family
-    bench = LanguageBench.build(family, project.sources, project.tasks, CPU)
+    family: Any = project.models.family
+    bench = LanguageBench.build(family, project.models, project.tasks, CPU)
     outputs = bench.outputs(
-        partial(reference.outputs, family, project.sources.experts[project.tasks[0].expert], device=CPU)
+        partial(reference.outputs, family, project.models.experts[project.tasks[0].expert], device=CPU)
     )
     np.testing.assert_array_equal(outputs["words"], bench.experts["words"])
     assert set(bench.scores(outputs)) == {"words", "numbers", "average"}
@@ -144,7 +143,7 @@ def test_labels_are_answers_too(project: Job, tmp_path: Path) -> None:
     )
     (folder / "labels.tsv").write_text("good\tvifo\n0\tvifo gari\n", encoding="utf-8")
     (recipe := folder / "labels.yaml").write_text(text, encoding="utf-8")
-    task = Job.open(load_recipe(recipe), open_family, GgufBase, CPU).tasks[0]
+    task = Job.open(load_recipe(recipe), registry(), CPU).tasks[0]
     assert task.expected == [" good", " so bad"] and task.truth is None and task.metric == "exact_match"
 
 
@@ -156,7 +155,7 @@ def test_answers_that_leave_a_prompt_no_room_are_told_before_the_work(project: J
         InputError,
         match=r"task words: .*found answers of up to \d+ tokens, expected fewer than the 512 that it takes",
     ):
-        Job.open(load_recipe(recipe), open_family, GgufBase, CPU)
+        Job.open(load_recipe(recipe), registry(), CPU)
 
 
 def test_what_cannot_be_scored_so_is_refused(project: Job) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from converters import open_family
-from converters.from_gguf.checkpoint import GgufBase
+from epmq_export.api import registry
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Passage, Sample
@@ -72,12 +71,12 @@ calibration: {samples: 4}
 """,
         encoding="utf-8",
     )
-    return Job.open(load_recipe(folder / "recipe.yaml"), open_family, GgufBase, CPU)
+    return Job.open(load_recipe(folder / "recipe.yaml"), registry(), CPU)
 
 
 def bench_of(project: Job) -> LanguageBench:
-    family: Any = project.sources.family
-    return LanguageBench.build(family, project.sources, project.tasks, CPU)
+    family: Any = project.models.family
+    return LanguageBench.build(family, project.models, project.tasks, CPU)
 
 
 def trial(bench: LanguageBench, kind: type[Kind], name: str) -> Kind:
@@ -100,7 +99,7 @@ def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Job) 
     bench = bench_of(project)
     base = project.recipe.directory / "base"
     outputs = bench.outputs(
-        partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
+        partial(reference.outputs, project.models.family, project.models.base, device=CPU)
     )
     prompts = [f"{text} : is that {{good}} or bad ?" for text in ("it is good", "it is bad", "so so")]
     expected = [
@@ -122,11 +121,9 @@ def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Job) 
 def test_a_model_is_compared_with_the_reference(project: Job) -> None:
     bench = bench_of(project)
     expected = bench.outputs(
-        partial(reference.outputs, project.sources.family, project.sources.merged, device=CPU)
+        partial(reference.outputs, project.models.family, project.models.merged, device=CPU)
     )
-    found = bench.outputs(
-        partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
-    )
+    found = bench.outputs(partial(reference.outputs, project.models.family, project.models.base, device=CPU))
     stories = project.tasks[1]
     same = bench.compare(stories, expected["stories"], expected["stories"], RecipeVerify())
     assert (
@@ -148,7 +145,7 @@ def test_a_model_is_compared_with_the_reference(project: Job) -> None:
 
 def test_a_runtime_is_given_few_rows_at_a_time(project: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of(project)
-    run = partial(reference.outputs, project.sources.family, project.sources.base, device=CPU)
+    run = partial(reference.outputs, project.models.family, project.models.base, device=CPU)
     whole = bench.outputs(run)
     given: list[int] = []
 
@@ -183,7 +180,7 @@ def test_answers_of_one_token_are_read_off_one_row(project: Job) -> None:
     """That it is the same row is what test_answers_are_judged_by_likelihood says of answers of other
     lengths.
     """
-    family: Any = project.sources.family
+    family: Any = project.models.family
     passages = [
         Passage("it is", " good"),
         Passage("it is", " bad"),
@@ -195,7 +192,7 @@ def test_answers_of_one_token_are_read_off_one_row(project: Job) -> None:
     assert [len(ids) for ids in targets] == [1, 1, 2, 1, 1]
     led_by = leaders(family, passages, targets)
     assert led_by == [0, 0, 2, 3, 3]
-    run = partial(reference.outputs, family, project.sources.base, device=CPU)
+    run = partial(reference.outputs, family, project.models.base, device=CPU)
     given: list[int] = []
 
     def counted(samples: Sequence[Sample]) -> Outputs:

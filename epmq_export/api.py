@@ -1,0 +1,410 @@
+"""What `import epmq_export` offers: each stage of a job as a function, and the one place that knows them all.
+
+This is the composition root: it alone knows which families, formats and runtimes there are, and hands them
+to the pipeline. Importing it is cheap, since the rooms that need torch are imported by the functions that
+use them.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from epmq_export import files
+from epmq_export.errors import RecipeError, first_line
+
+if TYPE_CHECKING:
+    import torch
+
+    from epmq_export.pipeline.evaluate import Evaluation
+    from epmq_export.pipeline.forecast.forecast import Forecast
+    from epmq_export.pipeline.job import Job
+    from epmq_export.pipeline.progress import Listener, Stages
+    from epmq_export.pipeline.registry import Registry
+    from epmq_export.recipe.recipe import Recipe
+    from epmq_export.tensors.description import Description
+    from epmq_export.tensors.packed import Packed
+    from epmq_export.verification.verify import Verdict
+
+FULL_PRECISION = "safetensors"
+"""The format of a calibrated merge in which nothing is rounded."""
+
+
+@cache
+def registry() -> "Registry":
+    """Return the families, formats and runtimes of this installation."""
+    from converters import frozen, open_family
+    from converters.from_gguf.checkpoint import GgufBase
+    from epmq_export.pipeline.registry import Registry
+    from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
+    from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+    from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+    from formats.gguf.format import Gguf
+    from formats.onnx.format import OnnxQdq
+
+    formats = (Gguf(), OnnxQdq())
+    runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
+    return Registry(
+        open_family=open_family,
+        frozen=frozen,
+        open_gguf=GgufBase,
+        formats={format.name: format for format in formats},
+        runtimes={runtime.name: runtime for runtime in runtimes},
+    )
+
+
+def load_recipe(path: str | Path) -> "Recipe":
+    """Read and validate a recipe; mergekit's files are recipes too.
+
+    Args:
+        path: A YAML file. Relative paths in it are relative to it.
+
+    Returns:
+        The recipe. Its models are not opened yet.
+
+    Raises:
+        RecipeError: Something in it is wrong; the sentence names file, line and key.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> recipe = epmq.load_recipe("recipe.yaml")
+        >>> sorted(recipe.tasks)
+        ['mood', 'topic']
+    """
+    from epmq_export.recipe.load import load_recipe
+
+    return load_recipe(Path(path))
+
+
+def run(
+    recipe: "str | Path | Recipe",
+    output: str | Path,
+    *,
+    device: str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: "Listener | None" = None,
+) -> "Verdict":
+    """Merge, calibrate, write and verify: the whole chain.
+
+    Args:
+        recipe: A recipe, or the path of one.
+        output: The directory to write. It gets `packed/`, a directory for each format, and `report.json`.
+        device: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
+        overwrite: Replace what an earlier run has left.
+        resume: Go on from what an interrupted run has finished, to the same bytes.
+        progress: Called with each step of each stage.
+
+    Returns:
+        The verdict. A file that is not as good as the reference is no exception: look at `passed`.
+
+    Raises:
+        RecipeError: The recipe is wrong, or `output` exists.
+        InputError: A model or a data file is wrong.
+        OutputError: `output` cannot be written.
+        MissingRuntime: A runtime that reads one of the files is not installed.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> verdict = epmq.run("recipe.yaml", "out")
+        >>> verdict.passed
+        True
+    """
+    from epmq_export.pipeline.run import run
+
+    job = _open(recipe, device)
+    return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
+
+
+def merge(
+    recipe: "str | Path | Recipe",
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: "Listener | None" = None,
+) -> Path:
+    """Merge the experts in full precision and write a Hugging Face directory.
+
+    Args:
+        recipe: A recipe, or the path of one. It needs no tasks.
+        output: The directory to write.
+        overwrite: Replace what is there.
+        progress: Called with each step.
+
+    Returns:
+        The directory.
+
+    Raises:
+        RecipeError: The recipe is wrong, or `output` exists.
+        InputError: A model is wrong, or does not fit the others.
+        OutputError: `output` cannot be written.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> (epmq.merge("recipe.yaml", "merged") / "config.json").exists()
+        True
+    """
+    from epmq_export.pipeline.merge import write_merge
+
+    files.refuse_existing(Path(output), overwrite)
+    write_merge(registry(), _loaded(recipe), Path(output), _stages(progress))
+    return Path(output)
+
+
+def calibrate(
+    recipe: "str | Path | Recipe",
+    output: str | Path,
+    *,
+    format: str | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: "Listener | None" = None,
+) -> "Packed":
+    """Merge and calibrate onto the grids of a format; write a packed checkpoint.
+
+    Args:
+        recipe: A recipe, or the path of one.
+        output: The directory to write.
+        format: Whose grids: `gguf` or `onnx`; `safetensors` for none, a merge in full precision. By default
+            the first format that the model's family can be written in.
+        device: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
+        overwrite: Replace what is there.
+        resume: Go on from what an interrupted calibration has finished, to the same bytes.
+        progress: Called with each step.
+
+    Returns:
+        The packed checkpoint.
+
+    Raises:
+        RecipeError: The recipe or the format is wrong, or `output` exists.
+        InputError: A model or a data file is wrong.
+        CalibrationError: The numbers of a layer cannot be solved.
+        OutputError: `output` cannot be written.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> packed = epmq.calibrate("recipe.yaml", "packed", format="onnx")
+        >>> packed.index.method["name"]
+        'epmq'
+    """
+    from epmq_export.pipeline.calibrate import calibrate
+    from epmq_export.pipeline.requirements import require_readable
+    from epmq_export.pipeline.targets import targets
+
+    files.refuse_existing(Path(output), overwrite)
+    job, stages, target = _open(recipe, device), _stages(progress), None
+    if format != FULL_PRECISION:
+        format = format or job.formats[0]
+        if format not in job.models.family.runtimes:
+            known = " or ".join((*job.models.family.runtimes, FULL_PRECISION))
+            raise RecipeError(
+                f"--format {format}: family {job.models.family.name} cannot be written in it, "
+                f"expected {known}"
+            )
+        require_readable(job.recipe, job.models.family)
+        (target,) = targets(job.recipe, job.models.family, registry().formats, [format])
+    with stages.stage("calibrate") as update:
+        return calibrate(job, Path(output), target, resume, update)
+
+
+def export(
+    packed: "str | Path | Packed",
+    output: str | Path,
+    *,
+    formats: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: "Listener | None" = None,
+) -> list[Path]:
+    """Write a packed checkpoint in each format.
+
+    Args:
+        packed: A packed checkpoint, or its directory.
+        output: The directory that gets a directory for each format.
+        formats: `gguf`, `onnx`; by default all that the family can be written in.
+        overwrite: Replace what is there.
+        progress: Called with each step.
+
+    Returns:
+        The file of each format that a runtime is given.
+
+    Raises:
+        RecipeError: The family cannot be written in a format, or a format's directory exists.
+        InputError: `packed` is no packed checkpoint, or not whole.
+        OutputError: `output` cannot be written.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> epmq.export("packed", "files", formats=["onnx"])[0].name
+        'model_q4.onnx'
+    """
+    from epmq_export.pipeline.export import export
+    from epmq_export.tensors.packed import Packed
+
+    opened = packed if isinstance(packed, Packed) else Packed(Path(packed))
+    return export(registry(), opened, Path(output), formats, overwrite, _stages(progress))
+
+
+def verify(
+    output: str | Path,
+    *,
+    recipe: "str | Path | Recipe | None" = None,
+    report: str | Path | None = None,
+    device: str | None = None,
+    progress: "Listener | None" = None,
+) -> "Verdict":
+    """Reload the files that a run left in their runtimes and judge them.
+
+    Args:
+        output: What `run` left: `packed/` and a directory for each format.
+        recipe: Whose tasks to judge by; by default the recipe that `output/report.json` names. Without one,
+            tasks are left out.
+        report: Where to write the report as JSON; by default nowhere.
+        device: Where the reference runs: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
+        progress: Called with each step.
+
+    Returns:
+        The verdict. A broken file is no exception: look at `passed` and `broken`.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        InputError: There is nothing to judge, or the packed checkpoint is not whole.
+        MissingRuntime: A runtime that reads one of the files is not installed.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> epmq.verify("out").broken
+        []
+    """
+    from epmq_export.pipeline.targets import PACKED
+    from epmq_export.pipeline.verify import recipe_of, verify
+    from epmq_export.tensors.packed import Packed
+
+    Packed(Path(output) / PACKED)  # what is not whole is told before a recipe is opened
+    named = recipe if recipe is not None else recipe_of(Path(output))
+    job = _open(named, device) if named is not None else None
+    where = Path(report) if report is not None else None
+    return verify(registry(), Path(output), (), job, where, _stages(progress))
+
+
+def evaluate(
+    model: str | Path,
+    recipe: "str | Path | Recipe",
+    *,
+    device: str | None = None,
+    progress: "Listener | None" = None,
+) -> "Evaluation":
+    """Score a model on a recipe's tasks, beside the base and the experts.
+
+    Args:
+        model: A model directory, a `.gguf` or `.onnx` file, or a packed checkpoint.
+        recipe: Whose tasks, base and experts.
+        device: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
+        progress: Called with each step.
+
+    Returns:
+        The scores by task of the base, of each task's expert, and of the model.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        InputError: The model is none, or does not fit the base.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> scores = epmq.evaluate("out/gguf/model.gguf", "recipe.yaml")
+        >>> scores.model["average"] > scores.base["average"]
+        True
+    """
+    from epmq_export.pipeline.evaluate import evaluate
+
+    return evaluate(registry(), Path(model), _open(recipe, device), _stages(progress))
+
+
+def forecast(
+    recipe: "str | Path | Recipe",
+    output: str | Path | None = None,
+    *,
+    device: str | None = None,
+    overwrite: bool = False,
+) -> "Forecast":
+    """Say what a run will write, hold in memory and take. Downloads nothing and calibrates nothing.
+
+    Args:
+        recipe: A recipe, or the path of one.
+        output: Where the run would write; it is looked at, and nothing is written.
+        device: Whose speed to measure: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
+        overwrite: Whether the run would replace what is at `output`.
+
+    Returns:
+        What of the recipe is here, grids, sizes of files, memory, time, and what cannot be said.
+
+    Raises:
+        RecipeError: The recipe contradicts itself or a model that is here, or `output` exists.
+        InputError: A file that is here is broken.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> [file.path for file in epmq.forecast("recipe.yaml").files if file.format == "gguf"]
+        ['model.gguf']
+    """
+    from epmq_export.pipeline.forecast.forecast import Forecaster
+
+    if output is not None:
+        files.refuse_existing(Path(output), overwrite)
+    return Forecaster(registry(), _device(device)).forecast(_loaded(recipe).require_tasks())
+
+
+def inspect(path: str | Path) -> "Description":
+    """List the metadata and tensors of a model file or directory. Reads no weights and needs no torch.
+
+    Args:
+        path: A `.gguf`, `.onnx` or `.safetensors` file, a packed checkpoint, a model directory or an adapter.
+
+    Returns:
+        Its kind, origin, metadata and tensors, with types and sizes.
+
+    Raises:
+        InputError: There is nothing at `path`, nothing that is a model, or a model that is not whole.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> epmq.inspect("out/gguf/model.gguf").kind
+        'gguf'
+    """
+    from formats.inspect import describe
+
+    return describe(Path(path))
+
+
+def _loaded(recipe: "str | Path | Recipe") -> "Recipe":
+    return load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+
+
+def _open(recipe: "str | Path | Recipe", device: str | None) -> "Job":
+    from epmq_export.pipeline.job import Job
+
+    return Job.open(_loaded(recipe), registry(), _device(device))
+
+
+def _stages(progress: "Listener | None") -> "Stages":
+    from epmq_export.pipeline.progress import Stages, ignore
+
+    return Stages(progress or ignore)
+
+
+def _device(name: str | None) -> "torch.device":
+    """Return a device by its name; RecipeError where there is none of that name."""
+    import torch
+
+    from epmq_export.models.reference import default_device
+
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(f"--device {name}: {first_line(error)}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RecipeError(f"--device {name}: expected cpu, cuda or cuda:N")
+    return device

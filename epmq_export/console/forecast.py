@@ -1,0 +1,118 @@
+"""What `epmq run --dry-run` shows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from epmq_export.console.listing import visible
+from epmq_export.console.terminal import out, plain_table
+
+if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+    from epmq_export.pipeline.forecast.costs import Memory
+    from epmq_export.pipeline.forecast.forecast import Forecast
+    from epmq_export.pipeline.forecast.inventory import Found
+
+
+def show_forecast(forecast: "Forecast") -> None:
+    """What is here, what will be written, held and computed; what cannot be said, last."""
+    _show_found("Models", forecast.models)
+    _show_found("Data", forecast.data)
+    table = plain_table("Plan", "", "")
+    table.add_row("merge", forecast.merge)
+    table.add_row("calibration", forecast.method)
+    if forecast.samples is not None:
+        samples = forecast.samples
+        table.add_row(
+            "samples",
+            (
+                f"{samples.samples:,} of {samples.tasks} tasks, {samples.tokens:.0f} tokens "
+                f"each{'' if samples.exact else ' (as asked for)'}"
+            ),
+        )
+        passes = forecast.passes
+        table.add_row(
+            "passes",
+            (
+                f"{passes['student']:,} of a batch through a block of the student, {passes['experts']:,} of "
+                "the experts"
+            ),
+        )
+    for format, grids in forecast.grids.items():
+        counts = Counter(grids.values())
+        table.add_row(format, ", ".join(f"{count} linears on {grid}" for grid, count in counts.items()))
+    out.print(table)
+    if forecast.files:
+        table = plain_table("Files", "name", "bytes", "of which")
+        for file in forecast.files:
+            table.add_row(
+                f"{file.format}/{file.path}",
+                f"{file.bytes:,}",
+                ", ".join(f"{kind} {size:,}" for kind, size in file.types.items()),
+            )
+        out.print(table)
+    if forecast.memory is not None:
+        _show_memory(forecast.memory)
+    if forecast.time is not None:
+        (least, most), speed = forecast.time.seconds, forecast.time.speed
+        again = forecast.time.calibrations
+        many = (
+            ""
+            if again == (1, 1)
+            else f", {again[0]} of them"
+            if again[0] == again[1]
+            else f", {again[0]} to {again[1]} of them"
+        )
+        out.print(f"\ncalibration{many}: roughly {_duration(least)} to {_duration(most)}", style="bold")
+        rests = (
+            f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
+            f"{speed.double / 1e9:.0f} in float64, measured just now"
+        )
+        out.print(f"rests on {rests}; on a busy machine it is wrong", soft_wrap=True)
+    for note in forecast.notes:
+        out.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+    for sentence in forecast.unknown:
+        out.print(f"not said: {sentence}", markup=False, soft_wrap=True)
+
+
+def _show_found(title: str, found: Sequence["Found"]) -> None:
+    table = plain_table(title, "", "", "")
+    for each in found:
+        table.add_row(
+            Text(each.role),
+            Text(visible(each.name)),
+            Text(each.sentence, "green" if each.whole else "yellow"),
+        )
+    out.print(table)
+
+
+def _show_memory(memory: "Memory") -> None:
+    parts = {
+        "weights of a block": memory.weights,
+        "merging": memory.merging,
+        "statistics": memory.statistics,
+        "a forward pass": memory.forward,
+        "activations": memory.activations,
+        "what is calibrated": memory.shipped,
+    }
+    shown = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in parts.items())
+    out.print(
+        f"\npeak memory: about {memory.peak / 1e9:.2f} GB besides Python and its libraries", style="bold"
+    )
+    out.print(shown, soft_wrap=True)
+    if memory.spilled:
+        out.print(
+            (
+                f"on disk meanwhile: about {memory.spilled / 1e9:.2f} GB of activations that are past "
+                "their bound"
+            ),
+            soft_wrap=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {name}"
+    return "1 second" if seconds < 1.5 else f"{seconds:.0f} seconds"

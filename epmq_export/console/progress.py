@@ -1,0 +1,60 @@
+"""How far a job is, on stderr: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from epmq_export.console.terminal import err
+
+if TYPE_CHECKING:  # its room needs torch, which not every command shall wait for
+    from epmq_export.pipeline.progress import Progress
+
+QUIET = 10.0
+"""Seconds between two lines about one stage where there is no terminal."""
+
+
+class ProgressDisplay:
+    """Shows each stage as it is told of it, and leaves a line with the time that a finished one took."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._said = time.monotonic()
+
+    def __call__(self, progress: "Progress") -> None:
+        """Show one step."""
+        if progress.state != "running":
+            self._end(progress)
+        elif not progress.text:
+            self._begin(progress.stage)
+        elif self._bar is not None:
+            total = progress.total or None
+            self._bar.update(self._task, description=progress.text, completed=progress.done, total=total)
+        elif time.monotonic() - self._said >= QUIET:
+            self._said = time.monotonic()
+            count = f" ({progress.done} of {progress.total})" if progress.total else ""
+            err.print(f"{progress.stage}: {progress.text}{count}", style="dim")
+
+    def _begin(self, stage: str) -> None:
+        self._said = time.monotonic()
+        if not err.is_terminal:
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[bold]{task.fields[stage]}"),
+            BarColumn(16),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+        )
+        self._bar = Bar(*columns, console=err, transient=True)
+        self._task = self._bar.add_task("", total=None, stage=stage)
+        self._bar.start()
+
+    def _end(self, progress: "Progress") -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if progress.state == "finished":
+            err.print(f"{progress.stage}: {progress.seconds:.1f} s", style="dim")

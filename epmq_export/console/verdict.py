@@ -1,0 +1,104 @@
+"""What `epmq run`, `verify` and `evaluate` show: scores by task, checks by file, and the verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from epmq_export.console.terminal import mark, out
+
+if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+    from epmq_export.verification.verify import Verdict
+
+
+def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Percent by task; a column for each model, so that many tasks fit a terminal."""
+    table = Table(
+        title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("task", no_wrap=True)  # a name has no place to break
+    for name in scores:
+        table.add_column(name, justify="right")
+    tasks = [task for task in next(iter(scores.values())) if task != "average"]
+    for task in (*tasks, "average"):
+        table.add_row(
+            task,
+            *(f"{100 * row[task]:.1f}" for row in scores.values()),
+            style="bold" if task == "average" else None,
+        )
+    return table
+
+
+def _size(file: Mapping[str, Any]) -> str:
+    """Of the file that tasks are judged by, and of it and all that lie beside it."""
+    beside = sum(other["bytes"] for other in file["others"])
+    return f"{file['bytes'] / 1e6:.1f} MB" + (
+        f" of {(file['bytes'] + beside) / 1e6:.1f} MB" if beside else ""
+    )
+
+
+def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
+    """A column for each file, a row for each check."""
+    table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("check")
+    for file in files:
+        table.add_column(f"{file['format']} in {file['runtime']}")
+    rows = {
+        name: [_outcome(name, file["checks"][name]) for file in files]
+        for name in ("codes", "metadata", "graph", "tasks")
+    }
+    for name, outcomes in rows.items():
+        table.add_row(name, *outcomes)
+    table.add_row("size", *map(_size, files))
+    return table
+
+
+def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
+    """One check of one file in a few words."""
+    if check is None:
+        return Text("not checked: no recipe", "yellow")
+    match name:
+        case "codes":
+            return mark(
+                check["equal"],
+                f"{check['tensors']} tensors {'bit-equal' if check['equal'] else 'read, not all equal'}",
+            )
+        case "metadata":
+            return mark(check["equal"], "equal" if check["equal"] else f"{check['differences']} differ")
+        case "graph":
+            value = check["value"]
+            return mark(
+                check["passed"],
+                "no output" if value is None else f"differs {value:.1e}, up to {check['tolerance']:.0e}",
+            )
+        case _:
+            drop = check["worst_drop"]
+            return mark(
+                check["passed"],
+                "no output"
+                if drop is None
+                else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * check['tolerance']:.1f}",
+            )
+
+
+def show_verdict(verdict: "Verdict") -> None:
+    if verdict.scores:
+        out.print(scores_table(verdict.scores))
+    out.print(checks_table(verdict.files))
+    for file in verdict.files:
+        if "fused" in file["notes"]:
+            fused, linears = file["notes"]["fused"], file["notes"]["linears"]
+            out.print(
+                f"{file['format']}: {file['runtime']} fuses {fused} of {linears} quantised linears",
+                style=None if fused == linears else "yellow",
+            )
+    for sentence in verdict.broken:
+        out.print(f"✗ {sentence}", style="red", markup=False)
+    out.print(
+        "verdict: fail" if verdict.broken else "verdict: pass",
+        style="bold red" if verdict.broken else "bold green",
+    )
+    for file in verdict.files:
+        out.print(file["path"])

@@ -1,0 +1,77 @@
+"""The stage `evaluate`: a model's scores on a recipe's tasks, beside those of the base and of the experts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from epmq_export.errors import InputError
+from epmq_export.models import reference
+from epmq_export.models.samples import Sample
+from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.registry import Registry
+from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
+from epmq_export.tensors.directory import PACKED_INDEX
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import renamed
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.open import open_bench
+
+Scores = Mapping[str, float]
+"""A score by task, and their mean as `average`; 0..1, of rank correlations -1..1."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores on a recipe's tasks."""
+
+    base: Scores
+    experts: Scores
+    """The score of each task's own expert."""
+
+    model: Scores
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        """Return the scores by the names of the models, as `epmq evaluate --json` prints them."""
+        return {"base": dict(self.base), "experts": dict(self.experts), "model": dict(self.model)}
+
+
+def evaluate(registry: Registry, model: Path, job: Job, stages: Stages) -> Evaluation:
+    """Score a model directory, a written file, or a packed checkpoint; InputError where it is none of
+    these.
+    """
+    outputs_of = _runner(registry, model, job)
+    with stages.stage("evaluate") as update:
+        update("experts", 0, 3)
+        bench = open_bench(job.models, job.tasks, job.device)
+        update("base", 1, 3)
+        family, source = job.models.family, job.models.base
+        base = bench.outputs(partial(reference.outputs, family, source, device=job.device))
+        update(model.name, 2, 3)
+        return Evaluation(
+            base=bench.scores(base),
+            experts=bench.scores(bench.experts),
+            model=bench.scores(bench.outputs(outputs_of)),
+        )
+
+
+def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sample]], Outputs]:
+    """Return what gives a model's outputs for samples: a file's first runtime, or PyTorch."""
+    if not model.exists():
+        raise InputError(f"{model}: no such file or directory")
+    family, base, packed = job.models.family, job.checkpoints.base, (model / PACKED_INDEX).exists()
+    for name in family.runtimes:
+        runtime = registry.readers(family, name)[0]
+        if model.suffix == f".{name}" and model.is_file():
+            return partial(runtime.outputs, model)
+        if model.is_dir() and (model / name).is_dir() and not packed:
+            return partial(runtime.outputs, registry.formats[name].find(model))
+    if packed:
+        return partial(reference.outputs, registry.open_family(model), Packed(model), device=job.device)
+    opened = open_checkpoint(model, base, open_gguf=registry.open_gguf)
+    require_same_vocabulary(base.directory, opened.directory, str(model))
+    source = job.models.like_expert(renamed(opened, family.canonical))
+    require_fit(job.models.base, source, str(model))
+    return partial(reference.outputs, family, source, device=job.device)

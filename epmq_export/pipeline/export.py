@@ -1,0 +1,37 @@
+"""The stage `export`: a packed checkpoint as files of each format."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from epmq_export import files
+from epmq_export.errors import RecipeError
+from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.registry import Registry
+from epmq_export.tensors.packed import Packed
+
+
+def export(
+    registry: Registry, packed: Packed, output: Path, formats: Sequence[str], overwrite: bool, stages: Stages
+) -> list[Path]:
+    """Write OUTPUT/FORMAT for each format, or for all that the family can be written in where none is named.
+
+    Returns the files that tasks are judged by. Each format's directory is written whole or not at all.
+    Raises RecipeError for a format that the family cannot be written in, and for a directory that is there
+    already and is not to be overwritten.
+    """
+    family = registry.open_family(packed.directory)
+    names = formats or [*family.runtimes]
+    if lacking := [name for name in names if name not in family.runtimes]:
+        raise RecipeError(
+            f"--format {lacking[0]}: family {family.name} cannot be written in it, expected "
+            f"{' or '.join(family.runtimes)}"
+        )
+    for name in names:
+        files.refuse_existing(output / name, overwrite)
+    written = []
+    for name in names:
+        with stages.stage(f"write {name}"), files.whole(output / name) as built:
+            built.mkdir()
+            model = registry.formats[name].write(packed, family, built).relative_to(built)
+        written.append(output / name / model)
+    return written

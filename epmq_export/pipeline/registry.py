@@ -1,0 +1,33 @@
+"""The families, formats and runtimes that jobs may use. The composition root (`api`) fills it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from epmq_export.models.family import Family
+from epmq_export.models.format import Format
+from epmq_export.models.runtime import Runtime
+from epmq_export.tensors.checkpoint import OpenGguf
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What the pipeline is handed, since no room below `api` knows a family, a format or a runtime by
+    name.
+    """
+
+    open_family: Callable[[Path], Family]
+    """Opens the family of a model directory; InputError where there is none for it."""
+
+    frozen: Callable[[Path], Sequence[str]]
+    """Gives the patterns of the tensors that a merge leaves as the base's; none for an unknown family."""
+
+    open_gguf: OpenGguf
+    """Opens a GGUF file as a checkpoint."""
+
+    formats: Mapping[str, Format]
+    runtimes: Mapping[str, Runtime]
+
+    def readers(self, family: Family, format: str) -> list[Runtime]:
+        """Return the runtimes that read a family's files of a format."""
+        return [self.runtimes[family.runtimes[format]]]

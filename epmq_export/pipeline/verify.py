@@ -1,0 +1,121 @@
+"""The stage `verify`: written files, reloaded in their runtimes and judged."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from epmq_export.errors import InputError
+from epmq_export.grids import GRIDS
+from epmq_export.models.family import Family
+from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.registry import Registry
+from epmq_export.pipeline.targets import PACKED
+from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.tensors.packed import Packed
+from epmq_export.verification.report import Report
+from epmq_export.verification.verify import Judge, Verdict, Written
+from epmq_export.verification.verify import verify as verify_files
+
+log = logging.getLogger(__name__)
+REPORT = "report.json"
+
+
+def verify(
+    registry: Registry,
+    output: Path,
+    formats: Sequence[str],
+    job: Job | None,
+    report: Path | None,
+    stages: Stages,
+) -> Verdict:
+    """Judge the files of an output: each against the packed checkpoint that it was written from.
+
+    Without names of formats, all that are there are judged. Without a job, tasks are left out, and the
+    tolerances are those of the recipe that the packed checkpoint tells of. The report, where one is asked
+    for, is written whole or not at all. Raises InputError where nothing is there to judge.
+    """
+    packed = Packed(output / PACKED)
+    family = registry.open_family(packed.directory)
+    formats = formats or _there(output, family, packed)
+    apart = {name: Packed(place) for name in formats if (place := output / f"{PACKED}-{name}").exists()}
+    written = [
+        Written(
+            path=registry.formats[name].find(output / name),
+            format=registry.formats[name],
+            runtime=runtime,
+            packed=apart.get(name, packed),
+        )
+        for name in formats
+        for runtime in registry.readers(family, name)
+    ]
+    judge = None
+    if job is not None:
+        if job.recipe.source != packed.index.recipe:
+            log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
+        with stages.stage("score the references") as update:
+            judge = Judge.build(
+                job.models, job.tasks, packed, job.recipe.verify, job.device, lambda text: update(text, 0, 0)
+            )
+    tolerances = job.recipe.verify if job is not None else _tolerances(packed)
+    with stages.stage("verify") as update:
+        verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))
+    if report is not None:
+        recipe = job.recipe.path if job is not None else None
+        Report(
+            packed=packed,
+            apart={name: apart.get(name) for name in _partial(registry)},
+            packages=_packages(registry),
+            verdict=verdict,
+            recipe=recipe,
+            seconds=stages.seconds,
+        ).write(report)
+    return verdict
+
+
+def recipe_of(output: Path) -> Path | None:
+    """Return the recipe that a run's report names, if it is still there; else log a warning."""
+    report = output / REPORT
+    try:
+        named = Path(json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s names no recipe, so the tasks are not checked: give --recipe", report)
+        return None
+    if not named.is_file():
+        log.warning("the recipe %s is gone, so the tasks are not checked: give --recipe", named)
+        return None
+    return named
+
+
+def _there(output: Path, family: Family, packed: Packed) -> list[str]:
+    """Return the formats that an output has; log those that its recipe asks for and it has not."""
+    names = [name for name in family.runtimes if (output / name).is_dir()]
+    if not names:
+        raise InputError(
+            f"{output}: found none of {', '.join(family.runtimes)}, expected the directories that "
+            "`epmq export` writes"
+        )
+    asked = packed.index.recipe.get("export", {}).get("formats") or [*family.runtimes]
+    if missing := [name for name in asked if name not in names]:
+        log.warning(
+            "%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing)
+        )
+    return names
+
+
+def _tolerances(packed: Packed) -> RecipeVerify:
+    """Return the tolerances of the recipe that a packed checkpoint was made by."""
+    return RecipeVerify.model_validate(packed.index.recipe.get("verify", {}))
+
+
+def _partial(registry: Registry) -> list[str]:
+    """Return the formats that do not hold every grid, and so may be calibrated apart."""
+    return [name for name, format in registry.formats.items() if format.grids != GRIDS.keys()]
+
+
+def _packages(registry: Registry) -> list[str]:
+    """Return the packages of all formats and runtimes, each once."""
+    named = [format.packages for format in registry.formats.values()]
+    named += [runtime.packages for runtime in registry.runtimes.values()]
+    return list(dict.fromkeys(package for packages in named for package in packages))
