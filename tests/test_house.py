@@ -33,7 +33,8 @@ def room(module: str) -> str:
 
 
 ALLOWED = {
-    "cli": {"epmq_export", "converters", "formats"},
+    "epmq_export.api": {"epmq_export", "converters", "formats"},
+    "cli": {"epmq_export"},
     "epmq_export": {"epmq_export"},
     "converters": {"epmq_export", "converters"},
     "formats": {"epmq_export", "formats"},
@@ -42,7 +43,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_stay_within_what_the_room_may_know(module: str) -> None:
-    assert {room(name) for name in imports(module)} <= ALLOWED[room(module)]
+    assert {room(name) for name in imports(module)} <= ALLOWED.get(module, ALLOWED[room(module)])
 
 
 def test_no_two_files_import_each_other() -> None:

@@ -15,8 +15,9 @@ from transformers import CLIPModel, Dinov2Config, Dinov2Model
 from benchmarks.accuracy.laboratory import Laboratory
 from benchmarks.experts import clip, clip_model, dinov2, language, text, training, vit
 from benchmarks.experts.language_tasks import LanguageTask
-from tests import tiny_decoder, tiny_t5
 from tests.benchmarks.stand_ins import image_data, text_task
+from tests.tiny import decoder as tiny_decoder
+from tests.tiny import t5 as tiny_t5
 
 FEW = ("--steps", "2", "--batch-size", "4")
 
