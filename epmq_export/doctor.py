@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import epmq_export
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
 
@@ -184,7 +183,7 @@ def _try(part: Part) -> Found:
 
 def _run(program: str) -> tuple[str | None, str | None]:
     """What a program prints, or the problem in its own last words."""
-    root = str(Path(epmq_export.__file__).parents[1])
+    root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", program]
     try:
