@@ -1,5 +1,7 @@
 """What no key of a recipe shows alone: keys that contradict each other."""
 
+from collections.abc import Iterator, Sequence
+
 from epmq_export.errors import Key, did_you_mean
 from epmq_export.grids import GRIDS
 from epmq_export.merging.tokens import TokenRow
@@ -8,147 +10,134 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import prompt_contradictions
 from epmq_export.recipe.values import ONNX_GRIDS
 
+Mistake = tuple[Key, str]
+"""A key, and the sentence that tells of it."""
 
-def contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
-    """What no key shows alone."""
-    wrong: list[tuple[Key, str]] = []
-    ways = [key for key in ("models", "slices", "modules") if recipe.source.get(key)]
+
+def contradictions(recipe: Recipe) -> list[Mistake]:
+    """Return every mistake that shows only where keys are read together."""
+    if nothing := _nothing_to_merge(recipe):
+        return [nothing]
+    return [*_models(recipe), *_quantization(recipe), *_tasks(recipe), *_tokenizer(recipe)]
+
+
+def _ways(recipe: Recipe) -> list[str]:
+    """Return the keys, of those that say what is merged, that the recipe has."""
+    return [key for key in ("models", "slices", "modules") if recipe.source.get(key)]
+
+
+def _nothing_to_merge(recipe: Recipe) -> Mistake | None:
+    """Return the mistake of a recipe whose models are not known, which none of the other checks can read."""
+    ways = _ways(recipe)
     if len(ways) > 1:
-        wrong.append(((ways[1],), f"found it beside {ways[0]}, expected one of models, slices, modules"))
-        return wrong
+        return (ways[1],), f"found it beside {ways[0]}, expected one of models, slices, modules"
     if not recipe.base_model:
-        wrong.append(
-            (("base_model",), "found nothing, expected the model that the experts were fine-tuned from")
-        )
-        return wrong
-    if not recipe._listed():
-        wrong.append(
-            (("models",), "found none, expected the models to merge, or tasks that name their experts")
-        )
-        return wrong
+        return ("base_model",), "found nothing, expected the model that the experts were fine-tuned from"
+    if not recipe.listed():
+        return ("models",), "found none, expected the models to merge, or tasks that name their experts"
+    return None
+
+
+def _models(recipe: Recipe) -> Iterator[Mistake]:
     if not recipe.experts:
-        wrong.append(((ways[0] if ways else "models",), "found only the base, expected an expert"))
-    groups: list[tuple[Key, list[RecipeModel], list[RecipeSlice]]] = [((), recipe.models, recipe.slices)]
-    groups += [(("modules", name), module.models, module.slices) for name, module in recipe.modules.items()]
-    wrong += [
-        (
-            ("modules", name),
-            "found an empty name, expected the first part of tensors' names, or 'default' for all the rest",
-        )
-        for name in recipe.modules
-        if not name.strip()
-    ]
-    for key, models, slices in groups:
-        wrong += _repeated(recipe, (*key, "models"), [model.model for model in models])
-        for index, part in enumerate(slices):
-            place = (*key, "slices", index, "sources")
-            wrong += _repeated(recipe, place, [source.model for source in part.sources])
-            base = part.base_model or recipe.base_model
-            if not recipe.counts_base and recipe.location(base) not in {
-                recipe.location(source.model) for source in part.sources
-            }:
-                wrong.append(
-                    (
-                        place,
-                        (
-                            f"found no layers of the base {base!r}, expected them among the sources: "
-                            f"{recipe.merge_method} needs them"
-                        ),
-                    )
-                )
-    wrong += _quantization_contradictions(recipe)
-    names = [model.model for model in recipe.experts]
-    experts = {recipe.location(name) for name in names}
-    for name, task in recipe.tasks.items():
+        yield (next(iter(_ways(recipe)), "models"),), "found only the base, expected an expert"
+    for name in recipe.modules:
         if not name.strip():
-            wrong.append((("tasks", name), "found an empty name, expected the name of a task"))
-        if recipe.location(task.expert) not in experts:
-            wrong.append(
+            yield (
+                ("modules", name),
                 (
-                    ("tasks", name, "expert"),
-                    (
-                        f"found {task.expert!r}, expected one of the experts in "
-                        f"models{did_you_mean(task.expert, names)}"
-                    ),
-                )
+                    "found an empty name, expected the first part of tensors' names, or 'default' for all "
+                    "the rest"
+                ),
             )
-        wrong += [(("tasks", name, *key), message) for key, message in prompt_contradictions(task)]
-    return wrong + _tokenizer_contradictions(recipe)
+    yield from _of_one_stack(recipe, (), recipe.models, recipe.slices)
+    for name, module in recipe.modules.items():
+        yield from _of_one_stack(recipe, ("modules", name), module.models, module.slices)
 
 
-def _repeated(recipe: Recipe, key: Key, names: list[str]) -> list[tuple[Key, str]]:
-    wrong: list[tuple[Key, str]] = []
+def _of_one_stack(
+    recipe: Recipe, key: Key, models: Sequence[RecipeModel], slices: Sequence[RecipeSlice]
+) -> Iterator[Mistake]:
+    yield from _repeated(recipe, (*key, "models"), [model.model for model in models])
+    for index, part in enumerate(slices):
+        place = (*key, "slices", index, "sources")
+        names = [source.model for source in part.sources]
+        yield from _repeated(recipe, place, names)
+        base = part.base_model or recipe.base_model
+        if not recipe.counts_base and recipe.location(base) not in map(recipe.location, names):
+            yield (
+                place,
+                f"found no layers of the base {base!r}, expected them among the sources: "
+                f"{recipe.merge_method} needs them",
+            )
+
+
+def _repeated(recipe: Recipe, key: Key, names: Sequence[str]) -> Iterator[Mistake]:
     known: dict[str, int] = {}
     for index, name in enumerate(names):
         first = known.setdefault(recipe.location(name), index)
         if first != index:
-            wrong.append(
-                (
-                    (*key, index, "model"),
-                    f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)",
-                )
+            yield (
+                (*key, index, "model"),
+                f"found {name!r} again, expected each model once ({key[-1]}[{first}] is the same)",
             )
-    return wrong
 
 
-def _quantization_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
-    wrong: list[tuple[Key, str]] = []
+def _quantization(recipe: Recipe) -> Iterator[Mistake]:
     quantization = recipe.quantization
-    if quantization.bits is not None and "grid" in quantization.model_fields_set:
-        wrong.append(
-            (
-                ("quantization", "grid"),
-                "found a grid beside bits, which choose one for each linear, expected one of the two keys",
-            )
+    if quantization.bits is None:
+        return
+    if "grid" in quantization.model_fields_set:
+        yield (
+            ("quantization", "grid"),
+            "found a grid beside bits, which choose one for each linear, expected one of the two keys",
         )
     least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
-    if (
-        quantization.bits is not None
-        and quantization.bits < least
-        and "onnx" in (recipe.export.formats or ("onnx",))
-    ):
-        wrong.append(
-            (
-                ("quantization", "bits"),
-                (
-                    f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or "
-                    "leave it "
-                    "out of export.formats"
-                ),
-            )
+    if quantization.bits < least and "onnx" in (recipe.export.formats or ("onnx",)):
+        yield (
+            ("quantization", "bits"),
+            f"found {quantization.bits:g}, expected at least {least:g}, which ONNX takes: or leave it out of "
+            "export.formats",
         )
-    return wrong
 
 
-def _tokenizer_contradictions(recipe: Recipe) -> list[tuple[Key, str]]:
-    wrong: list[tuple[Key, str]] = []
+def _tasks(recipe: Recipe) -> Iterator[Mistake]:
+    names = [model.model for model in recipe.experts]
+    experts = {recipe.location(name) for name in names}
+    for name, task in recipe.tasks.items():
+        if not name.strip():
+            yield ("tasks", name), "found an empty name, expected the name of a task"
+        if recipe.location(task.expert) not in experts:
+            yield (
+                ("tasks", name, "expert"),
+                f"found {task.expert!r}, expected one of the experts in "
+                f"models{did_you_mean(task.expert, names)}",
+            )
+        for key, message in prompt_contradictions(task):
+            yield ("tasks", name, *key), message
+
+
+def _tokenizer(recipe: Recipe) -> Iterator[Mistake]:
     models = [recipe.base_model, *(model.model for model in recipe.experts)]
     known = {recipe.location(name) for name in models}
-    named: list[tuple[Key, str]] = []
+    sources: list[tuple[Key, str]] = []
     if recipe.tokenizer_source is not None:
-        named.append((("tokenizer_source",), recipe.tokenizer_source))
+        sources.append((("tokenizer_source",), recipe.tokenizer_source))
     if recipe.tokenizer is not None:
-        named.append((("tokenizer", "source"), recipe.tokenizer.source))
+        sources.append((("tokenizer", "source"), recipe.tokenizer.source))
         if recipe.tokenizer_source is not None:
-            wrong.append((("tokenizer",), "found it beside tokenizer_source, expected one of them"))
+            yield ("tokenizer",), "found it beside tokenizer_source, expected one of them"
         for token, entry in recipe.tokenizer.tokens.items():
             model = entry.source.model if isinstance(entry.source, TokenRow) else entry.source
             if model not in (None, "zero") and recipe.location(model) not in known:
-                wrong.append(
-                    (
-                        ("tokenizer", "tokens", token, "source"),
-                        f"found {model!r}, expected one of the models{did_you_mean(model, models)}",
-                    )
+                yield (
+                    ("tokenizer", "tokens", token, "source"),
+                    f"found {model!r}, expected one of the models{did_you_mean(model, models)}",
                 )
-    for key, source in named:
+    for key, source in sources:
         if source not in ("base", "union") and recipe.location(source) not in known:
-            wrong.append(
-                (
-                    key,
-                    (
-                        f"found {source!r}, expected 'base', 'union' or one of the "
-                        f"models{did_you_mean(source, models)}"
-                    ),
-                )
+            yield (
+                key,
+                f"found {source!r}, expected 'base', 'union' or one of the "
+                f"models{did_you_mean(source, models)}",
             )
-    return wrong

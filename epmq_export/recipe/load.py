@@ -30,10 +30,10 @@ def load_recipe(path: Path) -> Recipe:
         mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
         raise refusal(path, document, [(key, message) for _, key, message in mistakes]) from None
     recipe._path, recipe._document, recipe._place = path, document, place
-    if not recipe._listed():
+    if not recipe.listed():
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
-    if "base_model" not in document.data and recipe.counts_base and recipe._listed() and not recipe.tasks:
-        recipe = recipe.model_copy(update={"base_model": recipe._listed()[0].model})
+    if "base_model" not in document.data and recipe.counts_base and recipe.listed() and not recipe.tasks:
+        recipe = recipe.model_copy(update={"base_model": recipe.listed()[0].model})
     elif (
         recipe.counts_base
         and recipe.merge_convention == "mergekit"
@@ -46,13 +46,16 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _models_of(recipe: Recipe) -> list[RecipeModel]:
+    """Return the experts of the tasks, each once, in the order of the tasks."""
     experts = {recipe.location(task.expert): task.expert for task in reversed(recipe.tasks.values())}
     order = dict.fromkeys(recipe.location(task.expert) for task in recipe.tasks.values())
     return [RecipeModel.model_construct(model=experts[location]) for location in order]
 
 
 def _with_base(recipe: Recipe) -> Recipe:
-    """Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no
+    """Return the recipe with its base among the models, if it lists models.
+
+    Under mergekit's convention, a base that `models` does not list is merged even by a rule that knows no
     base.
     """
 

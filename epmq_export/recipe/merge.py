@@ -7,7 +7,6 @@ from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     Field,
     PlainValidator,
     ValidationInfo,
@@ -16,11 +15,7 @@ from pydantic import (
 )
 
 from epmq_export.merging.tokens import TokenEntry, TokenRow
-from epmq_export.recipe.values import STRICT, ModelName, Name, Parameters, model_name, shown
-
-
-class _Part(BaseModel):
-    model_config = STRICT
+from epmq_export.recipe.values import ModelName, Name, Parameters, RecipePart, model_name, shown
 
 
 def _range(value: list[int]) -> list[int]:
@@ -31,7 +26,7 @@ def _range(value: list[int]) -> list[int]:
     return value
 
 
-class RecipeModel(_Part):
+class RecipeModel(RecipePart):
     """One entry of `models`."""
 
     model: ModelName
@@ -39,7 +34,7 @@ class RecipeModel(_Part):
     """As written: scalars, lists, lists of {filter, value}; the merge rule interprets them."""
 
 
-class RecipeSource(_Part):
+class RecipeSource(RecipePart):
     """Layers of one model."""
 
     model: ModelName
@@ -49,7 +44,7 @@ class RecipeSource(_Part):
     parameters: Parameters = {}
 
 
-class RecipeSlice(_Part):
+class RecipeSlice(RecipePart):
     """Layers of the merge, made of as many layers of each source."""
 
     sources: list[RecipeSource] = Field(min_length=1)
@@ -69,7 +64,7 @@ class RecipeSlice(_Part):
         return sources
 
 
-class RecipeModule(_Part):
+class RecipeModule(RecipePart):
     """A part of a model that has layers of its own: an encoder, a decoder."""
 
     models: list[RecipeModel] = []
@@ -110,7 +105,7 @@ def _row(value: object, info: ValidationInfo) -> object:
     )
 
 
-class RecipeToken(_Part):
+class RecipeToken(RecipePart):
     """One entry of `tokenizer.tokens`: what a model that lacks the token takes for its row of the
     embeddings.
     """
@@ -120,7 +115,7 @@ class RecipeToken(_Part):
     """For the models that have the token, too."""
 
 
-class RecipeTokenizer(_Part):
+class RecipeTokenizer(RecipePart):
     """Whose tokens the merge gets, and the rows of single ones."""
 
     source: Name = "union"
@@ -128,7 +123,7 @@ class RecipeTokenizer(_Part):
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
     def entries(self, location: Callable[[str], str]) -> Mapping[str, TokenEntry]:
-        """Return what is asked of each token, with models by their location."""
+        """Return what is asked of each token, with models by their locations."""
 
         def located(source: str | TokenRow | None) -> str | TokenRow | None:
             if isinstance(source, TokenRow):

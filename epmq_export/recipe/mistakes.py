@@ -16,6 +16,9 @@ PATH, DATA = "<path>", "<data>"
 
 
 def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> RecipeError:
+    """Return the error that tells of the first of some mistakes, with file and line, and how many more there
+    are.
+    """
     key, message = mistakes[0]
     key = as_written(key, document)
     more = len(mistakes) - 1
@@ -24,7 +27,7 @@ def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> 
 
 
 def as_written(key: Key, document: Document) -> Key:
-    """Without the index of what was written as one value where a list of them may stand."""
+    """Return a key without the index of what was written as one value where a list of them may stand."""
     found: Key = ()
     for part in key:
         if not isinstance(part, int) or (*found, part) in document.lines:
@@ -50,7 +53,7 @@ _EXPECTED = {
 
 
 def told(details: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
-    """The key and the sentence of one of pydantic's errors."""
+    """Return the key and the sentence of one of pydantic's errors."""
     key: Key = tuple(part for part in details["loc"] if part not in (PATH, DATA))
     context = details.get("ctx", {})
     match details["type"]:
@@ -71,12 +74,12 @@ def told(details: ErrorDetails, root: type[BaseModel]) -> tuple[Key, str]:
 
 
 def keys(part: type[BaseModel]) -> list[str]:
-    """The keys of a mapping in a recipe, as written there."""
+    """Return the keys of a mapping in a recipe, as written there."""
     return [info.alias or name for name, info in part.model_fields.items()]
 
 
 def _part(root: type[BaseModel], key: Key) -> type[BaseModel]:
-    """The mapping that the last part of `key` stands in."""
+    """Return the mapping that the last part of `key` stands in."""
     part, is_name = root, False
     for name in key[:-1]:
         if is_name or isinstance(name, int):
@@ -91,7 +94,7 @@ def _part(root: type[BaseModel], key: Key) -> type[BaseModel]:
 
 
 def mappings(annotation: object) -> Iterator[type[BaseModel]]:
-    """The kinds of mapping that a key's value may hold."""
+    """Yield the kinds of mapping that a key's value may hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     PrivateAttr,
@@ -32,12 +31,12 @@ from epmq_export.recipe.task import RecipeTask
 from epmq_export.recipe.values import (
     ONNX_GRIDS,
     STORAGES,
-    STRICT,
     Dtype,
     ModelName,
     Name,
     Parameters,
     Place,
+    RecipePart,
     Share,
     Size,
     choice,
@@ -46,10 +45,6 @@ from epmq_export.recipe.values import (
     shown,
 )
 from epmq_export.recipe.yaml_lines import Document
-
-
-class _Part(BaseModel):
-    model_config = STRICT
 
 
 def _rho(value: object) -> object:
@@ -68,7 +63,9 @@ def _steps(value: object) -> object:
     return value
 
 
-class RecipeCalibration(_Part):
+class RecipeCalibration(RecipePart):
+    """How the merge is calibrated."""
+
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
     """Texts or images a task."""
@@ -111,11 +108,13 @@ class RecipeCalibration(_Part):
 
     @property
     def settings(self) -> Method:
-        """The preset with the recipe's own numbers."""
+        """Return the preset with the recipe's own numbers."""
         return PRESETS[self.method].override(alpha=self.alpha, rho=self.rho, damping=self.damping)
 
 
-class RecipeQuantization(_Part):
+class RecipeQuantization(RecipePart):
+    """What tensors are stored as."""
+
     grid: Annotated[str, choice(*GRIDS)] = "Q4_0"
     bits: float | None = Field(default=None, gt=0)
     """A weight, on average over the linears, in place of one grid for all."""
@@ -134,6 +133,7 @@ class RecipeQuantization(_Part):
 
     @property
     def layout(self) -> Layout:
+        """Return which tensor is stored how."""
         others = {pattern: asked for pattern, asked in self.overrides.items() if pattern not in self.keep}
         return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **others})
 
@@ -142,7 +142,9 @@ class RecipeQuantization(_Part):
         return {"onnx": self.onnx_grid}.get(format)
 
 
-class RecipeExport(_Part):
+class RecipeExport(RecipePart):
+    """What is written."""
+
     formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(
         default=None, min_length=1
     )
@@ -152,7 +154,9 @@ class RecipeExport(_Part):
     """The most that the tensors of one GGUF file may take; None: one file, however large."""
 
 
-class RecipeVerify(_Part):
+class RecipeVerify(RecipePart):
+    """How far a written file may be from the reference."""
+
     graph: float = Field(default=1e-3, gt=0)
     """Largest rms relative difference."""
 
@@ -166,7 +170,9 @@ class RecipeVerify(_Part):
     """Largest mean KL divergence from the reference, in nats, of a language model on tasks without labels."""
 
 
-class Recipe(_Part):
+class Recipe(RecipePart):
+    """What the user asked for."""
+
     base_model: ModelName = ""
     """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer
     are used.
@@ -202,36 +208,39 @@ class Recipe(_Part):
 
     @property
     def path(self) -> Path:
+        """Return the recipe's file."""
         return self._path
 
     @property
     def directory(self) -> Path:
-        """Absolute; what relative paths are relative to."""
+        """Return the absolute directory that relative paths are relative to."""
         return self._place.directory
 
     @property
     def source(self) -> dict[str, Any]:
-        """The recipe as written: what JSON can hold."""
+        """Return the recipe as written: what JSON can hold."""
         return self._document.data
 
     @property
     def files(self) -> list[Path]:
-        """Every data file that the recipe names, absolute, in its order, once."""
+        """Return every data file that the recipe names, absolute, in its order, once."""
         return list(self._place.files)
 
     @property
     def experts(self) -> list[RecipeModel]:
-        """The models to merge, each once, without the base, which mergekit's files list too; with it for a
-        rule that knows no base.
+        """Return the models to merge, each once.
+
+        The base, which mergekit's files list too, is among them only for a rule that knows no base.
         """
-        listed = {self.location(model.model): model for model in reversed(self._listed())}
+        listed = {self.location(model.model): model for model in reversed(self.listed())}
         base = None if self.counts_base else self.location(self.base_model)
-        order = dict.fromkeys(self.location(model.model) for model in self._listed())
+        order = dict.fromkeys(self.location(model.model) for model in self.listed())
         return [listed[place] for place in order if place != base]
 
-    def _listed(self) -> list[RecipeModel]:
-        """Every model that `models`, `slices` or `modules` name, as often as they do; parameters only where
-        `models` has them.
+    def listed(self) -> list[RecipeModel]:
+        """Return every model that `models`, `slices` or `modules` name, as often as they do.
+
+        They have parameters only where `models` has them.
         """
         models, slices = list(self.models), list(self.slices)
         for module in self.modules.values():
@@ -249,7 +258,7 @@ class Recipe(_Part):
         return self.model_copy(update={"base_model": str(base)})
 
     def location(self, name: str) -> str:
-        """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
+        """Return the absolute path of a model directory, or its hub id; of `model+adapter` part by part."""
         return location(name, self.directory)
 
     def mistake(self, key: Key, message: str) -> RecipeError:
@@ -267,7 +276,7 @@ class Recipe(_Part):
             raise self.mistake(error.key, error.message) from None
 
     def require_tasks(self) -> Self:
-        """RecipeError where the recipe has no tasks."""
+        """Return the recipe; RecipeError where it has no tasks."""
         if not self.tasks:
             raise self.mistake(
                 ("tasks",),

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     Discriminator,
     Field,
@@ -20,23 +19,21 @@ from epmq_export.errors import Key
 from epmq_export.recipe.mistakes import DATA, PATH, keys
 from epmq_export.recipe.values import (
     HUB_ID,
-    STRICT,
     Columns,
     DataFile,
     DataPath,
     Labels,
     ModelName,
     Name,
+    RecipePart,
     Template,
     choice,
     shown,
 )
 
 
-class RecipeData(BaseModel):
+class RecipeData(RecipePart):
     """Images or texts that take more than a path to name."""
-
-    model_config = STRICT
 
     path: DataPath | None = None
     """Absolute."""
@@ -136,8 +133,8 @@ Data = Annotated[
 ]
 
 
-class RecipeTask(BaseModel):
-    model_config = STRICT
+class RecipeTask(RecipePart):
+    """One of the tasks that the merge is calibrated on and judged by."""
 
     expert: ModelName
     calibration: list[Data] = Field(min_length=1)
@@ -167,7 +164,7 @@ class RecipeTask(BaseModel):
 
     @property
     def data(self) -> list[tuple[Key, Path | RecipeData]]:
-        """All data of the task, each with its key."""
+        """Return all data of the task, each with its key."""
         found: list[tuple[Key, Path | RecipeData]] = [
             (("calibration", index), place) for index, place in enumerate(self.calibration)
         ]
@@ -223,7 +220,10 @@ class RecipeTask(BaseModel):
 
 
 def prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
-    """All data of a task stand in one prompt, which has a place for each of their texts."""
+    """Return the mistakes of a task's prompt, by key.
+
+    All data of a task stand in one prompt, which has a place for each of their texts.
+    """
     named = [
         (key, (place.texts if isinstance(place, RecipeData) else None) or []) for key, place in task.data
     ]

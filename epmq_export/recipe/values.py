@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from epmq_export.data.labels import worded
 from epmq_export.errors import did_you_mean, near_file
@@ -16,7 +16,12 @@ from epmq_export.grids import GRIDS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 _T = TypeVar("_T")
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class RecipePart(BaseModel):
+    """A mapping in a recipe: it has no unknown keys, and none of its values is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,14 @@ class Place:
 
     @classmethod
     def of(cls, info: ValidationInfo) -> "Place":
+        """Return what the validation of this value was given."""
         assert isinstance(info.context, cls)
         return info.context
 
 
 def choice(*choices: str) -> AfterValidator:
+    """Return a check that text is one of some words."""
+
     def check(value: str) -> str:
         if value not in choices:
             raise ValueError(f"found {value!r}, expected {one_of(choices)}{did_you_mean(value, choices)}")
@@ -42,6 +50,7 @@ def choice(*choices: str) -> AfterValidator:
 
 
 def distinct(values: list[_T]) -> list[_T]:
+    """Return values of which none is there twice."""
     seen: set[_T] = set()
     for value in values:
         if value in seen:
@@ -57,7 +66,7 @@ def _filled(value: str) -> str:
 
 
 def _data_file(value: object, info: ValidationInfo) -> object:
-    """The absolute path of a data file that exists."""
+    """Return the absolute path of a data file that exists."""
     path = _data_path(value, info)
     if isinstance(path, Path) and path.is_dir():
         raise ValueError(f"found the directory {value!r}, expected a file")
@@ -65,7 +74,7 @@ def _data_file(value: object, info: ValidationInfo) -> object:
 
 
 def _data_path(value: object, info: ValidationInfo) -> object:
-    """The absolute path of a data file, or of a directory of them, that exists."""
+    """Return the absolute path of a data file, or of a directory of them, that exists."""
     if not isinstance(value, str):
         raise ValueError(f"found {shown(value)}, expected a path")
     place = Place.of(info)
@@ -80,7 +89,9 @@ def _data_path(value: object, info: ValidationInfo) -> object:
 
 
 def model_name(value: str, info: ValidationInfo) -> str:
-    """A directory or GGUF file that exists, a hub id, or one of these + an adapter."""
+    """Return the name of a model: a directory or GGUF file that exists, a hub id, or one of these + an
+    adapter.
+    """
     directory = Place.of(info).directory
     for part in _parts(value, directory):
         if _is_local(part, directory):
@@ -103,7 +114,10 @@ def model_name(value: str, info: ValidationInfo) -> str:
 
 
 def _setting(value: object) -> object:
-    """A parameter of a merge: mergekit's ways to write one. What it may be for a rule, the rule says."""
+    """Return a parameter of a merge, in one of mergekit's ways to write it.
+
+    What it may be for a rule, the rule says.
+    """
     expected = (
         "expected a number, true or false, a list of numbers over the layers, or a list of filter and value"
     )
@@ -129,7 +143,7 @@ def _setting(value: object) -> object:
 
 
 def _word(key: object) -> str:
-    """A key as it is, or, where that is no text of one line, as Python writes it."""
+    """Return a key as it is, or, where that is no text of one line, as Python writes it."""
     text = str(key)
     return text if text.isprintable() else repr(key)
 
@@ -141,8 +155,8 @@ def _setting_value(value: object, expected: str) -> None:
 
 
 def _labels(value: object, info: ValidationInfo) -> object:
-    """Label names with the text embedded for each, from a list of names, a mapping, or a JSON file with
-    either.
+    """Return label names with the text embedded for each, from a list of names, a mapping, or a JSON file
+    with either.
     """
     where = ""
     if isinstance(value, str):
@@ -188,14 +202,17 @@ def _template(value: str) -> str:
 
 
 def _columns(value: object) -> object:
-    """One name, or several."""
+    """Return names from one of them, or several."""
     if value is not None and not (value and isinstance(value, str | list)):
         raise ValueError(f"found {shown(value)}, expected the name of a column or a list of names")
     return [value] if isinstance(value, str) else value
 
 
 def size_in_bytes(value: object) -> int:
-    """Of text such as 2G or 500M; ValueError where it is none. As llama.cpp counts, in thousands."""
+    """Return the bytes of text such as 2G or 500M, counted in thousands as llama.cpp does.
+
+    ValueError where it is none.
+    """
     found = re.fullmatch(r"([1-9][0-9]{0,8})([KMG])", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f"found {shown(value)}, expected a size such as 2G, 500M or 800K")
@@ -231,10 +248,12 @@ ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")
 
 
 def one_of(choices: Iterable[str]) -> str:
+    """Return some words as a sentence offers them."""
     return f"one of {', '.join(choices)}"
 
 
 def shown(value: object) -> str:
+    """Return a value as a sentence shows it, in no more than 60 characters."""
     match value:
         case None:
             return "nothing"
@@ -250,7 +269,7 @@ def shown(value: object) -> str:
 
 
 def location(name: str, directory: Path) -> str:
-    """The absolute path of a model directory, or its hub id; `model+adapter` part by part."""
+    """Return the absolute path of a model directory, or its hub id; of `model+adapter` part by part."""
     return "+".join(
         str(_absolute(part, directory)) if _is_local(part, directory) else part
         for part in _parts(name, directory)
@@ -278,5 +297,7 @@ def _is(check: Callable[[], bool]) -> bool:
 
 
 def _parts(name: str, directory: Path) -> list[str]:
-    """A model, or a model and its adapter: split at the first + unless a directory has the whole name."""
+    """Return a model, or a model and its adapter: split at the first + unless a directory has the whole
+    name.
+    """
     return [name] if _is(_absolute(name, directory).exists) else name.split("+", 1)

@@ -42,6 +42,8 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Document:
+    """A YAML file as plain data, with the line of everything in it."""
+
     data: dict[str, Any]
     """dict, list, str, int, finite float, bool and None: what JSON can hold."""
 
@@ -49,14 +51,17 @@ class Document:
     """1-based line of every key and list item, by the way to it."""
 
     def line(self, key: Key) -> int:
-        """The line of a key, or of the nearest one above it."""
+        """Return the line of a key, or of the nearest one above it."""
         while key and key not in self.lines:
             key = key[:-1]
         return self.lines.get(key, 1)
 
 
 def read(path: Path) -> Document:
-    """The one document of a YAML file, a mapping. RecipeError, with file and line, for everything else."""
+    """Return the one document of a YAML file, a mapping.
+
+    RecipeError, with file and line, for everything else.
+    """
     text = _text(path)
     try:
         node = yaml.compose(text, Loader=_Loader)
