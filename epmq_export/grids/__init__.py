@@ -8,10 +8,10 @@ from epmq_export.grids.zeroed import Zeroed
 
 __all__ = ["BUDGET", "FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
 
-# A scale may send the largest weight of a group to any of these multiples of a step: to each code that may be
-# the group's largest (so that weights that lie on the grid are found again), or past the last code, which
-# clips it for finer steps elsewhere. Both signs where the two ends of a range are not alike. With 8 bits
-# clipping hardly pays; which of the last codes the largest weight gets does.
+# The candidates that the search for a scale tries: the multiple of a step at which the largest weight of a
+# group stands. Some are codes, so that weights that already lie on the grid are found again. Others are past
+# the last code: they clip the largest weight and give finer steps to the rest. A range whose two ends differ
+# is tried with both signs. With 8 bits clipping hardly pays, but the choice among the last codes does.
 _PAST = (7.35, 7.7, 8.0, 8.35, 8.7, 9.1, 9.6, 10.2, 11.0, 12.0, 13.5, 16.0)
 _Q4_0 = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, *_PAST, *(-reach for reach in _PAST))
 _Q8_0 = (*(float(code) for code in range(114, 128)), 127.5, 128.5)
@@ -30,24 +30,41 @@ _Q6_K = tuple(
 GRIDS: dict[str, Grid] = {
     grid.name: grid
     for grid in (
-        ShiftedK("Q2_K", 256, 16, 0, tuple(range(4)), share_bits=4),
-        ScaledK("Q3_K", 256, 16, -4, tuple(range(-4, 4)), share_bits=6, reaches=_Q3_K),
-        Scaled("Q4_0", 32, 32, -8, tuple(range(-8, 8)), reaches=_Q4_0),
-        Shifted("Q4_1", 32, 32, 0, tuple(range(16))),
-        Zeroed("Q4_1Z", 32, 32, 0, tuple(range(16))),
-        Scaled("IQ4_NL", 32, 32, 0, _IQ4_NL, reaches=_TABLE),
-        ShiftedK("Q4_K", 256, 32, 0, tuple(range(16)), share_bits=6),
-        ShiftedK("Q5_K", 256, 32, 0, tuple(range(32)), share_bits=6),
-        ScaledK("Q6_K", 256, 16, -32, tuple(range(-32, 32)), share_bits=8, reaches=_Q6_K),
-        Scaled("Q8_0", 32, 32, -127, tuple(range(-127, 128)), reaches=_Q8_0),
+        ShiftedK("Q2_K", group=256, subgroup=16, lowest=0, levels=tuple(range(4)), share_bits=4),
+        ScaledK(
+            "Q3_K",
+            group=256,
+            subgroup=16,
+            lowest=-4,
+            levels=tuple(range(-4, 4)),
+            share_bits=6,
+            reaches=_Q3_K,
+        ),
+        Scaled("Q4_0", group=32, subgroup=32, lowest=-8, levels=tuple(range(-8, 8)), reaches=_Q4_0),
+        Shifted("Q4_1", group=32, subgroup=32, lowest=0, levels=tuple(range(16))),
+        Zeroed("Q4_1Z", group=32, subgroup=32, lowest=0, levels=tuple(range(16))),
+        Scaled("IQ4_NL", group=32, subgroup=32, lowest=0, levels=_IQ4_NL, reaches=_TABLE),
+        ShiftedK("Q4_K", group=256, subgroup=32, lowest=0, levels=tuple(range(16)), share_bits=6),
+        ShiftedK("Q5_K", group=256, subgroup=32, lowest=0, levels=tuple(range(32)), share_bits=6),
+        ScaledK(
+            "Q6_K",
+            group=256,
+            subgroup=16,
+            lowest=-32,
+            levels=tuple(range(-32, 32)),
+            share_bits=8,
+            reaches=_Q6_K,
+        ),
+        Scaled("Q8_0", group=32, subgroup=32, lowest=-127, levels=tuple(range(-127, 128)), reaches=_Q8_0),
     )
 }
 
-# Where a tensor's inputs are no multiple of a grid's group it takes the next one. IQ4_NL is the best of the
-# grids of 32 inputs that take no more than 4.5 bits a weight; past that there is Q8_0. llama.cpp does nearly
-# the same.
+# The grid that a tensor takes where its number of inputs is no multiple of the asked grid's group. IQ4_NL is
+# the best grid with groups of 32 that takes no more than 4.5 bits a weight; for more bits there is Q8_0.
+# llama.cpp does nearly the same.
 FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "IQ4_NL", "Q5_K": "Q8_0", "Q6_K": "Q8_0"}
 
 
-# What a budget of bits chooses from in GGUF: the best grids of their size, for inputs of any number.
+# The grids that a budget of bits chooses from in GGUF: the best of their size. Their fallbacks serve tensors
+# whose number of inputs a group of 256 does not divide.
 BUDGET = ("Q2_K", "Q3_K", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q6_K", "Q8_0")

@@ -16,8 +16,8 @@ from torch import Tensor
 from epmq_export.errors import CalibrationError
 
 Stored = Mapping[str, Tensor]
-"""What a file holds beside the codes, by part: each [rows, groups * count], the groups of a row one after the
-other.
+"""The numbers that a file holds beside the codes, by the name of their part. Each tensor is [rows, groups *
+count], the groups of a row one after the other.
 """
 
 
@@ -27,113 +27,116 @@ class Part:
 
     dtype: torch.dtype
     bits: int
-    """That one takes in a GGUF file; an integer is below 2 ** bits."""
+    """The bits that one such number takes in a GGUF file. An integer is below 2 ** bits."""
 
     count: int = 1
-    """How many of them a group has."""
+    """How many of these numbers a group has."""
 
 
 @dataclass(frozen=True)
 class Grid(ABC):
-    """Values step * level(code) + offset, with a step (and, on some grids, an offset) for every `subgroup`
-    inputs.
+    """A grid holds values step * level(code) + offset, with a step (and, on some grids, an offset) for every
+    `subgroup` inputs.
 
     A solver that walks along the inputs calls `fit` where a group begins, `refit` where a subgroup begins,
-    takes its steps from `column`, and then calls `encode` and `decode` for each input. One that knows better
-    steps than `fit` asks `round` for the stored numbers that come nearest to them.
+    takes its steps from `column`, and then calls `encode` and `decode` for each input. A solver that knows
+    better steps than those of `fit` asks `round` for the stored numbers that come nearest to them.
     """
 
     name: str
     group: int
-    """Consecutive inputs that share stored numbers."""
+    """The number of consecutive inputs that share stored numbers."""
 
     subgroup: int
-    """Consecutive inputs that share a step."""
+    """The number of consecutive inputs that share a step."""
 
     lowest: int
-    """The lowest code; the others follow without a gap."""
+    """The lowest code. The others follow without a gap."""
 
     levels: tuple[int, ...] = field(repr=False)
-    """By code, rising. Equal to the codes where steps are even."""
+    """The level of each code, rising. Levels equal codes where the steps are even."""
 
     @property
     def highest(self) -> int:
+        """Return the highest code."""
         return self.lowest + len(self.levels) - 1
 
     @property
     def file_type(self) -> str:
-        """llama.cpp's name of the bytes; that of a wider grid where this one is but a choice of its
-        points.
+        """Return llama.cpp's name of the bytes. A grid that is only a choice among the points of a wider grid
+        returns the name of that grid.
         """
         return self.name
 
     @property
     def bits(self) -> int:
-        """Of a code."""
+        """Return the bits of a code."""
         return (len(self.levels) - 1).bit_length()
 
     @property
     def bits_per_weight(self) -> float:
-        """In a GGUF file, stored numbers included."""
+        """Return the bits that a weight takes in a GGUF file, stored numbers included."""
         return self.bits + sum(part.bits * part.count for part in self.parts.values()) / self.group
 
     @property
     def even(self) -> bool:
-        """Whether codes are levels."""
+        """Tell whether every code is its own level, so that the steps are even."""
         return self.levels == tuple(range(self.lowest, self.highest + 1))
 
     @property
     @abstractmethod
     def parts(self) -> Mapping[str, Part]:
-        """The stored numbers, `scales` (float16, one a group) always the first."""
+        """Return the stored numbers by name. The first is always `scales`: float16, one a group."""
 
     @abstractmethod
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """Stored numbers for rows of one group each, [rows, group]: those of least squared rounding error
-        that a search finds.
+        """Return stored numbers for rows of one group each, [rows, group]: the ones of least squared rounding
+        error that a search finds.
 
-        `importance`, [group] or [rows, group], weighs the errors. CalibrationError where a weight is not
-        finite or beyond reach.
+        `importance`, [group] or [rows, group], weighs the errors. Raises CalibrationError where a weight is
+        not finite or is beyond the reach of the grid.
         """
 
     @abstractmethod
     def steps(self, stored: Stored) -> tuple[Tensor, Tensor | None]:
-        """Step and offset (None: all 0) of each subgroup, float32 [rows, groups * group / subgroup], as the
-        runtimes' decoders compute them.
+        """Return the step and the offset (None where all are 0) of each subgroup, float32 [rows, groups *
+        group / subgroup], as the decoders of the runtimes compute them.
         """
 
     @abstractmethod
     def round(self, step: Tensor, offset: Tensor | None = None) -> Stored:
-        """The stored numbers that come nearest to wished steps and offsets, both as `steps` gives them."""
+        """Return the stored numbers that come nearest to the wished steps and offsets, which have the shapes
+        that `steps` returns.
+        """
 
     def refit(self, stored: Stored, index: int, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """The stored numbers of rows of one group each, those of subgroup `index` fitted anew to what its
-        weights, [rows, subgroup], have become.
+        """Return the stored numbers of rows of one group each, with those of subgroup `index` fitted again to
+        its weights, [rows, subgroup]: a solver has changed them since `fit` saw them.
         """
         return stored
 
     def column(self, stored: Stored, index: int) -> tuple[Tensor, Tensor | None]:
-        """Step and offset, [rows], of one subgroup."""
+        """Return the step and the offset of one subgroup, each float32 [rows]."""
         step, offset = self.steps(stored)
         return step[:, index].contiguous(), None if offset is None else offset[:, index].contiguous()
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether a [out, in] tensor divides into whole groups."""
+        """Tell whether a tensor of this shape is [out, in] and divides into whole groups."""
         return len(shape) == 2 and shape[1] % self.group == 0
 
     def level(self, codes: Tensor) -> Tensor:
-        """float32 levels of codes."""
+        """Return the levels of codes, float32, in the shape of the codes."""
         return codes.float() if self.even else _table(self.levels, codes.device)[codes.int() - self.lowest]
 
     def nearest_level_(self, ratios: Tensor) -> Tensor:
-        """Each of `ratios`, float32, replaced by its nearest level."""
+        """Replace each of `ratios`, float32, in place by its nearest level, and return them."""
         if self.even:
             return ratios.round_().clamp_(self.lowest, self.highest)
         return ratios.copy_(_table(self.levels, ratios.device)[self._index(ratios)])
 
     def encode(self, weight: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
-        """The nearest codes, int8, of weights under steps and offsets that broadcast to them; that of the
-        level nearest to 0 where the step is 0.
+        """Return the nearest codes, int8, of weights under steps and offsets that broadcast to them. Where
+        the step is 0 this is the code of the level nearest to 0.
         """
         ratios = (weight if offset is None else weight - offset) * inverse(step)
         return (
@@ -143,23 +146,24 @@ class Grid(ABC):
         )
 
     def _index(self, ratios: Tensor) -> Tensor:
-        """That of the nearest level, int32. Levels are integers, so one is nearest all the way between two
-        multiples of 1/2.
+        """Return the index of the nearest level of each ratio, int32. Levels are integers, so between two
+        neighbouring multiples of 1/2 the nearest level is the same everywhere.
         """
         first, last = 2 * self.levels[0], 2 * self.levels[-1]
         halves = (ratios * 2).floor_().clamp_(first, last).to(torch.int32)
-        return _nearest(self.levels, ratios.device)[
-            halves.clamp_(first, last) - first
-        ]  # again: what is not a number has become any integer
+        # NaN became an arbitrary integer, so the bounds are applied a second time.
+        return _nearest(self.levels, ratios.device)[halves.clamp_(first, last) - first]
 
     def decode(self, codes: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
-        """float32 values; bit for bit what the runtimes decode."""
+        """Return the float32 values of codes, equal bit for bit to those that the runtimes decode."""
         values = step * self.level(codes)
         return values if offset is None else values + offset
 
     def quantise(self, weight: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Stored]:
-        """Round each weight of [out, in] to the nearest: codes int8 [out, in], and stored numbers.
-        `importance` is [in].
+        """Round each weight of a tensor [out, in] to its nearest value. Return codes, int8 [out, in], and
+        stored numbers.
+
+        `importance`, [in], weighs the errors. Raises CalibrationError as `fit` does.
         """
         rows = weight.float().reshape(-1, self.group)
         if importance is not None:
@@ -175,7 +179,7 @@ class Grid(ABC):
         return codes.reshape(weight.shape), whole
 
     def dequantise(self, codes: Tensor, stored: Stored) -> Tensor:
-        """float32 [out, in] of codes [out, in]."""
+        """Return the float32 [out, in] values of codes [out, in]."""
         out, width = codes.shape
         step, offset = self.steps(stored)
         values = self.decode(
@@ -186,12 +190,14 @@ class Grid(ABC):
         return values.reshape(out, width)
 
     def holds(self, stored: Stored) -> bool:
-        """Whether the grid has these numbers together; that each is of its own kind is known."""
+        """Tell whether the grid can hold these numbers together. The caller has already checked the dtype and
+        the bounds of each number by itself.
+        """
         return True
 
     def require_reach(self, weight: Tensor, reach: float) -> None:
-        """CalibrationError where a weight is not finite, or more than `reach` times float16's largest
-        number.
+        """Raise CalibrationError where a weight is not finite, or is more than `reach` times the largest
+        float16 number.
         """
         largest = weight.abs().amax(1)
         if not torch.isfinite(largest).all():
@@ -203,7 +209,7 @@ class Grid(ABC):
 
 
 def inverse(steps: Tensor) -> Tensor:
-    """1 / steps in float32; 0 where the step is 0, so that its codes are 0."""
+    """Return 1 / steps in float32, and 0 where the step is 0, so that codes under a step of 0 become 0."""
     exact = steps.float()
     return exact.reciprocal().masked_fill_(exact == 0, 0.0)
 
@@ -215,8 +221,8 @@ def _table(levels: tuple[int, ...], device: torch.device) -> Tensor:
 
 @cache
 def _nearest(levels: tuple[int, ...], device: torch.device) -> Tensor:
-    """The index of the level nearest to each interval [k / 2, (k + 1) / 2), from twice the lowest level
-    on.
+    """Return the index of the nearest level for each interval [k / 2, (k + 1) / 2), where k counts up from
+    twice the lowest level.
     """
     middles = torch.arange(2 * levels[0], 2 * levels[-1] + 1, dtype=torch.float64) / 2 + 0.25
     return (middles[:, None] - torch.tensor(levels)).abs().argmin(1).to(device, torch.int32)

@@ -1,5 +1,5 @@
-"""llama.cpp's K-quants: 256 inputs share float16 scales, 16 or 32 of them a small integer that says how much
-of these is theirs.
+"""llama.cpp's K-quants: 256 inputs share one or two float16 numbers. Every 16 or 32 of these inputs, a
+subgroup, have small integers that say which share of the float16 numbers is theirs.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,15 @@ from epmq_export.grids.search import fit_affine, fit_scale
 
 @dataclass(frozen=True)
 class ShiftedK(Grid):
-    """Values d s code - e m: float16 d and e a group, integers s and m a subgroup. Q2_K, Q4_K and Q5_K.
+    """Values d s code - e m, with float16 d and e for each group and integers s and m for each subgroup:
+    Q2_K, Q4_K and Q5_K.
 
     Both products are exact in float32 and their difference is rounded once, so every runtime decodes the same
     bits.
     """
 
     share_bits: int
-    """Of s and m."""
+    """The bits that each of s and m takes."""
 
     @property
     def parts(self) -> Mapping[str, Part]:
@@ -34,8 +35,8 @@ class ShiftedK(Grid):
         }
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """First each subgroup's best step and offset; then d and e that hold the largest of them; then, under
-        these, s and m anew.
+        """Find the best step and offset of each subgroup, then the d and e that hold the largest of them, and
+        then the best s and m under that d and e.
         """
         self.require_reach(weight, self._most)
         rows = weight.float().reshape(-1, self.subgroup)
@@ -71,8 +72,8 @@ class ShiftedK(Grid):
         return int(2**self.share_bits - 1)
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """The float16 number of each group and the share of it of each subgroup, for numbers [rows, groups *
-        subgroups] of one sign a group.
+        """Return the float16 number of each group, [rows, groups], and each subgroup's share of it, uint8
+        [rows, groups * subgroups], for numbers [rows, groups * subgroups] that have one sign within a group.
         """
         whole = (_largest(numbers.reshape(-1, self.group // self.subgroup)) / self._most).half()
         whole = whole.reshape(len(numbers), -1)
@@ -84,7 +85,9 @@ class ShiftedK(Grid):
     def _shares(
         self, scale: Tensor, least: Tensor, weight: Tensor, importance: Tensor | None
     ) -> dict[str, Tensor]:
-        """The best s and m, [rows], of subgroups [rows, subgroup] under given d and e, [rows]."""
+        """Return the best s and m, uint8 [rows], of subgroups [rows, subgroup] under a given d and e,
+        [rows].
+        """
         step, offset = fit_affine(
             self,
             weight,
@@ -97,13 +100,13 @@ class ShiftedK(Grid):
 
 @dataclass(frozen=True)
 class ScaledK(Grid):
-    """Values d s level(code): a float16 d a group, a signed integer s a subgroup, stored with a bias. Q3_K
-    and Q6_K. Exact in float32.
+    """Values d s level(code), with a float16 d for each group and a signed integer s, stored with a bias, for
+    each subgroup: Q3_K and Q6_K. The product is exact in float32.
     """
 
     share_bits: int
     reaches: tuple[float, ...] = field(repr=False)
-    """As for `Scaled`."""
+    """The candidates of the search, as in `Scaled`."""
 
     @property
     def parts(self) -> Mapping[str, Part]:
@@ -113,7 +116,9 @@ class ScaledK(Grid):
         }
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        """First each subgroup's best step; then d that holds the largest of them; then, under it, s anew."""
+        """Find the best step of each subgroup, then the d that holds the largest of them, and then the best s
+        under that d.
+        """
         self.require_reach(weight, self._bias)
         rows = weight.float().reshape(-1, self.subgroup)
         weights = None if importance is None else importance.expand_as(weight).reshape(-1, self.subgroup)
@@ -133,7 +138,7 @@ class ScaledK(Grid):
 
     def round(self, step: Tensor, offset: Tensor | None = None) -> Stored:
         count = self.group // self.subgroup
-        # The lower end of s is the longer one.
+        # s lies in [-bias, bias - 1], so the number of largest magnitude takes -bias.
         scales = (_largest(step.reshape(-1, count)) / -self._bias).half().reshape(len(step), -1)
         return {"scales": scales, "subscales": self._share(step, scales.repeat_interleave(count, 1))}
 
@@ -147,7 +152,7 @@ class ScaledK(Grid):
         )
 
     def _fitted(self, scale: Tensor, weight: Tensor, importance: Tensor | None) -> Tensor:
-        """The best stored s, [rows], of subgroups [rows, subgroup] under a given d, [rows]."""
+        """Return the best stored s, uint8 [rows], of subgroups [rows, subgroup] under a given d, [rows]."""
         step = fit_scale(
             self,
             weight,
@@ -159,10 +164,12 @@ class ScaledK(Grid):
 
 
 def _spread(whole: Tensor, shares: Tensor) -> Tensor:
-    """float32 products of each group's number and its subgroups' shares, [rows, groups * subgroups]."""
+    """Return the float32 products of each group's number and its subgroups' shares, [rows, groups *
+    subgroups].
+    """
     return whole.float().repeat_interleave(shares.shape[1] // whole.shape[1], 1) * shares.float()
 
 
 def _largest(numbers: Tensor) -> Tensor:
-    """Of each row the number of largest magnitude, with its sign."""
+    """Return the number of largest magnitude of each row, with its sign."""
     return numbers.gather(1, numbers.abs().argmax(1, keepdim=True))[:, 0]

@@ -1,4 +1,4 @@
-"""Which tensor is stored how."""
+"""The layout of a file: which tensor is stored on which grid, or in which dtype."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,19 +14,22 @@ Storage = Grid | torch.dtype
 
 @dataclass(frozen=True)
 class Layout:
-    """Grids and dtypes by the recipe's names. With each answer comes a sentence where it is not what was
-    asked for in general.
+    """How tensors are stored, by the names of grids and dtypes that a recipe uses.
+
+    `linear` and `embedding` return a note, a whole sentence, where the storage of a tensor is not the one
+    that the recipe asks for in general, and None otherwise.
     """
 
     linears: str = "Q4_0"
     embeddings: str = "F16"
     overrides: Mapping[str, str] = field(default_factory=dict)
-    """What linears are stored as, by pattern of their names; the first pattern that matches is the one."""
+    """The storage of linears by pattern of their names. The first pattern that matches decides."""
 
     chosen: Mapping[str, str] = field(default_factory=dict)
-    """The grids of linears that a budget has spoken for, by their names."""
+    """The grids that a budget of bits has chosen for linears, by their names."""
 
     def linear(self, name: str, shape: tuple[int, ...]) -> tuple[Storage, str | None]:
+        """Return the storage of a linear weight [out, in], and a note or None."""
         pattern = self.pattern(name)
         if pattern is None:
             return _storage(name, shape, self.chosen.get(name, self.linears))
@@ -36,38 +39,41 @@ class Layout:
         return storage, note or f"{name} {verb} {asked}, as {pattern!r} asks"
 
     def pattern(self, name: str) -> str | None:
-        """The pattern that speaks for a linear."""
+        """Return the pattern in `overrides` that decides for this linear, or None."""
         return next((pattern for pattern in self.overrides if fnmatchcase(name, pattern)), None)
 
     def embedding(self, name: str, shape: tuple[int, ...]) -> tuple[Storage, str | None]:
+        """Return the storage of an embedding [rows, in], and a note or None."""
         return _storage(name, shape, self.embeddings)
 
     @property
     def half(self) -> torch.dtype:
-        """Of what is stored in half precision whatever a recipe asks for; float32 where nothing at all is
-        rounded.
+        """Return the dtype of tensors that are in half precision whatever a recipe asks for: float16, or
+        float32 in a layout that rounds nothing at all.
         """
         return torch.float32 if self.linears == "F32" else torch.float16
 
     def replaced(self, names: Mapping[str, str]) -> "Layout":
-        """With other names in place of some."""
+        """Return this layout with some storage names replaced by others. It drops `chosen`."""
 
         def other(name: str) -> str:
             return names.get(name, name)
 
         return Layout(
-            other(self.linears),
-            other(self.embeddings),
-            {pattern: other(asked) for pattern, asked in self.overrides.items()},
+            linears=other(self.linears),
+            embeddings=other(self.embeddings),
+            overrides={pattern: other(asked) for pattern, asked in self.overrides.items()},
         )
 
     @property
     def names(self) -> list[str]:
-        """What it stores tensors as, each once, but for fallbacks."""
+        """Return the names of storage that this layout asks for, each once, without `chosen` and
+        fallbacks.
+        """
         return [*dict.fromkeys((self.linears, self.embeddings, *self.overrides.values()))]
 
 
-# Nothing rounded: the solves as they are.
+# The layout that rounds nothing, so that solved weights stay as they are.
 FULL = Layout("F32", "F32")
 
 
@@ -86,8 +92,8 @@ def _storage(name: str, shape: tuple[int, ...], asked: str) -> tuple[Storage, st
 
 
 def fitting(asked: str, shape: tuple[int, ...]) -> Grid | None:
-    """The grid of that name, or the first of its fallbacks that divides a tensor's inputs into whole
-    groups.
+    """Return the grid of that name, or the first of its fallbacks whose groups divide a tensor of this shape,
+    or None where no grid does.
     """
     found: str | None = asked
     while found is not None and not GRIDS[found].fits(shape):
@@ -96,6 +102,7 @@ def fitting(asked: str, shape: tuple[int, ...]) -> Grid | None:
 
 
 def storage_name(storage: Storage) -> str:
+    """Return the name that a recipe gives a storage."""
     return (
         storage.name
         if isinstance(storage, Grid)

@@ -1,5 +1,5 @@
-"""The search for the steps that serve a few weights best: candidates give codes, codes give steps by least
-squares, the best are taken.
+"""The search for the steps of a few weights: each candidate step gives codes, these codes give the best step
+by least squares, and the step of least squared error is kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,13 @@ from torch import Tensor
 from epmq_export.grids.grid import Grid, inverse
 
 Snap = Callable[[Tensor], Tensor]
-"""From any steps or offsets, float32 [rows], to those that can be stored, or that lie within bounds."""
+"""A function from any steps or offsets, float32 [rows], to the nearest ones that can be stored or that lie
+within bounds.
+"""
 
-# How much of a group's range a candidate cuts off below and above, for finer steps elsewhere.
+# The parts of a group's range that a candidate cuts off below and above, for finer steps in between.
 _CUTS = (0.0, 0.03, 0.07, 0.12, 0.18)
+# Pairs of such parts. A negative part makes the range longer, so that its end lies between two levels.
 BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26] + [
     (-0.04, -0.04),
     (-0.04, 0.0),
@@ -24,17 +27,16 @@ BOTH_ENDS = [(low, high) for low in _CUTS for high in _CUTS if low + high < 0.26
 def fit_scale(
     grid: Grid, weight: Tensor, importance: Tensor | None, reaches: Sequence[float], snap: Snap
 ) -> Tensor:
-    """The step, float32 [rows], of least squared error for weights [rows, inputs], errors weighed by
-    importance [inputs] or [rows, inputs].
+    """Return the step, float32 [rows], of least squared error for weights [rows, inputs].
 
-    `reaches` are the candidates: levels, in steps of one, at which a row's largest weight may stand. A row of
-    zeros gets step 0.
+    `importance`, [inputs] or [rows, inputs], weighs the errors. `reaches` are the candidates: the levels, in
+    steps of one, at which a row's largest weight may stand. A row of zeros gets step 0.
     """
     largest = weight.abs().amax(1)
     best = torch.zeros_like(largest)
     least = torch.full_like(largest, torch.inf)
     weighted = weight if importance is None else weight * importance
-    # In place throughout: a group column of weights stays in the cache while all candidates pass over it.
+    # Everything is computed in place, so that the weights stay in the processor's cache for all candidates.
     level, product = torch.empty_like(weight), torch.empty_like(weight)
     for reach in reaches:
         torch.mul(weight, inverse(snap(largest / reach))[:, None], out=level)
@@ -53,10 +55,13 @@ def fit_scale(
 def fit_affine(
     grid: Grid, weight: Tensor, importance: Tensor | None, snap_step: Snap, snap_offset: Snap
 ) -> tuple[Tensor, Tensor]:
-    """The same for a step and an offset."""
+    """Return the step and the offset, each float32 [rows], of least squared error for weights [rows, inputs].
+
+    `importance`, [inputs] or [rows, inputs], weighs the errors. The candidates are the ranges of `BOTH_ENDS`.
+    """
     importance = torch.ones_like(weight) if importance is None else importance.expand_as(weight)
     lowest = snap_offset(weight.amin(1))
-    # Measured from there: differences of large numbers would lose the small ones.
+    # Weights are measured from the lowest one, because sums over large weights would lose small differences.
     above = weight - lowest[:, None]
     span = above.amax(1)
     weights = importance.sum(1)
@@ -87,5 +92,5 @@ def fit_affine(
 
 
 def to_half(numbers: Tensor) -> Tensor:
-    """Float32 numbers as float16 stores them."""
+    """Return float32 numbers rounded to those that float16 holds."""
     return numbers.half().float()

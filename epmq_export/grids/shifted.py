@@ -1,4 +1,4 @@
-"""Grids of a float16 scale and a float16 minimum a group: llama.cpp's Q4_1."""
+"""Grids of a float16 scale and a float16 minimum a group: Q4_1 of llama.cpp."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The points of Q4_1 that ONNX's UINT4 with a zero point can hold as well."""
+"""The points of Q4_1 that the UINT4 of ONNX with a zero point can hold as well."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,17 @@ from epmq_export.grids.grid import Stored, inverse
 from epmq_export.grids.search import BOTH_ENDS
 from epmq_export.grids.shifted import Shifted
 
-# Of d: a product with a zero point of 4 bits then fits float16's 11 significant bits.
+# The significant bits of d. A product with a zero point of 4 bits then fits the 11 of float16.
 _SIGNIFICANT = 7
 
 
 @dataclass(frozen=True)
 class Zeroed(Shifted):
-    """Values d (code - z), z one of the codes, stored as Q4_1 stores them: d and m = -d z, both exact in
-    float16, d not negative.
+    """Values d (code - z), with z one of the codes and d not negative. They are stored as Q4_1 stores them: d
+    and m = -d z, both exact in float16.
 
-    d code + m and d (code - z) are the same float32, so that GGUF's Q4_1 and ONNX's UINT4 hold the same bits.
+    d code + m and d (code - z) are the same float32, so that Q4_1 in GGUF and UINT4 in ONNX hold the same
+    bits.
     """
 
     @property
@@ -26,9 +27,8 @@ class Zeroed(Shifted):
         return "Q4_1"
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Stored:
-        self.require_reach(
-            weight, 0.85
-        )  # m = -d z may be longer than the weight: by both cuts, the rounding of z and that of d
+        # m = -d z may be longer than the largest weight: by both cuts and by the rounding of z and of d.
+        self.require_reach(weight, 0.85)
         weight = weight.float()
         importance = torch.ones_like(weight) if importance is None else importance
         lowest, highest = weight.amin(1).clamp_max(0), weight.amax(1).clamp_min(0)
@@ -59,7 +59,7 @@ class Zeroed(Shifted):
         return all(torch.equal(again[part], stored[part]) for part in again)
 
     def zeros(self, stored: Stored) -> Tensor:
-        """The zero points, uint8 [rows, groups]."""
+        """Return the zero points, uint8 [rows, groups]."""
         return self._zero(stored["mins"].float() * inverse(stored["scales"])).to(torch.uint8)
 
     def _zero(self, ratio: Tensor) -> Tensor:
@@ -67,6 +67,6 @@ class Zeroed(Shifted):
 
 
 def _snap(step: Tensor) -> Tensor:
-    """The nearest number that has few enough significant bits and is a float16, not below 0."""
+    """Return the nearest float16 number, not below 0, that has at most `_SIGNIFICANT` significant bits."""
     mantissa, exponent = torch.frexp(step.clamp_min(0))
     return torch.ldexp((mantissa * 2**_SIGNIFICANT).round() / 2**_SIGNIFICANT, exponent).half().float()
