@@ -8,17 +8,19 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.shared.weights import WEIGHT, divisor
+from epmq_export.merging.rules.shared.weights import WEIGHT, require_divisible, summed
 from epmq_export.merging.settings import flag
 
 
 def linear(inputs: Inputs) -> Merge:
+    require_divisible(inputs)
+
     def merge(tensor: str) -> Tensor:
         total = torch.zeros(inputs.source.shape(tensor))
         weights = inputs.model_numbers("weight", tensor)
         for index, weight in enumerate(weights):
             total.add_(inputs.expert(index, tensor), alpha=weight)
-        return total.div_(divisor(inputs, weights, tensor)) if inputs.number("normalize", tensor) else total
+        return total.div_(summed(weights)) if inputs.number("normalize", tensor) else total
 
     return merge
 

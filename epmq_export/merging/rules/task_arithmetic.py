@@ -8,7 +8,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
-from epmq_export.merging.rules.shared.weights import WEIGHT, divisor
+from epmq_export.merging.rules.shared.weights import WEIGHT, require_divisible, summed
 from epmq_export.merging.settings import Number, flag
 
 # The paper's 0.3, unless the recipe sets weights: they say the lengths of the task vectors already.
@@ -16,7 +16,11 @@ LAMBDA = Number(0.3, mergekit=1.0, weighted=1.0)
 
 
 def added(inputs: Inputs, sparsify: Sparsify) -> Merge:
-    """Return task arithmetic with what `sparsify` keeps of the task vectors."""
+    """Return task arithmetic with what `sparsify` keeps of the task vectors.
+
+    SettingError where the weights that it divides by sum to 0.
+    """
+    require_divisible(inputs)
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
@@ -25,7 +29,7 @@ def added(inputs: Inputs, sparsify: Sparsify) -> Merge:
         for index, weight in enumerate(weights):
             total.add_(sparsify(inputs.task_vector(index, tensor, base), index, tensor), alpha=weight)
         scale = inputs.number("lambda", tensor) / (
-            divisor(inputs, weights, tensor) if inputs.number("normalize", tensor) else 1.0
+            summed(weights) if inputs.number("normalize", tensor) else 1.0
         )
         return base.add_(total, alpha=scale)
 

@@ -22,7 +22,7 @@ def test_linear_is_the_weighted_mean_of_the_experts(
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_weights_that_sum_to_nothing_are_refused() -> None:
+def test_weights_that_sum_to_nothing_are_refused_before_anything_is_read() -> None:
     base, expert = model([0.0] * SIZE), model([1.0] * SIZE)
     with pytest.raises(RecipeError, match="sum to 0"):
-        merge("linear", base, [expert, expert], {}, [{"weight": 1}, {"weight": -1}]).load("scalar")
+        merge("linear", base, [expert, expert], {}, [{"weight": 1}, {"weight": -1}])

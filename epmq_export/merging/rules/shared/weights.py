@@ -9,18 +9,21 @@ from epmq_export.merging.settings import Number
 WEIGHT = Number(1.0, by_model=True)
 
 
-def divisor(inputs: Inputs, weights: Sequence[float], tensor: str) -> float:
-    """Return the sum of the models' weights, to divide by.
-
-    SettingError where it is 0, with the key of the least of them.
-    """
+def summed(weights: Sequence[float]) -> float:
+    """Return the sum of the models' weights, one after the other."""
     total = 0.0
     for weight in weights:  # not `sum`, which rounds otherwise from Python 3.12 on
         total += weight
-    if abs(total) < 1e-8:
-        raise SettingError(
-            inputs.model_key(weights.index(min(weights)), "weight", tensor),
-            f"the weights of {tensor} sum to {total}, which nothing can be divided by: set normalize to "
-            "false, or other weights",
-        )
     return total
+
+
+def require_divisible(inputs: Inputs) -> None:
+    """Raise SettingError, with the key of the least weight, where a tensor is divided by a sum that is 0."""
+    for tensor in inputs.floating():
+        weights = inputs.model_numbers("weight", tensor)
+        if inputs.number("normalize", tensor) and abs(total := summed(weights)) < 1e-8:
+            raise SettingError(
+                inputs.model_key(weights.index(min(weights)), "weight", tensor),
+                f"the weights of {tensor} sum to {total}, which nothing can be divided by: set normalize to "
+                "false, or other weights",
+            )
