@@ -17,7 +17,7 @@ from epmq_export.data.request import DataRequest
 from epmq_export.data.tables import (
     Choose,
     Columns,
-    Part,
+    Rows,
     Table,
     choose_labels,
     digest_of,
@@ -170,16 +170,16 @@ def pictures_in(table: Table, *, linked: bool = False) -> Pictures:
     return Pictures(samples, [UNLABELLED if value is None else int(value) for value in values], names)
 
 
-def _pictures(part: Part, images: str, linked: bool) -> list[Picture]:
+def _pictures(part: Rows, images: str, linked: bool) -> list[Picture]:
     read = partial(_bytes, part.column(images), linked)
-    places = [f"{part.place}: row {row}" for row in range(len(part.rows))]
+    places = [f"{part.place}: row {row}" for row in range(len(part.table))]
     return [
         Picture(place, hashlib.sha256(read(row)).hexdigest(), partial(_decoded, read, row, place))
         for row, place in enumerate(places)
     ]
 
 
-def _labels(part: Part, name: str) -> list[int | str | None]:
+def _labels(part: Rows, name: str) -> list[int | str | None]:
     """Return whole numbers or texts, None where a row has none; InputError for anything else."""
     import pyarrow.types as kinds
 

@@ -31,18 +31,18 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Part:
+class Rows:
     """Some rows of a table, all from one place."""
 
     place: str
     """Where they are, for messages."""
 
-    rows: Any
+    table: Any
     """A pyarrow.Table, a library without types."""
 
     def column(self, name: str) -> Any:  # noqa: ANN401
         """Return a column as pyarrow has it."""
-        return self.rows.column(name)
+        return self.table.column(name)
 
     def values(self, name: str) -> list[Any]:
         """Return the values of a column as Python has them; InputError for texts that are not in UTF-8."""
@@ -59,7 +59,7 @@ class Part:
 class Table:
     """All rows that are read together."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Rows]
     columns: Columns
 
     @property
@@ -141,7 +141,7 @@ def is_text(kind: Any) -> bool:  # noqa: ANN401
     )
 
 
-def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
+def _read(path: Path, choose: Choose) -> tuple[Rows, Columns]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -152,7 +152,7 @@ def _read(path: Path, choose: Choose) -> tuple[Part, Columns]:
     try:
         with ParquetFile(path) as file:
             columns = chosen(file.schema_arrow, choose, str(path))
-            return Part(str(path), file.read(columns=columns.used)), columns
+            return Rows(str(path), file.read(columns=columns.used)), columns
     except (ArrowException, OSError) as error:
         raise InputError(f"{path}: not readable as .parquet ({first_line(error)})") from None
 
@@ -199,7 +199,7 @@ def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> T
     except Exception as error:  # the library raises whatever the network and its parsers raise
         raise InputError(f"{place}: cannot be loaded ({first_line(error)})") from None
     columns = chosen(schema, choose, place)
-    return Table([Part(place, found.select_columns(columns.used).with_format("arrow")[:])], columns)
+    return Table([Rows(place, found.select_columns(columns.used).with_format("arrow")[:])], columns)
 
 
 def digest_of(samples: Iterable[str]) -> str:

@@ -2,46 +2,55 @@
 
 from pathlib import Path
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
+from epmq_export.errors import RecipeError
 from epmq_export.merging.registry import RULES
 from epmq_export.recipe import yaml_lines
 from epmq_export.recipe.contradictions import contradictions
 from epmq_export.recipe.merge import RecipeModel
 from epmq_export.recipe.mistakes import as_written, refusal, told
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.recipe.values import (
-    Place,
-)
+from epmq_export.recipe.values import Context
+from epmq_export.recipe.yaml_lines import Document
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe. RecipeError, with the line, where it is not one."""
+    """Read and validate a recipe; RecipeError, with the line, where it is not one."""
     document = yaml_lines.read(path)
-    place = Place(path.absolute().parent)
+    context = Context(path.absolute().parent)
     try:
-        recipe = Recipe.model_validate(document.data, context=place)
+        written = Recipe.model_validate(document.data, context=context)
     except ValidationError as error:
-        # A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told
-        # last.
-        mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
-        mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
-        raise refusal(path, document, [(key, message) for _, key, message in mistakes]) from None
-    recipe._path, recipe._document, recipe._place = path, document, place
+        raise _refusal(path, document, error) from None
+    recipe = _completed(written.with_source(path, document, context))
+    if wrong := contradictions(recipe):
+        raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
+    return recipe
+
+
+def _refusal(path: Path, document: Document, error: ValidationError) -> RecipeError:
+    """Return the error that tells of the first of pydantic's, in the order of the file.
+
+    A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
+    """
+    mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
+    mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
+    return refusal(path, document, [(key, message) for _, key, message in mistakes])
+
+
+def _completed(recipe: Recipe) -> Recipe:
+    """Return the recipe with the models and the base that it means and does not write."""
     if not recipe.listed():
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
-    if "base_model" not in document.data and recipe.counts_base and recipe.listed() and not recipe.tasks:
-        recipe = recipe.model_copy(update={"base_model": recipe.listed()[0].model})
-    elif (
+    if "base_model" not in recipe.source and recipe.counts_base and recipe.listed() and not recipe.tasks:
+        return recipe.model_copy(update={"base_model": recipe.listed()[0].model})
+    if (
         recipe.counts_base
         and recipe.merge_convention == "mergekit"
         and RULES[recipe.merge_method].experts[1] != 1
     ):
-        recipe = _with_base(recipe)
-    if wrong := contradictions(recipe):
-        raise refusal(path, document, sorted(wrong, key=lambda mistake: document.line(mistake[0])))
+        return _with_base(recipe)
     return recipe
 
 

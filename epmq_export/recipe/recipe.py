@@ -31,11 +31,11 @@ from epmq_export.recipe.task import RecipeTask
 from epmq_export.recipe.values import (
     ONNX_GRIDS,
     STORAGES,
+    Context,
     Dtype,
     ModelName,
     Name,
     Parameters,
-    Place,
     RecipePart,
     Share,
     Size,
@@ -204,7 +204,12 @@ class Recipe(RecipePart):
 
     _path: Path = PrivateAttr()
     _document: Document = PrivateAttr()
-    _place: Place = PrivateAttr()
+    _context: Context = PrivateAttr()
+
+    def with_source(self, path: Path, document: Document, context: Context) -> Self:
+        """Return the recipe with where it was read: its file, that as plain data, and what it names."""
+        self._path, self._document, self._context = path, document, context
+        return self
 
     @property
     def path(self) -> Path:
@@ -214,7 +219,7 @@ class Recipe(RecipePart):
     @property
     def directory(self) -> Path:
         """Return the absolute directory that relative paths are relative to."""
-        return self._place.directory
+        return self._context.directory
 
     @property
     def source(self) -> dict[str, Any]:
@@ -224,7 +229,7 @@ class Recipe(RecipePart):
     @property
     def files(self) -> list[Path]:
         """Return every data file that the recipe names, absolute, in its order, once."""
-        return list(self._place.files)
+        return list(self._context.files)
 
     @property
     def experts(self) -> list[RecipeModel]:

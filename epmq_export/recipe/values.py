@@ -25,14 +25,14 @@ class RecipePart(BaseModel):
 
 
 @dataclass(frozen=True)
-class Place:
+class Context:
     """What validation knows of the world: where relative paths start, and the data files met so far."""
 
     directory: Path
     files: list[Path] = field(default_factory=list)
 
     @classmethod
-    def of(cls, info: ValidationInfo) -> "Place":
+    def of(cls, info: ValidationInfo) -> "Context":
         """Return what the validation of this value was given."""
         assert isinstance(info.context, cls)
         return info.context
@@ -77,14 +77,14 @@ def _data_path(value: object, info: ValidationInfo) -> object:
     """Return the absolute path of a data file, or of a directory of them, that exists."""
     if not isinstance(value, str):
         raise ValueError(f"found {shown(value)}, expected a path")
-    place = Place.of(info)
-    path = _absolute(value, place.directory)
+    context = Context.of(info)
+    path = _absolute(value, context.directory)
     if not _is(path.is_file) and not _is(path.is_dir):
         raise ValueError(
             f"found no file {value!r}, expected one, relative to the recipe{near_file(path, value)}"
         )
-    if path not in place.files:
-        place.files.append(path)
+    if path not in context.files:
+        context.files.append(path)
     return path
 
 
@@ -92,7 +92,7 @@ def model_name(value: str, info: ValidationInfo) -> str:
     """Return the name of a model: a directory or GGUF file that exists, a hub id, or one of these + an
     adapter.
     """
-    directory = Place.of(info).directory
+    directory = Context.of(info).directory
     for part in _parts(value, directory):
         if _is_local(part, directory):
             path = _absolute(part, directory)
