@@ -196,13 +196,13 @@ def calibrate(
     job, stages, target = _open(recipe, device), _stages(progress), None
     if format != FULL_PRECISION:
         format = format or job.formats[0]
-        if format not in job.models.family.runtimes:
-            known = " or ".join((*job.models.family.runtimes, FULL_PRECISION))
+        if format not in job.models.family.exports:
+            known = " or ".join((*job.models.family.exports, FULL_PRECISION))
             raise RecipeError(
                 f"--format {format}: family {job.models.family.name} cannot be written in it, "
                 f"expected {known}"
             )
-        require_readable(job.recipe, job.models.family)
+        require_readable(job.recipe, job.models.family, [format])
         (target,) = targets(job.recipe, job.models.family, registry().formats, [format])
     with stages.stage("calibrate") as update:
         return calibrate(job, Path(output), target, resume, update)

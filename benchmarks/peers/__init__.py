@@ -5,9 +5,9 @@ from pathlib import Path
 from benchmarks.peers.llama_cpp import LlamaQuantize
 from benchmarks.peers.llm_compressor import LlmCompressor
 from benchmarks.peers.onnxruntime import MatMulNBits
-from benchmarks.peers.peer import Merge, Peer, Quantised, Run, linears
+from benchmarks.peers.peer import Merge, Peer, Quantised, Run
 
-__all__ = ["Merge", "Peer", "Quantised", "Run", "known", "linears"]
+__all__ = ["Merge", "Peer", "Quantised", "Run", "known"]
 
 
 def known(python: Path | None = None) -> dict[str, Peer]:

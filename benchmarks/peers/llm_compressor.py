@@ -10,8 +10,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmarks.peers.peer import Merge, Quantised, in_pytorch, linears
+from benchmarks.peers.peer import Merge, Quantised, in_pytorch
 from epmq_export.errors import InputError
+from epmq_export.models.blocks import linears
 
 WORKER = Path(__file__).with_name("llm_compressor_worker.py")
 GROUP = 32

@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from benchmarks.peers.peer import Merge, Quantised, linears
+from benchmarks.peers.peer import Merge, Quantised
 from epmq_export.errors import InputError
+from epmq_export.models.blocks import linears
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 

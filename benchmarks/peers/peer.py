@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from epmq_export.models import reference
 from epmq_export.models.family import Family
@@ -72,19 +72,6 @@ class Peer(Protocol):
     def quantise(self, merge: Merge, folder: Path) -> Quantised:
         """`folder` exists, is empty, and holds what the runs read."""
         ...
-
-
-def linears(family: Family) -> list[str]:
-    """The names of the weights that are quantised: of every linear, embeddings left alone, as our own methods
-    do.
-    """
-    modules = [(block, block.build()) for block in family.blocks]
-    paths = [(block, module, path) for block, module in modules for step in block.steps for path in step]
-    return [
-        f"{block.prefix}{path}.weight"
-        for block, module, path in paths
-        if isinstance(module.get_submodule(path), nn.Linear)
-    ]
 
 
 def in_pytorch(merge: Merge, weights: Mapping[str, Tensor]) -> Run:

@@ -31,7 +31,6 @@ from benchmarks.machine import machine
 from benchmarks.peers import known
 from benchmarks.tables import table
 from epmq_export import files
-from epmq_export.models.family import LanguageFamily
 from epmq_export.models.samples import Sample
 from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.tasks.language import LanguageBench
@@ -121,9 +120,8 @@ def main() -> None:
             for own, kind in ((folder / "asked", SUITE), (folder / "plain", suite))
         )
         experiment = asked.experiment(MERGE, "gptq")
-        family = cast(LanguageFamily, experiment.models.family)
-        questions = LanguageBench.build(family, experiment.models, experiment.tasks, CPU)
-        bench = LanguageBench.build(family, experiment.models, plain.experiment(MERGE, "gptq").tasks, CPU)
+        questions = LanguageBench.build(experiment.models, experiment.tasks, CPU)
+        bench = LanguageBench.build(experiment.models, plain.experiment(MERGE, "gptq").tasks, CPU)
         merged = bench.outputs(by_reference(experiment, experiment.models.merged))
 
         def measure(name: str, bits: float, run: Callable[[Sequence[Sample]], Outputs]) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,9 @@ from converters.bert.onnx import Encoder
 from converters.tokenizers.load import fast_tokenizer
 from converters.tokenizers.wordpiece import wordpiece
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block
+from epmq_export.models.family import Batch, Block, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
-from epmq_export.models.specs import GgufSpec, Metadata, OnnxSpec
+from epmq_export.models.specs import GgufExport, GgufSpec, Metadata, OnnxExport, OnnxSpec
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,10 @@ class Bert:
     pooling: Pooling
     max_length: int
     name: str = "bert"
-    modality: Literal["text"] = "text"
-    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
     embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
-    halves: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
-    logit_scale: None = None
+    language: None = None
+    images: None = None
 
     @classmethod
     def open(cls, directory: Path) -> "Bert":
@@ -72,8 +70,17 @@ class Bert:
         return cls(directory, config, tokenizer, _pooling(directory), max_length)
 
     @property
-    def text_tower(self) -> "Bert":
-        return self
+    def zero_shot(self) -> ZeroShot:
+        return ZeroShot(self)
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        return {
+            "gguf": GgufExport(
+                runtimes=("llama.cpp",), computed=self._as_ggml, splits=True, spec=self._gguf_spec
+            ),
+            "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+        }
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -117,8 +124,8 @@ class Bert:
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return pool(hidden, batch["attention_mask"], self.pooling)
 
-    def gguf(self) -> GgufSpec:
-        """Architecture `bert` of llama.cpp."""
+    def _gguf_spec(self) -> GgufSpec:
+        """Return the layout of llama.cpp's architecture `bert`."""
         config = self.config
         metadata: Metadata = {
             "bert.block_count": config.num_hidden_layers,
@@ -146,8 +153,9 @@ class Bert:
         }
         return GgufSpec("bert", metadata, names)
 
-    def onnx(self) -> Mapping[str, OnnxSpec]:
-        """`last_hidden_state` for feature-extraction pipelines, which pool themselves, and
+    def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
+        """Return one model, with `last_hidden_state` for feature-extraction pipelines, which pool themselves,
+        and
         `sentence_embedding`, pooled and unnormalised.
         """
         tokens = {0: "batch", 1: "sequence"}
@@ -161,8 +169,8 @@ class Bert:
             )
         }
 
-    def approximate(self) -> "Bert":
-        """llama.cpp computes BERT's GELU by its tanh form."""
+    def _as_ggml(self) -> "Bert":
+        """Return the family with the tanh form of GELU, which llama.cpp computes."""
         config = BertConfig.from_dict({**self.config.to_dict(), "hidden_act": "gelu_pytorch_tanh"})
         config._attn_implementation = "sdpa"
         return replace(self, config=config)

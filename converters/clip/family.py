@@ -9,21 +9,21 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
 from converters.clip.blocks import TEXT, VISION, Layer, TextHead, TextStem, VisionHead, VisionStem
-from converters.clip.gguf import gguf_spec
+from converters.clip.gguf import GRIDS, gguf_spec
 from converters.clip.onnx import Joint, TextTower, VisionTower
 from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block, Family
+from epmq_export.models.family import Batch, Block, Export, Family, Images, ZeroShot
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Sample, picture_of, text_of
-from epmq_export.models.specs import GgufSpec, OnnxSpec
+from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 
 _Config = TypeVar("_Config", CLIPTextConfig, CLIPVisionConfig)
 SCALE = "logit_scale"
@@ -41,25 +41,16 @@ class _Tower:
     """Whether outputs are made of length 1, as a joint model's are."""
 
     @property
-    def runtimes(self) -> Mapping[str, str]:
-        return {"gguf": "clip.cpp", "onnx": "onnxruntime"}
-
-    @property
     def embeddings(self) -> Sequence[str]:
         return (f"{TEXT}.embeddings.token_embedding.weight",)
-
-    @property
-    def halves(self) -> Sequence[str]:
-        """clip.cpp's convolution takes no other."""
-        return (f"{VISION}.embeddings.patch_embedding.weight",)
 
     @property
     def frozen(self) -> Sequence[str]:
         return (f"{TEXT}.*", "text_projection.*", "visual_projection.*", SCALE)
 
     @property
-    def logit_scale(self) -> str:
-        return SCALE
+    def language(self) -> None:
+        return None
 
     def canonical(self, name: str) -> str | None:
         if name.endswith("position_ids"):
@@ -78,15 +69,19 @@ class _Tower:
 
 @dataclass(frozen=True)
 class ClipText(_Tower):
-    """The text tower."""
+    """The text tower, which is written with the image tower and has no file of its own."""
 
     tokenizer: PreTrainedTokenizerFast
     name: str = "clip text"
-    modality: Literal["text"] = "text"
+    images: None = None
 
     @property
-    def text_tower(self) -> "ClipText":
-        return self
+    def exports(self) -> Mapping[str, Export]:
+        return {}
+
+    @property
+    def zero_shot(self) -> ZeroShot:
+        return ZeroShot(self, SCALE)
 
     @property
     def max_length(self) -> int:
@@ -127,23 +122,19 @@ class ClipText(_Tower):
     def later(self, batch: Batch) -> Batch:
         return batch
 
-    def gguf(self) -> GgufSpec:
-        """Not without the image tower, whose family writes both."""
-        raise InputError(f"{self.directory}: the text tower has no GGUF file of its own")
-
-    def onnx(self) -> Mapping[str, OnnxSpec]:
+    def onnx_spec(self) -> OnnxSpec:
+        """Return the tower with its projection, as a model beside the image tower's."""
         batch = {0: "text_batch_size"}
         tokens = {**batch, 1: "sequence_length"}
         # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
         example = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
         outputs = {"text_embeds": batch, "last_hidden_state": tokens}
-        return {
-            "text_model": OnnxSpec(
-                lambda source: TextTower(self.blocks, source), example, {"input_ids": tokens}, outputs, [self]
-            )
-        }
+        return OnnxSpec(
+            lambda source: TextTower(self.blocks, source), example, {"input_ids": tokens}, outputs, [self]
+        )
 
-    def approximate(self) -> "ClipText":
+    def as_ggml(self) -> "ClipText":
+        """Return the tower as clip.cpp computes it."""
         return replace(self, text=_approximate(self.text))
 
 
@@ -154,7 +145,6 @@ class Clip(_Tower):
     processor: Any
     text_tower: ClipText
     name: str = "clip"
-    modality: Literal["image"] = "image"
 
     @classmethod
     def open(cls, directory: Path) -> "Clip":
@@ -178,6 +168,30 @@ class Clip(_Tower):
         layers = (Layer(self.vision, VISION, i, reads_class_only=i == last) for i in range(last + 1))
         return (VisionStem(self.vision), *layers, VisionHead(self.vision))
 
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        return {
+            "gguf": GgufExport(
+                runtimes=("clip.cpp",),
+                computed=self._as_ggml,
+                # clip.cpp's convolution takes no other.
+                halves=(f"{VISION}.embeddings.patch_embedding.weight",),
+                grids=GRIDS,
+                spec=self._gguf_spec,
+            ),
+            "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+        }
+
+    @property
+    def zero_shot(self) -> ZeroShot:
+        return ZeroShot(self.text_tower, SCALE)
+
+    @property
+    def images(self) -> Images:
+        side, patch = self.vision.image_size, self.vision.patch_size
+        assert isinstance(side, int) and isinstance(patch, int)  # the library's fields may be pairs
+        return Images(numbers=3 * side**2, tokens=1 + (side // patch) ** 2)
+
     def truncate(self, sample: Sample) -> Picture:
         return picture_of(sample)
 
@@ -191,13 +205,13 @@ class Clip(_Tower):
                 )
             }
 
-    def gguf(self) -> GgufSpec:
-        """Both towers, as clip.cpp reads them."""
+    def _gguf_spec(self) -> GgufSpec:
+        """Return the layout of both towers, as clip.cpp reads them."""
         return gguf_spec(self.text, self.vision, self.text_tower.tokenizer, self.directory, self.processor)
 
-    def onnx(self) -> Mapping[str, OnnxSpec]:
-        """As optimum and transformers.js have them: each tower with its projection, and both with their
-        similarities.
+    def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
+        """Return three models, as optimum and transformers.js have them: each tower with its projection, and
+        both with their similarities.
         """
         side: Any = self.vision.image_size
         images, texts = {0: "image_batch_size"}, {0: "text_batch_size"}
@@ -209,7 +223,7 @@ class Clip(_Tower):
             {"image_embeds": images, "last_hidden_state": images},
             [self],
         )
-        (text,) = self.text_tower.onnx().values()
+        text = self.text_tower.onnx_spec()
         # Three texts beside two pictures, so that the exporter does not take the two numbers for one.
         example = {"input_ids": torch.ones(3, 4, dtype=torch.int64), **pixels}
         outputs = {
@@ -229,12 +243,12 @@ class Clip(_Tower):
         )
         return {"vision_model": vision, "text_model": text, "model": joint}
 
-    def approximate(self) -> "Clip":
+    def _as_ggml(self) -> "Clip":
         return replace(
             self,
             vision=_approximate(self.vision),
             text=_approximate(self.text),
-            text_tower=self.text_tower.approximate(),
+            text_tower=self.text_tower.as_ggml(),
         )
 
 

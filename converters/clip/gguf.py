@@ -76,7 +76,6 @@ def gguf_spec(
         metadata,
         _names(text.num_hidden_layers, vision.num_hidden_layers),
         frozenset({"logit_scale"}),
-        GRIDS,
     )
 
 

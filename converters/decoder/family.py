@@ -1,10 +1,9 @@
 """Decoder language models: Llama (2, 3, SmolLM, TinyLlama), Mistral, Qwen2, Qwen3, Gemma 3."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,9 @@ from converters.decoder.onnx import onnx_spec
 from converters.tokenizers.for_llama_cpp import agreement
 from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block
-from epmq_export.models.greedy import answers
+from epmq_export.models.family import Batch, Block, Export, Language
 from epmq_export.models.samples import Passage, Question, Sample, text_of
-from epmq_export.models.specs import GgufSpec, OnnxSpec
+from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
 # Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.
@@ -36,12 +34,9 @@ class Decoder:
     rotary: nn.Module = field(compare=False, repr=False)
     max_length: int
     as_ggml: bool = False
-    modality: Literal["language"] = "language"
-    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
-    halves: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
-    text_tower: None = None
-    logit_scale: None = None
+    zero_shot: None = None
+    images: None = None
 
     @classmethod
     def open(cls, directory: Path, kind: Kind) -> "Decoder":
@@ -66,6 +61,23 @@ class Decoder:
         return self.kind.name
 
     @property
+    def language(self) -> Language:
+        return self
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        return {
+            "gguf": GgufExport(
+                runtimes=("llama.cpp",),
+                computed=self._as_ggml,
+                splits=True,
+                agrees=lambda: agreement(self.tokenizer),
+                spec=self._gguf_spec,
+            ),
+            "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+        }
+
+    @property
     def tied(self) -> bool:
         return bool(self.config.tie_word_embeddings)
 
@@ -76,6 +88,15 @@ class Decoder:
     @property
     def blocks(self) -> Sequence[Block]:
         return (self.stem, *self.layers, self.head)
+
+    @property
+    def encoder(self) -> Sequence[Block]:
+        """Nothing: every token is read in the light of the answer's own."""
+        return ()
+
+    @property
+    def decoder(self) -> Sequence[Block]:
+        return self.blocks
 
     @property
     def stem(self) -> Stem:
@@ -158,10 +179,20 @@ class Decoder:
             {self.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
         )
 
-    def answers(
-        self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
-    ) -> list[list[int]]:
-        return answers((), self.blocks, source, self.batches, _grown, texts, limit, device, self.ends)
+    def grown(self, batch: Batch, found: Tensor) -> Batch:
+        """Put what is found behind each text's last token, before its padding; what stands behind an end
+        does no harm.
+        """
+        more = found.shape[1]
+        lengths = batch["attention_mask"].sum(1, keepdim=True)
+        grown = {
+            name: torch.cat((batch[name], torch.zeros_like(found)), 1)
+            for name in ("input_ids", "attention_mask")
+        }
+        places = lengths + torch.arange(more)
+        grown["input_ids"].scatter_(1, places, found)
+        grown["attention_mask"].scatter_(1, places, 1)
+        return {**grown, "read": torch.zeros_like(grown["input_ids"]).scatter_(1, lengths + more - 1, 1)}
 
     def said(self, answer: Sequence[int]) -> str:
         """Up to the first line's end: a model that was not taught to stop goes on with lines of its own."""
@@ -213,30 +244,14 @@ class Decoder:
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return hidden
 
-    def agreement(self) -> Callable[[str], bool]:
-        return agreement(self.tokenizer)
-
-    def gguf(self) -> GgufSpec:
+    def _gguf_spec(self) -> GgufSpec:
         return gguf_spec(self.kind, self.config, self.tokenizer, self.directory, self.rotary)
 
-    def onnx(self) -> Mapping[str, OnnxSpec]:
+    def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
         return {"model": onnx_spec(self, self.config)}
 
-    def approximate(self) -> "Decoder":
+    def _as_ggml(self) -> "Decoder":
         return replace(self, as_ggml=True)
-
-
-def _grown(batch: Batch, found: Tensor) -> Batch:
-    """Behind each text's last token, before its padding; what stands behind an end does no harm."""
-    more = found.shape[1]
-    lengths = batch["attention_mask"].sum(1, keepdim=True)
-    grown = {
-        name: torch.cat((batch[name], torch.zeros_like(found)), 1) for name in ("input_ids", "attention_mask")
-    }
-    places = lengths + torch.arange(more)
-    grown["input_ids"].scatter_(1, places, found)
-    grown["attention_mask"].scatter_(1, places, 1)
-    return {**grown, "read": torch.zeros_like(grown["input_ids"]).scatter_(1, lengths + more - 1, 1)}
 
 
 def llama(directory: Path) -> Decoder:

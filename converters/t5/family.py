@@ -3,10 +3,10 @@ FLAN (a gated one, a head of its own).
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ from converters.tokenizers.for_llama_cpp import agreement
 from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
-from epmq_export.models.family import Batch, Block
+from epmq_export.models.family import Batch, Block, Export, Language
 from epmq_export.models.greedy import answers
 from epmq_export.models.samples import Passage, Question, Sample, text_of
-from epmq_export.models.specs import GgufSpec, OnnxSpec
+from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
 # Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of
@@ -53,12 +53,9 @@ class T5:
     """What stands in for the config's."""
 
     name: str = "t5"
-    modality: Literal["language"] = "language"
-    runtimes: Mapping[str, str] = field(default_factory=lambda: {"gguf": "llama.cpp", "onnx": "onnxruntime"})
-    halves: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
-    text_tower: None = None
-    logit_scale: None = None
+    zero_shot: None = None
+    images: None = None
 
     @classmethod
     def open(cls, directory: Path) -> "T5":
@@ -80,6 +77,23 @@ class T5:
         )
         limits = (getattr(config, "n_positions", None) or POSITIONS, tokenizer.model_max_length)
         return cls(directory, config, tied, config.decoder_start_token_id, tokenizer, min(limits))
+
+    @property
+    def language(self) -> Language:
+        return self
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        return {
+            "gguf": GgufExport(
+                runtimes=("llama.cpp",),
+                computed=self._as_ggml,
+                splits=True,
+                agrees=lambda: agreement(self.tokenizer),
+                spec=self._gguf_spec,
+            ),
+            "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+        }
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -162,22 +176,16 @@ class T5:
         and tokenised anew.
         """
         texts = [sample for sample in samples if isinstance(sample, str)]
-        found = dict(zip(texts, map(self.said, self.answers(source, texts, ANSWER, device)), strict=True))
+        answered = answers(self, source, texts, ANSWER, device)
+        found = dict(zip(texts, map(self.said, answered), strict=True))
         return [Passage(sample, found[sample]) if isinstance(sample, str) else sample for sample in samples]
 
     @property
     def ends(self) -> frozenset[int]:
         return frozenset({self.tokenizer.eos_token_id})
 
-    def answers(
-        self, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
-    ) -> list[list[int]]:
-        return answers(
-            self.encoder, self.decoder, source, self.batches, self._grown, texts, limit, device, self.ends
-        )
-
-    def _grown(self, batch: Batch, found: Tensor) -> Batch:
-        """What stands behind an end does no harm."""
+    def grown(self, batch: Batch, found: Tensor) -> Batch:
+        """Give the decoder what is found behind its start; what stands behind an end does no harm."""
         ids = torch.cat((torch.full((len(found), 1), self.start), found), 1)
         read = torch.zeros_like(ids)
         read[:, -1] = 1
@@ -224,16 +232,13 @@ class T5:
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return hidden
 
-    def agreement(self) -> Callable[[str], bool]:
-        return agreement(self.tokenizer)
-
-    def gguf(self) -> GgufSpec:
+    def _gguf_spec(self) -> GgufSpec:
         return gguf_spec(self.config, self.tied, self.tokenizer, self.directory)
 
-    def onnx(self) -> Mapping[str, OnnxSpec]:
+    def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
         return onnx_specs(self, self.config)
 
-    def approximate(self) -> "T5":
+    def _as_ggml(self) -> "T5":
         return replace(self, activation=GatedGelu()) if self.config.is_gated_act else self
 
 

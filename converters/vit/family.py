@@ -10,10 +10,10 @@ does.
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from converters.vit.blocks import Config, Head, Layer, Size, Stem
 from converters.vit.kinds import KINDS, Kind
 from converters.vit.onnx import Encoder
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block
+from epmq_export.models.family import Batch, Block, Export, Images
 from epmq_export.models.processor import CONFIG, load_processor, preprocess
 from epmq_export.models.samples import Picture, Sample, picture_of
-from epmq_export.models.specs import GgufSpec, OnnxSpec
+from epmq_export.models.specs import OnnxExport, OnnxSpec
 
 # The classifier of this model reads the mean of the patches beside the class token, and is twice as wide as
 # the hidden state.
@@ -57,13 +57,10 @@ class Vit:
     reads them.
     """
 
-    modality: Literal["image"] = "image"
-    runtimes: Mapping[str, str] = field(default_factory=lambda: {"onnx": "onnxruntime"})
     embeddings: tuple[str, ...] = ()
-    halves: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
-    text_tower: None = None
-    logit_scale: None = None
+    zero_shot: None = None
+    language: None = None
 
     @classmethod
     def open(cls, directory: Path, kind: Kind) -> "Vit":
@@ -84,6 +81,17 @@ class Vit:
     @property
     def name(self) -> str:
         return self.kind.name
+
+    @property
+    def images(self) -> Images:
+        height, width = self.crop
+        patches = (height // self.config.patch_size) * (width // self.config.patch_size)
+        return Images(numbers=3 * height * width, tokens=len(self.kind.tokens) + patches)
+
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        """Without GGUF, which no runtime reads it as."""
+        return {"onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs)}
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -128,15 +136,9 @@ class Vit:
         first = hidden[:, 0]
         return torch.cat((first, hidden[:, len(self.kind.tokens) :].mean(1)), 1) if self.both else first
 
-    def gguf(self) -> GgufSpec:
-        raise InputError(
-            f"{self.directory}: found the family {self.name}, which no runtime reads as GGUF, expected "
-            f"{' or '.join(self.runtimes)}"
-        )
-
-    def onnx(self) -> Mapping[str, OnnxSpec]:
-        """As optimum and transformers.js have it; the class token stands for a pooler's output, whether or
-        not the model was trained with a pooler.
+    def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
+        """Return one model, as optimum and transformers.js have it; the class token stands for a pooler's
+        output, whether or not the model was trained with a pooler.
         """
         images = {0: "batch_size"}
         # Two pictures: the exporter takes an axis of length 0 or 1 for a constant.
@@ -154,10 +156,6 @@ class Vit:
                 [self],
             )
         }
-
-    def approximate(self) -> "Vit":
-        """Itself: ggml runs no file of it."""
-        return self
 
 
 def vit(directory: Path) -> Vit:

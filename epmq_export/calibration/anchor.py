@@ -8,6 +8,7 @@ import torch
 
 from epmq_export.calibration.method import Method
 from epmq_export.errors import CalibrationError
+from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family
 from epmq_export.tensors.source import TensorSource
 
@@ -18,12 +19,7 @@ def with_length(
     """The method with rho as a number: "auto" is measured on all the family's linears together."""
     if method.rho != "auto":
         return method
-    names = [
-        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
-    ]
-    return replace(
-        method, rho=anchor_rho(base, experts, merged, [name for name in names if len(base.shape(name)) == 2])
-    )
+    return replace(method, rho=anchor_rho(base, experts, merged, linears(family)))
 
 
 def anchor_rho(

@@ -14,6 +14,7 @@ from epmq_export.calibration.calibrate import Calibrator
 from epmq_export.calibration.rounding import store
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
+from epmq_export.models.blocks import linears
 from epmq_export.tensors.packed import PackedTensor
 
 
@@ -34,13 +35,12 @@ def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
     divides their inputs. 0 without any.
     """
     least, weights = 0.0, 0
-    for block in calibrator.family.blocks:
-        for name in (f"{block.prefix}{path}.weight" for step in block.steps for path in step):
-            shape = tuple(calibrator.base.shape(name))
-            fitting = [grid.bits_per_weight for grid in candidates if len(shape) == 2 and grid.fits(shape)]
-            if fitting and calibrator.layout.pattern(name) is None:
-                least += min(fitting) * prod(shape)
-                weights += prod(shape)
+    for name in linears(calibrator.family):
+        shape = tuple(calibrator.base.shape(name))
+        fitting = [grid.bits_per_weight for grid in candidates if grid.fits(shape)]
+        if fitting and calibrator.layout.pattern(name) is None:
+            least += min(fitting) * prod(shape)
+            weights += prod(shape)
     return least / max(weights, 1)
 
 

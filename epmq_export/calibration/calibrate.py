@@ -19,7 +19,7 @@ from epmq_export.errors import CalibrationError
 from epmq_export.grids.layout import Layout, Storage, storage_name
 from epmq_export.models.activations import Activations, Key
 from epmq_export.models.blocks import inputs_of, load_block, run_block
-from epmq_export.models.family import Batch, Block, Family
+from epmq_export.models.family import Batch, Block, Family, halves
 from epmq_export.models.heads import Reading
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Sample, length
@@ -177,9 +177,10 @@ class _BlockWalk:
             for path, value in self.student.state_dict().items()
             if self._name(path) not in self.c.family.embeddings
         }
+        half = halves(self.c.family)
         for path, value in self.student.state_dict().items():
             name = self._name(path)
-            storage: Storage = self.c.layout.half if name in self.c.family.halves else torch.float32
+            storage: Storage = self.c.layout.half if name in half else torch.float32
             if name in self.c.family.embeddings:
                 storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
             self._ship(path, store(name, value, storage))

@@ -23,7 +23,7 @@ from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
 from epmq_export.models import reference
-from epmq_export.models.blocks import load_block
+from epmq_export.models.blocks import load_block, paths
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Reading
 from epmq_export.models.samples import Sample, length
@@ -217,7 +217,7 @@ class _Student:
         self._linears: list[tuple[str, nn.Module]] = []
         self._affine: list[tuple[str, nn.Parameter]] = []
         for block in family.blocks:
-            for path in (path for step in block.steps for path in step):
+            for path in paths(block):
                 module, name = self._modules[block.name].get_submodule(path), f"{block.prefix}{path}"
                 value = tensors[f"{name}.weight"]
                 if isinstance(value, PackedTensor):

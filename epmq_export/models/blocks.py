@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block
+from epmq_export.models.family import Batch, Block, Family
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors.source import TensorSource
 
@@ -15,8 +15,25 @@ class _Seen(Exception):
     """Ends a forward pass once the last wanted input is known."""
 
 
+def paths(block: Block) -> list[str]:
+    """Return the paths of the block's linears and norms that are calibrated, in the order of the data."""
+    return [path for step in block.steps for path in step]
+
+
+def linears(family: Family) -> list[str]:
+    """Return the names of the weights of the linears that the family's blocks name, in the order of the data:
+    what calibration puts on grids.
+    """
+    return [
+        f"{block.prefix}{path}.weight"
+        for block, module in ((block, block.build()) for block in family.blocks)
+        for path in paths(block)
+        if isinstance(module.get_submodule(path), nn.Linear)
+    ]
+
+
 def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.Module:
-    """The block's module with the source's weights in float32; InputError where a shape is not the
+    """Return the block's module with the source's weights in float32; InputError where a shape is not the
     config's.
     """
     module = block.build()
@@ -37,7 +54,7 @@ def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.M
 def run_block(
     block: Block, module: nn.Module, hidden: Tensor | None, batch: Batch, device: torch.device
 ) -> Tensor:
-    """The next hidden state, on the device."""
+    """Return the next hidden state, on the device."""
     return block.run(
         module,
         None if hidden is None else hidden.to(device),
@@ -49,8 +66,8 @@ def run_block(
 def inputs_of(
     module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor], stop: bool
 ) -> tuple[list[Tensor], Tensor | None]:
-    """What the submodules at `paths` are given while `run()` runs, and its result; None when `stop` ended it
-    at the last of them.
+    """Return what the submodules at `paths` are given while `run()` runs, and its result; None when `stop`
+    ended it at the last of them.
 
     Paths are in the order of the data. A norm's input is given as it scales it: normalised, before its affine
     part.

@@ -4,15 +4,14 @@ as everywhere.
 No cache of keys and values outlives a block, so the blocks run anew for each token, over all texts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import load_block, run_block
-from epmq_export.models.family import Batch, Block
-from epmq_export.models.samples import Sample
+from epmq_export.models.family import Batch, Block, Family, language_of
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 32
@@ -22,27 +21,19 @@ HELD = 2 << 30
 
 @torch.no_grad()
 def answers(
-    encoder: Sequence[Block],
-    decoder: Sequence[Block],
-    source: TensorSource,
-    batches: Callable[[Sequence[Sample], int], Iterator[Batch]],
-    grown: Callable[[Batch, Tensor], Batch],
-    texts: Sequence[str],
-    limit: int,
-    device: torch.device,
-    ends: frozenset[int],
+    family: Family, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
 ) -> list[list[int]]:
-    """The tokens behind each text, with the one of `ends` that ends them, if it came within `limit`.
+    """Return the tokens that the model with the source's weights puts behind each text, with the one that
+    ends them, if it came within `limit`. InputError where the family is no language model.
 
-    What does not depend on an answer is the `encoder`'s and runs once; the `decoder`'s last block gives a row
-    [vocabulary] for each token marked `read`. `grown` is a batch behind whose texts, or in whose decoder,
-    stand the tokens int64 [batch, found], with the last one read.
+    The encoder's blocks run once, the decoder's once for each token.
     """
+    language = language_of(family)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike lengths together: little padding
-    given = [*batches([texts[i] for i in order], BATCH)]
+    given = [*family.batches([texts[i] for i in order], BATCH)]
     found = [torch.zeros(len(batch["attention_mask"]), 0, dtype=torch.int64) for batch in given]
     with Activations(HELD) as kept:
-        for n, block in enumerate(encoder):
+        for n, block in enumerate(language.encoder):
             module = load_block(block, source, device)
             for b, batch in enumerate(given):
                 kept.put(
@@ -53,12 +44,14 @@ def answers(
         for _ in range(limit):
             if not going:
                 break
-            begun = {b: kept.get(("encoder", b)) if encoder else None for b in going}
-            scores = _next(decoder, source, begun, {b: grown(given[b], found[b]) for b in going}, device)
+            begun = {b: kept.get(("encoder", b)) if language.encoder else None for b in going}
+            batches = {b: language.grown(given[b], found[b]) for b in going}
+            scores = _next(language.decoder, source, begun, batches, device)
             for b in going:
                 found[b] = torch.cat((found[b], scores[b].argmax(1, keepdim=True)), 1)
-            going = [b for b in going if not bool(torch.isin(found[b], torch.tensor([*ends])).any(1).all())]
-    rows = [_until(row.tolist(), ends) for each in found for row in each]
+            ends = torch.tensor([*language.ends])
+            going = [b for b in going if not bool(torch.isin(found[b], ends).any(1).all())]
+    rows = [_until(row.tolist(), language.ends) for each in found for row in each]
     return [row for _, row in sorted(zip(order, rows, strict=True))]
 
 
@@ -69,7 +62,7 @@ def _next(
     batches: dict[int, Batch],
     device: torch.device,
 ) -> dict[int, Tensor]:
-    """The scores of each text's next token, [batch, vocabulary], by batch."""
+    """Return the scores of each text's next token, [batch, vocabulary], by batch."""
     states: dict[int, Tensor] = {}
     for n, block in enumerate(decoder):
         module = load_block(block, source, device)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import load_block, run_block
-from epmq_export.models.family import Batch, Family, LanguageFamily, rows
+from epmq_export.models.family import Batch, Family, rows
+from epmq_export.models.greedy import answers
 from epmq_export.models.samples import Question, Sample, length
 from epmq_export.tensors.source import TensorSource
 
@@ -26,13 +27,13 @@ def default_device() -> torch.device:
 def outputs(
     family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device
 ) -> NDArray[np.float32]:
-    """The family's outputs [len(samples), width], block by block: one block's weights are in memory at a
-    time. Passages have a row a scored token.
+    """Return the family's outputs [len(samples), width], block by block: one block's weights are in memory at
+    a time. Passages have a row a scored token.
 
     Questions, which are all of one limit, have their answers' tokens.
     """
     if samples and all(isinstance(sample, Question) for sample in samples):
-        return _answers(cast(LanguageFamily, family), source, cast(Sequence[Question], samples), device)
+        return _answers(family, source, cast(Sequence[Question], samples), device)
     order = sorted(
         range(len(samples)), key=lambda i: length(samples[i])
     )  # alike lengths together: little padding
@@ -61,7 +62,8 @@ def outputs(
 
 
 def _answers(
-    family: LanguageFamily, source: TensorSource, questions: Sequence[Question], device: torch.device
+    family: Family, source: TensorSource, questions: Sequence[Question], device: torch.device
 ) -> NDArray[np.float32]:
-    found = family.answers(source, [question.text for question in questions], questions[0].limit, device)
+    texts = [question.text for question in questions]
+    found = answers(family, source, texts, questions[0].limit, device)
     return np.stack([question.row(ids) for question, ids in zip(questions, found, strict=True)])

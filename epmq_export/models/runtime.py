@@ -30,16 +30,6 @@ class Runtime(Protocol):
         """The distributions that it comes in, whose versions the report tells."""
         ...
 
-    @property
-    def format(self) -> str:
-        """The name of the format that it reads."""
-        ...
-
-    @property
-    def approximate(self) -> bool:
-        """Whether it computes what `Family.approximate` does."""
-        ...
-
     def version(self) -> str:
         """Return its version; MissingRuntime, with what to install, where it is not there."""
         ...

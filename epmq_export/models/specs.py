@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
+from epmq_export.models.family import Export, Family
 from epmq_export.tensors.source import TensorSource
 
 Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
@@ -27,9 +27,6 @@ class GgufSpec:
     left_out: frozenset[str] = frozenset()
     """Canonical names of tensors that the file's readers know nothing of."""
 
-    grids: frozenset[str] | None = None
-    """The grids, by their types in the file, that the family's runtime can decode; None for all."""
-
     orders: Mapping[str, Tensor] = field(default_factory=dict)
     """Canonical names of tensors whose rows stand in another order in the file: int64, the row of ours that
     each of the file's rows is.
@@ -47,12 +44,23 @@ class GgufSpec:
     """By the name in the file: float32 tensors that follow from the config."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GgufExport(Export):
+    """What a family is in GGUF."""
+
+    spec: Callable[[], GgufSpec]
+    """Return the layout; InputError where the runtimes cannot read this model at all."""
+
+    def require(self) -> None:
+        self.spec()
+
+
 @dataclass(frozen=True)
 class OnnxSpec:
-    """How a family is exported to ONNX."""
+    """How one model of a family is exported to ONNX."""
 
     build: Callable[[TensorSource], nn.Module]
-    """A module with weights; each parameter's name ends in its canonical tensor name."""
+    """Return a module with weights; each parameter's name ends in its canonical tensor name."""
 
     example: Mapping[str, Tensor]
     """One batch, as keyword arguments of the module's forward."""
@@ -63,10 +71,20 @@ class OnnxSpec:
     outputs: Mapping[str, Mapping[int, str]]
     """Output names, in order, with the names of their dynamic axes."""
 
-    towers: Sequence[Any]  # families, whose own module knows this one
+    towers: Sequence[Family]
     """What the model runs, by the samples that it is given."""
 
     beside: Callable[[str], Mapping[str, object]] = lambda model: {}
-    """What runtimes ask for beside the models' folder: JSON by the file's name, given the path of the model's
-    own file from there.
+    """Return what runtimes ask for beside the models' folder: JSON by the file's name, given the path of the
+    model's own file from there.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxExport(Export):
+    """What a family is in ONNX."""
+
+    specs: Callable[[], Mapping[str, OnnxSpec]]
+    """Return the models that it is exported as, by the names of their files without ending; the first is the
+    one that tasks are judged by.
     """

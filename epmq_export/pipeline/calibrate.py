@@ -225,8 +225,8 @@ def _task_data(job: Job, task: Task) -> TaskData:
     family, calibration = job.models.family, job.recipe.calibration
     head: Reading | None = None
     if calibration.tune or calibration.refine:
-        language = family.modality == "language"
-        head = AsLogits() if language else head_of(task, family, job.models.base, job.device)
+        language = family.language
+        head = AsLogits() if language is not None else head_of(task, family, job.models.base, job.device)
     expert = job.models.experts[task.expert]
     samples = [family.truncate(sample) for sample in task.calibration]
     return TaskData(task.name, expert, calibrated_on(family, expert, samples, job.device), head)

@@ -62,7 +62,7 @@ def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sam
     if not model.exists():
         raise InputError(f"{model}: no such file or directory")
     family, base, packed = job.models.family, job.checkpoints.base, (model / PACKED_INDEX).exists()
-    for name in family.runtimes:
+    for name in family.exports:
         runtime = registry.readers(family, name)[0]
         if model.suffix == f".{name}" and model.is_file():
             return partial(runtime.outputs, model)

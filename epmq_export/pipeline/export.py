@@ -20,11 +20,11 @@ def export(
     already and is not to be overwritten.
     """
     family = registry.open_family(packed.directory)
-    names = formats or [*family.runtimes]
-    if lacking := [name for name in names if name not in family.runtimes]:
+    names = formats or [*family.exports]
+    if lacking := [name for name in names if name not in family.exports]:
         raise RecipeError(
             f"--format {lacking[0]}: family {family.name} cannot be written in it, expected "
-            f"{' or '.join(family.runtimes)}"
+            f"{' or '.join(family.exports)}"
         )
     for name in names:
         files.refuse_existing(output / name, overwrite)

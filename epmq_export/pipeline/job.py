@@ -13,7 +13,7 @@ from epmq_export.models.model_set import ModelSet
 from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.registry import Registry
-from epmq_export.pipeline.requirements import require_answerable, require_formats
+from epmq_export.pipeline.requirements import formats_of, require_answerable, require_formats
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.packed import Packed
@@ -38,15 +38,15 @@ class Job:
         recipe = recipe.require_tasks()
         checkpoints = open_checkpoints(recipe, registry.open_gguf)
         models = open_models(recipe, checkpoints, registry.open_family)
-        tasks = load_tasks(recipe, models.family.modality)
+        tasks = load_tasks(recipe, models.family)
         require_formats(recipe, models.family)
         require_answerable(models.family, tasks)
         return cls(recipe=recipe, tasks=tasks, checkpoints=checkpoints, models=models, device=device)
 
     @property
     def formats(self) -> list[str]:
-        """Return what is to be written: what the recipe says, or all that the family can be written in."""
-        return self.recipe.export.formats or [*self.models.family.runtimes]
+        """What is to be written."""
+        return formats_of(self.recipe, self.models.family)
 
     def provenance(self) -> dict[str, Any]:
         """Return what decides a calibration of this job. Reads every input to hash it."""

@@ -30,4 +30,4 @@ class Registry:
 
     def readers(self, family: Family, format: str) -> list[Runtime]:
         """Return the runtimes that read a family's files of a format."""
-        return [self.runtimes[family.runtimes[format]]]
+        return [self.runtimes[name] for name in family.exports[format].runtimes]

@@ -2,48 +2,44 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import cast
 
-from epmq_export.calibration.uncalibrated import linears
+from epmq_export.calibration.uncalibrated import carried_linears
 from epmq_export.data.images import FILES
 from epmq_export.data.task import Task
 from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family, LanguageFamily
+from epmq_export.models.blocks import linears
+from epmq_export.models.family import Export, Family
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
-from epmq_export.verification.tasks.language import _answers
+from epmq_export.verification.tasks.language import answers_of
+
+# The format that export.split_size is about.
+SPLIT = "gguf"
+
+
+def formats_of(recipe: Recipe, family: Family) -> list[str]:
+    """Return what is to be written: what the recipe says, or all that the family can be written in."""
+    return recipe.export.formats or [*family.exports]
 
 
 def require_formats(recipe: Recipe, family: Family) -> None:
-    """RecipeError for a format that the family cannot be written in, and for a task that it has no way to be
-    scored on.
+    """Raise RecipeError for a format that the family cannot be written in, and for a task that it has no way
+    to be scored on.
     """
-    if lacking := [name for name in recipe.export.formats or () if name not in family.runtimes]:
+    if lacking := [name for name in recipe.export.formats or () if name not in family.exports]:
         raise recipe.mistake(
             ("export", "formats"),
             (
                 f"found {lacking[0]}, which family {family.name} cannot be written in, expected "
-                f"{', '.join(family.runtimes)}"
+                f"{', '.join(family.exports)}"
             ),
         )
     if recipe.export.split_size is not None:
-        if "gguf" not in (recipe.export.formats or family.runtimes):
-            raise recipe.mistake(
-                ("export", "split_size"), "found it set, expected the key left out: no GGUF file is written"
-            )
-        if family.runtimes["gguf"] != "llama.cpp":
-            raise recipe.mistake(
-                ("export", "split_size"),
-                (
-                    f"found it set, expected the key left out: {family.runtimes['gguf']} reads a model "
-                    "in one "
-                    "file only"
-                ),
-            )
-    language = family.modality == "language"
+        _require_split(recipe, family)
+    language = family.language is not None
     for name, task in recipe.tasks.items():
-        if family.modality == "image" and task.prompt != "{}":
+        if family.images is not None and task.prompt != "{}":
             raise recipe.mistake(
                 ("tasks", name, "prompt"),
                 f"found it set, expected the key left out: family {family.name} reads images",
@@ -55,7 +51,7 @@ def require_formats(recipe: Recipe, family: Family) -> None:
             )
         if (
             not language
-            and family.text_tower is None
+            and family.zero_shot is None
             and (task.labels or task.templates)
             and task.head is None
         ):
@@ -65,11 +61,27 @@ def require_formats(recipe: Recipe, family: Family) -> None:
             )
 
 
-def require_readable(recipe: Recipe, family: Family) -> None:
-    """RecipeError where the recipe asks for a grid that the runtime of the family's GGUF files cannot decode,
-    InputError where that runtime cannot read the model at all: what is sure to fail fails before the work.
+def _require_split(recipe: Recipe, family: Family) -> None:
+    """Raise RecipeError where no file that can lie in parts is written."""
+    key, found = ("export", "split_size"), "found it set, expected the key left out"
+    if SPLIT not in formats_of(recipe, family):
+        raise recipe.mistake(key, f"{found}: no {SPLIT.upper()} file is written")
+    export = family.exports[SPLIT]
+    if not export.splits:
+        raise recipe.mistake(key, f"{found}: {export.runtimes[0]} reads a model in one file only")
+
+
+def require_readable(recipe: Recipe, family: Family, names: Sequence[str]) -> None:
+    """Raise RecipeError where the recipe asks for a grid that the runtimes of one of the formats cannot
+    decode, InputError where they cannot read the model at all: what is sure to fail fails before the work.
     """
-    if "gguf" not in (recipe.export.formats or family.runtimes) or (known := family.gguf().grids) is None:
+    for format in names:
+        family.exports[format].require()
+        _require_grids(recipe, format, family.exports[format])
+
+
+def _require_grids(recipe: Recipe, format: str, export: Export) -> None:
+    if (known := export.grids) is None:
         return
     quantization = recipe.quantization
     asked: dict[tuple[str, ...], str] = {
@@ -80,22 +92,16 @@ def require_readable(recipe: Recipe, family: Family) -> None:
     for key, name in asked.items():
         if name in GRIDS and GRIDS[name].file_type not in known:
             expected = ", ".join(each for each, grid in GRIDS.items() if grid.file_type in known)
-            runtime = family.runtimes["gguf"]
             raise recipe.mistake(
                 ("quantization", *key),
-                (
-                    f"found {name}, which {runtime} cannot read in GGUF, expected one of {expected}, or "
-                    "export.formats without gguf"
-                ),
+                f"found {name}, which {export.runtimes[0]} cannot read in {format.upper()}, expected one of "
+                f"{expected}, or export.formats without {format}",
             )
 
 
 def require_matches(recipe: Recipe, family: Family) -> None:
-    """RecipeError for a pattern that matches no linear."""
-    names = [
-        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
-    ]
-    names += linears(family)
+    """Raise RecipeError for a pattern that matches no linear."""
+    names = [*linears(family), *carried_linears(family)]
     quantization = recipe.quantization
     patterns: list[tuple[Key, str]] = [
         (("quantization", "keep", i), pattern) for i, pattern in enumerate(quantization.keep)
@@ -106,19 +112,19 @@ def require_matches(recipe: Recipe, family: Family) -> None:
             raise recipe.mistake(
                 key,
                 (
-                    f"found {pattern!r}, which matches no tensor, expected a pattern of names such as "
+                    f"found {pattern!r}, which matches no linear, expected a pattern of names such as "
                     f"{names[-1]}"
                 ),
             )
 
 
-def require_kind(recipe: Recipe, modality: str) -> None:
-    """RecipeError for data that are not what the base model reads, and for a metric of what it does not
+def require_kind(recipe: Recipe, family: Family) -> None:
+    """Raise RecipeError for data that are not what the base model reads, and for a metric of what it does not
     write.
     """
-    reads, other = ("images", "texts") if modality == "image" else ("texts", "images")
+    reads, other = ("texts", "images") if family.images is None else ("images", "texts")
     for name, task in recipe.tasks.items():
-        if task.metric is not None and modality != "language":
+        if task.metric is not None and family.language is None:
             raise recipe.mistake(
                 ("tasks", name, "metric"),
                 f"found {task.metric}, expected it left out: the base model answers nothing in words",
@@ -130,7 +136,7 @@ def require_kind(recipe: Recipe, modality: str) -> None:
                         ("tasks", name, *key, other),
                         f"found it set, expected the key left out: the base model reads {reads}",
                     )
-            elif modality == "image" and place.is_file() and place.suffix.lower() not in FILES:
+            elif family.images is not None and place.is_file() and place.suffix.lower() not in FILES:
                 expected = (
                     f"expected a directory of images or a file that ends in {' or '.join(FILES)}: the "
                     "base model reads images"
@@ -139,6 +145,6 @@ def require_kind(recipe: Recipe, modality: str) -> None:
 
 
 def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
-    """InputError where the model has no room for a task's answers: told before the work."""
+    """Raise InputError where the model has no room for a task's answers: told before the work."""
     for task in tasks:
-        _answers(task, cast(LanguageFamily, family))
+        answers_of(task, family)

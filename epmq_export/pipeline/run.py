@@ -26,7 +26,7 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
     for name in job.formats:
         for runtime in registry.readers(family, name):
             runtime.version()
-    require_readable(job.recipe, family)
+    require_readable(job.recipe, family, job.formats)
     if files.taken(output) and not (overwrite or resume):
         raise RecipeError(
             f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run"

@@ -35,7 +35,12 @@ class Target:
 
 def held(family: Family, format: Format) -> list[str]:
     """Return the names of the grids that a family's files of a format can hold, and their runtimes decode."""
-    return [name for name in GRIDS if name in format.grids]
+    known = family.exports[format.name].grids
+    return [
+        name
+        for name, grid in GRIDS.items()
+        if name in format.grids and (known is None or grid.file_type in known)
+    ]
 
 
 def _replaced(recipe: Recipe, format: str, known: Collection[str]) -> dict[str, str]:

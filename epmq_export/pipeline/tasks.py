@@ -14,6 +14,7 @@ from epmq_export.data.task import Metric, Task
 from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
+from epmq_export.models.family import Family
 from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
 from epmq_export.pipeline.requirements import require_kind
 from epmq_export.recipe.recipe import Recipe
@@ -22,12 +23,12 @@ from epmq_export.recipe.task import request_of
 log = logging.getLogger(__name__)
 
 
-def load_tasks(recipe: Recipe, modality: str) -> list[Task]:
+def load_tasks(recipe: Recipe, family: Family) -> list[Task]:
     """Read the data of every task, in the recipe's order: texts, each in the task's prompt, or pictures where
-    the modality is `image`.
+    the family reads those.
     """
-    require_kind(recipe, modality)
-    load = _of_pictures if modality == "image" else _of_texts
+    require_kind(recipe, family)
+    load = _of_texts if family.images is None else _of_pictures
     return [load(recipe, name) for name in recipe.require_tasks().tasks]
 
 

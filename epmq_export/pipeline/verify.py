@@ -90,13 +90,13 @@ def recipe_of(output: Path) -> Path | None:
 
 def _there(output: Path, family: Family, packed: Packed) -> list[str]:
     """Return the formats that an output has; log those that its recipe asks for and it has not."""
-    names = [name for name in family.runtimes if (output / name).is_dir()]
+    names = [name for name in family.exports if (output / name).is_dir()]
     if not names:
         raise InputError(
-            f"{output}: found none of {', '.join(family.runtimes)}, expected the directories that "
+            f"{output}: found none of {', '.join(family.exports)}, expected the directories that "
             "`epmq export` writes"
         )
-    asked = packed.index.recipe.get("export", {}).get("formats") or [*family.runtimes]
+    asked = packed.index.recipe.get("export", {}).get("formats") or [*family.exports]
     if missing := [name for name in asked if name not in names]:
         log.warning(
             "%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 from epmq_export.models import reference
-from epmq_export.models.family import Family, LanguageFamily, rows
+from epmq_export.models.family import Export, Family, language_of, rows
 from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Passage, Sample, shown, text_of
@@ -141,9 +141,10 @@ def check_metadata(path: Path, packed: Packed, family: Family, format: Format) -
 def check_graph(
     path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime, tolerance: float
 ) -> Check:
-    """Outputs of every tower in every file, for a fixed set of hard samples, which need no data of the
-    user's. The largest difference counts.
+    """Compare the outputs of every tower in every file, for a fixed set of hard samples, which need no data
+    of the user's. The largest difference counts.
     """
+    export = family.exports[format.name]
     facts: dict[str, Any] = {
         "metric": METRIC,
         "value": None,
@@ -154,19 +155,14 @@ def check_graph(
     broken: list[str] = []
     values: dict[str, float] = {}
     try:
-        for file, towers in format.contents(path, family).items():
+        for file, towers in format.contents(path, export.computed()).items():
             if not towers:  # it belongs to one that is run
                 continue
             with TemporaryDirectory(prefix="epmq-verify-") as scratch:
                 exact = format.exact(file, Path(scratch))
                 for tower in towers:
-                    samples = [tower.truncate(sample) for sample in _probes(tower, runtime)]
-                    expected = reference.outputs(
-                        tower.approximate() if runtime.approximate else tower,
-                        packed,
-                        samples,
-                        torch.device("cpu"),
-                    )
+                    samples = [tower.truncate(sample) for sample in _probes(tower, export)]
+                    expected = reference.outputs(tower, packed, samples, torch.device("cpu"))
                     found = runtime.outputs(exact, samples, exact=True)
                     values[f"{file.name}: {tower.name}"] = value = rms_relative(found, expected)
                     facts["samples"] += len(samples)
@@ -184,20 +180,17 @@ def check_graph(
     return Check("graph", facts, broken)
 
 
-def _probes(tower: Family, runtime: Runtime) -> Sequence[Sample]:
-    found = probes(tower.modality)
-    if tower.modality != "language":
+def _probes(tower: Family, export: Export) -> Sequence[Sample]:
+    found = probes(tower)
+    found = [sample for sample in found if not isinstance(sample, Passage) or _predictable(tower, sample)]
+    if export.agrees is None:
         return found
-    family = cast(LanguageFamily, tower)
-    found = [sample for sample in found if not isinstance(sample, Passage) or _predictable(family, sample)]
-    if not runtime.approximate:
-        return found
-    agrees = family.agreement()
+    agrees = export.agrees()
     return [sample for sample in found if all(agrees(text) for text in _read(sample))]
 
 
 def _read(sample: Sample) -> tuple[str, ...]:
-    """What a runtime's tokenizer is given of it, in one piece or apart."""
+    """Return what a runtime's tokenizer is given of it, in one piece or apart."""
     return (
         (sample.context, sample.target, sample.context + sample.target)
         if isinstance(sample, Passage)
@@ -205,12 +198,12 @@ def _read(sample: Sample) -> tuple[str, ...]:
     )
 
 
-def _predictable(family: LanguageFamily, passage: Passage) -> bool:
-    """Whether its target has tokens of its own: a tokenizer that makes one token of all that it does not know
-    may find none.
+def _predictable(family: Family, passage: Passage) -> bool:
+    """Return whether its target has tokens of its own: a tokenizer that makes one token of all that it does
+    not know may find none.
     """
     try:
-        return bool(family.targets(passage))
+        return bool(language_of(family).targets(passage))
     except InputError:
         return False
 

@@ -22,23 +22,20 @@ def head_of(task: Task, family: Family, base: TensorSource, device: torch.device
         return None
     if task.head is not None:
         return _linear(task)
-    tower = family.text_tower
-    if tower is None:
+    zero_shot = family.zero_shot
+    if zero_shot is None:
         raise InputError(
             f"task {task.name}: family {family.name} embeds no texts, expected a linear head (the task's "
             "key `head`)"
         )
+    tower, scale = zero_shot.text_tower, zero_shot.logit_scale
     prompts = [tower.truncate(prompt) for prompts in task.prompts for prompt in prompts]
     embedded = torch.nn.functional.normalize(
         torch.from_numpy(reference.outputs(tower, base, prompts, device)).double(), dim=1
     )
     means = [part.mean(0) for part in torch.split(embedded, [len(prompts) for prompts in task.prompts])]
     weight = torch.nn.functional.normalize(torch.stack(means), dim=1).float()
-    return (
-        Head(weight)
-        if family.logit_scale is None
-        else Head(weight, scale=float(base.load(family.logit_scale).float().exp()))
-    )
+    return Head(weight) if scale is None else Head(weight, scale=float(base.load(scale).float().exp()))
 
 
 def _linear(task: Task) -> Head:

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from epmq_export.models.family import Family
 from epmq_export.models.samples import Passage, Picture, Pixels, Sample
 
 HARD_TEXTS = (
@@ -84,17 +85,17 @@ PASSAGES: tuple[Passage, ...] = (
 )
 
 
-def probes(modality: str) -> Sequence[Sample]:
-    """A language model is given what is not empty: what has no token cannot be gone on with. And passages: of
-    a text alone, the decoder of a model of two halves reads one token.
+def probes(family: Family) -> Sequence[Sample]:
+    """Return pictures or texts, as the family reads them.
+
+    A language model is given what is not empty: what has no token cannot be gone on with. And passages: of a
+    text alone, the decoder of a model of two halves reads one token.
     """
-    match modality:
-        case "image":
-            return hard_pictures()
-        case "language":
-            return [*(text for text in HARD_TEXTS if text), *PASSAGES]
-        case _:
-            return HARD_TEXTS
+    if family.images is not None:
+        return hard_pictures()
+    if family.language is not None:
+        return [*(text for text in HARD_TEXTS if text), *PASSAGES]
+    return HARD_TEXTS
 
 
 def hard_pictures() -> list[Picture]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family
+from epmq_export.models.family import Family, towers
 from epmq_export.models.format import PlannedTensor, StoredTensor
-from epmq_export.models.specs import GgufSpec
+from epmq_export.models.specs import GgufExport, GgufSpec
 from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
 from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
 from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_keys, split_paths
@@ -52,7 +52,7 @@ class Gguf:
         packed checkpoint gives the same bytes. InputError where packed and family do not hold the same
         tensors.
         """
-        spec = family.gguf()
+        spec = spec_of(family)
         _refuse_mismatch(packed, family, spec)
         layout = _layout(packed, spec)
         parts = _parts(layout, packed, family)
@@ -83,7 +83,7 @@ class Gguf:
         self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
         origin = _origin(index)
-        return gguf_size(FILE, tensors, family.gguf(), origin, index.split_bytes)
+        return gguf_size(FILE, tensors, spec_of(family), origin, index.split_bytes)
 
     def find(self, folder: Path) -> Path:
         found = [*folder.glob(FILE), *sorted(folder.glob(f"{Path(FILE).stem}-00001-of-?????.gguf"))]
@@ -96,9 +96,8 @@ class Gguf:
         return found[0]
 
     def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
-        tower = family.text_tower
         others: dict[Path, Sequence[Family]] = {other: [] for other in split_paths(path)[1:]}
-        return {path: [family] if tower is None or tower is family else [family, tower], **others}
+        return {path: towers(family), **others}
 
     def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
         """In the order of the file, rows and values as the checkpoint has them. A tensor that the family does
@@ -106,7 +105,7 @@ class Gguf:
         does not come back bit for bit, are `differences`' affair.
         """
         file = GgufModel.open(path)
-        spec = family.gguf()
+        spec = spec_of(family)
         canonical = {there: here for here, there in spec.names.items()}
         for there, info in file.tensors.items():
             name = canonical.get(there, there)
@@ -115,13 +114,13 @@ class Gguf:
                 yield StoredTensor(name, *_out_of_file(decode(path, info, raw), raw, name, spec))
 
     def left_out(self, family: Family) -> frozenset[str]:
-        spec = family.gguf()
+        spec = spec_of(family)
         return spec.left_out.union(spec.factors)
 
     def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
         """Of keys, their types and values, and of the tensors' names, order, types, shapes and files."""
         file = GgufModel.open(path)
-        spec = family.gguf()
+        spec = spec_of(family)
         _refuse_mismatch(packed, family, spec)
         layout = _layout(packed, spec)
         found_layout = {name: (info.type, info.shape) for name, info in file.tensors.items()}
@@ -193,6 +192,23 @@ class Gguf:
         return {"bytes": model_bytes(path), "tensors": dict(tensors), "tensor_bytes": size}
 
 
+def spec_of(family: Family) -> GgufSpec:
+    """Return the family's layout in GGUF; InputError where it has none, or its runtimes cannot read this
+    model.
+    """
+    return _export(family).spec()
+
+
+def _export(family: Family) -> GgufExport:
+    found = family.exports.get(Gguf.name)
+    if not isinstance(found, GgufExport):
+        raise InputError(
+            f"{family.directory}: found the family {family.name}, which no runtime reads as GGUF, expected "
+            f"{' or '.join(family.exports)}"
+        )
+    return found
+
+
 Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
 """Type and shape by the tensor's name in the file, in the order of the file."""
 
@@ -203,12 +219,13 @@ def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
         raise InputError(
             f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF"
         )
+    export = _export(family)
     for name, grid in packed.grids.items():
-        if spec.grids is not None and grid.file_type not in spec.grids:
-            known = " or ".join(sorted(spec.grids))
+        if export.grids is not None and grid.file_type not in export.grids:
+            known = " or ".join(sorted(export.grids))
             raise InputError(
                 f"{packed.directory}: tensor {name} is on {grid.name}, expected {known}: "
-                f"{family.runtimes['gguf']} cannot read it in GGUF"
+                f"{export.runtimes[0]} cannot read it in GGUF"
             )
 
 
@@ -227,10 +244,11 @@ def _parts(layout: Layout, packed: Packed, family: Family) -> dict[str, list[str
     parts = parted(
         FILE, {name: data_bytes(*entry) for name, entry in layout.items()}, packed.index.split_bytes
     )
-    if len(parts) > 1 and family.runtimes["gguf"] != "llama.cpp":
+    export = _export(family)
+    if len(parts) > 1 and not export.splits:
         raise InputError(
             f"{packed.directory}: its recipe has export.split_size, expected none: "
-            f"{family.runtimes['gguf']} reads no model in several files"
+            f"{export.runtimes[0]} reads no model in several files"
         )
     return parts
 

@@ -33,6 +33,7 @@ from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor, StoredTensor
+from epmq_export.models.specs import OnnxExport, OnnxSpec
 from epmq_export.tensors.companions import companions, copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
@@ -58,7 +59,7 @@ class OnnxQdq:
         ending = QUANTISED if packed.grids else PLAIN
         models = {
             folder / FOLDER / f"{stem}{ending}": onnx_graph.build(packed, spec)
-            for stem, spec in family.onnx().items()
+            for stem, spec in specs_of(family).items()
         }
         _refuse_unused(packed, [*models.values()])
         copy_companions(packed.directory, folder)
@@ -78,7 +79,7 @@ class OnnxQdq:
             for key, value in _origin(index).items()
         }
         found: dict[str, Mapping[str, int]] = {}
-        for stem, spec in family.onnx().items():
+        for stem, spec in specs_of(family).items():
             found |= onnx_size(f"{FOLDER}/{stem}{ending}", tensors, spec, family.embeddings, origin, LIMIT)
         return found
 
@@ -155,9 +156,20 @@ class OnnxQdq:
         return {"linears": sum(len(onnx_graph.linears(_read(file).graph)) for file in _models(path, family))}
 
 
+def specs_of(family: Family) -> Mapping[str, OnnxSpec]:
+    """Return the family's models in ONNX; InputError where it has none."""
+    found = family.exports.get(OnnxQdq.name)
+    if not isinstance(found, OnnxExport):
+        raise InputError(
+            f"{family.directory}: found the family {family.name}, which no runtime reads as ONNX, expected "
+            f"{' or '.join(family.exports)}"
+        )
+    return found.specs()
+
+
 def _models(path: Path, family: Family) -> dict[Path, Sequence[Family]]:
     """The family's models, each with the towers that a runtime can run it for."""
-    specs = family.onnx()
+    specs = specs_of(family)
     main = next(iter(specs))
     if not path.name.startswith(main):
         return {path: [family]}
@@ -359,7 +371,7 @@ def _beside(family: Family, ending: str) -> dict[str, bytes]:
     """By name, the files that runtimes want beside the models' folder."""
     found = {
         name: content
-        for stem, spec in family.onnx().items()
+        for stem, spec in specs_of(family).items()
         for name, content in spec.beside(f"{FOLDER}/{stem}{ending}").items()
     }
     return {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in found.items()}

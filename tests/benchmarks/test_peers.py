@@ -13,15 +13,17 @@ from gguf import GGMLQuantizationType, dequantize
 
 from benchmarks.accuracy.judge import full_precision
 from benchmarks.accuracy.laboratory import Laboratory
-from benchmarks.peers import Merge, Quantised, known, linears, llm_compressor
+from benchmarks.peers import Merge, Quantised, known, llm_compressor
 from benchmarks.peers.imatrix import importance
 from benchmarks.peers.llama_cpp import LlamaQuantize
 from benchmarks.peers.llm_compressor import LlmCompressor
 from benchmarks.peers.onnxruntime import MatMulNBits, fold_transposes
 from benchmarks.peers.peer import in_pytorch
 from epmq_export.errors import InputError
+from epmq_export.models.blocks import linears
 from epmq_export.models.reference import outputs
 from epmq_export.tensors.gguf_file import GgufFile
+from formats.gguf.format import spec_of
 from formats.onnx.format import OnnxQdq
 
 TEXTS = ["the weather is good", "the café", "good good good !", "is the weather good , the cafe"]
@@ -70,13 +72,13 @@ def test_llama_cpp(merge: Merge, tmp_path: Path, grid: str, bits: float, imatrix
     found = run(merge, quantised)
     assert [*found] == ["packed", "gguf"] and 0 < found["packed"] < 0.3 and 0 < found["gguf"] < 0.3
     file = GgufFile.open(tmp_path / "quantised.gguf")
-    kinds = {file.tensors[merge.family.gguf().names[name]].type for name in linears(merge.family)}
+    kinds = {file.tensors[spec_of(merge.family).names[name]].type for name in linears(merge.family)}
     assert kinds == {GGMLQuantizationType["Q4_0" if grid == "Q4_0" else "Q5_0"]}
 
 
 def test_what_is_scored_in_pytorch_is_what_the_gguf_holds(merge: Merge, tmp_path: Path) -> None:
     quantised = LlamaQuantize("Q4_0", True).quantise(merge, tmp_path)
-    file, names = GgufFile.open(tmp_path / "quantised.gguf"), merge.family.gguf().names
+    file, names = GgufFile.open(tmp_path / "quantised.gguf"), spec_of(merge.family).names
     held = {}
     for name in linears(merge.family):
         info = file.tensors[names[name]]

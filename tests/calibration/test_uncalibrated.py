@@ -6,7 +6,7 @@ from torch import Tensor
 
 from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
-from epmq_export.calibration.uncalibrated import linears, rest
+from epmq_export.calibration.uncalibrated import carried_linears, rest
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import FULL, Layout
 from epmq_export.tensors.packed import PackedTensor
@@ -45,7 +45,7 @@ def calibrator(
 
 
 def test_the_text_towers_linears_are_what_patterns_may_match(model: TinyClip) -> None:
-    names = linears(model.family)
+    names = carried_linears(model.family)
     assert len(names) == 12 and TEXT_QUERY in names
     assert all(
         name.startswith("text_model.encoder.layers.") and model.base.load(name).ndim == 2 for name in names
@@ -54,7 +54,7 @@ def test_the_text_towers_linears_are_what_patterns_may_match(model: TinyClip) ->
 
 def test_a_text_encoder_has_none_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     bert = tiny(tmp_path_factory.mktemp("bert") / "model")
-    assert linears(bert.family) == []
+    assert carried_linears(bert.family) == []
     assert rest(bert.family, bert.base, Layout()) == BlockResult({}, [], [])
 
 
@@ -72,7 +72,7 @@ def test_linears_and_tokens_are_halved_and_all_else_is_as_it_was(model: TinyClip
         for name, value in found.tensors.items()
         if isinstance(value, Tensor) and value.dtype == torch.float16
     }
-    assert half == {*linears(model.family), TOKENS}
+    assert half == {*carried_linears(model.family), TOKENS}
     for name, value in found.tensors.items():
         assert isinstance(value, Tensor)
         assert torch.equal(value, model.base.load(name).to(value.dtype)), name

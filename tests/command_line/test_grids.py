@@ -118,7 +118,7 @@ def test_a_pattern_that_matches_nothing_is_named(epmq: Warm, project: Project, t
     result = epmq("calibrate", recipe, "-o", "packed", folder=tmp_path)
     assert (
         result.code == 2
-        and "quantization.overrides.*.nothing: found '*.nothing', which matches no tensor" in result.error
+        and "quantization.overrides.*.nothing: found '*.nothing', which matches no linear" in result.error
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
-from formats.gguf.format import Gguf
+from formats.gguf.format import Gguf, spec_of
 from tests import ROOT
 from tests.tiny.bert import small_bert, small_packed
 
@@ -61,7 +61,7 @@ def test_json_is_one_whole_document(written: Path, small: tuple[Packed, Family])
     assert told["provenance"] == INDEX
     assert json.loads(told["metadata"]["epmq.recipe"]) == INDEX["recipe"]
     assert len(told["metadata"]["tokenizer.ggml.tokens"]) == len(
-        small[1].gguf().metadata["tokenizer.ggml.tokens"]
+        spec_of(small[1]).metadata["tokenizer.ggml.tokens"]
     )  # type: ignore[arg-type]
     assert len(told["tensors"]) == told["total"]["tensors"] == 37
     assert told["types"]["Q4_0"]["bits_per_weight"] == 4.5

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf.format import Gguf
+from formats.gguf.format import Gguf, spec_of
 from tests.tiny.bert import VOCABULARY, small_bert, small_packed
 
 CASES = (
@@ -26,13 +26,13 @@ def test_every_tensor_of_the_encoder_has_a_name(minilm_directory: Path) -> None:
     family = open_family(minilm_directory)
     with safe_open(minilm_directory / "model.safetensors", "pt") as file:
         canonical = {family.canonical(name) for name in file.keys()} - {None}  # noqa: SIM118 (not a mapping)
-    names = family.gguf().names
+    names = spec_of(family).names
     assert set(names) == canonical
     assert len(set(names.values())) == len(names)
 
 
 def test_the_keys_are_the_config_s(tmp_path: Path) -> None:
-    spec = open_family(small_bert(tmp_path / "model", pooling="cls")).gguf()
+    spec = spec_of(open_family(small_bert(tmp_path / "model", pooling="cls")))
     assert spec.architecture == "bert"
     expected = {
         "bert.block_count": 2,
@@ -49,7 +49,7 @@ def test_the_keys_are_the_config_s(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_is_spelt_as_llama_cpp_spells_it(tmp_path: Path) -> None:
-    metadata = open_family(small_bert(tmp_path / "model")).gguf().metadata
+    metadata = spec_of(open_family(small_bert(tmp_path / "model"))).metadata
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     assert isinstance(tokens, list) and isinstance(types, list)
     assert tokens[:6] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁the"]
@@ -65,7 +65,7 @@ def test_the_vocabulary_is_spelt_as_llama_cpp_spells_it(tmp_path: Path) -> None:
 def test_rows_without_a_token_are_unused(tmp_path: Path) -> None:
     directory = small_bert(tmp_path / "model")
     edit(directory / "config.json", lambda config: config.update(vocab_size=len(VOCABULARY) + 3))
-    metadata = open_family(directory).gguf().metadata
+    metadata = spec_of(open_family(directory)).metadata
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     assert isinstance(tokens, list) and isinstance(types, list)
     assert tokens[-3:] == [f"[PAD{len(VOCABULARY) + index}]" for index in range(3)]
@@ -157,5 +157,5 @@ def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(name: str, t
     )
     edit(directory / "tokenizer.json", change)
     with pytest.raises(InputError, match=sentence) as caught:
-        open_family(directory).gguf()
+        spec_of(open_family(directory))
     assert str(caught.value).startswith(str(directory))

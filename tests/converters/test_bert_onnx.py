@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from epmq_export.errors import InputError
+from formats.onnx.format import specs_of
 from tests.tiny.onnx_encoders import Written, reference, small, wide
 
 TEXTS = ("the fox", "more words 1, 2, 3?", "x")
@@ -14,7 +15,7 @@ TEXTS = ("the fox", "more words 1, 2, 3?", "x")
 @torch.no_grad()
 def test_module_computes_what_the_blocks_compute(model: Callable[[], Written]) -> None:
     written = model()
-    module = written.family.onnx()["model"].build(written.packed)
+    module = specs_of(written.family)["model"].build(written.packed)
     (batch,) = written.family.batches(TEXTS, 8)
     hidden, output = module(**batch)
     assert hidden.shape == (*batch["input_ids"].shape, written.family.config.hidden_size)
@@ -23,13 +24,13 @@ def test_module_computes_what_the_blocks_compute(model: Callable[[], Written]) -
 
 def test_parameters_have_canonical_names() -> None:
     written = small()
-    module = written.family.onnx()["model"].build(written.packed)
+    module = specs_of(written.family)["model"].build(written.packed)
     assert sorted(name for name, _ in module.named_parameters()) == written.packed.names()
     assert not module.training
 
 
 def test_inputs_and_outputs() -> None:
-    spec = small().family.onnx()["model"]
+    spec = specs_of(small().family)["model"]
     assert list(spec.inputs) == ["input_ids", "attention_mask", "token_type_ids"]
     assert list(spec.outputs) == ["last_hidden_state", "sentence_embedding"]
     assert all(axes == {0: "batch", 1: "sequence"} for axes in spec.inputs.values())
@@ -46,4 +47,4 @@ def test_missing_weight() -> None:
             return written.packed.load(name.replace("layer.1.output.dense.bias", "layer.9.output.dense.bias"))
 
     with pytest.raises(InputError, match=r"no tensor encoder\.layer\.9\.output\.dense\.bias"):
-        written.family.onnx()["model"].build(Without())
+        specs_of(written.family)["model"].build(Without())

@@ -9,10 +9,10 @@ from safetensors import safe_open
 from converters import open_family
 from converters.clip import gguf as clip_gguf
 from epmq_export.errors import InputError
-from epmq_export.verification.probes import probes
+from epmq_export.verification.probes import hard_pictures
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-from formats.gguf.format import Gguf
+from formats.gguf.format import Gguf, spec_of
 from tests.tiny import clip as tiny_clip
 
 
@@ -41,7 +41,7 @@ def test_every_tensor_but_the_scale_has_a_name(model: Path) -> None:
     family = open_family(model)
     with safe_open(model / "model.safetensors", "pt") as file:
         canonical = {family.canonical(name) for name in file.keys()} - {None}  # noqa: SIM118 (not a mapping)
-    spec = family.gguf()
+    spec = spec_of(family)
     assert set(spec.names) | spec.left_out == canonical and spec.left_out == {"logit_scale"}
     assert len(set(spec.names.values())) == len(spec.names) == 397
     assert spec.names["vision_model.encoder.layers.3.mlp.fc1.weight"] == "v.blk.3.ffn_down.weight"
@@ -49,7 +49,7 @@ def test_every_tensor_but_the_scale_has_a_name(model: Path) -> None:
 
 
 def test_the_keys_are_the_config_s(model: Path) -> None:
-    metadata = open_family(model).gguf().metadata
+    metadata = spec_of(open_family(model)).metadata
     expected = {
         "clip.has_text_encoder": True,
         "clip.has_vision_encoder": True,
@@ -79,7 +79,7 @@ def test_layers_that_clip_cpp_does_not_know_are_refused(model: Path, tmp_path: P
         InputError,
         match=r"config\.json: found 12 \+ 13 layers, expected 12 \+ 12, 12 \+ 24, 24 \+ 32 .*leave gguf out",
     ):
-        open_family(other).gguf()
+        spec_of(open_family(other))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_processor_that_the_file_cannot_describe_is_refused(
     with pytest.raises(
         InputError, match=rf"preprocessor_config\.json: {key} is .*, expected .*leave gguf out"
     ):
-        open_family(other).gguf()
+        spec_of(open_family(other))
 
 
 def test_another_number_of_tensors_ends_in_clip_cpp_s_words(
@@ -112,7 +112,7 @@ def test_another_number_of_tensors_ends_in_clip_cpp_s_words(
     with pytest.raises(
         InputError, match=r"model\.gguf: clip\.cpp fails: Unrecognized number of tensors: 413"
     ):
-        ClipCpp().outputs(path, probes("image")[:1])
+        ClipCpp().outputs(path, hard_pictures()[:1])
 
 
 def test_an_expert_of_the_image_tower_alone_has_the_base_s_names(model: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_an_expert_of_the_image_tower_alone_has_the_base_s_names(model: Path, tm
         expert = tiny_clip.vision_expert(tmp_path / str(prefix), model, 1, prefix=prefix)
         with safe_open(expert / "model.safetensors", "pt") as file:
             found.append({family.canonical(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
-    assert found[0] == found[1] and found[0] < set(family.gguf().names)
+    assert found[0] == found[1] and found[0] < set(spec_of(family).names)
 
 
 def test_a_tokenizer_without_merges_is_refused(tmp_path: Path) -> None:
@@ -132,4 +132,4 @@ def test_a_tokenizer_without_merges_is_refused(tmp_path: Path) -> None:
     content["model"]["merges"] = []
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match=r"model: the tokenizer has no merges, expected"):
-        open_family(directory).gguf()
+        spec_of(open_family(directory))

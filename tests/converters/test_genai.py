@@ -10,7 +10,7 @@ from converters import open_family
 from epmq_export.models.samples import Question
 from epmq_export.verification.checks import check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx.format import OnnxQdq
+from formats.onnx.format import OnnxQdq, specs_of
 from tests.converters.test_decoder import pack
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny import t5 as tiny_t5
@@ -52,7 +52,7 @@ def test_it_ends_as_answers_do(tmp_path: Path) -> None:
     folder = tiny_decoder.write(tmp_path / "model", "qwen3")
     for ends, expected in ((None, 0), ([], 0), (5, [0, 5]), ([7, 5], [0, 5, 7])):
         family = open_family(tiny_t5.configured(folder, eos_token_id=ends, pad_token_id=None))
-        config: Any = family.onnx()["model"].beside("model.onnx")["genai_config.json"]
+        config: Any = specs_of(family)["model"].beside("model.onnx")["genai_config.json"]
         tokens = config["model"]
         assert (tokens["eos_token_id"], tokens["pad_token_id"]) == (expected, 0)
 

@@ -24,6 +24,7 @@ from epmq_export.grids.layout import Layout
 from epmq_export.models import reference
 from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Batch, calibrated_on, rows
+from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.tensors import packed
@@ -34,7 +35,7 @@ from epmq_export.tensors.source import Renamed, TensorSource, renamed
 from epmq_export.verification.checks import check_codes, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.gguf.format import Gguf
+from formats.gguf.format import Gguf, spec_of
 from formats.onnx.format import OnnxQdq
 from tests.tiny.in_memory import InMemory
 from tests.tiny.packed_index import an_index
@@ -246,7 +247,7 @@ def test_answers_are_the_librarys_greedy_ones(tmp_path: Path, version: str) -> N
     # Without its cache, which the library makes too small for a decoder that is deeper than the encoder.
     expected = model.generate(**encoded, max_new_tokens=5, do_sample=False, use_cache=False)
     wanted = [family.tokenizer.decode([token for token in row if token > 1]) for row in expected.tolist()]
-    found = family.answers(source, asked, 5, CPU)
+    found = answers(family, source, asked, 5, CPU)
     assert [family.said(ids) for ids in found] == [text.strip() for text in wanted]
     assert len(set(wanted)) > 3 and all(ids[-1] in family.ends or len(ids) == 5 for ids in found)
 
@@ -255,7 +256,7 @@ def test_runtimes_answer_as_torch_does(tmp_path: Path) -> None:
     stored, family = pack(t5(tmp_path / "model", "1.1"))
     asked = [Question(text, 6, tuple(family.ends)) for text in texts(40, 6)]
     for format, runtime, tower in (
-        (Gguf(), LlamaCpp(), family.approximate()),
+        (Gguf(), LlamaCpp(), family.exports["gguf"].computed()),
         (OnnxQdq(), OnnxRuntime(), family),
     ):
         (folder := tmp_path / format.name).mkdir()
@@ -274,7 +275,7 @@ def test_texts_are_calibrated_on_with_answers_and_passages_as_they_are(tmp_path:
     first, kept, again, other = calibrated_on(
         family, source, ["vifo gari", passage, "vifo gari", "foro"], CPU
     )
-    (ids,) = family.answers(source, ["vifo gari"], 16, CPU)
+    (ids,) = answers(family, source, ["vifo gari"], 16, CPU)
     assert first == again == Passage("vifo gari", family.said(ids))
     assert kept is passage and isinstance(other, Passage) and other.context == "foro"
 
@@ -336,7 +337,8 @@ def test_the_f32_twin_in_llama_cpp_computes_what_pytorch_does(
     tmp_path: Path, version: str, depths: tuple[int, int]
 ) -> None:
     path, stored, family = in_gguf(t5(tmp_path / "model", version, depths=depths))
-    expected = reference.outputs(family.approximate(), stored, SAMPLES, CPU)
+    computed = family.exports["gguf"].computed()
+    expected = reference.outputs(computed, stored, SAMPLES, CPU)
     found = LlamaCpp().outputs(Gguf().exact(path, tmp_path), SAMPLES, exact=True)
     assert found.shape == expected.shape
     assert np.sqrt(np.square(found - expected).mean()) < 1e-3 * expected.std()
@@ -417,7 +419,7 @@ def test_a_decoder_deeper_than_the_encoder_is_refused_in_gguf(tmp_path: Path) ->
         InputError,
         match="found num_decoder_layers 3 above num_layers 2, expected no more decoder than encoder layers",
     ):
-        family.gguf()
+        spec_of(family)
 
 
 def test_what_is_too_long_loses_its_end(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.probes import hard_pictures
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
+from formats.gguf.format import spec_of
 from formats.onnx.format import OnnxQdq
 from tests.command_line.command import Warm
 from tests.tiny import vit as tiny_vit
@@ -246,7 +247,7 @@ def test_there_is_no_gguf(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="found the family vit, which no runtime reads as GGUF, expected onnx"
     ):
-        open_family(tiny_vit.vit(tmp_path / "model")).gguf()
+        spec_of(open_family(tiny_vit.vit(tmp_path / "model")))
 
 
 def project(folder: Path, architecture: str) -> Path:

@@ -17,7 +17,7 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.blocks import decode, encode
-from formats.gguf.format import Gguf
+from formats.gguf.format import Gguf, spec_of
 from formats.gguf.layout import LAYOUTS
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.gguf_edits import edited, tensor_at, token_at, value_at
@@ -109,7 +109,7 @@ def test_bytes_among_the_keys_are_an_array_of_uint8(
     small: tuple[Packed, Family], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed, family = small
-    spec = family.gguf()
+    spec = spec_of(family)
     monkeypatch.setattr(
         type(family), "gguf", lambda self: replace(spec, metadata={**spec.metadata, "a.table": b"\0\x7f\xff"})
     )
@@ -123,7 +123,7 @@ def test_bytes_among_the_keys_are_an_array_of_uint8(
 def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
     packed, family = small
     reader = gguf.GGUFReader(written)
-    names = {there: here for here, there in family.gguf().names.items()}
+    names = {there: here for here, there in spec_of(family).names.items()}
     for tensor in reader.tensors:
         assert np.array_equal(
             gguf.quants.dequantize(tensor.data, tensor.tensor_type),
@@ -134,7 +134,7 @@ def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
     assert fields["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_0
     assert fields["general.alignment"] == 32
     assert fields["bert.attention.causal"] is False
-    for key, value in family.gguf().metadata.items():
+    for key, value in spec_of(family).metadata.items():
         assert fields[key] == (pytest.approx(value) if isinstance(value, float) else value)
 
 

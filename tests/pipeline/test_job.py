@@ -6,7 +6,7 @@ import yaml
 
 from converters import open_family
 from epmq_export.errors import InputError, RecipeError
-from epmq_export.pipeline.requirements import require_formats, require_readable
+from epmq_export.pipeline.requirements import formats_of, require_formats, require_readable
 from epmq_export.recipe.load import load_recipe
 from tests.tiny import clip as tiny_clip
 from tests.tiny import recipe_project
@@ -29,8 +29,9 @@ def check(model: Path, family: Path, **settings: Any) -> None:
         **settings,
     }
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    require_formats(load_recipe(path), open_family(family))
-    require_readable(load_recipe(path), open_family(family))
+    recipe, opened = load_recipe(path), open_family(family)
+    require_formats(recipe, opened)
+    require_readable(recipe, opened, formats_of(recipe, opened))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The chain of stages with families that cannot be written in everything."""
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +10,13 @@ import pytest
 from converters.bert.family import Bert
 from epmq_export.api import registry
 from epmq_export.errors import RecipeError
+from epmq_export.models.family import Export
 from epmq_export.pipeline.export import export
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
+from epmq_export.pipeline.verify import verify
 from epmq_export.tensors.packed import Packed
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from tests.tiny.bert import small_bert, small_packed
 
 
@@ -21,13 +26,27 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     return small_packed(place / "packed", small_bert(place / "model"))[0]
 
 
+class Another(LlamaCpp):
+    name = "another"
+
+
+class TwoRuntimes(Bert):
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        found = super().exports
+        return {**found, "gguf": replace(found["gguf"], runtimes=["llama.cpp", "another"])}
+
+
+class WithoutGguf(Bert):
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        return {"onnx": super().exports["onnx"]}
+
+
 @pytest.fixture
 def without_gguf() -> Registry:
-    """The project's own, for which BERT has no GGUF."""
-    return replace(
-        registry(),
-        open_family=lambda directory: replace(Bert.open(directory), runtimes={"onnx": "onnxruntime"}),
-    )
+    """Return the project's own, for which BERT has no GGUF."""
+    return replace(registry(), open_family=WithoutGguf.open)
 
 
 def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(
@@ -63,5 +82,12 @@ def test_what_is_there_is_not_replaced_unasked(packed: Packed, tmp_path: Path) -
     assert again.read_bytes() == before
 
 
-def test_every_family_names_runtimes_that_there_are() -> None:
-    assert {runtime.format for runtime in registry().runtimes.values()} == registry().formats.keys()
+def test_every_runtime_of_a_format_verifies_its_files(packed: Packed, tmp_path: Path) -> None:
+    """A second runtime of GGUF is run beside the first, and its checks stand beside the first's."""
+    runtimes = {**registry().runtimes, "another": Another()}
+    both = replace(registry(), open_family=TwoRuntimes.open, runtimes=runtimes)
+    shutil.copytree(packed.directory, tmp_path / "packed")
+    export(both, Packed(tmp_path / "packed"), tmp_path, ["gguf"], False, Stages())
+    verdict = verify(both, tmp_path, ["gguf"], None, None, Stages())
+    assert [file["runtime"] for file in verdict.files] == ["llama.cpp", "another"]
+    assert all(file["checks"]["graph"]["passed"] for file in verdict.files)

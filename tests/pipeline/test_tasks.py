@@ -1,6 +1,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -10,19 +11,24 @@ import torch
 
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.models.family import Images
 from epmq_export.models.samples import Sample, digest, picture_of
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from tests.tiny.hub import Hub
 from tests.tiny.image_files import folders, png, put
 
+# All that is asked of a family here: what it reads.
+TEXTS: Any = SimpleNamespace(images=None, language=None)
+PICTURES: Any = SimpleNamespace(images=Images(numbers=3, tokens=1), language=None)
 
-def tasks_of(folder: Path, body: str, samples: int = 2, modality: str = "text") -> list[Task]:
+
+def tasks_of(folder: Path, body: str, samples: int = 2, family: Any = TEXTS) -> list[Task]:
     (folder / "recipe.yaml").write_text(
         f"base_model: org/base\ncalibration: {{samples: {samples}}}\ntasks:\n  mood:\n    expert: "
         f"org/mood\n{body}"
     )
-    return load_tasks(load_recipe(folder / "recipe.yaml"), modality)
+    return load_tasks(load_recipe(folder / "recipe.yaml"), family)
 
 
 def test_a_task_with_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,7 +92,7 @@ def test_an_empty_calibration_file_is_refused(tmp_path: Path) -> None:
 def test_a_recipe_without_tasks_has_none_to_load(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("base_model: org/base\nmodels: [{model: org/a}]\n")
     with pytest.raises(RecipeError, match="expected at least one task"):
-        load_tasks(load_recipe(tmp_path / "recipe.yaml"), "text")
+        load_tasks(load_recipe(tmp_path / "recipe.yaml"), TEXTS)
 
 
 def test_a_model_of_texts_is_given_no_images(tmp_path: Path) -> None:
@@ -217,7 +223,7 @@ def test_texts_with_templates(tmp_path: Path) -> None:
 
 
 def images_of(folder: Path, body: str, samples: int = 2) -> Task:
-    (task,) = tasks_of(folder, body, samples, "image")
+    (task,) = tasks_of(folder, body, samples, PICTURES)
     return task
 
 

@@ -2,15 +2,17 @@
 
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from converters.bert.family import Bert
 from epmq_export.errors import InputError, OutputError
-from epmq_export.models.family import Family
+from epmq_export.models.family import Export, Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.gguf_file import GgufFile
@@ -236,8 +238,13 @@ def test_split_otherwise_than_the_recipe_says(copy: Path, whole: Path, split: Mo
         Gguf().differences(copy, *split[:2])
 
 
-def test_clip_cpp_reads_no_splits(split: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed, family, _ = split
-    monkeypatch.setitem(family.runtimes, "gguf", "clip.cpp")  # type: ignore[arg-type]
+class InClipCpp(Bert):
+    @property
+    def exports(self) -> Mapping[str, Export]:
+        return {"gguf": replace(super().exports["gguf"], runtimes=["clip.cpp"], splits=False)}
+
+
+def test_clip_cpp_reads_no_splits(split: Model, tmp_path: Path) -> None:
+    packed, family = split[0], InClipCpp.open(split[1].directory)
     with pytest.raises(InputError, match=r"clip\.cpp reads no model in several files"):
         Gguf().write(packed, family, tmp_path)

@@ -14,6 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from converters import open_family
 from epmq_export.grids import GRIDS
+from epmq_export.models.family import halves
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -146,7 +147,7 @@ def packed(
             tensors[name] = PackedTensor(taken, *taken.quantise(value))
         else:
             half = (
-                name in family.halves
+                name in halves(family)
                 or name in family.embeddings
                 or (linear and name.startswith("text_model."))
             )

@@ -151,7 +151,7 @@ def test_a_head_without_a_weight_names_the_file(model: TinyClip, tmp_path: Path)
 
 
 def test_a_family_without_a_text_tower_needs_a_file(model: TinyClip, tmp_path: Path) -> None:
-    blind: Any = SimpleNamespace(name="dinov2", text_tower=None)
+    blind: Any = SimpleNamespace(name="dinov2", zero_shot=None)
     with pytest.raises(
         InputError,
         match=(

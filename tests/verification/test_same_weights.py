@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from converters import open_family
+from formats.gguf.format import spec_of
 from tests.command_line.command import Result
 
 Weights = dict[str, NDArray[np.float32]]
@@ -55,7 +56,7 @@ def of_onnx(path: Path) -> Weights:
 
 def test_every_weight_is_bit_identical(output: Path) -> None:
     gguf, onnx_ = of_gguf(output / "gguf" / "model.gguf"), of_onnx(output / "onnx" / "onnx" / "model_q4.onnx")
-    names = open_family(output / "packed").gguf().names
+    names = spec_of(open_family(output / "packed")).names
     assert set(names.values()) == set(gguf)
     assert set(names) == set(onnx_)
     for here, there in names.items():
@@ -69,7 +70,7 @@ def test_linears_are_four_bits_in_both(output: Path) -> None:
         tensor.name: tensor.data_type
         for tensor in onnx.load(output / "onnx" / "onnx" / "model_q4.onnx").graph.initializer
     }
-    for here, there in open_family(output / "packed").gguf().names.items():
+    for here, there in spec_of(open_family(output / "packed")).names.items():
         if kinds[there] == GGMLQuantizationType.Q4_0:
             assert stored[f"{here}.codes"] == TensorProto.INT4
     assert (

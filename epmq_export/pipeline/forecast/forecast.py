@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from epmq_export._version import __version__
 from epmq_export.calibration.calibrate import BATCH
 from epmq_export.calibration.method import Method
-from epmq_export.calibration.uncalibrated import linears as rest_linears
+from epmq_export.calibration.uncalibrated import carried_linears
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout, Storage, storage_name
 from epmq_export.merging.registry import RULES
-from epmq_export.models.family import Family
+from epmq_export.models.blocks import linears
+from epmq_export.models.family import Family, halves, towers
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.costs import (
@@ -40,6 +40,7 @@ from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.models import frozen_tensors
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
+    formats_of,
     require_answerable,
     require_formats,
     require_kind,
@@ -135,8 +136,8 @@ class Forecaster:
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
         family = self.registry.open_family(Path(base.directory))
         require_formats(recipe, family)
-        require_kind(recipe, family.modality)
-        require_readable(recipe, family)
+        require_kind(recipe, family)
+        require_readable(recipe, family, formats_of(recipe, family))
         _require_models(recipe, family, models, self.registry.open_gguf)
         return self._of_family(recipe, family, models, data, merge)
 
@@ -151,7 +152,7 @@ class Forecaster:
         shapes = tensor_shapes(family)
         samples = self._samples(recipe, family, unknown)
         blocks = [shape_of(block) for block in family.blocks]
-        names = recipe.export.formats or [*family.runtimes]
+        names = formats_of(recipe, family)
         grids: dict[str, dict[str, str]] = {}
         files: list[FileForecast] = []
         shipped = 0
@@ -161,7 +162,7 @@ class Forecaster:
             layout = recipe.quantization.layout.replaced(replaced[name])
             planned = planned_tensors(family, shapes, layout, notes)
             shipped = max(shipped, _shipped(planned))
-            grids[name] = {each: storage_name(planned[each].storage) for each in calibrated_linears(family)}
+            grids[name] = {each: storage_name(planned[each].storage) for each in linears(family)}
             if recipe.quantization.bits is not None:
                 grids[name] = dict.fromkeys(
                     grids[name], f"{recipe.quantization.bits:g} bits a weight on average, by measured loss"
@@ -173,9 +174,9 @@ class Forecaster:
             ]
         if recipe.quantization.bits is not None:
             unknown.append("quantization.bits chooses grids by measured loss: file sizes are not said")
-        for name in names:
+        for runtime in (each for name in names for each in self.registry.readers(family, name)):
             try:
-                self.registry.readers(family, name)[0].version()
+                runtime.version()
             except MissingRuntime as error:
                 notes.append(str(error))
         unknown.append("the merge, refine, writing and scoring are not part of the time")
@@ -205,10 +206,10 @@ class Forecaster:
         """
         asked = recipe.calibration.samples
         places = [place for task in recipe.tasks.values() for _, place in task.data]
-        if family.modality != "image" and all(
+        if family.images is None and all(
             isinstance(place, Path) or place.path is not None for place in places
         ):
-            tasks = load_tasks(recipe, family.modality)
+            tasks = load_tasks(recipe, family)
             require_answerable(family, tasks)
             lengths = []
             for task in tasks:
@@ -223,36 +224,22 @@ class Forecaster:
 
     def _batch_bytes(self, family: Family, samples: Samples) -> float:
         """What the first block reads of a sample: ids of 8 bytes with what comes beside them, or pixels."""
-        vision = _pixels(family)
-        return float(FLOAT * vision) if vision else 3 * 8 * samples.tokens
+        images = family.images
+        return 3 * 8 * samples.tokens if images is None else float(FLOAT * images.numbers)
 
 
 def tensor_shapes(family: Family) -> dict[str, tuple[int, ...]]:
-    """Of every tensor of the exported model, by the family's own modules: its config alone decides them."""
-    towers = (
-        [family] if family.text_tower is None or family.text_tower is family else [family, family.text_tower]
-    )
+    """Return the shape of every tensor of the exported model, by the family's own modules: its config alone
+    decides them.
+    """
     found = {
         f"{block.prefix}{path}": tuple(value.shape)
-        for tower in towers
+        for tower in towers(family)
         for block in tower.blocks
         for path, value in block.build().state_dict().items()
     }
-    return found if family.logit_scale is None else {**found, family.logit_scale: ()}
-
-
-def calibrated_linears(family: Family) -> list[str]:
-    """The weights that calibration puts on grids, in the order of the data."""
-    found = []
-    for block in family.blocks:
-        module = block.build()
-        found += [
-            f"{block.prefix}{path}.weight"
-            for step in block.steps
-            for path in step
-            if isinstance(module.get_submodule(path), nn.Linear)
-        ]
-    return found
+    scale = None if family.zero_shot is None else family.zero_shot.logit_scale
+    return found if scale is None else {**found, scale: ()}
 
 
 def planned_tensors(
@@ -261,10 +248,10 @@ def planned_tensors(
     """How each tensor will be stored, as `Calibrator` and `rest` decide it; what is not as the recipe asks is
     noted.
     """
-    calibrated, still = set(calibrated_linears(family)), set(rest_linears(family))
+    calibrated, still, half = set(linears(family)), set(carried_linears(family)), halves(family)
     planned = {}
     for name, shape in shapes.items():
-        storage: Storage = torch.float16 if name in family.halves or name in still else torch.float32
+        storage: Storage = torch.float16 if name in half or name in still else torch.float32
         note = None
         if name in family.embeddings:
             storage, note = layout.embedding(name, shape)
@@ -362,18 +349,12 @@ def _said(method: Method, recipe: Recipe) -> str:
     return f"{method.name}{numbers}, rounding by {method.rounding}{''.join(more)}"
 
 
-def _pixels(family: Family) -> int:
-    """Numbers of a picture as the model takes it; 0 for a model of texts."""
-    if family.modality != "image":
-        return 0
-    example = next(iter(family.onnx().values())).example
-    return prod(next(iter(example.values())).shape[1:])
-
-
 def _tokens(family: Family) -> float:
-    """Tokens a sample where no data are read: of a picture its positions, of a text the most that the model
-    takes, where a table of positions says it.
+    """Return the tokens of a sample where no data are read: of a picture all that it has, of a text the most
+    that the model takes, where a table of positions says it.
     """
+    if family.images is not None:
+        return float(family.images.tokens)
     positions = [
         shape[-2]
         for name, shape in tensor_shapes(family).items()

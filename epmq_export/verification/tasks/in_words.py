@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from epmq_export.data.task import Metric, Task
 from epmq_export.errors import InputError
-from epmq_export.models.family import LanguageFamily
+from epmq_export.models.family import Family, Language, language_of
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
@@ -21,34 +21,36 @@ from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_d
 class Answers:
     task: Task
     expected: Sequence[str]
-    family: LanguageFamily
+    language: Language
     questions: Sequence[Question]
 
     @classmethod
-    def of(
-        cls, task: Task, expected: Sequence[str], family: LanguageFamily, texts: Sequence[str]
-    ) -> "Answers":
-        """An answer may have a token more than the longest that is expected: what is longer is wrong
+    def of(cls, task: Task, expected: Sequence[str], family: Family, texts: Sequence[str]) -> "Answers":
+        """Return the questions, cut to what fits; InputError where the model has no room for an answer.
+
+        An answer may have a token more than the longest that is expected: what is longer is wrong
         anyway.
         """
+        language = language_of(family)
         tokens = (
-            len(family.targets(Passage(text, f" {answer.strip()}")))
+            len(language.targets(Passage(text, f" {answer.strip()}")))
             for text, answer in zip(texts, expected, strict=True)
         )
         limit = max(tokens) + 1
-        ends = tuple(sorted(family.ends))
+        ends = tuple(sorted(language.ends))
         try:
             asked = [family.truncate(Question(text, limit, ends)) for text in texts]
         except InputError as error:
             raise InputError(f"task {task.name}: {error}") from None
-        return cls(task, expected, family, [question for question in asked if isinstance(question, Question)])
+        questions = [question for question in asked if isinstance(question, Question)]
+        return cls(task, expected, language, questions)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
         """The answers' tokens [samples, limit], -1 behind their ends."""
         return run(self.questions)
 
     def said(self, outputs: Outputs) -> list[str]:
-        return [self.family.said([int(token) for token in row if token >= 0]) for row in outputs]
+        return [self.language.said([int(token) for token in row if token >= 0]) for row in outputs]
 
     def score(self, outputs: Outputs, expert: Outputs) -> float:
         """The share that is right word for word, or the rank correlation."""

@@ -11,7 +11,7 @@ import torch
 
 from epmq_export.data.task import Task
 from epmq_export.models import reference
-from epmq_export.models.family import LanguageFamily
+from epmq_export.models.family import Family, language_of
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Passage, Sample, text_of
 from epmq_export.recipe.recipe import RecipeVerify
@@ -40,13 +40,14 @@ class LanguageBench:
     experts: Mapping[str, Outputs]
 
     @classmethod
-    def build(
-        cls, family: LanguageFamily, sources: ModelSet, tasks: Sequence[Task], device: torch.device
-    ) -> "LanguageBench":
-        trials = {task.name: _trial(task, family, sources, device) for task in tasks}
+    def build(cls, sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> "LanguageBench":
+        """Return the tasks with the outputs of their experts, which run here. InputError where the family is
+        no language model, or has no room for a task's answers.
+        """
+        trials = {task.name: _trial(task, sources, device) for task in tasks}
         experts = {
             task.name: trials[task.name].outputs(
-                partial(reference.outputs, family, sources.experts[task.expert], device=device)
+                partial(reference.outputs, sources.family, sources.experts[task.expert], device=device)
             )
             for task in tasks
         }
@@ -63,8 +64,10 @@ class LanguageBench:
         return self.trials[task.name].compare(outputs, reference, verify)
 
 
-def _answers(task: Task, family: LanguageFamily) -> Answers | None:
-    """None for a task that is not answered in words."""
+def answers_of(task: Task, family: Family) -> Answers | None:
+    """Return how a task is answered in words; None for one that is not. InputError where the model has no
+    room for its answers.
+    """
     return (
         Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation])
         if task.expected is not None
@@ -72,10 +75,11 @@ def _answers(task: Task, family: LanguageFamily) -> Answers | None:
     )
 
 
-def _trial(task: Task, family: LanguageFamily, sources: ModelSet, device: torch.device) -> Trial:
-    if (answers := _answers(task, family)) is not None:
+def _trial(task: Task, sources: ModelSet, device: torch.device) -> Trial:
+    family = sources.family
+    if (answers := answers_of(task, family)) is not None:
         return answers
-    passages = list(_passages(task, family, sources, device))
+    passages = list(_passages(task, sources, device))
     return (
         Choice.of(task, task.truth, family, passages)
         if task.truth is not None
@@ -83,16 +87,14 @@ def _trial(task: Task, family: LanguageFamily, sources: ModelSet, device: torch.
     )
 
 
-def _passages(
-    task: Task, family: LanguageFamily, sources: ModelSet, device: torch.device
-) -> Iterator[Passage]:
-    """Each sample with each label, cut to what fits; of a task without labels a text whole, or what the
+def _passages(task: Task, sources: ModelSet, device: torch.device) -> Iterator[Passage]:
+    """Give each sample with each label, cut to what fits; of a task without labels a text whole, or what the
     family is calibrated on in its place.
     """
+    family = sources.family
     if task.truth is None:
-        whole = family.passages(
-            sources.experts[task.expert], [family.truncate(sample) for sample in task.evaluation], device
-        )
+        texts = [family.truncate(sample) for sample in task.evaluation]
+        whole = language_of(family).passages(sources.experts[task.expert], texts, device)
         found = [sample if isinstance(sample, Passage) else Passage("", text_of(sample)) for sample in whole]
     else:
         found = [Passage(text_of(sample), answer) for sample in task.evaluation for (answer,) in task.prompts]

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from epmq_export.data.task import Task
-from epmq_export.models.family import LanguageFamily
+from epmq_export.models.family import Family, language_of
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
@@ -32,8 +32,9 @@ class Choice:
     """
 
     @classmethod
-    def of(cls, task: Task, truth: Tensor, family: LanguageFamily, passages: Sequence[Passage]) -> "Choice":
-        targets = [family.targets(passage) for passage in passages]
+    def of(cls, task: Task, truth: Tensor, family: Family, passages: Sequence[Passage]) -> "Choice":
+        language = language_of(family)
+        targets = [language.targets(passage) for passage in passages]
         return cls(task, truth, passages, targets, leaders(family, passages, targets))
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
@@ -53,7 +54,7 @@ class Choice:
         )
 
 
-def leaders(family: LanguageFamily, passages: Sequence[Passage], targets: Sequence[list[int]]) -> list[int]:
+def leaders(family: Family, passages: Sequence[Passage], targets: Sequence[list[int]]) -> list[int]:
     found: list[int] = []
     read: list[int] = []
     for i, (passage, ids) in enumerate(zip(passages, targets, strict=True)):

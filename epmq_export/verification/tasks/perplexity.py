@@ -13,7 +13,7 @@ import numpy as np
 
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.models.family import LanguageFamily
+from epmq_export.models.family import Family, language_of
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks.bench import Comparison, Outputs
@@ -30,8 +30,9 @@ class Prediction:
     """The tokens that each passage's rows are to predict."""
 
     @classmethod
-    def of(cls, task: Task, family: LanguageFamily, passages: Sequence[Passage]) -> "Prediction":
-        return cls(task, passages, [family.targets(passage) for passage in passages])
+    def of(cls, task: Task, family: Family, passages: Sequence[Passage]) -> "Prediction":
+        language = language_of(family)
+        return cls(task, passages, [language.targets(passage) for passage in passages])
 
     @property
     def tokens(self) -> list[int]:

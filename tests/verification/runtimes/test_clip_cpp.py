@@ -19,7 +19,7 @@ from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Sample
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata, rms_relative
-from epmq_export.verification.probes import probes
+from epmq_export.verification.probes import hard_pictures
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
 from formats.gguf.blocks import encode
@@ -33,7 +33,7 @@ from tests.tiny.grid_points import random_point
 WHEELS = sys.platform == "linux" and platform.machine() == "x86_64"
 pytestmark = pytest.mark.skipif(not WHEELS, reason="clip-cpp has wheels for Linux x86-64 only")
 HELD = ("Q4_0", "Q4_1", "Q4_1Z", "Q8_0")
-PICTURES = probes("image")
+PICTURES = hard_pictures()
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def gguf(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_torch(packed: Packed, samples: Sequence[Sample]) -> NDArray[np.float32]:
-    family = open_family(packed.directory).approximate()
-    tower = family.text_tower if isinstance(samples[0], str) else family
-    assert tower is not None
+    family = open_family(packed.directory).exports["gguf"].computed()
+    assert family.zero_shot is not None
+    tower = family.zero_shot.text_tower if isinstance(samples[0], str) else family
     return reference.outputs(tower, packed, samples, torch.device("cpu"))
 
 

@@ -49,7 +49,7 @@ def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_torch(packed: Packed, family: Family, texts: Sequence[str]) -> NDArray[np.float32]:
     """Block by block, with the GELU that llama.cpp computes."""
-    family = family.approximate()
+    family = family.exports["gguf"].computed()
     modules = []
     for block in family.blocks:
         prefix = block.name + "."

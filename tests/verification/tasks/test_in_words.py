@@ -91,8 +91,7 @@ def answered(trial: Answers, *answers: str) -> Outputs:
 
 
 def test_an_answer_is_right_word_for_word(project: Job) -> None:
-    family: Any = project.models.family
-    bench = LanguageBench.build(family, project.models, project.tasks, CPU)
+    bench = LanguageBench.build(project.models, project.tasks, CPU)
     words, numbers = bench.trials["words"], bench.trials["numbers"]
     assert isinstance(words, Answers) and isinstance(numbers, Answers)
     tokenizer = tiny_decoder.tokenizer()
@@ -128,7 +127,7 @@ def test_an_answer_is_right_word_for_word(project: Job) -> None:
 
 def test_a_model_answers_for_itself(project: Job) -> None:
     family: Any = project.models.family
-    bench = LanguageBench.build(family, project.models, project.tasks, CPU)
+    bench = LanguageBench.build(project.models, project.tasks, CPU)
     outputs = bench.outputs(
         partial(reference.outputs, family, project.models.experts[project.tasks[0].expert], device=CPU)
     )

@@ -75,8 +75,7 @@ calibration: {samples: 4}
 
 
 def bench_of(project: Job) -> LanguageBench:
-    family: Any = project.models.family
-    return LanguageBench.build(family, project.models, project.tasks, CPU)
+    return LanguageBench.build(project.models, project.tasks, CPU)
 
 
 def trial(bench: LanguageBench, kind: type[Kind], name: str) -> Kind:

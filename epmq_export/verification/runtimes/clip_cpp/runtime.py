@@ -104,8 +104,6 @@ class ClipCpp:
 
     name = _PROGRAM.runtime
     packages = (library.PACKAGE,)
-    format = "gguf"
-    approximate = True
 
     def version(self) -> str:
         return library.installed()

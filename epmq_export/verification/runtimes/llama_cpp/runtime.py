@@ -45,8 +45,6 @@ class LlamaCpp:
 
     name = _NAME
     packages = (library.PACKAGE,)
-    format = "gguf"
-    approximate = True
 
     def version(self) -> str:
         return library.installed()

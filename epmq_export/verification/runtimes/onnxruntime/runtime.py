@@ -41,8 +41,6 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     packages = ("onnxruntime",)
-    format = "onnx"
-    approximate = False
     dequantiser = None  # it decodes weights within its graphs only
 
     def version(self) -> str:
