@@ -53,8 +53,8 @@ class Stages:
         def tell(text: str, done: int, total: int) -> None:
             self._listen(Progress(name, text, done, total, seconds=time.monotonic() - started))
 
-        self._listen(Progress(name))
         try:
+            self._listen(Progress(name))
             yield tell
         except BaseException:
             self._listen(Progress(name, state="failed", seconds=time.monotonic() - started))

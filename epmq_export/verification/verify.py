@@ -36,14 +36,23 @@ class Written:
 
 @dataclass(frozen=True)
 class Verdict:
+    """What was found of the files of a model."""
+
     scores: dict[str, Scores]
     """By row (base, experts, merged, reference, each file in its runtime), then by task; empty without a
     recipe.
     """
 
     files: list[dict[str, Any]]
+    """One entry for each file in each runtime: `files` of report.json."""
+
     broken: list[str]
     """What is wrong, a sentence each; empty when all is well."""
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every file is as good as the reference."""
+        return not self.broken
 
 
 @dataclass(frozen=True)
