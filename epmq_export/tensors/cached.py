@@ -1,4 +1,4 @@
-"""A merge that is read more than once, computed once."""
+"""A source of tensors that is read more than once but computed once."""
 
 import shutil
 import tempfile
@@ -14,10 +14,11 @@ from epmq_export.tensors.source import TypedSource
 
 
 class Kept:
-    """Each tensor is computed when it is first loaded and then lies in a temporary file: memory holds one at
-    a time, as without this.
+    """A source that computes each tensor when it is first loaded and then keeps it in a temporary file, so
+    that memory holds one tensor at a time.
 
-    The files go with the object, or at the interpreter's exit. OutputError where the disk does not take them.
+    The files go with the object, or at the interpreter's exit. `load` raises OutputError where the disk does
+    not take them.
     """
 
     def __init__(self, source: TypedSource) -> None:

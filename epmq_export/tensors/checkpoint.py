@@ -1,5 +1,5 @@
-"""Models by name: a directory of safetensors, a GGUF file, a Hugging Face id, a LoRA adapter on a base.
-Tensors are read lazily, by name.
+"""Models by their location: a directory of safetensors, a GGUF file, a Hugging Face id, or a LoRA adapter on
+a base. Tensors are read lazily, by name.
 """
 
 import re
@@ -39,25 +39,27 @@ _HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS)
 
 
 class Checkpoint(TypedSource, Protocol):
+    """A model's tensors, with the place that they were opened from."""
+
     location: str
-    """As the user wrote it."""
+    """The location as the user wrote it."""
 
     directory: Path
-    """Where its files are on this machine; for an adapter, the adapter's."""
+    """The directory of its files on this machine; for an adapter, the adapter's directory."""
 
     model_directory: Path
-    """Where its config is; for an adapter, its model's."""
+    """The directory of the model's config; for an adapter, that of the model it was trained on."""
 
     def files(self) -> list[Path]:
-        """Every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the base's
-        own files.
+        """Return every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the
+        files of the base.
         """
         ...
 
 
 OpenGguf = Callable[[str, Path], Checkpoint]
-"""A GGUF file as a checkpoint, by its location as the user wrote it and its path: `converters` knows which
-model family's names and config it has.
+"""A function that opens a GGUF file as a checkpoint. It takes the location as the user wrote it and the path.
+`converters` gives it, because only a converter knows which family's names and config the file has.
 """
 
 
@@ -113,12 +115,12 @@ def open_checkpoint(
     *,
     open_gguf: OpenGguf | None = None,
 ) -> Checkpoint:
-    """A model by directory or GGUF file (relative to `relative_to`), by hub id with an optional `@revision`,
-    or as `BASE+ADAPTER`.
+    """Open a model: a directory or GGUF file (relative to `relative_to`), a hub id with an optional
+    `@revision`, or `BASE+ADAPTER`.
 
-    A directory that holds a LoRA adapter needs `base`, unless written as `BASE+ADAPTER`. A hub id is tried
-    only where no local path has that name. InputError, naming file and tensor, where it cannot be found or is
-    not whole, and for a GGUF file without `open_gguf`.
+    A directory that holds a LoRA adapter needs `base`, unless it is written as `BASE+ADAPTER`. A hub id is
+    tried only where no local path has that name. Raises InputError, naming file and tensor, for a model that
+    cannot be found or is not whole, and for a GGUF file where there is no `open_gguf`.
     """
     text = str(location)
     path = (relative_to or Path()) / Path(text).expanduser()

@@ -5,21 +5,23 @@ from pathlib import Path
 
 from epmq_export.tensors.directory import ADAPTER_CONFIG, PACKED_INDEX, SHARD_INDEX
 
-# Beside the weights in a model's directory; the rest of such a directory (other weights, caches, pictures)
-# stays behind.
+# The files beside the weights in a model's directory that are copied. The rest of such a directory (other
+# weights, caches, pictures) stays behind.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
 
 
+# Files that describe how the weights of that directory are stored, which a copy stores differently.
 _OWN = {PACKED_INDEX, SHARD_INDEX, ADAPTER_CONFIG}
 
 
 def companions(directory: Path) -> list[Path]:
-    """Config, tokenizer and pooling files of a model's directory, sorted."""
+    """Return the config, tokenizer and pooling files of a model's directory, sorted."""
     found = {path for pattern in COMPANIONS for path in directory.glob(pattern) if path.name not in _OWN}
     return sorted(path for path in found if path.is_file())
 
 
 def copy_companions(source: Path, target: Path) -> None:
+    """Copy the companions of one model's directory into another, which exists."""
     for path in companions(source):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)

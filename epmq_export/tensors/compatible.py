@@ -1,4 +1,4 @@
-"""Whether an expert is a fine-tune of the base."""
+"""Checks that an expert is a fine-tune of the base: the same tensors and the same vocabulary."""
 
 import json
 import logging
@@ -14,11 +14,11 @@ SHOWN = 5
 
 
 def require_fit(base: TypedSource, expert: TypedSource, name: str) -> None:
-    """InputError, with the first differences, unless the expert has the base's floating tensors, each of its
-    shape, and no others.
+    """Raise InputError, with the first differences, unless the expert has the floating tensors of the base,
+    each in the base's shape, and no others.
 
-    Integer tensors (position indices) are the base's and may be absent; both sides must be under canonical
-    names. `name` is the expert's, for the message. Reads headers only.
+    Integer tensors (position indices) are those of the base, and the expert may lack them. Both sides must be
+    under canonical names. `name` is the expert's name in the message. Only headers are read.
     """
     differences = []
     ours, theirs = set(base.names()), set(expert.names())
@@ -41,17 +41,17 @@ def require_fit(base: TypedSource, expert: TypedSource, name: str) -> None:
 
 
 def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
-    """InputError, with the first differences, where the tokenizers of two model directories give a token
-    different ids.
+    """Raise InputError, with the first differences, where the tokenizers of two model directories give a
+    token different ids.
 
-    Compares tokenizer.json, else vocab.txt; an expert with neither (an adapter without its tokenizer) uses
-    the base's.
+    Compares tokenizer.json, or vocab.txt where there is none. An expert with neither (an adapter without its
+    tokenizer) uses those of the base. `name` is the expert's name in the message.
     """
     ours, theirs = _vocabulary(base), _vocabulary(expert)
     if ours is None or theirs is None:
         log.info("%s: no tokenizer to compare with the base's; taking the base's", name)
         return
-    # A token may be one of the vocabulary in one file and an added one in another: what counts is its id.
+    # One file may hold a token in its vocabulary, the other among its added tokens. Only the id counts.
     tokens, ours, theirs = ours.keys() | theirs.keys(), _added(base) | ours, _added(expert) | theirs
     differing = sorted(token for token in tokens if ours.get(token) != theirs.get(token))
     if differing:
@@ -63,6 +63,7 @@ def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
 
 
 def _vocabulary(directory: Path) -> dict[str, Any] | None:
+    """Return the id of each token, or None where the directory has no vocabulary."""
     path = directory / "tokenizer.json"
     if path.exists():
         tokenizer = read_json(path)
@@ -70,7 +71,7 @@ def _vocabulary(directory: Path) -> dict[str, Any] | None:
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if isinstance(vocabulary, dict):
             tokens = dict(vocabulary)
-        elif isinstance(vocabulary, list):  # Unigram: pairs of token and score
+        elif isinstance(vocabulary, list):  # A Unigram tokenizer has pairs of token and score.
             tokens = {
                 json.dumps(entry[0] if isinstance(entry, list) and entry else entry): index
                 for index, entry in enumerate(vocabulary)
@@ -90,6 +91,7 @@ def _vocabulary(directory: Path) -> dict[str, Any] | None:
 
 
 def _added(directory: Path) -> dict[str, Any]:
+    """Return the id of each added token of tokenizer.json."""
     path = directory / "tokenizer.json"
     entries = read_json(path).get("added_tokens") if path.exists() else None
     return (
@@ -108,6 +110,7 @@ def _shape(source: TypedSource, tensor: str) -> str:
 
 
 def _hint(base: TypedSource, expert: TypedSource, tensor: str) -> str:
+    """Return a guess at why the shapes of a tensor differ, or an empty string."""
     ours, theirs = base.shape(tensor), expert.shape(tensor)
     return " (another vocabulary?)" if "embed" in tensor and len(ours) == 2 and ours[1:] == theirs[1:] else ""
 

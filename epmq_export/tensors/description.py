@@ -1,4 +1,6 @@
-"""What `inspect` tells of a model file: where it came from, its metadata, and each tensor's type and size."""
+"""The description of a model file that `inspect` shows: where it came from, its metadata, and each tensor's
+type and size.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,68 +10,80 @@ from pathlib import Path
 from typing import Any
 
 PROVENANCE = ("recipe", "inputs", "method", "versions")
-"""What this project's files say of where they come from; GGUF and ONNX carry them as `epmq.*`, in JSON."""
+"""The keys under which this project's files say where they come from. GGUF and ONNX carry them as `epmq.*`,
+in JSON.
+"""
 
 
 @dataclass(frozen=True)
 class TensorDescription:
+    """A tensor of a file, without its values."""
+
     name: str
     type: str
-    """As the file's format calls it (`Q4_K`, `INT4`, `BF16`); in a packed checkpoint the grid."""
+    """The type as the file's format names it (`Q4_K`, `INT4`, `BF16`); in a packed checkpoint, the grid."""
 
     shape: tuple[int, ...]
-    """As in torch, slowest dimension first."""
+    """The shape as in torch, slowest dimension first."""
 
     bytes: int
-    """That its data take in the file, scales included where they belong to the type."""
+    """The bytes that its data take in the file, with the scales where they belong to the type."""
 
     @property
     def weights(self) -> int:
+        """Return the number of weights."""
         return prod(self.shape)
 
     @property
     def bits_per_weight(self) -> float | None:
-        """None where there are no weights."""
+        """Return the bits that a weight takes, or None where there are no weights."""
         return 8 * self.bytes / self.weights if self.weights else None
 
 
 @dataclass(frozen=True)
 class Total:
+    """The tensors, weights and bytes of several tensors together."""
+
     tensors: int
     weights: int
     bytes: int
 
     @classmethod
     def of(cls, tensors: Sequence[TensorDescription]) -> "Total":
+        """Return the sums over some tensors."""
         return cls(
             len(tensors), sum(tensor.weights for tensor in tensors), sum(tensor.bytes for tensor in tensors)
         )
 
     @property
     def bits_per_weight(self) -> float | None:
+        """Return the bits that a weight takes, or None where there are no weights."""
         return 8 * self.bytes / self.weights if self.weights else None
 
 
 @dataclass(frozen=True)
 class Description:
+    """What a model file holds."""
+
     kind: str
-    """`gguf`, `onnx`, `safetensors`, `packed checkpoint`, `Hugging Face model` or `LoRA adapter`."""
+    """One of `gguf`, `onnx`, `safetensors`, `packed checkpoint`, `Hugging Face model` and `LoRA adapter`."""
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Sequence[TensorDescription]
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What this project wrote of a file's origin: recipe, inputs, method, versions. Empty for others'
-    files.
+    """What this project wrote about the file's origin: recipe, inputs, method, versions. Empty for files of
+    others.
     """
 
     @property
     def total(self) -> Total:
+        """Return the sums over all tensors."""
         return Total.of(self.tensors)
 
     @property
     def totals(self) -> dict[str, Total]:
-        """By type, the largest first."""
+        """Return the sums over the tensors of each type, by the name of the type, the largest first."""
         types = {tensor.type for tensor in self.tensors}
         totals = {
             kind: Total.of([tensor for tensor in self.tensors if tensor.type == kind]) for kind in types
@@ -77,7 +91,7 @@ class Description:
         return dict(sorted(totals.items(), key=lambda entry: (-entry[1].bytes, entry[0])))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, whole, for JSON; a number that JSON does not have (NaN, infinities) becomes a
+        """Return the whole description for JSON. A number that JSON does not have (NaN, infinities) becomes a
         string.
         """
         content = {

@@ -1,5 +1,5 @@
-"""The files of a model's directory, by the names that Hugging Face and this project give them. Reads no
-tensor.
+"""The files of a model's directory, by the names that Hugging Face and this project give them. Nothing here
+reads a tensor.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 ADAPTER_PICKLE = "adapter_model.bin"
 PACKED_INDEX = "packed.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-"""Endings of files that are pickles: opening one runs its code."""
+"""The endings of files that are pickles. Opening a pickle runs the code in it."""
 
 
 def pickle_refusal(name: str) -> str:

@@ -1,13 +1,13 @@
 """A GGUF file as it lies on disk, read by a reader that trusts nothing.
 
-Every count, length and offset is held against the bytes that are there before anything is allocated or looped
-over, so that a truncated or forged file ends in one sentence and not in a hang. What llama.cpp refuses (gaps
-or overlaps between tensors, repeated names) is refused here, where it can be named.
+Every count, length and offset is compared with the bytes that are there before anything is allocated or
+looped over, so that a truncated or forged file ends in one sentence and not in a hang. What llama.cpp refuses
+(gaps or overlaps between tensors, repeated names) is refused here, where the message can name it.
 """
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -36,7 +36,8 @@ _SCALARS = {
     GGUFValueType.INT64: "q",
     GGUFValueType.FLOAT64: "d",
 }
-# The least that one of each takes in the file: what bounds a count before its loop begins.
+# The least bytes that a string, a metadata entry and a tensor's header take. They bound a count before its
+# loop begins.
 _LEAST_STRING, _LEAST_ENTRY, _LEAST_TENSOR = 8, 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 
 
@@ -44,13 +45,15 @@ SHOWN = 80
 
 
 def shown(text: str, limit: int = SHOWN) -> str:
-    """A file's text on one line of a terminal: control characters escaped, a long one cut."""
+    """Return a file's text for one line of a terminal, with control characters escaped, cut to `limit`
+    characters.
+    """
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def is_gguf(path: Path) -> bool:
-    """By its name."""
+    """Tell whether the path is a file whose name ends in .gguf. The content is not read."""
     return path.suffix.lower() == ".gguf" and path.is_file()
 
 
@@ -65,8 +68,8 @@ class Value:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. `shape` as in torch, slowest dimension first; `start` and `size` in bytes of the
-    file.
+    """Where a tensor lies. `shape` is as in torch, slowest dimension first; `start` and `size` are in bytes
+    of the file.
     """
 
     name: str
@@ -78,6 +81,8 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class GgufFile:
+    """The metadata of one GGUF file, and where its tensors lie."""
+
     path: Path
     version: int
     metadata: dict[str, Value]
@@ -85,8 +90,9 @@ class GgufFile:
 
     @classmethod
     def open(cls, path: Path) -> "GgufFile":
-        """Read and validate everything but the values of the tensors; InputError where the file is not whole
-        and well-formed.
+        """Read and validate everything but the values of the tensors.
+
+        Raises InputError where the file is not whole and well-formed.
         """
         try:
             with path.open("rb") as file:
@@ -102,12 +108,16 @@ class GgufFile:
         return np.memmap(self.path, np.uint8, "r")
 
     def raw(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a tensor, uint8 [size], mapped and not read."""
+        """Return the bytes of a tensor, uint8 [size], mapped from the file and not read."""
         info = self.tensors[name]
         return self._bytes[info.start : info.start + info.size]
 
 
 class _Parser:
+    """A reader that walks through the bytes of a GGUF file. Each method reads what its name says at the place
+    where the reader stands, and raises InputError where it is not there.
+    """
+
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self.path = path
         self.content = content
@@ -135,7 +145,8 @@ class _Parser:
                 self.fail(f"key {key!r} stands twice")
             metadata[key] = self.value(self.value_type(key), key)
         infos = [self.tensor_info(index) for index in range(tensors)]
-        return GgufFile(self.path, version, metadata, self.place(infos, self.alignment(metadata)))
+        placed = self.place(infos, self.alignment(metadata))
+        return GgufFile(path=self.path, version=version, metadata=metadata, tensors=placed)
 
     def fail(self, what: str) -> NoReturn:
         raise InputError(f"{self.path}: {shown(what, 4 * SHOWN)}")
@@ -152,6 +163,9 @@ class _Parser:
         return int(struct.unpack("<" + code, self.take(struct.calcsize("<" + code), what))[0])
 
     def count(self, least: int, what: str) -> int:
+        """Read a number of things that take at least `least` bytes each, and refuse one that the file cannot
+        hold.
+        """
         count = self.number("Q", f"the number of {what}")
         if count * least > self.size - self.at:
             self.fail(f"says that it has {count} {what}, more than its {self.size} bytes can hold")
@@ -212,7 +226,7 @@ class _Parser:
         return int(given.value)
 
     def tensor_info(self, index: int) -> TensorInfo:
-        """With `start` still relative to the data."""
+        """Read a tensor's header. Its `start` is still relative to the beginning of the data."""
         name = self.string(f"the name of tensor {index}", _MAX_NAME)
         dimensions = self.number("I", f"the shape of {name}")
         if not 1 <= dimensions <= _MAX_DIMENSIONS:
@@ -227,10 +241,15 @@ class _Parser:
         if 0 in shape or shape[-1] % block:
             self.fail(f"tensor {name} is {list(shape)}, expected rows of whole {kind.name} blocks of {block}")
         return TensorInfo(
-            name, kind, shape, self.number("Q", f"the offset of {name}"), prod(shape) // block * block_bytes
+            name=name,
+            type=kind,
+            shape=shape,
+            start=self.number("Q", f"the offset of {name}"),
+            size=prod(shape) // block * block_bytes,
         )
 
     def place(self, infos: list[TensorInfo], alignment: int) -> dict[str, TensorInfo]:
+        """Return the tensors by name, with `start` counted from the beginning of the file."""
         data = -(-self.at // alignment) * alignment
         placed: dict[str, TensorInfo] = {}
         end = self.at
@@ -246,7 +265,7 @@ class _Parser:
             end = data + info.start + info.size
             if end > self.size:
                 self.fail(f"ends within tensor {info.name}: {end} bytes expected, the file has {self.size}")
-            placed[info.name] = TensorInfo(info.name, info.type, info.shape, data + info.start, info.size)
+            placed[info.name] = replace(info, start=data + info.start)
             expected = -(-(info.start + info.size) // alignment) * alignment
         if self.size > max(end, data + expected):
             self.fail(f"has {self.size - end} bytes behind its last tensor, expected at most {alignment - 1}")

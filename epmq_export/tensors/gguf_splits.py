@@ -1,7 +1,8 @@
 """A GGUF model in several files, as llama.cpp names and reads them: NAME-00001-of-0000N.gguf has the
-metadata, the others have tensors only.
+metadata, and the others have tensors only.
 
-Each says which of how many it is, and how many tensors the model has. The first stands for all.
+Each file says its number, the count of files, and how many tensors the model has. The model is opened by its
+first file.
 """
 
 import re
@@ -19,21 +20,23 @@ NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 KEYS = (NUMBER, COUNT, TENSORS)
 _TYPES = {NUMBER: GGUFValueType.UINT16, COUNT: GGUFValueType.UINT16, TENSORS: GGUFValueType.INT32}
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL | re.ASCII)
+# The most files that a model may have: their count is a UINT16.
 MOST = 2**16 - 1
 
 
 def split_name(stem: str, number: int, count: int) -> str:
-    """Of the split `number`, from 0."""
+    """Return the name of the file with this number, counted from 0."""
     return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
 def split_keys(number: int, count: int, tensors: int) -> dict[str, Value]:
+    """Return the metadata entries that mark a file as one of several."""
     return {key: Value(_TYPES[key], value) for key, value in zip(KEYS, (number, count, tensors), strict=True)}
 
 
 def split_paths(path: Path) -> list[Path]:
-    """The files that belong to the model at `path`, by its name: itself, and where it is the first of several
-    the others behind it.
+    """Return the paths of the files of the model at `path`. A path that is named as the first of several
+    stands for all of them.
     """
     named = _NAME.fullmatch(path.name)
     if named is None or int(named[2]) != 1:
@@ -45,13 +48,15 @@ def split_paths(path: Path) -> list[Path]:
 
 
 def model_bytes(path: Path) -> int:
-    """Of all its files that are there."""
+    """Return the bytes of all files of the model at `path` that are there."""
     return sum(each.stat().st_size for each in split_paths(path) if each.is_file())
 
 
 @dataclass(frozen=True)
 class GgufModel:
-    """A model's files as one: the metadata of the first, the tensors of all in the order of the files."""
+    """A model's files as one: the metadata of the first file, and the tensors of all in the order of the
+    files.
+    """
 
     path: Path
     files: list[GgufFile]
@@ -59,8 +64,10 @@ class GgufModel:
 
     @classmethod
     def open(cls, path: Path) -> "GgufModel":
-        """InputError where a file is not whole and well-formed, where `path` is none that a model is opened
-        by, or where the files do not belong together.
+        """Open the files of the model at `path`, its first or only file.
+
+        Raises InputError where a file is not whole and well-formed, where `path` is a later file of a model,
+        or where the files do not belong together.
         """
         first = GgufFile.open(path)
         number, count, tensors = _split(first)
@@ -104,12 +111,14 @@ class GgufModel:
         return {name: file.tensors[name] for name, file in self.holders.items()}
 
     def raw(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a tensor, uint8 [size], mapped and not read."""
+        """Return the bytes of a tensor, uint8 [size], mapped from the file and not read."""
         return self.holders[name].raw(name)
 
 
 def _split(file: GgufFile) -> tuple[int, int, int]:
-    """Which file from 0, of how many, with how many tensors in all; (0, 1, -1) for a model of one file."""
+    """Return the number of this file, counted from 0, the count of files, and the number of tensors in all. A
+    model of one file gives (0, 1, -1).
+    """
     found = [file.metadata.get(key) for key in KEYS]
     if found == [None, None, None]:
         return 0, 1, -1

@@ -1,9 +1,9 @@
 """A PEFT LoRA adapter on a base: W + scale * B @ A, computed in float32 when a tensor is asked for.
 
-As `peft` stores it: adapter_config.json, and adapter_model.safetensors with
+The files are those of `peft`: adapter_config.json, and adapter_model.safetensors with
 `base_model.model.MODULE.lora_A.weight` [r, in], `.lora_B.weight` [out, r], `.lora_embedding_A` [r, rows] and
 `.lora_embedding_B` [width, r] for embeddings, `.lora_B.bias` [out], and whole tensors (biases,
-modules_to_save) that take the place of the base's.
+modules_to_save) that take the place of those of the base.
 """
 
 import logging
@@ -24,9 +24,9 @@ from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
 
-# What a configuration may say. The first decide the result; the next were for training or for looking up; the
-# last, when they are switched on, make the adapter something else than W + scale * B @ A, or change the base
-# first.
+# The keys of a configuration. Those in _USED decide the result. Those in _UNUSED served the training, or only
+# inform. Those in _REFUSED, when switched on, make the adapter something else than W + scale * B @ A, or
+# change the base first.
 _USED = {
     "peft_type",
     "r",
@@ -85,20 +85,23 @@ _FACTORS = {
 
 
 def is_adapter(directory: Path) -> bool:
+    """Tell whether a directory holds a LoRA adapter, or what is left of one."""
     return any((directory / name).exists() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE))
 
 
 @dataclass(frozen=True)
 class _Delta:
-    """What is added to one of the base's tensors: keys of the adapter's file, and the scale."""
+    """What is added to one tensor of the base: the keys of the factors in the adapter's file, by role, and
+    the scale.
+    """
 
     keys: dict[str, str]
     scale: float
 
 
 class Lora:
-    """The base's tensors with an adapter's changes. Changed tensors are float32, whatever the base's dtype:
-    nothing is rounded away.
+    """The tensors of a base with the changes of an adapter. Changed tensors are float32, whatever the dtype
+    of the base, so that nothing is rounded away.
     """
 
     def __init__(self, directory: Path, base: TypedSource) -> None:
@@ -110,7 +113,7 @@ class Lora:
         self._base, self._file = base, SafetensorsFile(directory / ADAPTER_WEIGHTS)
         factors, whole = self._sort()
         rename = self._names_of_base([module + suffix for module, suffix in factors])
-        # A stored whole tensor may be beyond the base: the head of a classifier, which no encoder needs.
+        # A tensor that is stored whole may be one that the base has not, such as the head of a classifier.
         self._whole = {rename(name): key for name, key in whole.items()}
         self._deltas = {}
         for (module, suffix), keys in factors.items():
@@ -154,8 +157,8 @@ class Lora:
         return tensor.float() + delta.scale * change
 
     def _sort(self) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, str]]:
-        """The file's keys: factors by (module, suffix of the tensor they change), and whole tensors by
-        name.
+        """Return the keys of the file in two parts: factors by (module, suffix of the tensor that they
+        change), and whole tensors by name.
         """
         factors: dict[tuple[str, str], dict[str, str]] = {}
         whole: dict[str, str] = {}
@@ -184,8 +187,8 @@ class Lora:
         return factors, whole
 
     def _names_of_base(self, targets: list[str]) -> "_Rename":
-        """How the adapter's names become the base's: as they are, without a first part (`bert.`), or with
-        one.
+        """Return the renaming of the adapter's names to those of the base: none, or without a first part
+        (`bert.`), or with one more.
         """
         known = set(self._base.names())
         firsts = sorted({name.partition(".")[0] + "." for name in (*targets, *known)})
@@ -204,7 +207,9 @@ class Lora:
         )
 
     def _delta(self, module: str, keys: dict[str, str], factor: str) -> _Delta:
-        """`factor` is the key of the module's A, whose first axis is the rank."""
+        """Return the change of a tensor. `factor` is the key of the module's A, whose first axis is the
+        rank.
+        """
         stored = (self._file.shape(factor) or (0,))[0]
         ranks, alphas = (
             self._numbers("r", "rank_pattern", module),
@@ -224,10 +229,11 @@ class Lora:
         return _Delta(keys, alphas[0] / (math.sqrt(stored) if self._config.get("use_rslora") else stored))
 
     def _numbers(self, key: str, pattern_key: str, module: str) -> list[float]:
-        """The values of the patterns that fit the end of a module's name, else the adapter's own value.
+        """Return the values of the patterns that match the end of a module's name, or the adapter's own value
+        where none does.
 
-        peft trains with the first that fits, but then saves the patterns sorted: of several, only the stored
-        rank tells which it was.
+        peft trains with the first pattern that matches, but saves the patterns sorted. Where several match,
+        only the stored rank tells which of them it was.
         """
         patterns = self._config.get(pattern_key) or {}
         if not isinstance(patterns, dict):
@@ -235,7 +241,7 @@ class Lora:
                 f"{self._path}: {pattern_key} is a {type(patterns).__name__}, expected an object"
             )
         values = [value for pattern, value in patterns.items() if self._fits(pattern_key, pattern, module)]
-        values = values or [self._config.get(key, 8)]  # peft's default for both
+        values = values or [self._config.get(key, 8)]  # peft's default for both keys is 8.
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"{self._path}: {key} of {module} is {value!r}, expected a number")
@@ -271,6 +277,8 @@ class Lora:
 
 @dataclass(frozen=True)
 class _Rename:
+    """A renaming: it drops a first part, or adds one where the longer name is known."""
+
     drop: str = ""
     add: str = ""
     known: frozenset[str] = frozenset()
@@ -282,6 +290,7 @@ class _Rename:
 
 
 def _check(path: Path, config: dict[str, Any]) -> None:
+    """Raise InputError for a configuration that is not plain LoRA, or that has a setting not known here."""
     if config.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
     for key, reason in _REFUSED.items():

@@ -1,16 +1,16 @@
-"""The calibrated checkpoint: codes, stored scales, the high-precision rest, and where it all came from.
+"""The packed checkpoint: a calibrated model's codes and stored numbers, its tensors in high precision, and
+its origin.
 
-A directory:
+It is a directory with these files:
 
-    packed.json          format, family, grid by tensor, losses, recipe, inputs with SHA-256, versions
-    model.safetensors    `NAME.codes` uint8 (codes of up to 4 bits two a byte, the even column in the low
-                         nibble, offset so that the
-                         lowest code is 0; longer ones int8), `NAME.scales` float16 [out, in / group] and
-                         whatever else the grid
-                         stores, a tensor a part; every other tensor by its name. Of more than 5 GB, shards
-                         with an index as
-                         transformers has them, a tensor's parts in one shard
-    ...                  config, tokenizer and whatever else the family's directory holds, unchanged
+packed.json          Format, family, the grid of each tensor, losses, recipe, inputs with SHA-256, versions.
+model.safetensors    `NAME.codes`: uint8 [out, in / 2] for codes of up to 4 bits, offset so that the lowest
+                     code is 0, with an even column in the low nibble and the next in the high one; int8
+                     [out, in] for longer codes. `NAME.scales`: float16 [out, in / group]. The other numbers
+                     that the grid stores: one tensor for each part. Every other tensor under its own name.
+                     More than 5 GB lie in shards with an index as transformers has them, the codes and
+                     parts of one tensor in one shard.
+...                  Config, tokenizer and the other companions of the model's directory, unchanged.
 
 `export` and `verify` need nothing else.
 """
@@ -36,7 +36,7 @@ from epmq_export.tensors.shards import StoredWeights
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """One tensor on a grid: codes int8 [out, in], and the grid's stored numbers by part, such as scales
+    """One tensor on a grid: codes, int8 [out, in], and the grid's stored numbers by part, such as scales,
     float16 [out, in / group].
     """
 
@@ -45,11 +45,11 @@ class PackedTensor:
     stored: Stored
 
     def dequantise(self) -> Tensor:
-        """float32 [out, in]."""
+        """Return the values, float32 [out, in]."""
         return self.grid.dequantise(self.codes, self.stored)
 
     def rows(self, rows: slice) -> "PackedTensor":
-        """Some of its rows, copied."""
+        """Return some of its rows, copied."""
         return PackedTensor(
             self.grid,
             self.codes[rows].clone(),
@@ -58,6 +58,9 @@ class PackedTensor:
 
 
 def pack_codes(grid: Grid, codes: Tensor) -> Tensor:
+    """Return codes, int8 [out, in], as the file stores them: uint8 [out, in / 2] for codes of up to 4
+    bits.
+    """
     if grid.bits > 4:
         return codes
     unsigned = (codes - grid.lowest).to(torch.uint8)
@@ -65,6 +68,7 @@ def pack_codes(grid: Grid, codes: Tensor) -> Tensor:
 
 
 def unpack_codes(grid: Grid, stored: Tensor) -> Tensor:
+    """Return the codes, int8 [out, in], that `pack_codes` stored."""
     if grid.bits > 4:
         return stored
     unsigned = torch.stack((stored & 15, stored >> 4), dim=-1).flatten(1)
@@ -72,8 +76,10 @@ def unpack_codes(grid: Grid, stored: Tensor) -> Tensor:
 
 
 class Packed:
-    """A packed checkpoint on disk. As a `TensorSource` it yields the values that the file ships, dequantised
+    """A packed checkpoint on disk. As a `TensorSource` it gives the values that the file ships, dequantised
     to float32.
+
+    Raises InputError where the directory is no packed checkpoint, or its tensors do not agree with its index.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -103,7 +109,10 @@ class Packed:
         return self._names
 
     def tensor(self, name: str) -> PackedTensor | Tensor:
-        """As stored: on its grid, or plain; a copy of the caller's own."""
+        """Return a tensor as it is stored, on its grid or plain: a copy that the caller owns.
+
+        Raises InputError where a code or a stored number is one that the grid does not have.
+        """
         if name in self.grids:
             grid = self.grids[name]
             found = {part: self._file.load(place) for part, place in _places(name, grid).items()}
@@ -123,8 +132,8 @@ class Packed:
         return value.dequantise() if isinstance(value, PackedTensor) else value
 
     def _require_layout(self, name: str, grid: Grid) -> None:
-        """InputError where codes and stored numbers are not of the types and shapes that `flatten` writes for
-        the grid.
+        """Raise InputError where codes and stored numbers do not have the dtypes and shapes that `flatten`
+        writes for the grid.
         """
         places = _places(name, grid)
         found = {
@@ -150,7 +159,7 @@ class Packed:
             )
 
     def _require_range(self, name: str, value: PackedTensor) -> None:
-        """InputError where a code or a stored integer is one that the grid does not have."""
+        """Raise InputError where a code or a stored integer is one that the grid does not have."""
         ranges = {CODES: (value.codes, value.grid.lowest, value.grid.highest)}
         for part, kind in value.grid.parts.items():
             if not kind.dtype.is_floating_point:
@@ -175,12 +184,14 @@ CODES = "codes"
 
 
 def _places(name: str, grid: Grid) -> dict[str, str]:
-    """Where codes and stored numbers of a tensor are, by part."""
+    """Return the names under which a tensor's codes and stored numbers lie in the file, by part."""
     return {part: f"{name}.{part}" for part in (CODES, *grid.parts)}
 
 
 def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """As safetensors stores them, and the grid of each that is on one; in the order of the names."""
+    """Return the tensors as safetensors stores them, and the grid of each that is on one, in the order of the
+    names.
+    """
     stored: dict[str, Tensor] = {}
     grids: dict[str, str] = {}
     for name, value in sorted(tensors.items()):
@@ -194,7 +205,7 @@ def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Ten
 
 
 def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[str, PackedTensor | Tensor]:
-    """Back from `flatten`."""
+    """Return the tensors that `flatten` stored."""
     places = {name: _places(name, GRIDS[grid]) for name, grid in grids.items()}
     taken = {place for parts in places.values() for place in parts.values()}
     tensors: dict[str, PackedTensor | Tensor] = {
@@ -211,8 +222,8 @@ def write(
 ) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
 
-    The grids of `index` are those of the tensors, whatever it says. The same arguments give the same bytes.
-    What is stored is made a shard at a time.
+    The grids of `index` become those of the tensors, whatever it says. The same arguments give the same
+    bytes. Only one shard at a time is made in memory.
     """
     sizes = {name: _bytes(value) for name, value in sorted(tensors.items())}
     placed: dict[str, str] = {}
@@ -234,7 +245,7 @@ def write(
 
 
 def _bytes(value: PackedTensor | Tensor) -> int:
-    """As stored."""
+    """Return the bytes that a tensor takes as it is stored."""
     if isinstance(value, Tensor):
         return value.nbytes
     return value.codes.numel() * (4 if value.grid.bits <= 4 else 8) // 8 + sum(
@@ -244,7 +255,7 @@ def _bytes(value: PackedTensor | Tensor) -> int:
 
 @dataclass(frozen=True)
 class Values:
-    """Tensors in memory by name, on a grid or plain, as the values that they ship."""
+    """Tensors in memory by name, on a grid or plain, read as the values that a file ships."""
 
     tensors: Mapping[str, PackedTensor | Tensor]
 
@@ -255,6 +266,6 @@ class Values:
         return tuple(self.load(name).shape)
 
     def load(self, name: str) -> Tensor:
-        """float32 where it is on a grid; a copy of the caller's own."""
+        """Return a tensor, float32 where it is on a grid: a copy that the caller owns."""
         value = self.tensors[name]
         return value.dequantise() if isinstance(value, PackedTensor) else value.clone()

@@ -28,14 +28,17 @@ DTYPES = {
 
 
 class SafetensorsFile:
-    """One safetensors file. Opening it reads and checks the header; a tensor's bytes are read by `load`."""
+    """One safetensors file. Opening it reads and checks the header; `load` reads the bytes of a tensor.
+
+    Raises InputError where the file is not whole and well-formed, or has no tensor of the name asked for.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         try:
-            file: Any = safe_open(path, "pt")  # the library's own types are incomplete
+            file: Any = safe_open(path, "pt")  # The type hints of the library are incomplete.
             self._file, self._names = file, sorted(file.keys())
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not whole and well-formed safetensors ({error})") from None
@@ -53,8 +56,8 @@ class SafetensorsFile:
     def load(self, name: str) -> Tensor:
         self._known(name)
         try:
-            # The library hands out views of one private mapping: without a copy, a caller's change in place
-            # would be read by the next.
+            # The library hands out views of one private mapping. Without a copy, one caller's change in place
+            # would be seen by the next caller.
             tensor: Tensor = self._file.get_tensor(name).clone()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
@@ -78,12 +81,12 @@ class SafetensorsFile:
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write one safetensors file; OutputError where the disk does not take it."""
+    """Write one safetensors file. Raises OutputError where the disk does not take it."""
     path.touch()
     mode = path.stat().st_mode
     try:
         save_file(dict(tensors), path, metadata)
     except SafetensorError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from None
-    # The library writes for the owner only; a model is as readable as any other file that the user makes.
+    # The library makes files that only their owner can read. A model gets the mode of the user's other files.
     path.chmod(mode)

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, of any dtype that the library knows; the tensors are not touched."""
+"""The header of a safetensors file, with any dtype that the library knows. The tensors are not read."""
 
 import json
 from dataclasses import dataclass
@@ -12,14 +12,18 @@ from epmq_export.tensors.description import TensorDescription
 
 @dataclass(frozen=True)
 class Header:
+    """The metadata and the tensors that a safetensors file declares."""
+
     metadata: dict[str, str]
     tensors: list[TensorDescription]
-    """In the order of their data."""
+    """The tensors in the order of their data."""
 
 
 def read_header(path: Path) -> Header:
-    """InputError where the file is not whole and well-formed. The library judges; its header is then read for
-    the sizes, which it does not tell.
+    """Read the header of a safetensors file.
+
+    The library checks the file. The header is then parsed once more for the sizes of the tensors, which the
+    library does not give. Raises InputError where the file is not whole and well-formed.
     """
     try:
         with safe_open(path, "numpy"):
@@ -34,7 +38,7 @@ def read_header(path: Path) -> Header:
     return Header(
         metadata,
         [
-            TensorDescription(name, entry["dtype"], tuple(entry["shape"]), sizes[name])
+            TensorDescription(name=name, type=entry["dtype"], shape=tuple(entry["shape"]), bytes=sizes[name])
             for name, entry in entries
         ],
     )

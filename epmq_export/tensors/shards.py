@@ -1,4 +1,4 @@
-"""The weights of a model's directory as transformers lays them out: model.safetensors, or past a size an
+"""The weights of a model's directory as transformers lays them out: model.safetensors or, beyond a size, an
 index and the shards that it names.
 """
 
@@ -13,12 +13,15 @@ from epmq_export.errors import InputError
 from epmq_export.tensors.directory import SHARD_INDEX, WEIGHTS, read_shard_index, require_in_shard
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 
-# Of tensors in a shard; transformers' own default was this for long.
+# The most bytes of tensors in a shard. This was long the default of transformers.
 SHARD_BYTES = 5 * 10**9
 
 
 class StoredWeights:
-    """Opening it reads the headers only."""
+    """The weights of a model's directory. Opening it reads the headers only.
+
+    Raises InputError where a file is missing or not well-formed, or where index and shards disagree.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,7 +49,7 @@ class StoredWeights:
         return sorted(self._files)
 
     def place(self, name: str) -> Path:
-        """The file that a tensor lies in, or where it is missed."""
+        """Return the file that holds a tensor or, for one that is not there, the file that should name it."""
         return self._holders[name].path if name in self._holders else self._files[-1]
 
     def _holder(self, name: str) -> SafetensorsFile:
@@ -56,8 +59,8 @@ class StoredWeights:
 
 
 def groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names in groups of at most `limit` bytes each, unless one alone is larger, in the order that they are
-    given.
+    """Divide names, in the order given, into groups of at most `limit` bytes each. A name that is larger is a
+    group of its own.
     """
     found: list[list[str]] = [[]]
     filled = 0
@@ -71,7 +74,7 @@ def groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
 
 
 def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
-    """Names by the file that they are to lie in."""
+    """Return the names that each file is to hold, by the file's name."""
     shards = groups(sizes, limit)
     if len(shards) == 1:
         return {WEIGHTS: shards[0]}
@@ -82,7 +85,7 @@ def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
 
 
 def write_index(directory: Path, placed: Mapping[str, str], total: int) -> None:
-    """The index of shards that hold `total` bytes of tensors, by the tensors' names."""
+    """Write the index of shards that hold `total` bytes of tensors. `placed` is the shard of each tensor."""
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
     (directory / SHARD_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Tensors by name, read when asked for: the protocols, and sources that are made of others."""
+"""Tensors by name, read when asked for: the protocols, and sources that are made from others."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
@@ -17,8 +17,9 @@ class TensorSource(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def load(self, name: str) -> Tensor:
-        """The tensor on the CPU in its stored dtype, a copy of the caller's own; InputError where the file
-        has none of that name.
+        """Return the tensor on the CPU in its stored dtype, a copy that the caller owns.
+
+        Raises InputError where the source has no tensor of that name.
         """
         ...
 
@@ -27,7 +28,9 @@ class TypedSource(TensorSource, Protocol):
     """A `TensorSource` that knows each tensor's dtype without reading the tensor."""
 
     def dtype(self, name: str) -> torch.dtype:
-        """What `load` will return; InputError where there is no tensor of that name."""
+        """Return the dtype of what `load` will return. Raises InputError where there is no tensor of that
+        name.
+        """
         ...
 
 
@@ -69,10 +72,10 @@ def only(source: TypedSource, names: Iterable[str]) -> Renamed:
 
 
 def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Renamed:
-    """The source with each name passed through `canonical`; tensors that it maps to None are left out.
+    """Return the source with each name passed through `canonical`, without the tensors that it maps to None.
 
-    A tensor that is stored twice, as tied embeddings may be, is one; InputError where two that differ come to
-    the same name.
+    A tensor may be stored twice under two names, as tied embeddings are. Raises InputError where two tensors
+    that differ get the same name.
     """
     originals: dict[str, str] = {}
     for name in source.names():
@@ -94,7 +97,7 @@ def _same(source: TypedSource, one: str, other: str) -> bool:
 
 
 class Joined:
-    """ModelSet with different tensors as one."""
+    """Several sources with different tensors, as one source."""
 
     def __init__(self, parts: Sequence[TypedSource]) -> None:
         self._parts = {name: part for part in parts for name in part.names()}
