@@ -9,7 +9,7 @@ and a line in the log. Of slices, each is filled from its own models alone.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,24 +90,11 @@ def vocabulary(
     token that the tokenizer does not take.
     """
     base = next(iter(models))
-    tokenizers = {}
-    for location, model in models.items():
-        try:
-            tokenizers[location] = tokenizer_of(model)
-        except InputError as error:
-            if location in (base, source):
-                raise
-            log.warning("%s: taken to have the base's tokens", error)
-            tokenizers[location] = tokenizers[base]
+    tokenizers = _tokenizers(models, needed=(base, source))
     sizes = {location: _size(model) for location, model in models.items()}
     own = {location: tokenizer.get_vocab() for location, tokenizer in tokenizers.items()}
-    for location, tokens in own.items():
-        last = max(tokens, key=lambda token: tokens[token])
-        if tokens[last] >= sizes[location]:
-            raise InputError(
-                f"{models[location].model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, "
-                f"but config.json says {sizes[location]} rows"
-            )
+    for location, model in models.items():
+        _require_fitting(model, own[location], sizes[location])
     for location, model in models.items():
         _require_indexed(model, sizes[location])
     result = tokenizer_of(models[source if source in models else base])
@@ -126,17 +113,43 @@ def vocabulary(
             f"{len(tokens) - 1}, as rows of embeddings need"
         )
     order = sorted(tokens, key=lambda token: tokens[token])
-    rows = {
-        location: torch.tensor([known.get(token, -1) for token in order]) for location, known in own.items()
-    }
     return result, Vocabulary(
         tokens=tokens,
         size=-(-len(tokens) // multiple) * multiple,
-        rows=rows,
+        rows={
+            location: torch.tensor([known.get(token, -1) for token in order])
+            for location, known in own.items()
+        },
         sizes=sizes,
         own=own,
         entries=entries,
     )
+
+
+def _tokenizers(
+    models: Mapping[str, Checkpoint], needed: Collection[str]
+) -> dict[str, PreTrainedTokenizerBase]:
+    """Return each model's tokenizer, or the first one's where it has none and is not `needed` to."""
+    found: dict[str, PreTrainedTokenizerBase] = {}
+    for location, model in models.items():
+        try:
+            found[location] = tokenizer_of(model)
+        except InputError as error:
+            if location in needed:
+                raise
+            log.warning("%s: taken to have the base's tokens", error)
+            found[location] = next(iter(found.values()))
+    return found
+
+
+def _require_fitting(model: Checkpoint, tokens: Mapping[str, int], size: int) -> None:
+    """Raise InputError where a token's id is none of the `size` rows that the model's config says."""
+    last = max(tokens, key=lambda token: tokens[token])
+    if tokens[last] >= size:
+        raise InputError(
+            f"{model.model_directory}: the tokenizer gives {last!r} the id {tokens[last]}, "
+            f"but config.json says {size} rows"
+        )
 
 
 def _add(tokenizer: Any, tokenizers: Mapping[str, Any]) -> None:  # noqa: ANN401
@@ -163,6 +176,7 @@ def _add(tokenizer: Any, tokenizers: Mapping[str, Any]) -> None:  # noqa: ANN401
 
 
 def _size(model: Checkpoint) -> int:
+    """Return how many rows of token embeddings a model's config says that it has."""
     path = model.model_directory / CONFIG
     config = read_json(path)
     for part in (config, config.get("text_config")):
