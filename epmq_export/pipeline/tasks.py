@@ -11,7 +11,7 @@ from epmq_export.data.images import read_pictures
 from epmq_export.data.labels import indices_of, worded
 from epmq_export.data.pictures import Pictures
 from epmq_export.data.task import Metric, Task
-from epmq_export.data.text_rows import answers_of, classes_of, numbers_of, prompted
+from epmq_export.data.text_rows import Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family
@@ -33,11 +33,11 @@ def load_tasks(recipe: Recipe, family: Family) -> list[Task]:
 
 
 def _of_texts(recipe: Recipe, name: str) -> Task:
+    """Return a task of texts, each in the task's prompt."""
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
     texts = list(dict.fromkeys(prompted(task.prompt, text) for each in read for text in each.samples))
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
-    labels = dict(task.labels or {})
     truth: Tensor | None = None
     expected: Sequence[str] | None = None
     if task.evaluation is None:
@@ -45,44 +45,45 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
     else:
         found = read_texts(request_of(task.evaluation), "test")
         evaluation, read = [prompted(task.prompt, text) for text in found.samples], [*read, found]
-        if labels:
-            _labelled(recipe, name, found.labels, "texts")
-            classes = classes_of(found, list(labels))
-            if task.metric is not None:
-                expected = [[*labels.values()][index] for index in classes]
-            else:
-                truth = torch.tensor(classes, dtype=torch.int64)
-        elif task.metric is not None:
-            expected = (
-                [f"{number:g}" for number in numbers_of(found)]
-                if task.metric == Metric.SPEARMAN
-                else answers_of(found)
-            )
-        elif task.head is not None or task.templates:
-            raise recipe.mistake(
-                ("tasks", name, "labels"),
-                "found nothing, expected the classes, since the task has a head or templates",
-            )
+        truth, expected = _right_answers(recipe, name, found)
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
-    data = {place: each for part in read for place, each in part.data.items()}
-    prompts = _prompts(labels, task.templates) if truth is not None else []
-    where = recipe.location(task.expert)
-    return Task(
+    return _task(
+        recipe,
         name,
-        where,
-        calibration,
-        evaluation,
-        truth,
-        list(labels),
-        prompts,
-        task.head,
-        metric=None if task.metric is None else Metric(task.metric),
+        calibration=calibration,
+        evaluation=evaluation,
+        labels=task.labels or {},
+        truth=truth,
         expected=expected,
-        data=data,
+        read=read,
     )
 
 
+def _right_answers(recipe: Recipe, name: str, found: Texts) -> tuple[Tensor | None, Sequence[str] | None]:
+    """Return the classes of the evaluation texts, or the answers in words where the task has a metric.
+
+    Both are None for a task without labels. RecipeError for a task that has no classes and needs them.
+    """
+    task = recipe.tasks[name]
+    if task.labels:
+        _labelled(recipe, name, found.labels, "texts")
+        classes = classes_of(found, list(task.labels))
+        if task.metric is not None:
+            return None, [[*task.labels.values()][index] for index in classes]
+        return torch.tensor(classes, dtype=torch.int64), None
+    if task.metric is not None:
+        numbers = task.metric == Metric.SPEARMAN
+        return None, [f"{number:g}" for number in numbers_of(found)] if numbers else answers_of(found)
+    if task.head is not None or task.templates:
+        raise recipe.mistake(
+            ("tasks", name, "labels"),
+            "found nothing, expected the classes, since the task has a head or templates",
+        )
+    return None, None
+
+
 def _of_pictures(recipe: Recipe, name: str) -> Task:
+    """Return a task of pictures; InputError where none of its calibration images can be decoded."""
     task = recipe.tasks[name]
     read = [read_pictures(request_of(place)) for place in task.calibration]
     pictures = _distinct(picture for each in read for picture in each.samples)
@@ -93,7 +94,7 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
             f"task {name}: none of its {len(pictures)} calibration images can be decoded, the first: "
             f"{broken.first}"
         )
-    labels = dict(task.labels or {})
+    labels: Mapping[str, str] = task.labels or {}
     truth: Tensor | None = None
     evaluation: Sequence[Picture]
     if task.evaluation is None:
@@ -105,32 +106,58 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
         if labels or task.templates or task.head is not None:
             labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
             classes = _labelled(recipe, name, found.classes, "images")
-            truth = torch.tensor(
-                indices_of([picture.place for picture in evaluation], classes, found.names, list(labels)),
-                dtype=torch.int64,
-            )
+            places = [picture.place for picture in evaluation]
+            truth = torch.tensor(indices_of(places, classes, found.names, list(labels)), dtype=torch.int64)
         for picture in evaluation:
             picture.pixels()  # what cannot be decoded is told now, not after the calibration
     notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
     _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
-    data = {place: each for part in read for place, each in part.data.items()}
-    prompts = _prompts(labels, task.templates) if truth is not None else []
-    return Task(
+    return _task(
+        recipe,
         name,
-        recipe.location(task.expert),
-        calibration,
-        evaluation,
-        truth,
-        list(labels),
-        prompts,
-        task.head,
-        notes,
-        data=data,
+        calibration=calibration,
+        evaluation=evaluation,
+        labels=labels,
+        truth=truth,
+        notes=notes,
+        read=read,
+    )
+
+
+def _task(
+    recipe: Recipe,
+    name: str,
+    *,
+    calibration: Sequence[Sample],
+    evaluation: Sequence[Sample],
+    labels: Mapping[str, str],
+    truth: Tensor | None,
+    read: Sequence[Texts | Pictures],
+    expected: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
+) -> Task:
+    """Return a task of its samples and of what the recipe says of it."""
+    task = recipe.tasks[name]
+    templates = task.templates or ("{}",)
+    prompts = [[template.format(text) for template in templates] for text in labels.values()]
+    return Task(
+        name=name,
+        expert=recipe.location(task.expert),
+        calibration=calibration,
+        evaluation=evaluation,
+        truth=truth,
+        labels=list(labels),
+        prompts=prompts if truth is not None else [],
+        head=task.head,
+        notes=list(notes),
+        metric=None if task.metric is None else Metric(task.metric),
+        expected=expected,
+        data={place: sha256 for each in read for place, sha256 in each.data.items()},
     )
 
 
 def _distinct(pictures: Iterable[Picture]) -> list[Picture]:
-    """Each once, where it comes first."""
+    """Return each picture once, where it comes first."""
     found: dict[str, Picture] = {}
     for picture in pictures:
         found.setdefault(picture.digest, picture)
@@ -145,9 +172,11 @@ class _Broken:
 
     @property
     def first(self) -> str:
+        """Return why the first of them cannot be decoded."""
         return next(iter(self._reasons.values()))
 
     def usable(self, picture: Picture) -> bool:
+        """Return whether a picture can be decoded."""
         if picture.digest not in self._reasons:
             try:
                 picture.pixels()
@@ -156,8 +185,9 @@ class _Broken:
         return picture.digest not in self._reasons
 
     def notes(self, recipe: Recipe, name: str, usable: int) -> list[str]:
-        """A sentence, logged and for the report, where there are any. Paths are relative to the recipe, so
-        that it says the same everywhere.
+        """Return a sentence for the report, which is logged, too, where there are any.
+
+        Paths in it are relative to the recipe, so that it says the same everywhere.
         """
         if not self._reasons:
             return []
@@ -171,8 +201,9 @@ class _Broken:
 
 
 def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
-    """The classes of the evaluation images, as they name them; RecipeError where they do not, or where there
-    is but one.
+    """Return the classes of the evaluation images, as they name them.
+
+    RecipeError where they do not, or where there is but one.
     """
     if found.names is None or len(found.names) < 2:
         what = (
@@ -187,17 +218,13 @@ def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
 
 
 def _labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: str) -> Sequence[object]:
-    """The labels of the evaluation data; RecipeError where they have none."""
+    """Return the labels of the evaluation data; RecipeError where they have none."""
     if labels is None:
         raise recipe.mistake(
             ("tasks", name, "evaluation"),
             f"found {what} without labels, expected labels, since the task has classes",
         )
     return labels
-
-
-def _prompts(labels: Mapping[str, str], templates: Sequence[str]) -> list[list[str]]:
-    return [[template.format(text) for template in templates or ("{}",)] for text in labels.values()]
 
 
 def _left_over(
@@ -207,7 +234,7 @@ def _left_over(
     chosen: Sequence[AnySample],
     usable: Callable[[AnySample], bool] = lambda sample: True,
 ) -> list[AnySample]:
-    """The distinct samples that were not chosen; RecipeError where none is left."""
+    """Return the distinct samples that were not chosen; RecipeError where none is left."""
     taken = {digest(sample) for sample in chosen}
     left = [sample for sample in samples if digest(sample) not in taken and usable(sample)]
     if not left:
@@ -222,6 +249,7 @@ def _left_over(
 def _tell(
     name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]
 ) -> None:
+    """Log what the data lack: samples enough, and samples that were not calibrated on."""
     if len(calibration) < asked:
         log.warning(
             "task %s: %d distinct calibration %s, %d asked for: all are used",
