@@ -29,7 +29,8 @@ from benchmarks.machine import machine
 from converters import open_family
 from epmq_export import files
 from epmq_export.calibration.anchor import with_length
-from epmq_export.calibration.calibrate import Calibrator, TaskData
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.data.labels import worded
@@ -157,7 +158,11 @@ class Bench:
             for task in tasks
         ]
         calibrator = Calibrator(self.family, self.base, merge, data, method, Layout("F32", "F32"), CPU)
-        tensors = {name: value for _, result in calibrator.run() for name, value in result.tensors.items()}
+        tensors = {
+            name: value
+            for _, result in calibrate_blocks(calibrator)
+            for name, value in result.tensors.items()
+        }
         return {"rho": method.rho, **self.judge(Values(tensors), tasks)}
 
     def judge(self, source: TensorSource, tasks: Sequence[str]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
 from benchmarks.machine import machine
 from converters import open_family
 from epmq_export.calibration.anchor import with_length
-from epmq_export.calibration.calibrate import Calibrator, TaskData
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.descent import descend
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import gptq, nearest
@@ -150,7 +151,7 @@ def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, 
     calibrator = Calibrator(
         family, base, merge, tasks, replace(method, rounding="gptq"), Layout(), CPU, measure=keep
     )
-    for block, _ in calibrator.run():
+    for block, _ in calibrate_blocks(calibrator):
         if block.name == LAYERS[-1].rstrip("."):
             break
     return method.damping, found

@@ -10,7 +10,8 @@ from math import prod
 
 from torch import Tensor
 
-from epmq_export.calibration.calibrate import Calibrator
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator
 from epmq_export.calibration.rounding import store
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
@@ -76,7 +77,8 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
                 for grid in fitting
             ]
 
-    for _ in replace(calibrator, layout=replace(calibrator.layout, linears=near.name), measure=measure).run():
+    nearest = replace(calibrator.layout, linears=near.name)
+    for _ in calibrate_blocks(replace(calibrator, layout=nearest, measure=measure)):
         pass
     chosen = spend(options, bits * weights)
     spent = sum(option.bits for option in chosen.values()) / max(weights, 1)

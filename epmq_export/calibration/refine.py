@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from epmq_export.calibration.calibrate import TaskData
+from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.divergence import divergence
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored

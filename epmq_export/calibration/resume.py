@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from epmq_export import files
-from epmq_export.calibration.calibrate import BlockResult, LayerLoss
+from epmq_export.calibration.calibrator import BlockResult, LayerLoss
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import read_json
 from epmq_export.models.family import Block

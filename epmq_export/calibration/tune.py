@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from epmq_export.calibration.calibrate import Calibrator
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import Method
 from epmq_export.errors import CalibrationError
@@ -116,7 +117,8 @@ class _Search:
             layout=FULL,
             progress=lambda text, done, total: None,
         )
-        source = Values({name: value for _, result in solved.run() for name, value in result.tensors.items()})
+        results = [result for _, result in calibrate_blocks(solved)]
+        source = Values({name: value for result in results for name, value in result.tensors.items()})
         outputs = torch.from_numpy(
             reference.outputs(
                 calibrator.family,

@@ -4,7 +4,7 @@ merge's values, rounded once.
 
 import torch
 
-from epmq_export.calibration.calibrate import BlockResult
+from epmq_export.calibration.calibrator import BlockResult
 from epmq_export.calibration.rounding import store
 from epmq_export.grids.layout import Layout, Storage
 from epmq_export.models.blocks import linears

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import fewest_bits, with_budget
-from epmq_export.calibration.calibrate import Calibrator, LayerLoss, TaskData
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refine import Refinement, refine, require_samples
 from epmq_export.calibration.resume import FinishedBlocks
@@ -189,7 +190,7 @@ def _search(
 
 def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Calibrated) -> None:
     """Calibrate block by block, then take what no block has from the merge."""
-    for block, result in calibrator.run(finished.get):
+    for block, result in calibrate_blocks(calibrator, finished.get):
         finished.put(block, result)
         made.tensors.update(result.tensors)
         made.losses += result.losses

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epmq_export.calibration.budget import Option, fewest_bits, hull, spend, with_budget
+from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
 from tests.tiny.calibrated_bert import tiny
@@ -62,7 +63,8 @@ def test_a_budget_is_spent_by_measured_loss_and_patterns_are_left_alone(
         found, note = with_budget(calibrator, bits, [GRIDS["Q4_0"], GRIDS["IQ4_NL"], GRIDS["Q8_0"]])
         assert not any(".value." in name for name in found.chosen) and len(found.chosen) == 10
         assert note.startswith(f"{bits:g} bits a weight: ") and "by measured loss" in note
-        result = [loss for _, block in replace(calibrator, layout=found).run() for loss in block.losses]
+        blocks = calibrate_blocks(replace(calibrator, layout=found))
+        result = [loss for _, block in blocks for loss in block.losses]
         assert {loss.tensor: loss.grid for loss in result if loss.tensor in found.chosen} == found.chosen
         losses[bits] = sum(loss.loss_after for loss in result)
     assert losses[5.5] < losses[4.5]

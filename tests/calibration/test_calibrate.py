@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from epmq_export.calibration import calibrate as calibrate_module
-from epmq_export.calibration.calibrate import BlockResult, TaskData
+from epmq_export.calibration import block_walk
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import BlockResult, TaskData
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import LinearProblem, inverse_factor
@@ -273,7 +274,7 @@ def test_what_memory_has_no_room_for_is_computed_again_and_not_spilled(
         written.append(path.name)
         write_safetensors(path, tensors)
 
-    monkeypatch.setattr(calibrate_module, "load_block", counting)
+    monkeypatch.setattr(block_walk, "load_block", counting)
     monkeypatch.setattr(activations_module, "write_safetensors", noting)
     assert same_bits(calibrated(model.calibrator("featcal", activation_bytes=held)), results["featcal"])
     steps = len(model.family.blocks[1].steps)
@@ -302,10 +303,11 @@ def test_resuming_at_any_block_gives_the_same_bits(
     done = {block.name: result for block, result in zip(model.family.blocks, results["featcal"], strict=True)}
     for count in range(1, len(done) + 1):
         known = dict([*done.items()][:count])
-        again = [
-            result
-            for _, result in model.calibrator("featcal").run(lambda block, known=known: known.get(block.name))
-        ]  # type: ignore[misc]
+
+        def finished(block: Block, known: dict[str, BlockResult] = known) -> BlockResult | None:
+            return known.get(block.name)
+
+        again = [result for _, result in calibrate_blocks(model.calibrator("featcal"), finished)]
         assert same_bits(again, results["featcal"])
 
 
@@ -470,7 +472,7 @@ def test_memory_does_not_grow_with_depth(model: Tiny) -> None:
             family=Shallow(blocks),
         )  # type: ignore[arg-type]
         with LiveBytes() as gauge:
-            for _ in calibrator.run():
+            for _ in calibrate_blocks(calibrator):
                 pass
         return int(gauge.peak)
 

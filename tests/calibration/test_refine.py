@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from epmq_export.calibration import refine as stage
-from epmq_export.calibration.calibrate import TaskData
+from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.refine import Refined, Refinement, Tensors, refine
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
+from epmq_export.calibration.calibrator import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.uncalibrated import carried_linears, rest
 from epmq_export.grids import GRIDS

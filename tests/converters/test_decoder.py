@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
 from converters.decoder.family import Decoder
-from epmq_export.calibration.calibrate import Calibrator, TaskData
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import nearest
 from epmq_export.errors import InputError
@@ -202,7 +203,7 @@ def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> N
             tasks.append(TaskData(f"task{t}", expert, list(tiny_decoder.LINES)))
         method = PRESETS["anchored"].override(alpha=None, rho=1.0, damping=None)
         calibrator = Calibrator(family, source, tasks[0].expert, tasks, method, Layout("Q8_0"), CPU)
-        results = [result for _, result in calibrator.run()]
+        results = [result for _, result in calibrate_blocks(calibrator)]
         losses = [loss for result in results for loss in result.losses]
         assert len(losses) == 7 * family.config.num_hidden_layers
         assert sum(loss.loss_after for loss in losses) < sum(loss.loss_merged for loss in losses)

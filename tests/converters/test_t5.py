@@ -16,7 +16,8 @@ from transformers import T5ForConditionalGeneration
 from converters import open_family
 from converters.t5.family import T5
 from epmq_export.calibration.anchor import with_length
-from epmq_export.calibration.calibrate import Calibrator, TaskData
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
@@ -315,7 +316,7 @@ def test_calibration_lowers_the_loss(tmp_path: Path, version: str) -> None:
         method = with_length(PRESETS[preset], family, InMemory(base), sources, InMemory(merged))
         calibrator = Calibrator(family, InMemory(base), InMemory(merged), tasks, method, Layout(), CPU)
         tensors: dict[str, PackedTensor | torch.Tensor] = {}
-        for _, result in calibrator.run():
+        for _, result in calibrate_blocks(calibrator):
             tensors |= result.tensors
             assert all(loss.loss_before <= loss.loss_merged + 1e-9 for loss in result.losses)
         assert sorted(tensors) == source.names()

@@ -11,7 +11,7 @@ import yaml
 
 from converters import open_family
 from epmq_export.api import registry
-from epmq_export.calibration.calibrate import BATCH
+from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError, RecipeError

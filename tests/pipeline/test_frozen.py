@@ -12,7 +12,7 @@ from transformers import CLIPModel
 
 from converters import frozen, open_family
 from converters.from_gguf.checkpoint import GgufBase
-from epmq_export.calibration.calibrate import Calibrator, TaskData
+from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import EpmqError, InputError, RecipeError
 from epmq_export.grids.layout import Layout

@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel
 
 from converters import open_family
 from epmq_export.calibration.anchor import with_length
-from epmq_export.calibration.calibrate import BlockResult, Calibrator, TaskData
+from epmq_export.calibration.calibrate import calibrate_blocks
+from epmq_export.calibration.calibrator import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.grids.layout import Layout
 from epmq_export.models.family import Family
@@ -110,7 +111,7 @@ def bits(value: PackedTensor | Tensor) -> bytes:
 
 
 def calibrated(calibrator: Calibrator) -> list[BlockResult]:
-    return [result for _, result in calibrator.run()]
+    return [result for _, result in calibrate_blocks(calibrator)]
 
 
 def same_bits(one: Sequence[BlockResult], other: Sequence[BlockResult]) -> bool:

@@ -23,7 +23,7 @@ from math import ceil, prod
 import torch
 from torch import nn
 
-from epmq_export.calibration.calibrate import BATCH, Calibrator
+from epmq_export.calibration.calibrator import BATCH, Calibrator
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import gptq
 from epmq_export.grids import GRIDS

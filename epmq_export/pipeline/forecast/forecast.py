@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from epmq_export._version import __version__
-from epmq_export.calibration.calibrate import BATCH
+from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.uncalibrated import carried_linears
 from epmq_export.errors import MissingRuntime

@@ -1,0 +1,301 @@
+"""The calibration of one block, step by step: statistics -> solve -> quantise. Each step sees what the steps
+before it ship.
+"""
+
+import logging
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from epmq_export.calibration.calibrator import BlockResult, Calibrator, LayerLoss
+from epmq_export.calibration.descent import descend
+from epmq_export.calibration.kept_batch import KeptBatch
+from epmq_export.calibration.rounding import store
+from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
+from epmq_export.calibration.statistics import Moments, TaskMoments
+from epmq_export.errors import CalibrationError
+from epmq_export.grids.layout import Storage, storage_name
+from epmq_export.models.activations import Activations
+from epmq_export.models.blocks import inputs_of, load_block, run_block
+from epmq_export.models.family import Block, halves
+from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.tensors.packed import PackedTensor, Values
+from epmq_export.tensors.source import TensorSource
+
+log = logging.getLogger(__name__)
+
+
+class BlockWalk:
+    """The calibration of one block."""
+
+    def __init__(
+        self, calibrator: Calibrator, block: Block, batches: list[list[KeptBatch]], kept: Activations
+    ) -> None:
+        self.c, self.block, self.batches, self.kept = calibrator, block, batches, kept
+        self.tensors: dict[str, PackedTensor | Tensor] = {}
+        self.losses: list[LayerLoss] = []
+        self.notes: list[str] = []
+        self.student: nn.Module
+        self.merged: dict[str, Tensor] = {}
+        # Of two streams, the experts' is only run where a target reads it.
+        self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
+
+    def load_student(self) -> None:
+        """The merged block; what no step will solve takes its shipped values now, so that calibration sees
+        them.
+        """
+        self.student = load_block(self.block, self.c.merged, self.c.device)
+        # Kept while the student changes: a merge is computed anew at each load.
+        self.merged = {
+            path: value
+            for path, value in self.student.state_dict().items()
+            if self._name(path) not in self.c.family.embeddings
+        }
+        half = halves(self.c.family)
+        for path, value in self.student.state_dict().items():
+            name = self._name(path)
+            storage: Storage = self.c.layout.half if name in half else torch.float32
+            if name in self.c.family.embeddings:
+                storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
+            self._ship(path, store(name, value, storage))
+
+    def restore_student(self, result: BlockResult) -> None:
+        self.student = load_block(self.block, Values(result.tensors), self.c.device)
+
+    def run_experts(self) -> None:
+        """Each expert's own hidden states through this block, and what its linears and norms are given."""
+        if not self.experts_run:
+            return
+        first = [step[0] for step in self.block.steps]
+        for t, task in enumerate(self.c.tasks):
+            module = load_block(self.block, task.expert, self.c.device)
+            for b in range(len(self.batches[t])):
+                seen, result = inputs_of(module, first, partial(self.run, module, "expert", t, b), stop=False)
+                for step, value in zip(first, seen, strict=True):
+                    self.kept.offer(("input", step, t, b), value.cpu())
+                assert result is not None
+                self.kept.put(("next", t, b), result.cpu())
+
+    def advance(self) -> None:
+        """Carry the student's hidden states through the finished block."""
+        for t, batches in enumerate(self.batches):
+            for b in range(len(batches)):
+                self.kept.put(("student", t, b), self.run(self.student, "student", t, b).cpu())
+                if self.experts_run:
+                    self.kept.move(("next", t, b), ("expert", t, b))
+                for step in self.block.steps:
+                    self.kept.drop(("input", step[0], t, b))
+                if self._is_first:
+                    batches[b].narrow(self.c.family.later)
+
+    def solve(self, step: tuple[str, ...]) -> None:
+        if isinstance(self.student.get_submodule(step[0]), nn.LayerNorm | RmsNorm):
+            if self.c.method.affine == "solved":
+                self._solve_norm(step[0])
+        else:
+            self._solve_linears(step)
+
+    def _solve_linears(self, step: tuple[str, ...]) -> None:
+        problems = {}
+        for path in step:
+            bias = self._anchor(f"{path}.bias") if f"{path}.bias" in self.merged else None
+            problems[path] = LinearProblem.start(self._anchor(f"{path}.weight"), bias, self.c.method.damping)
+        width = self.student.get_parameter(f"{step[0]}.weight").shape[1]
+        hessian = self.c.method.damping * torch.eye(width, dtype=torch.float64, device=self.c.device)
+        for t in range(len(self.c.tasks)):
+            moments = self._moments(step, t)
+            hessian += moments.student
+            for path, problem in problems.items():
+                bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
+                problem.add(self._target(t, f"{path}.weight"), bias, moments)
+        factor = inverse_factor(hessian, self._name(step[0])) if self._needs_factor() else None
+        together: dict[Storage, dict[str, Tensor]] = {}
+        for path, problem in problems.items():
+            best = self._best(path, problem, factor)
+            name = self._weight(path)
+            if self.c.measure is not None:
+                self.c.measure(name, best, factor, partial(problem.loss, hessian=hessian))
+            together.setdefault(self._noted(*self.c.layout.linear(name, tuple(best.shape))), {})[path] = best
+        for storage, wanted in together.items():
+            self._round(storage, wanted, problems, hessian, factor)
+
+    def _best(self, path: str, problem: LinearProblem, factor: Tensor | None) -> Tensor:
+        """W*, float64."""
+        if self.c.method.target == "merged":
+            best = self.merged[f"{path}.weight"].double()  # N = W_m H, so W* is W_m itself
+        else:
+            assert factor is not None
+            best = problem.solution(factor)
+        if not bool(torch.isfinite(best).all()):
+            raise CalibrationError(
+                f"{self._weight(path)}: its solution is not finite; look for NaN or Inf in the checkpoints"
+            )
+        return best
+
+    def _round(
+        self,
+        storage: Storage,
+        wanted: dict[str, Tensor],
+        problems: dict[str, LinearProblem],
+        hessian: Tensor,
+        factor: Tensor | None,
+    ) -> None:
+        """What goes on one grid is rounded in one pass: a step's members share H, and rows do not know of
+        each other.
+        """
+        best = torch.cat([*wanted.values()])
+        value = first = store(
+            " and ".join(map(self._weight, wanted)),
+            best,
+            storage,
+            None if self.c.method.rounding == "nearest" else factor,
+        )
+        if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
+            value = descend(best, hessian, first)
+        start = 0
+        for path, each in wanted.items():
+            rows = slice(start, start := start + len(each))
+            problem, shipped = problems[path], _plain(value)[rows]
+            losses = [
+                problem.loss(weight, hessian)
+                for weight in (self.merged[f"{path}.weight"], each, _plain(first)[rows], shipped)
+            ]
+            self.losses.append(LayerLoss(self._weight(path), storage_name(storage), *losses))
+            self._ship(
+                f"{path}.weight", value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone()
+            )
+            if problem.anchor_bias is not None and self.c.method.affine == "solved":
+                self._ship(f"{path}.bias", problem.bias(shipped).float())
+
+    def _solve_norm(self, path: str) -> None:
+        module = self.student.get_submodule(path)
+        offset = module.offset if isinstance(module, RmsNorm) else 0.0
+        shifted = f"{path}.bias" in self.merged
+        problem = NormProblem.start(
+            self._anchor(f"{path}.weight") + offset,
+            self._anchor(f"{path}.bias") if shifted else None,
+            self.c.method.damping,
+        )
+        for t in range(len(self.c.tasks)):
+            beta = self._target(t, f"{path}.bias") if shifted else None
+            problem.add(self._target(t, f"{path}.weight") + offset, beta, self._moments((path,), t))
+        gamma, beta = problem.solution(self._name(path))
+        self._ship(f"{path}.weight", (gamma - offset).float())
+        if beta is not None:
+            self._ship(f"{path}.bias", beta.float())
+
+    def _name(self, path: str) -> str:
+        return f"{self.block.prefix}{path}"
+
+    def _weight(self, path: str) -> str:
+        return self._name(f"{path}.weight")
+
+    def _noted(self, storage: Storage, note: str | None) -> Storage:
+        if note is not None:
+            kind = note.partition(" ")[2]
+            if (
+                self.c.measure is None and kind not in self.c.told
+            ):  # what is measured is a rehearsal: its layout is not the one that ships
+                self.c.told.add(kind)
+                log.warning("%s (said once: the report has every tensor)", note)
+            self.notes.append(note)
+        return storage
+
+    def _needs_factor(self) -> bool:
+        return self.c.method.target == "experts" or self.c.method.rounding != "nearest"
+
+    def _moments(self, step: tuple[str, ...], t: int) -> Moments:
+        """One task's moments of what a step's members are given."""
+        sums: TaskMoments | None = None
+        alpha = self.c.method.alpha
+        expert = _Expert(self, t)
+        for b, batch in enumerate(self.batches[t]):
+            (student,), _ = inputs_of(
+                self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True
+            )
+            weights = (
+                self.block.row_weights(step, batch.get(), (student.shape[0], student.shape[1]))
+                .flatten()
+                .to(self.c.device)
+            )
+            rows = weights > 0
+            student = student.flatten(0, 1)[rows]
+            target = None
+            if self.experts_run:
+                target = (
+                    alpha * expert.input(step[0], b).to(self.c.device).flatten(0, 1)[rows]
+                    + (1 - alpha) * student
+                )
+            sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
+            sums.add(student, target, weights[rows])
+        assert sums is not None
+        return sums.moments(not self.experts_run, f"{self._name(step[0])}, task {self.c.tasks[t].name}")
+
+    @property
+    def _is_first(self) -> bool:
+        return self.block.name == self.c.family.blocks[0].name
+
+    def run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
+        """A stream's next hidden state for one batch."""
+        hidden = None if self._is_first else self.kept.get((stream, t, b))
+        return run_block(self.block, module, hidden, self.batches[t][b].get(), self.c.device)
+
+    def _anchor(self, path: str) -> Tensor:
+        """A = W_0 + rho (W_m - W_0), float32."""
+        merged = self.merged[path]
+        assert self.c.method.rho != "auto"
+        if self.c.method.rho == 1.0:
+            return merged
+        base = self._load(self.c.base, path)
+        return base + self.c.method.rho * (merged - base)
+
+    def _target(self, t: int, path: str) -> Tensor:
+        return (
+            self.merged[path]
+            if self.c.method.target == "merged"
+            else self._load(self.c.tasks[t].expert, path)
+        )
+
+    def _load(self, source: TensorSource, path: str) -> Tensor:
+        return source.load(self._name(path)).to(self.c.device, torch.float32)
+
+    def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
+        """Note a tensor as the file will hold it, and let the student compute with it from here on."""
+        name = self._name(path)
+        module = self.student.get_submodule(path.rpartition(".")[0])
+        if isinstance(module, RmsNorm) and isinstance(value, Tensor):
+            value = module.whole(value)
+        if not isinstance(value, PackedTensor) and not bool(torch.isfinite(value).all()):
+            raise CalibrationError(
+                f"{name}: its values are not finite as {value.dtype}; look for NaN, Inf or overflow in "
+                "the checkpoints"
+            )
+        self.tensors[name] = value
+        self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
+
+
+class _Expert:
+    """What one task's expert is given in the block at work: as it was kept, or, where memory had no room for
+    that, computed again.
+    """
+
+    def __init__(self, walk: BlockWalk, t: int) -> None:
+        self._walk, self._t = walk, t
+        self._module: nn.Module | None = None
+
+    def input(self, path: str, b: int) -> Tensor:
+        walk, t = self._walk, self._t
+        key = ("input", path, t, b)
+        if walk.kept.has(key):
+            return walk.kept.get(key)
+        if self._module is None:
+            self._module = load_block(walk.block, walk.c.tasks[t].expert, walk.c.device)
+        (value,), _ = inputs_of(
+            self._module, [path], partial(walk.run, self._module, "expert", t, b), stop=True
+        )
+        return value
+
+
+def _plain(value: PackedTensor | Tensor) -> Tensor:
+    return value.dequantise() if isinstance(value, PackedTensor) else value
