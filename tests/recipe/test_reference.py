@@ -1,5 +1,6 @@
 """docs/recipe.md, held to the keys and choices that there are."""
 
+import re
 from pathlib import Path
 from typing import get_origin
 
@@ -91,3 +92,8 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for example in examples:
         load(folder, example.split("```")[0])
+
+
+def test_the_files_that_the_reference_names_are_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)`", REFERENCE.read_text(encoding="utf-8"))
+    assert named and all((ROOT / path).is_file() for path in named)
