@@ -1,4 +1,4 @@
-"""How far the anchor lies from the base."""
+"""The length of the anchor: how far it lies from the base along the way to the merged model."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from epmq_export.tensors.source import TensorSource
 def with_length(
     method: Method, family: Family, base: TensorSource, experts: Sequence[TensorSource], merged: TensorSource
 ) -> Method:
-    """The method with rho as a number: "auto" is measured on all the family's linears together."""
+    """Return the method with rho as a number. "auto" is measured on all linears of the family together."""
     if method.rho != "auto":
         return method
     return replace(method, rho=anchor_rho(base, experts, merged, linears(family)))
@@ -25,19 +25,21 @@ def with_length(
 def anchor_rho(
     base: TensorSource, experts: Sequence[TensorSource], merged: TensorSource, names: Iterable[str]
 ) -> float:
-    """The rho that makes the anchor as long as the experts' distinct task vectors laid end to end:
+    """Return the rho that makes the anchor as long as the distinct task vectors of the experts laid end to
+    end:
 
-        rho = sum_t r_t ||tau_t|| / ||W_m - W_0||        r_t = min(1, ||tau_t||^2 / <tau_t, sum_s tau_s>), 1
-                                                         where the product is not above 0
+        rho = sum_t r_t ||tau_t|| / ||W_m - W_0||
+        r_t = min(1, ||tau_t||^2 / <tau_t, sum_s tau_s>), and 1 where that product is not above 0
 
-    with tau_t = W_t - W_0 and products and Frobenius norms over the tensors of `names` together. Task vectors
-    of different tasks are nearly orthogonal, so a merge is much shorter than what it sums, and where the
-    calibration data are silent each expert keeps less than its own share; a longer anchor gives it back
-    (docs/method.md has the measurements). r_t is 1 for a task vector that is orthogonal to the others; where
-    k of them are one, 1/k: they count once. Free of the merge's own coefficient. 1 where the merge is the
-    base.
+    Here tau_t = W_t - W_0, and products and Frobenius norms run over the tensors of `names` together. Task
+    vectors of different tasks are nearly orthogonal, so a merge is much shorter than the sum of their
+    lengths, and where the calibration data say nothing each expert keeps less than its own share. A longer
+    anchor gives it back (docs/method.md has the measurements). r_t is 1 for a task vector that is orthogonal
+    to the others, and 1/k for each of k equal ones, so that these count once. rho does not depend on the
+    merge's own coefficient. It is 1 where the merge is the base.
 
-    Every expert's tensor is read twice, one at a time.
+    Every tensor of an expert is read twice, one at a time. Raises CalibrationError where the lengths are not
+    finite.
     """
     squares, products = (torch.zeros(len(experts), dtype=torch.float64) for _ in range(2))
     length = 0.0

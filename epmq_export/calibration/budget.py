@@ -1,5 +1,5 @@
-"""A budget of bits, spent where it lowers the loss most: by each linear's measured loss on each grid, not by
-its name.
+"""A budget of bits, spent where it lowers the loss most. The measured loss of each linear on each grid
+decides, not its name.
 """
 
 import itertools
@@ -25,15 +25,16 @@ class Option:
 
     grid: str
     bits: float
-    """Of the whole tensor."""
+    """The bits of the whole tensor."""
 
     loss: float
-    """As a share of its targets' energy."""
+    """The loss as a share of the energy of the linear's targets."""
 
 
 def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
-    """A weight, on average over the linears that a budget is spent on: all of them on the smallest grid that
-    divides their inputs. 0 without any.
+    """Return the least bits a weight that a budget can be, on average over the linears that it is spent on:
+    those bits with all of them on the smallest grid that divides their inputs. 0 where there are no such
+    linears.
     """
     least, weights = 0.0, 0
     for name in linears(calibrator.family):
@@ -46,12 +47,12 @@ def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
 
 
 def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid]) -> tuple[Layout, str]:
-    """The layout that spends `bits` a weight, on average over the linears that no pattern speaks for, and a
-    sentence that says how.
+    """Return the layout that spends `bits` a weight, on average over the linears that no pattern decides, and
+    a sentence that says how.
 
     A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the
-    Hessian that it meets there, and ships the one nearest below the budget. It costs one calibration and the
-    rounding of the candidates. The budget is `fewest_bits` at least.
+    Hessian that it has there. It goes on with the candidate that is nearest below the budget. It costs one
+    calibration and the rounding of the candidates. `bits` must be at least `fewest_bits`.
     """
     near = max(
         (grid for grid in candidates if grid.bits_per_weight <= bits),
@@ -89,16 +90,16 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
 
 
 def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:
-    """For each tensor one of its options, within the budget in bits: greedily by loss saved per bit, from the
-    cheapest on.
+    """Return one option for each tensor, within the budget in bits, chosen greedily by loss saved per bit
+    from the cheapest on.
 
-    Along each tensor's convex hull the savings fall, so that greed is exact up to the last step. ValueError
-    where even the cheapest are more.
+    Along the convex hull of a tensor's options the savings fall, so that greed is exact up to the last step.
+    Raises ValueError where even the cheapest options are over the budget.
     """
     hulls = {name: hull(each) for name, each in options.items()}
     taken = dict.fromkeys(hulls, 0)
     left = budget - sum(each[0].bits for each in hulls.values())
-    if left < -1:  # less than a bit is what a mean of floats may miss
+    if left < -1:  # A budget that was a mean of floats may miss less than a bit.
         least = budget - left
         raise ValueError(f"a budget of {budget:.0f} bits for tensors that take {least:.0f} at least")
     steps = [
@@ -114,7 +115,7 @@ def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, O
 
 
 def hull(options: Sequence[Option]) -> list[Option]:
-    """The options that no mixture of others beats, by rising bits and falling loss."""
+    """Return the options that no mixture of others beats, by rising bits and falling loss."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda option: (option.bits, option.loss)):
         if kept and option.loss >= kept[-1].loss:
@@ -126,7 +127,7 @@ def hull(options: Sequence[Option]) -> list[Option]:
 
 
 def _slope(one: Option, other: Option) -> float:
-    """Loss saved per bit."""
+    """Return the loss saved per bit."""
     return (one.loss - other.loss) / (other.bits - one.bits)
 
 

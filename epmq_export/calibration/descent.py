@@ -1,9 +1,9 @@
-"""Below GPTQ's loss on the same quadratic: stored numbers and codes in turn, each change kept only where the
-loss falls.
+"""A descent from GPTQ's result on the same quadratic: stored numbers and codes are improved in turn, and a
+change is kept only where the loss falls.
 
 Both steps lower L(Q) = tr((Q - W*) H (Q - W*)^T), row by row. A search that keeps several roundings of a row
-alive (K-best) and another order of the columns were measured too: after these steps they gain nothing that
-pays for them (docs/method.md).
+(K-best) and another order of the columns were measured too: after these steps they gain nothing that is worth
+their time (docs/method.md).
 """
 
 import torch
@@ -12,15 +12,15 @@ from torch import Tensor
 from epmq_export.calibration.rounding import LAZY
 from epmq_export.tensors.packed import PackedTensor
 
-# The least relative fall of L that another round is worth, and the most rounds.
+# Another round follows only a relative fall of L by TOLERANCE or more. There are at most ROUNDS of them.
 TOLERANCE, ROUNDS = 1e-3, 20
-# Numbers in the normal equations that are held at a time.
+# The most numbers of the normal equations that are in memory at a time.
 NUMBERS = 2**24
 
 
 def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
-    """A rounding of W* [out, in] under H [in, in] with a loss that is at most that of `start`, on the same
-    grid.
+    """Return a rounding of W*, [out, in], under H, [in, in], on the same grid as `start`. Its loss is at most
+    that of `start`.
     """
     weight, hessian = weight.float(), hessian.float()
     best, least = start, float(_losses(weight, hessian, start).sum())
@@ -28,7 +28,7 @@ def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTenso
         refitted = _refit(weight, hessian, best)
         found = PackedTensor(best.grid, _recode(weight, hessian, refitted), refitted.stored)
         loss = float(_losses(weight, hessian, found).sum())
-        if not loss < least:  # float32 sums decide nothing below their noise
+        if not loss < least:  # The steps lower the exact loss, but the noise of float32 sums may hide it.
             break
         done = least - loss < TOLERANCE * least
         best, least = found, loss
@@ -38,14 +38,14 @@ def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTenso
 
 
 def _losses(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
-    """Of each row, float32 [out]."""
+    """Return the loss of each row, float32 [out]."""
     error = packed.dequantise() - weight
     return ((error @ hessian) * error).sum(1)
 
 
 def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTensor:
-    """The same codes under the steps and offsets of least loss, rounded to what the grid stores; a row is
-    changed only where its loss falls.
+    """Return the same codes under the steps and offsets of least loss, rounded to what the grid stores. A row
+    changes only where its loss falls.
     """
     levels = packed.grid.level(packed.codes)
     unknowns = 2 * weight.shape[1] // packed.grid.subgroup
@@ -65,11 +65,11 @@ def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTenso
 def _wished(
     weight: Tensor, hessian: Tensor, levels: Tensor, packed: PackedTensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Step and offset of every subgroup, [rows, subgroups], that minimise each row's loss: its normal
-    equations, solved.
+    """Return the step and the offset of every subgroup, [rows, subgroups], that minimise each row's loss: the
+    solution of its normal equations.
 
-    A row is sum_k step_k * levels_k (+ offset_k): linear in unknowns of which each touches one subgroup's
-    columns.
+    A row is sum_k step_k * levels_k (+ offset_k), which is linear in its unknowns. Each unknown touches the
+    columns of one subgroup alone.
     """
     size = packed.grid.subgroup
     rows, count = len(weight), weight.shape[1] // size
@@ -84,20 +84,20 @@ def _wished(
         columns = slice(k % count * size, (k % count + 1) * size)
         image = (designs[k // count][:, k % count] @ hessian[columns]).reshape(rows, count, size)
         normal[:, k] = torch.cat([(design * image).sum(2) for design in designs], 1)
-    # A subgroup whose codes are all level 0, or all alike beside an offset, leaves an unknown open: the ridge
-    # sets it near 0.
+    # Where the codes of a subgroup are all level 0, or all alike beside an offset, the equations do not
+    # determine an unknown. The ridge sets it near 0.
     ridge = 1e-6 * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
     solved = torch.linalg.solve(normal + torch.diag_embed(ridge.expand_as(right)), right)
     return solved[:, :count], solved[:, count:] if len(designs) > 1 else None
 
 
 def _recode(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
-    """Codes int8 [out, in] after one sweep: each column takes the nearest codes to what the errors of all
-    others ask of it.
+    """Return codes, int8 [out, in], after one sweep over the columns. Each column takes the codes that are
+    nearest to the values of least loss beside all other columns as they are.
     """
     grid = packed.grid
     step, offset = grid.steps(packed.stored)
-    # Transposed, so that the column at work lies in one piece.
+    # Transposed, so that each column is contiguous in memory.
     values = packed.dequantise().T.contiguous()
     pull = hessian @ (values - weight.T)
     codes = torch.empty(values.shape, dtype=torch.int8, device=values.device)
@@ -112,6 +112,6 @@ def _recode(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
             torch.sub(grid.decode(codes[j], step[:, k], ours), values[j], out=change)
             pull[start:end].addr_(hessian[start:end, j], change)
         pull.addmm_(hessian[:, start:end], changes)
-        # The block's own columns have had its changes already.
+        # The columns of this block have had its changes already, so they are taken back.
         pull[start:end].addmm_(hessian[start:end, start:end], changes, alpha=-1)
     return codes.T.contiguous()

@@ -1,4 +1,4 @@
-"""How far a model's outputs are from an expert's, without anyone's labels."""
+"""The divergence of a model's outputs from an expert's, which needs no labels."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ from epmq_export.models.heads import Reading
 
 
 def divergence(outputs: Tensor, expert: Tensor, head: Reading | None) -> Tensor:
-    """Of each row of outputs [n, width] from the expert's, float32 [n]; 0 where they agree, never below.
+    """Return the divergence of each row of outputs, [n, width], from the expert's outputs, float32 [n]. It is
+    0 where they agree, and never below.
 
-    With a head: KL(expert || ours) of the two distributions over its classes. It asks for what the task
-    reads, and leaves the rest of the output free. Without one: 1 - cosine.
+    With a head it is KL(expert || ours) of the two distributions over the head's classes. It then compares
+    what the task reads and leaves the rest of the output free. Without a head it is 1 - cosine.
     """
     outputs, expert = outputs.float(), expert.float()
     if head is None:

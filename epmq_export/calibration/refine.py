@@ -1,10 +1,10 @@
 """The stage `refine`: the whole calibrated model is trained to give each expert's outputs on the calibration
-samples, and ends on its grids.
+samples, and stays on its grids.
 
-Distillation without labels. What layer by layer least squares leaves is mostly a bias: each layer does a
-share too little of what its experts do, and the shares multiply. Here the loss is that of the whole model.
-Codes are trained straight through their rounding (Bengio et al., arXiv 1308.3432), steps as in LSQ (arXiv
-1902.08153).
+It is distillation without labels. The error that layer by layer least squares leaves is mostly a bias: each
+layer does a little less than its experts do, and these shares multiply. Here the loss is that of the whole
+model. Codes are trained straight through their rounding (Bengio et al., arXiv 1308.3432), and steps as in LSQ
+(arXiv 1902.08153).
 """
 
 import math
@@ -32,7 +32,7 @@ from epmq_export.tensors.packed import PackedTensor, Values
 Tensors = dict[str, PackedTensor | Tensor]
 BATCH = 32
 POOL = 8
-# Of each task's samples, one in so many is never trained on: it says which step was the best.
+# One sample in HELD_OUT of each task is never trained on. These samples tell which step was the best.
 HELD_OUT = 8
 CHECKS = 10
 WARM_UP = 20
@@ -40,29 +40,36 @@ WARM_UP = 20
 
 @dataclass(frozen=True)
 class Refinement:
+    """The settings of the stage."""
+
     steps: int
     rate: float = 1e-4
-    """Adam's, of the linears' weights. Biases and norms take three times, steps and offsets a tenth of it."""
+    """The learning rate of Adam for the linears' weights. Biases and norms get three times that rate, steps
+    and offsets a tenth of it.
+    """
 
 
 @dataclass(frozen=True)
 class Refined:
+    """The best state that was found."""
+
     tensors: Tensors
     before: float
-    """Mean divergence from the experts' outputs on the held-out samples, of the start."""
+    """The mean divergence from the experts' outputs on the held-out samples, before the stage."""
 
     after: float
-    """Of what is kept; never above `before`."""
+    """The same for the state that is kept. It is never above `before`."""
 
     step: int
-    """The step that is kept; 0 is the start."""
+    """The step of the state that is kept. 0 is the start."""
 
 
 class _OnGrid(nn.Module):
-    """A linear's weight, rounded as it is used: its latent values [out, in] to codes under steps and offsets
-    that the grid can store.
+    """A linear's weight that is rounded whenever it is used: its latent values [out, in] become codes under
+    steps and offsets that the grid can store.
 
-    K-quants keep what they store, and train codes alone: there the steps of one group are tied to each other.
+    K-quants keep their stored numbers and train codes alone, because the steps of one group depend on each
+    other.
     """
 
     def __init__(self, packed: PackedTensor) -> None:
@@ -92,8 +99,8 @@ class _OnGrid(nn.Module):
 
 
 class _Round(torch.autograd.Function):
-    """Latent values to values on the grid. Straight through: inside the range a latent value moves its weight
-    one to one.
+    """The rounding of latent values to values on the grid, with a straight-through gradient: inside the range
+    a change of a latent value changes its weight by as much.
     """
 
     @staticmethod
@@ -109,7 +116,7 @@ class _Round(torch.autograd.Function):
         ratio = (
             latent.reshape(codes.shape) if offset is None else latent.reshape(codes.shape) - offset
         ) * inverse(step)
-        # Half a step past the last level is still what that level stands for.
+        # Values up to half a step past the last level are still rounded to it as to any other level.
         inside = (ratio > grid.levels[0] - 0.5) & (ratio < grid.levels[-1] + 0.5)
         context.save_for_backward(grid.level(codes) - ratio * inside, inside)
         return grid.decode(codes, step, offset).reshape(latent.shape)
@@ -124,14 +131,16 @@ class _Round(torch.autograd.Function):
 
 
 def _codes(grid: Grid, latent: Tensor, stored: Stored) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Codes [out, subgroups, subgroup], and step and offset in a shape that broadcasts to them."""
+    """Return the codes [out, subgroups, subgroup], and the step and the offset in a shape that broadcasts to
+    them.
+    """
     step, offset = grid.steps(stored)
     step, offset = step[:, :, None], None if offset is None else offset[:, :, None]
     return grid.encode(latent.reshape(len(latent), -1, grid.subgroup), step, offset), step, offset
 
 
 def require_samples(tasks: Sequence[TaskData]) -> None:
-    """CalibrationError where a task has too few samples to hold one out."""
+    """Raise CalibrationError where a task has too few samples to hold one out."""
     for task in tasks:
         if len(task.samples) < HELD_OUT:
             raise CalibrationError(
@@ -148,11 +157,11 @@ def refine(
     device: torch.device,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Refined:
-    """Train the linears, biases and norms of a calibrated model; the best of its states on held-out samples
-    is returned, or the start.
+    """Train the linears, biases and norms of a calibrated model. Return the best of its states on held-out
+    samples, which may be the start.
 
-    All of the model is in memory, with its gradients and Adam's two moments: 16 bytes a weight.
-    CalibrationError where the loss is not finite.
+    The whole model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. Raises
+    CalibrationError where the loss is not finite, or a task has too few samples.
     """
     require_samples(tasks)
     student = _Student(family, tensors, device)
@@ -180,7 +189,7 @@ def refine(
         lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)),
     )
     before = held_out()
-    best = Refined(dict(tensors), before, before, 0)
+    best = Refined(tensors=dict(tensors), before=before, after=before, step=0)
     for step, chosen in enumerate(
         _batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1
     ):
@@ -198,13 +207,14 @@ def refine(
         if step == settings.steps or step % max(settings.steps // CHECKS, 1) == 0:
             after = held_out()
             if after < best.after:
-                best = Refined({**tensors, **student.tensors()}, before, after, step)
+                trained = {**tensors, **student.tensors()}
+                best = Refined(tensors=trained, before=before, after=after, step=step)
     progress("refine", settings.steps, settings.steps)
     return best
 
 
 class _Student:
-    """The calibrated model, whole, with what is trained."""
+    """The whole calibrated model, with the parameters that are trained."""
 
     def __init__(
         self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device
@@ -234,7 +244,7 @@ class _Student:
             parameter.requires_grad_(True)
 
     def output(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """float32 [batch, width]."""
+        """Return the outputs of a batch, float32 [batch, width]."""
         hidden: Tensor | None = None
         batch = {key: value.to(self._device) for key, value in batch.items()}
         with torch.autocast(self._device.type, torch.bfloat16, enabled=_fast_bfloat16(self._device)):
@@ -244,9 +254,13 @@ class _Student:
         return self._family.output(hidden.float(), batch)
 
     def parameters(self) -> list[nn.Parameter]:
+        """Return all parameters that are trained."""
         return [parameter for group in self.groups(0.0) for parameter in group["params"]]
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
+        """Return the parameters in the three groups of the optimiser: latent weights, steps and offsets,
+        biases and norms.
+        """
         grids = [_parametrization(module) for _, module in self._linears]
         return [
             {"params": [latent for latent, _ in grids], "lr": rate},
@@ -263,7 +277,7 @@ class _Student:
         ]
 
     def tensors(self) -> Tensors:
-        """What is trained, as it stands, on the grids."""
+        """Return the trained tensors as they are now, on their grids."""
         found: Tensors = {name: parameter.detach().clone() for name, parameter in self._affine}
         for name, module in self._linears:
             latent, grid = _parametrization(module)
@@ -286,6 +300,8 @@ def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
 
 @dataclass(frozen=True)
 class _Lesson:
+    """A sample with the output that the student is to give."""
+
     sample: Sample
     target: Tensor
     """The expert's output, float32 [width]."""
@@ -299,15 +315,15 @@ def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) ->
     for task in tasks:
         targets = torch.from_numpy(reference.outputs(family, task.expert, task.samples, device)).to(device)
         found += [
-            _Lesson(sample, target, task.head, i % HELD_OUT == HELD_OUT - 1)
+            _Lesson(sample=sample, target=target, head=task.head, held_out=i % HELD_OUT == HELD_OUT - 1)
             for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
         ]
     return found
 
 
 def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
-    """Every lesson once before any comes again, in an order of its own each time. Samples of like length
-    stand together: little padding.
+    """Yield `steps` batches. Every lesson comes once before any comes again, each time in a new order.
+    Samples of similar length stand together, so that there is little padding.
     """
     generator = random.Random(0)
     left: list[list[_Lesson]] = []
@@ -324,12 +340,12 @@ def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself: half the time and more, at an error far below that of 4
-    bits.
+    """Tell whether the device multiplies bfloat16 in hardware. That takes half the time or less, and its
+    error is far below that of 4 bits.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    mkldnn: Any = torch.backends.mkldnn  # without types
+    mkldnn: Any = torch.backends.mkldnn  # The module has no type hints.
     return device.type == "cpu" and bool(
         mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )

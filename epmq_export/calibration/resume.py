@@ -1,5 +1,5 @@
-"""What was searched and finished blocks, on disk, so that an interrupted calibration goes on where it
-stopped, to the same bytes.
+"""The finished parts of a calibration on disk: the results of its searches and its finished blocks. An
+interrupted run continues from them, and its result has the same bytes.
 """
 
 import json
@@ -22,13 +22,15 @@ _FINGERPRINT, _SEARCH = "fingerprint", "search.json"
 
 
 class FinishedBlocks:
-    """One safetensors file a block in a directory of its own; its metadata holds grids, losses and the
-    block's notes.
+    """A directory of its own with one safetensors file for each finished block. The metadata of a file holds
+    the block's grids, losses and notes.
     """
 
     def __init__(self, directory: Path, fingerprint: str, resume: bool) -> None:
-        """Without `resume` what an earlier run left is removed; with it, RecipeError where that run was
-        another one.
+        """Open or make the directory. `fingerprint` names the run by its recipe, inputs and versions.
+
+        Without `resume`, what an earlier run left is removed. With it, RecipeError is raised where the
+        earlier run was another one.
         """
         self.directory = directory
         mark = directory / _FINGERPRINT
@@ -43,15 +45,17 @@ class FinishedBlocks:
         mark.write_text(fingerprint)
 
     def search(self) -> dict[str, Any] | None:
-        """What the interrupted run had found before its first block."""
+        """Return what the interrupted run had found before its first block, or None."""
         path = self.directory / _SEARCH
         return read_json(path) if path.exists() else None
 
     def put_search(self, found: Mapping[str, Any]) -> None:
+        """Write what was found before the first block, whole or not at all."""
         with files.whole(self.directory / _SEARCH) as built:
             built.write_text(json.dumps(found), encoding="utf-8")
 
     def put(self, block: Block, result: BlockResult) -> None:
+        """Write the result of a block, whole or not at all."""
         stored, grids = flatten(result.tensors)
         metadata = {
             "grids": json.dumps(grids),
@@ -62,6 +66,7 @@ class FinishedBlocks:
             write_safetensors(built, stored, metadata)
 
     def get(self, block: Block) -> BlockResult | None:
+        """Return the result of a finished block, or None. Raises InputError where its file cannot be read."""
         path = self._path(block)
         if not path.exists():
             return None
@@ -84,6 +89,7 @@ class FinishedBlocks:
             ) from None
 
     def remove(self) -> None:
+        """Remove the directory."""
         files.remove(self.directory)
 
     def _path(self, block: Block) -> Path:

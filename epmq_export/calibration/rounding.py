@@ -1,4 +1,4 @@
-"""From W* to codes on a grid."""
+"""The rounding of W* to codes on a grid."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,16 @@ from epmq_export.grids import Grid, Stored
 from epmq_export.grids.layout import Storage
 from epmq_export.tensors.packed import PackedTensor
 
-# Columns between two updates of all columns to the right: wide enough for one matrix product, narrow enough
-# for the cache.
+# The number of columns between two updates of all columns to the right. It is wide enough for one matrix
+# product and narrow enough for the processor's cache.
 LAZY = 128
 
 
 def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
-    """In the dtype, or on the grid: by GPTQ where there is a factor (`gptq`'s `upper`), else to the nearest.
-    Errors name the tensor.
+    """Return the value in the dtype, or on the grid: by GPTQ where there is a factor (the `upper` of `gptq`),
+    else rounded to the nearest.
+
+    Raises CalibrationError, naming the tensor, where the grid cannot hold it.
     """
     if not isinstance(storage, Grid):
         return value.to(storage)
@@ -26,25 +28,29 @@ def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = No
 
 
 def nearest(weight: Tensor, grid: Grid) -> PackedTensor:
-    """Every weight of [out, in] to its nearest code, each group's stored numbers by least squared error."""
+    """Round every weight of [out, in] to its nearest code. The stored numbers of each group are those of
+    least squared error.
+    """
     return PackedTensor(grid, *grid.quantise(weight.float()))
 
 
 def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
-    """GPTQ (arXiv 2210.17323): column by column, each error passed on to the columns not yet rounded.
+    """Round with GPTQ (arXiv 2210.17323): column by column, each error passed on to the columns not yet
+    rounded.
 
-    `weight` is W* [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. What a group
-    stores is fitted when its first column is reached, to the weights as they stand then, each column weighted
-    by what an error there costs once the later columns have answered it (1 / U_jj^2).
+    `weight` is W*, [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. The stored
+    numbers of a group are fitted when its first column is reached, to the weights as they are then. Each
+    column is weighted by the cost of an error there after the later columns have answered it (1 / U_jj^2).
+    Raises CalibrationError where an error is not finite.
     """
     cost = upper.diagonal().square().reciprocal().float()
     upper = upper.float()
-    # Transposed, so that the column at work lies in one piece.
+    # Transposed, so that each column is contiguous in memory.
     left = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     width, out = left.shape
     codes = torch.empty(width, out, dtype=torch.int8, device=left.device)
     groups: list[Stored] = []
-    # Whole groups only, so that stored numbers are fitted to columns that have had every error passed on.
+    # A block is of whole groups, so that stored numbers are fitted to columns that have had every error.
     block = max(LAZY // grid.group, 1) * grid.group
     for start in range(0, width, block):
         end = min(start + block, width)

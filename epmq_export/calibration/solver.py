@@ -1,4 +1,4 @@
-"""The quadratic of docs/method.md, for one linear or one norm, summed over tasks and solved in float64.
+"""The quadratic of docs/method.md, for one linear or one norm, summed over tasks and solved in float64:
 
 L(Q) = sum_t E_t ||Q x_s - W_t x*||^2 / n_t + lambda ||Q - A||_F^2
 """
@@ -11,18 +11,18 @@ from torch import Tensor
 from epmq_export.calibration.statistics import Moments
 from epmq_export.errors import CalibrationError
 
-# A channel of which the others leave less than this share is undetermined: its statistics are float32 sums,
-# and below lies their noise.
+# A channel is undetermined where less than this share of it is independent of the others. The statistics are
+# float32 sums, whose noise lies below that.
 _NOISE = torch.finfo(torch.float32).eps
 
 
 def inverse_factor(hessian: Tensor, place: str) -> Tensor:
-    """U, upper triangular, float64 [in, in], with U^T U = H^-1: what GPTQ walks along, and what W* is solved
-    by.
+    """Return U, upper triangular, float64 [in, in], with U^T U = H^-1. GPTQ walks along it, and W* is solved
+    with it.
 
-    CalibrationError, naming `place`, where H is singular. Nothing is added to make it pass.
+    Raises CalibrationError, naming `place`, where H is singular. Nothing is added to H to make it regular.
     """
-    # H = R R^T with R upper triangular is Cholesky from the last channel to the first; U is R's inverse.
+    # H = R R^T with an upper triangular R is Cholesky's factor of the channels in reverse. U is R's inverse.
     lower, info = torch.linalg.cholesky_ex(hessian.flip(0, 1))
     left_over = lower.diagonal().square().flip(0) / hessian.diagonal()
     undetermined = (~(left_over > _NOISE)).nonzero()
@@ -39,25 +39,39 @@ def inverse_factor(hessian: Tensor, place: str) -> Tensor:
 
 @dataclass
 class LinearProblem:
-    """One linear layer [out, in]: N = sum_t W_t C_t + lambda A, and what L and the bias need besides."""
+    """The quadratic of one linear layer [out, in]. Tensors are float64."""
 
     anchor: Tensor
+    """A, the weight [out, in] that `damping` pulls to."""
+
     damping: float
+    """lambda."""
+
     anchor_bias: Tensor | None
     numerator: Tensor
+    """N = sum_t W_t C_t + lambda A, [out, in]."""
+
     energy: float = 0.0
+    """sum_t E_t ||W_t x*||^2 / n_t."""
+
     scales: float = 0.0
+    """sum_t 1 / n_t."""
+
     bias_sum: Tensor | None = None
+    """sum_t (b_t + W_t E_t[x*]) / n_t, [out], where there is a bias."""
+
     student_mean: Tensor | None = None
+    """sum_t E_t[x_s] / n_t, [in]."""
 
     @classmethod
     def start(cls, anchor: Tensor, anchor_bias: Tensor | None, damping: float) -> "LinearProblem":
+        """Return the problem before any task, with the anchor alone."""
         anchor = anchor.double()
         bias = None if anchor_bias is None else anchor_bias.double()
-        return cls(anchor, damping, bias, damping * anchor)
+        return cls(anchor=anchor, damping=damping, anchor_bias=bias, numerator=damping * anchor)
 
     def add(self, weight: Tensor, bias: Tensor | None, moments: Moments) -> None:
-        """One task: its expert's weight [out, in] and bias [out]."""
+        """Add one task, with its expert's weight [out, in] and bias [out]."""
         weight = weight.double()
         mapped = weight @ moments.cross
         self.numerator += mapped
@@ -72,19 +86,19 @@ class LinearProblem:
             self.bias_sum = share if self.bias_sum is None else self.bias_sum + share
 
     def solution(self, factor: Tensor) -> Tensor:
-        """W* = N H^-1 = N U^T U, float64 [out, in]; `factor` is U."""
+        """Return W* = N H^-1 = N U^T U, float64 [out, in]. `factor` is U."""
         return self.numerator @ factor.T @ factor
 
     def bias(self, weight: Tensor) -> Tensor:
-        """The best bias beside a fixed weight, float64 [out]."""
+        """Return the best bias beside a fixed weight, float64 [out]."""
         assert self.bias_sum is not None and self.student_mean is not None and self.anchor_bias is not None
         return (self.bias_sum - weight.double() @ self.student_mean + self.damping * self.anchor_bias) / (
             self.scales + self.damping
         )
 
     def loss(self, weight: Tensor, hessian: Tensor) -> float:
-        """L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t; 0 where there is no
-        energy.
+        """Return L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t, or 0 where there
+        is no energy.
         """
         weight = weight.double()
         fixed = self.energy + self.damping * float(self.anchor.square().sum())
@@ -94,10 +108,10 @@ class LinearProblem:
 
 @dataclass
 class NormProblem:
-    """The affine part of a norm, channel by channel: gamma z + beta against gamma_t z* + beta_t, anchored
-    alike; or gamma alone, of a norm that does not shift.
+    """The affine part of a norm, channel by channel: gamma z + beta is fitted to gamma_t z* + beta_t, with
+    the same anchor term. A norm that does not shift has gamma alone.
 
-    A 2x2 system a channel, or one equation; sums are float64 [channels].
+    Each channel is a 2x2 system, or one equation. The sums are float64 [channels].
     """
 
     shifted: bool
@@ -109,12 +123,21 @@ class NormProblem:
 
     @classmethod
     def start(cls, gamma: Tensor, beta: Tensor | None, damping: float) -> "NormProblem":
+        """Return the problem before any task, with the anchor alone."""
         gamma = gamma.double()
         zero = torch.zeros_like(gamma)
         y = zero if beta is None else damping * beta.double()
-        return cls(beta is not None, torch.full_like(gamma, damping), zero, damping, damping * gamma, y)
+        return cls(
+            shifted=beta is not None,
+            zz=torch.full_like(gamma, damping),
+            z=zero,
+            one=damping,
+            zy=damping * gamma,
+            y=y,
+        )
 
     def add(self, gamma: Tensor, beta: Tensor | None, moments: Moments) -> None:
+        """Add one task, with its expert's gamma and beta, [channels]."""
         gamma = gamma.double()
         mean, target_mean = moments.scale * moments.student_mean, moments.scale * moments.target_mean
         self.zz = self.zz + moments.student.diagonal()
@@ -128,7 +151,10 @@ class NormProblem:
             self.y = self.y + beta * moments.scale
 
     def solution(self, place: str) -> tuple[Tensor, Tensor | None]:
-        """gamma, and beta where the norm has one; float64 [channels]."""
+        """Return gamma, and beta where the norm has one, float64 [channels].
+
+        Raises CalibrationError, naming `place`, where the tasks do not determine a channel.
+        """
         determinant = self.zz * self.one - self.z.square() if self.shifted else self.zz
         if not bool((determinant > 0).all()):
             channel = int((~(determinant > 0)).nonzero()[0])

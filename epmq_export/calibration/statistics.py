@@ -1,4 +1,4 @@
-"""Running sums over rows and tasks. They are all that a solve needs, so memory does not grow with samples or
+"""Running sums over rows and tasks. A solve needs nothing else, so memory does not grow with samples or
 experts.
 """
 
@@ -12,8 +12,8 @@ from epmq_export.errors import CalibrationError
 
 @dataclass
 class TaskMoments:
-    """Second moments of one task's student inputs x_s and target inputs x*, [in, in], and their means, [in];
-    float32 sums.
+    """Sums of second moments of one task's student inputs x_s and target inputs x*, float32 [in, in], and of
+    their means, float32 [in].
     """
 
     student: Tensor
@@ -25,15 +25,21 @@ class TaskMoments:
 
     @classmethod
     def zeros(cls, width: int, device: torch.device) -> "TaskMoments":
+        """Return empty sums."""
+
         def square() -> Tensor:
             return torch.zeros(width, width, device=device)
 
         return cls(
-            square(), square(), square(), torch.zeros(width, device=device), torch.zeros(width, device=device)
+            student=square(),
+            cross=square(),
+            target=square(),
+            student_mean=torch.zeros(width, device=device),
+            target_mean=torch.zeros(width, device=device),
         )
 
     def add(self, student: Tensor, target: Tensor | None, weights: Tensor) -> None:
-        """Add rows [n, in] with weights [n]; a target of None is the student's own input (alpha = 0)."""
+        """Add rows [n, in] with weights [n]. A target of None is the student's own input (alpha = 0)."""
         weighted = student * weights[:, None]
         self.student.addmm_(weighted.T, student)
         self.student_mean += weighted.sum(0)
@@ -45,8 +51,10 @@ class TaskMoments:
         self.weight += float(weights.sum())
 
     def moments(self, same: bool, place: str) -> "Moments":
-        """Expectations in float64, over n_t = ||E[x_s x_s^T]||_F. CalibrationError, naming `place`, where
-        they are not finite.
+        """Return the expectations in float64, over n_t = ||E[x_s x_s^T]||_F. `same` says that the targets
+        were the student's own inputs.
+
+        Raises CalibrationError, naming `place`, where they are not finite.
         """
         student = self.student.double().div_(self.weight)
         norm = float(student.norm())
@@ -55,13 +63,19 @@ class TaskMoments:
                 f"{place}: its inputs are not finite on the calibration data; look for NaN or Inf in the "
                 "checkpoints"
             )
-        # Inputs that are zero throughout carry no information: they weigh nothing instead of dividing by
-        # zero.
+        # Inputs that are all zero carry no information. They get weight 0 instead of a division by zero.
         scale = 1.0 / norm if norm > 0 else 0.0
         student_mean = self.student_mean.double() / self.weight
         student.mul_(scale)
         if same:
-            return Moments(student, student, student, student_mean, student_mean, scale)
+            return Moments(
+                student=student,
+                cross=student,
+                target=student,
+                student_mean=student_mean,
+                target_mean=student_mean,
+                scale=scale,
+            )
         cross, target = (
             self.cross.double().mul_(scale / self.weight),
             self.target.double().mul_(scale / self.weight),
@@ -71,13 +85,20 @@ class TaskMoments:
                 f"{place}: the expert's inputs are not finite on the calibration data; look for NaN or "
                 "Inf in its checkpoint"
             )
-        return Moments(student, cross, target, student_mean, self.target_mean.double() / self.weight, scale)
+        return Moments(
+            student=student,
+            cross=cross,
+            target=target,
+            student_mean=student_mean,
+            target_mean=self.target_mean.double() / self.weight,
+            scale=scale,
+        )
 
 
 @dataclass(frozen=True)
 class Moments:
-    """H_t, C_t = E[x* x_s^T] and E[x* x*^T], each over n_t; the means of x_s and x*; and s_t = 1 / n_t.
-    float64.
+    """The moments of one task, float64: H_t = E[x_s x_s^T], C_t = E[x* x_s^T] and E[x* x*^T], each over n_t;
+    the means of x_s and x*; and s_t = 1 / n_t.
     """
 
     student: Tensor

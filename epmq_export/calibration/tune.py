@@ -1,5 +1,5 @@
-"""The search for rho, alpha and lambda without anyone's labels: calibrate on most of the samples, ask the
-experts about the rest.
+"""The search for rho, alpha and lambda without labels: the model is calibrated on most of the samples and
+compared with the experts on the rest.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,37 +16,43 @@ from epmq_export.grids.layout import FULL
 from epmq_export.models import reference
 from epmq_export.tensors.packed import Values
 
-# One sample in so many is held out.
+# One sample in HELD_OUT is held out.
 HELD_OUT = 4
-# What is tried of each number in turn, as factors; a direction that helps is followed. alpha counts by its
-# odds, so that it stays within 0..1.
+# The factors by which each number in turn is raised and lowered. A direction that helps is followed. The
+# factor of alpha acts on its odds, so that alpha stays within 0..1.
 FACTORS = {"rho": 2**0.5, "damping": 2.0, "alpha": 2.0}
-# A fall of the divergence by less than this share is noise, and so is all of a divergence that is smaller
-# than float32 can tell from 0.
+# A fall of the divergence by less than the share LEAST is noise. A divergence below NOISE is one that float32
+# cannot tell from 0.
 LEAST, NOISE = 0.01, 1e-6
 
 
 @dataclass(frozen=True)
 class Trial:
+    """One setting of the numbers, and how well it did."""
+
     alpha: float
     rho: float
     damping: float
     divergence: float
-    """From the experts on the held-out samples, each task's as a share of the first trial's; their mean."""
+    """The divergence from the experts on the held-out samples: the mean over the tasks, each as a share of
+    the first trial's.
+    """
 
 
 @dataclass(frozen=True)
 class Tuned:
+    """The best method that the search found, and all its trials."""
+
     method: Method
     trials: Sequence[Trial]
 
 
 def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: None) -> Tuned:
-    """The numbers of the calibrator's method that serve its experts best on held-out samples, found one after
-    the other from where they stand.
+    """Return the numbers of the calibrator's method that serve its experts best on held-out samples. They are
+    searched one after the other, from the method's own values on.
 
-    Nothing is rounded meanwhile: 4 bits cost far less than a wrong anchor. CalibrationError where a task has
-    too few samples.
+    Nothing is rounded in the search: 4 bits cost far less than a wrong anchor. Raises CalibrationError where
+    a task has too few samples.
     """
     search = _Search(calibrator, progress)
     for key in FACTORS:
@@ -58,6 +64,8 @@ def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: 
 
 
 class _Search:
+    """The state of the search: the samples in two parts, the experts' outputs, and the best method so far."""
+
     def __init__(self, calibrator: Calibrator, progress: Callable[[str], None]) -> None:
         for task in calibrator.tasks:
             if len(task.samples) < HELD_OUT:
@@ -88,11 +96,13 @@ class _Search:
         self.last_factor = 1.0
 
     def try_next(self, key: str, factor: float) -> bool:
-        """Whether the best method so far, with one number moved, is better; then it is the best one."""
+        """Try the best method so far with one number moved. Return whether it is better; then it is the best
+        one.
+        """
         self.last_factor = factor
         value = getattr(self.best, key)
         moved = value * factor if key != "alpha" else value * factor / (1 - value + value * factor)
-        if moved == value:  # 0, or an alpha of 1
+        if moved == value:  # The value is 0, or an alpha of 1.
             return False
         method = replace(self.best, **{key: moved})
         shares = [
@@ -107,7 +117,7 @@ class _Search:
         return better
 
     def _divergences(self, method: Method) -> list[float]:
-        """Of each task, on its held-out samples."""
+        """Return the divergence of each task on its held-out samples."""
         self._progress(f"tune: alpha {method.alpha:.2f}, rho {method.rho:.2f}, lambda {method.damping:.3f}")
         calibrator = self._calibrator
         solved = replace(
@@ -135,4 +145,4 @@ class _Search:
 
     def _trial(self, method: Method, found: float) -> Trial:
         assert method.rho != "auto"
-        return Trial(method.alpha, method.rho, method.damping, found)
+        return Trial(alpha=method.alpha, rho=method.rho, damping=method.damping, divergence=found)

@@ -1,5 +1,5 @@
-"""What a file holds besides the calibrated blocks: a frozen tower, projections, scales. Theirs are the
-merge's values, rounded once.
+"""The tensors of a file that lie outside the calibrated blocks: a frozen tower, projections, scales. They
+have the values of the merge, rounded once.
 """
 
 import torch
@@ -22,7 +22,7 @@ def carried_linears(family: Family) -> list[str]:
 
 
 def rest(family: Family, merged: TensorSource, layout: Layout) -> BlockResult:
-    """Return all tensors of no block, stored. The text tower's linears are F16, or on the grid of the first
+    """Return all tensors of no block. The linears of the text tower are F16, or on the grid of the first
     pattern that matches, rounded to the nearest.
     """
     known = {f"{block.prefix}{path}" for block in family.blocks for path in block.build().state_dict()}
