@@ -21,7 +21,8 @@ from epmq_export.models.blocks import linears
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf.format import Gguf, spec_of
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
 
 # What llama-quantize takes instead for rows that are no multiple of 256 (`tensor_type_fallback` in its
 # src/llama-quant.cpp).

@@ -38,24 +38,65 @@ class PlannedTensor:
     """As the packed checkpoint would hold it."""
 
 
+class WrittenModel(Protocol):
+    """The files of a model that a format wrote, for one family.
+
+    Opening one reads nothing. Each file is read once, when it is first needed, whatever is asked first:
+    InputError from any method where it is not whole and well-formed. One file's weights at most are in memory
+    at a time.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The file that tasks are judged by."""
+        ...
+
+    def files(self, family: Family) -> Mapping[Path, Sequence[Family]]:
+        """Return the files that belong to the model, `path` first, each with the towers of the family that a
+        runtime can run it for.
+        """
+        ...
+
+    def tensors(self) -> Iterator[StoredTensor]:
+        """Give every tensor of the files, as the packed checkpoint has it."""
+        ...
+
+    def differences(self, packed: Packed) -> list[str]:
+        """Return where metadata, tokenizer and files beside the model differ from what the format would write
+        of the packed checkpoint, a sentence each.
+        """
+        ...
+
+    def exact(self, file: Path, scratch: Path) -> Path:
+        """Return a file that computes what `file`, one of these, holds without a runtime's low-precision
+        kernels: for GGUF an F32 twin made from the file itself, written into `scratch`; for ONNX the file,
+        since there it is an option of the session.
+        """
+        ...
+
+    def notes(self) -> dict[str, Any]:
+        """Return facts for the report, such as how many linears are quantised."""
+        ...
+
+
 class Format(Protocol):
     @property
     def name(self) -> str:
-        """As in `--format` and in a recipe: `gguf`, `onnx`."""
+        """What `--format` and a recipe call it: `gguf`, `onnx`."""
         ...
 
     @property
     def grids(self) -> frozenset[str]:
-        """The names of the grids that a file can hold bit for bit."""
+        """The names of the grids of `epmq_export.grids.GRIDS` that it holds bit for bit."""
         ...
 
     @property
     def packages(self) -> Sequence[str]:
-        """The packages that write and read it, whose versions a report tells."""
+        """The distributions that write and read it, whose versions the report tells."""
         ...
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """Write the model into the folder (which exists and is empty); the path of the file that tasks are
+        """Write the model into the folder, which exists and is empty, and return the file that tasks are
         judged by.
         """
         ...
@@ -63,44 +104,22 @@ class Format(Protocol):
     def sizes(
         self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
-        """Of each file that `write` would write of such tensors, by its path in the folder: the bytes of the
-        data by their type, and as `rest` of all else. `index` is what packed.json would say of the origin.
+        """Return, for each file that `write` would write of such tensors, by its path in the folder, the
+        bytes of the data by their type, and as `rest` of all else. `index` is what packed.json would say of
+        the origin.
         """
         ...
 
-    def find(self, folder: Path) -> Path:
-        """The same path in a folder that `write` filled; InputError where there is none."""
-        ...
-
-    def contents(self, path: Path, family: Family) -> Mapping[Path, Sequence[Family]]:
-        """The files that belong to the model at `path`, itself first, each with the towers that a runtime can
-        run it for.
+    def find(self, folder: Path, family: Family) -> Path:
+        """Return what `write` returned for the family in a folder that it filled; InputError where nothing of
+        the kind is there.
         """
         ...
 
-    def tensors(self, path: Path, family: Family) -> Iterator[StoredTensor]:
-        """Every tensor of the files; InputError with the reason where the file is not whole and
-        well-formed.
-        """
+    def open(self, path: Path, family: Family) -> WrittenModel:
+        """Return the model at `path`, which `write` returned for the family; nothing is read yet."""
         ...
 
     def left_out(self, family: Family) -> frozenset[str]:
-        """Canonical names of tensors of a packed checkpoint that no file of this format holds."""
-        ...
-
-    def differences(self, path: Path, packed: Packed, family: Family) -> list[str]:
-        """Where metadata, tokenizer and files beside the model differ from what `write` would write, a
-        sentence each.
-        """
-        ...
-
-    def exact(self, path: Path, scratch: Path) -> Path:
-        """A file that computes what `path` holds without a runtime's low-precision kernels: for GGUF an F32
-        twin made from the file itself, written into `scratch`; for ONNX the file, since there it is an option
-        of the session.
-        """
-        ...
-
-    def notes(self, path: Path, family: Family) -> dict[str, Any]:
-        """Facts for the report, such as how many linears the runtime fuses."""
+        """Return the canonical names of tensors of a packed checkpoint that no file of this format holds."""
         ...

@@ -67,7 +67,7 @@ def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sam
         if model.suffix == f".{name}" and model.is_file():
             return partial(runtime.outputs, model)
         if model.is_dir() and (model / name).is_dir() and not packed:
-            return partial(runtime.outputs, registry.formats[name].find(model))
+            return partial(runtime.outputs, registry.formats[name].find(model, family))
     if packed:
         return partial(reference.outputs, registry.open_family(model), Packed(model), device=job.device)
     opened = open_checkpoint(model, base, open_gguf=registry.open_gguf)

@@ -42,7 +42,7 @@ def verify(
     apart = {name: Packed(place) for name in formats if (place := output / f"{PACKED}-{name}").exists()}
     written = [
         Written(
-            path=registry.formats[name].find(output / name),
+            path=registry.formats[name].find(output / name, family),
             format=registry.formats[name],
             runtime=runtime,
             packed=apart.get(name, packed),

@@ -127,6 +127,10 @@ class Packed:
             return out, groups * self.grids[name].group
         return self._file.shape(name)
 
+    def storage(self, name: str) -> Grid | torch.dtype:
+        """Return what the tensor is stored on: its grid, or the dtype of a plain one. Reads no values."""
+        return self.grids.get(name) or self._file.dtype(name)
+
     def load(self, name: str) -> Tensor:
         value = self.tensor(name)
         return value.dequantise() if isinstance(value, PackedTensor) else value

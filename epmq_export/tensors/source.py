@@ -1,6 +1,6 @@
 """Tensors by name, read when asked for: the protocols, and sources that are made from others."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -32,6 +32,23 @@ class TypedSource(TensorSource, Protocol):
         name.
         """
         ...
+
+
+class Shapes:
+    """Shapes by name as a `TensorSource` on the meta device: it has no data and reads none."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes = shapes
+
+    def names(self) -> list[str]:
+        return list(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def load(self, name: str) -> Tensor:
+        """Return an empty tensor of that shape, float32 on the meta device."""
+        return torch.empty(self._shapes[name], device="meta")
 
 
 class Renamed:

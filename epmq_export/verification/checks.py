@@ -9,7 +9,7 @@ graph     the runtime, kept from low-precision kernels, computes what PyTorch co
 tasks     the file itself, as users run it, is as accurate as the reference
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.family import Export, Family, language_of, rows
-from epmq_export.models.format import Format
+from epmq_export.models.format import WrittenModel
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Passage, Sample, shown, text_of
 from epmq_export.recipe.recipe import RecipeVerify
@@ -48,13 +48,16 @@ class Check:
         return not self.broken
 
 
-def check_codes(path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime) -> Check:
-    expected = set(packed.names()) - format.left_out(family)
+def check_codes(model: WrittenModel, packed: Packed, left_out: Collection[str], runtime: Runtime) -> Check:
+    """Compare every tensor of the files with the packed checkpoint's, but for those that the format leaves
+    out.
+    """
+    path, expected = model.path, set(packed.names()).difference(left_out)
     seen: set[str] = set()
     broken: list[str] = []
     decoded = 0
     try:
-        for stored in format.tensors(path, family):
+        for stored in model.tensors():
             seen.add(stored.name)
             if stored.name not in expected:
                 broken.append(f"{path}: tensor {stored.name} is not in the packed checkpoint")
@@ -130,21 +133,21 @@ def _kind(value: PackedTensor | Tensor) -> str:
     )
 
 
-def check_metadata(path: Path, packed: Packed, family: Family, format: Format) -> Check:
+def check_metadata(model: WrittenModel, packed: Packed) -> Check:
+    """Compare everything that is no tensor of the packed checkpoint's."""
     try:
-        differences = format.differences(path, packed, family)
+        differences = model.differences(packed)
     except InputError as error:
         differences = [str(error)]
     return Check("metadata", {"equal": not differences, "differences": len(differences)}, differences)
 
 
 def check_graph(
-    path: Path, packed: Packed, family: Family, format: Format, runtime: Runtime, tolerance: float
+    model: WrittenModel, packed: Packed, export: Export, runtime: Runtime, tolerance: float
 ) -> Check:
     """Compare the outputs of every tower in every file, for a fixed set of hard samples, which need no data
     of the user's. The largest difference counts.
     """
-    export = family.exports[format.name]
     facts: dict[str, Any] = {
         "metric": METRIC,
         "value": None,
@@ -155,11 +158,11 @@ def check_graph(
     broken: list[str] = []
     values: dict[str, float] = {}
     try:
-        for file, towers in format.contents(path, export.computed()).items():
+        for file, towers in model.files(export.computed()).items():
             if not towers:  # it belongs to one that is run
                 continue
             with TemporaryDirectory(prefix="epmq-verify-") as scratch:
-                exact = format.exact(file, Path(scratch))
+                exact = model.exact(file, Path(scratch))
                 for tower in towers:
                     samples = [tower.truncate(sample) for sample in _probes(tower, export)]
                     expected = reference.outputs(tower, packed, samples, torch.device("cpu"))

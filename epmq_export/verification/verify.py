@@ -105,14 +105,15 @@ def verify(
     for file in written:
         row = f"{file.format.name} in {file.runtime.name}"
         version = file.runtime.version()
+        model = file.format.open(file.path, family)
         checks: list[Check] = []
         progress(f"{row}: codes")
-        checks.append(check_codes(file.path, file.packed, family, file.format, file.runtime))
+        checks.append(check_codes(model, file.packed, file.format.left_out(family), file.runtime))
         progress(f"{row}: metadata")
-        checks.append(check_metadata(file.path, file.packed, family, file.format))
+        checks.append(check_metadata(model, file.packed))
         progress(f"{row}: graph")
         checks.append(
-            check_graph(file.path, file.packed, family, file.format, file.runtime, tolerances.graph)
+            check_graph(model, file.packed, family.exports[file.format.name], file.runtime, tolerances.graph)
         )
         if judge is not None:
             progress(f"{row}: tasks")
@@ -131,7 +132,7 @@ def verify(
                 "bytes": file.path.stat().st_size,
                 "others": [
                     {"path": str(path), "sha256": files.sha256(path), "bytes": path.stat().st_size}
-                    for path in file.format.contents(file.path, family)
+                    for path in model.files(family)
                     if path != file.path and path.is_file()  # one that is gone breaks the checks
                 ],
                 "runtime": file.runtime.name,
@@ -139,8 +140,8 @@ def verify(
                 "checks": {check.name: dict(check.facts) for check in checks}
                 | ({} if judge is not None else {"tasks": None}),
                 "notes": {
-                    **file.format.notes(file.path, family),
-                    **file.runtime.notes([*file.format.contents(file.path, family)]),
+                    **model.notes(),
+                    **file.runtime.notes([*model.files(family)]),
                 }
                 if all(check.passed for check in checks[:1])
                 else {},

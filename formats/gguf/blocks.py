@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,13 +14,12 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.tensors.gguf_file import TensorInfo, shown
 from epmq_export.tensors.packed import PackedTensor
-from formats.gguf.layout import LAYOUTS, Numbers
-
-PLAIN = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
+from formats.gguf.layout import Numbers
+from formats.gguf.types import BLOCKS, PLAIN, TYPES
 
 
 def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
-    """The bytes of a tensor in the file; of one on a grid, a row for every group."""
+    """Return the bytes of a tensor in the file; of one on a grid, a row for every group."""
     if not isinstance(value, PackedTensor):
         return (
             (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
@@ -32,11 +30,11 @@ def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
         "codes": codes,
         **{part: value.stored[part].reshape(-1, kind.count) for part, kind in grid.parts.items()},
     }
-    return torch.cat([field.put(numbers) for field in LAYOUTS[grid.file_type]], 1).numpy()
+    return torch.cat([field.put(numbers) for field in TYPES[grid.file_type].fields], 1).numpy()
 
 
 def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor | Tensor:
-    """The inverse of `encode`; InputError where the tensor is of a type that this project does not write."""
+    """Return the tensor that `encode` was given; InputError where this project writes none of its type."""
     content = torch.from_numpy(np.array(raw))
     if info.type in PLAIN:
         return content.view(PLAIN[info.type]).reshape(info.shape)
@@ -44,9 +42,9 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
     if grid is None or len(info.shape) != 2:
         raise InputError(
             f"{path}: tensor {shown(info.name)} is {info.type.name} {list(info.shape)}, expected F32, F16 "
-            f"or a matrix on {' or '.join(LAYOUTS)}"
+            f"or a matrix on {' or '.join(BLOCKS)}"
         )
-    fields = LAYOUTS[grid.name]
+    fields = TYPES[grid.name].fields
     blocks = content.reshape(-1, sum(field.size for field in fields))
     numbers: Numbers = {"codes": torch.zeros(len(blocks), grid.group, dtype=torch.uint8)}
     numbers |= {
@@ -63,7 +61,7 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
 
 
 def _bias(grid: Grid) -> int:
-    """What is added to signed codes so that they begin at 0; the lowest code that the bits could hold is not
-    always one of the grid's.
+    """Return what is added to signed codes so that they begin at 0; the lowest code that the bits could hold
+    is not always one of the grid's.
     """
     return int(2 ** (grid.bits - 1)) if grid.lowest < 0 else 0

@@ -1,8 +1,7 @@
-"""Which bits of a llama.cpp block hold what: for each grid the fields of a block in their order, and each
-field both ways.
+"""The kinds of fields that ggml's blocks consist of: which bits hold what, both ways. `types.TYPES` says
+which fields a type's block has.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +15,11 @@ Numbers = dict[str, Tensor]
 class Field(Protocol):
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Bytes that it takes in a block."""
         ...
 
     def put(self, numbers: Numbers) -> Tensor:
-        """uint8 [n, size]."""
+        """Return the bytes of these numbers, uint8 [n, size]."""
         ...
 
     def take(self, content: Tensor, numbers: Numbers) -> None:
@@ -119,29 +118,3 @@ class Pairs:
 
     def take(self, content: Tensor, numbers: Numbers) -> None:
         numbers[self.first], numbers[self.second] = content & 15, content >> 4
-
-
-# As ggml's block_* structures lay them out; values a block and bytes are gguf's GGML_QUANT_SIZES.
-LAYOUTS: Mapping[str, Sequence[Field]] = {
-    "Q4_0": (Half("scales"), Bits("codes", 16, 4, 16)),
-    "Q4_1": (Half("scales"), Half("mins"), Bits("codes", 16, 4, 16)),
-    "IQ4_NL": (Half("scales"), Bits("codes", 16, 4, 16)),
-    "Q8_0": (Half("scales"), Signed("codes", 32)),
-    "Q2_K": (Pairs("subscales", "submins", 16), Bits("codes", 64, 2, 32), Half("scales"), Half("mins")),
-    "Q3_K": (
-        Bits("codes", 32, 1, 32, 2),
-        Bits("codes", 64, 2, 32),
-        Bits("subscales", 8, 4, 8),
-        Bits("subscales", 4, 2, 4, 4),
-        Half("scales"),
-    ),
-    "Q4_K": (Half("scales"), Half("mins"), Shares("subscales", "submins"), Bits("codes", 128, 4, 32)),
-    "Q5_K": (
-        Half("scales"),
-        Half("mins"),
-        Shares("subscales", "submins"),
-        Bits("codes", 32, 1, 32, 4),
-        Bits("codes", 128, 4, 32),
-    ),
-    "Q6_K": (Bits("codes", 128, 4, 64), Bits("codes", 64, 2, 32, 4), Signed("subscales", 16), Half("scales")),
-}

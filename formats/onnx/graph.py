@@ -36,6 +36,7 @@ from epmq_export._version import __version__
 from epmq_export.errors import InputError
 from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import Shapes
 
 OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear
 # What DequantizeLinear can hold bit for bit, and by which initializers; and the type of the codes in linears
@@ -52,25 +53,9 @@ KINDS: Mapping[str, tuple[int, int]] = {
 }
 
 
-class _Shapes:
-    """A checkpoint's tensors on the meta device: a `TensorSource` that reads no data."""
-
-    def __init__(self, packed: Packed) -> None:
-        self._packed = packed
-
-    def names(self) -> Sequence[str]:
-        return self._packed.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._packed.shape(name)
-
-    def load(self, name: str) -> Tensor:
-        return torch.empty(self._packed.shape(name), device="meta")
-
-
 def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
-    """The model with names, types and dims of all its weights and none of their data. The same arguments give
-    the same bytes.
+    """Return the model with names, types and dims of all its weights and none of their data. The same
+    arguments give the same bytes.
 
     InputError where the checkpoint lacks a tensor of the graph, or the graph reads one in a way that its grid
     has no nodes for.
@@ -84,7 +69,7 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
     model = _export(spec, packed)
     graph = model.graph
     weights = _name_weights(graph, spec, packed)
-    half = {name for name in weights if name not in packed.grids and packed.load(name).dtype == torch.float16}
+    half = {name for name in weights if packed.storage(name) == torch.float16}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     # Half precision pays for matrices: a Cast behind rows costs little, and one behind a linear's weight is
     # done once, when the file is loaded.
@@ -110,8 +95,8 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
 
 
 def linears(graph: GraphProto) -> list[str]:
-    """Names of the quantised linears: their codes go straight into DequantizeLinear. Quantised rows are
-    gathered first.
+    """Return the names of the quantised linears: their codes go straight into DequantizeLinear, where
+    quantised rows are gathered first.
     """
     stored = {tensor.name for tensor in graph.initializer} - {
         node.input[0] for node in graph.node if node.op_type == "Gather"
@@ -124,8 +109,8 @@ def linears(graph: GraphProto) -> list[str]:
 
 
 def digest(model: ModelProto) -> str:
-    """Hex SHA-256 of everything in the file but the weights' data, or where they lie, and the metadata, all
-    of which it clears from `model`.
+    """Return the hex SHA-256 of everything in the file but the weights' data, or where they lie, and the
+    metadata, all of which it clears from `model`.
     """
     for tensor in model.graph.initializer:
         for field in ("raw_data", "external_data", "data_location"):
@@ -135,7 +120,7 @@ def digest(model: ModelProto) -> str:
 
 
 def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
-    module = spec.build(_Shapes(packed))
+    module = spec.build(Shapes({name: packed.shape(name) for name in packed.names()}))
     dynamic = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in spec.inputs.items()}
     with _quiet():
         program = torch.onnx.export(

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from math import ceil, prod
 
 import torch
-from torch import Tensor
 
 from epmq_export.grids import Grid
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import OnnxSpec
+from epmq_export.tensors.source import Shapes
 from formats.onnx import external as onnx_external
 from formats.onnx.graph import KINDS, PARTS
 from formats.onnx.weights import BITS
@@ -25,22 +25,6 @@ _METADATA = 200
 _PLACE = 75
 
 
-class _Shapes:
-    """Planned tensors as a source on the meta device."""
-
-    def __init__(self, tensors: Mapping[str, PlannedTensor]) -> None:
-        self._tensors = tensors
-
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].shape
-
-    def load(self, name: str) -> Tensor:
-        return torch.empty(self._tensors[name].shape, device="meta")
-
-
 def onnx_size(
     file: str,
     tensors: Mapping[str, PlannedTensor],
@@ -49,8 +33,8 @@ def onnx_size(
     origin: Mapping[str, str],
     limit: int,
 ) -> dict[str, dict[str, int]]:
-    """Bytes by type of one model, by its file, and that of its weights where they take more than `limit`.
-    `rows` are the tensors that are gathered, whose codes take a byte each.
+    """Return the bytes by type of one model, by its file, and that of its weights where they take more than
+    `limit`. `rows` are the tensors that are gathered, whose codes take a byte each.
     """
     sizes: Counter[str] = Counter()
     grids: dict[str, str] = {}
@@ -82,8 +66,8 @@ def onnx_size(
 
 
 def _held(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec) -> list[str]:
-    """The tensors that the model holds: those whose names its parameters end in."""
-    module = spec.build(_Shapes(tensors))
+    """Return the tensors that the model holds: those whose names its parameters end in."""
+    module = spec.build(Shapes({name: tensor.shape for name, tensor in tensors.items()}))
     found = []
     for parameter in module.state_dict():
         fitting = [name for name in tensors if f".{parameter}".endswith(f".{name}")]
@@ -93,7 +77,9 @@ def _held(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec) -> list[str]:
 
 
 def _on_grid(shape: tuple[int, ...], grid: Grid, gathered: bool) -> dict[str, int]:
-    """Codes, float32 scales by group, and zero points of the codes' type where the grid has any."""
+    """Return the bytes of codes, float32 scales by group, and zero points of the codes' type where the grid
+    has any.
+    """
     count = prod(shape)
     bits = BITS[KINDS[grid.name][gathered]]
     sizes = {

@@ -23,7 +23,7 @@ from epmq_export.errors import InputError
 from epmq_export.models.blocks import linears
 from epmq_export.models.reference import outputs
 from epmq_export.tensors.gguf_file import GgufFile
-from formats.gguf.format import spec_of
+from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
 
 TEXTS = ["the weather is good", "the café", "good good good !", "is the weather good , the cafe"]
@@ -135,7 +135,7 @@ def test_onnx_runtime(
         OnnxQdq,
         "write",
         lambda self, packed, family, folder: OnnxQdq().find(
-            shutil.copytree(exported, folder, dirs_exist_ok=True)
+            shutil.copytree(exported, folder, dirs_exist_ok=True), family
         ),
     )
     peer = MatMulNBits(algorithm)

@@ -9,7 +9,8 @@ import pytest
 
 from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
-from formats.gguf.format import Gguf, spec_of
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
 from tests import ROOT
 from tests.tiny.bert import small_bert, small_packed
 

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf.format import Gguf, spec_of
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
 from tests.tiny.bert import VOCABULARY, small_bert, small_packed
 
 CASES = (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from epmq_export.errors import InputError
-from formats.onnx.format import specs_of
+from formats.onnx.spec import specs_of
 from tests.tiny.onnx_encoders import Written, reference, small, wide
 
 TEXTS = ("the fox", "more words 1, 2, 3?", "x")

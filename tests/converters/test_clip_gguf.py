@@ -12,7 +12,8 @@ from epmq_export.errors import InputError
 from epmq_export.verification.probes import hard_pictures
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-from formats.gguf.format import Gguf, spec_of
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
 from tests.tiny import clip as tiny_clip
 
 

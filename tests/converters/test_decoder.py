@@ -33,7 +33,8 @@ from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.gguf.format import Gguf, spec_of
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny.onnx_encoders import notes
@@ -116,15 +117,18 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
     for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
         (folder := tmp_path / format.name).mkdir()
         path = format.write(held, family, folder)
+        model = format.open(path, family)
         for check in (
-            check_codes(path, held, family, format, runtime),
-            check_metadata(path, held, family, format),
+            check_codes(model, held, format.left_out(family), runtime),
+            check_metadata(model, held),
         ):
             assert not check.broken
-        graph = check_graph(path, held, family, format, runtime, 1e-3 if format.name == "gguf" else 1e-5)
+        graph = check_graph(
+            model, held, family.exports[format.name], runtime, 1e-3 if format.name == "gguf" else 1e-5
+        )
         assert graph.passed, graph.broken
         for exact in (True, False):
-            path_or_twin = format.exact(path, tmp_path) if exact else path
+            path_or_twin = model.exact(path, tmp_path) if exact else path
             found = runtime.outputs(path_or_twin, SAMPLES, exact=exact)
             expected = reference.outputs(family, held, SAMPLES, CPU)
             assert np.linalg.norm(found - expected) <= (1e-3 if exact else 0.1) * np.linalg.norm(expected)
@@ -156,7 +160,7 @@ def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Pa
         path = format.write(held, family, folder)
         wanted = reference.outputs(family.exports[format.name].computed(), held, asked, CPU)
         np.testing.assert_array_equal(
-            runtime.outputs(format.exact(path, tmp_path), asked, exact=True), wanted
+            runtime.outputs(format.open(path, family).exact(path, tmp_path), asked, exact=True), wanted
         )
 
 
@@ -188,8 +192,8 @@ def test_embeddings_on_a_grid_serve_as_a_tied_head(tmp_path: Path) -> None:
     for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
         (folder := tmp_path / format.name).mkdir()
         path = format.write(held, family, folder)
-        assert not check_codes(path, held, family, format, runtime).broken
-        assert check_graph(path, held, family, format, runtime, 1e-5).passed
+        assert not check_codes(format.open(path, family), held, format.left_out(family), runtime).broken
+        assert check_graph(format.open(path, family), held, family.exports[format.name], runtime, 1e-5).passed
     assert notes(path, family) == {"linears": 14, "fused": 14}
 
 

@@ -10,7 +10,8 @@ from converters import open_family
 from epmq_export.models.samples import Question
 from epmq_export.verification.checks import check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx.format import OnnxQdq, specs_of
+from formats.onnx.format import OnnxQdq
+from formats.onnx.spec import specs_of
 from tests.converters.test_decoder import pack
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny import t5 as tiny_t5
@@ -66,11 +67,11 @@ def test_a_changed_config_is_told(tmp_path: Path) -> None:
         config["model"]["type"] == "qwen3" and config["model"]["decoder"]["filename"] == "onnx/model_q4.onnx"
     )
     assert config["model"]["decoder"]["head_size"] == 32 and config["search"]["max_length"] == 512
-    assert not check_metadata(path, held, family, OnnxQdq()).broken
+    assert not check_metadata(OnnxQdq().open(path, family), held).broken
     config["model"]["decoder"]["num_hidden_layers"] = 3
     (folder / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert check_metadata(path, held, family, OnnxQdq()).broken == [
+    assert check_metadata(OnnxQdq().open(path, family), held).broken == [
         "genai_config.json differs from the packed checkpoint's"
     ]
     (folder / "genai_config.json").unlink()
-    assert check_metadata(path, held, family, OnnxQdq()).broken == ["genai_config.json is missing"]
+    assert check_metadata(OnnxQdq().open(path, family), held).broken == ["genai_config.json is missing"]

@@ -36,7 +36,8 @@ from epmq_export.tensors.source import Renamed, TensorSource, renamed
 from epmq_export.verification.checks import check_codes, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.gguf.format import Gguf, spec_of
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
 from tests.tiny.in_memory import InMemory
 from tests.tiny.packed_index import an_index
@@ -265,7 +266,7 @@ def test_runtimes_answer_as_torch_does(tmp_path: Path) -> None:
         expected = reference.outputs(tower, stored, asked, CPU)
         assert expected.shape == (40, 6) and len(np.unique(expected, axis=0)) > 3 and (expected == -1).any()
         np.testing.assert_array_equal(
-            runtime.outputs(format.exact(path, tmp_path), asked, exact=True), expected
+            runtime.outputs(format.open(path, family).exact(path, tmp_path), asked, exact=True), expected
         )
         assert runtime.outputs(path, asked).shape == expected.shape
 
@@ -340,7 +341,7 @@ def test_the_f32_twin_in_llama_cpp_computes_what_pytorch_does(
     path, stored, family = in_gguf(t5(tmp_path / "model", version, depths=depths))
     computed = family.exports["gguf"].computed()
     expected = reference.outputs(computed, stored, SAMPLES, CPU)
-    found = LlamaCpp().outputs(Gguf().exact(path, tmp_path), SAMPLES, exact=True)
+    found = LlamaCpp().outputs(Gguf().open(path, family).exact(path, tmp_path), SAMPLES, exact=True)
     assert found.shape == expected.shape
     assert np.sqrt(np.square(found - expected).mean()) < 1e-3 * expected.std()
     four_bits = LlamaCpp().outputs(path, SAMPLES)
@@ -352,9 +353,9 @@ def test_the_f32_twin_in_llama_cpp_computes_what_pytorch_does(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gguf_holds_the_packed_checkpoint_bit_for_bit(tmp_path: Path, version: str) -> None:
     path, stored, family = in_gguf(t5(tmp_path / "model", version))
-    codes = check_codes(path, stored, family, Gguf(), LlamaCpp())
+    codes = check_codes(Gguf().open(path, family), stored, Gguf().left_out(family), LlamaCpp())
     assert codes.passed and codes.facts["decoded_by_runtime"] > 30, codes.broken
-    assert check_metadata(path, stored, family, Gguf()).passed
+    assert check_metadata(Gguf().open(path, family), stored).passed
     file = GgufFile.open(path)
     assert ("output.weight" in file.tensors) == (version == "1.1")
     assert file.tensors["enc.blk.0.attn_rel_b.weight"].type.name == "F32"
@@ -369,7 +370,7 @@ def test_gguf_holds_the_tied_heads_factor_and_the_check_sees_it(tmp_path: Path) 
     content = path.read_bytes()
     assert content.count(held.tobytes()) == 1
     path.write_bytes(content.replace(held.tobytes(), np.nextafter(held, np.float32(9)).tobytes()))
-    assert check_metadata(path, stored, family, Gguf()).broken == [
+    assert check_metadata(Gguf().open(path, family), stored).broken == [
         f"tensor {name}: its values are not those that the config asks for"
     ]
 

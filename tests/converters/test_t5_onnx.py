@@ -92,12 +92,16 @@ def test_the_merged_decoder_answers_as_the_two_do(written: Callable[[str], Writt
 @pytest.mark.parametrize("version", VERSIONS)
 def test_files_pass_their_checks(version: str, written: Callable[[str], Written]) -> None:
     file = written(version)
-    assert FORMAT.find(file.path.parent.parent) == file.path
-    assert tuple(path.name for path in FORMAT.contents(file.path, file.family)) == FILES
-    codes = check_codes(file.path, file.packed, file.family, FORMAT, RUNTIME)
+    assert FORMAT.find(file.path.parent.parent, file.family) == file.path
+    assert tuple(path.name for path in FORMAT.open(file.path, file.family).files(file.family)) == FILES
+    codes = check_codes(
+        FORMAT.open(file.path, file.family), file.packed, FORMAT.left_out(file.family), RUNTIME
+    )
     assert codes.passed and codes.facts["tensors"] == len(file.packed.names()), codes.broken
-    assert check_metadata(file.path, file.packed, file.family, FORMAT).passed
-    graph = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    assert check_metadata(FORMAT.open(file.path, file.family), file.packed).passed
+    graph = check_graph(
+        FORMAT.open(file.path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+    )
     assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
     # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross
     # attention, and the decoder's again.
@@ -212,7 +216,9 @@ def test_a_cache_that_is_wrong_shows_in_the_graph_check(
     concat.input[[*concat.input].index(past)] = "wrong"
     model.graph.node.insert(0, onnx.helper.make_node("Sub", [past] * 2, ["wrong"]))
     onnx.save(model, path.with_name(name))
-    check = check_graph(path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    check = check_graph(
+        FORMAT.open(path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+    )
     assert not check.passed and "difference between onnxruntime and PyTorch" in check.broken[0]
 
 
@@ -221,7 +227,9 @@ def test_passages_without_tokens_to_predict_are_no_probes(
 ) -> None:
     """A tokenizer that makes one token of all that it does not know finds none in some."""
     file = written("1.0")
-    whole = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    whole = check_graph(
+        FORMAT.open(file.path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+    )
     kept = T5.targets
 
     def targets(family: T5, passage: Passage) -> list[int]:
@@ -230,7 +238,9 @@ def test_passages_without_tokens_to_predict_are_no_probes(
         return kept(family, passage)
 
     monkeypatch.setattr(T5, "targets", targets)
-    fewer = check_graph(file.path, file.packed, file.family, FORMAT, RUNTIME, 1e-5)
+    fewer = check_graph(
+        FORMAT.open(file.path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+    )
     assert fewer.passed and fewer.facts["samples"] == whole.facts["samples"] - 2  # both decoders are given it
 
 
@@ -292,8 +302,8 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
     held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
     (tmp_path / "out").mkdir()
     path = FORMAT.write(held, family, tmp_path / "out")
-    assert check_codes(path, held, family, FORMAT, RUNTIME).passed
-    graph = check_graph(path, held, family, FORMAT, RUNTIME, 1e-5)
+    assert check_codes(FORMAT.open(path, family), held, FORMAT.left_out(family), RUNTIME).passed
+    graph = check_graph(FORMAT.open(path, family), held, family.exports["onnx"], RUNTIME, 1e-5)
     assert graph.passed, graph.broken
     told = notes(path, family)
     # A head of its own is a linear in each of the decoder's files; a tied one is rows, which are decoded.

@@ -17,8 +17,9 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.blocks import decode, encode
-from formats.gguf.format import Gguf, spec_of
-from formats.gguf.layout import LAYOUTS
+from formats.gguf.format import Gguf
+from formats.gguf.spec import export_of, spec_of
+from formats.gguf.types import BLOCKS
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.gguf_edits import edited, tensor_at, token_at, value_at
 from tests.tiny.grid_points import random_point
@@ -59,7 +60,7 @@ def same(one: PackedTensor | torch.Tensor, other: PackedTensor | torch.Tensor) -
 def changed(path: Path, packed: Packed, family: Family) -> list[str]:
     return [
         stored.name
-        for stored in Gguf().tensors(path, family)
+        for stored in Gguf().open(path, family).tensors()
         if not same(packed.tensor(stored.name), stored.value)
     ]
 
@@ -82,7 +83,7 @@ def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(
     assert np.array_equal(theirs.view(np.uint32), tensor.dequantise().numpy().view(np.uint32))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", BLOCKS)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_bytes_decode_as_gguf_py_decodes_them_and_come_back(name: str, seed: int) -> None:
@@ -99,7 +100,7 @@ def test_any_bytes_decode_as_gguf_py_decodes_them_and_come_back(name: str, seed:
 
 def test_the_file_holds_every_tensor_bit_for_bit(written: Path, small: tuple[Packed, Family]) -> None:
     packed, family = small
-    stored = list(Gguf().tensors(written, family))
+    stored = list(Gguf().open(written, family).tensors())
     assert sorted(tensor.name for tensor in stored) == packed.names()
     assert changed(written, packed, family) == []
     assert {type(tensor.value) for tensor in stored} == {PackedTensor, torch.Tensor}
@@ -110,14 +111,14 @@ def test_bytes_among_the_keys_are_an_array_of_uint8(
 ) -> None:
     packed, family = small
     spec = spec_of(family)
-    monkeypatch.setattr(
-        type(family), "gguf", lambda self: replace(spec, metadata={**spec.metadata, "a.table": b"\0\x7f\xff"})
-    )
+    longer = replace(spec, metadata={**spec.metadata, "a.table": b"\0\x7f\xff"})
+    export = replace(export_of(family), spec=lambda: longer)
+    monkeypatch.setattr(type(family), "exports", {"gguf": export})
     path = Gguf().write(packed, family, tmp_path)
     assert GgufFile.open(path).metadata["a.table"] == Value(
         gguf.GGUFValueType.ARRAY, [0, 127, 255], gguf.GGUFValueType.UINT8
     )
-    assert Gguf().differences(path, packed, family) == []
+    assert Gguf().open(path, family).differences(packed) == []
 
 
 def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
@@ -151,7 +152,7 @@ def test_one_packed_checkpoint_gives_the_same_bytes(
     packed, _ = small
     again = Gguf().write(Packed(packed.directory), open_family(packed.directory), tmp_path)
     assert again.read_bytes() == written.read_bytes()
-    assert Gguf().differences(written, packed, small[1]) == []
+    assert Gguf().open(written, small[1]).differences(packed) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_the_file_type_is_that_of_most_matrices(grid: str | None, expected: int,
     path = Gguf().write(packed, family, tmp_path)
     assert GgufFile.open(path).metadata["general.file_type"].value == expected
     assert changed(path, packed, family) == []
-    assert Gguf().differences(path, packed, family) == []
+    assert Gguf().open(path, family).differences(packed) == []
 
 
 def test_a_flipped_nibble_and_a_flipped_scale_show(
@@ -173,7 +174,7 @@ def test_a_flipped_nibble_and_a_flipped_scale_show(
     for at in (start, start + 1, start + 5):  # the scale's two bytes, and two codes
         path = edited(written, tmp_path / "model.gguf", at, bytes([content[at] ^ 0x10]))
         assert changed(path, *small) == [QUERY]
-        assert Gguf().differences(path, *small) == []
+        assert Gguf().open(path, small[1]).differences(small[0]) == []
 
 
 @pytest.mark.parametrize(
@@ -197,12 +198,12 @@ def test_a_changed_key_is_named(
     key: str, new: bytes, sentence: str, written: Path, small: tuple[Packed, Family], tmp_path: Path
 ) -> None:
     path = edited(written, tmp_path / "model.gguf", value_at(written, key), new)
-    assert Gguf().differences(path, *small) == [sentence]
+    assert Gguf().open(path, small[1]).differences(small[0]) == [sentence]
 
 
 def test_a_changed_token_is_named(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
     path = edited(written, tmp_path / "model.gguf", token_at(written, "▁weather") + 3, b"l")
-    assert Gguf().differences(path, *small) == [
+    assert Gguf().open(path, small[1]).differences(small[0]) == [
         "key tokenizer.ggml.tokens[6]: found '▁leather', expected '▁weather'"
     ]
 
@@ -212,7 +213,7 @@ def test_a_renamed_key_is_one_missing_and_one_more(
 ) -> None:
     key = b"bert.pooling_type"
     path = edited(written, tmp_path / "model.gguf", written.read_bytes().index(key), key.upper())
-    assert Gguf().differences(path, *small) == [
+    assert Gguf().open(path, small[1]).differences(small[0]) == [
         "key bert.pooling_type is missing: expected 1",
         "key BERT.POOLING_TYPE is not expected: found 1",
     ]
@@ -223,7 +224,9 @@ def test_a_changed_type_of_a_key_is_named(
 ) -> None:
     at = value_at(written, "bert.pooling_type") - 4
     path = edited(written, tmp_path / "model.gguf", at, struct.pack("<I", gguf.GGUFValueType.INT32))
-    assert Gguf().differences(path, *small) == ["key bert.pooling_type: found type INT32, expected UINT32"]
+    assert Gguf().open(path, small[1]).differences(small[0]) == [
+        "key bert.pooling_type: found type INT32, expected UINT32"
+    ]
 
 
 def test_a_renamed_tensor_is_named_and_still_yielded(
@@ -231,11 +234,11 @@ def test_a_renamed_tensor_is_named_and_still_yielded(
 ) -> None:
     name = b"blk.1.ffn_up.weight"
     path = edited(written, tmp_path / "model.gguf", written.read_bytes().index(name), b"blk.7")
-    assert Gguf().differences(path, *small) == [
+    assert Gguf().open(path, small[1]).differences(small[0]) == [
         "tensor blk.1.ffn_up.weight: found none, expected Q4_0 [128, 64]",
         "tensor blk.7.ffn_up.weight: found Q4_0 [128, 64], expected none",
     ]
-    names = {stored.name for stored in Gguf().tensors(path, small[1])}
+    names = {stored.name for stored in Gguf().open(path, small[1]).tensors()}
     assert "blk.7.ffn_up.weight" in names and "encoder.layer.1.intermediate.dense.weight" not in names
 
 
@@ -244,10 +247,10 @@ def test_the_twin_is_the_file_in_f32(written: Path, small: tuple[Packed, Family]
     bent = edited(
         written, tmp_path / "bent.gguf", value_at(written, "bert.pooling_type"), struct.pack("<I", 2)
     )
-    twin = Gguf().exact(bent, tmp_path)
+    twin = Gguf().open(bent, family).exact(bent, tmp_path)
     assert GgufFile.open(twin).metadata == GgufFile.open(bent).metadata
     assert {tensor.type.name for tensor in GgufFile.open(twin).tensors.values()} == {"F32"}
-    for stored in Gguf().tensors(twin, family):
+    for stored in Gguf().open(twin, family).tensors():
         assert isinstance(stored.value, torch.Tensor)
         assert torch.equal(stored.value, packed.load(stored.name).float())
 
@@ -267,10 +270,10 @@ def test_a_tensor_that_is_missing_is_named_and_nothing_is_left(tmp_path: Path) -
 
 
 def test_find_and_notes(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
-    assert Gguf().find(written.parent) == written
+    assert Gguf().find(written.parent, small[1]) == written
     with pytest.raises(InputError, match=r"has no model\.gguf"):
-        Gguf().find(tmp_path)
-    notes = Gguf().notes(written, small[1])
+        Gguf().find(tmp_path, small[1])
+    notes = Gguf().open(written, small[1]).notes()
     assert notes["bytes"] == written.stat().st_size
     assert notes["tensors"] == {"F16": 1, "F32": 24, "Q4_0": 12}
     assert sum(notes["tensor_bytes"].values()) < notes["bytes"]

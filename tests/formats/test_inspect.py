@@ -66,7 +66,7 @@ def test_our_gguf(packed: Packed, tmp_path: Path) -> None:
         ("F16", 16.0),
         ("F32", 32.0),
     }
-    notes = Gguf().notes(path, family)
+    notes = Gguf().open(path, family).notes()
     assert {kind: (total.tensors, total.bytes) for kind, total in found.totals.items()} == {
         kind: (count, notes["tensor_bytes"][kind]) for kind, count in notes["tensors"].items()
     }

@@ -41,7 +41,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Written:
 @pytest.fixture
 def copy(large: Written, tmp_path: Path) -> Written:
     shutil.copytree(large.folder, tmp_path / "onnx")
-    return replace(large, path=FORMAT.find(tmp_path / "onnx"))
+    return replace(large, path=FORMAT.find(tmp_path / "onnx", small().family))
 
 
 def test_the_model_is_small_and_its_weights_lie_beside_it(large: Written) -> None:
@@ -147,14 +147,16 @@ def test_a_changed_byte_beside_it_shows(copy: Written) -> None:
     content = bytearray(beside.read_bytes())
     content[-1] ^= 1
     beside.write_bytes(content)
-    assert not check_codes(copy.path, copy.packed, copy.family, FORMAT, RUNTIME).passed
+    assert not check_codes(
+        FORMAT.open(copy.path, copy.family), copy.packed, FORMAT.left_out(copy.family), RUNTIME
+    ).passed
 
 
 def test_weights_of_nothing_are_told(tmp_path: Path) -> None:
     shutil.copytree(small().folder, tmp_path / "onnx")
-    path = FORMAT.find(tmp_path / "onnx")
+    path = FORMAT.find(tmp_path / "onnx", small().family)
     path.with_name("model_q4.onnx_data").write_bytes(b"left over")
-    assert FORMAT.differences(path, small().packed, small().family) == [
+    assert FORMAT.open(path, small().family).differences(small().packed) == [
         "model_q4.onnx_data holds nothing of model_q4.onnx, which has its weights in itself"
     ]
 
@@ -252,8 +254,8 @@ def test_hostile(copy: Written, forge: Callable[[TensorProto, Path], None], sent
     forge(next(tensor for tensor in model.graph.initializer if tensor.name == f"{QUERY}.codes"), copy.path)
     copy.path.write_bytes(model.SerializeToString())
     for read in (
-        lambda: list(FORMAT.tensors(copy.path, copy.family)),
-        lambda: FORMAT.differences(copy.path, copy.packed, copy.family),
+        lambda: list(FORMAT.open(copy.path, copy.family).tensors()),
+        lambda: FORMAT.open(copy.path, copy.family).differences(copy.packed),
     ):
         with pytest.raises(InputError) as raised:
             read()
@@ -262,13 +264,17 @@ def test_hostile(copy: Written, forge: Callable[[TensorProto, Path], None], sent
             and "\n" not in str(raised.value)
             and str(raised.value).startswith(f"{copy.path}: ")
         )
-    assert check_metadata(copy.path, copy.packed, copy.family, FORMAT).broken
-    assert check_codes(copy.path, copy.packed, copy.family, FORMAT, RUNTIME).broken
+    assert check_metadata(FORMAT.open(copy.path, copy.family), copy.packed).broken
+    assert check_codes(
+        FORMAT.open(copy.path, copy.family), copy.packed, FORMAT.left_out(copy.family), RUNTIME
+    ).broken
 
 
 def test_the_runtime_tells_of_weights_that_are_gone(copy: Written) -> None:
     Path(f"{copy.path}_data").unlink()
-    (sentence,) = check_graph(copy.path, copy.packed, copy.family, FORMAT, RUNTIME, 1e-3).broken
+    (sentence,) = check_graph(
+        FORMAT.open(copy.path, copy.family), copy.packed, copy.family.exports["onnx"], RUNTIME, 1e-3
+    ).broken
     assert "ONNX Runtime refuses it" in sentence
 
 

@@ -66,7 +66,7 @@ def test_a_scale_is_a_float16_or_equals_none(bits: np.uint16, flipped: int) -> N
 
 
 def by_name(path: Path, family: Bert) -> dict[str, StoredTensor]:
-    return {stored.name: stored for stored in FORMAT.tensors(path, family)}
+    return {stored.name: stored for stored in FORMAT.open(path, family).tensors()}
 
 
 def unequal(model: Written, path: Path) -> list[str]:
@@ -97,7 +97,7 @@ def unequal(model: Written, path: Path) -> list[str]:
 def test_what_is_written_is_what_was_packed(build: Callable[[], Written]) -> None:
     model = build()
     assert unequal(model, model.path) == []
-    assert FORMAT.differences(model.path, model.packed, model.family) == []
+    assert FORMAT.open(model.path, model.family).differences(model.packed) == []
     linear = 6 * model.family.config.num_hidden_layers
     assert notes(model.path, model.family) == {"linears": linear, "fused": linear}
 
@@ -181,14 +181,14 @@ def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: P
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert FORMAT.find(tmp_path).read_bytes() == model.path.read_bytes()
+    assert FORMAT.find(tmp_path, model.family).read_bytes() == model.path.read_bytes()
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Written:
     model = small()
     shutil.copytree(model.folder, tmp_path / "onnx")
-    return replace(model, path=FORMAT.find(tmp_path / "onnx"))
+    return replace(model, path=FORMAT.find(tmp_path / "onnx", model.family))
 
 
 class Change:
@@ -243,18 +243,18 @@ def test_flipped_metadata(copy: Written) -> None:
     for i, item in enumerate(onnx.load(copy.path).metadata_props):
         with Change(copy.path) as model:
             model.metadata_props[i].value = item.value[:-1] + chr(ord(item.value[-1]) ^ 1)
-        (sentence,) = FORMAT.differences(copy.path, copy.packed, copy.family)
+        (sentence,) = FORMAT.open(copy.path, copy.family).differences(copy.packed)
         assert item.key in sentence
         with Change(copy.path) as model:
             model.metadata_props[i].value = item.value
-    assert FORMAT.differences(copy.path, copy.packed, copy.family) == []
+    assert FORMAT.open(copy.path, copy.family).differences(copy.packed) == []
 
 
 def test_missing_and_added_metadata(copy: Written) -> None:
     with Change(copy.path) as model:
         del model.metadata_props[1]
         model.metadata_props.add(key="author", value="someone")
-    added, missing = FORMAT.differences(copy.path, copy.packed, copy.family)
+    added, missing = FORMAT.open(copy.path, copy.family).differences(copy.packed)
     assert added == "metadata key author is 'someone', expected missing"
     assert missing.startswith("metadata key epmq.recipe is missing, expected '{")
 
@@ -263,7 +263,7 @@ def test_changed_graph(copy: Written) -> None:
     with Change(copy.path) as model:
         norm = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
         next(attribute for attribute in norm.attribute if attribute.name == "epsilon").f = 1e-5
-    (sentence,) = FORMAT.differences(copy.path, copy.packed, copy.family)
+    (sentence,) = FORMAT.open(copy.path, copy.family).differences(copy.packed)
     assert "graph" in sentence
     assert unequal(copy, copy.path) == []
 
@@ -279,7 +279,7 @@ def test_changed_interface(copy: Written, what: str) -> None:
             model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 128
         else:
             model.graph.node[-1].name += "_"
-    (sentence,) = FORMAT.differences(copy.path, copy.packed, copy.family)
+    (sentence,) = FORMAT.open(copy.path, copy.family).differences(copy.packed)
     assert "graph" in sentence
 
 
@@ -289,7 +289,7 @@ def test_changed_companions(copy: Written) -> None:
     (folder / "vocab.txt").write_text(vocabulary.replace("sentence", "sentense"), encoding="utf-8")
     (folder / "config.json").unlink()
     (folder / "added_tokens.json").write_text("{}", encoding="utf-8")
-    assert FORMAT.differences(copy.path, copy.packed, copy.family) == [
+    assert FORMAT.open(copy.path, copy.family).differences(copy.packed) == [
         "added_tokens.json is not among the packed checkpoint's files",
         "config.json is missing",
         "vocab.txt differs from the packed checkpoint's",
@@ -299,7 +299,7 @@ def test_changed_companions(copy: Written) -> None:
 def test_other_checkpoint() -> None:
     assert any(
         "epmq.grids" in sentence
-        for sentence in FORMAT.differences(small().path, small_on("Q8_0").packed, small().family)
+        for sentence in FORMAT.open(small().path, small().family).differences(small_on("Q8_0").packed)
     )
 
 
@@ -321,7 +321,7 @@ def test_tensor_that_the_model_does_not_know(tmp_path: Path) -> None:
 
 
 def test_find(tmp_path: Path) -> None:
-    assert FORMAT.find(small().folder) == small().path
+    assert FORMAT.find(small().folder, small().family) == small().path
     with pytest.raises(InputError, match=r"it has no onnx/model_q4\.onnx"):
-        FORMAT.find(tmp_path)
-    assert FORMAT.exact(small().path, tmp_path) == small().path
+        FORMAT.find(tmp_path, small().family)
+    assert FORMAT.open(small().path, small().family).exact(small().path, tmp_path) == small().path

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epmq_export.errors import InputError
+from epmq_export.models.family import Family
 from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf
 from tests.tiny.bert import small_bert, small_packed
 
@@ -171,9 +173,14 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("good")
-    return Gguf().write(*small_packed(place / "packed", small_bert(place / "model")), place)
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Packed, Family]:
+    place = tmp_path_factory.mktemp("model")
+    return small_packed(place / "packed", small_bert(place / "model"))
+
+
+@pytest.fixture(scope="module")
+def good(model: tuple[Packed, Family], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Gguf().write(*model, tmp_path_factory.mktemp("good"))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +205,12 @@ def test_every_truncation_is_named(share: float, good: Path, broken: Callable[[b
 @settings(deadline=2000, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True), new=st.binary(min_size=1, max_size=8))
 def test_no_forged_byte_of_the_head_does_more_than_an_input_error(
-    share: float, new: bytes, good: Path, broken: Callable[[bytes], Path], tmp_path: Path
+    share: float,
+    new: bytes,
+    good: Path,
+    model: tuple[Packed, Family],
+    broken: Callable[[bytes], Path],
+    tmp_path: Path,
 ) -> None:
     content = bytearray(good.read_bytes())
     head = min(info.start for info in GgufFile.open(good).tensors.values())
@@ -206,6 +218,6 @@ def test_no_forged_byte_of_the_head_does_more_than_an_input_error(
     content[at : at + len(new)] = new
     path = broken(bytes(content))
     try:
-        Gguf().exact(path, tmp_path)
+        Gguf().open(path, model[1]).exact(path, tmp_path)
     except InputError as error:
         assert str(error).startswith(str(path))

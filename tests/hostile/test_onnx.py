@@ -28,7 +28,7 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
 def copy(tmp_path: Path) -> Written:
     model = small()
     shutil.copytree(model.folder, tmp_path / "model")
-    return replace(model, path=FORMAT.find(tmp_path / "model"))
+    return replace(model, path=FORMAT.find(tmp_path / "model", model.family))
 
 
 def one_sentence(path: Path, action: Callable[[], object]) -> str:
@@ -41,8 +41,8 @@ def one_sentence(path: Path, action: Callable[[], object]) -> str:
 
 def refused(copy: Written) -> str:
     """By both that read the file; the reader's sentence."""
-    one_sentence(copy.path, lambda: FORMAT.differences(copy.path, copy.packed, copy.family))
-    return one_sentence(copy.path, lambda: list(FORMAT.tensors(copy.path, copy.family)))
+    one_sentence(copy.path, lambda: FORMAT.open(copy.path, copy.family).differences(copy.packed))
+    return one_sentence(copy.path, lambda: list(FORMAT.open(copy.path, copy.family).tensors()))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.99999])
@@ -51,7 +51,7 @@ def test_truncated(copy: Written, share: float, capfd: pytest.CaptureFixture[str
     copy.path.write_bytes(content[: int(share * len(content))])
     assert "not an ONNX file" in (message := refused(copy)) or "not a valid ONNX model" in message
     assert "ONNX Runtime refuses it" in one_sentence(copy.path, lambda: RUNTIME.outputs(copy.path, ["a"]))
-    one_sentence(copy.path, lambda: FORMAT.notes(copy.path, copy.family))
+    one_sentence(copy.path, lambda: FORMAT.open(copy.path, copy.family).notes())
     assert capfd.readouterr() == ("", "")
 
 
@@ -184,7 +184,7 @@ def test_forged(copy: Written, forge: Callable[[ModelProto], None], sentence: st
     model = onnx.load(copy.path)
     forge(model)
     copy.path.write_bytes(model.SerializeToString())
-    assert sentence in one_sentence(copy.path, lambda: list(FORMAT.tensors(copy.path, copy.family)))
+    assert sentence in one_sentence(copy.path, lambda: list(FORMAT.open(copy.path, copy.family).tensors()))
 
 
 def test_metadata_twice(copy: Written) -> None:
@@ -217,12 +217,12 @@ def test_any_changed_byte_of_the_structure_is_seen(copy: Written, seed: int) -> 
         changed[chance.choice(structure)] ^= chance.randrange(1, 256)
         copy.path.write_bytes(changed)
         try:
-            seen = bool(FORMAT.differences(copy.path, copy.packed, copy.family))
-            list(FORMAT.tensors(copy.path, copy.family))
+            seen = bool(FORMAT.open(copy.path, copy.family).differences(copy.packed))
+            list(FORMAT.open(copy.path, copy.family).tensors())
         except InputError:
             seen = True
         if not seen:  # a byte of a short weight, a bias say
-            found = {stored.name: stored.value for stored in FORMAT.tensors(copy.path, copy.family)}
+            found = {stored.name: stored.value for stored in FORMAT.open(copy.path, copy.family).tensors()}
             assert any(
                 isinstance(value, Tensor) and not torch.equal(value, copy.packed.load(name))
                 for name, value in found.items()

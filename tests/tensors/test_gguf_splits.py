@@ -21,7 +21,7 @@ from epmq_export.tensors.packed import Packed
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.verify import Written, verify
 from formats.gguf.format import Gguf
-from formats.gguf.size import parted
+from formats.gguf.placement import parts_of
 from formats.inspect import describe
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.gguf_edits import edited, value_at
@@ -58,10 +58,11 @@ def test_it_lies_in_three_files_that_llama_cpp_finds(split: Model, whole: Path) 
     assert (
         [each.name for each in split_paths(path)]
         == NAMES
-        == [each.name for each in Gguf().contents(path, family)]
+        == [each.name for each in Gguf().open(path, family).files(family)]
     )
     assert (
-        sorted(each.name for each in path.parent.glob("*.gguf")) == NAMES and Gguf().find(path.parent) == path
+        sorted(each.name for each in path.parent.glob("*.gguf")) == NAMES
+        and Gguf().find(path.parent, family) == path
     )
     texts = ["the weather is good!", "café"]
     assert np.array_equal(LlamaCpp().outputs(path, texts), LlamaCpp().outputs(whole, texts))
@@ -115,11 +116,14 @@ def test_no_file_takes_more_than_is_asked_for_and_sizes_are_told_before(split: M
     assert [*sizes] == NAMES
     for each in split_paths(path):
         assert sum(sizes[each.name].values()) == pytest.approx(each.stat().st_size, abs=300)
-    assert parted("model.gguf", {"a": 5, "b": 1, "c": 1}, 2) == {
+    layout = {
+        name: (gguf.GGMLQuantizationType.F32, (count,)) for name, count in (("a", 5), ("b", 1), ("c", 1))
+    }
+    assert parts_of(layout, 4 * 2) == {
         "model-00001-of-00002.gguf": ["a"],
         "model-00002-of-00002.gguf": ["b", "c"],
     }
-    assert parted("model.gguf", {"a": 5}, 2) == {"model.gguf": ["a"]}
+    assert parts_of({"a": layout["a"]}, 4 * 2) == {"model.gguf": ["a"]}
 
 
 def test_described_by_its_first_file(split: Model, whole: Path) -> None:
@@ -206,8 +210,8 @@ def test_files_that_do_not_belong_together(
 ) -> None:
     forge(copy)
     for read in (
-        lambda: Gguf().differences(copy, *split[:2]),
-        lambda: list(Gguf().tensors(copy, split[1])),
+        lambda: Gguf().open(copy, split[1]).differences(split[0]),
+        lambda: list(Gguf().open(copy, split[1]).tensors()),
         lambda: describe(copy),
     ):
         with pytest.raises(InputError) as raised:
@@ -215,12 +219,12 @@ def test_files_that_do_not_belong_together(
         assert sentence in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_model_too_many(copy: Path, whole: Path) -> None:
+def test_a_model_too_many(copy: Path, whole: Path, split: Model) -> None:
     shutil.copyfile(whole, copy.with_name("model.gguf"))
     with pytest.raises(
         InputError, match=r"has model\.gguf and model-00001-of-00003\.gguf, expected one model"
     ):
-        Gguf().find(copy.parent)
+        Gguf().find(copy.parent, split[1])
 
 
 def test_split_otherwise_than_the_recipe_says(copy: Path, whole: Path, split: Model, tmp_path: Path) -> None:
@@ -229,13 +233,13 @@ def test_split_otherwise_than_the_recipe_says(copy: Path, whole: Path, split: Mo
         small_bert(tmp_path / "model"),
         index={"split_bytes": 35_000},
     )
-    found = Gguf().differences(copy, packed, family)
+    found = Gguf().open(copy, family).differences(packed)
     assert "key split.count: found 3, expected 2" in found
     # A key of its own in another file than the first, which no runtime reads, is told too.
     place = split_paths(copy)[1]
     edited(place, place, place.read_bytes().index(b"split.no"), b"SPLIT.NO")
     with pytest.raises(InputError, match=r"key split\.no is missing"):
-        Gguf().differences(copy, *split[:2])
+        Gguf().open(copy, split[1]).differences(split[0])
 
 
 class InClipCpp(Bert):

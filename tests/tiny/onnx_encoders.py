@@ -215,6 +215,6 @@ def rms(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
 def notes(path: Path, family: Family) -> dict[str, Any]:
     """What a report says of the model at `path`, beside its checks."""
     return {
-        **OnnxQdq().notes(path, family),
-        **OnnxRuntime().notes([*OnnxQdq().contents(path, family)]),
+        **OnnxQdq().open(path, family).notes(),
+        **OnnxRuntime().notes([*OnnxQdq().open(path, family).files(family)]),
     }

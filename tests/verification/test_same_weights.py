@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from converters import open_family
-from formats.gguf.format import spec_of
+from formats.gguf.spec import spec_of
 from tests.command_line.command import Result
 
 Weights = dict[str, NDArray[np.float32]]

@@ -67,10 +67,10 @@ def test_every_check_passes(act: str, grid: str | Sequence[str], tmp_path: Path)
     packed = tiny_clip.packed(tiny_clip.clip(tmp_path / "model", act=act), grid=grid)
     family = open_family(packed.directory)
     path = Gguf().write(packed, family, tmp_path)
-    codes = check_codes(path, packed, family, Gguf(), ClipCpp())
+    codes = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), ClipCpp())
     assert codes.passed and codes.facts == {"equal": True, "tensors": 397, "decoded_by_runtime": 72}
-    assert check_metadata(path, packed, family, Gguf()).passed
-    graph = check_graph(path, packed, family, Gguf(), ClipCpp(), 1e-3)
+    assert check_metadata(Gguf().open(path, family), packed).passed
+    graph = check_graph(Gguf().open(path, family), packed, family.exports["gguf"], ClipCpp(), 1e-3)
     assert graph.passed and len(graph.facts["by_tower"]) == 2, graph.broken
 
 
@@ -107,7 +107,8 @@ def test_swapped_names_show_in_the_graph(gguf: Path, packed: Packed, tmp_path: P
         content = content.replace(one, other)
     bent = tmp_path / "model.gguf"
     bent.write_bytes(content.replace(b"v.blk.0.attn_x.weight", b"v.blk.0.attn_v.weight"))
-    check = check_graph(bent, packed, open_family(packed.directory), Gguf(), ClipCpp(), 1e-3)
+    family = open_family(packed.directory)
+    check = check_graph(Gguf().open(bent, family), packed, family.exports["gguf"], ClipCpp(), 1e-3)
     assert not check.passed and check.facts["value"] > 1e-2
 
 

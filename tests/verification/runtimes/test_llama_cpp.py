@@ -31,9 +31,15 @@ from tests.tiny.grid_points import random_point
 GOOD = "the weather is good"
 
 
+def twin_of(path: Path, family: Family, folder: Path) -> Path:
+    return Gguf().open(path, family).exact(path, folder)
+
+
 @pytest.fixture(scope="module")
-def twin(minilm_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Gguf().exact(minilm_gguf, tmp_path_factory.mktemp("twin"))
+def twin(
+    minilm_gguf: Path, minilm_packed: tuple[Packed, Family], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return twin_of(minilm_gguf, minilm_packed[1], tmp_path_factory.mktemp("twin"))
 
 
 @pytest.fixture(scope="module")
@@ -116,19 +122,27 @@ def test_the_file_itself_is_as_close_as_its_kernels_allow(
     ],
 )
 def test_a_wrong_key_shows_in_the_twin(
-    key: str, new: bytes, minilm_gguf: Path, reference: NDArray[np.float32], tmp_path: Path
+    key: str,
+    new: bytes,
+    minilm_gguf: Path,
+    minilm_packed: tuple[Packed, Family],
+    reference: NDArray[np.float32],
+    tmp_path: Path,
 ) -> None:
     bent = edited(minilm_gguf, tmp_path / "model.gguf", value_at(minilm_gguf, key), new)
     texts = HARD_TEXTS[5:9]
-    found = LlamaCpp().outputs(Gguf().exact(bent, tmp_path), texts, exact=True)
+    found = LlamaCpp().outputs(twin_of(bent, minilm_packed[1], tmp_path), texts, exact=True)
     assert relative(found, reference[5:9]) > 1e-2
 
 
 def test_a_wrong_token_shows_in_the_twin(
-    minilm_gguf: Path, reference: NDArray[np.float32], tmp_path: Path
+    minilm_gguf: Path,
+    minilm_packed: tuple[Packed, Family],
+    reference: NDArray[np.float32],
+    tmp_path: Path,
 ) -> None:
     bent = edited(minilm_gguf, tmp_path / "model.gguf", token_at(minilm_gguf, "▁fox") + 5, b"Q")
-    found = LlamaCpp().outputs(Gguf().exact(bent, tmp_path), HARD_TEXTS[4:6], exact=True)
+    found = LlamaCpp().outputs(twin_of(bent, minilm_packed[1], tmp_path), HARD_TEXTS[4:6], exact=True)
     assert relative(found[:1], reference[4:5]) < 5e-4
     assert relative(found[1:], reference[5:6]) > 1e-2
 
@@ -145,7 +159,7 @@ def test_ggml_decodes_every_tensor_as_calibration_does(
 ) -> None:
     packed, family = minilm_packed
     compared = 0
-    for stored in Gguf().tensors(minilm_gguf, family):
+    for stored in Gguf().open(minilm_gguf, family).tensors():
         assert stored.raw is not None
         kind = stored.value.grid.name if isinstance(stored.value, PackedTensor) else "F16"
         if isinstance(stored.value, torch.Tensor) and stored.value.dtype != torch.float16:
@@ -174,7 +188,7 @@ def test_a_model_with_a_matrix_on_every_grid_runs(tmp_path: Path) -> None:
     path = Gguf().write(packed, family, tmp_path)
     expected = in_torch(packed, family, [GOOD, "café!"])
     assert (
-        relative(LlamaCpp().outputs(Gguf().exact(path, tmp_path), [GOOD, "café!"], exact=True), expected)
+        relative(LlamaCpp().outputs(twin_of(path, family, tmp_path), [GOOD, "café!"], exact=True), expected)
         < 5e-4
     )
     # Its own kernels round the activations to 8 bits.

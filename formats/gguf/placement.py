@@ -1,0 +1,93 @@
+"""Which tensors lie in which of a model's files, of what types and shapes."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from epmq_export.errors import InputError
+from epmq_export.models.family import Family
+from epmq_export.models.format import PlannedTensor
+from epmq_export.models.specs import GgufSpec
+from epmq_export.tensors.gguf_splits import MOST, split_name
+from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.shards import groups
+from formats.gguf.spec import export_of
+from formats.gguf.types import kind_of
+
+FILE = "model.gguf"
+
+Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
+"""Type and shape by the tensor's name in the file, in the order of the file."""
+
+
+def data_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
+    """Return the bytes of a tensor's data: n weights take n / block * bytes of a block."""
+    block, size = GGML_QUANT_SIZES[kind]
+    return prod(shape) // block * size
+
+
+def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
+    """Return the layout of those of the tensors that the file holds, and behind them of what follows from the
+    config.
+    """
+    held = {there: tensors[here] for here, there in spec.names.items() if here in tensors}
+    constants = {
+        name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()
+    }
+    return {
+        name: (kind_of(tensor.storage, tensor.shape), tensor.shape)
+        for name, tensor in (held | constants).items()
+    }
+
+
+def parts_of(layout: Layout, limit: int | None) -> dict[str, list[str]]:
+    """Return the tensors by the file that they lie in, in their order: a file's data take at most `limit`
+    bytes, unless one tensor alone is larger. None is for one file.
+    """
+    sizes = {name: data_bytes(*entry) for name, entry in layout.items()}
+    parts = [[*sizes]] if limit is None else groups(sizes, limit)
+    if len(parts) > MOST:
+        raise InputError(f"{FILE}: export.split_size asks for {len(parts)} files, expected at most {MOST}")
+    return {
+        FILE if len(parts) == 1 else split_name(Path(FILE).stem, number, len(parts)): names
+        for number, names in enumerate(parts)
+    }
+
+
+def packed_layout(packed: Packed, family: Family, spec: GgufSpec) -> tuple[Layout, dict[str, list[str]]]:
+    """Return the layout of a packed checkpoint, and its tensors by file.
+
+    InputError where packed and family do not hold the same tensors, and where what reads the family's files
+    cannot read such ones.
+    """
+    _refuse_mismatch(packed, family, spec)
+    layout = layout_of(
+        {name: PlannedTensor(packed.shape(name), packed.storage(name)) for name in packed.names()}, spec
+    )
+    parts = parts_of(layout, packed.index.split_bytes)
+    export = export_of(family)
+    if len(parts) > 1 and not export.splits:
+        raise InputError(
+            f"{packed.directory}: its recipe has export.split_size, expected none: "
+            f"{export.runtimes[0]} reads no model in several files"
+        )
+    return layout, parts
+
+
+def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
+    for name in sorted((set(packed.names()) - spec.left_out) ^ set(spec.names)):
+        state = "missing" if name in spec.names else "not one of its tensors"
+        raise InputError(
+            f"{packed.directory}: tensor {name} is {state}, as {family.name} is laid out in GGUF"
+        )
+    export = export_of(family)
+    for name, grid in packed.grids.items():
+        if export.grids is not None and grid.file_type not in export.grids:
+            known = " or ".join(sorted(export.grids))
+            raise InputError(
+                f"{packed.directory}: tensor {name} is on {grid.name}, expected {known}: "
+                f"{export.runtimes[0]} cannot read it in GGUF"
+            )

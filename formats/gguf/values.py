@@ -1,0 +1,48 @@
+"""A tensor's values as the file has them and as the checkpoint has them: rows in another order, and what is
+added to plain numbers or what they are multiplied by.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from epmq_export.models.specs import GgufSpec
+from epmq_export.tensors.packed import PackedTensor
+
+
+def in_file(tensor: PackedTensor | Tensor, name: str, spec: GgufSpec) -> PackedTensor | Tensor:
+    """Return a tensor of the checkpoint, by its canonical name, as the file has it."""
+    if name in spec.orders:
+        return _reordered(tensor, spec.orders[name])
+    if isinstance(tensor, PackedTensor):
+        return tensor
+    if name in spec.factors:
+        return tensor.float() * spec.factors[name]
+    return tensor.float() + spec.offsets[name] if name in spec.offsets else tensor
+
+
+def in_checkpoint(
+    tensor: PackedTensor | Tensor, raw: NDArray[np.uint8], name: str, spec: GgufSpec
+) -> tuple[PackedTensor | Tensor, NDArray[np.uint8]]:
+    """Return a tensor of the file and its bytes as the checkpoint has them, but for what was multiplied: that
+    does not come back bit for bit. A tensor of another shape than the family's, of which the checks tell, is
+    left as it is.
+    """
+    order = spec.orders.get(name)
+    shape = tensor.codes.shape if isinstance(tensor, PackedTensor) else tensor.shape
+    if order is not None and shape[0] == len(order):
+        back = order.argsort()
+        return _reordered(tensor, back), raw.reshape(len(order), -1)[back.numpy()].reshape(-1)
+    if name in spec.offsets and isinstance(tensor, Tensor):
+        return tensor.float() - spec.offsets[name], raw
+    return tensor, raw
+
+
+def _reordered(tensor: PackedTensor | Tensor, order: Tensor) -> PackedTensor | Tensor:
+    if isinstance(tensor, PackedTensor):
+        return PackedTensor(
+            tensor.grid,
+            tensor.codes[order],
+            {part: numbers[order] for part, numbers in tensor.stored.items()},
+        )
+    return tensor[order]

@@ -1,0 +1,174 @@
+"""An ONNX file that this project wrote, read by a reader that believes no word of it unchecked."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto
+from torch import Tensor
+
+from epmq_export.errors import InputError, first_line
+from epmq_export.grids import GRIDS, Grid
+from epmq_export.models.format import StoredTensor
+from epmq_export.tensors.packed import PackedTensor
+from formats.onnx import external as onnx_external
+from formats.onnx import graph as onnx_graph
+from formats.onnx import weights as onnx_weights
+from formats.onnx.metadata import GRIDS_KEY, keys_of, short
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What is left of a model once its weights were read, in plain values: a protobuf message frees no part
+    of its memory before it is gone as a whole.
+    """
+
+    metadata: Mapping[str, str]
+
+    digest: str
+    """The graph's own SHA-256, whatever the metadata say of it."""
+
+    tensors: Collection[str]
+    """The names of its tensors, and of those that its initializers are parts of."""
+
+    linears: int
+    """How many of its linears are quantised."""
+
+    external: bool
+    """Whether its weights lie in another file."""
+
+    @classmethod
+    def of(cls, model: ModelProto) -> "Skeleton":
+        """Return it, and leave of the model what `graph.digest` leaves."""
+        return cls(
+            metadata=keys_of(model),
+            tensors=held(model),
+            linears=len(onnx_graph.linears(model.graph)),
+            external=onnx_external.used(model),
+            digest=onnx_graph.digest(model),  # last: it clears what the others read
+        )
+
+
+def held(model: ModelProto) -> set[str]:
+    """Return the names of a model's tensors, and of those that its initializers are parts of."""
+    return {
+        name for tensor in model.graph.initializer for name in (tensor.name, tensor.name.rpartition(".")[0])
+    }
+
+
+def read_model(path: Path) -> ModelProto:
+    """Return the model, weights in it included; InputError unless it is well-formed, and the types, sizes and
+    places of all its weights are right.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+        apart = onnx_external.used(model)
+        if not apart:
+            onnx.checker.check_model(model)
+        readable = all(isinstance(name, str) for name in _names(model))
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror})") from None
+    except DecodeError:
+        raise InputError(f"{path}: not an ONNX file, or not all of one") from None
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
+    if not readable:  # protobuf then gives bytes for a string, or raises
+        raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
+    for tensor in model.graph.initializer:
+        onnx_weights.check(tensor, str(path))
+    # The checker itself opens what lies elsewhere, so not before the places are checked; it finds it for a
+    # path only.
+    if apart:
+        onnx_external.check(path, model)
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
+    return model
+
+
+def tensors_of(path: Path, model: ModelProto) -> Iterator[StoredTensor]:
+    """Give codes, int8 [out, in], and stored numbers as the packed checkpoint has them, or plain float16 or
+    float32, of a model that `read_model` read from `path`; InputError where they are no tensors on a grid.
+
+    A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the
+    checkpoint's.
+    """
+    grids = _grids(path, model)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    linears = set(onnx_graph.linears(model.graph))
+    for name, grid in grids.items():
+        yield StoredTensor(name, _on_grid(path, stored, name, grid, name in linears))
+    for name, tensor in stored.items():
+        if name.rpartition(".")[0] not in grids:
+            yield StoredTensor(name, _decode(path, tensor))
+
+
+def _names(model: ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        yield from (*node.input, node.op_type)
+    for tensor in model.graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for item in model.metadata_props:
+        yield from (item.key, item.value)
+
+
+def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
+    text = keys_of(model).get(GRIDS_KEY)
+    if text is None:
+        raise InputError(f"{path}: it has no metadata key epmq.grids: this project did not write it")
+    try:
+        grids = json.loads(text)
+        return {name: GRIDS[grid] for name, grid in grids.items() if onnx_graph.PARTS[grid]}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise InputError(
+            f"{path}: metadata key epmq.grids is {short(text)}, expected a JSON object of tensors and "
+            f"{', '.join(onnx_graph.PARTS)}"
+        ) from None
+
+
+def _decode(path: Path, tensor: TensorProto) -> Tensor:
+    return onnx_weights.decode(tensor, onnx_external.read(path, tensor))
+
+
+def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool) -> PackedTensor:
+    parts = onnx_graph.PARTS[grid.name]
+    for part in parts:
+        if f"{name}.{part}" not in stored:
+            raise InputError(
+                f"{path}: {name}.{part} is missing, metadata key epmq.grids says that {name} is on grid "
+                f"{grid.name}"
+            )
+    tensors = {part: stored[f"{name}.{part}"] for part in parts}
+    kind = onnx_graph.KINDS[grid.name][not linear]
+    wanted = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
+    for part, tensor in tensors.items():
+        if tensor.data_type != wanted[part]:
+            expected = TensorProto.DataType.Name(wanted[part])
+            raise InputError(
+                f"{path}: {name} has {part} in {onnx_weights.type_name(tensor)}, expected {expected} on "
+                f"grid {grid.name}"
+            )
+    dims = {part: list(tensor.dims[::-1] if linear else tensor.dims) for part, tensor in tensors.items()}
+    shape = dims.pop("codes")
+    if (
+        len(shape) != 2
+        or not grid.fits((shape[0], shape[1]))
+        or any(found != [shape[0], shape[1] // grid.group] for found in dims.values())
+    ):
+        shown = " and ".join(f"{part} of dims {list(tensor.dims)}" for part, tensor in tensors.items())
+        raise InputError(f"{path}: {name} has {shown}, which is no {grid.name}")
+    values = {part: _decode(path, tensor) for part, tensor in tensors.items()}
+    if linear:
+        values = {part: value.T.contiguous() for part, value in values.items()}
+    found = {"scales": onnx_weights.halves(values["scales"])}
+    if "zeros" in values:
+        found["mins"] = (0.0 - values["scales"] * values["zeros"]).half()
+    return PackedTensor(grid, values["codes"].view(torch.int8), found)

@@ -1,0 +1,94 @@
+"""ONNX models that were written, read back."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from epmq_export.models.family import Family
+from epmq_export.models.format import StoredTensor
+from epmq_export.tensors.packed import Packed
+from formats.onnx import external as onnx_external
+from formats.onnx.companions import companion_differences, own_files
+from formats.onnx.metadata import key_differences, metadata_of
+from formats.onnx.read import Skeleton, read_model, tensors_of
+from formats.onnx.spec import specs_of
+
+QUANTISED, PLAIN = "_q4.onnx", ".onnx"
+"""The endings of models, as transformers.js asks for them: q4, and fp32 where nothing is on a grid."""
+
+
+class WrittenOnnx:
+    """A family's models in one folder. Each is read once, and gone when its tensors were given: what is kept
+    is its skeleton.
+    """
+
+    def __init__(self, path: Path, family: Family) -> None:
+        """`path` is the model that tasks are judged by."""
+        self.path, self._family = path, family
+        self._skeletons: dict[Path, Skeleton] = {}
+
+    def files(self, family: Family) -> Mapping[Path, Sequence[Family]]:
+        """Return each of the family's models beside the one at `path`, with the file of its weights where it
+        has one; for a file of another name, itself alone.
+        """
+        models = _models(self.path, family)
+        weights: dict[Path, Sequence[Family]] = {
+            beside: [] for model in models if (beside := onnx_external.beside(model)).is_file()
+        }
+        return {**models, **weights}
+
+    def tensors(self) -> Iterator[StoredTensor]:
+        for file in self._models:
+            yield from self._tensors(file)
+
+    def differences(self, packed: Packed) -> list[str]:
+        """Return what differs in metadata, graph and companions. The graph is compared by the digest in the
+        metadata, so that it takes no exporter of the version that wrote the file.
+        """
+        skeletons = {file: self._skeleton(file) for file in self._models}
+        sentences = [
+            f"{onnx_external.beside(file).name} holds nothing of {file.name}, which has its weights in itself"
+            for file, skeleton in skeletons.items()
+            if onnx_external.beside(file).exists() and not skeleton.external
+        ]
+        for skeleton in skeletons.values():
+            expected = metadata_of(packed, skeleton.tensors, skeleton.digest)
+            sentences += key_differences(skeleton.metadata, expected)
+        ending = QUANTISED if self.path.name.endswith(QUANTISED) else PLAIN
+        own = own_files(self._family, ending)
+        return sentences + companion_differences(self.path.parent.parent, packed.directory, own)
+
+    def exact(self, file: Path, scratch: Path) -> Path:
+        """Return the file itself: a session computes exactly if asked to."""
+        return file
+
+    def notes(self) -> dict[str, Any]:
+        """Return `linears`: how many quantised linears are in the files."""
+        return {"linears": sum(self._skeleton(file).linears for file in self._models)}
+
+    @cached_property
+    def _models(self) -> Sequence[Path]:
+        return [*_models(self.path, self._family)]
+
+    def _tensors(self, file: Path) -> Iterator[StoredTensor]:
+        model = read_model(file)
+        try:
+            yield from tensors_of(file, model)
+        finally:  # it is not read again, whether or not its tensors are what they should be
+            self._skeletons[file] = Skeleton.of(model)
+
+    def _skeleton(self, file: Path) -> Skeleton:
+        if file not in self._skeletons:
+            self._skeletons[file] = Skeleton.of(read_model(file))
+        return self._skeletons[file]
+
+
+def _models(path: Path, family: Family) -> dict[Path, Sequence[Family]]:
+    """Return the family's models, each with the towers that a runtime can run it for."""
+    specs = specs_of(family)
+    main = next(iter(specs))
+    if not path.name.startswith(main):
+        return {path: [family]}
+    ending = path.name.removeprefix(main)
+    return {path.with_name(f"{stem}{ending}"): list(spec.towers) for stem, spec in specs.items()}
