@@ -1,5 +1,5 @@
-"""What is installed, what is missing, and what that costs. Each part is tried in a process of its own: a
-broken one may kill it.
+"""The diagnosis of an installation: which parts work, which are missing, and what cannot be done without
+them. Each part is tried in a process of its own, because a broken one may kill it.
 """
 
 import os
@@ -25,23 +25,27 @@ SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Part:
+    """One part of an installation, and how it is tried."""
+
     name: str
     module: str
-    """What is imported; a part whose module is not found is not installed."""
+    """The module that is imported. A part whose module is not found is not installed."""
 
     program: str
-    """Python that prints in one line what is there, and fails where it does not work."""
+    """A Python program that prints in one line what is there, and fails where the part does not work."""
 
     cost: str
-    """What does not work without it."""
+    """What cannot be done without the part."""
 
     install: str
     needed: bool = True
-    """Whether the main job cannot run without it."""
+    """Whether the main job cannot run without the part."""
 
 
 @dataclass(frozen=True)
 class Found:
+    """What a trial of a part found: a line about it, or a problem."""
+
     name: str
     found: str | None
     problem: str | None
@@ -52,28 +56,33 @@ class Found:
 
 @dataclass(frozen=True)
 class Place:
+    """A directory that takes large files, and how much room it has."""
+
     use: str
     path: Path
     free: int
-    """Bytes."""
+    """The free space in bytes."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
+    """All that `epmq doctor` says."""
+
     parts: list[Found]
     places: list[Place]
 
     @property
     def missing(self) -> list[Found]:
-        """Parts that are not there or do not work."""
+        """Return the parts that are not there or do not work."""
         return [part for part in self.parts if part.problem is not None]
 
     @property
     def lacking(self) -> list[Found]:
-        """Those of them that the main job needs."""
+        """Return the missing parts that the main job needs."""
         return [part for part in self.missing if part.needed]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the diagnosis for JSON."""
         return {
             "ready": not self.lacking,
             "python": sys.version.split()[0],
@@ -94,7 +103,7 @@ _ONNXRUNTIME = """
 import onnxruntime
 print(onnxruntime.__version__ + ", " + ", ".join(onnxruntime.get_available_providers()))
 """
-# The pinned version, its server, and its library with the structures that the pin is for.
+# This tries the pinned version, its server, and its library with the structures that the pin is for.
 _LLAMA_CPP = """
 import numpy
 from epmq_export.verification.runtimes.llama_cpp import ggml
@@ -104,7 +113,7 @@ from xllamacpp import Server
 assert not ggml.dequantise("Q4_0", numpy.zeros(18, numpy.uint8), 32).any()
 print(version)
 """
-# The same of clip.cpp, whose package is not imported.
+# This tries the same for clip.cpp. Its package is not imported.
 _CLIP_CPP = """
 import numpy
 from epmq_export.verification.runtimes.clip_cpp import library
@@ -117,60 +126,92 @@ print(version)
 
 
 def _plain(package: str, cost: str) -> Part:
+    """Return a part that works where it can be imported, under one name for package and module."""
     return Part(
-        package, package, f"import {package}; print({package}.__version__)", cost, f"pip install {package}"
+        package,
+        module=package,
+        program=f"import {package}; print({package}.__version__)",
+        cost=cost,
+        install=f"pip install {package}",
     )
 
 
 PARTS = (
-    Part("torch", "torch", _TORCH, "nothing can be merged, calibrated or verified", "pip install torch"),
+    Part(
+        "torch",
+        module="torch",
+        program=_TORCH,
+        cost="nothing can be merged, calibrated or verified",
+        install="pip install torch",
+    ),
     _plain("transformers", "no model can be opened"),
     _plain("safetensors", "no checkpoint can be read"),
-    Part("pillow", "PIL", "import PIL; print(PIL.__version__)", "no image can be read", "pip install pillow"),
+    Part(
+        "pillow",
+        module="PIL",
+        program="import PIL; print(PIL.__version__)",
+        cost="no image can be read",
+        install="pip install pillow",
+    ),
     Part(
         "gguf",
-        "gguf",
-        "import gguf; from importlib.metadata import version; print(version('gguf'))",
-        "no GGUF file can be written or read",
-        "pip install gguf",
+        module="gguf",
+        program="import gguf; from importlib.metadata import version; print(version('gguf'))",
+        cost="no GGUF file can be written or read",
+        install="pip install gguf",
     ),
     _plain("onnx", "no ONNX file can be written or read"),
     _plain("onnxscript", "no ONNX file can be written"),
     Part(
-        "onnxruntime", "onnxruntime", _ONNXRUNTIME, "ONNX files cannot be verified", "pip install onnxruntime"
+        "onnxruntime",
+        module="onnxruntime",
+        program=_ONNXRUNTIME,
+        cost="ONNX files cannot be verified",
+        install="pip install onnxruntime",
     ),
-    Part(PACKAGE, PACKAGE, _LLAMA_CPP, "GGUF files cannot be verified", f"pip install {PACKAGE}=={VERSION}"),
+    Part(
+        PACKAGE,
+        module=PACKAGE,
+        program=_LLAMA_CPP,
+        cost="GGUF files cannot be verified",
+        install=f"pip install {PACKAGE}=={VERSION}",
+    ),
     Part(
         "datasets",
-        "datasets",
-        "import datasets, pyarrow.parquet; print(datasets.__version__)",
-        "no images can be read from .parquet files and data sets of the hub",
-        DATASETS_INSTALL,
+        module="datasets",
+        program="import datasets, pyarrow.parquet; print(datasets.__version__)",
+        cost="no images can be read from .parquet files and data sets of the hub",
+        install=DATASETS_INSTALL,
         needed=False,
     ),
     Part(
         clip_library.PACKAGE,
-        clip_library.MODULE,
-        _CLIP_CPP,
-        "GGUF files of CLIP cannot be verified",
-        f"pip install {clip_library.PACKAGE}=={clip_library.VERSION}",
+        module=clip_library.MODULE,
+        program=_CLIP_CPP,
+        cost="GGUF files of CLIP cannot be verified",
+        install=f"pip install {clip_library.PACKAGE}=={clip_library.VERSION}",
         needed=False,
     ),
     Part(
         "demo model",
-        DEMO_MODULE,
-        f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')",
-        "`epmq demo` cannot run",
-        DEMO_INSTALL,
+        module=DEMO_MODULE,
+        program=f"import {DEMO_MODULE}; print('all-MiniLM-L6-v2')",
+        cost="`epmq demo` cannot run",
+        install=DEMO_INSTALL,
         needed=False,
     ),
 )
 
 
 def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
-    """Try every part, two at a time. Takes seconds: libraries are really imported."""
+    """Try every part, two at a time. That takes seconds, because the libraries are really imported."""
     python = Found(
-        "python", f"{sys.version.split()[0]}, {sys.platform}, {os.cpu_count()} cores", None, "", "", True
+        name="python",
+        found=f"{sys.version.split()[0]}, {sys.platform}, {os.cpu_count()} cores",
+        problem=None,
+        cost="",
+        install="",
+        needed=True,
     )
     with ThreadPoolExecutor(2) as pool:
         return Diagnosis([python, *pool.map(_try, parts)], [*_places()])
@@ -178,11 +219,18 @@ def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
 
 def _try(part: Part) -> Found:
     found, problem = _run(part.program) if find_spec(part.module) is not None else (None, "is not installed")
-    return Found(part.name, found, problem, part.cost, part.install, part.needed)
+    return Found(
+        name=part.name,
+        found=found,
+        problem=problem,
+        cost=part.cost,
+        install=part.install,
+        needed=part.needed,
+    )
 
 
 def _run(program: str) -> tuple[str | None, str | None]:
-    """What a program prints, or the problem in its own last words."""
+    """Return what a program prints and None, or None and the problem in the program's own last words."""
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", program]
@@ -213,7 +261,7 @@ def _places() -> Iterable[Place]:
 
 
 def _cache() -> Path:
-    """Where huggingface_hub keeps what it downloads."""
+    """Return the directory where huggingface_hub keeps what it downloads."""
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:

@@ -1,9 +1,10 @@
-"""The one tree of errors: each is a sentence for the user and carries the exit code of the command line.
+"""The one tree of errors. Each error is a sentence for the user and carries the exit code of the command
+line.
 
 EpmqError
 ├── VerificationFailed   1  the artefact fails verification
 ├── RecipeError          2  wrong use: a recipe, an option, an output that exists
-│   └── SettingError     2  a setting that is wrong, by its key: the recipe adds its file and line
+│   └── SettingError     2  a wrong setting, known by its key; the recipe adds file and line
 ├── InputError           3  a bad input file: a checkpoint, calibration data, a written model
 │   └── CalibrationError 3  the numbers of a layer cannot be solved
 ├── OutputError          3  a place that cannot be written: a full disk, a file where a directory is needed
@@ -25,21 +26,25 @@ def dotted(key: Key) -> str:
 
 
 class EpmqError(Exception):
+    """The base class of all errors that are meant for the user. The message is a whole sentence."""
+
     exit_code = 1
 
 
 class VerificationFailed(EpmqError):
+    """Written files that failed their verification."""
+
     exit_code = 1
 
 
 class RecipeError(EpmqError):
+    """A wrong recipe or a wrong use of a command."""
+
     exit_code = 2
 
 
 class SettingError(RecipeError):
-    """Tell of a wrong setting whose key is known and whose file is not; `Recipe.located` adds file and
-    line.
-    """
+    """A wrong setting whose key is known and whose file is not. `Recipe.located` adds file and line."""
 
     def __init__(self, key: Key, message: str) -> None:
         super().__init__(f"{dotted(key)}: {message}")
@@ -48,18 +53,26 @@ class SettingError(RecipeError):
 
 
 class InputError(EpmqError):
+    """An input file that is missing or not well-formed."""
+
     exit_code = 3
 
 
 class CalibrationError(InputError):
+    """Numbers of a layer that cannot be solved or stored."""
+
     exit_code = 3
 
 
 class OutputError(EpmqError):
+    """A place where an output cannot be written."""
+
     exit_code = 3
 
 
 class MissingRuntime(EpmqError):
+    """A runtime or package that is needed and not installed."""
+
     exit_code = 4
 
 
@@ -69,13 +82,14 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` where a valid name is near, letter case aside; else nothing."""
+    """Return `, did you mean 'x'?` where a valid name is near, letter case aside, else an empty string."""
     near = _nearest(name, valid)
     return f", did you mean {near!r}?" if near is not None else ""
 
 
 def near_file(path: Path, written: str) -> str:
-    """Return the same for a missing file, among those that lie where it was looked for.
+    """Return the same as `did_you_mean` for a missing file, among the files of the directory where it was
+    looked for.
 
     `written` is how the user spelled `path`.
     """

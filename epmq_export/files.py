@@ -1,4 +1,4 @@
-"""Whole or not at all: every output is written beside its place, synced, and renamed."""
+"""Files that are written whole or not at all: every output is built beside its place, synced, and renamed."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from epmq_export.errors import InputError, OutputError, RecipeError
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_sha256(directory: Path) -> str:
-    """Hex SHA-256 of the relative names and the contents of all files in a directory, whatever order the
-    system lists them in.
+    """Return the hex SHA-256 of the relative names and the contents of all files in a directory. It does not
+    depend on the order in which the system lists them.
     """
     digest = hashlib.sha256()
     for path in sorted(path for path in directory.rglob("*") if path.is_file()):
@@ -31,30 +31,33 @@ def tree_sha256(directory: Path) -> str:
 
 
 def named(path: Path) -> Path:
-    """The path as it is, or absolute where it has no name to build beside: `.`"""
+    """Return the path as it is, or absolute where it has no name to build beside, such as `.`."""
     return path if path.name else path.absolute()
 
 
 def partial(path: Path) -> Path:
-    """Where `path` is built: a hidden name in the same directory, so that the rename at the end stays on one
-    file system.
+    """Return the place where `path` is built: a hidden name in the same directory, so that the rename at the
+    end stays on one file system.
     """
     path = named(path)
     return path.with_name(f".{path.name}.partial")
 
 
 def taken(path: Path) -> bool:
-    """Whether something is there that a new output would replace; an empty directory is nothing."""
+    """Tell whether something is there that a new output would replace. An empty directory is nothing."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise RecipeError where an output is there already and may not be replaced."""
     if taken(path) and not overwrite:
         raise RecipeError(f"{path} exists: give another place, or --overwrite")
 
 
 def make_directory(path: Path) -> None:
-    """With its parents, where it is not there; OutputError where it cannot be."""
+    """Make a directory with its parents, where it is not there yet. Raises OutputError where it cannot be
+    made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,6 +65,7 @@ def make_directory(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
+    """Remove a file or a directory with all that is in it, where it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -69,7 +73,7 @@ def remove(path: Path) -> None:
 
 
 def publish(built: Path, path: Path) -> None:
-    """Sync what was built and give it its name, replacing what is there; what is there stays where that
+    """Sync what was built and give it its name, in place of what is there. What is there stays where that
     fails.
     """
     for file in [*built.rglob("*"), built] if built.is_dir() else [built]:
@@ -90,8 +94,8 @@ def publish(built: Path, path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """A directory's own entry holds its names: without it a rename may be lost with the power. Windows has no
-    such call.
+    """Flush a file, or the names in a directory, to the disk. Without the latter a rename may be lost in a
+    power failure. Windows has no such call for directories.
     """
     if path.is_dir() and os.name == "nt":
         return
@@ -104,10 +108,10 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a place to build a file or directory; it takes the name `path` only if the block succeeds, else
-    it is removed.
+    """Yield a place to build a file or directory. It gets the name `path` only if the block succeeds, else it
+    is removed.
 
-    OutputError where the system does not let it be written.
+    Raises OutputError where the system does not let it be written.
     """
     path = named(path)
     make_directory(path.parent)
@@ -116,7 +120,7 @@ def whole(path: Path) -> Iterator[Path]:
         remove(built)
         yield built
         publish(built, path)
-    except OutputError as error:  # of a file in it: say its place to be
+    except OutputError as error:  # The error of a file inside names the place that it was to have.
         raise OutputError(str(error).replace(str(built), str(path))) from None
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path}: cannot be written ({_reason(error, built)})") from None
@@ -127,15 +131,17 @@ def whole(path: Path) -> Iterator[Path]:
 def _reason(error: OSError | SafetensorError, built: Path) -> str:
     if not isinstance(error, OSError):
         return str(error)
-    if error.strerror is None:  # numpy counts the bytes and says no more
+    if error.strerror is None:  # numpy gives only the number of bytes that it could write.
         return f"{error}: is the disk full?"
     elsewhere = error.filename is not None and not Path(str(error.filename)).is_relative_to(built)
     return f"{error.strerror}: {error.filename}" if elsewhere else error.strerror
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; InputError where it is absent, broken, no object, or holds NaN or infinity,
-    which JSON has not.
+    """Return the object in a JSON file.
+
+    Raises InputError where the file is absent or broken, holds something else than an object, or has NaN or
+    infinity, which JSON does not know.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -153,8 +159,8 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold the text: YAML's and JSON's escapes can write half of a surrogate pair, which it
-    cannot.
+    """Tell whether UTF-8 can hold the text. The escapes of YAML and JSON can write half of a surrogate pair,
+    which it cannot.
     """
     try:
         text.encode()

@@ -1,4 +1,4 @@
-"""What `epmq inspect` shows of a model file."""
+"""The tables that `epmq inspect` shows of a model file."""
 
 from rich.text import Text
 
@@ -8,7 +8,9 @@ from epmq_export.tensors.description import Description
 
 
 def show_description(description: Description) -> None:
-    """Of many layers one row, of long values the beginning; `--json` has the whole."""
+    """Show a model file: equal tensors of many layers in one row, and of long values the beginning. `--json`
+    shows everything whole.
+    """
     out.print(Text.assemble((description.kind, "bold"), " ", visible(str(description.path))), soft_wrap=True)
     if description.provenance:
         table = plain_table("Origin", "", "")

@@ -1,4 +1,4 @@
-"""What `epmq doctor` shows."""
+"""The tables that `epmq doctor` shows."""
 
 from typing import TYPE_CHECKING
 
@@ -7,11 +7,12 @@ from rich.text import Text
 from epmq_export.console.listing import visible
 from epmq_export.console.terminal import mark, out, plain_table
 
-if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.doctor import Diagnosis
 
 
 def show_diagnosis(diagnosis: "Diagnosis") -> None:
+    """Show which parts work, the room on the disks, and how to install what is missing."""
     table = plain_table("Installed", "", "", "")
     for part in diagnosis.parts:
         table.add_row(

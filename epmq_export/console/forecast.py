@@ -1,4 +1,4 @@
-"""What `epmq run --dry-run` shows."""
+"""The tables that `epmq run --dry-run` shows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,14 +9,16 @@ from rich.text import Text
 from epmq_export.console.listing import visible
 from epmq_export.console.terminal import out, plain_table
 
-if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.pipeline.forecast.costs import Memory
     from epmq_export.pipeline.forecast.forecast import Forecast
     from epmq_export.pipeline.forecast.inventory import Found
 
 
 def show_forecast(forecast: "Forecast") -> None:
-    """What is here, what will be written, held and computed; what cannot be said, last."""
+    """Show what is here and what will be written, held in memory and computed. What cannot be said comes
+    last.
+    """
     _show_found("Models", forecast.models)
     _show_found("Data", forecast.data)
     table = plain_table("Plan", "", "")

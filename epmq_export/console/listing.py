@@ -12,21 +12,25 @@ import yaml
 
 from epmq_export.tensors.description import TensorDescription
 
-LENGTH, ITEMS = 64, 4  # as long as a SHA-256
-_NUMBER = re.compile(r"(?<![^./])\d+(?![^./])")  # a whole part of a dotted or slashed name
+# A text is cut after LENGTH characters, so that a SHA-256 stays whole, and a list after ITEMS items.
+LENGTH, ITEMS = 64, 4
+# A number that is a whole part of a name, between dots or slashes.
+_NUMBER = re.compile(r"(?<![^./])\d+(?![^./])")
 
 
 @dataclass(frozen=True)
 class Row:
-    """`count` tensors of one type, shape and size; `tensor` is one of them, under a name for all."""
+    """A row of the table of tensors: `count` tensors of one type, shape and size. `tensor` is one of them,
+    under a name for all.
+    """
 
     tensor: TensorDescription
     count: int
 
 
 def rows(tensors: Sequence[TensorDescription]) -> list[Row]:
-    """In the order of the tensors. `blk.0.ffn_up.weight` to `blk.5.ffn_up.weight` become
-    `blk.{0-5}.ffn_up.weight` where all else is equal.
+    """Return the rows in the order of the tensors. `blk.0.ffn_up.weight` to `blk.5.ffn_up.weight` become
+    `blk.{0-5}.ffn_up.weight` where everything else is equal.
     """
     alike: dict[tuple[object, ...], list[TensorDescription]] = {}
     for tensor in tensors:
@@ -41,13 +45,13 @@ def rows(tensors: Sequence[TensorDescription]) -> list[Row]:
             ranges = iter(f"{{{_ranges(place)}}}" if len(place) > 1 else str(place[0]) for place in places)
             name = _NUMBER.sub(lambda _, ranges=ranges: next(ranges), members[0].name)  # type: ignore[misc]
             found.append(Row(replace(members[0], name=name), len(members)))
-        else:  # a name for all would take in names that are not there
+        else:  # A name for all would also stand for names that are not there.
             found += [Row(tensor, 1) for tensor in members]
     return found
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Sorted and distinct: 0, 1, 2, 5 as `0-2,5`."""
+    """Return sorted and distinct numbers as ranges: 0, 1, 2, 5 as `0-2,5`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -58,8 +62,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def short(value: object) -> str:
-    """On one line: of a list its length and first items, of an object its size and keys, of a long text its
-    length and beginning.
+    """Return a value on one line: a list as its length and first items, an object as its size and keys, a
+    long text as its beginning and length.
     """
     if isinstance(value, str):
         text = visible(value)
@@ -83,8 +87,8 @@ def short(value: object) -> str:
 
 
 def origin(value: object) -> str:
-    """A part of a file's provenance: inputs as a line each, plain facts on one line, all else (a recipe) as
-    YAML.
+    """Return a part of a file's provenance as text: each input on a line, plain facts on one line, and
+    anything else (a recipe) as YAML.
     """
     if (
         isinstance(value, list)
@@ -100,7 +104,9 @@ def origin(value: object) -> str:
 
 
 def visible(text: str) -> str:
-    """With everything that is not printable as an escape: a file's texts shall not steer a terminal."""
+    """Return the text with every character that is not printable as an escape, because the text of a file
+    must not control a terminal.
+    """
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
     )

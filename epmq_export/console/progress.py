@@ -1,4 +1,4 @@
-"""How far a job is, on stderr: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a job, shown on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from typing import TYPE_CHECKING
@@ -8,15 +8,17 @@ from rich.progress import Progress as Bar
 
 from epmq_export.console.terminal import err
 
-if TYPE_CHECKING:  # its room needs torch, which not every command shall wait for
+if TYPE_CHECKING:  # Its room imports torch, which not every command shall wait for.
     from epmq_export.pipeline.progress import Progress
 
 QUIET = 10.0
-"""Seconds between two lines about one stage where there is no terminal."""
+"""The seconds between two lines about one stage where there is no terminal."""
 
 
 class ProgressDisplay:
-    """Shows each stage as it is told of it, and leaves a line with the time that a finished one took."""
+    """A display that shows each stage as it is told of it, and leaves a line with the time that a finished
+    stage took.
+    """
 
     def __init__(self) -> None:
         self._bar: Bar | None = None

@@ -1,4 +1,4 @@
-"""Where a person reads: results on stdout, progress and log on stderr."""
+"""The two places where a person reads: results are on stdout, progress and log on stderr."""
 
 import logging
 
@@ -11,7 +11,7 @@ out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 
 def show_log(verbose: bool) -> None:
-    """The project's own log on stderr; other libraries' only where they warn of something grave."""
+    """Show the log of this project on stderr, and of other libraries only their errors."""
     handler = (
         RichHandler(console=err, show_time=False, show_path=False, markup=False)
         if err.is_terminal
@@ -25,11 +25,12 @@ def show_log(verbose: bool) -> None:
 
 
 def mark(passed: bool, text: str) -> Text:
+    """Return the text with a green tick or a red cross."""
     return Text(f"✓ {text}".strip(), "green") if passed else Text(f"✗ {text}".strip(), "bold red")
 
 
 def plain_table(title: str, *columns: str) -> Table:
-    """Without lines, so that names have the room; texts fold and lose nothing."""
+    """Return a table without lines, so that names have room. Long texts fold, so that nothing is lost."""
     table = Table(
         title=f"\n{title}",
         title_justify="left",

@@ -1,4 +1,6 @@
-"""What `epmq run`, `verify` and `evaluate` show: scores by task, checks by file, and the verdict."""
+"""The tables that `epmq run`, `verify` and `evaluate` show: scores by task, checks by file, and the
+verdict.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,16 +11,18 @@ from rich.text import Text
 
 from epmq_export.console.terminal import mark, out
 
-if TYPE_CHECKING:  # they import torch and numpy, which the commands that need neither shall not wait for
+if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.verification.verify import Verdict
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Percent by task; a column for each model, so that many tasks fit a terminal."""
+    """Return the table of accuracies in percent: a row for each task, so that many fit a terminal, and a
+    column for each model.
+    """
     table = Table(
         title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    table.add_column("task", no_wrap=True)  # a name has no place to break
+    table.add_column("task", no_wrap=True)  # A name must not be broken.
     for name in scores:
         table.add_column(name, justify="right")
     tasks = [task for task in next(iter(scores.values())) if task != "average"]
@@ -32,7 +36,9 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def _size(file: Mapping[str, Any]) -> str:
-    """Of the file that tasks are judged by, and of it and all that lie beside it."""
+    """Return the size of the file that tasks are judged by and, where others lie beside it, the size of all
+    of them.
+    """
     beside = sum(other["bytes"] for other in file["others"])
     return f"{file['bytes'] / 1e6:.1f} MB" + (
         f" of {(file['bytes'] + beside) / 1e6:.1f} MB" if beside else ""
@@ -40,7 +46,7 @@ def _size(file: Mapping[str, Any]) -> str:
 
 
 def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
-    """A column for each file, a row for each check."""
+    """Return the table of checks: a column for each file, a row for each check."""
     table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("check")
     for file in files:
@@ -56,7 +62,7 @@ def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
-    """One check of one file in a few words."""
+    """Return the outcome of one check of one file in a few words."""
     if check is None:
         return Text("not checked: no recipe", "yellow")
     match name:
@@ -84,6 +90,7 @@ def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
 
 
 def show_verdict(verdict: "Verdict") -> None:
+    """Show scores, checks, fused layers and the verdict, with a line for each reason of a failure."""
     if verdict.scores:
         out.print(scores_table(verdict.scores))
     out.print(checks_table(verdict.files))
