@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 class Aligned:
     """A model with its token rows in the merge's order.
 
-    `views` are the models that it is merged with, itself among them, by location; `base` is the location of
-    the one whose row goes before a mean.
+    `views` are the models that it is merged with, itself among them, by location. `base` is the location of
+    the model whose row is preferred to a mean.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Aligned:
                 result[row] = (total[row] / givers[row]).to(result.dtype)
 
     def _givers(self, token: str, row: int) -> list[tuple[str, int]]:
-        """Return the models whose rows make up a row, and which of theirs."""
+        """Return the locations of the models whose rows make up a row, each with its own number of that
+        row.
+        """
         entry = self._vocabulary.entries.get(token)
         source = entry.source if entry else None
         have = [

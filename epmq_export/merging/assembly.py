@@ -14,8 +14,8 @@ from epmq_export.merging.plan import WHOLE, Plan, Slice, Strand
 from epmq_export.merging.vocabulary import Vocabulary
 from epmq_export.tensors.source import Joined, Renamed, TypedSource
 
-# The module that takes the tensors of no other: mergekit's name for it, and T5's, whose head goes with the
-# shared embeddings.
+# Names of the module that takes the tensors of no other module. The first is mergekit's. The second is that
+# of T5, whose head goes with the shared embeddings.
 _REST = ("default", "shared")
 
 
@@ -27,8 +27,9 @@ def assemble(
 ) -> TypedSource:
     """Return the merge, computed tensor by tensor as it is loaded.
 
-    `models` are by location; with `vocabulary`, all get its tokens first. InputError where models do not fit
-    each other; SettingError for layers that a model has not, and modules that no tensor belongs to.
+    `models` are by location. With `vocabulary` all of them get its tokens first. Raises InputError where
+    models do not fit each other, and SettingError for layers that a model has not and modules that no tensor
+    belongs to.
     """
     parts: list[TypedSource] = []
     for name, slices in plan.modules.items():
@@ -40,11 +41,11 @@ def assemble(
 
 
 def origins(plan: Plan, base: TypedSource) -> dict[str, list[int]]:
-    """Return, for each stack of layers that `slices` make, by its name in the base, which layer of its
-    slice's base each of its layers comes from.
+    """Return which layer of its slice's base each merged layer comes from, for each stack of layers that
+    `slices` make, by the stack's name in the base.
 
-    The plan is one that `assemble` takes; SettingError where the base has another number of stacks than one
-    there.
+    The plan is one that `assemble` takes. Raises SettingError where `slices` cut a part of the base that does
+    not have exactly one stack.
     """
     return {
         stack: [layer for span in ranges for layer in range(*span)]
@@ -53,11 +54,10 @@ def origins(plan: Plan, base: TypedSource) -> dict[str, list[int]]:
 
 
 def require_layers(plan: Plan, base: TypedSource) -> None:
-    """Raise SettingError where the merge has not the base's own layers, each made of the same layer of every
-    model: its experts could be no targets.
+    """Raise SettingError where the merge does not have the base's own layers, each made of the same layer of
+    every model. Its experts could then be no targets of a calibration.
     """
-    # Ranges of layers that are kept follow each other from 0 on, so that the last one's end says how many
-    # there are.
+    # Ranges of layers that are kept follow each other from 0 on, so the end of the last one is their number.
     if not plan.keeps_layers() or any(ranges[-1][1] != count for _, count, ranges in _sliced(plan, base)):
         raise SettingError(
             plan.key,
@@ -78,9 +78,10 @@ def _sliced(plan: Plan, base: TypedSource) -> Iterator[tuple[str, int, list[tupl
 
 
 def _inside(plan: Plan, name: str) -> Callable[[str], bool]:
-    """Return whether a tensor belongs to a module: the one whose name, up to a dot, begins the tensor's.
+    """Return a function that tells whether a tensor belongs to a module: the one whose name, up to a dot,
+    begins the tensor's.
 
-    The longest counts, and _REST have the rest.
+    The longest such name counts. A module of _REST has the tensors of no other.
     """
     rest = next((module for module in _REST if module in plan.modules), None)
 
@@ -93,8 +94,9 @@ def _inside(plan: Plan, name: str) -> Callable[[str], bool]:
 
 
 def _members(plan: Plan, name: str, base: TypedSource) -> Callable[[str], bool]:
-    """Return what `_inside` does; SettingError for a module without tensors, and a tensor without a
-    module.
+    """Return the function of `_inside` for a module.
+
+    Raises SettingError for a module without tensors, and for a tensor without a module.
     """
     inside = _inside(plan, name)
     if not any(inside(tensor) for tensor in base.names()):
@@ -145,8 +147,8 @@ def _views(
     first: int,
     ends: tuple[bool, bool],
 ) -> tuple[Mapping[str, TypedSource], Layers | None]:
-    """Return the models of a slice by location, each with the tensors that are merged, under the names that
-    they get; and the layers that these are, None for all of the models'.
+    """Return the models of a slice by location, each with the tensors that are merged under the names that
+    they get, and the layers that these are, or None for all layers of the models.
     """
     views: dict[str, TypedSource] = {}
     layers = None
@@ -200,7 +202,8 @@ def _view(
 ) -> Renamed:
     """Return some layers under the numbers that they get, the first of them `first`.
 
-    With them comes what stands before all layers, what stands after them, as `ends` asks.
+    `ends` says whether the tensors that stand before all layers, and those that stand after them, come with
+    them.
     """
     names = {}
     for name in model.names():

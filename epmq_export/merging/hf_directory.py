@@ -61,9 +61,8 @@ def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str
     """Return README.md with the front matter that the hub reads; `recipe` is shown as it was written
     (YAML).
     """
-    parents = [
-        name for name in dict.fromkeys((base, *experts)) if _HUB_ID.fullmatch(name)
-    ]  # the hub refuses local paths there
+    # The hub refuses local paths there.
+    parents = [name for name in dict.fromkeys((base, *experts)) if _HUB_ID.fullmatch(name)]
     front = {"base_model": parents, "library_name": "transformers", "tags": ["merge", "epmq-export"]}
     if not parents:
         del front["base_model"]
@@ -77,10 +76,11 @@ def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str
 
 
 def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
-    """Write one safetensors file, tensor by tensor: the library's own writer wants them all in memory.
+    """Write one safetensors file, tensor by tensor, because the library's own writer wants all tensors in
+    memory.
 
-    Its layout: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, the bytes in the
-    header's order, the widest dtypes first so that each tensor is aligned.
+    The layout is: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, and the bytes
+    in the header's order, the widest dtypes first so that each tensor is aligned.
     """
     ordered = sorted(names, key=lambda name: (-source.dtype(name).itemsize, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -111,8 +111,8 @@ def _bytes(source: TypedSource, name: str) -> int:
 
 
 def _set_config(config: Path, source: TypedSource, changes: Mapping[str, Any]) -> None:
-    """Say in config.json what was written, since transformers loads as it says; other companions stay as they
-    are.
+    """Say in config.json what was written, because transformers loads a model as it says. Other companions
+    stay as they are.
     """
     if not config.exists():
         return

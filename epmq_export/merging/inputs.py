@@ -1,5 +1,5 @@
-"""What every rule reads: float32 tensors of the base and of the experts, one at a time, and the numbers that
-go with them.
+"""The inputs of every rule: float32 tensors of the base and of the experts, one at a time, and the numbers
+that go with them.
 """
 
 import hashlib
@@ -28,11 +28,14 @@ class Inputs:
     layers: Layers
 
     def base(self, tensor: str) -> Tensor:
-        """Return the base's tensor, float32; InputError where a value is not finite."""
+        """Return the base's tensor, float32. Raises InputError where a value is not finite."""
         return _finite(self.source, tensor, "the base")
 
     def expert(self, index: int, tensor: str) -> Tensor:
-        """Return an expert's tensor, float32, of its own memory; InputError where a value is not finite."""
+        """Return an expert's tensor, float32, of its own memory.
+
+        Raises InputError where a value is not finite.
+        """
         return _finite(self.experts[index], tensor, self.settings.models[index].name)
 
     def task_vector(self, index: int, tensor: str, base: Tensor) -> Tensor:
@@ -53,12 +56,12 @@ class Inputs:
         return [self.model_number(index, name, tensor) for index in range(len(self.experts))]
 
     def model_key(self, index: int, name: str, tensor: str) -> Key:
-        """Return where the recipe says a number of an expert, for a tensor."""
+        """Return the key at which the recipe gives a number of an expert for a tensor."""
         return self.settings.models[index].numbers[name].key_at(self.layers.name_in(index, tensor))
 
     @property
     def mergekit(self) -> bool:
-        """Whether mergekit is followed where it departs from the rule's paper."""
+        """Tell whether mergekit is followed where it differs from the rule's paper."""
         return self.settings.convention == "mergekit"
 
     def uniform(self, index: int, tensor: str) -> Tensor:
@@ -78,7 +81,7 @@ class Inputs:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Return whether there is no NaN and no infinity.
+    """Tell whether a tensor has no NaN and no infinity.
 
     Both show in the extremes, which are found much faster than `isfinite` is computed.
     """

@@ -13,7 +13,7 @@ from epmq_export.merging.settings import MergeSettings
 from epmq_export.tensors.compatible import require_fit
 from epmq_export.tensors.source import TypedSource
 
-# What a recipe's `dtype` and `out_dtype` may say.
+# The dtypes that a recipe's `dtype` and `out_dtype` may name.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -39,8 +39,9 @@ class Merged:
         return self._dtype if self._dtype is not None and stored.is_floating_point else stored
 
     def load(self, name: str) -> Tensor:
-        """Return a tensor; one of integers is the base's. RecipeError where a result does not fit its
-        dtype.
+        """Return a tensor. A tensor of integers is the base's.
+
+        Raises RecipeError where a result does not fit its dtype.
         """
         if not self._inputs.source.dtype(name).is_floating_point:
             return self._inputs.source.load(name)
@@ -63,8 +64,8 @@ def merged(
     """Return the merge of experts, in the order of `settings.models`, all under the base's tensor names.
 
     Floating tensors get `dtype`, or by default the base's own. `layers` says which layers of a model these
-    are, by default all. InputError where an expert does not fit the base (headers are compared; no tensor is
-    read).
+    are, by default all. Raises InputError where an expert does not fit the base (headers are compared; no
+    tensor is read).
     """
     if len(experts) != len(settings.models):
         raise ValueError(f"{len(experts)} experts for {len(settings.models)} models in the settings")

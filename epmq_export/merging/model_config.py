@@ -1,4 +1,4 @@
-"""What a merge changes in config.json: how many layers there are, and how many tokens."""
+"""The changes that a merge makes in config.json: the number of layers and the number of tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 from epmq_export.errors import InputError
 
-# What families call the number of layers; T5 and its like have the decoder's apart, and models of two towers
-# one config for each.
+# The keys under which families have the number of layers. T5 and its like have a second one for the decoder,
+# and models of two towers have a config for each tower.
 _COUNTS = (
     "num_hidden_layers",
     "n_layer",
@@ -17,17 +17,18 @@ _COUNTS = (
     "decoder_layers",
     "num_decoder_layers",
 )
-_TOWERS = ("text", "vis", "audio", "decoder", "encoder")  # `vision` and `visual`
+# Parts of towers' names. `vis` stands for `vision` and `visual`.
+_TOWERS = ("text", "vis", "audio", "decoder", "encoder")
 
 
 def layer_changes(
     config: Mapping[str, Any], path: Path, layers: Mapping[str, int], origins: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
-    """Return the keys of config.json that change where stacks of `layers` (by name) become those that
-    `origins` lists, by the number each came from.
+    """Return the keys of config.json that change where stacks of `layers` layers (by name) become stacks of
+    the layers that `origins` lists, each by the number that it came from.
 
-    What the config lists by layer (`layer_types`) follows. InputError where it does not say which key counts
-    a stack's layers.
+    Lists of one value a layer (`layer_types`) change with them. Raises InputError where the config does not
+    tell which key counts a stack's layers.
     """
     changes: dict[str, Any] = {}
     for stack, origin in origins.items():

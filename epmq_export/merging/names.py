@@ -1,4 +1,4 @@
-"""Where a tensor stands among a model's layers, read off its name."""
+"""The place of a tensor among a model's layers, read from its name."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from epmq_export.tensors.source import TypedSource
 
 _NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
-# What comes before the layers: embeddings and what normalises them. All else without a layer (a final norm, a
-# pooler, a head) comes after.
+# Names of tensors before the layers: embeddings and their norms. All other tensors outside the layers (a
+# final norm, a pooler, a head) come after them.
 _BEFORE = re.compile(r"emb(?!ed_out)|(?:^|\.)(?:wte|wpe|shared|cls_token)(?:\.|$)|pre_la?yr?norm")
 
 # Token, position and type embeddings are matrices too, but tables: their rows are looked up, not multiplied.
@@ -40,12 +40,14 @@ def with_layer(tensor: str, layer: int) -> str:
 
 
 def is_table(tensor: str) -> bool:
-    """Return whether a matrix of this name is a table of rows that are looked up, and no linear's weight."""
+    """Tell whether a matrix of this name is a table whose rows are looked up, and not the weight of a
+    linear.
+    """
     return _TABLE.search(tensor) is not None
 
 
 def comes_before(tensor: str) -> bool:
-    """Return whether a tensor outside the layers stands before them."""
+    """Tell whether a tensor outside the layers stands before them."""
     return _BEFORE.search(tensor) is not None
 
 
@@ -61,18 +63,18 @@ def count_layers(tensors: Iterable[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers that one merge makes: what gradients run over, and what they are called in each of its
-    sources.
+    """The layers that one merge makes: the range that gradients run over, and the names of the layers in each
+    of its sources.
     """
 
     counts: Mapping[str, int]
-    """Layers by stack."""
+    """The number of layers of each stack, by the stack's name."""
 
     first: int = 0
-    """The number, in the merged model, of the first of them."""
+    """The number that the first of them has in the merged model."""
 
     starts: tuple[int, ...] = field(default=())
-    """For each expert, its own number of that layer; where empty, the same."""
+    """The number that this layer has in each expert. Where this is empty, the numbers are the same."""
 
     def share(self, tensor: str) -> float:
         """Return 0 in the first layer of its stack and 1 in the last or only one; 0 outside the layers, as in
@@ -85,7 +87,7 @@ class Layers:
         return (layer - self.first) / (count - 1) if count > 1 else 1.0
 
     def name_in(self, index: int, tensor: str) -> str:
-        """Return what the tensor is called in an expert."""
+        """Return the name of the tensor in an expert."""
         layer = layer_of(tensor)
         if layer is None or stack_of(tensor) not in self.counts or not self.starts:
             return tensor
@@ -93,8 +95,8 @@ class Layers:
 
 
 def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
-    """Return whether a tensor has a row a token: it stands outside the layers and has the `size` rows that
-    the config says, and is none that has so many by chance.
+    """Tell whether a tensor has one row for each token: it stands outside the layers, has the `size` rows
+    that the config gives, and does not have so many by chance.
     """
     other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))
     return (

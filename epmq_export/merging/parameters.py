@@ -1,5 +1,5 @@
-"""A merge rule's numbers, as mergekit's files write them: one for all, a gradient over the layers, or by a
-part of the tensor's name.
+"""The numbers of a merge rule, as mergekit's files write them: one for all tensors, a gradient over the
+layers, or a number for tensors with a certain part in their name.
 """
 
 import sys
@@ -12,7 +12,9 @@ from epmq_export.errors import Key, SettingError
 
 @dataclass(frozen=True)
 class Level:
-    """Parameters that stand in one place of a recipe: those of a model, of a slice, of a module or of all."""
+    """Parameters that stand in one place of a recipe: those of a model, a slice, a module, or the whole
+    recipe.
+    """
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
     key: Key = ("parameters",)
@@ -27,18 +29,18 @@ class Entry:
     """A number for some tensors."""
 
     key: Key
-    """Where the recipe says it; for a default, where it could."""
+    """The place where the recipe gives it; for a default, the place where it could be given."""
 
     filter: str
     """A part of the names of its tensors; empty for all of them."""
 
     gradient: tuple[float, ...]
-    """Its value from the first layer to the last, one or more numbers."""
+    """The values from the first layer to the last: one or more numbers."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number by tensor: of the entries, the first counts whose filter is a part of the tensor's name."""
+    """A number for each tensor. The first entry whose filter is a part of the tensor's name decides."""
 
     entries: tuple[Entry, ...]
 
@@ -55,7 +57,7 @@ class Parameter:
         return gradient[low] + (place - low) * (gradient[high] - gradient[low])
 
     def key_at(self, tensor: str) -> Key:
-        """Return where the recipe says the value for a tensor of that name."""
+        """Return the key at which the recipe gives the value for a tensor of that name."""
         return self._entry(tensor).key
 
     def _entry(self, tensor: str) -> Entry:
@@ -70,11 +72,11 @@ class Parameter:
 def parameter(
     where: str, name: str, levels: Sequence[Level], default: float | None, flag: bool = False
 ) -> Parameter:
-    """Return a parameter as levels of a recipe have it, the first of them first, then the default.
+    """Return a parameter from the levels of a recipe, the first of them first, and then the default.
 
-    A flag is 1 or 0. SettingError, its sentence beginning with `where`, for what is none of a number, a list
-    of numbers, and {filter, value} objects (for a flag: true or false, and such objects), and where there is
-    no default and the levels leave some tensors without a value.
+    A flag is 1 or 0. Raises SettingError, its sentence beginning with `where`, for a value that is not a
+    number, a list of numbers, or {filter, value} objects (for a flag: true or false, or such objects), and
+    where there is no default and the levels leave some tensors without a value.
     """
     entries: list[Entry] = []
     for level in levels:
@@ -90,7 +92,8 @@ def parameter(
             f"{'true or false' if flag else 'a number'}: it has no default",
         )
     reached = next(index for index, entry in enumerate(entries) if not entry.filter)
-    return Parameter(tuple(entries[: reached + 1]))  # what no tensor can reach is not judged
+    # Entries that no tensor can reach are dropped, so that their range is not checked.
+    return Parameter(tuple(entries[: reached + 1]))
 
 
 def _entries(key: Key, where: str, setting: Any, flag: bool) -> list[Entry]:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""What is merged into what: modules of slices of layers, each with its rule's settings."""
+"""The plan of a merge: modules of slices of layers, each with the settings of its rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Strand:
     """One model of a slice."""
 
     key: Key
-    """Where the recipe names it."""
+    """The place where the recipe names it."""
 
     name: str
     location: str
     layers: tuple[int, int] | None
-    """The first, and the one after the last; None: all of the model's."""
+    """The first layer and the one after the last, or None for all layers of the model."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Slice:
 
     settings: MergeSettings
     base: Strand
-    """The model whose names, shapes and dtypes count: for a rule that knows no base, the base if it is among
-    the experts, else the first of them.
+    """The model whose names, shapes and dtypes count. For a rule that needs no base, it is the recipe's base
+    if that is among the experts, and else the first expert.
     """
 
     experts: Sequence[Strand]
@@ -42,19 +42,19 @@ class Plan:
     """What a recipe merges."""
 
     base: Strand
-    """The recipe's own base, whatever that of a slice is."""
+    """The base of the recipe itself, whichever base a slice has."""
 
     counts_base: bool
-    """Whether the rule needs no base, and counts one that is listed as one of the models."""
+    """Whether the rule needs no base, and merges one that is listed like any other model."""
 
     modules: Mapping[str, Sequence[Slice]]
-    """By name; WHOLE alone where models are merged as they are."""
+    """The slices of each module, by its name. Where models are merged as they are there is WHOLE alone."""
 
     key: Key
-    """Where the recipe has them: its `models`, `slices` or `modules`."""
+    """The place where the recipe has them: its `models`, `slices` or `modules`."""
 
     def keeps_layers(self) -> bool:
-        """Return whether each layer of the merge is made of the same layer of every model."""
+        """Tell whether each layer of the merge is made of the same layer of every model."""
         for slices in self.modules.values():
             first = 0
             for part in slices:

@@ -15,7 +15,7 @@ from epmq_export.merging.settings import CONVENTIONS, MergeSettings, read_settin
 def rules_in(package: ModuleType) -> dict[str, Rule]:
     """Return the `RULES` of every module that lies right in a package, sorted by name.
 
-    ValueError where two modules have a rule of the same name.
+    Raises ValueError where two modules have a rule of the same name.
     """
     found: dict[str, Rule] = {}
     for module in iter_modules(package.__path__, f"{package.__name__}."):
@@ -45,9 +45,9 @@ def merge_settings(
 
     `levels` are one or more, the nearest to the models first. A model's own value goes before theirs, and
     these before the rule's default, tensor by tensor. `weighted` says that the recipe sets weights, if not
-    here then in another of its slices or modules; `key` is where it names the models. SettingError for an
-    unknown rule or parameter, with the nearest valid name, for a value of the wrong kind or out of range, and
-    for too few or too many models.
+    here then in another of its slices or modules; `key` is where it names the models. Raises SettingError for
+    an unknown rule or parameter, with the nearest valid name, for a value of the wrong kind or out of range,
+    and for too few or too many models.
     """
     rule = RULES.get(merge_method)
     if rule is None:

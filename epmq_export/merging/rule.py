@@ -1,4 +1,4 @@
-"""What a rule of merging is."""
+"""The declaration of a merge rule."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.settings import MergeSettings, Number
 
 Merge = Callable[[str], Tensor]
-"""Computes the merged tensor of a name, float32."""
+"""A function that computes the merged tensor of a name, float32."""
 
 Sparsify = Callable[[Tensor, int, str], Tensor]
-"""Returns what is kept of a task vector, given with its expert's index and its tensor's name; may change it
-in place.
+"""A function that returns the part of a task vector that is kept. It takes the task vector, its expert's
+index and its tensor's name, and may change the vector in place.
 """
 
 
@@ -23,23 +23,23 @@ class Rule:
 
     merge: Callable[[Inputs], Merge]
     parameters: Mapping[str, Number]
-    """What a recipe may set, by its names."""
+    """The numbers that a recipe may set, by their names."""
 
     cost: str
-    """What merging a tensor takes, for the forecast; {experts} stands for their number, {more} for one
-    more.
+    """The work that merging a tensor takes, for the forecast. {experts} stands for the number of experts,
+    {more} for one more.
     """
 
     experts: tuple[int, int | None] = (1, None)
-    """The fewest and the most that it can merge; None: any number."""
+    """The fewest and the most experts that it can merge. None is any number."""
 
     check: Callable[[MergeSettings], None] = lambda settings: None
-    """Raises SettingError for numbers that do not go together."""
+    """A function that raises SettingError for numbers that do not go together."""
 
     counts_base: bool = False
-    """Whether a base that is listed among the models is one of the merged, and no base is needed."""
+    """Whether the rule needs no base, and merges a base that is listed among the models like any other."""
 
     costly: bool = False
-    """Whether a tensor takes far longer to compute than to read: what reads a merge more than once then keeps
-    it.
+    """Whether a tensor takes far longer to compute than to read. A merge that is read more than once is then
+    kept on disk.
     """

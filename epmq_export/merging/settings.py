@@ -1,5 +1,5 @@
-"""What a recipe says about a merge: a rule, whose convention it follows, its numbers, and the numbers of each
-model.
+"""The settings that a recipe gives a merge: a rule, the convention that it follows, its numbers, and the
+numbers of each model.
 """
 
 import logging
@@ -13,7 +13,7 @@ from epmq_export.merging.parameters import Level, Parameter, parameter
 log = logging.getLogger(__name__)
 
 CONVENTIONS = ("paper", "mergekit")
-# mergekit's, for the masks of its rules. Here masks are never kept, so there is nothing to make smaller.
+# Parameters of mergekit for the masks of its rules. Here masks are never kept, so these change nothing.
 _NO_EFFECT = ("int8_mask",)
 
 
@@ -22,16 +22,16 @@ class Number:
     """A parameter that a rule reads, as the rule's own file declares it."""
 
     default: float | None = None
-    """What counts where the recipe is silent; None: the recipe must speak."""
+    """The value where the recipe gives none. None: the recipe must give one."""
 
     mergekit: float | None = None
-    """The default under mergekit's convention, where it is another."""
+    """The default under mergekit's convention, where it differs."""
 
     weighted: float | None = None
-    """The default where the recipe sets weights, where it is another."""
+    """The default where the recipe sets weights, where it differs."""
 
     by_model: bool = False
-    """Whether a model may have its own."""
+    """Whether each model may have its own value."""
 
     least: float = -inf
     most: float = inf
@@ -69,22 +69,26 @@ def flag(default: bool, mergekit: bool | None = None) -> Number:
 
 @dataclass(frozen=True)
 class ModelSettings:
+    """The settings of one model of a merge."""
+
     name: str
-    """As the recipe names it."""
+    """The name that the recipe gives it."""
 
     numbers: Mapping[str, Parameter]
-    """What may differ by model."""
+    """The numbers that may differ by model."""
 
 
 @dataclass(frozen=True)
 class MergeSettings:
+    """The settings of a merge."""
+
     rule: str
     convention: str
-    """One of CONVENTIONS: what is followed where a rule's paper and mergekit disagree."""
+    """One of CONVENTIONS: which is followed where a rule's paper and mergekit disagree."""
 
     models: tuple[ModelSettings, ...]
     numbers: Mapping[str, Parameter]
-    """What is the same for all models."""
+    """The numbers that are the same for all models."""
 
 
 def read_settings(
@@ -96,12 +100,12 @@ def read_settings(
     models: Sequence[tuple[str, Level]],
     weighted: bool,
 ) -> MergeSettings:
-    """Return the settings of a rule that declares its numbers, from levels and models as `merge_settings` has
-    them.
+    """Return the settings of a rule that declares its numbers, from levels and models as `merge_settings`
+    takes them.
 
     `others` are the names that some other rule reads. A model's own value goes before those of the levels,
-    and these before the rule's default, tensor by tensor. SettingError for an unknown name, with the nearest
-    valid one, and for a value of the wrong kind or out of range.
+    and these go before the rule's default, tensor by tensor. Raises SettingError for an unknown name, with
+    the nearest valid one, and for a value of the wrong kind or out of range.
     """
     _check_names("parameters", rule, levels, declared, others)
     by_model = {key: number for key, number in declared.items() if number.by_model}

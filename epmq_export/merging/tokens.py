@@ -1,4 +1,4 @@
-"""What a merge says of single tokens of its vocabulary."""
+"""The settings of single tokens of a merge's vocabulary."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class TokenEntry:
-    """What a model that lacks a token takes for its row of the embeddings."""
+    """The row of the embeddings that a model without a token takes for it."""
 
     source: str | TokenRow | None = None
-    """A model, whose own row of the token it is; a row of one; "zero"; or None for what the models that have
-    the token say.
+    """A model, for its own row of the token; a row of a model; "zero"; or None for the rows of the models
+    that have the token.
     """
 
     force: bool = False
-    """Whether it is for the models that have the token, too."""
+    """Whether the models that have the token take this row as well."""

@@ -1,10 +1,10 @@
 """One vocabulary for models that have several: mergekit's `tokenizer_source`, `tokenizer` and
 `chat_template`.
 
-The merge gets one tokenizer; every model's token embeddings (and head) are put in that tokenizer's order
-before they are merged. A token that a model lacks gets the row that the recipe names for it, else that of the
-only model that has it, else the base's, else the mean of those that have it; a token that none has gets zeros
-and a line in the log. Of slices, each is filled from its own models alone.
+The merge gets one tokenizer, and the token embeddings (and head) of every model are put in its order before
+they are merged. A token that a model lacks gets the row that the recipe names for it, or else the row of the
+only model that has it, of the base, or the mean of the models that have it, in this order. A token that no
+model has gets zeros and a line in the log. Each slice is filled from its own models alone.
 """
 
 import logging
@@ -44,29 +44,29 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The merge's tokens, and where each model has them."""
+    """The tokens of the merge, and where each model has them."""
 
     tokens: Mapping[str, int]
-    """Ids from 0 without a gap."""
+    """The id of each token. Ids count from 0 without a gap."""
 
     size: int
-    """Rows of the merge's embeddings: tokens, and padding."""
+    """The number of rows of the merge's embeddings: tokens and padding."""
 
     rows: Mapping[str, Tensor]
-    """By location: the model's own row of each token, -1 where it has none; int64 [tokens]."""
+    """The model's own row of each token, -1 where it has none, int64 [tokens], by the model's location."""
 
     sizes: Mapping[str, int]
-    """By location: how many rows its config says that it has."""
+    """The number of rows that the model's config gives, by the model's location."""
 
     own: Mapping[str, Mapping[str, int]]
-    """By location: the model's own tokens."""
+    """The model's own tokens with their ids, by the model's location."""
 
     entries: Mapping[str, TokenEntry]
-    """What is asked of single tokens, models by their locations."""
+    """The settings of single tokens, with models by their locations."""
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
-    """Return a model's tokenizer; InputError where it has none that transformers reads."""
+    """Return a model's tokenizer. Raises InputError where it has none that transformers reads."""
     directory = checkpoint.model_directory
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -86,8 +86,8 @@ def vocabulary(
     """Return the merge's tokenizer and vocabulary, its rows padded to a multiple of `multiple`.
 
     `source` is "base", "union" or a location; `models` are by location, the base first, and so are those in
-    `entries`. InputError for a tokenizer that its model's embeddings do not fit, SettingError for an entry's
-    token that the tokenizer does not take.
+    `entries`. Raises InputError for a tokenizer that its model's embeddings do not fit, SettingError for an
+    entry's token that the tokenizer does not take.
     """
     base = next(iter(models))
     tokenizers = _tokenizers(models, needed=(base, source))
@@ -205,7 +205,7 @@ def chat_template(asked: str, models: Mapping[str, Checkpoint]) -> str:
     """Return the template that a recipe's `chat_template` means: Jinja as it is, or with `auto` the one that
     most models have.
 
-    SettingError for text that is no Jinja, and for `auto` where no model has a template.
+    Raises SettingError for text that is no Jinja, and for `auto` where no model has a template.
     """
     if asked != "auto":
         if "{" not in asked:
@@ -235,7 +235,7 @@ def chat_template(asked: str, models: Mapping[str, Checkpoint]) -> str:
 
 
 def write_tokenizer(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
-    """Write a tokenizer in place of what tokenizer files are there."""
+    """Write a tokenizer, in place of the tokenizer files that are there."""
     for name in TOKENIZER_FILES:
         (directory / name).unlink(missing_ok=True)
     tokenizer.save_pretrained(directory)

@@ -1,1 +1,1 @@
-"""The rules of merging, one or a few akin a file: each module here declares `RULES`."""
+"""The merge rules. Each module here holds one rule, or a few similar ones, and declares `RULES`."""

@@ -1,10 +1,10 @@
-"""Model Breadcrumbs (arXiv 2312.06795): drop a task vector's outliers and its small change, then task
-arithmetic or TIES.
+"""Model Breadcrumbs (arXiv 2312.06795): drop the outliers and the small entries of a task vector, then do
+task arithmetic or TIES.
 
-Of a tensor's entries by magnitude, the largest `gamma` share goes, and of the others the largest stay, as
-many as `density` says (the paper's 1 - gamma and 1 - beta). Where too few are left, fewer of the largest go.
-Defaults are where the authors' own search starts; `breadcrumbs_ties` is mergekit's combination with TIES's
-election.
+The `gamma` share of a tensor's entries that is largest in magnitude is dropped. Of the others the largest
+stay, as many as `density` says (the paper's 1 - gamma and 1 - beta). Where too few would be left, fewer of
+the largest are dropped. The defaults are where the authors' own search starts. `breadcrumbs_ties` is
+mergekit's combination with the election of TIES.
 """
 
 import torch
@@ -20,7 +20,7 @@ from epmq_export.merging.settings import Number, flag
 
 
 def thin(inputs: Inputs) -> Sparsify:
-    """Return what drops the largest and the smallest entries of a tensor's task vector."""
+    """Return a function that drops the largest and the smallest entries of a tensor's task vector."""
 
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
         density, size = inputs.model_number(index, "density", tensor), vector.numel()

@@ -1,11 +1,12 @@
-"""DARE (arXiv 2311.03099): drop entries of a task vector at random and lengthen the others, then task
+"""DARE (arXiv 2311.03099): drop entries of a task vector at random and lengthen the others, then do task
 arithmetic or TIES.
 
 An entry is kept with the probability `density` and divided by it, so that the expectation stays. In
-`dare_ties` dropping takes the place of trimming, as in mergekit; the authors' code trims what is left as
-well. Which entries are kept depends on `seed`, the expert's name and the tensor's, and on nothing else.
+`dare_ties` dropping takes the place of trimming, as in mergekit; the code of the authors also trims what is
+left. The entries that are kept depend on `seed`, the expert's name and the tensor's name, and on nothing
+else.
 
-mergekit's convention: what is kept is lengthened to the L1 norm that the tensor's task vector had.
+Under mergekit's convention, the kept entries are lengthened to the L1 norm that the tensor's task vector had.
 """
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from epmq_export.merging.settings import Number, flag
 
 
 def drop(inputs: Inputs) -> Sparsify:
-    """Return what drops entries of a task vector at random."""
+    """Return a function that drops entries of a task vector at random."""
 
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
         density = inputs.model_number(index, "density", tensor)

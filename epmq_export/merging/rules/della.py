@@ -1,11 +1,11 @@
-"""DELLA (arXiv 2406.11617): DARE whose drops spare what is large.
+"""DELLA (arXiv 2406.11617): DARE that drops large entries less often than small ones.
 
-In each row of a task vector the entries are ranked by magnitude; the probability of being kept rises evenly
+The entries in each row of a task vector are ranked by magnitude. The probability of being kept rises evenly
 with the rank, from density - epsilon for the smallest to density + epsilon for the largest, and a kept entry
-is divided by its own. A row runs along a tensor's second dimension; a tensor of one dimension is one row.
-Then TIES's election and mean (`della`) or task arithmetic (`della_linear`).
+is divided by its own probability. A row runs along a tensor's second dimension; a tensor of one dimension is
+one row. Then follow the election and the mean of TIES (`della`) or task arithmetic (`della_linear`).
 
-mergekit's convention: what is kept is lengthened to the L1 norm that the tensor's task vector had.
+Under mergekit's convention, the kept entries are lengthened to the L1 norm that the tensor's task vector had.
 """
 
 from torch import Tensor
@@ -21,9 +21,9 @@ from epmq_export.merging.settings import Number, flag
 
 
 def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float) -> Tensor:
-    """Return how probable it is that an entry is kept, in the vector's shape, float32.
+    """Return the probability that each entry is kept, float32, in the vector's shape.
 
-    Of equal magnitudes, the later ranks higher.
+    The later of two equal magnitudes ranks higher.
     """
     rows = vector.abs().reshape(1, -1) if vector.ndim < 2 else vector.abs().transpose(1, -1)
     if rows.shape[-1] < 2:
@@ -34,9 +34,9 @@ def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float
 
 
 def drop_by_rank(inputs: Inputs) -> Sparsify:
-    """Return what drops entries of a task vector by their rank.
+    """Return a function that drops entries of a task vector by their rank.
 
-    SettingError where a probability would leave 0 to 1; a density of 0 or 1 needs no epsilon.
+    Raises SettingError where a probability would leave 0 to 1. A density of 0 or 1 needs no epsilon.
     """
     for index, model in enumerate(inputs.settings.models):
         for tensor in inputs.floating():

@@ -1,10 +1,14 @@
-"""Isotropic merging (arXiv 2502.04959): the sum of the task vectors with all singular values alike.
+"""Isotropic merging (arXiv 2502.04959): the sum of the task vectors with all its singular values made equal.
 
-`iso_c`: for a linear, U V^T of the sum's singular vectors, times the mean of its min(out, in) singular
-values. `iso_cts` keeps of the sum a leading share, `common_space_fraction`, rounded so that the rest divides
-among the experts; each adds the leading triplets of its task vector outside that space; U and V are made
-orthogonal as in TSV-M, and the values replaced by their mean. Other tensors get the mean. Directions with a
-singular value of 0 are not unique and get none of the mean value.
+`iso_c` takes, for a linear, U V^T of the sum's singular vectors times the mean of its min(out, in) singular
+values.
+
+`iso_cts` keeps a leading share of the sum's triplets, `common_space_fraction`, rounded so that the rest
+divides among the experts. Each expert adds the leading triplets of its task vector outside that space. U and
+V are made orthogonal as in TSV-M, and the values are replaced by their mean.
+
+Other tensors get the mean. Directions with a singular value of 0 are not unique and get none of the mean
+value.
 """
 
 import torch

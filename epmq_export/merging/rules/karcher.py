@@ -1,10 +1,11 @@
-"""Karcher mean: the models' tensors as points of a sphere, and the point whose geodesics to them sum to zero.
+"""The Karcher mean: the models' tensors are points of a sphere, and the mean is the point whose geodesics to
+them sum to zero.
 
-As mergekit does it, tensor by tensor (the same fixed point is studied in arXiv 2603.04972): from the
+It is computed as in mergekit, tensor by tensor (arXiv 2603.04972 studies the same fixed point). From the
 normalised mean of the unit vectors u_i, repeat
 
-    step = mean_i angle_i / sin(angle_i) (u_i - cos(angle_i) u)        u <- cos(|step|) u + sin(|step|) step /
-                                                                       |step|
+    step = mean_i angle_i / sin(angle_i) (u_i - cos(angle_i) u)
+    u <- cos(|step|) u + sin(|step|) step / |step|
 
 until |step| <= tol, at most max_iter times. The result has the mean of the models' lengths. Tensors no longer
 than tol give no direction. Each step reads every model's tensor again, so that memory does not grow with
@@ -54,9 +55,8 @@ def karcher(inputs: Inputs) -> Merge:
                 other = unit(index)
                 cosine = max(-1.0, min(1.0, dot(other, mean)))
                 sine = math.sqrt(1 - cosine * cosine)
-                if (
-                    sine > tol
-                ):  # else the model is there already, or just opposite, where no direction leads to it
+                # Else the model is there already, or is just opposite, where no direction leads to it.
+                if sine > tol:
                     step.add_(other.add_(mean, alpha=-cosine), alpha=math.acos(cosine) / sine / len(pointing))
             size = length(step)
             if size <= tol:

@@ -21,7 +21,7 @@ from epmq_export.merging.rule import Merge, Rule
 from epmq_export.merging.settings import flag
 
 log = logging.getLogger(__name__)
-# A mean cosine of -1 / (N - 1), as of two experts that point against each other, has no ratio.
+# The ratio has no value at a mean cosine of -1 / (N - 1), as two experts that point against each other have.
 _SINGULAR = 1e-6
 
 

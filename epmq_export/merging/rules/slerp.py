@@ -1,11 +1,11 @@
 """Spherical linear interpolation of two models, as mergekit does it (Shoemake 1985, tensor by tensor).
 
-From the base to its one expert, or, where there are two experts, from the first to the second:
+It goes from the base to the one expert or, where there are two experts, from the first to the second:
 
     W = W_a sin((1 - t) angle) / sin(angle) + W_b sin(t angle) / sin(angle)
 
-`angle` is that between the flattened tensors. Where they are nearly on a line (|cos| > 0.9995), W = (1 - t)
-W_a + t W_b. A tensor of zeros counts as orthogonal to all others.
+`angle` is the angle between the flattened tensors. Where they are nearly on a line (|cos| > 0.9995), W = (1 -
+t) W_a + t W_b. A tensor of zeros counts as orthogonal to all others.
 """
 
 import math
@@ -38,7 +38,7 @@ def cosine(first: Tensor, second: Tensor) -> float:
 
 
 def shares(t: float, cosine: float) -> tuple[float, float]:
-    """Return how much of the first tensor and of the second stands at `t` on the arc between them."""
+    """Return the shares of the first and of the second tensor at `t` on the arc between them."""
     if abs(cosine) > _LINE:
         return 1 - t, t
     angle = math.acos(cosine)

@@ -1,6 +1,6 @@
 """Task arithmetic: base + lambda * sum_i w_i (W_i - base) (arXiv 2212.04089).
 
-With `normalize`, the sum is divided by that of the weights.
+With `normalize`, the sum is divided by the sum of the weights.
 """
 
 import torch
@@ -11,14 +11,14 @@ from epmq_export.merging.rule import Merge, Rule, Sparsify
 from epmq_export.merging.rules.shared.weights import WEIGHT, require_divisible, summed
 from epmq_export.merging.settings import Number, flag
 
-# The paper's 0.3, unless the recipe sets weights: they say the lengths of the task vectors already.
+# The default is the paper's 0.3. Where a recipe sets weights it is 1: they already give the lengths.
 LAMBDA = Number(0.3, mergekit=1.0, weighted=1.0)
 
 
 def added(inputs: Inputs, sparsify: Sparsify) -> Merge:
     """Return task arithmetic with what `sparsify` keeps of the task vectors.
 
-    SettingError where the weights that it divides by sum to 0.
+    Raises SettingError where the weights that it divides by sum to 0.
     """
     require_divisible(inputs)
 

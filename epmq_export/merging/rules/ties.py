@@ -1,13 +1,14 @@
-"""TIES (arXiv 2306.01708): trim each task vector, elect a sign for each entry, average those that agree.
+"""TIES (arXiv 2306.01708): trim each task vector, elect a sign for each entry, and average the values that
+agree with it.
 
 Trimming keeps an expert's largest `density` share of |task vector| over all its parameters flattened, as in
 the paper (where the density differs by tensor, over all tensors of one density). An entry whose trimmed
-vectors cancel exactly takes the sign of the majority over all parameters, as the authors' code does. Weights
-multiply the task vectors before the election and divide by those that agree, as mergekit's; with equal
-weights that is the paper's mean.
+vectors cancel exactly takes the sign of the majority over all parameters, as in the authors' code. Weights
+multiply the task vectors before the election, and the sum is divided by the weights that agree, as in
+mergekit; with equal weights this is the paper's mean.
 
-mergekit's convention: trimmed tensor by tensor, to exactly int(density * entries); what cancels exactly
-counts as positive.
+Under mergekit's convention, each tensor is trimmed by itself, to exactly int(density * entries), and what
+cancels exactly counts as positive.
 """
 
 from collections.abc import Iterator
@@ -26,13 +27,11 @@ from epmq_export.merging.settings import MergeSettings, Number, flag
 
 
 def trim(inputs: Inputs) -> Sparsify:
-    """Return what keeps the largest entries of a task vector."""
+    """Return a function that keeps the largest entries of a task vector."""
 
     @cache
     def threshold(index: int, density: float) -> float:
-        """Return the smallest magnitude that an expert's trimming keeps; all entries that equal it are
-        kept.
-        """
+        """Return the smallest magnitude that an expert's trimming keeps. All entries equal to it are kept."""
         names = [name for name in inputs.floating() if inputs.model_number(index, "density", name) == density]
 
         def magnitudes() -> Iterator[Tensor]:
@@ -58,7 +57,7 @@ def trim(inputs: Inputs) -> Sparsify:
 
 
 def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
-    """Return TIES's election and mean on what `sparsify` keeps of the task vectors."""
+    """Return the election and the mean of TIES on what `sparsify` keeps of the task vectors."""
 
     def elect(tensor: str, base: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return five sums by entry: of all values, of those that are positive and of those that are
@@ -107,7 +106,7 @@ def ties(inputs: Inputs) -> Merge:
 
 
 def positive_weights(settings: MergeSettings) -> None:
-    """Raise SettingError where the mean would divide by negative weights; mergekit does."""
+    """Raise SettingError where the mean would divide by negative weights. mergekit allows that."""
     for model in settings.models:
         entry = min(model.numbers["weight"].entries, key=lambda entry: min(entry.gradient))
         least = min(entry.gradient)

@@ -1,9 +1,10 @@
 """TSV-M (arXiv 2412.00081): the leading singular triplets of all experts side by side, made orthogonal.
 
-For a linear [out, in] and T experts, r = min(out, in): of each task vector the floor(r / T) largest triplets;
-all U side by side, all V, each replaced by the orthogonal factor of its polar decomposition; U diag(s) V^T.
-Other tensors, and linears with r < T, get the mean. Where task vectors are of low rank (adapters, equal
-experts) the paper's matrices are not unique: triplets with a value of 0 are left out.
+For a linear [out, in], T experts and r = min(out, in), the floor(r / T) largest triplets of each task vector
+are taken. All U stand side by side, and so do all V, and each of the two matrices is replaced by the
+orthogonal factor of its polar decomposition. The result is U diag(s) V^T. Other tensors, and linears with r <
+T, get the mean. Where task vectors are of low rank (adapters, equal experts) the paper's matrices are not
+unique, so triplets with a value of 0 are left out.
 """
 
 import logging

@@ -1,12 +1,12 @@
-"""WUDI (arXiv 2503.08099): for each linear, the vector that disturbs every expert least on the inputs its own
-task vector points to.
+"""WUDI (arXiv 2503.08099): for each linear, the vector that disturbs every expert least on the inputs that
+its own task vector points to.
 
     minimise  sum_t || (tau - tau_t) tau_t^T ||^2 / || tau_t ||^2      from tau = sum_t tau_t, with Adam
 
 With G_t = tau_t^T tau_t / || tau_t ||^2 and d = tau - sum_t tau_t, half the gradient is d sum_t G_t + sum_t
-(sum_s tau_s - tau_t) G_t: two sums over the experts, so that neither memory nor a step's cost (out * in * in
-multiplications) grows with their number. Each expert is read twice. float32 throughout; no random numbers.
-Other tensors get the mean.
+(sum_s tau_s - tau_t) G_t. These are two sums over the experts, so that neither memory nor the cost of a step
+(out * in * in multiplications) grows with their number. Each expert is read twice. Everything is float32, and
+there are no random numbers. Other tensors get the mean.
 """
 
 import torch

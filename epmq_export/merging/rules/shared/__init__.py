@@ -1,1 +1,1 @@
-"""What several rules share."""
+"""Parts that several rules share."""

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# float32 numbers >= 0 are ordered as their bits are, read as integers: 31 bits, of which the first pass
-# counts the upper 16 and the second the lower 15 among those in the bin that the first found.
+# float32 numbers >= 0 have the order of their bits, read as integers of 31 bits. The first pass counts the
+# upper 16 bits. The second counts the lower 15 bits of the numbers in the bin that the first pass found.
 _LOW_BITS = 15
 _HIGH, _LOW = 1 << 16, 1 << _LOW_BITS
 _PIECE = 1 << 22
@@ -16,8 +16,8 @@ def kth_largest(stream: Callable[[], Iterator[Tensor]], k: int, size: int) -> fl
     """Return the k-th largest of the `size` numbers in all 1-D float32 tensors, finite and >= 0, that
     `stream` yields each time it is called.
 
-    It is infinity for k = 0, and 0 for k >= size: as thresholds they keep nothing and everything. The stream
-    is read twice.
+    The result is infinity for k = 0, and 0 for k >= size, because as thresholds these keep nothing and
+    everything. The stream is read twice.
     """
     if k <= 0:
         return float("inf")

@@ -1,28 +1,29 @@
-"""What the rules that thin out task vectors share."""
+"""Parts that the rules that thin out task vectors share."""
 
 from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.settings import Number
 
-# TIES, DARE, DELLA and breadcrumbs each keep a share of every expert's task vector. Without a default of its
-# own, a rule needs it said: with the 1 of mergekit, nothing would be thinned out.
+# TIES, DARE, DELLA and breadcrumbs each keep a share of every task vector. A rule that has no default
+# of its own needs the recipe to give one: with the 1 of mergekit nothing would be thinned out.
 DENSITY = Number(mergekit=1.0, by_model=True, least=0, most=1)
 SEED = Number(0, least=0, whole=True)
 
 
 def order(inputs: Inputs, magnitudes: Tensor, descending: bool = False) -> Tensor:
-    """Return the places of a tensor's magnitudes in their order along the last dimension, int64; of equal
-    ones, the first place first.
+    """Return the places of a tensor's magnitudes in their order along the last dimension, int64. Equal ones
+    keep the order of their places.
 
-    Under mergekit's convention equal ones stand as torch's own sort leaves them: with the same torch and
-    machine, as in mergekit.
+    Under mergekit's convention equal ones stand as torch's own sort leaves them, which is the order in
+    mergekit with the same torch on the same machine.
     """
     return magnitudes.argsort(dim=-1, descending=descending, stable=not inputs.mergekit)
 
 
 def match_l1(kept: Tensor, before: Tensor) -> Tensor:
-    """Make `kept`, in place, as long in the L1 norm as the vector it was taken from: mergekit's `rescale`.
+    """Make `kept`, in place, as long in the L1 norm as the vector it was taken from, and return it. This is
+    mergekit's `rescale`.
 
     Lengths below 1e-7 are left.
     """

@@ -1,4 +1,4 @@
-"""What the rules that look at a linear's singular values share."""
+"""Parts that the rules that look at a linear's singular values share."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from epmq_export.merging.rule import Merge
 
 
 def by_linear(inputs: Inputs, merge_linear: Callable[[str, Tensor], Tensor]) -> Merge:
-    """Return base + lambda * `merge_linear(tensor, base)` for the weights of linears, and base + lambda * the
-    mean task vector for all else.
+    """Return a merge that is base + lambda * `merge_linear(tensor, base)` for the weights of linears, and
+    base + lambda * the mean task vector for all other tensors.
     """
 
     def merge(tensor: str) -> Tensor:
@@ -38,12 +38,12 @@ def total(inputs: Inputs, tensor: str, base: Tensor) -> Tensor:
 def triplets(
     tensor: str, matrix: Tensor, most: int | None = None, size: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return U [out, k], s [k] falling and V [in, k]: the singular triplets that float32 tells from 0, `most`
-    of them at most.
+    """Return U [out, k], s [k] falling and V [in, k]: the singular triplets that float32 tells from 0, at
+    most `most` of them.
 
-    Those of a value below eps * max(out, in) * `size` are left out (by default the matrix's own Frobenius
-    norm): there the vectors are any basis that the library happens to return, and a result must not depend on
-    it. InputError where the library finds none.
+    Triplets with a value below eps * max(out, in) * `size` are left out (`size` is by default the Frobenius
+    norm of the matrix). Their vectors are any basis that the library happens to return, and a result must not
+    depend on it. Raises InputError where the library finds none.
     """
     try:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -55,13 +55,13 @@ def triplets(
         torch.finfo(matrix.dtype).eps * max(matrix.shape) * float(matrix.norm() if size is None else size)
     )
     count = int((s > smallest).sum()) if most is None else min(most, int((s > smallest).sum()))
-    # Copies: a view would keep the whole in memory.
+    # These are copies, because a view would keep the whole in memory.
     return u[:, :count].clone(), s[:count].clone(), vh[:count].T.clone()
 
 
 def polar(tensor: str, matrix: Tensor) -> Tensor:
-    """Return the orthogonal factor of a polar decomposition, U V^T; where the matrix is singular, the part of
-    it that is unique.
+    """Return the orthogonal factor of a polar decomposition, U V^T. Where the matrix is singular this is the
+    part of it that is unique.
     """
     u, _, v = triplets(tensor, matrix)
     return u @ v.T

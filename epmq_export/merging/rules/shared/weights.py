@@ -12,7 +12,7 @@ WEIGHT = Number(1.0, by_model=True)
 def summed(weights: Sequence[float]) -> float:
     """Return the sum of the models' weights, one after the other."""
     total = 0.0
-    for weight in weights:  # not `sum`, which rounds otherwise from Python 3.12 on
+    for weight in weights:  # `sum` is not used, because it rounds in another way from Python 3.12 on.
         total += weight
     return total
 
