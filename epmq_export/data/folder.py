@@ -1,4 +1,4 @@
-"""The files of a directory, and which of them are of one split."""
+"""The files of a directory, and which of them belong to one split."""
 
 import re
 from collections.abc import Iterable
@@ -9,16 +9,17 @@ from epmq_export.errors import InputError, did_you_mean
 SPLITS = frozenset(
     {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation"}
 )
-"""Names of folders and of files that are parts of a data set, and no classes."""
+"""Names of folders and files that are parts of a data set, and not classes."""
 
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")
 
 
 def files_in(directory: Path) -> list[Path]:
-    """Return every file at any depth, sorted, but for hidden ones and those of directories that are hidden or
-    begin with `__`, which systems and archives leave.
+    """Return every file at any depth, sorted. Hidden files are left out, and so are those of directories that
+    are hidden or begin with `__`, which systems and archives leave behind.
 
-    InputError for a link to a directory: its files would count neither as data nor in the directory's digest.
+    Raises InputError for a link to a directory: its files would count neither as data nor in the directory's
+    digest.
     """
     found = []
     for path in sorted(directory.rglob("*")):
@@ -32,8 +33,8 @@ def files_in(directory: Path) -> list[Path]:
 
 
 def told(files: list[Path]) -> str:
-    """Return how many files there are, and of which kinds, for a directory that holds none of those that were
-    expected.
+    """Return how many files there are and of which kinds, for the message about a directory that holds none
+    of the expected files.
     """
     kinds = sorted({path.suffix.lower() or path.name for path in files})
     return (
@@ -49,10 +50,10 @@ def tables_of(files: list[Path]) -> list[Path]:
 
 
 def of_split(directory: Path, tables: list[Path], asked: str | None, default: str) -> list[Path]:
-    """Return the files of the split that is asked for, or else of `default`; all where none of them is of a
-    split.
+    """Return the files of the split that is asked for, or else of `default`, or all files where none of them
+    is of a split.
 
-    InputError where there is no such split.
+    Raises InputError where there is no such split.
     """
     splits = _splits_of(tables, directory)
     named = [name for name in splits if name is not None]
@@ -74,10 +75,10 @@ def of_split(directory: Path, tables: list[Path], asked: str | None, default: st
 
 
 def _splits_of(paths: Iterable[Path], directory: Path) -> dict[str | None, list[Path]]:
-    """Return files by split.
+    """Return files by split, and under None those of no split.
 
-    A split is what stands before `-00000-of-00002` in the name; else the whole name or the folder's, where it
-    is a split's.
+    The split is the part before `-00000-of-00002` in the name. Where there is no such part, it is the whole
+    name, or else the folder's name, where that is one of SPLITS.
     """
     found: dict[str | None, list[Path]] = {}
     for path in paths:

@@ -29,13 +29,13 @@ class _Header(NamedTuple):
 
 
 def read_arrays(path: Path, images: str | None, labels: str | None) -> Pictures:
-    """Return the images in an .npz file, uint8 [n, height, width] or [n, height, width, 1 or 3], under the
-    key `images`: by default the file's only such array, `images` or `x`.
+    """Return the images in an .npz file: uint8 [n, height, width] or [n, height, width, 1 or 3], under the
+    key `images`, or by default in the only such array of the file, `images` or `x`.
 
-    Labels are under the key `labels`, by default `labels` or `y` where the file has one: whole numbers [n] or
-    [n, 1], or texts [n]. Names of counted classes are the texts under `names` or `classes`, or under `labels`
-    where these are not as many as the images. InputError, with the key, where anything is not so. Nothing is
-    unpickled.
+    Labels are under the key `labels`, or by default under `labels` or `y` where the file has one. They are
+    whole numbers [n] or [n, 1], or texts [n]. The names of counted classes are the texts under `names` or
+    `classes`, or under `labels` where these are not as many as the images. Raises InputError, with the key,
+    where an array is not so. Nothing is unpickled.
     """
     file = _Arrays(path)
     key = file.images(images)
@@ -88,7 +88,7 @@ class _Arrays:
             raise self._broken(error) from None
 
     def read(self, key: str) -> NDArray[np.generic]:
-        """Return an array; InputError where its bytes are broken."""
+        """Return an array. Raises InputError where its bytes are broken."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as file:
                 array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
@@ -145,7 +145,7 @@ class _Arrays:
         return labels, None
 
     def texts(self, key: str) -> list[str]:
-        """Return the texts under a key; InputError where they are not in UTF-8."""
+        """Return the texts under a key. Raises InputError where they are not in UTF-8."""
         try:
             return [
                 value.decode() if isinstance(value, bytes) else str(value)
@@ -157,7 +157,7 @@ class _Arrays:
     def first(
         self, keys: Sequence[str], fits: Callable[[_Header], bool], besides: str | None = None
     ) -> str | None:
-        """Return the first of some keys that the file has and that fits, but for `besides`."""
+        """Return the first of some keys that the file has, that fits, and that is not `besides`."""
         return next(
             (key for key in keys if key in self.headers and key != besides and fits(self.headers[key])), None
         )

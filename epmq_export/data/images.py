@@ -1,5 +1,5 @@
-"""Image data, from what a recipe asks for: folders by class, .parquet and .npz files, and data sets of the
-Hugging Face hub.
+"""Image data that a recipe asks for: folders by class, .parquet and .npz files, and data sets of the Hugging
+Face hub.
 """
 
 import hashlib
@@ -36,8 +36,9 @@ FILES = (".parquet", ".npz")
 def read_pictures(asked: DataRequest, split: str = "train") -> Pictures:
     """Return the images that are asked for, none of them decoded yet.
 
-    `split` is the one that is read where none is named and the data have several. InputError, naming file and
-    key, where there are no images; MissingRuntime where a package is needed that is not installed.
+    `split` is the one that is read where none is named and the data have several. Raises InputError, naming
+    file and key, where there are no images. Raises MissingRuntime where a package is needed that is not
+    installed.
     """
     columns = image_columns(asked.images, asked.labels)
     if asked.path is None:
@@ -94,15 +95,15 @@ def _directory(directory: Path, asked: DataRequest, split: str) -> Pictures:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file's ending is that of an image."""
+    """Tell whether the ending of a file is that of an image."""
     return path.suffix.lower() in ENDINGS
 
 
 def read_folder(directory: Path, images: list[Path], split: str | None, default: str) -> Pictures:
-    """Return the images of a directory by class: the first folder below it, or below the split's folder.
-    Without such folders they have no labels.
+    """Return the images of a directory. Their classes are the folders right below it, or below the folder of
+    the split. Without such folders they have no labels.
 
-    A directory that has folders of splits and nothing else gives those of `split`, or of `default`;
+    A directory that has folders of splits and nothing else gives those of `split`, or of `default`. Raises
     InputError where there is none of that name.
     """
     inside = [path.relative_to(directory).parts for path in images]
@@ -127,8 +128,8 @@ def read_folder(directory: Path, images: list[Path], split: str | None, default:
 
 
 def image_columns(images: str | None, labels: str | None) -> Choose:
-    """Return what chooses a table's columns: those that are named, by default `image` or the only column of
-    encoded images, and the labels as of any table.
+    """Return a function that chooses a table's columns: those that are named, or by default `image` or the
+    only column of encoded images, and the labels as in any table.
     """
 
     def choose(schema: Any, place: str) -> Columns:  # noqa: ANN401 - pyarrow has no types
@@ -180,7 +181,7 @@ def _pictures(part: Rows, images: str, linked: bool) -> list[Picture]:
 
 
 def _labels(part: Rows, name: str) -> list[int | str | None]:
-    """Return whole numbers or texts, None where a row has none; InputError for anything else."""
+    """Return whole numbers or texts, None where a row has none. Raises InputError for anything else."""
     import pyarrow.types as kinds
 
     kind = part.column(name).type
@@ -192,7 +193,7 @@ def _labels(part: Rows, name: str) -> list[int | str | None]:
 
 
 def _is_encoded(kind: Any) -> bool:  # noqa: ANN401
-    """Return whether a column of this type holds encoded images."""
+    """Tell whether a column of this type holds encoded images."""
     import pyarrow.types as kinds
 
     if kinds.is_struct(kind):
@@ -203,13 +204,13 @@ def _is_encoded(kind: Any) -> bool:  # noqa: ANN401
 
 
 def _bytes(column: Any, linked: bool, row: int) -> bytes:  # noqa: ANN401
-    """Return a row's encoded image; empty where it has none."""
+    """Return the encoded image of a row, or empty bytes where it has none."""
     value = column[row].as_py()
     encoded = value.get("bytes") if isinstance(value, dict) else value
     if not encoded and linked and isinstance(value, dict) and value.get("path"):
         try:
             return Path(value["path"]).read_bytes()
-        except OSError:  # told when it is decoded
+        except OSError:  # The missing bytes are reported when the image is decoded.
             return b""
     return encoded or b""
 

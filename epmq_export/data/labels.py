@@ -1,20 +1,20 @@
-"""The classes of samples: what the data say of them, and which of a task's labels each sample has."""
+"""The classes of samples: the labels that the data have, and the index of each among a task's labels."""
 
 from collections.abc import Iterable, Sequence
 
 from epmq_export.errors import InputError, did_you_mean
 
 UNLABELLED = -1
-"""The label of a sample that has none among others that have one; data sets of the hub say it so."""
+"""The label of a sample without one in data where others have one. Data sets of the hub write it so."""
 
 
 def worded(name: str) -> str:
-    """Return the text that stands for a class that has but a name."""
+    """Return the text that stands for a class that has only a name."""
     return name.replace("_", " ")
 
 
 def distinct(names: Iterable[str], place: str) -> list[str]:
-    """Return the names of classes; InputError where two are the same."""
+    """Return the names of classes. Raises InputError where two are the same."""
     found = list(names)
     if len(set(found)) < len(found):
         twice = next(name for index, name in enumerate(found) if name in found[:index])
@@ -23,7 +23,7 @@ def distinct(names: Iterable[str], place: str) -> list[str]:
 
 
 def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
-    """Return labels that are names as indices into these, and the names, sorted; None becomes
+    """Return labels that are names as indices into the sorted names, and these names. None becomes
     `UNLABELLED`.
     """
     names = sorted({text for text in texts if text is not None})
@@ -36,10 +36,10 @@ def indices_of(
 ) -> list[int]:
     """Return each label as an index into a task's `classes`.
 
-    A label that is text is the name of a class; one that is a number counts `names`, or `classes` where there
-    are no names. Where the data count and name their classes, the task may call some by other names if they
-    are as many in the same order. InputError, with the sample's place, for a label that is missing, out of
-    range, of no class of the task's, or no label at all.
+    A label that is text is the name of a class. A label that is a number is an index into `names`, or into
+    `classes` where there are no names. Where the data count and name their classes, the task may call some by
+    other names if they are as many and in the same order. Raises InputError, with the sample's place, for a
+    label that is missing, out of range, of no class of the task, or no label at all.
     """
     order = {name: index for index, name in enumerate(classes)}
     count = len(classes) if names is None else len(names)

@@ -1,4 +1,4 @@
-"""What is asked of a reader of data."""
+"""The request to a reader of data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ class DataRequest:
     """A file, or a directory of files."""
 
     dataset: str | None = None
-    """In place of a path, an id of the Hugging Face hub, perhaps with `@revision`."""
+    """An id of the Hugging Face hub, perhaps with `@revision`, in place of a path."""
 
     config: str | None = None
     """The config of a data set that has several."""
 
     split: str | None = None
-    """The split of data that have several; None: what the reader's caller takes by default."""
+    """The split of data that have several. None: the split that the reader's caller takes by default."""
 
     images: str | None = None
-    """The column of a table, or the array of an .npz file, with the images; None: the usual one."""
+    """The column of a table, or the array of an .npz file, with the images. None: the usual one."""
 
     texts: Sequence[str] | None = None
-    """The columns of a table, or the keys of a .jsonl, with the texts; None: the usual one."""
+    """The columns of a table, or the keys of a .jsonl, with the texts. None: the usual one."""
 
     labels: str | None = None
-    """The column, array or key of the labels; None: the usual one, where there is one."""
+    """The column, array or key of the labels. None: the usual one, where there is one."""
 
     def __post_init__(self) -> None:
         if (self.path is None) is (self.dataset is None):

@@ -1,5 +1,5 @@
-"""Tables by their columns, of samples of any kind, as .parquet files and data sets of the Hugging Face hub
-have them.
+"""Tables of samples of any kind, read by their columns from .parquet files and data sets of the Hugging Face
+hub.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class Columns:
     samples: Sequence[str]
     labels: str | None
     names: Sequence[str] | None
-    """Names of the classes, where the table counts them and names them."""
+    """The names of the classes, where the table numbers them and names them."""
 
     @property
     def used(self) -> list[str]:
@@ -35,17 +35,20 @@ class Rows:
     """Some rows of a table, all from one place."""
 
     place: str
-    """Where they are, for messages."""
+    """The place that messages name."""
 
     table: Any
-    """A pyarrow.Table, a library without types."""
+    """A pyarrow.Table. That library has no types."""
 
     def column(self, name: str) -> Any:  # noqa: ANN401
         """Return a column as pyarrow has it."""
         return self.table.column(name)
 
     def values(self, name: str) -> list[Any]:
-        """Return the values of a column as Python has them; InputError for texts that are not in UTF-8."""
+        """Return the values of a column as Python has them.
+
+        Raises InputError for texts that are not in UTF-8.
+        """
         try:
             found: list[Any] = self.column(name).to_pylist()
         except UnicodeDecodeError:
@@ -68,13 +71,15 @@ class Table:
 
 
 Choose = Callable[[Any, str], Columns]
-"""Returns the columns to read by schema and place; InputError where there are none such."""
+"""A function that takes a schema and a place and returns the columns to read. It raises InputError where
+there are none.
+"""
 
 
 def read_tables(paths: Sequence[Path], choose: Choose) -> Table:
     """Return the rows of one file, or of the files of one split in their order.
 
-    InputError for a file that is no table, MissingRuntime without pyarrow.
+    Raises InputError for a file that is no table, MissingRuntime without pyarrow.
     """
     read = [_read(path, choose) for path in paths]
     (first, columns), *others = read
@@ -88,15 +93,18 @@ def read_tables(paths: Sequence[Path], choose: Choose) -> Table:
 
 
 def chosen(schema: Any, choose: Choose, place: str) -> Columns:  # noqa: ANN401
-    """Return the columns that are chosen; InputError, too, for a table whose columns cannot be told apart."""
+    """Return the columns that are chosen.
+
+    Raises InputError, too, for a table whose columns cannot be told apart.
+    """
     if twice := next((name for index, name in enumerate(schema.names) if name in schema.names[:index]), None):
         raise InputError(f"{place}: found the column {twice!r} twice, expected distinct names")
     return choose(schema, place)
 
 
 def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | None, list[str] | None]:  # noqa: ANN401
-    """Return the column of the labels, by default `label` or the only one of counted classes, or none; and
-    the names of its classes, where it counts them.
+    """Return the column of the labels (by default `label`, or the only one of numbered classes, or None) and
+    the names of its classes where it has them.
     """
     features = _features(schema)
     classes = [
@@ -131,7 +139,7 @@ def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401
-    """Return whether a pyarrow type is one of texts."""
+    """Tell whether a pyarrow type is one of texts."""
     import pyarrow.types as kinds
 
     return str(kind.value_type if kinds.is_dictionary(kind) else kind) in (
@@ -158,8 +166,8 @@ def _read(path: Path, choose: Choose) -> tuple[Rows, Columns]:
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
-    """Return what the library `datasets` has written of the columns; nothing where another has written the
-    file.
+    """Return what the library `datasets` has written about the columns, or nothing where another program has
+    written the file.
     """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -173,11 +181,11 @@ def _told(names: Sequence[str]) -> str:
 
 
 def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> Table:
-    """Return the rows of a split of `name`, which is an id, perhaps with `@revision`. The library decodes
-    nothing: what is decoded is decoded in one place.
+    """Return the rows of a split of `name`, which is an id, perhaps with `@revision`. The library decodes no
+    image, because images are decoded in one place alone.
 
-    InputError, with the library's reason, where it finds no such data set; MissingRuntime without the
-    library.
+    Raises InputError, with the library's reason, where it finds no such data set, and MissingRuntime without
+    the library.
     """
     place = " ".join(["dataset", name, *([config] if config else []), split])
     identity, _, revision = name.partition("@")
@@ -192,18 +200,18 @@ def read_dataset(name: str, config: str | None, split: str, choose: Choose) -> T
         raise MissingRuntime(
             f"{place}: a data set of the hub needs the package datasets ({error}): {INSTALL}"
         ) from None
-    library: Any = datasets  # without types
+    library: Any = datasets  # The library has no type hints.
     try:
         found = library.load_dataset(identity, config, split=split, revision=revision or None)
         schema = found.features.arrow_schema
-    except Exception as error:  # the library raises whatever the network and its parsers raise
+    except Exception as error:  # The library raises whatever the network and its parsers raise.
         raise InputError(f"{place}: cannot be loaded ({first_line(error)})") from None
     columns = chosen(schema, choose, place)
     return Table([Rows(place, found.select_columns(columns.used).with_format("arrow")[:])], columns)
 
 
 def digest_of(samples: Iterable[str]) -> str:
-    """Return the hex SHA-256 of what is said of the samples and their labels, in their order."""
+    """Return the hex SHA-256 of lines about the samples and their labels, in their order."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample}\n".encode())

@@ -1,4 +1,4 @@
-"""A task with its data read: what to calibrate on, and what to judge by."""
+"""A task with its data read: the samples to calibrate on, and those to judge by."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from epmq_export.models.samples import Sample
 
 
 class Metric(StrEnum):
-    """What a language model's answers in words are judged by."""
+    """The measures that judge a language model's answers in words."""
 
     EXACT_MATCH = "exact_match"
     """The share of answers that are the right one, word for word."""
@@ -31,12 +31,14 @@ class Task:
     calibration: Sequence[Sample]
     evaluation: Sequence[Sample]
     truth: Tensor | None
-    """int64 [len(evaluation)], indices into `labels`; None for a task without labels."""
+    """The right class of each sample of `evaluation`, int64 [len(evaluation)], as an index into `labels`.
+    None for a task without labels.
+    """
 
     labels: list[str]
     prompts: list[list[str]]
-    """By label: the texts that are embedded for it, or the one that answers a language model's prompt. Both
-    empty for a task without labels.
+    """The texts that are embedded for each label, or the one text that answers a language model's prompt.
+    Empty for a task without labels, as `labels` is.
     """
 
     head: Path | None = None
@@ -46,10 +48,10 @@ class Task:
     """What was left out, a sentence each."""
 
     metric: Metric | None = None
-    """What answers in words are judged by; None for all other tasks."""
+    """The measure that judges answers in words. None for all other tasks."""
 
     expected: Sequence[str] | None = None
     """The right answer to each sample of `evaluation`, where there is a metric."""
 
     data: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 by name, of data that are no files of the user's."""
+    """The SHA-256 of data that are no files of the user's, by name."""

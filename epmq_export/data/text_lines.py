@@ -1,6 +1,6 @@
 """Texts and labels in line files.
 
-The files, each also with `.gz`, are UTF-8: `.txt` (a text a line), `.tsv` (label TAB text), `.jsonl`
+The files, each also with `.gz`, are UTF-8: `.txt` (a text on each line), `.tsv` (label TAB text), `.jsonl`
 ({"text": ..., "label": ...}) and `.csv` (a header with `text` and perhaps `label`). Keys and columns may have
 other names, and several may be texts. A label is a name of the task's labels, or an index into them. Blank
 lines do not count.
@@ -43,13 +43,13 @@ class _Named:
 class _Line(NamedTuple):
     sample: Text
     label: object
-    """A name or an index as text, None where there is none; of .jsonl anything else, too."""
+    """A name, or an index as text, or None where there is none. In .jsonl it may be anything else, too."""
 
 
 def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | None = None) -> Texts:
-    """Return the texts of a file, in its order; a .tsv line without a tab is a text.
+    """Return the texts of a file, in its order. A .tsv line without a tab is a text.
 
-    InputError where there are none.
+    Raises InputError where there are none.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
@@ -73,7 +73,7 @@ def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | Non
 
 
 def _decoded(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield number and text of each line, without its end.
+    """Yield the number and the text of each line, without its end.
 
     Only a newline ends a line, whatever else Unicode calls a line break.
     """

@@ -1,5 +1,5 @@
-"""Texts with their labels, as data have them: what a prompt brings together, and what a score takes for the
-truth.
+"""Texts with their labels, as the data have them; the prompts that they are put into; and the true answers
+that a score needs.
 """
 
 import math
@@ -17,10 +17,10 @@ class Text:
     """A sample: one text, or several that a prompt brings together."""
 
     place: str
-    """Where it is, for messages: `data/train.csv:3`, `dataset nyu-mll/glue mrpc train: row 2`."""
+    """The place that messages name: `data/train.csv:3`, `dataset nyu-mll/glue mrpc train: row 2`."""
 
     values: Mapping[str, str]
-    """Texts by column, in the order in which these are asked for."""
+    """Texts by column, in the order in which the columns are asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Texts:
 
     samples: Sequence[Text]
     labels: Sequence[object] | None
-    """For each sample its label, None where it has none. They are not checked: calibration needs no
+    """The label of each sample, None where it has none. They are not checked, because calibration needs no
     labels.
     """
 
     names: Sequence[str] | None = None
-    """Names of the classes, distinct, where the data count them and name them."""
+    """The names of the classes, distinct, where the data number them and name them."""
 
     written: bool = False
-    """Whether labels were written as text, so that one that is no name may stand for a number."""
+    """Whether labels were written as text, so that a label that is no name may stand for a number."""
 
     data: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 by name, of what came from elsewhere than the user's files."""
+    """The SHA-256 of data that are no files of the user's, by name."""
 
     @property
     def places(self) -> list[str]:
@@ -51,7 +51,7 @@ class Texts:
 def checked(value: object, place: str, column: str | None) -> str:
     """Return a text without the white space around it.
 
-    InputError for what is no text; the column is told where one is given.
+    Raises InputError for a value that is no text. The message names the column where one is given.
     """
     where = "" if column is None else f" in the column {column}"
     if not isinstance(value, str) or not value.strip():
@@ -65,13 +65,13 @@ def checked(value: object, place: str, column: str | None) -> str:
 
 
 def prompted(prompt: str, text: Text) -> str:
-    """Return the prompt with the text in place of `{}`, or, of several texts, each in place of its column's
-    name in braces.
+    """Return the prompt with the text in place of `{}` or, where there are several texts, with each in place
+    of its column's name in braces.
     """
     if len(text.values) == 1:
         (value,) = text.values.values()
         return prompt.replace("{}", value)
-    # At once: a text may have braces of its own.
+    # All are replaced at once, because a text may have braces of its own.
     return re.sub(
         "|".join(re.escape(f"{{{column}}}") for column in text.values),
         lambda found: text.values[found[0][1:-1]],
@@ -80,7 +80,10 @@ def prompted(prompt: str, text: Text) -> str:
 
 
 def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
-    """Return each text's class as an index into the task's `labels`; InputError where a text has none."""
+    """Return each text's class as an index into the task's `labels`.
+
+    Raises InputError where a text has none.
+    """
     found: Sequence[object] = texts.labels or [None] * len(texts.samples)
     if texts.written:
         found = [
@@ -95,7 +98,7 @@ def classes_of(texts: Texts, labels: Sequence[str]) -> list[int]:
 def answers_of(texts: Texts) -> list[str]:
     """Return each text's label in words, which is the answer to it.
 
-    InputError where a text has none, or one that no answer can be.
+    Raises InputError where a text has none, or one that no answer can be.
     """
     return [
         _answer(label, texts.names, place)
@@ -129,8 +132,8 @@ def _answer(label: object, names: Sequence[str] | None, place: str) -> str:
 def numbers_of(texts: Texts) -> list[float]:
     """Return each text's label as a number.
 
-    InputError where a text has none, or where there is nothing to rank: data sets of the hub have -1 for no
-    label.
+    Raises InputError where a text has none, or where all are equal, so that there is nothing to rank: data
+    sets of the hub have -1 for no label.
     """
     found = [
         _number(label, place, texts.written)

@@ -1,6 +1,4 @@
-"""Text data, from what a recipe asks for: line files, .parquet files, and data sets of the Hugging Face
-hub.
-"""
+"""Text data that a recipe asks for: line files, .parquet files, and data sets of the Hugging Face hub."""
 
 import json
 from collections.abc import Sequence
@@ -28,8 +26,9 @@ from epmq_export.errors import InputError
 def read_texts(asked: DataRequest, split: str = "train") -> Texts:
     """Return the texts that are asked for, with their labels.
 
-    `split` is the one that is read where none is named and the data have several. InputError, naming file and
-    key, where there are no texts; MissingRuntime where a package is needed that is not installed.
+    `split` is the one that is read where none is named and the data have several. Raises InputError, naming
+    file and key, where there are no texts. Raises MissingRuntime where a package is needed that is not
+    installed.
     """
     columns = text_columns(asked.texts, asked.labels)
     if asked.path is None:
@@ -54,8 +53,8 @@ def read_texts(asked: DataRequest, split: str = "train") -> Texts:
 
 
 def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
-    """Return what chooses a table's columns: those that are named, by default `text` or the only column of
-    texts that are no labels, and the labels as of any table.
+    """Return a function that chooses a table's columns: those that are named, or by default `text` or the
+    only column of texts that are no labels, and the labels as in any table.
     """
 
     def choose(schema: Any, place: str) -> Columns:  # noqa: ANN401 - pyarrow has no types
@@ -73,7 +72,7 @@ def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
 
 
 def texts_in(table: Table) -> Texts:
-    """Return a sample for each row, with its label; InputError for a row without a text."""
+    """Return a sample for each row, with its label. Raises InputError for a row without a text."""
     columns, labels = table.columns.samples, table.columns.labels
     samples = []
     for part in table.parts:
