@@ -15,8 +15,8 @@ def calibrate_blocks(
 ) -> Iterator[tuple[Block, BlockResult]]:
     """Yield each block with the tensors that it ships, in the family's order.
 
-    `finished` gives the result of a block that an interrupted run has done, or None. CalibrationError where
-    a number is not finite or a system is singular: there is no fallback.
+    `finished` gives the result of a block that an interrupted run has done, or None. Raises CalibrationError
+    where a number is not finite or a system is singular: there is no fallback.
     """
     blocks = calibrator.family.blocks
     total, done = sum(len(block.steps) for block in blocks), 0
