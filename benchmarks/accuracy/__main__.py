@@ -1,30 +1,29 @@
 """The judge: how much of several experts' accuracy each method keeps, in full precision, packed, and reloaded
 from GGUF and ONNX; and each peer.
 
-    python -m benchmarks.accuracy --data DATA/text                         (the whole table: hours on two
-                                                                           cores)
-    python -m benchmarks.accuracy --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq epmq --out
-    /tmp/quick
-    python -m benchmarks.accuracy --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K    (the default
-                                                                                               method on other
-                                                                                               grids)
-    python -m benchmarks.accuracy --data DATA/text --counts 2 4 8 11       (how the gap grows with the number
-                                                                           of tasks)
-    python -m benchmarks.accuracy --suite image --data DATA/image --peers  (the same of image tasks, into
-                                                                           results/image)
+    python -m benchmarks.accuracy --data DATA/text
+        the whole table: hours on two cores
+    python -m benchmarks.accuracy --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq --out quick
+        a part of it, elsewhere
+    python -m benchmarks.accuracy --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K
+        the default method on other grids
+    python -m benchmarks.accuracy --data DATA/text --counts 2 4 8 11
+        how the gap grows with the number of tasks
+    python -m benchmarks.accuracy --suite image --data DATA/image --peers
+        the same of image tasks, into results/image
 
-DATA/text holds a folder a task, as benchmarks.experts.text reads it; that script trains the experts.
+DATA/text holds a folder a task, as `python -m benchmarks.experts.text` reads it, which trains the experts.
 Calibration takes sentences from `train.tsv.gz`, without labels; scores are on the first lines of
 `test.tsv.gz`, against frozen heads of label embeddings. Peers (benchmarks/peers) are given the same merged
 model and the same calibration sentences. What tunes or refines, and grids other than Q4_0, are measured after
 the first of the merges alone.
 
 Every finished row is saved at once, as accuracy.json and accuracy.md, so an interrupted run goes on where it
-stopped. Afterwards, `python -m benchmarks.accuracy.pages` puts the averages into README.md.
+stopped. Afterwards, `python -m benchmarks.accuracy.pages` puts the averages into docs/results.md and README.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,6 +35,7 @@ from benchmarks.accuracy.judge import LONG, Judge
 from benchmarks.accuracy.laboratory import MERGES, METHODS, Laboratory
 from benchmarks.accuracy.rows import PEERS
 from benchmarks.accuracy.suites import SUITES, TEXT, Suite
+from benchmarks.commands import parser
 from benchmarks.peers import known
 from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.errors import EpmqError
@@ -45,38 +45,31 @@ CHOSEN = ("gptq", "epmq", DEFAULT_METHOD, *LONG)
 
 
 def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folder: Path) -> Judge:
-    """SystemExit where data or experts of a task are missing."""
+    """Return a judge of some tasks; SystemExit where a task's data or experts are missing."""
     suite: Suite = given.suite
     for task in tasks:
-        if not suite.file(given.data, task).is_file():
-            raise SystemExit(
-                f"{suite.file(given.data, task)}: no such file; give --data, the folder of the "
-                f"{suite.name} tasks"
-            )
+        if not (file := given.data / suite.file.format(task)).is_file():
+            raise SystemExit(f"{file}: no such file; give --data, the folder of the {suite.name} tasks")
     if missing := [task for task in tasks if not (given.experts / task).is_dir()]:
         raise SystemExit(
             f"{given.experts}: no experts for {', '.join(missing)}; train them (some minutes each) with\n"
-            f"    python -m benchmarks.experts.{suite.train} --data {given.data} --out {given.experts} "
-            f"{' '.join(missing)}"
+            f"    {suite.training(given.data, given.experts, missing)}"
         )
-    return Judge.open(
-        Laboratory(
-            folder,
-            suite.base(given.experts),
-            given.experts,
-            given.data,
-            tasks,
-            given.lines,
-            given.samples,
-            suite,
-        ),
-        out,
-        given.restart,
+    laboratory = Laboratory(
+        folder=folder,
+        base=suite.base(given.experts),
+        experts=given.experts,
+        data=given.data,
+        tasks=tasks,
+        lines=given.lines,
+        samples=given.samples,
+        suite=suite,
     )
+    return Judge.open(laboratory, out, given.restart)
 
 
 def whole_table(judge: Judge, given: argparse.Namespace) -> None:
-    """What takes longest last."""
+    """Measure every row that was asked for, what takes longest last."""
     reloaded = {"all": given.methods, "chosen": CHOSEN}.get(given.reload, ())
     rows = [
         (merge, method)
@@ -100,7 +93,7 @@ def whole_table(judge: Judge, given: argparse.Namespace) -> None:
 
 
 def by_counts(given: argparse.Namespace) -> None:
-    """A table for each number of tasks, and one over them."""
+    """Measure a table for each number of tasks, and write one over them."""
     lines = []
     for count in given.counts:
         tasks = given.suite.tasks[:count]
@@ -117,62 +110,41 @@ def by_counts(given: argparse.Namespace) -> None:
         counts.write(given.out, judge.results, lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--suite", choices=SUITES, default=TEXT.name)
-    parser.add_argument("--data", type=Path, default=None)
-    parser.add_argument("--experts", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=None,
-        metavar="TASK",
-        help="of the suite's; those of its table by default",
-    )
-    parser.add_argument(
-        "--merges",
-        nargs="+",
-        choices=MERGES,
-        default=tuple(MERGES),
-        metavar="MERGE",
-        help=f"of {', '.join(MERGES)}",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="*",
-        choices=METHODS,
-        default=tuple(METHODS),
-        metavar="METHOD",
-        help=f"of {'; '.join(METHODS)}",
-    )
-    parser.add_argument(
-        "--grids",
-        nargs="*",
-        choices=GRIDS,
-        default=(),
-        metavar="GRID",
-        help=f"besides, the default method on these, of {', '.join(GRIDS)}",
-    )
-    parser.add_argument(
-        "--peers",
-        nargs="*",
-        choices=PEERS,
-        default=tuple(PEERS),
-        metavar="PEER",
-        help=f"of {', '.join(PEERS)}",
-    )
-    parser.add_argument(
+def options() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    found = parser("accuracy", __doc__)
+    found.add_argument("--suite", choices=SUITES, default=TEXT.name)
+    found.add_argument("--data", type=Path, required=True, help="the folder of the suite's tasks")
+    found.add_argument("--experts", type=Path, default=None, help="default: the suite's in ~/.cache/epmq")
+    found.add_argument("--out", type=Path, default=None, help="default: the suite's in benchmarks/results")
+
+    def some(name: str, nargs: str, known: Iterable[str], default: Sequence[str], what: str) -> None:
+        """Add an option that takes some of the known names."""
+        every = tuple(known)
+        found.add_argument(
+            name,
+            nargs=nargs,
+            choices=every,
+            default=default,
+            metavar=name.strip("-").removesuffix("s").upper(),
+            help=f"{what} {'; '.join(every)}",
+        )
+
+    tasks = dict.fromkeys(task for suite in SUITES.values() for task in suite.tasks)
+    some("--tasks", "+", tasks, (), "of the suite's, those of its table by default:")
+    some("--merges", "+", MERGES, tuple(MERGES), "of")
+    some("--methods", "*", METHODS, tuple(METHODS), "of")
+    some("--grids", "*", GRIDS, (), "besides, the default method on these, of")
+    some("--peers", "*", PEERS, tuple(PEERS), "of")
+    found.add_argument(
         "--peer-python",
         type=Path,
         default=None,
         help="an interpreter with llmcompressor; without it that peer's rows are left out",
     )
-    parser.add_argument("--lines", type=int, default=1000, help="test sentences or images a task")
-    parser.add_argument("--samples", type=int, default=64, help="calibration sentences or images a task")
-    parser.add_argument(
+    found.add_argument("--lines", type=int, default=1000, help="test sentences or images a task")
+    found.add_argument("--samples", type=int, default=64, help="calibration sentences or images a task")
+    found.add_argument(
         "--reload",
         choices=("all", "chosen", "best", "none"),
         default="chosen",
@@ -181,7 +153,7 @@ def main() -> None:
             "and the default method in all its variants"
         ),
     )
-    parser.add_argument(
+    found.add_argument(
         "--counts",
         nargs="+",
         type=int,
@@ -192,19 +164,20 @@ def main() -> None:
             "epmq and the default; written as counts.md"
         ),
     )
-    parser.add_argument(
+    found.add_argument(
         "--no-full", dest="full", action="store_false", help="leave out the solves without rounding"
     )
-    parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument(
+    found.add_argument("--threads", type=int, default=None)
+    found.add_argument(
         "--restart", action="store_true", help="measure every row again; without it, finished rows are kept"
     )
-    given = parser.parse_args()
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = options().parse_args(arguments)
     suite = given.suite = SUITES[given.suite]
-    given.data, given.experts = (
-        (given.data or suite.data).resolve(),
-        (given.experts or suite.experts).resolve(),
-    )  # recipes lie elsewhere
+    given.data, given.experts = given.data.resolve(), (given.experts or suite.experts).resolve()
     given.out = given.out or RESULTS / suite.results
     given.tasks = given.tasks or suite.tasks[: suite.shown]
     if unknown := [task for task in given.tasks if task not in suite.tasks]:

@@ -1,6 +1,4 @@
-"""The kinds of tasks that accuracy.py measures: where their models and data are, and what a recipe says of a
-task.
-"""
+"""The kinds of tasks that are measured: where their models are, and what a recipe says of a task."""
 
 import gzip
 import json
@@ -18,7 +16,7 @@ from benchmarks.experts.text_tasks import packaged_base
 CACHE = Path.home() / ".cache/epmq"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     name: str
     tasks: Sequence[str]
@@ -37,26 +35,27 @@ class Suite:
     experts: Path
     """Where they are, unless told otherwise."""
 
-    data: Path
+    file: str
+    """A file that a task's data are not there without, {} for the task, in the folder of the data."""
+
     results: Path
-    """Under benchmarks/results."""
+    """The folder under benchmarks/results."""
 
     runtimes: dict[str, str]
-    """By stage of a row at 4 bits."""
+    """What reads a row at 4 bits, by the row's stage."""
 
     train: str
-    """The command that trains the experts, without its arguments."""
+    """The command that trains the experts, with {data}, {out} and {tasks}."""
 
     entry: Callable[[Path, Path, Path, str, int], dict[str, Any]]
     """What a recipe says of a task besides its expert, given the folders of data and experts, one to write
     into, the task and how much to judge by.
     """
 
-    def file(self, data: Path, task: str) -> Path:
-        """A file that a task's data are not there without."""
-        return (
-            data / task / "test.tsv.gz" if self.name in ("text", "language", "t5") else data / f"{task}.npz"
-        )
+    def training(self, data: Path, experts: Path, tasks: Sequence[str]) -> str:
+        """Return the command that trains the experts of some tasks."""
+        command = self.train.format(data=data, out=experts, tasks=" ".join(tasks))
+        return f"python -m benchmarks.experts.{command}"
 
 
 def _text(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def _language(data: Path, experts: Path, folder: Path, task: str, lines: int) ->
 
 
 def _t5(data: Path, experts: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
-    """The questions whole, and their answers to be given word for word."""
+    """Give the questions whole, and their answers to be given word for word."""
     asked = language_tasks.T5_TASKS[task]
     labels = json.loads((data / task / "labels.json").read_text(encoding="utf-8"))
     places = {}
@@ -123,101 +122,95 @@ def _image(data: Path, folder: Path, task: str, lines: int) -> dict[str, Any]:
     }
 
 
+TEXT_FILE, IMAGE_FILE = "{}/test.tsv.gz", "{}.npz"
 SUITES = {
     suite.name: suite
     for suite in (
-        # The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
         Suite(
-            "text",
-            (
-                "sst2",
-                "subj",
-                "trec",
-                "ag_news",
-                "tweet_emotion",
-                "banking77",
-                "clinc150",
-                "sms_spam",
-                "cola",
-                "mrpc",
-                "rte",
+            name="text",
+            # The first eight are the table's; with the last three, runs of 2, 4, 8 and 11 tasks.
+            tasks=(
+                *("sst2", "subj", "trec", "ag_news", "tweet_emotion", "banking77", "clinc150", "sms_spam"),
+                *("cola", "mrpc", "rte"),
             ),
-            8,
-            "text tasks, all-MiniLM-L6-v2, full fine-tuned experts",
-            "sentences",
-            lambda experts: packaged_base(),
-            CACHE / "experts/minilm-full",
-            Path("../shared/data/text"),
-            Path(),
-            {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
-            "text",
-            _text,
+            shown=8,
+            subject="text tasks, all-MiniLM-L6-v2, full fine-tuned experts",
+            unit="sentences",
+            base=lambda experts: packaged_base(),
+            experts=CACHE / "experts/minilm-full",
+            file=TEXT_FILE,
+            results=Path(),
+            runtimes={"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
+            train="text --data {data} --out {out} {tasks}",
+            entry=_text,
         ),
         Suite(
-            "image",
-            tuple(image_tasks.TASKS),
-            6,
-            (
+            name="image",
+            tasks=tuple(image_tasks.TASKS),
+            shown=6,
+            subject=(
                 "image tasks, a small CLIP (12 + 12 layers of width 192, 64 pixels), experts with fine-tuned "
                 "image towers"
             ),
-            "images",
-            lambda experts: experts / "base",
-            CACHE / "clip",
-            Path("../shared/data/image"),
-            Path("image"),
-            {"packed": "PyTorch", "gguf": "clip.cpp", "onnx": "onnxruntime"},
-            "clip",
-            _clip,
+            unit="images",
+            base=lambda experts: experts / "base",
+            experts=CACHE / "clip",
+            file=IMAGE_FILE,
+            results=Path("image"),
+            runtimes={"packed": "PyTorch", "gguf": "clip.cpp", "onnx": "onnxruntime"},
+            train="clip --data {data} --out {out} experts {tasks}",
+            entry=_clip,
         ),
         Suite(
-            "vit",
-            tuple(image_tasks.TASKS),
-            6,
-            "image tasks, DINOv2-small at 84 pixels, full fine-tuned experts with frozen linear heads",
-            "images",
-            lambda experts: experts / "base",
-            CACHE / "vit",
-            Path("../shared/data/image"),
-            Path("vit"),
-            {"packed": "PyTorch", "onnx": "onnxruntime"},
-            "vit",
-            _vit,
+            name="vit",
+            tasks=tuple(image_tasks.TASKS),
+            shown=6,
+            subject=(
+                "image tasks, DINOv2-small at 84 pixels, full fine-tuned experts with frozen linear heads"
+            ),
+            unit="images",
+            base=lambda experts: experts / "base",
+            experts=CACHE / "vit",
+            file=IMAGE_FILE,
+            results=Path("vit"),
+            runtimes={"packed": "PyTorch", "onnx": "onnxruntime"},
+            train="vit --data {data} --out {out} experts {tasks}",
+            entry=_vit,
         ),
         Suite(
-            "language",
-            tuple(language_tasks.TASKS),
-            6,
-            (
+            name="language",
+            tasks=tuple(language_tasks.TASKS),
+            shown=6,
+            subject=(
                 "text tasks as multiple choice, SmolLM2-135M-Instruct (from a 4-bit file, dequantised), "
                 "LoRA experts"
             ),
-            "texts",
-            lambda experts: experts.with_name("smollm2"),
-            CACHE / "lm/smollm2-experts",
-            Path("../shared/data/text"),
-            Path("language"),
-            {"packed": "PyTorch", "gguf": "llama.cpp"},
-            "language --base MODEL",
-            _language,
+            unit="texts",
+            base=lambda experts: experts.with_name("smollm2"),
+            experts=CACHE / "lm/smollm2-experts",
+            file=TEXT_FILE,
+            results=Path("language"),
+            runtimes={"packed": "PyTorch", "gguf": "llama.cpp"},
+            train="language --base MODEL --data {data} --out {out} {tasks}",
+            entry=_language,
         ),
         Suite(
-            "t5",
-            tuple(language_tasks.T5_TASKS),
-            6,
-            (
+            name="t5",
+            tasks=tuple(language_tasks.T5_TASKS),
+            shown=6,
+            subject=(
                 "text tasks answered word for word, FLAN-T5-small (from an int8 file of a fine-tune, "
                 "dequantised), LoRA experts"
             ),
-            "texts",
-            lambda experts: experts.with_name("flan-t5-small"),
-            CACHE / "lm/flan-t5-small-experts",
-            Path("../shared/data/text"),
-            Path("t5"),
-            {"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
-            "language --base MODEL",
-            _t5,
+            unit="texts",
+            base=lambda experts: experts.with_name("flan-t5-small"),
+            experts=CACHE / "lm/flan-t5-small-experts",
+            file=TEXT_FILE,
+            results=Path("t5"),
+            runtimes={"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
+            train="language --base MODEL --data {data} --out {out} {tasks}",
+            entry=_t5,
         ),
     )
 }
-TEXT, IMAGE = SUITES["text"], SUITES["image"]
+TEXT, LANGUAGE = SUITES["text"], SUITES["language"]

@@ -8,8 +8,8 @@ images are 224 pixels wide; its positions are kept as they are, for 37 x 37 patc
 interpolates.
 """
 
-import argparse
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+
+from benchmarks.commands import parser
 
 WIDTH, LAYERS, HEADS, PATCH, SIDE = 384, 12, 6, 14, 518
 _LINEARS = {
@@ -38,7 +40,7 @@ def packaged() -> Path:
 
 
 def weights(path: Path) -> dict[str, Tensor]:
-    """float32, by the names of transformers' Dinov2Model."""
+    """Return the weights in float32, by the names of transformers' Dinov2Model."""
     model = onnx.load(path)
     stored = {
         tensor.name: torch.from_numpy(np.array(onnx.numpy_helper.to_array(tensor)))
@@ -89,12 +91,10 @@ def model_of(path: Path) -> Dinov2Model:
     return model
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path)
-    out: Path = parser.parse_args().out
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser("experts.dinov2", __doc__)
+    options.add_argument("out", type=Path)
+    out: Path = options.parse_args(arguments).out
     model_of(packaged()).save_pretrained(out)
     BitImageProcessorPil(
         size={"shortest_edge": 256},

@@ -1,10 +1,22 @@
-"""The recipes of benchmarks.parity: rules, and ways to write them, by what each shows."""
+"""The recipes that both merge: rules, and ways to write them, by what each shows."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 Recipe = dict[str, Any]
+WEIGHTS: tuple[Recipe, ...] = ({"weight": 0.6}, {"weight": 0.3}, {"weight": 0.4})
+SPARSE: tuple[Recipe, ...] = (
+    {"weight": 0.6, "density": 0.5},
+    {"weight": 0.3, "density": 0.3},
+    {"weight": 0.4, "density": 0.8},
+)
+FILTERED: list[Recipe] = [
+    {"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]},
+    {"filter": "mlp", "value": [1, 0.5, 0.7, 0.3, 0]},
+    {"value": 0.5},
+]
+FLOAT32 = {"dtype": "float32", "out_dtype": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -12,7 +24,7 @@ class Case:
     rule: str
     feature: str
     recipe: Recipe
-    """As mergekit and `epmq merge` read it; `merge_convention` is mergekit's for us, and mergekit does not
+    """What mergekit and `epmq merge` read; `merge_convention` is mergekit's for us, and mergekit does not
     know the key.
     """
 
@@ -20,124 +32,173 @@ class Case:
     """Why the two must differ, where they must."""
 
 
-def cases(place: Path) -> list[Case]:
-    def path(name: str) -> str:
-        return str(place / name)
+@dataclass(frozen=True)
+class Writer:
+    """Writes recipes of the models in a folder."""
 
-    def models(family: str, *own: Recipe) -> list[Recipe]:
+    place: Path
+
+    def path(self, name: str) -> str:
+        return str(self.place / name)
+
+    def models(self, family: str, *own: Recipe) -> list[Recipe]:
+        """Return the first experts of a family, each with parameters of its own."""
         return [
-            {"model": path(f"{family}/{expert}"), "parameters": parameters}
+            {"model": self.path(f"{family}/{expert}"), "parameters": parameters}
             for expert, parameters in zip("abc", own, strict=False)
         ]
 
-    def case(rule: str, feature: str, family: str, own: list[Recipe], **keys: Any) -> Case:  # noqa: ANN401
-        base = {} if rule == "linear" else {"base_model": path(f"{family}/base")}
-        return Case(
-            rule,
-            feature,
-            {
-                **base,
-                "merge_method": rule,
-                "merge_convention": "mergekit",
-                "models": models(family, *own),
-                **keys,
-            },
-        )
+    def case(
+        self,
+        rule: str,
+        feature: str,
+        family: str,
+        *own: Recipe,
+        **keys: Any,  # noqa: ANN401
+    ) -> Case:
+        """Return a recipe that lists models."""
+        models = {"models": self.models(family, *own)}
+        if rule == "linear":
+            return self.whole(rule, feature, **models, **keys)
+        return self.whole(rule, feature, base_model=self.path(f"{family}/base"), **models, **keys)
 
-    def source(name: str, first: int, last: int, **parameters: Any) -> Recipe:  # noqa: ANN401
-        return {"model": path(name), "layer_range": [first, last], "parameters": parameters}
+    def whole(self, rule: str, feature: str, **keys: Any) -> Case:  # noqa: ANN401
+        """Return a recipe of these keys."""
+        return Case(rule, feature, {"merge_method": rule, "merge_convention": "mergekit", **keys})
 
-    def sliced(rule: str, feature: str, *slices: Recipe, **keys: Any) -> Case:  # noqa: ANN401
-        return Case(
-            rule,
-            feature,
-            {"merge_method": rule, "merge_convention": "mergekit", "slices": list(slices), **keys},
-        )
+    def source(self, name: str, first: int, last: int, **parameters: Any) -> Recipe:  # noqa: ANN401
+        """Return some layers of a model."""
+        return {"model": self.path(name), "layer_range": [first, last], "parameters": parameters}
 
-    base = {"base_model": path("llama/base")}
-    weights: list[Recipe] = [{"weight": 0.6}, {"weight": 0.3}, {"weight": 0.4}]
-    filtered = [
-        {"filter": "self_attn", "value": [0, 0.5, 0.3, 0.7, 1]},
-        {"filter": "mlp", "value": [1, 0.5, 0.7, 0.3, 0]},
-        {"value": 0.5},
+
+def cases(place: Path) -> list[Case]:
+    """Return all recipes, of the models that models.py writes into a folder."""
+    write = Writer(place)
+    return [
+        *_sums(write),
+        *_sparse(write),
+        *_random(write),
+        *_spherical(write),
+        *_sliced(write),
+        *_modules(write),
+        *_tokenizers(write),
     ]
-    dense: list[Recipe] = [
-        {"weight": 0.6, "density": 0.5},
-        {"weight": 0.3, "density": 0.3},
-        {"weight": 0.4, "density": 0.8},
-    ]
-    float32 = {"dtype": "float32", "out_dtype": "bfloat16"}
-    two = {"sources": [source("llama/a", 0, 2, weight=1.0), source("llama/b", 2, 4)]}
-    found = [
-        case("linear", "weights", "llama", weights),
-        case("linear", "`normalize: false`", "bert", weights, parameters={"normalize": False}),
+
+
+def _sums(write: Writer) -> list[Case]:
+    case = write.case
+    return [
+        case("linear", "weights", "llama", *WEIGHTS),
+        case("linear", "`normalize: false`", "bert", *WEIGHTS, parameters={"normalize": False}),
         case(
             "linear",
             "filters and gradients",
             "llama",
-            [{"weight": filtered}, {"weight": [1, 0]}, {"weight": 0.2}],
+            {"weight": FILTERED},
+            {"weight": [1, 0]},
+            {"weight": 0.2},
         ),
-        case("linear", "gradients, a BERT", "bert", [{"weight": [0.1, 0.9, 0.4]}, {"weight": 0.5}]),
-        case("linear", "bfloat16 in and out", "llama-bf16", weights),
-        case("linear", "`dtype: bfloat16`", "llama", weights, dtype="bfloat16"),
-        case("linear", "`out_dtype: float16`", "llama", weights, out_dtype="float16"),
-        case("task_arithmetic", "weights, `lambda`", "llama", weights, parameters={"lambda": 0.7}),
+        case("linear", "gradients, a BERT", "bert", {"weight": [0.1, 0.9, 0.4]}, {"weight": 0.5}),
+        case("linear", "bfloat16 in and out", "llama-bf16", *WEIGHTS),
+        case("linear", "`dtype: bfloat16`", "llama", *WEIGHTS, dtype="bfloat16"),
+        case("linear", "`out_dtype: float16`", "llama", *WEIGHTS, out_dtype="float16"),
+        case("task_arithmetic", "weights, `lambda`", "llama", *WEIGHTS, parameters={"lambda": 0.7}),
         case(
             "task_arithmetic",
             "`normalize: true`, `int8_mask`",
             "bert",
-            weights,
+            *WEIGHTS,
             parameters={"normalize": True, "int8_mask": True},
         ),
         case(
             "task_arithmetic",
             "filters and gradients",
             "llama",
-            [{"weight": filtered}, {"weight": [1, 0]}, {"weight": -0.2}],
+            {"weight": FILTERED},
+            {"weight": [1, 0]},
+            {"weight": -0.2},
         ),
-        case("task_arithmetic", "bfloat16 in, float32 sums", "llama-bf16", weights, **float32),
-        case("ties", "weights and densities", "llama", dense),
+        case("task_arithmetic", "bfloat16 in, float32 sums", "llama-bf16", *WEIGHTS, **FLOAT32),
+    ]
+
+
+def _sparse(write: Writer) -> list[Case]:
+    case = write.case
+    return [
+        case("ties", "weights and densities", "llama", *SPARSE),
         case(
             "ties",
             "`int8_mask`, `normalize: false`, `lambda`",
             "bert",
-            dense,
+            *SPARSE,
             parameters={"int8_mask": True, "normalize": False, "lambda": 0.5},
         ),
         case(
             "ties",
             "density by filter and gradient",
             "llama",
-            [{"weight": 1, "density": filtered}, {"weight": [0, 1], "density": 0.4}],
+            {"weight": 1, "density": FILTERED},
+            {"weight": [0, 1], "density": 0.4},
         ),
-        case("ties", "bfloat16 in, float32 sums", "llama-bf16", dense, **float32),
-        case("breadcrumbs", "bfloat16 in, float32 sums", "llama-bf16", dense, **float32),
+        case("ties", "bfloat16 in, float32 sums", "llama-bf16", *SPARSE, **FLOAT32),
+        case("breadcrumbs", "bfloat16 in, float32 sums", "llama-bf16", *SPARSE, **FLOAT32),
         replace(
-            case("ties", "bfloat16 throughout", "llama-bf16", dense),
+            case("ties", "bfloat16 throughout", "llama-bf16", *SPARSE),
             known=(
                 "mergekit rounds task vectors to bfloat16 before it trims them and elects signs; with "
                 "`dtype: float32` it does not"
             ),
         ),
-        case("dare_linear", "same masks", "llama", dense),
-        case("dare_linear", "same masks, `rescale: false`", "llama", dense, parameters={"rescale": False}),
-        case("dare_ties", "same masks", "llama", dense),
+    ]
+
+
+def _random(write: Writer) -> list[Case]:
+    """Return recipes of random masks, which mergekit is given, and of what thins out in their way."""
+    case = write.case
+    eased = [{**own, "epsilon": 0.1} for own in SPARSE]
+    outliers = [{**own, "gamma": 0.02} for own in SPARSE]
+    return [
+        case("dare_linear", "same masks", "llama", *SPARSE),
+        case("dare_linear", "same masks, `rescale: false`", "llama", *SPARSE, parameters={"rescale": False}),
+        case("dare_ties", "same masks", "llama", *SPARSE),
         case(
             "dare_ties",
             "same masks, `normalize: true`, a BERT",
             "bert",
-            dense,
+            *SPARSE,
             parameters={"normalize": True},
         ),
-        case("della", "same masks", "llama", [{**own, "epsilon": 0.1} for own in dense]),
-        case("della_linear", "same masks", "llama", [{**own, "epsilon": 0.1} for own in dense]),
-        case("breadcrumbs", "`gamma`", "llama", [{**own, "gamma": 0.02} for own in dense]),
-        case("breadcrumbs_ties", "`gamma`", "bert", [{**own, "gamma": 0.02} for own in dense]),
-        case("slerp", "`t`", "llama", [{}], parameters={"t": 0.3}),
-        case("slerp", "`t` by filter and gradient", "llama", [{}], parameters={"t": filtered}),
-        case("model_stock", "", "llama", [{}, {}, {}]),
-        case("model_stock", "`filter_wise`", "llama", [{}, {}, {}], parameters={"filter_wise": True}),
-        case("karcher", "a base that is not listed", "llama", [{}, {}, {}]),
+        case("della", "same masks", "llama", *eased),
+        case("della_linear", "same masks", "llama", *eased),
+        case("breadcrumbs", "`gamma`", "llama", *outliers),
+        case("breadcrumbs_ties", "`gamma`", "bert", *outliers),
+    ]
+
+
+def _spherical(write: Writer) -> list[Case]:
+    case = write.case
+    three: tuple[Recipe, ...] = ({}, {}, {})
+    return [
+        case("slerp", "`t`", "llama", {}, parameters={"t": 0.3}),
+        case("slerp", "`t` by filter and gradient", "llama", {}, parameters={"t": FILTERED}),
+        case("model_stock", "", "llama", *three),
+        case("model_stock", "`filter_wise`", "llama", *three, parameters={"filter_wise": True}),
+        case("karcher", "a base that is not listed", "llama", *three),
+    ]
+
+
+def _sliced(write: Writer) -> list[Case]:
+    source, base = write.source, {"base_model": write.path("llama/base")}
+
+    def sliced(rule: str, feature: str, *slices: Recipe, **keys: Any) -> Case:  # noqa: ANN401
+        return write.whole(rule, feature, slices=list(slices), **keys)
+
+    halves = [
+        {"filter": "o_proj", "value": 0.0},
+        {"filter": "down_proj", "value": 0.0},
+        {"value": 1.0},
+    ]
+    return [
         sliced(
             "passthrough",
             "layers stacked",
@@ -148,27 +209,14 @@ def cases(place: Path) -> list[Case]:
             "passthrough",
             "layers repeated, `scale` by filter",
             {"sources": [source("llama/base", 0, 4)]},
-            {
-                "sources": [
-                    source(
-                        "llama/base",
-                        2,
-                        4,
-                        scale=[
-                            {"filter": "o_proj", "value": 0.0},
-                            {"filter": "down_proj", "value": 0.0},
-                            {"value": 1.0},
-                        ],
-                    )
-                ]
-            },
+            {"sources": [source("llama/base", 2, 4, scale=halves)]},
         ),
         sliced(
             "slerp",
             "slices, `t` by filter and gradient",
             {"sources": [source("llama/base", 0, 4), source("llama/a", 0, 4)]},
             **base,
-            parameters={"t": filtered},
+            parameters={"t": FILTERED},
         ),
         sliced(
             "linear",
@@ -205,84 +253,81 @@ def cases(place: Path) -> list[Case]:
             {
                 "sources": [
                     source("llama/base", 0, 2),
-                    source("llama/a", 0, 2, **dense[0]),
-                    source("llama/b", 0, 2, **dense[1]),
+                    source("llama/a", 0, 2, **SPARSE[0]),
+                    source("llama/b", 0, 2, **SPARSE[1]),
                 ]
             },
             {
-                "sources": [source("llama/c", 2, 4), source("llama/a", 2, 4, **dense[2])],
-                "base_model": path("llama/c"),
+                "sources": [source("llama/c", 2, 4), source("llama/a", 2, 4, **SPARSE[2])],
+                "base_model": write.path("llama/c"),
             },
             **base,
         ),
-        Case(
+    ]
+
+
+def _modules(write: Writer) -> list[Case]:
+    """Return recipes by module, and one of an adapter."""
+    two = {"sources": [write.source("llama/a", 0, 2, weight=1.0), write.source("llama/b", 2, 4)]}
+    adapted = write.path("llama/base") + "+" + write.path("llama/lora")
+    return [
+        write.whole(
             "linear",
             "`modules`, slices in one",
-            {
-                "merge_method": "linear",
-                "merge_convention": "mergekit",
-                "modules": {"default": {"slices": [two], "parameters": {"weight": 0.3}}},
-            },
+            modules={"default": {"slices": [two], "parameters": {"weight": 0.3}}},
         ),
-        Case(
+        write.whole(
             "task_arithmetic",
             "`modules` of a T5",
-            {
-                "merge_method": "task_arithmetic",
-                "merge_convention": "mergekit",
-                "base_model": path("t5/base"),
-                "modules": {
-                    "encoder": {"models": models("t5", {"weight": [0, 1]}, {"weight": 0.5})},
-                    "decoder": {
-                        "models": models("t5", {"weight": 0.3}, {}),
-                        "parameters": {"weight": [1, 0.2]},
-                    },
-                    "shared": {"models": models("t5", {}, {}, {})},
+            base_model=write.path("t5/base"),
+            modules={
+                "encoder": {"models": write.models("t5", {"weight": [0, 1]}, {"weight": 0.5})},
+                "decoder": {
+                    "models": write.models("t5", {"weight": 0.3}, {}),
+                    "parameters": {"weight": [1, 0.2]},
                 },
-                "parameters": {"weight": 0.7},
+                "shared": {"models": write.models("t5", {}, {}, {})},
             },
+            parameters={"weight": 0.7},
         ),
-        Case(
+        write.whole(
             "ties",
             "`base+lora`",
-            {
-                "merge_method": "ties",
-                "merge_convention": "mergekit",
-                **base,
-                "models": [
-                    {"model": path("llama/base") + "+" + path("llama/lora"), "parameters": dense[0]},
-                    *models("llama", dense[1]),
-                ],
-            },
+            base_model=write.path("llama/base"),
+            models=[{"model": adapted, "parameters": SPARSE[0]}, *write.models("llama", SPARSE[1])],
         ),
     ]
-    more = [{"model": path("llama/more"), "parameters": {"weight": 0.5}}, *models("llama", {"weight": 0.3})]
+
+
+def _tokenizers(write: Writer) -> list[Case]:
+    """Return recipes of models whose vocabularies differ."""
+    more = write.path("llama/more")
+    word5 = {"kind": "model_token", "model": write.path("llama/base"), "token": "word5"}
     block = {
         "source": "union",
         "pad_to_multiple_of": 8,
         "tokens": {
-            "word3": {"source": path("llama/more"), "force": True},
-            "new2": {"source": {"kind": "model_token", "model": path("llama/base"), "token": "word5"}},
+            "word3": {"source": more, "force": True},
+            "new2": {"source": word5},
             "newest": {"source": {"kind": "zero"}},
         },
     }
-    for feature, keys in (
-        ("`tokenizer_source: base`", {"tokenizer_source": "base"}),
-        ("`tokenizer_source`: a model", {"tokenizer_source": path("llama/more")}),
-        ("`tokenizer_source: union`", {"tokenizer_source": "union"}),
-        ("`tokenizer` with tokens and padding", {"tokenizer": block}),
-    ):
-        found.append(
-            Case(
-                "task_arithmetic",
-                feature,
-                {
-                    "merge_method": "task_arithmetic",
-                    "merge_convention": "mergekit",
-                    **base,
-                    "models": more,
-                    **keys,
-                },
-            )
+    asked: dict[str, Recipe] = {
+        "`tokenizer_source: base`": {"tokenizer_source": "base"},
+        "`tokenizer_source`: a model": {"tokenizer_source": more},
+        "`tokenizer_source: union`": {"tokenizer_source": "union"},
+        "`tokenizer` with tokens and padding": {"tokenizer": block},
+    }
+    return [
+        write.whole(
+            "task_arithmetic",
+            feature,
+            base_model=write.path("llama/base"),
+            models=[
+                {"model": more, "parameters": {"weight": 0.5}},
+                *write.models("llama", {"weight": 0.3}),
+            ],
+            **keys,
         )
-    return found
+        for feature, keys in asked.items()
+    ]

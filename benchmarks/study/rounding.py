@@ -8,12 +8,9 @@ with a tenth of it. Every figure is tr((Q - W*) H (Q - W*)^T) as a share of GPTQ
 of two layers; seconds are of the processor. Writes results/rounding.{json,md}.
 """
 
-import argparse
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,10 @@ from torch import Tensor
 from benchmarks import RESULTS
 from benchmarks.accuracy.laboratory import CPU
 from benchmarks.accuracy.suites import TEXT
+from benchmarks.commands import parser
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
-from benchmarks.machine import machine
+from benchmarks.machine import machine, today
+from benchmarks.tables import table, write_json, write_text
 from converters import open_family
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import calibrate_blocks
@@ -46,11 +45,14 @@ from epmq_export.tensors.source import renamed
 LAYERS = ("encoder.layer.1.", "encoder.layer.4.")
 GRID = GRIDS["Q4_0"]
 BEAM = 4
+METHOD = PRESETS["anchored"]
+SHARES = (1.0, 0.1)
+"""The shares of its lambda that are measured."""
 
 
 def ordered(weight: Tensor, hessian: Tensor, grid: Grid) -> PackedTensor:
-    """GPTQ by falling diagonal of H ("act-order"). Groups stay where the file has them, so their scales are
-    fitted beforehand.
+    """Round by GPTQ in the order of a falling diagonal of H ("act-order"). Groups stay where the file has
+    them, so their scales are fitted beforehand.
     """
     order = hessian.diagonal().argsort(descending=True)
     upper = inverse_factor(hessian[order][:, order], "here").float()
@@ -66,8 +68,8 @@ def ordered(weight: Tensor, hessian: Tensor, grid: Grid) -> PackedTensor:
 
 
 def beam(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
-    """K-best: of each row, the BEAM cheapest prefixes are kept, each going on with its two nearest codes;
-    under the scales of `start`.
+    """Search K-best: of each row, the BEAM cheapest prefixes are kept, each going on with its two nearest
+    codes, under the scales of `start`.
     """
     grid, upper = start.grid, inverse_factor(hessian, "here").float()
     steps, _ = grid.steps(start.stored)
@@ -93,7 +95,7 @@ def beam(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
 
 
 def ways(weight: Tensor, hessian: Tensor) -> dict[str, tuple[float, float]]:
-    """By way of rounding: the loss as a share of GPTQ's, and the seconds."""
+    """Return the loss as a share of GPTQ's, and the seconds, by way of rounding."""
     found: dict[str, tuple[float, float]] = {}
     results: dict[str, PackedTensor] = {}
 
@@ -119,84 +121,87 @@ def ways(weight: Tensor, hessian: Tensor) -> dict[str, tuple[float, float]]:
     return {name: (loss / found["GPTQ"][0], seconds) for name, (loss, seconds) in found.items()}
 
 
-def problems(data: Path, experts: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
-    """lambda, and W* and H of each linear of LAYERS."""
-    family = open_family(packaged_base())
+Problem = tuple[Tensor, Tensor]
+"""W*, float32 [out, in], and H, float64 [in, in]."""
+
+
+def problems(data: Path, experts: Path) -> dict[str, Problem]:
+    """Return the problem of each linear of LAYERS, by the weight's name."""
+    directory, names = packaged_base(), TEXT.tasks[:4]
+    family = open_family(directory)
     base, *sources = (
         renamed(open_checkpoint(str(path)), family.canonical)
-        for path in (packaged_base(), *(experts / task for task in TEXT.tasks[:4]))
+        for path in (directory, *(experts / task for task in names))
     )
     merge = merged(
         base,
         sources,
-        merge_settings(
-            "task_arithmetic", [Level({"lambda": 1.0})], [(task, Level()) for task in TEXT.tasks[:4]]
-        ),
+        merge_settings("task_arithmetic", [Level({"lambda": 1.0})], [(task, Level()) for task in names]),
     )
-    method = with_length(PRESETS["anchored"], family, base, sources, merge)
-    texts = (
-        [family.truncate(text.strip()) for _, text in lines(data / task / "train.tsv.gz")[:-HELD_OUT]]
-        for task in TEXT.tasks[:4]
-    )
-    tasks = [
-        TaskData(task, source, choose([*each], 32, 0))
-        for task, source, each in zip(TEXT.tasks[:4], sources, texts, strict=True)
-    ]
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    tasks = []
+    for task, source in zip(names, sources, strict=True):
+        rows = lines(data / task / "train.tsv.gz")[:-HELD_OUT]
+        texts = [family.truncate(text.strip()) for _, text in rows]
+        tasks.append(TaskData(task, source, choose(texts, 32, 0)))
+    found: dict[str, Problem] = {}
 
     def keep(name: str, best: Tensor, factor: Tensor | None, loss: Callable[[Tensor], float]) -> None:
         if name.startswith(LAYERS) and factor is not None:
             found[name] = best.float(), torch.linalg.inv(factor.T @ factor)
 
-    calibrator = Calibrator(
-        family, base, merge, tasks, replace(method, rounding="gptq"), Layout(), CPU, measure=keep
-    )
+    method = replace(with_length(METHOD, family, base, sources, merge), rounding="gptq")
+    calibrator = Calibrator(family, base, merge, tasks, method, Layout(), CPU, measure=keep)
     for block, _ in calibrate_blocks(calibrator):
         if block.name == LAYERS[-1].rstrip("."):
             break
-    return method.damping, found
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/text"))
-    parser.add_argument("--experts", type=Path, default=Path.home() / ".cache/epmq/experts/minilm-full")
-    given = parser.parse_args()
-    damping, found = problems(given.data, given.experts)
+def measure(found: Mapping[str, Problem]) -> list[dict[str, Any]]:
+    """Return a row for each way of rounding: its mean losses by SHARES, and the seconds of the first."""
     sums: dict[str, list[list[tuple[float, float]]]] = {}
     for weight, hessian in found.values():
-        for column, share in enumerate((1.0, 0.1)):
-            eased = hessian - (1 - share) * damping * torch.eye(len(hessian), dtype=torch.float64)
+        for column, share in enumerate(SHARES):
+            eased = hessian - (1 - share) * METHOD.damping * torch.eye(len(hessian), dtype=torch.float64)
             for name, pair in ways(weight, eased).items():
-                sums.setdefault(name, [[], []])[column].append(pair)
-    rows: list[dict[str, Any]] = [
+                sums.setdefault(name, [[] for _ in SHARES])[column].append(pair)
+    return [
         {
             "way": name,
             "loss": [sum(loss for loss, _ in column) / len(column) for column in columns],
-            "seconds": sum(s for _, s in columns[0]),
+            "seconds": sum(seconds for _, seconds in columns[0]),
         }
         for name, columns in sums.items()
     ]
-    about = (
-        f"{len(found)} linears of all-MiniLM-L6-v2, Q4_0. {datetime.now(UTC).strftime('%Y-%m-%d')}, "
-        f"{machine()}. Written by `python -m benchmarks.study.rounding`."
-    )
-    text = [
-        f"# Rounding\n\n{about}\n",
-        f"| rounding | loss, lambda {damping:g} | loss, lambda {damping / 10:g} | time, GPTQ = 1 |",
-        "| --- | --- | --- | --- |",
-    ]
+
+
+def text(about: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table in Markdown."""
     gptq_seconds = next(row["seconds"] for row in rows if row["way"] == "GPTQ")
+    cells = [
+        ["rounding", *(f"loss, lambda {METHOD.damping * share:g}" for share in SHARES), "time, GPTQ = 1"]
+    ]
     for row in rows:
-        slower = row["seconds"] / gptq_seconds
-        text.append(f"| {row['way']} | {row['loss'][0]:.3f} | {row['loss'][1]:.3f} | {slower:.1f} |")
-    (RESULTS / "rounding.json").write_text(
-        json.dumps({"about": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        losses = [f"{loss:.3f}" for loss in row["loss"]]
+        cells.append([row["way"], *losses, f"{row['seconds'] / gptq_seconds:.1f}"])
+    return f"# Rounding\n\n{about}\n\n{table(cells)}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser("study.rounding", __doc__)
+    options.add_argument("--data", type=Path, required=True, help="the folder of the text tasks")
+    options.add_argument("--experts", type=Path, default=TEXT.experts)
+    options.add_argument("--out", type=Path, default=RESULTS, help="the folder of rounding.json and .md")
+    given = options.parse_args(arguments)
+    found = problems(given.data, given.experts)
+    rows = measure(found)
+    about = (
+        f"{len(found)} linears of all-MiniLM-L6-v2, {GRID.name}. {today()}, {machine()}. "
+        "Written by `python -m benchmarks.study.rounding`."
     )
-    (RESULTS / "rounding.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    print("\n".join(text))
+    write_json(given.out / "rounding.json", {"about": about, "rows": rows})
+    write_text(given.out / "rounding.md", text(about, rows))
+    print(text(about, rows))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,16 @@ import numpy as np
 from benchmarks.experts import image_tasks
 
 
-def text_task(folder: Path, *, labels: tuple[str, ...] = ("bad", "good"), train: int = 540) -> Path:
-    """Write a text task: lines of all labels in turn, in words that the tests' small models know."""
+def text_task(
+    folder: Path, *, labels: tuple[str, ...] = ("bad", "good"), train: int = 540, pair: bool = False
+) -> Path:
+    """Write a text task: lines of all labels in turn, in words that the tests' small models know;
+    two texts a line for a `pair`."""
     folder.mkdir(parents=True)
+    second = "the rain [SEP] the rain is in " if pair else ""
     for split, count in (("train", train), ("test", 9)):
         lines = [
-            f"{i % len(labels)}\tthe weather is {'good ' * (i % 3)}in the park {i % 7}\n"
+            f"{i % len(labels)}\tthe weather is {'good ' * (i % 3)}in {second}the park {i % 7}\n"
             for i in range(count)
         ]
         (folder / f"{split}.tsv.gz").write_bytes(gzip.compress("".join(lines).encode()))

@@ -4,7 +4,8 @@ keeps.
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ import torch
 from benchmarks import RESULTS
 from benchmarks.accuracy import counts, rows
 from benchmarks.accuracy import laboratory as laboratory_module
-from benchmarks.accuracy.__main__ import whole_table
+from benchmarks.accuracy.__main__ import main, whole_table
 from benchmarks.accuracy.judge import LONG, Judge
 from benchmarks.accuracy.laboratory import CPU, METHODS, Laboratory, by_reference, calibrated
 from benchmarks.accuracy.rows import Results
+from benchmarks.accuracy.suites import SUITES, TEXT
 from benchmarks.peers import Merge, Quantised
 from benchmarks.peers.peer import in_pytorch
 from epmq_export.verification.tasks.open import open_bench
@@ -311,3 +313,51 @@ def test_a_line_of_the_table_by_counts(tmp_path: Path) -> None:
     text = (tmp_path / "counts.md").read_text()
     assert "Tasks, in their order: kind, place." in text
     assert f"| {' | '.join(line)} |" in text
+
+
+@pytest.fixture
+def command(laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Run the command on the small model in place of the text suite's; return the folder of its results."""
+    suite = replace(TEXT, tasks=TASKS, shown=2, base=lambda experts: laboratory.base)
+    monkeypatch.setitem(SUITES, "text", suite)
+
+    def run(*arguments: str, experts: Path = laboratory.experts) -> Path:
+        places = ["--data", str(laboratory.data), "--experts", str(experts), "--out", str(tmp_path)]
+        sizes = ["--lines", "6", "--samples", "8", "--merges", "TA 1.0"]
+        main([*places, *sizes, *arguments])
+        return tmp_path
+
+    return run
+
+
+def test_the_command_measures_what_is_asked_and_goes_on(
+    command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--peers", "--reload", "none", "--methods", "rtn")
+    out = command(*asked)
+    rows = [(row["method"], row["stage"]) for row in json.loads((out / "accuracy.json").read_text())["rows"]]
+    assert rows == [("", "base"), ("", "experts"), ("", "merged"), ("rtn", "packed")]
+    before = (out / "accuracy.json").read_bytes()
+    monkeypatch.setattr(laboratory_module, "calibrate", None)  # calling it would raise
+    command(*asked)
+    assert (out / "accuracy.json").read_bytes() == before
+
+
+def test_a_table_by_the_number_of_tasks(command: Callable[..., Path]) -> None:
+    out = command("--counts", "2")
+    rows = json.loads((out / "accuracy.json").read_text())["rows"]
+    packed = [row["method"] for row in rows if row["stage"] == "packed"]
+    assert packed == list(counts.METHODS)
+    text = (out / "counts.md").read_text()
+    assert "| 2 |" in text and "| TA 1.0 |" in text
+
+
+def test_what_is_not_there_is_told_before_the_work(command: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"no experts for kind, place; train them .*\n +python -m benchmarks\."
+    ):
+        command(experts=tmp_path / "nowhere")
+    with pytest.raises(SystemExit, match="--tasks: found trec, expected some of kind, place"):
+        command("--tasks", "trec")
+    with pytest.raises(SystemExit, match="no such file; give --data, the folder of the text tasks"):
+        main(["--data", str(tmp_path)])

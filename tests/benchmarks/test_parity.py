@@ -4,6 +4,7 @@ difference.
 
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.parity.__main__ import compare, merge, table
+from benchmarks import RESULTS
+from benchmarks.parity import __main__ as parity
+from benchmarks.parity.__main__ import merge
 from benchmarks.parity.cases import Case, cases
+from benchmarks.parity.compare import Row, compare, text
 from benchmarks.parity.models import write_models
 from epmq_export.files import read_json
 
@@ -67,4 +71,52 @@ def test_verdicts(models: Path, tmp_path: Path) -> None:
     failed = compare(case, tmp_path / "case", "TypeError: no")
     assert failed.verdict == "mergekit fails: TypeError: no"
     about = {"date": "", "machine": "", "versions": {"mergekit": "", "torch": ""}}
-    assert "| linear | weights | 0 | nan | nan | mergekit fails: TypeError: no |" in table([failed], about)
+    assert "| linear | weights | 0 | nan | nan | mergekit fails: TypeError: no |" in text(about, [failed])
+
+
+def test_the_committed_table_has_a_row_for_every_recipe() -> None:
+    content = json.loads((RESULTS / "mergekit_parity.json").read_text(encoding="utf-8"))
+    rows = [Row(**row) for row in content.pop("rows")]
+    assert [(row.rule, row.feature) for row in rows] == [
+        (case.rule, case.feature) for case in cases(Path("models"))
+    ]
+    assert (RESULTS / "mergekit_parity.md").read_text(encoding="utf-8") == text(content, rows)
+
+
+STAND_IN = """#!{python}
+import json, pathlib, shutil, sys
+if sys.argv[1] == "-c":
+    print("0.1 2.13 5.0")
+else:
+    assert sys.argv[1] == "-I" and sys.argv[2].endswith("worker.py")
+    for number, job in enumerate(json.loads(pathlib.Path(sys.argv[3]).read_text())):
+        theirs = pathlib.Path(job["output"])
+        shutil.copytree(theirs.with_name("ours"), theirs)
+        print("answer", json.dumps("it fails" if number == {failing} else None))
+"""
+
+
+def stand_in(folder: Path, failing: int) -> Path:
+    """Write an interpreter that answers as one with mergekit does; it merges as we do."""
+    path = folder / "python"
+    path.write_text(STAND_IN.format(python=sys.executable, failing=failing))
+    path.chmod(0o755)
+    return path
+
+
+def test_the_command(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "write_models", lambda place: shutil.copytree(models, place))
+    monkeypatch.setattr(parity, "cases", lambda place: [cases(place)[0], cases(place)[-1]])
+    parity.main(["--mergekit", str(stand_in(tmp_path, -1)), "--out", str(tmp_path / "out")])
+    content = json.loads((tmp_path / "out" / "mergekit_parity.json").read_text())
+    assert [row["verdict"] for row in content["rows"]] == ["equal", "equal"]
+    assert content["versions"]["mergekit"] == "0.1"
+    with pytest.raises(SystemExit) as left:
+        parity.main(["--mergekit", str(stand_in(tmp_path, 1)), "--out", str(tmp_path / "out")])
+    assert left.value.code == 1
+    assert "mergekit fails: it fails" in (tmp_path / "out" / "mergekit_parity.md").read_text()
+
+
+def test_an_interpreter_without_mergekit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"has no mergekit: .*No package metadata"):
+        parity.main(["--mergekit", sys.executable, "--out", str(tmp_path)])
