@@ -8,7 +8,7 @@ import pytest
 
 from tests import ROOT
 
-PACKAGES = ("epmq_export", "converters", "formats")
+PACKAGES = ("epmq_export", "converters", "formats", "benchmarks")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in [ROOT / "cli.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
@@ -33,6 +33,7 @@ MAY: dict[str, set[str]] = {
     "converters": {"errors", "files", "tensors", "models"},
     "formats": {"errors", "_version", "files", "grids", "tensors", "models"},
     "cli": {"api", "console", "doctor", "errors", "_version"},
+    "benchmarks": set().union(*FLOORS) - {"console", "doctor"},
 }
 """What each of the others may import of `epmq_export`."""
 
@@ -90,13 +91,6 @@ def test_the_others_know_what_they_may(module: str) -> None:
 def test_only_the_face_knows_converters_and_formats(module: str) -> None:
     others = {package(name) for name in imports(module)} - {"epmq_export", package(module)}
     assert others == set() or (module == "epmq_export.api" and others == {"converters", "formats"})
-
-
-def test_no_benchmark_imports_the_command_line() -> None:
-    for path in (ROOT / "benchmarks").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert "cli" not in [*names, getattr(node, "module", None)], path
 
 
 def test_no_two_files_import_each_other() -> None:

@@ -27,6 +27,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+import epmq_export as epmq
 from benchmarks import RESULTS
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
@@ -34,14 +35,7 @@ from benchmarks.parity.cases import Case, cases
 from benchmarks.parity.compare import compare, text
 from benchmarks.parity.models import write_models
 from benchmarks.tables import write_json, write_text
-from converters import frozen
-from converters.from_gguf.checkpoint import GgufBase
-from epmq_export.merging.hf_directory import model_card, write_merged
 from epmq_export.merging.inputs import Inputs
-from epmq_export.pipeline.merge import merge as merge_models
-from epmq_export.pipeline.models import open_checkpoints
-from epmq_export.recipe.load import load_recipe
-from epmq_export.tensors.shards import SHARD_BYTES
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -66,27 +60,13 @@ def drawn(place: Path) -> Iterator[None]:
             save_file(draws, place)
 
 
-def _merge(path: Path, output: Path) -> None:
-    """Write the merge of a recipe as `epmq merge` does."""
-    recipe = load_recipe(path)
-    opened = open_checkpoints(recipe, GgufBase)
-    made = merge_models(recipe, opened, frozen(opened.base.model_directory))
-    card = model_card(
-        recipe.base_model,
-        [model.model for model in recipe.experts],
-        recipe.merge_method,
-        path.read_text(encoding="utf-8"),
-    )
-    write_merged(output, made.source, made.directory, card, SHARD_BYTES, made.config, made.tokenizer)
-
-
 def merge(case: Case, place: Path) -> dict[str, str]:
     """Merge a case here; return the job that mergekit is to do."""
     place.mkdir()
     recipe = place / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(case.recipe, sort_keys=False), encoding="utf-8")
     with drawn(place / "draws.safetensors"):
-        _merge(recipe, place / "ours")
+        epmq.merge(recipe, place / "ours")
     draws = place / "draws.safetensors"
     return {
         "recipe": str(recipe),

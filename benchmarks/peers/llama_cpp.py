@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.imatrix import importance
 from benchmarks.peers.peer import Merge, Quantised, Run, in_pytorch
+from epmq_export.api import registry
 from epmq_export.errors import MissingRuntime
 from epmq_export.models.blocks import linears
+from epmq_export.models.specs import GgufExport
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from formats.gguf.format import Gguf
-from formats.gguf.spec import spec_of
 
 # What llama-quantize takes instead for rows that are no multiple of 256 (`tensor_type_fallback` in its
 # src/llama-quant.cpp).
@@ -58,9 +58,11 @@ class LlamaQuantize:
         return None
 
     def quantise(self, merge: Merge, folder: Path) -> Quantised:
-        full = Gguf().write(merge.packed, merge.family, folder)
+        full = registry().formats["gguf"].write(merge.packed, merge.family, folder)
         weights = importance(merge) if self.imatrix else {}
-        spec = spec_of(merge.family)
+        export = merge.family.exports["gguf"]
+        assert isinstance(export, GgufExport)
+        spec = export.spec()
         grids, raw = {}, {}
         for name in linears(merge.family):
             weight = merge.packed.load(name).numpy()

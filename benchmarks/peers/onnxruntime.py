@@ -14,10 +14,10 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from benchmarks.peers.peer import Merge, Quantised
+from epmq_export.api import registry
 from epmq_export.errors import InputError
 from epmq_export.models.blocks import linears
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.onnx.format import OnnxQdq
 
 GROUP = 32
 
@@ -56,7 +56,7 @@ class MatMulNBits:
         )
 
         logging.getLogger(MatMulNBitsQuantizer.__module__).setLevel(logging.WARNING)  # it tells of every node
-        path = OnnxQdq().write(merge.packed, merge.family, folder)
+        path = registry().formats["onnx"].write(merge.packed, merge.family, folder)
         model = onnx.load(path)
         fold_transposes(model)
         if self.algorithm == "default":

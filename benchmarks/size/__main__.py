@@ -26,7 +26,7 @@ from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.size.models import LEFT, SHAPES, prepare
 from benchmarks.tables import table, write_json, write_text
-from converters import open_family
+from epmq_export.api import registry
 from epmq_export.data.images import read_pictures
 from epmq_export.data.request import DataRequest
 from epmq_export.models import reference
@@ -53,7 +53,7 @@ TITLES = {"b32": "ViT-B/32", "l14": "ViT-L/14"}
 
 def forward_seconds(base: Path, recipe: Path) -> float:
     """Return the seconds of one pass of all calibration images through one model."""
-    family = open_family(base)
+    family = registry().open_family(base)
     tasks = yaml.safe_load(recipe.read_text(encoding="utf-8"))["tasks"].values()
     pictures = [
         picture

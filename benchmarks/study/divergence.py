@@ -29,8 +29,8 @@ from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.peers import Peer, Run, known
 from benchmarks.tables import table, write_json, write_text
-from epmq_export.pipeline.job import Job
 from epmq_export.models.samples import Sample
+from epmq_export.pipeline.job import Job
 from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.tasks.language import LanguageBench
 from epmq_export.verification.tasks.multiple_choice import Choice

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.accuracy.laboratory import CPU
 from benchmarks.accuracy.suites import TEXT
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
-from converters import open_family
+from epmq_export.api import registry
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
@@ -89,7 +89,7 @@ class HeldOut:
     def open(cls, data: Path, experts: Path, count: int) -> "HeldOut":
         """Open the packaged base and the experts; `count` held-out lines a task judge."""
         directory = packaged_base()
-        family = open_family(directory)
+        family = registry().open_family(directory)
         base = renamed(open_checkpoint(str(directory)), family.canonical)
         tasks = {}
         for name in TEXT.tasks:

@@ -24,7 +24,7 @@ from benchmarks.commands import parser
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
 from benchmarks.machine import machine, today
 from benchmarks.tables import table, write_json, write_text
-from converters import open_family
+from epmq_export.api import registry
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
@@ -128,7 +128,7 @@ Problem = tuple[Tensor, Tensor]
 def problems(data: Path, experts: Path) -> dict[str, Problem]:
     """Return the problem of each linear of LAYERS, by the weight's name."""
     directory, names = packaged_base(), TEXT.tasks[:4]
-    family = open_family(directory)
+    family = registry().open_family(directory)
     base, *sources = (
         renamed(open_checkpoint(str(path)), family.canonical)
         for path in (directory, *(experts / task for task in names))
