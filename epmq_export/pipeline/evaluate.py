@@ -28,10 +28,13 @@ class Evaluation:
     """Scores on a recipe's tasks."""
 
     base: Scores
+    """The scores of the base model."""
+
     experts: Scores
     """The score of each task's own expert."""
 
     model: Scores
+    """The scores of the model that was evaluated."""
 
     def as_dict(self) -> dict[str, dict[str, float]]:
         """Return the scores by the names of the models, as `epmq evaluate --json` prints them."""

@@ -18,8 +18,10 @@ class Progress:
     """What exactly is being done; empty at the stage's beginning and end."""
 
     done: int = 0
+    """How many steps are done."""
+
     total: int = 0
-    """How many steps are done, and of how many; `total` is 0 where that is not known."""
+    """How many steps there are; 0 where that is not known."""
 
     state: Literal["running", "finished", "failed"] = "running"
     """`finished` and `failed` are a stage's last word."""

@@ -20,6 +20,8 @@ class TensorDescription:
     """A tensor of a file, without its values."""
 
     name: str
+    """The name that the file gives it."""
+
     type: str
     """The type as the file's format names it (`Q4_K`, `INT4`, `BF16`); in a packed checkpoint, the grid."""
 
@@ -45,8 +47,13 @@ class Total:
     """The tensors, weights and bytes of several tensors together."""
 
     tensors: int
+    """How many there are."""
+
     weights: int
+    """Their weights together."""
+
     bytes: int
+    """The bytes that their data take."""
 
     @classmethod
     def of(cls, tensors: Sequence[TensorDescription]) -> "Total":
@@ -69,8 +76,14 @@ class Description:
     """One of `gguf`, `onnx`, `safetensors`, `packed checkpoint`, `Hugging Face model` and `LoRA adapter`."""
 
     path: Path
+    """What was inspected."""
+
     metadata: Mapping[str, Any]
+    """What the file says beside its tensors, by key."""
+
     tensors: Sequence[TensorDescription]
+    """The tensors in the file's order."""
+
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What this project wrote about the file's origin: recipe, inputs, method, versions. Empty for files of
     others.

@@ -82,13 +82,22 @@ class Packed:
     Raises InputError where the directory is no packed checkpoint, or its tensors do not agree with its index.
     """
 
+    directory: Path
+    """The directory, which holds config and tokenizer, too."""
+
+    index: PackedIndex
+    """What packed.json says."""
+
+    grids: Mapping[str, Grid]
+    """The grid of each tensor that is on one, by the tensor's name."""
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         index = directory / PACKED_INDEX
         if not index.is_file():
             raise InputError(f"{directory} is no packed checkpoint: it has no {PACKED_INDEX}")
         self.index = PackedIndex.read(index)
-        self.grids: dict[str, Grid] = {name: GRIDS[grid] for name, grid in self.index.grids.items()}
+        self.grids = {name: GRIDS[grid] for name, grid in self.index.grids.items()}
         self._file = StoredWeights(directory)
         stored = set(self._file.names())
         for name, grid in self.grids.items():
@@ -106,6 +115,7 @@ class Packed:
         )
 
     def names(self) -> list[str]:
+        """Return the names of all tensors, sorted."""
         return self._names
 
     def tensor(self, name: str) -> PackedTensor | Tensor:
@@ -122,6 +132,7 @@ class Packed:
         return self._file.load(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
         if name in self.grids:
             out, groups = self._file.shape(f"{name}.scales")
             return out, groups * self.grids[name].group
@@ -132,6 +143,7 @@ class Packed:
         return self.grids.get(name) or self._file.dtype(name)
 
     def load(self, name: str) -> Tensor:
+        """Return the values that a tensor ships: float32 where it is on a grid."""
         value = self.tensor(name)
         return value.dequantise() if isinstance(value, PackedTensor) else value
 

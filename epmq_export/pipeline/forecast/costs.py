@@ -95,35 +95,39 @@ class Samples:
     """What is calibrated on."""
 
     tasks: int
+    """The number of tasks."""
+
     samples: int
-    """Of all tasks together."""
+    """The number of samples of all tasks together."""
 
     tokens: float
-    """A sample, on average, padding included."""
+    """The tokens of a sample, on average, padding included."""
 
     exact: bool
     """Whether the data were read; else their number is what the recipe asks for."""
 
     @property
     def rows(self) -> float:
+        """Return the number of tokens of all samples."""
         return self.samples * self.tokens
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, besides Python and its libraries; of the block that takes the most."""
+    """The bytes that are held besides Python and its libraries, at the block that takes the most."""
 
     weights: int
-    """Of the block in the merge, in the student and in an expert."""
+    """The block's weights in the merge, in the student and in an expert."""
 
     merging: int
-    """Of its largest tensor, while it is merged."""
+    """What its largest tensor takes while it is merged."""
 
     statistics: int
-    """Of its widest step: sums in float32, moments and the factor in float64, and its linears' solves."""
+    """What its widest step takes: sums in float32, moments and the factor in float64, and its solves.
+    """
 
     forward: int
-    """Of one batch."""
+    """What one batch takes."""
 
     activations: int
     """Hidden states, batches and the experts' inputs, up to their bound."""
@@ -132,35 +136,44 @@ class Memory:
     """All that is calibrated already: a byte a code."""
 
     spilled: int
-    """Activations that are past the bound, on disk."""
+    """Activations that are past the bound, on disk: not part of `peak`."""
 
     @property
     def peak(self) -> int:
+        """Return all that is in memory together."""
         return self.weights + self.merging + self.statistics + self.forward + self.activations + self.shipped
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations of one calibration."""
+    """The operations of one calibration."""
 
     forward: float
+    """Those of the forward passes, in float32."""
+
     statistics: float
+    """Those of the statistics, in float32."""
+
     solve: float
-    """In float64."""
+    """Those of the solves, in float64."""
 
     rounding: tuple[float, float]
-    """The least and the most."""
+    """Those of rounding, the least and the most."""
 
     columns: tuple[float, float]
-    """Columns that rounding walks along, the least and the most."""
+    """The columns that rounding walks along, the least and the most."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Operations a second."""
+    """What a machine reaches."""
 
     single: float
+    """Operations a second in float32."""
+
     double: float
+    """Operations a second in float64."""
+
     column: float
     """Seconds that a column of GPTQ takes."""
 

@@ -24,7 +24,7 @@ class Found:
     """`base`, `expert of sst2`, `calibration of sst2`, ..."""
 
     name: str
-    """As the recipe has it."""
+    """Its name as the recipe has it."""
 
     directory: str | None
     """Where it is, or what there is of it."""
@@ -34,6 +34,7 @@ class Found:
 
     @property
     def sentence(self) -> str:
+        """Return in words whether it is there."""
         if self.whole:
             return "here"
         return (
