@@ -1,13 +1,10 @@
-"""How the gap grows with the number of tasks: one line a number, from the rows of a table of that many
-tasks.
-"""
+"""How the gap grows with the number of tasks: a line for each number, from the rows of a table of so many."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.accuracy.rows import Results
-from benchmarks.tables import percent, table
-from epmq_export import files
+from benchmarks.tables import percent, table, write_text
 from epmq_export.calibration.method import DEFAULT_METHOD
 
 METHODS = tuple(dict.fromkeys(("gptq", "epmq", DEFAULT_METHOD)))
@@ -31,14 +28,14 @@ ABOUT = (
 
 
 def best_merge(results: Results, merges: Sequence[str]) -> str:
-    """The merge whose full-precision row has the highest average; the first of equals. Every one has been
-    measured.
+    """Return the merge whose full-precision row has the highest average; the first of equals. Every one has
+    been measured.
     """
     return max(merges, key=lambda merge: results.score(merge, "", "merged") or 0.0)
 
 
 def line(results: Results, merge: str) -> list[str]:
-    """One line of the table, from measured rows."""
+    """Return one line of the table, from measured rows."""
     ends = [next(results.of("", "", end)) for end in ("base", "experts")]
     merged = next(results.of(merge, "", "merged"))
     methods = [next(results.of(merge, method, "packed")) for method in METHODS]
@@ -48,10 +45,9 @@ def line(results: Results, merge: str) -> list[str]:
 
 
 def write(folder: Path, longest: Results, lines: Sequence[Sequence[str]]) -> None:
-    """counts.md, as far as it has come; `longest` has the most tasks so far."""
+    """Write counts.md, as far as it has come; `longest` has the most tasks so far."""
     text = (
         f"# Accuracy by the number of tasks\n\n{ABOUT}{', '.join(longest.about['settings']['tasks'])}.\n\n"
         f"{longest.head()}\n\n{table([HEAD, *lines])}\n"
     )
-    with files.whole(folder / "counts.md") as built:
-        built.write_text(text, encoding="utf-8")
+    write_text(folder / "counts.md", text)

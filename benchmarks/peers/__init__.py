@@ -11,7 +11,7 @@ __all__ = ["Merge", "Peer", "Quantised", "Run", "known"]
 
 
 def known(python: Path | None = None) -> dict[str, Peer]:
-    """Every peer by its name; `python` runs those that need an environment of their own."""
+    """Return every peer by its name; `python` runs those that need an environment of their own."""
     peers: list[Peer] = [
         LlamaQuantize(grid, importance) for grid in ("Q4_0", "Q4_K") for importance in (False, True)
     ]

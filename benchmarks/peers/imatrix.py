@@ -14,8 +14,8 @@ CPU = torch.device("cpu")
 
 
 def importance(merge: Merge) -> dict[str, Tensor]:
-    """By the weight's name, float32 [in]: mean over all tokens of all texts, padding left out, of x^2 in the
-    unquantised model.
+    """Return, by the weight's name, the mean of x^2 in the unquantised model over all tokens of all texts,
+    padding left out: float32 [in].
 
     That is what llama-imatrix sums up and llama-quantize divides by the count of tokens.
     """

@@ -103,7 +103,7 @@ class LlamaQuantize:
         return Quantised(8 * sum(map(np.size, raw.values())) / sum(map(prod, shapes.values())), runs, note)
 
     def grid_of(self, width: int) -> str:
-        """What rows of `width` weights are stored on."""
+        """Return what rows of `width` weights are stored on."""
         fits = width % GGML_QUANT_SIZES[GGMLQuantizationType[self.grid]][0] == 0
         return self.grid if fits else FALLBACK[self.grid]
 
@@ -111,7 +111,7 @@ class LlamaQuantize:
 def _write(
     source: Path, target: Path, replaced: Mapping[str, tuple[GGMLQuantizationType, NDArray[np.uint8]]]
 ) -> None:
-    """A GGUF file anew, with some of its tensors in bytes of another type."""
+    """Write a GGUF file anew, with some of its tensors in bytes of another type."""
     file = GgufFile.open(source)
     writer = GGUFWriter(target, "")
     writer.kv_data[0].clear()  # the architecture is one of the keys

@@ -89,7 +89,7 @@ def fold_transposes(model: ModelProto) -> None:
 
 
 def _bits(model: ModelProto, merge: Merge) -> float:
-    """Of what the 4-bit nodes read beside their input; every linear is one of them."""
+    """Return the bits a weight of what the 4-bit nodes read beside their input; every linear is a node."""
     nodes = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
     weights = [prod(merge.packed.shape(name)) for name in linears(merge.family)]
     if len(nodes) != len(weights):

@@ -1,4 +1,4 @@
-"""What the table asks of a peer, and what it gives it."""
+"""What the table asks of a peer, and what a peer is given."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What a peer made of it."""
+    """What a peer made of a merge."""
 
     bits: float
     """Bits that a weight of a linear takes, scales and zero points included."""
@@ -55,27 +55,27 @@ class Peer(Protocol):
 
     @property
     def stages(self) -> Sequence[str]:
-        """The stages of what it makes."""
+        """Return the stages of what it makes."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides its result, beside the merge and the versions. A finished row with others is measured
-        again.
+        """Return what decides its result, beside the merge and the versions: a finished row with others is
+        measured again.
         """
         ...
 
     def missing(self) -> str | None:
-        """What it lacks on this machine, in a sentence; None where it can run."""
+        """Return in a sentence what it lacks on this machine; None where it can run."""
         ...
 
     def quantise(self, merge: Merge, folder: Path) -> Quantised:
-        """`folder` exists, is empty, and holds what the runs read."""
+        """Quantise a merge; `folder` exists, is empty, and holds what the runs read."""
         ...
 
 
 def in_pytorch(merge: Merge, weights: Mapping[str, Tensor]) -> Run:
-    """The merged model's outputs with some of its tensors replaced, by the reference's own modules."""
+    """Return what runs the merged model with some of its tensors replaced, by the reference's own modules."""
     return partial(
         reference.outputs, merge.family, _Replaced(merge.packed, weights), device=torch.device("cpu")
     )
