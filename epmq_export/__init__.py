@@ -41,13 +41,14 @@ if TYPE_CHECKING:
     from epmq_export.recipe.recipe import Recipe
     from epmq_export.tensors.description import Description
     from epmq_export.tensors.packed import Packed
-    from epmq_export.verification.verify import Verdict
+    from epmq_export.verification.verdict import FileVerdict, Verdict
 
 __all__ = [
     "CalibrationError",
     "Description",
     "EpmqError",
     "Evaluation",
+    "FileVerdict",
     "Forecast",
     "InputError",
     "MissingRuntime",
@@ -73,11 +74,12 @@ __all__ = [
 _MODULES = {
     "Description": "tensors.description",
     "Evaluation": "pipeline.evaluate",
+    "FileVerdict": "verification.verdict",
     "Forecast": "pipeline.forecast.forecast",
     "Packed": "tensors.packed",
     "Progress": "pipeline.progress",
     "Recipe": "recipe.recipe",
-    "Verdict": "verification.verify",
+    "Verdict": "verification.verdict",
 }
 
 

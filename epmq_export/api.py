@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from epmq_export.recipe.recipe import Recipe
     from epmq_export.tensors.description import Description
     from epmq_export.tensors.packed import Packed
-    from epmq_export.verification.verify import Verdict
+    from epmq_export.verification.verdict import Verdict
 
 FULL_PRECISION = "safetensors"
 """The format of a calibrated merge in which nothing is rounded."""

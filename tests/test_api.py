@@ -27,7 +27,16 @@ FUNCTIONS = (
     "forecast",
     "inspect",
 )
-RESULTS = ("Description", "Evaluation", "Forecast", "Packed", "Progress", "Recipe", "Verdict")
+RESULTS = (
+    "Description",
+    "Evaluation",
+    "FileVerdict",
+    "Forecast",
+    "Packed",
+    "Progress",
+    "Recipe",
+    "Verdict",
+)
 ERRORS = (
     "CalibrationError",
     "EpmqError",

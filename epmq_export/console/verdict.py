@@ -3,7 +3,7 @@ verdict.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -12,7 +12,8 @@ from rich.text import Text
 from epmq_export.console.terminal import mark, out
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
-    from epmq_export.verification.verify import Verdict
+    from epmq_export.verification.checks import Check
+    from epmq_export.verification.verdict import FileVerdict, Verdict
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -35,24 +36,22 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def _size(file: Mapping[str, Any]) -> str:
+def _size(file: "FileVerdict") -> str:
     """Return the size of the file that tasks are judged by and, where others lie beside it, the size of all
     of them.
     """
-    beside = sum(other["bytes"] for other in file["others"])
-    return f"{file['bytes'] / 1e6:.1f} MB" + (
-        f" of {(file['bytes'] + beside) / 1e6:.1f} MB" if beside else ""
-    )
+    own, beside = file.file.bytes, sum(other.bytes for other in file.others)
+    return f"{own / 1e6:.1f} MB" + (f" of {(own + beside) / 1e6:.1f} MB" if beside else "")
 
 
-def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table of checks: a column for each file, a row for each check."""
+def checks_table(files: Sequence["FileVerdict"]) -> Table:
+    """Return the table of checks: a column for each file in each of its runtimes, a row for each check."""
     table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("check")
     for file in files:
-        table.add_column(f"{file['format']} in {file['runtime']}")
+        table.add_column(f"{file.format} in {file.runtime}")
     rows = {
-        name: [_outcome(name, file["checks"][name]) for file in files]
+        name: [_outcome(name, file.checks.get(name)) for file in files]
         for name in ("codes", "metadata", "graph", "tasks")
     }
     for name, outcomes in rows.items():
@@ -61,32 +60,27 @@ def checks_table(files: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _outcome(name: str, check: Mapping[str, Any] | None) -> Text:
+def _outcome(name: str, check: "Check | None") -> Text:
     """Return the outcome of one check of one file in a few words."""
     if check is None:
         return Text("not checked: no recipe", "yellow")
+    facts, passed = check.facts, check.passed
     match name:
         case "codes":
-            return mark(
-                check["equal"],
-                f"{check['tensors']} tensors {'bit-equal' if check['equal'] else 'read, not all equal'}",
-            )
+            text = f"{facts['tensors']} tensors {'bit-equal' if passed else 'read, not all equal'}"
         case "metadata":
-            return mark(check["equal"], "equal" if check["equal"] else f"{check['differences']} differ")
+            text = "equal" if passed else f"{facts['differences']} differ"
         case "graph":
-            value = check["value"]
-            return mark(
-                check["passed"],
-                "no output" if value is None else f"differs {value:.1e}, up to {check['tolerance']:.0e}",
-            )
+            value = facts["value"]
+            text = "no output" if value is None else f"differs {value:.1e}, up to {facts['tolerance']:.0e}"
         case _:
-            drop = check["worst_drop"]
-            return mark(
-                check["passed"],
+            drop = facts["worst_drop"]
+            text = (
                 "no output"
                 if drop is None
-                else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * check['tolerance']:.1f}",
+                else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * facts['tolerance']:.1f}"
             )
+    return mark(passed, text)
 
 
 def show_verdict(verdict: "Verdict") -> None:
@@ -95,17 +89,17 @@ def show_verdict(verdict: "Verdict") -> None:
         out.print(scores_table(verdict.scores))
     out.print(checks_table(verdict.files))
     for file in verdict.files:
-        if "fused" in file["notes"]:
-            fused, linears = file["notes"]["fused"], file["notes"]["linears"]
+        if "fused" in file.notes:
+            fused, linears = file.notes["fused"], file.notes["linears"]
             out.print(
-                f"{file['format']}: {file['runtime']} fuses {fused} of {linears} quantised linears",
+                f"{file.format}: {file.runtime} fuses {fused} of {linears} quantised linears",
                 style=None if fused == linears else "yellow",
             )
     for sentence in verdict.broken:
         out.print(f"✗ {sentence}", style="red", markup=False)
     out.print(
-        "verdict: fail" if verdict.broken else "verdict: pass",
-        style="bold red" if verdict.broken else "bold green",
+        "verdict: pass" if verdict.passed else "verdict: fail",
+        style="bold green" if verdict.passed else "bold red",
     )
-    for file in verdict.files:
-        out.print(file["path"])
+    for path in dict.fromkeys(str(file.path) for file in verdict.files):
+        out.print(path)

@@ -12,7 +12,7 @@ from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.targets import PACKED, targets
 from epmq_export.pipeline.verify import REPORT, verify
-from epmq_export.verification.verify import Verdict
+from epmq_export.verification.verdict import Verdict
 
 
 def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:

@@ -14,8 +14,10 @@ from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed
+from epmq_export.verification.judge import Judge
 from epmq_export.verification.report import Report
-from epmq_export.verification.verify import Judge, Verdict, Written
+from epmq_export.verification.verdict import Verdict
+from epmq_export.verification.verify import Written
 from epmq_export.verification.verify import verify as verify_files
 
 log = logging.getLogger(__name__)
@@ -44,11 +46,10 @@ def verify(
         Written(
             path=registry.formats[name].find(output / name, family),
             format=registry.formats[name],
-            runtime=runtime,
+            runtimes=registry.readers(family, name),
             packed=apart.get(name, packed),
         )
         for name in formats
-        for runtime in registry.readers(family, name)
     ]
     judge = None
     if job is not None:

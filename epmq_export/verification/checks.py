@@ -24,7 +24,7 @@ from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.family import Export, Family, language_of, rows
 from epmq_export.models.format import WrittenModel
-from epmq_export.models.runtime import Runtime
+from epmq_export.models.runtime import Dequantiser, Runtime
 from epmq_export.models.samples import Passage, Sample, shown, text_of
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -48,14 +48,28 @@ class Check:
         return not self.broken
 
 
-def check_codes(model: WrittenModel, packed: Packed, left_out: Collection[str], runtime: Runtime) -> Check:
+@dataclass(frozen=True)
+class CodesCheck(Check):
+    """The outcome of `check_codes`, of a file whatever runs it."""
+
+    decoded: Mapping[str, int]
+    """How many tensors each runtime's own dequantiser decoded to the same bits, by the runtime's name."""
+
+    def of(self, runtime: str) -> Check:
+        """Return the outcome for one of the runtimes."""
+        return Check(self.name, {**self.facts, "decoded_by_runtime": self.decoded[runtime]}, self.broken)
+
+
+def check_codes(
+    model: WrittenModel, packed: Packed, left_out: Collection[str], runtimes: Sequence[Runtime]
+) -> CodesCheck:
     """Compare every tensor of the files with the packed checkpoint's, but for those that the format leaves
-    out.
+    out, and what the runtimes' own dequantisers make of it.
     """
     path, expected = model.path, set(packed.names()).difference(left_out)
     seen: set[str] = set()
     broken: list[str] = []
-    decoded = 0
+    decoded = dict.fromkeys((runtime.name for runtime in runtimes), 0)
     try:
         for stored in model.tensors():
             seen.add(stored.name)
@@ -64,33 +78,39 @@ def check_codes(model: WrittenModel, packed: Packed, left_out: Collection[str], 
                 continue
             ours = packed.tensor(stored.name)
             difference = _difference(ours, stored.value)
-            if difference is None and stored.raw is not None and isinstance(ours, PackedTensor):
-                difference = _decoded_otherwise(ours, stored.raw, runtime)
-                decoded += difference is None and runtime.dequantiser is not None
             if difference is not None:
                 broken.append(f"{path}: tensor {stored.name}: {difference}")
+            elif stored.raw is not None and isinstance(ours, PackedTensor):
+                for runtime in runtimes:
+                    if runtime.dequantiser is None:
+                        continue
+                    difference = _decoded_otherwise(ours, stored.raw, runtime.name, runtime.dequantiser)
+                    if difference is None:
+                        decoded[runtime.name] += 1
+                    else:
+                        broken.append(f"{path}: tensor {stored.name}: {difference}")
     except InputError as error:
         broken.append(str(error))
     else:
         broken += [
             f"{path}: tensor {name} of the packed checkpoint is missing" for name in sorted(expected - seen)
         ]
-    return Check("codes", {"equal": not broken, "tensors": len(seen), "decoded_by_runtime": decoded}, broken)
+    return CodesCheck("codes", {"equal": not broken, "tensors": len(seen)}, broken, decoded)
 
 
-def _decoded_otherwise(ours: PackedTensor, raw: NDArray[np.uint8], runtime: Runtime) -> str | None:
+def _decoded_otherwise(
+    ours: PackedTensor, raw: NDArray[np.uint8], runtime: str, dequantiser: Dequantiser
+) -> str | None:
     """Return what is wrong with a tensor's bytes as the runtime's own dequantiser decodes them; None where
-    nothing is, or the runtime offers none.
+    nothing is.
     """
-    if runtime.dequantiser is None:
-        return None
     try:
-        own = runtime.dequantiser(ours.grid.file_type, raw, ours.codes.numel())
+        own = dequantiser(ours.grid.file_type, raw, ours.codes.numel())
     except InputError as error:  # a grid that it does not know: never a silently weaker check
         return str(error)
     if np.array_equal(own.view(np.uint32), ours.dequantise().numpy().reshape(-1).view(np.uint32)):
         return None
-    return f"{runtime.name} decodes other values than the packed checkpoint holds"
+    return f"{runtime} decodes other values than the packed checkpoint holds"
 
 
 def _difference(ours: PackedTensor | Tensor, stored: PackedTensor | Tensor) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from epmq_export import files
 from epmq_export.tensors.packed import Packed
-from epmq_export.verification.verify import Verdict
+from epmq_export.verification.verdict import Verdict
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
 
@@ -44,11 +44,11 @@ class Report:
             for name, packed in self.apart.items()
         }
         return {
-            "verdict": "fail" if self.verdict.broken else "pass",
-            "broken": self.verdict.broken,
+            "verdict": "pass" if self.verdict.passed else "fail",
+            "broken": list(self.verdict.broken),
             "tasks": [task for task in tasks if task != "average"],
-            "scores": self.verdict.scores,
-            "files": self.verdict.files,
+            "scores": dict(self.verdict.scores),
+            "files": [file.as_dict() for file in self.verdict.files],
             "layers": index.layers,
             "notes": index.notes,
             **own,

@@ -119,7 +119,7 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
         path = format.write(held, family, folder)
         model = format.open(path, family)
         for check in (
-            check_codes(model, held, format.left_out(family), runtime),
+            check_codes(model, held, format.left_out(family), [runtime]),
             check_metadata(model, held),
         ):
             assert not check.broken
@@ -192,7 +192,7 @@ def test_embeddings_on_a_grid_serve_as_a_tied_head(tmp_path: Path) -> None:
     for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
         (folder := tmp_path / format.name).mkdir()
         path = format.write(held, family, folder)
-        assert not check_codes(format.open(path, family), held, format.left_out(family), runtime).broken
+        assert not check_codes(format.open(path, family), held, format.left_out(family), [runtime]).broken
         assert check_graph(format.open(path, family), held, family.exports[format.name], runtime, 1e-5).passed
     assert notes(path, family) == {"linears": 14, "fused": 14}
 

@@ -353,8 +353,8 @@ def test_the_f32_twin_in_llama_cpp_computes_what_pytorch_does(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gguf_holds_the_packed_checkpoint_bit_for_bit(tmp_path: Path, version: str) -> None:
     path, stored, family = in_gguf(t5(tmp_path / "model", version))
-    codes = check_codes(Gguf().open(path, family), stored, Gguf().left_out(family), LlamaCpp())
-    assert codes.passed and codes.facts["decoded_by_runtime"] > 30, codes.broken
+    codes = check_codes(Gguf().open(path, family), stored, Gguf().left_out(family), [LlamaCpp()])
+    assert codes.passed and codes.decoded["llama.cpp"] > 30, codes.broken
     assert check_metadata(Gguf().open(path, family), stored).passed
     file = GgufFile.open(path)
     assert ("output.weight" in file.tensors) == (version == "1.1")

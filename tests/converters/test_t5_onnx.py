@@ -95,7 +95,7 @@ def test_files_pass_their_checks(version: str, written: Callable[[str], Written]
     assert FORMAT.find(file.path.parent.parent, file.family) == file.path
     assert tuple(path.name for path in FORMAT.open(file.path, file.family).files(file.family)) == FILES
     codes = check_codes(
-        FORMAT.open(file.path, file.family), file.packed, FORMAT.left_out(file.family), RUNTIME
+        FORMAT.open(file.path, file.family), file.packed, FORMAT.left_out(file.family), [RUNTIME]
     )
     assert codes.passed and codes.facts["tensors"] == len(file.packed.names()), codes.broken
     assert check_metadata(FORMAT.open(file.path, file.family), file.packed).passed
@@ -302,7 +302,7 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
     held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
     (tmp_path / "out").mkdir()
     path = FORMAT.write(held, family, tmp_path / "out")
-    assert check_codes(FORMAT.open(path, family), held, FORMAT.left_out(family), RUNTIME).passed
+    assert check_codes(FORMAT.open(path, family), held, FORMAT.left_out(family), [RUNTIME]).passed
     graph = check_graph(FORMAT.open(path, family), held, family.exports["onnx"], RUNTIME, 1e-5)
     assert graph.passed, graph.broken
     told = notes(path, family)

@@ -140,7 +140,7 @@ def test_onnx_is_fused_and_computes_what_pytorch_does(
     expected = reference.outputs(family, stored, PICTURES, CPU)
     np.testing.assert_allclose(OnnxRuntime().outputs(path, PICTURES, exact=True), expected, rtol=0, atol=1e-5)
     for check in (
-        check_codes(OnnxQdq().open(path, family), stored, OnnxQdq().left_out(family), OnnxRuntime()),
+        check_codes(OnnxQdq().open(path, family), stored, OnnxQdq().left_out(family), [OnnxRuntime()]),
         check_metadata(OnnxQdq().open(path, family), stored),
         check_graph(OnnxQdq().open(path, family), stored, family.exports["onnx"], OnnxRuntime(), 1e-5),
     ):

@@ -81,16 +81,11 @@ def test_it_computes_what_the_whole_file_computes(large: Written) -> None:
 
 
 def test_verified_as_any_other(large: Written) -> None:
-    written = File(large.path, FORMAT, RUNTIME, large.packed)
+    written = File(large.path, FORMAT, [RUNTIME], large.packed)
     found = verify([written], large.family, RecipeVerify(), None, lambda _: None)
     assert found.broken == []
     (entry,) = found.files
-    assert [other["path"] for other in entry["others"]] == [f"{large.path}_data"]
-    assert (
-        entry["checks"]["codes"]["equal"]
-        and entry["checks"]["metadata"]["equal"]
-        and entry["checks"]["graph"]["passed"]
-    )
+    assert entry.passed and [str(other.path) for other in entry.others] == [f"{large.path}_data"]
 
 
 def test_the_same_bytes_again(large: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +143,7 @@ def test_a_changed_byte_beside_it_shows(copy: Written) -> None:
     content[-1] ^= 1
     beside.write_bytes(content)
     assert not check_codes(
-        FORMAT.open(copy.path, copy.family), copy.packed, FORMAT.left_out(copy.family), RUNTIME
+        FORMAT.open(copy.path, copy.family), copy.packed, FORMAT.left_out(copy.family), [RUNTIME]
     ).passed
 
 
@@ -266,7 +261,7 @@ def test_hostile(copy: Written, forge: Callable[[TensorProto, Path], None], sent
         )
     assert check_metadata(FORMAT.open(copy.path, copy.family), copy.packed).broken
     assert check_codes(
-        FORMAT.open(copy.path, copy.family), copy.packed, FORMAT.left_out(copy.family), RUNTIME
+        FORMAT.open(copy.path, copy.family), copy.packed, FORMAT.left_out(copy.family), [RUNTIME]
     ).broken
 
 

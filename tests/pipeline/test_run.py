@@ -89,5 +89,5 @@ def test_every_runtime_of_a_format_verifies_its_files(packed: Packed, tmp_path: 
     shutil.copytree(packed.directory, tmp_path / "packed")
     export(both, Packed(tmp_path / "packed"), tmp_path, ["gguf"], False, Stages())
     verdict = verify(both, tmp_path, ["gguf"], None, None, Stages())
-    assert [file["runtime"] for file in verdict.files] == ["llama.cpp", "another"]
-    assert all(file["checks"]["graph"]["passed"] for file in verdict.files)
+    assert [file.runtime for file in verdict.files] == ["llama.cpp", "another"]
+    assert all(file.checks["graph"].passed for file in verdict.files)

@@ -67,18 +67,14 @@ def test_it_lies_in_three_files_that_llama_cpp_finds(split: Model, whole: Path) 
     texts = ["the weather is good!", "café"]
     assert np.array_equal(LlamaCpp().outputs(path, texts), LlamaCpp().outputs(whole, texts))
     assert LlamaCpp().tokens(path, texts) == LlamaCpp().tokens(whole, texts)
-    found = verify([Written(path, Gguf(), LlamaCpp(), packed)], family, RecipeVerify(), None, lambda _: None)
+    found = verify(
+        [Written(path, Gguf(), [LlamaCpp()], packed)], family, RecipeVerify(), None, lambda _: None
+    )
     assert found.broken == []
     (entry,) = found.files
-    assert [Path(other["path"]).name for other in entry["others"]] == NAMES[1:]
-    assert (
-        entry["checks"]["codes"]["equal"]
-        and entry["checks"]["codes"]["decoded_by_runtime"]
-        and entry["checks"]["metadata"]["equal"]
-    )
-    assert entry["checks"]["graph"]["passed"] and entry["notes"]["bytes"] == sum(
-        each.stat().st_size for each in split_paths(path)
-    )
+    assert entry.passed and [other.path.name for other in entry.others] == NAMES[1:]
+    assert entry.checks["codes"].facts["decoded_by_runtime"] == len(packed.grids)
+    assert entry.notes["bytes"] == sum(each.stat().st_size for each in split_paths(path))
 
 
 def test_the_metadata_stand_in_the_first_alone_as_gguf_py_has_them(split: Model, whole: Path) -> None:

@@ -28,8 +28,12 @@ class Narrow(LlamaCpp):
 def test_a_grid_that_the_runtimes_own_dequantiser_does_not_know_breaks_the_check(tmp_path: Path) -> None:
     packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model"))
     path = Gguf().write(packed, family, tmp_path)
-    good = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), LlamaCpp())
-    assert good.passed and good.facts["decoded_by_runtime"] == len(packed.grids) > 0
-    bad = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), Narrow())
-    assert not bad.passed and bad.facts["decoded_by_runtime"] == 0 and len(bad.broken) == len(packed.grids)
+    good = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), [LlamaCpp()])
+    assert good.passed and good.decoded == {"llama.cpp": len(packed.grids)}
+    bad = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), [Narrow()])
+    assert not bad.passed and bad.decoded == {"narrow": 0} and len(bad.broken) == len(packed.grids)
     assert all("narrow's own dequantiser knows no grid Q4_0" in sentence for sentence in bad.broken)
+    both = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), [LlamaCpp(), Narrow()])
+    assert both.broken == bad.broken and both.facts == good.facts | {"equal": False}
+    assert both.of("llama.cpp").facts["decoded_by_runtime"] == len(packed.grids)
+    assert both.of("narrow").facts["decoded_by_runtime"] == 0

@@ -67,8 +67,9 @@ def test_every_check_passes(act: str, grid: str | Sequence[str], tmp_path: Path)
     packed = tiny_clip.packed(tiny_clip.clip(tmp_path / "model", act=act), grid=grid)
     family = open_family(packed.directory)
     path = Gguf().write(packed, family, tmp_path)
-    codes = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), ClipCpp())
-    assert codes.passed and codes.facts == {"equal": True, "tensors": 397, "decoded_by_runtime": 72}
+    codes = check_codes(Gguf().open(path, family), packed, Gguf().left_out(family), [ClipCpp()])
+    facts = codes.of("clip.cpp").facts
+    assert codes.passed and facts == {"equal": True, "tensors": 397, "decoded_by_runtime": 72}
     assert check_metadata(Gguf().open(path, family), packed).passed
     graph = check_graph(Gguf().open(path, family), packed, family.exports["gguf"], ClipCpp(), 1e-3)
     assert graph.passed and len(graph.facts["by_tower"]) == 2, graph.broken

@@ -1,0 +1,55 @@
+"""The tasks of a recipe as written files are judged by them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from epmq_export.data.task import Task
+from epmq_export.models import reference
+from epmq_export.models.model_set import ModelSet
+from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.tensors.packed import Packed
+from epmq_export.verification.tasks.bench import Bench, Outputs, Scores
+from epmq_export.verification.tasks.open import open_bench
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The tasks of a recipe with the outputs that written files are held against."""
+
+    bench: Bench
+    reference: Mapping[str, Outputs]
+    """The outputs of the packed checkpoint, by task."""
+
+    scores: dict[str, Scores]
+    """Of base, experts, merged and reference, by these names."""
+
+    verify: RecipeVerify
+    """The tolerances."""
+
+    @classmethod
+    def build(
+        cls,
+        sources: ModelSet,
+        tasks: Sequence[Task],
+        packed: Packed,
+        verify: RecipeVerify,
+        device: torch.device,
+        progress: Callable[[str], None],
+    ) -> "Judge":
+        """Run base, experts, merged model and packed checkpoint in PyTorch; `progress` is told each by its
+        name.
+        """
+        progress("experts")
+        bench = open_bench(sources, tasks, device)
+        rows: dict[str, Scores] = {}
+        outputs: dict[str, Outputs] = {}
+        for name, source in (("base", sources.base), ("merged", sources.merged), ("reference", packed)):
+            progress(name)
+            outputs = bench.outputs(partial(reference.outputs, sources.family, source, device=device))
+            rows[name] = bench.scores(outputs)
+        rows["experts"] = bench.scores(bench.experts)
+        order = ("base", "experts", "merged", "reference")
+        return cls(bench, outputs, {name: rows[name] for name in order}, verify)

@@ -1,0 +1,100 @@
+"""What verification finds: of each written file in each of its runtimes, and of all of them together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epmq_export import files
+from epmq_export.verification.checks import Check
+from epmq_export.verification.tasks.bench import Scores
+
+CHECKS = ("codes", "metadata", "graph", "tasks")
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file as it was when it was judged."""
+
+    path: Path
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> "HashedFile":
+        return cls(path, files.sha256(path), path.stat().st_size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as report.json has it."""
+        return {"path": str(self.path), "sha256": self.sha256, "bytes": self.bytes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileVerdict:
+    """What was found of one written model in one of the runtimes that read it."""
+
+    file: HashedFile
+    """The file that tasks are judged by."""
+
+    others: Sequence[HashedFile]
+    """The files that belong to the same model."""
+
+    format: str
+    packed: Path
+    """The directory of the packed checkpoint that it was written from."""
+
+    runtime: str
+    runtime_version: str
+    checks: Mapping[str, Check]
+    """By their names, in the order of `CHECKS`; without `tasks` where no recipe was at hand."""
+
+    notes: Mapping[str, Any]
+    """Facts of the format and of the runtime, such as how many linears it fuses; none of a file whose codes
+    are wrong.
+    """
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every check passed."""
+        return all(check.passed for check in self.checks.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return its entry of `files` in report.json."""
+        checks = {name: dict(self.checks[name].facts) if name in self.checks else None for name in CHECKS}
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "packed": str(self.packed),
+            "sha256": self.file.sha256,
+            "bytes": self.file.bytes,
+            "others": [other.as_dict() for other in self.others],
+            "runtime": self.runtime,
+            "runtime_version": self.runtime_version,
+            "checks": checks,
+            "notes": dict(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of the files of a model."""
+
+    scores: Mapping[str, Scores]
+    """By row (base, experts, merged, reference, each file in its runtime), then by task; empty without a
+    recipe.
+    """
+
+    files: Sequence[FileVerdict]
+    """One for each file in each runtime that reads it."""
+
+    broken: Sequence[str]
+    """What is wrong, a sentence each; empty when all is well."""
+
+    @property
+    def passed(self) -> bool:
+        """Return whether every file is as good as the reference."""
+        return not self.broken
