@@ -4,9 +4,11 @@ keeps.
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from benchmarks.accuracy.rows import Results
 from benchmarks.accuracy.suites import SUITES, TEXT
 from benchmarks.peers import Merge, Quantised
 from benchmarks.peers.peer import in_pytorch
+from epmq_export.pipeline.job import Job
 from epmq_export.verification.tasks.open import open_bench
 from tests.benchmarks.conftest import TASKS
 
@@ -66,6 +69,27 @@ def test_a_full_row_has_no_rounding(judged: Judge, tmp_path: Path) -> None:
     assert {full.tensor(name).dtype for name in full.names()} == {torch.float32}
     packed, _ = calibrated(experiment, tmp_path / "packed", "Q4_0")
     assert {grid.name for grid in packed.grids.values()} == {"Q4_0"}
+
+
+def test_no_clock_counts_the_hashing_of_the_inputs(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = laboratory.experiment("TA 1.0", "epmq")
+    events, hash_inputs, clock = [], Job.provenance, time.monotonic
+
+    def provenance(job: Job) -> dict[str, Any]:
+        events.append("hash")
+        return hash_inputs(job)
+
+    def monotonic() -> float:
+        events.append("clock")
+        return clock()
+
+    monkeypatch.setattr(Job, "provenance", provenance)
+    monkeypatch.setattr(laboratory_module.time, "monotonic", monotonic)
+    packed, _ = calibrated(experiment, tmp_path / "packed", "Q4_0")
+    assert events[:2] == ["hash", "clock"] and events.count("hash") == 1
+    assert packed.index.inputs == experiment.provenance()["inputs"]
 
 
 def test_a_method_that_reproduces_the_merge_has_no_full_row(judged: Judge) -> None:
