@@ -1,4 +1,4 @@
-"""What no key of a recipe shows alone: keys that contradict each other."""
+"""The check of a recipe for keys that contradict each other. No key shows these mistakes alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ from epmq_export.recipe.task import prompt_contradictions
 from epmq_export.recipe.values import ONNX_GRIDS
 
 Mistake = tuple[Key, str]
-"""A key, and the sentence that tells of it."""
+"""A key, and the sentence that tells what is wrong there."""
 
 
 def contradictions(recipe: Recipe) -> list[Mistake]:
@@ -22,12 +22,14 @@ def contradictions(recipe: Recipe) -> list[Mistake]:
 
 
 def _ways(recipe: Recipe) -> list[str]:
-    """Return the keys, of those that say what is merged, that the recipe has."""
+    """Return the keys that say what is merged, of `models`, `slices` and `modules`, which the recipe has."""
     return [key for key in ("models", "slices", "modules") if recipe.source.get(key)]
 
 
 def _nothing_to_merge(recipe: Recipe) -> Mistake | None:
-    """Return the mistake of a recipe whose models are not known, which none of the other checks can read."""
+    """Return the mistake of a recipe that does not tell its models. None of the other checks can read such a
+    recipe.
+    """
     ways = _ways(recipe)
     if len(ways) > 1:
         return (ways[1],), f"found it beside {ways[0]}, expected one of models, slices, modules"

@@ -1,4 +1,4 @@
-"""Read and validate a recipe: the YAML, each key by itself, and what no key shows alone."""
+"""The reading of a recipe: its YAML, the check of each key by itself, and the check of keys together."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from epmq_export.recipe.yaml_lines import Document
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe; RecipeError, with the line, where it is not one."""
+    """Read and validate a recipe. Raises RecipeError, with the line, where it is not one."""
     document = yaml_lines.read(path)
     context = Context(path.absolute().parent)
     try:
@@ -30,9 +30,9 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _refusal(path: Path, document: Document, error: ValidationError) -> RecipeError:
-    """Return the error that tells of the first of pydantic's, in the order of the file.
+    """Return the error that tells of the first of pydantic's mistakes, in the order of the file.
 
-    A missing key has no line of its own, and may be the one that is misspelled elsewhere: it is told last.
+    A missing key has no line of its own, and may be the one that is misspelled elsewhere, so it comes last.
     """
     mistakes = [(each["type"] == "missing", *told(each, Recipe)) for each in error.errors()]
     mistakes.sort(key=lambda mistake: (mistake[0], document.line(as_written(mistake[1], document))))
@@ -40,7 +40,7 @@ def _refusal(path: Path, document: Document, error: ValidationError) -> RecipeEr
 
 
 def _completed(recipe: Recipe) -> Recipe:
-    """Return the recipe with the models and the base that it means and does not write."""
+    """Return the recipe with the models and the base that it means but does not write."""
     if not recipe.listed():
         recipe = recipe.model_copy(update={"models": _models_of(recipe)})
     if "base_model" not in recipe.source and recipe.counts_base and recipe.listed() and not recipe.tasks:

@@ -1,4 +1,4 @@
-"""The part of a recipe that says what is merged: `models`, or mergekit's `slices` and `modules`, and whose
+"""The keys of a recipe that say what is merged: `models`, or mergekit's `slices` and `modules`, and whose
 tokenizer the merge gets.
 """
 
@@ -31,11 +31,13 @@ class RecipeModel(RecipePart):
 
     model: ModelName
     parameters: Parameters = {}
-    """As written: scalars, lists, lists of {filter, value}; the merge rule interprets them."""
+    """The parameters as written: scalars, lists, or lists of {filter, value}. The merge rule interprets
+    them.
+    """
 
 
 class RecipeSource(RecipePart):
-    """Layers of one model."""
+    """Some layers of one model."""
 
     model: ModelName
     layer_range: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_range)]
@@ -45,11 +47,11 @@ class RecipeSource(RecipePart):
 
 
 class RecipeSlice(RecipePart):
-    """Layers of the merge, made of as many layers of each source."""
+    """Some layers of the merge, made of as many layers of each source."""
 
     sources: list[RecipeSource] = Field(min_length=1)
     base_model: ModelName | None = None
-    """For these layers alone, instead of the recipe's."""
+    """The base of these layers alone, instead of the recipe's."""
 
     parameters: Parameters = {}
 
@@ -65,7 +67,7 @@ class RecipeSlice(RecipePart):
 
 
 class RecipeModule(RecipePart):
-    """A part of a model that has layers of its own: an encoder, a decoder."""
+    """A part of a model that has layers of its own, such as an encoder or a decoder."""
 
     models: list[RecipeModel] = []
     slices: list[RecipeSlice] = []
@@ -82,7 +84,7 @@ class RecipeModule(RecipePart):
 
 
 def _row(value: object, info: ValidationInfo) -> object:
-    """Return a model, a row of one, "zero", or None for mergekit's own choice."""
+    """Return a model, a row of a model, "zero", or None for mergekit's own choice."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -106,24 +108,24 @@ def _row(value: object, info: ValidationInfo) -> object:
 
 
 class RecipeToken(RecipePart):
-    """One entry of `tokenizer.tokens`: what a model that lacks the token takes for its row of the
-    embeddings.
+    """An entry of `tokenizer.tokens`: the row of the embeddings that a model without the token takes for
+    it.
     """
 
     source: Annotated[str | TokenRow | None, PlainValidator(_row)] = None
     force: bool = False
-    """For the models that have the token, too."""
+    """Whether the models that have the token take this row as well."""
 
 
 class RecipeTokenizer(RecipePart):
-    """Whose tokens the merge gets, and the rows of single ones."""
+    """The tokenizer that the merge gets, and the rows of single tokens."""
 
     source: Name = "union"
     tokens: dict[str, RecipeToken] = {}
     pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
     def entries(self, location: Callable[[str], str]) -> Mapping[str, TokenEntry]:
-        """Return what is asked of each token, with models by their locations."""
+        """Return the settings of each token, with models by their locations."""
 
         def located(source: str | TokenRow | None) -> str | TokenRow | None:
             if isinstance(source, TokenRow):

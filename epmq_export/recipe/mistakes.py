@@ -1,4 +1,6 @@
-"""A recipe's mistakes, each as one sentence: the line, the key, what was found, what was expected."""
+"""The mistakes of a recipe, each as one sentence: the line, the key, what was found, and what was
+expected.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from epmq_export.errors import Key, RecipeError, did_you_mean, dotted
 from epmq_export.recipe.values import one_of, shown
 from epmq_export.recipe.yaml_lines import Document
 
-# Tags of a union, which pydantic puts into the place of a mistake; no keys of a recipe.
+# The tags of a union. pydantic puts them into the place of a mistake, but they are no keys of a recipe.
 PATH, DATA = "<path>", "<data>"
 
 
@@ -27,7 +29,7 @@ def refusal(path: Path, document: Document, mistakes: list[tuple[Key, str]]) -> 
 
 
 def as_written(key: Key, document: Document) -> Key:
-    """Return a key without the index of what was written as one value where a list of them may stand."""
+    """Return a key without the index of a value that is written alone where a list of values may stand."""
     found: Key = ()
     for part in key:
         if not isinstance(part, int) or (*found, part) in document.lines:
@@ -79,7 +81,7 @@ def keys(part: type[BaseModel]) -> list[str]:
 
 
 def _part(root: type[BaseModel], key: Key) -> type[BaseModel]:
-    """Return the mapping that the last part of `key` stands in."""
+    """Return the mapping in which the last part of `key` stands."""
     part, is_name = root, False
     for name in key[:-1]:
         if is_name or isinstance(name, int):

@@ -1,6 +1,4 @@
-"""What is merged into what: a recipe's `models`, `slices` or `modules`, each with the settings of its
-rule.
-"""
+"""The plan of a recipe's merge: its `models`, `slices` or `modules`, each with the settings of its rule."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,14 +11,16 @@ from epmq_export.recipe.recipe import Recipe
 
 
 def plan_of(recipe: Recipe) -> Plan:
-    """Return what a recipe merges; RecipeError, with the line, for what the rule cannot take."""
+    """Return the plan of a recipe's merge. Raises RecipeError, with the line, for settings that the rule
+    cannot take.
+    """
     with recipe.located():
         key, modules = _modules(recipe)
     return Plan(base=_base(recipe), counts_base=recipe.counts_base, modules=modules, key=key)
 
 
 def _modules(recipe: Recipe) -> tuple[Key, dict[str, Sequence[Slice]]]:
-    """Return where the recipe has its modules, and the slices of each."""
+    """Return the key at which the recipe has its modules, and the slices of each."""
     whole = Level(recipe.parameters)
     if recipe.slices:
         return ("slices",), {"default": _of_slices(recipe, (), recipe.slices, [whole])}
@@ -39,12 +39,17 @@ def _modules(recipe: Recipe) -> tuple[Key, dict[str, Sequence[Slice]]]:
 
 
 def _base(recipe: Recipe) -> Strand:
-    return Strand(("base_model",), recipe.base_model, recipe.location(recipe.base_model), None)
+    return Strand(
+        key=("base_model",),
+        name=recipe.base_model,
+        location=recipe.location(recipe.base_model),
+        layers=None,
+    )
 
 
 def _weighted(recipe: Recipe) -> bool:
-    """Return whether the recipe sets a weight of an expert anywhere: what then is the default holds for all
-    of its slices and modules.
+    """Tell whether the recipe sets the weight of an expert anywhere. The default that follows from it holds
+    for all slices and modules.
     """
     modules = list(recipe.modules.values())
     slices = [*recipe.slices, *(part for module in modules for part in module.slices)]
@@ -92,7 +97,7 @@ def _strand(
     recipe: Recipe, key: Key, model: RecipeModel | RecipeSource, layers: tuple[int, int] | None
 ) -> tuple[Strand, Level]:
     """Return a model of a slice, and its own parameters."""
-    strand = Strand(key, model.model, recipe.location(model.model), layers)
+    strand = Strand(key=key, name=model.model, location=recipe.location(model.model), layers=layers)
     return strand, Level(model.parameters, (*key, "parameters"))
 
 
@@ -103,7 +108,7 @@ def _slice(
     strands: Sequence[tuple[Strand, Level]],
     levels: Sequence[Level],
 ) -> Slice:
-    """Return a slice of the models at `key`; SettingError for settings that the rule cannot take."""
+    """Return a slice of the models at `key`. Raises SettingError for settings that the rule cannot take."""
     experts = [
         (strand, own) for strand, own in strands if recipe.counts_base or strand.location != base.location
     ]

@@ -1,7 +1,8 @@
-"""What the user asked for, validated: a superset of mergekit's YAML (docs/recipe.md has every key).
+"""A recipe, validated: a superset of mergekit's YAML (docs/recipe.md has every key).
 
 Relative paths are relative to the recipe. Every mistake is one sentence with the line, the key, what was
-found and what was expected; of several, the first in the file is told, and how many more there are.
+found and what was expected. Where there are several, the message tells the first in the file, and how many
+more there are.
 """
 
 import sys
@@ -64,21 +65,21 @@ def _steps(value: object) -> object:
 
 
 class RecipeCalibration(RecipePart):
-    """How the merge is calibrated."""
+    """The settings of the calibration."""
 
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
-    """Texts or images a task."""
+    """The number of texts or images of each task."""
 
     alpha: Share | None = None
     rho: Annotated[float | Literal["auto"] | None, BeforeValidator(_rho)] = None
     damping: float | None = Field(default=None, ge=0, alias="lambda")
     seed: int = Field(default=0, ge=0, lt=2**63)
     tune: bool = False
-    """Whether alpha, rho and lambda are searched on held-out calibration texts, from the given ones on."""
+    """Whether alpha, rho and lambda are searched on held-out calibration texts, from the given values on."""
 
     refine: Annotated[int, BeforeValidator(_steps)] = 0
-    """Steps of distillation after the last block."""
+    """The number of steps of distillation after the last block."""
 
     @field_validator("tune")
     @classmethod
@@ -113,76 +114,82 @@ class RecipeCalibration(RecipePart):
 
 
 class RecipeQuantization(RecipePart):
-    """What tensors are stored as."""
+    """The settings of the storage of tensors."""
 
     grid: Annotated[str, choice(*GRIDS)] = "Q4_0"
     bits: float | None = Field(default=None, gt=0)
-    """A weight, on average over the linears, in place of one grid for all."""
+    """The bits a weight, on average over the linears, in place of one grid for all."""
 
     onnx_grid: Annotated[str, choice(*ONNX_GRIDS)] = "Q4_0"
-    """What stands in ONNX for a grid of up to 4 bits that it cannot hold; for one of more, Q8_0 does."""
+    """The grid that ONNX gets instead of a grid of up to 4 bits that it cannot hold. A grid of more bits is
+    replaced by Q8_0.
+    """
 
     embeddings: Annotated[str, choice(*STORAGES)] = "F16"
     keep: list[Name] = []
-    """fnmatch patterns of the tensor names that stay in F16."""
+    """The fnmatch patterns of the names of tensors that stay in F16."""
 
     overrides: dict[str, Annotated[str, choice(*STORAGES)]] = {}
-    """What linears are stored as, by fnmatch pattern of their names; the first that matches is the one,
-    `keep` before them.
+    """The storage of linears by fnmatch pattern of their names. The first pattern that matches decides, and
+    those of `keep` come before these.
     """
 
     @property
     def layout(self) -> Layout:
-        """Return which tensor is stored how."""
+        """Return how each tensor is stored."""
         others = {pattern: asked for pattern, asked in self.overrides.items() if pattern not in self.keep}
         return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **others})
 
     def stand_in(self, format: str) -> str | None:
-        """Return what stands in, in a format's files, for a grid of up to 4 bits that it cannot hold."""
+        """Return the grid that a format's files get instead of a grid of up to 4 bits that the format cannot
+        hold, or None for a format that holds all.
+        """
         return {"onnx": self.onnx_grid}.get(format)
 
 
 class RecipeExport(RecipePart):
-    """What is written."""
+    """The settings of the written files."""
 
     formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(
         default=None, min_length=1
     )
-    """None: all that the base's family can be written in."""
+    """The formats that are written. None: all that the base's family can be written in."""
 
     split_size: Size = None
-    """The most that the tensors of one GGUF file may take; None: one file, however large."""
+    """The most bytes of tensors in one GGUF file, such as 2G. None: one file, however large."""
 
 
 class RecipeVerify(RecipePart):
-    """How far a written file may be from the reference."""
+    """The tolerances of the verification: how far a written file may be from the reference."""
 
     graph: float = Field(default=1e-3, gt=0)
-    """Largest rms relative difference."""
+    """The largest relative rms difference."""
 
     tasks: Share = 0.02
-    """Largest drop in accuracy, 0..1, of a written file below the reference."""
+    """The largest drop in accuracy, 0..1, of a written file below the reference."""
 
     agreement: Share = 0.98
-    """Smallest mean cosine to the reference, for tasks without labels."""
+    """The smallest mean cosine to the reference, for tasks without labels."""
 
     kl: float = Field(default=0.05, gt=0)
-    """Largest mean KL divergence from the reference, in nats, of a language model on tasks without labels."""
+    """The largest mean KL divergence from the reference, in nats, of a language model on tasks without
+    labels.
+    """
 
 
 class Recipe(RecipePart):
-    """What the user asked for."""
+    """Everything that a user asks for."""
 
     base_model: ModelName = ""
-    """For a rule that needs no base, the first model where the recipe names none: its config and tokenizer
-    are used.
+    """The base. For a rule that needs no base it is the first model where the recipe names none; its config
+    and tokenizer are used.
     """
 
     merge_method: Name = "tsvm"
     merge_convention: Annotated[str, choice(*CONVENTIONS)] = "paper"
     models: list[RecipeModel] = []
-    """As written, base included where it is listed; the experts of the tasks where the recipe says nothing
-    else.
+    """The models as written, with the base where it is listed. Where the recipe names no models, they are the
+    experts of the tasks.
     """
 
     slices: list[RecipeSlice] = []
@@ -195,7 +202,9 @@ class Recipe(RecipePart):
     chat_template: Name | None = None
     tasks: dict[str, RecipeTask] = {}
     frozen: list[Name] | None = None
-    """fnmatch patterns of the tensor names that stay the base's; None: what the base's family says."""
+    """The fnmatch patterns of the names of tensors that stay the base's. None: the patterns of the base's
+    family.
+    """
 
     calibration: RecipeCalibration = RecipeCalibration()
     quantization: RecipeQuantization = RecipeQuantization()
@@ -207,7 +216,9 @@ class Recipe(RecipePart):
     _context: Context = PrivateAttr()
 
     def with_source(self, path: Path, document: Document, context: Context) -> Self:
-        """Return the recipe with where it was read: its file, that as plain data, and what it names."""
+        """Return the recipe with its origin: its file, the file's content as plain data, and the data files
+        that it names.
+        """
         self._path, self._document, self._context = path, document, context
         return self
 
@@ -223,19 +234,19 @@ class Recipe(RecipePart):
 
     @property
     def source(self) -> dict[str, Any]:
-        """Return the recipe as written: what JSON can hold."""
+        """Return the recipe as written, as plain data that JSON can hold."""
         return self._document.data
 
     @property
     def files(self) -> list[Path]:
-        """Return every data file that the recipe names, absolute, in its order, once."""
+        """Return every data file that the recipe names, absolute, in its order, each once."""
         return list(self._context.files)
 
     @property
     def experts(self) -> list[RecipeModel]:
         """Return the models to merge, each once.
 
-        The base, which mergekit's files list too, is among them only for a rule that knows no base.
+        The base, which mergekit's files list too, is among them only for a rule that needs no base.
         """
         listed = {self.location(model.model): model for model in reversed(self.listed())}
         base = None if self.counts_base else self.location(self.base_model)
@@ -255,7 +266,7 @@ class Recipe(RecipePart):
 
     @property
     def counts_base(self) -> bool:
-        """Whether the rule needs no base, and counts one that is listed as one of the models."""
+        """Tell whether the rule needs no base, and merges a base that is listed like any other model."""
         return self.merge_method in RULES and RULES[self.merge_method].counts_base
 
     def with_base(self, base: Path) -> "Recipe":
@@ -267,21 +278,23 @@ class Recipe(RecipePart):
         return location(name, self.directory)
 
     def mistake(self, key: Key, message: str) -> RecipeError:
-        """Return the error `recipe.yaml:12: parameters.density: MESSAGE`, for a value that is found wrong
-        later on.
+        """Return the error `recipe.yaml:12: parameters.density: MESSAGE`, for a value that turns out to be
+        wrong later on.
         """
         return refusal(self.path, self._document, [(key, message)])
 
     @contextmanager
     def located(self) -> Iterator[None]:
-        """Raise a SettingError from inside as `mistake` has it: with the recipe's file and the key's line."""
+        """Raise a SettingError from inside the block as `mistake` gives it: with the recipe's file and the
+        key's line.
+        """
         try:
             yield
         except SettingError as error:
             raise self.mistake(error.key, error.message) from None
 
     def require_tasks(self) -> Self:
-        """Return the recipe; RecipeError where it has no tasks."""
+        """Return the recipe. Raises RecipeError where it has no tasks."""
         if not self.tasks:
             raise self.mistake(
                 ("tasks",),

@@ -1,4 +1,4 @@
-"""What a recipe says of a task: its expert, its data, and what it is judged by."""
+"""The part of a recipe about a task: its expert, its data, and how it is judged."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,25 +33,27 @@ from epmq_export.recipe.values import (
 
 
 class RecipeData(RecipePart):
-    """Images or texts that take more than a path to name."""
+    """Images or texts that need more than a path to name them."""
 
     path: DataPath | None = None
-    """Absolute."""
+    """The absolute path of a file or directory."""
 
     dataset: Name | None = None
     """An id of the Hugging Face hub."""
 
     config: Name | None = None
-    """Of a hub's data set that has several."""
+    """The config of a hub's data set that has several."""
 
     split: Name | None = None
-    """None: `train` for calibration and `test` for evaluation, where the data have splits."""
+    """The split. None: `train` for calibration and `test` for evaluation, where the data have splits."""
 
     images: Name | None = None
-    """The column of a table, the array of an .npz file."""
+    """The column of a table, or the array of an .npz file, with the images."""
 
     texts: Columns = None
-    """The columns of a table, the keys of a .jsonl; of several, the prompt says where each stands."""
+    """The columns of a table, or the keys of a .jsonl, with the texts. Where there are several, the prompt
+    says where each stands.
+    """
 
     labels: Name | None = None
     """The column, array or key of the labels."""
@@ -100,7 +102,7 @@ class RecipeData(RecipePart):
         return value
 
     def request(self) -> DataRequest:
-        """Return what a reader of data is asked for."""
+        """Return the request to a reader of data."""
         return DataRequest(
             path=self.path,
             dataset=self.dataset,
@@ -113,12 +115,14 @@ class RecipeData(RecipePart):
 
 
 def request_of(place: Path | RecipeData) -> DataRequest:
-    """Return what a reader is asked for by data of a task, which a path alone may name."""
+    """Return the request to a reader for some data of a task, which may be a path alone."""
     return DataRequest(path=place) if isinstance(place, Path) else place.request()
 
 
 def _data(value: object) -> object:
-    """Refuse what is for neither of the two models, so that a mistake in it is told of one of them alone."""
+    """Refuse a value that is for neither of the two models, so that a mistake in it is reported for one of
+    them alone.
+    """
     if isinstance(value, dict | str):
         return value
     raise ValueError(
@@ -138,21 +142,23 @@ class RecipeTask(RecipePart):
 
     expert: ModelName
     calibration: list[Data] = Field(min_length=1)
-    """One or more."""
+    """The data to calibrate on, one or more."""
 
     labels: Labels = None
-    """Name -> the text embedded for it, in the order of the classes."""
+    """The text that is embedded for each label, by the label's name, in the order of the classes."""
 
     prompt: str = "{}"
-    """What a model of texts is given: {} stands for a text of the data, {NAME} for one of several."""
+    """The text that a model of texts is given: {} stands for a text of the data, {NAME} for one of
+    several.
+    """
 
     metric: Annotated[str, choice(*Metric)] | None = None
-    """What the answers that a language model gives in words are judged by; None: it chooses among labels, or
-    is held to texts.
+    """The measure of the answers that a language model gives in words. None: the model chooses among labels,
+    or is compared with texts.
     """
 
     templates: list[Template] = []
-    """Texts with {} for a label's text: each is embedded, and the mean counts. None: the label's text
+    """Texts with {} for a label's text. Each is embedded, and their mean counts. Empty: the label's text
     alone.
     """
 
@@ -160,7 +166,7 @@ class RecipeTask(RecipePart):
     """A safetensors file with a linear head: weight [classes, width] and bias [classes]."""
 
     evaluation: Annotated[Data | None, Field(validate_default=True)] = None
-    """None: what is left over from calibration."""
+    """The data to judge by. None: the samples that are left over from calibration."""
 
     @property
     def data(self) -> list[tuple[Key, Path | RecipeData]]:

@@ -1,4 +1,6 @@
-"""What a value of a recipe may be. A validator's ValueError is the part of the sentence after the key."""
+"""The values that a recipe may have. The message of a validator's ValueError is the part of the sentence
+after the key.
+"""
 
 import json
 import re
@@ -26,20 +28,22 @@ class RecipePart(BaseModel):
 
 @dataclass(frozen=True)
 class Context:
-    """What validation knows of the world: where relative paths start, and the data files met so far."""
+    """The surroundings of a validation: the directory that relative paths start from, and the data files
+    found so far.
+    """
 
     directory: Path
     files: list[Path] = field(default_factory=list)
 
     @classmethod
     def of(cls, info: ValidationInfo) -> "Context":
-        """Return what the validation of this value was given."""
+        """Return the context that the validation of this value was given."""
         assert isinstance(info.context, cls)
         return info.context
 
 
 def choice(*choices: str) -> AfterValidator:
-    """Return a check that text is one of some words."""
+    """Return a check that a text is one of some words."""
 
     def check(value: str) -> str:
         if value not in choices:
@@ -50,7 +54,7 @@ def choice(*choices: str) -> AfterValidator:
 
 
 def distinct(values: list[_T]) -> list[_T]:
-    """Return values of which none is there twice."""
+    """Return the values. Raises ValueError where one of them is there twice."""
     seen: set[_T] = set()
     for value in values:
         if value in seen:
@@ -116,7 +120,7 @@ def model_name(value: str, info: ValidationInfo) -> str:
 def _setting(value: object) -> object:
     """Return a parameter of a merge, in one of mergekit's ways to write it.
 
-    What it may be for a rule, the rule says.
+    The rule itself checks whether the value suits it.
     """
     expected = (
         "expected a number, true or false, a list of numbers over the layers, or a list of filter and value"
@@ -143,7 +147,7 @@ def _setting(value: object) -> object:
 
 
 def _word(key: object) -> str:
-    """Return a key as it is, or, where that is no text of one line, as Python writes it."""
+    """Return a key as it is or, where it is no text of one line, as Python writes it."""
     text = str(key)
     return text if text.isprintable() else repr(key)
 
@@ -155,8 +159,8 @@ def _setting_value(value: object, expected: str) -> None:
 
 
 def _labels(value: object, info: ValidationInfo) -> object:
-    """Return label names with the text embedded for each, from a list of names, a mapping, or a JSON file
-    with either.
+    """Return label names, each with the text that is embedded for it, from a list of names, a mapping, or a
+    JSON file with either.
     """
     where = ""
     if isinstance(value, str):
@@ -202,16 +206,16 @@ def _template(value: str) -> str:
 
 
 def _columns(value: object) -> object:
-    """Return names from one of them, or several."""
+    """Return a list of names, from one name or several."""
     if value is not None and not (value and isinstance(value, str | list)):
         raise ValueError(f"found {shown(value)}, expected the name of a column or a list of names")
     return [value] if isinstance(value, str) else value
 
 
 def size_in_bytes(value: object) -> int:
-    """Return the bytes of text such as 2G or 500M, counted in thousands as llama.cpp does.
+    """Return the bytes of a text such as 2G or 500M, counted in thousands as llama.cpp does.
 
-    ValueError where it is none.
+    Raises ValueError for any other text.
     """
     found = re.fullmatch(r"([1-9][0-9]{0,8})([KMG])", value) if isinstance(value, str) else None
     if found is None:
@@ -243,7 +247,7 @@ Labels = Annotated[
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]
 STORAGES = ("F16", "F32", *GRIDS)
-# What ONNX's DequantizeLinear can hold bit for bit; `formats` has the nodes.
+# The grids that ONNX's DequantizeLinear can hold bit for bit. `formats` has the nodes.
 ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")
 
 
@@ -253,7 +257,7 @@ def one_of(choices: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as a sentence shows it, in no more than 60 characters."""
+    """Return a value as a sentence shows it, in at most 60 characters."""
     match value:
         case None:
             return "nothing"
@@ -269,7 +273,7 @@ def shown(value: object) -> str:
 
 
 def location(name: str, directory: Path) -> str:
-    """Return the absolute path of a model directory, or its hub id; of `model+adapter` part by part."""
+    """Return the absolute path of a model directory, or its hub id; of `model+adapter`, both parts."""
     return "+".join(
         str(_absolute(part, directory)) if _is_local(part, directory) else part
         for part in _parts(name, directory)
@@ -279,7 +283,7 @@ def location(name: str, directory: Path) -> str:
 def _absolute(name: str, directory: Path) -> Path:
     try:
         return Path(directory, Path(name).expanduser())
-    except RuntimeError:  # ~user of nobody
+    except RuntimeError:  # There is no such ~user.
         return Path(directory, name)
 
 
@@ -292,12 +296,12 @@ def _is_local(name: str, directory: Path) -> bool:
 def _is(check: Callable[[], bool]) -> bool:
     try:
         return check()
-    except (OSError, ValueError):  # a name too long or with a NUL, a directory that may not be entered
+    except (OSError, ValueError):  # The name is too long or has a NUL, or a directory may not be entered.
         return False
 
 
 def _parts(name: str, directory: Path) -> list[str]:
-    """Return a model, or a model and its adapter: split at the first + unless a directory has the whole
-    name.
+    """Return the model, or the model and its adapter. The name is split at the first + unless a directory has
+    the whole name.
     """
     return [name] if _is(_absolute(name, directory).exists) else name.split("+", 1)

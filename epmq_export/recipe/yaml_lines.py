@@ -1,8 +1,8 @@
 """YAML as plain data, with the line of every key.
 
 Scalars follow YAML 1.2's core schema and not PyYAML's 1.1: `1e-3` is a number, and `yes`, `no`, `on` and
-dates are text, as the writer of a label list expects. Keys are text as written. Nothing is ever constructed
-but mappings, lists and scalars.
+dates are text, as the writer of a label list expects. Keys are text as written. Nothing but mappings, lists
+and scalars is ever constructed.
 """
 
 import math
@@ -19,7 +19,7 @@ from epmq_export.files import encodable
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Any] | dict[str, Any]
 
-# Aliases let a short file describe an endless one; no recipe has this many values.
+# A short file with aliases can describe an endless one. No recipe has this many values.
 _MOST_NODES = 100_000
 _TAG = "tag:yaml.org,2002:"
 
@@ -45,10 +45,10 @@ class Document:
     """A YAML file as plain data, with the line of everything in it."""
 
     data: dict[str, Any]
-    """dict, list, str, int, finite float, bool and None: what JSON can hold."""
+    """Only values that JSON can hold: dict, list, str, int, finite float, bool and None."""
 
     lines: dict[Key, int]
-    """1-based line of every key and list item, by the way to it."""
+    """The line, counted from 1, of every key and list item, by the way to it."""
 
     def line(self, key: Key) -> int:
         """Return the line of a key, or of the nearest one above it."""
@@ -60,7 +60,7 @@ class Document:
 def read(path: Path) -> Document:
     """Return the one document of a YAML file, a mapping.
 
-    RecipeError, with file and line, for everything else.
+    Raises RecipeError, with file and line, for any other content.
     """
     text = _text(path)
     try:
