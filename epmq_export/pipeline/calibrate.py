@@ -1,4 +1,4 @@
-"""The stage `calibrate`: from an opened job to a packed checkpoint on disk."""
+"""The stage `calibrate`: it turns an opened job into a packed checkpoint on disk."""
 
 import logging
 import math
@@ -38,16 +38,18 @@ from epmq_export.verification.heads import head_of
 
 log = logging.getLogger(__name__)
 FULL_PRECISION = "safetensors"
-"""What a calibration without a target is called, by the files that it fills."""
+"""The name of a calibration without a target, after the files that it fills."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is settled before the first block: by the recipe, or by the searches that it asks for."""
+    """The settings that are known before the first block: those of the recipe, or those of the searches that
+    it asks for.
+    """
 
     method: Mapping[str, Any]
     chosen: Mapping[str, str]
-    """The grids that a budget has chosen, by tensor."""
+    """The grid that a budget has chosen for each tensor."""
 
     notes: list[str] = field(default_factory=list)
     tune: list[Mapping[str, Any]] | None = None
@@ -55,7 +57,7 @@ class _Found:
 
 @dataclass
 class _Calibrated:
-    """What has been calibrated so far."""
+    """Everything that has been calibrated so far."""
 
     tensors: dict[str, PackedTensor | Tensor] = field(default_factory=dict)
     losses: list[LayerLoss] = field(default_factory=list)
@@ -65,10 +67,10 @@ class _Calibrated:
 def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, progress: Update) -> Packed:
     """Calibrate by the job's recipe and write the packed checkpoint, whole or not at all.
 
-    Without a target nothing is rounded: the solves are stored in full precision. What was searched and
-    finished blocks are kept beside `directory` until it is whole; with `resume` an interrupted run goes on
-    from them, to the same bytes. Raises RecipeError for settings that do not suit the model, InputError for
-    what is wrong with it, and CalibrationError where the numbers cannot be solved.
+    Without a target nothing is rounded: the solves are stored in full precision. Results of searches and
+    finished blocks are kept beside `directory` until it is whole. With `resume` an interrupted run continues
+    from them, to the same bytes. Raises RecipeError for settings that do not suit the model, InputError for a
+    wrong model, and CalibrationError where the numbers cannot be solved.
     """
     recipe = job.recipe
     calibrator = _calibrator(job, target, progress)
@@ -90,7 +92,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
         layout = replace(calibrator.layout, chosen=found.chosen)
         _walk(replace(calibrator, method=Method(**found.method), layout=layout), finished, made)
     except InputError:
-        finished.remove()  # wrong inputs stay wrong: there is nothing to go on from
+        finished.remove()  # Wrong inputs stay wrong, so a later run cannot continue from here.
         raise
     refined = _refined(calibrator, recipe.calibration.refine, made)
     split = recipe.export.split_size
@@ -110,7 +112,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
 
 
 def _calibrator(job: Job, target: Target | None, progress: Update) -> Calibrator:
-    """Return the calibration that the recipe asks for, the anchor's length measured."""
+    """Return the calibration that the recipe asks for, with the length of the anchor measured."""
     recipe, models = job.recipe, job.models
     require_matches(recipe, models.family)
     experts = [*models.experts.values()]
@@ -130,7 +132,7 @@ def _calibrator(job: Job, target: Target | None, progress: Update) -> Calibrator
 def _require_feasible(
     job: Job, target: Target | None, calibrator: Calibrator, budget: float | None, candidates: Sequence[Grid]
 ) -> None:
-    """Raise RecipeError or CalibrationError for what is sure to fail after the work."""
+    """Raise RecipeError or CalibrationError for settings that would otherwise fail only after the work."""
     if job.recipe.calibration.refine:
         if target is None:
             raise job.recipe.mistake(
@@ -150,7 +152,7 @@ def _require_feasible(
 
 
 def _known_notes(job: Job, target: Target | None) -> list[str]:
-    """Return what is not as the recipe asked before anything is calibrated, a sentence each."""
+    """Return a sentence for everything that is already known not to be as the recipe asked."""
     notes = [note for task in job.tasks for note in task.notes]
     if target is not None:
         formats = " and ".join(name.upper() for name in target.formats)
@@ -168,8 +170,8 @@ def _search(
     budget: float | None,
     candidates: Sequence[Grid],
 ) -> _Found:
-    """Return the method's numbers and the grids, searched where the recipe asks for it and no earlier run
-    has.
+    """Return the method's numbers and the grids. They are searched where the recipe asks for it and no
+    earlier run has done it.
     """
     if (known := finished.search()) is not None:
         return _Found(**known)
@@ -183,13 +185,18 @@ def _search(
         layout, note = with_budget(calibrator, budget, candidates)
         calibrator = replace(calibrator, layout=layout)
         notes.append(note)
-    found = _Found(asdict(calibrator.method), dict(calibrator.layout.chosen), notes, trials)
+    found = _Found(
+        method=asdict(calibrator.method),
+        chosen=dict(calibrator.layout.chosen),
+        notes=notes,
+        tune=trials,
+    )
     finished.put_search(asdict(found))
     return found
 
 
 def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Calibrated) -> None:
-    """Calibrate block by block, then take what no block has from the merge."""
+    """Calibrate block by block, then take the tensors of no block from the merge."""
     for block, result in calibrate_blocks(calibrator, finished.get):
         finished.put(block, result)
         made.tensors.update(result.tensors)
@@ -201,7 +208,7 @@ def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Calibrated) -
 
 
 def _refined(calibrator: Calibrator, steps: int, made: _Calibrated) -> dict[str, Any] | None:
-    """Distil the whole model where the recipe asks for it; return what that gained."""
+    """Distil the whole model where the recipe asks for it. Return what that gained, or None."""
     if not steps:
         return None
     refined = refine(
@@ -222,7 +229,7 @@ def _refined(calibrator: Calibrator, steps: int, made: _Calibrated) -> dict[str,
 
 
 def _task_data(job: Job, task: Task) -> TaskData:
-    """Return what a task is calibrated on, with its head where `tune` or `refine` read by it."""
+    """Return the calibration data of a task, with its head where `tune` or `refine` reads by it."""
     family, calibration = job.models.family, job.recipe.calibration
     head: Reading | None = None
     if calibration.tune or calibration.refine:
@@ -230,4 +237,9 @@ def _task_data(job: Job, task: Task) -> TaskData:
         head = AsLogits() if language is not None else head_of(task, family, job.models.base, job.device)
     expert = job.models.experts[task.expert]
     samples = [family.truncate(sample) for sample in task.calibration]
-    return TaskData(task.name, expert, calibrated_on(family, expert, samples, job.device), head)
+    return TaskData(
+        name=task.name,
+        expert=expert,
+        samples=calibrated_on(family, expert, samples, job.device),
+        head=head,
+    )

@@ -20,12 +20,12 @@ from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.tasks.open import open_bench
 
 Scores = Mapping[str, float]
-"""A score by task, and their mean as `average`; 0..1, of rank correlations -1..1."""
+"""A score for each task, and their mean as `average`: 0..1, or -1..1 for rank correlations."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores on a recipe's tasks."""
+    """The scores of a model on a recipe's tasks, beside those of the base and the experts."""
 
     base: Scores
     """The scores of the base model."""
@@ -42,7 +42,7 @@ class Evaluation:
 
 
 def evaluate(registry: Registry, model: Path, job: Job, stages: Stages) -> Evaluation:
-    """Score a model directory, a written file, or a packed checkpoint; InputError where it is none of
+    """Score a model directory, a written file, or a packed checkpoint. Raises InputError where it is none of
     these.
     """
     outputs_of = _runner(registry, model, job)
@@ -61,7 +61,9 @@ def evaluate(registry: Registry, model: Path, job: Job, stages: Stages) -> Evalu
 
 
 def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sample]], Outputs]:
-    """Return what gives a model's outputs for samples: a file's first runtime, or PyTorch."""
+    """Return a function that gives a model's outputs for samples: the first runtime of a written file, or
+    PyTorch.
+    """
     if not model.exists():
         raise InputError(f"{model}: no such file or directory")
     family, base, packed = job.models.family, job.checkpoints.base, (model / PACKED_INDEX).exists()

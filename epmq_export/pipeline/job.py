@@ -1,4 +1,4 @@
-"""A recipe with everything that it names opened: what the stages work on."""
+"""A job: a recipe with everything that it names opened, which the stages work on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,16 +45,18 @@ class Job:
 
     @property
     def formats(self) -> list[str]:
-        """What is to be written."""
+        """Return the formats that are to be written."""
         return formats_of(self.recipe, self.models.family)
 
     def provenance(self) -> dict[str, Any]:
-        """Return what decides a calibration of this job. Reads every input to hash it."""
+        """Return the inputs that decide a calibration of this job. This reads every input to hash it."""
         data = {place: digest for task in self.tasks for place, digest in task.data.items()}
         return provenance(self.recipe, self.checkpoints, data)
 
     def calibrated(self, directory: Path) -> Packed:
-        """Return what an earlier run has calibrated; RecipeError where that run was another one."""
+        """Return the packed checkpoint of an earlier run. Raises RecipeError where that run was another
+        one.
+        """
         packed = Packed(directory)
         if any(getattr(packed.index, key) != value for key, value in self.provenance().items()):
             raise RecipeError(

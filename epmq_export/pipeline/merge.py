@@ -31,24 +31,24 @@ from epmq_export.tensors.source import Joined, TypedSource, only, without
 
 @dataclass(frozen=True)
 class Output:
-    """What `epmq merge` writes."""
+    """The model that `epmq merge` writes."""
 
     source: TypedSource
     directory: Path
-    """Whose config and tokenizer it has,"""
+    """The model directory whose config and tokenizer it gets."""
 
     config: Mapping[str, Any]
-    """but for these values of config.json,"""
+    """The values of config.json that differ from those there."""
 
     tokenizer: Callable[[Path], None] | None
-    """and for the tokenizer that this writes into the output's directory."""
+    """A function that writes another tokenizer into the directory of the output, or None."""
 
 
 def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()) -> Output:
     """Return the merge in full precision, computed as it is read.
 
-    What `patterns` match, or those of the recipe where it has its own, is the base's. RecipeError or
-    InputError where the models cannot be merged as the recipe says.
+    Tensors that match `patterns`, or those of the recipe where it has its own, are the base's. Raises
+    RecipeError or InputError where the models cannot be merged as the recipe says.
     """
     frozen = frozen_tensors(recipe, checkpoints.base, patterns)
     models = {recipe.location(recipe.base_model): checkpoints.base, **checkpoints.experts}
@@ -63,7 +63,7 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
             DTYPES[dtype] if dtype else None,
             known,
         )
-        # After `assemble`, which refuses layers that there are not.
+        # This comes after `assemble`, which refuses layers that do not exist.
         changes = _config_changes(checkpoints, known)
     return Output(
         source=Joined([result, only(checkpoints.base, frozen)]) if frozen else result,
@@ -74,7 +74,8 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
 
 
 def _tokenizer(recipe: Recipe, models: Mapping[str, Checkpoint]) -> tuple[Any, Vocabulary | None]:
-    """Return the tokenizer that is written, and the vocabulary that the models get; None for the base's own.
+    """Return the tokenizer that is written, and the vocabulary that the models get, or None for the base's
+    own.
 
     `models` are by location, the base first.
     """
@@ -97,7 +98,7 @@ def _tokenizer(recipe: Recipe, models: Mapping[str, Checkpoint]) -> tuple[Any, V
 
 
 def _config_changes(checkpoints: Checkpoints, known: Vocabulary | None) -> dict[str, Any]:
-    """Return the values of the base's config.json that are other ones in the merge's."""
+    """Return the values of config.json that differ between the base and the merge."""
     path = checkpoints.base.model_directory / CONFIG
     config = read_json(path) if path.exists() else {}
     layers = origins(checkpoints.plan, checkpoints.base)

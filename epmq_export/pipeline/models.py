@@ -1,4 +1,4 @@
-"""A recipe's models, opened: headers are read and compared, tensors stay on disk."""
+"""The models of a recipe, opened: headers are read and compared, tensors stay on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ from epmq_export.tensors.source import Joined, TypedSource, only, renamed, witho
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The base and the experts as they are stored, experts by `Recipe.location`, and what is to be made of
-    them.
+    """The base and the experts as they are stored, the experts by `Recipe.location`, and the plan of their
+    merge.
     """
 
     base: Checkpoint
@@ -31,8 +31,9 @@ class Checkpoints:
 
 
 def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
-    """Open what the recipe names; InputError for what is no model, RecipeError for settings that the rule
-    cannot take.
+    """Open the models that the recipe names.
+
+    Raises InputError for a location that is no model, and RecipeError for settings that the rule cannot take.
     """
     plan = plan_of(recipe)
     base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf)
@@ -56,8 +57,8 @@ def require_one_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
 def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
     """Return a recipe's models as calibration takes them.
 
-    RecipeError where calibration cannot follow the merge, InputError for an expert that has another
-    vocabulary than the base.
+    Raises RecipeError where calibration cannot follow the merge, and InputError for an expert that has
+    another vocabulary than the base.
     """
     for key, value in (
         ("tokenizer_source", recipe.tokenizer_source),
@@ -87,9 +88,9 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
         require_layers(checkpoints.plan, next(iter(moving.values())))
         merge = assemble(checkpoints.plan, moving, DTYPES[recipe.dtype] if recipe.dtype else None)
     if RULES[recipe.merge_method].costly:
-        # The anchor's length, each calibration (`tune` has many) and the verdict read all of it.
+        # The length of the anchor, each calibration (`tune` has many) and the verdict read all of the merge.
         merge = Kept(merge)
-    opened = ModelSet(family, base, experts, merge, frozen)
+    opened = ModelSet(family=family, base=base, experts=experts, merged=merge, frozen=frozen)
     if not frozen:
         return opened
     still = only(base, frozen)
@@ -101,8 +102,10 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
 
 
 def frozen_tensors(recipe: Recipe, base: TypedSource, patterns: Sequence[str]) -> list[str]:
-    """The tensors that stay the base's: those that the recipe's patterns match, or without any those that
-    these do.
+    """Return the names of the tensors that stay the base's: those that match the recipe's patterns or, where
+    it has none, `patterns`.
+
+    Raises RecipeError for a pattern that matches nothing, and where nothing is left to merge.
     """
     for i, pattern in enumerate(recipe.frozen or ()):
         if not any(fnmatchcase(name, pattern) for name in base.names()):

@@ -1,4 +1,4 @@
-"""How far a job is, told to whoever listens. The engine itself prints nothing."""
+"""The progress of a job, told to a listener. The engine itself prints nothing."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ class Progress:
     """One step of a stage of a job."""
 
     stage: str
-    """What is under way: `calibrate`, `write gguf`, `verify`."""
+    """The stage that is running: `calibrate`, `write gguf`, `verify`."""
 
     text: str = ""
-    """What exactly is being done; empty at the stage's beginning and end."""
+    """The step that is running. It is empty at the beginning and the end of a stage."""
 
     done: int = 0
     """How many steps are done."""
@@ -24,23 +24,27 @@ class Progress:
     """How many steps there are; 0 where that is not known."""
 
     state: Literal["running", "finished", "failed"] = "running"
-    """`finished` and `failed` are a stage's last word."""
+    """A stage ends with `finished` or `failed`."""
 
     seconds: float = 0.0
-    """Seconds since the stage began."""
+    """The seconds since the stage began."""
 
 
 Listener = Callable[[Progress], None]
 Update = Callable[[str, int, int], None]
-"""Tells of a stage under way: what is being done, how many steps are done, and of how many."""
+"""A function that tells about the running stage: the step, how many steps are done, and how many there
+are.
+"""
 
 
 def ignore(progress: Progress) -> None:
-    """Listen to nothing."""
+    """Do nothing with the progress."""
 
 
 class Stages:
-    """The stages of a job, one after the other: tells a listener of each, and keeps how long it took."""
+    """The stages of a job, one after the other. It tells a listener about each, and keeps how long it
+    took.
+    """
 
     def __init__(self, listen: Listener = ignore) -> None:
         self._listen = listen
@@ -49,11 +53,14 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
-        """Time a stage and yield what tells of its steps. Its end is told whatever ends it."""
+        """Time a stage, and yield a function that tells about its steps. The end is told whatever ends the
+        stage.
+        """
         started = time.monotonic()
 
         def tell(text: str, done: int, total: int) -> None:
-            self._listen(Progress(name, text, done, total, seconds=time.monotonic() - started))
+            seconds = time.monotonic() - started
+            self._listen(Progress(stage=name, text=text, done=done, total=total, seconds=seconds))
 
         try:
             self._listen(Progress(name))

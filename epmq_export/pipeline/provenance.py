@@ -1,4 +1,4 @@
-"""What a result was made of: the recipe, the SHA-256 of every input, and the versions."""
+"""The provenance of a result: the recipe, the SHA-256 of every input, and the versions."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from epmq_export.tensors.gguf_file import is_gguf
 
 
 def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]) -> dict[str, Any]:
-    """`recipe` as written, `inputs` with the SHA-256 of every file that decides the result, `versions`. No
-    time, no machine.
+    """Return `recipe` as written, `inputs` with the SHA-256 of every file that decides the result, and
+    `versions`. There is no time and no name of a machine in it.
 
     `data` are inputs that are no files, with their digests.
     """
@@ -56,15 +56,20 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]
 
 
 def fingerprint(index: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that decides a calibration: two runs that share it give the same bytes."""
+    """Return the SHA-256 of everything that decides a calibration. Two runs with the same one give the same
+    bytes.
+    """
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _name(model: Checkpoint) -> str:
-    """A hub id as it is, a directory or file by its own name: its place on this machine is nobody else's."""
+    """Return a hub id as it is, and a directory or file by its own name, because its place on this machine
+    means nothing elsewhere.
+    """
     return Path(model.location).name if Path(model.location).exists() else model.location
 
 
 def _relative(path: Path, directory: Path) -> str:
+    """Return a path relative to a directory, or its name alone where it lies outside."""
     relative = os.path.relpath(path, directory)
     return path.name if relative.startswith("..") else relative

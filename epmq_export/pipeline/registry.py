@@ -12,18 +12,22 @@ from epmq_export.tensors.checkpoint import OpenGguf
 
 @dataclass(frozen=True)
 class Registry:
-    """What the pipeline is handed, since no room below `api` knows a family, a format or a runtime by
-    name.
+    """The families, formats and runtimes that the pipeline is given, because no room below `api` knows one of
+    them by name.
     """
 
     open_family: Callable[[Path], Family]
-    """Opens the family of a model directory; InputError where there is none for it."""
+    """A function that opens the family of a model directory. It raises InputError where there is none
+    for it.
+    """
 
     frozen: Callable[[Path], Sequence[str]]
-    """Gives the patterns of the tensors that a merge leaves as the base's; none for an unknown family."""
+    """A function that returns the patterns of the tensors that a merge leaves as the base's, or none for an
+    unknown family.
+    """
 
     open_gguf: OpenGguf
-    """Opens a GGUF file as a checkpoint."""
+    """A function that opens a GGUF file as a checkpoint."""
 
     formats: Mapping[str, Format]
     runtimes: Mapping[str, Runtime]

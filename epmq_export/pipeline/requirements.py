@@ -1,4 +1,4 @@
-"""What is sure to fail fails before the work."""
+"""Checks that come before the work, of everything that would fail after it."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -14,18 +14,20 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
 from epmq_export.verification.tasks.language import answers_of
 
-# The format that export.split_size is about.
+# The format that export.split_size acts on.
 SPLIT = "gguf"
 
 
 def formats_of(recipe: Recipe, family: Family) -> list[str]:
-    """Return what is to be written: what the recipe says, or all that the family can be written in."""
+    """Return the formats that are to be written: those of the recipe, or all that the family can be written
+    in.
+    """
     return recipe.export.formats or [*family.exports]
 
 
 def require_formats(recipe: Recipe, family: Family) -> None:
-    """Raise RecipeError for a format that the family cannot be written in, and for a task that it has no way
-    to be scored on.
+    """Raise RecipeError for a format that the family cannot be written in, and for a task that the family
+    cannot be scored on.
     """
     if lacking := [name for name in recipe.export.formats or () if name not in family.exports]:
         raise recipe.mistake(
@@ -62,7 +64,7 @@ def require_formats(recipe: Recipe, family: Family) -> None:
 
 
 def _require_split(recipe: Recipe, family: Family) -> None:
-    """Raise RecipeError where no file that can lie in parts is written."""
+    """Raise RecipeError where no file is written that can lie in parts."""
     key, found = ("export", "split_size"), "found it set, expected the key left out"
     if SPLIT not in formats_of(recipe, family):
         raise recipe.mistake(key, f"{found}: no {SPLIT.upper()} file is written")
@@ -73,7 +75,7 @@ def _require_split(recipe: Recipe, family: Family) -> None:
 
 def require_readable(recipe: Recipe, family: Family, names: Sequence[str]) -> None:
     """Raise RecipeError where the recipe asks for a grid that the runtimes of one of the formats cannot
-    decode, InputError where they cannot read the model at all: what is sure to fail fails before the work.
+    decode, and InputError where they cannot read the model at all.
     """
     for format in names:
         family.exports[format].require()
@@ -81,6 +83,7 @@ def require_readable(recipe: Recipe, family: Family, names: Sequence[str]) -> No
 
 
 def _require_grids(recipe: Recipe, format: str, export: Export) -> None:
+    """Raise RecipeError where the recipe asks for a grid that the runtimes of a format cannot decode."""
     if (known := export.grids) is None:
         return
     quantization = recipe.quantization
@@ -119,8 +122,8 @@ def require_matches(recipe: Recipe, family: Family) -> None:
 
 
 def require_kind(recipe: Recipe, family: Family) -> None:
-    """Raise RecipeError for data that are not what the base model reads, and for a metric of what it does not
-    write.
+    """Raise RecipeError for data that the base model does not read, and for a metric of answers that it does
+    not write.
     """
     reads, other = ("texts", "images") if family.images is None else ("images", "texts")
     for name, task in recipe.tasks.items():
@@ -145,6 +148,6 @@ def require_kind(recipe: Recipe, family: Family) -> None:
 
 
 def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
-    """Raise InputError where the model has no room for a task's answers: told before the work."""
+    """Raise InputError where the model has no room for a task's answers."""
     for task in tasks:
         answers_of(task, family)

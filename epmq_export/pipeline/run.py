@@ -1,4 +1,6 @@
-"""The stages of a run in a row: calibrate, write, reload and judge. Each leaves what the next one reads."""
+"""The stages of a run: calibrate, write, reload and judge. Each stage leaves files that the next one
+reads.
+"""
 
 from pathlib import Path
 
@@ -16,11 +18,11 @@ from epmq_export.verification.verdict import Verdict
 
 
 def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:
-    """Calibrate, write every format and judge what is written; OUTPUT/report.json has it all.
+    """Calibrate, write every format and judge the written files. OUTPUT/report.json has all results.
 
-    `resume` goes on from what an interrupted run has finished, to the same bytes. Raises RecipeError where
-    something is at `output` that is neither to be replaced nor gone on from, and MissingRuntime, before the
-    work, where a runtime is not installed.
+    `resume` continues from the finished parts of an interrupted run, to the same bytes. Raises RecipeError
+    where something is at `output` that is neither to be replaced nor continued, and MissingRuntime, before
+    the work, where a runtime is not installed.
     """
     family = job.models.family
     for name in job.formats:

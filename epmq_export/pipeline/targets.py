@@ -1,10 +1,11 @@
-"""Which formats share one calibration, and what each calibration rounds to.
+"""The targets of a recipe: the formats that share one calibration, and the grids that each calibration rounds
+to.
 
-Formats whose grids do not hold what the recipe asks for are calibrated apart, on grids that stand in.
+Formats whose grids do not hold what the recipe asks for get a calibration of their own, on other grids.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from epmq_export.grids import BUDGET, GRIDS
 from epmq_export.models.family import Family
@@ -12,29 +13,33 @@ from epmq_export.models.format import Format
 from epmq_export.recipe.recipe import Recipe
 
 WIDE = "Q8_0"
-"""What stands in for a grid of more than 4 bits: every format holds it."""
+"""The grid that replaces one of more than 4 bits. Every format holds it."""
 
 PACKED = "packed"
-"""The directory, in a run's output, of the packed checkpoint that tasks are referred to."""
+"""The directory, in a run's output, of the packed checkpoint that tasks are compared with."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One calibration: what it rounds to, and the formats that are written from it."""
+    """One calibration: the grids that it rounds to, and the formats that are written from it."""
 
     formats: tuple[str, ...]
     replaced: Mapping[str, str] = field(default_factory=dict)
-    """Grids that the recipe asks for and these formats cannot hold, each with what stands in for it."""
+    """The grids that the recipe asks for and these formats cannot hold, each with the grid that replaces
+    it.
+    """
 
     candidates: tuple[str, ...] = ()
     """The grids that a budget of bits chooses from."""
 
     directory: str = PACKED
-    """Where a run keeps its packed checkpoint, relative to the output."""
+    """The directory of its packed checkpoint, relative to the output of a run."""
 
 
 def held(family: Family, format: Format) -> list[str]:
-    """Return the names of the grids that a family's files of a format can hold, and their runtimes decode."""
+    """Return the names of the grids that a family's files of a format can hold and their runtimes can
+    decode.
+    """
     known = family.exports[format.name].grids
     return [
         name
@@ -44,7 +49,9 @@ def held(family: Family, format: Format) -> list[str]:
 
 
 def _replaced(recipe: Recipe, format: str, known: Collection[str]) -> dict[str, str]:
-    """Return the grids that the recipe asks for and a format does not hold, with what stands in for each."""
+    """Return the grids that the recipe asks for and a format does not hold, each with the grid that replaces
+    it.
+    """
     stand_in = recipe.quantization.stand_in(format)
     if stand_in is None:
         return {}
@@ -55,7 +62,7 @@ def _replaced(recipe: Recipe, format: str, known: Collection[str]) -> dict[str, 
 def targets(
     recipe: Recipe, family: Family, formats: Mapping[str, Format], names: Sequence[str]
 ) -> list[Target]:
-    """Return the calibrations that a recipe's formats take, the one that holds the most grids first."""
+    """Return the calibrations that a recipe's formats need, the one that holds the most grids first."""
     by_grids: dict[tuple[object, ...], Target] = {}
     for name in sorted(names, key=lambda name: -len(held(family, formats[name]))):
         known = held(family, formats[name])
@@ -63,6 +70,7 @@ def targets(
         candidates = tuple(BUDGET if set(BUDGET) <= set(known) else known)
         key = (*replaced.items(), candidates if recipe.quantization.bits is not None else None)
         directory = PACKED if not by_grids else f"{PACKED}-{name}"
-        target = by_grids.setdefault(key, Target((), replaced, candidates, directory))
-        by_grids[key] = Target((*target.formats, name), replaced, candidates, target.directory)
+        new = Target(formats=(), replaced=replaced, candidates=candidates, directory=directory)
+        target = by_grids.setdefault(key, new)
+        by_grids[key] = replace(target, formats=(*target.formats, name))
     return list(by_grids.values())

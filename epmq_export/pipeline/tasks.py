@@ -1,4 +1,4 @@
-"""The tasks of a recipe with their data read: what to calibrate on, and what to judge by."""
+"""The tasks of a recipe with their data read: the samples to calibrate on, and those to judge by."""
 
 import logging
 import os
@@ -62,7 +62,7 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
 def _right_answers(recipe: Recipe, name: str, found: Texts) -> tuple[Tensor | None, Sequence[str] | None]:
     """Return the classes of the evaluation texts, or the answers in words where the task has a metric.
 
-    Both are None for a task without labels. RecipeError for a task that has no classes and needs them.
+    Both are None for a task without labels. Raises RecipeError for a task that has no classes and needs them.
     """
     task = recipe.tasks[name]
     if task.labels:
@@ -83,7 +83,7 @@ def _right_answers(recipe: Recipe, name: str, found: Texts) -> tuple[Tensor | No
 
 
 def _of_pictures(recipe: Recipe, name: str) -> Task:
-    """Return a task of pictures; InputError where none of its calibration images can be decoded."""
+    """Return a task of pictures. Raises InputError where none of its calibration images can be decoded."""
     task = recipe.tasks[name]
     read = [read_pictures(request_of(place)) for place in task.calibration]
     pictures = _distinct(picture for each in read for picture in each.samples)
@@ -98,7 +98,7 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
     truth: Tensor | None = None
     evaluation: Sequence[Picture]
     if task.evaluation is None:
-        # They are calibration images, too: what cannot be decoded is left out there and here.
+        # These are calibration images, too, so those that cannot be decoded are left out here as well.
         evaluation = _left_over(recipe, name, pictures, calibration, broken.usable)
     else:
         found = read_pictures(request_of(task.evaluation), "test")
@@ -109,7 +109,7 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
             places = [picture.place for picture in evaluation]
             truth = torch.tensor(indices_of(places, classes, found.names, list(labels)), dtype=torch.int64)
         for picture in evaluation:
-            picture.pixels()  # what cannot be decoded is told now, not after the calibration
+            picture.pixels()  # A broken image is reported now and not after the calibration.
     notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
     _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
     return _task(
@@ -136,7 +136,7 @@ def _task(
     expected: Sequence[str] | None = None,
     notes: Sequence[str] = (),
 ) -> Task:
-    """Return a task of its samples and of what the recipe says of it."""
+    """Return a task, from its samples and from what the recipe says about it."""
     task = recipe.tasks[name]
     templates = task.templates or ("{}",)
     prompts = [[template.format(text) for template in templates] for text in labels.values()]
@@ -165,18 +165,18 @@ def _distinct(pictures: Iterable[Picture]) -> list[Picture]:
 
 
 class _Broken:
-    """The calibration images that were asked for and cannot be decoded."""
+    """The calibration images that were chosen and cannot be decoded."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
 
     @property
     def first(self) -> str:
-        """Return why the first of them cannot be decoded."""
+        """Return the reason why the first of them cannot be decoded."""
         return next(iter(self._reasons.values()))
 
     def usable(self, picture: Picture) -> bool:
-        """Return whether a picture can be decoded."""
+        """Tell whether a picture can be decoded."""
         if picture.digest not in self._reasons:
             try:
                 picture.pixels()
@@ -185,9 +185,9 @@ class _Broken:
         return picture.digest not in self._reasons
 
     def notes(self, recipe: Recipe, name: str, usable: int) -> list[str]:
-        """Return a sentence for the report, which is logged, too, where there are any.
+        """Return a sentence for the report where there are broken images, and log it.
 
-        Paths in it are relative to the recipe, so that it says the same everywhere.
+        Paths in it are relative to the recipe, so that it is the same on every machine.
         """
         if not self._reasons:
             return []
@@ -201,9 +201,9 @@ class _Broken:
 
 
 def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
-    """Return the classes of the evaluation images, as they name them.
+    """Return the names of the classes of the evaluation images.
 
-    RecipeError where they do not, or where there is but one.
+    Raises RecipeError where the images do not name them, or where there is only one.
     """
     if found.names is None or len(found.names) < 2:
         what = (
@@ -218,7 +218,7 @@ def _names(recipe: Recipe, name: str, found: Pictures) -> Sequence[str]:
 
 
 def _labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: str) -> Sequence[object]:
-    """Return the labels of the evaluation data; RecipeError where they have none."""
+    """Return the labels of the evaluation data. Raises RecipeError where they have none."""
     if labels is None:
         raise recipe.mistake(
             ("tasks", name, "evaluation"),
@@ -234,7 +234,7 @@ def _left_over(
     chosen: Sequence[AnySample],
     usable: Callable[[AnySample], bool] = lambda sample: True,
 ) -> list[AnySample]:
-    """Return the distinct samples that were not chosen; RecipeError where none is left."""
+    """Return the distinct samples that were not chosen. Raises RecipeError where none is left."""
     taken = {digest(sample) for sample in chosen}
     left = [sample for sample in samples if digest(sample) not in taken and usable(sample)]
     if not left:
@@ -249,7 +249,9 @@ def _left_over(
 def _tell(
     name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]
 ) -> None:
-    """Log what the data lack: samples enough, and samples that were not calibrated on."""
+    """Log a warning where there are fewer samples than asked for, and where evaluation samples are also
+    calibration samples.
+    """
     if len(calibration) < asked:
         log.warning(
             "task %s: %d distinct calibration %s, %d asked for: all are used",

@@ -1,4 +1,4 @@
-"""The stage `verify`: written files, reloaded in their runtimes and judged."""
+"""The stage `verify`: written files are reloaded in their runtimes and judged."""
 
 import json
 import logging
@@ -32,11 +32,11 @@ def verify(
     report: Path | None,
     stages: Stages,
 ) -> Verdict:
-    """Judge the files of an output: each against the packed checkpoint that it was written from.
+    """Judge the files of an output, each against the packed checkpoint that it was written from.
 
     Without names of formats, all that are there are judged. Without a job, tasks are left out, and the
-    tolerances are those of the recipe that the packed checkpoint tells of. The report, where one is asked
-    for, is written whole or not at all. Raises InputError where nothing is there to judge.
+    tolerances are those of the recipe that the packed checkpoint records. The report, where one is asked for,
+    is written whole or not at all. Raises InputError where nothing is there to judge.
     """
     packed = Packed(output / PACKED)
     family = registry.open_family(packed.directory)
@@ -76,7 +76,9 @@ def verify(
 
 
 def recipe_of(output: Path) -> Path | None:
-    """Return the recipe that a run's report names, if it is still there; else log a warning."""
+    """Return the recipe that a run's report names, if it is still there. Otherwise log a warning and return
+    None.
+    """
     report = output / REPORT
     try:
         named = Path(json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]["path"])
@@ -90,7 +92,7 @@ def recipe_of(output: Path) -> Path | None:
 
 
 def _there(output: Path, family: Family, packed: Packed) -> list[str]:
-    """Return the formats that an output has; log those that its recipe asks for and it has not."""
+    """Return the formats that an output has. Log those that its recipe asks for and that are not there."""
     names = [name for name in family.exports if (output / name).is_dir()]
     if not names:
         raise InputError(

@@ -1,8 +1,8 @@
-"""What a calibration computes, holds in memory and takes: from shapes, and a second of arithmetic on this
+"""The cost of a calibration in operations, memory and time, from shapes and a second of arithmetic on this
 machine.
 
-With d inputs, o outputs and n rows of a linear, T tasks, and numbers of operations (a multiplication and an
-addition count two):
+A linear has d inputs, o outputs and n rows, and there are T tasks. A multiplication and an addition count as
+two operations.
 
     forward pass        2 n d o a linear, 4 n l w an attention over l tokens of width w
     statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the
@@ -12,7 +12,7 @@ addition count two):
     rounding            o d^2 for GPTQ; a round of descent about 12 o d^2; and a walk along d columns for
                         each, which no product speeds up
 
-docs/method.md has what these are for.
+docs/method.md explains these parts.
 """
 
 import time
@@ -29,20 +29,20 @@ from epmq_export.calibration.rounding import gptq
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Block
 
-# Rounds of descent: the fewest and the most that a linear takes.
+# The fewest and the most rounds of descent that a linear takes.
 ROUNDS = (3, 20)
 OPERATIONS_A_ROUND = 12
-# A second is not the run: memory traffic, small matrices and reading come on top. At worst so many times what
-# was measured. The demo's calibration took 43 seconds of one core where this says 31 to 164, and 660 MB past
-# its start where this says 540.
+# A run takes up to SLOWEST times the time that the measured second of arithmetic suggests, because memory
+# traffic, small matrices and reading come on top. The demo's calibration took 43 seconds of one core where
+# the forecast is 31 to 164, and 660 MB above its start where the forecast is 540.
 SLOWEST = 3.0
-# Columns of the rounding that is timed.
+# The number of columns of the rounding that is timed.
 COLUMNS = 128
-# Numbers a row that a block's forward pass holds beside its weights: states of the width, both halves of the
+# The number of hidden states that the forward pass of a block holds for each row, beside both halves of the
 # feed-forward.
 STATES = 8
 FLOAT, DOUBLE = 4, 8
-# Copies of a tensor while it is merged: base, an expert's, its task vector, their sum.
+# The copies of a tensor while it is merged: the base's, an expert's, its task vector, and their sum.
 MERGING = 4
 
 
@@ -52,47 +52,51 @@ class Step:
 
     paths: tuple[str, ...]
     width: int
-    """Inputs."""
+    """The number of inputs."""
 
     outputs: tuple[int, ...]
-    """Of each linear; none for a norm."""
+    """The number of outputs of each linear. A norm has none."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One block, by its shapes."""
+    """The shapes of one block."""
 
     name: str
     numbers: int
-    """Of its parameters."""
+    """The number of its parameters."""
 
     steps: Sequence[Step]
     attention: int
-    """The width of its attention; 0 for a block without any."""
+    """The width of its attention, or 0 for a block without attention."""
 
     widest: int
+    """The largest number of inputs or outputs of its linears."""
+
     largest: int
-    """Numbers of its largest tensor."""
+    """The number of parameters of its largest tensor."""
 
     def forward(self, rows: float, tokens: float) -> float:
-        """Operations of a forward pass of so many rows, in samples of so many tokens."""
+        """Return the operations of a forward pass of `rows` rows, in samples of `tokens` tokens."""
         linear = 2 * rows * sum(step.width * sum(step.outputs) for step in self.steps)
         return linear + 4 * rows * tokens * self.attention
 
     def solved(self, method: Method) -> list[int]:
-        """The places of the steps that are solved: all linears, and norms where the method solves them."""
+        """Return the indices of the steps that are solved: all linears, and norms where the method solves
+        them.
+        """
         return [i for i, step in enumerate(self.steps) if step.outputs or method.affine == "solved"]
 
     def passes(self, method: Method) -> float:
-        """Forward passes of the student: to each step that is solved, which ends there, and one more through
-        what is shipped.
+        """Return the number of forward passes of the student. There is one to each step that is solved, which
+        ends there, and one more through the block as it is shipped.
         """
         return sum((i + 0.5) / len(self.steps) for i in self.solved(method)) + 1
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What is calibrated on."""
+    """The amount of calibration data."""
 
     tasks: int
     """The number of tasks."""
@@ -104,7 +108,7 @@ class Samples:
     """The tokens of a sample, on average, padding included."""
 
     exact: bool
-    """Whether the data were read; else their number is what the recipe asks for."""
+    """Whether the data were read. Otherwise the numbers are those that the recipe asks for."""
 
     @property
     def rows(self) -> float:
@@ -133,7 +137,7 @@ class Memory:
     """Hidden states, batches and the experts' inputs, up to their bound."""
 
     shipped: int
-    """All that is calibrated already: a byte a code."""
+    """Everything that is calibrated already, at a byte a code."""
 
     spilled: int
     """Activations that are past the bound, on disk: not part of `peak`."""
@@ -175,10 +179,11 @@ class Speed:
     """Operations a second in float64."""
 
     column: float
-    """Seconds that a column of GPTQ takes."""
+    """The seconds that a column of GPTQ takes."""
 
 
 def shape_of(block: Block) -> Shape:
+    """Return the shapes of a block."""
     module = block.build()
     steps = []
     for step in block.steps:
@@ -194,21 +199,21 @@ def shape_of(block: Block) -> Shape:
         else:
             steps.append(Step(step, prod(module.get_parameter(f"{step[0]}.weight").shape), ()))
     numbers = sum(value.numel() for value in module.state_dict().values())
-    # The members of a step of three are queries, keys and values.
+    # A step of three linears is one of queries, keys and values.
     attention = max((step.width for step in steps if len(step.outputs) == 3), default=0)
     largest = max(value.numel() for value in module.state_dict().values())
     return Shape(
-        block.name,
-        numbers,
-        steps,
-        attention,
-        max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0),
-        largest,
+        name=block.name,
+        numbers=numbers,
+        steps=steps,
+        attention=attention,
+        widest=max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0),
+        largest=largest,
     )
 
 
 def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
-    """The sums of the module's formulas over all steps."""
+    """Return the operations of one calibration: the formulas of this module, summed over all steps."""
     both = _runs_experts(method)
     forward = statistics = solve = 0.0
     rounding, columns = [0.0, 0.0], [0.0, 0.0]
@@ -229,12 +234,18 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
                 columns = [
                     total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)
                 ]
-    return Work(forward, statistics, solve, (rounding[0], rounding[1]), (columns[0], columns[1]))
+    return Work(
+        forward=forward,
+        statistics=statistics,
+        solve=solve,
+        rounding=(rounding[0], rounding[1]),
+        columns=(columns[0], columns[1]),
+    )
 
 
 def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
-    """Of batches through blocks: the student's to each step and through the block, the experts' through each
-    block.
+    """Return the number of batches, and the passes of a batch through a block: the student's to each step and
+    through the block, and the experts' through each block.
     """
     batches = samples.tasks * ceil(samples.samples / samples.tasks / BATCH)
     steps = sum(len(block.solved(method)) for block in blocks)
@@ -245,11 +256,11 @@ def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict
 def memory_of(
     blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, shipped: int = 0
 ) -> Memory:
-    """Peak bytes, from shapes.
+    """Return the bytes at the peak, from shapes.
 
-    Hidden states of the student, and of the experts before and after the block; the first block's batches;
-    and, in the half of the bound that may be used for what can be had again, the experts' inputs of a block's
-    steps. What is past the bound is spilled.
+    Activations are the hidden states of the student, and of the experts before and after the block; the
+    batches of the first block; and the experts' inputs of a block's steps, which can be computed again and so
+    get only half of the bound. What is beyond the bound is spilled.
     """
     both, bound = _runs_experts(method), _bound()
 
@@ -269,19 +280,19 @@ def memory_of(
     )
     total = must + min(again, max(0.0, bound / 2 - state * 2))
     return Memory(
-        int(weights),
-        int(merging),
-        int(statistics),
-        int(forward),
-        int(min(total, bound)),
-        shipped,
-        int(max(0.0, total - bound)),
+        weights=int(weights),
+        merging=int(merging),
+        statistics=int(statistics),
+        forward=int(forward),
+        activations=int(min(total, bound)),
+        shipped=shipped,
+        spilled=int(max(0.0, total - bound)),
     )
 
 
 def _sums(step: Step) -> int:
-    """Three [in, in] in float32, as many in float64, H, its factor and what makes it; of the linears anchor,
-    targets and numerators.
+    """Return the bytes of a step's statistics and solves: three [in, in] in float32 and as many in float64;
+    H, its factor and what the factor is made from; and the anchors, targets and numerators of the linears.
     """
     if not step.outputs:
         return step.width**2 * 3 * (FLOAT + DOUBLE)
@@ -291,8 +302,8 @@ def _sums(step: Step) -> int:
 
 
 def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple[float, float]:
-    """Operations over speed: at best no more than the arithmetic with few rounds, at worst `SLOWEST` times
-    that with most.
+    """Return the least and the most seconds: operations over speed. The least is the arithmetic alone with
+    few rounds; the most is `SLOWEST` times the arithmetic with the most rounds.
     """
     least, most = (
         calibrations[i]
@@ -303,8 +314,8 @@ def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple
 
 
 def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0) -> Speed:
-    """What products of the model's own shapes reach on the device: the commonest linear's, in float32 for a
-    batch and in float64 for its H.
+    """Return the speed of the device for products of the model's own shapes: those of its largest step, in
+    float32 for a batch and in float64 for its H.
     """
     steps = [step for block in blocks for step in block.steps if step.outputs]
     step = max(steps, key=lambda step: step.width * sum(step.outputs), default=Step((), 256, (256,)))
@@ -312,7 +323,7 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
     for dtype, share in ((torch.float32, 0.6), (torch.float64, 0.4)):
         left = torch.ones(512, step.width, dtype=dtype, device=device)
         right = torch.ones(step.width, max(step.outputs), dtype=dtype, device=device)
-        _timed(left, right, 1)  # the first call pays for the library's start
+        _timed(left, right, 1)  # The first call includes the start of the library.
         once = _timed(left, right, 1)
         count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
         speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
@@ -322,7 +333,7 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
     )
     factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
     times = []
-    for _ in range(2):  # the first call pays for tables
+    for _ in range(2):  # The first call includes the making of tables.
         started = time.perf_counter()
         float(gptq(weight, factor, grid).codes[0, 0])
         times.append(time.perf_counter() - started)
@@ -333,7 +344,7 @@ def _timed(left: torch.Tensor, right: torch.Tensor, count: int) -> float:
     started = time.perf_counter()
     for _ in range(count):
         result = left @ right
-    float(result[0, 0])  # what runs beside us on a GPU is done by then
+    float(result[0, 0])  # Reading a value waits until a GPU has done all of it.
     return time.perf_counter() - started
 
 
@@ -342,7 +353,7 @@ def _runs_experts(method: Method) -> bool:
 
 
 def _hidden(blocks: Sequence[Shape]) -> int:
-    """The width of the hidden states: what the norms are of."""
+    """Return the width of the hidden states, which is the width of the norms."""
     return max(
         (step.width for block in blocks for step in block.steps if not step.outputs),
         default=max(block.widest for block in blocks),

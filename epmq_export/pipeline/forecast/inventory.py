@@ -1,5 +1,5 @@
-"""What a recipe names, and what of it is on this machine. Looks into directories and the hub's cache; never
-asks a network.
+"""The inventory of a recipe: what it names, and which of it is on this machine. It looks into directories and
+the cache of the hub, and never uses the network.
 """
 
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ class Found:
     """A model or data set of the recipe."""
 
     role: str
-    """`base`, `expert of sst2`, `calibration of sst2`, ..."""
+    """Its part in the recipe: `base`, `expert of sst2`, `calibration of sst2`, ..."""
 
     name: str
     """Its name as the recipe has it."""
 
     directory: str | None
-    """Where it is, or what there is of it."""
+    """The place where it is, or where a part of it is. None where nothing of it is here."""
 
     whole: bool
-    """Whether all of it is there; else a run downloads it."""
+    """Whether all of it is here. Otherwise a run downloads it."""
 
     @property
     def sentence(self) -> str:
@@ -45,7 +45,7 @@ class Found:
 
 
 def models(recipe: Recipe, open_gguf: OpenGguf) -> list[Found]:
-    """The base, then the experts in their order, each with the tasks that it is the expert of."""
+    """Return the base, then the experts in their order, each with the tasks that it is the expert of."""
     tasks: dict[str, list[str]] = {}
     for name, task in recipe.tasks.items():
         tasks.setdefault(recipe.location(task.expert), []).append(name)
@@ -58,40 +58,47 @@ def models(recipe: Recipe, open_gguf: OpenGguf) -> list[Found]:
 
 
 def data(recipe: Recipe) -> list[Found]:
-    """Each file, directory and data set of the tasks once, in their order. A data set counts as here where
-    the cache knows its repository.
+    """Return each file, directory and data set of the tasks once, in their order. A data set counts as here
+    where the cache knows its repository.
     """
     found: dict[tuple[str, str], Found] = {}
     for name, task in recipe.tasks.items():
         for (key, *_), place in task.data:
             path = place.path if isinstance(place, RecipeData) else place
             if path is not None:
-                found[str(key), str(path)] = Found(f"{key} of {name}", str(path), str(path), True)
+                found[str(key), str(path)] = Found(
+                    role=f"{key} of {name}", name=str(path), directory=str(path), whole=True
+                )
             else:
                 assert isinstance(place, RecipeData) and place.dataset is not None
                 where = _snapshot(place.dataset, "dataset")
                 shown = " ".join(part for part in (place.dataset, place.config, place.split) if part)
                 found[str(key), f"{name} {shown}"] = Found(
-                    f"{key} of {name}", shown, None if where is None else str(where), where is not None
+                    role=f"{key} of {name}",
+                    name=shown,
+                    directory=None if where is None else str(where),
+                    whole=where is not None,
                 )
     return list(found.values())
 
 
 def _model(role: str, name: str, location: str, open_gguf: OpenGguf) -> Found:
     if is_gguf(Path(location)):
-        return Found(role, name, str(open_gguf(location, Path(location)).directory), True)
+        directory = str(open_gguf(location, Path(location)).directory)
+        return Found(role=role, name=name, directory=directory, whole=True)
     if "+" in location and not Path(location).is_dir():
         parts = [_model(role, part, part, open_gguf) for part in location.split("+", 1)]
-        return Found(role, name, parts[0].directory, all(part.whole for part in parts))
-    directory = _directory(location)
-    # What a run would refuse in a user's own directory, it shall refuse here: only a snapshot may be half
-    # there.
+        whole = all(part.whole for part in parts)
+        return Found(role=role, name=name, directory=parts[0].directory, whole=whole)
+    place = _directory(location)
+    # Only a snapshot of the hub may be incomplete. A user's own directory counts as whole, so that a forecast
+    # refuses in it whatever a run would refuse.
     own = Path(location).is_dir()
     return Found(
-        role,
-        name,
-        None if directory is None else str(directory),
-        directory is not None and (own or _has_weights(directory)),
+        role=role,
+        name=name,
+        directory=None if place is None else str(place),
+        whole=place is not None and (own or _has_weights(place)),
     )
 
 
@@ -100,7 +107,7 @@ def _directory(location: str) -> Path | None:
 
 
 def _snapshot(location: str, kind: str) -> Path | None:
-    """A repository's directory in the hub's cache."""
+    """Return the directory of a repository in the cache of the hub, or None."""
     repository, _, revision = location.partition("@")
     try:
         return Path(
@@ -124,7 +131,7 @@ def _has_weights(directory: Path) -> bool:
 
 
 def local_location(found: Found, location: str) -> str:
-    """What `open_checkpoint` takes for a model that is here, without a look at the network."""
+    """Return the location that `open_checkpoint` opens without the network, for a model that is here."""
     if is_gguf(Path(location)):
         return location
     if "+" not in location or Path(location).exists():
