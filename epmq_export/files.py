@@ -44,7 +44,7 @@ def partial(path: Path) -> Path:
 
 
 def taken(path: Path) -> bool:
-    """Tell whether something is there that a new output would replace. An empty directory is nothing."""
+    """Return whether something is there that a new output would replace. An empty directory is nothing."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
@@ -159,7 +159,7 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def encodable(text: str) -> bool:
-    """Tell whether UTF-8 can hold the text. The escapes of YAML and JSON can write half of a surrogate pair,
+    """Return whether UTF-8 can hold the text. Escapes in YAML and JSON can write half of a surrogate pair,
     which it cannot.
     """
     try:

@@ -1,4 +1,4 @@
-"""The calibration of one block, step by step: statistics -> solve -> quantise. Each step sees what the steps
+"""The calibration of one block, step by step: statistics, solve, rounding. Each step sees what the steps
 before it ship.
 """
 
@@ -38,15 +38,15 @@ class BlockWalk:
         self.notes: list[str] = []
         self.student: nn.Module
         self.merged: dict[str, Tensor] = {}
-        # Of two streams, the experts' is only run where a target reads it.
+        # The stream of the experts' own hidden states is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
     def load_student(self) -> None:
-        """The merged block; what no step will solve takes its shipped values now, so that calibration sees
-        them.
+        """Load the merged block. Tensors that no step will solve take their shipped values now, so that
+        calibration sees them.
         """
         self.student = load_block(self.block, self.c.merged, self.c.device)
-        # Kept while the student changes: a merge is computed anew at each load.
+        # These are kept while the student changes, because a merge is computed anew at each load.
         self.merged = {
             path: value
             for path, value in self.student.state_dict().items()
@@ -61,10 +61,13 @@ class BlockWalk:
             self._ship(path, store(name, value, storage))
 
     def restore_student(self, result: BlockResult) -> None:
+        """Load the block that an interrupted run has finished."""
         self.student = load_block(self.block, Values(result.tensors), self.c.device)
 
     def run_experts(self) -> None:
-        """Each expert's own hidden states through this block, and what its linears and norms are given."""
+        """Compute each expert's own hidden states through this block, and keep the inputs of its linears and
+        norms.
+        """
         if not self.experts_run:
             return
         first = [step[0] for step in self.block.steps]
@@ -90,6 +93,7 @@ class BlockWalk:
                     batches[b].narrow(self.c.family.later)
 
     def solve(self, step: tuple[str, ...]) -> None:
+        """Solve and round the linears or the norm of a step."""
         if isinstance(self.student.get_submodule(step[0]), nn.LayerNorm | RmsNorm):
             if self.c.method.affine == "solved":
                 self._solve_norm(step[0])
@@ -121,9 +125,9 @@ class BlockWalk:
             self._round(storage, wanted, problems, hessian, factor)
 
     def _best(self, path: str, problem: LinearProblem, factor: Tensor | None) -> Tensor:
-        """W*, float64."""
+        """Return W*, float64."""
         if self.c.method.target == "merged":
-            best = self.merged[f"{path}.weight"].double()  # N = W_m H, so W* is W_m itself
+            best = self.merged[f"{path}.weight"].double()  # Here N = W_m H, so W* is W_m itself.
         else:
             assert factor is not None
             best = problem.solution(factor)
@@ -141,8 +145,8 @@ class BlockWalk:
         hessian: Tensor,
         factor: Tensor | None,
     ) -> None:
-        """What goes on one grid is rounded in one pass: a step's members share H, and rows do not know of
-        each other.
+        """Round in one pass all linears of a step that go on one grid. They share H, and rows do not depend
+        on each other.
         """
         best = torch.cat([*wanted.values()])
         value = first = store(
@@ -157,11 +161,17 @@ class BlockWalk:
         for path, each in wanted.items():
             rows = slice(start, start := start + len(each))
             problem, shipped = problems[path], _plain(value)[rows]
-            losses = [
-                problem.loss(weight, hessian)
-                for weight in (self.merged[f"{path}.weight"], each, _plain(first)[rows], shipped)
-            ]
-            self.losses.append(LayerLoss(self._weight(path), storage_name(storage), *losses))
+            loss = partial(problem.loss, hessian=hessian)
+            self.losses.append(
+                LayerLoss(
+                    tensor=self._weight(path),
+                    grid=storage_name(storage),
+                    loss_merged=loss(self.merged[f"{path}.weight"]),
+                    loss_before=loss(each),
+                    loss_rounded=loss(_plain(first)[rows]),
+                    loss_after=loss(shipped),
+                )
+            )
             self._ship(
                 f"{path}.weight", value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone()
             )
@@ -192,11 +202,11 @@ class BlockWalk:
         return self._name(f"{path}.weight")
 
     def _noted(self, storage: Storage, note: str | None) -> Storage:
+        """Return the storage. Keep the note about it, and log it once for each kind."""
         if note is not None:
             kind = note.partition(" ")[2]
-            if (
-                self.c.measure is None and kind not in self.c.told
-            ):  # what is measured is a rehearsal: its layout is not the one that ships
+            # A calibration with `measure` is a rehearsal, whose layout is not the one that ships.
+            if self.c.measure is None and kind not in self.c.told:
                 self.c.told.add(kind)
                 log.warning("%s (said once: the report has every tensor)", note)
             self.notes.append(note)
@@ -206,7 +216,7 @@ class BlockWalk:
         return self.c.method.target == "experts" or self.c.method.rounding != "nearest"
 
     def _moments(self, step: tuple[str, ...], t: int) -> Moments:
-        """One task's moments of what a step's members are given."""
+        """Return one task's moments of the input that a step's members share."""
         sums: TaskMoments | None = None
         alpha = self.c.method.alpha
         expert = _Expert(self, t)
@@ -237,12 +247,12 @@ class BlockWalk:
         return self.block.name == self.c.family.blocks[0].name
 
     def run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
-        """A stream's next hidden state for one batch."""
+        """Return a stream's next hidden state for one batch."""
         hidden = None if self._is_first else self.kept.get((stream, t, b))
         return run_block(self.block, module, hidden, self.batches[t][b].get(), self.c.device)
 
     def _anchor(self, path: str) -> Tensor:
-        """A = W_0 + rho (W_m - W_0), float32."""
+        """Return A = W_0 + rho (W_m - W_0), float32."""
         merged = self.merged[path]
         assert self.c.method.rho != "auto"
         if self.c.method.rho == 1.0:
@@ -251,6 +261,7 @@ class BlockWalk:
         return base + self.c.method.rho * (merged - base)
 
     def _target(self, t: int, path: str) -> Tensor:
+        """Return the tensor whose outputs a task's targets are, float32."""
         return (
             self.merged[path]
             if self.c.method.target == "merged"
@@ -261,7 +272,7 @@ class BlockWalk:
         return source.load(self._name(path)).to(self.c.device, torch.float32)
 
     def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
-        """Note a tensor as the file will hold it, and let the student compute with it from here on."""
+        """Keep a tensor as the file will hold it, and let the student compute with it from now on."""
         name = self._name(path)
         module = self.student.get_submodule(path.rpartition(".")[0])
         if isinstance(module, RmsNorm) and isinstance(value, Tensor):
@@ -276,8 +287,8 @@ class BlockWalk:
 
 
 class _Expert:
-    """What one task's expert is given in the block at work: as it was kept, or, where memory had no room for
-    that, computed again.
+    """The inputs of one task's expert in the current block: as they were kept or, where memory had no room
+    for them, computed again.
     """
 
     def __init__(self, walk: BlockWalk, t: int) -> None:

@@ -43,6 +43,6 @@ def calibrate_blocks(
 
 
 def _kept(family: Family, task: TaskData, t: int, kept: Activations) -> list[KeptBatch]:
-    """Return a task's batches, samples of a length together."""
+    """Return a task's batches. Samples of similar length stand together."""
     batches = family.batches(sorted(task.samples, key=length), BATCH)
     return [KeptBatch(kept, ("batch", t, b), batch) for b, batch in enumerate(batches)]

@@ -1,4 +1,4 @@
-"""What a calibration is asked for, and the records of what it gives."""
+"""The request for a calibration, and the records of its results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 16
-"""How many samples a task's hidden states are carried on at a time."""
+"""The number of a task's samples whose hidden states are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +26,32 @@ class TaskData:
     expert: TensorSource
     samples: Sequence[Sample]
     head: Reading | None = None
-    """The task's head, where it has one: what `tune` and `refine` hold outputs against."""
+    """The task's head, where it has one. `tune` and `refine` compare outputs as it reads them."""
 
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What one tensor's solve left, as shares of its targets' energy."""
+    """The loss of one tensor's solve at several points, as shares of its targets' energy."""
 
     tensor: str
     grid: str
     loss_merged: float
-    """Of the merged weight, unrounded."""
+    """The loss of the merged weight, unrounded."""
 
     loss_before: float
-    """Of W*, before rounding."""
+    """The loss of W*, before rounding."""
 
     loss_rounded: float
-    """Of the first rounding: to the nearest, or GPTQ's."""
+    """The loss after the first rounding: to the nearest, or GPTQ's."""
 
     loss_after: float
-    """Of what is shipped: the first rounding, or what descent made of it."""
+    """The loss of the weight that is shipped: the first rounding, or the result of the descent from it."""
 
 
 @dataclass(frozen=True)
 class BlockResult:
+    """The calibrated tensors of a block."""
+
     tensors: dict[str, PackedTensor | Tensor]
     losses: list[LayerLoss]
     notes: list[str]
@@ -58,10 +60,10 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Calibrator:
-    """One calibration: what to solve, for which experts, on which samples.
+    """One calibration: the model, the experts and the samples, and the settings of the solve.
 
-    Memory holds one block of the merge, of the student and of one expert, one step's statistics, and
-    activations up to `activation_bytes` (the rest is spilled to disk); it grows neither with depth nor with
+    Memory holds one block of the merge, of the student and of one expert, the statistics of one step, and
+    activations up to `activation_bytes` (the rest is spilled to disk). It grows neither with depth nor with
     the number of experts.
     """
 
@@ -75,11 +77,11 @@ class Calibrator:
     activation_bytes: int = 2 << 30
     progress: Callable[[str, int, int], None] = lambda text, done, total: None
     measure: Callable[[str, Tensor, Tensor | None, Callable[[Tensor], float]], None] | None = None
-    """Shown each linear before it is rounded: its name, W*, the factor that GPTQ walks along (None for the
-    nearest), and L of a weight.
+    """A function that is shown each linear before it is rounded: its name, W*, the factor that GPTQ walks
+    along (None for rounding to the nearest), and a function that gives L of a weight.
     """
 
     told: set[str] = field(default_factory=set)
-    """What the log has said of a tensor already, without its name. One set for all that `replace` makes of
-    this calibration, so that a search does not say it again.
+    """The notes that are in the log already, without the names of tensors. All calibrations that `replace`
+    makes of this one share the set, so that a search does not log them again.
     """

@@ -7,7 +7,7 @@ from epmq_export.models.family import Batch
 
 
 class KeptBatch:
-    """A batch whose tensors are kept with the activations: pictures are as large as these."""
+    """A batch whose tensors are kept with the activations, because pictures are as large as these."""
 
     def __init__(self, kept: Activations, key: Key, batch: Batch) -> None:
         self._kept, self._key, self._names = kept, key, tuple(batch)
@@ -15,10 +15,11 @@ class KeptBatch:
             kept.put((*key, name), value)
 
     def get(self) -> Batch:
+        """Return the batch."""
         return {name: self._kept.get((*self._key, name)) for name in self._names}
 
     def narrow(self, later: Callable[[Batch], Batch]) -> None:
-        """Drop what later blocks do not read."""
+        """Drop the tensors that later blocks do not read."""
         left = later(self.get())
         for name in self._names:
             if name not in left:

@@ -340,7 +340,7 @@ def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 in hardware. That takes half the time or less, and its
+    """Return whether the device multiplies bfloat16 in hardware. That takes half the time or less, and its
     error is far below that of 4 bits.
     """
     if device.type == "cuda":

@@ -95,7 +95,7 @@ def _directory(directory: Path, asked: DataRequest, split: str) -> Pictures:
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether the ending of a file is that of an image."""
+    """Return whether the ending of a file is that of an image."""
     return path.suffix.lower() in ENDINGS
 
 
@@ -193,7 +193,7 @@ def _labels(part: Rows, name: str) -> list[int | str | None]:
 
 
 def _is_encoded(kind: Any) -> bool:  # noqa: ANN401
-    """Tell whether a column of this type holds encoded images."""
+    """Return whether a column of this type holds encoded images."""
     import pyarrow.types as kinds
 
     if kinds.is_struct(kind):

@@ -139,7 +139,7 @@ def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401
-    """Tell whether a pyarrow type is one of texts."""
+    """Return whether a pyarrow type is one of texts."""
     import pyarrow.types as kinds
 
     return str(kind.value_type if kinds.is_dictionary(kind) else kind) in (

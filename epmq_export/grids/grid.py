@@ -80,7 +80,7 @@ class Grid(ABC):
 
     @property
     def even(self) -> bool:
-        """Tell whether every code is its own level, so that the steps are even."""
+        """Return whether every code is its own level, so that the steps are even."""
         return self.levels == tuple(range(self.lowest, self.highest + 1))
 
     @property
@@ -121,7 +121,7 @@ class Grid(ABC):
         return step[:, index].contiguous(), None if offset is None else offset[:, index].contiguous()
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether a tensor of this shape is [out, in] and divides into whole groups."""
+        """Return whether a tensor of this shape is [out, in] and divides into whole groups."""
         return len(shape) == 2 and shape[1] % self.group == 0
 
     def level(self, codes: Tensor) -> Tensor:
@@ -190,8 +190,8 @@ class Grid(ABC):
         return values.reshape(out, width)
 
     def holds(self, stored: Stored) -> bool:
-        """Tell whether the grid can hold these numbers together. The caller has already checked the dtype and
-        the bounds of each number by itself.
+        """Return whether the grid can hold these numbers together. The caller has already checked the dtype
+        and the bounds of each number by itself.
         """
         return True
 

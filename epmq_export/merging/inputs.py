@@ -61,7 +61,7 @@ class Inputs:
 
     @property
     def mergekit(self) -> bool:
-        """Tell whether mergekit is followed where it differs from the rule's paper."""
+        """Return whether mergekit is followed where it differs from the rule's paper."""
         return self.settings.convention == "mergekit"
 
     def uniform(self, index: int, tensor: str) -> Tensor:
@@ -81,7 +81,7 @@ class Inputs:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Tell whether a tensor has no NaN and no infinity.
+    """Return whether a tensor has no NaN and no infinity.
 
     Both show in the extremes, which are found much faster than `isfinite` is computed.
     """

@@ -40,14 +40,14 @@ def with_layer(tensor: str, layer: int) -> str:
 
 
 def is_table(tensor: str) -> bool:
-    """Tell whether a matrix of this name is a table whose rows are looked up, and not the weight of a
+    """Return whether a matrix of this name is a table whose rows are looked up, and not the weight of a
     linear.
     """
     return _TABLE.search(tensor) is not None
 
 
 def comes_before(tensor: str) -> bool:
-    """Tell whether a tensor outside the layers stands before them."""
+    """Return whether a tensor outside the layers stands before them."""
     return _BEFORE.search(tensor) is not None
 
 
@@ -95,7 +95,7 @@ class Layers:
 
 
 def is_indexed(model: TypedSource, tensor: str, size: int) -> bool:
-    """Tell whether a tensor has one row for each token: it stands outside the layers, has the `size` rows
+    """Return whether a tensor has one row for each token: it stands outside the layers, has the `size` rows
     that the config gives, and does not have so many by chance.
     """
     other = any(part in tensor for part in ("position", "token_type", "norm", "Norm"))

@@ -54,7 +54,7 @@ class Plan:
     """The place where the recipe has them: its `models`, `slices` or `modules`."""
 
     def keeps_layers(self) -> bool:
-        """Tell whether each layer of the merge is made of the same layer of every model."""
+        """Return whether each layer of the merge is made of the same layer of every model."""
         for slices in self.modules.values():
             first = 0
             for part in slices:

@@ -1,5 +1,5 @@
-"""Calibration activations: in memory up to a bound, on disk past it, so that a run's memory is known
-beforehand.
+"""Calibration activations, in memory up to a bound and on disk beyond it, so that the memory of a run is
+known beforehand.
 """
 
 import tempfile
@@ -15,10 +15,10 @@ Key = tuple[str | int, ...]
 
 
 class Activations:
-    """Tensors by key. Use as a context: leaving it removes what was spilled."""
+    """Tensors by key. It is used as a context: leaving it removes what was spilled."""
 
     def __init__(self, bound: int) -> None:
-        """`bound`: bytes of tensors kept in memory."""
+        """Hold at most `bound` bytes of tensors in memory."""
         self.bound = bound
         self.held = 0
         self._memory: dict[Key, Tensor] = {}
@@ -35,7 +35,7 @@ class Activations:
             self._folder.cleanup()
 
     def put(self, key: Key, value: Tensor) -> None:
-        """Keep a tensor, in place of what the key held."""
+        """Keep a tensor, in place of the one that the key had."""
         self.drop(key)
         if self.held + value.nbytes <= self.bound:
             self._memory[key] = value
@@ -44,18 +44,19 @@ class Activations:
             write_safetensors(self._path(key), {"value": value.contiguous()})
 
     def offer(self, key: Key, value: Tensor) -> None:
-        """Keep a tensor that can be had again otherwise, in place of what the key held, if memory has room:
-        half of the bound is left for what cannot.
+        """Keep a tensor that can be computed again, in place of the one that the key had, if memory has room.
+        Half of the bound is left for tensors that cannot.
         """
         self.drop(key)
         if self.held + value.nbytes <= self.bound // 2:
             self.put(key, value)
 
     def has(self, key: Key) -> bool:
+        """Return whether the key has a tensor."""
         return key in self._memory or (self._folder is not None and self._path(key).exists())
 
     def move(self, old: Key, new: Key) -> None:
-        """What `old` held is from now on under `new`, in place of what that held."""
+        """Give the tensor of `old` to `new`, in place of the one that `new` had."""
         self.drop(new)
         if old in self._memory:
             self._memory[new] = self._memory.pop(old)
@@ -63,9 +64,11 @@ class Activations:
             self._path(old).rename(self._path(new))
 
     def get(self, key: Key) -> Tensor:
+        """Return the tensor of a key."""
         return self._memory[key] if key in self._memory else load_file(self._path(key))["value"]
 
     def drop(self, key: Key) -> None:
+        """Forget the tensor of a key, if there is one."""
         if key in self._memory:
             self.held -= self._memory.pop(key).nbytes
         elif self._folder is not None:

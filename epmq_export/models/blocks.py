@@ -1,4 +1,4 @@
-"""Run one block of a family, and see what goes into its linears and norms."""
+"""The running of one block of a family, and the inputs of its linears and norms."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from epmq_export.tensors.source import TensorSource
 
 
 class _Seen(Exception):
-    """Ends a forward pass once the last wanted input is known."""
+    """The end of a forward pass whose last wanted input is known."""
 
 
 def paths(block: Block) -> list[str]:
@@ -21,8 +21,8 @@ def paths(block: Block) -> list[str]:
 
 
 def linears(family: Family) -> list[str]:
-    """Return the names of the weights of the linears that the family's blocks name, in the order of the data:
-    what calibration puts on grids.
+    """Return the names of the weights of the linears that the family's blocks name, in the order of the data.
+    Calibration puts these on grids.
     """
     return [
         f"{block.prefix}{path}.weight"
@@ -33,8 +33,8 @@ def linears(family: Family) -> list[str]:
 
 
 def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.Module:
-    """Return the block's module with the source's weights in float32; InputError where a shape is not the
-    config's.
+    """Return the block's module with the source's weights in float32. Raises InputError where a shape is not
+    the config's.
     """
     module = block.build()
     state = {}
@@ -66,11 +66,11 @@ def run_block(
 def inputs_of(
     module: nn.Module, paths: Sequence[str], run: Callable[[], Tensor], stop: bool
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Return what the submodules at `paths` are given while `run()` runs, and its result; None when `stop`
-    ended it at the last of them.
+    """Return the inputs of the submodules at `paths` while `run()` runs, and its result, which is None where
+    `stop` ended it at the last of them.
 
-    Paths are in the order of the data. A norm's input is given as it scales it: normalised, before its affine
-    part.
+    Paths are in the order of the data. The input of a norm is given as the norm scales it: normalised, before
+    its affine part.
     """
     seen: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""What the method asks of a file format. `formats` answers."""
+"""The contract of a file format. `formats` fulfils it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,35 +20,35 @@ class StoredTensor:
     """A tensor as a written file holds it, read back."""
 
     name: str
-    """Canonical name."""
+    """The canonical name."""
 
     value: PackedTensor | Tensor
     """Codes and scales, or plain values in the dtype of the file."""
 
     raw: NDArray[np.uint8] | None = None
-    """The bytes in the file, for a runtime's own dequantiser; None where the format has no such thing."""
+    """The bytes in the file, for a runtime's own dequantiser. None where the format has no such bytes."""
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor that is to be written: what a size can be told from."""
+    """A tensor that is to be written, with everything that its size depends on."""
 
     shape: tuple[int, ...]
     storage: Storage
-    """As the packed checkpoint would hold it."""
+    """The storage that the packed checkpoint would give it."""
 
 
 class WrittenModel(Protocol):
     """The files of a model that a format wrote, for one family.
 
-    Opening one reads nothing. Each file is read once, when it is first needed, whatever is asked first:
-    InputError from any method where it is not whole and well-formed. One file's weights at most are in memory
-    at a time.
+    Opening one reads nothing. Each file is read once, when it is first needed, whichever method needs it.
+    Every method raises InputError where a file is not whole and well-formed. At most the weights of one file
+    are in memory at a time.
     """
 
     @property
     def path(self) -> Path:
-        """The file that tasks are judged by."""
+        """Return the file that tasks are judged by."""
         ...
 
     def files(self, family: Family) -> Mapping[Path, Sequence[Family]]:
@@ -58,19 +58,19 @@ class WrittenModel(Protocol):
         ...
 
     def tensors(self) -> Iterator[StoredTensor]:
-        """Give every tensor of the files, as the packed checkpoint has it."""
+        """Yield every tensor of the files, as the packed checkpoint has it."""
         ...
 
     def differences(self, packed: Packed) -> list[str]:
-        """Return where metadata, tokenizer and files beside the model differ from what the format would write
-        of the packed checkpoint, a sentence each.
+        """Return a sentence for each difference between the metadata, tokenizer and files beside the model
+        and what the format would write from the packed checkpoint.
         """
         ...
 
     def exact(self, file: Path, scratch: Path) -> Path:
-        """Return a file that computes what `file`, one of these, holds without a runtime's low-precision
-        kernels: for GGUF an F32 twin made from the file itself, written into `scratch`; for ONNX the file,
-        since there it is an option of the session.
+        """Return a file that computes what `file`, one of these, holds, without the low-precision kernels of
+        a runtime. For GGUF it is an F32 twin, made from the file itself and written into `scratch`. For ONNX
+        it is the file itself, because there exactness is an option of the session.
         """
         ...
 
@@ -80,19 +80,21 @@ class WrittenModel(Protocol):
 
 
 class Format(Protocol):
+    """A file format: it writes a packed checkpoint, and opens what it wrote."""
+
     @property
     def name(self) -> str:
-        """What `--format` and a recipe call it: `gguf`, `onnx`."""
+        """Return the name that `--format` and a recipe use: `gguf`, `onnx`."""
         ...
 
     @property
     def grids(self) -> frozenset[str]:
-        """The names of the grids of `epmq_export.grids.GRIDS` that it holds bit for bit."""
+        """Return the names of the grids of `epmq_export.grids.GRIDS` that it holds bit for bit."""
         ...
 
     @property
     def packages(self) -> Sequence[str]:
-        """The distributions that write and read it, whose versions the report tells."""
+        """Return the distributions that write and read it. The report has their versions."""
         ...
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
@@ -104,20 +106,21 @@ class Format(Protocol):
     def sizes(
         self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
-        """Return, for each file that `write` would write of such tensors, by its path in the folder, the
-        bytes of the data by their type, and as `rest` of all else. `index` is what packed.json would say of
-        the origin.
+        """Return the bytes of each file that `write` would write for such tensors, by its path in the folder:
+        those of the data by type, and those of everything else as `rest`. `index` is what packed.json would
+        say.
         """
         ...
 
     def find(self, folder: Path, family: Family) -> Path:
-        """Return what `write` returned for the family in a folder that it filled; InputError where nothing of
-        the kind is there.
+        """Return the file that `write` returned for the family in a folder that it filled.
+
+        Raises InputError where there is no such file.
         """
         ...
 
     def open(self, path: Path, family: Family) -> WrittenModel:
-        """Return the model at `path`, which `write` returned for the family; nothing is read yet."""
+        """Return the model at `path`, which `write` returned for the family. Nothing is read yet."""
         ...
 
     def left_out(self, family: Family) -> frozenset[str]:

@@ -1,5 +1,5 @@
-"""What a language model goes on with, the likeliest token each time: one block's weights in memory at a time,
-as everywhere.
+"""Greedy answers of a language model: the likeliest token each time, with one block's weights in memory at a
+time.
 
 No cache of keys and values outlives a block, so the blocks run anew for each token, over all texts.
 """
@@ -15,7 +15,7 @@ from epmq_export.models.family import Batch, Block, Family, language_of
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 32
-# Bytes of hidden states that are held in memory; the rest is spilled.
+# The bytes of hidden states that are held in memory. The rest is spilled.
 HELD = 2 << 30
 
 
@@ -23,13 +23,15 @@ HELD = 2 << 30
 def answers(
     family: Family, source: TensorSource, texts: Sequence[str], limit: int, device: torch.device
 ) -> list[list[int]]:
-    """Return the tokens that the model with the source's weights puts behind each text, with the one that
-    ends them, if it came within `limit`. InputError where the family is no language model.
+    """Return the tokens that the model with the source's weights puts behind each text, with the token that
+    ends them if it came within `limit`.
 
-    The encoder's blocks run once, the decoder's once for each token.
+    The encoder's blocks run once, the decoder's once for each token. Raises InputError where the family is no
+    language model.
     """
     language = language_of(family)
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike lengths together: little padding
+    # Texts of similar length stand together, so that there is little padding.
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     given = [*family.batches([texts[i] for i in order], BATCH)]
     found = [torch.zeros(len(batch["attention_mask"]), 0, dtype=torch.int64) for batch in given]
     with Activations(HELD) as kept:
@@ -62,7 +64,7 @@ def _next(
     batches: dict[int, Batch],
     device: torch.device,
 ) -> dict[int, Tensor]:
-    """Return the scores of each text's next token, [batch, vocabulary], by batch."""
+    """Return the scores of each text's next token, [batch, vocabulary], for each batch."""
     states: dict[int, Tensor] = {}
     for n, block in enumerate(decoder):
         module = load_block(block, source, device)
@@ -72,5 +74,6 @@ def _next(
 
 
 def _until(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """Return the tokens up to the first that ends an answer, with it."""
     end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     return ids[: end + 1]

@@ -1,4 +1,4 @@
-"""How a model's outputs are read as scores of classes."""
+"""Heads: the ways in which a model's outputs are read as scores of classes."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,15 +10,15 @@ from epmq_export.errors import InputError
 
 
 class Reading(Protocol):
-    """How outputs are read as scores of classes."""
+    """A way to read outputs as scores of classes."""
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """float [n, classes] of outputs [n, width]; differentiable."""
+        """Return the scores of outputs [n, width], float [n, classes], differentiably."""
         ...
 
 
 class AsLogits:
-    """Of a language model, whose outputs are scores already: its classes are the tokens."""
+    """The reading of a language model, whose outputs are scores already: its classes are the tokens."""
 
     def logits(self, outputs: Tensor) -> Tensor:
         return outputs
@@ -26,24 +26,27 @@ class AsLogits:
 
 @dataclass(frozen=True)
 class Head:
-    """What turns outputs into classes. It stays as it is while the model changes: the base's, or one that the
-    user gives.
+    """A linear map from outputs to classes, or embeddings of classes to compare outputs with. It stays as it
+    is while the model changes: it is the base's, or one that the user gives.
     """
 
     weight: Tensor
-    """float32 [classes, width]; without a bias rows of any length, since only their direction counts."""
+    """float32 [classes, width]. Without a bias, its rows may have any length, because only their direction
+    counts.
+    """
 
     bias: Tensor | None = None
-    """float32 [classes], of a linear head; None for embeddings of label texts, which outputs are compared
-    with by cosine.
+    """The bias of a linear head, float32 [classes]. None for embeddings of label texts, which are compared
+    with outputs by cosine.
     """
 
     scale: float = 20.0
-    """Of cosines, where they become logits; 20 is what sentence encoders are usually trained with."""
+    """The factor that turns cosines into logits. Sentence encoders are usually trained with 20."""
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """float [n, classes] of outputs [n, width], in the outputs' dtype; differentiable. InputError for
-        outputs of another width.
+        """Return the scores of outputs [n, width], float [n, classes] in the outputs' dtype, differentiably.
+
+        Raises InputError for outputs of another width.
         """
         self.require_width(outputs)
         weight = self.weight.to(outputs.device, outputs.dtype)
@@ -54,6 +57,7 @@ class Head:
         return result
 
     def require_width(self, outputs: Tensor) -> None:
+        """Raise InputError for outputs that are not as wide as the head."""
         if outputs.ndim == 2 and outputs.shape[1] != self.weight.shape[1]:
             raise InputError(
                 f"outputs are {outputs.shape[1]} wide and the head {self.weight.shape[1]}, expected one width"

@@ -9,8 +9,8 @@ from epmq_export.tensors.source import Joined, TypedSource, only, without
 
 @dataclass(frozen=True)
 class ModelSet:
-    """The same under the family's canonical names, with the merge; what calibration reads. What is frozen is
-    the base's in all of them.
+    """The models that calibration reads: base, experts and merge under the family's canonical names. Frozen
+    tensors are the base's in all of them.
     """
 
     family: Family
@@ -20,7 +20,7 @@ class ModelSet:
     frozen: Sequence[str] = ()
 
     def like_expert(self, source: TypedSource) -> TypedSource:
-        """A fine-tune of the base, under canonical names, with the base's own of what is frozen."""
+        """Return a fine-tune of the base, under canonical names, with the base's own frozen tensors."""
         if not self.frozen:
             return source
         return Joined([without(source, self.frozen), only(self.base, self.frozen)])

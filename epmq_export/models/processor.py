@@ -15,20 +15,24 @@ CONFIG = "preprocessor_config.json"
 
 
 def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
-    """By Pillow, on whatever machine: the library's other backend resizes by other numbers. InputError where
-    the directory has none.
+    """Return the image processor of a model directory. It uses Pillow on every machine, because the library's
+    other backend resizes to other numbers.
+
+    Raises InputError where the directory has none.
     """
     try:
-        library: Any = AutoImageProcessor  # without types
+        library: Any = AutoImageProcessor  # The library has no type hints.
         return library.from_pretrained(directory, local_files_only=True, backend="pil")
-    except Exception as error:  # the library raises whatever its parsers raise
+    except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(
             f"{directory}: its image processor ({CONFIG}) cannot be used ({first_line(error)})"
         ) from None
 
 
 def preprocess(processor: Any, pictures: Sequence[Picture]) -> NDArray[np.float32]:  # noqa: ANN401
-    """float32 [len(pictures), 3, height, width]: resized, cropped and normalised as the processor says."""
+    """Return pictures as the model takes them, float32 [len(pictures), 3, height, width]: resized, cropped
+    and normalised as the processor says.
+    """
     pixels: NDArray[np.float32] = processor(
         [picture.pixels() for picture in pictures], return_tensors="np", input_data_format="channels_last"
     )["pixel_values"]

@@ -15,11 +15,12 @@ from epmq_export.models.samples import Question, Sample, length
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 32
-# Bytes of hidden states that are held in memory; the rest is spilled.
+# The bytes of hidden states that are held in memory. The rest is spilled.
 HELD = 2 << 30
 
 
 def default_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -27,16 +28,15 @@ def default_device() -> torch.device:
 def outputs(
     family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device
 ) -> NDArray[np.float32]:
-    """Return the family's outputs [len(samples), width], block by block: one block's weights are in memory at
-    a time. Passages have a row a scored token.
+    """Return the family's outputs, float32 [len(samples), width], computed with one block's weights in memory
+    at a time. Passages have a row for each scored token.
 
-    Questions, which are all of one limit, have their answers' tokens.
+    The output of questions, which all have the same limit, is the tokens of their answers.
     """
     if samples and all(isinstance(sample, Question) for sample in samples):
         return _answers(family, source, cast(Sequence[Question], samples), device)
-    order = sorted(
-        range(len(samples)), key=lambda i: length(samples[i])
-    )  # alike lengths together: little padding
+    # Samples of similar length stand together, so that there is little padding.
+    order = sorted(range(len(samples)), key=lambda i: length(samples[i]))
     first, *others = family.blocks
     later: list[Batch] = []
     results: list[torch.Tensor] = []

@@ -1,5 +1,5 @@
-"""The norm of language models, in one module for all families: each library class computes it in its own way
-and names its epsilon as it likes.
+"""The RMS norm of language models, in one module for all families, because each class of the library computes
+it in its own way and has its own name for epsilon.
 """
 
 import torch
@@ -18,12 +18,12 @@ class RmsNorm(nn.Module):
         return self.normalised(value) * (self.offset + self.weight)
 
     def normalised(self, value: Tensor) -> Tensor:
-        """Before it is scaled."""
+        """Return the values before they are scaled, float32."""
         value = value.float()
         return value * torch.rsqrt(value.square().mean(-1, keepdim=True) + self.eps)
 
     def whole(self, weight: Tensor) -> Tensor:
-        """The nearest weight that comes back bit for bit after the offset was added to it, as some files
-        store it, and taken away.
+        """Return the nearest weight that is the same bit for bit after the offset was added to it, as some
+        files store it, and taken away again.
         """
         return weight.float() + self.offset - self.offset if self.offset else weight

@@ -1,4 +1,4 @@
-"""What verification asks of a runtime."""
+"""The contract of a runtime. `verification` fulfils it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,44 +14,47 @@ class Dequantiser(Protocol):
     """A runtime's own code that decodes the bytes of a tensor."""
 
     def __call__(self, grid: str, raw: NDArray[np.uint8], count: int, /) -> NDArray[np.float32]:
-        """Return float32 [count], the values of the bytes `raw`, uint8, on a grid.
+        """Return the values of the bytes `raw`, uint8, on a grid, float32 [count].
 
-        InputError where the runtime knows no such grid, and where the number of bytes does not fit.
+        Raises InputError where the runtime knows no such grid, and where the number of bytes does not fit.
         """
         ...
 
 
 class Runtime(Protocol):
+    """A program that runs written files, in a process of its own and with bounds."""
+
     @property
     def name(self) -> str: ...
 
     @property
     def packages(self) -> Sequence[str]:
-        """The distributions that it comes in, whose versions the report tells."""
+        """Return the distributions that it comes in. The report has their versions."""
         ...
 
     def version(self) -> str:
-        """Return its version; MissingRuntime, with what to install, where it is not there."""
+        """Return its version. Raises MissingRuntime, with what to install, where it is not there."""
         ...
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """Return the model's outputs [len(samples), width] for samples of one kind, by the runtime's own
-        tokenizer where it has one that is right.
+        """Return the model's outputs, float32 [len(samples), width], for samples of one kind. The runtime
+        uses its own tokenizer where it has one that is right.
 
-        By default as users run it; `exact` keeps the runtime from computing in lower precision than the file.
-        InputError where the runtime refuses the file, dies on it, or passes the time or memory limit.
+        By default the model runs as users run it; `exact` keeps the runtime from computing in lower precision
+        than the file. Raises InputError where the runtime refuses the file, dies on it, or passes the time or
+        memory limit.
         """
         ...
 
     @property
     def dequantiser(self) -> Dequantiser | None:
-        """What decodes tensors as this runtime does, every grid of the formats that it reads; None where it
-        offers nothing of the kind.
+        """Return the code that decodes tensors as this runtime does, for every grid of the formats that it
+        reads, or None where it offers no such code.
         """
         ...
 
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
-        """Return facts for the report of how it runs the model that consists of these files, such as how many
-        linears it fuses. InputError where it refuses one of them.
+        """Return facts for the report about how it runs the model that consists of these files, such as how
+        many linears it fuses. Raises InputError where it refuses one of the files.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a model is given: a text, a picture, a passage to be predicted, or a question to be answered."""
+"""The samples that a model is given: a text, a picture, a passage to predict, or a question to answer."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from epmq_export.errors import InputError
 
 Pixels = NDArray[np.uint8]
-"""[height, width, 3], red first."""
+"""The pixels of a picture, uint8 [height, width, 3], red first."""
 
 
 @dataclass(frozen=True)
@@ -19,40 +19,46 @@ class Picture:
     """An image on disk or in memory, decoded anew each time that it is asked for."""
 
     place: str
-    """Where it is, for messages: `data/train/cat/3.png`, `data.npz: x_train[17]`."""
+    """The place that messages name: `data/train/cat/3.png`, `data.npz: x_train[17]`."""
 
     digest: str
-    """Hex SHA-256 of its bytes as they are stored; of pixels in an array, with their shape."""
+    """The hex SHA-256 of its bytes as they are stored; for pixels in an array, with their shape."""
 
     pixels: Callable[[], Pixels]
-    """InputError, with the place, where it cannot be decoded."""
+    """A function that returns the pixels. It raises InputError, with the place, where the image cannot be
+    decoded.
+    """
 
 
 @dataclass(frozen=True)
 class Passage:
-    """What a language model is scored on: how likely it finds the target's tokens, one after the other,
-    behind the context.
+    """A text that a language model is scored on: how likely it finds the tokens of the target, one after the
+    other, behind the context.
     """
 
     context: str
-    """What is read and not scored; may be empty. A model of two halves reads it in its encoder."""
+    """The text that is read and not scored. It may be empty. A model of two halves reads it in its
+    encoder.
+    """
 
     target: str
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a language model answers, the likeliest token each time: its output are the answer's tokens."""
+    """A text that a language model answers with the likeliest token each time. Its output is the tokens of
+    the answer.
+    """
 
     text: str
     limit: int
-    """How many tokens an answer has at most, the one that ends it counted."""
+    """The most tokens of an answer, with the one that ends it."""
 
     ends: tuple[int, ...]
-    """The tokens that end one."""
+    """The tokens that end an answer."""
 
     def row(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The output for an answer: [limit], -1 behind its end. Ids are far below what float32 has
+        """Return the output for an answer, float32 [limit], with -1 behind its end. float32 holds all ids
         exactly.
         """
         return np.array([*ids, *[-1] * (self.limit - len(ids))], np.float32)
@@ -63,21 +69,21 @@ AnySample = TypeVar("AnySample", str, Picture, Sample)
 
 
 def text_of(sample: Sample) -> str:
-    """InputError where a model of texts is given anything else."""
+    """Return a sample that is a text. Raises InputError for any other sample."""
     if isinstance(sample, str):
         return sample
     raise InputError(f"found {shown(sample)}, expected a text")
 
 
 def picture_of(sample: Sample) -> Picture:
-    """InputError where a model of pictures is given a text."""
+    """Return a sample that is a picture. Raises InputError for any other sample."""
     if isinstance(sample, Picture):
         return sample
     raise InputError(f"found {shown(sample)}, expected a picture")
 
 
 def shown(sample: Sample) -> str:
-    """For messages."""
+    """Return a sample as messages show it."""
     match sample:
         case Picture():
             return f"the picture {sample.place}"
@@ -90,7 +96,9 @@ def shown(sample: Sample) -> str:
 
 
 def length(sample: Sample) -> int:
-    """What samples are sorted by, so that those of a batch need little padding; all pictures are alike."""
+    """Return the number that samples are sorted by, so that those of a batch need little padding. It is the
+    same for all pictures.
+    """
     match sample:
         case Passage():
             return len(sample.context) + len(sample.target)
@@ -101,7 +109,7 @@ def length(sample: Sample) -> int:
 
 
 def digest(sample: Sample) -> str:
-    """Of its content: two samples with one digest are one."""
+    """Return the hex SHA-256 of a sample's content. Two samples with the same digest are the same."""
     if isinstance(sample, Picture):
         return sample.digest
     match sample:
@@ -120,11 +128,12 @@ def choose(
     seed: int,
     usable: Callable[[AnySample], bool] = lambda sample: True,
 ) -> list[AnySample]:
-    """`count` distinct samples, in their order of appearance; all of them where there are no more. What is
-    not usable counts as not there.
+    """Return `count` distinct samples in their order of appearance, or all of them where there are no more.
+    Samples that are not usable are left out.
 
-    Which ones depends on the seed and on each sample alone, by SHA-256: not on the order or the number of the
-    others, nor on a random generator that a library may change; and a smaller choice is part of a larger one.
+    The choice depends on the seed and, by SHA-256, on each sample alone. It does not depend on the order or
+    the number of the others, nor on a random generator that a library may change, and a smaller choice is
+    part of a larger one.
     """
     distinct: dict[str, AnySample] = {}
     for sample in samples:

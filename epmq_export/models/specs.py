@@ -1,4 +1,4 @@
-"""How a family is laid out in a file, format by format: what `converters` say and `formats` read."""
+"""The layout of a family in a file, format by format. `converters` give it and `formats` read it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,43 +13,45 @@ Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int]
 
 @dataclass(frozen=True)
 class GgufSpec:
-    """How a family is laid out in GGUF."""
+    """The layout of a family in GGUF."""
 
     architecture: str
     metadata: Metadata
-    """Keys past `general.*`, tokenizer included. int is written as uint32, float as float32, list[int] as
-    int32, bytes as an array of uint8.
+    """The keys after `general.*`, with those of the tokenizer. int is written as uint32, float as float32,
+    list[int] as int32, and bytes as an array of uint8.
     """
 
     names: Mapping[str, str]
-    """Canonical tensor name -> GGUF tensor name, for every tensor the file holds."""
+    """The GGUF name of every tensor that the file holds, by canonical name."""
 
     left_out: frozenset[str] = frozenset()
-    """Canonical names of tensors that the file's readers know nothing of."""
+    """The canonical names of tensors that the readers of the file do not know."""
 
     orders: Mapping[str, Tensor] = field(default_factory=dict)
-    """Canonical names of tensors whose rows stand in another order in the file: int64, the row of ours that
-    each of the file's rows is.
+    """The order of rows in the file, for tensors whose rows stand in another order there, by canonical name:
+    int64, the index of our row for each row of the file.
     """
 
     offsets: Mapping[str, float] = field(default_factory=dict)
-    """Canonical names of plain tensors, and what is added to their values in the file."""
+    """The number that is added to the values in the file, for plain tensors, by canonical name."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
-    """Canonical names of plain tensors, and what their values are multiplied by in the file, where they are
-    float32.
+    """The number that the values are multiplied by in the file, where they are float32, for plain tensors, by
+    canonical name.
     """
 
     constants: Mapping[str, Tensor] = field(default_factory=dict)
-    """By the name in the file: float32 tensors that follow from the config."""
+    """Tensors that follow from the config, float32, by their names in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GgufExport(Export):
-    """What a family is in GGUF."""
+    """A family in GGUF."""
 
     spec: Callable[[], GgufSpec]
-    """Return the layout; InputError where the runtimes cannot read this model at all."""
+    """A function that returns the layout. It raises InputError where the runtimes cannot read this model at
+    all.
+    """
 
     def require(self) -> None:
         self.spec()
@@ -57,34 +59,36 @@ class GgufExport(Export):
 
 @dataclass(frozen=True)
 class OnnxSpec:
-    """How one model of a family is exported to ONNX."""
+    """One model that a family is exported as in ONNX."""
 
     build: Callable[[TensorSource], nn.Module]
-    """Return a module with weights; each parameter's name ends in its canonical tensor name."""
+    """A function that returns a module with weights. The name of each parameter ends in its canonical tensor
+    name.
+    """
 
     example: Mapping[str, Tensor]
     """One batch, as keyword arguments of the module's forward."""
 
     inputs: Mapping[str, Mapping[int, str]]
-    """Input names, in order, with the names of their dynamic axes."""
+    """The names of inputs, in order, each with the names of its dynamic axes."""
 
     outputs: Mapping[str, Mapping[int, str]]
-    """Output names, in order, with the names of their dynamic axes."""
+    """The names of outputs, in order, each with the names of its dynamic axes."""
 
     towers: Sequence[Family]
-    """What the model runs, by the samples that it is given."""
+    """The families that the model runs, by the samples that it is given."""
 
     beside: Callable[[str], Mapping[str, object]] = lambda model: {}
-    """Return what runtimes ask for beside the models' folder: JSON by the file's name, given the path of the
-    model's own file from there.
+    """A function that returns the files that runtimes need beside the models' folder: JSON by the file's
+    name, given the path of the model's own file from there.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxExport(Export):
-    """What a family is in ONNX."""
+    """A family in ONNX."""
 
     specs: Callable[[], Mapping[str, OnnxSpec]]
-    """Return the models that it is exported as, by the names of their files without ending; the first is the
-    one that tasks are judged by.
+    """A function that returns the models that it is exported as, by the names of their files without ending.
+    Tasks are judged by the first.
     """

@@ -176,7 +176,7 @@ class _Broken:
         return next(iter(self._reasons.values()))
 
     def usable(self, picture: Picture) -> bool:
-        """Tell whether a picture can be decoded."""
+        """Return whether a picture can be decoded."""
         if picture.digest not in self._reasons:
             try:
                 picture.pixels()

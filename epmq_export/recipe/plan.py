@@ -48,7 +48,7 @@ def _base(recipe: Recipe) -> Strand:
 
 
 def _weighted(recipe: Recipe) -> bool:
-    """Tell whether the recipe sets the weight of an expert anywhere. The default that follows from it holds
+    """Return whether the recipe sets the weight of an expert anywhere. The default that follows from it holds
     for all slices and modules.
     """
     modules = list(recipe.modules.values())

@@ -266,7 +266,7 @@ class Recipe(RecipePart):
 
     @property
     def counts_base(self) -> bool:
-        """Tell whether the rule needs no base, and merges a base that is listed like any other model."""
+        """Return whether the rule needs no base, and merges a base that is listed like any other model."""
         return self.merge_method in RULES and RULES[self.merge_method].counts_base
 
     def with_base(self, base: Path) -> "Recipe":

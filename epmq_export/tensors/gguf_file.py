@@ -53,7 +53,7 @@ def shown(text: str, limit: int = SHOWN) -> str:
 
 
 def is_gguf(path: Path) -> bool:
-    """Tell whether the path is a file whose name ends in .gguf. The content is not read."""
+    """Return whether the path is a file whose name ends in .gguf. The content is not read."""
     return path.suffix.lower() == ".gguf" and path.is_file()
 
 

@@ -85,7 +85,7 @@ _FACTORS = {
 
 
 def is_adapter(directory: Path) -> bool:
-    """Tell whether a directory holds a LoRA adapter, or what is left of one."""
+    """Return whether a directory holds a LoRA adapter, or what is left of one."""
     return any((directory / name).exists() for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, ADAPTER_PICKLE))
 
 
