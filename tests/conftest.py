@@ -1,3 +1,5 @@
+"""What every test is given: the settings of the run, and the models and outputs that many rooms read."""
+
 import importlib.util
 import warnings
 from collections.abc import Iterator
@@ -6,20 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from hypothesis import settings
 
-from converters import open_family
-from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family
-from epmq_export.tensors import packed
-from epmq_export.tensors.packed import Packed, PackedTensor
-from formats.gguf.format import Gguf
-from tests.command_line.command import Result, Warm, cold
+from tests.command_line.command import Result, Warm, cold, ran_once
 from tests.tiny import recipe_project
-from tests.tiny.packed_index import an_index
+from tests.tiny.built_once import built_once, share
 
 # The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
 torch.set_num_threads(1)
+# The same examples at every run, and no word on how long one takes.
+settings.register_profile("tests", derandomize=True, deadline=None)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    share(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -30,36 +34,16 @@ def minilm_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def minilm_packed(tmp_path_factory: pytest.TempPathFactory, minilm_directory: Path) -> tuple[Packed, Family]:
-    """all-MiniLM-L6-v2: linears rounded to Q4_0, word embeddings F16, the rest F32."""
-    family = open_family(minilm_directory)
-    tensors: dict[str, PackedTensor | torch.Tensor] = {}
-    for stored, value in load_file(minilm_directory / "model.safetensors").items():
-        name = family.canonical(stored)
-        if name is None:
-            continue
-        if value.ndim == 2 and name.startswith("encoder"):
-            tensors[name] = PackedTensor(GRIDS["Q4_0"], *GRIDS["Q4_0"].quantise(value))
-        else:
-            tensors[name] = value.half() if name in family.embeddings else value
-    place = tmp_path_factory.mktemp("minilm") / "packed"
-    packed.write(place, tensors, an_index("bert"), minilm_directory)
-    return Packed(place), family
-
-
-@pytest.fixture(scope="session")
-def minilm_gguf(tmp_path_factory: pytest.TempPathFactory, minilm_packed: tuple[Packed, Family]) -> Path:
-    return Gguf().write(*minilm_packed, tmp_path_factory.mktemp("gguf"))
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> recipe_project.Project:
+def project() -> recipe_project.Project:
     """Read only."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-        )  # of transformers, on PEFT's doing
-        return recipe_project.project(tmp_path_factory.mktemp("tiny") / "project")
+
+    def build(place: Path) -> None:
+        with warnings.catch_warnings():
+            # of transformers, on PEFT's doing
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            recipe_project.project(place)
+
+    return recipe_project.Project(built_once("project", build))
 
 
 @pytest.fixture(scope="session")
@@ -70,34 +54,35 @@ def epmq() -> Iterator[Warm]:
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory, project: recipe_project.Project) -> tuple[Path, Result]:
+def ran(project: recipe_project.Project) -> tuple[Path, Result]:
     """The project's recipe run by `python cli.py run` from nothing: its output (read only), and what the
     command said.
     """
-    folder = tmp_path_factory.mktemp("ran")
-    result = cold("run", project.recipe, "-o", "out", folder=folder)
+    output, result = ran_once("ran", cold, project.recipe)
     assert result.code == 0, result.stderr
-    return folder / "out", result
+    return output, result
 
 
 @pytest.fixture(scope="session")
-def cls_ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm) -> Path:
+def cls_ran(epmq: Warm) -> Path:
     """The output of a run on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the
-    feed-forward's matrices kept.
+    feed-forward's matrices kept. It is read only.
     """
-    folder = tmp_path_factory.mktemp("cls")
-    recipe_project.base(folder / "base", width=64, layers=1, pooling="cls")
-    recipe_project.full_expert(folder / "expert", folder / "base", 1)
-    recipe_project.data(folder / "data")
-    task = {"expert": "./expert", "calibration": "data/3.txt"}
-    settings = {"embeddings": "Q8_0", "keep": ["*.intermediate.*", "*layer.0.output.dense.weight"]}
-    recipe = {
-        "base_model": "./base",
-        "tasks": {"only": task},
-        "calibration": {"samples": 16, "method": "epmq"},
-        "quantization": settings,
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    result = epmq("run", "recipe.yaml", "-o", "out", folder=folder)
-    assert result.code == 0, result.stderr
-    return folder / "out"
+
+    def build(folder: Path) -> None:
+        recipe_project.base(folder / "base", width=64, layers=1, pooling="cls")
+        recipe_project.full_expert(folder / "expert", folder / "base", 1)
+        recipe_project.data(folder / "data")
+        task = {"expert": "./expert", "calibration": "data/3.txt"}
+        storage = {"embeddings": "Q8_0", "keep": ["*.intermediate.*", "*layer.0.output.dense.weight"]}
+        recipe = {
+            "base_model": "./base",
+            "tasks": {"only": task},
+            "calibration": {"samples": 16, "method": "epmq"},
+            "quantization": storage,
+        }
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        result = epmq("run", "recipe.yaml", "-o", "out", folder=folder)
+        assert result.code == 0, result.stderr
+
+    return built_once("cls-ran", build) / "out"

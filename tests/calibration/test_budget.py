@@ -22,7 +22,7 @@ def total(chosen: list[Option]) -> tuple[float, float]:
     return sum(option.bits for option in chosen), sum(option.loss for option in chosen)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(options, min_size=1, max_size=4), st.integers(0, 200))
 def test_what_is_spent_is_within_the_budget_and_near_the_best_there_is(
     lists: list[list[Option]], budget: int

@@ -31,7 +31,7 @@ def loss(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> float:
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
-@settings(deadline=None, max_examples=3)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 1000), spread=st.floats(0, 2))
 def test_never_above_its_start(grid: Grid, seed: int, spread: float) -> None:
     weight, hessian = problem(seed, spread)

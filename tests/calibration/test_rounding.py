@@ -68,7 +68,7 @@ def test_it_is_gptq(width: int, correlation: float) -> None:
     assert loss(found, weight, hessian) == pytest.approx(loss(wanted, weight, hessian), rel=0.02)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), correlation=st.sampled_from([0.3, 0.6, 0.9]), groups=st.integers(2, 6))
 def test_on_correlated_inputs_it_beats_the_nearest(seed: int, correlation: float, groups: int) -> None:
     weight, hessian = problem(seed, 32 * groups, correlation)

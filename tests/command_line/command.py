@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import ROOT
+from tests.tiny.built_once import built_once
 
 # Small models gain nothing from threads, and another number of them may add up in another order.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -96,3 +98,16 @@ class Warm:
         self._server.stdin.close()
         self._server.stdout.close()
         assert self._server.wait(timeout=30) == 0
+
+
+def ran_once(
+    name: str, command: Callable[..., Result], *recipe_and_options: str | Path
+) -> tuple[Path, Result]:
+    """Return the output, which is read only, and the result of a run that is done once for all workers."""
+
+    def build(folder: Path) -> None:
+        result = command("run", *recipe_and_options, "-o", "out", folder=folder)
+        (folder / "result.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
+
+    folder = built_once(name, build)
+    return folder / "out", Result(**json.loads((folder / "result.json").read_text(encoding="utf-8")))

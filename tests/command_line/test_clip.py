@@ -3,6 +3,7 @@ runtimes.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.report import SCHEMA
-from tests.command_line.command import Result, Warm
+from tests.command_line.command import Result, Warm, ran_once
+from tests.tiny.built_once import built_once
 from tests.tiny.clip import LAYERS, clip, vision_expert
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 230)}
@@ -28,9 +30,7 @@ def images(path: Path, count: int, seed: int) -> None:
     np.savez(path, x=pixels, y=labels, names=np.array(list(COLOURS)))
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
+def write_recipe(folder: Path) -> None:
     base = clip(folder / "base")
     vision_expert(folder / "first", base, 1)
     vision_expert(folder / "second", base, 2, prefix=False)
@@ -53,15 +53,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "quantization": {"overrides": {"text_model.*.mlp.*": "Q8_0"}},
         "verify": {"tasks": 0.1},
     }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, recipe: Path) -> tuple[Path, Result]:
-    folder = tmp_path_factory.mktemp("ran")
-    return folder / "out", epmq("run", recipe, "-o", "out", folder=folder)
+def recipe() -> Path:
+    return built_once("clip", write_recipe) / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def ran(epmq: Warm, recipe: Path) -> tuple[Path, Result]:
+    return ran_once("clip-ran", epmq, recipe)
 
 
 def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> None:
@@ -136,12 +138,7 @@ def test_evaluate_takes_either_file(
 def test_a_file_of_one_tower_gone_is_a_broken_check(
     ran: tuple[Path, Result], epmq: Warm, recipe: Path, tmp_path: Path
 ) -> None:
-    output, _ = ran
-    text = output / "onnx" / "onnx" / "text_model_q4.onnx"
-    content = text.read_bytes()
-    text.unlink()
-    try:
-        result = epmq("verify", output, "--recipe", recipe, folder=tmp_path)
-    finally:
-        text.write_bytes(content)
+    shutil.copytree(ran[0], tmp_path / "out")
+    (tmp_path / "out" / "onnx" / "onnx" / "text_model_q4.onnx").unlink()
+    result = epmq("verify", "out", "--recipe", recipe, folder=tmp_path)
     assert result.code == 1 and "text_model_q4.onnx" in result.stderr and "Traceback" not in result.stderr

@@ -1,6 +1,7 @@
 """Runs on other grids than the default: of one file's own, by pattern, and by a budget."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import AutoModel
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests.command_line.command import Warm
+from tests.tiny.built_once import built_once
 from tests.tiny.recipe_project import Project
 
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -26,20 +28,22 @@ def report(output: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, project: Project) -> Path:
-    """GGUF on a K-quant, which ONNX cannot hold."""
-    folder = tmp_path_factory.mktemp("apart")
-    quantization = {
-        "grid": "Q4_K",
-        "onnx_grid": "Q4_1Z",
-        "embeddings": "Q6_K",
-        "overrides": {"*.query.weight": "Q8_0"},
-    }
-    recipe = project.variant(folder / "recipe.yaml", quantization=quantization)
-    result = epmq("run", recipe, "-o", "out", folder=folder)
-    assert result.code == 0, result.stderr
-    assert "ONNX cannot hold Q4_K: Q4_1Z stands in for it" in result.stderr
-    return folder
+def apart(epmq: Warm, project: Project) -> Path:
+    """The folder in which GGUF is written on a K-quant, which ONNX cannot hold."""
+
+    def build(folder: Path) -> None:
+        quantization = {
+            "grid": "Q4_K",
+            "onnx_grid": "Q4_1Z",
+            "embeddings": "Q6_K",
+            "overrides": {"*.query.weight": "Q8_0"},
+        }
+        recipe = project.variant(folder / "recipe.yaml", quantization=quantization)
+        result = epmq("run", recipe, "-o", "out", folder=folder)
+        assert result.code == 0, result.stderr
+        assert "ONNX cannot hold Q4_K: Q4_1Z stands in for it" in result.stderr
+
+    return built_once("apart", build)
 
 
 def test_each_file_is_held_against_its_own_codes(apart: Path) -> None:
@@ -69,20 +73,18 @@ def test_each_file_is_held_against_its_own_codes(apart: Path) -> None:
     assert {"gguf in llama.cpp", "onnx in onnxruntime"} < set(found["scores"])
 
 
-def test_verify_finds_both_packed_checkpoints(apart: Path, epmq: Warm) -> None:
-    assert epmq("verify", "out", folder=apart).code == 0
-    (apart / "out" / "packed-onnx").rename(apart / "out" / "elsewhere")
-    result = epmq("verify", "out", folder=apart)
-    (apart / "out" / "elsewhere").rename(apart / "out" / "packed-onnx")
+def test_verify_finds_both_packed_checkpoints(apart: Path, epmq: Warm, tmp_path: Path) -> None:
+    assert epmq("verify", apart / "out", folder=tmp_path).code == 0
+    shutil.copytree(apart / "out", tmp_path / "out", ignore=shutil.ignore_patterns("packed-onnx"))
+    result = epmq("verify", "out", folder=tmp_path)
     assert result.code == 1 and "found grid Q4_1Z" in result.stdout
 
 
-def test_a_checkpoint_for_gguf_is_not_written_as_onnx(apart: Path, epmq: Warm) -> None:
-    result = epmq("export", "out/packed", "-o", "again", "--format", "onnx", folder=apart)
+def test_a_checkpoint_for_gguf_is_not_written_as_onnx(apart: Path, epmq: Warm, tmp_path: Path) -> None:
+    result = epmq("export", apart / "out" / "packed", "-o", "again", "--format", "onnx", folder=tmp_path)
     assert result.code == 3 and "which ONNX cannot hold, expected one of Q4_0, Q8_0, Q4_1Z" in result.error
-    assert (
-        epmq("export", "out/packed-onnx", "-o", "both", folder=apart).code == 0
-    )  # what ONNX holds, GGUF holds as well
+    # What ONNX holds, GGUF holds as well.
+    assert epmq("export", apart / "out" / "packed-onnx", "-o", "both", folder=tmp_path).code == 0
 
 
 def test_inspect_names_the_grids(apart: Path, epmq: Warm) -> None:

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
-from tests.command_line.command import Result, Warm
+from tests.command_line.command import Result, Warm, ran_once
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny import t5 as tiny_t5
+from tests.tiny.built_once import built_once
 
 
 def adapter(folder: Path, base: Path, seed: int) -> None:
@@ -97,19 +98,21 @@ def glue(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe() -> Path:
     """A whole model and an adapter as experts."""
-    folder = tmp_path_factory.mktemp("language")
-    base = tiny_decoder.write(folder / "base", "llama, tied")
-    tiny_decoder.write_expert(folder / "first", base, "llama, tied", 1)
-    adapter(folder / "second", base, 2)
-    return write_recipe(folder)
+
+    def build(folder: Path) -> None:
+        base = tiny_decoder.write(folder / "base", "llama, tied")
+        tiny_decoder.write_expert(folder / "first", base, "llama, tied", 1)
+        adapter(folder / "second", base, 2)
+        write_recipe(folder)
+
+    return built_once("language", build) / "recipe.yaml"
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, recipe: Path) -> tuple[Path, Result]:
-    folder = tmp_path_factory.mktemp("ran")
-    return folder / "out", epmq("run", recipe, "-o", "out", folder=folder)
+def ran(epmq: Warm, recipe: Path) -> tuple[Path, Result]:
+    return ran_once("language-ran", epmq, recipe)
 
 
 def report_of(output: Path) -> dict[str, Any]:
@@ -185,15 +188,15 @@ def test_what_a_language_model_has_no_use_for_is_refused(
 ) -> None:
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     content["tasks"]["mood"] |= change
-    (other := recipe.with_name("other.yaml")).write_text(
-        yaml.safe_dump(content, sort_keys=False), encoding="utf-8"
-    )
-    result = epmq("run", other, "-o", "out", folder=tmp_path)
+    for file in recipe.parent.iterdir():  # the paths in a recipe are from where it lies
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    result = epmq("run", "other.yaml", "-o", "out", folder=tmp_path)
     assert result.code == 2 and sentence in result.error
 
 
 def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> None:
-    base = tiny_t5.t5(tmp_path / "base", "1.1")
+    base = tiny_t5.t5(tmp_path / "base", "1.1", depths=(2, 1))
     tiny_t5.near(tmp_path / "first", base, 1)
     tiny_t5.near(tmp_path / "second", base, 2)
     recipe = write_recipe(tmp_path)

@@ -22,6 +22,7 @@ from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests.command_line.command import Result, Warm, start
 from tests.tiny import recipe_project
+from tests.tiny.built_once import built_once
 from tests.tiny.recipe_project import Project
 
 
@@ -38,17 +39,19 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def staged(tmp_path_factory: pytest.TempPathFactory, epmq: Warm, project: Project) -> Path:
+def staged(epmq: Warm, project: Project) -> Path:
     """The same recipe by its stages: merge, calibrate, export."""
-    folder = tmp_path_factory.mktemp("staged")
-    for arguments in (
-        ("merge", project.recipe, "-o", "merged"),
-        ("calibrate", project.recipe, "-o", "out/packed"),
-        ("export", "out/packed", "-o", "out"),
-    ):
-        result = epmq(*arguments, folder=folder)
-        assert result.code == 0, result.stderr
-    return folder
+
+    def build(folder: Path) -> None:
+        for arguments in (
+            ("merge", project.recipe, "-o", "merged"),
+            ("calibrate", project.recipe, "-o", "out/packed"),
+            ("export", "out/packed", "-o", "out"),
+        ):
+            result = epmq(*arguments, folder=folder)
+            assert result.code == 0, result.stderr
+
+    return built_once("staged", build)
 
 
 # What a run leaves.

@@ -51,9 +51,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tiny.PreTrain
     return vocabulary_file(folder / "vocabulary.gguf", gguf_tokenizer(fast, folder, len(fast))), fast
 
 
-@settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+@settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     texts=st.lists(
         st.one_of(

@@ -290,7 +290,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         read_texts(tmp_path / "gone.txt")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["x.txt", "x.tsv", "x.jsonl", "x.csv"]),
     st.binary(max_size=40) | st.text('text,label\n"{}[]:\t\r 1', max_size=40).map(str.encode),

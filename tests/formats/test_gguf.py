@@ -66,7 +66,7 @@ def changed(path: Path, packed: Packed, family: Family) -> list[str]:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(out=st.integers(1, 5), groups=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
 def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(
     name: str, out: int, groups: int, seed: int
@@ -84,7 +84,7 @@ def test_packing_is_lossless_and_decodes_as_gguf_py_decodes(
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_bytes_decode_as_gguf_py_decodes_them_and_come_back(name: str, seed: int) -> None:
     """Not only those that this project writes: a permutation of bits has no spare ones."""

@@ -18,7 +18,7 @@ seeds = st.integers(0, 2**31)
 
 
 @EACH
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=seeds, magnitude=magnitudes)
 def test_each_weight_goes_to_the_nearest_value_of_its_group(grid: Grid, seed: int, magnitude: float) -> None:
     weight = random_weights(seed, magnitude, width=2 * grid.group)
@@ -40,7 +40,7 @@ def test_each_weight_goes_to_the_nearest_value_of_its_group(grid: Grid, seed: in
 
 
 @EACH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_a_value_is_rounded_once_after_exact_products(grid: Grid, seed: int) -> None:
     point = random_point(grid, 4, 2, seed)
@@ -57,7 +57,7 @@ def test_a_value_is_rounded_once_after_exact_products(grid: Grid, seed: int) -> 
 
 
 @EACH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds)
 def test_steps_that_are_stored_come_back(grid: Grid, seed: int) -> None:
     """Where a subgroup has all of its group's number: without one, there is a finer number for the same
@@ -81,7 +81,7 @@ def test_steps_that_are_stored_come_back(grid: Grid, seed: int) -> None:
 
 
 @EACH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, magnitude=st.floats(1e-2, 1e2))
 def test_wished_steps_are_stored_as_near_as_the_grid_can(grid: Grid, seed: int, magnitude: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -97,7 +97,7 @@ def test_wished_steps_are_stored_as_near_as_the_grid_can(grid: Grid, seed: int, 
 
 
 @EACH
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_importance_lowers_the_error_that_it_weighs(grid: Grid, seed: int) -> None:
     weight = random_weights(seed, 1.0, out=16, width=2 * grid.group)

@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**31)
 
 
 @EACH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, magnitude=st.floats(1e-6, 1e5))
 def test_a_fitted_scale_is_no_worse_than_the_one_that_reaches_the_largest_weight(
     grid: Grid, seed: int, magnitude: float
@@ -31,7 +31,7 @@ def test_a_fitted_scale_is_no_worse_than_the_one_that_reaches_the_largest_weight
     assert bool((error(fitted) <= error(plain) * (1 + 1e-5)).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, scale=st.floats(2**-14, 1000), negative=st.booleans(), largest=st.integers(1, 8))
 def test_weights_that_are_on_q4_0_come_back_bit_for_bit(
     seed: int, scale: float, negative: bool, largest: int
@@ -41,7 +41,7 @@ def test_weights_that_are_on_q4_0_come_back_bit_for_bit(
 
 
 @EACH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, scale=st.floats(2**-14, 1000), negative=st.booleans())
 def test_weights_that_are_on_the_grid_and_reach_its_end_come_back_bit_for_bit(
     grid: Grid, seed: int, scale: float, negative: bool
@@ -59,7 +59,7 @@ def on_grid(grid: Grid, seed: int, scale: float, negative: bool, lowest: int, hi
 
 
 @EACH
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, magnitude=st.floats(1e-2, 1e2))
 def test_quantising_twice_is_quantising_once(grid: Grid, seed: int, magnitude: float) -> None:
     once = grid.dequantise(*grid.quantise(random_weights(seed, magnitude, out=16)))

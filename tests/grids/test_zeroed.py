@@ -22,21 +22,21 @@ def same_bits(codes: torch.Tensor, stored: dict[str, torch.Tensor]) -> bool:
     return torch.equal(((codes - zeros).float() * scales).view(torch.int32), ours.view(torch.int32))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds, magnitude=st.floats(1e-7, 5e4))
 def test_what_is_fitted_is_one_weight_in_both_files(seed: int, magnitude: float) -> None:
     codes, stored = GRID.quantise(random_weights(seed, magnitude, width=96) + magnitude * (seed % 3 - 1) / 9)
     assert same_bits(codes, dict(stored))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_so_is_any_point(seed: int) -> None:
     point = random_point(GRID, 3, 4, seed)
     assert same_bits(point.codes, dict(point.stored))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_a_zero_point_pays(seed: int) -> None:
     """For weights to one side of 0 more than for those around it."""
@@ -49,7 +49,7 @@ def test_a_zero_point_pays(seed: int) -> None:
         assert errors[0] < share * errors[1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_a_min_is_the_product_of_scale_and_zero_point_to_the_sign_of_zero(seed: int) -> None:
     _, stored = GRID.quantise(random_weights(seed, 1.0, width=96).abs())
@@ -69,7 +69,7 @@ def test_a_negative_step_is_none() -> None:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_weights_within_reach_give_finite_numbers(seed: int) -> None:
     weight = 0.84 * 65504 * torch.sign(random_weights(seed, 1.0, out=64, width=32))

@@ -663,9 +663,7 @@ def _loads_or_refuses(folder: Path, content: bytes) -> Recipe | None:
         return None
 
 
-RELAXED = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+RELAXED = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SCALARS = (
     st.none()
     | st.booleans()

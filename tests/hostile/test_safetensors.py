@@ -69,7 +69,7 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
         open_checkpoint(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_file_cut_anywhere_or_with_any_byte_of_its_header_changed(
     tmp_path: Path, data: st.DataObject

@@ -117,7 +117,7 @@ def test_another_dtype_is_written_and_said(model_dir: Path, tmp_path: Path) -> N
     assert BertModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=6).filter(lambda name: name != "__metadata__" and name.isprintable()),

@@ -52,7 +52,7 @@ def same(one: PackedTensor | Tensor, other: PackedTensor | Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(layouts)
 def test_what_is_written_comes_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, layout: dict[str, tuple[object, tuple[int, ...]]]

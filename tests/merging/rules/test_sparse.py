@@ -153,7 +153,7 @@ def test_it_is_the_slow_reference(rule: str, convention: str) -> None:
     if rule == "ties" and convention == "paper":
         return  # over all parameters: test_rules has it
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(NUMBERS, min_size=2, max_size=4), st.data(), st.booleans(), st.booleans())
     def check(numbers: list[list[int]], data: st.DataObject, rescale: bool, normalize: bool) -> None:
         base, *experts = (model(each) for each in numbers)

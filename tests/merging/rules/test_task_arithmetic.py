@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.tiny.merges import SIZE, Model, flat, merge, merges, model, values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(merges(), st.booleans(), st.sampled_from([0.25, 1.0, 2.5]))
 def test_task_arithmetic_adds_weighted_task_vectors(
     case: tuple[Model, list[Model], list[float]], normalize: bool, scale: float

@@ -43,7 +43,7 @@ def reference_ties(
     return result
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     merges(),
     st.booleans(),

@@ -13,7 +13,7 @@ NEAR = st.integers(0, 40).map(
 TINY = st.integers(0, 3).map(lambda step: struct.unpack("<f", struct.pack("<I", step))[0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.lists(st.one_of(FLOATS, NEAR, TINY, st.just(0.0)), max_size=12), min_size=1, max_size=4),
     st.data(),
