@@ -4,6 +4,8 @@ PYTHON ?= python3
 # The environment that is active, or .venv.
 VENV := $(or $(VIRTUAL_ENV),.venv)
 BIN := $(VENV)/bin
+# How many processes share the tests. One test alone needs none: python -m pytest tests/test_files.py
+WORKERS ?= 2
 READY := $(VENV)/.epmq-ready
 
 .PHONY: demo test check setup
@@ -12,7 +14,7 @@ demo: setup
 	$(BIN)/epmq demo -o demo-out --overwrite
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
