@@ -1,3 +1,5 @@
+"""What `epmq doctor` finds missing, broken or dead."""
+
 import json
 import os
 import subprocess

@@ -1,3 +1,5 @@
+"""Files that are whole or not there."""
+
 import hashlib
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Bits are spent where measured losses fall most, and never past the budget."""
+
 import itertools
 from dataclasses import replace
 from pathlib import Path

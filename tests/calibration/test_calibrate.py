@@ -1,3 +1,5 @@
+"""Calibration block by block: what presets ship, what they ask of memory, and resuming to the same bits."""
+
 import gc
 from dataclasses import replace
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Descent lowers GPTQ's loss on every grid, and each of its two halves is the best that it can be."""
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,3 +1,5 @@
+"""The divergence between outputs, with a head and without."""
+
 import pytest
 import torch
 

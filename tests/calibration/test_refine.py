@@ -1,3 +1,5 @@
+"""Refining a calibrated model: nearer to its experts, on the same grids, or left as it was."""
+
 import pytest
 import torch
 from torch import Tensor

@@ -1,3 +1,5 @@
+"""GPTQ's rounding against the plain algorithm, and against rounding to the nearest."""
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,3 +1,5 @@
+"""The statistics of a step's inputs against weighted sums in float64."""
+
 import pytest
 import torch
 from torch import Tensor

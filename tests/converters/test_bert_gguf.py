@@ -1,3 +1,5 @@
+"""BERT in GGUF: names, keys and the vocabulary as llama.cpp spells it."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

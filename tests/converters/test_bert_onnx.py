@@ -1,3 +1,5 @@
+"""BERT as the module that is exported to ONNX."""
+
 from collections.abc import Callable
 
 import numpy as np

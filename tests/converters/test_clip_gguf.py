@@ -1,3 +1,5 @@
+"""CLIP in GGUF: names and keys as clip.cpp reads them, and what it cannot read is refused."""
+
 import json
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""A GGUF file of others as a base model: its weights, its config and its tokenizer."""
+
 import importlib.util
 import json
 import logging

@@ -1,3 +1,5 @@
+"""SentencePiece's BPE in GGUF: llama.cpp gives the library's ids, or the tokenizer is refused."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

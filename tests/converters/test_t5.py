@@ -1,3 +1,7 @@
+"""T5: what the blocks compute, how samples become tokens, and what GGUF holds, beside transformers' own
+model.
+"""
+
 import json
 import random
 from collections.abc import Sequence

@@ -1,3 +1,5 @@
+"""ViT, DeiT and DINOv2: what the blocks compute, ONNX, and the commands on them."""
+
 import json
 from pathlib import Path
 from typing import Any

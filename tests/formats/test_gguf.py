@@ -1,3 +1,5 @@
+"""The GGUF format: lossless, read by gguf-py, and every difference from the packed checkpoint named."""
+
 import json
 import struct
 from dataclasses import replace

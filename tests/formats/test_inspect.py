@@ -1,3 +1,5 @@
+"""What `epmq inspect` finds in files of every kind, ours and others'."""
+
 import json
 import struct
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The ONNX format: lossless, the same bytes again, and every difference from the packed checkpoint named."""
+
 import json
 import os
 import shutil

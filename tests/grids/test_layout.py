@@ -1,3 +1,5 @@
+"""Which tensor is stored on which grid, and how that is told."""
+
 import torch
 
 from epmq_export.grids import FALLBACK, GRIDS

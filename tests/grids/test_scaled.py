@@ -1,3 +1,5 @@
+"""Grids with a scale a group."""
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,3 +1,5 @@
+"""The grid with zero points, which is one weight in GGUF and in ONNX."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The merge as a directory that transformers loads."""
+
 import json
 from pathlib import Path
 

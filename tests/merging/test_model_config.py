@@ -1,3 +1,5 @@
+"""The numbers of layers and of tokens in a model's config, and a config for other layers."""
+
 from pathlib import Path
 from typing import Any
 

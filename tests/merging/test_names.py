@@ -1,3 +1,5 @@
+"""The layer that a tensor's name stands for, and what stands before and after the layers."""
+
 import pytest
 
 from epmq_export.merging.names import Layers, comes_before, count_layers, layer_of, stack_of, with_layer

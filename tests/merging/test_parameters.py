@@ -1,3 +1,5 @@
+"""Parameters of rules: scalars, gradients, filters, levels, and mistakes."""
+
 import logging
 import re
 from typing import Any

@@ -1,3 +1,5 @@
+"""Calibration activations in memory and, past a bound, on disk."""
+
 import resource
 import tempfile
 from pathlib import Path

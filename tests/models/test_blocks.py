@@ -1,3 +1,5 @@
+"""A model run block by block, and the inputs of its linears."""
+
 from functools import partial
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Samples drawn from data: distinct, in order, the same everywhere."""
+
 import hashlib
 
 import numpy as np

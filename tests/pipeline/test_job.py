@@ -1,3 +1,5 @@
+"""A recipe with everything opened: what the runtimes of its family cannot read is refused with its line."""
+
 from pathlib import Path
 from typing import Any
 

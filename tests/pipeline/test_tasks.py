@@ -1,3 +1,5 @@
+"""The tasks of a recipe with their data."""
+
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""A source whose tensors are computed once and kept on disk."""
+
 import gc
 import tempfile
 from pathlib import Path

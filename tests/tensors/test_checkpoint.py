@@ -1,3 +1,5 @@
+"""Checkpoints: directories, shards, the hub's cache, and names."""
+
 import importlib.util
 import json
 from collections.abc import Mapping

@@ -1,3 +1,5 @@
+"""The packed checkpoint: bit for bit what was written, the same bytes again, readable by others."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The check of codes where the runtime's own dequantiser knows no such grid."""
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""clip.cpp on written files: it computes what PyTorch does, and what is wrong ends in one sentence."""
+
 import platform
 import struct
 import sys

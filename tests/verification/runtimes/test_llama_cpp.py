@@ -1,3 +1,5 @@
+"""llama.cpp on written files: it computes what PyTorch does, and what is wrong ends in one sentence."""
+
 import os
 import re
 import struct

@@ -1,3 +1,5 @@
+"""ONNX Runtime on written files: it computes what PyTorch does, and what is wrong ends in one sentence."""
+
 import shutil
 import sys
 from collections.abc import Callable

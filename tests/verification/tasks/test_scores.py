@@ -1,3 +1,5 @@
+"""Accuracy and agreement, and the heads that read outputs."""
+
 from collections.abc import Callable
 
 import pytest

@@ -1,3 +1,5 @@
+"""The k-th largest magnitude against sorting."""
+
 import struct
 
 import torch
