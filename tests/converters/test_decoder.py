@@ -14,22 +14,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
-from converters.decoder.family import Decoder
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
-from epmq_export.calibration.rounding import nearest
 from epmq_export.errors import InputError
-from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
 from epmq_export.models import reference
 from epmq_export.models.greedy import answers
-from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.tensors import packed
-from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
-from epmq_export.tensors.source import Renamed, renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -37,8 +30,8 @@ from formats.gguf.format import Gguf
 from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
 from tests.tiny import decoder as tiny_decoder
+from tests.tiny.decoder_files import decoder_files, opened
 from tests.tiny.onnx_encoders import notes
-from tests.tiny.packed_index import an_index
 
 CPU = torch.device("cpu")
 SAMPLES: list[Sample] = [
@@ -48,12 +41,6 @@ SAMPLES: list[Sample] = [
     Passage("", "what is that ? 12 of 345 things, and café 東京 what is that ? 12 of"),
     Passage("the cat sat on the mat . " * 3, " a dog"),
 ]
-
-
-def opened(directory: Path) -> tuple[Decoder, Renamed]:
-    family = open_family(directory)
-    assert isinstance(family, Decoder)
-    return family, renamed(open_checkpoint(str(directory)), family.canonical)
 
 
 @torch.no_grad()
@@ -74,31 +61,6 @@ def transformers_outputs(directory: Path, samples: list[Sample]) -> NDArray[np.f
     return found
 
 
-def pack(directory: Path, grid: str = "Q4_0", embeddings: str | None = None) -> tuple[Packed, Decoder]:
-    """Linears on a grid, rounded to the nearest, and perhaps the embeddings, the rest as it is."""
-    family, source = opened(directory)
-    linears = {
-        f"{block.prefix}{path}.weight"
-        for block in family.blocks
-        for step in block.steps
-        for path in step
-        if path.endswith("proj")
-    }
-    norm = RmsNorm(1, 1e-6, family.kind.offset)  # as calibration ships them
-    tensors = {
-        name: norm.whole(value) if (value := source.load(name).float()).ndim == 1 else value
-        for name in source.names()
-    }
-    held = {
-        name: nearest(value, GRIDS[grid]) if name in linears else value for name, value in tensors.items()
-    }
-    if embeddings is not None:
-        held |= {name: nearest(tensors[name], GRIDS[embeddings]) for name in family.embeddings}
-    target = directory.with_name(f"{directory.name}-packed")
-    packed.write(target, held, an_index(family.name), directory)
-    return Packed(target), family
-
-
 @pytest.mark.parametrize("kind", tiny_decoder.KINDS)
 def test_outputs_are_transformers_own(kind: str, tmp_path: Path) -> None:
     family, source = opened(tiny_decoder.write(tmp_path / "model", kind))
@@ -113,10 +75,9 @@ def test_outputs_are_transformers_own(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", tiny_decoder.KINDS)
 def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
-    held, family = pack(tiny_decoder.write(tmp_path / "model", kind))
-    for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
-        (folder := tmp_path / format.name).mkdir()
-        path = format.write(held, family, folder)
+    files = decoder_files(kind)
+    held, family = files.packed, files.family
+    for format, runtime, path in ((Gguf(), LlamaCpp(), files.gguf), (OnnxQdq(), OnnxRuntime(), files.onnx)):
         model = format.open(path, family)
         for check in (
             check_codes(model, held, format.left_out(family), [runtime]),
@@ -139,14 +100,15 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
 def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Path) -> None:
-    held, family = pack(tiny_decoder.write(tmp_path / "model", kind), "Q8_0")
+    files = decoder_files(kind)
+    held, family = files.packed, files.family
     asked = [
         Question(line[:end], 6, tuple(family.ends)) for line in tiny_decoder.LINES for end in range(4, 20, 2)
     ]
     expected = reference.outputs(family, held, asked, CPU)
     assert expected.shape == (len(asked), 6) and len(np.unique(expected, axis=0)) > 5
 
-    source: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    source: Any = AutoModelForCausalLM.from_pretrained(files.directory).eval()
     source.load_state_dict({name: family_value(held, name) for name in held.names()}, strict=False)
     for question, ids in zip(asked[:12], expected, strict=False):
         given = torch.tensor([family.tokenizer(question.text)["input_ids"]])
@@ -155,9 +117,7 @@ def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Pa
         )[0, given.shape[1] :]
         assert found.tolist() == [int(token) for token in ids if token >= 0]
 
-    for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
-        (folder := tmp_path / format.name).mkdir()
-        path = format.write(held, family, folder)
+    for format, runtime, path in ((Gguf(), LlamaCpp(), files.gguf), (OnnxQdq(), OnnxRuntime(), files.onnx)):
         wanted = reference.outputs(family.exports[format.name].computed(), held, asked, CPU)
         np.testing.assert_array_equal(
             runtime.outputs(format.open(path, family).exact(path, tmp_path), asked, exact=True), wanted
@@ -187,11 +147,11 @@ def test_a_long_question_loses_its_beginning(tmp_path: Path) -> None:
     assert 24 < len(family.tokenizer(cut.text)["input_ids"]) <= 32
 
 
-def test_embeddings_on_a_grid_serve_as_a_tied_head(tmp_path: Path) -> None:
-    held, family = pack(tiny_decoder.write(tmp_path / "model", "llama, tied"), embeddings="Q8_0")
-    for format, runtime in ((Gguf(), LlamaCpp()), (OnnxQdq(), OnnxRuntime())):
-        (folder := tmp_path / format.name).mkdir()
-        path = format.write(held, family, folder)
+def test_embeddings_on_a_grid_serve_as_a_tied_head() -> None:
+    files = decoder_files("llama, tied")
+    held, family = files.packed, files.family
+    assert set(family.embeddings) <= held.grids.keys()
+    for format, runtime, path in ((Gguf(), LlamaCpp(), files.gguf), (OnnxQdq(), OnnxRuntime(), files.onnx)):
         assert not check_codes(format.open(path, family), held, format.left_out(family), [runtime]).broken
         assert check_graph(format.open(path, family), held, family.exports[format.name], runtime, 1e-5).passed
     assert notes(path, family) == {"linears": 14, "fused": 14}

@@ -1,6 +1,7 @@
 """onnxruntime-genai runs the written folder as it stands."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from epmq_export.verification.checks import check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 from formats.onnx.spec import specs_of
-from tests.converters.test_decoder import pack
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny import t5 as tiny_t5
+from tests.tiny.decoder_files import decoder_files
 
 TEXTS = ("the cat sat", "it is good ,", "what")
 TOKENS = 8
@@ -22,15 +23,14 @@ TOKENS = 8
 
 # The others differ in what the graph computes, not in what a runtime is told.
 @pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
-def test_it_goes_on_as_onnxruntime_does(kind: str, tmp_path: Path) -> None:
+def test_it_goes_on_as_onnxruntime_does(kind: str) -> None:
     genai = pytest.importorskip("onnxruntime_genai")
-    held, family = pack(tiny_decoder.write(tmp_path / "model", kind))
-    (folder := tmp_path / "out").mkdir()
-    path = OnnxQdq().write(held, family, folder)
-    model = genai.Model(str(folder))
+    files = decoder_files(kind)
+    family = files.family
+    model = genai.Model(str(files.onnx.parents[1]))
     tokenizer = genai.Tokenizer(model)
     asked = [Question(text, TOKENS, tuple(family.ends)) for text in TEXTS]
-    expected = OnnxRuntime().outputs(path, asked)
+    expected = OnnxRuntime().outputs(files.onnx, asked)
     for text, ids in zip(TEXTS, expected.astype(int).tolist(), strict=True):
         given = [int(token) for token in tokenizer.encode(text)]
         assert given == family.tokenizer(text)["input_ids"]
@@ -59,9 +59,10 @@ def test_it_ends_as_answers_do(tmp_path: Path) -> None:
 
 
 def test_a_changed_config_is_told(tmp_path: Path) -> None:
-    held, family = pack(tiny_decoder.write(tmp_path / "model", "qwen3"))
-    (folder := tmp_path / "out").mkdir()
-    path = OnnxQdq().write(held, family, folder)
+    files = decoder_files("qwen3")
+    held, family = files.packed, files.family
+    folder = Path(shutil.copytree(files.onnx.parents[1], tmp_path / "out"))
+    path = OnnxQdq().find(folder, family)
     config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
     assert (
         config["model"]["type"] == "qwen3" and config["model"]["decoder"]["filename"] == "onnx/model_q4.onnx"

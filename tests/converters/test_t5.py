@@ -24,7 +24,6 @@ from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.errors import InputError
-from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
 from epmq_export.models import reference
 from epmq_export.models.blocks import inputs_of, load_block, run_block
@@ -33,10 +32,8 @@ from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.tensors import packed
-from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.packed import Packed, PackedTensor
-from epmq_export.tensors.source import Renamed, TensorSource, renamed
 from epmq_export.verification.checks import check_codes, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -46,6 +43,7 @@ from formats.onnx.format import OnnxQdq
 from tests.tiny.in_memory import InMemory
 from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import VERSIONS, configured, t5, texts
+from tests.tiny.t5_files import opened, pack, t5_files
 
 CPU = torch.device("cpu")
 REAL = Path("~/.cache/epmq/lm/flan-t5-small").expanduser()
@@ -65,12 +63,6 @@ SAMPLES: list[Sample] = [
 random.Random(0).shuffle(SAMPLES)
 
 
-def opened(directory: Path) -> tuple[T5, Renamed]:
-    family = open_family(directory)
-    assert isinstance(family, T5)
-    return family, renamed(open_checkpoint(str(directory)), family.canonical)
-
-
 @torch.no_grad()
 def transformers_outputs(directory: Path, samples: Sequence[Sample]) -> NDArray[np.float32]:
     """The scores of the library's own model, a sample at a time."""
@@ -86,29 +78,6 @@ def transformers_outputs(directory: Path, samples: Sequence[Sample]) -> NDArray[
             model(input_ids=ids, decoder_input_ids=torch.tensor([[family.start, *target[:-1]]])).logits[0]
         )
     return torch.cat(found).numpy()
-
-
-def rounded(family: T5, source: TensorSource, grid: str = "Q4_0") -> dict[str, PackedTensor | torch.Tensor]:
-    """Linears on a grid, rounded to the nearest; embeddings in F16."""
-    matrices = {
-        f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
-    }
-    tensors: dict[str, PackedTensor | torch.Tensor] = {}
-    for name in source.names():
-        value = source.load(name)
-        plain = value.half() if name in family.embeddings else value
-        tensors[name] = (
-            PackedTensor(GRIDS[grid], *GRIDS[grid].quantise(value))
-            if name in matrices and value.ndim == 2
-            else plain
-        )
-    return tensors
-
-
-def pack(directory: Path) -> tuple[Packed, T5]:
-    place = directory.with_name(f"{directory.name}-packed")
-    packed.write(place, rounded(*opened(directory)), an_index("t5"), directory)
-    return Packed(place), T5.open(place)
 
 
 def in_gguf(directory: Path) -> tuple[Path, Packed, T5]:
@@ -259,14 +228,13 @@ def test_answers_are_the_librarys_greedy_ones(tmp_path: Path, version: str) -> N
 
 
 def test_runtimes_answer_as_torch_does(tmp_path: Path) -> None:
-    stored, family = pack(t5(tmp_path / "model", "1.1"))
+    files = t5_files("1.1")
+    stored, family = files.packed, files.family
     asked = [Question(text, 6, tuple(family.ends)) for text in texts(40, 6)]
-    for format, runtime, tower in (
-        (Gguf(), LlamaCpp(), family.exports["gguf"].computed()),
-        (OnnxQdq(), OnnxRuntime(), family),
+    for format, runtime, tower, path in (
+        (Gguf(), LlamaCpp(), family.exports["gguf"].computed(), files.gguf),
+        (OnnxQdq(), OnnxRuntime(), family, files.onnx),
     ):
-        (folder := tmp_path / format.name).mkdir()
-        path = format.write(stored, family, folder)
         expected = reference.outputs(tower, stored, asked, CPU)
         assert expected.shape == (40, 6) and len(np.unique(expected, axis=0)) > 3 and (expected == -1).any()
         np.testing.assert_array_equal(

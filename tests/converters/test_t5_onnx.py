@@ -1,9 +1,7 @@
-"""T5 as ONNX. An export of four models takes its time, so that each version is written once."""
+"""T5 as ONNX: an encoder, and a decoder in three files."""
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,11 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
-from tests.converters.test_t5 import CPU, SAMPLES, opened, pack, rounded
+from tests.converters.test_t5 import CPU, SAMPLES
 from tests.tiny.onnx_encoders import notes
 from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import VERSIONS, t5, texts
+from tests.tiny.t5_files import T5Files, opened, rounded, t5_files
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
 FILES = (
@@ -41,29 +40,8 @@ FILES = (
 LONG = Passage(" ".join(["vifo gari"] * 60), " ".join(["foro"] * 90))
 
 
-@dataclass(frozen=True)
-class Written:
-    path: Path
-    packed: Packed
-    family: T5
-
-    def session(self, file: str) -> Any:
-        return onnxruntime.InferenceSession(self.path.with_name(file))
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
-    found: dict[str, Written] = {}
-
-    def write(version: str) -> Written:
-        if version not in found:
-            place = tmp_path_factory.mktemp("t5")
-            held, family = pack(t5(place / "model", version, depths=(2, 2)))
-            (place / "out").mkdir()
-            found[version] = Written(FORMAT.write(held, family, place / "out"), held, family)
-        return found[version]
-
-    return write
+def session(files: T5Files, name: str) -> Any:
+    return onnxruntime.InferenceSession(files.onnx.with_name(name))
 
 
 def distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -72,50 +50,50 @@ def distance(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_scores_are_those_of_pytorch(version: str, written: Callable[[str], Written]) -> None:
-    file = written(version)
+def test_scores_are_those_of_pytorch(version: str) -> None:
+    file = t5_files(version)
     samples: list[Sample] = [*SAMPLES, LONG]
     expected = reference.outputs(file.family, file.packed, samples, CPU)
     for name in (FILES[0], FILES[3]):
-        assert distance(RUNTIME.outputs(file.path.with_name(name), samples, exact=True), expected) < 1e-5
-        assert distance(RUNTIME.outputs(file.path.with_name(name), samples), expected) < 0.1
+        assert distance(RUNTIME.outputs(file.onnx.with_name(name), samples, exact=True), expected) < 1e-5
+        assert distance(RUNTIME.outputs(file.onnx.with_name(name), samples), expected) < 0.1
 
 
-def test_the_merged_decoder_answers_as_the_two_do(written: Callable[[str], Written]) -> None:
-    file = written("1.1")
+def test_the_merged_decoder_answers_as_the_two_do() -> None:
+    file = t5_files("1.1")
     asked = [Question(text, 6, tuple(file.family.ends)) for text in texts(8, 6)]
-    expected = RUNTIME.outputs(file.path, asked)
+    expected = RUNTIME.outputs(file.onnx, asked)
     assert len(np.unique(expected, axis=0)) > 1
-    np.testing.assert_array_equal(RUNTIME.outputs(file.path.with_name(FILES[3]), asked), expected)
+    np.testing.assert_array_equal(RUNTIME.outputs(file.onnx.with_name(FILES[3]), asked), expected)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_files_pass_their_checks(version: str, written: Callable[[str], Written]) -> None:
-    file = written(version)
-    assert FORMAT.find(file.path.parent.parent, file.family) == file.path
-    assert tuple(path.name for path in FORMAT.open(file.path, file.family).files(file.family)) == FILES
+def test_files_pass_their_checks(version: str) -> None:
+    file = t5_files(version)
+    assert FORMAT.find(file.onnx.parent.parent, file.family) == file.onnx
+    assert tuple(path.name for path in FORMAT.open(file.onnx, file.family).files(file.family)) == FILES
     codes = check_codes(
-        FORMAT.open(file.path, file.family), file.packed, FORMAT.left_out(file.family), [RUNTIME]
+        FORMAT.open(file.onnx, file.family), file.packed, FORMAT.left_out(file.family), [RUNTIME]
     )
     assert codes.passed and codes.facts["tensors"] == len(file.packed.names()), codes.broken
-    assert check_metadata(FORMAT.open(file.path, file.family), file.packed).passed
+    assert check_metadata(FORMAT.open(file.onnx, file.family), file.packed).passed
     graph = check_graph(
-        FORMAT.open(file.path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+        FORMAT.open(file.onnx, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
     )
     assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
     # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross
     # attention, and the decoder's again.
     linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 2 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
-    assert notes(file.path, file.family) == {"linears": linears, "fused": linears}
+    assert notes(file.onnx, file.family) == {"linears": linears, "fused": linears}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Written]) -> None:
+def test_one_by_one_equals_at_once(version: str) -> None:
     """Two texts of unlike lengths in one batch, which only a mask keeps apart; the second goes on in two
     parts of unlike size.
     """
-    file = written(version)
-    encoder, first, after, merged = (file.session(name) for name in FILES)
+    file = t5_files(version)
+    encoder, first, after, merged = (session(file, name) for name in FILES)
     ids = np.array([[5, 9, 7, 12, 1], [8, 6, 1, 0, 0]], np.int64)
     mask = np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int64)
     answer = np.array([[0, *range(4, 24)], [0, *range(30, 10, -1)]], np.int64)
@@ -150,8 +128,8 @@ def test_one_by_one_equals_at_once(version: str, written: Callable[[str], Writte
             assert distance(cache[name], value) < 1e-3, name
 
 
-def test_names_are_those_that_optimum_and_transformers_js_read(written: Callable[[str], Written]) -> None:
-    file = written("1.0")
+def test_names_are_those_that_optimum_and_transformers_js_read() -> None:
+    file = t5_files("1.0")
     both = [
         f"{layer}.{part}"
         for layer in range(2)
@@ -171,7 +149,7 @@ def test_names_are_those_that_optimum_and_transformers_js_read(written: Callable
         FILES[3]: ([*begun, *past], made),
     }
     for name, (inputs, outputs) in expected.items():
-        graph = onnx.load(file.path.with_name(name)).graph
+        graph = onnx.load(file.onnx.with_name(name)).graph
         assert ([value.name for value in graph.input], [value.name for value in graph.output]) == (
             inputs,
             outputs,
@@ -185,8 +163,8 @@ def test_names_are_those_that_optimum_and_transformers_js_read(written: Callable
         )
 
 
-def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
-    file = written("1.1")
+def test_sizes_are_foretold() -> None:
+    file = t5_files("1.1")
     planned = {
         name: PlannedTensor(
             file.packed.shape(name), file.packed.grids.get(name, file.packed.load(name).dtype)
@@ -195,7 +173,7 @@ def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
     }
     for name, sizes in FORMAT.sizes(planned, file.family, file.packed.index).items():
         stored = sum(
-            len(tensor.raw_data) for tensor in onnx.load(file.path.parent.parent / name).graph.initializer
+            len(tensor.raw_data) for tensor in onnx.load(file.onnx.parent.parent / name).graph.initializer
         )
         assert sum(size for kind, size in sizes.items() if kind != "rest") == stored
 
@@ -203,12 +181,10 @@ def test_sizes_are_foretold(written: Callable[[str], Written]) -> None:
 @pytest.mark.parametrize(
     ("name", "part"), [(FILES[2], "decoder.key"), (FILES[3], "decoder.value"), (FILES[3], "encoder.key")]
 )
-def test_a_cache_that_is_wrong_shows_in_the_graph_check(
-    name: str, part: str, written: Callable[[str], Written], tmp_path: Path
-) -> None:
+def test_a_cache_that_is_wrong_shows_in_the_graph_check(name: str, part: str, tmp_path: Path) -> None:
     """Zeros for a part: the file's codes are as they were, and a run of all tokens at once never sees it."""
-    file = written("1.0")
-    shutil.copytree(file.path.parent.parent, tmp_path / "copy")
+    file = t5_files("1.0")
+    shutil.copytree(file.onnx.parent.parent, tmp_path / "copy")
     path = tmp_path / "copy" / "onnx" / FILES[0]
     model = onnx.load(path.with_name(name))
     past = f"past_key_values.0.{part}"
@@ -222,13 +198,11 @@ def test_a_cache_that_is_wrong_shows_in_the_graph_check(
     assert not check.passed and "difference between onnxruntime and PyTorch" in check.broken[0]
 
 
-def test_passages_without_tokens_to_predict_are_no_probes(
-    written: Callable[[str], Written], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passages_without_tokens_to_predict_are_no_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer that makes one token of all that it does not know finds none in some."""
-    file = written("1.0")
+    file = t5_files("1.0")
     whole = check_graph(
-        FORMAT.open(file.path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+        FORMAT.open(file.onnx, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
     )
     kept = T5.targets
 
@@ -239,13 +213,13 @@ def test_passages_without_tokens_to_predict_are_no_probes(
 
     monkeypatch.setattr(T5, "targets", targets)
     fewer = check_graph(
-        FORMAT.open(file.path, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
+        FORMAT.open(file.onnx, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
     )
     assert fewer.passed and fewer.facts["samples"] == whole.facts["samples"] - 2  # both decoders are given it
 
 
-def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written], tmp_path: Path) -> None:
-    shutil.copytree(written("1.0").path.parent.parent, tmp_path / "copy")
+def test_what_lies_beside_the_encoder_is_needed(tmp_path: Path) -> None:
+    shutil.copytree(t5_files("1.0").onnx.parent.parent, tmp_path / "copy")
     path = tmp_path / "copy" / "onnx" / FILES[0]
     config = tmp_path / "copy" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "decoder_start_token_id": None}))
@@ -253,7 +227,7 @@ def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written
         InputError, match=r"config\.json: found decoder_start_token_id None, expected the token"
     ):
         RUNTIME.outputs(path, ["vifo"])
-    shutil.copy(written("1.0").path.parent.parent / "config.json", config)
+    shutil.copy(t5_files("1.0").onnx.parent.parent / "config.json", config)
     path.rename(path.with_name("away"))
     with pytest.raises(InputError, match=r"encoder_model_q4\.onnx: ONNX Runtime refuses it"):
         RUNTIME.outputs(path.with_name(FILES[3]), ["vifo"])
@@ -263,8 +237,8 @@ def test_what_lies_beside_the_encoder_is_needed(written: Callable[[str], Written
         RUNTIME.outputs(path, ["vifo"])
 
 
-def test_either_of_the_two_decoders_alone_gives_no_scores(written: Callable[[str], Written]) -> None:
-    path = written("1.0").path
+def test_either_of_the_two_decoders_alone_gives_no_scores() -> None:
+    path = t5_files("1.0").onnx
     for name in FILES[1:3]:
         with pytest.raises(InputError, match=name):
             RUNTIME.outputs(path.with_name(name), ["vifo"])

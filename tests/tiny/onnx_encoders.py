@@ -22,8 +22,8 @@ from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
-from tests.tiny.packed_index import an_index
 from tests.tiny.built_once import built_once
+from tests.tiny.packed_index import an_index
 
 TEXTS = (
     "A short one.",
@@ -189,7 +189,8 @@ def _written(name: str, source: Path, embeddings: str, linears: str) -> Written:
 
     place = built_once(f"onnx-{name}", build)
     checkpoint = Packed(place / "packed")
-    return Written(checkpoint, Bert.open(checkpoint.directory), OnnxQdq().find(place / "onnx"))
+    family = Bert.open(checkpoint.directory)
+    return Written(checkpoint, family, OnnxQdq().find(place / "onnx", family))
 
 
 @torch.no_grad()
