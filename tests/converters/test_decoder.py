@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from converters import open_family
+from converters.decoder.family import Decoder
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
@@ -181,26 +182,32 @@ def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> N
             assert torch.equal(norm + 1.0 - 1.0, norm)
 
 
+def tokens(family: Decoder, sample: Sample) -> int:
+    """Return how many tokens the model is given for a sample."""
+    (batch,) = family.batches([sample], 1)
+    return int(batch["attention_mask"].sum())
+
+
 def test_what_does_not_fit_is_cut(tmp_path: Path) -> None:
     family, _ = opened(tiny_decoder.write(tmp_path / "model", "qwen2", max_position_embeddings=16))
     assert family.max_length == 16
     long = "the cat sat on the mat . " * 20
     cut = family.truncate(long)
-    assert isinstance(cut, str) and long.startswith(cut) and len(family._ids(cut)) == 16
+    assert isinstance(cut, str) and long.startswith(cut) and tokens(family, cut) == 16
     assert family.truncate("a dog") == "a dog"
     passage = family.truncate(Passage(long, " a dog ran"))
     assert isinstance(passage, Passage) and passage.target == " a dog ran" and long.endswith(passage.context)
-    assert 10 <= len(family._encode(passage)[0]) <= 16
+    assert 10 <= tokens(family, passage) <= 16
     target = family.truncate(Passage("", long))
-    assert isinstance(target, Passage) and len(family._encode(target)[0]) == 15
+    assert isinstance(target, Passage) and tokens(family, target) == 15
 
 
 def test_a_text_that_begins_with_a_token_of_its_own_is_predicted_from_its_first_word(tmp_path: Path) -> None:
     plain, _ = opened(tiny_decoder.write(tmp_path / "plain", "llama"))
     begins, _ = opened(tiny_decoder.write(tmp_path / "begins", "llama", begins=True))
     whole = Passage("", "the cat")
-    assert begins.targets(whole) == plain._ids("the cat")
-    assert plain.targets(whole) == plain._ids("the cat")[1:]
+    assert begins.targets(whole) == plain.tokenizer("the cat")["input_ids"]
+    assert plain.targets(whole) == plain.tokenizer("the cat")["input_ids"][1:]
     with pytest.raises(InputError, match="expected a text with tokens to read and to predict"):
         plain.targets(Passage("the cat", ""))
     with pytest.raises(InputError, match="expected a text with tokens"):

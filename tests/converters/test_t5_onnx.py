@@ -81,9 +81,9 @@ def test_files_pass_their_checks(version: str) -> None:
         FORMAT.open(file.onnx, file.family), file.packed, file.family.exports["onnx"], RUNTIME, 1e-5
     )
     assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
-    # Of 2 layers each: the encoder's, the decoder's, the decoder's without the keys and values of cross
-    # attention, and the decoder's again.
-    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 2 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
+    # The encoder's, the decoder's, the decoder's without the keys and values of cross attention, and the
+    # decoder's again.
+    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
     assert notes(file.onnx, file.family) == {"linears": linears, "fused": linears}
 
 

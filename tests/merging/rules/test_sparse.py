@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import RecipeError
 from epmq_export.merging.inputs import Inputs
-from tests.tiny.merges import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, values
+from epmq_export.merging.names import Layers, count_layers
+from tests.tiny.in_memory import InMemory
+from tests.tiny.merges import NUMBERS, SHAPES, SIZE, Model, flat, merge, model, settings_of, values
 
 Vector = NDArray[np.float64]
 RANDOM = ["dare_linear", "dare_ties", "della", "della_linear"]
@@ -257,7 +259,9 @@ def test_what_is_dropped_depends_on_seed_expert_and_tensor_only(rule: str) -> No
 
 
 def test_the_drawn_numbers_are_the_same_for_ever() -> None:
-    inputs = merge("dare_linear", wide(0.0), [wide()], {"density": 0.5})._inputs
+    chosen = settings_of("dare_linear", {"density": 0.5}, [("expert 0", {})])
+    base, expert = wide(0.0), wide()
+    inputs = Inputs(InMemory(base), [InMemory(expert)], chosen, Layers(count_layers(base)))
     drawn = inputs.uniform(0, "layer.0.weight")
     assert drawn.dtype == torch.float32 and drawn.shape == (200, 300)
     assert float(drawn.min()) >= 0 and float(drawn.max()) < 1

@@ -32,6 +32,7 @@ from tests import ROOT
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.gguf_edits import edited, token_at, value_at
 from tests.tiny.grid_points import random_point
+from tests.tiny.packed_index import an_index
 
 GOOD = "the weather is good"
 
