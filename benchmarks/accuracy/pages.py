@@ -5,6 +5,7 @@ rows of the text tasks into README.md, between comment markers. Each accuracy.md
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
+WIDTH = 110
+"""The longest line of README."""
+
 # The methods and peers that README.md shows.
 MAIN = (
     "gptq",
@@ -90,6 +94,7 @@ def main_rows(results: Results) -> str:
         f"{settings['samples']} unlabelled {results.suite.unit} a task; percent, averaged over tasks. "
         f"{''.join(map(added, methods))}{recovered(results)}"
     )
+    head = textwrap.fill(head, WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n\n".join([f"{MAIN_MARKERS.begin}\n{head}", averages(results, methods), MAIN_MARKERS.end])
 
 
