@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         VerificationFailed,
     )
     from epmq_export.pipeline.evaluate import Evaluation
-    from epmq_export.pipeline.forecast.forecast import Forecast
+    from epmq_export.pipeline.forecast.record import Forecast
     from epmq_export.pipeline.progress import Progress
     from epmq_export.recipe.recipe import Recipe
     from epmq_export.tensors.description import Description
@@ -75,7 +75,7 @@ _MODULES = {
     "Description": "tensors.description",
     "Evaluation": "pipeline.evaluate",
     "FileVerdict": "verification.verdict",
-    "Forecast": "pipeline.forecast.forecast",
+    "Forecast": "pipeline.forecast.record",
     "Packed": "tensors.packed",
     "Progress": "pipeline.progress",
     "Recipe": "recipe.recipe",

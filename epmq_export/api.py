@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from epmq_export.pipeline.evaluate import Evaluation
-    from epmq_export.pipeline.forecast.forecast import Forecast
+    from epmq_export.pipeline.forecast.record import Forecast
     from epmq_export.pipeline.job import Job
     from epmq_export.pipeline.progress import Listener, Stages
     from epmq_export.pipeline.registry import Registry

@@ -14,11 +14,12 @@ from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments, TaskMoments
+from epmq_export.calibration.storage import StorageOf
 from epmq_export.errors import CalibrationError
 from epmq_export.grids.layout import Storage, storage_name
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import inputs_of, load_block, run_block
-from epmq_export.models.family import Block, halves
+from epmq_export.models.family import Block
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors.packed import PackedTensor, Values
 from epmq_export.tensors.source import TensorSource
@@ -30,9 +31,14 @@ class BlockWalk:
     """The calibration of one block."""
 
     def __init__(
-        self, calibrator: Calibrator, block: Block, batches: list[list[KeptBatch]], kept: Activations
+        self,
+        calibrator: Calibrator,
+        storage: StorageOf,
+        block: Block,
+        batches: list[list[KeptBatch]],
+        kept: Activations,
     ) -> None:
-        self.c, self.block, self.batches, self.kept = calibrator, block, batches, kept
+        self.c, self.storage, self.block, self.batches, self.kept = calibrator, storage, block, batches, kept
         self.tensors: dict[str, PackedTensor | Tensor] = {}
         self.losses: list[LayerLoss] = []
         self.notes: list[str] = []
@@ -52,13 +58,11 @@ class BlockWalk:
             for path, value in self.student.state_dict().items()
             if self._name(path) not in self.c.family.embeddings
         }
-        half = halves(self.c.family)
+        solved = {f"{path}.weight" for step in self.block.steps for path in step}
         for path, value in self.student.state_dict().items():
-            name = self._name(path)
-            storage: Storage = self.c.layout.half if name in half else torch.float32
-            if name in self.c.family.embeddings:
-                storage = self._noted(*self.c.layout.embedding(name, tuple(value.shape)))
-            self._ship(path, store(name, value, storage))
+            name, shape = self._name(path), tuple(value.shape)
+            stored = torch.float32 if path in solved else self._noted(*self.storage(name, shape))
+            self._ship(path, store(name, value, stored))
 
     def restore_student(self, result: BlockResult) -> None:
         """Load the block that an interrupted run has finished."""
@@ -120,7 +124,7 @@ class BlockWalk:
             name = self._weight(path)
             if self.c.measure is not None:
                 self.c.measure(name, best, factor, partial(problem.loss, hessian=hessian))
-            together.setdefault(self._noted(*self.c.layout.linear(name, tuple(best.shape))), {})[path] = best
+            together.setdefault(self._noted(*self.storage(name, tuple(best.shape))), {})[path] = best
         for storage, wanted in together.items():
             self._round(storage, wanted, problems, hessian, factor)
 

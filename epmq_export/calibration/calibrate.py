@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from epmq_export.calibration.block_walk import BlockWalk
 from epmq_export.calibration.calibrator import BATCH, BlockResult, Calibrator, TaskData
 from epmq_export.calibration.kept_batch import KeptBatch
+from epmq_export.calibration.storage import storage_of
 from epmq_export.models.activations import Activations
 from epmq_export.models.family import Block, Family
 from epmq_export.models.samples import length
@@ -19,11 +20,12 @@ def calibrate_blocks(
     where a number is not finite or a system is singular: there is no fallback.
     """
     blocks = calibrator.family.blocks
+    storage = storage_of(calibrator.family, calibrator.layout)
     total, done = sum(len(block.steps) for block in blocks), 0
     with Activations(calibrator.activation_bytes) as kept:
         batches = [_kept(calibrator.family, task, t, kept) for t, task in enumerate(calibrator.tasks)]
         for block in blocks:
-            walk = BlockWalk(calibrator, block, batches, kept)
+            walk = BlockWalk(calibrator, storage, block, batches, kept)
             result = finished(block)
             if result is None:
                 walk.load_student()

@@ -11,8 +11,8 @@ from epmq_export.console.terminal import out, plain_table
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.pipeline.forecast.costs import Memory
-    from epmq_export.pipeline.forecast.forecast import Forecast
     from epmq_export.pipeline.forecast.inventory import Found
+    from epmq_export.pipeline.forecast.record import Forecast
 
 
 def show_forecast(forecast: "Forecast") -> None:

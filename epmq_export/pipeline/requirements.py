@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from epmq_export.calibration.uncalibrated import carried_linears
+from epmq_export.calibration.storage import carried_linears
 from epmq_export.data.images import FILES
 from epmq_export.data.task import Task
 from epmq_export.errors import Key

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from epmq_export.calibration.calibrator import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
-from epmq_export.calibration.uncalibrated import carried_linears, rest
+from epmq_export.calibration.storage import carried_linears
+from epmq_export.calibration.uncalibrated import rest
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import FULL, Layout
 from epmq_export.tensors.packed import PackedTensor

@@ -20,7 +20,9 @@ from epmq_export.merging.registry import RULES
 from epmq_export.pipeline.forecast import costs
 from epmq_export.pipeline.forecast import forecast as forecasts
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
-from epmq_export.pipeline.forecast.forecast import Forecast, Forecaster
+from epmq_export.pipeline.forecast.forecast import Forecaster
+from epmq_export.pipeline.forecast.planned import planned_tensors, tensor_shapes
+from epmq_export.pipeline.forecast.record import Forecast
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -160,9 +162,9 @@ def test_the_size_of_a_clip_file(cached: Path, recipe: Path, tmp_path: Path) -> 
     """Both towers: of the text tower the linears are halves, and of the image tower's convolution too."""
     family = open_family(cached)
     source = renamed(open_checkpoint(cached), family.canonical)
-    shapes = forecasts.tensor_shapes(family)
+    shapes = tensor_shapes(family)
     assert shapes == {name: source.shape(name) for name in source.names()}
-    planned = forecasts.planned_tensors(family, shapes, Layout(), [])
+    planned = planned_tensors(family, shapes, Layout(), [])
     tensors = {name: store(name, source.load(name).float(), each.storage) for name, each in planned.items()}
     packing.write(tmp_path / "packed", tensors, an_index(), cached)
     (tmp_path / "gguf").mkdir()
