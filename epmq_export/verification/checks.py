@@ -37,14 +37,20 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Check:
-    """One check's outcome: `facts` go into the report, `broken` names what is wrong, a sentence each."""
+    """The outcome of one check."""
 
     name: str
+    """One of `codes`, `metadata`, `graph` and `tasks`."""
+
     facts: Mapping[str, Any]
+    """What the report tells of it: report.schema.json has the keys."""
+
     broken: Sequence[str]
+    """What is wrong, a sentence each; empty when all is well."""
 
     @property
     def passed(self) -> bool:
+        """Return whether nothing is wrong."""
         return not self.broken
 
 

@@ -17,8 +17,13 @@ class HashedFile:
     """A file as it was when it was judged."""
 
     path: Path
+    """Where it is."""
+
     sha256: str
+    """Its SHA-256, in hexadecimal digits."""
+
     bytes: int
+    """Its size."""
 
     @classmethod
     def of(cls, path: Path) -> "HashedFile":
@@ -40,11 +45,17 @@ class FileVerdict:
     """The files that belong to the same model."""
 
     format: str
+    """The name of its format."""
+
     packed: Path
     """The directory of the packed checkpoint that it was written from."""
 
     runtime: str
+    """The name of the runtime."""
+
     runtime_version: str
+    """The version of the runtime."""
+
     checks: Mapping[str, Check]
     """By their names, in the order of `CHECKS`; without `tasks` where no recipe was at hand."""
 
@@ -55,6 +66,7 @@ class FileVerdict:
 
     @property
     def path(self) -> Path:
+        """Return the path of the file that tasks are judged by."""
         return self.file.path
 
     @property

@@ -21,25 +21,26 @@ FUNCTIONS = (
     "inspect",
 )
 RESULTS = {
-    "Verdict": "verification/verify.py",
-    "Evaluation": "pipeline/evaluate.py",
-    "Packed": "tensors/packed.py",
-    "Forecast": "pipeline/forecast/forecast.py",
-    "Description": "tensors/description.py",
-    "Recipe": "recipe/recipe.py",
-    "Progress": "pipeline/progress.py",
+    "Verdict": "verification",
+    "FileVerdict": "verification",
+    "Evaluation": "pipeline",
+    "Packed": "tensors",
+    "Forecast": "pipeline/forecast",
+    "Description": "tensors",
+    "Recipe": "recipe",
+    "Progress": "pipeline",
 }
+"""The classes that functions return or take, and the folder that each is in."""
+
 PARTS = {
-    "PackedIndex": "tensors/packed_index.py",
-    "Found": "pipeline/forecast/inventory.py",
-    "FileForecast": "pipeline/forecast/forecast.py",
-    "Samples": "pipeline/forecast/costs.py",
-    "Memory": "pipeline/forecast/costs.py",
-    "Work": "pipeline/forecast/costs.py",
-    "Time": "pipeline/forecast/forecast.py",
-    "Speed": "pipeline/forecast/costs.py",
-    "TensorDescription": "tensors/description.py",
-    "Total": "tensors/description.py",
+    "HashedFile": "verification",
+    "Check": "verification",
+    "PackedIndex": "tensors",
+    **dict.fromkeys(
+        ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed"), "pipeline/forecast"
+    ),
+    "TensorDescription": "tensors",
+    "Total": "tensors",
 }
 """The classes that attributes of results are of."""
 
@@ -67,26 +68,28 @@ other. This page is made of the docstrings by `python -m tests.docs.api_page`.
 
 def page() -> str:
     """Return the content of docs/api.md."""
-    tree = _tree("api.py")
+    tree = _tree(ROOT / "epmq_export" / "api.py")
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    errors = [node for node in _tree("errors.py").body if isinstance(node, ast.ClassDef)]
+    errors = [
+        node for node in _tree(ROOT / "epmq_export" / "errors.py").body if isinstance(node, ast.ClassDef)
+    ]
     lines = [INTRODUCTION, "## Functions", ""]
     for name in FUNCTIONS:
         lines += _function(functions[name])
     lines += ["## Results", ""]
-    for name, file in RESULTS.items():
-        lines += _class(name, file)
+    for name, folder in RESULTS.items():
+        lines += _class(name, folder)
     lines += ["## Parts of results", ""]
-    for name, file in PARTS.items():
-        lines += _class(name, file)
+    for name, folder in PARTS.items():
+        lines += _class(name, folder)
     lines += ["## Errors", "", "Each carries the exit code of the command line as `exit_code`.", ""]
     lines += ["| error | is a | exit code | raised for |", "|---|---|---|---|"]
     lines += [_error(node) for node in errors if node.name in epmq_export.__all__]
     return "\n".join(lines) + "\n"
 
 
-def _tree(file: str) -> ast.Module:
-    return ast.parse((ROOT / "epmq_export" / file).read_text(encoding="utf-8"))
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _function(node: ast.FunctionDef) -> list[str]:
@@ -134,9 +137,11 @@ def _type(annotation: ast.expr | None) -> str:
     return "None" if annotation is None else ast.unparse(annotation)
 
 
-def _class(name: str, file: str) -> list[str]:
+def _class(name: str, folder: str) -> list[str]:
     """Return a class's section: what it is, then a table of its public attributes and methods."""
-    (node,) = (node for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name == name)
+    files = sorted((ROOT / "epmq_export" / folder).rglob("*.py"))
+    bodies = [node for file in files for node in _tree(file).body]
+    (node,) = (node for node in bodies if isinstance(node, ast.ClassDef) and node.name == name)
     recipe = name == "Recipe"
     rows = [*([] if recipe else _attributes(node)), *_methods(node, calls=not recipe)]
     lines = [f"### {name}", "", _flowing(ast.get_docstring(node) or ""), ""]
