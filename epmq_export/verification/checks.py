@@ -1,12 +1,11 @@
 """Four checks of a written file, each for its own fault.
 
-codes     every tensor in the file is bit for bit the packed checkpoint's, also by the runtime's own
-          dequantiser where it has one
-metadata  every key, tokenizer entry and file beside the model is what the packed checkpoint says
-graph     the runtime, kept from low-precision kernels, computes what PyTorch computes: wrong names,
-          permutations, pooling,
-          normalisation or tokenisation show here
-tasks     the file itself, as users run it, is as accurate as the reference
+codes     Every tensor in the file is bit for bit that of the packed checkpoint, also when the runtime's own
+          dequantiser, where it has one, decodes it.
+metadata  Every key, tokenizer entry and file beside the model is what the packed checkpoint says.
+graph     The runtime, kept from low-precision kernels, computes what PyTorch computes. Wrong names,
+          permutations, pooling, normalisation or tokenisation show here.
+tasks     The file itself, as users run it, is as accurate as the reference.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -69,8 +68,8 @@ class CodesCheck(Check):
 def check_codes(
     model: WrittenModel, packed: Packed, left_out: Collection[str], runtimes: Sequence[Runtime]
 ) -> CodesCheck:
-    """Compare every tensor of the files with the packed checkpoint's, but for those that the format leaves
-    out, and what the runtimes' own dequantisers make of it.
+    """Compare every tensor of the files with that of the packed checkpoint, but for tensors that the format
+    leaves out, also as the runtimes' own dequantisers decode it.
     """
     path, expected = model.path, set(packed.names()).difference(left_out)
     seen: set[str] = set()
@@ -107,12 +106,13 @@ def check_codes(
 def _decoded_otherwise(
     ours: PackedTensor, raw: NDArray[np.uint8], runtime: str, dequantiser: Dequantiser
 ) -> str | None:
-    """Return what is wrong with a tensor's bytes as the runtime's own dequantiser decodes them; None where
-    nothing is.
+    """Return the fault of a tensor's bytes as the runtime's own dequantiser decodes them, or None where there
+    is none.
     """
     try:
         own = dequantiser(ours.grid.file_type, raw, ours.codes.numel())
-    except InputError as error:  # a grid that it does not know: never a silently weaker check
+    except InputError as error:
+        # A grid that it does not know is a fault, so that no check is silently weaker.
         return str(error)
     if np.array_equal(own.view(np.uint32), ours.dequantise().numpy().reshape(-1).view(np.uint32)):
         return None
@@ -120,6 +120,7 @@ def _decoded_otherwise(
 
 
 def _difference(ours: PackedTensor | Tensor, stored: PackedTensor | Tensor) -> str | None:
+    """Return the difference between two tensors in words, or None where they are equal bit for bit."""
     if isinstance(ours, PackedTensor) != isinstance(stored, PackedTensor):
         return f"found {_kind(stored)}, expected {_kind(ours)}"
     if isinstance(ours, PackedTensor) and isinstance(stored, PackedTensor):
@@ -146,7 +147,7 @@ def _difference(ours: PackedTensor | Tensor, stored: PackedTensor | Tensor) -> s
 
 
 def _differing(one: Tensor, other: Tensor) -> int:
-    """How many numbers differ in a bit."""
+    """Return how many numbers differ in a bit."""
     bits = {1: torch.uint8, 2: torch.int16}[one.element_size()]
     return int((one.view(bits) != other.view(bits)).sum())
 
@@ -160,7 +161,7 @@ def _kind(value: PackedTensor | Tensor) -> str:
 
 
 def check_metadata(model: WrittenModel, packed: Packed) -> Check:
-    """Compare everything that is no tensor of the packed checkpoint's."""
+    """Compare everything but the tensors with the packed checkpoint."""
     try:
         differences = model.differences(packed)
     except InputError as error:
@@ -171,8 +172,8 @@ def check_metadata(model: WrittenModel, packed: Packed) -> Check:
 def check_graph(
     model: WrittenModel, packed: Packed, export: Export, runtime: Runtime, tolerance: float
 ) -> Check:
-    """Compare the outputs of every tower in every file, for a fixed set of hard samples, which need no data
-    of the user's. The largest difference counts.
+    """Compare the outputs of every tower in every file for a fixed set of hard samples, which need no data of
+    the user's. The largest difference counts.
     """
     facts: dict[str, Any] = {
         "metric": METRIC,
@@ -185,7 +186,7 @@ def check_graph(
     values: dict[str, float] = {}
     try:
         for file, towers in model.files(export.computed()).items():
-            if not towers:  # it belongs to one that is run
+            if not towers:  # The file belongs to another one, which is run.
                 continue
             with TemporaryDirectory(prefix="epmq-verify-") as scratch:
                 exact = model.exact(file, Path(scratch))
@@ -210,6 +211,7 @@ def check_graph(
 
 
 def _probes(tower: Family, export: Export) -> Sequence[Sample]:
+    """Return the probes of a tower that its runtime's tokenizer can agree on."""
     found = probes(tower)
     found = [sample for sample in found if not isinstance(sample, Passage) or _predictable(tower, sample)]
     if export.agrees is None:
@@ -219,7 +221,7 @@ def _probes(tower: Family, export: Export) -> Sequence[Sample]:
 
 
 def _read(sample: Sample) -> tuple[str, ...]:
-    """Return what a runtime's tokenizer is given of it, in one piece or apart."""
+    """Return the texts of a sample that a runtime's tokenizer is given, in one piece or apart."""
     return (
         (sample.context, sample.target, sample.context + sample.target)
         if isinstance(sample, Passage)
@@ -228,8 +230,8 @@ def _read(sample: Sample) -> tuple[str, ...]:
 
 
 def _predictable(family: Family, passage: Passage) -> bool:
-    """Return whether its target has tokens of its own: a tokenizer that makes one token of all that it does
-    not know may find none.
+    """Return whether the target of a passage has tokens of its own. A tokenizer that makes one token of
+    everything that it does not know may find none.
     """
     try:
         return bool(language_of(family).targets(passage))
@@ -238,7 +240,9 @@ def _predictable(family: Family, passage: Passage) -> bool:
 
 
 def rms_relative(found: Outputs, expected: Outputs) -> float:
-    """||found - expected|| / ||expected|| over all outputs; InputError where they cannot be compared."""
+    """Return ||found - expected|| / ||expected|| over all outputs. Raises InputError where they cannot be
+    compared.
+    """
     if found.shape != expected.shape:
         raise InputError(
             f"the runtime gives outputs of shape {list(found.shape)}, expected {list(expected.shape)}"
@@ -256,8 +260,8 @@ def check_tasks(
     run: Callable[[Sequence[Sample]], Outputs],
     verify: RecipeVerify,
 ) -> tuple[Check, Scores]:
-    """The file at its runtime's default settings against the reference's outputs (`expected`, by task), and
-    its scores.
+    """Compare the file, at its runtime's default settings, with the reference's outputs (`expected`, by
+    task). Return the check and the file's scores.
     """
     facts: dict[str, Any] = {"worst_drop": None, "tolerance": verify.tasks, "passed": False}
     try:

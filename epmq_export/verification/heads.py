@@ -12,11 +12,11 @@ from epmq_export.tensors.source import TensorSource
 
 
 def head_of(task: Task, family: Family, base: TensorSource, device: torch.device) -> Head | None:
-    """The linear head that the task names; else CLIP's zero-shot head: each prompt of a class embedded and
-    normalised, their mean normalised.
+    """Return the linear head that the task names, or else CLIP's zero-shot head: each prompt of a class is
+    embedded and normalised, and so is their mean.
 
-    None for a task without classes. InputError where the file is no head for the task's classes, or the
-    family embeds no texts.
+    It is None for a task without classes. Raises InputError where the file is no head for the task's classes,
+    or the family embeds no texts.
     """
     if task.truth is None:
         return None

@@ -1,4 +1,4 @@
-"""The tasks of a recipe as written files are judged by them."""
+"""The judge of written files: the tasks of a recipe with the reference's outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from epmq_export.verification.tasks.open import open_bench
 
 @dataclass(frozen=True)
 class Judge:
-    """The tasks of a recipe with the outputs that written files are held against."""
+    """The tasks of a recipe with the outputs that written files are compared with."""
 
     bench: Bench
     reference: Mapping[str, Outputs]
     """The outputs of the packed checkpoint, by task."""
 
     scores: dict[str, Scores]
-    """Of base, experts, merged and reference, by these names."""
+    """The scores of base, experts, merged model and reference, by these names."""
 
     verify: RecipeVerify
     """The tolerances."""
@@ -39,8 +39,8 @@ class Judge:
         device: torch.device,
         progress: Callable[[str], None],
     ) -> "Judge":
-        """Run base, experts, merged model and packed checkpoint in PyTorch; `progress` is told each by its
-        name.
+        """Run base, experts, merged model and packed checkpoint in PyTorch. `progress` is told the name of
+        each.
         """
         progress("experts")
         bench = open_bench(sources, tasks, device)
@@ -52,4 +52,5 @@ class Judge:
             rows[name] = bench.scores(outputs)
         rows["experts"] = bench.scores(bench.experts)
         order = ("base", "experts", "merged", "reference")
-        return cls(bench, outputs, {name: rows[name] for name in order}, verify)
+        scores = {name: rows[name] for name in order}
+        return cls(bench=bench, reference=outputs, scores=scores, verify=verify)

@@ -1,22 +1,20 @@
-"""What a tokenizer, a processor or a graph gets wrong before it gets anything else wrong: the probes of the
-graph check.
+"""The probes of the graph check: samples on which a wrong tokenizer, processor or graph shows.
 
 llama.cpp's WordPiece differs from the tokenizers that it imitates in the following, whatever a file says
-(measured with xllamacpp 2026.10.11549 on every code point below U+30000, between two letters). Such texts
-cannot agree and are left out of the probes:
+(measured with xllamacpp 2026.10.11549 on every code point below U+30000, between two letters). Texts with
+these cannot agree, so the probes have none:
 
-- a word of more than 100 characters is one [UNK] in a BERT tokenizer; llama.cpp has no such limit and gives
-  its pieces;
-- where accents are stripped, Hangul syllables are taken apart into their letters by a BERT tokenizer, but not
-  by llama.cpp;
-- spacing vowel signs (category Mc: Devanagari, Bengali, Tamil, Burmese and others) and enclosing marks (Me)
-  are stripped with the
-  accents by llama.cpp, but kept by a BERT tokenizer;
-- vertical tab, form feed and U+0085 are white space in llama.cpp; a BERT tokenizer removes them and joins
-  what they part;
-- U+2581, which GGUF's vocabulary uses to mark the beginning of a word;
-- punctuation, marks and format characters that one of the two Unicode tables does not know (such as U+061D,
-  U+2E43 and U+1ABF).
+- A word of more than 100 characters is one [UNK] in a BERT tokenizer. llama.cpp has no such limit and gives
+  its pieces.
+- Where accents are stripped, a BERT tokenizer takes Hangul syllables apart into their letters. llama.cpp does
+  not.
+- llama.cpp strips spacing vowel signs (category Mc: Devanagari, Bengali, Tamil, Burmese and others) and
+  enclosing marks (Me) with the accents. A BERT tokenizer keeps them.
+- Vertical tab, form feed and U+0085 are white space in llama.cpp. A BERT tokenizer removes them and joins
+  what they part.
+- U+2581 marks the beginning of a word in GGUF's vocabulary.
+- Some punctuation, marks and format characters are known to only one of the two Unicode tables (such as
+  U+061D, U+2E43 and U+1ABF).
 """
 
 import hashlib
@@ -74,8 +72,8 @@ HARD_TEXTS = (
 )
 
 
-# With targets longer than what is fed one by one behind a cache, and the last far longer than the distances
-# that share no bucket in T5's bias.
+# The targets are longer than the part that is fed token by token behind a cache. The last one is far longer
+# than the distances that have buckets of their own in T5's bias.
 PASSAGES: tuple[Passage, ...] = (
     Passage("Is the sky blue? Answer yes or no.", " yes"),
     Passage("translate English to German: How old are you?", " Wie alt sind Sie?"),
@@ -88,8 +86,8 @@ PASSAGES: tuple[Passage, ...] = (
 def probes(family: Family) -> Sequence[Sample]:
     """Return pictures or texts, as the family reads them.
 
-    A language model is given what is not empty: what has no token cannot be gone on with. And passages: of a
-    text alone, the decoder of a model of two halves reads one token.
+    A language model gets no empty text, because nothing can follow a text without tokens. It also gets
+    passages, because the decoder of a model of two halves reads only one token of a text alone.
     """
     if family.images is not None:
         return hard_pictures()
@@ -99,8 +97,8 @@ def probes(family: Family) -> Sequence[Sample]:
 
 
 def hard_pictures() -> list[Picture]:
-    """Flat ones, noise, patterns finer than a patch and finer than what resizing keeps, and shapes far from a
-    square.
+    """Return flat pictures, noise, patterns finer than a patch and finer than resizing keeps, and shapes far
+    from a square.
     """
     random = np.random.Generator(np.random.PCG64(0))
     rows, columns = np.mgrid[0:96, 0:128]

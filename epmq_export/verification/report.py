@@ -17,21 +17,21 @@ SCHEMA = Path(__file__).with_name("report.schema.json")
 
 @dataclass
 class Report:
-    """A run's report; what a stage has not told is left empty."""
+    """The report of a run. Parts that no stage has given are empty."""
 
     packed: Packed
     apart: Mapping[str, Packed | None]
-    """By format that cannot hold every grid: the packed checkpoint of its own that its file was written from,
-    or None where it shares `packed`.
+    """For each format that cannot hold every grid, the packed checkpoint of its own that its file was written
+    from, or None where it shares `packed`.
     """
 
     packages: Sequence[str]
-    """The packages of the formats and runtimes, whose versions are told where they are installed."""
+    """The packages of the formats and runtimes. The report has their versions where they are installed."""
 
     verdict: Verdict
     recipe: Path | None
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that each stage took, by its name."""
+    """The seconds that each stage took, by its name."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of report.json."""
@@ -62,7 +62,7 @@ class Report:
         }
 
     def write(self, path: Path) -> None:
-        """Whole or not at all."""
+        """Write report.json, whole or not at all."""
         with files.whole(path) as built:
             built.write_text(
                 json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -71,7 +71,7 @@ class Report:
 
 def peak_memory() -> int | None:
     """Return the most resident memory that this process has had, in bytes, without that of runtimes in
-    subprocesses; None where the system does not tell it.
+    subprocesses, or None where the system does not tell it.
     """
     try:
         import resource

@@ -1,4 +1,4 @@
-"""What verification finds: of each written file in each of its runtimes, and of all of them together."""
+"""The verdict on each written file in each of its runtimes, and on all of them together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ class HashedFile:
 
     @classmethod
     def of(cls, path: Path) -> "HashedFile":
+        """Return a file with its hash and size."""
         return cls(path, files.sha256(path), path.stat().st_size)
 
     def as_dict(self) -> dict[str, Any]:
@@ -36,7 +37,7 @@ class HashedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class FileVerdict:
-    """What was found of one written model in one of the runtimes that read it."""
+    """The verdict on one written model in one of the runtimes that read it."""
 
     file: HashedFile
     """The file that tasks are judged by."""
@@ -57,11 +58,11 @@ class FileVerdict:
     """The version of the runtime."""
 
     checks: Mapping[str, Check]
-    """By their names, in the order of `CHECKS`; without `tasks` where no recipe was at hand."""
+    """The checks by their names, in the order of `CHECKS`, without `tasks` where there was no recipe."""
 
     notes: Mapping[str, Any]
-    """Facts of the format and of the runtime, such as how many linears it fuses; none of a file whose codes
-    are wrong.
+    """Facts from the format and the runtime, such as how many linears it fuses. There are none for a file
+    whose codes are wrong.
     """
 
     @property
@@ -93,18 +94,18 @@ class FileVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of the files of a model."""
+    """The verdict on the files of a model."""
 
     scores: Mapping[str, Scores]
-    """By row (base, experts, merged, reference, each file in its runtime), then by task; empty without a
-    recipe.
+    """The scores by task of each row: base, experts, merged, reference, and each file in its runtime. Empty
+    without a recipe.
     """
 
     files: Sequence[FileVerdict]
-    """One for each file in each runtime that reads it."""
+    """The verdict on each file in each runtime that reads it."""
 
     broken: Sequence[str]
-    """What is wrong, a sentence each; empty when all is well."""
+    """A sentence for each fault. Empty where there is none."""
 
     @property
     def passed(self) -> bool:

@@ -1,4 +1,4 @@
-"""Reload every written file in its runtimes, and judge it."""
+"""The verification of written files: each is reloaded in its runtime and judged."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from epmq_export.verification.verdict import FileVerdict, HashedFile, Verdict
 
 @dataclass(frozen=True)
 class Written:
-    """A written file, who reads it, and what it was written from."""
+    """A written file, its runtimes, and the packed checkpoint that it was written from."""
 
     path: Path
-    """The file that tasks are judged by; others of the format lie beside it."""
+    """The file that tasks are judged by. Others of the format lie beside it."""
 
     format: Format
     runtimes: Sequence[Runtime]
@@ -36,8 +36,8 @@ def verify(
     judge: Judge | None,
     progress: Callable[[str], None],
 ) -> Verdict:
-    """Check every file: codes and metadata once, graph and tasks in each runtime that reads it. Without a
-    judge (no recipe at hand) the tasks are left out.
+    """Check every file. Without a judge, where there is no recipe, the tasks are left out and the report says
+    so.
 
     Raises MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not
     an error.
@@ -54,7 +54,7 @@ def verify(
         metadata = check_metadata(model, file.packed)
         broken += [*codes.broken, *metadata.broken]
         paths = [path for path in model.files(family) if path == file.path or path.is_file()]
-        main, *others = map(HashedFile.of, paths)  # one that is gone breaks the checks
+        main, *others = map(HashedFile.of, paths)  # A file that is gone breaks the checks.
         for runtime in file.runtimes:
             row = f"{name} in {runtime.name}"
             progress(f"{row}: graph")
@@ -84,7 +84,7 @@ def verify(
 def _notes(
     model: WrittenModel, runtime: Runtime, paths: Sequence[Path], codes: Check, graph: Check
 ) -> Mapping[str, Any]:
-    """Return the facts of a file whose codes are right; those of the runtime where it ran the file."""
+    """Return the facts of a file whose codes are right, with those of the runtime where it ran the file."""
     if not codes.passed:
         return {}
     ran = graph.facts["value"] is not None

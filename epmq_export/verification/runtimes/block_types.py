@@ -1,5 +1,5 @@
-"""ggml's types of numbers in blocks, by what the package gguf says of them: any library with a ggml in it is
-held against that before it decodes anything.
+"""ggml's types of numbers in blocks, as the package gguf describes them. Any library with a ggml in it is
+compared with that before it decodes anything.
 """
 
 from typing import Any, NamedTuple
@@ -12,24 +12,28 @@ from epmq_export.errors import InputError, MissingRuntime
 
 
 class BlockType(NamedTuple):
+    """A type of numbers in blocks."""
+
     number: int
-    """What ggml calls it."""
+    """The number that ggml has for the type."""
 
     values: int
-    """Numbers in a block."""
+    """The values of a block."""
 
     size: int
-    """Bytes of a block."""
+    """The bytes of a block."""
 
 
 def block_type(name: str) -> BlockType:
-    """Return what gguf says of the type; KeyError where it has none of that name."""
+    """Return the type as gguf describes it. Raises KeyError where it has none of that name."""
     kind = GGMLQuantizationType[name]
     return BlockType(int(kind), *GGML_QUANT_SIZES[kind])
 
 
 def require_same(traits: Any, name: str, library: str, package: str) -> None:  # noqa: ANN401 - a structure of ctypes
-    """Raise MissingRuntime unless a library's own record of a type, ggml_type_traits, is what gguf says."""
+    """Raise MissingRuntime unless a library's own record of a type, ggml_type_traits, is as gguf describes
+    the type.
+    """
     _, values, size = block_type(name)
     found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
     expected = (name.lower().encode(), values, size, values > 1)
@@ -40,8 +44,9 @@ def require_same(traits: Any, name: str, library: str, package: str) -> None:  #
 
 
 def dequantise(traits: Any, name: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:  # noqa: ANN401
-    """Return float32 [count], what the library that `traits` are of makes of the bytes `raw`; InputError
-    where they are not so many whole blocks.
+    """Return the values of the bytes `raw`, float32 [count], as the library of `traits` decodes them.
+
+    Raises InputError where the bytes are not that many whole blocks.
     """
     _, values, size = block_type(name)
     if count < 0 or count % values or raw.size != count // values * size:

@@ -1,5 +1,5 @@
-"""Runtimes in processes of their own: libraries in C abort the process on some bad files, and take what
-memory and time they like.
+"""Runtimes in processes of their own, because libraries in C abort the process on some bad files, and take
+any amount of memory and time.
 """
 
 import json
@@ -30,16 +30,18 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Program:
-    """A module of this project that runs a library in a process of its own, in which it calls `serve`."""
+    """A module of this project that runs a library in a process of its own. The module calls `serve`
+    there.
+    """
 
     runtime: str
-    """The runtime's name for messages."""
+    """The name of the runtime in messages."""
 
     module: str
 
     telling: Sequence[str]
-    """Patterns, the most telling first: the first line of the log that one fits says what went wrong, by its
-    group.
+    """Patterns, the most informative first. The group of the first pattern that fits a line of the log says
+    what went wrong.
     """
 
     def answers(
@@ -51,11 +53,11 @@ class Program:
         memory: int,
         seconds: float,
     ) -> list[Answer]:
-        """Return what `load` makes of the files that the module writes, in a process for each request, all at
-        once.
+        """Return what `load` reads from the files that the module writes, with a process for each request,
+        all at once.
 
-        `memory`, in bytes of address space, and `seconds` bound each process. InputError, with the runtime's
-        own words, where one gives no answer.
+        `memory`, in bytes of address space, and `seconds` bound each process. Raises InputError, with the
+        runtime's own words, where one gives no answer.
         """
         with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
             workers = [
@@ -66,12 +68,12 @@ class Program:
 
 
 class _Worker:
-    """One process of a program, killed where its block ends before it does."""
+    """One process of a program. It is killed where the block of the context ends before it does."""
 
     def __init__(
         self, program: Program, folder: Path, request: Mapping[str, Any], memory: int, seconds: float
     ) -> None:
-        """`folder` is made, for the request, the answer and the log."""
+        """Start the process. `folder` is made, for the request, the answer and the log."""
         folder.mkdir()
         self.program, self.memory, self.seconds = program, memory, seconds
         self.deadline = time.monotonic() + seconds
@@ -87,11 +89,8 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": path,
-                    "GGML_NO_BACKTRACE": "1",
-                },  # it would start a debugger, for seconds
+                # A backtrace of ggml would start a debugger, which takes seconds.
+                env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
             )
 
     def __enter__(self) -> "_Worker":
@@ -102,7 +101,9 @@ class _Worker:
         self.process.wait()
 
     def result(self, model: Path) -> Path:
-        """Return the file with the answer; InputError, with the runtime's own words, where there is none."""
+        """Return the file with the answer. Raises InputError, with the runtime's own words, where there is
+        none.
+        """
         runtime = self.program.runtime
         try:
             code = self.process.wait(max(0.0, self.deadline - time.monotonic()))
@@ -121,15 +122,15 @@ class _Worker:
 
 def serve(handle: Callable[[Mapping[str, Any], Path], None]) -> NoReturn:
     """Be the process of a `Program`: read the request that the command line names, bound this process's
-    memory, and let `handle` write the answer, given the request and the answer's place.
+    memory, and let `handle` write the answer, given the request and the place of the answer.
 
-    Exit with 0, or with 1 and one line for the parent, which names the file.
+    The process exits with 0, or with 1 and one line for the parent, which adds the name of the file.
     """
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     limit(request["memory"])
     try:
         handle(request, Path(request["result"]))
-    except Exception as error:  # whatever a library raises
+    except Exception as error:  # Libraries raise whatever they like.
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
@@ -148,8 +149,8 @@ def read_array(path: Path) -> NDArray[np.float32]:
 
 
 def shares(samples: Sequence[Any], least: int) -> list[Sequence[Any]]:
-    """Return consecutive parts of the samples, one for a core and of `least` samples or so: fewer are not
-    worth a process.
+    """Return consecutive parts of the samples, at most one for each core. Each has about `least` samples or
+    more, because fewer are not worth a process.
     """
     count = max(1, min(cores(), -(-len(samples) // least)))
     ends = [len(samples) * index // count for index in range(count + 1)]
@@ -157,14 +158,14 @@ def shares(samples: Sequence[Any], least: int) -> list[Sequence[Any]]:
 
 
 def limit(memory: int) -> None:
-    """Bound this process's address space, and leave no core file behind; where the system has such bounds."""
+    """Bound this process's address space and prevent core files, where the system can do so."""
     try:
         import resource
     except ImportError:  # Windows
         return
     for kind, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
-        with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS and refuses to set it
+        with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS but refuses to set it.
             resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
@@ -181,7 +182,7 @@ def _signal(number: int) -> str:
 
 
 def _told(log: str, telling: Sequence[str]) -> str:
-    """Return what the most telling pattern finds in a log, else its last line."""
+    """Return what the most informative pattern finds in a log, else the last line of the log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for pattern in telling:
         if found := next((match[1] for match in (re.search(pattern, line) for line in lines) if match), None):

@@ -1,4 +1,4 @@
-"""Shared libraries of installed packages, called by ctypes and never by importing the package."""
+"""Shared libraries of installed packages, called through ctypes without importing the package."""
 
 import ctypes
 import importlib.util
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 Signatures = Mapping[str, tuple[Any, tuple[Any, ...]]]
-"""By the name of a function: the type of its result, None for void, and those of its arguments."""
+"""The type of the result (None for void) and those of the arguments, by the name of the function."""
 
 
 def find(module: str, pattern: str, endings: Sequence[str]) -> Path | None:
     """Return the first file in the directory of an installed module that fits the pattern and has one of the
-    endings; None where the module is not installed or has no such file.
+    endings, or None where the module is not installed or has no such file.
     """
     spec = importlib.util.find_spec(module)
     roots = (spec.submodule_search_locations if spec else None) or []
@@ -21,7 +21,9 @@ def find(module: str, pattern: str, endings: Sequence[str]) -> Path | None:
 
 
 def declare(library: ctypes.CDLL, signatures: Signatures) -> None:
-    """Tell ctypes the functions that are called; AttributeError where the library has not all of them."""
+    """Tell ctypes the functions that are called. Raises AttributeError where the library lacks one of
+    them.
+    """
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

@@ -1,4 +1,4 @@
-"""Scores by task, of anything that gives outputs for samples."""
+"""The scores on tasks of any model that gives outputs for samples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,49 +23,52 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A task's outputs beside the reference's."""
+    """The outputs of a task compared with the reference's."""
 
     drop: float | None = None
-    """How far its accuracy, or rank correlation, is below the reference's; negative where it is above. None
-    for a task without labels.
+    """How far its accuracy or rank correlation is below the reference's: negative where it is above, None for
+    a task without labels.
     """
 
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """For the report: by name of the fact, by task."""
+    """Facts for the report, by the name of the fact and then by task."""
 
     broken: str | None = None
-    """What is wrong, without the file's name."""
+    """The fault in a sentence, without the file's name, or None."""
 
 
 class Bench(Protocol):
-    """The tasks' evaluation samples, cut to what fits the model, and what outputs are held against."""
+    """The evaluation samples of the tasks, cut to the length of the model, with the experts' outputs."""
 
     @property
     def tasks(self) -> Sequence[Task]: ...
 
     @property
     def experts(self) -> Mapping[str, Outputs]:
-        """What scores are made of, of each task's own expert."""
+        """Return the outputs of each task's own expert."""
         ...
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> dict[str, Outputs]:
-        """Of each task, what scores are made of."""
+        """Return the outputs that scores are computed from, by task."""
         ...
 
     def scores(self, outputs: Mapping[str, Outputs]) -> Scores:
-        """By task, and their mean as `average`; 0..1."""
+        """Return the score of each task, and their mean as `average`: 0..1, or -1..1 for rank
+        correlations.
+        """
         ...
 
-    def compare(
-        self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify
-    ) -> Comparison: ...
+    def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
+        """Return the outputs of a task compared with the reference's, under the tolerances `verify`."""
+        ...
 
 
 def accuracy_drop(
     task: Task, score: float, reference: float, tolerance: float, measure: str = "accuracy"
 ) -> Comparison:
+    """Return a comparison of two scores of a task."""
     drop = reference - score
-    # Scores are counts over lines: allow for the last bit of their quotients.
+    # Scores are counts divided by counts, so the last bit of the quotient is allowed for.
     if drop <= tolerance + 1e-9:
         return Comparison(drop)
     return Comparison(
@@ -79,18 +82,19 @@ def accuracy_drop(
 
 @dataclass(frozen=True)
 class HeadBench:
-    """A task with labels is scored by accuracy under its frozen head; one without by its mean cosine to its
-    expert's outputs.
+    """The bench of models that are read by heads. A task with labels is scored by its accuracy under the
+    frozen head, and one without by its mean cosine to the outputs of its expert.
     """
 
     tasks: Sequence[Task]
     samples: Mapping[str, list[Sample]]
     heads: Mapping[str, Head]
     experts: Mapping[str, Outputs]
-    """Each task's own expert's outputs."""
+    """The outputs of each task's own expert."""
 
     @classmethod
     def build(cls, sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> "HeadBench":
+        """Make the heads and run the experts."""
         family = sources.family
         samples = {task.name: [family.truncate(sample) for sample in task.evaluation] for task in tasks}
         heads = {task.name: head_of(task, family, sources.base, device) for task in tasks}
@@ -98,20 +102,24 @@ class HeadBench:
             task.name: reference.outputs(family, sources.experts[task.expert], samples[task.name], device)
             for task in tasks
         }
-        return cls(tasks, samples, {name: head for name, head in heads.items() if head is not None}, experts)
+        known = {name: head for name, head in heads.items() if head is not None}
+        return cls(tasks=tasks, samples=samples, heads=known, experts=experts)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> dict[str, Outputs]:
-        """From one call of `run` on all samples, so that a runtime loads its model once."""
+        """Return the outputs of each task. `run` is called once on all samples, so that a runtime loads its
+        model once.
+        """
         result = run([sample for task in self.tasks for sample in self.samples[task.name]])
         ends = np.cumsum([len(self.samples[task.name]) for task in self.tasks])
         return {task.name: part for task, part in zip(self.tasks, np.split(result, ends[:-1]), strict=True)}
 
     def scores(self, outputs: Mapping[str, Outputs]) -> Scores:
-        """By task, and their mean as `average`; 0..1."""
+        """Return the score of each task, 0..1, and their mean as `average`."""
         scores = {task.name: self.score(task, outputs[task.name]) for task in self.tasks}
         return {**scores, "average": sum(scores.values()) / len(scores)}
 
     def score(self, task: Task, outputs: Outputs) -> float:
+        """Return the accuracy of a task, or the mean cosine where it has no labels."""
         if task.truth is None:
             return agreement(torch.from_numpy(outputs), torch.from_numpy(self.experts[task.name]))
         return accuracy(torch.from_numpy(outputs), self.heads[task.name], task.truth)

@@ -1,5 +1,5 @@
-"""Questions that are answered in words, the likeliest token each time: right word for word, or numbers in the
-right order.
+"""Questions that are answered in words, with the likeliest token each time. Answers must be right word for
+word, or be numbers in the right order.
 """
 
 import math
@@ -19,6 +19,8 @@ from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_d
 
 @dataclass(frozen=True)
 class Answers:
+    """A task whose questions a language model answers in words."""
+
     task: Task
     expected: Sequence[str]
     language: Language
@@ -26,9 +28,10 @@ class Answers:
 
     @classmethod
     def of(cls, task: Task, expected: Sequence[str], family: Family, texts: Sequence[str]) -> "Answers":
-        """Return the questions, cut to what fits; InputError where the model has no room for an answer.
+        """Return the questions, cut to the length of the model. Raises InputError where the model has no room
+        for an answer.
 
-        An answer may have a token more than the longest that is expected: what is longer is wrong
+        An answer may have one token more than the longest expected answer, because a longer one is wrong
         anyway.
         """
         language = language_of(family)
@@ -43,17 +46,18 @@ class Answers:
         except InputError as error:
             raise InputError(f"task {task.name}: {error}") from None
         questions = [question for question in asked if isinstance(question, Question)]
-        return cls(task, expected, language, questions)
+        return cls(task=task, expected=expected, language=language, questions=questions)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
-        """The answers' tokens [samples, limit], -1 behind their ends."""
+        """Return the tokens of the answers, [samples, limit], with -1 behind their ends."""
         return run(self.questions)
 
     def said(self, outputs: Outputs) -> list[str]:
+        """Return the answers as text."""
         return [self.language.said([int(token) for token in row if token >= 0]) for row in outputs]
 
     def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """The share that is right word for word, or the rank correlation."""
+        """Return the share of answers that are right word for word, or the rank correlation."""
         said = self.said(outputs)
         if self.task.metric is Metric.SPEARMAN:
             return rank_correlation(
@@ -83,7 +87,7 @@ class Answers:
 
 
 def number(text: str) -> float | None:
-    """None where it is no finite number."""
+    """Return the number that a text says, or None where it says no finite number."""
     try:
         found = float(text)
     except ValueError:
@@ -92,15 +96,18 @@ def number(text: str) -> float | None:
 
 
 def rank_correlation(found: Sequence[float], expected: Sequence[float]) -> float:
-    """Spearman's, -1..1: Pearson's of the ranks, of equals their mean; 0 where all are equal."""
+    """Return Spearman's rank correlation, -1..1: Pearson's of the ranks, where equal values have the mean of
+    their ranks. It is 0 where all are equal.
+    """
     ranks = np.stack([_ranks(np.array(found)), _ranks(np.array(expected))])
     centred = ranks - ranks.mean(1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1)
-    # The same order may come out a last bit above 1.
+    # The quotient may be above 1 in its last bit.
     return float(np.clip(centred[0] @ centred[1] / lengths.prod(), -1, 1)) if lengths.all() else 0.0
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rank of each value, from 1 on. Equal values have the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]

@@ -1,5 +1,5 @@
-"""What language models are judged by, each task in its own way: multiple choice, answers in words, or how
-they go on with texts.
+"""The tasks of language models, each judged in its own way: by multiple choice, by answers in words, or by
+the prediction of texts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,24 +25,31 @@ class Trial(Protocol):
     """One task."""
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
-        """What a score is made of."""
+        """Return the outputs that a score is computed from."""
         ...
 
-    def score(self, outputs: Outputs, expert: Outputs) -> float: ...
+    def score(self, outputs: Outputs, expert: Outputs) -> float:
+        """Return the score of outputs. `expert` are the outputs of the task's expert."""
+        ...
 
-    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison: ...
+    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
+        """Return the outputs compared with the reference's, under the tolerances `verify`."""
+        ...
 
 
 @dataclass(frozen=True)
 class LanguageBench:
+    """The bench of language models."""
+
     tasks: Sequence[Task]
     trials: Mapping[str, Trial]
     experts: Mapping[str, Outputs]
 
     @classmethod
     def build(cls, sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> "LanguageBench":
-        """Return the tasks with the outputs of their experts, which run here. InputError where the family is
-        no language model, or has no room for a task's answers.
+        """Return the tasks with the outputs of their experts, which run here.
+
+        Raises InputError where the family is no language model, or has no room for a task's answers.
         """
         trials = {task.name: _trial(task, sources, device) for task in tasks}
         experts = {
@@ -65,8 +72,9 @@ class LanguageBench:
 
 
 def answers_of(task: Task, family: Family) -> Answers | None:
-    """Return how a task is answered in words; None for one that is not. InputError where the model has no
-    room for its answers.
+    """Return the questions of a task that is answered in words, or None for any other task.
+
+    Raises InputError where the model has no room for its answers.
     """
     return (
         Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation])
@@ -76,6 +84,7 @@ def answers_of(task: Task, family: Family) -> Answers | None:
 
 
 def _trial(task: Task, sources: ModelSet, device: torch.device) -> Trial:
+    """Return the way in which a task is judged."""
     family = sources.family
     if (answers := answers_of(task, family)) is not None:
         return answers
@@ -88,8 +97,8 @@ def _trial(task: Task, sources: ModelSet, device: torch.device) -> Trial:
 
 
 def _passages(task: Task, sources: ModelSet, device: torch.device) -> Iterator[Passage]:
-    """Give each sample with each label, cut to what fits; of a task without labels a text whole, or what the
-    family is calibrated on in its place.
+    """Yield each sample with each label, cut to the length of the model. For a task without labels, yield
+    each text whole, or the passage that the family is calibrated on in its place.
     """
     family = sources.family
     if task.truth is None:

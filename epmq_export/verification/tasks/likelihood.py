@@ -1,4 +1,4 @@
-"""Log-probabilities of passages, a few rows of scores at a time."""
+"""The log-probabilities of passages, a few rows of scores at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,7 +9,7 @@ from epmq_export.errors import InputError
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.verification.tasks.bench import Outputs
 
-# Rows of scores that a runtime gives at a time: with 262,144 tokens, a gigabyte.
+# The most rows of scores that a runtime gives at a time. With 262,144 tokens they take a gigabyte.
 ROWS = 1024
 
 
@@ -19,10 +19,11 @@ def by_passage(
     targets: Sequence[list[int]],
     leaders: Sequence[int],
 ) -> Iterator[tuple[Outputs, list[int]]]:
-    """The log-probabilities [tokens, vocabulary] of each passage, and its tokens; a runtime is given as many
-    passages as have ROWS rows together.
+    """Yield the log-probabilities of each passage, [tokens, vocabulary], and its tokens. A runtime is given
+    as many passages as have ROWS rows together.
 
-    `leaders` say of each passage the one whose rows are read for it.
+    `leaders` has for each passage the index of the one whose rows are read for it. Raises InputError where a
+    runtime gives another number of rows.
     """
     led: dict[int, list[int]] = {}
     for i, leader in enumerate(leaders):
@@ -47,12 +48,14 @@ def by_passage(
 
 
 def log_softmax(rows: Outputs) -> Outputs:
-    """float32 [rows, vocabulary]; InputError where a score is not finite."""
+    """Return the logarithm of the softmax of each row, float32 [rows, vocabulary]. Raises InputError where a
+    score is not finite.
+    """
     if not np.isfinite(rows).all():
         raise InputError("found scores that are not finite, expected numbers for all tokens")
     return torch.log_softmax(torch.from_numpy(np.ascontiguousarray(rows)), 1).numpy()
 
 
 def likelihood(rows: Outputs, ids: Sequence[int]) -> float:
-    """log p of the tokens, one after the other."""
+    """Return log p of the tokens, one after the other."""
     return float(rows[np.arange(len(ids)), ids].astype(np.float64).sum())

@@ -1,5 +1,5 @@
-"""Multiple choice: each prompt is followed by each label's text, and the likeliest, by the sum of its tokens'
-log-probabilities, is the answer.
+"""Multiple choice: each prompt is followed by each label's text, and the answer is the likeliest by the sum
+of its tokens' log-probabilities.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,34 +18,38 @@ from epmq_export.verification.tasks.likelihood import by_passage, likelihood
 
 @dataclass(frozen=True)
 class Choice:
+    """A task of multiple choice."""
+
     task: Task
     truth: Tensor
     passages: Sequence[Passage]
-    """For each sample, one a label."""
+    """For each sample, one passage for each label."""
 
     targets: Sequence[list[int]]
     """The tokens that each passage's rows are to predict."""
 
     leaders: Sequence[int]
-    """For each passage the one whose rows are read for it: of answers of one token, to one prompt, the
-    first's row tells all.
+    """For each passage the index of the one whose rows are read for it. Where answers to one prompt have one
+    token each, the row of the first holds the scores of all.
     """
 
     @classmethod
     def of(cls, task: Task, truth: Tensor, family: Family, passages: Sequence[Passage]) -> "Choice":
+        """Return the task with its targets."""
         language = language_of(family)
         targets = [language.targets(passage) for passage in passages]
-        return cls(task, truth, passages, targets, leaders(family, passages, targets))
+        led = leaders(family, passages, targets)
+        return cls(task=task, truth=truth, passages=passages, targets=targets, leaders=led)
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
-        """Log-likelihoods [samples, labels]."""
+        """Return the log-likelihoods, float32 [samples, labels]."""
         found = [
             likelihood(rows, ids) for rows, ids in by_passage(run, self.passages, self.targets, self.leaders)
         ]
         return np.array(found, np.float32).reshape(len(self.truth), -1)
 
     def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """Accuracy."""
+        """Return the accuracy."""
         return float((outputs.argmax(1) == self.truth.numpy()).mean())
 
     def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
@@ -55,6 +59,7 @@ class Choice:
 
 
 def leaders(family: Family, passages: Sequence[Passage], targets: Sequence[list[int]]) -> list[int]:
+    """Return for each passage the index of the one whose rows are read for it."""
     found: list[int] = []
     read: list[int] = []
     for i, (passage, ids) in enumerate(zip(passages, targets, strict=True)):

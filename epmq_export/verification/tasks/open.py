@@ -1,4 +1,4 @@
-"""What a family's tasks are judged by."""
+"""The choice of a bench for a family."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,6 @@ from epmq_export.verification.tasks.language import LanguageBench
 
 
 def open_bench(sources: ModelSet, tasks: Sequence[Task], device: torch.device) -> Bench:
-    """Return them; the experts have run."""
+    """Return the bench of the family's tasks. It has run the experts."""
     bench = HeadBench if sources.family.language is None else LanguageBench
     return bench.build(sources, tasks, device)

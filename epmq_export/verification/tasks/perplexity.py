@@ -1,6 +1,6 @@
 """Texts without labels, every token of which is predicted from those before it.
 
-What is told is what llama.cpp's perplexity tool tells: perplexity, the divergence KL(reference || file) in
+The facts are those of llama.cpp's perplexity tool: the perplexity, the divergence KL(reference || file) in
 nats with percentiles, and how often both find the same token likeliest.
 """
 
@@ -24,6 +24,8 @@ PERCENTILES = (50, 90, 99)
 
 @dataclass(frozen=True)
 class Prediction:
+    """A task of texts without labels."""
+
     task: Task
     passages: Sequence[Passage]
     targets: Sequence[list[int]]
@@ -31,30 +33,32 @@ class Prediction:
 
     @classmethod
     def of(cls, task: Task, family: Family, passages: Sequence[Passage]) -> "Prediction":
+        """Return the task with its targets."""
         language = language_of(family)
         return cls(task, passages, [language.targets(passage) for passage in passages])
 
     @property
     def tokens(self) -> list[int]:
-        """Of all passages, in their order."""
+        """Return the targets of all passages, in their order."""
         return [token for ids in self.targets for token in ids]
 
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> Outputs:
-        """Log-probabilities [tokens, vocabulary], in a file that goes with them."""
+        """Return the log-probabilities, float32 [tokens, vocabulary], mapped to a temporary file that goes
+        with them.
+        """
         held: np.memmap[Any, np.dtype[np.float32]] | None = None
         start = 0
         for rows, _ in by_passage(run, self.passages, self.targets, range(len(self.passages))):
             if held is None:
-                with tempfile.TemporaryFile(
-                    prefix="epmq-"
-                ) as file:  # gone from the disk with the last who reads it
+                # The file has no name. It leaves the disk when nothing maps it any more.
+                with tempfile.TemporaryFile(prefix="epmq-") as file:
                     held = np.memmap(file, np.float32, "w+", shape=(len(self.tokens), rows.shape[1]))
             held[start : (start := start + len(rows))] = rows
-        assert held is not None  # a task has a sample at least
+        assert held is not None  # A task has at least one sample.
         return held
 
     def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """The share of tokens after which the task's expert finds the same one likeliest."""
+        """Return the share of tokens after which the task's expert finds the same token likeliest."""
         return same_top(outputs, expert)
 
     def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
@@ -80,17 +84,17 @@ class Prediction:
 
 
 def perplexity(rows: Outputs, ids: Sequence[int]) -> float:
-    """exp of the mean of -log p, over the tokens that came."""
+    """Return exp of the mean of -log p over the tokens."""
     return float(np.exp(-likelihood(rows, ids) / len(ids)))
 
 
 def same_top(rows: Outputs, others: Outputs) -> float:
-    """Share of rows, 0..1."""
+    """Return the share of rows, 0..1, whose largest scores are those of the same token."""
     return float(np.mean([one.argmax() == other.argmax() for one, other in zip(rows, others, strict=True)]))
 
 
 def divergence(rows: Outputs, expected: Outputs) -> Outputs:
-    """KL(expected || rows) in nats, float64 [rows]."""
+    """Return KL(expected || rows) of each row in nats, float64 [rows]."""
     found = [
         np.sum(np.exp(theirs) * (theirs - ours))
         for ours, theirs in (

@@ -1,4 +1,4 @@
-"""Scores of a model's outputs, from the outputs and the truth alone."""
+"""Scores from a model's outputs and the truth alone."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,12 @@ from epmq_export.models.heads import Head
 
 
 def predict(outputs: Tensor, head: Head) -> Tensor:
-    """The class of the largest logit, int64 [n]; outputs float [n, d]. The first of equals."""
-    head.require_width(outputs)  # before their values are looked at
+    """Return the class of the largest logit, int64 [n], for outputs, float [n, d]. Of equal logits the first
+    counts.
+
+    Raises InputError where an output is not finite, or has no direction that a cosine needs.
+    """
+    head.require_width(outputs)  # This comes before anything looks at the values.
     outputs = _finite(outputs, "an output") if head.bias is not None else _unit(outputs, "an output")
     if head.bias is None:
         _unit(head.weight, "a class of the head")
@@ -18,7 +22,7 @@ def predict(outputs: Tensor, head: Head) -> Tensor:
 
 
 def accuracy(outputs: Tensor, head: Head, truth: Tensor) -> float:
-    """Share of right predictions, 0..1; truth int64 [n]."""
+    """Return the share of right predictions, 0..1. `truth` is int64 [n]."""
     found = predict(outputs, head)
     if found.shape != truth.shape:
         raise InputError(
@@ -28,7 +32,7 @@ def accuracy(outputs: Tensor, head: Head, truth: Tensor) -> float:
 
 
 def agreement(outputs: Tensor, reference: Tensor) -> float:
-    """Mean cosine of the rows of two float [n, d], -1..1."""
+    """Return the mean cosine of the rows of two float [n, d], -1..1."""
     if outputs.shape != reference.shape:
         raise InputError(
             f"found outputs {list(outputs.shape)} and a reference {list(reference.shape)}, expected one shape"
@@ -37,7 +41,7 @@ def agreement(outputs: Tensor, reference: Tensor) -> float:
 
 
 def _finite(rows: Tensor, what: str) -> Tensor:
-    """Rows in float64; InputError where one is not finite, or where there is none."""
+    """Return the rows in float64. Raises InputError where one is not finite, or where there is none."""
     if rows.ndim != 2 or not len(rows):
         raise InputError(f"{what} was expected in each row, found an array of shape {list(rows.shape)}")
     rows = rows.double()
@@ -50,8 +54,8 @@ def _finite(rows: Tensor, what: str) -> Tensor:
 
 
 def _unit(rows: Tensor, what: str) -> Tensor:
-    """Rows of length 1, in float64. A row that has no direction is an error: its cosine would be a number
-    that says nothing.
+    """Return the rows with length 1, in float64. A row without a direction is an InputError, because its
+    cosine would mean nothing.
     """
     rows = _finite(rows, what)
     length = rows.norm(dim=1, keepdim=True)

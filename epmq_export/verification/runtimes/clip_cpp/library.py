@@ -1,7 +1,7 @@
-"""The shared libraries of the package clip-cpp, by ctypes: the structs and calls below are those of one
-version of it.
+"""The shared libraries of the package clip-cpp, called through ctypes. The structs and calls below are those
+of one version of it.
 
-They are loaded from the package's directory and the package itself is never imported: it changes the working
+They are loaded from the package's directory, and the package itself is never imported: it changes the working
 directory, and brings a downloader with it.
 """
 
@@ -18,11 +18,12 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes import block_types
 from epmq_export.verification.runtimes.shared_library import Signatures, declare, find
 
-# What the structs below belong to; the same in pyproject.toml.
+# The version that the structs below belong to. pyproject.toml pins the same one.
 PACKAGE, VERSION, MODULE = "clip-cpp", "0.5.0", "clip_cpp"
-# All that its ggml can decode, by ggml's numbers of today. It knows no K-quants and no IQ4_NL.
+# All types that its ggml can decode and that have the same numbers in today's ggml. It knows no K-quants and
+# no IQ4_NL.
 TYPES = ("F16", "Q4_0", "Q4_1", "Q8_0")
-# What the libraries are compiled for; another CPU stops at their first call with SIGILL.
+# The features of a CPU that the libraries need. Without them a CPU stops at the first call with SIGILL.
 _CPU = {"avx2", "fma", "f16c"}
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -30,7 +31,7 @@ UINT32, FLOAT32, STRING, ARRAY = (
     int(kind)
     for kind in (GGUFValueType.UINT32, GGUFValueType.FLOAT32, GGUFValueType.STRING, GGUFValueType.ARRAY)
 )
-"""Types of a GGUF file's values, as its ggml gives them."""
+"""The types of a GGUF file's values, as its ggml gives them."""
 
 _pointer, _text, _whole, _flag, _size = (
     ctypes.c_void_p,
@@ -115,8 +116,9 @@ _CLIP: Signatures = {
 
 
 def installed() -> str:
-    """The package's version; MissingRuntime where it is not there, is another one, or cannot run on this
-    CPU.
+    """Return the package's version.
+
+    Raises MissingRuntime where it is not there, is another one, or cannot run on this CPU.
     """
     how = "pip install 'epmq-export[clip]' (wheels: Linux x86-64)"
     try:
@@ -133,7 +135,9 @@ def installed() -> str:
 
 
 def _cpu() -> set[str]:
-    """What this CPU says that it can do; where it does not say, what is needed."""
+    """Return the features that this CPU says that it has, or the ones that are needed where it says
+    nothing.
+    """
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -143,9 +147,9 @@ def _cpu() -> set[str]:
 
 @cache
 def ggml(mode: int = ctypes.RTLD_LOCAL) -> ctypes.CDLL:
-    """Return its ggml, by default apart from every other that this process has loaded."""
+    """Return its ggml, which is by default kept apart from every other that this process has loaded."""
     library = _load("libggml.so", mode, _GGML)
-    # The first context fills the tables that half precision is decoded and activations are computed by.
+    # Making the first context fills the tables that decode half precision and compute activations.
     library.ggml_free(library.ggml_init(Init(1 << 12, None, False)))
     for name in TYPES:
         block_types.require_same(_traits(library, name), name, "clip.cpp's library", PACKAGE)
@@ -153,15 +157,17 @@ def ggml(mode: int = ctypes.RTLD_LOCAL) -> ctypes.CDLL:
 
 
 def clip() -> ctypes.CDLL:
-    """Return clip.cpp on its ggml, whose names this process then has for all: for a process of its own."""
+    """Return clip.cpp on its ggml. This process then has the names of that ggml for all libraries, so it must
+    be a process of its own.
+    """
     ggml(ctypes.RTLD_GLOBAL)
     return _load("libclip.so", ctypes.RTLD_LOCAL, _CLIP)
 
 
 def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
-    """Return float32 [count], the bytes `raw` on a grid as its ggml decodes them.
+    """Return the values of the bytes `raw` on a grid, float32 [count], as its ggml decodes them.
 
-    InputError where it knows no such type, or the number of bytes does not fit.
+    Raises InputError where it knows no such type, or the number of bytes does not fit.
     """
     if grid not in TYPES:
         raise InputError(f"clip.cpp's own dequantiser knows no grid {grid}, expected {' or '.join(TYPES)}")

@@ -1,4 +1,4 @@
-"""clip.cpp, through the package clip-cpp, in processes of its own."""
+"""The runtime clip.cpp, called through the package clip-cpp in processes of its own."""
 
 import json
 import tempfile
@@ -19,13 +19,14 @@ from epmq_export.models.samples import Picture, Sample
 from epmq_export.verification.runtimes.clip_cpp import library
 from epmq_export.verification.runtimes.process import Answer, Program, cores, read_array, shares
 
-# Below this many samples a further process costs more than it saves; more than the second number of pictures
-# are not held on disk at once.
+# With fewer than _SHARE samples, another process costs more than it saves. No more than _MOST pictures for
+# each core are on disk at once.
 _SHARE, _MOST = {"texts": 64, "images": 4}, 256
-# Seconds that a sample may take, besides what it takes to start: of pictures, one thread runs an H/14.
+# The seconds that a sample may take, besides the start. One thread must have time to run a picture through an
+# H/14.
 _SECONDS = {"keys": 0.0, "texts": 10.0, "images": 120.0}
-# A failed assertion, else an exception that nobody caught, else what the worker says, else what clip.cpp and
-# its ggml say before they go.
+# These find, in this order: a failed assertion, an exception that nothing caught, the words of the worker,
+# and the last words of clip.cpp and its ggml.
 _TELLING = (
     r"GGML_ASSERT: \S+:\d+: (.*)",
     r"what\(\): +(.*)",
@@ -39,15 +40,15 @@ _PROGRAM = Program("clip.cpp", "epmq_export.verification.runtimes.clip_cpp.worke
 
 @dataclass(frozen=True)
 class Images:
-    """What a model's file says of its pictures."""
+    """The description of pictures in a model's file."""
 
     side: int
     mean: Sequence[float]
     std: Sequence[float]
 
     def pixels(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
-        """float32 [n, side, side, 3]: resized, cropped and normalised by transformers' processor; clip.cpp's
-        own resizing gives other pixels.
+        """Return pictures as float32 [n, side, side, 3]: resized, cropped and normalised by transformers'
+        processor. clip.cpp's own resizing gives other pixels.
         """
         square = {"height": self.side, "width": self.side}
         processor = CLIPImageProcessorPil(
@@ -61,7 +62,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Texts:
-    """What a model's file says of its texts."""
+    """The description of texts in a model's file."""
 
     tokens: Sequence[str]
     merges: Sequence[str]
@@ -70,15 +71,15 @@ class Texts:
     context: int
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Start and end included, cut to the context before the end, without padding; by transformers'
-        tokenizer, made of the file's own tokens and merges. clip.cpp's would split words greedily, and begin
-        and end every text with OpenAI's ids.
+        """Return the ids of each text, with start and end, cut to the context before the end, without
+        padding. They are made by transformers' tokenizer from the file's own tokens and merges. That of
+        clip.cpp would split words greedily, and begin and end every text with OpenAI's ids.
 
-        A text that spells the end token out is cut there: CLIP reads its output at the first end, clip.cpp at
-        the last token.
+        A text that spells out the end token is cut there, because CLIP reads its output at the first end, and
+        clip.cpp at the last token.
         """
         start, end = self.tokens[self.start], self.tokens[self.end]
-        library: Any = CLIPTokenizer  # without types
+        library: Any = CLIPTokenizer  # The library has no type hints.
         tokenizer = library(
             vocab={token: index for index, token in enumerate(self.tokens)},
             merges=[tuple(merge.split(" ")) for merge in self.merges],
@@ -92,15 +93,15 @@ class Texts:
 
 @dataclass(frozen=True)
 class ClipCpp:
-    """By its graph alone: pictures are resized and texts are tokenised here, as the file says, since clip.cpp
-    does both in ways of its own.
+    """clip.cpp, used for its graph alone. Pictures are resized and texts are tokenised here, as the file
+    says, because clip.cpp does both in ways of its own.
     """
 
     seconds: float = 120.0
-    """How long a process may take to start, beside 10 seconds a text or 120 a picture."""
+    """The seconds that a process may take to start, besides 10 seconds a text or 120 a picture."""
 
     memory: int = 8 << 30
-    """Bytes of address space that a process may take, beside three times the file."""
+    """The bytes of address space that a process may take, besides three times the file."""
 
     name = _PROGRAM.runtime
     packages = (library.PACKAGE,)
@@ -109,8 +110,10 @@ class ClipCpp:
         return library.installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """Return float32 [len(samples), projection_dim] of pictures or of texts, not normalised. `exact` asks
-        for nothing that clip.cpp could do: give it a file of F32 tensors.
+        """Return the outputs of pictures or of texts, float32 [len(samples), projection_dim], not normalised.
+
+        `exact` asks for nothing that clip.cpp could do, so give it a file of F32 tensors. Raises InputError
+        where it refuses the file, or where there are samples of both kinds or of none.
         """
         self.version()
         pictures = [sample for sample in samples if isinstance(sample, Picture)]
@@ -127,7 +130,9 @@ class ClipCpp:
 
     @property
     def dequantiser(self) -> Dequantiser:
-        """clip.cpp's own ggml: F16, Q4_0, Q4_1 and Q8_0, which are all that it can read."""
+        """Return the dequantiser of clip.cpp's own ggml: F16, Q4_0, Q4_1 and Q8_0, which are all that it can
+        read.
+        """
         self.version()
         return library.dequantise
 
@@ -135,7 +140,7 @@ class ClipCpp:
         return {}
 
     def _of_pictures(self, path: Path, pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
-        """Give their outputs in rounds, so that the pixels of a large data set are never all on disk."""
+        """Yield their outputs in rounds, so that the pixels of a large data set are never all on disk."""
         images = Images(**self._keys(path, "images"))
         turn = _MOST * cores()
         for start in range(0, len(pictures), turn):
@@ -151,7 +156,7 @@ class ClipCpp:
         given = Texts(**self._keys(path, "texts"))
         try:
             ids = given.ids(texts)
-        except Exception as error:  # the library raises whatever its parsers raise
+        except Exception as error:  # The library raises whatever its parsers raise.
             raise InputError(f"{path}: the tokenizer in it cannot be used ({first_line(error)})") from None
         parts = shares(ids, _SHARE["texts"])
         yield from self._ask(path, "texts", parts, max(map(len, parts)), read_array)
@@ -168,7 +173,9 @@ class ClipCpp:
         most: int,
         load: Callable[[Path], Answer],
     ) -> list[Answer]:
-        """Return the answers to the parts, one a process; `most` is the number of samples of the largest."""
+        """Return the answers to the parts, with a process for each. `most` is the number of samples of the
+        largest part.
+        """
         return _PROGRAM.answers(
             path,
             [{"path": str(path), "want": want, "samples": part} for part in parts],

@@ -1,12 +1,15 @@
-"""clip.cpp in a process of its own, since it ends the process on many bad files.
+"""clip.cpp in a process of its own, because it ends the process on many bad files.
 
     python -m epmq_export.verification.runtimes.clip_cpp.worker REQUEST
 
-REQUEST is a JSON file: `path` of the model, `want`, `memory` (bytes) and `result`, the file to write.
-`keys`      what the model's file says of its inputs, as JSON: the fields of `runtime.Images` or
-            `runtime.Texts`, as `samples` names them.
-`images`    float32 [n, projection_dim] as .npy, of `samples`: an .npy file of float32 [n, height, width, 3].
-`texts`     the same, of `samples`: the ids of each text, special tokens included.
+REQUEST is a JSON file: `path` of the model, `want`, `samples`, `memory` (bytes) and `result`, the file to
+write. `want` is one of these:
+
+`keys`      The description of inputs in the model's file, as JSON: the fields of `runtime.Images` or
+            `runtime.Texts`. `samples` says which.
+`images`    float32 [n, projection_dim] as .npy. `samples` is an .npy file of float32 [n, height, width, 3].
+`texts`     The same. `samples` are the ids of each text, special tokens included.
+
 Errors go to stderr.
 """
 
@@ -27,8 +30,8 @@ ARCHITECTURE = "clip"
 
 
 class Keys:
-    """A GGUF file's keys and tensors, as clip.cpp's own reader has them; clip.cpp takes from it what it
-    finds, of whatever type.
+    """The keys and tensors of a GGUF file, as clip.cpp's own reader has them. Types are checked here, because
+    clip.cpp takes a value as it finds it, whatever its type.
     """
 
     def __init__(self, path: str) -> None:
@@ -65,7 +68,7 @@ class Keys:
         return list((ctypes.c_float * count).from_address(self.ggml.gguf_get_arr_data(self.file, index)))
 
     def rows(self, name: str, expected: int, why: str) -> None:
-        """Require a tensor's rows to be as many as a key says: clip.cpp would read past its end."""
+        """Require a tensor to have as many rows as a key says, because clip.cpp would read past its end."""
         tensor = self.ggml.ggml_get_tensor(self.tensors, name.encode())
         if not tensor:
             raise ValueError(f"tensor {name} is missing")
@@ -88,7 +91,9 @@ class Keys:
         return index
 
     def _require_whole(self, path: str) -> None:
-        """clip.cpp fills what a file lacks at its end with whatever was in memory."""
+        """Require the file to hold all of its tensors, because clip.cpp fills what is missing at the end with
+        whatever was in memory.
+        """
         start, ggml = self.ggml.gguf_get_data_offset(self.file), self.ggml
         size = Path(path).stat().st_size
         for index in range(ggml.gguf_get_n_tensors(self.file)):
@@ -106,7 +111,9 @@ class Keys:
 
 
 def of_images(keys: Keys) -> dict[str, Any]:
-    """What must be known to make pixels; first, what clip.cpp would not notice to be wrong."""
+    """Return the keys that the making of pixels needs. First check those whose faults clip.cpp would not
+    notice.
+    """
     side, patch = keys.number("clip.vision.image_size"), keys.number("clip.vision.patch_size")
     if not patch:
         raise ValueError("key clip.vision.patch_size is 0")
@@ -124,7 +131,9 @@ def of_images(keys: Keys) -> dict[str, Any]:
 
 
 def of_texts(keys: Keys) -> dict[str, Any]:
-    """What must be known to make ids; first, what clip.cpp would not notice to be wrong."""
+    """Return the keys that the making of ids needs. First check those whose faults clip.cpp would not
+    notice.
+    """
     tokens, context = keys.texts("tokenizer.ggml.tokens"), keys.number("clip.text.context_length")
     keys.rows("t.token_embd.weight", len(tokens), "as many as tokenizer.ggml.tokens")
     keys.rows("t.position_embd.weight", context, "as clip.text.context_length says")
@@ -144,8 +153,8 @@ def of_texts(keys: Keys) -> dict[str, Any]:
 
 
 def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float32]:  # noqa: ANN401 - ids, or the path of pixels
-    """float32 [n, projection_dim], one sample at a time on one thread: the same numbers at every run,
-    whatever else is asked for.
+    """Return the outputs, float32 [n, projection_dim], computed one sample at a time on one thread, so that
+    the numbers are the same in every run, whatever else is asked for.
     """
     clip = library.clip()
     model = clip.clip_model_load(path.encode(), 0)
@@ -175,6 +184,7 @@ def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float3
 
 
 def answer(request: Mapping[str, Any], result: Path) -> None:
+    """Write the answer to a request."""
     keys, want, samples = Keys(request["path"]), request["want"], request["samples"]
     if want == "keys":
         told = of_images(keys) if samples == "images" else of_texts(keys)

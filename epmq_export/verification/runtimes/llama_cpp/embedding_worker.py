@@ -1,4 +1,5 @@
-"""llama.cpp in a process of its own, since it aborts the process on some bad files.
+"""An embedding model in llama.cpp, in a process of its own, because llama.cpp aborts the process on some bad
+files.
 
     python -m epmq_export.verification.runtimes.llama_cpp.embedding_worker REQUEST
 
@@ -22,13 +23,14 @@ from epmq_export.verification.runtimes.process import serve, write_array
 if TYPE_CHECKING:
     import xllamacpp
 
-# Tokens in one batch, and so the longest text: attention that sees both ways needs a whole text in one batch.
+# The tokens of one batch, and so of the longest text: attention in both directions needs a whole text in one
+# batch.
 LONGEST = 2048
 
 
 def started(path: str, exact: bool) -> "xllamacpp.Server":
-    """One text at a time on one thread: the same numbers at every run, whatever else is asked for. The
-    pooling is the file's.
+    """Return a server that runs one text at a time on one thread, so that the numbers are the same in every
+    run, whatever else is asked for. The pooling is the file's.
     """
     import xllamacpp
 
@@ -36,16 +38,17 @@ def started(path: str, exact: bool) -> "xllamacpp.Server":
     params.model.path = path
     params.embedding = True
     params.n_parallel = 1
-    params.n_ctx = 0  # the file's
+    params.n_ctx = 0  # This takes the length from the file.
     params.n_batch = params.n_ubatch = LONGEST
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = params.fit_params = params.ui = False
-    if exact:  # flash attention rounds keys and values to half precision
+    if exact:  # Flash attention would round keys and values to half precision.
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return xllamacpp.Server(params)
 
 
 def outputs(server: "xllamacpp.Server", texts: list[str]) -> NDArray[np.float32]:
+    """Return the embeddings of texts, float32 [texts, width], not normalised."""
     answer = server.handle_embeddings({"input": texts, "embd_normalize": -1})
     if "error" in answer:
         raise RuntimeError(f"error: {answer['error'].get('message', answer['error'])}")
@@ -54,6 +57,7 @@ def outputs(server: "xllamacpp.Server", texts: list[str]) -> NDArray[np.float32]
 
 
 def tokens(server: "xllamacpp.Server", texts: list[str]) -> list[list[int]]:
+    """Return the ids of each text, special tokens included."""
     connection = http.client.HTTPConnection(urlsplit(server.listening_address).netloc)
     found = []
     for text in texts:
@@ -65,6 +69,7 @@ def tokens(server: "xllamacpp.Server", texts: list[str]) -> list[list[int]]:
 
 
 def answer(request: Mapping[str, Any], result: Path) -> None:
+    """Write the answer to a request."""
     server = started(request["path"], request["exact"])
     if request["want"] == "tokens":
         result.write_text(json.dumps(tokens(server, request["texts"])), encoding="utf-8")

@@ -12,9 +12,9 @@ from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, TypeTra
 
 
 def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
-    """Return float32 [count], the bytes `raw` on a grid as ggml decodes them.
+    """Return the values of the bytes `raw` on a grid, float32 [count], as ggml decodes them.
 
-    InputError where ggml has no such type, or the number of bytes does not fit.
+    Raises InputError where ggml has no such type, or the number of bytes does not fit.
     """
     return block_types.dequantise(_traits(grid), grid, raw, count)
 
@@ -22,12 +22,12 @@ def dequantise(grid: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.floa
 def quantise(
     grid: str, weight: NDArray[np.float32], importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:
-    """Return the bytes [out, bytes a row] of a weight [out, in] on a grid, as ggml itself quantises it
+    """Return the bytes of a weight [out, in] on a grid, uint8 [out, bytes a row], as ggml itself quantises it
     (`ggml_quantize_chunk`).
 
-    `importance` [in] is an importance matrix's row for this weight: how much an error in each input's column
-    counts. InputError where a row is no whole number of blocks, or a number is not finite: ggml would abort
-    the process.
+    `importance`, [in], is the row of an importance matrix for this weight: how much an error in each input's
+    column counts. Raises InputError where a row is no whole number of blocks, or a number is not finite,
+    because ggml would abort the process.
     """
     _traits(grid)
     number, block, block_bytes = block_type(grid)
@@ -58,8 +58,9 @@ def quantise(
 
 @cache
 def _traits(grid: str) -> TypeTraits:
-    """Return the library's record of a type, which is checked; InputError where ggml has none of that name,
-    or cannot decode it.
+    """Return the library's record of a type, checked.
+
+    Raises InputError where ggml has none of that name, or cannot decode it.
     """
     unknown = f"llama.cpp's own dequantiser knows no grid {grid}"
     try:

@@ -1,11 +1,13 @@
-"""A language model in llama.cpp, in a process of its own, since it aborts the process on some bad files.
+"""A language model in llama.cpp, in a process of its own, because llama.cpp aborts the process on some bad
+files.
 
     python -m epmq_export.verification.runtimes.llama_cpp.language_worker REQUEST
 
-REQUEST is a JSON file: `path` of the model, `samples` (a text, context and target of a passage, or a mapping
-with the text, the limit and the ends of a question), `exact`, `memory` (bytes) and `result`, the file to
-write as .npy: float32 [rows, vocabulary], a row for a text and one for each token of a target, or of
-questions their answers' tokens, float32 [questions, limit], -1 behind an end. Errors go to stderr.
+REQUEST is a JSON file: `path` of the model, `samples`, `exact`, `memory` (bytes) and `result`, the file to
+write as .npy. A sample is a text, the context and target of a passage, or a mapping with the text, the limit
+and the ends of a question. The result is float32 [rows, vocabulary], with a row for a text and one for each
+token of a target. For questions it is the tokens of their answers, float32 [questions, limit], with -1 behind
+an end. Errors go to stderr.
 """
 
 from collections.abc import Mapping
@@ -19,12 +21,13 @@ from epmq_export.verification.runtimes.llama_cpp.model import LlamaModel
 from epmq_export.verification.runtimes.process import serve
 
 Tokens = tuple[list[int], list[int], int]
-"""What an encoder reads, where there is one, what the decoder reads, and the first of the latter's tokens
-whose successors are scored.
+"""The tokens that an encoder reads, where there is one; the tokens that the decoder reads; and the index of
+the first of the latter whose successor is scored.
 """
 
 
 def answer(request: Mapping[str, Any], result: Path) -> None:
+    """Write the answer to a request."""
     samples: list[Any] = request["samples"]
     with LlamaModel(request["path"]) as model:
         asked = [Question(**sample) for sample in samples if isinstance(sample, dict)]
@@ -55,9 +58,10 @@ def answer(request: Mapping[str, Any], result: Path) -> None:
 
 
 def _decoded(model: LlamaModel, sample: str | list[str]) -> Tokens:
+    """Return the tokens of a sample for a decoder alone."""
     context, target = (sample, "") if isinstance(sample, str) else sample
     ids = model.tokens(context + target)
-    # A target's tokens are those behind as many as the context alone has.
+    # The tokens of a target are those after as many as the context alone has.
     first = len(ids) - 1 if isinstance(sample, str) else max(len(model.tokens(context)), 1) - 1
     if not 0 <= first < len(ids):
         raise RuntimeError(f"{sample!r} has no tokens")
@@ -65,7 +69,9 @@ def _decoded(model: LlamaModel, sample: str | list[str]) -> Tokens:
 
 
 def _in_halves(model: LlamaModel, sample: str | list[str], start: int) -> Tokens:
-    """The target's last token, which ends it, is predicted and not read."""
+    """Return the tokens of a sample for an encoder and a decoder. The target's last token, which ends it, is
+    predicted and not read.
+    """
     context, target = (sample, []) if isinstance(sample, str) else (sample[0], model.tokens(sample[1]))
     ids = model.tokens(context)
     if not ids:

@@ -1,8 +1,8 @@
-"""llama.cpp's shared library, out of the package xllamacpp: its C structures and functions, found, loaded and
-checked once.
+"""The shared library of llama.cpp from the package xllamacpp: its C structures and functions, found, loaded
+and checked once.
 
-The structures are those of one version: only the fields that are set or checked have names, and the defaults
-that the library itself gives are checked before anything else is believed.
+The structures are those of one version. Only the fields that are set or checked have names, and the defaults
+that the library itself gives are checked before anything else is used.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from pathlib import Path
 from epmq_export.errors import MissingRuntime
 from epmq_export.verification.runtimes.shared_library import Signatures, declare, find
 
-# What the structures below belong to; the same in pyproject.toml.
+# The version that the structures below belong to. pyproject.toml pins the same one.
 PACKAGE, VERSION = "xllamacpp", "2026.10.11549"
 
 _pointer, _number, _text, _flag = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_bool
@@ -29,7 +29,7 @@ class ModelParameters(ctypes.Structure):
         ("overrides", _pointer),
         ("gpu_layers", _number),
         ("split_mode", _number),
-        # Wider than the structure: the library reads from its beginning.
+        # This is wider than the structure, which is harmless: the library reads from its beginning.
         ("rest", ctypes.c_uint8 * 232),
     )
 
@@ -115,8 +115,8 @@ _SIGNATURES: Signatures = {
         (_type, _pointer, _pointer, _count, _count, _count, _pointer),
     ),
 }
-# What this version's own defaults are, by the functions that give them: another one lays out its structures
-# otherwise, and would show here.
+# The defaults of this version, by the functions that give them. Another version, whose structures have
+# another layout, would differ here.
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "llama_model_default_params": {"gpu_layers": -1, "split_mode": 1},
     "llama_context_default_params": {
@@ -135,7 +135,7 @@ _DEFAULTS: Mapping[str, Mapping[str, int]] = {
 
 
 def installed() -> str:
-    """Return the package's version; MissingRuntime where it is not there, or is another one."""
+    """Return the package's version. Raises MissingRuntime where it is not there, or is another one."""
     how = f"pip install {PACKAGE}=={VERSION} (wheels: Linux x86-64 and ARM, macOS ARM, Windows x86-64)"
     try:
         found = version(PACKAGE)
@@ -148,7 +148,7 @@ def installed() -> str:
 
 @cache
 def load() -> ctypes.CDLL:
-    """Return the library; MissingRuntime where it is not there, or is another version's."""
+    """Return the library. Raises MissingRuntime where it is not there, or is another version's."""
     place = find("xllamacpp", "xllamacpp*.*", (".so", ".pyd"))
     if place is None:
         raise MissingRuntime(
@@ -161,6 +161,7 @@ def load() -> ctypes.CDLL:
 
 
 def _require_defaults(library: ctypes.CDLL, place: Path) -> None:
+    """Raise MissingRuntime where the defaults that the library gives are not those of this version."""
     for function, expected in _DEFAULTS.items():
         defaults = getattr(library, function)()
         for field, value in expected.items():

@@ -1,5 +1,5 @@
-"""A model in llama.cpp through its C interface: what tells tokens apart and scores every position, which the
-package's own interface does not offer.
+"""A model in llama.cpp through its C interface, which gives tokens and the scores of every position. The
+package's own interface does not.
 """
 
 import ctypes
@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from epmq_export.verification.runtimes.llama_cpp.library import Batch, load
 
-# Flash attention rounds keys and values to half precision; so does their usual cache, whose types these are
-# in ggml.
+# Flash attention rounds keys and values to half precision, and so does the usual type of their cache. These
+# are the setting without flash attention, and ggml's number of the type F32.
 _NO_FLASH, _F32 = 0, 0
 
 
 class LlamaModel:
-    """A loaded model, one text at a time on one thread: the same numbers at every run. RuntimeError where the
-    library refuses something.
+    """A loaded model that runs one text at a time on one thread, so that the numbers are the same in every
+    run.
+
+    Its methods raise RuntimeError where the library refuses something.
     """
 
     def __init__(self, path: str) -> None:
@@ -34,8 +36,8 @@ class LlamaModel:
         self.width: int = self._library.llama_vocab_n_tokens(self._vocabulary)
 
     def begin(self, longest: int, exact: bool) -> None:
-        """Make room for texts of up to so many tokens. `exact`: keys and values stay float32, and attention
-        is not fused.
+        """Make room for texts of up to `longest` tokens. With `exact`, keys and values stay float32, and
+        attention is not fused.
         """
         self._parameters.n_ctx = self._parameters.n_batch = self._parameters.n_ubatch = longest
         self._parameters.threads = self._parameters.threads_batch = 1
@@ -60,8 +62,8 @@ class LlamaModel:
         self._library.llama_model_free(self._model)
 
     def tokens(self, text: str) -> list[int]:
-        """By the file's vocabulary, with the special tokens that it adds; special tokens within the text are
-        found.
+        """Return the tokens of a text by the file's vocabulary, with the special tokens that it adds. Special
+        tokens within the text are found.
         """
         raw = text.encode()
         room = len(raw) + 16
@@ -76,7 +78,7 @@ class LlamaModel:
 
     @property
     def start(self) -> int | None:
-        """The token that a decoder begins with, of a model whose encoder reads before it; None for a decoder
+        """Return the token that the decoder of a model with an encoder begins with, or None for a decoder
         alone.
         """
         return (
@@ -86,22 +88,23 @@ class LlamaModel:
         )
 
     def encode(self, ids: Sequence[int]) -> None:
-        """What the decoder of a model with an encoder goes on from, until the next."""
+        """Let the encoder read a text. The decoder continues from it until the next call."""
         self._run(self._library.llama_encode, "llama_encode", ids, 0, 0)
 
     def logits(self, ids: Sequence[int], first: int, past: int = 0) -> NDArray[np.float32]:
-        """float32 [len(ids) - first, vocabulary]: the scores of what follows each token, from `first` on.
+        """Return the scores of the token after each one, from `first` on, float32 [len(ids) - first,
+        vocabulary].
 
-        With `past`, the tokens stand behind as many that were read before, and whose keys and values are in
-        the memory.
+        With `past`, the tokens stand behind that many tokens that were read before and whose keys and values
+        are in the memory.
         """
         self._run(self._library.llama_decode, "llama_decode", ids, first, past)
         rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
         return np.stack([np.ctypeslib.as_array(row, (self.width,)) for row in rows]).copy()
 
     def answer(self, ids: Sequence[int], limit: int, ends: Sequence[int]) -> list[int]:
-        """What the decoder goes on with behind `ids`, the likeliest token each time, with the one that ends
-        it.
+        """Return the tokens that the decoder puts behind `ids`, the likeliest each time, with the one that
+        ends them.
         """
         found: list[int] = []
         scores = self.logits(ids, len(ids) - 1)
@@ -131,8 +134,8 @@ class LlamaModel:
                 )
                 batch.seq_id[i][0] = 0
             if not past:
-                # An encoder's states are not in the memory, but it is asked whether their positions go on
-                # from what is.
+                # The states of an encoder are not in the memory, but the library still requires their
+                # positions to follow those that are.
                 self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
             if code := function(self._context, batch):
                 raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens ({name} gives {code})")

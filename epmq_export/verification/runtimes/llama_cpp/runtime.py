@@ -1,4 +1,4 @@
-"""llama.cpp, through the package xllamacpp, in processes of its own."""
+"""The runtime llama.cpp, called through the package xllamacpp in processes of its own."""
 
 import json
 import struct
@@ -17,14 +17,15 @@ from epmq_export.tensors.gguf_splits import model_bytes
 from epmq_export.verification.runtimes.llama_cpp import ggml, library
 from epmq_export.verification.runtimes.process import Answer, Program, read_array, shares
 
-# Below this many texts a further process costs more than it saves.
+# With fewer texts than this, another process costs more than it saves.
 _SHARE = 64
-# Seconds that a text may take, besides what it takes to start.
+# The seconds that a text may take, besides the start.
 _SECONDS_A_TEXT = 5.0
-# Architectures whose outputs are embeddings; what cannot be told goes their way too.
+# The architectures whose outputs are embeddings. A file that does not tell its architecture is run in the
+# same way.
 _ENCODERS = ("bert", None)
-_STRING = 8  # the number of the type in GGUF
-# A failed assertion, else the first error of llama.cpp, else what the worker says.
+_STRING = 8  # This is the number of the type in GGUF.
+# These find, in this order: a failed assertion, the first error of llama.cpp, and the words of the worker.
 _TELLING = (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)")
 _NAME, _HERE = "llama.cpp", "epmq_export.verification.runtimes.llama_cpp"
 _EMBEDDING = Program(_NAME, f"{_HERE}.embedding_worker", _TELLING)
@@ -33,14 +34,14 @@ _LANGUAGE = Program(_NAME, f"{_HERE}.language_worker", _TELLING)
 
 @dataclass(frozen=True)
 class LlamaCpp:
-    """By llama.cpp's own tokenizer; embeddings pooled as the file says, not normalised."""
+    """llama.cpp with its own tokenizer. Embeddings are pooled as the file says, and not normalised."""
 
     seconds: float = 120.0
-    """How long a process may take to start, beside 5 seconds a text."""
+    """The seconds that a process may take to start, besides 5 seconds a text."""
 
     memory: int = 8 << 30
-    """Bytes of address space that a process may take, beside three times the file; where the system can bound
-    it.
+    """The bytes of address space that a process may take, besides three times the file, where the system can
+    bound it.
     """
 
     name = _NAME
@@ -50,11 +51,12 @@ class LlamaCpp:
         return library.installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """Return float32 [len(samples), width]: embeddings, or of a language model the scores of what comes
-        next, with a row a scored token of passages, and of questions their answers' tokens.
+        """Return the outputs, float32 [len(samples), width]: embeddings, or the scores of the next token from
+        a language model, with a row for each scored token of a passage. The output of questions is the tokens
+        of their answers.
 
-        `exact` switches flash attention off, and holds a language model's keys and values in float32; give it
-        a file of F32 tensors.
+        `exact` switches flash attention off and keeps the keys and values of a language model in float32;
+        give it a file of F32 tensors. Raises InputError where llama.cpp refuses the file or passes a bound.
         """
         asked: list[Any]
         if architecture(path) in _ENCODERS:
@@ -75,7 +77,7 @@ class LlamaCpp:
 
     @property
     def dequantiser(self) -> Dequantiser:
-        """ggml's `to_float`: F16 and every grid that GGUF holds."""
+        """Return ggml's `to_float`, which decodes F16 and every grid that GGUF holds."""
         self.version()
         return ggml.dequantise
 
@@ -91,7 +93,7 @@ class LlamaCpp:
         request: Mapping[str, Any],
         load: Callable[[Path], Answer],
     ) -> list[Answer]:
-        """Return the answers to consecutive shares of the samples, which stand in a request under `key`."""
+        """Return the answers to consecutive shares of the samples, which a request has under `key`."""
         self.version()
         if not samples:
             raise InputError(f"{path}: no texts to run it on")
@@ -123,8 +125,8 @@ def _ids(path: Path) -> list[list[int]]:
 
 
 def architecture(path: Path) -> str | None:
-    """What a GGUF file says that it is, by its first key, where writers put it; None for a file that begins
-    otherwise, as llama.cpp may explain.
+    """Return the architecture that a GGUF file names in its first key, where writers put it, or None for a
+    file that begins otherwise. llama.cpp may then say what is wrong with it.
     """
     try:
         with path.open("rb") as file:

@@ -1,5 +1,5 @@
-"""A decoder language model in ONNX Runtime: texts in, scores of what comes next out, through the cache of
-keys and values.
+"""A decoder language model in ONNX Runtime: it reads texts through the cache of keys and values, and gives
+the scores of the next token.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import onnxruntime
 
 PAST, PRESENT = "past_key_values", "present"
-# In exact runs the last tokens of a text are fed one by one, as a text is generated: what the cache gets
-# wrong shows there.
+# The number of last tokens of a text that exact runs feed one by one, as in the generation of a text, so that
+# a fault of the cache shows.
 ONE_BY_ONE = 3
 
 
 def is_language(inputs: Mapping[str, Sequence[Any]]) -> bool:
+    """Return whether the inputs are those of a decoder with a cache."""
     return any(name.startswith(f"{PAST}.") for name in inputs)
 
 
@@ -31,11 +32,11 @@ def scores(
     tokens: Callable[[str], list[int]],
     exact: bool,
 ) -> NDArray[np.float32]:
-    """float32 [rows, vocabulary]: of a text what follows it, of a passage a row for each token of its target,
-    of a question its answer's tokens. One text at a time.
+    """Return the scores, float32 [rows, vocabulary]: a row for the token after a text, and one for each token
+    of a passage's target. The row of a question is its answer's tokens. Samples run one at a time.
 
-    `tokens` are those of a text, with the special ones. `exact` runs the last tokens one by one behind the
-    cache.
+    `tokens` gives the tokens of a text with the special ones. `exact` runs the last tokens one by one behind
+    the cache. Raises InputError for a sample without tokens to read and to predict.
     """
     rows = []
     for sample in samples:
@@ -67,8 +68,8 @@ def _answer(session: "onnxruntime.InferenceSession", ids: Sequence[int], questio
 def greedy(
     scores: NDArray[np.float32], read: Callable[[int], NDArray[np.float32]], question: Question
 ) -> list[int]:
-    """An answer's tokens, the likeliest each time, from the scores of the first and, once a token is read, of
-    the next.
+    """Return the tokens of an answer, the likeliest each time. `scores` are those of the first token, and
+    `read` gives the next scores once a token is read.
     """
     found = [int(scores.argmax())]
     while len(found) < question.limit and found[-1] not in question.ends:
@@ -77,7 +78,7 @@ def greedy(
 
 
 class _Decoder:
-    """One text's tokens, read part by part behind the cache of those before."""
+    """A decoder that reads the tokens of one text part by part, behind the cache of those before."""
 
     def __init__(self, session: "onnxruntime.InferenceSession") -> None:
         self._session = session
@@ -91,7 +92,7 @@ class _Decoder:
         self._end = 0
 
     def read(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Scores [len(ids), vocabulary] of what follows each."""
+        """Return the scores of the token after each of these, float32 [len(ids), vocabulary]."""
         start, self._end = self._end, self._end + len(ids)
         feed: dict[str, NDArray[Any]] = {
             "input_ids": np.array([ids], np.int64),

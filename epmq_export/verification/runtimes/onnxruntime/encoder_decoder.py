@@ -1,5 +1,5 @@
-"""A model of an encoder and a decoder in ONNX Runtime: contexts into the one, targets through the other,
-scores of what comes next out.
+"""A model of an encoder and a decoder in ONNX Runtime: the encoder reads contexts, the decoder reads targets
+and gives the scores of the next token.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from epmq_export.verification.runtimes.onnxruntime.decoder import ONE_BY_ONE, PA
 if TYPE_CHECKING:
     import onnxruntime
 
-# How the files' names begin: what runs first, what begins an answer, what goes on with it, and what does
-# either.
+# The beginnings of the files' names: the encoder, the decoder that begins an answer, the decoder that
+# continues it with a cache, and the decoder that does both.
 ENCODER, FIRST, NEXT, MERGED = (
     "encoder_model",
     "decoder_model",
@@ -28,10 +28,14 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Halves:
+    """The sessions of a model's files."""
+
     encoder: "onnxruntime.InferenceSession"
     first: "onnxruntime.InferenceSession"
     next: "onnxruntime.InferenceSession | None"
-    """For the last tokens, one by one, and for answers; None where all are given at once."""
+    """The session for the last tokens, one by one, and for answers. None where all tokens are given at
+    once.
+    """
 
     start: int
     """The token that the decoder begins with."""
@@ -40,10 +44,11 @@ class Halves:
 def scores(
     halves: Halves, samples: Sequence[Sample], tokens: Callable[[str], list[int]]
 ) -> NDArray[np.float32]:
-    """float32 [rows, vocabulary]: of a text what an answer to it begins with, of a passage a row for each
-    token of its target, of a question its answer's tokens. One at a time.
+    """Return the scores, float32 [rows, vocabulary]: a row for the first token of an answer to a text, and
+    one for each token of a passage's target. The row of a question is its answer's tokens. Samples run one at
+    a time.
 
-    `tokens` are those of a text, with the one that ends it.
+    `tokens` gives the tokens of a text with the one that ends it.
     """
     rows = []
     for sample in samples:
@@ -68,7 +73,7 @@ def scores(
 
 
 class _Decoder:
-    """What it reads, behind the cache of what it read before, of one text in the encoder."""
+    """A decoder that reads tokens behind the cache of those before, for one text in the encoder."""
 
     def __init__(self, halves: Halves, context: Sequence[int]) -> None:
         self._halves = halves
@@ -78,11 +83,11 @@ class _Decoder:
         self._cache: Arrays = {}
 
     def begin(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Scores [len(ids), vocabulary] of what follows each of the first tokens."""
+        """Return the scores of the token after each of the first tokens, float32 [len(ids), vocabulary]."""
         return self._scores(self._halves.first, ids)
 
     def read(self, token: int) -> NDArray[np.float32]:
-        """Scores [vocabulary] of what follows it."""
+        """Return the scores of the token after this one, float32 [vocabulary]."""
         assert self._halves.next is not None
         last: NDArray[np.float32] = self._scores(self._halves.next, [token])[-1]
         return last
@@ -100,8 +105,8 @@ class _Decoder:
 
 
 def _outputs(session: "onnxruntime.InferenceSession", given: Arrays) -> Arrays:
-    """Of what is given, the session gets its inputs; a cache that it asks for and is not there yet is one of
-    length 0.
+    """Run a session on those of the given arrays that are its inputs. A cache that it asks for and that is
+    not there yet gets length 0.
     """
     feed = {
         value.name: given[value.name] if value.name in given else _nothing(value.shape)
@@ -116,8 +121,8 @@ def _nothing(shape: Sequence[Any]) -> NDArray[np.float32]:
 
 
 def _cache(outputs: Arrays) -> Arrays:
-    """As the next tokens are given it; the keys and values of the encoder's states are given out once
-    only.
+    """Return the cache as it is given back with the next tokens. The keys and values of the encoder's states
+    are only in the outputs of the first run.
     """
     return {
         name.replace(PRESENT, PAST, 1): value

@@ -1,4 +1,4 @@
-"""ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
+"""The runtime ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
 
 import json
 import tempfile
@@ -22,33 +22,37 @@ from epmq_export.verification.runtimes.onnxruntime.encoder_decoder import ENCODE
 if TYPE_CHECKING:
     import onnxruntime
 
-# What a model's files are called; others hold weights of one.
+# The ending of a model's files. Files with other endings hold weights of one.
 ENDING = ".onnx"
-# The first that a model has. A joint model of texts and pictures has one for each.
+# The names of outputs. The first of them that a model has is read. A joint model of texts and pictures has
+# one for each.
 TEXTS_OUT, PICTURES_OUT = ("sentence_embedding", "text_embeds"), ("image_embeds", "pooler_output")
 VISION, TEXT = "vision_model", "text_model"
 BATCH = 32
-SILENT = 4  # every failure that the runtime logs it raises as well
+SILENT = 4  # Every failure that the runtime logs is raised as well.
 
 
 class OnnxRuntime:
-    """Runs a model as a user would: with the tokenizer and the length limit that lie beside it, never with
-    the family's.
+    """ONNX Runtime, which runs a model as a user would: with the tokenizer and the length limit that lie
+    beside it, never with the family's.
 
-    In process: given 1,500 models with bytes changed at random or the end cut off, version 1.32 raised or
-    ran, and died of none.
+    It runs in this process: on 1,500 models with bytes changed at random or the end cut off, version 1.32
+    raised an error or ran, and never died.
     """
 
     name = "onnxruntime"
     packages = ("onnxruntime",)
-    dequantiser = None  # it decodes weights within its graphs only
+    dequantiser = None  # It decodes weights within its graphs only.
 
     def version(self) -> str:
         return str(_module().__version__)
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """`exact` multiplies in float32 (accuracy level 0); by default 4-bit layers round their inputs to 8
-        bits (level 4).
+        """Return the outputs, float32 [len(samples), width], as `Runtime.outputs` says.
+
+        `exact` multiplies in float32 (accuracy level 0). By default 4-bit layers round their inputs to 8 bits
+        (level 4). Raises InputError where the runtime refuses the file or fails on it, and for samples of
+        both kinds.
         """
         pictures = [sample for sample in samples if isinstance(sample, Picture)]
         texts = [sample for sample in samples if not isinstance(sample, Picture)]
@@ -87,13 +91,13 @@ class OnnxRuntime:
             }
             try:
                 (found,) = session.run([output], feed)
-            except Exception as error:  # the runtime has a class of its own for every status
+            except Exception as error:  # The runtime has a class of its own for every status.
                 raise InputError(f"{path}: ONNX Runtime fails on it ({first_line(error)})") from None
             results.update(zip(rows, found, strict=True))
         return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
-        """Return `fused`: how many quantised linears of the models it runs as MatMulNBits."""
+        """Return `fused`: the number of quantised linears of the models that it runs as MatMulNBits."""
         return {"fused": sum(_fused(file) for file in files if file.suffix == ENDING)}
 
 
@@ -109,15 +113,16 @@ def _module() -> ModuleType:
 def open_session(
     path: Path, *, exact: bool = False, optimised: Path | None = None
 ) -> "onnxruntime.InferenceSession":
-    """A silent session; the graph that it really runs is written to `optimised`. InputError where the runtime
-    refuses the file.
+    """Return a silent session. The graph that it really runs is written to `optimised`.
+
+    Raises InputError where the runtime refuses the file.
     """
     runtime = _module()
     options = runtime.SessionOptions()
     options.log_severity_level = SILENT
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
-        # Its weights beside it: a model may have more of them than one file holds.
+        # Its weights go beside it, because a model may have more of them than one file holds.
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", f"{optimised.name}_data"
         )
@@ -127,9 +132,9 @@ def open_session(
     if "CUDAExecutionProvider" in runtime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0" if exact else "1"}))
     try:
-        # Its fallback prints, then tries the same once more.
+        # The runtime's fallback would print something and then try the same once more.
         return runtime.InferenceSession(path, options, providers=providers, enable_fallback=0)
-    except Exception as error:  # the runtime has a class of its own for every status
+    except Exception as error:  # The runtime has a class of its own for every status.
         raise InputError(f"{path}: ONNX Runtime refuses it ({first_line(error)})") from None
 
 
@@ -143,7 +148,9 @@ def _fused(path: Path) -> int:
 
 
 def _beside(path: Path) -> Path:
-    """Where a model's config and tokenizer lie: beside it, or beside the folder `onnx` that it is in."""
+    """Return the folder of a model's config and tokenizer: its own, or the one that its folder `onnx` is
+    in.
+    """
     for folder in (path.parent, path.parent.parent):
         if (folder / "config.json").is_file():
             return folder
@@ -151,18 +158,18 @@ def _beside(path: Path) -> Path:
 
 
 Feed = tuple[list[int], dict[str, NDArray[Any]]]
-"""Which samples, and their inputs by name."""
+"""The indices of some samples, and their inputs by name."""
 
 
 def _for_texts(path: Path) -> Path:
-    """A model that is exported as several files embeds texts in another one than pictures."""
+    """Return the file that embeds texts. A model that is exported as several files has another one for
+    pictures.
+    """
     return path.with_name(path.name.replace(VISION, TEXT, 1)) if path.name.startswith(VISION) else path
 
 
 def _filler(path: Path, name: str, shape: Sequence[Any]) -> NDArray[Any]:
-    """For an input of a joint model that the output in question does not depend on: the least that it
-    takes.
-    """
+    """Return the smallest value of an input of a joint model on which the wanted output does not depend."""
     if name == "pixel_values":
         return np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
     if name in ("input_ids", "attention_mask"):
@@ -180,15 +187,18 @@ def _of_pictures(folder: Path, pictures: Sequence[Picture]) -> Iterator[Feed]:
 def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
     encoded = _encode(folder, texts)
     lengths = encoded["attention_mask"].sum(1)
-    order = np.argsort(-lengths, kind="stable")  # texts of like length together: less padding
+    # Texts of similar length stand together, so that there is little padding.
+    order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(texts), BATCH):
         rows = order[start : start + BATCH]
         yield rows.tolist(), {name: value[rows, : lengths[rows[0]]] for name, value in encoded.items()}
 
 
 def _halves(opened: "onnxruntime.InferenceSession", path: Path, exact: bool, token_by_token: bool) -> Halves:
-    """Of an encoder, with the decoder's two files beside it, of which that with a cache is opened where it is
-    run; or of a merged decoder, with the encoder beside it. InputError where one is not there.
+    """Return the sessions of an encoder with the two decoders' files beside it, of which the one with a cache
+    is opened only where it is run; or of a merged decoder with the encoder beside it.
+
+    Raises InputError where one of the files is not there.
     """
     own = MERGED if path.name.startswith(MERGED) else ENCODER
     config = _beside(path) / "config.json"
@@ -203,14 +213,15 @@ def _halves(opened: "onnxruntime.InferenceSession", path: Path, exact: bool, tok
         return open_session(path.with_name(path.name.replace(own, name, 1)), exact=exact)
 
     if own == MERGED:
-        return Halves(beside(ENCODER), opened, opened, start)
-    return Halves(opened, beside(FIRST), beside(NEXT) if token_by_token else None, start)
+        return Halves(encoder=beside(ENCODER), first=opened, next=opened, start=start)
+    later = beside(NEXT) if token_by_token else None
+    return Halves(encoder=opened, first=beside(FIRST), next=later, start=start)
 
 
 def _scored(
     path: Path, run: Callable[[Callable[[str], list[int]]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """What a language model gives for samples, by the tokenizer that lies beside it."""
+    """Return the outputs of a language model, with the tokenizer that lies beside it."""
     tokenizer = _tokenizer(folder := _beside(path))
 
     def tokens(text: str) -> list[int]:
@@ -221,21 +232,20 @@ def _scored(
         return run(tokens)
     except InputError:
         raise
-    except Exception as error:  # runtime and tokenizer raise whatever they like
+    except Exception as error:  # The runtime and the tokenizer raise whatever they like.
         raise InputError(
             f"{path}: ONNX Runtime fails on it with the tokenizer of {folder} ({first_line(error)})"
         ) from None
 
 
 def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
-    """InputError where there is none."""
+    """Return the tokenizer in a folder. Raises InputError where there is none."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
-    except Exception as error:  # the library raises whatever its parsers raise
+    except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
-    if len(tokenizer) <= len(
-        set(tokenizer.all_special_ids)
-    ):  # what the library makes of a folder without vocabulary
+    # The library makes a tokenizer of special tokens alone for a folder without a vocabulary.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise InputError(
             f"{folder}: its config and tokenizer cannot be used (the tokenizer knows special tokens only)"
         )
@@ -243,7 +253,9 @@ def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes sha
 
 
 def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """int64 [texts, length] by input name, padded to the right, cut to the folder's own limit."""
+    """Return the inputs of texts, int64 [texts, length] by name, padded to the right and cut to the folder's
+    own limit.
+    """
     tokenizer = _tokenizer(folder)
     try:
         config = _read(folder / "config.json")
@@ -261,7 +273,7 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
             return_tensors="np",
             return_token_type_ids=True,
         )
-    except Exception as error:  # the library raises whatever its parsers raise
+    except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
     return {name: value.astype(np.int64) for name, value in encoded.items()}
 
