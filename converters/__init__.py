@@ -1,4 +1,4 @@
-"""Model families: blocks in data order, names, metadata, tokenizer. One file a family."""
+"""Model families: blocks in data order, names, metadata, tokenizer. A folder a family, or a group of them."""
 
 import json
 from collections.abc import Callable, Sequence
