@@ -12,15 +12,7 @@ from tests import ROOT
 from tests.docs.rooms import links, rooms, top_folders
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-SHORT = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "CHANGELOG.md",
-    "architecture.md",
-    "adding.md",
-    "files.md",
-)
+GENERATED = ("api.md", "results.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -28,7 +20,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [target for target in links(page) if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name in SHORT], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in GENERATED], ids=lambda page: page.name
+)
 def test_lines_are_short(page: Path) -> None:
     """Rows of tables, which cannot be broken, are as long as they are."""
     lines = page.read_text(encoding="utf-8").splitlines()
