@@ -49,7 +49,7 @@ def checks_table(files: Sequence["FileVerdict"]) -> Table:
     table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("check")
     for file in files:
-        table.add_column(f"{file.format} in {file.runtime}")
+        table.add_column(file.row)
     rows = {
         name: [_outcome(name, file.checks.get(name)) for file in files]
         for name in ("codes", "metadata", "graph", "tasks")

@@ -1,4 +1,8 @@
-"""What a group of weights can hold in a file: the grids by name."""
+"""What a group of weights can hold in a file: the grids by name.
+
+A further grid takes a record here and, to be written in GGUF, one in `formats/gguf/types.py`: everything else
+asks these two tables.
+"""
 
 from epmq_export.grids.grid import Grid, Part, Stored
 from epmq_export.grids.k_quants import ScaledK, ShiftedK

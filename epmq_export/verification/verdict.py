@@ -60,6 +60,9 @@ class FileVerdict:
     checks: Mapping[str, Check]
     """The checks by their names, in the order of `CHECKS`, without `tasks` where there was no recipe."""
 
+    scores: Scores
+    """By task; empty without a recipe, and where the tasks could not be run."""
+
     notes: Mapping[str, Any]
     """Facts from the format and the runtime, such as how many linears it fuses. There are none for a file
     whose codes are wrong.
@@ -71,9 +74,19 @@ class FileVerdict:
         return self.file.path
 
     @property
+    def row(self) -> str:
+        """Its name among the rows of scores."""
+        return f"{self.format} in {self.runtime}"
+
+    @property
+    def broken(self) -> Sequence[str]:
+        """What is wrong, a sentence each; empty when all is well."""
+        return [sentence for check in self.checks.values() for sentence in check.broken]
+
+    @property
     def passed(self) -> bool:
         """Return whether every check passed."""
-        return all(check.passed for check in self.checks.values())
+        return not self.broken
 
     def as_dict(self) -> dict[str, Any]:
         """Return its entry of `files` in report.json."""

@@ -1,6 +1,6 @@
 """The verification of written files: each is reloaded in its runtime and judged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,43 +42,51 @@ def verify(
     Raises MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not
     an error.
     """
-    scores: dict[str, Scores] = dict(judge.scores) if judge is not None else {}
-    found: list[FileVerdict] = []
-    broken: list[str] = []
-    for file in written:
-        versions = {runtime.name: runtime.version() for runtime in file.runtimes}
-        model, name = file.format.open(file.path, family), file.format.name
-        progress(f"{name}: codes")
-        codes = check_codes(model, file.packed, file.format.left_out(family), file.runtimes)
-        progress(f"{name}: metadata")
-        metadata = check_metadata(model, file.packed)
-        broken += [*codes.broken, *metadata.broken]
-        paths = [path for path in model.files(family) if path == file.path or path.is_file()]
-        main, *others = map(HashedFile.of, paths)  # A file that is gone breaks the checks.
-        for runtime in file.runtimes:
-            row = f"{name} in {runtime.name}"
-            progress(f"{row}: graph")
-            graph = check_graph(model, file.packed, family.exports[name], runtime, tolerances.graph)
-            checks = [codes.of(runtime.name), metadata, graph]
-            if judge is not None:
-                progress(f"{row}: tasks")
-                run = partial(runtime.outputs, file.path)
-                tasks, rated = check_tasks(file.path, judge.bench, judge.reference, run, tolerances)
-                checks.append(tasks)
-                scores |= {row: rated} if rated else {}
-            broken += [sentence for check in checks[2:] for sentence in check.broken]
-            verdict = FileVerdict(
-                file=main,
-                others=others,
-                format=name,
-                packed=file.packed.directory,
-                runtime=runtime.name,
-                runtime_version=versions[runtime.name],
-                checks={check.name: check for check in checks},
-                notes=_notes(model, runtime, paths, codes, graph),
-            )
-            found.append(verdict)
-    return Verdict(scores, found, broken)
+    found = [verdict for file in written for verdict in _judged(file, family, tolerances, judge, progress)]
+    scores = {} if judge is None else dict(judge.scores)
+    scores |= {verdict.row: verdict.scores for verdict in found if verdict.scores}
+    # What is found of a file whatever runs it stands in the verdict of each of its runtimes.
+    broken = dict.fromkeys(sentence for verdict in found for sentence in verdict.broken)
+    return Verdict(scores, found, [*broken])
+
+
+def _judged(
+    file: Written,
+    family: Family,
+    tolerances: RecipeVerify,
+    judge: Judge | None,
+    progress: Callable[[str], None],
+) -> Iterator[FileVerdict]:
+    """Give the verdict on a file in each of its runtimes."""
+    versions = [runtime.version() for runtime in file.runtimes]
+    model, name = file.format.open(file.path, family), file.format.name
+    progress(f"{name}: codes")
+    codes = check_codes(model, file.packed, file.format.left_out(family), file.runtimes)
+    progress(f"{name}: metadata")
+    metadata = check_metadata(model, file.packed)
+    paths = [path for path in model.files(family) if path == file.path or path.is_file()]
+    main, *others = map(HashedFile.of, paths)  # A file that is gone breaks the checks.
+    for runtime, version in zip(file.runtimes, versions, strict=True):
+        progress(f"{name} in {runtime.name}: graph")
+        graph = check_graph(model, file.packed, family.exports[name], runtime, tolerances.graph)
+        checks = [codes.of(runtime.name), metadata, graph]
+        scores: Scores = {}
+        if judge is not None:
+            progress(f"{name} in {runtime.name}: tasks")
+            run = partial(runtime.outputs, file.path)
+            tasks, scores = check_tasks(file.path, judge.bench, judge.reference, run, tolerances)
+            checks.append(tasks)
+        yield FileVerdict(
+            file=main,
+            others=others,
+            format=name,
+            packed=file.packed.directory,
+            runtime=runtime.name,
+            runtime_version=version,
+            checks={check.name: check for check in checks},
+            scores=scores,
+            notes=_notes(model, runtime, paths, codes, graph),
+        )
 
 
 def _notes(

@@ -1,8 +1,8 @@
 """ggml's types as this project writes them, one record each.
 
 A further grid takes one record in `epmq_export/grids/__init__.py` and one here, and nothing else: a type's
-number, the values of its blocks and their bytes are those of the package gguf, and runtimes take theirs from
-there too.
+number, the values of its blocks and their bytes are those of the package gguf, from where the runtimes have
+theirs too.
 """
 
 from collections.abc import Mapping, Sequence
