@@ -32,7 +32,9 @@ _EXPECTED = "a .gguf, .onnx or .safetensors file, a packed checkpoint, a model d
 
 
 def describe(path: Path) -> Description:
-    """InputError where there is nothing at `path`, nothing that is a model, or a model that is not whole."""
+    """Return what a file or a directory holds; InputError where there is nothing at `path`, nothing that is a
+    model, or a model that is not whole.
+    """
     try:
         description = _directory(path) if path.is_dir() else _file(path)
         _refuse_deep(description)
@@ -64,7 +66,9 @@ def _file(path: Path) -> Description:
 
 
 def _refuse_deep(description: Description) -> None:
-    """JSON may nest deeper than Python can then print; no model's metadata do."""
+    """Raise InputError for metadata that Python cannot print: JSON may nest deeper than that, and no model's
+    metadata do.
+    """
     level: list[object] = [description.metadata, description.provenance]
     for _ in range(DEEPEST):
         level = [
@@ -151,7 +155,7 @@ def _sharded(index: Path) -> Header:
 
 
 def _only_weights(directory: Path) -> Path:
-    """model.safetensors, or the one safetensors file of another name."""
+    """Return model.safetensors, or the one safetensors file of another name."""
     if (directory / WEIGHTS).exists():
         return directory / WEIGHTS
     found = sorted(path for path in directory.glob("*.safetensors"))
@@ -181,7 +185,7 @@ def _only_weights(directory: Path) -> Path:
 
 
 def _prefixed(header: Header) -> dict[str, str]:
-    """A header's own metadata, apart from the keys of the configuration."""
+    """Return a header's own metadata, apart from the keys of the configuration."""
     return {f"safetensors.{key}": value for key, value in header.metadata.items()}
 
 
@@ -195,7 +199,9 @@ def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(text: object) -> object:
-    """A file of others may call anything `epmq.*`: what is no JSON stays as it is."""
+    """Return what the JSON says. A file of others may call anything `epmq.*`, so what is no JSON stays as it
+    is.
+    """
     try:
         return json.loads(text) if isinstance(text, str) else text
     except (ValueError, RecursionError):

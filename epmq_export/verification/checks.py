@@ -31,7 +31,6 @@ from epmq_export.verification.probes import probes
 from epmq_export.verification.tasks.bench import Bench, Outputs, Scores
 
 METRIC = "rms_relative"
-SHOWN = 5
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ def verify(
     judge: Judge | None,
     progress: Callable[[str], None],
 ) -> Verdict:
-    """Check every file. Without a judge, where there is no recipe, the tasks are left out and the report says
-    so.
+    """Check every file: codes and metadata once, graph and tasks in each runtime that reads it.
 
-    Raises MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not
-    an error.
+    Without a judge, where there is no recipe, the tasks are left out and the report says so. Raises
+    MissingRuntime where a runtime is not installed. A file that cannot be read is a broken check, not an
+    error.
     """
     found = [verdict for file in written for verdict in _judged(file, family, tolerances, judge, progress)]
     scores = {} if judge is None else dict(judge.scores)

@@ -18,7 +18,7 @@ _KEYS = ("location", "offset", "length")
 
 
 def beside(path: Path) -> Path:
-    """Where the weights of the model at `path` lie, if not in it."""
+    """Return where the weights of the model at `path` lie, if not in it."""
     return path.with_name(f"{path.name}{ENDING}")
 
 
@@ -27,12 +27,12 @@ def used(model: ModelProto) -> bool:
 
 
 def aligned(end: int) -> int:
-    """Where the next tensor begins."""
+    """Return where the next tensor begins."""
     return -(-end // ALIGNMENT) * ALIGNMENT
 
 
 def taken(sizes: Iterable[int]) -> int:
-    """Bytes of a data file of tensors of such sizes, in this order."""
+    """Return the bytes of a data file of tensors of such sizes, in this order."""
     end = 0
     for size in sizes:
         end = aligned(end) + size if size else end
@@ -59,8 +59,8 @@ def write(
 
 
 def check(path: Path, model: ModelProto) -> None:
-    """InputError unless all data that the model at `path` keeps elsewhere lie in the one file beside it, as
-    `write` lays them out.
+    """Raise InputError unless all data that the model at `path` keeps elsewhere lie in the one file beside
+    it, as `write` lays them out.
 
     The place is the model's to say: believed, it would let a file read any other of this machine.
     """
@@ -89,7 +89,7 @@ def check(path: Path, model: ModelProto) -> None:
 
 
 def read(path: Path, tensor: TensorProto) -> bytes:
-    """The data of an initializer of the model at `path`, which the caller has checked."""
+    """Return the data of an initializer of the model at `path`, which the caller has checked."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return bytes(tensor.raw_data)
     start, length = _place(tensor, path)
@@ -105,8 +105,8 @@ def read(path: Path, tensor: TensorProto) -> bytes:
 
 
 def _place(tensor: TensorProto, path: Path) -> tuple[int, int]:
-    """Where the data of a tensor begin in the file beside the model, and their length, which type and dims
-    ask for.
+    """Return where the data of a tensor begin in the file beside the model, and their length, which type and
+    dims ask for.
     """
     told = {entry.key: entry.value for entry in tensor.external_data}
     expected = beside(path).name

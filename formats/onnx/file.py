@@ -62,7 +62,7 @@ class OnnxFile:
 
     @classmethod
     def open(cls, path: Path) -> "OnnxFile":
-        """InputError where it is no ONNX model, or not all of one."""
+        """Read a file without its weights; InputError where it is no ONNX model, or not all of one."""
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty, expected an ONNX model")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -159,7 +159,7 @@ class _Walk:
         return TensorDescription(name, kind, tuple(tensor.dims), size)
 
     def external(self, name: str, told: Mapping[str, str], bits: int) -> int:
-        """Bytes of a tensor in another file, whose length need not be told."""
+        """Return the bytes of a tensor in another file, whose length need not be told."""
         length = told.get("length", str((bits + 7) // 8))
         if "location" not in told or not re.fullmatch("[0-9]{1,19}", length):
             raise InputError(
@@ -188,13 +188,13 @@ class _Walk:
         return found
 
     def without(self, place: tuple[int, int], numbers: Collection[int]) -> bytes:
-        """A message with the fields of these numbers left out."""
+        """Return a message with the fields of these numbers left out."""
         return b"".join(
             self.content[item.start : item.end] for item in self.fields(place) if item.number not in numbers
         )
 
     def inside(self, place: tuple[int, int], numbers: Collection[int]) -> Iterator[tuple[int, int]]:
-        """Where the values of the fields of these numbers lie."""
+        """Give the places of the values of the fields of these numbers."""
         return ((item.at, item.end) for item in self.fields(place) if item.number in numbers)
 
     def fields(self, place: tuple[int, int]) -> Iterator[_Field]:
@@ -217,7 +217,7 @@ class _Walk:
             start = stop
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """The number, and where it ends."""
+        """Return the number, and where it ends."""
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:
@@ -231,7 +231,7 @@ class _Walk:
 
 
 def _text(value: object) -> str:
-    """A string of the file; where it is not UTF-8, protobuf raises or gives bytes."""
+    """Return a string of the file. Where one is not UTF-8, protobuf raises or gives bytes."""
     if not isinstance(value, str):
         raise DecodeError
     return value

@@ -90,7 +90,7 @@ class OnnxQdq:
 
 
 def _refuse_unused(packed: Packed, models: Sequence[ModelProto]) -> None:
-    """InputError where a tensor is in none of the models."""
+    """Raise InputError where a tensor is in none of the models."""
     if unused := set(packed.names()).difference(*map(held, models)):
         raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
 

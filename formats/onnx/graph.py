@@ -149,8 +149,8 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
 
 
 def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
-    """What is given by the input's name, in the order of the forward's parameters; the last takes what is
-    left where it has a star: the names of a cache's parts are no names of Python's.
+    """Return what is given by the input's name, in the order of the forward's parameters. The last takes what
+    is left where it has a star: the names of a cache's parts are no names of Python's.
     """
     parameters = inspect.signature(module.forward).parameters
     rest = [value for name, value in given.items() if name not in parameters]
@@ -164,7 +164,9 @@ def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of its own affairs: packages that it could also use, deprecations within torch."""
+    """Keep the exporter from warning of its own affairs: packages that it could also use, deprecations within
+    torch.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -208,7 +210,7 @@ def _half(node: NodeProto) -> list[NodeProto]:
 
 
 def _relu(node: NodeProto) -> list[NodeProto]:
-    """As a Max: ONNX Runtime (1.32) fuses no MatMul that a Relu follows."""
+    """Return a Relu as a Max: ONNX Runtime (1.32) fuses no MatMul that a Relu follows."""
     zero = helper.make_tensor(f"{node.output[0]}.zero", TensorProto.FLOAT, [], [0.0])
     return [
         helper.make_node("Constant", [], [zero.name], value=zero),
@@ -217,8 +219,8 @@ def _relu(node: NodeProto) -> list[NodeProto]:
 
 
 def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> list[NodeProto]:
-    """The nodes that do what `node` does, reading codes and scales where it reads a weight that is on a
-    grid.
+    """Return the nodes that do what `node` does, reading codes and scales where it reads a weight that is on
+    a grid.
     """
     name = next((name for name in node.input if name in packed.grids), None)
     if name is None:

@@ -27,14 +27,14 @@ _DTYPES: dict[int, torch.dtype] = {
 
 
 def size(tensor: TensorProto) -> int:
-    """Bytes of data that its type and dims ask for."""
+    """Return the bytes of data that its type and dims ask for."""
     bits: int = prod(tensor.dims) * BITS[tensor.data_type]
     return (bits + 7) // 8
 
 
 def encode(tensor: TensorProto, value: Tensor) -> bytes:
-    """`value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the first in
-    the low nibble.
+    """Return `value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the
+    first in the low nibble.
     """
     flat = value.contiguous().flatten()
     if BITS[tensor.data_type] != 4:
@@ -45,7 +45,7 @@ def encode(tensor: TensorProto, value: Tensor) -> bytes:
 
 
 def decode(tensor: TensorProto, data: bytes) -> Tensor:
-    """What `encode` was given for `data`; the caller has checked the tensor."""
+    """Return what `encode` was given for `data`; the caller has checked the tensor."""
     raw = torch.frombuffer(bytearray(data) or bytearray(1), dtype=torch.uint8)[: len(data)]
     if BITS[tensor.data_type] != 4:
         return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
@@ -57,8 +57,8 @@ def decode(tensor: TensorProto, data: bytes) -> Tensor:
 
 
 def check(tensor: TensorProto, where: str) -> None:
-    """InputError unless the tensor's type is one that this project writes, and its data, where they are in
-    it, are of the right size.
+    """Raise InputError unless the tensor's type is one that this project writes, and its data, where they are
+    in it, are of the right size.
     """
     if tensor.data_type not in BITS:
         raise InputError(
@@ -72,7 +72,7 @@ def check(tensor: TensorProto, where: str) -> None:
 
 
 def check_size(tensor: TensorProto, found: int, where: str) -> None:
-    """InputError unless that many bytes are what its type and dims ask for."""
+    """Raise InputError unless that many bytes are what its type and dims ask for."""
     if found != (expected := size(tensor)):
         raise InputError(
             f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for "
@@ -86,8 +86,8 @@ def type_name(tensor: TensorProto) -> str:
 
 
 def halves(scales: Tensor) -> Tensor:
-    """Stored float32 scales as the float16 that they came from; NaN, which equals no scale, where one is no
-    float16 value.
+    """Return stored float32 scales as the float16 that they came from; NaN, which equals no scale, where one
+    is no float16 value.
     """
     half = scales.half()
     return torch.where(half.float() == scales, half, torch.nan)

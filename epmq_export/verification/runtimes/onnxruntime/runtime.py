@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -71,29 +71,16 @@ class OnnxRuntime:
             )
         if onnx_language.is_language(inputs):
             return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
+        wanted = PICTURES_OUT if pictures else TEXTS_OUT
         known = [value.name for value in session.get_outputs()]
-        output = next((name for name in (PICTURES_OUT if pictures else TEXTS_OUT) if name in known), None)
+        output = next((name for name in wanted if name in known), None)
         if output is None:
-            raise InputError(
-                f"{path}: it has no output {' or '.join(PICTURES_OUT if pictures else TEXTS_OUT)}"
-            )
+            raise InputError(f"{path}: it has no output {' or '.join(wanted)}")
         folder = _beside(path)
-        feeds = (
-            _of_pictures(folder, pictures)
-            if pictures
-            else _of_texts(folder, [text_of(text) for text in texts])
-        )
+        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, [*map(text_of, texts)])
         results: dict[int, NDArray[np.float32]] = {}
         for rows, given in feeds:
-            feed = {
-                name: given[name] if name in given else _filler(path, name, shape)
-                for name, shape in inputs.items()
-            }
-            try:
-                (found,) = session.run([output], feed)
-            except Exception as error:  # The runtime has a class of its own for every status.
-                raise InputError(f"{path}: ONNX Runtime fails on it ({first_line(error)})") from None
-            results.update(zip(rows, found, strict=True))
+            results.update(zip(rows, _embedded(session, path, output, given), strict=True))
         return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
@@ -136,6 +123,21 @@ def open_session(
         return runtime.InferenceSession(path, options, providers=providers, enable_fallback=0)
     except Exception as error:  # The runtime has a class of its own for every status.
         raise InputError(f"{path}: ONNX Runtime refuses it ({first_line(error)})") from None
+
+
+def _embedded(
+    session: "onnxruntime.InferenceSession", path: Path, output: str, given: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
+    """Return an output of one batch."""
+    feed = {
+        value.name: given[value.name] if value.name in given else _filler(path, value.name, value.shape)
+        for value in session.get_inputs()
+    }
+    try:
+        found: NDArray[Any] = session.run([output], feed)[0]
+    except Exception as error:  # The runtime has a class of its own for every status.
+        raise InputError(f"{path}: ONNX Runtime fails on it ({first_line(error)})") from None
+    return found
 
 
 def _fused(path: Path) -> int:
