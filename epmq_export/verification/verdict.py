@@ -61,7 +61,7 @@ class FileVerdict:
     """The checks by their names, in the order of `CHECKS`, without `tasks` where there was no recipe."""
 
     scores: Scores
-    """By task; empty without a recipe, and where the tasks could not be run."""
+    """The scores by task. Empty without a recipe, and where the tasks could not be run."""
 
     notes: Mapping[str, Any]
     """Facts from the format and the runtime, such as how many linears it fuses. There are none for a file
@@ -75,12 +75,12 @@ class FileVerdict:
 
     @property
     def row(self) -> str:
-        """Its name among the rows of scores."""
+        """The name of its row in the scores."""
         return f"{self.format} in {self.runtime}"
 
     @property
     def broken(self) -> Sequence[str]:
-        """What is wrong, a sentence each; empty when all is well."""
+        """A sentence for each fault. Empty where there is none."""
         return [sentence for check in self.checks.values() for sentence in check.broken]
 
     @property
