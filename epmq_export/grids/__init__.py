@@ -18,6 +18,9 @@ __all__ = ["BUDGET", "FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
 # is tried with both signs. With 8 bits clipping hardly pays, but the choice among the last codes does.
 _PAST = (7.35, 7.7, 8.0, 8.35, 8.7, 9.1, 9.6, 10.2, 11.0, 12.0, 13.5, 16.0)
 _Q4_0 = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, *_PAST, *(-reach for reach in _PAST))
+_Q5_0 = tuple(
+    sign * reach for reach in (13.0, 14.0, 15.0, 15.5, 16.0, 16.5, 17.0, 17.7, 18.5, 20.0) for sign in (1, -1)
+)
 _Q8_0 = (*(float(code) for code in range(114, 128)), 127.5, 128.5)
 # llama.cpp's table for 4 bits: closer together near 0, where most weights are.
 _IQ4_NL = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -49,6 +52,7 @@ GRIDS: dict[str, Grid] = {
         Zeroed("Q4_1Z", group=32, subgroup=32, lowest=0, levels=tuple(range(16))),
         Scaled("IQ4_NL", group=32, subgroup=32, lowest=0, levels=_IQ4_NL, reaches=_TABLE),
         ShiftedK("Q4_K", group=256, subgroup=32, lowest=0, levels=tuple(range(16)), share_bits=6),
+        Scaled("Q5_0", group=32, subgroup=32, lowest=-16, levels=tuple(range(-16, 16)), reaches=_Q5_0),
         ShiftedK("Q5_K", group=256, subgroup=32, lowest=0, levels=tuple(range(32)), share_bits=6),
         ScaledK(
             "Q6_K",

@@ -35,6 +35,9 @@ TYPES: Mapping[str, GgmlType] = {
     "Q4_0": GgmlType(LlamaFileType.MOSTLY_Q4_0, (Half("scales"), Bits("codes", 16, 4, 16))),
     "Q4_1": GgmlType(LlamaFileType.MOSTLY_Q4_1, (Half("scales"), Half("mins"), Bits("codes", 16, 4, 16))),
     "IQ4_NL": GgmlType(LlamaFileType.MOSTLY_IQ4_NL, (Half("scales"), Bits("codes", 16, 4, 16))),
+    "Q5_0": GgmlType(
+        LlamaFileType.MOSTLY_Q5_0, (Half("scales"), Bits("codes", 4, 1, 1, 4), Bits("codes", 16, 4, 16))
+    ),
     "Q8_0": GgmlType(LlamaFileType.MOSTLY_Q8_0, (Half("scales"), Signed("codes", 32))),
     "Q2_K": GgmlType(
         LlamaFileType.MOSTLY_Q2_K,

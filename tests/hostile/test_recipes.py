@@ -302,7 +302,7 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {grid: q4_0}",
-        "3: quantization.grid: found 'q4_0', expected one of Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_K, Q6_K, Q8_0, did you mean 'Q4_0'?",
+        "3: quantization.grid: found 'q4_0', expected one of Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q4_0'?",
     ),
     (HEAD + "quantization: {bits: 0}", "3: quantization.bits: found 0, expected a number above 0"),
     (
@@ -319,7 +319,7 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {overrides: {'*.query.*': q8_0}}",
-        "3: quantization.overrides.*.query.*: found 'q8_0', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_K, Q6_K, Q8_0, did you mean 'Q8_0'?",
+        "3: quantization.overrides.*.query.*: found 'q8_0', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q8_0'?",
     ),
     (
         HEAD + "quantization: {overrides: [Q8_0]}",
@@ -327,7 +327,7 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {embeddings: int4}",
-        "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_K, Q6_K, Q8_0",
+        "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0",
     ),
     (HEAD + "quantization: {keep: pooler}", "3: quantization.keep: found 'pooler', expected a list"),
     (
