@@ -14,9 +14,6 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
 from epmq_export.verification.tasks.language import answers_of
 
-# The format that export.split_size acts on.
-SPLIT = "gguf"
-
 
 def formats_of(recipe: Recipe, family: Family) -> list[str]:
     """Return the formats that are to be written: those of the recipe, or all that the family can be written
@@ -64,13 +61,16 @@ def require_formats(recipe: Recipe, family: Family) -> None:
 
 
 def _require_split(recipe: Recipe, family: Family) -> None:
-    """Raise RecipeError where no file is written that can lie in parts."""
-    key, found = ("export", "split_size"), "found it set, expected the key left out"
-    if SPLIT not in formats_of(recipe, family):
-        raise recipe.mistake(key, f"{found}: no {SPLIT.upper()} file is written")
-    export = family.exports[SPLIT]
-    if not export.splits:
-        raise recipe.mistake(key, f"{found}: {export.runtimes[0]} reads a model in one file only")
+    """Raise RecipeError where no file is written that may lie in parts."""
+    splitting = [name for name, export in family.exports.items() if export.splits]
+    if not set(splitting) & set(formats_of(recipe, family)):
+        formats = " or ".join(name.upper() for name in splitting)
+        why = (
+            f"no {formats} file is written"
+            if splitting
+            else f"no runtime reads a model of family {family.name} in parts"
+        )
+        raise recipe.mistake(("export", "split_size"), f"found it set, expected the key left out: {why}")
 
 
 def require_readable(recipe: Recipe, family: Family, names: Sequence[str]) -> None:
