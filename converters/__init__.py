@@ -1,4 +1,6 @@
-"""Model families: blocks in data order, names, metadata, tokenizer. A folder a family, or a group of them."""
+"""The model families: blocks in data order, names, metadata and tokenizer. Each family, or group of families,
+has a folder.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,7 +30,10 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
 
 
 def open_family(directory: Path) -> Family:
-    """The family of a model directory, by the `model_type` of its config.json."""
+    """Return the family of a model directory, by the `model_type` of its config.json.
+
+    Raises InputError where the directory has no readable config.json, or no family is known for it.
+    """
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -43,7 +48,9 @@ def open_family(directory: Path) -> Family:
 
 
 def frozen(directory: Path) -> Sequence[str]:
-    """The patterns of what a merge leaves as the base's; none for a model of no known family."""
+    """Return the patterns of the tensors that a merge leaves as the base's. There are none for a model of no
+    known family.
+    """
     try:
         return open_family(directory).frozen
     except InputError:

@@ -1,4 +1,6 @@
-"""Any model file or directory described: kind, metadata, tensors. Headers are read, weights are not."""
+"""The description of any model file or directory: kind, metadata and tensors. Headers are read, weights are
+not.
+"""
 
 import json
 import logging
@@ -32,8 +34,9 @@ _EXPECTED = "a .gguf, .onnx or .safetensors file, a packed checkpoint, a model d
 
 
 def describe(path: Path) -> Description:
-    """Return what a file or a directory holds; InputError where there is nothing at `path`, nothing that is a
-    model, or a model that is not whole.
+    """Return the description of the model at `path`.
+
+    Raises InputError where there is nothing at `path`, nothing that is a model, or a model that is not whole.
     """
     try:
         description = _directory(path) if path.is_dir() else _file(path)
@@ -57,7 +60,7 @@ def _file(path: Path) -> Description:
         return _onnx(path)
     if ending == ".safetensors":
         header = read_header(path)
-        return Description("safetensors", path, header.metadata, header.tensors)
+        return Description(kind="safetensors", path=path, metadata=header.metadata, tensors=header.tensors)
     if ending in PICKLES:
         raise InputError(f"{path}: {pickle_refusal(path.name)}")
     raise InputError(
@@ -66,8 +69,8 @@ def _file(path: Path) -> Description:
 
 
 def _refuse_deep(description: Description) -> None:
-    """Raise InputError for metadata that Python cannot print: JSON may nest deeper than that, and no model's
-    metadata do.
+    """Raise InputError for metadata that are nested deeper than those of any model. JSON may nest deeper than
+    Python can then print.
     """
     level: list[object] = [description.metadata, description.provenance]
     for _ in range(DEEPEST):
@@ -85,21 +88,32 @@ def _gguf(path: Path) -> Description:
     file = GgufModel.open(path)
     metadata = {key: value.value for key, value in file.metadata.items()}
     tensors = [
-        TensorDescription(info.name, info.type.name, info.shape, info.size) for info in file.tensors.values()
+        TensorDescription(name=info.name, type=info.type.name, shape=info.shape, bytes=info.size)
+        for info in file.tensors.values()
     ]
     return Description(
-        "gguf", path, {"gguf.version": file.files[0].version, **metadata}, tensors, _provenance(metadata)
+        kind="gguf",
+        path=path,
+        metadata={"gguf.version": file.files[0].version, **metadata},
+        tensors=tensors,
+        provenance=_provenance(metadata),
     )
 
 
 def _onnx(path: Path) -> Description:
-    from formats.onnx.file import OnnxFile  # a quarter of a second, for this kind of file only
+    from formats.onnx.file import OnnxFile  # This takes a quarter of a second, so only this kind pays it.
 
     file = OnnxFile.open(path)
     for name in file.elsewhere:
         if not (path.parent / name).is_file():
             log.warning("%s keeps tensors in %s, which is not there: no runtime will load it", path, name)
-    return Description("onnx", path, file.metadata, file.tensors, _provenance(file.metadata))
+    return Description(
+        kind="onnx",
+        path=path,
+        metadata=file.metadata,
+        tensors=file.tensors,
+        provenance=_provenance(file.metadata),
+    )
 
 
 def _directory(directory: Path) -> Description:
@@ -108,18 +122,25 @@ def _directory(directory: Path) -> Description:
     if (directory / ADAPTER_CONFIG).exists() and (directory / ADAPTER_WEIGHTS).exists():
         header = read_header(directory / ADAPTER_WEIGHTS)
         return Description(
-            "LoRA adapter",
-            directory,
-            read_json(directory / ADAPTER_CONFIG) | _prefixed(header),
-            header.tensors,
+            kind="LoRA adapter",
+            path=directory,
+            metadata=read_json(directory / ADAPTER_CONFIG) | _prefixed(header),
+            tensors=header.tensors,
         )
     header = _weights(directory)
     config = read_json(directory / CONFIG) if (directory / CONFIG).exists() else {}
-    return Description("Hugging Face model", directory, config | _prefixed(header), header.tensors)
+    return Description(
+        kind="Hugging Face model",
+        path=directory,
+        metadata=config | _prefixed(header),
+        tensors=header.tensors,
+    )
 
 
 def _packed(directory: Path) -> Description:
-    from epmq_export.tensors.packed import Packed  # torch, seconds: for this kind only
+    from epmq_export.tensors.packed import (
+        Packed,
+    )  # This imports torch for seconds, so only this kind pays it.
 
     packed = Packed(directory)
     stored = {tensor.name: tensor for tensor in _weights(directory).tensors}
@@ -127,13 +148,23 @@ def _packed(directory: Path) -> Description:
     for name in packed.names():
         if name in packed.grids:
             size = sum(stored[f"{name}.{part}"].bytes for part in ("codes", *packed.grids[name].parts))
-            tensors.append(TensorDescription(name, packed.grids[name].name, packed.shape(name), size))
+            tensors.append(
+                TensorDescription(
+                    name=name, type=packed.grids[name].name, shape=packed.shape(name), bytes=size
+                )
+            )
         else:
             tensors.append(stored[name])
     told = packed.index.as_dict()
-    # The grids are the tensors' types already.
+    # The grids are left out, because they are the types of the tensors.
     metadata = {key: value for key, value in told.items() if key not in (*PROVENANCE, "grids")}
-    return Description("packed checkpoint", directory, metadata, tensors, packed.index.provenance)
+    return Description(
+        kind="packed checkpoint",
+        path=directory,
+        metadata=metadata,
+        tensors=tensors,
+        provenance=packed.index.provenance,
+    )
 
 
 def _weights(directory: Path) -> Header:
@@ -155,7 +186,7 @@ def _sharded(index: Path) -> Header:
 
 
 def _only_weights(directory: Path) -> Path:
-    """Return model.safetensors, or the one safetensors file of another name."""
+    """Return model.safetensors, or the only safetensors file of another name."""
     if (directory / WEIGHTS).exists():
         return directory / WEIGHTS
     found = sorted(path for path in directory.glob("*.safetensors"))
@@ -185,11 +216,12 @@ def _only_weights(directory: Path) -> Path:
 
 
 def _prefixed(header: Header) -> dict[str, str]:
-    """Return a header's own metadata, apart from the keys of the configuration."""
+    """Return a header's own metadata under names apart from the keys of the configuration."""
     return {f"safetensors.{key}": value for key, value in header.metadata.items()}
 
 
 def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this project wrote about the file's origin."""
     found = {}
     for key in PROVENANCE:
         text = metadata.get(f"epmq.{key}")
@@ -199,8 +231,8 @@ def _provenance(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(text: object) -> object:
-    """Return what the JSON says. A file of others may call anything `epmq.*`, so what is no JSON stays as it
-    is.
+    """Return the value of a text in JSON. Any other text stays as it is, because a file of others may have a
+    key `epmq.*`.
     """
     try:
         return json.loads(text) if isinstance(text, str) else text

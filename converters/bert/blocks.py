@@ -9,8 +9,8 @@ from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
 from epmq_export.models.family import Batch
 
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
-# full.
+# The weight of rows that the output does not read, as in FeatCal's public code. It is not 0, so that the
+# Hessian keeps its full rank.
 UNREAD = 0.01
 
 
@@ -32,9 +32,8 @@ class Stem:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
-        positions = torch.arange(ids.shape[1], device=ids.device)[
-            None
-        ]  # the module's own buffer has no data: it was built on meta
+        # The module's own buffer has no data, because it was built on the meta device.
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
         result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
         return result
 
@@ -49,7 +48,9 @@ class Layer:
     config: BertConfig
     index: int
     reads_cls_only: bool
-    """The last layer under CLS pooling: only keys and values of the other tokens reach the output."""
+    """Whether this is the last layer under CLS pooling, where only keys and values of the other tokens reach
+    the output.
+    """
 
     steps: tuple[tuple[str, ...], ...] = (
         ("attention.self.query", "attention.self.key", "attention.self.value"),

@@ -44,6 +44,8 @@ _GGUF_MODULES = {
 
 @dataclass(frozen=True)
 class Bert:
+    """A BERT encoder with its pooling."""
+
     directory: Path
     config: BertConfig
     tokenizer: PreTrainedTokenizerFast
@@ -57,6 +59,10 @@ class Bert:
 
     @classmethod
     def open(cls, directory: Path) -> "Bert":
+        """Read the config, the tokenizer and the pooling of a model directory.
+
+        Raises InputError for settings that this family does not have.
+        """
         config = BertConfig.from_pretrained(directory)
         config._attn_implementation = "sdpa"
         _refuse_unsupported(directory / "config.json", config)
@@ -67,7 +73,13 @@ class Bert:
             tokenizer.model_max_length,
             config.max_position_embeddings,
         )
-        return cls(directory, config, tokenizer, _pooling(directory), max_length)
+        return cls(
+            directory=directory,
+            config=config,
+            tokenizer=tokenizer,
+            pooling=_pooling(directory),
+            max_length=max_length,
+        )
 
     @property
     def zero_shot(self) -> ZeroShot:
@@ -89,8 +101,8 @@ class Bert:
         return (Stem(self.config), *layers)
 
     def canonical(self, name: str) -> str | None:
-        """Without the `bert.` of models with a head; the pooler, the heads and position indices are not part
-        of an encoder.
+        """Return the name without the `bert.` of models with a head. The pooler, the heads and position
+        indices are no part of an encoder.
         """
         name = name.removeprefix("bert.")
         if not name.startswith(("embeddings.", "encoder.")) or name == "embeddings.position_ids":
@@ -154,18 +166,21 @@ class Bert:
         return GgufSpec("bert", metadata, names)
 
     def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
-        """Return one model, with `last_hidden_state` for feature-extraction pipelines, which pool themselves,
-        and
-        `sentence_embedding`, pooled and unnormalised.
+        """Return one model. Its outputs are `last_hidden_state` for feature-extraction pipelines, which pool
+        themselves, and `sentence_embedding`, pooled and unnormalised.
         """
         tokens = {0: "batch", 1: "sequence"}
         inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
-        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+        # The example has two rows of three, because the exporter takes an axis of length 0 or 1 for constant.
         example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
         outputs = {"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}}
         return {
             "model": OnnxSpec(
-                lambda source: Encoder(self.blocks, self.output, source), example, inputs, outputs, [self]
+                build=lambda source: Encoder(self.blocks, self.output, source),
+                example=example,
+                inputs=inputs,
+                outputs=outputs,
+                towers=[self],
             )
         }
 
@@ -177,7 +192,7 @@ class Bert:
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """One unnormalised embedding a sentence, [batch, width]."""
+    """Return one unnormalised embedding for each text, [batch, width]."""
     if pooling == "cls":
         return hidden[:, 0]
     mask = attention_mask.unsqueeze(-1).to(hidden.dtype)

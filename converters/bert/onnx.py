@@ -9,11 +9,10 @@ from epmq_export.tensors.source import TensorSource
 
 
 class Encoder(nn.Module):
-    """input_ids, attention_mask, token_type_ids (int64 [batch, sequence]) -> hidden [batch, sequence, width],
-    output [batch, width].
+    """A module from input_ids, attention_mask and token_type_ids (int64 [batch, sequence]) to hidden states
+    [batch, sequence, width] and the output [batch, width].
 
-    It runs what the blocks run, so an exported graph can only differ from the reference by the exporter's
-    doing.
+    It runs the same blocks as the reference, so that only the exporter can make an exported graph differ.
     """
 
     def __init__(
@@ -35,5 +34,5 @@ class Encoder(nn.Module):
         hidden = None
         for block in self._blocks:
             hidden = block.run(self.get_submodule(block.name), hidden, batch)
-        assert hidden is not None  # a family has at least its stem
+        assert hidden is not None  # A family has at least its stem.
         return hidden, self._output(hidden, batch)

@@ -9,20 +9,20 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmb
 
 from epmq_export.models.family import Batch
 
-# The library's fields are optional where a config always has them.
+# The types of the library's fields are optional, although a config always has them.
 Config = Any
 
 
 VISION, TEXT = "vision_model", "text_model"
 
 
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
-# full.
+# The weight of rows that the output does not read, as in FeatCal's public code. It is not 0, so that the
+# Hessian keeps its full rank.
 UNREAD = 0.01
 
 
-# What the last of a text's tokens is read by, with this id in old configs: by its place, the highest id, and
-# not by the id itself.
+# The end token of old configs, which is not the one that texts have. With it the output is read at the
+# highest id of a text, which is its end.
 _OLD_END = 2
 
 
@@ -56,7 +56,7 @@ class VisionStem:
         made: Any = module.embeddings
         patches = made.patch_embedding(batch["pixel_values"]).flatten(2).transpose(1, 2)
         classes = made.class_embedding.expand(patches.shape[0], 1, -1)
-        # The module's own index of positions has no data: it was built on meta.
+        # The module's own index of positions has no data, because it was built on the meta device.
         result: Tensor = module.get_submodule("pre_layrnorm")(
             torch.cat((classes, patches), 1) + made.position_embedding.weight
         )
@@ -74,7 +74,9 @@ class Layer:
     tower: str
     index: int
     reads_class_only: bool = False
-    """The last layer of the image tower: only keys and values of the other tokens reach the output."""
+    """Whether this is the last layer of the image tower, where only keys and values of the other tokens reach
+    the output.
+    """
 
     steps: tuple[tuple[str, ...], ...] = _LAYER_STEPS
 
@@ -105,7 +107,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class VisionHead:
-    """The class token, normalised and projected to where texts are: [batch, 1, projection_dim]."""
+    """The class token, normalised and projected to the space of the texts: [batch, 1, projection_dim]."""
 
     config: Config
     name: str = f"{VISION}.head"
@@ -135,7 +137,7 @@ class VisionHead:
 
 @dataclass(frozen=True)
 class TextStem:
-    """Tokens and positions."""
+    """Tokens and positions, added."""
 
     config: Config
     name: str = f"{TEXT}.embeddings"

@@ -1,4 +1,4 @@
-"""CLIP: the image tower, which experts are fine-tuned in, and the text tower, which stays the base's and
+"""CLIP: the image tower, in which experts are fine-tuned, and the text tower, which stays the base's and
 makes zero-shot heads.
 
 Canonical names are those of transformers' CLIPModel. Experts are often stored as the image tower alone, with
@@ -32,13 +32,13 @@ _ACTIVATIONS = ("quick_gelu", "gelu")
 
 @dataclass(frozen=True)
 class _Tower:
-    """What both towers share."""
+    """The parts that both towers share."""
 
     directory: Path
     text: CLIPTextConfig
     vision: CLIPVisionConfig
     unit: bool = field(default=False, kw_only=True)
-    """Whether outputs are made of length 1, as a joint model's are."""
+    """Whether outputs get length 1, as those of a joint model have."""
 
     @property
     def embeddings(self) -> Sequence[str]:
@@ -106,7 +106,9 @@ class ClipText(_Tower):
         return text[: max(end for _, end in encoded["offset_mapping"])]
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """Without a mask: what pads a text comes after its end, which does not see it."""
+        """Yield batches without a mask, because padding comes after the end of a text, which does not
+        see it.
+        """
         for start in range(0, len(samples), size):
             texts = [text_of(sample) for sample in samples[start : start + size]]
             encoded = self.tokenizer(
@@ -126,11 +128,15 @@ class ClipText(_Tower):
         """Return the tower with its projection, as a model beside the image tower's."""
         batch = {0: "text_batch_size"}
         tokens = {**batch, 1: "sequence_length"}
-        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+        # The example has two rows of three, because the exporter takes an axis of length 0 or 1 for constant.
         example = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
         outputs = {"text_embeds": batch, "last_hidden_state": tokens}
         return OnnxSpec(
-            lambda source: TextTower(self.blocks, source), example, {"input_ids": tokens}, outputs, [self]
+            build=lambda source: TextTower(self.blocks, source),
+            example=example,
+            inputs={"input_ids": tokens},
+            outputs=outputs,
+            towers=[self],
         )
 
     def as_ggml(self) -> "ClipText":
@@ -148,19 +154,29 @@ class Clip(_Tower):
 
     @classmethod
     def open(cls, directory: Path) -> "Clip":
+        """Read the config, the tokenizer and the processor of a model directory.
+
+        Raises InputError for an activation that this family does not have.
+        """
         config = CLIPConfig.from_pretrained(directory)
         text, vision = config.text_config, config.vision_config
         assert isinstance(text, CLIPTextConfig) and isinstance(vision, CLIPVisionConfig)
         for part in (text, vision):
             part._attn_implementation = "sdpa"
-            part.projection_dim = config.projection_dim  # the towers' own are what they would have alone
+            part.projection_dim = config.projection_dim  # The towers' own numbers are for a tower alone.
             if part.hidden_act not in _ACTIVATIONS:
                 raise InputError(
                     f"{directory / 'config.json'}: hidden_act is {part.hidden_act!r}, expected one of "
                     f"{', '.join(_ACTIVATIONS)}"
                 )
-        tower = ClipText(directory, text, vision, fast_tokenizer(directory))
-        return cls(directory, text, vision, load_processor(directory), tower)
+        tower = ClipText(directory=directory, text=text, vision=vision, tokenizer=fast_tokenizer(directory))
+        return cls(
+            directory=directory,
+            text=text,
+            vision=vision,
+            processor=load_processor(directory),
+            text_tower=tower,
+        )
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -174,7 +190,7 @@ class Clip(_Tower):
             "gguf": GgufExport(
                 runtimes=("clip.cpp",),
                 computed=self._as_ggml,
-                # clip.cpp's convolution takes no other.
+                # The convolution of clip.cpp takes no other type.
                 halves=(f"{VISION}.embeddings.patch_embedding.weight",),
                 grids=GRIDS,
                 spec=self._gguf_spec,
@@ -189,7 +205,7 @@ class Clip(_Tower):
     @property
     def images(self) -> Images:
         side, patch = self.vision.image_size, self.vision.patch_size
-        assert isinstance(side, int) and isinstance(patch, int)  # the library's fields may be pairs
+        assert isinstance(side, int) and isinstance(patch, int)  # Their types also allow pairs.
         return Images(numbers=3 * side**2, tokens=1 + (side // patch) ** 2)
 
     def truncate(self, sample: Sample) -> Picture:
@@ -217,14 +233,14 @@ class Clip(_Tower):
         images, texts = {0: "image_batch_size"}, {0: "text_batch_size"}
         pixels = {"pixel_values": torch.zeros(2, 3, side, side)}
         vision = OnnxSpec(
-            lambda source: VisionTower(self.blocks, source),
-            pixels,
-            {"pixel_values": images},
-            {"image_embeds": images, "last_hidden_state": images},
-            [self],
+            build=lambda source: VisionTower(self.blocks, source),
+            example=pixels,
+            inputs={"pixel_values": images},
+            outputs={"image_embeds": images, "last_hidden_state": images},
+            towers=[self],
         )
         text = self.text_tower.onnx_spec()
-        # Three texts beside two pictures, so that the exporter does not take the two numbers for one.
+        # There are three texts and two pictures, so that the exporter does not take the two axes for one.
         example = {"input_ids": torch.ones(3, 4, dtype=torch.int64), **pixels}
         outputs = {
             "logits_per_image": {0: "image_batch_size", 1: "text_batch_size"},
@@ -235,11 +251,11 @@ class Clip(_Tower):
         inputs = {**text.inputs, "pixel_values": images}
         towers: list[Family] = [replace(self, unit=True), replace(self.text_tower, unit=True)]
         joint = OnnxSpec(
-            lambda source: Joint(self.blocks, self.text_tower.blocks, source),
-            example,
-            inputs,
-            outputs,
-            towers,
+            build=lambda source: Joint(self.blocks, self.text_tower.blocks, source),
+            example=example,
+            inputs=inputs,
+            outputs=outputs,
+            towers=towers,
         )
         return {"vision_model": vision, "text_model": text, "model": joint}
 
@@ -253,7 +269,7 @@ class Clip(_Tower):
 
 
 def _approximate(config: _Config) -> _Config:
-    """ggml computes a GELU by its tanh form; a quick GELU is what it says."""
+    """Return the config as ggml computes it: GELU in its tanh form. A quick GELU stays as it is."""
     changed = copy.deepcopy(config)
     if changed.hidden_act == "gelu":
         changed.hidden_act = "gelu_pytorch_tanh"

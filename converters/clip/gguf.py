@@ -1,8 +1,9 @@
 """CLIP in GGUF, as clip.cpp lays it out: both towers in one file.
 
-Its names for the two halves of a feed-forward are the reverse of llama.cpp's: fc1 is ffn_down, fc2 is ffn_up.
-It reads the texts' scale from no file, so logit_scale is left out. Merges of the tokenizer are no key of
-clip.cpp's, which splits words greedily; they are written so that a file holds all that its texts need.
+clip.cpp's names for the two halves of a feed-forward part are the reverse of llama.cpp's: fc1 is ffn_down,
+fc2 is ffn_up. It reads the scale of texts from no file, so logit_scale is left out. The merges of the
+tokenizer are no key of clip.cpp, which splits words greedily. They are written so that a file holds
+everything that its texts need.
 """
 
 import json
@@ -17,11 +18,9 @@ from epmq_export.models.processor import CONFIG
 from epmq_export.models.specs import GgufSpec, Metadata
 
 ARCHITECTURE = "clip"
-# What clip.cpp's ggml can decode of this project's grids. It is older than IQ4_NL and compiled without
-# K-quants.
+# The grids that clip.cpp's ggml can decode. It is older than IQ4_NL and compiled without K-quants.
 GRIDS = frozenset({"Q4_0", "Q4_1", "Q8_0"})
-# Tensors of a file -> the layers of text and image tower: clip.cpp knows no other sizes, and ends the process
-# on them.
+# The layers of text and image tower that clip.cpp knows. It ends the process on a file with others.
 LAYERS = ((12, 12), (12, 24), (24, 32))
 _MODULES = {
     "self_attn.q_proj": "attn_q",
@@ -42,7 +41,7 @@ def gguf_spec(
     directory: Path,
     processor: Any,  # noqa: ANN401
 ) -> GgufSpec:
-    """InputError for a model that clip.cpp cannot load."""
+    """Return the layout of both towers. Raises InputError for a model that clip.cpp cannot load."""
     where = directory / "config.json"
     if (text.num_hidden_layers, vision.num_hidden_layers) not in LAYERS:
         known = ", ".join(f"{texts} + {images}" for texts, images in LAYERS)
@@ -72,16 +71,16 @@ def gguf_spec(
         **_tokens(tokenizer, directory, text.vocab_size),
     }
     return GgufSpec(
-        ARCHITECTURE,
-        metadata,
-        _names(text.num_hidden_layers, vision.num_hidden_layers),
-        frozenset({"logit_scale"}),
+        architecture=ARCHITECTURE,
+        metadata=metadata,
+        names=_names(text.num_hidden_layers, vision.num_hidden_layers),
+        left_out=frozenset({"logit_scale"}),
     )
 
 
 def _require_processor(processor: Any, side: int, directory: Path) -> None:  # noqa: ANN401
-    """InputError for one that does other than the file can say: it holds a side, means and deviations, and
-    the rest is CLIP's.
+    """Raise InputError for a processor that the file cannot describe. It holds a side, means and deviations,
+    and the rest is CLIP's own.
     """
     expected = {
         "do_resize": True,

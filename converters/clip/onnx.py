@@ -1,6 +1,6 @@
 """CLIP as modules, for export: the towers' own blocks in a row, under their canonical names.
 
-They run what the blocks run, so an exported graph can only differ from the reference by the exporter's doing.
+They run the same blocks as the reference, so that only the exporter can make an exported graph differ.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from epmq_export.tensors.source import TensorSource
 
 
 class VisionTower(Blocks):
-    """pixel_values float32 [batch, 3, side, side] -> image_embeds [batch, projection_dim], last_hidden_state
-    [batch, patches + 1, width].
+    """A module from pixel_values, float32 [batch, 3, side, side], to image_embeds [batch, projection_dim] and
+    last_hidden_state [batch, patches + 1, width].
     """
 
     def __init__(self, blocks: Sequence[Block], source: TensorSource) -> None:
@@ -28,8 +28,8 @@ class VisionTower(Blocks):
 
 
 class TextTower(Blocks):
-    """input_ids int64 [batch, sequence] -> text_embeds [batch, projection_dim], last_hidden_state [batch,
-    sequence, width].
+    """A module from input_ids, int64 [batch, sequence], to text_embeds [batch, projection_dim] and
+    last_hidden_state [batch, sequence, width].
     """
 
     def __init__(self, blocks: Sequence[Block], source: TensorSource) -> None:
@@ -42,8 +42,8 @@ class TextTower(Blocks):
 
 
 class Joint(Blocks):
-    """Both -> logits_per_image [images, texts], logits_per_text [texts, images], text_embeds and
-    image_embeds, of length 1 as CLIPModel has them.
+    """A module from the inputs of both towers to logits_per_image [images, texts], logits_per_text [texts,
+    images], text_embeds and image_embeds, of length 1 as in CLIPModel.
     """
 
     def __init__(self, vision: Sequence[Block], text: Sequence[Block], source: TensorSource) -> None:

@@ -1,4 +1,4 @@
-"""The blocks of decoder language models, and what each architecture calls its parts."""
+"""The blocks of decoder language models."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ Config = Any
 
 @dataclass(frozen=True)
 class Stem:
-    """The tokens' embeddings. Nothing of it is calibrated."""
+    """The embeddings of the tokens. Nothing in it is calibrated."""
 
     kind: Kind
     config: Config
@@ -43,14 +43,16 @@ class Stem:
 
 @dataclass(frozen=True)
 class Layer:
+    """One transformer layer, normalised before each part."""
+
     kind: Kind
     config: Config
     index: int
     rotary: nn.Module = field(compare=False, repr=False)
-    """Of the whole model, its frequencies on the CPU."""
+    """The rotations of the whole model, with their frequencies on the CPU."""
 
     as_ggml: bool
-    """Whether a GELU is ggml's."""
+    """Whether a GELU is computed as in ggml."""
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class Layer:
 
     @property
     def _type(self) -> str | None:
-        """Of the layer's attention, where the architecture has more than one."""
+        """Return the type of the layer's attention, where the architecture has more than one."""
         return self.config.layer_types[self.index] if self.kind.name == "gemma3_text" else None
 
     def build(self) -> nn.Module:
@@ -92,16 +94,15 @@ class Layer:
         attention_mask: Tensor,
         past: object | None,
     ) -> Tensor:
-        """The next hidden state [batch, new, width] of tokens at `positions` [batch, new], behind those of a
-        cache.
+        """Return the next hidden state, [batch, new, width], of tokens at `positions`, [batch, new], behind
+        those of a cache.
 
-        `places` [new] is where the new tokens stand among all, which `attention_mask` [batch, all] tells from
-        padding.
+        `places`, [new], are the indices of the new tokens among all tokens. `attention_mask`, [batch, all],
+        tells which of these are no padding.
         """
         rotation = self.rotary(hidden, positions, *filter(None, [self._type]))
-        behind = (
-            places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]
-        )  # how far back a token looks
+        # How far back each token looks at each other one.
+        behind = places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]
         seen = behind >= 0
         if self._type == SLIDING:
             seen = seen & (behind < self.config.sliding_window)
@@ -117,7 +118,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Head:
-    """The last norm, and for the rows that are read the scores of all tokens: by the embeddings themselves,
+    """The last norm, and the scores of all tokens for the rows that are read: by the embeddings themselves,
     or by a matrix of its own.
     """
 
@@ -159,11 +160,11 @@ class Head:
         return self.scores(module, hidden, batch["read"].bool())
 
     def scores(self, module: nn.Module, hidden: Tensor, read: Tensor | None = None) -> Tensor:
-        """Of all tokens, for the rows of [batch, length, width] that are read, [rows, vocabulary], or for all
-        [batch, length, vocabulary].
+        """Return the scores of all tokens, [rows, vocabulary], for the rows of [batch, length, width] that
+        are read, or for all rows, [batch, length, vocabulary].
         """
         normalised = module.get_submodule(self._norm)(hidden)
-        # Not the module's own call: in an exported model the embeddings' own module holds the weight.
+        # The module itself is not called, because in an exported model the embeddings' module has the weight.
         weight: Tensor = module.get_parameter(f"{self._scores}.weight")
         return nn.functional.linear(normalised if read is None else normalised[read], weight)
 
@@ -172,7 +173,7 @@ class Head:
 
 
 def with_rms_norms(module: nn.Module, eps: float, offset: float) -> nn.Module:
-    """The library's own classes of norms replaced by the one that calibration knows."""
+    """Replace the library's own classes of norms by the one that calibration knows, and return the module."""
     for name, child in [*module.named_modules()]:
         if type(child).__name__.endswith("RMSNorm"):
             weight: Tensor = child.get_parameter("weight")

@@ -21,12 +21,15 @@ from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
-# Tokens of a calibration or evaluation text: past them a solve learns little, and attention takes its square.
+# The most tokens of a calibration or evaluation text. More teach a solve little, and the cost of attention
+# grows with their square.
 LONGEST = 2048
 
 
 @dataclass(frozen=True)
 class Decoder:
+    """A decoder language model with its tokenizer."""
+
     directory: Path
     kind: Kind
     config: Config
@@ -40,11 +43,15 @@ class Decoder:
 
     @classmethod
     def open(cls, directory: Path, kind: Kind) -> "Decoder":
+        """Read the config and the tokenizer of a model directory.
+
+        Raises InputError for settings that this family does not have.
+        """
         path = directory / "config.json"
         try:
             config: Config = copy.deepcopy(kind.config.from_pretrained(directory))
             rotary = kind.rotary(config)
-        except Exception as error:  # the library's checks raise a class of their own for every mistake
+        except Exception as error:  # The library's checks raise a class of their own for every mistake.
             raise InputError(
                 f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})"
             ) from None
@@ -54,7 +61,14 @@ class Decoder:
         _refuse_endings(directory, tokenizer)
         window = config.sliding_window if kind.name == "mistral" else None
         limits = (LONGEST, config.max_position_embeddings, tokenizer.model_max_length, window)
-        return cls(directory, kind, config, tokenizer, rotary, min(limit for limit in limits if limit))
+        return cls(
+            directory=directory,
+            kind=kind,
+            config=config,
+            tokenizer=tokenizer,
+            rotary=rotary,
+            max_length=min(limit for limit in limits if limit),
+        )
 
     @property
     def name(self) -> str:
@@ -79,6 +93,7 @@ class Decoder:
 
     @property
     def tied(self) -> bool:
+        """Return whether the embeddings are also the head."""
         return bool(self.config.tie_word_embeddings)
 
     @property
@@ -91,7 +106,7 @@ class Decoder:
 
     @property
     def encoder(self) -> Sequence[Block]:
-        """Nothing: every token is read in the light of the answer's own."""
+        """Return no block, because every token's hidden state depends on those of an answer."""
         return ()
 
     @property
@@ -105,7 +120,7 @@ class Decoder:
     @property
     def layers(self) -> Sequence[Layer]:
         return [
-            Layer(self.kind, self.config, i, self.rotary, self.as_ggml)
+            Layer(kind=self.kind, config=self.config, index=i, rotary=self.rotary, as_ggml=self.as_ggml)
             for i in range(self.config.num_hidden_layers)
         ]
 
@@ -114,10 +129,10 @@ class Decoder:
         return Head(self.kind, self.config, self.tied)
 
     def canonical(self, name: str) -> str | None:
-        """As transformers names a model with a head; a head that is the embeddings counts as these. None for
-        tables of rotations.
+        """Return the name that transformers has in a model with a head, or None for tables of rotations. A
+        head that is the embeddings has their name.
         """
-        if name.startswith(("layers.", "embed_tokens.", "norm.")):  # a model that was saved without its head
+        if name.startswith(("layers.", "embed_tokens.", "norm.")):  # The model was saved without its head.
             name = f"model.{name}"
         if name == HEAD:
             return EMBEDDINGS if self.tied else name
@@ -125,8 +140,9 @@ class Decoder:
         return name if known and not name.endswith("rotary_emb.inv_freq") else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """A text loses its end, a passage the beginning of its context, a question its beginning; InputError
-        where an answer leaves it no room.
+        """Cut a text at its end, a passage at the beginning of its context, and a question at its beginning.
+
+        Raises InputError where an answer leaves a question no room.
         """
         if isinstance(sample, Question):
             if sample.limit >= self.max_length:
@@ -144,17 +160,18 @@ class Decoder:
         return Passage(self._without_beginning(sample.context, target, self.max_length), target)
 
     def _without_beginning(self, context: str, target: str, limit: int) -> str:
-        """As much of a context as has `limit` tokens with the target."""
+        """Return the end of a context that has `limit` tokens together with the target."""
         whole = self.tokenizer(context + target, return_offsets_mapping=True)
         spare = len(whole["input_ids"]) - limit
         if spare <= 0:
             return context
-        # The tokens that go are the context's first; those without a text, such as the one that begins a
-        # text, come again.
+        # The first tokens of the context go. Those without a text, such as the one that begins a text, come
+        # again when what is left is tokenised.
         starts = [start for start, end in whole["offset_mapping"] if end > start]
         return context[starts[min(spare, len(starts) - 1)] :]
 
     def _end(self, text: str, tokens: int) -> int:
+        """Return the place in a text where its first `tokens` tokens end."""
         encoded = self.tokenizer(text, return_offsets_mapping=True)
         offsets = encoded["offset_mapping"][:tokens]
         return (
@@ -168,20 +185,20 @@ class Decoder:
     def passages(
         self, source: TensorSource, samples: Sequence[Sample], device: torch.device
     ) -> Sequence[Sample]:
-        """As they are: all of a text is the decoder's to read."""
+        """Return the samples as they are, because the decoder reads all of a text."""
         return samples
 
     @property
     def ends(self) -> frozenset[int]:
-        """The tokenizer's, and those of the config, which may be several."""
+        """Return the end token of the tokenizer and those of the config, which may have several."""
         found = self.config.eos_token_id
         return frozenset(
             {self.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
         )
 
     def grown(self, batch: Batch, found: Tensor) -> Batch:
-        """Put what is found behind each text's last token, before its padding; what stands behind an end
-        does no harm.
+        """Put the tokens `found` behind each text's last token, before its padding. Tokens behind the end of
+        an answer do no harm.
         """
         more = found.shape[1]
         lengths = batch["attention_mask"].sum(1, keepdim=True)
@@ -195,16 +212,18 @@ class Decoder:
         return {**grown, "read": torch.zeros_like(grown["input_ids"]).scatter_(1, lengths + more - 1, 1)}
 
     def said(self, answer: Sequence[int]) -> str:
-        """Up to the first line's end: a model that was not taught to stop goes on with lines of its own."""
+        """Return the first line of an answer, because a model that was not taught to stop adds lines of its
+        own.
+        """
         text = str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
         return text.split("\n", 1)[0].rstrip()
 
     def _encode(self, sample: Sample) -> tuple[list[int], int]:
-        """The tokens of a sample, and the place of the first that is to be predicted: the one after the last,
-        for a text.
+        """Return the tokens of a sample, and the index of the first that is to be predicted. For a text that
+        is the one after the last.
 
-        As harnesses for language models do it, context and target are tokenised in one piece, and the
-        context's own tokens are counted off.
+        Context and target are tokenised in one piece, and the context's own tokens are counted off, as
+        harnesses for language models do it.
         """
         if isinstance(sample, Passage):
             ids, start = self._ids(sample.context + sample.target), max(len(self._ids(sample.context)), 1)
@@ -222,8 +241,8 @@ class Decoder:
         return ids
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """`read` marks the tokens whose successors are scored: the last of a text, and those before each
-        token of a target.
+        """Yield batches in which `read` marks the tokens whose successors are scored: the last of a text, and
+        those before each token of a target.
         """
         for first in range(0, len(samples), size):
             encoded = [self._encode(sample) for sample in samples[first : first + size]]
@@ -275,7 +294,7 @@ def gemma3(directory: Path) -> Decoder:
 
 
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
-    """InputError for what llama.cpp, or the blocks here, would compute otherwise."""
+    """Raise InputError for settings that llama.cpp, or the blocks here, would compute in another way."""
     activation = "gelu_pytorch_tanh" if kind.name == "gemma3_text" else "silu"
     expected = {
         "hidden_act": activation,
@@ -300,7 +319,7 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
 
 
 def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """InputError for a tokenizer that ends each text: nothing could go on from there."""
+    """Raise InputError for a tokenizer that ends each text, because nothing could follow it."""
     ids: list[int] = tokenizer("a")["input_ids"]
     if len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:
         raise InputError(

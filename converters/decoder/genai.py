@@ -1,7 +1,7 @@
-"""What onnxruntime-genai wants to know of a decoder: genai_config.json, beside the models' folder.
+"""genai_config.json, which onnxruntime-genai needs for a decoder, beside the models' folder.
 
-Inputs and outputs have the names that it takes for granted, but no default is relied on. Its own search is
-greedy, as its model builder writes it.
+Inputs and outputs have the names that it assumes, but the file relies on no default. The search is greedy, as
+its model builder writes it.
 """
 
 from collections.abc import Collection
@@ -11,8 +11,8 @@ FILE = "genai_config.json"
 
 
 def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> dict[str, Any]:  # noqa: ANN401 - one of several classes of the library
-    """`kind` is the `model_type`, which the library tells architectures by; `ends` are the tokens that end an
-    answer; `model` is the path of the model's file from here.
+    """Return the content of the file. `kind` is the `model_type`, by which the library tells architectures;
+    `ends` are the tokens that end an answer; `model` is the path of the model's file from this file's folder.
     """
     heads = config.num_attention_heads
     decoder = {
@@ -51,7 +51,7 @@ def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> d
             **{name: token for name, token in tokens.items() if token is not None},
             "decoder": decoder,
         },
-        # Keys and values are given out with those of the past, not written into one buffer.
+        # Keys and values come out together with those of the past, and are not written into one buffer.
         "search": {
             "do_sample": False,
             "max_length": config.max_position_embeddings,

@@ -1,5 +1,5 @@
-"""How decoder language models are laid out in GGUF, as llama.cpp reads the architectures llama, qwen2, qwen3
-and gemma3.
+"""The layout of decoder language models in GGUF, as llama.cpp reads the architectures llama, qwen2, qwen3 and
+gemma3.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from epmq_export.models.specs import GgufSpec, Metadata
 def gguf_spec(
     kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast, directory: Path, rotary: nn.Module
 ) -> GgufSpec:
-    """InputError for a config that llama.cpp would compute otherwise."""
+    """Return the layout. Raises InputError for a config that llama.cpp would compute in another way."""
     architecture, path = kind.architecture, directory / "config.json"
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     metadata: Metadata = {
@@ -61,14 +61,19 @@ def gguf_spec(
         name: interleaved(getattr(config, KEYS[key]), head) for name, key in rotated(kind, names).items()
     }
     return GgufSpec(
-        architecture, metadata, names, orders=orders, offsets=offsets(kind, names), constants=constants
+        architecture=architecture,
+        metadata=metadata,
+        names=names,
+        orders=orders,
+        offsets=offsets(kind, names),
+        constants=constants,
     )
 
 
 def _rope(
     path: Path, parameters: dict[str, Any], rotary: nn.Module
 ) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
-    """Keys without the architecture, and the tensor that Llama 3's scaling takes."""
+    """Return the keys of rotations, without the architecture, and the tensor that Llama 3's scaling takes."""
     found: dict[str, str | int | float] = {"rope.freq_base": float(parameters["rope_theta"])}
     kind = parameters["rope_type"]
     if kind == "linear":
@@ -81,7 +86,9 @@ def _rope(
 
 
 def _gemma_rope(path: Path, config: Config) -> dict[str, str | int | float]:
-    """llama.cpp has the period of the layers and the local rotation in its code."""
+    """Return Gemma's keys of rotations. Raises InputError for a period of the layers or a local rotation that
+    is not the one in llama.cpp's code.
+    """
     expected = [
         "full_attention" if (layer + 1) % PERIOD == 0 else "sliding_attention"
         for layer in range(config.num_hidden_layers)

@@ -1,4 +1,4 @@
-"""What each architecture of decoder language models calls its parts."""
+"""The architectures of decoder language models, and the names of their parts."""
 
 from dataclasses import dataclass
 
@@ -20,39 +20,39 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3Rot
 
 @dataclass(frozen=True)
 class Kind:
-    """What one architecture calls its parts."""
+    """The names of one architecture's parts."""
 
     name: str
     config: type[PreTrainedConfig]
     layer: type[nn.Module]
     rotary: type[nn.Module]
     architecture: str
-    """In GGUF."""
+    """The name of the architecture in GGUF."""
 
     offset: float = 0.0
-    """What its norms add to their weights."""
+    """The number that its norms add to their weights."""
 
     scaled: bool = False
     """Whether embeddings are multiplied by the root of their width."""
 
     feed_forward_norms: tuple[str, ...] = ("post_attention_layernorm",)
-    """Norms between the attention and the feed-forward part, in the order of the data."""
+    """The norms between the attention and the feed-forward part, in the order of the data."""
 
     last: tuple[str, ...] = ()
-    """Norms after the feed-forward part."""
+    """The norms after the feed-forward part."""
 
     head_norms: tuple[str, ...] = ()
-    """Norms of each head's queries and keys, within the attention."""
+    """The norms of each head's queries and keys, within the attention."""
 
     biased: tuple[str, ...] = ()
-    """Linears that have biases whatever the config says."""
+    """The linears that have biases whatever the config says."""
 
     interleaved: bool = False
-    """Whether the rows of q and k stand in GGUF as llama.cpp rotates them, in pairs of neighbours."""
+    """Whether the rows of q and k stand in GGUF in pairs of neighbours, as llama.cpp rotates them."""
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Of a layer, in the order of the data."""
+        """Return the norms of a layer, in the order of the data."""
         return ("input_layernorm", *self.feed_forward_norms, *self.last)
 
     @property
@@ -78,25 +78,44 @@ _HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("llama", LlamaConfig, LlamaDecoderLayer, LlamaRotaryEmbedding, "llama", interleaved=True),
         Kind(
-            "mistral", MistralConfig, MistralDecoderLayer, MistralRotaryEmbedding, "llama", interleaved=True
+            "llama",
+            config=LlamaConfig,
+            layer=LlamaDecoderLayer,
+            rotary=LlamaRotaryEmbedding,
+            architecture="llama",
+            interleaved=True,
+        ),
+        Kind(
+            "mistral",
+            config=MistralConfig,
+            layer=MistralDecoderLayer,
+            rotary=MistralRotaryEmbedding,
+            architecture="llama",
+            interleaved=True,
         ),
         Kind(
             "qwen2",
-            Qwen2Config,
-            Qwen2DecoderLayer,
-            Qwen2RotaryEmbedding,
-            "qwen2",
+            config=Qwen2Config,
+            layer=Qwen2DecoderLayer,
+            rotary=Qwen2RotaryEmbedding,
+            architecture="qwen2",
             biased=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         ),
-        Kind("qwen3", Qwen3Config, Qwen3DecoderLayer, Qwen3RotaryEmbedding, "qwen3", head_norms=_HEAD_NORMS),
+        Kind(
+            "qwen3",
+            config=Qwen3Config,
+            layer=Qwen3DecoderLayer,
+            rotary=Qwen3RotaryEmbedding,
+            architecture="qwen3",
+            head_norms=_HEAD_NORMS,
+        ),
         Kind(
             "gemma3_text",
-            Gemma3TextConfig,
-            Gemma3DecoderLayer,
-            Gemma3RotaryEmbedding,
-            "gemma3",
+            config=Gemma3TextConfig,
+            layer=Gemma3DecoderLayer,
+            rotary=Gemma3RotaryEmbedding,
+            architecture="gemma3",
             offset=1.0,
             scaled=True,
             feed_forward_norms=("post_attention_layernorm", "pre_feedforward_layernorm"),
@@ -107,5 +126,5 @@ KINDS = {
 }
 
 
-# By what a GGUF file says: of Mistral that it is a llama.
+# The kinds by the architecture in a GGUF file. Mistral's files name llama.
 ARCHITECTURES = {kind.architecture: kind for kind in KINDS.values() if kind.name != "mistral"}

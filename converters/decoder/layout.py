@@ -1,5 +1,5 @@
-"""What the writer of a decoder's GGUF file (decoder_gguf) and the reader (gguf_base) both go by: keys, names,
-rows, norms and rotations.
+"""The layout that the writer of a decoder's GGUF file and its reader share: keys, names, rows, norms and
+rotations.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from converters.decoder.blocks import EMBEDDINGS, HEAD
 from converters.decoder.kinds import Kind
 
 HEADS, SHARED_HEADS = "attention.head_count", "attention.head_count_kv"
-# The file's keys, without the architecture, for what config.json says.
+# The keys of config.json by those of the file, without the architecture.
 KEYS: Mapping[str, str] = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
@@ -21,17 +21,17 @@ KEYS: Mapping[str, str] = {
     HEADS: "num_attention_heads",
     SHARED_HEADS: "num_key_value_heads",
 }
-# Divisors of the rotations' frequencies: all that a file has of Llama 3's scaling.
+# The divisors of the rotations' frequencies. A file says nothing else about Llama 3's scaling.
 DIVISORS = "rope_freqs.weight"
-# llama.cpp's gemma3: every sixth layer sees everything, the others' rotations have this base.
+# In llama.cpp's gemma3 every sixth layer sees everything, and the rotations of the others have this base.
 PERIOD, LOCAL_BASE = 6, 10000.0
 _NUMBERS = {name: number for number, name in MODEL_ARCH_NAMES.items()}
 _ATTENTION = tuple(f"self_attn.{which}_proj" for which in "qkvo")
 
 
 def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool) -> dict[str, str]:
-    """Canonical names to the file's, by gguf's own map, in the order of the file. `biased`: whether the
-    config gives the attention biases.
+    """Return the file's names by canonical names, by gguf's own map, in the order of the file. `biased` tells
+    whether the config gives the attention biases.
     """
     known = get_tensor_name_map(_NUMBERS[kind.architecture], layers)
     linears = [path for step in kind.steps for path in step if path not in kind.norms]
@@ -49,31 +49,35 @@ def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool) -> dict[s
 
 
 def rotated(kind: Kind, names: Iterable[str]) -> dict[str, str]:
-    """The tensors whose rows stand in another order in the file, each with the key of its number of heads."""
+    """Return the tensors whose rows stand in another order in the file, each with the key of its number of
+    heads.
+    """
     keys = {"q_proj": HEADS, "k_proj": SHARED_HEADS} if kind.interleaved else {}
     return {name: keys[part] for name in names if (part := name.split(".")[-2]) in keys}
 
 
 def interleaved(heads: int, width: int) -> Tensor:
-    """The order of q's and k's rows, int64 [heads * width]: llama.cpp rotates pairs of neighbours,
-    transformers a head's first half with its second.
+    """Return the order of the rows of q and k, int64 [heads * width]. llama.cpp rotates pairs of neighbours,
+    and transformers a head's first half with its second.
     """
     return torch.arange(heads * width).reshape(heads, 2, width // 2).transpose(1, 2).reshape(-1)
 
 
 def offsets(kind: Kind, names: Iterable[str]) -> dict[str, float]:
-    """What the file has added to weights of norms."""
+    """Return the numbers that the file adds to weights of norms."""
     return {name: kind.offset for name in names if name.endswith("norm.weight")} if kind.offset else {}
 
 
 def divisors(base: float, frequencies: Tensor) -> Tensor:
-    """Of scaled frequencies, float32 [width / 2]: what the plain ones of `base` are divided by."""
+    """Return the numbers that the plain frequencies of `base` are divided by to give the scaled ones, float32
+    [width / 2].
+    """
     plain = base ** -(torch.arange(len(frequencies), dtype=torch.float64) / len(frequencies))
     return (plain / frequencies.double()).float()
 
 
 def gemma_scalar(layers: int, width: int, heads: int, head: int) -> int:
-    """llama.cpp has the scale of Gemma's attention in its code: the 27 B model, told by its 62 layers, takes
-    the mean width of a head.
+    """Return the scale of Gemma's attention, which llama.cpp has in its code. The 27 B model, known by its 62
+    layers, takes the mean width of a head.
     """
     return width // heads if layers == 62 else head

@@ -1,9 +1,9 @@
-"""A decoder language model as one module, for export: it runs what the blocks run, behind a cache of keys and
-values.
+"""A decoder language model as one module, for export. It runs the same blocks as the reference, behind a
+cache of keys and values.
 
-Inputs and outputs as optimum names them and transformers.js reads them: input_ids, attention_mask,
-position_ids and past_key_values.N.key and .value [batch, key heads, past, width of a head] in; logits and
-present.N.key and .value, past and new together, out. A past of length 0 begins a text.
+Inputs and outputs have the names of optimum, which transformers.js reads. The inputs are input_ids,
+attention_mask, position_ids and past_key_values.N.key and .value [batch, key heads, past, width of a head].
+The outputs are logits and present.N.key and .value, past and new together. A past of length 0 begins a text.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,8 @@ PARTS = ("key", "value")
 
 
 class CachedLayer(Block, Protocol):
+    """A layer that can run behind a cache."""
+
     def go_on(
         self,
         module: nn.Module,
@@ -31,19 +33,23 @@ class CachedLayer(Block, Protocol):
         attention_mask: Tensor,
         past: object | None,
     ) -> Tensor:
-        """The next hidden state of the new tokens, which stand at `places` among all, behind those of the
-        cache.
+        """Return the next hidden state of the new tokens, which stand at `places` among all, behind those of
+        the cache.
         """
         ...
 
 
 class ScoringHead(Block, Protocol):
+    """A head that scores all rows."""
+
     def scores(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """[batch, length, vocabulary]."""
+        """Return the scores, [batch, length, vocabulary]."""
         ...
 
 
 class CachedFamily(Family, Protocol):
+    """A family whose layers can run behind a cache."""
+
     @property
     def stem(self) -> Block: ...
 
@@ -58,7 +64,7 @@ class CachedFamily(Family, Protocol):
 
 
 class _Cache:
-    """What transformers' attention asks of a cache, for one pass."""
+    """A cache for one pass, with the method that transformers' attention calls."""
 
     def __init__(self, past: list[tuple[Tensor, Tensor]]) -> None:
         self._past = past
@@ -73,7 +79,7 @@ class _Cache:
 
 
 class Generator(Blocks):
-    """logits float32 [batch, new, vocabulary], then the cache."""
+    """A module that returns logits, float32 [batch, new, vocabulary], and then the cache."""
 
     def __init__(self, family: CachedFamily, source: TensorSource) -> None:
         super().__init__(source, family.blocks)
@@ -93,13 +99,16 @@ class Generator(Blocks):
 
 
 def name(kind: str, layer: int, part: str) -> str:
+    """Return the name of a part of the cache."""
     return f"{kind}.{layer}.{part}"
 
 
 def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - one of several classes of the library
+    """Return the model that the family is exported as."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (2, config.num_key_value_heads, 3, width)
-    # Two texts of two new tokens behind three: the exporter takes an axis of length 0 or 1 for a constant.
+    # The example has two texts of two new tokens behind three, because the exporter takes an axis of length 0
+    # or 1 for constant.
     example = {
         "input_ids": torch.ones(2, 2, dtype=torch.int64),
         "attention_mask": torch.ones(2, 5, dtype=torch.int64),
@@ -117,10 +126,10 @@ def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - 
             inputs[name("past_key_values", layer, part)] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[name("present", layer, part)] = {0: "batch_size", 2: "total_sequence_length"}
     return OnnxSpec(
-        lambda source: Generator(family, source),
-        example,
-        inputs,
-        outputs,
-        [family],
-        lambda model: {FILE: genai_config(family.name, config, family.ends, model)},
+        build=lambda source: Generator(family, source),
+        example=example,
+        inputs=inputs,
+        outputs=outputs,
+        towers=[family],
+        beside=lambda model: {FILE: genai_config(family.name, config, family.ends, model)},
     )

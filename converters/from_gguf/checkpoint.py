@@ -1,5 +1,5 @@
 """A GGUF file as a checkpoint: its tensors under Hugging Face's names, decoded one at a time, and the
-directory that transformers would have of it.
+directory that transformers would have for it.
 """
 
 import atexit
@@ -44,8 +44,10 @@ _PLAIN = {
 
 
 class GgufBase:
-    """By its file, or by the first of several. Opening it reads headers and writes config.json and the
-    tokenizer to a temporary directory.
+    """A GGUF model, opened by its file or the first of several. Opening it reads headers, and writes
+    config.json and the tokenizer to a temporary directory.
+
+    Raises InputError for a file that is no whole model of a known architecture.
     """
 
     def __init__(self, location: str, path: Path) -> None:
@@ -57,7 +59,7 @@ class GgufBase:
             self._model.tensors,
         )
         self._names = _names(kind, layers, tensors)
-        # Divisors are no weights: config.json says them.
+        # The divisors of rotations are no weights. config.json has them in its own way.
         if unknown := sorted(set(tensors) - set(self._names.values()) - {DIVISORS}):
             raise InputError(
                 f"{path}: tensor {shown(unknown[0])} is none of a {kind.architecture} of {layers} layers "
@@ -80,7 +82,9 @@ class GgufBase:
         return self._model.tensors[self._there(name)].shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """float32 of what is on a grid, and of a norm whose weight the file has changed."""
+        """Return float32 for a tensor on a grid and for a norm whose weight the file has changed, and else
+        the dtype of the file.
+        """
         kind = self._model.tensors[self._there(name)].type
         return torch.float32 if name in self._offsets else _PLAIN.get(kind, torch.float32)
 
@@ -99,7 +103,7 @@ class GgufBase:
         return self._names[name]
 
     def _rows(self, kind: Kind) -> dict[str, Tensor]:
-        """The file's row of each of ours, where they stand in another order."""
+        """Return the file's row of each of ours, for tensors whose rows stand in another order."""
         found = {}
         for name, key in rotated(kind, self._names).items():
             there, heads = self._names[name], _count(self._path, self._model, HEADS)
@@ -125,8 +129,8 @@ def _kind(path: Path, model: GgufModel) -> Kind:
 
 
 def _names(kind: Kind, layers: int, held: Collection[str]) -> dict[str, str]:
-    """What a file with these tensors should hold, the file's names by canonical ones: a head and the
-    attention's biases it may do without.
+    """Return the names that a file with these tensors should hold, by canonical names. It may lack a head and
+    the attention's biases.
     """
     known = tensor_names(kind, layers, tied=False, biased=any(name.endswith(".bias") for name in held))
     return {name: there for name, there in known.items() if name != HEAD or there in held}
@@ -137,7 +141,7 @@ def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -
     value = model.metadata.get(name)
     if value is None and default is not None:
         return default
-    # A layer has tensors: what says more of them than there are is forged, and would be looped over.
+    # A layer has tensors. A number of layers that no file has is forged, and would be looped over.
     if (
         value is None
         or isinstance(value.value, bool)
@@ -168,8 +172,8 @@ def _decoded(model: GgufModel, there: str) -> Tensor:
 
 @cache
 def _directory(path: Path, changed: int) -> Path:
-    """What transformers would have beside the weights; it lasts as long as this process. `changed` tells a
-    file from the one before it.
+    """Return the directory that transformers would have for the file, without weights. It lasts as long as
+    this process. `changed` tells a file from an earlier one at the same path.
     """
     model = GgufModel.open(path)
     place = Path(tempfile.mkdtemp(prefix="epmq-gguf-"))

@@ -1,5 +1,5 @@
-"""The config.json of a GGUF file. A key that says what its architecture here is not known to do is refused,
-not left out.
+"""The config.json of a GGUF file. A key that says something that its architecture here is not known to do is
+refused, not ignored.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from converters.tokenizers.common import IDS
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import Value, shown
 
-# Keys that change nothing where they have these values.
+# Keys that change nothing where they have these values. None is for any value.
 _IDLE: Mapping[str, object] = {
     "attention.causal": True,
     "attention.sliding_window_pattern": PERIOD,
@@ -41,7 +41,7 @@ _IDLE: Mapping[str, object] = {
     "tensor_data_layout": None,
     "vocab_size": None,
 }
-# What all of Llama 3 has of its scaling, but for the factor.
+# The scaling of all Llama 3 models, but for its factor.
 _LLAMA3 = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -61,8 +61,10 @@ def write_config(
     biased: bool,
     scaling: Tensor | None,
 ) -> None:
-    """Of the file at `path`, whose embeddings have `rows`; `scaling` are its divisors of frequencies, if it
-    has any. InputError where it cannot be said.
+    """Write the config.json of the file at `path`, whose embeddings have `rows` rows, into `directory`.
+    `scaling` are its divisors of frequencies, if it has any.
+
+    Raises InputError where config.json cannot say what the file says.
     """
     config = kind.config(
         **_values(kind, _Keys(path, kind.architecture, metadata), rows, tied, biased, scaling)
@@ -73,7 +75,7 @@ def write_config(
 
 
 class _Keys:
-    """The keys of one architecture, and which of them were asked for."""
+    """The keys of one architecture, with those that were not asked for yet."""
 
     def __init__(self, path: Path, architecture: str, metadata: Mapping[str, Value]) -> None:
         self.path, self.architecture, self.metadata = path, architecture, metadata
@@ -98,7 +100,8 @@ class _Keys:
             or not 0 < value.value < 2**31
         ):
             self.fail(key, "a number above 0")
-        # 1e-6 comes back as float32 has it; what was meant is the shortest number that does.
+        # float32 changes a number such as 1e-6. The shortest number that float32 holds in the same way is the
+        # one that was meant.
         return float(str(np.float32(value.value))) if value.type == GGUFValueType.FLOAT32 else value.value
 
     def text(self, key: str, default: str) -> str:
@@ -111,6 +114,7 @@ class _Keys:
         return int(value.value) if value is not None and value.type != GGUFValueType.ARRAY else None
 
     def finish(self) -> None:
+        """Raise InputError for a key that nothing asked for and that is not known to change nothing."""
         for key in sorted(self.left):
             own = key.removeprefix(f"{self.architecture}.")
             if own not in _IDLE or _IDLE[own] not in (None, self.metadata[key].value):
@@ -166,8 +170,8 @@ def _rope(keys: _Keys, base: float) -> dict[str, Any]:
 
 
 def _llama3(keys: _Keys, rope: dict[str, Any], values: dict[str, Any], scaling: Tensor) -> dict[str, Any]:
-    """The file has no key for Llama 3's scaling, but divisors of its frequencies, of which the largest is the
-    factor: right if they are all met.
+    """Return Llama 3's scaling. The file has no key for it, but divisors of the frequencies, the largest of
+    which is the factor. It is right if the scaling gives all of them.
     """
     found = {**rope, **_LLAMA3, "factor": round(float(scaling.max()), 4)}
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](

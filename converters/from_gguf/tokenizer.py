@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file as tokenizer.json.
 
-Of how a text is split into words a file has the name only: one whose way is not known here is refused, since
-another way gives other tokens without a word.
+A file has only the name of the way in which a text is split into words. A file whose way is not known here is
+refused, because another way would silently give other tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,18 @@ from converters.tokenizers.common import IDS, WORD_START
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import Value, shown
 
-# By `tokenizer.ggml.pre`; default is also what a file without the key has.
+# The ways by `tokenizer.ggml.pre`. A file without the key has the default.
 _WAYS = {**WAYS, "default": WAYS["gpt-2"]}
-# The way of the tokenizers that compose letters (NFC), and that of those that begin a text with a token of
-# its own where no key says so.
+# The way of the tokenizers that compose letters (NFC), and the way of those that begin a text with a special
+# token where no key says so.
 _COMPOSED, _BEGINS = "qwen2", "llama-bpe"
 
 
 def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) -> bool:
-    """Into `directory`, chat template included; False where the file at `path` has no tokenizer. InputError
-    for one that is not known here.
+    """Write the tokenizer into `directory`, chat template included. Return False where the file at `path` has
+    none.
+
+    Raises InputError for a tokenizer that is not known here.
     """
     keys = {key.removeprefix("tokenizer.ggml."): value.value for key, value in metadata.items()}
     kind = keys.get("model", "none")
@@ -56,7 +58,7 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
 
 
 def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
-    """By id, without the rows at the end that no text uses."""
+    """Return the tokens by id, without the rows at the end that no text uses."""
     tokens, types = keys.get("tokens"), keys.get("token_type")
     known = types is None or (
         isinstance(types, list) and isinstance(tokens, list) and len(types) == len(tokens)
@@ -72,6 +74,7 @@ def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
 
 
 def _place(path: Path, keys: Mapping[str, Any], name: str, count: int) -> int | None:
+    """Return the id of a special token, or None."""
     place = keys.get(f"{name}_token_id")
     if place is not None and (not isinstance(place, int) or not 0 <= place < count):
         raise InputError(
@@ -82,7 +85,7 @@ def _place(path: Path, keys: Mapping[str, Any], name: str, count: int) -> int | 
 
 
 def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
-    """Byte-level BPE, and whether it begins texts."""
+    """Return a byte-level BPE tokenizer, and whether it begins texts with a special token."""
     name = keys.get("pre", "default")
     way = _WAYS.get(name) if isinstance(name, str) else None
     if way is None:
@@ -107,7 +110,7 @@ def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[
         if step == DIGITS
         else pre_tokenizers.Split(Regex(step), "isolated")
         for step in way.steps
-        if step != GPT2  # the last one's own
+        if step != GPT2  # The last step splits so itself.
     ]
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=GPT2 in way.steps))
     made.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
@@ -118,7 +121,9 @@ def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[
 
 
 def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[Tokenizer, bool]:
-    """SentencePiece's BPE: of neighbours that make a piece those with the highest score are joined."""
+    """Return SentencePiece's BPE, and whether it begins texts with a special token. Of neighbours that make a
+    piece, those with the highest score are joined.
+    """
     scores, types = keys.get("scores"), keys.get("token_type")
     if scores is None or types is None or len(scores) < len(tokens):
         raise InputError(
@@ -151,6 +156,7 @@ def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple
 def _set_ends(
     made: Tokenizer, named: Mapping[str, str], tokens: Sequence[str], begins: bool, ends: bool
 ) -> None:
+    """Let the tokenizer begin and end texts with special tokens."""
     first = [named["bos"]] if begins and "bos" in named else []
     last = [named["eos"]] if ends and "eos" in named else []
     if first or last:

@@ -1,5 +1,5 @@
-"""A family's blocks as one module, for export: their own modules in a row, each parameter under its canonical
-name.
+"""The blocks of a family as one module, for export: their own modules in a row, each parameter under its
+canonical name.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from epmq_export.tensors.source import TensorSource
 
 
 class Blocks(nn.Module):
-    """The modules of the blocks of one or more towers, with a source's weights in float32; InputError where
-    it lacks one.
+    """The modules of the blocks of one or more towers, with a source's weights in float32.
+
+    Raises InputError where the source lacks a weight.
     """
 
     def __init__(self, source: TensorSource, *towers: Sequence[Block]) -> None:
@@ -23,23 +24,23 @@ class Blocks(nn.Module):
         self.eval()
 
     def part(self, prefix: str) -> nn.Module:
-        """Where the modules of a block are."""
+        """Return the module that holds the modules of the blocks with this prefix."""
         return self.get_submodule(prefix.removesuffix("."))
 
     def through(self, blocks: Sequence[Block], batch: Batch) -> tuple[Tensor, Tensor]:
-        """The hidden states before and after a tower's last block."""
+        """Return the hidden states before and after a tower's last block."""
         hidden: Tensor | None = None
         before = hidden
         for block in blocks:
             before = hidden
             hidden = block.run(self.part(block.prefix), hidden, batch)
-        assert hidden is not None and before is not None  # a tower has a stem and a head
+        assert hidden is not None and before is not None  # A tower has a stem and a head.
         return before, hidden
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Under a dotted name; where something is already, as the towers are when their heads come, the children
-    join its children.
+    """Put a module under a dotted name. Where there is a module already, as the towers are when their heads
+    come, the children join its children.
     """
     *path, last = name.split(".") if name else [""]
     for part in path:

@@ -1,5 +1,5 @@
-"""The blocks of T5, of encoder and decoder in one chain: behind the encoder the hidden state is that of both,
-one after the other.
+"""The blocks of T5, with encoder and decoder in one chain. Behind the encoder the hidden state is that of
+both, one after the other.
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from epmq_export.models.rms_norm import RmsNorm
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 TABLE = "0.layer.0.SelfAttention.relative_attention_bias"
-# The distance past which all positions share a bucket: llama.cpp has it in its code.
+# The distance beyond which all positions share a bucket. llama.cpp has it in its code.
 DISTANCE = 128
 Stack = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True)
 class Stem:
-    """The encoder's embeddings: int64 [batch, length] -> [batch, length, width]. Nothing of it is
+    """The encoder's embeddings, from int64 [batch, length] to [batch, length, width]. Nothing in it is
     calibrated.
     """
 
@@ -50,19 +50,20 @@ class Layer:
     """One layer of a stack, with the table of relative positions, which the stack's first layer has for all
     of them.
 
-    The encoder's carry its own states, [batch, encoder length, width]; the decoder's the encoder's states and
-    then their own, one behind the other along the length, since cross attention reads the former.
+    The encoder's layers carry its own states, [batch, encoder length, width]. Those of the decoder carry the
+    encoder's states and then their own, one behind the other along the length, because cross attention reads
+    the former.
     """
 
     config: T5Config
-    """The stack's own."""
+    """The config of the stack."""
 
     index: int
     buckets: Tensor = field(compare=False, repr=False)
-    """Of the stack, by the distance of two tokens (`position_buckets`)."""
+    """The buckets of the stack, by the distance of two tokens (`position_buckets`)."""
 
     approximate: nn.Module | None = None
-    """What stands in for the activation."""
+    """A module in place of the activation, or None."""
 
     @property
     def stack(self) -> Stack:
@@ -139,9 +140,9 @@ class Layer:
         cross: tuple[Tensor, Tensor] | None = None,
         past: object | None = None,
     ) -> Tensor:
-        """The stack's next states, [batch, new, width], of tokens that read those that `read` says, bool
-        [batch, 1, 1 or new, all]; of a decoder with the encoder's states and which of these are read, or with
-        a cache that has the keys and values of both.
+        """Return the stack's next states, [batch, new, width]. `read`, bool [batch, 1, 1 or new, all], says
+        which tokens each token reads. A decoder's layer also gets the encoder's states and which of these are
+        read, or a cache that has the keys and values of both.
         """
         result: Tensor = module.get_submodule(str(self.index))(
             hidden, read, bias, *(cross or ()), past_key_values=past
@@ -149,8 +150,8 @@ class Layer:
         return result
 
     def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor:
-        """What is added to the attention's scores by distance, [1, heads, new, length], of tokens at `places`
-        [new] among `length`.
+        """Return the numbers that are added to the attention's scores by distance, [1, heads, new, length],
+        for tokens at `places`, [new], among `length`.
         """
         distances = torch.arange(length, device=places.device)[None] - places[:, None]
         found: Tensor = module.get_submodule(TABLE)(
@@ -159,15 +160,17 @@ class Layer:
         return found.permute(2, 0, 1)[None]
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
-        """Of the encoder's tokens where a step reads those, as keys and values of cross attention do."""
+        """Return the mask of the encoder's tokens where a step reads those, as keys and values of cross
+        attention do, and else of the stack's own.
+        """
         of_encoder = not self.config.is_decoder or step[0].endswith("EncDecAttention.k")
         return batch["attention_mask" if of_encoder else "decoder_attention_mask"].float()
 
 
 @dataclass(frozen=True)
 class Turn:
-    """From the encoder to the decoder: the former's last norm, and the embeddings of what the latter is
-    given, behind it.
+    """The step from the encoder to the decoder: the encoder's last norm, and behind it the embeddings of the
+    decoder's tokens.
     """
 
     config: T5Config
@@ -193,8 +196,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Head:
-    """The decoder's last norm, and for the rows that are read the scores of all tokens: by a matrix of its
-    own, or by the embeddings, of what is then divided by the root of the width.
+    """The decoder's last norm, and the scores of all tokens for the rows that are read: by a matrix of its
+    own, or by the embeddings. In the latter case the states are divided by the root of the width.
     """
 
     config: T5Config
@@ -221,12 +224,12 @@ class Head:
         return self.scores(module, in_two(hidden, batch)[1], batch["read"].bool())
 
     def scores(self, module: nn.Module, states: Tensor, read: Tensor | None = None) -> Tensor:
-        """Of the decoder's states [batch, length, width], for the rows that are read, [rows, vocabulary], or
-        for all [batch, length, vocabulary].
+        """Return the scores of the decoder's states [batch, length, width], [rows, vocabulary], for the rows
+        that are read, or for all rows, [batch, length, vocabulary].
         """
         normalised = module.get_submodule("decoder.final_layer_norm")(states)
         normalised = normalised if read is None else normalised[read]
-        # Not the module's own call: in an exported model the embeddings' own module holds the weight.
+        # The module itself is not called, because in an exported model the embeddings' module has the weight.
         weight: Tensor = module.get_parameter(f"{self._scores}.weight")
         return nn.functional.linear(
             normalised * self.config.d_model**-0.5 if self.tied else normalised, weight
@@ -237,17 +240,19 @@ class Head:
 
 
 def in_two(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The encoder's states and the decoder's, of what the decoder's blocks carry."""
+    """Return the encoder's states and the decoder's, from the hidden state that the decoder's blocks
+    carry.
+    """
     length = batch["attention_mask"].shape[1]
     return hidden[:, :length], hidden[:, length:]
 
 
 def position_buckets(config: T5Config) -> Tensor:
-    """The row of the table of relative positions by distance, int64 [2 DISTANCE + 1], from DISTANCE tokens
-    before to as many behind.
+    """Return the row of the table of relative positions by distance, int64 [2 DISTANCE + 1], from DISTANCE
+    tokens before to as many behind.
 
-    Found once, here: it takes a logarithm, whose last bit, and with it the bucket of a power of two, differs
-    between runtimes.
+    They are computed once, here. The formula takes a logarithm, whose last bit, and with it the bucket of a
+    power of two, differs between runtimes.
     """
     bucket: Any = T5Attention._relative_position_bucket
     distances = torch.arange(-DISTANCE, DISTANCE + 1)
@@ -261,7 +266,7 @@ def position_buckets(config: T5Config) -> Tensor:
 
 
 def _with_rms_norms(module: nn.Module) -> nn.Module:
-    """The library's own norms replaced by the one that calibration knows."""
+    """Replace the library's own norms by the one that calibration knows, and return the module."""
     for name, child in [*module.named_modules()]:
         if isinstance(child, T5LayerNorm):
             module.set_submodule(name, RmsNorm(len(child.weight), child.variance_epsilon))

@@ -1,5 +1,5 @@
-"""T5, of both versions: the first (a plain feed-forward part, a head that is the embeddings) and 1.1 with
-FLAN (a gated one, a head of its own).
+"""T5 in both versions: the first (a plain feed-forward part, a head that is the embeddings), and 1.1 with
+FLAN (a gated feed-forward part, a head of its own).
 """
 
 import copy
@@ -26,17 +26,19 @@ from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 from epmq_export.tensors.source import TensorSource
 
-# Tokens that it was trained on, where the config does not say; positions are relative, so it is no bound of
-# the model's own.
+# The length that it was trained on, where the config does not say one. Positions are relative, so this is
+# no bound of the model itself.
 POSITIONS = 512
-# Tokens of an answer that is calibrated on: a classifier's labels have few.
+# The most tokens of an answer that is calibrated on. A classifier's labels have few.
 ANSWER = 16
 
 
 @dataclass(frozen=True)
 class T5:
-    """`Passage`s have their context in the encoder and their target in the decoder, each with the token that
-    ends it; of a text, which is all the encoder's, the decoder's first step is read.
+    """A T5 model with its tokenizer.
+
+    A `Passage` has its context in the encoder and its target in the decoder, each with the token that ends
+    it. A text is the encoder's alone, and the decoder's first step is read.
     """
 
     directory: Path
@@ -47,10 +49,10 @@ class T5:
 
     tokenizer: PreTrainedTokenizerFast
     max_length: int
-    """Of either half, with the token that ends it."""
+    """The most tokens of either half, with the token that ends it."""
 
     activation: nn.Module | None = field(default=None, compare=False, repr=False)
-    """What stands in for the config's."""
+    """A module in place of the config's activation, or None."""
 
     name: str = "t5"
     frozen: tuple[str, ...] = ()
@@ -59,24 +61,35 @@ class T5:
 
     @classmethod
     def open(cls, directory: Path) -> "T5":
+        """Read the config and the tokenizer of a model directory.
+
+        Raises InputError for settings that this family does not have.
+        """
         path = directory / "config.json"
         stored = read_json(path)
         try:
             config: Any = copy.deepcopy(T5Config.from_pretrained(directory))
-        except Exception as error:  # the library's checks raise a class of their own for every mistake
+        except Exception as error:  # The library's checks raise a class of their own for every mistake.
             raise InputError(f"{path}: found no config of a t5 ({' '.join(str(error).split())})") from None
         _refuse_unsupported(path, config)
         config._attn_implementation = "sdpa"
         tokenizer = fast_tokenizer(directory)
         _refuse_endings(path, config, tokenizer)
-        # The library ties whatever a config says, and since its version 5 writes that it does, even for a
-        # model with a head of its own: what tells such a one is then that its outputs are not scaled.
+        # The library ties the head whatever a config says, and since version 5 it writes so even for a model
+        # with a head of its own. Such a model is then known by outputs that are not scaled.
         tied = (
             stored.get("tie_word_embeddings") is not False
             and stored.get("scale_decoder_outputs") is not False
         )
         limits = (getattr(config, "n_positions", None) or POSITIONS, tokenizer.model_max_length)
-        return cls(directory, config, tied, config.decoder_start_token_id, tokenizer, min(limits))
+        return cls(
+            directory=directory,
+            config=config,
+            tied=tied,
+            start=config.decoder_start_token_id,
+            tokenizer=tokenizer,
+            max_length=min(limits),
+        )
 
     @property
     def language(self) -> Language:
@@ -105,7 +118,7 @@ class T5:
 
     @property
     def encoder(self) -> Sequence[Block]:
-        """What depends on the encoder's tokens alone."""
+        """Return the blocks that depend on the encoder's tokens alone."""
         return (self.stem, *self.layers("encoder"))
 
     @property
@@ -121,6 +134,7 @@ class T5:
         return Head(self.config, self.tied)
 
     def layers(self, stack: Stack) -> Sequence[Layer]:
+        """Return the layers of a stack."""
         depth = (
             self.config.num_layers
             if stack == "encoder"
@@ -129,14 +143,16 @@ class T5:
         config = copy.deepcopy(self.config)
         config.is_decoder, config.num_layers = stack == "decoder", depth
         buckets = position_buckets(config)
-        return [Layer(config, i, buckets, self.activation) for i in range(depth)]
+        return [
+            Layer(config=config, index=i, buckets=buckets, approximate=self.activation) for i in range(depth)
+        ]
 
     def canonical(self, name: str) -> str | None:
-        """As transformers names a model with a head. The embeddings are one tensor under each of their names,
-        as is a head that is tied to them.
+        """Return the name that transformers has in a model with a head. The embeddings are one tensor under
+        each of their names, and so is a head that is tied to them.
 
-        None for the table of relative positions of cross attention, which old checkpoints hold and nothing
-        reads.
+        It is None for the table of relative positions of cross attention, which old checkpoints hold and
+        nothing reads.
         """
         if name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") or (
             name == HEAD and self.tied
@@ -147,7 +163,7 @@ class T5:
         return name if name in (SHARED, HEAD) or name.startswith(("encoder.", "decoder.")) else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """Texts, contexts, targets and questions lose their ends."""
+        """Cut texts, contexts, targets and questions at their ends."""
         match sample:
             case Passage():
                 return Passage(self._cut(sample.context), self._cut(sample.target))
@@ -163,17 +179,17 @@ class T5:
         return text[: max((end for _, end in encoded["offset_mapping"][: self.max_length - 1]), default=0)]
 
     def targets(self, passage: Passage) -> list[int]:
-        """With the token that ends it, so that an empty target has one."""
+        """Return the tokens of the target with the one that ends it, so that an empty target has one."""
         return self._ids(passage.target)
 
     def passages(
         self, source: TensorSource, samples: Sequence[Sample], device: torch.device
     ) -> Sequence[Sample]:
-        """A text becomes a passage: its target is the source's greedy answer, taken for an expert of what it
-        is for, of up to 16 tokens. Passages stay as they are.
+        """Return passages in place of texts. The target of a text is the greedy answer of the source, which
+        is taken for an expert of its task, of up to 16 tokens. Passages stay as they are.
 
-        An answer is text, which has no trace of a cut at the limit: as a target it is ended where it was cut,
-        and tokenised anew.
+        An answer is text, which shows no cut at the limit. As a target it ends where it was cut, and is
+        tokenised anew.
         """
         texts = [sample for sample in samples if isinstance(sample, str)]
         answered = answers(self, source, texts, ANSWER, device)
@@ -185,7 +201,9 @@ class T5:
         return frozenset({self.tokenizer.eos_token_id})
 
     def grown(self, batch: Batch, found: Tensor) -> Batch:
-        """Give the decoder what is found behind its start; what stands behind an end does no harm."""
+        """Give the decoder the tokens `found` behind its start. Tokens behind the end of an answer do no
+        harm.
+        """
         ids = torch.cat((torch.full((len(found), 1), self.start), found), 1)
         read = torch.zeros_like(ids)
         read[:, -1] = 1
@@ -205,15 +223,17 @@ class T5:
         return ids
 
     def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
-        """What the encoder is given, and what the decoder is given: the start, and of a target all tokens but
-        the last.
+        """Return the tokens of the encoder and of the decoder. The decoder gets the start token, and all
+        tokens of a target but the last.
         """
         if isinstance(sample, Passage):
             return self._ids(sample.context), [self.start, *self.targets(sample)[:-1]]
         return self._ids(text_of(sample)), [self.start]
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """`read` marks the decoder's tokens whose successors are scored: all that are no padding."""
+        """Yield batches in which `read` marks the decoder's tokens whose successors are scored: all that are
+        no padding.
+        """
         for first in range(0, len(samples), size):
             encoded = [self._encode(sample) for sample in samples[first : first + size]]
             ids, mask = _padded([encoder for encoder, _ in encoded])
@@ -243,7 +263,7 @@ class T5:
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Tokens and mask, int64 [rows, longest]."""
+    """Return tokens and mask, each int64 [rows, longest]."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -253,7 +273,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _refuse_unsupported(path: Path, config: Any) -> None:  # noqa: ANN401 - its class declares only some of its keys
-    """InputError for what llama.cpp, or the blocks here, would compute otherwise."""
+    """Raise InputError for settings that llama.cpp, or the blocks here, would compute in another way."""
     if config.feed_forward_proj not in ("relu", "gated-gelu"):
         raise InputError(
             f"{path}: found feed_forward_proj {config.feed_forward_proj!r}, expected 'relu' or 'gated-gelu'"
@@ -267,7 +287,7 @@ def _refuse_unsupported(path: Path, config: Any) -> None:  # noqa: ANN401 - its 
 
 
 def _refuse_endings(path: Path, config: Any, tokenizer: PreTrainedTokenizerFast) -> None:  # noqa: ANN401
-    """InputError where it is not known how either half's tokens begin and end."""
+    """Raise InputError where it is not known how the tokens of either half begin and end."""
     start = getattr(config, "decoder_start_token_id", None)
     if not isinstance(start, int) or not 0 <= start < config.vocab_size:
         raise InputError(

@@ -1,4 +1,4 @@
-"""How T5 is laid out in GGUF, as llama.cpp reads it."""
+"""The layout of T5 in GGUF, as llama.cpp reads it."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ POSITIONS = 512
 
 
 def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, directory: Path) -> GgufSpec:  # noqa: ANN401 - its class declares some keys
-    """InputError where the decoder is the deeper one: llama.cpp makes room for as many layers as the encoder
-    has.
+    """Return the layout. Raises InputError where the decoder has more layers than the encoder, because
+    llama.cpp makes room for as many as the encoder has.
 
-    A head that is the embeddings stands in no file of its own. llama.cpp does not divide by the root of the
-    width what it gives to such a head: the norm before it does so instead, which costs neither bytes nor
+    A head that is the embeddings has no tensor of its own in the file. llama.cpp does not divide the input of
+    such a head by the root of the width. The norm before it does so instead, which costs neither bytes nor
     another rounding of the embeddings.
     """
     if config.num_decoder_layers > config.num_layers:
@@ -55,7 +55,7 @@ def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, direc
 
 
 def _names(config: Any, tied: bool) -> dict[str, str]:  # noqa: ANN401
-    """Canonical names to the file's, by gguf's own map."""
+    """Return the file's names by canonical names, by gguf's own map."""
     known = get_tensor_name_map(MODEL_ARCH.T5, max(config.num_layers, config.num_decoder_layers))
     feed_forward = ("wi_0", "wi_1", "wo") if config.is_gated_act else ("wi", "wo")
     paths = ["shared"]
@@ -78,6 +78,6 @@ def _names(config: Any, tied: bool) -> dict[str, str]:  # noqa: ANN401
     names = {}
     for path in paths:
         found = known.get_name(path)
-        assert found is not None, path  # gguf knows every tensor of its own architectures
+        assert found is not None, path  # gguf knows every tensor of its own architectures.
         names[f"{path}.weight"] = f"{found}.weight"
     return names

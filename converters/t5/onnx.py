@@ -1,10 +1,10 @@
-"""T5 as four models, for export: they run what the blocks run, the decoder's behind a cache of keys and
-values.
+"""T5 as four models, for export. They run the same blocks as the reference, those of the decoder behind a
+cache of keys and values.
 
-Named as optimum and transformers.js read them: `encoder_model`; `decoder_model`, which begins an answer and
-makes the cache of both attentions; `decoder_with_past_model`, which goes on with it; and
-`decoder_model_merged`, which does either, in one graph without a branch: no runtime fuses what stands in one.
-An answer is never padded, so that the decoder has no mask of its own.
+They have the names of optimum, which transformers.js reads: `encoder_model`; `decoder_model`, which begins an
+answer and makes the cache of both attentions; `decoder_with_past_model`, which continues it; and
+`decoder_model_merged`, which does both, in one graph without a branch, because no runtime fuses what is
+inside a branch. An answer is never padded, so that the decoder has no mask of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,11 +22,13 @@ from epmq_export.tensors.source import TensorSource
 
 Axes = dict[str, dict[int, str]]
 NORM = "final_layer_norm"
-# The order in which a layer's parts of the cache stand.
+# The order of a layer's parts of the cache.
 PARTS = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
 
 
 class StackLayer(Block, Protocol):
+    """A layer of a stack that can run behind a cache."""
+
     def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor: ...
 
     def go_on(
@@ -41,10 +43,14 @@ class StackLayer(Block, Protocol):
 
 
 class ScoringHead(Block, Protocol):
+    """A head that scores all rows."""
+
     def scores(self, module: nn.Module, states: Tensor) -> Tensor: ...
 
 
 class TwoStacks(Family, Protocol):
+    """A family of an encoder and a decoder."""
+
     @property
     def stem(self) -> Block: ...
 
@@ -55,7 +61,7 @@ class TwoStacks(Family, Protocol):
 
 
 class Encoder(Blocks):
-    """last_hidden_state float32 [batch, length, width], after the last norm."""
+    """A module that returns last_hidden_state, float32 [batch, length, width], after the last norm."""
 
     def __init__(self, family: TwoStacks, config: Any, source: TensorSource) -> None:  # noqa: ANN401 - its class declares some keys
         self._stem, self._layers = family.stem, family.layers("encoder")
@@ -76,10 +82,10 @@ class Encoder(Blocks):
 
 
 class _Kept:
-    """Keys and values of one of the attentions, as transformers asks for them."""
+    """The keys and values of one of the attentions, with the method that transformers calls."""
 
     layers: Sequence["_Layer"] = ()
-    """Of what transformers is to read as it is."""
+    """The keys and values by layer, where transformers is to read them as they are."""
 
     def __init__(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._past = past
@@ -96,12 +102,14 @@ class _Kept:
 
 
 class _Layer:
+    """The keys and values of a layer."""
+
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
 
 
 class _Given(_Kept):
-    """Those of the encoder's states, which never grow."""
+    """The keys and values of the encoder's states, which never grow."""
 
     def __init__(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         super().__init__(past)
@@ -109,7 +117,7 @@ class _Given(_Kept):
 
 
 class _Cache(EncoderDecoderCache):
-    """Its class is what transformers tells a cache of both attentions by; nothing of its own is used, since
+    """A cache of both attentions. transformers knows it by its class. Nothing of that class is used, because
     it branches on lengths.
     """
 
@@ -119,11 +127,15 @@ class _Cache(EncoderDecoderCache):
         self.is_updated = dict.fromkeys(range(len(cross.layers)), True)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Asked for where no bias is given, as in cross attention, which has none."""
+        """Return 0. transformers asks for it where no bias is given, as in cross attention, which has
+        none.
+        """
         return 0
 
 
 class _Decoder(Blocks):
+    """The decoder's blocks behind a cache."""
+
     def __init__(self, family: TwoStacks, source: TensorSource) -> None:
         self._stem, self._layers, self._head = family.stem, family.layers("decoder"), family.head
         super().__init__(source, [self._stem, *self._layers, self._head])
@@ -131,8 +143,8 @@ class _Decoder(Blocks):
     def run(
         self, input_ids: Tensor, cross: tuple[Tensor, Tensor] | None, read: Tensor, cache: _Cache, past: int
     ) -> Tensor:
-        """Scores [batch, new, vocabulary], of tokens behind `past` others; without the encoder's states where
-        the cache has what is made of them.
+        """Return the scores, [batch, new, vocabulary], of tokens behind `past` others. `cross` is None where
+        the cache has the keys and values of the encoder's states.
         """
         hidden = self._stem.run(self.part(self._stem.prefix), None, {"input_ids": input_ids})
         new = input_ids.shape[1]
@@ -146,11 +158,12 @@ class _Decoder(Blocks):
 
 
 class Whole(_Decoder):
-    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values and those of the
-    encoder's states, past and new together.
+    """A module that returns logits, float32 [batch, new, vocabulary], and then for each layer its own keys
+    and values and those of the encoder's states, past and new together.
 
-    The encoder's states are all given at each call, of which those are new that the cache has not yet: all at
-    an answer's beginning, none later, when linears multiply no rows. Without a cache for what can only begin.
+    Every call gets all of the encoder's states. Those are new that the cache does not have yet: all at the
+    beginning of an answer, and none later, so that linears multiply no rows. A model that can only begin an
+    answer has no cache.
     """
 
     def forward(
@@ -178,13 +191,13 @@ class Whole(_Decoder):
 
 
 class Next(_Decoder):
-    """logits float32 [batch, new, vocabulary], then of each layer its own keys and values, past and new
-    together.
+    """A module that returns logits, float32 [batch, new, vocabulary], and then for each layer its own keys
+    and values, past and new together.
     """
 
     def __init__(self, family: TwoStacks, source: TensorSource) -> None:
         super().__init__(family, source)
-        for layer in self._layers:  # the cache has what these make
+        for layer in self._layers:  # The cache has the keys and values that these would make.
             attention = self.get_submodule(f"{layer.name}.layer.1.EncDecAttention")
             attention.k, attention.v = nn.Identity(), nn.Identity()
 
@@ -206,7 +219,7 @@ class Next(_Decoder):
 def _pasts(
     cached: Sequence[Tensor],
 ) -> tuple[Sequence[tuple[Tensor, Tensor]], Sequence[tuple[Tensor, Tensor]]]:
-    """Keys and values by layer, of the decoder's own tokens and of the encoder's states."""
+    """Return keys and values by layer, of the decoder's own tokens and of the encoder's states."""
     keys = range(0, len(cached), len(PARTS))
     return [(cached[key], cached[key + 1]) for key in keys], [
         (cached[key + 2], cached[key + 3]) for key in keys
@@ -214,25 +227,25 @@ def _pasts(
 
 
 def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: ANN401
-    """The encoder first: the runtime begins there and finds the decoders beside it, two of which give scores
-    together only and so have no towers.
+    """Return the models that the family is exported as, the encoder first. The runtime begins there and finds
+    the decoders beside it. Two of them give scores together only, and so have no towers.
     """
     depth = len(family.layers("decoder"))
     states = {0: "batch_size", 1: "encoder_sequence_length"}
     tokens = {0: "batch_size", 1: "decoder_sequence_length"}
-    # Two texts of seven tokens, of which a cache may have three, and of the decoder two new ones behind five:
-    # the exporter takes an axis of length 0 or 1 for a constant.
+    # The example has two texts of seven tokens, of which a cache may have three, and two new tokens of the
+    # decoder behind five, because the exporter takes an axis of length 0 or 1 for constant.
     ones, hidden, ids = (
         torch.ones(2, 7, dtype=torch.int64),
         torch.zeros(2, 7, config.d_model),
         torch.ones(2, 2, dtype=torch.int64),
     )
     encoder = OnnxSpec(
-        lambda source: Encoder(family, config, source),
-        {"input_ids": ones, "attention_mask": ones},
-        {"input_ids": states, "attention_mask": states},
-        {"last_hidden_state": states},
-        [family],
+        build=lambda source: Encoder(family, config, source),
+        example={"input_ids": ones, "attention_mask": ones},
+        inputs={"input_ids": states, "attention_mask": states},
+        outputs={"last_hidden_state": states},
+        towers=[family],
     )
     given: dict[str, Tensor] = {
         "input_ids": ids,
@@ -241,28 +254,31 @@ def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: 
     }
     begun: Axes = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": states}
     first = OnnxSpec(
-        lambda source: Whole(family, source),
-        given,
-        begun,
-        {"logits": tokens, **_axes("present", depth, "decoder_sequence_length", "encoder_sequence_length")},
-        [],
+        build=lambda source: Whole(family, source),
+        example=given,
+        inputs=begun,
+        outputs={
+            "logits": tokens,
+            **_axes("present", depth, "decoder_sequence_length", "encoder_sequence_length"),
+        },
+        towers=[],
     )
     grown = _axes("present", depth, "total_decoder_sequence_length", "encoder_sequence_length")
     past = _axes("past_key_values", depth, "past_decoder_sequence_length", "encoder_sequence_length")
     after = OnnxSpec(
-        lambda source: Next(family, source),
-        {"input_ids": ids, "encoder_attention_mask": ones, **_zeros(config, past, 7)},
-        {"input_ids": tokens, "encoder_attention_mask": states, **past},
-        {"logits": tokens, **{name: axes for name, axes in grown.items() if ".decoder." in name}},
-        [],
+        build=lambda source: Next(family, source),
+        example={"input_ids": ids, "encoder_attention_mask": ones, **_zeros(config, past, 7)},
+        inputs={"input_ids": tokens, "encoder_attention_mask": states, **past},
+        outputs={"logits": tokens, **{name: axes for name, axes in grown.items() if ".decoder." in name}},
+        towers=[],
     )
     past = _axes("past_key_values", depth, "past_decoder_sequence_length", "past_encoder_sequence_length")
     merged = OnnxSpec(
-        lambda source: Whole(family, source),
-        {**given, **_zeros(config, past, 3)},
-        {**begun, **past},
-        {"logits": tokens, **grown},
-        [family],
+        build=lambda source: Whole(family, source),
+        example={**given, **_zeros(config, past, 3)},
+        inputs={**begun, **past},
+        outputs={"logits": tokens, **grown},
+        towers=[family],
     )
     return {
         "encoder_model": encoder,
@@ -273,7 +289,7 @@ def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: 
 
 
 def _axes(kind: str, depth: int, decoder: str, encoder: str) -> Axes:
-    """Of a cache's parts, by their names."""
+    """Return the dynamic axes of a cache's parts, by their names."""
     return {
         f"{kind}.{layer}.{part}": {0: "batch_size", 2: decoder if part in PARTS[:2] else encoder}
         for layer in range(depth)
@@ -282,7 +298,7 @@ def _axes(kind: str, depth: int, decoder: str, encoder: str) -> Axes:
 
 
 def _zeros(config: Any, past: Iterable[str], states: int) -> dict[str, Tensor]:  # noqa: ANN401
-    """A cache of five tokens of the decoder, and of so many of the encoder's."""
+    """Return an empty-valued cache of five tokens of the decoder, and of `states` of the encoder's."""
     return {
         name: torch.zeros(2, config.num_heads, 5 if ".decoder." in name else states, config.d_kv)
         for name in past

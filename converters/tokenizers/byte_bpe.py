@@ -1,10 +1,10 @@
 """Byte-level BPE as llama.cpp reads it.
 
 The file holds the tokens in GPT-2's letters for bytes, the merges in their order, and the name of one of the
-ways to split a text that are built into llama.cpp. A way is taken by its name only where it was measured to
-be the tokenizer's own (see byte_splits). llama.cpp differs from the tokenizer, whatever a file says, on texts
-that the tokenizer's NFC normalizer would change, since it has none, and on texts with one of 4,382 letters
-and digits that are new in Unicode 16.
+ways to split a text that are built into llama.cpp. A way is used only where it was measured to be the
+tokenizer's own (see byte_splits). llama.cpp differs from the tokenizer, whatever a file says, on texts that
+the tokenizer's NFC normalizer would change, because llama.cpp has none, and on texts with one of 4,382
+letters and digits that are new in Unicode 16.
 """
 
 import re
@@ -28,8 +28,8 @@ from converters.tokenizers.common import (
 from epmq_export.errors import InputError
 
 _NAMES = {way: name for name, way in WAYS.items()}
-# Letters and digits of Unicode 16, which llama.cpp's table does not have: every code point below U+30000 was
-# tried.
+# The letters and digits of Unicode 16 that llama.cpp's table does not have. Every code point below U+30000
+# was tried.
 _NEWER = re.compile(
     "["
     "\u1c89-\u1c8a\ua7cb-\ua7cd\ua7da-\ua7dc\U000105c0-\U000105f3\U00010d40-\U00010d65\U00010d6f-\U00010d85"
@@ -48,7 +48,10 @@ _MODEL = {
 
 
 def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int) -> Keys:
-    """The `tokenizer.ggml.*` keys over `vocabulary` embedding rows."""
+    """Return the `tokenizer.ggml.*` keys over `vocabulary` embedding rows.
+
+    Raises InputError where llama.cpp would tokenise in another way.
+    """
     model = rules["model"]
     refuse_settings(model, _MODEL, directory, "model")
     if rules["normalizer"] not in (None, NFC):
@@ -71,15 +74,16 @@ def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, 
 
 
 def agrees(rules: Rules) -> Callable[[str], bool]:
-    """Of a text, whether llama.cpp splits and normalises it as the tokenizer does."""
+    """Return a check of a text: whether llama.cpp splits and normalises it as the tokenizer does."""
     composed = rules["normalizer"] == NFC
     return lambda text: not _NEWER.search(text) and (not composed or unicodedata.is_normalized("NFC", text))
 
 
 def _pre(rules: Rules, directory: Path) -> str:
+    """Return llama.cpp's name of the way in which the tokenizer splits texts."""
     steps = rules["pre_tokenizer"] or {"type": None}
     splits = tuple(_splits(step) for step in steps.get("pretokenizers", [steps]))
-    # the last step writes bytes as letters; by its setting it splits before
+    # The last step writes bytes as letters. Its settings may make it split the text before that.
     found = Way(splits[:-1] if splits[-1] == "" else splits, bool(rules["model"].get("ignore_merges")))
     known = splits[-1] in ("", GPT2) and steps.get("pretokenizers", [steps])[-1]["type"] == "ByteLevel"
     if known and found in _NAMES:
@@ -95,8 +99,8 @@ def _pre(rules: Rules, directory: Path) -> str:
 
 
 def _splits(step: dict[str, Any]) -> str:
-    """What a step splits by: a regular expression, DIGITS, nothing (""), or, where llama.cpp cannot have it,
-    the step itself.
+    """Return what a step splits by: a regular expression, DIGITS, nothing (""), or the step itself where
+    llama.cpp cannot have it.
     """
     match step:
         case {"type": "Digits", "individual_digits": True}:
@@ -110,7 +114,9 @@ def _splits(step: dict[str, Any]) -> str:
 
 
 def _refuse_missing_bytes(model: dict[str, Any], directory: Path) -> None:
-    """llama.cpp leaves out a byte that is no token, as the tokenizer does unless it has an unknown token."""
+    """Raise InputError where a byte is no token and the tokenizer has an unknown token for it. llama.cpp
+    leaves such a byte out.
+    """
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     letters = [chr(byte) for byte in plain] + [chr(0x100 + index) for index in range(256 - len(plain))]
     missing = [letter for letter in letters if letter not in model["vocab"]]

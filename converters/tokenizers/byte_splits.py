@@ -1,4 +1,4 @@
-"""The ways to split a text before byte-level BPE that are built into llama.cpp, by its names."""
+"""The ways to split a text before byte-level BPE that are built into llama.cpp, by llama.cpp's names."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,14 +12,16 @@ _QWEN2 = rf"{_WORD}|\p{{N}}|{_REST}"
 
 
 class Way(NamedTuple):
+    """A way to split a text."""
+
     steps: tuple[str, ...]
-    """What splits a text in turn: regular expressions, or DIGITS."""
+    """The steps that split a text in turn: regular expressions, or DIGITS."""
 
     ignore_merges: bool = False
     """Whether a word that is a token needs no merges."""
 
 
-# Measured by the tests.
+# The tests measure that these are llama.cpp's ways.
 WAYS: Mapping[str, Way] = {
     "gpt-2": Way((GPT2,)),
     "smollm": Way((DIGITS, GPT2)),

@@ -1,5 +1,5 @@
-"""What llama.cpp wants of every language model's tokenizer: tokens by row, their types, special ids, what
-begins and ends a text.
+"""Parts that the tokenizers of all language models need in GGUF: tokens by row, their types, special ids, and
+the tokens that begin and end a text.
 """
 
 import re
@@ -14,20 +14,19 @@ from transformers import PreTrainedTokenizerFast
 from epmq_export.errors import InputError
 
 Rules = dict[str, Any]
-"""tokenizer.json."""
+"""The content of tokenizer.json."""
 
 Keys = dict[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
 
 WORD_START = "\u2581"
-"""How SentencePiece writes a space."""
+"""The letter that SentencePiece writes for a space."""
 
 NFC = {"type": "NFC"}
-# Of special tokens: the file's names, and those of tokenizers and configs.
+# The names of special tokens in the file, and those in tokenizers and configs.
 IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
-# What ends a turn of a chat, as llama.cpp knows it, the first that a vocabulary has.
+# The tokens that end a turn of a chat in llama.cpp. The first that a vocabulary has is used.
 _ENDS_TURN = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")
-# Tokens that llama.cpp takes for control tokens wherever it finds them, whatever the file says of their
-# types.
+# Tokens that llama.cpp takes for control tokens wherever it finds them, whatever type the file gives them.
 _CONTROL_BY_NAME = {
     *(
         "<|eot_id|>",
@@ -104,13 +103,17 @@ _CONTROL_BY_NAME = {
 
 
 def added_tokens(rules: Rules) -> dict[str, dict[str, Any]]:
+    """Return the added tokens with their settings, by their text."""
     return {entry["content"]: entry for entry in rules["added_tokens"]}
 
 
 def rows(
     rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: int
 ) -> tuple[list[str], list[int]]:
-    """Tokens and types by row; a row that no token names is unused."""
+    """Return the tokens and their types by row. A row that no token names is unused.
+
+    Raises InputError for an id beyond the rows, and for tokens that llama.cpp cannot hold or tell apart.
+    """
     added = added_tokens(rules)
     tokens = [f"[PAD{row}]" for row in range(vocabulary)]
     types = [int(TokenType.UNUSED)] * vocabulary
@@ -133,14 +136,14 @@ def rows(
 
 
 def taken_for_control(rules: Rules, pieces: Iterable[str]) -> frozenset[str]:
-    """Pieces like others that llama.cpp takes for control tokens by their names, such as `</s>` in Qwen's
-    vocabulary: nothing in a file helps.
+    """Return the ordinary pieces that llama.cpp takes for control tokens because of their names, such as
+    `</s>` in Qwen's vocabulary. Nothing in a file can change that.
     """
     return frozenset(pieces) & _CONTROL_BY_NAME - added_tokens(rules).keys()
 
 
 def fragments(rules: Rules, text: str) -> list[str]:
-    """What is left of a text between its added tokens."""
+    """Return the parts of a text between its added tokens."""
     added = sorted(added_tokens(rules), key=len, reverse=True)
     return re.split("|".join(map(re.escape, added)), text) if added else [text]
 
@@ -148,7 +151,9 @@ def fragments(rules: Rules, text: str) -> list[str]:
 def refuse_settings(
     found: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], directory: Path, what: str
 ) -> None:
-    """Of a part of tokenizer.json, by key, the values of which llama.cpp does the same."""
+    """Raise InputError where a part of tokenizer.json has another value than those that llama.cpp follows.
+    `expected` has them by key.
+    """
     for key, accepted in expected.items():
         if found.get(key) not in accepted:
             raise InputError(
@@ -158,7 +163,9 @@ def refuse_settings(
 
 
 def refuse_other_matching(rules: Rules, directory: Path) -> None:
-    """llama.cpp finds added tokens anywhere in the raw text, the longest first."""
+    """Raise InputError for added tokens that do not match anywhere in the raw text. llama.cpp finds them so,
+    the longest first.
+    """
     added = added_tokens(rules)
     for token, entry in added.items():
         for rule in ("single_word", "lstrip", "rstrip"):
@@ -176,8 +183,8 @@ def refuse_other_matching(rules: Rules, directory: Path) -> None:
 
 
 def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
-    """Where the end of one token begins another, Hugging Face takes the one on the left, llama.cpp the
-    longer; runs of one letter aside.
+    """Raise InputError where the end of one token begins another, because Hugging Face then takes the one on
+    the left, and llama.cpp the longer one. Runs of one letter are allowed.
     """
     known: dict[str, list[str]] = {}
     for token in tokens:
@@ -194,8 +201,10 @@ def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
 
 
 def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequence[str]) -> Keys:
-    """The ids of special tokens, and whether the tokenizer begins a text with one and ends it with one: by
-    what it does, whatever it says.
+    """Return the ids of special tokens, and whether the tokenizer begins and ends a text with one. What the
+    tokenizer does counts, not what its settings say.
+
+    Raises InputError where a needed token is missing, or texts begin or end in another way.
     """
     keys: Keys = {}
     ids = {name: getattr(tokenizer, attribute) for name, attribute in IDS.items()}
@@ -233,7 +242,9 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
 
 
 def chat_template(tokenizer: PreTrainedTokenizerFast, directory: Path) -> Keys:
-    """One template, the directory's own; of several, GGUF has names for none but the first."""
+    """Return the key of the directory's own chat template. Raises InputError where there are several, because
+    GGUF has a name for one only.
+    """
     found = tokenizer.chat_template
     if found is None:
         return {}

@@ -1,4 +1,4 @@
-"""A language model's tokenizer as llama.cpp reads it."""
+"""The tokenizer of a language model as llama.cpp reads it."""
 
 import json
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from epmq_export.models.specs import Metadata
 
 
 def gguf_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: int) -> Metadata:
-    """The `tokenizer.*` keys of a tokenizer over `vocabulary` embedding rows.
+    """Return the `tokenizer.*` keys of a tokenizer over `vocabulary` embedding rows.
 
-    InputError where llama.cpp would tokenise otherwise than the tokenizer does, but for the texts that
+    Raises InputError where llama.cpp would tokenise in another way than the tokenizer, but for the texts that
     `agreement` knows.
     """
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -32,7 +32,9 @@ def gguf_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabula
 
 
 def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
-    """Of a text, whether llama.cpp gives it the tokenizer's ids, by the differences that no file can help."""
+    """Return a check of a text: whether llama.cpp gives it the ids of the tokenizer. It knows the differences
+    that no file can prevent.
+    """
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     model = rules["model"]
     if model["type"] == "Unigram":

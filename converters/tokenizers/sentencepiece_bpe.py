@@ -1,10 +1,10 @@
 """SentencePiece's BPE, as Hugging Face stores it and as llama.cpp reads it.
 
-llama.cpp knows no merges: of all neighbours that make a token together it joins the pair whose token has the
+llama.cpp has no merges. Of all neighbours that make a token together it joins the pair whose token has the
 highest score, the leftmost first. That is the tokenizer's order where every way to make a token is a merge,
-and where the merges of one token have no other token's between them: then minus the place of a token's merges
-is its score. Both are checked. Runs of one letter may stand between each other (Gemma's runs of spaces do):
-only parts of the same run compete, and the tests compare those.
+and where no merge of another token stands between the merges of one token. The score of a token is then minus
+the place of its merges. Both conditions are checked. Runs of one letter may stand between each other (Gemma's
+runs of spaces do): only parts of the same run compete, and the tests compare those.
 
 llama.cpp differs from the tokenizer, whatever a file says, where the pre-tokenizer is Metaspace and puts a
 space before texts: llama.cpp also puts one before a text that begins with one, and behind every added token.
@@ -41,14 +41,17 @@ _MODEL = {
 }
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": WORD_START}
 _PREPEND = {"type": "Prepend", "prepend": WORD_START}
-# What remains to be split once every space is replaced: nothing.
+# This splits nothing once every space is replaced.
 _SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 def sentencepiece_bpe(
     tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int
 ) -> Keys:
-    """The `tokenizer.ggml.*` keys over `vocabulary` embedding rows."""
+    """Return the `tokenizer.ggml.*` keys over `vocabulary` embedding rows.
+
+    Raises InputError where llama.cpp would tokenise in another way.
+    """
     refuse_settings(rules["model"], _MODEL, directory, "model")
     prefix = _space_prefix(rules, directory)
     refuse_other_matching(rules, directory)
@@ -65,7 +68,7 @@ def sentencepiece_bpe(
 
 
 def agrees(rules: Rules) -> Callable[[str], bool]:
-    """Of a text, whether llama.cpp puts the spaces before its parts that the tokenizer puts there."""
+    """Return a check of a text: whether llama.cpp puts the same spaces before its parts as the tokenizer."""
     pre_tokenizer = rules["pre_tokenizer"] or {}
     if pre_tokenizer.get("type") != "Metaspace" or pre_tokenizer["prepend_scheme"] == "never":
         return lambda text: True
@@ -81,7 +84,7 @@ def agrees(rules: Rules) -> Callable[[str], bool]:
 
 
 def _space_prefix(rules: Rules, directory: Path) -> bool:
-    """Whether a text gets a space before it."""
+    """Return whether a text gets a space before it. Raises InputError for other ways to treat spaces."""
     normalizer, pre_tokenizer = rules["normalizer"], rules["pre_tokenizer"]
     steps = normalizer.get("normalizers", [normalizer]) if normalizer else []
     if steps == [_PREPEND, _REPLACE] and pre_tokenizer is None:
@@ -103,6 +106,7 @@ def _space_prefix(rules: Rules, directory: Path) -> bool:
 
 
 def _types(rules: Rules, tokens: Sequence[str], types: Sequence[int], directory: Path) -> list[int]:
+    """Return the types of the tokens, with those of bytes and of the unknown token."""
     unknown = rules["model"]["unk_token"]
     if unknown is not None and unknown not in added_tokens(rules):
         raise InputError(
@@ -122,7 +126,7 @@ def _types(rules: Rules, tokens: Sequence[str], types: Sequence[int], directory:
 
 
 def _scores(rules: Rules, tokens: Sequence[str], directory: Path) -> list[float]:
-    """Minus the place of the token's first merge; what no merge makes comes last."""
+    """Return minus the place of each token's first merge. Tokens that no merge makes come last."""
     merges = {tuple(pair): rank for rank, pair in enumerate(rules["model"]["merges"])}
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -135,6 +139,7 @@ def _scores(rules: Rules, tokens: Sequence[str], directory: Path) -> list[float]
 
 
 def _refuse_interleaved(first: Mapping[str, int], last: Mapping[str, int], directory: Path) -> None:
+    """Raise InputError where merges of another token stand between the merges of one token."""
     starts = sorted(rank for token, rank in first.items() if len(set(token)) > 1)
     for token in first:
         if bisect_left(starts, last[token]) > bisect_right(starts, first[token]):
@@ -145,8 +150,9 @@ def _refuse_interleaved(first: Mapping[str, int], last: Mapping[str, int], direc
 
 
 def _refuse_other_ways(rules: Rules, merges: Mapping[tuple[str, ...], int], directory: Path) -> None:
-    """llama.cpp makes a token of any two neighbours that spell it. An added token is made of none, unless of
-    spaces: it is found before.
+    """Raise InputError where a way to make a token is no merge, because llama.cpp makes a token of any two
+    neighbours that spell it. Added tokens are found before, so they are made of nothing, unless they consist
+    of spaces.
     """
     pieces, added = rules["model"]["vocab"], added_tokens(rules)
     for token in pieces:

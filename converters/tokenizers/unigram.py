@@ -4,9 +4,10 @@ Texts are normalised by SentencePiece's table of characters, white space is stri
 joined, and the pieces of the highest total score are taken. llama.cpp differs from the tokenizer, whatever a
 file says, on these texts:
 
-- where the tokenizer keeps white space at the end of a text, or before an added token (transformers 5's T5
-  makes a piece of it);
-- where it takes other white space than the table knows for a space (T5's leaves U+0085 and a few more);
+- texts where the tokenizer keeps white space at the end, or before an added token (transformers 5's T5 makes
+  a piece of it);
+- texts with white space that the table does not know and the tokenizer takes for a space (T5's table lacks
+  U+0085 and a few more);
 - texts with a U+2581 of their own, which the tokenizer takes for a space;
 - texts with a letter of up to five bytes, its marks included, that the table maps without them (½ with an
   accent);
@@ -48,12 +49,15 @@ _JOIN_SPACE, _JOIN_START = {**_JOIN, "content": " "}, {**_JOIN, "content": WORD_
 _STRIP = {"type": "Strip", "strip_left": False, "strip_right": True}
 # White space that a table of characters may leave as it is.
 _OTHER_SPACE = re.compile("[\t\n\v\f\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
-# A row that no token names must never be the better way to spell a text.
+# The score of a row that no token names, which must never be the better way to spell a text.
 _NEVER = -1e6
 
 
 def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, vocabulary: int) -> Keys:
-    """The `tokenizer.ggml.*` keys over `vocabulary` embedding rows."""
+    """Return the `tokenizer.ggml.*` keys over `vocabulary` embedding rows.
+
+    Raises InputError where llama.cpp would tokenise in another way.
+    """
     model = rules["model"]
     refuse_settings(model, {"byte_fallback": (False, None)}, directory, "model")
     charsmap, _ = _normalisation(rules, directory)
@@ -90,8 +94,8 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
 
 
 def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[str], bool]:
-    """Of a text, whether llama.cpp normalises it and splits it as the tokenizer, which makes these pieces of
-    it, does.
+    """Return a check of a text: whether llama.cpp normalises and splits it as the tokenizer does. `pieces`
+    gives the tokenizer's pieces of a text.
     """
     charsmap, keeps_end = _normalisation(rules, Path())
     mapped: Callable[[str], str] = Precompiled(charsmap).normalize_str if charsmap else str
@@ -111,7 +115,7 @@ def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[st
 
 
 def _tied(pieces: Sequence[str]) -> bool:
-    """Whether neighbours, of up to three pieces each, could change places and spell the same."""
+    """Return whether neighbours, of up to three pieces each, could change places and spell the same."""
     for middle in range(1, len(pieces)):
         lefts = [pieces[middle - count : middle] for count in range(1, min(middle, 3) + 1)]
         rights = [pieces[middle : middle + count] for count in range(1, min(len(pieces) - middle, 3) + 1)]
@@ -123,8 +127,8 @@ def _tied(pieces: Sequence[str]) -> bool:
 
 
 def _marks_kept(text: str, mapped: Callable[[str], str]) -> bool:
-    """The tokenizer maps letter and marks at once where they are up to five bytes, and then drops the marks
-    that the table does not know there.
+    """Return whether the tokenizer keeps all marks of a text. It maps a letter and its marks at once where
+    they are up to five bytes, and then drops the marks that the table does not know there.
     """
     clusters: list[str] = []
     for letter in text:
@@ -140,7 +144,9 @@ def _marks_kept(text: str, mapped: Callable[[str], str]) -> bool:
 
 
 def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
-    """The table of characters, and whether white space at the end is kept."""
+    """Return the table of characters, and whether white space at the end is kept. Raises InputError for other
+    ways to normalise.
+    """
     normalizer, pre_tokenizer = rules["normalizer"], rules["pre_tokenizer"] or {}
     steps: list[dict[str, Any]] = normalizer.get("normalizers", [normalizer]) if normalizer else []
     charsmap = b""
@@ -166,8 +172,8 @@ def _normalisation(rules: Rules, directory: Path) -> tuple[bytes, bool]:
 
 
 def _refuse_other_scores(scores: list[float], tokens: list[str], types: list[int], directory: Path) -> None:
-    """llama.cpp holds scores in single precision and takes the lowest of ordinary pieces for the measure of
-    an unknown one.
+    """Raise InputError for scores that single precision does not hold, as llama.cpp does, and for scores
+    below those of all ordinary pieces, whose lowest is llama.cpp's measure of an unknown piece.
     """
     lowest = min(score for score, kind in zip(scores, types, strict=False) if kind == TokenType.NORMAL)
     for token, score in zip(tokens, scores, strict=False):

@@ -1,10 +1,10 @@
 """A WordPiece tokenizer as llama.cpp reads it.
 
-llama.cpp's own rules: words are split at white space, around punctuation and around CJK ideographs; the
-longest known piece is taken from the left. A vocabulary entry that begins a word is written with U+2581
-before it, one that continues a word without its `##`, and special tokens as they are. What the metadata
-cannot say (another way to split or to clean) is refused here, since a file that tokenises differently gives
-other outputs without a warning.
+llama.cpp's own rules are these. Words are split at white space, around punctuation and around CJK ideographs.
+The longest known piece is taken from the left. A vocabulary entry that begins a word is written with U+2581
+before it, one that continues a word without its `##`, and special tokens as they are. Settings that the
+metadata cannot express (another way to split or to clean) are refused here, because a file that tokenises
+differently gives other outputs without a warning.
 """
 
 import json
@@ -34,16 +34,16 @@ _NEEDED = {"cls_token_id", "sep_token_id", "unk_token_id"}
 
 
 def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: int) -> Metadata:
-    """The `tokenizer.ggml.*` keys of a WordPiece tokenizer over `vocabulary` embedding rows.
+    """Return the `tokenizer.ggml.*` keys of a WordPiece tokenizer over `vocabulary` embedding rows.
 
-    InputError where llama.cpp would tokenise otherwise than the tokenizer does.
+    Raises InputError where llama.cpp would tokenise in another way than the tokenizer.
     """
     rules: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     _refuse_other_rules(rules, directory)
     pieces: dict[str, int] = rules["model"]["vocab"]
     added = {token["content"]: token for token in rules["added_tokens"]}
     _refuse_other_matching(added, directory)
-    tokens = [f"[PAD{row}]" for row in range(vocabulary)]  # rows that no token names
+    tokens = [f"[PAD{row}]" for row in range(vocabulary)]  # These stay in rows that no token names.
     types = [int(TokenType.UNUSED)] * vocabulary
     for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
         if not 0 <= row < vocabulary:
@@ -77,7 +77,7 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
                 f"{directory}: its tokenizer has no {attribute.removesuffix('_id')}, which llama.cpp needs"
             )
     metadata["tokenizer.ggml.add_bos_token"] = True
-    metadata["tokenizer.ggml.add_eos_token"] = False  # the separator ends the text
+    metadata["tokenizer.ggml.add_eos_token"] = False  # The separator ends the text.
     metadata["tokenizer.ggml.add_sep_token"] = True
     metadata["tokenizer.ggml.normalizer.lowercase"] = lowercase
     metadata["tokenizer.ggml.normalizer.strip_accents"] = lowercase if accents is None else bool(accents)
@@ -85,8 +85,8 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
 
 
 def _refuse_other_rules(rules: dict[str, Any], directory: Path) -> None:
-    """max_input_chars_per_word stays: llama.cpp has no such limit, so a word past it becomes pieces there and
-    one [UNK] here.
+    """Raise InputError for rules that are not llama.cpp's. max_input_chars_per_word is allowed: llama.cpp has
+    no such limit, so that a longer word becomes pieces there and one [UNK] here.
     """
     model, processor = rules["model"], rules["post_processor"] or {}
     found = {
@@ -119,13 +119,15 @@ def _refuse_other_rules(rules: dict[str, Any], directory: Path) -> None:
 
 
 def _template(processor: dict[str, Any]) -> str:
-    """How a template wraps one text, with the first special token called CLS and the last SEP."""
+    """Return how a template wraps one text, with the first special token called CLS and the last SEP."""
     kinds = ["text" if "Sequence" in part else "special" for part in processor["single"]]
     return "CLS text SEP" if kinds == ["special", "text", "special"] else " ".join(kinds)
 
 
 def _refuse_other_matching(added: dict[str, dict[str, Any]], directory: Path) -> None:
-    """llama.cpp finds added tokens anywhere in the raw text."""
+    """Raise InputError for added tokens that are not found anywhere in the raw text, as llama.cpp finds
+    them.
+    """
     for token, entry in added.items():
         for rule in ("normalized", "single_word"):
             if entry[rule]:
@@ -136,7 +138,9 @@ def _refuse_other_matching(added: dict[str, dict[str, Any]], directory: Path) ->
 
 
 def _refuse_twins(tokens: list[str], directory: Path) -> None:
-    """Pieces that differ here and are spelt alike there, such as `##\u2581x` and `x`."""
+    """Raise InputError for pieces that differ here and have the same spelling in GGUF, such as `##\u2581x`
+    and `x`.
+    """
     twin, count = Counter(tokens).most_common(1)[0]
     if count > 1:
         raise InputError(

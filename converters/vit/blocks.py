@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from converters.vit.kinds import Kind
 from epmq_export.models.family import Batch
 
-# The library's fields are of the classes below `PreTrainedConfig`.
+# The fields that the blocks read are those of the kinds' own config classes, which share no typed base.
 Config = Any
 
 
 Size = tuple[int, int]
 
 
-# FeatCal's public code weighs rows that the output does not read by 0.01; not by 0, so that the Hessian stays
-# full.
+# The weight of rows that the output does not read, as in FeatCal's public code. It is not 0, so that the
+# Hessian keeps its full rank.
 UNREAD = 0.01
 
 
 @dataclass(frozen=True)
 class Stem:
-    """Tokens and patches, each with its position. Nothing of it is calibrated."""
+    """Tokens and patches, each with its position. Nothing in it is calibrated."""
 
     kind: Kind
     config: Config
@@ -38,8 +38,8 @@ class Stem:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         made: Any = module
-        # Not the module's own forward: ViT's and DeiT's take pictures of the config's size only, unless told
-        # otherwise.
+        # The module's own forward is not used, because that of ViT and DeiT takes only pictures of the
+        # config's size unless it is told otherwise.
         patches: Tensor = made.patch_embeddings.projection(batch["pixel_values"])
         size = (patches.shape[2], patches.shape[3])
         tokens = [getattr(made, token).expand(patches.shape[0], 1, -1) for token in self.kind.tokens]
@@ -59,7 +59,7 @@ class Layer:
     config: Config
     index: int
     reads_class_only: bool
-    """The last layer, where only keys and values of the other tokens reach the output."""
+    """Whether this is a last layer where only keys and values of the other tokens reach the output."""
 
     @property
     def name(self) -> str:
@@ -90,7 +90,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Head:
-    """Every token, normalised: what transformers calls the last hidden state."""
+    """Every token, normalised, which transformers calls the last hidden state."""
 
     config: Config
     reads_class_only: bool
@@ -113,14 +113,15 @@ class Head:
 
 
 def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
-    """Positions [1, tokens + rows * columns, width] out of a table [1, tokens + side * side, width], as
+    """Return positions [1, tokens + rows * columns, width] from a table [1, tokens + side * side, width], as
     transformers interpolates them.
     """
     side, (rows, columns) = math.isqrt(table.shape[1] - tokens), size
     if (rows, columns) == (side, side):
         return table
     grid = table[:, tokens:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    # In the same float32, bicubic and without smoothing even where it makes the grid smaller.
+    # This is the library's own choice: float32, bicubic, and without smoothing even where the grid gets
+    # smaller.
     scaled = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
     return torch.cat((table[:, :tokens], scaled.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)), 1)
 

@@ -1,10 +1,9 @@
 """Vision transformers with a class token: ViT, DeiT (with its distillation token) and DINOv2 (with
 LayerScale).
 
-Canonical names are those of transformers' ViTModel, DeiTModel and Dinov2Model, which version 4 of the library
-had others for; poolers, mask tokens and classifiers are no part of the exported model. Pictures have the size
-that the processor gives them, and positions for pictures of another size are interpolated as the library
-does.
+Canonical names are those of ViTModel, DeiTModel and Dinov2Model in transformers 5; version 4 had other names.
+Poolers, mask tokens and classifiers are no part of the exported model. Pictures have the size that the
+processor gives them, and positions for pictures of another size are interpolated as the library does.
 """
 
 import copy
@@ -32,7 +31,8 @@ from epmq_export.models.specs import OnnxExport, OnnxSpec
 # the hidden state.
 BOTH = "Dinov2ForImageClassification"
 _KEYS: Mapping[str, object] = {"hidden_act": "gelu", "num_channels": 3, "use_swiglu_ffn": False}
-# Of transformers 4, in an order: `output.dense` is also the end of a longer name.
+# The names of transformers 4 and those of 5. The order matters: `output.dense` is also the end of a longer
+# name.
 _OLD = (
     ("attention.attention.query.", "attention.q_proj."),
     ("attention.attention.key.", "attention.k_proj."),
@@ -45,15 +45,17 @@ _OLD = (
 
 @dataclass(frozen=True)
 class Vit:
+    """A vision transformer with its processor."""
+
     directory: Path
     kind: Kind
     config: Config
     processor: Any
     crop: Size
-    """Height and width of the processor's pictures."""
+    """The height and width of the processor's pictures."""
 
     both: bool
-    """Whether the output is the class token and beside it the mean of the patches, as DINOv2's classifier
+    """Whether the output is the class token with the mean of the patches beside it, as DINOv2's classifier
     reads them.
     """
 
@@ -64,10 +66,14 @@ class Vit:
 
     @classmethod
     def open(cls, directory: Path, kind: Kind) -> "Vit":
+        """Read the config and the processor of a model directory.
+
+        Raises InputError for settings that this family does not have.
+        """
         path = directory / "config.json"
         try:
             config: Config = copy.deepcopy(kind.config.from_pretrained(directory))
-        except Exception as error:  # the library's checks raise a class of their own for every mistake
+        except Exception as error:  # The library's checks raise a class of their own for every mistake.
             raise InputError(
                 f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})"
             ) from None
@@ -76,7 +82,14 @@ class Vit:
         config.use_mask_token = False
         processor = load_processor(directory)
         crop = _crop(directory / CONFIG, processor, config.patch_size)
-        return cls(directory, kind, config, processor, crop, BOTH in (config.architectures or ()))
+        return cls(
+            directory=directory,
+            kind=kind,
+            config=config,
+            processor=processor,
+            crop=crop,
+            both=BOTH in (config.architectures or ()),
+        )
 
     @property
     def name(self) -> str:
@@ -90,7 +103,7 @@ class Vit:
 
     @property
     def exports(self) -> Mapping[str, Export]:
-        """Without GGUF, which no runtime reads it as."""
+        """Return ONNX alone, because no runtime reads these models as GGUF."""
         return {"onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs)}
 
     @property
@@ -103,7 +116,7 @@ class Vit:
         return (Stem(self.kind, self.config), *layers, Head(self.config, reads_class_only=not self.both))
 
     def canonical(self, name: str) -> str | None:
-        """Without the `vit.` of models with a head, and by the names of transformers 5; None for poolers,
+        """Return the name of transformers 5, without the `vit.` of models with a head, or None for poolers,
         mask tokens and heads.
         """
         name = name.removeprefix(f"{self.name}.")
@@ -132,16 +145,18 @@ class Vit:
         return {}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """The class token, [batch, width]; with the mean of the patches beside it, [batch, 2 width]."""
+        """Return the class token, [batch, width], or with the mean of the patches beside it, [batch, 2
+        width].
+        """
         first = hidden[:, 0]
         return torch.cat((first, hidden[:, len(self.kind.tokens) :].mean(1)), 1) if self.both else first
 
     def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
-        """Return one model, as optimum and transformers.js have it; the class token stands for a pooler's
+        """Return one model, as optimum and transformers.js have it. The class token stands for a pooler's
         output, whether or not the model was trained with a pooler.
         """
         images = {0: "batch_size"}
-        # Two pictures: the exporter takes an axis of length 0 or 1 for a constant.
+        # The example has two pictures, because the exporter takes an axis of length 0 or 1 for constant.
         example = {"pixel_values": torch.zeros(2, 3, *self.crop)}
         outputs = dict.fromkeys(
             ("last_hidden_state", "pooler_output", *(["image_embeds"] if self.both else [])), images
@@ -149,11 +164,11 @@ class Vit:
         output = self.output if self.both else None
         return {
             "model": OnnxSpec(
-                lambda source: Encoder(self.blocks, output, source),
-                example,
-                {"pixel_values": images},
-                outputs,
-                [self],
+                build=lambda source: Encoder(self.blocks, output, source),
+                example=example,
+                inputs={"pixel_values": images},
+                outputs=outputs,
+                towers=[self],
             )
         }
 
@@ -191,8 +206,9 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
 
 
 def _crop(path: Path, processor: Any, patch: int) -> Size:  # noqa: ANN401 - the library's classes share no typed call
-    """What the processor makes of a picture: one size for a wide one and a tall one, of at least a patch;
-    InputError where it is not so.
+    """Return the height and width that the processor gives a picture, the same for a wide one and a tall one.
+
+    Raises InputError where they differ, or are smaller than a patch.
     """
     pixels = [np.zeros(shape, np.uint8) for shape in ((40, 60, 3), (60, 40, 3))]
     try:
@@ -200,7 +216,7 @@ def _crop(path: Path, processor: Any, patch: int) -> Size:  # noqa: ANN401 - the
             preprocess(processor, [Picture(str(path), "", partial(np.asarray, each))]).shape[2:]
             for each in pixels
         )
-    except Exception as error:  # the library raises whatever numpy and Pillow raise
+    except Exception as error:  # The library raises whatever numpy and Pillow raise.
         raise InputError(f"{path}: its settings cannot be used ({' '.join(str(error).split())})") from None
     if wide != tall:
         raise InputError(

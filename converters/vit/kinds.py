@@ -1,4 +1,4 @@
-"""What ViT, DeiT and DINOv2 differ in."""
+"""The differences between ViT, DeiT and DINOv2."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
 
 @dataclass(frozen=True)
 class Kind:
-    """What the models differ in."""
+    """One of these models."""
 
     name: str
-    """The `model_type` of their configs, and what may stand before their tensors' names."""
+    """The `model_type` of its configs, which may also stand before its tensors' names."""
 
     config: type[PreTrainedConfig]
     embeddings: type[nn.Module]
     layer: type[nn.Module]
     stack: str
-    """What the names of the layers begin with."""
+    """The beginning of the names of the layers."""
 
     norms: tuple[str, str]
-    """Before the attention, and before the feed-forward."""
+    """The norms before the attention and before the feed-forward part."""
 
     tokens: tuple[str, ...]
-    """Those before the patches; the first is the one that the output is read off."""
+    """The tokens before the patches. The output is read off the first."""
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
@@ -45,24 +45,32 @@ _NORMS = ("layernorm_before", "layernorm_after")
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("vit", ViTConfig, ViTEmbeddings, ViTLayer, "layers", _NORMS, ("cls_token",)),
+        Kind(
+            "vit",
+            config=ViTConfig,
+            embeddings=ViTEmbeddings,
+            layer=ViTLayer,
+            stack="layers",
+            norms=_NORMS,
+            tokens=("cls_token",),
+        ),
         Kind(
             "deit",
-            DeiTConfig,
-            DeiTEmbeddings,
-            DeiTLayer,
-            "layers",
-            _NORMS,
-            ("cls_token", "distillation_token"),
+            config=DeiTConfig,
+            embeddings=DeiTEmbeddings,
+            layer=DeiTLayer,
+            stack="layers",
+            norms=_NORMS,
+            tokens=("cls_token", "distillation_token"),
         ),
         Kind(
             "dinov2",
-            Dinov2Config,
-            Dinov2Embeddings,
-            Dinov2Layer,
-            "encoder.layer",
-            ("norm1", "norm2"),
-            ("cls_token",),
+            config=Dinov2Config,
+            embeddings=Dinov2Embeddings,
+            layer=Dinov2Layer,
+            stack="encoder.layer",
+            norms=("norm1", "norm2"),
+            tokens=("cls_token",),
         ),
     )
 }

@@ -1,6 +1,6 @@
 """A vision transformer as one module, for export.
 
-It runs what the blocks run, so an exported graph can only differ from the reference by the exporter's doing.
+It runs the same blocks as the reference, so that only the exporter can make an exported graph differ.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from epmq_export.tensors.source import TensorSource
 
 
 class Encoder(Blocks):
-    """pixel_values float32 [batch, 3, height, width] -> last_hidden_state [batch, tokens, width], normalised;
-    pooler_output [batch, width], its first row; and, where the family's output is another, that, [batch,
-    ...].
+    """A module from pixel_values, float32 [batch, 3, height, width], to last_hidden_state [batch, tokens,
+    width], normalised; pooler_output [batch, width], its first row; and the family's output [batch, ...]
+    where that is another one.
     """
 
     def __init__(

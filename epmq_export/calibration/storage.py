@@ -1,4 +1,4 @@
-"""What each tensor of a family is stored on."""
+"""The storage of each tensor of a family."""
 
 from collections.abc import Callable
 

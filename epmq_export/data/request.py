@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequest:
-    """Where images or texts are, and which of them are meant."""
+    """The place of images or texts, and the part of them that is meant."""
 
     path: Path | None = None
     """A file, or a directory of files."""

@@ -1,7 +1,7 @@
-"""What a group of weights can hold in a file: the grids by name.
+"""The grids by name: the values that a group of weights can have in a file.
 
-A further grid takes a record here and, to be written in GGUF, one in `formats/gguf/types.py`: everything else
-asks these two tables.
+Another grid takes a record here and, to be written in GGUF, one in `formats/gguf/types.py`. Everything else
+uses these two tables.
 """
 
 from epmq_export.grids.grid import Grid, Part, Stored

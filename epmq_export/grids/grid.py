@@ -1,4 +1,4 @@
-"""What a group of weights can hold.
+"""Grids: the values that a group of weights can have.
 
 A grid fixes which codes exist, how many inputs share stored numbers, and how these are stored. Calibration
 chooses codes and stored numbers on the grid of the file, so that packing is a permutation of bits and loses

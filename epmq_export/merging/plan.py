@@ -39,7 +39,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe merges."""
+    """The plan of a recipe's merge."""
 
     base: Strand
     """The base of the recipe itself, whichever base a slice has."""

@@ -70,7 +70,7 @@ class Total:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model file holds."""
+    """The content of a model file, without the values of its tensors."""
 
     kind: str
     """One of `gguf`, `onnx`, `safetensors`, `packed checkpoint`, `Hugging Face model` and `LoRA adapter`."""

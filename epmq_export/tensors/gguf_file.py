@@ -68,7 +68,7 @@ class Value:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. `shape` is as in torch, slowest dimension first; `start` and `size` are in bytes
+    """The place of a tensor. `shape` is as in torch, slowest dimension first; `start` and `size` are in bytes
     of the file.
     """
 

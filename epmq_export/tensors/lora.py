@@ -91,8 +91,8 @@ def is_adapter(directory: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Delta:
-    """What is added to one tensor of the base: the keys of the factors in the adapter's file, by role, and
-    the scale.
+    """The change of one tensor of the base: the keys of the factors in the adapter's file, by role, and the
+    scale.
     """
 
     keys: dict[str, str]

@@ -33,7 +33,7 @@ class PackedIndex:
     """The version of each package that decided the result, by the package's name."""
 
     layers: list[Mapping[str, Any]] = field(default_factory=list)
-    """What each tensor's solve lost: the fields of `calibration.calibrate.LayerLoss`."""
+    """The loss of each tensor's solve: the fields of `calibration.calibrator.LayerLoss`."""
 
     notes: list[str] = field(default_factory=list)
     """What was not stored as the recipe asked, a sentence each."""
@@ -48,7 +48,7 @@ class PackedIndex:
     """The trials of the search for the method's numbers; None where there was none."""
 
     refine: Mapping[str, Any] | None = None
-    """What the distillation of the whole model gained; None where there was none."""
+    """The gain of the distillation of the whole model. None where there was none."""
 
     @property
     def provenance(self) -> dict[str, Any]:

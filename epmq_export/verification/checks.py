@@ -41,10 +41,10 @@ class Check:
     """One of `codes`, `metadata`, `graph` and `tasks`."""
 
     facts: Mapping[str, Any]
-    """What the report tells of it: report.schema.json has the keys."""
+    """The facts for the report. report.schema.json has their keys."""
 
     broken: Sequence[str]
-    """What is wrong, a sentence each; empty when all is well."""
+    """A sentence for each fault. Empty where there is none."""
 
     @property
     def passed(self) -> bool:

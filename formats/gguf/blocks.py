@@ -1,5 +1,5 @@
-"""Tensors as bytes: plain values, and llama.cpp's blocks of codes and stored numbers. A permutation of bits
-both ways.
+"""Tensors as bytes: plain values, and llama.cpp's blocks of codes and stored numbers. Both ways are a
+permutation of bits.
 """
 
 from pathlib import Path
@@ -19,13 +19,13 @@ from formats.gguf.types import BLOCKS, PLAIN, TYPES
 
 
 def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
-    """Return the bytes of a tensor in the file; of one on a grid, a row for every group."""
+    """Return the bytes of a tensor in the file. A tensor on a grid has a row for every group."""
     if not isinstance(value, PackedTensor):
         return (
             (value if value.dtype == torch.float16 and value.ndim > 1 else value.float()).contiguous().numpy()
         )
     grid = value.grid
-    codes = value.codes.reshape(-1, grid.group).view(torch.uint8) + _bias(grid)  # modulo 256
+    codes = value.codes.reshape(-1, grid.group).view(torch.uint8) + _bias(grid)  # The sum is modulo 256.
     numbers = {
         "codes": codes,
         **{part: value.stored[part].reshape(-1, kind.count) for part, kind in grid.parts.items()},
@@ -34,7 +34,9 @@ def encode(value: PackedTensor | Tensor) -> NDArray[Any]:
 
 
 def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor | Tensor:
-    """Return the tensor that `encode` was given; InputError where this project writes none of its type."""
+    """Return the tensor that `encode` was given. Raises InputError for a type that this project does not
+    write.
+    """
     content = torch.from_numpy(np.array(raw))
     if info.type in PLAIN:
         return content.view(PLAIN[info.type]).reshape(info.shape)
@@ -61,7 +63,7 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
 
 
 def _bias(grid: Grid) -> int:
-    """Return what is added to signed codes so that they begin at 0; the lowest code that the bits could hold
-    is not always one of the grid's.
+    """Return the number that is added to signed codes so that they begin at 0. The lowest code that the bits
+    could hold is not always one of the grid's.
     """
     return int(2 ** (grid.bits - 1)) if grid.lowest < 0 else 0

@@ -1,4 +1,4 @@
-"""GGUF, as llama.cpp reads it: out of a packed checkpoint and back in."""
+"""GGUF, as llama.cpp reads it: written from a packed checkpoint, and read back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,15 +23,18 @@ from formats.gguf.written import WrittenGguf
 
 
 class Gguf:
+    """The format GGUF."""
+
     name = NAME
     packages = ("gguf",)
     grids = frozenset(name for name, grid in GRIDS.items() if grid.file_type in BLOCKS)
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """Write `model.gguf`, or the files that the recipe's export.split_size asks for; return the first.
+        """Write `model.gguf`, or the files that the recipe's export.split_size asks for, and return the
+        first.
 
-        The same packed checkpoint gives the same bytes. InputError where packed and family do not hold the
-        same tensors.
+        The same packed checkpoint gives the same bytes. Raises InputError where packed checkpoint and family
+        do not have the same tensors.
         """
         spec = spec_of(family)
         layout, parts = packed_layout(packed, family, spec)
@@ -48,7 +51,7 @@ class Gguf:
                 with files.whole(path) as built:
                     write_gguf(built, keys, {name: layout[name] for name in names}, map(tensor, names))
         except BaseException:
-            for path in paths:  # some of a model's files are half of it
+            for path in paths:  # A model without some of its files is not whole.
                 files.remove(path)
             raise
         return paths[0]

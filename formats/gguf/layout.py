@@ -1,5 +1,5 @@
-"""The kinds of fields that ggml's blocks consist of: which bits hold what, both ways. `types.TYPES` says
-which fields a type's block has.
+"""The kinds of fields that ggml's blocks consist of: which bits hold which number, both ways. `types.TYPES`
+says which fields the block of a type has.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 Numbers = dict[str, Tensor]
-"""Of n blocks, by part: float16 [n, 1]; codes and small integers as uint8 [n, count], codes from 0 on."""
+"""The numbers of n blocks, by part: float16 [n, 1], or codes and small integers as uint8 [n, count]. Codes
+count from 0.
+"""
 
 
 class Field(Protocol):
+    """A part of a block."""
+
     @property
     def size(self) -> int:
-        """Bytes that it takes in a block."""
+        """Return the bytes that it takes in a block."""
         ...
 
     def put(self, numbers: Numbers) -> Tensor:
@@ -23,7 +27,7 @@ class Field(Protocol):
         ...
 
     def take(self, content: Tensor, numbers: Numbers) -> None:
-        """Add what the bytes, uint8 [n, size], say to the numbers, all 0 at first."""
+        """Add the numbers in the bytes, uint8 [n, size], to `numbers`, which are all 0 at first."""
         ...
 
 
@@ -43,8 +47,8 @@ class Half:
 
 @dataclass(frozen=True)
 class Bits:
-    """Some bits of each integer. A byte's lowest bits are of one integer, the next are of the one `run`
-    places later, and so on.
+    """Some bits of each integer. The lowest bits of a byte are of one integer, the next ones of the integer
+    `run` places later, and so on.
     """
 
     part: str
@@ -52,7 +56,7 @@ class Bits:
     bits: int
     run: int
     shift: int = 0
-    """The lowest of these bits in the integer."""
+    """The place of the lowest of these bits in the integer."""
 
     def put(self, numbers: Numbers) -> Tensor:
         wanted = (numbers[self.part] >> self.shift) & (2**self.bits - 1)
@@ -70,7 +74,7 @@ class Bits:
 
 @dataclass(frozen=True)
 class Signed:
-    """Integers of 8 bits in two's complement, which are held with 128 added."""
+    """Integers of 8 bits in two's complement. In memory they have 128 added."""
 
     part: str
     size: int
@@ -84,9 +88,11 @@ class Signed:
 
 @dataclass(frozen=True)
 class Shares:
-    """Two times eight integers of 6 bits in 12 bytes: the first four of each in the low bits of bytes 0 to 3
-    and 4 to 7, the high two bits of the last four above them, and their low four bits in bytes 8 to 11, the
-    second kind's above the first's.
+    """Two kinds of eight integers of 6 bits each, in 12 bytes.
+
+    The first four of each kind are in the low bits of bytes 0 to 3 and 4 to 7. The high two bits of the last
+    four are above them. The low four bits of the last four are in bytes 8 to 11, those of the second kind
+    above those of the first.
     """
 
     first: str
@@ -107,7 +113,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two kinds of integers of 4 bits, one of each a byte, the second kind's in the high bits."""
+    """Two kinds of integers of 4 bits. A byte has one of each, that of the second kind in the high bits."""
 
     first: str
     second: str

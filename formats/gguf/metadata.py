@@ -1,4 +1,6 @@
-"""The keys of a GGUF file: what a packed checkpoint and its family ask for, and how a file's own differ."""
+"""The keys of a GGUF file: those that a packed checkpoint and its family ask for, and how a file's own differ
+from them.
+"""
 
 import json
 from collections import Counter
@@ -22,7 +24,7 @@ from formats.gguf.types import TYPES
 
 
 def origin_of(index: PackedIndex) -> dict[str, str]:
-    """Return the keys that tell of the file's origin, each in JSON, as packed.json has it."""
+    """Return the keys about the file's origin, each in JSON, as packed.json has it."""
     return {
         f"epmq.{key}": json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         for key, value in index.provenance.items()
@@ -30,7 +32,9 @@ def origin_of(index: PackedIndex) -> dict[str, str]:
 
 
 def metadata_of(packed: Packed, family: Family, spec: GgufSpec, layout: Layout) -> dict[str, Value]:
-    """Return all keys of a model, in the order of the file; InputError where config.json cannot be read."""
+    """Return all keys of a model, in the order of the file. Raises InputError where config.json cannot be
+    read.
+    """
     config = read_json(packed.directory / CONFIG)
     matrices = Counter(kind.name for kind, shape in layout.values() if len(shape) > 1)
     values: dict[str, Any] = {
@@ -50,7 +54,9 @@ def metadata_of(packed: Packed, family: Family, spec: GgufSpec, layout: Layout) 
 
 
 def by_file(metadata: Mapping[str, Value], parts: Sequence[Sequence[str]]) -> list[dict[str, Value]]:
-    """Return the keys of each file: all in the first, and in every one of several its place among them."""
+    """Return the keys of each file. The first has all. Each of several files also has its place among
+    them.
+    """
     if len(parts) == 1:
         return [dict(metadata)]
     keys = [split_keys(number, len(parts), sum(map(len, parts))) for number in range(len(parts))]
@@ -58,7 +64,7 @@ def by_file(metadata: Mapping[str, Value], parts: Sequence[Sequence[str]]) -> li
 
 
 def key_differences(found: Mapping[str, Value], expected: Mapping[str, Value]) -> list[str]:
-    """Return one sentence for each key that differs; for an array, of its first item that does."""
+    """Return a sentence for each key that differs. For an array it names the first item that differs."""
     sentences = []
     for key in {**expected, **found}:
         there, here = found.get(key), expected.get(key)
@@ -106,7 +112,7 @@ def _value(value: object) -> Value:
         return Value(
             GGUFValueType.ARRAY, [_value(item).value for item in value], _scalar_type(value[0], of_list=True)
         )
-    # rounded as the file rounds it, so that it compares equal to what is read back
+    # The value is rounded as the file rounds it, so that it is equal to the one that is read back.
     return Value(_scalar_type(value), float(np.float32(value)) if isinstance(value, float) else value)
 
 

@@ -1,4 +1,4 @@
-"""Which tensors lie in which of a model's files, of what types and shapes."""
+"""The placement of tensors: the file of a model that each lies in, its type and its shape."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -20,18 +20,18 @@ from formats.gguf.types import kind_of
 FILE = "model.gguf"
 
 Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
-"""Type and shape by the tensor's name in the file, in the order of the file."""
+"""The type and the shape of each tensor, by its name in the file, in the order of the file."""
 
 
 def data_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
-    """Return the bytes of a tensor's data: n weights take n / block * bytes of a block."""
+    """Return the bytes of a tensor's data: n weights take n / block times the bytes of a block."""
     block, size = GGML_QUANT_SIZES[kind]
     return prod(shape) // block * size
 
 
 def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
-    """Return the layout of those of the tensors that the file holds, and behind them of what follows from the
-    config.
+    """Return the layout of those tensors that the file holds, followed by the constants that the config
+    gives.
     """
     held = {there: tensors[here] for here, there in spec.names.items() if here in tensors}
     constants = {
@@ -44,8 +44,10 @@ def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
 
 
 def parts_of(layout: Layout, limit: int | None) -> dict[str, list[str]]:
-    """Return the tensors by the file that they lie in, in their order: a file's data take at most `limit`
-    bytes, unless one tensor alone is larger. None is for one file.
+    """Return the tensors of each file, in their order. The data of a file take at most `limit` bytes, unless
+    one tensor alone is larger. Without a limit there is one file.
+
+    Raises InputError where there would be too many files.
     """
     sizes = {name: data_bytes(*entry) for name, entry in layout.items()}
     parts = [[*sizes]] if limit is None else groups(sizes, limit)
@@ -60,8 +62,8 @@ def parts_of(layout: Layout, limit: int | None) -> dict[str, list[str]]:
 def packed_layout(packed: Packed, family: Family, spec: GgufSpec) -> tuple[Layout, dict[str, list[str]]]:
     """Return the layout of a packed checkpoint, and its tensors by file.
 
-    InputError where packed and family do not hold the same tensors, and where what reads the family's files
-    cannot read such ones.
+    Raises InputError where packed checkpoint and family do not have the same tensors, and where the runtimes
+    of the family's files cannot read them.
     """
     _refuse_mismatch(packed, family, spec)
     layout = layout_of(
@@ -78,6 +80,9 @@ def packed_layout(packed: Packed, family: Family, spec: GgufSpec) -> tuple[Layou
 
 
 def _refuse_mismatch(packed: Packed, family: Family, spec: GgufSpec) -> None:
+    """Raise InputError where packed checkpoint and family do not have the same tensors, or where a runtime
+    cannot read a grid.
+    """
     for name in sorted((set(packed.names()) - spec.left_out) ^ set(spec.names)):
         state = "missing" if name in spec.names else "not one of its tensors"
         raise InputError(

@@ -1,4 +1,4 @@
-"""How large a GGUF file will be, from names, shapes and types alone."""
+"""The size of a GGUF file before it is written, from names, shapes and types alone."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from epmq_export.tensors.gguf_file import ALIGNMENT
 from epmq_export.tensors.gguf_splits import KEYS
 from formats.gguf.placement import data_bytes, layout_of, parts_of
 
-# Magic, version, and the numbers of tensors and keys.
+# The bytes of magic, version, and the numbers of tensors and keys.
 _HEADER = 24
-# The keys that every file has besides the family's and those of its origin: architecture, type, name, file
-# type, versions, alignment.
+# The bytes of the keys that every file has besides the family's and those of its origin: architecture, type,
+# name, file type, versions, alignment.
 _COMMON = 300
 
 
@@ -22,7 +22,9 @@ def gguf_size(
     origin: Mapping[str, str],
     limit: int | None,
 ) -> dict[str, dict[str, int]]:
-    """Return the bytes by type of each file, padding apart: each tensor begins at a multiple of 32."""
+    """Return the bytes of each file by type. `rest` has everything else, with the padding of tensors to
+    multiples of 32.
+    """
     layout = layout_of(tensors, spec)
     parts = parts_of(layout, limit)
     found = {}
@@ -43,11 +45,12 @@ def gguf_size(
 
 
 def _key(name: str, value: object) -> int:
-    """Return the bytes of a key, the type of its value and the value."""
+    """Return the bytes of a key, of the type of its value, and of the value."""
     return 8 + len(name.encode()) + 4 + _value(value)
 
 
 def _value(value: object) -> int:
+    """Return the bytes of a value."""
     match value:
         case str():
             return 8 + len(value.encode())

@@ -1,4 +1,4 @@
-"""What a family says of itself in GGUF."""
+"""The record of a family for GGUF."""
 
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family
@@ -8,14 +8,14 @@ NAME = "gguf"
 
 
 def spec_of(family: Family) -> GgufSpec:
-    """Return the family's layout in GGUF; InputError where it has none, or its runtimes cannot read this
-    model.
+    """Return the family's layout in GGUF. Raises InputError where it has none, or its runtimes cannot read
+    this model.
     """
     return export_of(family).spec()
 
 
 def export_of(family: Family) -> GgufExport:
-    """Return what the family is in GGUF; InputError where it is nothing there."""
+    """Return the family's record for GGUF. Raises InputError where it has none."""
     found = family.exports.get(NAME)
     if not isinstance(found, GgufExport):
         raise InputError(

@@ -1,8 +1,8 @@
-"""ggml's types as this project writes them, one record each.
+"""ggml's types as this project writes them, with a record for each.
 
-A further grid takes one record in `epmq_export/grids/__init__.py` and one here, and nothing else: a type's
-number, the values of its blocks and their bytes are those of the package gguf, from where the runtimes have
-theirs too.
+Another grid takes one record in `epmq_export/grids/__init__.py` and one here, and nothing else: the number of
+a type, the values of its blocks and their bytes are those of the package gguf, and runtimes take theirs from
+there too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,44 +18,59 @@ from formats.gguf.layout import Bits, Field, Half, Pairs, Shares, Signed
 
 @dataclass(frozen=True)
 class GgmlType:
-    """What a type's name does not say."""
+    """The properties of a type that its name does not tell."""
 
     file_type: LlamaFileType
-    """What `general.file_type` says of a file most of whose matrices are of this type."""
+    """The value of `general.file_type` for a file most of whose matrices have this type."""
 
     fields: Sequence[Field] = ()
-    """What a block consists of, in its order, as ggml's block_* structures lay it out; nothing for plain
-    numbers.
-    """
+    """The fields of a block, in order, as ggml's block_* structures have them. Plain numbers have none."""
 
 
 TYPES: Mapping[str, GgmlType] = {
     "F32": GgmlType(LlamaFileType.ALL_F32),
     "F16": GgmlType(LlamaFileType.MOSTLY_F16),
-    "Q4_0": GgmlType(LlamaFileType.MOSTLY_Q4_0, (Half("scales"), Bits("codes", 16, 4, 16))),
-    "Q4_1": GgmlType(LlamaFileType.MOSTLY_Q4_1, (Half("scales"), Half("mins"), Bits("codes", 16, 4, 16))),
-    "IQ4_NL": GgmlType(LlamaFileType.MOSTLY_IQ4_NL, (Half("scales"), Bits("codes", 16, 4, 16))),
+    "Q4_0": GgmlType(LlamaFileType.MOSTLY_Q4_0, (Half("scales"), Bits("codes", size=16, bits=4, run=16))),
+    "Q4_1": GgmlType(
+        LlamaFileType.MOSTLY_Q4_1, (Half("scales"), Half("mins"), Bits("codes", size=16, bits=4, run=16))
+    ),
+    "IQ4_NL": GgmlType(LlamaFileType.MOSTLY_IQ4_NL, (Half("scales"), Bits("codes", size=16, bits=4, run=16))),
     "Q5_0": GgmlType(
-        LlamaFileType.MOSTLY_Q5_0, (Half("scales"), Bits("codes", 4, 1, 1, 4), Bits("codes", 16, 4, 16))
+        LlamaFileType.MOSTLY_Q5_0,
+        (
+            Half("scales"),
+            Bits("codes", size=4, bits=1, run=1, shift=4),
+            Bits("codes", size=16, bits=4, run=16),
+        ),
     ),
     "Q8_0": GgmlType(LlamaFileType.MOSTLY_Q8_0, (Half("scales"), Signed("codes", 32))),
     "Q2_K": GgmlType(
         LlamaFileType.MOSTLY_Q2_K,
-        (Pairs("subscales", "submins", 16), Bits("codes", 64, 2, 32), Half("scales"), Half("mins")),
+        (
+            Pairs("subscales", "submins", 16),
+            Bits("codes", size=64, bits=2, run=32),
+            Half("scales"),
+            Half("mins"),
+        ),
     ),
     "Q3_K": GgmlType(
         LlamaFileType.MOSTLY_Q3_K_S,
         (
-            Bits("codes", 32, 1, 32, 2),
-            Bits("codes", 64, 2, 32),
-            Bits("subscales", 8, 4, 8),
-            Bits("subscales", 4, 2, 4, 4),
+            Bits("codes", size=32, bits=1, run=32, shift=2),
+            Bits("codes", size=64, bits=2, run=32),
+            Bits("subscales", size=8, bits=4, run=8),
+            Bits("subscales", size=4, bits=2, run=4, shift=4),
             Half("scales"),
         ),
     ),
     "Q4_K": GgmlType(
         LlamaFileType.MOSTLY_Q4_K_S,
-        (Half("scales"), Half("mins"), Shares("subscales", "submins"), Bits("codes", 128, 4, 32)),
+        (
+            Half("scales"),
+            Half("mins"),
+            Shares("subscales", "submins"),
+            Bits("codes", size=128, bits=4, run=32),
+        ),
     ),
     "Q5_K": GgmlType(
         LlamaFileType.MOSTLY_Q5_K_S,
@@ -63,15 +78,15 @@ TYPES: Mapping[str, GgmlType] = {
             Half("scales"),
             Half("mins"),
             Shares("subscales", "submins"),
-            Bits("codes", 32, 1, 32, 4),
-            Bits("codes", 128, 4, 32),
+            Bits("codes", size=32, bits=1, run=32, shift=4),
+            Bits("codes", size=128, bits=4, run=32),
         ),
     ),
     "Q6_K": GgmlType(
         LlamaFileType.MOSTLY_Q6_K,
         (
-            Bits("codes", 128, 4, 64),
-            Bits("codes", 64, 2, 32, 4),
+            Bits("codes", size=128, bits=4, run=64),
+            Bits("codes", size=64, bits=2, run=32, shift=4),
             Signed("subscales", 16),
             Half("scales"),
         ),
@@ -82,13 +97,13 @@ PLAIN: Mapping[GGMLQuantizationType, torch.dtype] = {
     GGMLQuantizationType.F16: torch.float16,
 }
 BLOCKS = tuple(name for name, kind in TYPES.items() if kind.fields)
-"""The types of tensors on a grid: a grid's `file_type` is one of these."""
+"""The types of tensors on a grid. The `file_type` of a grid is one of these."""
 
 
 def kind_of(storage: Storage, shape: Sequence[int]) -> GGMLQuantizationType:
-    """Return the type in the file of a tensor that the packed checkpoint stores so.
+    """Return the type in the file of a tensor that the packed checkpoint stores in this way.
 
-    A vector is F32, as llama.cpp wants it; a matrix is F16 where it is packed in half precision.
+    A vector is F32, as llama.cpp needs it. A matrix is F16 where it is packed in half precision.
     """
     if isinstance(storage, Grid):
         return GGMLQuantizationType[storage.file_type]

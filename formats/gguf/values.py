@@ -1,5 +1,5 @@
-"""A tensor's values as the file has them and as the checkpoint has them: rows in another order, and what is
-added to plain numbers or what they are multiplied by.
+"""The values of a tensor in the file and in the checkpoint: rows may have another order, and plain numbers
+may have something added or be multiplied.
 """
 
 import numpy as np
@@ -24,9 +24,9 @@ def in_file(tensor: PackedTensor | Tensor, name: str, spec: GgufSpec) -> PackedT
 def in_checkpoint(
     tensor: PackedTensor | Tensor, raw: NDArray[np.uint8], name: str, spec: GgufSpec
 ) -> tuple[PackedTensor | Tensor, NDArray[np.uint8]]:
-    """Return a tensor of the file and its bytes as the checkpoint has them, but for what was multiplied: that
-    does not come back bit for bit. A tensor of another shape than the family's, of which the checks tell, is
-    left as it is.
+    """Return a tensor of the file and its bytes as the checkpoint has them, but for a multiplied one, which
+    does not come back bit for bit. A tensor of another shape than the family's is left as it is, because the
+    checks report it.
     """
     order = spec.orders.get(name)
     shape = tensor.codes.shape if isinstance(tensor, PackedTensor) else tensor.shape

@@ -1,4 +1,4 @@
-"""A GGUF file as it is written: everything before the tensors' data, then these one by one."""
+"""The writing of a GGUF file: everything before the tensors' data, and then the tensors one by one."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,12 +16,12 @@ from formats.gguf.placement import Layout, data_bytes
 def write_gguf(
     path: Path, metadata: Mapping[str, Value], layout: Layout, tensors: Iterable[PackedTensor | Tensor]
 ) -> None:
-    """Write a file of these keys and, in the order of the layout, of these tensors, one in memory at a
+    """Write a file with these keys and, in the order of the layout, these tensors, with one in memory at a
     time.
     """
     writer = GGUFWriter(path, "")
     try:
-        writer.kv_data[0].clear()  # the architecture is one of the keys, in its own place
+        writer.kv_data[0].clear()  # The architecture is one of the keys below, in its own place.
         for key, value in metadata.items():
             writer.add_key_value(key, value.value, value.type, value.items)
         writer.data_alignment = metadata[ALIGNMENT_KEY].value if ALIGNMENT_KEY in metadata else ALIGNMENT

@@ -1,4 +1,4 @@
-"""A GGUF model that was written, read back."""
+"""A GGUF model that this project wrote, read back."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +28,12 @@ from formats.gguf.writer import write_gguf
 
 
 class WrittenGguf:
-    """The files of one model. Their heads are read once, when they are first asked for; of tensors, one at a
-    time.
+    """The files of one model. Their headers are read once, when they are first needed, and tensors are read
+    one at a time.
     """
 
     def __init__(self, path: Path, family: Family) -> None:
-        """`path` is the first of the files."""
+        """Take `path`, which is the first of the files. Nothing is read yet."""
         self.path, self._family = path, family
 
     def files(self, family: Family) -> Mapping[Path, Sequence[Family]]:
@@ -41,10 +41,10 @@ class WrittenGguf:
         return {self.path: towers(family), **others}
 
     def tensors(self) -> Iterator[StoredTensor]:
-        """Give the tensors in the order of the file, rows and values as the checkpoint has them.
+        """Yield the tensors in the order of the file, with rows and values as the checkpoint has them.
 
-        A tensor that the family does not know keeps the name that it has in the file. Constants, and what is
-        multiplied by a factor, which does not come back bit for bit, are `differences`' affair.
+        A tensor that the family does not know keeps its name in the file. Constants and multiplied tensors,
+        which do not come back bit for bit, are left to `differences`.
         """
         spec = self._spec
         canonical = {there: here for here, there in spec.names.items()}
@@ -55,8 +55,8 @@ class WrittenGguf:
                 yield StoredTensor(name, *in_checkpoint(decode(self.path, info, raw), raw, name, spec))
 
     def differences(self, packed: Packed) -> list[str]:
-        """Return what differs in keys, their types and values, and in the tensors' names, order, types,
-        shapes and files.
+        """Return a sentence for each difference in keys, their types and values, and in the tensors' names,
+        order, types, shapes and files.
         """
         held = {name: (info.type, info.shape) for name, info in self._model.tensors.items()}
         layout, parts = packed_layout(packed, self._family, self._spec)
@@ -76,8 +76,8 @@ class WrittenGguf:
         return found or [*self._value_differences(packed)]
 
     def exact(self, file: Path, scratch: Path) -> Path:
-        """Write the F32 twin: the file's own keys, its tensors dequantised to F32, but for a convolution's,
-        which clip.cpp takes in F16 only.
+        """Write the F32 twin and return it: the file's own keys, and its tensors dequantised to F32, but for
+        that of a convolution, which clip.cpp takes in F16 only.
         """
         model = self._model
         layout = {
@@ -128,7 +128,7 @@ class WrittenGguf:
                 yield f"{split.path.name}: {sentence}"
 
     def _value_differences(self, packed: Packed) -> Iterator[str]:
-        """Give what differs in the tensors that `tensors` does not give."""
+        """Yield a sentence for each difference in the tensors that `tensors` does not give."""
         spec = self._spec
         asked = dict(spec.constants)
         for name in spec.factors:

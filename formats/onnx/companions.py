@@ -1,5 +1,5 @@
-"""The files beside the models' folder: config and tokenizer as the packed checkpoint has them, and what
-runtimes want besides.
+"""The files beside the models' folder: config and tokenizer as the packed checkpoint has them, and files that
+only runtimes need.
 """
 
 import json
@@ -11,11 +11,11 @@ from epmq_export.tensors.companions import companions
 from formats.onnx.spec import specs_of
 
 FOLDER = "onnx"
-"""The models' folder, as transformers.js asks for it."""
+"""The models' folder, which transformers.js asks for by this name."""
 
 
 def own_files(family: Family, ending: str) -> dict[str, bytes]:
-    """Return the files that runtimes want beside the models' folder, by name; `ending` is that of the
+    """Return the files that runtimes need beside the models' folder, by name. `ending` is the ending of the
     models.
     """
     found = {
@@ -27,8 +27,8 @@ def own_files(family: Family, ending: str) -> dict[str, bytes]:
 
 
 def companion_differences(folder: Path, source: Path, own: Mapping[str, bytes]) -> list[str]:
-    """Return how the files of a folder differ from those of the packed checkpoint `source`, a sentence each.
-    `own` are written whatever the checkpoint has under their names.
+    """Return a sentence for each difference between the files of a folder and those of the packed checkpoint
+    `source`. The files `own` are written whatever the checkpoint has under their names.
     """
     wanted = _content(source) | dict(own)
     found = _content(folder)

@@ -1,7 +1,8 @@
 """The weights of an ONNX model beside its file, where they are more than a protobuf message can hold.
 
-They lie in MODEL.onnx_data, as optimum and transformers.js name it, in the order of the initializers. Each
-begins at the next multiple of 4096 bytes, which lets a runtime map it; one without data stays in the model.
+They lie in MODEL.onnx_data, a name of optimum and transformers.js, in the order of the initializers. Each
+begins at the next multiple of 4096 bytes, so that a runtime can map it. An initializer without data stays in
+the model.
 """
 
 import re
@@ -18,16 +19,17 @@ _KEYS = ("location", "offset", "length")
 
 
 def beside(path: Path) -> Path:
-    """Return where the weights of the model at `path` lie, if not in it."""
+    """Return the file of the weights of the model at `path`, which is there if they are not in the model."""
     return path.with_name(f"{path.name}{ENDING}")
 
 
 def used(model: ModelProto) -> bool:
+    """Return whether a model has weights in another file."""
     return any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
 
 
 def aligned(end: int) -> int:
-    """Return where the next tensor begins."""
+    """Return the place where the next tensor begins."""
     return -(-end // ALIGNMENT) * ALIGNMENT
 
 
@@ -42,7 +44,7 @@ def taken(sizes: Iterable[int]) -> int:
 def write(
     place: Path, location: str, tensors: Sequence[TensorProto], data: Callable[[TensorProto], bytes]
 ) -> None:
-    """Write the tensors' data to `place`, one in memory at a time, and say in each that it lies in
+    """Write the tensors' data to `place`, one in memory at a time, and note in each that it lies in
     `location`.
     """
     with place.open("wb") as file:
@@ -62,7 +64,8 @@ def check(path: Path, model: ModelProto) -> None:
     """Raise InputError unless all data that the model at `path` keeps elsewhere lie in the one file beside
     it, as `write` lays them out.
 
-    The place is the model's to say: believed, it would let a file read any other of this machine.
+    The model itself names the place. Without the check it could make this project read any other file of this
+    machine.
     """
     outside = [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
     if not outside:
@@ -89,7 +92,10 @@ def check(path: Path, model: ModelProto) -> None:
 
 
 def read(path: Path, tensor: TensorProto) -> bytes:
-    """Return the data of an initializer of the model at `path`, which the caller has checked."""
+    """Return the data of an initializer of the model at `path`, which the caller has checked.
+
+    Raises InputError where the file beside it cannot be read, or is too short.
+    """
     if tensor.data_location != TensorProto.EXTERNAL:
         return bytes(tensor.raw_data)
     start, length = _place(tensor, path)
@@ -105,8 +111,10 @@ def read(path: Path, tensor: TensorProto) -> bytes:
 
 
 def _place(tensor: TensorProto, path: Path) -> tuple[int, int]:
-    """Return where the data of a tensor begin in the file beside the model, and their length, which type and
-    dims ask for.
+    """Return the place where the data of a tensor begin in the file beside the model, and their length, which
+    its type and dims ask for.
+
+    Raises InputError where the model says something else.
     """
     told = {entry.key: entry.value for entry in tensor.external_data}
     expected = beside(path).name

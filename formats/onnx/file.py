@@ -1,9 +1,8 @@
-"""An ONNX file of whatever origin, without its weights: what it computes, and what its tensors are called and
-take.
+"""An ONNX file of any origin, without its weights: what it computes, and the names and sizes of its tensors.
 
 protobuf reads a message whole or not at all, weights included. So the file is mapped, the fields of its
-messages are walked by their lengths, and only what is left when the data of all tensors are cut out is given
-to protobuf. The numbers below are those of the fields in onnx.proto.
+messages are walked by their lengths, and protobuf only gets what is left when the data of all tensors are cut
+out. The numbers below are those of the fields in onnx.proto.
 """
 
 import mmap
@@ -30,63 +29,78 @@ _ATTRIBUTES = 5  # of a NodeProto
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = (5, 10), (6, 11)  # of an AttributeProto
 _SPARSE_TENSORS = (1, 2)  # of a SparseTensorProto: values, indices
 _DATA = (4, 5, 6, 7, 9, 10, 11)  # of a TensorProto
-_BITS = {
-    "FLOAT": 32,
-    "DOUBLE": 64,
-    "BOOL": 8,
-}  # the other types' names begin with theirs: FLOAT16, FLOAT8E4M3FN, INT4
+# The bits of types whose names do not tell them. Others do: FLOAT16, FLOAT8E4M3FN, INT4.
+_BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}
 
 
 class _Field(NamedTuple):
+    """A field of a message, by the places of its bytes."""
+
     number: int
     start: int
-    """Where its key stands."""
+    """The place of its key."""
 
     at: int
-    """Where its value begins."""
+    """The place where its value begins."""
 
     end: int
 
 
 @dataclass(frozen=True)
 class OnnxFile:
+    """The metadata and the tensors of an ONNX file."""
+
     path: Path
     metadata: dict[str, Any]
-    """The model's own keys, after what every ONNX file tells: under `onnx.`, where that is not nothing."""
+    """The facts that every ONNX file has, under `onnx.` where they are not empty, and then the model's own
+    keys.
+    """
 
     tensors: list[TensorDescription]
-    """Initializers, those of inner graphs too; `bytes` as stored, in this file or in another."""
+    """The initializers, also those of inner graphs. `bytes` are those that are stored, in this file or in
+    another.
+    """
 
     elsewhere: list[str]
-    """Files that hold data of tensors, relative to this one. They are neither read nor looked for."""
+    """The files that hold data of tensors, relative to this one. They are neither read nor looked for."""
 
     @classmethod
     def open(cls, path: Path) -> "OnnxFile":
-        """Read a file without its weights; InputError where it is no ONNX model, or not all of one."""
+        """Read everything but weights. Raises InputError where the file is no ONNX model, or not all of
+        one.
+        """
         if path.stat().st_size == 0:
             raise InputError(f"{path}: the file is empty, expected an ONNX model")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 walk = _Walk(path, content)
-                return cls(path, walk.metadata(), walk.tensors, walk.elsewhere)
+                return cls(
+                    path=path,
+                    metadata=walk.metadata(),
+                    tensors=walk.tensors,
+                    elsewhere=walk.elsewhere,
+                )
             except (DecodeError, UnicodeDecodeError):
                 raise InputError(f"{path}: not an ONNX model, or not all of one") from None
 
 
 class _Walk:
+    """A walk through the messages of a file. It raises DecodeError where the file is not well-formed."""
+
     def __init__(self, path: Path, content: mmap.mmap) -> None:
         self.path, self.content = path, content
         self.tensors: list[TensorDescription] = []
         self.elsewhere: list[str] = []
-        self.operators: Counter[str] = Counter()  # in functions and inner graphs too
-        self.constants = 0  # bytes of tensors inside of nodes
+        self.operators: Counter[str] = Counter()  # Those in functions and inner graphs count, too.
+        self.constants = 0  # These are the bytes of tensors inside of nodes.
         whole = (0, len(content))
         self.model = ModelProto.FromString(self.without(whole, (_GRAPH, _TRAINING, _FUNCTIONS)))
         graphs = [*self.inside(whole, (_GRAPH,))]
         if len(graphs) != 1 or not self.model.ir_version or not self.model.opset_import:
             self.fail()
         self.inputs, self.outputs = self.values(graphs[0], _INPUTS), self.values(graphs[0], _OUTPUTS)
-        # Messages that hold others wait here: a file may nest them deeper than Python may call.
+        # Messages that hold others wait in these lists, because a file may nest them deeper than Python can
+        # call functions.
         self.graphs, self.nodes = (
             graphs,
             [
@@ -110,9 +124,8 @@ class _Walk:
             "onnx.domain": _text(model.domain),
             "onnx.model_version": model.model_version,
             "onnx.doc_string": _text(model.doc_string),
-            "onnx.inputs": {
-                name: kind for name, kind in self.inputs.items() if name not in stored
-            },  # once, weights were inputs too
+            # In old files weights are inputs, too.
+            "onnx.inputs": {name: kind for name, kind in self.inputs.items() if name not in stored},
             "onnx.outputs": self.outputs,
             "onnx.operators": dict(sorted(self.operators.items(), key=lambda entry: (-entry[1], entry[0]))),
             "onnx.constant_bytes": self.constants,
@@ -156,10 +169,10 @@ class _Walk:
         if tensor.data_location == TensorProto.EXTERNAL:
             told = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
             size = self.external(name, told, prod(tensor.dims) * _bits(kind))
-        return TensorDescription(name, kind, tuple(tensor.dims), size)
+        return TensorDescription(name=name, type=kind, shape=tuple(tensor.dims), bytes=size)
 
     def external(self, name: str, told: Mapping[str, str], bits: int) -> int:
-        """Return the bytes of a tensor in another file, whose length need not be told."""
+        """Return the bytes of a tensor in another file, whose length the model need not say."""
         length = told.get("length", str((bits + 7) // 8))
         if "location" not in told or not re.fullmatch("[0-9]{1,19}", length):
             raise InputError(
@@ -194,7 +207,7 @@ class _Walk:
         )
 
     def inside(self, place: tuple[int, int], numbers: Collection[int]) -> Iterator[tuple[int, int]]:
-        """Give the places of the values of the fields of these numbers."""
+        """Return the places of the values of the fields of these numbers."""
         return ((item.at, item.end) for item in self.fields(place) if item.number in numbers)
 
     def fields(self, place: tuple[int, int]) -> Iterator[_Field]:
@@ -217,7 +230,7 @@ class _Walk:
             start = stop
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """Return the number, and where it ends."""
+        """Return a number, and the place where it ends."""
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:
@@ -231,7 +244,7 @@ class _Walk:
 
 
 def _text(value: object) -> str:
-    """Return a string of the file. Where one is not UTF-8, protobuf raises or gives bytes."""
+    """Return a string of the file. protobuf raises or gives bytes where it is not UTF-8."""
     if not isinstance(value, str):
         raise DecodeError
     return value

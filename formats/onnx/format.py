@@ -1,18 +1,18 @@
 """ONNX with 4-bit weights behind DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, in the layout
 of optimum and transformers.js.
 
-    config.json, tokenizer files, ...    as in the model's directory
-    genai_config.json                    of a decoder language model, for onnxruntime-genai
-    onnx/model_q4.onnx                   graph and weights (graph.py); provenance in the metadata
-    onnx/vision_model_q4.onnx, ...       of a family that is exported as several models: each has its weights
-                                         whole
-    onnx/model_q4.onnx_data, ...         the weights, where they are too large for the file itself
-                                         (external.py)
+    config.json, tokenizer files, ...    As in the model's directory.
+    genai_config.json                    For a decoder language model: the file of onnxruntime-genai.
+    onnx/model_q4.onnx                   Graph and weights (graph.py), with the provenance in the metadata.
+    onnx/vision_model_q4.onnx, ...       For a family that is exported as several models. Each has its weights
+                                         whole.
+    onnx/model_q4.onnx_data, ...         The weights, where they are too large for the file itself
+                                         (external.py).
 
-Metadata keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions`, `epmq.method` in JSON, as the
-packed checkpoint has them; `epmq.grids`, JSON, the grid by tensor; `epmq.graph`, a SHA-256 of everything in
-the file but weights and metadata. That digest guards against accidents, not against someone who rewrites it
-too.
+The metadata have these keys: `epmq.version`; `epmq.recipe`, `epmq.inputs`, `epmq.versions` and `epmq.method`
+in JSON, as the packed checkpoint has them; `epmq.grids`, in JSON, the grid of each tensor; `epmq.graph`, a
+SHA-256 of everything in the file but weights and metadata. That digest guards against accidents, not against
+someone who rewrites it too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,12 +40,14 @@ from formats.onnx.size import onnx_size
 from formats.onnx.spec import NAME, specs_of
 from formats.onnx.written import PLAIN, QUANTISED, WrittenOnnx
 
-# Protobuf reads no message of 2 GiB; the graph itself gets a generous share of it. Weights that take more lie
-# beside it.
+# The most bytes of weights in the file. Protobuf reads no message of 2 GiB, and the graph gets a generous
+# share of that. Larger weights lie beside the file.
 LIMIT = 2**31 - 2**24
 
 
 class OnnxQdq:
+    """The format ONNX, with weights as codes behind DequantizeLinear."""
+
     name = NAME
     packages = ("onnx",)
     grids = frozenset(onnx_graph.PARTS)
@@ -62,7 +64,7 @@ class OnnxQdq:
             (folder / name).write_bytes(content)
         paths = [*models]
         for path in paths:
-            _write(packed, models.pop(path), path)  # with its weights a model is large: one at a time
+            _write(packed, models.pop(path), path)  # Only one model at a time has its weights in memory.
         return paths[0]
 
     def sizes(
@@ -96,7 +98,7 @@ def _refuse_unused(packed: Packed, models: Sequence[ModelProto]) -> None:
 
 
 def _write(packed: Packed, model: ModelProto, path: Path) -> None:
-    """Fill a model that has no data yet, and write it, its weights beside it where a message cannot hold
+    """Fill a model that has no data yet, and write it, with its weights beside it where a message cannot hold
     them.
     """
     linears = set(onnx_graph.linears(model.graph))
@@ -124,13 +126,13 @@ def _write(packed: Packed, model: ModelProto, path: Path) -> None:
                     tensor.raw_data = data(tensor)
             built.write_bytes(model.SerializeToString(deterministic=True))
     except BaseException:
-        if apart:  # weights without their model are half of something
+        if apart:  # Weights without their model are of no use.
             files.remove(beside)
         raise
 
 
 def _part(held: PackedTensor | Tensor, part: str) -> Tensor:
-    """Return what an initializer of a tensor on a grid holds."""
+    """Return the values of an initializer of a tensor on a grid."""
     assert isinstance(held, PackedTensor)
     if part == "zeros":
         assert isinstance(held.grid, Zeroed)

@@ -1,9 +1,9 @@
-"""The ONNX graph of a packed checkpoint: what its weights are called, how they are laid out, and the nodes
-that read them.
+"""The ONNX graph of a packed checkpoint: the names of its weights, their layout, and the nodes that read
+them.
 
-It is exported from shapes alone. The exporter never sees a weight, so it can neither fold nor merge two that
-happen to be equal, and the graph depends on nothing but the family's config, the shapes, the grids and the
-exporter's version.
+It is exported from shapes alone. The exporter never sees a weight, so that it can neither fold nor merge two
+that happen to be equal, and the graph depends on nothing but the family's config, the shapes, the grids and
+the exporter's version.
 
     quantised linear    NAME.codes INT4 or INT8 [in, out], NAME.scales float32 [in / group, out] ->
                         DequantizeLinear(axis 0) -> MatMul
@@ -16,7 +16,7 @@ exporter's version.
     everything else     NAME float32
     a Relu              Max with 0, so that the linear before it is fused
 
-The initializers are the weights and nothing else: the graph's own constants are Constant nodes.
+The initializers are the weights and nothing else. The graph's own constants are Constant nodes.
 """
 
 import inspect
@@ -38,9 +38,9 @@ from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import Shapes
 
-OPSET = 21  # the first with 4-bit types and with blocks in DequantizeLinear
-# What DequantizeLinear can hold bit for bit, and by which initializers; and the type of the codes in linears
-# and in rows.
+OPSET = 21  # This is the first opset with 4-bit types and with blocks in DequantizeLinear.
+# The grids that DequantizeLinear can hold bit for bit, each with its initializers, and the types of its codes
+# in linears and in rows.
 PARTS: Mapping[str, Sequence[str]] = {
     "Q4_0": ("codes", "scales"),
     "Q8_0": ("codes", "scales"),
@@ -57,8 +57,8 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
     """Return the model with names, types and dims of all its weights and none of their data. The same
     arguments give the same bytes.
 
-    InputError where the checkpoint lacks a tensor of the graph, or the graph reads one in a way that its grid
-    has no nodes for.
+    Raises InputError where the checkpoint lacks a tensor of the graph, or the graph reads one in a way that
+    its grid has no nodes for.
     """
     for name, grid in packed.grids.items():
         if grid.name not in PARTS:
@@ -71,8 +71,8 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
     weights = _name_weights(graph, spec, packed)
     half = {name for name in weights if packed.storage(name) == torch.float16}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    # Half precision pays for matrices: a Cast behind rows costs little, and one behind a linear's weight is
-    # done once, when the file is loaded.
+    # Only matrices are in half precision. A Cast behind rows costs little, and one behind the weight of a
+    # linear is done once, when the file is loaded.
     half -= {
         name for node in graph.node if node.op_type not in ("Gather", "Transpose") for name in node.input
     }
@@ -95,7 +95,7 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
 
 
 def linears(graph: GraphProto) -> list[str]:
-    """Return the names of the quantised linears: their codes go straight into DequantizeLinear, where
+    """Return the names of the quantised linears. Their codes go straight into DequantizeLinear, where
     quantised rows are gathered first.
     """
     stored = {tensor.name for tensor in graph.initializer} - {
@@ -109,8 +109,8 @@ def linears(graph: GraphProto) -> list[str]:
 
 
 def digest(model: ModelProto) -> str:
-    """Return the hex SHA-256 of everything in the file but the weights' data, or where they lie, and the
-    metadata, all of which it clears from `model`.
+    """Return the hex SHA-256 of everything in the file but the weights' data, the places of these, and the
+    metadata. All of these are cleared in `model`.
     """
     for tensor in model.graph.initializer:
         for field in ("raw_data", "external_data", "data_location"):
@@ -134,12 +134,11 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
             optimize=False,
             verbose=False,
         )
-        assert program is not None  # so it is with dynamo
+        assert program is not None  # With dynamo there is always a program.
         graph = program.model.graph
         parameters = dict(module.named_parameters())
-        for name in [
-            name for name in graph.initializers if name in parameters
-        ]:  # as inputs, weights are out of the optimiser's reach
+        # The optimiser does not touch weights that are inputs.
+        for name in [name for name in graph.initializers if name in parameters]:
             value = graph.initializers.pop(name)
             value.const_value = None
             graph.inputs.append(value)
@@ -149,8 +148,8 @@ def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
 
 
 def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
-    """Return what is given by the input's name, in the order of the forward's parameters. The last takes what
-    is left where it has a star: the names of a cache's parts are no names of Python's.
+    """Return values that are given by the input's name, in the order of the forward's parameters. A parameter
+    with a star takes those that are left, because the names of a cache's parts are no names in Python.
     """
     parameters = inspect.signature(module.forward).parameters
     rest = [value for name, value in given.items() if name not in parameters]
@@ -164,7 +163,7 @@ def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from warning of its own affairs: packages that it could also use, deprecations within
+    """Silence the exporter, which warns about packages that it could also use and about deprecations within
     torch.
     """
     before = logging.root.manager.disable
@@ -179,7 +178,7 @@ def _quiet() -> Iterator[None]:
 
 def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str]:
     """Give the weights, which are inputs of the exported graph, their canonical names, and take them out of
-    the inputs.
+    the inputs. Return the names.
     """
     parameters = [value.name for value in graph.input if value.name not in spec.inputs]
     canonical: dict[str, str] = {}
@@ -201,6 +200,7 @@ def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str
 
 
 def _half(node: NodeProto) -> list[NodeProto]:
+    """Return the node and a Cast of its output to float32."""
     (output,) = node.output
     node.output[0] = f"{output}.half"
     return [
@@ -210,7 +210,7 @@ def _half(node: NodeProto) -> list[NodeProto]:
 
 
 def _relu(node: NodeProto) -> list[NodeProto]:
-    """Return a Relu as a Max: ONNX Runtime (1.32) fuses no MatMul that a Relu follows."""
+    """Return a Max in place of a Relu, because ONNX Runtime (1.32) fuses no MatMul that a Relu follows."""
     zero = helper.make_tensor(f"{node.output[0]}.zero", TensorProto.FLOAT, [], [0.0])
     return [
         helper.make_node("Constant", [], [zero.name], value=zero),
@@ -219,8 +219,8 @@ def _relu(node: NodeProto) -> list[NodeProto]:
 
 
 def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> list[NodeProto]:
-    """Return the nodes that do what `node` does, reading codes and scales where it reads a weight that is on
-    a grid.
+    """Return the nodes that do what `node` does. They read codes and scales where it reads a weight that is
+    on a grid.
     """
     name = next((name for name in node.input if name in packed.grids), None)
     if name is None:
@@ -229,7 +229,7 @@ def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> 
     parts = [f"{name}.{part}" for part in PARTS[grid.name]]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Transpose" and name in gathered:
-        # A head that is the embeddings: laid out as rows, whatever reads it. No runtime fuses it, so it is
+        # This is a head that is the embeddings, which are laid out as rows. No runtime fuses it, so it is
         # decoded at every call.
         node.input[0] = f"{name}.decoded"
         return [
@@ -259,6 +259,7 @@ def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> 
 
 
 def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorProto]:
+    """Return the initializers of a weight, without data."""
     shape = packed.shape(name)
     if name not in packed.grids:
         return [
@@ -266,7 +267,7 @@ def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorPr
         ]
     grid = packed.grids[name]
     groups = (shape[0], shape[1] // grid.group)
-    # Gather knows no 4-bit type, and no runtime fuses it with 4 bits: rows take a byte a code.
+    # Rows take a byte a code, because Gather knows no 4-bit type, and no runtime fuses it with 4 bits.
     kind = KINDS[grid.name][rows]
     dims = {"codes": shape, "scales": groups, "zeros": groups}
     kinds = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
@@ -279,9 +280,7 @@ def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorPr
 
 
 def _tidy(model: ModelProto, spec: OnnxSpec) -> None:
-    """Name the dynamic axes; drop what the exporter noted for itself, stack traces with local paths among
-    it.
-    """
+    """Name the dynamic axes, and drop the exporter's own notes, such as stack traces with local paths."""
     graph = model.graph
     for value in (*graph.input, *graph.output):
         for axis, name in {**spec.inputs, **spec.outputs}[value.name].items():

@@ -1,4 +1,6 @@
-"""The metadata of an ONNX file: what a packed checkpoint asks for, and how a file's own differ."""
+"""The metadata of an ONNX file: the keys that a packed checkpoint asks for, and how a file's own differ from
+them.
+"""
 
 import json
 from collections.abc import Collection, Mapping
@@ -9,13 +11,13 @@ from epmq_export._version import __version__
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
 
-# What packed.json tells of the origin, in the order of the file.
+# The parts of packed.json about the origin, in the order of the file.
 _ORDER = ("recipe", "inputs", "versions", "method")
 GRIDS_KEY, GRAPH_KEY = "epmq.grids", "epmq.graph"
 
 
 def origin_of(index: PackedIndex) -> dict[str, str]:
-    """Return the keys that tell of the file's origin, each in JSON, as packed.json has it."""
+    """Return the keys about the file's origin, each in JSON, as packed.json has it."""
     return {f"epmq.{key}": _json(index.provenance[key]) for key in _ORDER}
 
 
@@ -33,12 +35,14 @@ def metadata_of(packed: Packed, held: Collection[str], digest: str) -> dict[str,
 
 
 def keys_of(model: ModelProto) -> dict[str, str]:
-    """Return a model's own keys, each of which stands there once: the checker has refused another one."""
+    """Return a model's own keys. Each is there once, because the checker refuses a second one."""
     return {item.key: item.value for item in model.metadata_props}
 
 
 def key_differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each key that differs; the graph's own digest, as expected, comes last."""
+    """Return a sentence for each key that differs. The graph's own digest, which `expected` has, comes
+    last.
+    """
     sentences = [
         f"metadata key {key} is {short(found.get(key))}, expected {short(expected.get(key))}"
         for key in sorted(found.keys() | expected.keys())
@@ -53,7 +57,7 @@ def key_differences(found: Mapping[str, str], expected: Mapping[str, str]) -> li
 
 
 def short(text: str | None) -> str:
-    """Return a value for a sentence: quoted and cut, or `missing`."""
+    """Return a value as a sentence shows it: quoted and cut, or `missing`."""
     if text is None:
         return "missing"
     return repr(text if len(text) <= 60 else f"{text[:57]}...")

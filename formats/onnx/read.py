@@ -1,4 +1,4 @@
-"""An ONNX file that this project wrote, read by a reader that believes no word of it unchecked."""
+"""The reading of an ONNX file that this project wrote, by a reader that trusts nothing unchecked."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -23,33 +23,33 @@ from formats.onnx.metadata import GRIDS_KEY, keys_of, short
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What is left of a model once its weights were read, in plain values: a protobuf message frees no part
-    of its memory before it is gone as a whole.
+    """The facts about a model that are kept after its weights were read, in plain values, because a protobuf
+    message frees none of its memory before all of it is gone.
     """
 
     metadata: Mapping[str, str]
 
     digest: str
-    """The graph's own SHA-256, whatever the metadata say of it."""
+    """The SHA-256 of the graph itself, whatever the metadata say."""
 
     tensors: Collection[str]
     """The names of its tensors, and of those that its initializers are parts of."""
 
     linears: int
-    """How many of its linears are quantised."""
+    """The number of its quantised linears."""
 
     external: bool
     """Whether its weights lie in another file."""
 
     @classmethod
     def of(cls, model: ModelProto) -> "Skeleton":
-        """Return it, and leave of the model what `graph.digest` leaves."""
+        """Return the skeleton of a model. The model keeps only what `graph.digest` leaves of it."""
         return cls(
             metadata=keys_of(model),
             tensors=held(model),
             linears=len(onnx_graph.linears(model.graph)),
             external=onnx_external.used(model),
-            digest=onnx_graph.digest(model),  # last: it clears what the others read
+            digest=onnx_graph.digest(model),  # This comes last, because it clears what the others read.
         )
 
 
@@ -61,8 +61,9 @@ def held(model: ModelProto) -> set[str]:
 
 
 def read_model(path: Path) -> ModelProto:
-    """Return the model, weights in it included; InputError unless it is well-formed, and the types, sizes and
-    places of all its weights are right.
+    """Return the model with the weights in it.
+
+    Raises InputError unless it is well-formed, and the types, sizes and places of all its weights are right.
     """
     model = ModelProto()
     try:
@@ -77,12 +78,12 @@ def read_model(path: Path) -> ModelProto:
         raise InputError(f"{path}: not an ONNX file, or not all of one") from None
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
-    if not readable:  # protobuf then gives bytes for a string, or raises
+    if not readable:  # protobuf gave bytes in place of a string.
         raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
     for tensor in model.graph.initializer:
         onnx_weights.check(tensor, str(path))
-    # The checker itself opens what lies elsewhere, so not before the places are checked; it finds it for a
-    # path only.
+    # The checker itself opens the files of other weights, so the places are checked before. It finds them
+    # only if it is given a path.
     if apart:
         onnx_external.check(path, model)
         try:
@@ -93,11 +94,11 @@ def read_model(path: Path) -> ModelProto:
 
 
 def tensors_of(path: Path, model: ModelProto) -> Iterator[StoredTensor]:
-    """Give codes, int8 [out, in], and stored numbers as the packed checkpoint has them, or plain float16 or
-    float32, of a model that `read_model` read from `path`; InputError where they are no tensors on a grid.
+    """Yield the tensors of a model that `read_model` read from `path`: codes, int8 [out, in], and stored
+    numbers as the packed checkpoint has them, or plain float16 or float32.
 
-    A scale that is no float16 value, which no written file has, comes back as NaN: it equals none of the
-    checkpoint's.
+    Raises InputError where initializers are no tensor on a grid. A scale that is no float16 value, which no
+    written file has, comes back as NaN, which equals none of the checkpoint's.
     """
     grids = _grids(path, model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -110,6 +111,7 @@ def tensors_of(path: Path, model: ModelProto) -> Iterator[StoredTensor]:
 
 
 def _names(model: ModelProto) -> Iterator[str]:
+    """Yield all strings of a model that are read."""
     for node in model.graph.node:
         yield from (*node.input, node.op_type)
     for tensor in model.graph.initializer:

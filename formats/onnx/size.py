@@ -1,5 +1,5 @@
-"""How large an ONNX file will be, from names, shapes and types alone; the graph by what graphs of
-transformers take.
+"""The size of an ONNX file before it is written, from names, shapes and types alone. The graph is estimated
+from those of transformers.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ from formats.onnx import external as onnx_external
 from formats.onnx.graph import KINDS, PARTS
 from formats.onnx.weights import BITS
 
-# Nodes, names and dims, for each tensor of the model: 363 to 411 bytes in the graphs of BERT and of CLIP's
-# towers (opset 21).
+# The bytes of nodes, names and dims for each tensor of the model: 363 to 411 in the graphs of BERT and of
+# CLIP's towers (opset 21).
 GRAPH = 375
-# What metadata takes besides the provenance.
+# The bytes of metadata besides the provenance.
 _METADATA = 200
-# What an initializer takes to say where its data lie.
+# The bytes that an initializer takes to name the place of its data.
 _PLACE = 75
 
 
@@ -33,8 +33,8 @@ def onnx_size(
     origin: Mapping[str, str],
     limit: int,
 ) -> dict[str, dict[str, int]]:
-    """Return the bytes by type of one model, by its file, and that of its weights where they take more than
-    `limit`. `rows` are the tensors that are gathered, whose codes take a byte each.
+    """Return the bytes by type of one model, by its file, and those of the file of its weights where they
+    take more than `limit`. `rows` are the tensors that are gathered, whose codes take a byte each.
     """
     sizes: Counter[str] = Counter()
     grids: dict[str, str] = {}
@@ -48,8 +48,8 @@ def onnx_size(
             parts[name] = [*found.values()]
             sizes[tensor.storage.name] += sum(found.values())
         else:
-            # Half precision stays where a Gather or a Transpose reads it: matrices; a convolution's is
-            # widened.
+            # Half precision stays in matrices, which a Gather or a Transpose reads. The weight of a
+            # convolution becomes float32.
             half = tensor.storage == torch.float16 and len(tensor.shape) == 2
             parts[name] = [prod(tensor.shape) * (2 if half else 4)]
             sizes["F16" if half else "F32"] += sum(parts[name])
@@ -57,7 +57,7 @@ def onnx_size(
     rest = GRAPH * len(held) + _METADATA + sum(map(len, origin.values())) + listed
     if (total := sum(sizes.values())) <= limit:
         return {file: {**sizes, "rest": rest}}
-    stored = [size for name in sorted(parts) for size in parts[name]]  # the order of the initializers
+    stored = [size for name in sorted(parts) for size in parts[name]]  # This is the initializers' order.
     padding = onnx_external.taken(stored) - total
     return {
         file: {"rest": rest + _PLACE * len(stored)},
@@ -77,8 +77,8 @@ def _held(tensors: Mapping[str, PlannedTensor], spec: OnnxSpec) -> list[str]:
 
 
 def _on_grid(shape: tuple[int, ...], grid: Grid, gathered: bool) -> dict[str, int]:
-    """Return the bytes of codes, float32 scales by group, and zero points of the codes' type where the grid
-    has any.
+    """Return the bytes of codes, of float32 scales by group, and of zero points of the codes' type where the
+    grid has any.
     """
     count = prod(shape)
     bits = BITS[KINDS[grid.name][gathered]]

@@ -1,4 +1,4 @@
-"""What a family says of itself in ONNX."""
+"""The record of a family for ONNX."""
 
 from collections.abc import Mapping
 
@@ -10,8 +10,10 @@ NAME = "onnx"
 
 
 def specs_of(family: Family) -> Mapping[str, OnnxSpec]:
-    """Return the family's models in ONNX, by the names of their files without ending, the one that tasks are
-    judged by first; InputError where it has none.
+    """Return the family's models in ONNX, by the names of their files without ending. Tasks are judged by the
+    first.
+
+    Raises InputError where it has none.
     """
     found = family.exports.get(NAME)
     if not isinstance(found, OnnxExport):

@@ -1,4 +1,4 @@
-"""A weight's data in an ONNX file: bytes of an initializer from tensors, and tensors from bytes that are
+"""The data of a weight in an ONNX file: bytes of an initializer from tensors, and tensors from bytes that are
 checked first.
 """
 
@@ -33,8 +33,8 @@ def size(tensor: TensorProto) -> int:
 
 
 def encode(tensor: TensorProto, value: Tensor) -> bytes:
-    """Return `value`, of the dims of `tensor`, as its raw data: little-endian; 4-bit codes two a byte, the
-    first in the low nibble.
+    """Return `value`, which has the dims of `tensor`, as raw data: little-endian, with 4-bit codes two a
+    byte, the first in the low nibble.
     """
     flat = value.contiguous().flatten()
     if BITS[tensor.data_type] != 4:
@@ -45,20 +45,19 @@ def encode(tensor: TensorProto, value: Tensor) -> bytes:
 
 
 def decode(tensor: TensorProto, data: bytes) -> Tensor:
-    """Return what `encode` was given for `data`; the caller has checked the tensor."""
+    """Return the tensor that `encode` was given for `data`. The caller has checked it."""
     raw = torch.frombuffer(bytearray(data) or bytearray(1), dtype=torch.uint8)[: len(data)]
     if BITS[tensor.data_type] != 4:
         return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
-    signed = (
-        raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)
-    )  # shifting down keeps the sign
+    # Shifting an int8 down keeps its sign.
+    signed = raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)
     codes = torch.stack((signed << 4 >> 4, signed >> 4), dim=-1).flatten()
     return codes[: prod(tensor.dims)].reshape(tuple(tensor.dims))
 
 
 def check(tensor: TensorProto, where: str) -> None:
-    """Raise InputError unless the tensor's type is one that this project writes, and its data, where they are
-    in it, are of the right size.
+    """Raise InputError unless the tensor's type is one that this project writes and its data, where they are
+    in the tensor, have the right size.
     """
     if tensor.data_type not in BITS:
         raise InputError(
@@ -72,7 +71,7 @@ def check(tensor: TensorProto, where: str) -> None:
 
 
 def check_size(tensor: TensorProto, found: int, where: str) -> None:
-    """Raise InputError unless that many bytes are what its type and dims ask for."""
+    """Raise InputError unless its type and dims ask for that many bytes."""
     if found != (expected := size(tensor)):
         raise InputError(
             f"{where}: {tensor.name} holds {found} bytes of data, expected {expected} for "
@@ -81,13 +80,14 @@ def check_size(tensor: TensorProto, found: int, where: str) -> None:
 
 
 def type_name(tensor: TensorProto) -> str:
+    """Return the name of a tensor's type, as messages show it."""
     known = tensor.data_type in TensorProto.DataType.values()
     return str(TensorProto.DataType.Name(tensor.data_type)) if known else f"number {tensor.data_type}"
 
 
 def halves(scales: Tensor) -> Tensor:
-    """Return stored float32 scales as the float16 that they came from; NaN, which equals no scale, where one
-    is no float16 value.
+    """Return stored float32 scales as the float16 that they came from. A scale that is no float16 value
+    becomes NaN, which equals no scale.
     """
     half = scales.half()
     return torch.where(half.float() == scales, half, torch.nan)

@@ -1,4 +1,4 @@
-"""ONNX models that were written, read back."""
+"""ONNX models that this project wrote, read back."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,22 +15,22 @@ from formats.onnx.read import Skeleton, read_model, tensors_of
 from formats.onnx.spec import specs_of
 
 QUANTISED, PLAIN = "_q4.onnx", ".onnx"
-"""The endings of models, as transformers.js asks for them: q4, and fp32 where nothing is on a grid."""
+"""The endings of models, which transformers.js asks for: q4, and fp32 where nothing is on a grid."""
 
 
 class WrittenOnnx:
-    """A family's models in one folder. Each is read once, and gone when its tensors were given: what is kept
-    is its skeleton.
+    """The models of a family in one folder. Each is read once, and only its skeleton is kept once its tensors
+    were given.
     """
 
     def __init__(self, path: Path, family: Family) -> None:
-        """`path` is the model that tasks are judged by."""
+        """Take `path`, which is the model that tasks are judged by. Nothing is read yet."""
         self.path, self._family = path, family
         self._skeletons: dict[Path, Skeleton] = {}
 
     def files(self, family: Family) -> Mapping[Path, Sequence[Family]]:
         """Return each of the family's models beside the one at `path`, with the file of its weights where it
-        has one; for a file of another name, itself alone.
+        has one. A file of another name is returned alone.
         """
         models = _models(self.path, family)
         weights: dict[Path, Sequence[Family]] = {
@@ -43,8 +43,8 @@ class WrittenOnnx:
             yield from self._tensors(file)
 
     def differences(self, packed: Packed) -> list[str]:
-        """Return what differs in metadata, graph and companions. The graph is compared by the digest in the
-        metadata, so that it takes no exporter of the version that wrote the file.
+        """Return a sentence for each difference in metadata, graph and companions. The graph is compared by
+        the digest in the metadata, so that the exporter of the version that wrote the file is not needed.
         """
         skeletons = {file: self._skeleton(file) for file in self._models}
         sentences = [
@@ -60,11 +60,11 @@ class WrittenOnnx:
         return sentences + companion_differences(self.path.parent.parent, packed.directory, own)
 
     def exact(self, file: Path, scratch: Path) -> Path:
-        """Return the file itself: a session computes exactly if asked to."""
+        """Return the file itself, because a session computes exactly if it is asked to."""
         return file
 
     def notes(self) -> dict[str, Any]:
-        """Return `linears`: how many quantised linears are in the files."""
+        """Return `linears`: the number of quantised linears in the files."""
         return {"linears": sum(self._skeleton(file).linears for file in self._models)}
 
     @cached_property
@@ -75,7 +75,7 @@ class WrittenOnnx:
         model = read_model(file)
         try:
             yield from tensors_of(file, model)
-        finally:  # it is not read again, whether or not its tensors are what they should be
+        finally:  # The file is not read again, even where a tensor in it is wrong.
             self._skeletons[file] = Skeleton.of(model)
 
     def _skeleton(self, file: Path) -> Skeleton:

@@ -124,14 +124,13 @@ class Memory:
     """The block's weights in the merge, in the student and in an expert."""
 
     merging: int
-    """What its largest tensor takes while it is merged."""
+    """The block's largest tensor, while it is merged."""
 
     statistics: int
-    """What its widest step takes: sums in float32, moments and the factor in float64, and its solves.
-    """
+    """The block's widest step: sums in float32, moments and the factor in float64, and its solves."""
 
     forward: int
-    """What one batch takes."""
+    """The forward pass of one batch."""
 
     activations: int
     """Hidden states, batches and the experts' inputs, up to their bound."""
@@ -170,7 +169,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine reaches."""
+    """The speed of a machine."""
 
     single: float
     """Operations a second in float32."""
