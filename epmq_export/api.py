@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from epmq_export.tensors.packed import Packed
     from epmq_export.verification.verdict import Verdict
 
-FULL_PRECISION = "safetensors"
-"""The format of a calibrated merge in which nothing is rounded."""
-
 # Without a handler Python would print warnings of a program that has not asked for a log.
 for _name in ("epmq_export", "converters", "formats"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
@@ -194,22 +191,12 @@ def calibrate(
         'anchored'
     """
     from epmq_export.pipeline.calibrate import calibrate
-    from epmq_export.pipeline.requirements import require_readable
-    from epmq_export.pipeline.targets import targets
+    from epmq_export.pipeline.targets import target_of
 
     files.refuse_existing(Path(output), overwrite)
-    job, stages, target = _open(recipe, device), _stages(progress), None
-    if format != FULL_PRECISION:
-        format = format or job.formats[0]
-        if format not in job.models.family.exports:
-            known = " or ".join((*job.models.family.exports, FULL_PRECISION))
-            raise RecipeError(
-                f"--format {format}: family {job.models.family.name} cannot be written in it, "
-                f"expected {known}"
-            )
-        require_readable(job.recipe, job.models.family, [format])
-        (target,) = targets(job.recipe, job.models.family, registry().formats, [format])
-    with stages.stage("calibrate") as update:
+    job = _open(recipe, device)
+    target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
+    with _stages(progress).stage("calibrate") as update:
         return calibrate(job, Path(output), target, resume, update)
 
 

@@ -29,7 +29,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Update
 from epmq_export.pipeline.provenance import fingerprint
 from epmq_export.pipeline.requirements import require_matches
-from epmq_export.pipeline.targets import Target
+from epmq_export.pipeline.targets import FULL_PRECISION, Target
 from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -37,8 +37,6 @@ from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.verification.heads import head_of
 
 log = logging.getLogger(__name__)
-FULL_PRECISION = "safetensors"
-"""The name of a calibration without a target, after the files that it fills."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,11 @@ Formats whose grids do not hold what the recipe asks for get a calibration of th
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from epmq_export.errors import RecipeError
 from epmq_export.grids import BUDGET, GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format
+from epmq_export.pipeline.requirements import require_readable
 from epmq_export.recipe.recipe import Recipe
 
 WIDE = "Q8_0"
@@ -17,6 +19,10 @@ WIDE = "Q8_0"
 
 PACKED = "packed"
 """The directory, in a run's output, of the packed checkpoint that tasks are compared with."""
+
+
+FULL_PRECISION = "safetensors"
+"""The format of a calibrated merge in which nothing is rounded."""
 
 
 @dataclass(frozen=True)
@@ -74,3 +80,18 @@ def targets(
         target = by_grids.setdefault(key, new)
         by_grids[key] = replace(target, formats=(*target.formats, name))
     return list(by_grids.values())
+
+
+def target_of(recipe: Recipe, family: Family, formats: Mapping[str, Format], name: str) -> Target | None:
+    """Return the calibration for one format, by its name; None for full precision.
+
+    Raises RecipeError where the family cannot be written in the format, or its runtimes cannot decode a grid.
+    """
+    if name == FULL_PRECISION:
+        return None
+    if name not in family.exports:
+        known = " or ".join((*family.exports, FULL_PRECISION))
+        raise RecipeError(f"--format {name}: family {family.name} cannot be written in it, expected {known}")
+    require_readable(recipe, family, [name])
+    (target,) = targets(recipe, family, formats, [name])
+    return target
