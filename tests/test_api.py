@@ -2,6 +2,7 @@
 
 import doctest
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ import epmq_export
 from epmq_export import Progress, api
 from tests import ROOT
 from tests.tiny import recipe_project
+from tests.tiny.built_once import built_once
 
 FUNCTIONS = (
     "load_recipe",
@@ -76,10 +78,10 @@ def test_the_import_is_light() -> None:
     assert found.stdout == "[]\n"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `recipe.yaml`, as the examples have it: a small base, a whole expert and an adapter."""
-    folder = tmp_path_factory.mktemp("face")
+def _inputs(folder: Path) -> None:
+    """Write `recipe.yaml` and what it names, as the examples have it: a small base, a whole expert and an
+    adapter.
+    """
     base = recipe_project.base(folder / "base", width=64, layers=1)
     recipe_project.full_expert(folder / "mood", base, 1)
     with warnings.catch_warnings():
@@ -100,22 +102,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {"base_model": "./base", "tasks": tasks, "calibration": {"samples": 16}}
     recipe["export"] = {"formats": ["gguf"]}  # the quicker one; an example writes ONNX
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def out(folder: Path) -> Path:
-    """The output of a run of the recipe: what the examples have left, or one of its own."""
-    if not (folder / "out/report.json").exists():
-        epmq_export.run(folder / "recipe.yaml", folder / "out")
-    return folder / "out"
 
 
 @pytest.fixture(autouse=True)
-def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _there(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put each test into a folder of its own with the recipe."""
+    folder = tmp_path_factory.mktemp("face") / "project"
+    shutil.copytree(built_once("face", _inputs), folder)
     monkeypatch.chdir(folder)
     # pytest listens to the log; a program that does not must hear nothing of it either.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+
+@pytest.fixture
+def out(_there: None) -> Path:
+    """The output of a run of the recipe."""
+
+    def run(folder: Path) -> None:
+        epmq_export.run("recipe.yaml", folder / "out")
+
+    shutil.copytree(built_once("face-ran", run) / "out", "out")
+    return Path("out").absolute()
 
 
 def _bytes(place: Path) -> dict[str, bytes]:

@@ -14,20 +14,16 @@ from numpy.typing import NDArray
 
 from converters.t5.family import T5
 from epmq_export.errors import InputError
-from epmq_export.grids import GRIDS
 from epmq_export.models import reference
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.tensors import packed
-from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
 from tests.converters.test_t5 import CPU, SAMPLES
 from tests.tiny.onnx_encoders import notes
-from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import VERSIONS, t5, texts
-from tests.tiny.t5_files import T5Files, opened, rounded, t5_files
+from tests.tiny.t5_files import T5Files, pack, t5_files
 
 RUNTIME, FORMAT = OnnxRuntime(), OnnxQdq()
 FILES = (
@@ -83,7 +79,7 @@ def test_files_pass_their_checks(version: str) -> None:
     assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
     # The encoder's, the decoder's, the decoder's without the keys and values of cross attention, and the
     # decoder's again.
-    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
+    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11 + 3}[version]
     assert notes(file.onnx, file.family) == {"linears": linears, "fused": linears}
 
 
@@ -163,8 +159,9 @@ def test_names_are_those_that_optimum_and_transformers_js_read() -> None:
         )
 
 
-def test_sizes_are_foretold() -> None:
-    file = t5_files("1.1")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sizes_are_foretold(version: str) -> None:
+    file = t5_files(version)
     planned = {
         name: PlannedTensor(
             file.packed.shape(name), file.packed.grids.get(name, file.packed.load(name).dtype)
@@ -263,22 +260,22 @@ def test_buckets_are_the_librarys(tmp_path: Path) -> None:
         assert torch.equal(layer.bias(module, places[250:], 300), expected[:, :, 250:])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
-    directory = t5(tmp_path / "model", version, depths=(1, 1))
-    family, source = opened(directory)
-    tensors = rounded(family, source)
-    tensors |= {
-        name: PackedTensor(GRIDS["Q8_0"], *GRIDS["Q8_0"].quantise(source.load(name)))
-        for name in family.embeddings
-    }
-    packed.write(tmp_path / "packed", tensors, an_index("t5"), directory)
-    held, family = Packed(tmp_path / "packed"), T5.open(tmp_path / "packed")
+def test_a_tied_head_on_a_grid(tmp_path: Path) -> None:
+    held, family = pack(t5(tmp_path / "model", "1.0", depths=(1, 1)), "Q8_0")
     (tmp_path / "out").mkdir()
     path = FORMAT.write(held, family, tmp_path / "out")
     assert check_codes(FORMAT.open(path, family), held, FORMAT.left_out(family), [RUNTIME]).passed
     graph = check_graph(FORMAT.open(path, family), held, family.exports["onnx"], RUNTIME, 1e-5)
     assert graph.passed, graph.broken
+    # It is rows, which are decoded, and no linear.
     told = notes(path, family)
-    # A head of its own is a linear in each of the decoder's files; a tied one is rows, which are decoded.
-    assert told["fused"] == told["linears"] == {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11 + 3}[version]
+    assert told["fused"] == told["linears"] == 6 + 10 + 8 + 10
+
+
+def test_a_head_of_its_own_on_a_grid() -> None:
+    file = t5_files("1.1")
+    assert {"shared.weight", "lm_head.weight"} == set(file.family.embeddings)
+    assert {file.packed.grids[name].name for name in file.family.embeddings} == {"Q8_0"}
+    # It is a linear in each of the decoder's files, beside those of the layers.
+    told = notes(file.onnx, file.family)
+    assert told["fused"] == told["linears"] == 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11 + 3

@@ -10,11 +10,12 @@ import torch
 
 from converters import open_family
 from converters.t5.family import T5
+from epmq_export.calibration.rounding import nearest
 from epmq_export.grids import GRIDS
 from epmq_export.tensors import packed
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
-from epmq_export.tensors.source import Renamed, TensorSource, renamed
+from epmq_export.tensors.source import Renamed, renamed
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests.tiny.built_once import built_once
@@ -23,6 +24,8 @@ from tests.tiny.t5 import t5
 
 # Layers of the encoder and of the decoder.
 DEPTHS = {"1.0": (2, 2), "1.1": (3, 2)}
+# What embeddings and heads are on; F16 where no grid is named.
+EMBEDDINGS = {"1.0": None, "1.1": "Q8_0"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def t5_files(version: str) -> T5Files:
     """Read only."""
 
     def build(place: Path) -> None:
-        held, family = pack(t5(place / "model", version, depths=DEPTHS[version]))
+        held, family = pack(t5(place / "model", version, depths=DEPTHS[version]), EMBEDDINGS[version])
         for format in (Gguf(), OnnxQdq()):
             (place / format.name).mkdir()
             format.write(held, family, place / format.name)
@@ -60,24 +63,19 @@ def opened(directory: Path) -> tuple[T5, Renamed]:
     return family, renamed(open_checkpoint(str(directory)), family.canonical)
 
 
-def rounded(family: T5, source: TensorSource, grid: str = "Q4_0") -> dict[str, PackedTensor | torch.Tensor]:
-    """Linears on a grid, rounded to the nearest; embeddings in F16."""
-    matrices = {
+def pack(directory: Path, embeddings: str | None = None) -> tuple[Packed, T5]:
+    """Linears on Q4_0, embeddings and heads in F16 or on a grid, all rounded to the nearest."""
+    family, source = opened(directory)
+    linears = {
         f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step
     }
-    tensors: dict[str, PackedTensor | torch.Tensor] = {}
-    for name in source.names():
-        value = source.load(name)
-        plain = value.half() if name in family.embeddings else value
-        tensors[name] = (
-            PackedTensor(GRIDS[grid], *GRIDS[grid].quantise(value))
-            if name in matrices and value.ndim == 2
-            else plain
-        )
-    return tensors
 
+    def stored(name: str, value: torch.Tensor) -> PackedTensor | torch.Tensor:
+        if name in family.embeddings:
+            return value.half() if embeddings is None else nearest(value, GRIDS[embeddings])
+        return nearest(value, GRIDS["Q4_0"]) if name in linears and value.ndim == 2 else value
 
-def pack(directory: Path) -> tuple[Packed, T5]:
     place = directory.with_name(f"{directory.name}-packed")
-    packed.write(place, rounded(*opened(directory)), an_index("t5"), directory)
+    tensors = {name: stored(name, source.load(name)) for name in source.names()}
+    packed.write(place, tensors, an_index("t5"), directory)
     return Packed(place), T5.open(place)
