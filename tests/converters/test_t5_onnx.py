@@ -79,7 +79,7 @@ def test_files_pass_their_checks(version: str) -> None:
     assert graph.passed and [*graph.facts["by_tower"]] == [f"{FILES[0]}: t5", f"{FILES[3]}: t5"], graph.broken
     # The encoder's, the decoder's, the decoder's without the keys and values of cross attention, and the
     # decoder's again.
-    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11 + 3}[version]
+    linears = {"1.0": 2 * 6 + 2 * 10 + 2 * 8 + 2 * 10, "1.1": 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11}[version]
     assert notes(file.onnx, file.family) == {"linears": linears, "fused": linears}
 
 
@@ -260,22 +260,14 @@ def test_buckets_are_the_librarys(tmp_path: Path) -> None:
         assert torch.equal(layer.bias(module, places[250:], 300), expected[:, :, 250:])
 
 
-def test_a_tied_head_on_a_grid(tmp_path: Path) -> None:
-    held, family = pack(t5(tmp_path / "model", "1.0", depths=(1, 1)), "Q8_0")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
+    held, family = pack(t5(tmp_path / "model", version, depths=(1, 1)), "Q8_0")
     (tmp_path / "out").mkdir()
     path = FORMAT.write(held, family, tmp_path / "out")
     assert check_codes(FORMAT.open(path, family), held, FORMAT.left_out(family), [RUNTIME]).passed
     graph = check_graph(FORMAT.open(path, family), held, family.exports["onnx"], RUNTIME, 1e-5)
     assert graph.passed, graph.broken
-    # It is rows, which are decoded, and no linear.
     told = notes(path, family)
-    assert told["fused"] == told["linears"] == 6 + 10 + 8 + 10
-
-
-def test_a_head_of_its_own_on_a_grid() -> None:
-    file = t5_files("1.1")
-    assert {"shared.weight", "lm_head.weight"} == set(file.family.embeddings)
-    assert {file.packed.grids[name].name for name in file.family.embeddings} == {"Q8_0"}
-    # It is a linear in each of the decoder's files, beside those of the layers.
-    told = notes(file.onnx, file.family)
-    assert told["fused"] == told["linears"] == 3 * 7 + 2 * 11 + 2 * 9 + 2 * 11 + 3
+    # A head of its own is a linear in each of the decoder's files; a tied one is rows, which are decoded.
+    assert told["fused"] == told["linears"] == {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11 + 3}[version]

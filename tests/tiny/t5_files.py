@@ -24,8 +24,6 @@ from tests.tiny.t5 import t5
 
 # Layers of the encoder and of the decoder.
 DEPTHS = {"1.0": (2, 2), "1.1": (3, 2)}
-# What embeddings and heads are on; F16 where no grid is named.
-EMBEDDINGS = {"1.0": None, "1.1": "Q8_0"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def t5_files(version: str) -> T5Files:
     """Read only."""
 
     def build(place: Path) -> None:
-        held, family = pack(t5(place / "model", version, depths=DEPTHS[version]), EMBEDDINGS[version])
+        held, family = pack(t5(place / "model", version, depths=DEPTHS[version]))
         for format in (Gguf(), OnnxQdq()):
             (place / format.name).mkdir()
             format.write(held, family, place / format.name)
