@@ -226,8 +226,8 @@ def run(
 
 @app.command()
 def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume: Resume = False) -> None:
-    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in minutes on two
-    cores.
+    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in about a minute
+    on two cores.
     """
     from epmq_export.doctor import DEMO_INSTALL, DEMO_MODULE
 

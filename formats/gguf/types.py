@@ -1,8 +1,8 @@
 """ggml's types as this project writes them, with a record for each.
 
-Another grid takes one record in `epmq_export/grids/__init__.py` and one here, and nothing else: the number of
-a type, the values of its blocks and their bytes are those of the package gguf, and runtimes take theirs from
-there too.
+Another grid takes one record in `epmq_export/grids/__init__.py` and one here, and no other code: the number
+of a type, the values of its blocks and their bytes are those of the package gguf, and runtimes take theirs
+from there too.
 """
 
 from collections.abc import Mapping, Sequence
