@@ -75,12 +75,12 @@ class FileVerdict:
 
     @property
     def row(self) -> str:
-        """The name of its row in the scores."""
+        """Return the name of its row in the scores."""
         return f"{self.format} in {self.runtime}"
 
     @property
     def broken(self) -> Sequence[str]:
-        """A sentence for each fault. Empty where there is none."""
+        """Return a sentence for each fault. Empty where there is none."""
         return [sentence for check in self.checks.values() for sentence in check.broken]
 
     @property
