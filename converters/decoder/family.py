@@ -303,7 +303,6 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
         "final_logit_softcapping": None,
         "use_bidirectional_attention": False,
         "mlp_bias": False,
-        "pretraining_tp": 1,
     }
     for key, value in expected.items():
         found = getattr(config, key, value)

@@ -26,6 +26,10 @@ from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
 
+# The architectures of llama.cpp that have biases of the attention and divisors of the rotations' frequencies
+# where a file holds them. It does not load these tensors in any other.
+_OPTIONAL = ("llama",)
+
 
 def gguf_spec(
     kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast, directory: Path, rotary: nn.Module
@@ -42,21 +46,21 @@ def gguf_spec(
         f"{architecture}.vocab_size": config.vocab_size,
     }
     rope, constants = (
-        (_gemma_rope(path, config), {})
+        (_gemma_rope(path, kind, config), {})
         if architecture == "gemma3"
-        else _rope(path, config.rope_parameters, rotary)
+        else _rope(path, kind, config.rope_parameters, rotary)
     )
     metadata = {
         **metadata,
         **{f"{architecture}.{key}": value for key, value in rope.items()},
         **gguf_tokenizer(tokenizer, directory, config.vocab_size),
     }
-    names = tensor_names(
-        kind,
-        config.num_hidden_layers,
-        tied=config.tie_word_embeddings,
-        biased=getattr(config, "attention_bias", False),
-    )
+    biased = getattr(config, "attention_bias", False) and not kind.biased
+    if biased and architecture not in _OPTIONAL:
+        raise InputError(
+            f"{path}: found attention_bias true, expected false: llama.cpp has no other for {kind.name}"
+        )
+    names = tensor_names(kind, config.num_hidden_layers, tied=config.tie_word_embeddings, biased=biased)
     orders = {
         name: interleaved(getattr(config, KEYS[key]), head) for name, key in rotated(kind, names).items()
     }
@@ -71,21 +75,22 @@ def gguf_spec(
 
 
 def _rope(
-    path: Path, parameters: dict[str, Any], rotary: nn.Module
+    path: Path, kind: Kind, parameters: dict[str, Any], rotary: nn.Module
 ) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
     """Return the keys of rotations, without the architecture, and the tensor that Llama 3's scaling takes."""
     found: dict[str, str | int | float] = {"rope.freq_base": float(parameters["rope_theta"])}
-    kind = parameters["rope_type"]
-    if kind == "linear":
+    rope_type, optional = parameters["rope_type"], kind.architecture in _OPTIONAL
+    if rope_type not in ("default", "linear", *(["llama3"] if optional else [])):
+        expected = "default, linear or llama3" if optional else "default or linear"
+        raise InputError(f"{path}: found rope_type {rope_type!r}, expected {expected}")
+    if rope_type == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(parameters["factor"])}
-    elif kind == "llama3":
+    if rope_type == "llama3":
         return found, {DIVISORS: divisors(parameters["rope_theta"], rotary.get_buffer("inv_freq").float())}
-    elif kind != "default":
-        raise InputError(f"{path}: found rope_type {kind!r}, expected default, linear or llama3")
     return found, {}
 
 
-def _gemma_rope(path: Path, config: Config) -> dict[str, str | int | float]:
+def _gemma_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int | float]:
     """Return Gemma's keys of rotations. Raises InputError for a period of the layers or a local rotation that
     is not the one in llama.cpp's code.
     """
@@ -112,5 +117,5 @@ def _gemma_rope(path: Path, config: Config) -> dict[str, str | int | float]:
             f"{path}: found query_pre_attn_scalar {config.query_pre_attn_scalar}, expected {scalar}: "
             "llama.cpp has no other"
         )
-    found, _ = _rope(path, whole, nn.Module())
+    found, _ = _rope(path, kind, whole, nn.Module())
     return {**found, "attention.sliding_window": config.sliding_window}

@@ -235,6 +235,15 @@ def test_a_head_that_is_stored_beside_the_embeddings_must_be_theirs(tmp_path: Pa
         opened(directory)
 
 
+def test_how_a_model_was_sharded_in_training_changes_nothing(tmp_path: Path) -> None:
+    family, source = opened(tiny_decoder.write(tmp_path / "model", "llama, tied", pretraining_tp=2))
+    found, expected = (
+        reference.outputs(family, source, SAMPLES, CPU),
+        transformers_outputs(family.directory, SAMPLES),
+    )
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-4 * np.abs(expected).max())
+
+
 REFUSED = [
     ("gemma3", {"attn_logit_softcapping": 50.0}, "found attn_logit_softcapping 50.0, expected None"),
     ("llama", {"hidden_act": "gelu"}, "found hidden_act 'gelu', expected 'silu'"),
@@ -263,8 +272,25 @@ REFUSED_IN_GGUF = [
     (
         "llama",
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
-        "found rope_type 'dynamic'",
+        "found rope_type 'dynamic', expected default, linear or llama3",
     ),
+    (
+        "qwen3",
+        {"rope_parameters": tiny_decoder.LLAMA3},
+        "found rope_type 'llama3', expected default or linear",
+    ),
+    (
+        "gemma3",
+        {
+            "rope_parameters": {
+                "full_attention": tiny_decoder.LLAMA3,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            }
+        },
+        "found rope_type 'llama3', expected default or linear",
+    ),
+    ("qwen3", {"attention_bias": True}, "found attention_bias true, expected false"),
+    ("gemma3", {"attention_bias": True}, "found attention_bias true, expected false"),
     ("gemma3", {"query_pre_attn_scalar": 64}, "found query_pre_attn_scalar 64, expected 32"),
     ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
 ]
