@@ -1,4 +1,4 @@
-"""Decoder language models: Llama (2, 3, SmolLM, TinyLlama), Mistral, Qwen2, Qwen3, Gemma 3."""
+"""Decoder language models of the kinds in kinds.py."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence

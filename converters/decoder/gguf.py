@@ -1,6 +1,4 @@
-"""The layout of decoder language models in GGUF, as llama.cpp reads the architectures llama, qwen2, qwen3 and
-gemma3.
-"""
+"""The layout of decoder language models in GGUF, as llama.cpp reads their architectures."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from converters.decoder.layout import (
     DIVISORS,
     KEYS,
     LOCAL_BASE,
-    PERIOD,
     divisors,
     gemma_scalar,
     interleaved,
@@ -36,6 +33,7 @@ def gguf_spec(
 ) -> GgufSpec:
     """Return the layout. Raises InputError for a config that llama.cpp would compute in another way."""
     architecture, path = kind.architecture, directory / "config.json"
+    _refuse_other_turns(path, kind, config)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     metadata: Metadata = {
         **{f"{architecture}.{key}": getattr(config, name) for key, name in KEYS.items()},
@@ -74,6 +72,16 @@ def gguf_spec(
     )
 
 
+def _refuse_other_turns(path: Path, kind: Kind, config: Config) -> None:
+    """Raise InputError where a config gives layers other values than llama.cpp's rule does."""
+    for key, turns in kind.turns.items():
+        expected = [turns.values[layer % len(turns.values)] for layer in range(config.num_hidden_layers)]
+        if list(getattr(config, key)) != expected:
+            raise InputError(
+                f"{path}: found {key} that are not {turns.told}, which is all that llama.cpp has"
+            )
+
+
 def _rope(
     path: Path, kind: Kind, parameters: dict[str, Any], rotary: nn.Module
 ) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
@@ -91,18 +99,9 @@ def _rope(
 
 
 def _gemma_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int | float]:
-    """Return Gemma's keys of rotations. Raises InputError for a period of the layers or a local rotation that
-    is not the one in llama.cpp's code.
+    """Return Gemma's keys of rotations. Raises InputError for a local rotation that is not the one in
+    llama.cpp's code.
     """
-    expected = [
-        "full_attention" if (layer + 1) % PERIOD == 0 else "sliding_attention"
-        for layer in range(config.num_hidden_layers)
-    ]
-    if list(config.layer_types) != expected:
-        raise InputError(
-            f"{path}: found layer_types that are not five sliding ones and a full one in turn, which is "
-            "all that llama.cpp has"
-        )
     local, whole = config.rope_parameters["sliding_attention"], config.rope_parameters["full_attention"]
     if local["rope_type"] != "default" or local["rope_theta"] != LOCAL_BASE:
         raise InputError(

@@ -1,6 +1,7 @@
 """The architectures of decoder language models, and the names of their parts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 from transformers import (
@@ -16,6 +17,17 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What llama.cpp has in its code of a key of the config that has a value for each layer."""
+
+    values: tuple[object, ...]
+    """The values of the first layers, which come again and again."""
+
+    told: str
+    """The same in words."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,9 @@ class Kind:
 
     interleaved: bool = False
     """Whether the rows of q and k stand in GGUF in pairs of neighbours, as llama.cpp rotates them."""
+
+    turns: Mapping[str, Turns] = field(default_factory=dict)
+    """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -121,6 +136,11 @@ KINDS = {
             feed_forward_norms=("post_attention_layernorm", "pre_feedforward_layernorm"),
             last=("post_feedforward_layernorm",),
             head_norms=_HEAD_NORMS,
+            turns={
+                "layer_types": Turns(
+                    (*["sliding_attention"] * 5, "full_attention"), "five sliding ones and a full one in turn"
+                )
+            },
         ),
     )
 }

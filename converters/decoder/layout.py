@@ -23,8 +23,8 @@ KEYS: Mapping[str, str] = {
 }
 # The divisors of the rotations' frequencies. A file says nothing else about Llama 3's scaling.
 DIVISORS = "rope_freqs.weight"
-# In llama.cpp's gemma3 every sixth layer sees everything, and the rotations of the others have this base.
-PERIOD, LOCAL_BASE = 6, 10000.0
+# The base of the rotations of those layers of llama.cpp's gemma3 that see a window.
+LOCAL_BASE = 10000.0
 _NUMBERS = {name: number for number, name in MODEL_ARCH_NAMES.items()}
 _ATTENTION = tuple(f"self_attn.{which}_proj" for which in "qkvo")
 

@@ -14,13 +14,12 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from converters.decoder.kinds import Kind
+from converters.decoder.kinds import KINDS, Kind
 from converters.decoder.layout import (
     DIVISORS,
     HEADS,
     KEYS,
     LOCAL_BASE,
-    PERIOD,
     SHARED_HEADS,
     divisors,
     gemma_scalar,
@@ -32,7 +31,7 @@ from epmq_export.tensors.gguf_file import Value, shown
 # Keys that change nothing where they have these values. None is for any value.
 _IDLE: Mapping[str, object] = {
     "attention.causal": True,
-    "attention.sliding_window_pattern": PERIOD,
+    "attention.sliding_window_pattern": len(KINDS["gemma3_text"].turns["layer_types"].values),
     "expert_count": 0,
     "expert_used_count": 0,
     "rope.freq_base_swa": LOCAL_BASE,
