@@ -8,7 +8,7 @@ from pathlib import Path
 
 from converters.bert.family import Bert
 from converters.clip.family import Clip
-from converters.decoder.family import gemma3, llama, mistral, qwen2, qwen3
+from converters.decoder.family import gemma3, llama, mistral, qwen2, qwen3, smollm3
 from converters.t5.family import T5
 from converters.vit.family import deit, dinov2, vit
 from epmq_export.errors import InputError
@@ -25,6 +25,7 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "gemma3_text": gemma3,
+    "smollm3": smollm3,
     "t5": T5.open,
 }
 

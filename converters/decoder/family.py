@@ -293,6 +293,10 @@ def gemma3(directory: Path) -> Decoder:
     return Decoder.open(directory, KINDS["gemma3_text"])
 
 
+def smollm3(directory: Path) -> Decoder:
+    return Decoder.open(directory, KINDS["smollm3"])
+
+
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     """Raise InputError for settings that llama.cpp, or the blocks here, would compute in another way."""
     activation = "gelu_pytorch_tanh" if kind.name == "gemma3_text" else "silu"
@@ -310,7 +314,7 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
             raise InputError(
                 f"{path}: found {key} {found!r}, expected {value!r}: family {kind.name} has no other"
             )
-    if kind.name.startswith("qwen") and SLIDING in config.layer_types:
+    if kind.name in ("qwen2", "qwen3", "smollm3") and SLIDING in config.layer_types:
         raise InputError(
             f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full "
             "attention"

@@ -11,12 +11,14 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3DecoderLayer, SmolLM3RotaryEmbedding
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,15 @@ KINDS = {
                     (*["sliding_attention"] * 5, "full_attention"), "five sliding ones and a full one in turn"
                 )
             },
+        ),
+        Kind(
+            "smollm3",
+            SmolLM3Config,
+            SmolLM3DecoderLayer,
+            SmolLM3RotaryEmbedding,
+            "smollm3",
+            interleaved=True,
+            turns={"no_rope_layers": Turns((1, 1, 1, 0), "three ones and a zero in turn")},
         ),
     )
 }

@@ -159,7 +159,7 @@ def test_embeddings_on_a_grid_serve_as_a_tied_head() -> None:
 
 
 def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> None:
-    for kind in ("llama, tied", "gemma3"):
+    for kind in ("llama, tied", "gemma3", "smollm3"):
         base = tiny_decoder.write(tmp_path / kind / "base", kind)
         family, source = opened(base)
         tasks = []
@@ -252,6 +252,16 @@ REFUSED = [
         {"use_sliding_window": True, "layer_types": ["full_attention", "sliding_attention"]},
         "found use_sliding_window true, expected false",
     ),
+    (
+        "smollm3",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "layer_types": ["full_attention"] * 3 + ["sliding_attention"],
+        },
+        "found use_sliding_window true, expected false: llama.cpp gives smollm3 full attention",
+    ),
+    ("smollm3", {"mlp_bias": True}, "found mlp_bias True, expected False: family smollm3 has no other"),
     ("llama", {"vocab_size": "many"}, "found no config of a llama"),
 ]
 
@@ -293,6 +303,13 @@ REFUSED_IN_GGUF = [
     ("gemma3", {"attention_bias": True}, "found attention_bias true, expected false"),
     ("gemma3", {"query_pre_attn_scalar": 64}, "found query_pre_attn_scalar 64, expected 32"),
     ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
+    ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "found no_rope_layers that are not three ones and a zero"),
+    ("smollm3", {"attention_bias": True}, "found attention_bias true, expected false"),
+    (
+        "smollm3",
+        {"rope_parameters": tiny_decoder.LLAMA3},
+        "found rope_type 'llama3', expected default or linear",
+    ),
 ]
 
 

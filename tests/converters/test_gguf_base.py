@@ -31,7 +31,14 @@ LLAMA3 = {
     "rope_parameters": {**tiny_decoder.LLAMA3, "original_max_position_embeddings": 8192},
     "max_position_embeddings": 16384,
 }
-KINDS = {"llama": "llama", "llama, tied": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3"}
+KINDS = {
+    "llama": "llama",
+    "llama, tied": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3",
+    "smollm3": "smollm3",
+}
 TEXT = "the cat sat ON 345 mats, it's <s> é !\n\n x"
 
 

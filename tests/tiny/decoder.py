@@ -20,6 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 VOCABULARY, WIDTH, HEADS, HEAD = 320, 64, 4, 16
@@ -52,6 +54,8 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
         Gemma3ForCausalLM,
         {"num_hidden_layers": 6, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8},
     ),
+    # Four layers, the last of which rotates nothing.
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"num_hidden_layers": 4}),
 }
 
 

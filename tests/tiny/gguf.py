@@ -80,7 +80,11 @@ def write(
 def _as_written(name: str, value: Tensor, architecture: str, heads: int, shared: int) -> Tensor:
     if architecture == "gemma3" and name.endswith("norm.weight"):
         return value + 1
-    count = {"q_proj": heads, "k_proj": shared}.get(name.split(".")[-2]) if architecture == "llama" else None
+    count = (
+        {"q_proj": heads, "k_proj": shared}.get(name.split(".")[-2])
+        if architecture in ("llama", "smollm3")
+        else None
+    )
     if count is None:
         return value
     return (
