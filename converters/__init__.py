@@ -1,58 +1,70 @@
-"""The model families: blocks in data order, names, metadata and tokenizer. Each family, or group of families,
-has a folder.
+"""Model families, a folder each, or one for a group of them: blocks in the order of the data, names, layouts
+of files, tokenizer.
+
+A folder has `family.py` with a function `open_family(directory, model_type)`, and beside it what that needs
+(blocks.py, kinds.py where one class serves several kinds, gguf.py, onnx.py). `FROZEN` in its `__init__.py`,
+where it is there, are the patterns of what a merge leaves as the base's: known without opening a model.
+`shared` and `tokenizers` hold what several families need; `from_gguf` reads GGUF files as models.
+
+Who adds a family adds its folder, its line in `FAMILIES`, its model in tests/families/models.py, which gives
+it the tests of the contract, and its rows in the docs (docs/adding.md). Nothing else names a family.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from converters.bert.family import Bert
-from converters.clip.family import Clip
-from converters.decoder.family import gemma3, llama, mistral, qwen2, qwen3, smollm3
-from converters.t5.family import T5
-from converters.vit.family import deit, dinov2, vit
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.models.family import Family
+from epmq_export.tensors.directory import CONFIG
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {
-    "bert": Bert.open,
-    "clip": Clip.open,
-    "vit": vit,
-    "deit": deit,
-    "dinov2": dinov2,
-    "llama": llama,
-    "mistral": mistral,
-    "qwen2": qwen2,
-    "qwen3": qwen3,
-    "gemma3_text": gemma3,
-    "smollm3": smollm3,
-    "t5": T5.open,
+FAMILIES = {
+    "bert": "bert",
+    "clip": "clip",
+    "vit": "vit",
+    "deit": "vit",
+    "dinov2": "vit",
+    "llama": "decoder",
+    "mistral": "decoder",
+    "qwen2": "decoder",
+    "qwen3": "decoder",
+    "gemma3_text": "decoder",
+    "t5": "t5",
 }
+"""The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""
 
 
 def open_family(directory: Path) -> Family:
     """Return the family of a model directory, by the `model_type` of its config.json.
 
-    Raises InputError where the directory has no readable config.json, or no family is known for it.
+    InputError where there is none, where no family is known for it, and where the model is none that the
+    family can have.
     """
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{directory} is no model directory: it has no config.json") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from None
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found not in FAMILIES:
-        raise InputError(f"{path}: model_type is {found!r}; supported: {', '.join(FAMILIES)}")
-    return FAMILIES[found](directory)
+    from converters.shared.config import require_buildable  # which imports transformers
+
+    model_type = _model_type(directory)
+    module = import_module(f"{__name__}.{FAMILIES[model_type]}.family")
+    opened: Family = module.open_family(directory, model_type)
+    require_buildable(model_type, directory / CONFIG, opened)
+    return opened
 
 
 def frozen(directory: Path) -> Sequence[str]:
-    """Return the patterns of the tensors that a merge leaves as the base's. There are none for a model of no
-    known family.
-    """
+    """Return the patterns of what a merge leaves as the base's; none for a model of no known family."""
     try:
-        return open_family(directory).frozen
+        folder = FAMILIES[_model_type(directory)]
     except InputError:
         return ()
+    patterns: Sequence[str] = getattr(import_module(f"{__name__}.{folder}"), "FROZEN", ())
+    return patterns
+
+
+def _model_type(directory: Path) -> str:
+    path = directory / CONFIG
+    if not path.is_file():
+        raise InputError(f"{directory} is no model directory: it has no config.json")
+    found = read_json(path).get("model_type")
+    if not isinstance(found, str) or found not in FAMILIES:
+        raise InputError(f"{path}: model_type is {found!r}; supported: {', '.join(FAMILIES)}")
+    return found

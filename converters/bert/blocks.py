@@ -7,11 +7,8 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
+from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
-
-# The weight of rows that the output does not read, as in FeatCal's public code. It is not 0, so that the
-# Hessian keeps its full rank.
-UNREAD = 0.01
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,5 @@ class Layer:
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         weights = batch["attention_mask"].float()
         if self.reads_cls_only and "attention.self.key" not in step:
-            weights = weights * UNREAD
-            weights[:, 0] = 1.0
+            weights = first_read(weights)
         return weights

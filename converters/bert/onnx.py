@@ -1,38 +1,28 @@
-"""BERT as one module, for export: the family's own blocks in a row, under their canonical names."""
+"""BERT as one ONNX model."""
 
-from collections.abc import Callable, Sequence
+import torch
+from torch import Tensor
 
-from torch import Tensor, nn
+from converters.shared.blocks import Tower
+from epmq_export.models.family import Batch, Family
+from epmq_export.models.specs import OnnxSpec
 
-from epmq_export.models.family import Batch, Block
-from epmq_export.tensors.source import TensorSource
 
-
-class Encoder(nn.Module):
-    """A module from input_ids, attention_mask and token_type_ids (int64 [batch, sequence]) to hidden states
-    [batch, sequence, width] and the output [batch, width].
-
-    It runs the same blocks as the reference, so that only the exporter can make an exported graph differ.
+def onnx_spec(family: Family) -> OnnxSpec:
+    """Return the model: `last_hidden_state` for feature-extraction pipelines, which pool themselves, and
+    `sentence_embedding`, pooled and unnormalised.
     """
+    tokens = {0: "batch", 1: "sequence"}
+    inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
 
-    def __init__(
-        self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor], source: TensorSource
-    ) -> None:
-        super().__init__()
-        self._blocks, self._output = tuple(blocks), output
-        stem, *layers = blocks
-        self.embeddings = stem.build()
-        self.encoder = nn.Module()
-        self.encoder.layer = nn.ModuleList(layer.build() for layer in layers)
-        self.load_state_dict({name: source.load(name).float() for name in self.state_dict()}, assign=True)
-        self.eval()
+    def outputs(before: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return hidden, family.output(hidden, batch)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        hidden = None
-        for block in self._blocks:
-            hidden = block.run(self.get_submodule(block.name), hidden, batch)
-        assert hidden is not None  # A family has at least its stem.
-        return hidden, self._output(hidden, batch)
+    return OnnxSpec(
+        build=lambda source: Tower(source, family.blocks, [*inputs], outputs),
+        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+        example={name: torch.ones(2, 3, dtype=torch.int64) for name in inputs},
+        inputs=inputs,
+        outputs={"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}},
+        towers=[family],
+    )

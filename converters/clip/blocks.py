@@ -7,22 +7,15 @@ import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmbeddings, CLIPVisionEmbeddings
 
+from converters.shared.config import Config
+from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
-
-# The types of the library's fields are optional, although a config always has them.
-Config = Any
-
 
 VISION, TEXT = "vision_model", "text_model"
 
 
-# The weight of rows that the output does not read, as in FeatCal's public code. It is not 0, so that the
-# Hessian keeps its full rank.
-UNREAD = 0.01
-
-
-# The end token of old configs, which is not the one that texts have. With it the output is read at the
-# highest id of a text, which is its end.
+# What the last of a text's tokens is read by, with this id in old configs: by its place, the highest id, and
+# not by the id itself.
 _OLD_END = 2
 
 
@@ -100,8 +93,7 @@ class Layer:
         weights = torch.ones(shape)
         # The norm before keys and values serves them too.
         if self.reads_class_only and not {"self_attn.k_proj", "layer_norm1"} & set(step):
-            weights *= UNREAD
-            weights[:, 0] = 1.0
+            weights = first_read(weights)
         return weights
 
 

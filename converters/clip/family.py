@@ -11,23 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
+from converters.clip import FROZEN
 from converters.clip.blocks import TEXT, VISION, Layer, TextHead, TextStem, VisionHead, VisionStem
 from converters.clip.gguf import GRIDS, gguf_spec
-from converters.clip.onnx import Joint, TextTower, VisionTower
+from converters.clip.onnx import joint_spec, text_spec, vision_spec
+from converters.shared.batches import fitting, preprocessed, tokenised
+from converters.shared.config import load_config, refuse_other_values
 from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block, Export, Family, Images, ZeroShot
-from epmq_export.models.processor import load_processor, preprocess
+from epmq_export.models.family import Batch, Block, Export, Images, ZeroShot
+from epmq_export.models.processor import load_processor
 from epmq_export.models.samples import Picture, Sample, picture_of, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 
 _Config = TypeVar("_Config", CLIPTextConfig, CLIPVisionConfig)
 SCALE = "logit_scale"
-_ACTIVATIONS = ("quick_gelu", "gelu")
+_KNOWN: Mapping[str, tuple[object, ...]] = {"hidden_act": ("quick_gelu", "gelu")}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class _Tower:
 
     @property
     def frozen(self) -> Sequence[str]:
-        return (f"{TEXT}.*", "text_projection.*", "visual_projection.*", SCALE)
+        return FROZEN
 
     @property
     def language(self) -> None:
@@ -97,51 +99,20 @@ class ClipText(_Tower):
         )
 
     def truncate(self, sample: Sample) -> str:
-        text = text_of(sample)
-        encoded = self.tokenizer(
-            text, truncation=True, max_length=self.max_length, return_offsets_mapping=True
-        )
-        if len(encoded["input_ids"]) < self.max_length:
-            return text
-        return text[: max(end for _, end in encoded["offset_mapping"])]
+        return fitting(self.tokenizer, text_of(sample), self.max_length)
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """Yield batches without a mask, because padding comes after the end of a text, which does not
-        see it.
-        """
-        for start in range(0, len(samples), size):
-            texts = [text_of(sample) for sample in samples[start : start + size]]
-            encoded = self.tokenizer(
-                texts,
-                padding=True,
-                padding_side="right",
-                truncation=True,
-                max_length=self.max_length,
-                return_tensors="pt",
-            )
+        """Give tokens without a mask: what pads a text comes after its end, which does not see it."""
+        settings = {"padding_side": "right"}
+        for encoded in tokenised(self.tokenizer, samples, size, self.max_length, **settings):
             yield {"input_ids": encoded["input_ids"]}
 
     def later(self, batch: Batch) -> Batch:
         return batch
 
-    def onnx_spec(self) -> OnnxSpec:
-        """Return the tower with its projection, as a model beside the image tower's."""
-        batch = {0: "text_batch_size"}
-        tokens = {**batch, 1: "sequence_length"}
-        # The example has two rows of three, because the exporter takes an axis of length 0 or 1 for constant.
-        example = {"input_ids": torch.ones(2, 3, dtype=torch.int64)}
-        outputs = {"text_embeds": batch, "last_hidden_state": tokens}
-        return OnnxSpec(
-            build=lambda source: TextTower(self.blocks, source),
-            example=example,
-            inputs={"input_ids": tokens},
-            outputs=outputs,
-            towers=[self],
-        )
-
     def as_ggml(self) -> "ClipText":
         """Return the tower as clip.cpp computes it."""
-        return replace(self, text=_approximate(self.text))
+        return replace(self, text=_as_ggml(self.text))
 
 
 @dataclass(frozen=True)
@@ -154,29 +125,17 @@ class Clip(_Tower):
 
     @classmethod
     def open(cls, directory: Path) -> "Clip":
-        """Read the config, the tokenizer and the processor of a model directory.
-
-        Raises InputError for an activation that this family does not have.
-        """
-        config = CLIPConfig.from_pretrained(directory)
+        path = directory / "config.json"
+        config = load_config("clip", path, CLIPConfig)
         text, vision = config.text_config, config.vision_config
-        assert isinstance(text, CLIPTextConfig) and isinstance(vision, CLIPVisionConfig)
+        if not isinstance(config.projection_dim, int):
+            raise InputError(f"{path}: found projection_dim {config.projection_dim!r}, expected a number")
         for part in (text, vision):
             part._attn_implementation = "sdpa"
-            part.projection_dim = config.projection_dim  # The towers' own numbers are for a tower alone.
-            if part.hidden_act not in _ACTIVATIONS:
-                raise InputError(
-                    f"{directory / 'config.json'}: hidden_act is {part.hidden_act!r}, expected one of "
-                    f"{', '.join(_ACTIVATIONS)}"
-                )
-        tower = ClipText(directory=directory, text=text, vision=vision, tokenizer=fast_tokenizer(directory))
-        return cls(
-            directory=directory,
-            text=text,
-            vision=vision,
-            processor=load_processor(directory),
-            text_tower=tower,
-        )
+            part.projection_dim = config.projection_dim  # the towers' own are what they would have alone
+            refuse_other_values("clip", path, part, _KNOWN)
+        tower = ClipText(directory, text, vision, fast_tokenizer(directory))
+        return cls(directory, text, vision, load_processor(directory), tower)
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -204,72 +163,54 @@ class Clip(_Tower):
 
     @property
     def images(self) -> Images:
-        side, patch = self.vision.image_size, self.vision.patch_size
-        assert isinstance(side, int) and isinstance(patch, int)  # Their types also allow pairs.
-        return Images(numbers=3 * side**2, tokens=1 + (side // patch) ** 2)
+        return Images(numbers=3 * self._side**2, tokens=1 + (self._side // self._patch) ** 2)
 
     def truncate(self, sample: Sample) -> Picture:
         return picture_of(sample)
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        for start in range(0, len(samples), size):
-            yield {
-                "pixel_values": torch.from_numpy(
-                    preprocess(
-                        self.processor, [picture_of(sample) for sample in samples[start : start + size]]
-                    )
-                )
-            }
+        return preprocessed(self.processor, samples, size)
+
+    @property
+    def _side(self) -> int:
+        """Pixels of a picture's side; the library's class says that it may be a pair."""
+        side: Any = self.vision.image_size
+        return int(side)
+
+    @property
+    def _patch(self) -> int:
+        patch: Any = self.vision.patch_size
+        return int(patch)
 
     def _gguf_spec(self) -> GgufSpec:
-        """Return the layout of both towers, as clip.cpp reads them."""
         return gguf_spec(self.text, self.vision, self.text_tower.tokenizer, self.directory, self.processor)
 
     def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
-        """Return three models, as optimum and transformers.js have them: each tower with its projection, and
-        both with their similarities.
-        """
-        side: Any = self.vision.image_size
-        images, texts = {0: "image_batch_size"}, {0: "text_batch_size"}
-        pixels = {"pixel_values": torch.zeros(2, 3, side, side)}
-        vision = OnnxSpec(
-            build=lambda source: VisionTower(self.blocks, source),
-            example=pixels,
-            inputs={"pixel_values": images},
-            outputs={"image_embeds": images, "last_hidden_state": images},
-            towers=[self],
-        )
-        text = self.text_tower.onnx_spec()
-        # There are three texts and two pictures, so that the exporter does not take the two axes for one.
-        example = {"input_ids": torch.ones(3, 4, dtype=torch.int64), **pixels}
-        outputs = {
-            "logits_per_image": {0: "image_batch_size", 1: "text_batch_size"},
-            "logits_per_text": {0: "text_batch_size", 1: "image_batch_size"},
-            "text_embeds": texts,
-            "image_embeds": images,
+        units = replace(self, unit=True), replace(self.text_tower, unit=True)
+        return {
+            "vision_model": vision_spec(self, self._side),
+            "text_model": text_spec(self.text_tower),
+            "model": joint_spec(*units, self._side),
         }
-        inputs = {**text.inputs, "pixel_values": images}
-        towers: list[Family] = [replace(self, unit=True), replace(self.text_tower, unit=True)]
-        joint = OnnxSpec(
-            build=lambda source: Joint(self.blocks, self.text_tower.blocks, source),
-            example=example,
-            inputs=inputs,
-            outputs=outputs,
-            towers=towers,
-        )
-        return {"vision_model": vision, "text_model": text, "model": joint}
 
     def _as_ggml(self) -> "Clip":
         return replace(
             self,
-            vision=_approximate(self.vision),
-            text=_approximate(self.text),
+            vision=_as_ggml(self.vision),
+            text=_as_ggml(self.text),
             text_tower=self.text_tower.as_ggml(),
         )
 
 
-def _approximate(config: _Config) -> _Config:
-    """Return the config as ggml computes it: GELU in its tanh form. A quick GELU stays as it is."""
+def open_family(directory: Path, model_type: str) -> Clip:
+    """Open a model's directory."""
+    return Clip.open(directory)
+
+
+def _as_ggml(config: _Config) -> _Config:
+    """Return a tower's config with the tanh form of GELU, which ggml computes; a quick GELU is what it
+    says.
+    """
     changed = copy.deepcopy(config)
     if changed.hidden_act == "gelu":
         changed.hidden_act = "gelu_pytorch_tanh"

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import PILImageResampling
 
+from converters.shared.config import Config
 from epmq_export.errors import InputError
 from epmq_export.models.processor import CONFIG
 from epmq_export.models.specs import GgufSpec, Metadata
@@ -35,13 +36,13 @@ _MODULES = {
 
 
 def gguf_spec(
-    text: Any,  # noqa: ANN401 - the library's fields are optional where a config always has them
-    vision: Any,  # noqa: ANN401
+    text: Config,
+    vision: Config,
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
     processor: Any,  # noqa: ANN401
 ) -> GgufSpec:
-    """Return the layout of both towers. Raises InputError for a model that clip.cpp cannot load."""
+    """Return the layout; InputError for a model that clip.cpp cannot load."""
     where = directory / "config.json"
     if (text.num_hidden_layers, vision.num_hidden_layers) not in LAYERS:
         known = ", ".join(f"{texts} + {images}" for texts, images in LAYERS)
@@ -106,7 +107,7 @@ def _require_processor(processor: Any, side: int, directory: Path) -> None:  # n
             )
 
 
-def _tower(name: str, config: Any, projection: int) -> Metadata:  # noqa: ANN401
+def _tower(name: str, config: Config, projection: int) -> Metadata:
     return {
         f"clip.{name}.embedding_length": config.hidden_size,
         f"clip.{name}.feed_forward_length": config.intermediate_size,

@@ -1,20 +1,17 @@
 """The blocks of decoder language models."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from converters.decoder.kinds import Kind
+from converters.decoder.kinds import GELU, Kind
+from converters.shared.config import Config
 from converters.shared.ggml_gelu import GatedGelu
 from epmq_export.models.family import Batch
 from epmq_export.models.rms_norm import RmsNorm
 
 SLIDING = "sliding_attention"
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-Config = Any
-"""One of the kinds' config classes, which share no base that has their keys."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Layer:
     config: Config
     index: int
     rotary: nn.Module = field(compare=False, repr=False)
-    """The rotations of the whole model, with their frequencies on the CPU."""
+    """The whole model's, its frequencies on the CPU."""
 
     as_ggml: bool
     """Whether a GELU is computed as in ggml."""
@@ -68,15 +65,15 @@ class Layer:
 
     @property
     def _type(self) -> str | None:
-        """Return the type of the layer's attention, where the architecture has more than one."""
-        return self.config.layer_types[self.index] if self.kind.name == "gemma3_text" else None
+        """The kind of the layer's attention, where the architecture has more than one."""
+        return self.config.layer_types[self.index] if self.kind.windows == "mixed" else None
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
             module = with_rms_norms(
                 self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset
             )
-            if self.as_ggml and self.kind.name == "gemma3_text":
+            if self.as_ggml and self.kind.activation == GELU:
                 module.set_submodule("mlp.act_fn", GatedGelu())
             return module.eval()
 
@@ -94,7 +91,7 @@ class Layer:
         attention_mask: Tensor,
         past: object | None,
     ) -> Tensor:
-        """Return the next hidden state, [batch, new, width], of tokens at `positions`, [batch, new], behind
+        """Return the next hidden state [batch, new, width] of tokens at `positions` [batch, new], behind
         those of a cache.
 
         `places`, [new], are the indices of the new tokens among all tokens. `attention_mask`, [batch, all],
@@ -160,8 +157,8 @@ class Head:
         return self.scores(module, hidden, batch["read"].bool())
 
     def scores(self, module: nn.Module, hidden: Tensor, read: Tensor | None = None) -> Tensor:
-        """Return the scores of all tokens, [rows, vocabulary], for the rows of [batch, length, width] that
-        are read, or for all rows, [batch, length, vocabulary].
+        """Return the scores of all tokens, for the rows of [batch, length, width] that are read, [rows,
+        vocabulary], or for all [batch, length, vocabulary].
         """
         normalised = module.get_submodule(self._norm)(hidden)
         # The module itself is not called, because in an exported model the embeddings' module has the weight.
@@ -173,7 +170,9 @@ class Head:
 
 
 def with_rms_norms(module: nn.Module, eps: float, offset: float) -> nn.Module:
-    """Replace the library's own classes of norms by the one that calibration knows, and return the module."""
+    """Return the module with the library's own classes of norms replaced by the one that calibration
+    knows.
+    """
     for name, child in [*module.named_modules()]:
         if type(child).__name__.endswith("RMSNorm"):
             weight: Tensor = child.get_parameter("weight")

@@ -1,6 +1,5 @@
 """Decoder language models of the kinds in kinds.py."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from converters.decoder.blocks import EMBEDDINGS, HEAD, SLIDING, Config, Head, Layer, Stem
+from converters.decoder.blocks import SLIDING, Head, Layer, Stem
 from converters.decoder.gguf import gguf_spec
-from converters.decoder.kinds import KINDS, Kind
+from converters.decoder.kinds import EMBEDDINGS, HEAD, KINDS, Kind
 from converters.decoder.onnx import onnx_spec
+from converters.shared.batches import parts
+from converters.shared.config import Config, load_config, no_config, refuse_other_values
+from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
@@ -26,9 +28,18 @@ from epmq_export.tensors.source import TensorSource
 LONGEST = 2048
 
 
+_KNOWN: Mapping[str, tuple[object, ...]] = {
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "use_bidirectional_attention": (False,),
+    "mlp_bias": (False,),
+    "pretraining_tp": (1,),
+}
+
+
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder language model with its tokenizer."""
+    """A model of one kind. Its samples are texts, passages and questions, all read by one stack of layers."""
 
     directory: Path
     kind: Kind
@@ -48,18 +59,12 @@ class Decoder:
         Raises InputError for settings that this family does not have.
         """
         path = directory / "config.json"
-        try:
-            config: Config = copy.deepcopy(kind.config.from_pretrained(directory))
-            rotary = kind.rotary(config)
-        except Exception as error:  # The library's checks raise a class of their own for every mistake.
-            raise InputError(
-                f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})"
-            ) from None
+        config = load_config(kind.name, path, config_class(kind.name))
+        rotary = _rotary(path, kind, config)
         _refuse_unsupported(path, kind, config)
-        config._attn_implementation = "sdpa"
         tokenizer = fast_tokenizer(directory)
         _refuse_endings(directory, tokenizer)
-        window = config.sliding_window if kind.name == "mistral" else None
+        window = config.sliding_window if kind.windows == "bound" else None
         limits = (LONGEST, config.max_position_embeddings, tokenizer.model_max_length, window)
         return cls(
             directory=directory,
@@ -129,8 +134,8 @@ class Decoder:
         return Head(self.kind, self.config, self.tied)
 
     def canonical(self, name: str) -> str | None:
-        """Return the name that transformers has in a model with a head, or None for tables of rotations. A
-        head that is the embeddings has their name.
+        """Return the name as transformers has it for a model with a head; a head that is the embeddings
+        counts as these. None for tables of rotations.
         """
         if name.startswith(("layers.", "embed_tokens.", "norm.")):  # The model was saved without its head.
             name = f"model.{name}"
@@ -140,9 +145,8 @@ class Decoder:
         return name if known and not name.endswith("rotary_emb.inv_freq") else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """Cut a text at its end, a passage at the beginning of its context, and a question at its beginning.
-
-        Raises InputError where an answer leaves a question no room.
+        """Cut what does not fit: a text loses its end, a passage the beginning of its context, a question its
+        beginning; InputError where an answer leaves it no room.
         """
         if isinstance(sample, Question):
             if sample.limit >= self.max_length:
@@ -160,7 +164,7 @@ class Decoder:
         return Passage(self._without_beginning(sample.context, target, self.max_length), target)
 
     def _without_beginning(self, context: str, target: str, limit: int) -> str:
-        """Return the end of a context that has `limit` tokens together with the target."""
+        """Return as much of a context as has `limit` tokens with the target."""
         whole = self.tokenizer(context + target, return_offsets_mapping=True)
         spare = len(whole["input_ids"]) - limit
         if spare <= 0:
@@ -185,7 +189,7 @@ class Decoder:
     def passages(
         self, source: TensorSource, samples: Sequence[Sample], device: torch.device
     ) -> Sequence[Sample]:
-        """Return the samples as they are, because the decoder reads all of a text."""
+        """Return them as they are: all of a text is the decoder's to read."""
         return samples
 
     @property
@@ -212,15 +216,15 @@ class Decoder:
         return {**grown, "read": torch.zeros_like(grown["input_ids"]).scatter_(1, lengths + more - 1, 1)}
 
     def said(self, answer: Sequence[int]) -> str:
-        """Return the first line of an answer, because a model that was not taught to stop adds lines of its
-        own.
+        """Return the answer up to the first line's end: a model that was not taught to stop goes on with
+        lines of its own.
         """
         text = str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
         return text.split("\n", 1)[0].rstrip()
 
     def _encode(self, sample: Sample) -> tuple[list[int], int]:
-        """Return the tokens of a sample, and the index of the first that is to be predicted. For a text that
-        is the one after the last.
+        """Return the tokens of a sample, and the place of the first that is to be predicted: the one after
+        the last, for a text.
 
         Context and target are tokenised in one piece, and the context's own tokens are counted off, as
         harnesses for language models do it.
@@ -241,11 +245,11 @@ class Decoder:
         return ids
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """Yield batches in which `read` marks the tokens whose successors are scored: the last of a text, and
-        those before each token of a target.
+        """Give tokens, mask and `read`, int64 [batch, length], which marks the tokens whose successors are
+        scored: the last of a text, and those before each token of a target.
         """
-        for first in range(0, len(samples), size):
-            encoded = [self._encode(sample) for sample in samples[first : first + size]]
+        for part in parts(samples, size):
+            encoded = [self._encode(sample) for sample in part]
             shape = (len(encoded), max(len(ids) for ids, _ in encoded))
             batch = {
                 name: torch.zeros(shape, dtype=torch.int64)
@@ -273,24 +277,17 @@ class Decoder:
         return replace(self, as_ggml=True)
 
 
-def llama(directory: Path) -> Decoder:
-    return Decoder.open(directory, KINDS["llama"])
+def open_family(directory: Path, model_type: str) -> Decoder:
+    """Open the directory of a model of the kind."""
+    return Decoder.open(directory, KINDS[model_type])
 
 
-def mistral(directory: Path) -> Decoder:
-    return Decoder.open(directory, KINDS["mistral"])
-
-
-def qwen2(directory: Path) -> Decoder:
-    return Decoder.open(directory, KINDS["qwen2"])
-
-
-def qwen3(directory: Path) -> Decoder:
-    return Decoder.open(directory, KINDS["qwen3"])
-
-
-def gemma3(directory: Path) -> Decoder:
-    return Decoder.open(directory, KINDS["gemma3_text"])
+def _rotary(path: Path, kind: Kind, config: Config) -> nn.Module:
+    """Return the model's rotations; InputError where the config's settings of them are none."""
+    try:
+        return kind.rotary(config)
+    except Exception as error:  # the library raises whatever its formulas raise
+        raise no_config(kind.name, path, error) from None
 
 
 def smollm3(directory: Path) -> Decoder:
@@ -298,23 +295,10 @@ def smollm3(directory: Path) -> Decoder:
 
 
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
-    """Raise InputError for settings that llama.cpp, or the blocks here, would compute in another way."""
-    activation = "gelu_pytorch_tanh" if kind.name == "gemma3_text" else "silu"
-    expected = {
-        "hidden_act": activation,
-        "hidden_activation": activation,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-        "use_bidirectional_attention": False,
-        "mlp_bias": False,
-    }
-    for key, value in expected.items():
-        found = getattr(config, key, value)
-        if found != value:
-            raise InputError(
-                f"{path}: found {key} {found!r}, expected {value!r}: family {kind.name} has no other"
-            )
-    if kind.name in ("qwen2", "qwen3", "smollm3") and SLIDING in config.layer_types:
+    """Raise InputError for what llama.cpp, or the blocks here, would compute otherwise."""
+    activation = {"hidden_act": (kind.activation,), "hidden_activation": (kind.activation,)}
+    refuse_other_values(kind.name, path, config, {**activation, **_KNOWN})
+    if kind.windows == "refused" and SLIDING in config.layer_types:
         raise InputError(
             f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full "
             "attention"
@@ -322,7 +306,7 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
 
 
 def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Raise InputError for a tokenizer that ends each text, because nothing could follow it."""
+    """Raise InputError for a tokenizer that ends each text: nothing could go on from there."""
     ids: list[int] = tokenizer("a")["input_ids"]
     if len(ids) > 1 and ids[-1] in tokenizer.all_special_ids:
         raise InputError(

@@ -7,18 +7,22 @@ its model builder writes it.
 from collections.abc import Collection
 from typing import Any
 
+from converters.shared.config import Config, head_width
+
 FILE = "genai_config.json"
 
 
-def genai_config(kind: str, config: Any, ends: Collection[int], model: str) -> dict[str, Any]:  # noqa: ANN401 - one of several classes of the library
-    """Return the content of the file. `kind` is the `model_type`, by which the library tells architectures;
-    `ends` are the tokens that end an answer; `model` is the path of the model's file from this file's folder.
+def genai_config(kind: str, config: Config, ends: Collection[int], model: str) -> dict[str, Any]:
+    """Return the file's content.
+
+    `kind` is the `model_type`, which the library tells architectures by; `ends` are the tokens that end an
+    answer; `model` is the path of the model's file from here.
     """
     heads = config.num_attention_heads
     decoder = {
         "session_options": {"provider_options": []},
         "filename": model,
-        "head_size": getattr(config, "head_dim", None) or config.hidden_size // heads,
+        "head_size": head_width(config),
         "hidden_size": config.hidden_size,
         "num_attention_heads": heads,
         "num_hidden_layers": config.num_hidden_layers,

@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from converters.decoder.blocks import Config
 from converters.decoder.kinds import Kind
 from converters.decoder.layout import (
     DIVISORS,
@@ -19,6 +18,7 @@ from converters.decoder.layout import (
     rotated,
     tensor_names,
 )
+from converters.shared.config import Config, head_width
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
@@ -31,10 +31,9 @@ _OPTIONAL = ("llama",)
 def gguf_spec(
     kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast, directory: Path, rotary: nn.Module
 ) -> GgufSpec:
-    """Return the layout. Raises InputError for a config that llama.cpp would compute in another way."""
+    """Return the layout; InputError for a config that llama.cpp would compute otherwise."""
     architecture, path = kind.architecture, directory / "config.json"
-    _refuse_other_turns(path, kind, config)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = head_width(config)
     metadata: Metadata = {
         **{f"{architecture}.{key}": getattr(config, name) for key, name in KEYS.items()},
         f"{architecture}.attention.key_length": head,
@@ -44,9 +43,9 @@ def gguf_spec(
         f"{architecture}.vocab_size": config.vocab_size,
     }
     rope, constants = (
-        (_gemma_rope(path, kind, config), {})
-        if architecture == "gemma3"
-        else _rope(path, kind, config.rope_parameters, rotary)
+        (_mixed_rope(path, config), {})
+        if kind.windows == "mixed"
+        else _rope(path, config.rope_parameters, rotary)
     )
     metadata = {
         **metadata,
@@ -85,7 +84,7 @@ def _refuse_other_turns(path: Path, kind: Kind, config: Config) -> None:
 def _rope(
     path: Path, kind: Kind, parameters: dict[str, Any], rotary: nn.Module
 ) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
-    """Return the keys of rotations, without the architecture, and the tensor that Llama 3's scaling takes."""
+    """Return keys without the architecture, and the tensor that Llama 3's scaling takes."""
     found: dict[str, str | int | float] = {"rope.freq_base": float(parameters["rope_theta"])}
     rope_type, optional = parameters["rope_type"], kind.architecture in _OPTIONAL
     if rope_type not in ("default", "linear", *(["llama3"] if optional else [])):
@@ -98,10 +97,19 @@ def _rope(
     return found, {}
 
 
-def _gemma_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int | float]:
-    """Return Gemma's keys of rotations. Raises InputError for a local rotation that is not the one in
-    llama.cpp's code.
+def _mixed_rope(path: Path, config: Config) -> dict[str, str | int | float]:
+    """Return the keys of a model some of whose layers see a window: llama.cpp has the period of the layers
+    and the local rotation in its code.
     """
+    expected = [
+        "full_attention" if (layer + 1) % PERIOD == 0 else "sliding_attention"
+        for layer in range(config.num_hidden_layers)
+    ]
+    if list(config.layer_types) != expected:
+        raise InputError(
+            f"{path}: found layer_types that are not five sliding ones and a full one in turn, which is "
+            "all that llama.cpp has"
+        )
     local, whole = config.rope_parameters["sliding_attention"], config.rope_parameters["full_attention"]
     if local["rope_type"] != "default" or local["rope_theta"] != LOCAL_BASE:
         raise InputError(

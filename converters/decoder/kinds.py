@@ -1,47 +1,39 @@
-"""The architectures of decoder language models, and the names of their parts."""
+"""What each architecture of decoder language models calls its parts, and what it does its own way."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
-from transformers import (
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
-from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RotaryEmbedding
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
-from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
-from transformers.models.smollm3.modeling_smollm3 import SmolLM3DecoderLayer, SmolLM3RotaryEmbedding
+
+from converters.shared.library import module_class
+
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SILU, GELU = "silu", "gelu_pytorch_tanh"
 
 
-@dataclass(frozen=True)
-class Turns:
-    """What llama.cpp has in its code of a key of the config that has a value for each layer."""
-
-    values: tuple[object, ...]
-    """The values of the first layers, which come again and again."""
-
-    told: str
-    """The same in words."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """The names of one architecture's parts."""
 
     name: str
-    config: type[PreTrainedConfig]
-    layer: type[nn.Module]
-    rotary: type[nn.Module]
+    """The `model_type` of its configs."""
+
+    library: str
+    """What the names of its classes begin with in transformers."""
+
     architecture: str
-    """The name of the architecture in GGUF."""
+    """What it is in GGUF."""
+
+    activation: str = SILU
+    """The activation of the feed-forward part."""
+
+    windows: Literal["bound", "mixed", "refused"] | None = None
+    """What a sliding window in the config is here: one that texts are cut to, since it then changes nothing;
+    the attention of some layers, whose rotations are others; none of llama.cpp's; or no key of the config.
+    """
+
+    head_dim: bool = True
+    """Whether the config has the width of a head apart from that of the hidden state."""
 
     offset: float = 0.0
     """The number that its norms add to their weights."""
@@ -68,8 +60,16 @@ class Kind:
     """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
 
     @property
+    def layer(self) -> type[nn.Module]:
+        return module_class(self.library.lower(), f"{self.library}DecoderLayer")
+
+    @property
+    def rotary(self) -> type[nn.Module]:
+        return module_class(self.library.lower(), f"{self.library}RotaryEmbedding")
+
+    @property
     def norms(self) -> tuple[str, ...]:
-        """Return the norms of a layer, in the order of the data."""
+        """The norms of a layer, in the order of the data."""
         return ("input_layernorm", *self.feed_forward_norms, *self.last)
 
     @property
@@ -95,44 +95,29 @@ _HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 KINDS = {
     kind.name: kind
     for kind in (
+        Kind(name="llama", library="Llama", architecture="llama", interleaved=True),
+        Kind(name="mistral", library="Mistral", architecture="llama", windows="bound", interleaved=True),
         Kind(
-            "llama",
-            config=LlamaConfig,
-            layer=LlamaDecoderLayer,
-            rotary=LlamaRotaryEmbedding,
-            architecture="llama",
-            interleaved=True,
-        ),
-        Kind(
-            "mistral",
-            config=MistralConfig,
-            layer=MistralDecoderLayer,
-            rotary=MistralRotaryEmbedding,
-            architecture="llama",
-            interleaved=True,
-        ),
-        Kind(
-            "qwen2",
-            config=Qwen2Config,
-            layer=Qwen2DecoderLayer,
-            rotary=Qwen2RotaryEmbedding,
+            name="qwen2",
+            library="Qwen2",
             architecture="qwen2",
+            windows="refused",
+            head_dim=False,
             biased=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         ),
         Kind(
-            "qwen3",
-            config=Qwen3Config,
-            layer=Qwen3DecoderLayer,
-            rotary=Qwen3RotaryEmbedding,
+            name="qwen3",
+            library="Qwen3",
             architecture="qwen3",
+            windows="refused",
             head_norms=_HEAD_NORMS,
         ),
         Kind(
-            "gemma3_text",
-            config=Gemma3TextConfig,
-            layer=Gemma3DecoderLayer,
-            rotary=Gemma3RotaryEmbedding,
+            name="gemma3_text",
+            library="Gemma3",
             architecture="gemma3",
+            activation=GELU,
+            windows="mixed",
             offset=1.0,
             scaled=True,
             feed_forward_norms=("post_attention_layernorm", "pre_feedforward_layernorm"),
@@ -157,5 +142,7 @@ KINDS = {
 }
 
 
-# The kinds by the architecture in a GGUF file. Mistral's files name llama.
-ARCHITECTURES = {kind.architecture: kind for kind in KINDS.values() if kind.name != "mistral"}
+ARCHITECTURES = {kind.architecture: kind for kind in reversed(KINDS.values())}
+"""The kind by what a GGUF file says, the first of those that it says one thing of: of Mistral that it is a
+llama.
+"""

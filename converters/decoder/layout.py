@@ -1,5 +1,5 @@
-"""The layout that the writer of a decoder's GGUF file and its reader share: keys, names, rows, norms and
-rotations.
+"""What the writer of a decoder's GGUF file (gguf.py) and the reader (from_gguf) both go by: keys, names,
+rows, norms and rotations.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,7 @@ import torch
 from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import Tensor
 
-from converters.decoder.blocks import EMBEDDINGS, HEAD
-from converters.decoder.kinds import Kind
+from converters.decoder.kinds import EMBEDDINGS, HEAD, Kind
 
 HEADS, SHARED_HEADS = "attention.head_count", "attention.head_count_kv"
 # The keys of config.json by those of the file, without the architecture.
@@ -30,8 +29,8 @@ _ATTENTION = tuple(f"self_attn.{which}_proj" for which in "qkvo")
 
 
 def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool) -> dict[str, str]:
-    """Return the file's names by canonical names, by gguf's own map, in the order of the file. `biased` tells
-    whether the config gives the attention biases.
+    """Return canonical names to the file's, by gguf's own map, in the order of the file. `biased`: whether
+    the config gives the attention biases.
     """
     known = get_tensor_name_map(_NUMBERS[kind.architecture], layers)
     linears = [path for step in kind.steps for path in step if path not in kind.norms]
@@ -57,27 +56,25 @@ def rotated(kind: Kind, names: Iterable[str]) -> dict[str, str]:
 
 
 def interleaved(heads: int, width: int) -> Tensor:
-    """Return the order of the rows of q and k, int64 [heads * width]. llama.cpp rotates pairs of neighbours,
-    and transformers a head's first half with its second.
+    """Return the order of q's and k's rows, int64 [heads * width]: llama.cpp rotates pairs of neighbours,
+    transformers a head's first half with its second.
     """
     return torch.arange(heads * width).reshape(heads, 2, width // 2).transpose(1, 2).reshape(-1)
 
 
 def offsets(kind: Kind, names: Iterable[str]) -> dict[str, float]:
-    """Return the numbers that the file adds to weights of norms."""
+    """Return what the file has added to weights of norms."""
     return {name: kind.offset for name in names if name.endswith("norm.weight")} if kind.offset else {}
 
 
 def divisors(base: float, frequencies: Tensor) -> Tensor:
-    """Return the numbers that the plain frequencies of `base` are divided by to give the scaled ones, float32
-    [width / 2].
-    """
+    """Return what the plain frequencies of `base` are divided by to be these, float32 [width / 2]."""
     plain = base ** -(torch.arange(len(frequencies), dtype=torch.float64) / len(frequencies))
     return (plain / frequencies.double()).float()
 
 
 def gemma_scalar(layers: int, width: int, heads: int, head: int) -> int:
-    """Return the scale of Gemma's attention, which llama.cpp has in its code. The 27 B model, known by its 62
+    """Return the scale of Gemma's attention that llama.cpp has in its code: the 27 B model, told by its 62
     layers, takes the mean width of a head.
     """
     return width // heads if layers == 62 else head

@@ -7,13 +7,14 @@ The outputs are logits and present.N.key and .value, past and new together. A pa
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from converters.decoder.genai import FILE, genai_config
 from converters.shared.blocks import Blocks
+from converters.shared.config import Config, head_width
 from epmq_export.models.family import Block, Family
 from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.source import TensorSource
@@ -43,7 +44,7 @@ class ScoringHead(Block, Protocol):
     """A head that scores all rows."""
 
     def scores(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """Return the scores, [batch, length, vocabulary]."""
+        """Return the scores of all tokens, [batch, length, vocabulary]."""
         ...
 
 
@@ -103,12 +104,10 @@ def name(kind: str, layer: int, part: str) -> str:
     return f"{kind}.{layer}.{part}"
 
 
-def onnx_spec(family: CachedFamily, config: Any) -> OnnxSpec:  # noqa: ANN401 - one of several classes of the library
-    """Return the model that the family is exported as."""
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    shape = (2, config.num_key_value_heads, 3, width)
-    # The example has two texts of two new tokens behind three, because the exporter takes an axis of length 0
-    # or 1 for constant.
+def onnx_spec(family: CachedFamily, config: Config) -> OnnxSpec:
+    """Return the model, with its config's sizes of the cache."""
+    shape = (2, config.num_key_value_heads, 3, head_width(config))
+    # Two texts of two new tokens behind three: the exporter takes an axis of length 0 or 1 for a constant.
     example = {
         "input_ids": torch.ones(2, 2, dtype=torch.int64),
         "attention_mask": torch.ones(2, 5, dtype=torch.int64),

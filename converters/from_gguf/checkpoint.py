@@ -17,8 +17,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from converters.decoder.blocks import EMBEDDINGS, HEAD
-from converters.decoder.kinds import ARCHITECTURES, Kind
+from converters.decoder.kinds import ARCHITECTURES, EMBEDDINGS, HEAD, Kind
 from converters.decoder.layout import (
     DIVISORS,
     HEADS,

@@ -24,6 +24,7 @@ from converters.decoder.layout import (
     divisors,
     gemma_scalar,
 )
+from converters.shared.library import config_class
 from converters.tokenizers.common import IDS
 from epmq_export.errors import InputError
 from epmq_export.tensors.gguf_file import Value, shown
@@ -60,12 +61,10 @@ def write_config(
     biased: bool,
     scaling: Tensor | None,
 ) -> None:
-    """Write the config.json of the file at `path`, whose embeddings have `rows` rows, into `directory`.
-    `scaling` are its divisors of frequencies, if it has any.
-
-    Raises InputError where config.json cannot say what the file says.
+    """Write the config of the file at `path`, whose embeddings have `rows`; `scaling` are its divisors of
+    frequencies, if it has any. InputError where it cannot be said.
     """
-    config = kind.config(
+    config = config_class(kind.name)(
         **_values(kind, _Keys(path, kind.architecture, metadata), rows, tied, biased, scaling)
     )
     config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind.name]]
@@ -123,7 +122,7 @@ class _Keys:
 def _values(
     kind: Kind, keys: _Keys, rows: int, tied: bool, biased: bool, scaling: Tensor | None
 ) -> dict[str, Any]:
-    gemma = kind.architecture == "gemma3"
+    mixed = kind.windows == "mixed"
     defaults = {SHARED_HEADS: keys.number(HEADS)}
     sizes = {name: keys.number(key, defaults.get(key)) for key, name in KEYS.items()}
     width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
@@ -139,10 +138,10 @@ def _values(
         "tie_word_embeddings": tied,
         **{name: keys.token(which) for which, name in IDS.items() if which != "unknown"},
     }
-    rope = _rope(keys, 1e6 if gemma else 10000.0)
+    rope = _rope(keys, 1e6 if mixed else 10000.0)
     if scaling is not None:
         rope = _llama3(keys, rope, values, scaling)
-    if gemma:
+    if mixed:
         scalar = gemma_scalar(sizes["num_hidden_layers"], width, heads, head)
         local = {"rope_type": "default", "rope_theta": LOCAL_BASE}
         values |= {"query_pre_attn_scalar": scalar, "sliding_window": keys.number("attention.sliding_window")}
@@ -150,7 +149,7 @@ def _values(
     else:
         values["rope_parameters"] = rope
         values |= {} if kind.biased else {"attention_bias": biased}
-    if kind.architecture == "qwen2":
+    if not kind.head_dim:
         del values["head_dim"]
         if head * heads != width:
             keys.fail("attention.key_length", str(width // heads))

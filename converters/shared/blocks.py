@@ -1,8 +1,10 @@
-"""The blocks of a family as one module, for export: their own modules in a row, each parameter under its
-canonical name.
+"""A family's blocks as one module, for export: their own modules in a row, each parameter under its canonical
+name.
+
+They run what the blocks run, so an exported graph can only differ from the reference by the exporter's doing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ class Blocks(nn.Module):
         self.eval()
 
     def part(self, prefix: str) -> nn.Module:
-        """Return the module that holds the modules of the blocks with this prefix."""
+        """Return where the modules of a block are."""
         return self.get_submodule(prefix.removesuffix("."))
 
     def through(self, blocks: Sequence[Block], batch: Batch) -> tuple[Tensor, Tensor]:
@@ -38,9 +40,29 @@ class Blocks(nn.Module):
         return before, hidden
 
 
+Outputs = Callable[[Tensor, Tensor, Batch], tuple[Tensor, ...]]
+"""What a tower gives out, of the hidden states before and after its last block and of the batch."""
+
+
+class Tower(Blocks):
+    """One tower: it is given the batch's tensors in the order of their names `inputs`, and gives
+    `outputs`.
+    """
+
+    def __init__(
+        self, source: TensorSource, blocks: Sequence[Block], inputs: Sequence[str], outputs: Outputs
+    ) -> None:
+        super().__init__(source, blocks)
+        self._blocks, self._inputs, self._outputs = tuple(blocks), tuple(inputs), outputs
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        batch = dict(zip(self._inputs, given, strict=True))
+        return self._outputs(*self.through(self._blocks, batch), batch)
+
+
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module under a dotted name. Where there is a module already, as the towers are when their heads
-    come, the children join its children.
+    """Put a module under a dotted name; where something is already, as the towers are when their heads come,
+    the children join its children.
     """
     *path, last = name.split(".") if name else [""]
     for part in path:

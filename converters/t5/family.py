@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config
 
+from converters.shared.batches import parts
+from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.ggml_gelu import GatedGelu
 from converters.t5.blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Stem, Turn, position_buckets
 from converters.t5.gguf import gguf_spec
@@ -33,12 +34,18 @@ POSITIONS = 512
 ANSWER = 16
 
 
+# What llama.cpp, or the blocks here, would compute otherwise is refused.
+_KNOWN: Mapping[str, tuple[object, ...]] = {
+    "feed_forward_proj": ("relu", "gated-gelu"),
+    "relative_attention_max_distance": (DISTANCE,),
+    "is_encoder_decoder": (True,),
+}
+
+
 @dataclass(frozen=True)
 class T5:
-    """A T5 model with its tokenizer.
-
-    A `Passage` has its context in the encoder and its target in the decoder, each with the token that ends
-    it. A text is the encoder's alone, and the decoder's first step is read.
+    """Both versions. `Passage`s have their context in the encoder and their target in the decoder, each with
+    the token that ends it; of a text, which is all the encoder's, the decoder's first step is read.
     """
 
     directory: Path
@@ -52,7 +59,7 @@ class T5:
     """The most tokens of either half, with the token that ends it."""
 
     activation: nn.Module | None = field(default=None, compare=False, repr=False)
-    """A module in place of the config's activation, or None."""
+    """What stands in for the config's activation."""
 
     name: str = "t5"
     frozen: tuple[str, ...] = ()
@@ -67,12 +74,8 @@ class T5:
         """
         path = directory / "config.json"
         stored = read_json(path)
-        try:
-            config: Any = copy.deepcopy(T5Config.from_pretrained(directory))
-        except Exception as error:  # The library's checks raise a class of their own for every mistake.
-            raise InputError(f"{path}: found no config of a t5 ({' '.join(str(error).split())})") from None
-        _refuse_unsupported(path, config)
-        config._attn_implementation = "sdpa"
+        config = load_config("t5", path, T5Config)
+        refuse_other_values("t5", path, config, _KNOWN)
         tokenizer = fast_tokenizer(directory)
         _refuse_endings(path, config, tokenizer)
         # The library ties the head whatever a config says, and since version 5 it writes so even for a model
@@ -81,15 +84,11 @@ class T5:
             stored.get("tie_word_embeddings") is not False
             and stored.get("scale_decoder_outputs") is not False
         )
-        limits = (getattr(config, "n_positions", None) or POSITIONS, tokenizer.model_max_length)
-        return cls(
-            directory=directory,
-            config=config,
-            tied=tied,
-            start=config.decoder_start_token_id,
-            tokenizer=tokenizer,
-            max_length=min(limits),
-        )
+        positions = getattr(config, "n_positions", None)
+        if not (positions is None or isinstance(positions, int)):
+            raise InputError(f"{path}: found n_positions {positions!r}, expected a number")
+        limits = (positions or POSITIONS, tokenizer.model_max_length)
+        return cls(directory, config, tied, config.decoder_start_token_id, tokenizer, min(limits))
 
     @property
     def language(self) -> Language:
@@ -118,7 +117,7 @@ class T5:
 
     @property
     def encoder(self) -> Sequence[Block]:
-        """Return the blocks that depend on the encoder's tokens alone."""
+        """The blocks that depend on the encoder's tokens alone."""
         return (self.stem, *self.layers("encoder"))
 
     @property
@@ -148,8 +147,8 @@ class T5:
         ]
 
     def canonical(self, name: str) -> str | None:
-        """Return the name that transformers has in a model with a head. The embeddings are one tensor under
-        each of their names, and so is a head that is tied to them.
+        """Return the name as transformers has it for a model with a head. The embeddings are one tensor under
+        each of their names, as is a head that is tied to them.
 
         It is None for the table of relative positions of cross attention, which old checkpoints hold and
         nothing reads.
@@ -163,7 +162,7 @@ class T5:
         return name if name in (SHARED, HEAD) or name.startswith(("encoder.", "decoder.")) else None
 
     def truncate(self, sample: Sample) -> Sample:
-        """Cut texts, contexts, targets and questions at their ends."""
+        """Cut what does not fit: texts, contexts, targets and questions lose their ends."""
         match sample:
             case Passage():
                 return Passage(self._cut(sample.context), self._cut(sample.target))
@@ -179,14 +178,14 @@ class T5:
         return text[: max((end for _, end in encoded["offset_mapping"][: self.max_length - 1]), default=0)]
 
     def targets(self, passage: Passage) -> list[int]:
-        """Return the tokens of the target with the one that ends it, so that an empty target has one."""
+        """Return the target's tokens with the one that ends it, so that an empty target has one."""
         return self._ids(passage.target)
 
     def passages(
         self, source: TensorSource, samples: Sequence[Sample], device: torch.device
     ) -> Sequence[Sample]:
-        """Return passages in place of texts. The target of a text is the greedy answer of the source, which
-        is taken for an expert of its task, of up to 16 tokens. Passages stay as they are.
+        """Make a passage of each text: its target is the source's greedy answer, taken for an expert of what
+        it is for, of up to 16 tokens. Passages stay as they are.
 
         An answer is text, which shows no cut at the limit. As a target it ends where it was cut, and is
         tokenised anew.
@@ -223,19 +222,19 @@ class T5:
         return ids
 
     def _encode(self, sample: Sample) -> tuple[list[int], list[int]]:
-        """Return the tokens of the encoder and of the decoder. The decoder gets the start token, and all
-        tokens of a target but the last.
+        """Return what the encoder is given, and what the decoder is given: the start, and of a target all
+        tokens but the last.
         """
         if isinstance(sample, Passage):
             return self._ids(sample.context), [self.start, *self.targets(sample)[:-1]]
         return self._ids(text_of(sample)), [self.start]
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        """Yield batches in which `read` marks the decoder's tokens whose successors are scored: all that are
-        no padding.
+        """Give tokens and masks of both halves, and `read`, int64 [batch, length], which marks the decoder's
+        tokens whose successors are scored: all that are no padding.
         """
-        for first in range(0, len(samples), size):
-            encoded = [self._encode(sample) for sample in samples[first : first + size]]
+        for part in parts(samples, size):
+            encoded = [self._encode(sample) for sample in part]
             ids, mask = _padded([encoder for encoder, _ in encoded])
             decoder_ids, decoder_mask = _padded([decoder for _, decoder in encoded])
             yield {
@@ -263,7 +262,7 @@ class T5:
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return tokens and mask, each int64 [rows, longest]."""
+    """Return tokens and mask, int64 [rows, longest]."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -272,22 +271,8 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def _refuse_unsupported(path: Path, config: Any) -> None:  # noqa: ANN401 - its class declares only some of its keys
-    """Raise InputError for settings that llama.cpp, or the blocks here, would compute in another way."""
-    if config.feed_forward_proj not in ("relu", "gated-gelu"):
-        raise InputError(
-            f"{path}: found feed_forward_proj {config.feed_forward_proj!r}, expected 'relu' or 'gated-gelu'"
-        )
-    expected = {"relative_attention_max_distance": DISTANCE, "is_encoder_decoder": True}
-    for key, value in expected.items():
-        if getattr(config, key) != value:
-            raise InputError(
-                f"{path}: found {key} {getattr(config, key)!r}, expected {value!r}: family t5 has no other"
-            )
-
-
-def _refuse_endings(path: Path, config: Any, tokenizer: PreTrainedTokenizerFast) -> None:  # noqa: ANN401
-    """Raise InputError where it is not known how the tokens of either half begin and end."""
+def _refuse_endings(path: Path, config: Config, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise InputError where it is not known how either half's tokens begin and end."""
     start = getattr(config, "decoder_start_token_id", None)
     if not isinstance(start, int) or not 0 <= start < config.vocab_size:
         raise InputError(
@@ -303,3 +288,8 @@ def _refuse_endings(path: Path, config: Any, tokenizer: PreTrainedTokenizerFast)
             f"{path.parent}: its tokenizer gives a text the tokens "
             f"{tokenizer.convert_ids_to_tokens(ids)}, expected {tokenizer.eos_token} at the end"
         )
+
+
+def open_family(directory: Path, model_type: str) -> T5:
+    """Open a model's directory."""
+    return T5.open(directory)

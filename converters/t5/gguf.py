@@ -1,11 +1,11 @@
 """The layout of T5 in GGUF, as llama.cpp reads it."""
 
 from pathlib import Path
-from typing import Any
 
 from gguf import MODEL_ARCH, get_tensor_name_map
 from transformers import PreTrainedTokenizerFast
 
+from converters.shared.config import Config
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
@@ -14,9 +14,9 @@ ARCHITECTURE = "t5"
 POSITIONS = 512
 
 
-def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, directory: Path) -> GgufSpec:  # noqa: ANN401 - its class declares some keys
-    """Return the layout. Raises InputError where the decoder has more layers than the encoder, because
-    llama.cpp makes room for as many as the encoder has.
+def gguf_spec(config: Config, tied: bool, tokenizer: PreTrainedTokenizerFast, directory: Path) -> GgufSpec:
+    """Return the layout; InputError where the decoder is the deeper one: llama.cpp makes room for as many
+    layers as the encoder has.
 
     A head that is the embeddings has no tensor of its own in the file. llama.cpp does not divide the input of
     such a head by the root of the width. The norm before it does so instead, which costs neither bytes nor
@@ -54,8 +54,8 @@ def gguf_spec(config: Any, tied: bool, tokenizer: PreTrainedTokenizerFast, direc
     return GgufSpec(ARCHITECTURE, metadata, _names(config, tied), factors=factors)
 
 
-def _names(config: Any, tied: bool) -> dict[str, str]:  # noqa: ANN401
-    """Return the file's names by canonical names, by gguf's own map."""
+def _names(config: Config, tied: bool) -> dict[str, str]:
+    """Return canonical names to the file's, by gguf's own map."""
     known = get_tensor_name_map(MODEL_ARCH.T5, max(config.num_layers, config.num_decoder_layers))
     feed_forward = ("wi_0", "wi_1", "wo") if config.is_gated_act else ("wi", "wo")
     paths = ["shared"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
 from converters.shared.blocks import Blocks
+from converters.shared.config import Config
 from epmq_export.models.family import Block, Family
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.specs import OnnxSpec
@@ -63,7 +64,7 @@ class TwoStacks(Family, Protocol):
 class Encoder(Blocks):
     """A module that returns last_hidden_state, float32 [batch, length, width], after the last norm."""
 
-    def __init__(self, family: TwoStacks, config: Any, source: TensorSource) -> None:  # noqa: ANN401 - its class declares some keys
+    def __init__(self, family: TwoStacks, config: Config, source: TensorSource) -> None:
         self._stem, self._layers = family.stem, family.layers("encoder")
         super().__init__(source, [self._stem, *self._layers])
         norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
@@ -85,7 +86,7 @@ class _Kept:
     """The keys and values of one of the attentions, with the method that transformers calls."""
 
     layers: Sequence["_Layer"] = ()
-    """The keys and values by layer, where transformers is to read them as they are."""
+    """The layers that transformers is to read as they are."""
 
     def __init__(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
         self._past = past
@@ -102,7 +103,7 @@ class _Kept:
 
 
 class _Layer:
-    """The keys and values of a layer."""
+    """Keys and values of one layer, as transformers reads them."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -134,7 +135,7 @@ class _Cache(EncoderDecoderCache):
 
 
 class _Decoder(Blocks):
-    """The decoder's blocks behind a cache."""
+    """The decoder's stack behind a cache."""
 
     def __init__(self, family: TwoStacks, source: TensorSource) -> None:
         self._stem, self._layers, self._head = family.stem, family.layers("decoder"), family.head
@@ -143,8 +144,8 @@ class _Decoder(Blocks):
     def run(
         self, input_ids: Tensor, cross: tuple[Tensor, Tensor] | None, read: Tensor, cache: _Cache, past: int
     ) -> Tensor:
-        """Return the scores, [batch, new, vocabulary], of tokens behind `past` others. `cross` is None where
-        the cache has the keys and values of the encoder's states.
+        """Return scores [batch, new, vocabulary], of tokens behind `past` others; without the encoder's
+        states where the cache has what is made of them.
         """
         hidden = self._stem.run(self.part(self._stem.prefix), None, {"input_ids": input_ids})
         new = input_ids.shape[1]
@@ -226,9 +227,9 @@ def _pasts(
     ]
 
 
-def onnx_specs(family: TwoStacks, config: Any) -> dict[str, OnnxSpec]:  # noqa: ANN401
-    """Return the models that the family is exported as, the encoder first. The runtime begins there and finds
-    the decoders beside it. Two of them give scores together only, and so have no towers.
+def onnx_specs(family: TwoStacks, config: Config) -> dict[str, OnnxSpec]:
+    """Return the models, the encoder first: the runtime begins there and finds the decoders beside it, two of
+    which give scores together only and so have no towers.
     """
     depth = len(family.layers("decoder"))
     states = {0: "batch_size", 1: "encoder_sequence_length"}
@@ -297,8 +298,8 @@ def _axes(kind: str, depth: int, decoder: str, encoder: str) -> Axes:
     }
 
 
-def _zeros(config: Any, past: Iterable[str], states: int) -> dict[str, Tensor]:  # noqa: ANN401
-    """Return an empty-valued cache of five tokens of the decoder, and of `states` of the encoder's."""
+def _zeros(config: Config, past: Iterable[str], states: int) -> dict[str, Tensor]:
+    """Return a cache of five tokens of the decoder, and of so many of the encoder's."""
     return {
         name: torch.zeros(2, config.num_heads, 5 if ".decoder." in name else states, config.d_kv)
         for name in past

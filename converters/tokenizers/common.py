@@ -4,7 +4,7 @@ the tokens that begin and end a text.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,36 @@ _CONTROL_BY_NAME = {
 
 
 def added_tokens(rules: Rules) -> dict[str, dict[str, Any]]:
-    """Return the added tokens with their settings, by their text."""
+    """Return the entries of added tokens by their texts."""
     return {entry["content"]: entry for entry in rules["added_tokens"]}
 
 
 def rows(
     rules: Rules, pieces: Mapping[str, int], directory: Path, vocabulary: int
 ) -> tuple[list[str], list[int]]:
-    """Return the tokens and their types by row. A row that no token names is unused.
+    """Return tokens and types by row; a row that no token names is unused. InputError for tokens that
+    llama.cpp cannot hold or tell apart.
+    """
+    tokens, types = placed(rules, pieces, directory, vocabulary)
+    for row, token in enumerate(tokens):
+        if not token or "\0" in token:
+            raise InputError(
+                f"{directory}: token {row} is {token!r}: llama.cpp can hold neither an empty one nor a NUL"
+            )
+    if (twin := twice(tokens)) is not None:
+        raise InputError(f"{directory}: two rows are named {twin!r}, so llama.cpp cannot tell them apart")
+    return tokens, types
 
-    Raises InputError for an id beyond the rows, and for tokens that llama.cpp cannot hold or tell apart.
+
+def placed(
+    rules: Rules,
+    pieces: Mapping[str, int],
+    directory: Path,
+    vocabulary: int,
+    spelt: Callable[[str], str] = str,
+) -> tuple[list[str], list[int]]:
+    """Return tokens and types by row; a row that no token names is unused. `spelt` is how the file spells a
+    piece that is no added token. InputError for a row past the model's embeddings.
     """
     added = added_tokens(rules)
     tokens = [f"[PAD{row}]" for row in range(vocabulary)]
@@ -122,28 +142,28 @@ def rows(
             raise InputError(
                 f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings"
             )
-        if not token or "\0" in token:
-            raise InputError(
-                f"{directory}: token {row} is {token!r}: llama.cpp can hold neither an empty one nor a NUL"
-            )
-        tokens[row], types[row] = token, int(TokenType.NORMAL)
+        tokens[row], types[row] = spelt(token), int(TokenType.NORMAL)
         if token in added:
-            types[row] = int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED)
-    twin, count = Counter(tokens).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{directory}: two rows are named {twin!r}, so llama.cpp cannot tell them apart")
+            kind = TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED
+            tokens[row], types[row] = token, int(kind)
     return tokens, types
 
 
+def twice(tokens: Sequence[str]) -> str | None:
+    """Return a token that stands in two rows; None where there is none."""
+    twin, count = Counter(tokens).most_common(1)[0]
+    return twin if count > 1 else None
+
+
 def taken_for_control(rules: Rules, pieces: Iterable[str]) -> frozenset[str]:
-    """Return the ordinary pieces that llama.cpp takes for control tokens because of their names, such as
-    `</s>` in Qwen's vocabulary. Nothing in a file can change that.
+    """Return pieces like others that llama.cpp takes for control tokens by their names, such as `</s>` in
+    Qwen's vocabulary: nothing in a file helps.
     """
     return frozenset(pieces) & _CONTROL_BY_NAME - added_tokens(rules).keys()
 
 
 def fragments(rules: Rules, text: str) -> list[str]:
-    """Return the parts of a text between its added tokens."""
+    """Return what is left of a text between its added tokens."""
     added = sorted(added_tokens(rules), key=len, reverse=True)
     return re.split("|".join(map(re.escape, added)), text) if added else [text]
 
@@ -151,8 +171,8 @@ def fragments(rules: Rules, text: str) -> list[str]:
 def refuse_settings(
     found: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], directory: Path, what: str
 ) -> None:
-    """Raise InputError where a part of tokenizer.json has another value than those that llama.cpp follows.
-    `expected` has them by key.
+    """Raise InputError where a part of tokenizer.json has other values than those, by key, that llama.cpp
+    does the same of; the first is what it is told to be.
     """
     for key, accepted in expected.items():
         if found.get(key) not in accepted:
@@ -163,8 +183,8 @@ def refuse_settings(
 
 
 def refuse_other_matching(rules: Rules, directory: Path) -> None:
-    """Raise InputError for added tokens that do not match anywhere in the raw text. llama.cpp finds them so,
-    the longest first.
+    """Raise InputError for added tokens that llama.cpp would find elsewhere: it looks anywhere in the raw
+    text, for the longest first.
     """
     added = added_tokens(rules)
     for token, entry in added.items():
@@ -183,8 +203,8 @@ def refuse_other_matching(rules: Rules, directory: Path) -> None:
 
 
 def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
-    """Raise InputError where the end of one token begins another, because Hugging Face then takes the one on
-    the left, and llama.cpp the longer one. Runs of one letter are allowed.
+    """Raise InputError where the end of one token begins another, Hugging Face takes the one on the left,
+    llama.cpp the longer; runs of one letter aside.
     """
     known: dict[str, list[str]] = {}
     for token in tokens:
@@ -201,10 +221,8 @@ def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
 
 
 def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequence[str]) -> Keys:
-    """Return the ids of special tokens, and whether the tokenizer begins and ends a text with one. What the
-    tokenizer does counts, not what its settings say.
-
-    Raises InputError where a needed token is missing, or texts begin or end in another way.
+    """Return the ids of special tokens, and whether the tokenizer begins a text with one and ends it with
+    one: by what it does, whatever it says.
     """
     keys: Keys = {}
     ids = {name: getattr(tokenizer, attribute) for name, attribute in IDS.items()}
@@ -242,9 +260,7 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
 
 
 def chat_template(tokenizer: PreTrainedTokenizerFast, directory: Path) -> Keys:
-    """Return the key of the directory's own chat template. Raises InputError where there are several, because
-    GGUF has a name for one only.
-    """
+    """Return the directory's own template; of several, GGUF has names for none but the first."""
     found = tokenizer.chat_template
     if found is None:
         return {}

@@ -8,17 +8,15 @@ differently gives other outputs without a warning.
 """
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gguf import TokenType
 from transformers import PreTrainedTokenizerFast
 
+from converters.tokenizers.common import WORD_START, Rules, added_tokens, placed, twice
 from epmq_export.errors import InputError
 from epmq_export.models.specs import Metadata
 
-WORD_START = "\u2581"
 CONTINUES = "##"
 # llama.cpp reads `seperator` and knows [CLS] as the token that begins a text.
 _SPECIALS = {
@@ -38,27 +36,16 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
 
     Raises InputError where llama.cpp would tokenise in another way than the tokenizer.
     """
-    rules: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules: Rules = json.loads(tokenizer.backend_tokenizer.to_str())
     _refuse_other_rules(rules, directory)
     pieces: dict[str, int] = rules["model"]["vocab"]
-    added = {token["content"]: token for token in rules["added_tokens"]}
-    _refuse_other_matching(added, directory)
-    tokens = [f"[PAD{row}]" for row in range(vocabulary)]  # These stay in rows that no token names.
-    types = [int(TokenType.UNUSED)] * vocabulary
-    for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
-        if not 0 <= row < vocabulary:
-            raise InputError(
-                f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings"
-            )
-        if token in added:
-            tokens[row], types[row] = (
-                token,
-                int(TokenType.CONTROL if added[token]["special"] else TokenType.USER_DEFINED),
-            )
-        else:
-            tokens[row] = token.removeprefix(CONTINUES) if token.startswith(CONTINUES) else WORD_START + token
-            types[row] = int(TokenType.NORMAL)
-    _refuse_twins(tokens, directory)
+    _refuse_other_matching(added_tokens(rules), directory)
+    tokens, types = placed(rules, pieces, directory, vocabulary, _spelt)
+    if (twin := twice(tokens)) is not None:  # such as `##\u2581x` and `x`
+        raise InputError(
+            f"{directory}: two tokens are spelt {twin!r} in GGUF's vocabulary, so llama.cpp cannot tell "
+            "them apart"
+        )
     normalizer = rules["normalizer"]
     lowercase = bool(normalizer["lowercase"])
     accents = normalizer["strip_accents"]
@@ -84,9 +71,13 @@ def wordpiece(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabulary: i
     return metadata
 
 
+def _spelt(piece: str) -> str:
+    return piece.removeprefix(CONTINUES) if piece.startswith(CONTINUES) else WORD_START + piece
+
+
 def _refuse_other_rules(rules: dict[str, Any], directory: Path) -> None:
-    """Raise InputError for rules that are not llama.cpp's. max_input_chars_per_word is allowed: llama.cpp has
-    no such limit, so that a longer word becomes pieces there and one [UNK] here.
+    """Raise InputError for rules that llama.cpp has not. max_input_chars_per_word stays: llama.cpp has no
+    such limit, so a word past it becomes pieces there and one [UNK] here.
     """
     model, processor = rules["model"], rules["post_processor"] or {}
     found = {
@@ -125,9 +116,7 @@ def _template(processor: dict[str, Any]) -> str:
 
 
 def _refuse_other_matching(added: dict[str, dict[str, Any]], directory: Path) -> None:
-    """Raise InputError for added tokens that are not found anywhere in the raw text, as llama.cpp finds
-    them.
-    """
+    """Raise InputError for added tokens that are found otherwise than anywhere in the raw text."""
     for token, entry in added.items():
         for rule in ("normalized", "single_word"):
             if entry[rule]:
@@ -135,15 +124,3 @@ def _refuse_other_matching(added: dict[str, dict[str, Any]], directory: Path) ->
                     f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds "
                     "added tokens in the raw text"
                 )
-
-
-def _refuse_twins(tokens: list[str], directory: Path) -> None:
-    """Raise InputError for pieces that differ here and have the same spelling in GGUF, such as `##\u2581x`
-    and `x`.
-    """
-    twin, count = Counter(tokens).most_common(1)[0]
-    if count > 1:
-        raise InputError(
-            f"{directory}: two tokens are spelt {twin!r} in GGUF's vocabulary, so llama.cpp cannot tell "
-            "them apart"
-        )

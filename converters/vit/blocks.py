@@ -7,19 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from converters.shared.config import Config
+from converters.shared.row_weights import first_read
 from converters.vit.kinds import Kind
 from epmq_export.models.family import Batch
 
-# The fields that the blocks read are those of the kinds' own config classes, which share no typed base.
-Config = Any
-
-
 Size = tuple[int, int]
-
-
-# The weight of rows that the output does not read, as in FeatCal's public code. It is not 0, so that the
-# Hessian keeps its full rank.
-UNREAD = 0.01
 
 
 @dataclass(frozen=True)
@@ -113,8 +106,8 @@ class Head:
 
 
 def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
-    """Return positions [1, tokens + rows * columns, width] from a table [1, tokens + side * side, width], as
-    transformers interpolates them.
+    """Return positions [1, tokens + rows * columns, width] out of a table [1, tokens + side * side, width],
+    as transformers interpolates them.
     """
     side, (rows, columns) = math.isqrt(table.shape[1] - tokens), size
     if (rows, columns) == (side, side):
@@ -127,6 +120,4 @@ def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
 
 
 def _weights(shape: tuple[int, int], class_only: bool) -> Tensor:
-    weights = torch.full(shape, UNREAD if class_only else 1.0)
-    weights[:, 0] = 1.0
-    return weights
+    return first_read(torch.ones(shape)) if class_only else torch.ones(shape)

@@ -6,7 +6,6 @@ Poolers, mask tokens and classifiers are no part of the exported model. Pictures
 processor gives them, and positions for pictures of another size are interpolated as the library does.
 """
 
-import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converters.vit.blocks import Config, Head, Layer, Size, Stem
+from converters.shared.batches import preprocessed
+from converters.shared.config import Config, load_config, refuse_other_values
+from converters.shared.library import config_class
+from converters.vit.blocks import Head, Layer, Size, Stem
 from converters.vit.kinds import KINDS, Kind
-from converters.vit.onnx import Encoder
+from converters.vit.onnx import onnx_spec
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Images
 from epmq_export.models.processor import CONFIG, load_processor, preprocess
 from epmq_export.models.samples import Picture, Sample, picture_of
-from epmq_export.models.specs import OnnxExport, OnnxSpec
+from epmq_export.models.specs import OnnxExport
 
 # The classifier of this model reads the mean of the patches beside the class token, and is twice as wide as
 # the hidden state.
 BOTH = "Dinov2ForImageClassification"
-_KEYS: Mapping[str, object] = {"hidden_act": "gelu", "num_channels": 3, "use_swiglu_ffn": False}
-# The names of transformers 4 and those of 5. The order matters: `output.dense` is also the end of a longer
-# name.
+_KNOWN: Mapping[str, tuple[object, ...]] = {
+    "hidden_act": ("gelu",),
+    "num_channels": (3,),
+    "use_swiglu_ffn": (False,),
+}
+# Of transformers 4, in an order: `output.dense` is also the end of a longer name.
 _OLD = (
     ("attention.attention.query.", "attention.q_proj."),
     ("attention.attention.key.", "attention.k_proj."),
@@ -71,25 +76,14 @@ class Vit:
         Raises InputError for settings that this family does not have.
         """
         path = directory / "config.json"
-        try:
-            config: Config = copy.deepcopy(kind.config.from_pretrained(directory))
-        except Exception as error:  # The library's checks raise a class of their own for every mistake.
-            raise InputError(
-                f"{path}: found no config of a {kind.name} ({' '.join(str(error).split())})"
-            ) from None
-        _refuse_unsupported(path, kind, config)
-        config._attn_implementation = "sdpa"
+        config = load_config(kind.name, path, config_class(kind.name))
+        refuse_other_values(kind.name, path, config, _KNOWN)
+        _require_squares(path, config)
         config.use_mask_token = False
         processor = load_processor(directory)
         crop = _crop(directory / CONFIG, processor, config.patch_size)
-        return cls(
-            directory=directory,
-            kind=kind,
-            config=config,
-            processor=processor,
-            crop=crop,
-            both=BOTH in (config.architectures or ()),
-        )
+        both = isinstance(config.architectures, list) and BOTH in config.architectures
+        return cls(directory, kind, config, processor, crop, both)
 
     @property
     def name(self) -> str:
@@ -103,8 +97,14 @@ class Vit:
 
     @property
     def exports(self) -> Mapping[str, Export]:
-        """Return ONNX alone, because no runtime reads these models as GGUF."""
-        return {"onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs)}
+        """Without GGUF, which no runtime reads it as."""
+        return {
+            "onnx": OnnxExport(
+                runtimes=("onnxruntime",),
+                computed=lambda: self,
+                specs=lambda: {"model": onnx_spec(self, self.crop, self.both)},
+            )
+        }
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -116,8 +116,8 @@ class Vit:
         return (Stem(self.kind, self.config), *layers, Head(self.config, reads_class_only=not self.both))
 
     def canonical(self, name: str) -> str | None:
-        """Return the name of transformers 5, without the `vit.` of models with a head, or None for poolers,
-        mask tokens and heads.
+        """Return the name without the `vit.` of models with a head, and by the names of transformers 5; None
+        for poolers, mask tokens and heads.
         """
         name = name.removeprefix(f"{self.name}.")
         if self.kind.stack == "layers":
@@ -132,66 +132,26 @@ class Vit:
         return picture_of(sample)
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        for start in range(0, len(samples), size):
-            yield {
-                "pixel_values": torch.from_numpy(
-                    preprocess(
-                        self.processor, [picture_of(sample) for sample in samples[start : start + size]]
-                    )
-                )
-            }
+        return preprocessed(self.processor, samples, size)
 
     def later(self, batch: Batch) -> Batch:
         return {}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return the class token, [batch, width], or with the mean of the patches beside it, [batch, 2
+        """Return the class token, [batch, width]; with the mean of the patches beside it, [batch, 2
         width].
         """
         first = hidden[:, 0]
         return torch.cat((first, hidden[:, len(self.kind.tokens) :].mean(1)), 1) if self.both else first
 
-    def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
-        """Return one model, as optimum and transformers.js have it. The class token stands for a pooler's
-        output, whether or not the model was trained with a pooler.
-        """
-        images = {0: "batch_size"}
-        # The example has two pictures, because the exporter takes an axis of length 0 or 1 for constant.
-        example = {"pixel_values": torch.zeros(2, 3, *self.crop)}
-        outputs = dict.fromkeys(
-            ("last_hidden_state", "pooler_output", *(["image_embeds"] if self.both else [])), images
-        )
-        output = self.output if self.both else None
-        return {
-            "model": OnnxSpec(
-                build=lambda source: Encoder(self.blocks, output, source),
-                example=example,
-                inputs={"pixel_values": images},
-                outputs=outputs,
-                towers=[self],
-            )
-        }
+
+def open_family(directory: Path, model_type: str) -> Vit:
+    """Open the directory of a model of the kind."""
+    return Vit.open(directory, KINDS[model_type])
 
 
-def vit(directory: Path) -> Vit:
-    return Vit.open(directory, KINDS["vit"])
-
-
-def deit(directory: Path) -> Vit:
-    return Vit.open(directory, KINDS["deit"])
-
-
-def dinov2(directory: Path) -> Vit:
-    return Vit.open(directory, KINDS["dinov2"])
-
-
-def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
-    for key, value in _KEYS.items():
-        found = getattr(config, key, value)
-        if found != value:
-            raise InputError(
-                f"{path}: found {key} {found!r}, expected {value!r}: family {kind.name} has no other"
-            )
+def _require_squares(path: Path, config: Config) -> None:
+    """Raise InputError where pictures or patches are no squares, or pictures smaller than patches."""
     for key in ("image_size", "patch_size"):
         found = getattr(config, key)
         sides = [found] if isinstance(found, int) else list(found)
@@ -206,9 +166,8 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
 
 
 def _crop(path: Path, processor: Any, patch: int) -> Size:  # noqa: ANN401 - the library's classes share no typed call
-    """Return the height and width that the processor gives a picture, the same for a wide one and a tall one.
-
-    Raises InputError where they differ, or are smaller than a patch.
+    """Return what the processor makes of a picture: one size for a wide one and a tall one, of at least a
+    patch; InputError where it is not so.
     """
     pixels = [np.zeros(shape, np.uint8) for shape in ((40, 60, 3), (60, 40, 3))]
     try:

@@ -3,30 +3,36 @@
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import DeiTConfig, Dinov2Config, PreTrainedConfig, ViTConfig
-from transformers.models.deit.modeling_deit import DeiTEmbeddings, DeiTLayer
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2Layer
-from transformers.models.vit.modeling_vit import ViTEmbeddings, ViTLayer
+
+from converters.shared.library import module_class
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """One of these models."""
 
     name: str
     """The `model_type` of its configs, which may also stand before its tensors' names."""
 
-    config: type[PreTrainedConfig]
-    embeddings: type[nn.Module]
-    layer: type[nn.Module]
+    library: str
+    """What the names of their classes begin with in transformers."""
+
     stack: str
     """The beginning of the names of the layers."""
 
     norms: tuple[str, str]
-    """The norms before the attention and before the feed-forward part."""
+    """The norms before the attention, and before the feed-forward part."""
 
     tokens: tuple[str, ...]
-    """The tokens before the patches. The output is read off the first."""
+    """The tokens before the patches; the first is the one that the output is read off."""
+
+    @property
+    def embeddings(self) -> type[nn.Module]:
+        return module_class(self.name, f"{self.library}Embeddings")
+
+    @property
+    def layer(self) -> type[nn.Module]:
+        return module_class(self.name, f"{self.library}Layer")
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
@@ -45,29 +51,17 @@ _NORMS = ("layernorm_before", "layernorm_after")
 KINDS = {
     kind.name: kind
     for kind in (
+        Kind(name="vit", library="ViT", stack="layers", norms=_NORMS, tokens=("cls_token",)),
         Kind(
-            "vit",
-            config=ViTConfig,
-            embeddings=ViTEmbeddings,
-            layer=ViTLayer,
-            stack="layers",
-            norms=_NORMS,
-            tokens=("cls_token",),
-        ),
-        Kind(
-            "deit",
-            config=DeiTConfig,
-            embeddings=DeiTEmbeddings,
-            layer=DeiTLayer,
+            name="deit",
+            library="DeiT",
             stack="layers",
             norms=_NORMS,
             tokens=("cls_token", "distillation_token"),
         ),
         Kind(
-            "dinov2",
-            config=Dinov2Config,
-            embeddings=Dinov2Embeddings,
-            layer=Dinov2Layer,
+            name="dinov2",
+            library="Dinov2",
             stack="encoder.layer",
             norms=("norm1", "norm2"),
             tokens=("cls_token",),

@@ -1,30 +1,30 @@
-"""A vision transformer as one module, for export.
+"""A vision transformer as one ONNX model, as optimum and transformers.js have it."""
 
-It runs the same blocks as the reference, so that only the exporter can make an exported graph differ.
-"""
-
-from collections.abc import Callable, Sequence
-
+import torch
 from torch import Tensor
 
-from converters.shared.blocks import Blocks
-from epmq_export.models.family import Batch, Block
-from epmq_export.tensors.source import TensorSource
+from converters.shared.blocks import Tower
+from epmq_export.models.family import Batch, Family
+from epmq_export.models.specs import OnnxSpec
+
+IMAGES = {0: "batch_size"}
 
 
-class Encoder(Blocks):
-    """A module from pixel_values, float32 [batch, 3, height, width], to last_hidden_state [batch, tokens,
-    width], normalised; pooler_output [batch, width], its first row; and the family's output [batch, ...]
-    where that is another one.
+def onnx_spec(family: Family, size: tuple[int, int], features: bool) -> OnnxSpec:
+    """Return the model: pixel_values float32 [batch, 3, height, width] -> last_hidden_state [batch, tokens,
+    width], normalised; pooler_output [batch, width], its first row, whether or not the model was trained with
+    a pooler; and with `features`, where the family's output is another, that as image_embeds [batch, ...].
     """
 
-    def __init__(
-        self, blocks: Sequence[Block], output: Callable[[Tensor, Batch], Tensor] | None, source: TensorSource
-    ) -> None:
-        super().__init__(source, blocks)
-        self._tower, self._output = tuple(blocks), output
+    def outputs(before: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+        return (hidden, hidden[:, 0], *((family.output(hidden, batch),) if features else ()))
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        batch = {"pixel_values": pixel_values}
-        _, hidden = self.through(self._tower, batch)
-        return (hidden, hidden[:, 0], *(() if self._output is None else (self._output(hidden, batch),)))
+    names = ("last_hidden_state", "pooler_output", *(["image_embeds"] if features else []))
+    return OnnxSpec(
+        build=lambda source: Tower(source, family.blocks, ["pixel_values"], outputs),
+        # Two pictures: the exporter takes an axis of length 0 or 1 for a constant.
+        example={"pixel_values": torch.zeros(2, 3, *size)},
+        inputs={"pixel_values": IMAGES},
+        outputs=dict.fromkeys(names, IMAGES),
+        towers=[family],
+    )

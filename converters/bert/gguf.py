@@ -1,0 +1,61 @@
+"""How BERT is laid out in GGUF, as llama.cpp reads its architecture `bert`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from transformers import BertConfig, PreTrainedTokenizerFast
+
+from converters.tokenizers.wordpiece import wordpiece
+from epmq_export.models.specs import GgufSpec, Metadata
+
+Pooling = Literal["mean", "cls"]
+_POOLING: Mapping[Pooling, int] = {"mean": 1, "cls": 2}
+_EMBEDDINGS = {
+    "word_embeddings": "token_embd",
+    "position_embeddings": "position_embd",
+    "token_type_embeddings": "token_types",
+}
+_NORM = "token_embd_norm"
+_MODULES = {
+    "attention.self.query": "attn_q",
+    "attention.self.key": "attn_k",
+    "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output",
+    "attention.output.LayerNorm": "attn_output_norm",
+    "intermediate.dense": "ffn_up",
+    "output.dense": "ffn_down",
+    "output.LayerNorm": "layer_output_norm",
+}
+
+
+def gguf_spec(
+    config: BertConfig, pooling: Pooling, tokenizer: PreTrainedTokenizerFast, directory: Path
+) -> GgufSpec:
+    """Return the layout; InputError where llama.cpp would tokenise otherwise than the tokenizer does."""
+    metadata: Metadata = {
+        "bert.block_count": config.num_hidden_layers,
+        "bert.context_length": config.max_position_embeddings,
+        "bert.embedding_length": config.hidden_size,
+        "bert.feed_forward_length": config.intermediate_size,
+        "bert.attention.head_count": config.num_attention_heads,
+        "bert.attention.layer_norm_epsilon": config.layer_norm_eps,
+        "bert.attention.causal": False,
+        "bert.pooling_type": _POOLING[pooling],
+        "tokenizer.ggml.token_type_count": config.type_vocab_size,
+        **wordpiece(tokenizer, directory, config.vocab_size),
+    }
+    return GgufSpec("bert", metadata, _names(config.num_hidden_layers))
+
+
+def _names(layers: int) -> dict[str, str]:
+    """Return the file's names of tensors by canonical ones, in the order of the file."""
+    names = {f"embeddings.{here}.weight": f"{there}.weight" for here, there in _EMBEDDINGS.items()}
+    modules = {"embeddings.LayerNorm": _NORM}
+    for layer in range(layers):
+        modules |= {
+            f"encoder.layer.{layer}.{here}": f"blk.{layer}.{there}" for here, there in _MODULES.items()
+        }
+    return names | {
+        f"{here}.{kind}": f"{there}.{kind}" for here, there in modules.items() for kind in ("weight", "bias")
+    }

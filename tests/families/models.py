@@ -1,0 +1,69 @@
+"""A small model of each `model_type` that families are known for, with what its tests ask of it.
+
+Who adds a family adds its models here, and then every test of test_contract.py is one of the family's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel
+
+from epmq_export.models.samples import Passage, Sample
+from epmq_export.verification.probes import hard_pictures
+from tests.tiny import clip, decoder, t5, vit
+from tests.tiny.bert import small_bert
+
+
+@dataclass(frozen=True)
+class Model:
+    """How a model of a family is made, and what it is given."""
+
+    write: Callable[[Path], Path]
+    """Writes config, weights and all else into a directory, which is not there yet, and returns it."""
+
+    samples: Sequence[Sample]
+    """Samples of several lengths."""
+
+    long: Sequence[Sample] = ()
+    """Samples that the model has no room for."""
+
+    number: str = "hidden_size"
+    """A key of config.json, dotted where it lies deeper, that takes a number."""
+
+
+TEXTS = ["the cat sat on the mat .", "a", "it is good , very good !", "what is that ?"]
+ENDLESS = "the cat sat on the mat , it is good . " * 200
+TOO_LONG = [ENDLESS, Passage(ENDLESS, " a dog"), Passage("", ENDLESS)]
+PASSAGES = [Passage("it is", " good , very good !"), Passage("the cat sat on the mat . " * 3, " a dog")]
+# Of made-up words, which its tokenizer knows.
+T5_TEXTS = t5.texts(6, 1)
+
+
+def _bert(directory: Path) -> Path:
+    small_bert(directory)
+    torch.manual_seed(0)
+    BertModel(BertConfig.from_pretrained(directory)).save_pretrained(directory)
+    return directory
+
+
+MODELS: Mapping[str, Model] = {
+    "bert": Model(_bert, TEXTS, [ENDLESS]),
+    "clip": Model(clip.clip, hard_pictures()[3:7], number="vision_config.hidden_size"),
+    **{
+        kind: Model(partial(vit.vit, architecture=architecture), hard_pictures()[3:7])
+        for kind, architecture in (("vit", "ViTModel"), ("deit", "DeiTModel"), ("dinov2", "Dinov2Model"))
+    },
+    **{
+        kind: Model(partial(decoder.write, kind=name), [*TEXTS, *PASSAGES], TOO_LONG)
+        for kind, name in (
+            *((kind, kind) for kind in ("llama", "mistral", "qwen2", "qwen3")),
+            ("gemma3_text", "gemma3"),
+        )
+    },
+    "t5": Model(
+        t5.t5, [*T5_TEXTS[2:], Passage(*T5_TEXTS[:2]), Passage("", T5_TEXTS[2])], TOO_LONG, number="d_model"
+    ),
+}
