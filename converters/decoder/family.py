@@ -33,7 +33,6 @@ _KNOWN: Mapping[str, tuple[object, ...]] = {
     "final_logit_softcapping": (None,),
     "use_bidirectional_attention": (False,),
     "mlp_bias": (False,),
-    "pretraining_tp": (1,),
 }
 
 

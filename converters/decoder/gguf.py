@@ -43,9 +43,9 @@ def gguf_spec(
         f"{architecture}.vocab_size": config.vocab_size,
     }
     rope, constants = (
-        (_mixed_rope(path, config), {})
+        (_mixed_rope(path, kind, config), {})
         if kind.windows == "mixed"
-        else _rope(path, config.rope_parameters, rotary)
+        else _rope(path, kind, config.rope_parameters, rotary)
     )
     metadata = {
         **metadata,
@@ -97,7 +97,7 @@ def _rope(
     return found, {}
 
 
-def _mixed_rope(path: Path, config: Config) -> dict[str, str | int | float]:
+def _mixed_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int | float]:
     """Return the keys of a model some of whose layers see a window: llama.cpp has the period of the layers
     and the local rotation in its code.
     """
