@@ -1,4 +1,4 @@
-"""The layout of decoder language models in GGUF, as llama.cpp reads their architectures."""
+"""How decoder language models are laid out in GGUF, as llama.cpp reads their architectures."""
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def gguf_spec(
 ) -> GgufSpec:
     """Return the layout; InputError for a config that llama.cpp would compute otherwise."""
     architecture, path = kind.architecture, directory / "config.json"
+    _refuse_other_turns(path, kind, config)
     head = head_width(config)
     metadata: Metadata = {
         **{f"{architecture}.{key}": getattr(config, name) for key, name in KEYS.items()},
@@ -98,18 +99,9 @@ def _rope(
 
 
 def _mixed_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int | float]:
-    """Return the keys of a model some of whose layers see a window: llama.cpp has the period of the layers
-    and the local rotation in its code.
+    """Return the keys of a model some of whose layers see a window: llama.cpp has the local rotation in its
+    code.
     """
-    expected = [
-        "full_attention" if (layer + 1) % PERIOD == 0 else "sliding_attention"
-        for layer in range(config.num_hidden_layers)
-    ]
-    if list(config.layer_types) != expected:
-        raise InputError(
-            f"{path}: found layer_types that are not five sliding ones and a full one in turn, which is "
-            "all that llama.cpp has"
-        )
     local, whole = config.rope_parameters["sliding_attention"], config.rope_parameters["full_attention"]
     if local["rope_type"] != "default" or local["rope_theta"] != LOCAL_BASE:
         raise InputError(

@@ -1,6 +1,7 @@
 """What each architecture of decoder language models calls its parts, and what it does its own way."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -9,6 +10,17 @@ from converters.shared.library import module_class
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SILU, GELU = "silu", "gelu_pytorch_tanh"
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What llama.cpp has in its code of a key of the config that has a value for each layer."""
+
+    values: tuple[object, ...]
+    """The values of the first layers, which come again and again."""
+
+    told: str
+    """The same in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,9 @@ class Kind:
 
     interleaved: bool = False
     """Whether the rows of q and k stand in GGUF in pairs of neighbours, as llama.cpp rotates them."""
+
+    turns: Mapping[str, Turns] = field(default_factory=dict)
+    """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
 
     turns: Mapping[str, Turns] = field(default_factory=dict)
     """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
@@ -128,15 +143,6 @@ KINDS = {
                     (*["sliding_attention"] * 5, "full_attention"), "five sliding ones and a full one in turn"
                 )
             },
-        ),
-        Kind(
-            "smollm3",
-            SmolLM3Config,
-            SmolLM3DecoderLayer,
-            SmolLM3RotaryEmbedding,
-            "smollm3",
-            interleaved=True,
-            turns={"no_rope_layers": Turns((1, 1, 1, 0), "three ones and a zero in turn")},
         ),
     )
 }
