@@ -144,6 +144,14 @@ KINDS = {
                 )
             },
         ),
+        Kind(
+            name="smollm3",
+            library="SmolLM3",
+            architecture="smollm3",
+            windows="refused",
+            interleaved=True,
+            turns={"no_rope_layers": Turns((1, 1, 1, 0), "three ones and a zero in turn")},
+        ),
     )
 }
 
