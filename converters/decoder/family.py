@@ -289,10 +289,6 @@ def _rotary(path: Path, kind: Kind, config: Config) -> nn.Module:
         raise no_config(kind.name, path, error) from None
 
 
-def smollm3(directory: Path) -> Decoder:
-    return Decoder.open(directory, KINDS["smollm3"])
-
-
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     """Raise InputError for what llama.cpp, or the blocks here, would compute otherwise."""
     activation = {"hidden_act": (kind.activation,), "hidden_activation": (kind.activation,)}

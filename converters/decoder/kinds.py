@@ -71,9 +71,6 @@ class Kind:
     turns: Mapping[str, Turns] = field(default_factory=dict)
     """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
 
-    turns: Mapping[str, Turns] = field(default_factory=dict)
-    """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
-
     @property
     def layer(self) -> type[nn.Module]:
         return module_class(self.library.lower(), f"{self.library}DecoderLayer")
@@ -156,7 +153,10 @@ KINDS = {
 }
 
 
-ARCHITECTURES = {kind.architecture: kind for kind in reversed(KINDS.values())}
-"""The kind by what a GGUF file says, the first of those that it says one thing of: of Mistral that it is a
-llama.
+ARCHITECTURES = {
+    architecture: next(kind for kind in KINDS.values() if kind.architecture == architecture)
+    for architecture in dict.fromkeys(kind.architecture for kind in KINDS.values())
+}
+"""The kinds by the architecture in a GGUF file. Where several have the same, the first of them stands: the
+files of Mistral name llama.
 """
