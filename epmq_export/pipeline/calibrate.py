@@ -71,6 +71,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     wrong model, and CalibrationError where the numbers cannot be solved.
     """
     recipe = job.recipe
+    progress("measuring the merge", 0, 0)
     calibrator = _calibrator(job, target, progress)
     budget = recipe.quantization.bits if target is not None else None
     candidates = [GRIDS[name] for name in target.candidates] if target is not None else []
