@@ -35,7 +35,7 @@ def minilm_directory() -> Path:
 
 @pytest.fixture(scope="session")
 def project() -> recipe_project.Project:
-    """Read only."""
+    """Return the project that many tests share; it is read only."""
 
     def build(place: Path) -> None:
         with warnings.catch_warnings():
@@ -55,8 +55,8 @@ def epmq() -> Iterator[Warm]:
 
 @pytest.fixture(scope="session")
 def ran(project: recipe_project.Project) -> tuple[Path, Result]:
-    """The project's recipe run by `python cli.py run` from nothing: its output (read only), and what the
-    command said.
+    """Run the project's recipe by `python cli.py run` from nothing: its output, which is read only, and what
+    the command said.
     """
     output, result = ran_once("ran", cold, project.recipe)
     assert result.code == 0, result.stderr
@@ -65,8 +65,8 @@ def ran(project: recipe_project.Project) -> tuple[Path, Result]:
 
 @pytest.fixture(scope="session")
 def cls_ran(epmq: Warm) -> Path:
-    """The output of a run on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the
-    feed-forward's matrices kept. It is read only.
+    """Run a recipe on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the feed-forward's
+    matrices kept. Its output is read only.
     """
 
     def build(folder: Path) -> None:

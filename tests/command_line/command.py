@@ -26,8 +26,8 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The one line that says what went wrong: what stderr holds beside warnings and the stages' own
-        lines.
+        """Return the one line that says what went wrong: what stderr holds beside warnings and the stages'
+        own lines.
         """
         lines = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1, self.stderr
@@ -41,7 +41,7 @@ class Result:
 
 
 def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
-    """`python cli.py`, running."""
+    """Start `python cli.py`."""
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -57,19 +57,21 @@ def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
 
 
 def _hear_interrupts() -> None:
-    """A shell starts its background jobs, CI's among them, deaf to Ctrl-C, and children inherit that."""
+    """Hear Ctrl-C: a shell starts its background jobs, CI's among them, deaf to it, and children inherit
+    that.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def cold(*arguments: str | Path, folder: Path) -> Result:
-    """`python cli.py` from nothing."""
+    """Run `python cli.py` from nothing."""
     process = start(*arguments, folder=folder)
     stdout, stderr = process.communicate(timeout=300)
     return Result(process.returncode, stdout, stderr)
 
 
 class Warm:
-    """`python cli.py` by `warm_server`, without the seconds that the imports take."""
+    """Run `python cli.py` by `warm_server`, without the seconds that the imports take."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.command_line.warm_server"]
@@ -103,7 +105,7 @@ class Warm:
 def ran_once(
     name: str, command: Callable[..., Result], *recipe_and_options: str | Path
 ) -> tuple[Path, Result]:
-    """Return the output, which is read only, and the result of a run that is done once for all workers."""
+    """Run a recipe once for all workers; return its output, which is read only, and what the command said."""
 
     def build(folder: Path) -> None:
         result = command("run", *recipe_and_options, "-o", "out", folder=folder)

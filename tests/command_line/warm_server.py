@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def call(asked: dict[str, Any]) -> None:
-    """Never returns."""
+    """Do what is asked, and end the process."""
     os.chdir(asked["folder"])
     for number, path in ((0, os.devnull), (1, asked["stdout"]), (2, asked["stderr"])):
         file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

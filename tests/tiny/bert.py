@@ -50,7 +50,7 @@ def small_bert(
     pooling: str = "mean",
     width: int = 64,
 ) -> Path:
-    """A model directory without weights: config, tokenizer, pooling."""
+    """Write a model directory without weights: config, tokenizer, pooling."""
     directory.mkdir(parents=True)
     config = BertConfig(
         vocab_size=len(VOCABULARY),
@@ -77,8 +77,8 @@ def small_packed(
     grid: str | Sequence[str] | None = "Q4_0",
     index: dict[str, object] | None = None,
 ) -> tuple[Packed, Family]:
-    """Random weights of that model, packed at `place`: its layers' matrices on a grid (None: nothing on a
-    grid; several: each in its turn).
+    """Pack random weights of that model at `place`, its layers' matrices on a grid (None: nothing on a grid;
+    several: each in its turn).
     """
     turns = cycle([grid] if isinstance(grid, str) else grid or [])
     family = open_family(source)

@@ -80,8 +80,8 @@ class Tiny:
 
 
 def tiny(directory: Path) -> Tiny:
-    """Weights large enough that inputs are far from normal, norms and biases that are not their initial ones,
-    three experts.
+    """Make a model with weights large enough that inputs are far from normal, norms and biases that are not
+    their initial ones, and three experts.
     """
     source = small_bert(directory)
     torch.manual_seed(0)

@@ -41,8 +41,8 @@ WORDS = (
 
 
 def tokenizer() -> CLIPTokenizer:
-    """Byte-level BPE with `</w>` in the order of OpenAI's vocabulary: bytes, bytes that end a word, merges,
-    the two special tokens.
+    """Make byte-level BPE with `</w>` in the order of OpenAI's vocabulary: bytes, bytes that end a word,
+    merges, the two special tokens.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = dict.fromkeys(
@@ -68,8 +68,8 @@ def clip(
     text: dict[str, Any] | None = None,
     vision: dict[str, Any] | None = None,
 ) -> Path:
-    """A model directory: config, weights, tokenizer, image processor. `text` and `vision` change the towers'
-    configs.
+    """Write a model directory: config, weights, tokenizer, image processor. `text` and `vision` change the
+    towers' configs.
     """
     directory.mkdir(parents=True, exist_ok=True)
     words = tokenizer()
@@ -111,8 +111,8 @@ def clip(
 
 
 def vision_expert(directory: Path, base: Path, seed: int, prefix: bool = True) -> Path:
-    """The base's image tower alone, with noise on its matrices, under CLIPModel's names or (`prefix=False`)
-    under the tower's own.
+    """Write the base's image tower alone, with noise on its matrices, under CLIPModel's names or
+    (`prefix=False`) under the tower's own.
     """
     torch.manual_seed(seed)
     tensors = {}
@@ -131,7 +131,7 @@ def vision_expert(directory: Path, base: Path, seed: int, prefix: bool = True) -
 def packed(
     directory: Path, *, grid: str | Sequence[str] | None = "Q4_0", place: Path | None = None
 ) -> Packed:
-    """The model's weights, packed at `place` (default: DIRECTORY-packed): the image tower's linears on a grid
+    """Pack the model's weights at `place` (default: DIRECTORY-packed): the image tower's linears on a grid
     (several: each in its turn; None: nothing on a grid), the rest of both towers' matrices in half precision.
     """
     place = place or directory.with_name(f"{directory.name}-packed")

@@ -60,7 +60,7 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
 
 
 def tokenizer(begins: bool = False) -> PreTrainedTokenizerFast:
-    """GPT-2's kind; `begins`: each text with <s>."""
+    """Train GPT-2's kind of tokenizer; with `begins`, it begins each text with <s>."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.decoder = decoders.ByteLevel()
@@ -111,7 +111,7 @@ def write(directory: Path, kind: str, *, seed: int = 0, begins: bool = False, **
 
 
 def write_expert(directory: Path, base: Path, kind: str, seed: int, size: float = 0.1) -> Path:
-    """The base with noise on its linears, a share of their own size."""
+    """Write the base with noise on its linears, a share of their own size."""
     made: Any = KINDS[kind][1].from_pretrained(base)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -38,7 +38,7 @@ class DecoderFiles:
 
 @cache
 def decoder_files(kind: str) -> DecoderFiles:
-    """Read only."""
+    """Return a decoder's files, which are written once a run and read only."""
 
     def build(place: Path) -> None:
         held, family = pack(decoder.write(place / "model", kind), *GRIDS_OF.get(kind, ()))
@@ -66,8 +66,8 @@ def opened(directory: Path) -> tuple[Decoder, Renamed]:
 def pack(
     directory: Path, grids: tuple[str, ...] = ("Q4_0",), embeddings: str | None = None
 ) -> tuple[Packed, Decoder]:
-    """Linears on the grids in their turn, rounded to the nearest, and perhaps the embeddings, the rest as it
-    is.
+    """Pack a decoder: linears on the grids in their turn, rounded to the nearest, and perhaps the embeddings;
+    the rest stays as it is.
     """
     family, source = opened(directory)
     linears = [

@@ -30,8 +30,8 @@ def write(
     more: Mapping[str, NDArray[np.float32]] | None = None,
     split: int = 0,
 ) -> Path:
-    """`grid` for matrices; `keys` in place of those that are written, None for none. With `split`, the first
-    of files of so many tensors.
+    """Write the file. `grid` is for matrices; `keys` stand in place of those that are written, None for none.
+    With `split`, it is the first of files of so many tensors.
     """
     config: dict[str, Any] = json.loads((source / "config.json").read_text())
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
@@ -95,7 +95,7 @@ def _as_written(name: str, value: Tensor, architecture: str, heads: int, shared:
 
 
 def _tokenizer(source: Path, pre: str) -> dict[str, Any]:
-    """The byte-level tokenizer of tests/tiny_decoder.py."""
+    """Return the keys of tests/tiny/decoder.py's byte-level tokenizer."""
     rules = json.loads((source / "tokenizer.json").read_text())
     settings = json.loads((source / "tokenizer_config.json").read_text())
     tokens = sorted(rules["model"]["vocab"], key=rules["model"]["vocab"].get)
@@ -136,7 +136,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def rope_factors(source: Path) -> NDArray[np.float32]:
-    """As the file has them for Llama 3's scaling."""
+    """Return the factors as the file has them for Llama 3's scaling."""
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

@@ -6,7 +6,7 @@ from epmq_export.tensors.gguf_file import GgufFile
 
 
 def edited(path: Path, place: Path, at: int, new: bytes) -> Path:
-    """A copy at `place` with `new` written over the bytes from `at` on."""
+    """Write a copy at `place`, with `new` over the bytes from `at` on."""
     content = bytearray(path.read_bytes())
     assert content[at : at + len(new)] != new
     content[at : at + len(new)] = new
@@ -15,18 +15,18 @@ def edited(path: Path, place: Path, at: int, new: bytes) -> Path:
 
 
 def value_at(path: Path, key: str) -> int:
-    """Where the value of a scalar key begins: behind the key and its type."""
+    """Return where the value of a scalar key begins: behind the key and its type."""
     coded = len(key).to_bytes(8, "little") + key.encode()
     return path.read_bytes().index(coded) + len(coded) + 4
 
 
 def token_at(path: Path, token: str) -> int:
-    """Where a token's text begins in the vocabulary."""
+    """Return where a token's text begins in the vocabulary."""
     coded = token.encode()
     coded = len(coded).to_bytes(8, "little") + coded
     return path.read_bytes().index(coded) + 8
 
 
 def tensor_at(path: Path, name: str) -> int:
-    """Where a tensor's data begins."""
+    """Return where a tensor's data begins."""
     return GgufFile.open(path).tensors[name].start

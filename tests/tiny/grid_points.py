@@ -9,7 +9,7 @@ from epmq_export.tensors.packed import PackedTensor
 
 
 def random_point(grid: Grid, out: int, groups: int, seed: int) -> PackedTensor:
-    """Any codes and any stored numbers: float16 of both signs, subnormal and zero ones too, and every
+    """Draw any codes and any stored numbers: float16 of both signs, subnormal and zero ones too, and every
     integer.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -32,7 +32,7 @@ def random_point(grid: Grid, out: int, groups: int, seed: int) -> PackedTensor:
 
 
 def random_weights(seed: int, magnitude: float, out: int = 3, width: int = 64) -> Tensor:
-    """Rows of unlike spread, with one outlier each."""
+    """Draw rows of unlike spread, with one outlier each."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, width, generator=generator) * torch.rand(out, 1, generator=generator)
     weight[:, seed % width] *= 5

@@ -168,7 +168,9 @@ _LETTERS = "aAzZeéßſıİΣςЯאش你カ가नกሀ"
 
 @cache
 def hard_corpus(specials: Sequence[str] = ()) -> tuple[str, ...]:
-    """`specials` are the tokenizer's added tokens, which stand in some of the lines; give it a tuple."""
+    """Return the lines. `specials` are the tokenizer's added tokens, which stand in some of them; give it a
+    tuple.
+    """
     chance = random.Random(_SEED)
     lines = [
         *HARD_TEXTS,
@@ -233,7 +235,7 @@ def _contractions() -> list[str]:
 
 
 def _blocks() -> list[str]:
-    """A few code points of every 128 that hold an assigned one, alone between letters and as a run."""
+    """Return a few code points of every 128 that hold an assigned one, alone between letters and as a run."""
     lines = []
     for start in [
         *range(0x80, 0x3400, 0x80),
@@ -321,7 +323,7 @@ def _sentence(chance: random.Random, specials: Sequence[str]) -> str:
 
 
 def _noise(chance: random.Random) -> str:
-    """Letters of every kind in no order, spaces and punctuation among them."""
+    """Return letters of every kind in no order, spaces and punctuation among them."""
     ranges = (
         (0x20, 0x7F),
         (0x20, 0x7F),

@@ -1,4 +1,4 @@
-"""The hub's library without its network, for tests."""
+"""A stand-in for the hub's library, which needs no network."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 
 class Hub:
-    """In place of `datasets.load_dataset`."""
+    """Stand in for `datasets.load_dataset`."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, folder: Path, found: datasets.Dataset | Exception

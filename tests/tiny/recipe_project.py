@@ -49,7 +49,7 @@ def base(
     pooling: str = "mean",
     vocabulary: Sequence[str] = VOCABULARY,
 ) -> Path:
-    """A sentence encoder with random weights: config, safetensors, WordPiece tokenizer, pooling."""
+    """Write a sentence encoder with random weights: config, safetensors, WordPiece tokenizer, pooling."""
     torch.manual_seed(width)
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -68,7 +68,7 @@ def base(
 def full_expert(
     directory: Path, base: Path, seed: int, *, shards: bool = False, vocabulary: Sequence[str] = VOCABULARY
 ) -> Path:
-    """The base with noise on every matrix of its layers; its own tokenizer beside it."""
+    """Write the base with noise on every matrix of its layers, and its own tokenizer beside it."""
     torch.manual_seed(seed)
     model = BertModel.from_pretrained(base)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def full_expert(
 
 
 def lora_expert(directory: Path, base: Path, seed: int) -> Path:
-    """A PEFT adapter on the base, as PEFT writes it, rank-stabilised."""
+    """Write a PEFT adapter on the base, as PEFT writes it, rank-stabilised."""
     torch.manual_seed(seed)
     settings = LoraConfig(
         r=4, lora_alpha=8, use_rslora=True, target_modules=["query", "value", "intermediate.dense"]
@@ -96,7 +96,7 @@ def lora_expert(directory: Path, base: Path, seed: int) -> Path:
 
 
 def texts(task: int, count: int, seed: int) -> list[tuple[int, str]]:
-    """Labels 0..2 and distinct texts of a task: words of the class among words of none."""
+    """Return labels 0..2 and distinct texts of a task: words of the class among words of none."""
     draw = random.Random(f"{task} {seed}")
     found: dict[str, int] = {}
     while len(found) < count:
@@ -112,7 +112,7 @@ def label_texts(task: int) -> list[str]:
 
 
 def data(directory: Path) -> Path:
-    """`N.txt` to calibrate on and `N.tsv` to judge by, for tasks 0 to 3, and `2.labels.json`."""
+    """Write `N.txt` to calibrate on and `N.tsv` to judge by, for tasks 0 to 3, and `2.labels.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     for task in range(4):
         (directory / f"{task}.txt").write_text("".join(f"{text}\n" for _, text in texts(task, 40, seed=1)))
@@ -138,8 +138,8 @@ class Project:
         return self.directory / "recipe.yaml"
 
     def variant(self, place: Path, **changes: object) -> Path:
-        """The recipe with other top-level values (None: without that key), written at `place`; its paths made
-        absolute.
+        """Write the recipe at `place` with other top-level values (None: without that key), and its paths
+        made absolute.
         """
         content = {**yaml.safe_load(self.recipe.read_text()), **changes}
         content = {key: value for key, value in content.items() if value is not None}
@@ -147,14 +147,14 @@ class Project:
         return place
 
     def one_task(self, place: Path, **changes: object) -> Path:
-        """The recipe with its first task alone, and other values for it."""
+        """Write the recipe with its first task alone, and other values for it."""
         task = yaml.safe_load(self.recipe.read_text())["tasks"]["list"]
         return self.variant(place, tasks={"list": {**task, **changes}})
 
 
 def project(directory: Path) -> Project:
-    """Four tasks: labels as a list, a mapping and a JSON file, and none; full experts, one of them in shards,
-    and adapters.
+    """Write a project of four tasks: labels as a list, a mapping and a JSON file, and none; full experts, one
+    of them in shards, and adapters.
     """
     model = base(directory / "base")
     full_expert(directory / "sharded", model, 1, shards=True)

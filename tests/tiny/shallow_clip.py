@@ -27,7 +27,7 @@ QUERY = "vision_model.encoder.layers.0.self_attn.q_proj.weight"
 
 
 def clip(directory: Path, *, act: str = "quick_gelu", seed: int = 0) -> Path:
-    """A model directory: config, weights, a tokenizer of single bytes, image processor."""
+    """Write a model directory: config, weights, a tokenizer of single bytes, image processor."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{byte}</w>" for byte in alphabet), START, END]
     tokenizer = CLIPTokenizer(
@@ -68,7 +68,7 @@ def clip(directory: Path, *, act: str = "quick_gelu", seed: int = 0) -> Path:
 
 
 def image_tower(directory: Path, base: Path, seed: int) -> Path:
-    """An expert as they are published: the base's image tower alone, with noise on its matrices."""
+    """Write an expert as they are published: the base's image tower alone, with noise on its matrices."""
     torch.manual_seed(seed)
     tensors = {
         name: value
@@ -86,7 +86,7 @@ def image_tower(directory: Path, base: Path, seed: int) -> Path:
 
 
 def whole_expert(directory: Path, base: Path, seed: int) -> Path:
-    """An expert whose every tensor has moved."""
+    """Write an expert whose every tensor has moved."""
     torch.manual_seed(seed)
     directory.mkdir()
     tensors = {
@@ -119,7 +119,7 @@ def opened(directory: Path) -> TinyClip:
 
 
 def moved(base: TypedSource, seed: int) -> InMemory:
-    """The base with noise on its image tower, its other tensors as they are."""
+    """Return the base with noise on its image tower, its other tensors as they are."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: base.load(name) for name in base.names()}
     noise = {

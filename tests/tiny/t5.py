@@ -28,7 +28,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 @cache
 def _trained() -> str:
-    """A vocabulary of pieces of the words, as JSON."""
+    """Train a vocabulary of pieces of the words, and return it as JSON."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
@@ -52,10 +52,10 @@ def t5(
     depths: tuple[int, int] = (3, 2),
     **settings: object,
 ) -> Path:
-    """Weights as trained ones have them: scores that differ, norms that are no ones. 24 rows of the
-    embeddings stand for no token.
+    """Write a model with weights as trained ones have them: scores that differ, norms that are no ones. 24
+    rows of the embeddings stand for no token.
 
-    `depths`: layers of the encoder and of the decoder.
+    `depths` are the layers of the encoder and of the decoder.
     """
     tokenizer = Tokenizer.from_str(_trained())
     chosen = {**VERSIONS[version], **settings}
@@ -91,7 +91,7 @@ def t5(
 
 
 def configured(directory: Path, **changes: object) -> Path:
-    """With other keys in its config (None: without that key)."""
+    """Change keys of a directory's config (None: take the key out)."""
     path = directory / "config.json"
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
@@ -99,7 +99,7 @@ def configured(directory: Path, **changes: object) -> Path:
 
 
 def near(folder: Path, base: Path, seed: int) -> None:
-    """A whole model with noise on the base's matrices."""
+    """Write a whole model with noise on the base's matrices."""
     shutil.copytree(base, folder)
     generator = torch.Generator().manual_seed(seed)
     tensors = load_file(base / "model.safetensors")

@@ -36,7 +36,7 @@ class T5Files:
 
 @cache
 def t5_files(version: str) -> T5Files:
-    """Read only."""
+    """Return a T5 model's files, which are written once a run and read only."""
 
     def build(place: Path) -> None:
         held, family = pack(t5(place / "model", version, depths=DEPTHS[version]))
@@ -62,7 +62,7 @@ def opened(directory: Path) -> tuple[T5, Renamed]:
 
 
 def pack(directory: Path, embeddings: str | None = None) -> tuple[Packed, T5]:
-    """Linears on Q4_0, embeddings and heads in F16 or on a grid, all rounded to the nearest."""
+    """Pack a T5 model: linears on Q4_0, embeddings and heads in F16 or on a grid, rounded to the nearest."""
     family, source = opened(directory)
     linears = {
         f"{block.prefix}{path}.weight" for block in family.blocks for step in block.steps for path in step

@@ -46,7 +46,7 @@ def added(content: str, row: int, *, special: bool = True) -> Rules:
 
 
 def template(*parts: str) -> Rules:
-    """A post-processor: `text` stands for the text."""
+    """Return a post-processor, in which `text` stands for the text."""
     pieces = [
         {"Sequence": {"id": "A", "type_id": 0}}
         if part == "text"
@@ -98,8 +98,8 @@ def _byte_bpe() -> str:
 
 
 def byte_bpe(*steps: Rules, ignore_merges: bool = False, normalizer: Rules | None = None) -> Rules:
-    """<unk>, <s>, </s> and <|im_end|> are special; `<sep>` is not. Some words are tokens that no merges
-    make.
+    """Train byte-level BPE: <unk>, <s>, </s> and <|im_end|> are special, `<sep>` is not, and some words are
+    tokens that no merges make.
     """
     rules: Rules = json.loads(_byte_bpe())
     model = rules["model"]
@@ -117,8 +117,8 @@ def byte_bpe(*steps: Rules, ignore_merges: bool = False, normalizer: Rules | Non
 
 @cache
 def _sentencepiece() -> str:
-    """SentencePiece's order: pieces of one letter first, then those that are merged; every way to make one is
-    a merge.
+    """Return SentencePiece's order: pieces of one letter first, then those that are merged; every way to make
+    one is a merge.
     """
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -189,8 +189,8 @@ def unigram(charsmap: Mapping[str, str] | None, *steps: Rules, pre_tokenizer: Ru
 
 
 def precompiled(table: Mapping[str, str]) -> str:
-    """SentencePiece's table of characters, base64: the length of a double array, the array, the replacements,
-    each ended by a zero.
+    """Return SentencePiece's table of characters in base64: the length of a double array, the array, the
+    replacements, each ended by a zero.
 
     A node's children lie 256 apart from every other's, which wastes room and needs no search.
     """
@@ -222,8 +222,8 @@ def precompiled(table: Mapping[str, str]) -> str:
 def compared(
     fast: PreTrainedTokenizerFast, folder: Path
 ) -> tuple[dict[str, tuple[list[int], list[int]]], list[str]]:
-    """The hard corpus's lines whose ids differ, Hugging Face's first; and those left out, because nothing a
-    file says could make them agree.
+    """Return the hard corpus's lines whose ids differ, Hugging Face's first; and those left out, because
+    nothing a file says could make them agree.
     """
     added_tokens = tuple(
         entry["content"] for entry in json.loads(fast.backend_tokenizer.to_str())["added_tokens"]

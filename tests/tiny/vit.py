@@ -58,7 +58,9 @@ def kind_of(architecture: str) -> str:
 
 
 def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedModel:
-    """Random weights all over, LayerScale and norms among them. The settings change the config's."""
+    """Make a model with random weights all over, LayerScale and norms among them. The settings change the
+    config's.
+    """
     kind = kind_of(architecture)
     inner = {"mlp_ratio": 2} if kind == "dinov2" else {"intermediate_size": 2 * WIDTH}
     sizes = {
@@ -78,7 +80,7 @@ def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedMod
 
 
 def old_names(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The tensors as transformers 4 has written them."""
+    """Return the tensors as transformers 4 has written them."""
     found = {}
     for name, value in tensors.items():
         for new, old in _OLD[1:] if kind == "dinov2" else (*_OLD, *_OLD_MLP):
@@ -96,8 +98,8 @@ def vit(
     seed: int = 0,
     **settings: Any,
 ) -> Path:
-    """A model directory: config, weights under the names of transformers 5 (`old`: 4), image processor with
-    pictures of the size `crop`.
+    """Write a model directory: config, weights under the names of transformers 5 (`old`: 4), image processor
+    with pictures of the size `crop`.
     """
     made = model(architecture, seed=seed, **settings)
     made.save_pretrained(directory)
@@ -122,8 +124,8 @@ def processor(directory: Path, crop: tuple[int, int], kind: str = "vit") -> None
 
 
 def expert(directory: Path, base: Path, seed: int, *, old: str | None = None) -> Path:
-    """The base with noise on the matrices of its layers; under the names that transformers 4 has for the kind
-    `old`.
+    """Write the base with noise on the matrices of its layers, under the names that transformers 4 has for
+    the kind `old`.
     """
     torch.manual_seed(seed)
     directory.mkdir(parents=True)
@@ -139,7 +141,9 @@ def expert(directory: Path, base: Path, seed: int, *, old: str | None = None) ->
 
 
 def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures [count, 24, 24, 3] of three classes, by their leading colour, and the classes."""
+    """Draw pictures [count, 24, 24, 3] of three classes, by their leading colour, and return them with the
+    classes.
+    """
     random = np.random.Generator(np.random.PCG64(seed))
     labels = np.arange(count) % 3
     pixels = random.integers(0, 128, (count, 24, 24, 3))

@@ -11,7 +11,7 @@ _WIDTH = 8
 
 
 def vocabulary_file(path: Path, metadata: Metadata) -> Path:
-    """One layer of llama, 8 wide, of zeros, with an embedding for each token."""
+    """Write one layer of llama, 8 wide, of zeros, with an embedding for each token."""
     tokens = metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, list)
     writer = GGUFWriter(path, "llama")
