@@ -43,7 +43,7 @@ from formats.onnx.format import OnnxQdq
 from tests.tiny.in_memory import InMemory
 from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import VERSIONS, configured, t5, texts
-from tests.tiny.t5_files import opened, pack, t5_files
+from tests.tiny.t5_files import opened, pack
 
 CPU = torch.device("cpu")
 REAL = Path("~/.cache/epmq/lm/flan-t5-small").expanduser()
@@ -228,13 +228,14 @@ def test_answers_are_the_librarys_greedy_ones(tmp_path: Path, version: str) -> N
 
 
 def test_runtimes_answer_as_torch_does(tmp_path: Path) -> None:
-    files = t5_files("1.1")
-    stored, family = files.packed, files.family
+    stored, family = pack(t5(tmp_path / "model", "1.1"))
     asked = [Question(text, 6, tuple(family.ends)) for text in texts(40, 6)]
-    for format, runtime, tower, path in (
-        (Gguf(), LlamaCpp(), family.exports["gguf"].computed(), files.gguf),
-        (OnnxQdq(), OnnxRuntime(), family, files.onnx),
+    for format, runtime, tower in (
+        (Gguf(), LlamaCpp(), family.exports["gguf"].computed()),
+        (OnnxQdq(), OnnxRuntime(), family),
     ):
+        (folder := tmp_path / format.name).mkdir()
+        path = format.write(stored, family, folder)
         expected = reference.outputs(tower, stored, asked, CPU)
         assert expected.shape == (40, 6) and len(np.unique(expected, axis=0)) > 3 and (expected == -1).any()
         np.testing.assert_array_equal(

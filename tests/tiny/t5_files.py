@@ -22,9 +22,6 @@ from tests.tiny.built_once import built_once
 from tests.tiny.packed_index import an_index
 from tests.tiny.t5 import t5
 
-# Layers of the encoder and of the decoder.
-DEPTHS = {"1.0": (2, 2), "1.1": (3, 2)}
-
 
 @dataclass(frozen=True)
 class T5Files:
@@ -36,10 +33,10 @@ class T5Files:
 
 @cache
 def t5_files(version: str) -> T5Files:
-    """Return a T5 model's files, which are written once a run and read only."""
+    """Return the files of a T5 with two layers in either half. They are written once a run and read only."""
 
     def build(place: Path) -> None:
-        held, family = pack(t5(place / "model", version, depths=DEPTHS[version]))
+        held, family = pack(t5(place / "model", version, depths=(2, 2)))
         for format in (Gguf(), OnnxQdq()):
             (place / format.name).mkdir()
             format.write(held, family, place / format.name)
