@@ -17,9 +17,9 @@ TEXTS = ("the fox", "more words 1, 2, 3?", "x")
 @torch.no_grad()
 def test_module_computes_what_the_blocks_compute(model: Callable[[], Written]) -> None:
     written = model()
-    module = specs_of(written.family)["model"].build(written.packed)
+    spec = specs_of(written.family)["model"]
     (batch,) = written.family.batches(TEXTS, 8)
-    hidden, output = module(**batch)
+    hidden, output = spec.build(written.packed)(*(batch[name] for name in spec.inputs))
     assert hidden.shape == (*batch["input_ids"].shape, written.family.config.hidden_size)
     np.testing.assert_allclose(output.numpy(), reference(written, TEXTS), rtol=0, atol=1e-6)
 

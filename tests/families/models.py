@@ -40,6 +40,8 @@ TOO_LONG = [ENDLESS, Passage(ENDLESS, " a dog"), Passage("", ENDLESS)]
 PASSAGES = [Passage("it is", " good , very good !"), Passage("the cat sat on the mat . " * 3, " a dog")]
 # Of made-up words, which its tokenizer knows.
 T5_TEXTS = t5.texts(6, 1)
+# Where either half has nothing but its end, too.
+T5_PASSAGES = [Passage(*T5_TEXTS[:2]), Passage("", T5_TEXTS[2]), Passage(T5_TEXTS[3], ""), Passage("", "")]
 
 
 def _bert(directory: Path) -> Path:
@@ -63,7 +65,5 @@ MODELS: Mapping[str, Model] = {
             ("gemma3_text", "gemma3"),
         )
     },
-    "t5": Model(
-        t5.t5, [*T5_TEXTS[2:], Passage(*T5_TEXTS[:2]), Passage("", T5_TEXTS[2])], TOO_LONG, number="d_model"
-    ),
+    "t5": Model(t5.t5, [*T5_TEXTS[2:], "", *T5_PASSAGES], TOO_LONG, number="d_model"),
 }
