@@ -19,7 +19,9 @@ class Task:
     dataset: str
     templates: Sequence[str]
     labels: Sequence[str] = ()
-    """In the order of the class indices; none: the data set's own names are words already."""
+    """The words for the classes, in the order of their indices. None where the data set's own names are words
+    already.
+    """
 
     config: str | None = None
     test: str = "test"

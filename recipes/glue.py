@@ -19,7 +19,9 @@ class Task:
     columns: Sequence[str]
     prompt: str
     answers: Mapping[str, str]
-    """By the data set's own names of the classes, in their order; none for numbers, which are correlated."""
+    """The answers by the data set's own names of the classes, in their order. None for numbers, which are
+    correlated.
+    """
 
     test: str = "validation"
     """GLUE keeps the truth of its test splits to itself."""
@@ -93,7 +95,7 @@ TASKS = (
 class Kind(NamedTuple):
     title: str
     ending: str
-    """Of the experts' names."""
+    """The end of the experts' names."""
 
     sizes: str
 

@@ -43,7 +43,9 @@ class Quantised:
     """Bits that a weight of a linear takes, scales and zero points included."""
 
     runs: Mapping[str, Run]
-    """By stage: `packed`, its weights in PyTorch; `gguf`, `onnx`, its file in that format's runtime."""
+    """The ways to run it, by stage: `packed` runs its weights in PyTorch, `gguf` and `onnx` run its file in that
+    format's runtime.
+    """
 
     note: str | None = None
     """What it did not do as asked, or must be known of it, in a sentence without its full stop."""

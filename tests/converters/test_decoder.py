@@ -126,7 +126,7 @@ def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Pa
 
 
 def family_value(held: Packed, name: str) -> torch.Tensor:
-    """As transformers has it: norms that calibration ships whole lose their offset again."""
+    """Return a tensor as transformers has it: norms that calibration ships whole lose their offset again."""
     return held.load(name).float()
 
 

@@ -408,7 +408,9 @@ def test_what_is_too_long_loses_its_end(tmp_path: Path) -> None:
     assert T5.open(tmp_path / "model").max_length == 64
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no model in {REAL}")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"needs the weights of flan-t5-small, which no package has, in {REAL}"
+)
 def test_a_real_flan_t5() -> None:
     family, source = opened(REAL)
     assert not family.tied and family.max_length == 512

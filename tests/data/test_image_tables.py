@@ -38,7 +38,7 @@ def dataset(labels: list[Any], kind: Any, image: str = "image", label: str = "la
 
 
 def table(path: Path, *args: Any, **keys: Any) -> Path:
-    """As `datasets` writes them."""
+    """Write a table of images as the package datasets does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset(*args, **keys).to_parquet(str(path))
     return path

@@ -250,7 +250,7 @@ def test_a_file_that_llama_cpp_refuses_is_named_with_its_words(small_gguf: Path,
         LlamaCpp().outputs(path, [GOOD])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="how a process died is told by signals")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX tells by a signal how a process died")
 def test_a_file_that_kills_llama_cpp_is_named_with_the_assertion(small_gguf: Path, tmp_path: Path) -> None:
     path = edited(
         small_gguf,
@@ -271,7 +271,7 @@ def test_a_process_that_takes_too_long_is_stopped(small_gguf: Path) -> None:
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no bound on memory there")
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX bounds the memory of a process (RLIMIT_AS)")
 def test_a_process_that_takes_too_much_memory_is_stopped(small_gguf: Path) -> None:
     with pytest.raises(InputError, match=r"model\.gguf: llama\.cpp "):
         LlamaCpp(memory=150 << 20).outputs(small_gguf, [GOOD])
