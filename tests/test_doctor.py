@@ -7,8 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from epmq_export.doctor import PARTS, Part, diagnose
 from tests import ROOT
 
@@ -56,10 +54,6 @@ def test_what_the_project_needs_is_looked_at() -> None:
     assert pinned.install.removeprefix("pip install ") in declared
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32",
-    reason="the last part tells how a library that dies is named, by its POSIX signal",
-)
 def test_the_command(tmp_path: Path) -> None:
     """Twice: as things are here, and with a library of another version and one that cannot be imported in
     front of the real ones.

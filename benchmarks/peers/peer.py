@@ -43,8 +43,8 @@ class Quantised:
     """Bits that a weight of a linear takes, scales and zero points included."""
 
     runs: Mapping[str, Run]
-    """The ways to run it, by stage: `packed` runs its weights in PyTorch, `gguf` and `onnx` run its file in that
-    format's runtime.
+    """The ways to run it, by stage: `packed` runs its weights in PyTorch, `gguf` and `onnx` run its file in
+    that format's runtime.
     """
 
     note: str | None = None
