@@ -1,9 +1,5 @@
 """What every family has to give (epmq_export/models/family.py), held by a small model of each."""
 
-import json
-import shutil
-import subprocess
-import sys
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -21,18 +17,16 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models import reference
 from epmq_export.models.blocks import inputs_of, linears, load_block, paths, run_block
-from epmq_export.models.family import Family, halves, language_of, rows, towers
+from epmq_export.models.family import Family, halves, rows, towers
 from epmq_export.models.format import PlannedTensor
-from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
-from epmq_export.models.samples import Passage, Question, Sample
+from epmq_export.models.samples import Sample
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf, spec_of
 from formats.onnx.format import specs_of
-from tests import ROOT
 from tests.families.conftest import Opened
-from tests.families.models import ENDLESS, MODELS
+from tests.families.models import MODELS
 from tests.tiny.packed_index import an_index
 
 CPU = torch.device("cpu")
@@ -271,138 +265,3 @@ def test_sizes_are_those_of_the_written_file(opened: Opened, tmp_path: Path) -> 
     assert sum(found.values()) == pytest.approx(path.stat().st_size, rel=0.05)
     written = Gguf().open(path, family)
     assert {entry.name for entry in written.tensors()} == set(stored.names()) - Gguf().left_out(family)
-
-
-def test_passages_end_and_are_said(opened: Opened) -> None:
-    language = opened.family.language
-    if language is None:
-        with pytest.raises(InputError, match=r"answers nothing in words, expected a language model"):
-            language_of(opened.family)
-        return
-    assert language.ends and all(isinstance(token, int) for token in language.ends)
-    assert [block.name for block in (*language.encoder, *language.decoder)] == [
-        block.name for block in opened.family.blocks
-    ]
-    passages = [sample for sample in opened.model.samples if isinstance(sample, Passage)]
-    assert passages
-    for passage in passages:
-        targets = language.targets(passage)
-        assert language.said(targets) == language.said([*targets, *language.ends]) == passage.target.strip()
-
-
-@torch.no_grad()
-def test_answers_grow_token_by_token(opened: Opened) -> None:
-    family, texts = opened.family, [each for each in opened.model.samples if isinstance(each, str)]
-    if family.language is None:
-        with pytest.raises(InputError, match="answers nothing in words"):
-            answers(family, opened.source, ["a"], 2, CPU)
-        return
-    found = answers(family, opened.source, texts, 5, CPU)
-    ends = family.language.ends
-    assert all(0 < len(each) <= 5 and not ends & {*each[:-1]} for each in found)
-    assert all(len(each) == 5 or each[-1] in ends for each in found)
-    # What is likeliest behind a text is what its own row says, and what behind the first token, the next.
-    scores = reference.outputs(family, opened.source, texts, CPU)
-    assert [each[0] for each in found] == scores.argmax(1).tolist()
-    (batch,) = family.batches(texts, len(texts))
-    grown = family.language.grown(batch, torch.tensor([each[:1] for each in found]))
-    assert grown["read"].sum(1).tolist() == [1] * len(texts)
-    asked = [Question(text, 5, tuple(ends)) for text in texts]
-    rows_of = reference.outputs(family, opened.source, asked, CPU)
-    np.testing.assert_array_equal(rows_of, [each.row(ids) for each, ids in zip(asked, found, strict=True)])
-
-
-def test_samples_are_calibrated_on_as_passages_or_as_they_are(opened: Opened) -> None:
-    if (language := opened.family.language) is None:
-        return
-    passage = Passage("it is", " good")
-    given: list[Sample] = ["the cat sat", passage]
-    text, kept = language.passages(opened.source, given, CPU)
-    assert kept is passage
-    assert text == given[0] or (isinstance(text, Passage) and text.context == given[0])
-
-
-def test_an_endless_question_leaves_room_for_its_answer(opened: Opened) -> None:
-    if opened.family.language is None:
-        return
-    family: Any = opened.family
-    cut = family.truncate(Question(ENDLESS, 4, (0,)))
-    assert isinstance(cut, Question) and cut.text and cut.limit == 4 and cut.ends == (0,)
-    assert family.truncate(cut) == cut
-
-
-def with_config(opened: Opened, place: Path, content: str) -> Path:
-    """Return a copy of the model, without weights, with another config.json."""
-    shutil.copytree(opened.directory, place, ignore=shutil.ignore_patterns("*.safetensors"))
-    (place / "config.json").write_text(content, encoding="utf-8")
-    return place
-
-
-def sentence(directory: Path) -> str:
-    """Return what is said of the config.json of a directory, one line that begins with its name."""
-    with pytest.raises(InputError) as error:
-        open_family(directory)
-    said = str(error.value)
-    assert said.startswith(f"{directory / 'config.json'}: ") and "\n" not in said
-    return said
-
-
-@pytest.mark.parametrize("value", ["wide", None, [], {}, 1.5, 0, -1])
-def test_a_mistaken_number_in_the_config_is_a_sentence(opened: Opened, tmp_path: Path, value: object) -> None:
-    config = json.loads((opened.directory / "config.json").read_text(encoding="utf-8"))
-    *inner, key = opened.model.number.split(".")
-    place = config
-    for part in inner:
-        place = place[part]
-    place[key] = value
-    found = sentence(with_config(opened, tmp_path / "model", json.dumps(config)))
-    if value == "wide":
-        assert f"found no config of a {config['model_type']} (" in found and key in found
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [("{", "not readable as JSON"), ("[]", "found a list, expected an object"), ("{}", "model_type is None")],
-)
-def test_a_config_that_is_none_is_a_sentence(opened: Opened, tmp_path: Path, content: str, said: str) -> None:
-    assert said in sentence(with_config(opened, tmp_path / "model", content))
-
-
-def test_a_directory_without_a_tokenizer_or_processor_is_a_sentence(opened: Opened, tmp_path: Path) -> None:
-    place = tmp_path / "model"
-    place.mkdir()
-    shutil.copy(opened.directory / "config.json", place)
-    with pytest.raises(InputError) as error:
-        open_family(place)
-    assert str(error.value).startswith(str(place)) and "\n" not in str(error.value)
-
-
-def test_what_is_frozen_is_known_without_any_model_code(tmp_path: Path) -> None:
-    """`epmq merge` asks for it, of a model that it opens no family for."""
-    for model_type in FAMILIES:
-        (tmp_path / model_type).mkdir()
-        (tmp_path / model_type / "config.json").write_text(json.dumps({"model_type": model_type}))
-    program = (
-        "import sys; from pathlib import Path; from converters import frozen; "
-        "print(*(place.name for place in Path(sys.argv[1]).iterdir() if frozen(place))); "
-        "assert 'transformers' not in sys.modules"
-    )
-    made = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    assert made.stdout.split() == ["clip"]
-
-
-def test_a_family_imports_no_other_familys_code(tmp_path: Path) -> None:
-    directory = MODELS["llama"].write(tmp_path / "model")
-    program = (
-        "import sys; from pathlib import Path; from converters import open_family; "
-        "open_family(Path(sys.argv[1])); "
-        "found = [name.split('.') for name in sys.modules if name.startswith('transformers.models.')]; "
-        "print(*{name[2] for name in found if name[-1].startswith('modeling_')})"
-    )
-    made = subprocess.run(
-        [sys.executable, "-c", program, str(directory)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    # `auto` is the library's list of names.
-    assert {*made.stdout.split()} - {"auto"} == {"llama"}
