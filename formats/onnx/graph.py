@@ -11,11 +11,13 @@ the exporter's version.
                         each -> DequantizeLinear
     ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
     ... of a tied head  all rows -> DequantizeLinear -> Transpose -> MatMul
-    half rows           NAME float16 [rows, width] -> Gather -> Cast to float32
-    half linear         NAME float16 [out, in] -> Transpose -> Cast to float32 -> MatMul
+    half rows           NAME float16 [rows, width] -> Cast to float32 -> Gather
+    half linear         NAME float16 [out, in] -> Cast to float32 -> Transpose -> MatMul
     everything else     NAME float32
     a Relu              Max with 0, so that the linear before it is fused
 
+Nothing but that Cast reads float16. Runtimes do it once, when they load the file, and it asks nothing of a
+GPU, while other nodes in half precision fail on one that has none, such as WebGPU without `shader-f16`.
 The initializers are the weights and nothing else. The graph's own constants are Constant nodes.
 """
 
@@ -27,6 +29,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
+import onnx
 import onnx_ir
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -71,21 +74,15 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
     weights = _name_weights(graph, spec, packed)
     half = {name for name in weights if packed.storage(name) == torch.float16}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    # Only matrices are in half precision. A Cast behind rows costs little, and one behind the weight of a
-    # linear is done once, when the file is loaded.
+    # Only matrices are in half precision.
     half -= {
         name for node in graph.node if node.op_type not in ("Gather", "Transpose") for name in node.input
     }
 
     nodes = [helper.make_node("Constant", [], [value.name], value=value) for value in graph.initializer]
+    nodes += _widened(graph, half)
     for node in graph.node:
-        nodes += (
-            _relu(node)
-            if node.op_type == "Relu"
-            else _half(node)
-            if half & set(node.input)
-            else _dequantised(node, packed, gathered)
-        )
+        nodes += _relu(node) if node.op_type == "Relu" else _dequantised(node, packed, gathered)
     del graph.initializer[:], graph.node[:]
     graph.node.extend(nodes)
     for name in weights:
@@ -199,14 +196,29 @@ def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str
     return sorted(canonical.values())
 
 
-def _half(node: NodeProto) -> list[NodeProto]:
-    """Return the node and a Cast of its output to float32."""
-    (output,) = node.output
-    node.output[0] = f"{output}.half"
-    return [
-        node,
-        helper.make_node("Cast", [f"{output}.half"], [output], f"{node.name}.float", to=TensorProto.FLOAT),
+def _widened(graph: GraphProto, half: Collection[str]) -> list[NodeProto]:
+    """Return a Cast to float32 of each of these weights, and make the graph's nodes read what it gives."""
+    casts = [
+        helper.make_node("Cast", [name], [f"{name}.float"], f"{name}.cast", to=TensorProto.FLOAT)
+        for name in sorted(half)
     ]
+    given = {cast.input[0]: cast.output[0] for cast in casts}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = given.get(name, name)
+    return casts
+
+
+def read_in_half(model: ModelProto) -> list[str]:
+    """Return the names of float16 tensors: first weights that something else than a Cast reads, then tensors
+    that are no weights. The weights need no data.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    typed = (*inferred.value_info, *inferred.input, *inferred.output)
+    made = {value.name for value in typed if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    stored = {tensor.name for tensor in inferred.initializer if tensor.data_type == TensorProto.FLOAT16}
+    read = {name for node in inferred.node if node.op_type != "Cast" for name in node.input}
+    return [*sorted(stored & read), *sorted(made - stored)]
 
 
 def _relu(node: NodeProto) -> list[NodeProto]:

@@ -1,7 +1,7 @@
 """The reading of an ONNX file that this project wrote, by a reader that trusts nothing unchecked."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,9 @@ class Skeleton:
     external: bool
     """Whether its weights lie in another file."""
 
+    half: Sequence[str]
+    """The float16 tensors that something else than a Cast reads, or that are no weights."""
+
     @classmethod
     def of(cls, model: ModelProto) -> "Skeleton":
         """Return the skeleton of a model. The model keeps only what `graph.digest` leaves of it."""
@@ -49,7 +52,8 @@ class Skeleton:
             tensors=held(model),
             linears=len(onnx_graph.linears(model.graph)),
             external=onnx_external.used(model),
-            digest=onnx_graph.digest(model),  # This comes last, because it clears what the others read.
+            digest=onnx_graph.digest(model),  # This clears what those before it read.
+            half=onnx_graph.read_in_half(model),
         )
 
 

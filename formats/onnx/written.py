@@ -52,6 +52,12 @@ class WrittenOnnx:
             for file, skeleton in skeletons.items()
             if onnx_external.beside(file).exists() and not skeleton.external
         ]
+        sentences += [
+            f"{file.name}: {half[0]} is float16 (tensors like it: {len(half)}), expected a weight that only "
+            "a Cast reads: a GPU without half precision can do nothing else with it"
+            for file, skeleton in skeletons.items()
+            if (half := skeleton.half)
+        ]
         for skeleton in skeletons.values():
             expected = metadata_of(packed, skeleton.tensors, skeleton.digest)
             sentences += key_differences(skeleton.metadata, expected)

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from converters.bert.family import Bert
 from epmq_export import __version__
@@ -268,6 +268,37 @@ def test_changed_graph(copy: Written) -> None:
     (sentence,) = FORMAT.open(copy.path, copy.family).differences(copy.packed)
     assert "graph" in sentence
     assert unequal(copy, copy.path) == []
+
+
+@pytest.mark.parametrize("build", [minilm, small])
+def test_only_a_cast_reads_half_precision(build: Callable[[], Written]) -> None:
+    """A GPU without half precision, as WebGPU often has it, cannot do anything else with it."""
+    graph = onnx.load(build().path).graph
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    assert halves == {"embeddings.word_embeddings.weight"}
+    (reader,) = [node for node in graph.node if halves & set(node.input)]
+    assert reader.op_type == "Cast" and reader.attribute[0].i == TensorProto.FLOAT
+    assert reader.output[0] in {node.input[0] for node in graph.node if node.op_type == "Gather"}
+
+
+@pytest.mark.parametrize("how", ["gathered", "made", "constant"])
+def test_half_precision_elsewhere_is_told(copy: Written, how: str) -> None:
+    table = "embeddings.word_embeddings.weight"
+    with Change(copy.path) as model:
+        nodes = model.graph.node
+        if how == "gathered":
+            gather = next(node for node in nodes if f"{table}.float" in node.input)
+            gather.input[0] = table
+        elif how == "made":
+            nodes.insert(0, helper.make_node("Cast", [f"{QUERY}.scales"], ["extra"], to=TensorProto.FLOAT16))
+        else:
+            half = helper.make_tensor("value", TensorProto.FLOAT16, [1], [1.0])
+            nodes.insert(0, helper.make_node("Constant", [], ["extra"], value=half))
+    found = FORMAT.open(copy.path, copy.family).differences(copy.packed)
+    name = table if how == "gathered" else "extra"
+    told = f"model_q4.onnx: {name} is float16 (tensors like it: "
+    assert len(found) == 2 and found[0].startswith(told) and "the graph's SHA-256" in found[1]
+    assert "expected a weight that only a Cast reads" in found[0]
 
 
 @pytest.mark.parametrize("what", ["opset", "output", "axis", "node"])
