@@ -2,6 +2,7 @@
 a base. Tensors are read lazily, by name.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from epmq_export.tensors.directory import (
     ADAPTER_WEIGHTS,
     CONFIG,
     PICKLES,
+    QUANTIZATION,
     SHARD_INDEX,
     WEIGHTS,
     pickle_refusal,
@@ -34,6 +36,14 @@ from epmq_export.tensors.gguf_file import is_gguf
 from epmq_export.tensors.shards import StoredWeights
 from epmq_export.tensors.source import TypedSource
 
+log = logging.getLogger(__name__)
+# The dtypes of the codes of quantised matrices, and the names of the numbers that belong to them.
+_CODES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32})
+_SCALES = re.compile(
+    r"\.(qweight|qzeros|g_idx|SCB|weight_format|absmax|quant_map|nested_absmax|quant_state\..*|scales|"
+    r"zero_point|(weight|input|output)_(scale|scale_inv|scale_2|packed|zero_point|shape|g_idx))$|"
+    r"_(blocks|scales)$"
+)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 _HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS)
 
@@ -70,15 +80,9 @@ class Weights:
 
     def __init__(self, location: str, directory: Path) -> None:
         self.location, self.directory, self.model_directory = location, directory, directory
-        settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
-        for path in settings:
-            if "quantization_config" in read_json(path):
-                raise InputError(
-                    f"{path}: found quantization_config, expected an unquantised model: merging needs the "
-                    "weights as they were trained"
-                )
+        self._settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
         self._stored = StoredWeights(directory)
-        self._settings = settings
+        _require_plain(directory, self._stored)
 
     def names(self) -> list[str]:
         return self._stored.names()
@@ -153,6 +157,32 @@ def open_checkpoint(
     if not (directory / WEIGHTS).exists() and not (directory / SHARD_INDEX).exists():
         raise _no_weights(directory)
     return Weights(text, directory)
+
+
+def _require_plain(directory: Path, stored: StoredWeights) -> None:
+    """Raise InputError for quantised weights, which config.json or the tensors themselves tell. Where the
+    config says so of weights that are plain, the key is left over from a training on quantised ones, and the
+    log has a line.
+    """
+    config, matrices = directory / CONFIG, [name for name in stored.names() if len(stored.shape(name)) == 2]
+    codes = next((name for name in matrices if stored.dtype(name) in _CODES), None)
+    scales = next((name for name in stored.names() if _SCALES.search(name)), None)
+    said = config.exists() and bool(read_json(config).get(QUANTIZATION))
+    plain = codes is None and scales is None
+    if said and (not plain or not matrices):
+        raise InputError(
+            f"{config}: found {QUANTIZATION}{'' if plain else f' and tensor {codes or scales}'}, expected an "
+            "unquantised model: merging needs the weights as they were trained"
+        )
+    if codes is not None and scales is not None:
+        raise InputError(
+            f"{stored.place(codes)}: tensors {codes} and {scales} are of quantised weights, expected an "
+            "unquantised model: merging needs the weights as they were trained"
+        )
+    if said:
+        log.warning(
+            "%s: %s is left over: the weights beside it are plain and are taken so", config, QUANTIZATION
+        )
 
 
 def _directory(text: str, relative_to: Path | None) -> Path:

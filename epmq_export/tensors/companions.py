@@ -1,9 +1,11 @@
 """The files that travel with a model's weights: config, tokenizer, processor, pooling."""
 
+import json
 import shutil
 from pathlib import Path
 
-from epmq_export.tensors.directory import ADAPTER_CONFIG, PACKED_INDEX, SHARD_INDEX
+from epmq_export.files import read_json
+from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG, PACKED_INDEX, QUANTIZATION, SHARD_INDEX
 
 # The files beside the weights in a model's directory that are copied. The rest of such a directory (other
 # weights, caches, pictures) stays behind.
@@ -21,8 +23,14 @@ def companions(directory: Path) -> list[Path]:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy the companions of one model's directory into another, which exists."""
+    """Copy the companions of one model's directory into another, which exists. The copy's config.json says
+    nothing of quantised weights, since those are not copied.
+    """
     for path in companions(source):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
+    config = target / CONFIG
+    if config.exists() and QUANTIZATION in (content := read_json(config)):
+        del content[QUANTIZATION]
+        config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,6 +8,8 @@ from epmq_export.errors import InputError
 from epmq_export.files import read_json
 
 CONFIG = "config.json"
+QUANTIZATION = "quantization_config"
+"""The key of config.json that says how the weights beside it are quantised."""
 WEIGHTS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"

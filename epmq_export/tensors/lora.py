@@ -19,6 +19,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.tensors.directory import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, pickle_refusal
+from epmq_export.tensors.orientation import Orientation
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import TypedSource
 
@@ -34,7 +35,6 @@ _USED = {
     "use_rslora",
     "alpha_pattern",
     "rank_pattern",
-    "fan_in_fan_out",
     "init_lora_weights",
 }
 _UNUSED = {
@@ -58,6 +58,7 @@ _UNUSED = {
         "runtime_config",
     ),
     *("megatron_config", "megatron_core"),
+    "fan_in_fan_out",  # The module's own kind decides, as in peft.
 }
 _REFUSED = {
     "use_dora": "DoRA rescales every row by a norm",
@@ -111,6 +112,7 @@ class Lora:
         self._config = read_json(self._path)
         _check(self._path, self._config)
         self._base, self._file = base, SafetensorsFile(directory / ADAPTER_WEIGHTS)
+        self._orientation = Orientation(base)
         factors, whole = self._sort()
         rename = self._names_of_base([module + suffix for module, suffix in factors])
         # A tensor that is stored whole may be one that the base has not, such as the head of a classifier.
@@ -151,7 +153,7 @@ class Lora:
             change = part["shift"]
         elif "a" in part:
             change = part["b"] @ part["a"]
-            change = change.T if self._config.get("fan_in_fan_out") else change
+            change = change.T if self._orientation.turned(name) else change
         else:
             change = (part["embedding_b"] @ part["embedding_a"]).T
         return tensor.float() + delta.scale * change
@@ -266,7 +268,7 @@ class Lora:
                     f"{self._file.path}: the factors of {name} are of shapes {a} and {b}, expected [r, "
                     "in] and [out, r]"
                 )
-            turned = "embedding_a" in shape or bool(self._config.get("fan_in_fan_out"))
+            turned = "embedding_a" in shape or self._orientation.turned(name)
             expected = (a[1], b[0]) if turned else (b[0], a[1])
         if self.shape(name) != expected:
             raise InputError(

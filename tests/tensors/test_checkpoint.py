@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from epmq_export.errors import InputError
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
+from epmq_export.tensors.companions import copy_companions
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import renamed
 
@@ -87,6 +89,36 @@ def test_a_tensor_that_is_not_there_is_named(tmp_path: Path) -> None:
     for question in (source.load, source.shape, source.dtype, renamed(source, str).load):
         with pytest.raises(InputError, match=r"c\.weight"):
             question("c.weight")
+
+
+# Quantised weights.
+
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+@pytest.mark.parametrize("left", [None, {}, BNB, {"quant_method": "gptq", "bits": 4}])
+def test_a_quantization_config_beside_plain_weights(
+    left: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A training on quantised weights leaves it behind; the copy of a model's files does not have it."""
+    directory = write(tmp_path / "model", {**TENSORS, "position_ids": torch.arange(4)[None]})
+    (directory / "config.json").write_text(json.dumps({"model_type": "bert", "quantization_config": left}))
+    with caplog.at_level(logging.WARNING):
+        assert open_checkpoint(directory).names()
+    assert ("quantization_config is left over" in caplog.text) == bool(left)
+    (tmp_path / "copy").mkdir()
+    copy_companions(directory, tmp_path / "copy")
+    assert json.loads((tmp_path / "copy" / "config.json").read_text()) == {"model_type": "bert"}
+
+
+@pytest.mark.parametrize("said", [BNB, None])
+@pytest.mark.parametrize("scale", ["absmax", "quant_state.bitsandbytes__nf4"])
+def test_quantised_weights_are_refused(said: object, scale: str, tmp_path: Path) -> None:
+    codes = {"a.weight": torch.zeros(8, 1, dtype=torch.uint8), f"a.weight.{scale}": torch.ones(1)}
+    directory = write(tmp_path / "model", codes)
+    (directory / "config.json").write_text(json.dumps({"model_type": "bert", "quantization_config": said}))
+    with pytest.raises(InputError, match=r"a\.weight.* expected an unquantised model"):
+        open_checkpoint(directory)
 
 
 # Hub ids. The cache is laid out as the hub's own library lays it out; no network.

@@ -62,6 +62,11 @@ def save(tmp_path: Path, model: nn.Module, config: LoraConfig) -> tuple[Path, Pa
     return base, adapter, {name: tensor.detach().clone() for name, tensor in merged.items()}
 
 
+def set_config(adapter: Path, **changes: object) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
     "rank-stabilised": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": ["query", "dense"]},
@@ -122,6 +127,30 @@ def test_transposed_weights(tmp_path: Path) -> None:
     assert not torch.equal(
         source.load("h.0.attn.c_attn.weight"), load_file(base / "model.safetensors")["h.0.attn.c_attn.weight"]
     )
+
+
+@pytest.mark.parametrize("targets", [["query", "value"], ["intermediate.dense", "word_embeddings"]])
+def test_linears_are_never_transposed_whatever_the_setting_says(targets: list[str], tmp_path: Path) -> None:
+    """Settings made for GPT-2 are copied, and old versions of peft saved what they did not use."""
+    base, adapter, expected = save(tmp_path, bert(), LoraConfig(r=2, target_modules=targets))
+    set_config(adapter, fan_in_fan_out=True)
+    source = open_checkpoint(adapter, base=open_checkpoint(base))
+    for name in source.names():
+        torch.testing.assert_close(source.load(name), expected[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("target", ["c_attn", "attn.c_proj", "mlp.c_proj", "wte"])
+def test_transposed_modules_are_always_transposed(target: str, said: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = GPT2Model(GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2)).eval()
+    base, adapter, expected = save(
+        tmp_path, model, LoraConfig(r=2, target_modules=[target], fan_in_fan_out=target != "wte")
+    )
+    set_config(adapter, fan_in_fan_out=said)
+    source = open_checkpoint(adapter, base=open_checkpoint(base))
+    for name in source.names():
+        torch.testing.assert_close(source.load(name), expected[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("adapter_has_prefix", [True, False])

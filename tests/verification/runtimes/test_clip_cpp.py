@@ -192,8 +192,8 @@ def test_a_missing_key_is_named(key: str, gguf: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_is_cut_off_is_named(gguf: Path, tmp_path: Path) -> None:
     content, path = gguf.read_bytes(), tmp_path / "model.gguf"
-    # Cut within its keys, its reader frees what it has not read: it says so, or dies of it with words of the C
-    # library's choice, as memory happens to lie.
+    # Cut within its keys, its reader frees what it has not read: it says so, or dies of it with words of the
+    # C library's choice, as memory happens to lie.
     within = r"(fails.*(failed to read|reads no GGUF)|died)"
     for length, message in (
         (len(content) - 9000, r"(fails|died).*ends at byte \d+, and the file at byte \d+"),
