@@ -31,6 +31,6 @@ def copy_companions(source: Path, target: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
     config = target / CONFIG
-    if config.exists() and QUANTIZATION in (content := read_json(config)):
-        del content[QUANTIZATION]
+    if config.exists() and QUANTIZATION in config.read_text(encoding="utf-8", errors="replace"):
+        content = {key: value for key, value in read_json(config).items() if key != QUANTIZATION}
         config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
