@@ -1,6 +1,5 @@
 """The command line: parse arguments, call `epmq_export`, print what comes back. It does nothing else."""
 
-import json
 import signal
 import sys
 from enum import StrEnum
@@ -14,7 +13,8 @@ import typer
 
 import epmq_export as epmq
 from epmq_export.console.progress import ProgressDisplay
-from epmq_export.console.terminal import err, out, show_log
+from epmq_export.console.streams import ReaderGone, prepare
+from epmq_export.console.terminal import encodes_signs, print_json, print_result, show_line, show_log
 from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -26,13 +26,16 @@ app = typer.Typer(
     "and ONNX, and prove the files good in real runtimes.",
     epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input "
     "file, "
-    "or an output that cannot be written; 4 a runtime is not installed; 130 interrupted.",
+    "or an output that cannot be written; 4 a runtime is not installed; 130 interrupted; 141 the reader of a "
+    "pipe is gone.",
     no_args_is_help=True,
+    rich_markup_mode="rich" if encodes_signs() else None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 INTERRUPTED = 130  # what Typer makes of Ctrl-C
+READER_GONE = 141  # what a shell says of a program that SIGPIPE ends
 
 
 class FormatName(StrEnum):
@@ -69,14 +72,14 @@ def options(
 ) -> None:
     show_log(verbose)
     if version:
-        out.print(epmq.__version__)
+        print_result(epmq.__version__)
         raise typer.Exit
 
 
 @app.command()
 def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
-    out.print(epmq.merge(recipe, output, overwrite=overwrite, progress=ProgressDisplay()))
+    print_result(epmq.merge(recipe, output, overwrite=overwrite, progress=ProgressDisplay()))
 
 
 @app.command()
@@ -106,7 +109,7 @@ def calibrate(
         resume=resume,
         progress=ProgressDisplay(),
     )
-    out.print(packed.directory)
+    print_result(packed.directory)
 
 
 @app.command()
@@ -125,7 +128,7 @@ def export(
     """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
     formats = [name.value for name in format or ()]
     for path in epmq.export(packed, output, formats=formats, overwrite=overwrite, progress=ProgressDisplay()):
-        out.print(path)
+        print_result(path)
 
 
 @app.command()
@@ -157,13 +160,13 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
-    from epmq_export.console.verdict import scores_table
+    from epmq_export.console.verdict import show_scores
 
     scores = epmq.evaluate(model, recipe, device=device, progress=ProgressDisplay()).as_dict()
     if as_json:
-        out.print_json(data=scores)
+        print_json(scores)
     else:
-        out.print(scores_table(scores))
+        show_scores(scores)
 
 
 @app.command()
@@ -182,7 +185,7 @@ def inspect(
 
     description = epmq.inspect(file)
     if as_json:
-        _print_json(description.as_dict())
+        print_json(description.as_dict())
     else:
         show_description(description)
 
@@ -247,7 +250,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     diagnosis = diagnose()
     if as_json:
-        _print_json(diagnosis.as_dict())
+        print_json(diagnosis.as_dict())
     else:
         show_diagnosis(diagnosis)
     if diagnosis.lacking:
@@ -261,7 +264,7 @@ def _forecast(recipe: Path, output: Path | None, device: str | None, replaced: b
 
     forecast = epmq.forecast(recipe, output, device=device, overwrite=replaced)
     if as_json:
-        _print_json(forecast.as_dict())
+        print_json(forecast.as_dict())
     else:
         show_forecast(forecast)
 
@@ -276,12 +279,9 @@ def _show(verdict: "Verdict", output: Path) -> None:
         raise VerificationFailed(f"{output}: verification failed: {verdict.broken[0]}{more}")
 
 
-def _print_json(content: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
-
-
 def main() -> None:
     """Run the command line; every error is one sentence and an exit code."""
+    prepare()
     interrupted = _hear_interrupts()
     try:
         app()
@@ -293,6 +293,8 @@ def main() -> None:
                 "interrupted; nothing half-written was left, and --resume goes on with a calibration",
                 INTERRUPTED,
             )
+        if isinstance(error, ReaderGone):
+            sys.exit(READER_GONE)
         if isinstance(error, EpmqError):
             _fail(str(error), error.exit_code)
         if isinstance(error, ModuleNotFoundError):
@@ -322,7 +324,7 @@ def _hear_interrupts() -> Event:
 
 
 def _fail(sentence: str, code: int) -> None:
-    err.print(f"error: {sentence}", style="red", markup=False, soft_wrap=True)
+    show_line(f"error: {sentence}", "red")
     sys.exit(code)
 
 

@@ -2,8 +2,8 @@
 
 from rich.text import Text
 
-from epmq_export.console.listing import origin, rows, short, visible
-from epmq_export.console.terminal import out, plain_table
+from epmq_export.console.listing import origin, rows, short
+from epmq_export.console.terminal import out, plain_table, sign, visible
 from epmq_export.tensors.description import Description
 
 
@@ -26,7 +26,7 @@ def show_description(description: Description) -> None:
     table = plain_table("Tensors", "name", "×", "type", "shape", "bytes", "bits")
     for row in rows(description.tensors):
         tensor, many = row.tensor, str(row.count) if row.count > 1 else ""
-        shape = "×".join(str(size) for size in tensor.shape) or "scalar"
+        shape = sign("×").join(str(size) for size in tensor.shape) or "scalar"
         table.add_row(
             Text(visible(tensor.name)),
             many,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from epmq_export.console.listing import visible
-from epmq_export.console.terminal import out, plain_table
+from epmq_export.console.terminal import out, plain_table, show_line, show_table, visible
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.pipeline.forecast.costs import Memory
@@ -44,7 +43,7 @@ def show_forecast(forecast: "Forecast") -> None:
     for format, grids in forecast.grids.items():
         counts = Counter(grids.values())
         table.add_row(format, ", ".join(f"{count} linears on {grid}" for grid, count in counts.items()))
-    out.print(table)
+    show_table(table)
     if forecast.files:
         table = plain_table("Files", "name", "bytes", "of which")
         for file in forecast.files:
@@ -53,7 +52,7 @@ def show_forecast(forecast: "Forecast") -> None:
                 f"{file.bytes:,}",
                 ", ".join(f"{kind} {size:,}" for kind, size in file.types.items()),
             )
-        out.print(table)
+        show_table(table)
     if forecast.memory is not None:
         _show_memory(forecast.memory)
     if forecast.time is not None:
@@ -73,20 +72,20 @@ def show_forecast(forecast: "Forecast") -> None:
         )
         out.print(f"rests on {rests}; on a busy machine it is wrong", soft_wrap=True)
     for note in forecast.notes:
-        out.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+        show_line(f"note: {note}", "yellow", out)
     for sentence in forecast.unknown:
-        out.print(f"not said: {sentence}", markup=False, soft_wrap=True)
+        show_line(f"not said: {sentence}", console=out)
 
 
 def _show_found(title: str, found: Sequence["Found"]) -> None:
     table = plain_table(title, "", "", "")
     for each in found:
         table.add_row(
-            Text(each.role),
+            Text(visible(each.role)),
             Text(visible(each.name)),
             Text(each.sentence, "green" if each.whole else "yellow"),
         )
-    out.print(table)
+    show_table(table)
 
 
 def _show_memory(memory: "Memory") -> None:

@@ -10,6 +10,7 @@ from math import prod
 
 import yaml
 
+from epmq_export.console.terminal import sign, visible
 from epmq_export.tensors.description import TensorDescription
 
 # A text is cut after LENGTH characters, so that a SHA-256 stays whole, and a list after ITEMS items.
@@ -67,13 +68,13 @@ def short(value: object) -> str:
     """
     if isinstance(value, str):
         text = visible(value)
-        return text if len(text) <= LENGTH else f"{text[:LENGTH]}… ({len(value):,} characters)"
+        return text if len(text) <= LENGTH else f"{text[:LENGTH]}{sign('…')} ({len(value):,} characters)"
     if isinstance(value, list | tuple):
         if value and all(isinstance(item, Mapping) for item in value):
             return f"{len(value):,} items of {', '.join(visible(str(key)) for key in value[0])}"
         if len(value) <= ITEMS:
             return "[" + ", ".join(short(item) for item in value) + "]"
-        return f"{len(value):,} items: {', '.join(short(item) for item in value[:ITEMS])}, …"
+        return f"{len(value):,} items: {', '.join(short(item) for item in value[:ITEMS])}, {sign('…')}"
     if isinstance(value, Mapping):
         whole = visible(json.dumps(value, ensure_ascii=False, default=str))
         if len(whole) <= LENGTH:
@@ -82,7 +83,8 @@ def short(value: object) -> str:
             visible(str(key)) if isinstance(item, Mapping | list) else f"{visible(str(key))} {short(item)}"
             for key, item in value.items()
         ]
-        return f"{len(value):,} keys: {', '.join(first[:ITEMS])}" + (", …" if len(first) > ITEMS else "")
+        more = f", {sign('…')}" if len(first) > ITEMS else ""
+        return f"{len(value):,} keys: {', '.join(first[:ITEMS])}{more}"
     return str(value)
 
 
@@ -95,18 +97,9 @@ def origin(value: object) -> str:
         and value
         and all(isinstance(item, Mapping) and item.keys() == {"path", "sha256"} for item in value)
     ):
-        lines = [f"{str(item['sha256'])[:12]}…  {item['path']}" for item in value]
+        lines = [f"{str(item['sha256'])[:12]}{sign('…')}  {item['path']}" for item in value]
     elif isinstance(value, Mapping) and not any(isinstance(item, Mapping | list) for item in value.values()):
         lines = [", ".join(f"{key} {item}" for key, item in value.items())]
     else:
         lines = yaml.safe_dump(value, sort_keys=False, allow_unicode=True).removesuffix("...\n").splitlines()
     return "\n".join(visible(line) for line in lines)
-
-
-def visible(text: str) -> str:
-    """Return the text with every character that is not printable as an escape, because the text of a file
-    must not control a terminal.
-    """
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )

@@ -1,12 +1,14 @@
 """The progress of a job, shown on stderr: a bar on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from epmq_export.console.terminal import err
+from epmq_export.console.streams import is_terminal
+from epmq_export.console.terminal import err, show_line, visible
 
 if TYPE_CHECKING:  # Its room imports torch, which not every command shall wait for.
     from epmq_export.pipeline.progress import Progress
@@ -33,21 +35,22 @@ class ProgressDisplay:
             self._begin(progress.stage)
         elif self._bar is not None:
             total = progress.total or None
-            self._bar.update(self._task, description=progress.text, completed=progress.done, total=total)
+            text = visible(progress.text)
+            self._bar.update(self._task, description=text, completed=progress.done, total=total)
         elif time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
             count = f" ({progress.done} of {progress.total})" if progress.total else ""
-            err.print(f"{progress.stage}: {progress.text}{count}", style="dim")
+            show_line(f"{progress.stage}: {progress.text}{count}", "dim")
 
     def _begin(self, stage: str) -> None:
         self._said = time.monotonic()
-        if not err.is_terminal:
+        if not (is_terminal(sys.stderr) and err.is_interactive):
             return
         columns = (
-            SpinnerColumn(),
-            TextColumn("[bold]{task.fields[stage]}"),
+            SpinnerColumn("dots" if err.encoding.startswith("utf") else "line"),
+            TextColumn("{task.fields[stage]}", style="bold", markup=False),
             BarColumn(16),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
         )
         self._bar = Bar(*columns, console=err, transient=True)
@@ -59,4 +62,4 @@ class ProgressDisplay:
             self._bar.stop()
             self._bar = None
         if progress.state == "finished":
-            err.print(f"{progress.stage}: {progress.seconds:.1f} s", style="dim")
+            show_line(f"{progress.stage}: {progress.seconds:.1f} s", "dim")

@@ -9,11 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from epmq_export.console.terminal import mark, out
+from epmq_export.console.terminal import mark, out, print_result, show_table, visible
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.verification.checks import Check
     from epmq_export.verification.verdict import FileVerdict, Verdict
+
+NAME = 20
+"""The columns of a task's name that a narrow terminal leaves whole."""
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -23,17 +26,24 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table(
         title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    table.add_column("task", no_wrap=True)  # A name must not be broken.
+    tasks = [task for task in next(iter(scores.values())) if task != "average"]
+    # A name of usual length is not broken, and a long one does not push the numbers out.
+    longest = max(len(task) for task in (*tasks, "average"))
+    table.add_column("task", overflow="fold", min_width=min(longest, NAME))
     for name in scores:
         table.add_column(name, justify="right")
-    tasks = [task for task in next(iter(scores.values())) if task != "average"]
     for task in (*tasks, "average"):
         table.add_row(
-            task,
+            Text(visible(task)),
             *(f"{100 * row[task]:.1f}" for row in scores.values()),
             style="bold" if task == "average" else None,
         )
     return table
+
+
+def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Show the table of accuracies."""
+    show_table(scores_table(scores))
 
 
 def _size(file: "FileVerdict") -> str:
@@ -86,8 +96,8 @@ def _outcome(name: str, check: "Check | None") -> Text:
 def show_verdict(verdict: "Verdict") -> None:
     """Show scores, checks, fused layers and the verdict, with a line for each reason of a failure."""
     if verdict.scores:
-        out.print(scores_table(verdict.scores))
-    out.print(checks_table(verdict.files))
+        show_scores(verdict.scores)
+    show_table(checks_table(verdict.files))
     for file in verdict.files:
         if "fused" in file.notes:
             fused, linears = file.notes["fused"], file.notes["linears"]
@@ -96,10 +106,10 @@ def show_verdict(verdict: "Verdict") -> None:
                 style=None if fused == linears else "yellow",
             )
     for sentence in verdict.broken:
-        out.print(f"✗ {sentence}", style="red", markup=False)
+        out.print(mark(False, sentence), soft_wrap=True)
     out.print(
         "verdict: pass" if verdict.passed else "verdict: fail",
         style="bold green" if verdict.passed else "bold red",
     )
     for path in dict.fromkeys(str(file.path) for file in verdict.files):
-        out.print(path)
+        print_result(path)

@@ -10,6 +10,9 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import prompt_contradictions
 from epmq_export.recipe.values import ONNX_GRIDS
 
+MEAN = "average"
+"""The name that the mean of all tasks has in every table of scores."""
+
 Mistake = tuple[Key, str]
 """A key, and the sentence that tells what is wrong there."""
 
@@ -109,6 +112,11 @@ def _tasks(recipe: Recipe) -> Iterator[Mistake]:
     for name, task in recipe.tasks.items():
         if not name.strip():
             yield ("tasks", name), "found an empty name, expected the name of a task"
+        if name == MEAN:
+            yield (
+                ("tasks", name),
+                f"found a task of this name, expected another: {MEAN} is the mean of all tasks",
+            )
         if recipe.location(task.expert) not in experts:
             yield (
                 ("tasks", name, "expert"),

@@ -588,6 +588,10 @@ WRONG_VALUES = [
         TASK.replace("data/mood.tsv", "x" * 5000),
         f"6: tasks.mood.calibration: found no file '{'x' * 5000}', expected one, relative to the recipe",
     ),
+    (
+        TASK.replace("mood:", "average:"),
+        "4: tasks.average: found a task of this name, expected another: average is the mean of all tasks",
+    ),
     (HEAD + "tasks:\n  mood:", "4: tasks.mood: found nothing, expected a mapping"),
     (HEAD + "tasks:\n  mood: {expert: org/a}", "4: tasks.mood.calibration: found nothing, expected this key"),
     (
