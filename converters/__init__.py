@@ -2,7 +2,8 @@
 of files, tokenizer.
 
 A folder has `family.py` with a function `open_family(directory, model_type)`, and beside it what that needs
-(blocks.py, kinds.py where one class serves several kinds, gguf.py, onnx.py). `FROZEN` in its `__init__.py`,
+(blocks.py, kinds.py where one class serves several kinds, gguf.py, onnx.py) and `keys.py`, which says of each
+key of config.json whether it changes what is computed. `FROZEN` in its `__init__.py`,
 where it is there, are the patterns of what a merge leaves as the base's: known without opening a model.
 `shared` and `tokenizers` hold what several families need; `from_gguf` reads GGUF files as models.
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from converters.shared.keys import Keys, together
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Family
@@ -59,6 +61,31 @@ def frozen(directory: Path) -> Sequence[str]:
         return ()
     patterns: Sequence[str] = getattr(import_module(f"{__name__}.{folder}"), "FROZEN", ())
     return patterns
+
+
+def require_same_settings(base: Path, expert: Path, name: str) -> list[str]:
+    """Return a sentence for each setting beside an expert's weights that differs from the base's and changes
+    no number of the merge. `name` is the expert's in them.
+
+    Raises InputError, with both values, for one that changes what is computed from the same weights. Both
+    are model directories; what a directory lacks is not compared.
+    """
+    from converters.shared.same_config import require_same_config
+
+    try:
+        keys = keys_of(_model_type(base))
+    except InputError:
+        keys = together(map(keys_of, FAMILIES))
+    notes = require_same_config(base, expert, name, keys)
+    for compare in keys.beside:
+        notes += compare(base, expert, name)
+    return notes
+
+
+def keys_of(model_type: str) -> Keys:
+    """Return the keys of the config.json of a model of a known kind, by what they are to a merge."""
+    found: Keys = import_module(f"{__name__}.{FAMILIES[model_type]}.keys").KEYS
+    return found
 
 
 def _model_type(directory: Path) -> str:

@@ -16,7 +16,7 @@ VISION, TEXT = "vision_model", "text_model"
 
 # What the last of a text's tokens is read by, with this id in old configs: by its place, the highest id, and
 # not by the id itself.
-_OLD_END = 2
+OLD_END = 2
 
 
 _LAYER_STEPS = (
@@ -173,7 +173,7 @@ class TextHead:
         assert hidden is not None
         ids = batch["input_ids"]
         end: int = self.config.eos_token_id
-        last = (ids if end == _OLD_END else (ids == end).int()).argmax(1)
+        last = (ids if end == OLD_END else (ids == end).int()).argmax(1)
         read = hidden[torch.arange(hidden.shape[0], device=hidden.device), last][:, None]
         result: Tensor = module.get_submodule("text_projection")(
             module.get_submodule(f"{TEXT}.final_layer_norm")(read)

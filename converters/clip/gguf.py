@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import PILImageResampling
 
+from converters.clip.blocks import OLD_END
 from converters.shared.config import Config
 from epmq_export.errors import InputError
 from epmq_export.models.processor import CONFIG
@@ -56,6 +57,7 @@ def gguf_spec(
             f"{where}: hidden_act is {text.hidden_act!r} for texts and {vision.hidden_act!r} for images, "
             "expected one for both in GGUF"
         )
+    _require_end(text, tokenizer, where)
     _require_processor(processor, vision.image_size, directory)
     metadata: Metadata = {
         "general.description": "two-tower CLIP model",
@@ -77,6 +79,17 @@ def gguf_spec(
         names=_names(text.num_hidden_layers, vision.num_hidden_layers),
         left_out=frozenset({"logit_scale"}),
     )
+
+
+def _require_end(text: Config, tokenizer: PreTrainedTokenizerFast, where: Path) -> None:
+    """Raise InputError where a text is not read at the last of its tokens, as clip.cpp reads it."""
+    last: int = tokenizer.eos_token_id
+    found = text.eos_token_id
+    if found != last and not (found == OLD_END and last == text.vocab_size - 1):
+        raise InputError(
+            f"{where}: found text_config.eos_token_id {found}, expected {last}, which its tokenizer ends "
+            "texts with and clip.cpp reads them at; leave gguf out of export.formats"
+        )
 
 
 def _require_processor(processor: Any, side: int, directory: Path) -> None:  # noqa: ANN401

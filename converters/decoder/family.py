@@ -293,11 +293,28 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     """Raise InputError for what llama.cpp, or the blocks here, would compute otherwise."""
     activation = {"hidden_act": (kind.activation,), "hidden_activation": (kind.activation,)}
     refuse_other_values(kind.name, path, config, {**activation, **_KNOWN})
+    _refuse_partial(path, kind, config)
+    window = getattr(config, "sliding_window", None)
+    if kind.windows == "mixed" and SLIDING in config.layer_types and not window:
+        raise InputError(
+            f"{path}: found sliding_window {window!r} beside layer_types with {SLIDING!r}, expected a number"
+        )
     if kind.windows == "refused" and SLIDING in config.layer_types:
         raise InputError(
             f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full "
             "attention"
         )
+
+
+def _refuse_partial(path: Path, kind: Kind, config: Config) -> None:
+    """Raise InputError where rotations are those of a part of each head: the library's attention has none."""
+    rotations = config.rope_parameters
+    parts = [each for each in rotations.values() if isinstance(each, dict)] or [rotations]
+    for found in (part.get("partial_rotary_factor", 1) for part in parts):
+        if found not in (None, 1):
+            raise InputError(
+                f"{path}: found partial_rotary_factor {found!r}, expected 1: family {kind.name} has no other"
+            )
 
 
 def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -25,6 +25,7 @@ def load_config(kind: str, path: Path, library: type[PreTrainedConfig]) -> Confi
     except Exception as error:  # the library's checks raise a class of their own for every mistake
         raise no_config(kind, path, error) from None
     config._attn_implementation = "sdpa"
+    config.chunk_size_feed_forward = 0  # it saves memory, changes nothing, and takes lengths of its own alone
     return config
 
 

@@ -40,6 +40,11 @@ _KNOWN: Mapping[str, tuple[object, ...]] = {
     "relative_attention_max_distance": (DISTANCE,),
     "is_encoder_decoder": (True,),
 }
+# What the feed-forward part is by the key that the library takes it from: a config may have it apart, too.
+_FEED_FORWARD: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    "relu": {"is_gated_act": (False,), "dense_act_fn": ("relu",)},
+    "gated-gelu": {"is_gated_act": (True,), "dense_act_fn": ("gelu_new", "gelu_pytorch_tanh", "gelu")},
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class T5:
         stored = read_json(path)
         config = load_config("t5", path, T5Config)
         refuse_other_values("t5", path, config, _KNOWN)
+        refuse_other_values("t5", path, config, _FEED_FORWARD[config.feed_forward_proj])
         tokenizer = fast_tokenizer(directory)
         _refuse_endings(path, config, tokenizer)
         # The library ties the head whatever a config says, and since version 5 it writes so even for a model

@@ -152,7 +152,7 @@ def _require_feasible(
 
 def _known_notes(job: Job, target: Target | None) -> list[str]:
     """Return a sentence for everything that is already known not to be as the recipe asked."""
-    notes = [note for task in job.tasks for note in task.notes]
+    notes = [*job.notes, *(note for task in job.tasks for note in task.notes)]
     if target is not None:
         formats = " and ".join(name.upper() for name in target.formats)
         notes += [

@@ -1,5 +1,6 @@
 """The stage `evaluate`: a model's scores on a recipe's tasks, beside those of the base and of the experts."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Sample
 from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.models import settings_of
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -19,6 +21,7 @@ from epmq_export.tensors.source import renamed
 from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.tasks.open import open_bench
 
+log = logging.getLogger(__name__)
 Scores = Mapping[str, float]
 """A score for each task, and their mean as `average`: 0..1, or -1..1 for rank correlations."""
 
@@ -76,6 +79,8 @@ def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sam
     if packed:
         return partial(reference.outputs, registry.open_family(model), Packed(model), device=job.device)
     opened = open_checkpoint(model, base, open_gguf=registry.open_gguf)
+    for note in registry.require_same_settings(settings_of(base), settings_of(opened), str(model)):
+        log.warning("%s", note)
     require_same_vocabulary(base.directory, opened.directory, str(model))
     source = job.models.like_expert(renamed(opened, family.canonical))
     require_fit(job.models.base, source, str(model))

@@ -10,7 +10,7 @@ import torch
 from epmq_export.data.task import Task
 from epmq_export.errors import RecipeError
 from epmq_export.models.model_set import ModelSet
-from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models
+from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models, require_same_settings
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import formats_of, require_answerable, require_formats
@@ -28,6 +28,8 @@ class Job:
     checkpoints: Checkpoints
     models: ModelSet
     device: torch.device
+    notes: Sequence[str] = ()
+    """Sentences on what differs between the models and does not forbid to merge them."""
 
     @classmethod
     def open(cls, recipe: Recipe, registry: Registry, device: torch.device) -> "Job":
@@ -37,11 +39,14 @@ class Job:
         """
         recipe = recipe.require_tasks()
         checkpoints = open_checkpoints(recipe, registry.open_gguf)
+        notes = require_same_settings(recipe, checkpoints, registry)
         models = open_models(recipe, checkpoints, registry.open_family)
         tasks = load_tasks(recipe, models.family)
         require_formats(recipe, models.family)
         require_answerable(models.family, tasks)
-        return cls(recipe=recipe, tasks=tasks, checkpoints=checkpoints, models=models, device=device)
+        return cls(
+            recipe=recipe, tasks=tasks, checkpoints=checkpoints, models=models, device=device, notes=notes
+        )
 
     @property
     def formats(self) -> list[str]:

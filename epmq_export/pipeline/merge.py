@@ -1,5 +1,6 @@
 """The merge in full precision, as `epmq merge` writes it."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,13 @@ from epmq_export.merging.vocabulary import (
     vocabulary,
     write_tokenizer,
 )
-from epmq_export.pipeline.models import Checkpoints, frozen_tensors, open_checkpoints, require_one_vocabulary
+from epmq_export.pipeline.models import (
+    Checkpoints,
+    frozen_tensors,
+    open_checkpoints,
+    require_one_vocabulary,
+    require_same_settings,
+)
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.merge import RecipeTokenizer
@@ -27,6 +34,8 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.source import Joined, TypedSource, only, without
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,8 @@ def _config_changes(checkpoints: Checkpoints, known: Vocabulary | None) -> dict[
 def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Stages) -> None:
     """Merge the models of a recipe and write a Hugging Face directory, whole or not at all."""
     checkpoints = open_checkpoints(recipe, registry.open_gguf)
+    for note in require_same_settings(recipe, checkpoints, registry):
+        log.warning("%s", note)
     merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))
     experts = [model.model for model in recipe.experts]
     written = recipe.path.read_text(encoding="utf-8")

@@ -11,11 +11,13 @@ from epmq_export.merging.plan import Plan
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_same_vocabulary
+from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
 
 
@@ -52,6 +54,28 @@ def require_one_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
             checkpoints.experts[recipe.location(model.model)].directory,
             model.model,
         )
+
+
+def settings_of(model: Checkpoint) -> Path:
+    """Return the directory of what a model says of itself: its own, or for an adapter without a config that
+    of the model that it was trained on.
+    """
+    return model.directory if (model.directory / CONFIG).is_file() else model.model_directory
+
+
+def require_same_settings(recipe: Recipe, checkpoints: Checkpoints, registry: Registry) -> list[str]:
+    """Return a sentence for each setting beside an expert's weights that differs from the base's and is told.
+
+    Raises InputError for one that changes what is computed.
+    """
+    base = settings_of(checkpoints.base)
+    return [
+        note
+        for model in recipe.experts
+        for note in registry.require_same_settings(
+            base, settings_of(checkpoints.experts[recipe.location(model.model)]), model.model
+        )
+    ]
 
 
 def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:

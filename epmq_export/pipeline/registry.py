@@ -26,6 +26,12 @@ class Registry:
     unknown family.
     """
 
+    require_same_settings: Callable[[Path, Path, str], Sequence[str]]
+    """A function that compares what stands beside the weights of the base and of an expert, the expert's name
+    last. It returns a sentence for each difference that is told, and raises InputError for one that changes
+    what is computed.
+    """
+
     open_gguf: OpenGguf
     """A function that opens a GGUF file as a checkpoint."""
 

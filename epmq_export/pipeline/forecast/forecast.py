@@ -32,7 +32,7 @@ from epmq_export.pipeline.forecast.costs import (
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.planned import held_bytes, planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
-from epmq_export.pipeline.models import frozen_tensors
+from epmq_export.pipeline.models import frozen_tensors, settings_of
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
     formats_of,
@@ -45,7 +45,7 @@ from epmq_export.pipeline.targets import targets
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
+from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import renamed, without
 
@@ -85,13 +85,19 @@ class Forecaster:
         require_formats(recipe, family)
         require_kind(recipe, family)
         require_readable(recipe, family, formats_of(recipe, family))
-        _require_models(recipe, family, models, self.registry.open_gguf)
-        return self._of_family(recipe, family, models, data, merge)
+        notes = _require_models(recipe, family, models, self.registry)
+        return self._of_family(recipe, family, models, data, merge, notes)
 
     def _of_family(
-        self, recipe: Recipe, family: Family, models: Sequence[Found], data: Sequence[Found], merge: str
+        self,
+        recipe: Recipe,
+        family: Family,
+        models: Sequence[Found],
+        data: Sequence[Found],
+        merge: str,
+        notes: list[str],
     ) -> Forecast:
-        method, unknown, notes = recipe.calibration.settings, list[str](), list[str]()
+        method, unknown = recipe.calibration.settings, list[str]()
         if not models[0].whole:
             unknown.append("the base's weights are not here: shapes are those of its config")
         samples = self._samples(recipe, family, unknown)
@@ -212,11 +218,15 @@ def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
     return apart * (once + tune[0]), apart * (once + tune[1])
 
 
-def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], open_gguf: OpenGguf) -> None:
-    """Raise InputError for a model that is here and does not fit, by headers and tokenizers only."""
+def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], registry: Registry) -> list[str]:
+    """Raise InputError for a model that is here and does not fit, by headers, settings and tokenizers only.
+
+    Returns a sentence for each setting that differs and is told.
+    """
     base, *experts = models
+    notes, open_gguf = list[str](), registry.open_gguf
     if not base.whole:
-        return
+        return notes
     opened = open_checkpoint(
         local.local_location(base, recipe.location(recipe.base_model)), open_gguf=open_gguf
     )
@@ -229,8 +239,10 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], ope
         expert: Checkpoint = open_checkpoint(
             local.local_location(found, recipe.location(model.model)), opened, open_gguf=open_gguf
         )
+        notes += registry.require_same_settings(settings_of(opened), settings_of(expert), model.model)
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         require_fit(moving, without(renamed(expert, family.canonical), held), model.model)
+    return notes
 
 
 def _said(method: Method, recipe: Recipe) -> str:
