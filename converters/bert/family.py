@@ -13,12 +13,12 @@ from converters.bert.gguf import Pooling, gguf_spec
 from converters.bert.onnx import onnx_spec
 from converters.shared.batches import fitting, tokenised
 from converters.shared.config import load_config, refuse_other_values
-from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Batch, Block, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
+from epmq_export.models.tokenizer import fast_tokenizer
 
 log = logging.getLogger(__name__)
 

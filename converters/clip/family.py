@@ -20,12 +20,12 @@ from converters.clip.gguf import GRIDS, gguf_spec
 from converters.clip.onnx import joint_spec, text_spec, vision_spec
 from converters.shared.batches import fitting, preprocessed, tokenised
 from converters.shared.config import load_config, refuse_other_values
-from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Images, ZeroShot
 from epmq_export.models.processor import load_processor
 from epmq_export.models.samples import Picture, Sample, picture_of, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
+from epmq_export.models.tokenizer import fast_tokenizer
 
 _Config = TypeVar("_Config", CLIPTextConfig, CLIPVisionConfig)
 SCALE = "logit_scale"

@@ -16,11 +16,11 @@ from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, no_config, refuse_other_values
 from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
-from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Language
 from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
+from epmq_export.models.tokenizer import fast_tokenizer
 from epmq_export.tensors.source import TensorSource
 
 # The most tokens of a calibration or evaluation text. More teach a solve little, and the cost of attention

@@ -4,6 +4,7 @@ A file has only the name of the way in which a text is split into words. A file 
 refused, because another way would silently give other tokens.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from converters.tokenizers.byte_splits import DIGITS, GPT2, WAYS
-from converters.tokenizers.common import IDS, WORD_START
+from converters.tokenizers.common import IDS, TEMPLATE, WORD_START
 from epmq_export.errors import InputError
+from epmq_export.models.tokenizer import save_tokenizer
 from epmq_export.tensors.gguf_file import Value, shown
 
 # The ways by `tokenizer.ggml.pre`. A file without the key has the default.
@@ -51,10 +53,20 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
     tokenizer: Any = PreTrainedTokenizerFast(
         tokenizer_object=made, clean_up_tokenization_spaces=False, **roles
     )  # type: ignore[no-untyped-call]
-    if isinstance(template := keys.get("tokenizer.chat_template"), str):
-        tokenizer.chat_template = template
-    tokenizer.save_pretrained(directory)
+    tokenizer.chat_template = _templates(keys) or None
+    save_tokenizer(tokenizer, directory)
     return True
+
+
+def _templates(keys: Mapping[str, Any]) -> str | dict[str, str]:
+    """Return the chat template or, where there are several, each by its name."""
+    listed = keys.get(f"{TEMPLATE}s")
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    # The names become names of files. llama.cpp's converter writes no others.
+    known = [name for name in names if re.fullmatch("[A-Za-z0-9_]+", name)]
+    places = {"default": TEMPLATE, **{name: f"{TEMPLATE}.{name}" for name in known}}
+    found = {name: text for name, place in places.items() if isinstance(text := keys.get(place), str)}
+    return found["default"] if [*found] == ["default"] else found
 
 
 def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:

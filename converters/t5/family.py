@@ -18,13 +18,13 @@ from converters.t5.blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Ste
 from converters.t5.gguf import gguf_spec
 from converters.t5.onnx import onnx_specs
 from converters.tokenizers.for_llama_cpp import agreement
-from converters.tokenizers.load import fast_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Batch, Block, Export, Language
 from epmq_export.models.greedy import answers
 from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
+from epmq_export.models.tokenizer import fast_tokenizer
 from epmq_export.tensors.source import TensorSource
 
 # The length that it was trained on, where the config does not say one. Positions are relative, so this is

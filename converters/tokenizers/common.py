@@ -22,6 +22,7 @@ WORD_START = "\u2581"
 """The letter that SentencePiece writes for a space."""
 
 NFC = {"type": "NFC"}
+TEMPLATE = "tokenizer.chat_template"
 # The names of special tokens in the file, and those in tokenizers and configs.
 IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unknown": "unk_token_id", "padding": "pad_token_id"}
 # The tokens that end a turn of a chat in llama.cpp. The first that a vocabulary has is used.
@@ -138,6 +139,8 @@ def placed(
     tokens = [f"[PAD{row}]" for row in range(vocabulary)]
     types = [int(TokenType.UNUSED)] * vocabulary
     for token, row in [*pieces.items(), *((token, entry["id"]) for token, entry in added.items())]:
+        if not token and row >= vocabulary:  # This is an empty line at the end of vocab.txt.
+            continue
         if not 0 <= row < vocabulary:
             raise InputError(
                 f"{directory}: token {token!r} has id {row}, but the model has {vocabulary} embeddings"
@@ -259,13 +262,17 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
     return keys
 
 
-def chat_template(tokenizer: PreTrainedTokenizerFast, directory: Path) -> Keys:
-    """Return the directory's own template; of several, GGUF has names for none but the first."""
-    found = tokenizer.chat_template
-    if found is None:
-        return {}
-    if not isinstance(found, str):
-        raise InputError(
-            f"{directory}: its tokenizer has {len(found)} chat templates ({', '.join(found)}), expected one"
-        )
-    return {"tokenizer.chat_template": found}
+def chat_template(tokenizer: PreTrainedTokenizerFast) -> Keys:
+    """Return the directory's own template and those that have other names than `default`, as llama.cpp's
+    converter writes them: its names have letters, digits and underscores only.
+    """
+    found = tokenizer.chat_template or {}
+    templates: dict[str, str] = {"default": found} if isinstance(found, str) else dict(found)
+    default = templates.pop("default", None)
+    named = {re.sub("[^A-Za-z0-9]", "_", name): text for name, text in sorted(templates.items())}
+    keys: Keys = {f"{TEMPLATE}.{name}": text for name, text in named.items()}
+    if named:
+        keys[f"{TEMPLATE}s"] = sorted(named)
+    if default is not None:
+        keys[TEMPLATE] = default
+    return keys

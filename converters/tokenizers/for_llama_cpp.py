@@ -28,7 +28,7 @@ def gguf_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path, vocabula
         keys = sentencepiece_bpe.sentencepiece_bpe(tokenizer, rules, directory, vocabulary)
     else:
         keys = byte_bpe.byte_bpe(tokenizer, rules, directory, vocabulary)
-    return {**keys, **chat_template(tokenizer, directory)}
+    return {**keys, **chat_template(tokenizer)}
 
 
 def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:

@@ -8,6 +8,7 @@ model has gets zeros and a line in the log. Each slice is filled from its own mo
 """
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from epmq_export.errors import InputError, SettingError, first_line
 from epmq_export.files import read_json
 from epmq_export.merging.names import is_indexed
 from epmq_export.merging.tokens import TokenEntry
+from epmq_export.models.tokenizer import open_tokenizer, save_tokenizer
 from epmq_export.tensors.checkpoint import Checkpoint
+from epmq_export.tensors.companions import TEMPLATES
 from epmq_export.tensors.directory import CONFIG
 
 log = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """Return a model's tokenizer. Raises InputError where it has none that transformers reads."""
     directory = checkpoint.model_directory
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = open_tokenizer(directory)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise InputError(
             f"{directory}: found no tokenizer that transformers reads, expected one ({first_line(error)})"
@@ -238,4 +241,5 @@ def write_tokenizer(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
     """Write a tokenizer, in place of the tokenizer files that are there."""
     for name in TOKENIZER_FILES:
         (directory / name).unlink(missing_ok=True)
-    tokenizer.save_pretrained(directory)
+    shutil.rmtree(directory / TEMPLATES, ignore_errors=True)
+    save_tokenizer(tokenizer, directory)

@@ -7,9 +7,12 @@ from pathlib import Path
 from epmq_export.files import read_json
 from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG, PACKED_INDEX, QUANTIZATION, SHARD_INDEX
 
+TEMPLATES = "additional_chat_templates"
+"""The folder of the chat templates that are not the default one, as transformers writes them."""
+
 # The files beside the weights in a model's directory that are copied. The rest of such a directory (other
 # weights, caches, pictures) stays behind.
-COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*/config.json")
+COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", f"{TEMPLATES}/*.jinja", "*/config.json")
 
 
 # Files that describe how the weights of that directory are stored, which a copy stores differently.

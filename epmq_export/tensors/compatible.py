@@ -84,9 +84,11 @@ def _vocabulary(directory: Path) -> dict[str, Any] | None:
     path = directory / "vocab.txt"
     if path.exists():
         try:
-            return {token: index for index, token in enumerate(path.read_text(encoding="utf-8").split("\n"))}
+            text = path.read_text(encoding="utf-8")  # The lines may end as Windows ends them.
         except ValueError as error:
             raise InputError(f"{path}: not UTF-8 ({error})") from None
+        # No text has an empty token, so lines that are empty at the end are none.
+        return {token: index for index, token in enumerate(text.rstrip("\n").split("\n"))}
     return None
 
 

@@ -23,54 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from epmq_export.models.family import Family
+from epmq_export.models.hard_texts import HARD_TEXTS
 from epmq_export.models.samples import Passage, Picture, Pixels, Sample
-
-HARD_TEXTS = (
-    "",
-    " ",
-    "\t\n\r ",
-    ".",
-    "a",
-    "The quick brown fox jumps over the lazy dog.",
-    "UPPER lower MiXeD tItLe",
-    "café naïve façade Ångström jalapeño",
-    "cafe\u0301 nai\u0308ve A\u030angstro\u0308m",
-    "Straße, Œuvre, Ærø, Łódź, Đakovo",
-    "İstanbul ve Iğdır arasında",
-    "Ελληνικά: ΟΔΥΣΣΕΥΣ, Οδυσσεύς",
-    "Съешь же ещё этих мягких французских булок, да выпей чаю",
-    "їжак, ґанок, ёлка, й",
-    "שלום עולם, מה שלומך?",
-    "مرحبا بالعالم، كيف حالك؟",
-    "我爱北京天安门，天安门上太阳升。",
-    "東京は日本の首都です。ガギグ ぱぴぷ",
-    "mixed 中文 and English混在text",
-    "𠀀𠮷 rare ideographs 㐂",
-    "สวัสดีชาวโลก",
-    "Việt Nam: Hà Nội, Đà Nẵng, Huế",
-    "😀 smile 👍🏽 thumbs 👩‍👩‍👧 family 🇫🇷 flag",
-    "I ❤️ it ™ © ® № ½ ² ℃ ﬁne",
-    "don't can't it's y'all rock'n'roll",
-    "wait... what?! (no) [yes] {maybe} <tag> #hash @you $5 50% a&b a|b ~x ^y `z` \\w",
-    "“curly” ‘quotes’ — dashes – and … ellipsis «guillemets» ¿qué? ¡sí!",
-    "3.14159 1,000,000 1e-12 0x1F 12:30 2024-02-29 +49-30-1234567",
-    "https://example.org/a/b?c=d&e=f#g mailto:nobody@example.org",
-    "def f(x): return x**2 + 1  # comment",
-    "snake_case camelCase kebab-case dot.ted C++ C# .NET",
-    "pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism",
-    "w" * 100,
-    "zero\u200bwidth soft\u00adhyphen no\u00a0break thin\u2009space \ufeffmark",
-    "null\x00 bell\x07 escape\x1b delete\x7f control\x9f",
-    "replacement \ufffd and private \ue000 use",
-    "line one\nline two\r\nline three\ttabbed",
-    "[CLS] inside [SEP] a text [MASK] with [UNK] and [PAD]",
-    "[cls] [Sep] [MASK]ed un[MASK] ##ing ##",
-    "[unused1] <s> </s> <|endoftext|>",
-    "𝓕𝓪𝓷𝓬𝔂 ｆｕｌｌｗｉｄｔｈ ①②③ Ⅳ",
-    "buffalo " * 40,
-    "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 4,
-)
-
 
 # The targets are longer than the part that is fed token by token behind a cache. The last one is far longer
 # than the distances that have buckets of their own in T5's bias.

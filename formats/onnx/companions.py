@@ -1,36 +1,37 @@
-"""The files beside the models' folder: config and tokenizer as the packed checkpoint has them, and files that
-only runtimes need.
+"""The files beside the models' folder: config and tokenizer as the packed checkpoint has them but for what
+clients need to be told there (clients.py), and files that only runtimes need.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from epmq_export.models.family import Family
 from epmq_export.tensors.companions import companions
+from formats.onnx.clients import as_clients_read
 from formats.onnx.spec import specs_of
 
 FOLDER = "onnx"
 """The models' folder, which transformers.js asks for by this name."""
 
 
-def own_files(family: Family, ending: str) -> dict[str, bytes]:
-    """Return the files that runtimes need beside the models' folder, by name. `ending` is the ending of the
-    models.
+def files_beside(source: Path, family: Family, ending: str, apart: Collection[str]) -> dict[str, bytes]:
+    """Return the files beside the models' folder, by name, for the packed checkpoint `source`.
+
+    `ending` is the ending of the models; `apart` are the paths, from there, of those whose weights lie in a
+    file of their own.
     """
-    found = {
-        name: content
+    models = {stem: f"{FOLDER}/{stem}{ending}" for stem in specs_of(family)}
+    own = {
+        name: (json.dumps(content, indent=2) + "\n").encode()
         for stem, spec in specs_of(family).items()
-        for name, content in spec.beside(f"{FOLDER}/{stem}{ending}").items()
+        for name, content in spec.beside(models[stem]).items()
     }
-    return {name: (json.dumps(content, indent=2) + "\n").encode() for name, content in found.items()}
+    return as_clients_read(source, _content(source), family, models.values(), apart) | own
 
 
-def companion_differences(folder: Path, source: Path, own: Mapping[str, bytes]) -> list[str]:
-    """Return a sentence for each difference between the files of a folder and those of the packed checkpoint
-    `source`. The files `own` are written whatever the checkpoint has under their names.
-    """
-    wanted = _content(source) | dict(own)
+def companion_differences(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
+    """Return a sentence for each difference between the files of a folder and those that it should have."""
     found = _content(folder)
     shared = wanted.keys() & found.keys()
     return sorted(

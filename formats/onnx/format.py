@@ -1,7 +1,7 @@
 """ONNX with 4-bit weights behind DequantizeLinear, which ONNX Runtime fuses into MatMulNBits, in the layout
 of optimum and transformers.js.
 
-    config.json, tokenizer files, ...    As in the model's directory.
+    config.json, tokenizer files, ...    As in the model's directory, with what clients are told (clients.py).
     genai_config.json                    For a decoder language model: the file of onnxruntime-genai.
     onnx/model_q4.onnx                   Graph and weights (graph.py), with the provenance in the metadata.
     onnx/vision_model_q4.onnx, ...       For a family that is exported as several models. Each has its weights
@@ -27,13 +27,12 @@ from epmq_export.grids import Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
-from epmq_export.tensors.companions import copy_companions
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
 from formats.onnx import external as onnx_external
 from formats.onnx import graph as onnx_graph
 from formats.onnx import weights as onnx_weights
-from formats.onnx.companions import FOLDER, own_files
+from formats.onnx.companions import FOLDER, files_beside
 from formats.onnx.metadata import metadata_of, origin_of
 from formats.onnx.read import held
 from formats.onnx.size import onnx_size
@@ -59,9 +58,11 @@ class OnnxQdq:
             for stem, spec in specs_of(family).items()
         }
         _refuse_unused(packed, [*models.values()])
-        copy_companions(packed.directory, folder)
-        for name, content in own_files(family, ending).items():
-            (folder / name).write_bytes(content)
+        apart = [path.relative_to(folder).as_posix() for path, model in models.items() if _apart(model)]
+        for name, content in files_beside(packed.directory, family, ending, apart).items():
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
         paths = [*models]
         for path in paths:
             _write(packed, models.pop(path), path)  # Only one model at a time has its weights in memory.
@@ -97,6 +98,11 @@ def _refuse_unused(packed: Packed, models: Sequence[ModelProto]) -> None:
         raise InputError(f"{packed.directory}: the exported model does not use tensor {min(unused)}")
 
 
+def _apart(model: ModelProto) -> bool:
+    """Return whether a model's weights are too many for its file."""
+    return sum(map(onnx_weights.size, model.graph.initializer)) > LIMIT
+
+
 def _write(packed: Packed, model: ModelProto, path: Path) -> None:
     """Fill a model that has no data yet, and write it, with its weights beside it where a message cannot hold
     them.
@@ -114,7 +120,7 @@ def _write(packed: Packed, model: ModelProto, path: Path) -> None:
         value = _part(packed.tensor(name), part)
         return onnx_weights.encode(tensor, value.T if name in linears else value)
 
-    apart = sum(map(onnx_weights.size, weights)) > LIMIT
+    apart = _apart(model)
     beside = onnx_external.beside(path)
     try:
         with files.whole(path) as built:

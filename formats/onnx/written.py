@@ -9,7 +9,7 @@ from epmq_export.models.family import Family
 from epmq_export.models.format import StoredTensor
 from epmq_export.tensors.packed import Packed
 from formats.onnx import external as onnx_external
-from formats.onnx.companions import companion_differences, own_files
+from formats.onnx.companions import companion_differences, files_beside
 from formats.onnx.metadata import key_differences, metadata_of
 from formats.onnx.read import Skeleton, read_model, tensors_of
 from formats.onnx.spec import specs_of
@@ -62,8 +62,10 @@ class WrittenOnnx:
             expected = metadata_of(packed, skeleton.tensors, skeleton.digest)
             sentences += key_differences(skeleton.metadata, expected)
         ending = QUANTISED if self.path.name.endswith(QUANTISED) else PLAIN
-        own = own_files(self._family, ending)
-        return sentences + companion_differences(self.path.parent.parent, packed.directory, own)
+        folder = self.path.parent.parent
+        apart = [file.relative_to(folder).as_posix() for file, found in skeletons.items() if found.external]
+        wanted = files_beside(packed.directory, self._family, ending, apart)
+        return sentences + companion_differences(folder, wanted)
 
     def exact(self, file: Path, scratch: Path) -> Path:
         """Return the file itself, because a session computes exactly if it is asked to."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from converters.tokenizers.for_llama_cpp import agreement, gguf_tokenizer
@@ -74,9 +75,25 @@ def test_the_chat_template_is_the_directory_s(tmp_path: Path) -> None:
     assert "tokenizer.chat_template" not in gguf_tokenizer(fast, tmp_path, 1000)
     fast.chat_template = "{{ messages }}"
     assert gguf_tokenizer(fast, tmp_path, 1000)["tokenizer.chat_template"] == "{{ messages }}"
-    fast.chat_template = {"default": "a", "tool_use": "b"}
-    with pytest.raises(InputError, match="2 chat templates"):
-        gguf_tokenizer(fast, tmp_path, 1000)
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_several_chat_templates_are_written_as_llama_cpp_s_converter_does(
+    default: bool, tmp_path: Path
+) -> None:
+    fast = tiny.tokenizer(tiny.byte_bpe(tiny.byte_level(True)))
+    templates = {"default": "{{ a }}", "tool_use": "{{ b }}", "rag-2": "{{ c }}"}
+    fast.chat_template = {name: text for name, text in templates.items() if default or name != "default"}
+    ours = gguf_tokenizer(fast, tmp_path, 1000)
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", "llama")
+    writer.add_chat_template([{"name": name, "template": text} for name, text in fast.chat_template.items()])
+    theirs = {
+        key: sorted(value.value) if isinstance(value.value, list) else value.value
+        for key, value in writer.kv_data[0].items()
+        if "chat_template" in key
+    }
+    assert {key: value for key, value in ours.items() if "chat_template" in key} == theirs
+    assert theirs["tokenizer.chat_templates"] == ["rag_2", "tool_use"]
 
 
 def set_added(rules: Rules, **changed: Any) -> None:

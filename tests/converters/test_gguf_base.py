@@ -101,6 +101,29 @@ def test_its_tokenizer_is_the_one_that_the_file_was_made_from(begins: bool, tmp_
     assert ours.chat_template == "{{ messages }}"
 
 
+def test_its_several_chat_templates_are_read(llama: Path, tmp_path: Path) -> None:
+    keys = {
+        "tokenizer.chat_templates": ["rag", "tool_use", "../../away"],
+        "tokenizer.chat_template.rag": "{{ rag }}",
+        "tokenizer.chat_template.tool_use": "{{ tools }}",
+        "tokenizer.chat_template.../../away": "{{ away }}",
+    }
+    found = open_base(as_gguf(tmp_path / "model.gguf", llama, "llama", keys=keys))
+    assert AutoTokenizer.from_pretrained(found.directory).chat_template == {
+        "default": "{{ messages }}",
+        "rag": "{{ rag }}",
+        "tool_use": "{{ tools }}",
+    }
+
+
+def test_its_tokenizer_has_a_class_that_every_version_of_transformers_knows(
+    llama: Path, tmp_path: Path
+) -> None:
+    found = open_base(as_gguf(tmp_path / "model.gguf", llama, "llama"))
+    settings = json.loads((found.directory / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
 def test_merged_from_a_grid_within_its_rounding(
     llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.tokenizers.load import fast_tokenizer
+from epmq_export.models.tokenizer import fast_tokenizer
 from tests.tiny import tokenizers as tiny
 
 HERE = Path("~/.cache/epmq/lm").expanduser()

@@ -262,5 +262,18 @@ def test_another_vocabulary_is_refused(tmp_path: Path, file: str) -> None:
     require_same_vocabulary(tmp_path / "base", tmp_path / "base", "sst2")
 
 
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\n\n", b"\r\n\r\n", b""])
+@pytest.mark.parametrize("other", ["tokenizer.json", "vocab.txt"])
+def test_a_vocabulary_is_the_same_however_its_lines_end(tmp_path: Path, ending: bytes, other: str) -> None:
+    between = ending[:2] if ending.startswith(b"\r") else b"\n"
+    for name in ("lines", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lines" / "vocab.txt").write_bytes(between.join([b"a", b"b", b"c"]) + ending)
+    plain = json.dumps({"model": {"vocab": {"a": 0, "b": 1, "c": 2}}})
+    (tmp_path / "other" / other).write_text(plain if other == "tokenizer.json" else "a\nb\nc")
+    for base, expert in (("lines", "other"), ("other", "lines")):
+        require_same_vocabulary(tmp_path / base, tmp_path / expert, "sst2")
+
+
 def test_an_expert_without_a_tokenizer_has_the_bases(minilm: Path, tmp_path: Path) -> None:
     require_same_vocabulary(minilm, tmp_path, "adapter")

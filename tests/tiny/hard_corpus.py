@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
-from epmq_export.verification.probes import HARD_TEXTS
+from epmq_export.models.hard_texts import HARD_TEXTS
 
 _SEED = 20240229
 _WORDS = [

@@ -109,6 +109,7 @@ def test_model_file_beside_its_config(copy: Written) -> None:
 def test_bad_companion(copy: Written, name: str, content: str | None) -> None:
     if content is None:
         (copy.folder / name).unlink()
+        (copy.folder / "tokenizer.json").unlink()
     else:
         (copy.folder / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="its config and tokenizer cannot be used") as raised:
@@ -124,6 +125,7 @@ def test_no_config(tmp_path: Path) -> None:
 
 
 def test_token_beyond_the_table(copy: Written) -> None:
+    (copy.folder / "tokenizer.json").unlink()
     words = (copy.folder / "vocab.txt").read_text(encoding="utf-8").replace(
         "sentence\n", "[unused2000]\n"
     ) + "sentence\n"

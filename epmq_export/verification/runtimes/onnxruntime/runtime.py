@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
 from epmq_export.errors import InputError, MissingRuntime, first_line
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Question, Sample, text_of
+from epmq_export.models.tokenizer import open_tokenizer
 from epmq_export.verification.runtimes.onnxruntime import decoder as onnx_language
 from epmq_export.verification.runtimes.onnxruntime import encoder_decoder as onnx_encoder_decoder
 from epmq_export.verification.runtimes.onnxruntime.encoder_decoder import ENCODER, FIRST, MERGED, NEXT, Halves
@@ -243,7 +243,9 @@ def _scored(
 def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
     """Return the tokenizer in a folder. Raises InputError where there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+        tokenizer = open_tokenizer(folder)
+    except InputError:
+        raise
     except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
     # The library makes a tokenizer of special tokens alone for a folder without a vocabulary.
