@@ -1,18 +1,16 @@
 """The command line: parse arguments, call `epmq_export`, print what comes back. It does nothing else."""
 
-import signal
 import sys
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import epmq_export as epmq
 from epmq_export.console.progress import ProgressDisplay
+from epmq_export.console.signals import Interruption
 from epmq_export.console.streams import ReaderGone, prepare
 from epmq_export.console.terminal import encodes_signs, print_json, print_result, show_line, show_log
 from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed
@@ -26,15 +24,14 @@ app = typer.Typer(
     "and ONNX, and prove the files good in real runtimes.",
     epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input "
     "file, "
-    "or an output that cannot be written; 4 a runtime is not installed; 130 interrupted; 141 the reader of a "
-    "pipe is gone.",
+    "or an output that cannot be written; 4 a runtime is not installed; 130 interrupted (143 and 129 by "
+    "SIGTERM and SIGHUP); 141 the reader of a pipe is gone.",
     no_args_is_help=True,
     rich_markup_mode="rich" if encodes_signs() else None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-INTERRUPTED = 130  # what Typer makes of Ctrl-C
 READER_GONE = 141  # what a shell says of a program that SIGPIPE ends
 
 
@@ -282,17 +279,14 @@ def _show(verdict: "Verdict", output: Path) -> None:
 def main() -> None:
     """Run the command line; every error is one sentence and an exit code."""
     prepare()
-    interrupted = _hear_interrupts()
+    interruption = Interruption()
     try:
         app()
     except BaseException as error:
         finished = isinstance(error, SystemExit) and not error.code
         # Whatever the error: libraries make others of an interrupt that reaches their native code.
-        if interrupted.is_set() and not finished:
-            _fail(
-                "interrupted; nothing half-written was left, and --resume goes on with a calibration",
-                INTERRUPTED,
-            )
+        if interruption.heard and not finished:
+            _fail(interruption.sentence, interruption.code)
         if isinstance(error, ReaderGone):
             sys.exit(READER_GONE)
         if isinstance(error, EpmqError):
@@ -305,22 +299,6 @@ def main() -> None:
         if isinstance(error, OSError):
             _fail(f"{error.filename or 'output'}: {error.strerror or error}", 3)
         raise
-
-
-def _hear_interrupts() -> Event:
-    """Return what is set from the first Ctrl-C on, which raises KeyboardInterrupt as ever.
-
-    A job in the background, whose shell has turned Ctrl-C off, goes on deaf.
-    """
-    heard = Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        heard.set()
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
-    return heard
 
 
 def _fail(sentence: str, code: int) -> None:

@@ -7,6 +7,7 @@ use them.
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ def run(
     Raises:
         RecipeError: The recipe is wrong, or `output` exists.
         InputError: A model or a data file is wrong.
-        OutputError: `output` cannot be written.
+        OutputError: `output` cannot be written, or another process is at work on it.
         MissingRuntime: A runtime that reads one of the files is not installed.
 
     Example:
@@ -113,10 +114,13 @@ def run(
         >>> verdict.passed
         True
     """
-    from epmq_export.pipeline.run import run
+    from epmq_export.pipeline.output import reserved
+    from epmq_export.pipeline.run import parts, run
 
-    job = _open(recipe, device)
-    return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
+    loaded = _loaded(recipe)
+    with reserved(Path(output), loaded, parts(registry())):
+        job = _open(loaded, device)
+        return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
 
 
 def merge(
@@ -140,7 +144,7 @@ def merge(
     Raises:
         RecipeError: The recipe is wrong, or `output` exists.
         InputError: A model is wrong, or does not fit the others.
-        OutputError: `output` cannot be written.
+        OutputError: `output` cannot be written, or another process is at work on it.
 
     Example:
         >>> import epmq_export as epmq
@@ -148,9 +152,12 @@ def merge(
         True
     """
     from epmq_export.pipeline.merge import write_merge
+    from epmq_export.pipeline.output import reserved
 
-    files.refuse_existing(Path(output), overwrite)
-    write_merge(registry(), _loaded(recipe), Path(output), _stages(progress))
+    loaded = _loaded(recipe)
+    with reserved(Path(output), loaded):
+        files.refuse_existing(Path(output), overwrite)
+        write_merge(registry(), loaded, Path(output), _stages(progress))
     return Path(output)
 
 
@@ -183,7 +190,7 @@ def calibrate(
         RecipeError: The recipe or the format is wrong, or `output` exists.
         InputError: A model or a data file is wrong.
         CalibrationError: The numbers of a layer cannot be solved.
-        OutputError: `output` cannot be written.
+        OutputError: `output` cannot be written, or another process is at work on it.
 
     Example:
         >>> import epmq_export as epmq
@@ -192,13 +199,16 @@ def calibrate(
         'anchored'
     """
     from epmq_export.pipeline.calibrate import calibrate
+    from epmq_export.pipeline.output import reserved
     from epmq_export.pipeline.targets import target_of
 
-    files.refuse_existing(Path(output), overwrite)
-    job = _open(recipe, device)
-    target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
-    with _stages(progress).stage("calibrate") as update:
-        return calibrate(job, Path(output), target, resume, update)
+    loaded = _loaded(recipe)
+    with reserved(Path(output), loaded):
+        files.refuse_existing(Path(output), overwrite)
+        job = _open(loaded, device)
+        target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
+        with _stages(progress).stage("calibrate") as update:
+            return calibrate(job, Path(output), target, resume, update)
 
 
 def export(
@@ -224,7 +234,7 @@ def export(
     Raises:
         RecipeError: The family cannot be written in a format, or a format's directory exists.
         InputError: `packed` is no packed checkpoint, or not whole.
-        OutputError: `output` cannot be written.
+        OutputError: `output` cannot be written, or another process is at work on it.
 
     Example:
         >>> import epmq_export as epmq
@@ -262,6 +272,7 @@ def verify(
     Raises:
         RecipeError: The recipe is wrong.
         InputError: There is nothing to judge, or the packed checkpoint is not whole.
+        OutputError: `report` cannot be written.
         MissingRuntime: A runtime that reads one of the files is not installed.
 
     Example:
@@ -277,7 +288,8 @@ def verify(
     named = recipe if recipe is not None else recipe_of(Path(output))
     job = _open(named, device) if named is not None else None
     where = Path(report) if report is not None else None
-    return verify(registry(), Path(output), (), job, where, _stages(progress))
+    with nullcontext() if where is None else files.locked(where):
+        return verify(registry(), Path(output), (), job, where, _stages(progress))
 
 
 def evaluate(

@@ -2,10 +2,7 @@
 directory that transformers would have for it.
 """
 
-import atexit
 import logging
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Collection
 from functools import cache
@@ -29,8 +26,8 @@ from converters.decoder.layout import (
 )
 from converters.from_gguf.config import write_config
 from converters.from_gguf.tokenizer import write_tokenizer
-from epmq_export import files
 from epmq_export.errors import InputError
+from epmq_export.files.scratch import Scratch
 from epmq_export.tensors.gguf_file import shown
 from epmq_export.tensors.gguf_splits import GgufModel
 
@@ -170,14 +167,18 @@ def _decoded(model: GgufModel, there: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(dequantize(rows, info.type), np.float32)).reshape(info.shape)
 
 
+_KEPT: list[Scratch] = []
+"""The directories of this process, which go with it."""
+
+
 @cache
 def _directory(path: Path, changed: int) -> Path:
     """Return the directory that transformers would have for the file, without weights. It lasts as long as
     this process. `changed` tells a file from an earlier one at the same path.
     """
     model = GgufModel.open(path)
-    place = Path(tempfile.mkdtemp(prefix="epmq-gguf-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    scratch = Scratch("gguf")
+    place = scratch.path
     try:
         kind = _kind(path, model)
         held = _names(kind, _count(path, model, "block_count"), model.tensors)
@@ -194,8 +195,9 @@ def _directory(path: Path, changed: int) -> Path:
         if not write_tokenizer(place, path, model.metadata):
             log.warning("%s: has no tokenizer", path)
     except BaseException:
-        files.remove(place)
+        scratch.close()
         raise
+    _KEPT.append(scratch)
     kinds = Counter(info.type.name for info in model.tensors.values() if info.type not in _PLAIN)
     if kinds:
         told = " and ".join(f"{count} on {kind}" for kind, count in kinds.most_common())

@@ -2,13 +2,13 @@
 known beforehand.
 """
 
-import tempfile
 from pathlib import Path
 from types import TracebackType
 
 from safetensors.torch import load_file
 from torch import Tensor
 
+from epmq_export.files.scratch import Scratch
 from epmq_export.tensors.safetensors_file import write_safetensors
 
 Key = tuple[str | int, ...]
@@ -22,7 +22,7 @@ class Activations:
         self.bound = bound
         self.held = 0
         self._memory: dict[Key, Tensor] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Scratch | None = None
 
     def __enter__(self) -> "Activations":
         return self
@@ -32,7 +32,7 @@ class Activations:
     ) -> None:
         self._memory.clear()
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.close()
 
     def put(self, key: Key, value: Tensor) -> None:
         """Keep a tensor, in place of the one that the key had."""
@@ -76,5 +76,5 @@ class Activations:
 
     def _path(self, key: Key) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="epmq-activations-")
-        return Path(self._folder.name) / ("-".join(map(str, key)).replace("/", "_") + ".safetensors")
+            self._folder = Scratch("activations")
+        return self._folder.path / ("-".join(map(str, key)).replace("/", "_") + ".safetensors")

@@ -20,7 +20,7 @@ from epmq_export.calibration.tune import tune
 from epmq_export.calibration.uncalibrated import rest
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
-from epmq_export.files import partial
+from epmq_export.files import beside
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import FULL
 from epmq_export.models.family import calibrated_on
@@ -81,7 +81,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     decides = {"family": job.models.family.name, "method": asdict(calibrator.method), **origin}
     decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
     decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
-    finished = FinishedBlocks(partial(directory).with_suffix(".blocks"), fingerprint(decides), resume)
+    finished = FinishedBlocks(beside(directory, "blocks"), fingerprint(decides), resume)
     made = _Calibrated(notes=_known_notes(job, target))
     try:
         found = _search(calibrator, finished, recipe.calibration.tune, budget, candidates)

@@ -1,6 +1,7 @@
 """The stage `export`: a packed checkpoint as files of each format."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from epmq_export import files
@@ -26,12 +27,18 @@ def export(
             f"--format {lacking[0]}: family {family.name} cannot be written in it, expected "
             f"{' or '.join(family.exports)}"
         )
-    for name in names:
-        files.refuse_existing(output / name, overwrite)
     written = []
-    for name in names:
-        with stages.stage(f"write {name}"), files.whole(output / name) as built:
-            built.mkdir()
-            model = registry.formats[name].write(packed, family, built).relative_to(built)
-        written.append(output / name / model)
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(files.locked(output / name))
+            files.refuse_existing(output / name, overwrite)
+            if packed.directory.resolve().is_relative_to((output / name).resolve()):
+                raise RecipeError(
+                    f"{output / name}: found {packed.directory} there, which is read, expected another place"
+                )
+        for name in names:
+            with stages.stage(f"write {name}"), files.whole(output / name) as built:
+                built.mkdir()
+                model = registry.formats[name].write(packed, family, built).relative_to(built)
+            written.append(output / name / model)
     return written

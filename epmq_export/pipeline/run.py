@@ -17,6 +17,11 @@ from epmq_export.pipeline.verify import REPORT, verify
 from epmq_export.verification.verdict import Verdict
 
 
+def parts(registry: Registry) -> list[str]:
+    """Return the names of all that a run may write into its output, and that `overwrite` takes away first."""
+    return [PACKED, *(f"{PACKED}-{name}" for name in registry.formats), REPORT, *registry.formats]
+
+
 def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:
     """Calibrate, write every format and judge the written files. OUTPUT/report.json has all results.
 
@@ -35,7 +40,7 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
         )
     files.make_directory(output)
     if overwrite and not resume:
-        for name in (PACKED, *(f"{PACKED}-{name}" for name in registry.formats), REPORT, *registry.formats):
+        for name in parts(registry):
             files.remove(output / name)
     for target in targets(job.recipe, family, registry.formats, job.formats):
         place = output / target.directory

@@ -1,14 +1,11 @@
 """A source of tensors that is read more than once but computed once."""
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from epmq_export.files.scratch import Scratch
 from epmq_export.tensors.safetensors_file import SafetensorsFile, write_safetensors
 from epmq_export.tensors.source import TypedSource
 
@@ -24,7 +21,7 @@ class Kept:
     def __init__(self, source: TypedSource) -> None:
         self._source = source
         self._files: dict[str, SafetensorsFile] = {}
-        self._folder: Path | None = None
+        self._folder: Scratch | None = None
 
     def names(self) -> Sequence[str]:
         return self._source.names()
@@ -38,9 +35,8 @@ class Kept:
     def load(self, name: str) -> Tensor:
         if name not in self._files:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="epmq-merge-"))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            path = self._folder / f"{len(self._files)}.safetensors"
+                self._folder = Scratch("merge")
+            path = self._folder.path / f"{len(self._files)}.safetensors"
             write_safetensors(path, {name: self._source.load(name).contiguous()})
             self._files[name] = SafetensorsFile(path)
         return self._files[name].load(name)

@@ -11,7 +11,6 @@ tasks     The file itself, as users run it, is as accurate as the reference.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from epmq_export.errors import InputError
+from epmq_export.files.scratch import Scratch
 from epmq_export.models import reference
 from epmq_export.models.family import Export, Family, language_of, rows
 from epmq_export.models.format import WrittenModel
@@ -187,8 +187,8 @@ def check_graph(
         for file, towers in model.files(export.computed()).items():
             if not towers:  # The file belongs to another one, which is run.
                 continue
-            with TemporaryDirectory(prefix="epmq-verify-") as scratch:
-                exact = model.exact(file, Path(scratch))
+            with Scratch("verify") as scratch:
+                exact = model.exact(file, scratch)
                 for tower in towers:
                     samples = [tower.truncate(sample) for sample in _probes(tower, export)]
                     expected = reference.outputs(tower, packed, samples, torch.device("cpu"))

@@ -40,14 +40,14 @@ class Result:
         return content
 
 
-def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
-    """Start `python cli.py`."""
+def start(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start `python cli.py`, perhaps with other variables of the environment."""
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command,
         cwd=folder,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **environment},
         stdin=subprocess.DEVNULL,
         stdout=pipe,
         stderr=pipe,

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
+from epmq_export.files.scratch import Scratch
 
 _ROOT = Path(__file__).parents[3]
 
@@ -59,9 +59,9 @@ class Program:
         `memory`, in bytes of address space, and `seconds` bound each process. Raises InputError, with the
         runtime's own words, where one gives no answer.
         """
-        with tempfile.TemporaryDirectory(prefix="epmq-") as name, ExitStack() as stack:
+        with Scratch("runtime") as folder, ExitStack() as stack:
             workers = [
-                stack.enter_context(_Worker(self, Path(name, str(index)), request, memory, seconds))
+                stack.enter_context(_Worker(self, folder / str(index), request, memory, seconds))
                 for index, request in enumerate(requests)
             ]
             return [load(worker.result(model)) for worker in workers]

@@ -1,7 +1,6 @@
 """The runtime clip.cpp, called through the package clip-cpp in processes of its own."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from epmq_export.errors import InputError, first_line
+from epmq_export.files.scratch import Scratch
 from epmq_export.models.processor import preprocess
 from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Picture, Sample
@@ -144,9 +144,9 @@ class ClipCpp:
         images = Images(**self._keys(path, "images"))
         turn = _MOST * cores()
         for start in range(0, len(pictures), turn):
-            with tempfile.TemporaryDirectory(prefix="epmq-") as name:
+            with Scratch("pixels") as folder:
                 parts = shares(pictures[start : start + turn], _SHARE["images"])
-                files = [Path(name) / f"{index}.npy" for index in range(len(parts))]
+                files = [folder / f"{index}.npy" for index in range(len(parts))]
                 for file, part in zip(files, parts, strict=True):
                     np.save(file, images.pixels(part))
                 most = max(map(len, parts))

@@ -1,7 +1,6 @@
 """The runtime ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime, first_line
+from epmq_export.files.scratch import Scratch
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Question, Sample, text_of
 from epmq_export.models.tokenizer import open_tokenizer
@@ -142,8 +142,8 @@ def _embedded(
 
 def _fused(path: Path) -> int:
     """Return how many quantised linears of a model it runs as MatMulNBits."""
-    with tempfile.TemporaryDirectory(prefix="epmq-") as scratch:
-        optimised = Path(scratch, "optimised.onnx")
+    with Scratch("verify") as scratch:
+        optimised = scratch / "optimised.onnx"
         open_session(path, optimised=optimised)
         nodes = onnx.load(optimised, load_external_data=False).graph.node
     return sum(node.op_type == "MatMulNBits" for node in nodes)

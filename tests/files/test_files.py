@@ -1,6 +1,8 @@
 """Files that are whole or not there."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,10 +95,20 @@ def test_a_rename_that_fails_gives_the_old_directory_back(tmp_path: Path) -> Non
     ] == ["out"]
 
 
+def left_by_a_killed_process(path: Path) -> tuple[Path, Path]:
+    """Return what a process that was killed has left beside an output: what it built and what it replaced."""
+    number = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    names = [f".{path.name}.epmq-{number.stdout.strip()}.{kind}" for kind in ("partial", "old")]
+    return path.with_name(names[0]), path.with_name(names[1])
+
+
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    build(files.partial(path), True, "half")
-    build(tmp_path / ".out.old", True, "older")
+    half, older = left_by_a_killed_process(path)
+    build(half, True, "half")
+    build(older, True, "older")
     build(path, True, "old")
     with files.whole(path) as built:
         build(built, True, "new")
@@ -105,18 +117,76 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     ).read_text() == "new"
 
 
-def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    build(tmp_path / "elsewhere", True, "mine")
-    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+def test_what_a_killed_run_was_to_replace_is_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    build(left_by_a_killed_process(path)[1], True, "old")
+    with pytest.raises(ValueError), files.whole(path) as built:
+        build(built, True, "new")
+        raise ValueError
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"] and (
+        path / "sub" / "file"
+    ).read_text() == "old"
+
+
+def test_names_like_ours_are_left_alone(tmp_path: Path) -> None:
+    """Whoever keeps things beside an output under such names must not lose them."""
+    for name in (".out.partial", ".out.old", ".out.lock", ".out.2.old", ".outer.epmq-1.partial"):
+        build(tmp_path / name, True, "mine")
     with files.whole(tmp_path / "out") as built:
         build(built, True, "new")
-    assert (
-        not (tmp_path / "out").is_symlink()
-        and (tmp_path / "elsewhere" / "sub" / "file").read_text() == "mine"
-    )
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    files.remove(tmp_path / "link")
-    assert (tmp_path / "elsewhere" / "sub" / "file").exists() and not (tmp_path / "link").exists()
+    assert len([*tmp_path.iterdir()]) == 6
+    assert (tmp_path / ".out.old" / "sub" / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["directory", "nothing"])
+def test_a_link_is_respected(there: bool, tmp_path: Path) -> None:
+    """Whoever has put the large files elsewhere finds them there."""
+    if there:
+        build(tmp_path / "elsewhere", True, "old")
+    (tmp_path / "deep").mkdir()
+    link = tmp_path / "deep" / "out"
+    link.symlink_to(Path("..") / "elsewhere")
+    with files.whole(link) as built:
+        assert built.parent == tmp_path  # on the file system of the link's target
+        build(built, True, "new")
+    assert link.is_symlink() and (tmp_path / "elsewhere" / "sub" / "file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "elsewhere"]
+    files.remove(link)
+    assert (tmp_path / "elsewhere" / "sub" / "file").exists() and not link.exists()
+
+
+def test_links_in_a_circle_and_roots_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path, found in (
+        (tmp_path / "a", "links that lead in a circle"),
+        (Path("/"), "the root of a file system"),
+    ):
+        with pytest.raises(OutputError, match=found), files.whole(path):
+            pass
+
+
+def test_the_directory_that_one_works_in_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another directory under its name would leave the shell in one that is gone."""
+    place = tmp_path / "here"
+    build(place, True, "old")
+    (place / "older").touch()
+    monkeypatch.chdir(place)
+    before = place.stat().st_ino
+    with pytest.raises(ValueError), files.whole(Path()) as built:
+        build(built, True, "half")
+        raise ValueError
+    assert everything(place) == {"sub": None, "sub/file": b"old", "older": b""}
+    with files.whole(Path("../here")) as built:
+        build(built, True, "new")
+    assert everything(Path()) == {"sub": None, "sub/file": b"new"} and place.stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_long_names_are_names(tmp_path: Path) -> None:
+    with files.whole(tmp_path / ("n" * 255)) as built:
+        build(built, True, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["n" * 255]
 
 
 def test_a_directory_without_a_name_is_built_beside_itself(

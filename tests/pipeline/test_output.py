@@ -1,0 +1,61 @@
+"""The place of an output: it holds nothing that the job reads."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import epmq_export as epmq
+from epmq_export.errors import RecipeError
+from tests.tiny.bert import small_bert, small_packed
+from tests.tiny.recipe_project import Project
+
+
+@pytest.fixture
+def own(project: Project, tmp_path: Path) -> Path:
+    """A project of one's own, because a mistake would delete it."""
+    return Path(shutil.copytree(project.directory, tmp_path / "own"))
+
+
+def merge(own: Path, output: Path) -> None:
+    epmq.merge(own / "recipe.yaml", output, overwrite=True)
+
+
+def calibrate(own: Path, output: Path) -> None:
+    epmq.calibrate(own / "recipe.yaml", output, overwrite=True)
+
+
+@pytest.mark.parametrize("job", [merge, calibrate])
+@pytest.mark.parametrize("place", ["base", "adapter", "data", "data/0.txt", ".", "link", "recipe.yaml"])
+def test_what_a_recipe_reads_is_not_overwritten(
+    job: Callable[[Path, Path], None], place: str, own: Path
+) -> None:
+    (own / "link").symlink_to("whole")
+    before = sorted(own.rglob("*"))
+    with pytest.raises(RecipeError, match=r"which the output would replace|as the output") as caught:
+        job(own, own / place)
+    assert str(caught.value).startswith(f"{own / place}: found {own}/")
+    assert sorted(own.rglob("*")) == before
+
+
+def test_an_output_among_the_inputs_is_one(own: Path) -> None:
+    """Only what it replaces counts."""
+    assert epmq.merge(own / "recipe.yaml", own / "base" / "merged") == own / "base" / "merged"
+    assert (own / "base" / "model.safetensors").exists()
+
+
+def test_a_run_replaces_only_its_own_parts(own: Path) -> None:
+    shutil.move(own / "base", own / "gguf")
+    recipe = own / "recipe.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("./base", "./gguf"), encoding="utf-8")
+    with pytest.raises(RecipeError, match=f"{own}: found {own}/gguf as the output"):
+        epmq.run(recipe, own, overwrite=True)
+    assert (own / "gguf" / "model.safetensors").exists()
+
+
+def test_a_packed_checkpoint_is_not_replaced_by_its_export(tmp_path: Path) -> None:
+    packed, _ = small_packed(tmp_path / "gguf", small_bert(tmp_path / "model"))
+    with pytest.raises(RecipeError, match="which is read, expected another place"):
+        epmq.export(packed, tmp_path, formats=["gguf"], overwrite=True)
+    assert (tmp_path / "gguf" / "packed.json").exists()
