@@ -1,11 +1,11 @@
 """BERT as one ONNX model."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.shared.blocks import Tower
-from epmq_export.models.family import Batch, Family
-from epmq_export.models.specs import OnnxSpec
+from converters.shared.onnx import tower_parts
+from epmq_export.models.family import Family
+from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 
 def onnx_spec(family: Family) -> OnnxSpec:
@@ -15,11 +15,16 @@ def onnx_spec(family: Family) -> OnnxSpec:
     tokens = {0: "batch", 1: "sequence"}
     inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
 
-    def outputs(before: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return hidden, family.output(hidden, batch)
+    def pooled(module: nn.Module, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
+        return (family.output(hidden, {"attention_mask": attention_mask}),)
 
+    pooling = OnnxPart(
+        run=pooled,
+        reads=["last_hidden_state", "attention_mask"],
+        makes=["sentence_embedding"],
+    )
     return OnnxSpec(
-        build=lambda source: Tower(source, family.blocks, [*inputs], outputs),
+        parts=[*tower_parts(family.blocks, [*inputs], ["last_hidden_state"]), pooling],
         # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
         example={name: torch.ones(2, 3, dtype=torch.int64) for name in inputs},
         inputs=inputs,

@@ -8,31 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from converters.shared.blocks import Blocks, Tower
-from epmq_export.models.family import Batch, Block, Family
-from epmq_export.models.specs import OnnxSpec
-from epmq_export.tensors.source import TensorSource
+from converters.clip.blocks import TEXT, VISION
+from converters.shared.onnx import tower_parts
+from epmq_export.models.family import Block, Family
+from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 IMAGES, TEXTS = {0: "image_batch_size"}, {0: "text_batch_size"}
 TOKENS = {**TEXTS, 1: "sequence_length"}
-
-
-class Joint(Blocks):
-    """Both towers -> logits_per_image [images, texts], logits_per_text [texts, images], text_embeds and
-    image_embeds, of length 1 as CLIPModel has them.
-    """
-
-    def __init__(self, vision: Sequence[Block], text: Sequence[Block], source: TensorSource) -> None:
-        super().__init__(source, vision, text)
-        self._vision, self._text = tuple(vision), tuple(text)
-        self.logit_scale = nn.Parameter(source.load("logit_scale").float(), requires_grad=False)
-
-    def forward(self, input_ids: Tensor, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        _, images = self.through(self._vision, {"pixel_values": pixel_values})
-        _, texts = self.through(self._text, {"input_ids": input_ids})
-        images, texts = normalize(images[:, 0], dim=-1), normalize(texts[:, 0], dim=-1)
-        logits = self.logit_scale.exp() * images @ texts.T
-        return logits, logits.T, texts, images
 
 
 def vision_spec(tower: Family, side: int) -> OnnxSpec:
@@ -40,7 +22,7 @@ def vision_spec(tower: Family, side: int) -> OnnxSpec:
     projection_dim], last_hidden_state [batch, patches + 1, width].
     """
     return OnnxSpec(
-        build=lambda source: Tower(source, tower.blocks, ["pixel_values"], _features),
+        parts=_with_features(tower.blocks, "pixel_values", "image_embeds"),
         # Two of each: the exporter takes an axis of length 0 or 1 for a constant.
         example={"pixel_values": torch.zeros(2, 3, side, side)},
         inputs={"pixel_values": IMAGES},
@@ -54,7 +36,7 @@ def text_spec(tower: Family) -> OnnxSpec:
     last_hidden_state [batch, sequence, width].
     """
     return OnnxSpec(
-        build=lambda source: Tower(source, tower.blocks, ["input_ids"], _features),
+        parts=_with_features(tower.blocks, "input_ids", "text_embeds"),
         example={"input_ids": torch.ones(2, 3, dtype=torch.int64)},
         inputs={"input_ids": TOKENS},
         outputs={"text_embeds": TEXTS, "last_hidden_state": TOKENS},
@@ -65,7 +47,16 @@ def text_spec(tower: Family) -> OnnxSpec:
 def joint_spec(vision: Family, text: Family, side: int) -> OnnxSpec:
     """Return both towers, which give outputs of length 1, with their similarities."""
     return OnnxSpec(
-        build=lambda source: Joint(vision.blocks, text.blocks, source),
+        parts=[
+            *tower_parts(vision.blocks, ["pixel_values"], ["image"], VISION),
+            *tower_parts(text.blocks, ["input_ids"], ["text"], TEXT),
+            OnnxPart(
+                build=_scale,
+                run=_similarities,
+                reads=["image", "text"],
+                makes=["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"],
+            ),
+        ],
         # Three texts beside two pictures, so that the exporter does not take the two numbers for one.
         example={
             "input_ids": torch.ones(3, 4, dtype=torch.int64),
@@ -82,6 +73,21 @@ def joint_spec(vision: Family, text: Family, side: int) -> OnnxSpec:
     )
 
 
-def _features(before: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return a tower's projected features, and the hidden state that its head has read."""
-    return hidden[:, 0], before
+def _with_features(blocks: Sequence[Block], given: str, features: str) -> list[OnnxPart]:
+    """Return the parts of a tower that makes the projected features, and the hidden state that its head has
+    read.
+    """
+    first = OnnxPart(run=lambda module, hidden: (hidden[:, 0],), reads=["head"], makes=[features])
+    return [*tower_parts(blocks, [given], ["last_hidden_state", "head"]), first]
+
+
+def _scale() -> nn.Module:
+    module = nn.Module()
+    module.logit_scale = nn.Parameter(torch.empty((), device="meta"), requires_grad=False)
+    return module
+
+
+def _similarities(module: nn.Module, images: Tensor, texts: Tensor) -> tuple[Tensor, ...]:
+    images, texts = normalize(images[:, 0], dim=-1), normalize(texts[:, 0], dim=-1)
+    logits = module.get_parameter("logit_scale").exp() * images @ texts.T
+    return logits, logits.T, texts, images

@@ -64,8 +64,8 @@ class Layer:
         return self.kind.steps
 
     @property
-    def _type(self) -> str | None:
-        """The kind of the layer's attention, where the architecture has more than one."""
+    def attends(self) -> str | None:
+        """Return the kind of the layer's attention, where the architecture has more than one."""
         return self.config.layer_types[self.index] if self.kind.windows == "mixed" else None
 
     def build(self) -> nn.Module:
@@ -97,11 +97,11 @@ class Layer:
         `places`, [new], are the indices of the new tokens among all tokens. `attention_mask`, [batch, all],
         tells which of these are no padding.
         """
-        rotation = self.rotary(hidden, positions, *filter(None, [self._type]))
+        rotation = self.rotary(hidden, positions, *filter(None, [self.attends]))
         # How far back each token looks at each other one.
         behind = places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]
         seen = behind >= 0
-        if self._type == SLIDING:
+        if self.attends == SLIDING:
             seen = seen & (behind < self.config.sliding_window)
         mask = seen[None, None] & attention_mask[:, None, None].bool()
         result: Tensor = module(

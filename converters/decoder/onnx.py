@@ -1,4 +1,4 @@
-"""A decoder language model as one module, for export. It runs the same blocks as the reference, behind a
+"""A decoder language model as the parts of an ONNX model. They run the same blocks as the reference, behind a
 cache of keys and values.
 
 Inputs and outputs have the names of optimum, which transformers.js reads. The inputs are input_ids,
@@ -6,24 +6,28 @@ attention_mask, position_ids and past_key_values.N.key and .value [batch, key he
 The outputs are logits and present.N.key and .value, past and new together. A past of length 0 begins a text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from converters.decoder.genai import FILE, genai_config
-from converters.shared.blocks import Blocks
 from converters.shared.config import Config, head_width
 from epmq_export.models.family import Block, Family
-from epmq_export.models.specs import OnnxSpec
-from epmq_export.tensors.source import TensorSource
+from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 PARTS = ("key", "value")
 
 
 class CachedLayer(Block, Protocol):
     """A layer that can run behind a cache."""
+
+    @property
+    def attends(self) -> str | None:
+        """Return the kind of its attention, where the model has more than one."""
+        ...
 
     def go_on(
         self,
@@ -65,38 +69,68 @@ class CachedFamily(Family, Protocol):
 
 
 class _Cache:
-    """A cache for one pass, with the method that transformers' attention calls."""
+    """A layer's keys and values for one pass, with the method that transformers' attention calls."""
 
-    def __init__(self, past: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, *past: Tensor) -> None:
         self._past = past
-        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+        self.present: tuple[Tensor, Tensor]
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        self.present[layer] = (
-            torch.cat((self._past[layer][0], key), 2),
-            torch.cat((self._past[layer][1], value), 2),
+    def update(self, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+        self.present = (torch.cat((self._past[0], key), 2), torch.cat((self._past[1], value), 2))
+        return self.present
+
+
+def _stem(stem: Block, module: nn.Module, input_ids: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first hidden state, and the places of the new tokens among all tokens."""
+    places = torch.arange(input_ids.shape[1], device=input_ids.device) + keys.shape[2]
+    return stem.run(module, None, {"input_ids": input_ids}), places
+
+
+def _go_on(
+    layer: CachedLayer,
+    module: nn.Module,
+    hidden: Tensor,
+    position_ids: Tensor,
+    places: Tensor,
+    attention_mask: Tensor,
+    *past: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the next hidden state, and the layer's keys and values, past and new together."""
+    cache = _Cache(*past)
+    return layer.go_on(module, hidden, position_ids, places, attention_mask, cache), *cache.present
+
+
+def _score(head: ScoringHead, module: nn.Module, hidden: Tensor) -> tuple[Tensor]:
+    return (head.scores(module, hidden),)
+
+
+def _parts(family: CachedFamily) -> Iterator[OnnxPart]:
+    """Yield the embeddings, a part for each layer, and the head."""
+    stem, layers, head = family.stem, family.layers, family.head
+    yield OnnxPart(
+        build=stem.build,
+        prefix=stem.prefix,
+        run=partial(_stem, stem),
+        reads=["input_ids", name("past_key_values", 0, "key")],
+        makes=["hidden.0", "places"],
+    )
+    for i, layer in enumerate(layers):
+        past, present = ([name(kind, i, part) for part in PARTS] for kind in ("past_key_values", "present"))
+        yield OnnxPart(
+            build=layer.build,
+            prefix=layer.prefix,
+            run=partial(_go_on, layer),
+            reads=[f"hidden.{i}", "position_ids", "places", "attention_mask", *past],
+            makes=[f"hidden.{i + 1}", *present],
+            like=f"layer of {layer.attends or 'one kind'}",
         )
-        return self.present[layer]
-
-
-class Generator(Blocks):
-    """A module that returns logits, float32 [batch, new, vocabulary], and then the cache."""
-
-    def __init__(self, family: CachedFamily, source: TensorSource) -> None:
-        super().__init__(source, family.blocks)
-        self._family = family
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *cached: Tensor
-    ) -> tuple[Tensor, ...]:
-        stem, layers, head = self._family.stem, self._family.layers, self._family.head
-        cache = _Cache([(cached[2 * layer], cached[2 * layer + 1]) for layer in range(len(layers))])
-        places = torch.arange(input_ids.shape[1], device=input_ids.device) + cached[0].shape[2]
-        hidden = stem.run(self.part(stem.prefix), None, {"input_ids": input_ids})
-        for layer in layers:
-            hidden = layer.go_on(self.part(layer.prefix), hidden, position_ids, places, attention_mask, cache)
-        logits = head.scores(self.part(head.prefix), hidden)
-        return (logits, *(tensor for layer in range(len(layers)) for tensor in cache.present[layer]))
+    yield OnnxPart(
+        build=head.build,
+        prefix=head.prefix,
+        run=partial(_score, head),
+        reads=[f"hidden.{len(layers)}"],
+        makes=["logits"],
+    )
 
 
 def name(kind: str, layer: int, part: str) -> str:
@@ -125,7 +159,7 @@ def onnx_spec(family: CachedFamily, config: Config) -> OnnxSpec:
             inputs[name("past_key_values", layer, part)] = {0: "batch_size", 2: "past_sequence_length"}
             outputs[name("present", layer, part)] = {0: "batch_size", 2: "total_sequence_length"}
     return OnnxSpec(
-        build=lambda source: Generator(family, source),
+        parts=[*_parts(family)],
         example=example,
         inputs=inputs,
         outputs=outputs,

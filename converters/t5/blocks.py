@@ -123,17 +123,20 @@ class Layer:
         read = batch["attention_mask"][:, None, None].bool()
         encoder, states = in_two(hidden, batch) if self.config.is_decoder else (None, hidden)
         places = torch.arange(states.shape[1], device=hidden.device)
-        bias = self.bias(module, places, states.shape[1])
+        bias, block = self.bias(module.get_submodule(TABLE), places, states.shape[1]), self._block(module)
         if encoder is None:
-            return self.go_on(module, states, read, bias)
+            return self.go_on(block, states, read, bias)
         behind = (places[:, None] >= places[None])[None, None] & batch["decoder_attention_mask"][
             :, None, None
         ].bool()
-        return torch.cat((encoder, self.go_on(module, states, behind, bias, (encoder, read))), 1)
+        return torch.cat((encoder, self.go_on(block, states, behind, bias, (encoder, read))), 1)
+
+    def _block(self, module: nn.Module) -> nn.Module:
+        return module.get_submodule(str(self.index))
 
     def go_on(
         self,
-        module: nn.Module,
+        block: nn.Module,
         hidden: Tensor,
         read: Tensor,
         bias: Tensor,
@@ -144,19 +147,15 @@ class Layer:
         which tokens each token reads. A decoder's layer also gets the encoder's states and which of these are
         read, or a cache that has the keys and values of both.
         """
-        result: Tensor = module.get_submodule(str(self.index))(
-            hidden, read, bias, *(cross or ()), past_key_values=past
-        )[0]
+        result: Tensor = block(hidden, read, bias, *(cross or ()), past_key_values=past)[0]
         return result
 
-    def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor:
-        """Return the numbers that are added to the attention's scores by distance, [1, heads, new, length],
-        for tokens at `places`, [new], among `length`.
+    def bias(self, table: nn.Module, places: Tensor, length: int) -> Tensor:
+        """Return the numbers of the table that are added to the attention's scores by distance, [1, heads,
+        new, length], for tokens at `places`, [new], among `length`.
         """
         distances = torch.arange(length, device=places.device)[None] - places[:, None]
-        found: Tensor = module.get_submodule(TABLE)(
-            self.buckets.to(places.device)[distances.clamp(-DISTANCE, DISTANCE) + DISTANCE]
-        )
+        found: Tensor = table(self.buckets.to(places.device)[distances.clamp(-DISTANCE, DISTANCE) + DISTANCE])
         return found.permute(2, 0, 1)[None]
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:

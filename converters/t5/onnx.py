@@ -1,5 +1,5 @@
-"""T5 as four models, for export. They run the same blocks as the reference, those of the decoder behind a
-cache of keys and values.
+"""T5 as the parts of four ONNX models. They run the same blocks as the reference, those of the decoder behind
+a cache of keys and values.
 
 They have the names of optimum, which transformers.js reads: `encoder_model`; `decoder_model`, which begins an
 answer and makes the cache of both attentions; `decoder_with_past_model`, which continues it; and
@@ -7,34 +7,39 @@ answer and makes the cache of both attentions; `decoder_with_past_model`, which 
 inside a branch. An answer is never padded, so that the decoder has no mask of its own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 
-from converters.shared.blocks import Blocks
 from converters.shared.config import Config
+from converters.t5.blocks import TABLE
 from epmq_export.models.family import Block, Family
 from epmq_export.models.rms_norm import RmsNorm
-from epmq_export.models.specs import OnnxSpec
-from epmq_export.tensors.source import TensorSource
+from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 Axes = dict[str, dict[int, str]]
 NORM = "final_layer_norm"
 # The order of a layer's parts of the cache.
 PARTS = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
+PAST = "past_key_values"
 
 
 class StackLayer(Block, Protocol):
     """A layer of a stack that can run behind a cache."""
 
-    def bias(self, module: nn.Module, places: Tensor, length: int) -> Tensor: ...
+    @property
+    def index(self) -> int: ...
+
+    def bias(self, table: nn.Module, places: Tensor, length: int) -> Tensor: ...
 
     def go_on(
         self,
-        module: nn.Module,
+        block: nn.Module,
         hidden: Tensor,
         read: Tensor,
         bias: Tensor,
@@ -61,60 +66,37 @@ class TwoStacks(Family, Protocol):
     def head(self) -> ScoringHead: ...
 
 
-class Encoder(Blocks):
-    """A module that returns last_hidden_state, float32 [batch, length, width], after the last norm."""
-
-    def __init__(self, family: TwoStacks, config: Config, source: TensorSource) -> None:
-        self._stem, self._layers = family.stem, family.layers("encoder")
-        super().__init__(source, [self._stem, *self._layers])
-        norm = RmsNorm(config.d_model, config.layer_norm_epsilon)
-        norm.weight = nn.Parameter(source.load(f"encoder.{NORM}.weight").float(), requires_grad=False)
-        self.get_submodule("encoder").add_module(NORM, norm)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self._stem.run(self.part(self._stem.prefix), None, {"input_ids": input_ids})
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        stack = self.part(self._layers[0].prefix)
-        bias = self._layers[0].bias(stack, places, input_ids.shape[1])
-        for layer in self._layers:
-            hidden = layer.go_on(stack, hidden, attention_mask[:, None, None].bool(), bias)
-        normalised: Tensor = self.get_submodule(f"encoder.{NORM}")(hidden)
-        return normalised
-
-
 class _Kept:
-    """The keys and values of one of the attentions, with the method that transformers calls."""
+    """The keys and values of one of a layer's attentions, with the method that transformers calls."""
 
-    layers: Sequence["_Layer"] = ()
+    layers: Mapping[int, "_Layer"] = {}
     """The layers that transformers is to read as they are."""
 
-    def __init__(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, *past: Tensor) -> None:
         self._past = past
-        self.present: dict[int, tuple[Tensor, Tensor]] = {}
+        self.present: tuple[Tensor, ...] = ()
 
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
         if self._past:
-            key, value = (
-                torch.cat((self._past[layer][0], key), 2),
-                torch.cat((self._past[layer][1], value), 2),
-            )
-        self.present[layer] = (key, value)
+            key, value = (torch.cat(pair, 2) for pair in zip(self._past, (key, value), strict=True))
+        self.present = (key, value)
         return key, value
 
 
+@dataclass(frozen=True)
 class _Layer:
     """Keys and values of one layer, as transformers reads them."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = keys, values
+    keys: Tensor
+    values: Tensor
 
 
 class _Given(_Kept):
     """The keys and values of the encoder's states, which never grow."""
 
-    def __init__(self, past: Sequence[tuple[Tensor, Tensor]]) -> None:
-        super().__init__(past)
-        self.layers = [_Layer(*pair) for pair in past]
+    def __init__(self, index: int, *past: Tensor) -> None:
+        super().__init__()
+        self.layers = {index: _Layer(*past)}
 
 
 class _Cache(EncoderDecoderCache):
@@ -125,7 +107,7 @@ class _Cache(EncoderDecoderCache):
     def __init__(self, own: _Kept, cross: _Kept) -> None:
         self.self_attention_cache: Any = own
         self.cross_attention_cache: Any = cross
-        self.is_updated = dict.fromkeys(range(len(cross.layers)), True)
+        self.is_updated = dict.fromkeys(cross.layers, True)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return 0. transformers asks for it where no bias is given, as in cross attention, which has
@@ -134,97 +116,192 @@ class _Cache(EncoderDecoderCache):
         return 0
 
 
-class _Decoder(Blocks):
-    """The decoder's stack behind a cache."""
+def _encoder(family: TwoStacks, config: Config) -> Iterator[OnnxPart]:
+    """Yield the parts that make last_hidden_state, float32 [batch, length, width], after the last norm."""
+    stem, layers = family.stem, family.layers("encoder")
+    yield _begin(stem)
 
-    def __init__(self, family: TwoStacks, source: TensorSource) -> None:
-        self._stem, self._layers, self._head = family.stem, family.layers("decoder"), family.head
-        super().__init__(source, [self._stem, *self._layers, self._head])
+    def read(table: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return attention_mask[:, None, None].bool(), layers[0].bias(table, places, input_ids.shape[1])
 
-    def run(
-        self, input_ids: Tensor, cross: tuple[Tensor, Tensor] | None, read: Tensor, cache: _Cache, past: int
-    ) -> Tensor:
-        """Return scores [batch, new, vocabulary], of tokens behind `past` others; without the encoder's
-        states where the cache has what is made of them.
-        """
-        hidden = self._stem.run(self.part(self._stem.prefix), None, {"input_ids": input_ids})
-        new = input_ids.shape[1]
-        places = torch.arange(new, device=input_ids.device) + past
-        behind = (places[:, None] >= torch.arange(past + new, device=input_ids.device)[None])[None, None]
-        stack = self.part(self._layers[0].prefix)
-        bias = self._layers[0].bias(stack, places, past + new)
-        for layer in self._layers:
-            hidden = layer.go_on(stack, hidden, behind, bias, cross or (hidden, read), cache)
-        return self._head.scores(self.part(self._head.prefix), hidden)
+    yield _distances(layers[0], read, ["input_ids", "attention_mask"], ["read", "bias"])
+
+    def go_on(
+        layer: StackLayer, block: nn.Module, hidden: Tensor, read: Tensor, bias: Tensor
+    ) -> tuple[Tensor]:
+        return (layer.go_on(block, hidden, read, bias),)
+
+    for i, layer in enumerate(layers):
+        yield _layer(layer, partial(go_on, layer), [f"hidden.{i}", "read", "bias"], [f"hidden.{i + 1}"])
+    yield OnnxPart(
+        build=lambda: _on_meta(lambda: RmsNorm(config.d_model, config.layer_norm_epsilon)),
+        prefix=f"encoder.{NORM}.",
+        run=lambda norm, hidden: (norm(hidden),),
+        reads=[f"hidden.{len(layers)}"],
+        makes=["last_hidden_state"],
+    )
 
 
-class Whole(_Decoder):
-    """A module that returns logits, float32 [batch, new, vocabulary], and then for each layer its own keys
-    and values and those of the encoder's states, past and new together.
+def _decoder(family: TwoStacks, parts: Sequence[str]) -> Iterator[OnnxPart]:
+    """Yield the parts that make logits, float32 [batch, new, vocabulary], and for each layer its own keys and
+    values and those of the encoder's states, past and new together.
 
     Every call gets all of the encoder's states. Those are new that the cache does not have yet: all at the
     beginning of an answer, and none later, so that linears multiply no rows. A model that can only begin an
-    answer has no cache.
+    answer has no cache, and no `parts` of one.
+    """
+    layers = family.layers("decoder")
+    yield _begin(family.stem)
+    yield _behind(layers[0], _names(PAST, 0, parts[:1]))
+    states = "encoder_hidden_states"
+    if parts:
+        states = "states"
+        yield OnnxPart(
+            run=lambda module, given, known: (given[:, known.shape[2] :],),
+            reads=["encoder_hidden_states", *_names(PAST, 0, PARTS[2:3])],
+            makes=[states],
+        )
+
+    def go_on(
+        layer: StackLayer,
+        block: nn.Module,
+        hidden: Tensor,
+        read: Tensor,
+        bias: Tensor,
+        states: Tensor,
+        of_states: Tensor,
+        *past: Tensor,
+    ) -> tuple[Tensor, ...]:
+        own, cross = _Kept(*past[:2]), _Kept(*past[2:])
+        hidden = layer.go_on(block, hidden, read, bias, (states, of_states), _Cache(own, cross))
+        return hidden, *own.present, *cross.present
+
+    for i, layer in enumerate(layers):
+        reads = [f"hidden.{i}", "behind", "bias", states, "read", *_names(PAST, i, parts)]
+        yield _layer(layer, partial(go_on, layer), reads, [f"hidden.{i + 1}", *_names("present", i, PARTS)])
+    yield _end(family.head, len(layers))
+
+
+def _next(family: TwoStacks) -> Iterator[OnnxPart]:
+    """Yield the parts that make logits, float32 [batch, new, vocabulary], and for each layer its own keys and
+    values, past and new together.
+    """
+    layers = family.layers("decoder")
+    yield _begin(family.stem)
+    yield _behind(layers[0], _names(PAST, 0, PARTS[:1]))
+
+    def go_on(
+        layer: StackLayer,
+        block: nn.Module,
+        hidden: Tensor,
+        read: Tensor,
+        bias: Tensor,
+        of_states: Tensor,
+        *past: Tensor,
+    ) -> tuple[Tensor, ...]:
+        own = _Kept(*past[:2])
+        cache = _Cache(own, _Given(layer.index, *past[2:]))
+        return layer.go_on(block, hidden, read, bias, (hidden, of_states), cache), *own.present
+
+    for i, layer in enumerate(layers):
+        reads = [f"hidden.{i}", "behind", "bias", "read", *_names(PAST, i, PARTS)]
+        makes = [f"hidden.{i + 1}", *_names("present", i, PARTS[:2])]
+        yield _layer(
+            layer,
+            partial(go_on, layer),
+            reads,
+            makes,
+            ("layer.1.EncDecAttention.k", "layer.1.EncDecAttention.v"),
+        )
+    yield _end(family.head, len(layers))
+
+
+def _begin(stem: Block) -> OnnxPart:
+    return OnnxPart(
+        build=stem.build,
+        prefix=stem.prefix,
+        run=lambda module, input_ids: (stem.run(module, None, {"input_ids": input_ids}),),
+        reads=["input_ids"],
+        makes=["hidden.0"],
+    )
+
+
+def _behind(first: StackLayer, past: Sequence[str]) -> OnnxPart:
+    """Return the part that says which tokens each token of the decoder reads, how far they are apart, and
+    which of the encoder's states are read. `past` names keys of the cache, if there is one.
     """
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor,
-        *cached: Tensor,
+    def run(
+        table: nn.Module, input_ids: Tensor, encoder_attention_mask: Tensor, *keys: Tensor
     ) -> tuple[Tensor, ...]:
-        past = _pasts(cached)
-        own, cross = (_Kept(pairs) for pairs in past)
-        before, known = (pairs[0][0].shape[2] if pairs else 0 for pairs in past)
-        read = encoder_attention_mask[:, None, None].bool()
-        logits = self.run(
-            input_ids, (encoder_hidden_states[:, known:], read), read, _Cache(own, cross), before
-        )
-        return (
-            logits,
-            *(
-                tensor
-                for layer in range(len(self._layers))
-                for tensor in (*own.present[layer], *cross.present[layer])
-            ),
-        )
+        new, before = input_ids.shape[1], keys[0].shape[2] if keys else 0
+        places = torch.arange(new, device=input_ids.device) + before
+        behind = places[:, None] >= torch.arange(before + new, device=input_ids.device)[None]
+        bias = first.bias(table, places, before + new)
+        return behind[None, None], bias, encoder_attention_mask[:, None, None].bool()
+
+    return _distances(first, run, ["input_ids", "encoder_attention_mask", *past], ["behind", "bias", "read"])
 
 
-class Next(_Decoder):
-    """A module that returns logits, float32 [batch, new, vocabulary], and then for each layer its own keys
-    and values, past and new together.
-    """
-
-    def __init__(self, family: TwoStacks, source: TensorSource) -> None:
-        super().__init__(family, source)
-        for layer in self._layers:  # The cache has the keys and values that these would make.
-            attention = self.get_submodule(f"{layer.name}.layer.1.EncDecAttention")
-            attention.k, attention.v = nn.Identity(), nn.Identity()
-
-    def forward(
-        self, input_ids: Tensor, encoder_attention_mask: Tensor, *cached: Tensor
-    ) -> tuple[Tensor, ...]:
-        past, given = _pasts(cached)
-        own = _Kept(past)
-        logits = self.run(
-            input_ids,
-            None,
-            encoder_attention_mask[:, None, None].bool(),
-            _Cache(own, _Given(given)),
-            cached[0].shape[2],
-        )
-        return (logits, *(tensor for layer in range(len(self._layers)) for tensor in own.present[layer]))
+def _distances(
+    first: StackLayer, run: Callable[..., tuple[Tensor, ...]], reads: Sequence[str], makes: Sequence[str]
+) -> OnnxPart:
+    """Return a part whose module is the stack's table of relative positions."""
+    return OnnxPart(
+        build=lambda: first.build().get_submodule(TABLE),
+        prefix=f"{first.prefix}{TABLE}.",
+        run=run,
+        reads=reads,
+        makes=makes,
+    )
 
 
-def _pasts(
-    cached: Sequence[Tensor],
-) -> tuple[Sequence[tuple[Tensor, Tensor]], Sequence[tuple[Tensor, Tensor]]]:
-    """Return keys and values by layer, of the decoder's own tokens and of the encoder's states."""
-    keys = range(0, len(cached), len(PARTS))
-    return [(cached[key], cached[key + 1]) for key in keys], [
-        (cached[key + 2], cached[key + 3]) for key in keys
-    ]
+def _layer(
+    layer: StackLayer,
+    run: Callable[..., tuple[Tensor, ...]],
+    reads: Sequence[str],
+    makes: Sequence[str],
+    without: Sequence[str] = (),
+) -> OnnxPart:
+    """Return the part of a layer, which is given what its table makes, and has no linears `without`."""
+
+    def build() -> nn.Module:
+        block = layer.build().get_submodule(str(layer.index))
+        attention: Any = block.get_submodule("layer.0.SelfAttention")
+        attention.has_relative_attention_bias, attention.relative_attention_bias = False, None
+        for path in without:
+            block.set_submodule(path, nn.Identity())
+        return block
+
+    return OnnxPart(
+        build=build,
+        prefix=f"{layer.prefix}{layer.index}.",
+        run=run,
+        reads=reads,
+        makes=makes,
+        like="layer",
+    )
+
+
+def _end(head: ScoringHead, depth: int) -> OnnxPart:
+    return OnnxPart(
+        build=head.build,
+        prefix=head.prefix,
+        run=lambda module, hidden: (head.scores(module, hidden),),
+        reads=[f"hidden.{depth}"],
+        makes=["logits"],
+    )
+
+
+def _names(kind: str, layer: int, parts: Iterable[str]) -> list[str]:
+    """Return the names of parts of a layer's cache."""
+    return [f"{kind}.{layer}.{part}" for part in parts]
+
+
+def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build()
 
 
 def onnx_specs(family: TwoStacks, config: Config) -> dict[str, OnnxSpec]:
@@ -242,7 +319,7 @@ def onnx_specs(family: TwoStacks, config: Config) -> dict[str, OnnxSpec]:
         torch.ones(2, 2, dtype=torch.int64),
     )
     encoder = OnnxSpec(
-        build=lambda source: Encoder(family, config, source),
+        parts=[*_encoder(family, config)],
         example={"input_ids": ones, "attention_mask": ones},
         inputs={"input_ids": states, "attention_mask": states},
         outputs={"last_hidden_state": states},
@@ -255,7 +332,7 @@ def onnx_specs(family: TwoStacks, config: Config) -> dict[str, OnnxSpec]:
     }
     begun: Axes = {"input_ids": tokens, "encoder_hidden_states": states, "encoder_attention_mask": states}
     first = OnnxSpec(
-        build=lambda source: Whole(family, source),
+        parts=[*_decoder(family, ())],
         example=given,
         inputs=begun,
         outputs={
@@ -265,17 +342,17 @@ def onnx_specs(family: TwoStacks, config: Config) -> dict[str, OnnxSpec]:
         towers=[],
     )
     grown = _axes("present", depth, "total_decoder_sequence_length", "encoder_sequence_length")
-    past = _axes("past_key_values", depth, "past_decoder_sequence_length", "encoder_sequence_length")
+    past = _axes(PAST, depth, "past_decoder_sequence_length", "encoder_sequence_length")
     after = OnnxSpec(
-        build=lambda source: Next(family, source),
+        parts=[*_next(family)],
         example={"input_ids": ids, "encoder_attention_mask": ones, **_zeros(config, past, 7)},
         inputs={"input_ids": tokens, "encoder_attention_mask": states, **past},
         outputs={"logits": tokens, **{name: axes for name, axes in grown.items() if ".decoder." in name}},
         towers=[],
     )
-    past = _axes("past_key_values", depth, "past_decoder_sequence_length", "past_encoder_sequence_length")
+    past = _axes(PAST, depth, "past_decoder_sequence_length", "past_encoder_sequence_length")
     merged = OnnxSpec(
-        build=lambda source: Whole(family, source),
+        parts=[*_decoder(family, PARTS)],
         example={**given, **_zeros(config, past, 3)},
         inputs={**begun, **past},
         outputs={"logits": tokens, **grown},

@@ -1,11 +1,11 @@
 """A vision transformer as one ONNX model, as optimum and transformers.js have it."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from converters.shared.blocks import Tower
-from epmq_export.models.family import Batch, Family
-from epmq_export.models.specs import OnnxSpec
+from converters.shared.onnx import tower_parts
+from epmq_export.models.family import Family
+from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 IMAGES = {0: "batch_size"}
 
@@ -16,12 +16,13 @@ def onnx_spec(family: Family, size: tuple[int, int], features: bool) -> OnnxSpec
     a pooler; and with `features`, where the family's output is another, that as image_embeds [batch, ...].
     """
 
-    def outputs(before: Tensor, hidden: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-        return (hidden, hidden[:, 0], *((family.output(hidden, batch),) if features else ()))
+    def outputs(module: nn.Module, hidden: Tensor) -> tuple[Tensor, ...]:
+        return (hidden[:, 0], *((family.output(hidden, {}),) if features else ()))
 
     names = ("last_hidden_state", "pooler_output", *(["image_embeds"] if features else []))
+    last = OnnxPart(run=outputs, reads=names[:1], makes=names[1:])
     return OnnxSpec(
-        build=lambda source: Tower(source, family.blocks, ["pixel_values"], outputs),
+        parts=[*tower_parts(family.blocks, ["pixel_values"], names[:1]), last],
         # Two pictures: the exporter takes an axis of length 0 or 1 for a constant.
         example={"pixel_values": torch.zeros(2, 3, *size)},
         inputs={"pixel_values": IMAGES},

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from epmq_export.models.family import Export, Family
-from epmq_export.tensors.source import TensorSource
 
 Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
 
@@ -57,17 +56,39 @@ class GgufExport(Export):
         self.spec()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class OnnxPart:
+    """A step of a model in ONNX: a module that reads some values by their names and makes others."""
+
+    build: Callable[[], nn.Module] = nn.Module
+    """A function that returns the module, its parameters on the meta device."""
+
+    prefix: str = ""
+    """The prefix that turns names in the module into canonical names of tensors."""
+
+    run: Callable[..., tuple[Tensor, ...]]
+    """A function that is given the module and the values of `reads`, and returns those of `makes`."""
+
+    reads: Sequence[str]
+    """The names of the values that it reads: inputs of the model, or what parts before this one make."""
+
+    makes: Sequence[str]
+
+    like: str | None = None
+    """What parts have in common that compute alike, each with weights of its own. Such parts are traced once,
+    where their modules are alike too.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnnxSpec:
     """One model that a family is exported as in ONNX."""
 
-    build: Callable[[TensorSource], nn.Module]
-    """A function that returns a module with weights. The name of each parameter ends in its canonical tensor
-    name.
-    """
+    parts: Sequence[OnnxPart]
+    """Its steps, in the order of the data."""
 
     example: Mapping[str, Tensor]
-    """One batch, as keyword arguments of the module's forward."""
+    """One batch, by the names of the inputs."""
 
     inputs: Mapping[str, Mapping[int, str]]
     """The names of inputs, in order, each with the names of its dynamic axes."""
@@ -82,6 +103,11 @@ class OnnxSpec:
     """A function that returns the files that runtimes need beside the models' folder: JSON by the file's
     name, given the path of the model's own file from there.
     """
+
+    def tensors(self) -> list[str]:
+        """Return the canonical names of the tensors that the parts have."""
+        names = (f"{part.prefix}{name}" for part in self.parts for name, _ in part.build().named_parameters())
+        return [*dict.fromkeys(names)]
 
 
 @dataclass(frozen=True, kw_only=True)

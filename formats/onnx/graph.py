@@ -21,25 +21,18 @@ GPU, while other nodes in half precision fail on one that has none, such as WebG
 The initializers are the weights and nothing else. The graph's own constants are Constant nodes.
 """
 
-import inspect
-import logging
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
 
 import onnx
-import onnx_ir
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
-from torch import Tensor
 
 from epmq_export._version import __version__
 from epmq_export.errors import InputError
 from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.packed import Packed
-from epmq_export.tensors.source import Shapes
+from formats.onnx.trace import trace
 
 OPSET = 21  # This is the first opset with 4-bit types and with blocks in DequantizeLinear.
 # The grids that DequantizeLinear can hold bit for bit, each with its initializers, and the types of its codes
@@ -69,9 +62,8 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
                 f"{packed.directory}: {name} is on grid {grid.name}, which ONNX cannot hold, expected one "
                 f"of {', '.join(PARTS)}"
             )
-    model = _export(spec, packed)
+    model, weights = trace(spec, packed)
     graph = model.graph
-    weights = _name_weights(graph, spec, packed)
     half = {name for name in weights if packed.storage(name) == torch.float16}
     gathered = {node.input[0] for node in graph.node if node.op_type == "Gather"}
     # Only matrices are in half precision.
@@ -114,86 +106,6 @@ def digest(model: ModelProto) -> str:
             tensor.ClearField(field)
     del model.metadata_props[:]
     return sha256(model.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _export(spec: OnnxSpec, packed: Packed) -> ModelProto:
-    module = spec.build(Shapes({name: packed.shape(name) for name in packed.names()}))
-    dynamic = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in spec.inputs.items()}
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            tuple(_nested(module, {name: spec.example[name].to("meta") for name in spec.inputs})),
-            input_names=list(spec.inputs),
-            output_names=list(spec.outputs),
-            dynamic_shapes=_nested(module, dynamic),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
-        assert program is not None  # With dynamo there is always a program.
-        graph = program.model.graph
-        parameters = dict(module.named_parameters())
-        # The optimiser does not touch weights that are inputs.
-        for name in [name for name in graph.initializers if name in parameters]:
-            value = graph.initializers.pop(name)
-            value.const_value = None
-            graph.inputs.append(value)
-        program.optimize()
-        model: ModelProto = onnx_ir.serde.serialize_model(program.model)
-    return model
-
-
-def _nested(module: torch.nn.Module, given: Mapping[str, Any]) -> list[Any]:
-    """Return values that are given by the input's name, in the order of the forward's parameters. A parameter
-    with a star takes those that are left, because the names of a cache's parts are no names in Python.
-    """
-    parameters = inspect.signature(module.forward).parameters
-    rest = [value for name, value in given.items() if name not in parameters]
-    named = [
-        given[name]
-        for name, parameter in parameters.items()
-        if parameter.kind is not parameter.VAR_POSITIONAL
-    ]
-    return [*named, *rest] if not rest or isinstance(rest[0], Tensor) else [*named, tuple(rest)]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, which warns about packages that it could also use and about deprecations within
-    torch.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _name_weights(graph: GraphProto, spec: OnnxSpec, packed: Packed) -> list[str]:
-    """Give the weights, which are inputs of the exported graph, their canonical names, and take them out of
-    the inputs. Return the names.
-    """
-    parameters = [value.name for value in graph.input if value.name not in spec.inputs]
-    canonical: dict[str, str] = {}
-    for parameter in parameters:
-        fitting = [name for name in packed.names() if f".{parameter}".endswith(f".{name}")]
-        if not fitting:
-            raise InputError(
-                f"{packed.directory}: the exported model needs {parameter}, which the checkpoint does "
-                "not hold"
-            )
-        canonical[parameter] = max(fitting, key=len)
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = canonical.get(name, name)
-    inputs = [value for value in graph.input if value.name in spec.inputs]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    return sorted(canonical.values())
 
 
 def _widened(graph: GraphProto, half: Collection[str]) -> list[NodeProto]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from epmq_export.errors import InputError
 from formats.onnx.spec import specs_of
 from tests.tiny.onnx_encoders import Written, reference, small, wide
+from tests.tiny.onnx_parts import run_parts
 
 TEXTS = ("the fox", "more words 1, 2, 3?", "x")
 
@@ -19,16 +19,15 @@ def test_module_computes_what_the_blocks_compute(model: Callable[[], Written]) -
     written = model()
     spec = specs_of(written.family)["model"]
     (batch,) = written.family.batches(TEXTS, 8)
-    hidden, output = spec.build(written.packed)(*(batch[name] for name in spec.inputs))
+    values = run_parts(spec, written.packed, batch)
+    hidden, output = values["last_hidden_state"], values["sentence_embedding"]
     assert hidden.shape == (*batch["input_ids"].shape, written.family.config.hidden_size)
     np.testing.assert_allclose(output.numpy(), reference(written, TEXTS), rtol=0, atol=1e-6)
 
 
-def test_parameters_have_canonical_names() -> None:
+def test_parts_have_all_tensors_under_canonical_names() -> None:
     written = small()
-    module = specs_of(written.family)["model"].build(written.packed)
-    assert sorted(name for name, _ in module.named_parameters()) == written.packed.names()
-    assert not module.training
+    assert sorted(specs_of(written.family)["model"].tensors()) == written.packed.names()
 
 
 def test_inputs_and_outputs() -> None:
@@ -37,16 +36,3 @@ def test_inputs_and_outputs() -> None:
     assert list(spec.outputs) == ["last_hidden_state", "sentence_embedding"]
     assert all(axes == {0: "batch", 1: "sequence"} for axes in spec.inputs.values())
     assert all(value.dtype == torch.int64 and min(value.shape) > 1 for value in spec.example.values())
-
-
-def test_missing_weight() -> None:
-    written = small()
-
-    class Without:
-        names, shape = written.packed.names, written.packed.shape
-
-        def load(self, name: str) -> torch.Tensor:
-            return written.packed.load(name.replace("layer.1.output.dense.bias", "layer.9.output.dense.bias"))
-
-    with pytest.raises(InputError, match=r"no tensor encoder\.layer\.9\.output\.dense\.bias"):
-        specs_of(written.family)["model"].build(Without())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from converters.t5.blocks import TABLE
 from converters.t5.family import T5
 from epmq_export.errors import InputError
 from epmq_export.models import reference
@@ -249,15 +250,16 @@ def test_buckets_are_the_librarys(tmp_path: Path) -> None:
     for stack in ("encoder", "decoder"):
         layer = family.layers(stack)[0]  # type: ignore[arg-type]
         module = layer.build().to_empty(device="cpu")
-        table = module.get_parameter("0.layer.0.SelfAttention.relative_attention_bias.weight")
+        embedding = module.get_submodule(TABLE)
+        table = embedding.get_parameter("weight")
         torch.nn.init.normal_(table)
         places = torch.arange(300)
         attention: Any = T5Attention
         expected = table[
             attention._relative_position_bucket(places[None] - places[:, None], stack == "encoder", 32, 128)
         ].permute(2, 0, 1)[None]
-        assert torch.equal(layer.bias(module, places, 300), expected)
-        assert torch.equal(layer.bias(module, places[250:], 300), expected[:, :, 250:])
+        assert torch.equal(layer.bias(embedding, places, 300), expected)
+        assert torch.equal(layer.bias(embedding, places[250:], 300), expected[:, :, 250:])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
