@@ -1,26 +1,24 @@
 """BERT encoders with pooling: sentence-transformers models such as all-MiniLM, BGE, GTE, E5."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
+from tokenizers import normalizers
+from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from converters.bert.blocks import Layer, Stem
-from converters.bert.gguf import Pooling, gguf_spec
+from converters.bert.gguf import gguf_spec
 from converters.bert.onnx import onnx_spec
+from converters.bert.pooling import pool
+from converters.bert.sentence import Sentence, read_sentence
 from converters.shared.batches import fitting, tokenised
 from converters.shared.config import load_config, refuse_other_values
-from epmq_export.errors import InputError
-from epmq_export.files import read_json
 from epmq_export.models.family import Batch, Block, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
-
-log = logging.getLogger(__name__)
 
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "hidden_act": ("gelu",),
@@ -37,7 +35,9 @@ class Bert:
     directory: Path
     config: BertConfig
     tokenizer: PreTrainedTokenizerFast
-    pooling: Pooling
+    sentence: Sentence
+    """What becomes of the tokens."""
+
     max_length: int
     """Tokens that a text has at most, special ones counted."""
 
@@ -52,14 +52,16 @@ class Bert:
         path = directory / "config.json"
         config = load_config("bert", path, BertConfig)
         refuse_other_values("bert", path, config, _KNOWN)
-        tokenizer = fast_tokenizer(directory)
+        tokenizer, sentence = fast_tokenizer(directory), read_sentence(directory)
+        if sentence.lower:
+            _lowered(tokenizer)
         positions = config.max_position_embeddings
-        limits = (_longest(directory) or positions, tokenizer.model_max_length, positions)
-        return cls(directory, config, tokenizer, _pooling(directory), min(limits))
+        limits = (sentence.longest or positions, tokenizer.model_max_length, positions)
+        return cls(directory, config, tokenizer, sentence, min(limits))
 
     @property
     def zero_shot(self) -> ZeroShot:
-        return ZeroShot(self)
+        return ZeroShot(self, prompts=self.sentence.prompts)
 
     @property
     def exports(self) -> Mapping[str, Export]:
@@ -68,7 +70,8 @@ class Bert:
                 runtimes=("llama.cpp",),
                 computed=self._as_ggml,
                 splits=True,
-                spec=lambda: gguf_spec(self.config, self.pooling, self.tokenizer, self.directory),
+                unit=self.sentence.unit,
+                spec=lambda: gguf_spec(self.config, self.sentence.modes, self.tokenizer, self.directory),
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
@@ -80,7 +83,9 @@ class Bert:
     @property
     def blocks(self) -> Sequence[Block]:
         last = self.config.num_hidden_layers - 1
-        layers = (Layer(self.config, i, self.pooling == "cls" and i == last) for i in range(last + 1))
+        layers = (
+            Layer(self.config, i, self.sentence.modes == ("cls",) and i == last) for i in range(last + 1)
+        )
         return (Stem(self.config), *layers)
 
     def canonical(self, name: str) -> str | None:
@@ -104,13 +109,14 @@ class Bert:
             yield {key: encoded[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        return pool(hidden, batch["attention_mask"], self.pooling)
+        found = pool(hidden, batch["attention_mask"], self.sentence.modes)
+        return nn.functional.normalize(found, dim=1) if self.sentence.unit else found
 
     def _as_ggml(self) -> "Bert":
-        """Return the family with the tanh form of GELU, which llama.cpp computes."""
+        """Return the family with the tanh form of GELU and unnormalised outputs, which llama.cpp computes."""
         config = BertConfig.from_dict({**self.config.to_dict(), "hidden_act": "gelu_pytorch_tanh"})
         config._attn_implementation = "sdpa"
-        return replace(self, config=config)
+        return replace(self, config=config, sentence=replace(self.sentence, unit=False))
 
 
 def open_family(directory: Path, model_type: str) -> Bert:
@@ -118,32 +124,14 @@ def open_family(directory: Path, model_type: str) -> Bert:
     return Bert.open(directory)
 
 
-def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
-    """Return one unnormalised embedding for each text, [batch, width]."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * mask).sum(1) / mask.sum(1)
-
-
-def _longest(directory: Path) -> int | None:
-    """Return what sentence-transformers cuts texts at; None where it does not say."""
-    path = directory / "sentence_bert_config.json"
-    found = read_json(path).get("max_seq_length") if path.exists() else None
-    if not (found is None or (isinstance(found, int) and found > 0)):
-        raise InputError(f"{path}: found max_seq_length {found!r}, expected a number of tokens")
-    return found
-
-
-def _pooling(directory: Path) -> Pooling:
-    path = directory / "1_Pooling" / "config.json"
-    settings = read_json(path) if path.exists() else {}
-    if not settings:
-        log.warning("%s: no 1_Pooling/config.json; taking mean pooling", directory)
-        return "mean"
-    modes = [key for key, value in settings.items() if key.startswith("pooling_mode") and value is not False]
-    if modes == ["pooling_mode_mean_tokens"] or settings.get("pooling_mode") == "mean":
-        return "mean"
-    if modes == ["pooling_mode_cls_token"] or settings.get("pooling_mode") == "cls":
-        return "cls"
-    raise InputError(f"{path}: pooling is {', '.join(modes) or 'none'}, expected mean or CLS")
+def _lowered(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Make a tokenizer lower every text, and leave its accents as they are."""
+    backend = tokenizer.backend_tokenizer
+    own = backend.normalizer
+    if isinstance(own, normalizers.BertNormalizer):
+        if own.strip_accents is None:
+            own.strip_accents = own.lowercase
+        own.lowercase = True
+        backend.normalizer = own
+    else:
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])

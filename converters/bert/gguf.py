@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from converters.tokenizers.wordpiece import wordpiece
+from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
 
-Pooling = Literal["mean", "cls"]
-_POOLING: Mapping[Pooling, int] = {"mean": 1, "cls": 2}
+# llama.cpp's numbers of what it pools.
+_POOLING: Mapping[tuple[str, ...], int] = {("mean",): 1, ("cls",): 2, ("lasttoken",): 3}
 _EMBEDDINGS = {
     "word_embeddings": "token_embd",
     "position_embeddings": "position_embd",
@@ -30,9 +30,16 @@ _MODULES = {
 
 
 def gguf_spec(
-    config: BertConfig, pooling: Pooling, tokenizer: PreTrainedTokenizerFast, directory: Path
+    config: BertConfig, modes: tuple[str, ...], tokenizer: PreTrainedTokenizerFast, directory: Path
 ) -> GgufSpec:
-    """Return the layout; InputError where llama.cpp would tokenise otherwise than the tokenizer does."""
+    """Return the layout. Raises InputError where llama.cpp would tokenise otherwise than the tokenizer does,
+    and for pooling that it has not.
+    """
+    if modes not in _POOLING:
+        raise InputError(
+            f"{directory}: found the pooling {' + '.join(modes)}, expected mean, cls or lasttoken, all that "
+            "llama.cpp has; leave gguf out of export.formats"
+        )
     metadata: Metadata = {
         "bert.block_count": config.num_hidden_layers,
         "bert.context_length": config.max_position_embeddings,
@@ -41,7 +48,7 @@ def gguf_spec(
         "bert.attention.head_count": config.num_attention_heads,
         "bert.attention.layer_norm_epsilon": config.layer_norm_eps,
         "bert.attention.causal": False,
-        "bert.pooling_type": _POOLING[pooling],
+        "bert.pooling_type": _POOLING[modes],
         "tokenizer.ggml.token_type_count": config.type_vocab_size,
         **wordpiece(tokenizer, directory, config.vocab_size),
     }

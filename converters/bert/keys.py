@@ -1,5 +1,6 @@
 """The keys of BERT's config.json by what they are to a merge."""
 
+from converters.bert.same_sentence import require_same_sentence
 from converters.shared.keys import Keys, names
 
 KEYS = Keys(
@@ -15,5 +16,6 @@ KEYS = Keys(
         "is_encoder_decoder bos_token_id eos_token_id directionality pooler_fc_size "
         "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type"
     ),
+    beside=(require_same_sentence,),
     defaults={"position_embedding_type": "absolute"},
 )

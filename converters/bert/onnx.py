@@ -10,7 +10,7 @@ from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 def onnx_spec(family: Family) -> OnnxSpec:
     """Return the model: `last_hidden_state` for feature-extraction pipelines, which pool themselves, and
-    `sentence_embedding`, pooled and unnormalised.
+    `sentence_embedding`, pooled, and of length 1 where the model makes it so.
     """
     tokens = {0: "batch", 1: "sequence"}
     inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)

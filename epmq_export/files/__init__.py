@@ -278,15 +278,27 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises InputError where the file is absent or broken, holds something else than an object, or has NaN or
     infinity, which JSON does not know.
     """
+    content = _parsed(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
+    return content
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """Return the list in a JSON file. Raises InputError as `read_json` does."""
+    content = _parsed(path)
+    if not isinstance(content, list):
+        raise InputError(f"{path}: found a {type(content).__name__}, expected a list")
+    return content
+
+
+def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}, expected an object")
-    return content
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -9,11 +9,13 @@ format that the model can be written in.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epmq_export.errors import InputError
@@ -21,6 +23,8 @@ from epmq_export.models.samples import Passage, Sample
 from epmq_export.tensors.source import TensorSource
 
 Batch = Mapping[str, Tensor]
+Run = Callable[[Sequence[Sample]], NDArray[np.float32]]
+"""A function that gives outputs for samples, float32 [rows, width]."""
 
 
 class Block(Protocol):
@@ -85,13 +89,38 @@ class Export:
     splits: bool = False
     """Whether the runtimes read a model that lies in several files."""
 
+    unit: bool = False
+    """Whether the model's outputs have length 1 and the files cannot say so: their users divide them by their
+    lengths, and so does whoever reads them by a head.
+    """
+
     agrees: Callable[[], Callable[[str], bool]] | None = None
     """A function that returns a check of a text: whether the runtimes' own tokenizer finds the model's tokens
     in it. None where it finds them in every text that occurs in practice.
     """
 
+    def as_read(self, run: Run) -> Run:
+        """Return a function that gives a runtime's outputs as the files' users read them."""
+
+        def read(samples: Sequence[Sample]) -> NDArray[np.float32]:
+            found: Tensor = nn.functional.normalize(torch.from_numpy(run(samples)), dim=1)
+            return found.numpy()
+
+        return read if self.unit else run
+
     def require(self) -> None:
         """Raise InputError where the runtimes cannot read this model at all, whatever it is stored on."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a model's own library puts before a text, by what the text is for."""
+
+    default: str = ""
+    """What it puts before a text of which nothing is said."""
+
+    named: Mapping[str, str] = field(default_factory=dict)
+    """All that are not empty, by name."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +136,9 @@ class ZeroShot:
     """The tensor that holds the logarithm of the factor of cosines. None for a text encoder, which has the
     usual factor 20.
     """
+
+    prompts: Prompts = field(default_factory=Prompts)
+    """What is put before a text, label texts among them, unless a task says otherwise."""
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,15 @@ def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sam
     if not model.exists():
         raise InputError(f"{model}: no such file or directory")
     family, base, packed = job.models.family, job.checkpoints.base, (model / PACKED_INDEX).exists()
-    for name in family.exports:
+    for name, export in family.exports.items():
         runtime = registry.readers(family, name)[0]
+        path = None
         if model.suffix == f".{name}" and model.is_file():
-            return partial(runtime.outputs, model)
-        if model.is_dir() and (model / name).is_dir() and not packed:
-            return partial(runtime.outputs, registry.formats[name].find(model, family))
+            path = model
+        elif model.is_dir() and (model / name).is_dir() and not packed:
+            path = registry.formats[name].find(model, family)
+        if path is not None:
+            return export.as_read(partial(runtime.outputs, path))
     if packed:
         return partial(reference.outputs, registry.open_family(model), Packed(model), device=job.device)
     opened = open_checkpoint(model, base, open_gguf=registry.open_gguf)

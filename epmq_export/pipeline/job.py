@@ -14,7 +14,7 @@ from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_mode
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import formats_of, require_answerable, require_formats
-from epmq_export.pipeline.tasks import load_tasks
+from epmq_export.pipeline.tasks import load_tasks, prompt_notes
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.packed import Packed
 
@@ -42,6 +42,7 @@ class Job:
         notes = require_same_settings(recipe, checkpoints, registry)
         models = open_models(recipe, checkpoints, registry.open_family)
         tasks = load_tasks(recipe, models.family)
+        notes += prompt_notes(recipe, models.family)
         require_formats(recipe, models.family)
         require_answerable(models.family, tasks)
         return cls(

@@ -28,15 +28,19 @@ def load_tasks(recipe: Recipe, family: Family) -> list[Task]:
     the family reads those.
     """
     require_kind(recipe, family)
-    load = _of_texts if family.images is None else _of_pictures
-    return [load(recipe, name) for name in recipe.require_tasks().tasks]
+    names = recipe.require_tasks().tasks
+    if family.images is not None:
+        return [_of_pictures(recipe, name) for name in names]
+    before = "" if family.zero_shot is None else family.zero_shot.prompts.default
+    return [_of_texts(recipe, name, before) for name in names]
 
 
-def _of_texts(recipe: Recipe, name: str) -> Task:
-    """Return a task of texts, each in the task's prompt."""
+def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
+    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`."""
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
-    texts = list(dict.fromkeys(prompted(task.prompt, text) for each in read for text in each.samples))
+    ahead = "" if "prompt" in task.model_fields_set else before
+    texts = list(dict.fromkeys(ahead + prompted(task.prompt, text) for each in read for text in each.samples))
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     truth: Tensor | None = None
     expected: Sequence[str] | None = None
@@ -44,7 +48,8 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         evaluation = _left_over(recipe, name, texts, calibration)
     else:
         found = read_texts(request_of(task.evaluation), "test")
-        evaluation, read = [prompted(task.prompt, text) for text in found.samples], [*read, found]
+        evaluation = [ahead + prompted(task.prompt, text) for text in found.samples]
+        read = [*read, found]
         truth, expected = _right_answers(recipe, name, found)
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     return _task(
@@ -56,7 +61,32 @@ def _of_texts(recipe: Recipe, name: str) -> Task:
         truth=truth,
         expected=expected,
         read=read,
+        before="" if task.templates else before,
+        notes=_on_prompt(name, ahead),
     )
+
+
+def prompt_notes(recipe: Recipe, family: Family) -> list[str]:
+    """Return the sentence on prompts of the base's library that none of them is the default of, where a task
+    says no prompt.
+    """
+    prompts = None if family.zero_shot is None else family.zero_shot.prompts
+    if prompts is None or prompts.default or not prompts.named:
+        return []
+    if all("prompt" in task.model_fields_set for task in recipe.tasks.values()):
+        return []
+    named = ", ".join(f"{name} {text!r}" for name, text in prompts.named.items())
+    return [
+        f"{recipe.base_model}: has the prompts {named} and none of them as the default, so texts stand "
+        "behind none; a task's key `prompt` puts them behind one"
+    ]
+
+
+def _on_prompt(name: str, ahead: str) -> list[str]:
+    """Return the sentence on what the model's own library puts before texts, where it does."""
+    if not ahead:
+        return []
+    return [f"task {name}: its texts stand behind the base's default prompt {ahead!r}"]
 
 
 def _right_answers(recipe: Recipe, name: str, found: Texts) -> tuple[Tensor | None, Sequence[str] | None]:
@@ -135,11 +165,14 @@ def _task(
     read: Sequence[Texts | Pictures],
     expected: Sequence[str] | None = None,
     notes: Sequence[str] = (),
+    before: str = "",
 ) -> Task:
-    """Return a task, from its samples and from what the recipe says about it."""
+    """Return a task, from its samples and from what the recipe says about it. Label texts stand behind
+    `before`.
+    """
     task = recipe.tasks[name]
     templates = task.templates or ("{}",)
-    prompts = [[template.format(text) for template in templates] for text in labels.values()]
+    prompts = [[before + template.format(text) for template in templates] for text in labels.values()]
     return Task(
         name=name,
         expert=recipe.location(task.expert),

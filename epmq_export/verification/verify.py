@@ -73,7 +73,7 @@ def _judged(
         scores: Scores = {}
         if judge is not None:
             progress(f"{name} in {runtime.name}: tasks")
-            run = partial(runtime.outputs, file.path)
+            run = family.exports[name].as_read(partial(runtime.outputs, file.path))
             tasks, scores = check_tasks(file.path, judge.bench, judge.reference, run, tolerances)
             checks.append(tasks)
         yield FileVerdict(

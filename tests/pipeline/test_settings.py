@@ -109,3 +109,41 @@ def test_an_adapter_with_a_config_of_its_own_is_compared(tmp_path: Path) -> None
         InputError, match=r"expert/config\.json: found hidden_act 'relu' \(the base: 'gelu'\)"
     ):
         epmq.merge(path, tmp_path / "again")
+
+
+def with_prompts(folder: Path, default: str | None) -> Path:
+    base = recipe_project.base(folder / "base", width=32, layers=1)
+    recipe_project.full_expert(folder / "expert", base, 1)
+    (base / "config_sentence_transformers.json").write_text(
+        json.dumps({"prompts": {"query": "query: ", "empty": ""}, "default_prompt_name": default})
+    )
+    recipe_project.data(folder / "data")
+    task = {
+        "expert": "./expert",
+        "calibration": "data/0.txt",
+        "evaluation": "data/0.tsv",
+        "labels": ["{good}", "bad", "so so"],
+    }
+    tasks = {"plain": task, "own": {**task, "prompt": "passage: {}", "templates": ["it is {}"]}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"base_model": "./base", "tasks": tasks}))
+    return folder / "recipe.yaml"
+
+
+def test_the_default_prompt_stands_before_texts_and_labels_unless_a_task_has_its_own(tmp_path: Path) -> None:
+    job = Job.open(load_recipe(with_prompts(tmp_path, "query")), registry(), torch.device("cpu"))
+    own, plain = job.tasks
+    assert all(text.startswith("query: ") for text in (*plain.calibration, *plain.evaluation))
+    assert plain.prompts == [["query: {good}"], ["query: bad"], ["query: so so"]]
+    assert all(text.startswith("passage: ") for text in (*own.calibration, *own.evaluation))
+    assert own.prompts == [["it is {good}"], ["it is bad"], ["it is so so"]]
+    assert plain.notes == ["task plain: its texts stand behind the base's default prompt 'query: '"]
+    assert [*own.notes, *job.notes] == []
+
+
+def test_prompts_without_a_default_are_told(tmp_path: Path) -> None:
+    job = Job.open(load_recipe(with_prompts(tmp_path, None)), registry(), torch.device("cpu"))
+    assert not any(text.startswith("query: ") for text in job.tasks[0].calibration)
+    (note,) = job.notes
+    assert note.startswith(
+        "./base: has the prompts query 'query: ' and none of them as the default, so texts"
+    )

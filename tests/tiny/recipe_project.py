@@ -76,7 +76,8 @@ def full_expert(
             if name.startswith("encoder") and parameter.ndim == 2:
                 parameter.add_(torch.randn_like(parameter), alpha=0.01)
     model.save_pretrained(directory, max_shard_size="600KB" if shards else "5GB")
-    _companions(directory, vocabulary, "mean")
+    pooling = json.loads((base / "1_Pooling" / "config.json").read_text())["pooling_mode"]
+    _companions(directory, vocabulary, pooling)
     return directory
 
 

@@ -268,8 +268,9 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
             config.get("text_config", config).get("max_position_embeddings"),
         )
         length = min(limit for limit in (*limits, tokenizer.model_max_length) if limit)
+        lower = bool(_read(folder / "sentence_bert_config.json").get("do_lower_case"))
         encoded = tokenizer(
-            list(texts),
+            [text.lower() for text in texts] if lower else list(texts),
             padding=True,
             padding_side="right",
             truncation=True,

@@ -1,0 +1,41 @@
+"""Whether sentence-transformers makes the same of the tokens of two models."""
+
+from pathlib import Path
+
+from epmq_export.errors import InputError
+
+
+def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
+    """Return a sentence for each setting of an expert's texts that differs and is told: their length and
+    their prompts, which are the base's for all.
+
+    Raises InputError, with both values, where an expert pools otherwise or has other modules behind the
+    pooling. What a directory lacks is not compared.
+    """
+    from converters.bert.sentence import LENGTHS, MODULES, PROMPTS, read_sentence  # not for other families
+
+    if not any((expert / file).is_file() for file in (MODULES, LENGTHS, PROMPTS, "1_Pooling/config.json")):
+        return []
+    ours, theirs = read_sentence(base), read_sentence(expert)
+    pooled = all((place / MODULES).is_file() or (place / "1_Pooling").is_dir() for place in (base, expert))
+    both = {
+        file: all((place / file).is_file() for place in (base, expert))
+        for file in (MODULES, LENGTHS, PROMPTS)
+    }
+    computes = {
+        "the pooling": (pooled, " + ".join(ours.modes), " + ".join(theirs.modes)),
+        f"in {MODULES} the modules": (both[MODULES], ours.modules, theirs.modules),
+        f"in {LENGTHS} do_lower_case": (both[LENGTHS], ours.lower, theirs.lower),
+    }
+    for what, (compared, one, other) in computes.items():
+        if compared and one != other:
+            raise InputError(f"{expert}: found {what} {other}, expected {one}, as {base} has it")
+    told = {
+        f"{LENGTHS} has max_seq_length": (both[LENGTHS], ours.longest, theirs.longest),
+        f"{PROMPTS} has the default prompt": (both[PROMPTS], ours.prompts.default, theirs.prompts.default),
+    }
+    return [
+        f"{name}: {what} {other!r}, the base's has {one!r}: all texts are taken as the base's"
+        for what, (compared, one, other) in told.items()
+        if compared and one != other
+    ]
