@@ -1,11 +1,12 @@
 """Model families, a folder each, or one for a group of them: blocks in the order of the data, names, layouts
 of files, tokenizer.
 
-A folder has `family.py` with a function `open_family(directory, model_type)`, and beside it what that needs
-(blocks.py, kinds.py where one class serves several kinds, gguf.py, onnx.py) and `keys.py`, which says of each
-key of config.json whether it changes what is computed. `FROZEN` in its `__init__.py`,
-where it is there, are the patterns of what a merge leaves as the base's: known without opening a model.
-`shared` and `tokenizers` hold what several families need; `from_gguf` reads GGUF files as models.
+A folder has `family.py` with a function `open_family(directory, model_type)`, and what is asked without
+opening a model: `names.py` with a function `naming(config)`, and `keys.py`, which says of each key of
+config.json whether it changes what is computed. Beside them is what the family needs (blocks.py, kinds.py
+where one class serves several kinds, gguf.py, onnx.py). `FROZEN` in its `__init__.py`, where it is there, are
+the patterns of what a merge leaves as the base's: known without opening a model. `shared` and `tokenizers`
+hold what several families need; `from_gguf` reads GGUF files as models.
 
 Who adds a family adds its folder, its line in `FAMILIES`, its model in tests/families/models.py, which gives
 it the tests of the contract, and its rows in the docs (docs/adding.md). Nothing else names a family.
@@ -20,6 +21,7 @@ from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Family
 from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.naming import Naming
 
 FAMILIES = {
     "bert": "bert",
@@ -85,6 +87,16 @@ def require_same_settings(base: Path, expert: Path, name: str) -> list[str]:
 def keys_of(model_type: str) -> Keys:
     """Return the keys of the config.json of a model of a known kind, by what they are to a merge."""
     found: Keys = import_module(f"{__name__}.{FAMILIES[model_type]}.keys").KEYS
+    return found
+
+
+def naming(directory: Path) -> Naming:
+    """Return what a model calls its tensors; no names of its own for a model of no known family."""
+    try:
+        folder = FAMILIES[_model_type(directory)]
+    except InputError:
+        return Naming()
+    found: Naming = import_module(f"{__name__}.{folder}.names").naming(read_json(directory / CONFIG))
     return found
 
 

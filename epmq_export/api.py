@@ -36,7 +36,7 @@ for _name in ("epmq_export", "converters", "formats"):
 @cache
 def registry() -> "Registry":
     """Return the families, formats and runtimes of this installation."""
-    from converters import frozen, open_family, require_same_settings
+    from converters import frozen, naming, open_family, require_same_settings
     from converters.from_gguf.checkpoint import GgufBase
     from epmq_export.pipeline.registry import Registry
     from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
@@ -52,6 +52,7 @@ def registry() -> "Registry":
         frozen=frozen,
         require_same_settings=require_same_settings,
         open_gguf=GgufBase,
+        naming_of=naming,
         formats={format.name: format for format in formats},
         runtimes={runtime.name: runtime for runtime in runtimes},
     )

@@ -10,6 +10,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 
 from converters.bert.blocks import Layer, Stem
 from converters.bert.gguf import gguf_spec
+from converters.bert.names import naming
 from converters.bert.onnx import onnx_spec
 from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence, read_sentence
@@ -89,13 +90,7 @@ class Bert:
         return (Stem(self.config), *layers)
 
     def canonical(self, name: str) -> str | None:
-        """Return the name without the `bert.` of models with a head; the pooler, the heads and position
-        indices are not part of an encoder.
-        """
-        name = name.removeprefix("bert.")
-        if not name.startswith(("embeddings.", "encoder.")) or name == "embeddings.position_ids":
-            return None
-        return name
+        return naming({}).canonical(name)
 
     def truncate(self, sample: Sample) -> str:
         return fitting(self.tokenizer, text_of(sample), self.max_length)

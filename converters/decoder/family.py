@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from converters.decoder.blocks import SLIDING, Head, Layer, Stem
 from converters.decoder.gguf import gguf_spec
-from converters.decoder.kinds import EMBEDDINGS, HEAD, KINDS, Kind
+from converters.decoder.kinds import KINDS, Kind
+from converters.decoder.names import EMBEDDINGS, HEAD, naming
 from converters.decoder.onnx import onnx_spec
 from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, no_config, refuse_other_values
@@ -134,14 +135,10 @@ class Decoder:
 
     def canonical(self, name: str) -> str | None:
         """Return the name as transformers has it for a model with a head; a head that is the embeddings
-        counts as these. None for tables of rotations.
+        counts as these.
         """
-        if name.startswith(("layers.", "embed_tokens.", "norm.")):  # The model was saved without its head.
-            name = f"model.{name}"
-        if name == HEAD:
-            return EMBEDDINGS if self.tied else name
-        known = name.startswith(("model.layers.", "model.embed_tokens.", "model.norm."))
-        return name if known and not name.endswith("rotary_emb.inv_freq") else None
+        known = naming({"model_type": self.name}).canonical(name)
+        return EMBEDDINGS if known == HEAD and self.tied else known
 
     def truncate(self, sample: Sample) -> Sample:
         """Cut what does not fit: a text loses its end, a passage the beginning of its context, a question its

@@ -8,7 +8,6 @@ from torch import nn
 
 from converters.shared.library import module_class
 
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SILU, GELU = "silu", "gelu_pytorch_tanh"
 
 

@@ -8,7 +8,8 @@ import torch
 from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 from torch import Tensor
 
-from converters.decoder.kinds import EMBEDDINGS, HEAD, Kind
+from converters.decoder.kinds import Kind
+from converters.decoder.names import EMBEDDINGS, HEAD
 
 HEADS, SHARED_HEADS = "attention.head_count", "attention.head_count_kv"
 # The keys of config.json by those of the file, without the architecture.

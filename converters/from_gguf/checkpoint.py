@@ -4,7 +4,7 @@ directory that transformers would have for it.
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from converters.decoder.kinds import ARCHITECTURES, EMBEDDINGS, HEAD, Kind
+from converters.decoder.kinds import ARCHITECTURES, Kind
 from converters.decoder.layout import (
     DIVISORS,
     HEADS,
@@ -24,10 +24,13 @@ from converters.decoder.layout import (
     rotated,
     tensor_names,
 )
+from converters.decoder.names import EMBEDDINGS, HEAD, naming
 from converters.from_gguf.config import write_config
 from converters.from_gguf.tokenizer import write_tokenizer
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.files.scratch import Scratch
+from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.gguf_file import shown
 from epmq_export.tensors.gguf_splits import GgufModel
 
@@ -45,6 +48,9 @@ class GgufBase:
 
     Raises InputError for a file that is no whole model of a known architecture.
     """
+
+    changed: frozenset[str] | None = None
+    notes: Sequence[str] = ()
 
     def __init__(self, location: str, path: Path) -> None:
         self.location, self._path = location, path
@@ -70,6 +76,7 @@ class GgufBase:
             _require_decodable(path, stored)
         self._offsets, self._orders = offsets(kind, self._names), self._rows(kind)
         self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
+        self.naming = naming(read_json(self.directory / CONFIG))
 
     def names(self) -> list[str]:
         return sorted(self._names)

@@ -13,7 +13,6 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 from epmq_export.models.family import Batch
 from epmq_export.models.rms_norm import RmsNorm
 
-SHARED, HEAD = "shared.weight", "lm_head.weight"
 TABLE = "0.layer.0.SelfAttention.relative_attention_bias"
 # The distance beyond which all positions share a bucket. llama.cpp has it in its code.
 DISTANCE = 128

@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.ggml_gelu import GatedGelu
-from converters.t5.blocks import DISTANCE, HEAD, SHARED, Head, Layer, Stack, Stem, Turn, position_buckets
+from converters.t5.blocks import DISTANCE, Head, Layer, Stack, Stem, Turn, position_buckets
 from converters.t5.gguf import gguf_spec
+from converters.t5.names import HEAD, SHARED, is_tied, naming
 from converters.t5.onnx import onnx_specs
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
@@ -84,17 +85,11 @@ class T5:
         refuse_other_values("t5", path, config, _FEED_FORWARD[config.feed_forward_proj])
         tokenizer = fast_tokenizer(directory)
         _refuse_endings(path, config, tokenizer)
-        # The library ties the head whatever a config says, and since version 5 it writes so even for a model
-        # with a head of its own. Such a model is then known by outputs that are not scaled.
-        tied = (
-            stored.get("tie_word_embeddings") is not False
-            and stored.get("scale_decoder_outputs") is not False
-        )
         positions = getattr(config, "n_positions", None)
         if not (positions is None or isinstance(positions, int)):
             raise InputError(f"{path}: found n_positions {positions!r}, expected a number")
         limits = (positions or POSITIONS, tokenizer.model_max_length)
-        return cls(directory, config, tied, config.decoder_start_token_id, tokenizer, min(limits))
+        return cls(directory, config, is_tied(stored), config.decoder_start_token_id, tokenizer, min(limits))
 
     @property
     def language(self) -> Language:
@@ -153,19 +148,11 @@ class T5:
         ]
 
     def canonical(self, name: str) -> str | None:
-        """Return the name as transformers has it for a model with a head. The embeddings are one tensor under
-        each of their names, as is a head that is tied to them.
-
-        It is None for the table of relative positions of cross attention, which old checkpoints hold and
-        nothing reads.
+        """Return the name as transformers has it for a model with a head; a head that is tied to the
+        embeddings counts as these.
         """
-        if name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") or (
-            name == HEAD and self.tied
-        ):
-            return SHARED
-        if name.endswith("EncDecAttention.relative_attention_bias.weight"):
-            return None
-        return name if name in (SHARED, HEAD) or name.startswith(("encoder.", "decoder.")) else None
+        known = naming({}).canonical(name)
+        return SHARED if known == HEAD and self.tied else known
 
     def truncate(self, sample: Sample) -> Sample:
         """Cut what does not fit: texts, contexts, targets and questions lose their ends."""

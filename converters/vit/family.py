@@ -6,7 +6,6 @@ Poolers, mask tokens and classifiers are no part of the exported model. Pictures
 processor gives them, and positions for pictures of another size are interpolated as the library does.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.library import config_class
 from converters.vit.blocks import Head, Layer, Size, Stem
 from converters.vit.kinds import KINDS, Kind
+from converters.vit.names import naming
 from converters.vit.onnx import onnx_spec
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Images
@@ -37,15 +37,6 @@ _KNOWN: Mapping[str, tuple[object, ...]] = {
     "num_channels": (3,),
     "use_swiglu_ffn": (False,),
 }
-# Of transformers 4, in an order: `output.dense` is also the end of a longer name.
-_OLD = (
-    ("attention.attention.query.", "attention.q_proj."),
-    ("attention.attention.key.", "attention.k_proj."),
-    ("attention.attention.value.", "attention.v_proj."),
-    ("attention.output.dense.", "attention.o_proj."),
-    ("intermediate.dense.", "mlp.fc1."),
-    ("output.dense.", "mlp.fc2."),
-)
 
 
 @dataclass(frozen=True)
@@ -116,17 +107,7 @@ class Vit:
         return (Stem(self.kind, self.config), *layers, Head(self.config, reads_class_only=not self.both))
 
     def canonical(self, name: str) -> str | None:
-        """Return the name without the `vit.` of models with a head, and by the names of transformers 5; None
-        for poolers, mask tokens and heads.
-        """
-        name = name.removeprefix(f"{self.name}.")
-        if self.kind.stack == "layers":
-            name = re.sub(r"^encoder\.layer\.", "layers.", name)
-        if name.startswith(f"{self.kind.stack}."):
-            for old, new in _OLD:
-                name = name.replace(f".{old}", f".{new}")
-        known = name.startswith(("embeddings.", f"{self.kind.stack}.", "layernorm."))
-        return name if known and name != "embeddings.mask_token" else None
+        return naming({"model_type": self.name}).canonical(name)
 
     def truncate(self, sample: Sample) -> Picture:
         return picture_of(sample)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from converters.shared.library import module_class
+from converters.vit.names import STACKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +52,18 @@ _NORMS = ("layernorm_before", "layernorm_after")
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(name="vit", library="ViT", stack="layers", norms=_NORMS, tokens=("cls_token",)),
+        Kind(name="vit", library="ViT", stack=STACKS["vit"], norms=_NORMS, tokens=("cls_token",)),
         Kind(
             name="deit",
             library="DeiT",
-            stack="layers",
+            stack=STACKS["deit"],
             norms=_NORMS,
             tokens=("cls_token", "distillation_token"),
         ),
         Kind(
             name="dinov2",
             library="Dinov2",
-            stack="encoder.layer",
+            stack=STACKS["dinov2"],
             norms=("norm1", "norm2"),
             tokens=("cls_token",),
         ),

@@ -26,6 +26,7 @@ from epmq_export.grids.layout import FULL
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.models import untrained
 from epmq_export.pipeline.progress import Update
 from epmq_export.pipeline.provenance import fingerprint
 from epmq_export.pipeline.requirements import require_matches
@@ -153,6 +154,9 @@ def _require_feasible(
 def _known_notes(job: Job, target: Target | None) -> list[str]:
     """Return a sentence for everything that is already known not to be as the recipe asked."""
     notes = [*job.notes, *(note for task in job.tasks for note in task.notes)]
+    names = {job.recipe.location(model.model): model.model for model in job.recipe.experts}
+    experts = {names[location]: expert for location, expert in job.models.experts.items()}
+    notes += untrained(job.models.base, experts)
     if target is not None:
         formats = " and ".join(name.upper() for name in target.formats)
         notes += [

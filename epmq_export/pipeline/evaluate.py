@@ -10,7 +10,7 @@ from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Sample
 from epmq_export.pipeline.job import Job
-from epmq_export.pipeline.models import settings_of
+from epmq_export.pipeline.models import require_no_own_head, settings_of
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -81,10 +81,11 @@ def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sam
             return export.as_read(partial(runtime.outputs, path))
     if packed:
         return partial(reference.outputs, registry.open_family(model), Packed(model), device=job.device)
-    opened = open_checkpoint(model, base, open_gguf=registry.open_gguf)
+    opened = open_checkpoint(model, base, open_gguf=registry.open_gguf, naming_of=registry.naming_of)
     for note in registry.require_same_settings(settings_of(base), settings_of(opened), str(model)):
         log.warning("%s", note)
     require_same_vocabulary(base.directory, opened.directory, str(model))
+    require_no_own_head(base, opened)
     source = job.models.like_expert(renamed(opened, family.canonical))
     require_fit(job.models.base, source, str(model))
     return partial(reference.outputs, family, source, device=job.device)

@@ -38,7 +38,7 @@ class Job:
         Raises RecipeError or InputError for what is not as the recipe says.
         """
         recipe = recipe.require_tasks()
-        checkpoints = open_checkpoints(recipe, registry.open_gguf)
+        checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
         notes = require_same_settings(recipe, checkpoints, registry)
         models = open_models(recipe, checkpoints, registry.open_family)
         tasks = load_tasks(recipe, models.family)

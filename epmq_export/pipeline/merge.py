@@ -24,8 +24,10 @@ from epmq_export.pipeline.models import (
     Checkpoints,
     frozen_tensors,
     open_checkpoints,
+    require_changes,
     require_one_vocabulary,
     require_same_settings,
+    untrained,
 )
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
@@ -33,6 +35,7 @@ from epmq_export.recipe.merge import RecipeTokenizer
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.fitted import with_own_head
 from epmq_export.tensors.source import Joined, TypedSource, only, without
 
 log = logging.getLogger(__name__)
@@ -60,12 +63,17 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
     RecipeError or InputError where the models cannot be merged as the recipe says.
     """
     frozen = frozen_tensors(recipe, checkpoints.base, patterns)
-    models = {recipe.location(recipe.base_model): checkpoints.base, **checkpoints.experts}
+    moving = set(checkpoints.base.names()).difference(frozen)
+    stored = {recipe.location(recipe.base_model): checkpoints.base, **checkpoints.experts}
+    for expert in checkpoints.experts.values():
+        require_changes(expert, moving)
+    naming, parted = checkpoints.base.naming, bool(checkpoints.own_heads)
+    models = {name: with_own_head(model, naming) if parted else model for name, model in stored.items()}
     dtype = recipe.out_dtype or recipe.dtype
     if recipe.tokenizer is None and recipe.tokenizer_source is None:
         require_one_vocabulary(recipe, checkpoints)
     with recipe.located():
-        tokenizer, known = _tokenizer(recipe, models)
+        tokenizer, known = _tokenizer(recipe, stored)
         result = assemble(
             checkpoints.plan,
             {location: without(model, frozen) for location, model in models.items()},
@@ -74,6 +82,8 @@ def merge(recipe: Recipe, checkpoints: Checkpoints, patterns: Sequence[str] = ()
         )
         # This comes after `assemble`, which refuses layers that do not exist.
         changes = _config_changes(checkpoints, known)
+    if parted:
+        changes["tie_word_embeddings"] = False
     return Output(
         source=Joined([result, only(checkpoints.base, frozen)]) if frozen else result,
         directory=checkpoints.base.model_directory,
@@ -117,10 +127,27 @@ def _config_changes(checkpoints: Checkpoints, known: Vocabulary | None) -> dict[
     return changes
 
 
+def _notes(recipe: Recipe, checkpoints: Checkpoints) -> list[str]:
+    """Return a sentence for all that is not merged as one may expect it."""
+    notes = [note for expert in checkpoints.experts.values() for note in expert.notes]
+    notes += [
+        f"{expert.location} has a head that is not its embeddings: the merge has a head of its own, too"
+        for expert in checkpoints.own_heads
+    ]
+    base = recipe.location(recipe.base_model)
+    named = {
+        model.model: checkpoints.experts[location]
+        for model in recipe.experts
+        if (location := recipe.location(model.model)) != base
+    }
+    return notes + untrained(checkpoints.base, named)
+
+
 def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Stages) -> None:
     """Merge the models of a recipe and write a Hugging Face directory, whole or not at all."""
-    checkpoints = open_checkpoints(recipe, registry.open_gguf)
-    for note in require_same_settings(recipe, checkpoints, registry):
+    checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
+    notes = require_same_settings(recipe, checkpoints, registry)
+    for note in (*notes, *_notes(recipe, checkpoints)):
         log.warning("%s", note)
     merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))
     experts = [model.model for model in recipe.experts]

@@ -1,12 +1,15 @@
 """The models of a recipe, opened: headers are read and compared, tensors stay on disk."""
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from epmq_export.errors import InputError
 from epmq_export.merging.assembly import assemble, require_layers
 from epmq_export.merging.merged import DTYPES
+from epmq_export.merging.names import layer_of
 from epmq_export.merging.plan import Plan
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
@@ -15,10 +18,13 @@ from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
-from epmq_export.tensors.checkpoint import Checkpoint, OpenGguf, open_checkpoint
+from epmq_export.tensors.checkpoint import Checkpoint, NamingOf, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_same_vocabulary
 from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.fitted import has_own_head, is_equal
 from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,20 +35,30 @@ class Checkpoints:
 
     base: Checkpoint
     experts: Mapping[str, Checkpoint]
+    """The experts, under the names that the base stores."""
+
     plan: Plan
 
+    @property
+    def own_heads(self) -> list[Checkpoint]:
+        """Return the experts that have a head of their own, which the base has not."""
+        naming = self.base.naming
+        if has_own_head(self.base, naming):
+            return []
+        return [expert for expert in self.experts.values() if has_own_head(expert, naming)]
 
-def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf) -> Checkpoints:
+
+def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf, naming_of: NamingOf | None = None) -> Checkpoints:
     """Open the models that the recipe names.
 
     Raises InputError for a location that is no model, and RecipeError for settings that the rule cannot take.
     """
     plan = plan_of(recipe)
-    base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf)
+    base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf, naming_of=naming_of)
     experts = {}
     for model in recipe.experts:
         location = recipe.location(model.model)
-        experts[location] = open_checkpoint(location, base, open_gguf=open_gguf)
+        experts[location] = open_checkpoint(location, base, open_gguf=open_gguf, naming_of=naming_of)
     return Checkpoints(base, experts, plan)
 
 
@@ -78,6 +94,35 @@ def require_same_settings(recipe: Recipe, checkpoints: Checkpoints, registry: Re
     ]
 
 
+def require_changes(expert: Checkpoint, moving: Collection[str]) -> None:
+    """Raise InputError for an adapter that changes none of the tensors that are merged, `moving`."""
+    if expert.changed is not None and not expert.changed & set(moving):
+        raise InputError(
+            f"{expert.location}: the adapter changes {min(expert.changed)} and the like alone, which stay "
+            "the base's, expected one that changes something that is merged"
+        )
+
+
+def require_no_own_head(base: Checkpoint, expert: Checkpoint) -> None:
+    """Raise InputError for an expert with a head of its own on a base whose head is its embeddings."""
+    if has_own_head(expert, base.naming) and not has_own_head(base, base.naming):
+        raise InputError(
+            f"{expert.location}: found a head that is not its embeddings, expected one that is, as the "
+            "base's: the calibrated model has one tensor for both; `merge` writes two"
+        )
+
+
+def untrained(base: TypedSource, experts: Mapping[str, TypedSource]) -> list[str]:
+    """Return a sentence for each expert, by its name, that is equal to the base."""
+    names = [name for name in base.names() if base.dtype(name).is_floating_point]
+    names.sort(key=lambda name: layer_of(name) is None)  # Embeddings are large, and often not trained.
+    return [
+        f"{name} equals the base in all that is merged: it has not been trained"
+        for name, expert in experts.items()
+        if is_equal(base, expert, [each for each in names if each in expert.names()])
+    ]
+
+
 def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[[Path], Family]) -> ModelSet:
     """Return a recipe's models as calibration takes them.
 
@@ -98,9 +143,17 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
                 ),
             )
     require_one_vocabulary(recipe, checkpoints)
+    for expert in checkpoints.experts.values():
+        require_no_own_head(checkpoints.base, expert)
+        for note in expert.notes:
+            log.info("%s", note)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
     frozen = frozen_tensors(recipe, base, family.frozen)
+    held = set(frozen)
+    merged = [name for name in checkpoints.base.names() if family.canonical(name) not in {None, *held}]
+    for expert in checkpoints.experts.values():
+        require_changes(expert, merged)
     experts: Mapping[str, TypedSource] = {
         location: renamed(expert, family.canonical) for location, expert in checkpoints.experts.items()
     }

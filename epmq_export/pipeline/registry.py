@@ -7,7 +7,7 @@ from pathlib import Path
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
-from epmq_export.tensors.checkpoint import OpenGguf
+from epmq_export.tensors.checkpoint import NamingOf, OpenGguf
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Registry:
 
     open_gguf: OpenGguf
     """A function that opens a GGUF file as a checkpoint."""
+
+    naming_of: NamingOf
+    """A function that returns what the model of a directory calls its tensors."""
 
     formats: Mapping[str, Format]
     runtimes: Mapping[str, Runtime]

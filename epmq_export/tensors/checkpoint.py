@@ -4,7 +4,7 @@ a base. Tensors are read lazily, by name.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +32,9 @@ from epmq_export.tensors.directory import (
     WEIGHTS,
     pickle_refusal,
 )
+from epmq_export.tensors.fitted import fit, left_out, read
 from epmq_export.tensors.gguf_file import is_gguf
+from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.shards import StoredWeights
 from epmq_export.tensors.source import TypedSource
 
@@ -60,6 +62,15 @@ class Checkpoint(TypedSource, Protocol):
     model_directory: Path
     """The directory of the model's config; for an adapter, that of the model it was trained on."""
 
+    naming: Naming
+    """What the model calls its tensors."""
+
+    changed: frozenset[str] | None
+    """The tensors that an adapter changes, by the names of its base; None for a whole model."""
+
+    notes: Sequence[str]
+    """What of the model is not read, a sentence each."""
+
     def files(self) -> list[Path]:
         """Return every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the
         files of the base.
@@ -73,28 +84,41 @@ OpenGguf = Callable[[str, Path], Checkpoint]
 """
 
 
+NamingOf = Callable[[Path], Naming]
+"""A function that returns what the model of a directory calls its tensors, by its config.json. `converters`
+gives it.
+"""
+
+
 class Weights:
-    """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers
-    only.
+    """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers only,
+    and of a head that is said to be the embeddings whether it is.
+
+    Names are without what wrappers put before them. Such a head, and buffers that are no weights, are left
+    out.
     """
 
-    def __init__(self, location: str, directory: Path) -> None:
+    changed: frozenset[str] | None = None
+    notes: Sequence[str] = ()
+
+    def __init__(self, location: str, directory: Path, naming: Naming) -> None:
         self.location, self.directory, self.model_directory = location, directory, directory
         self._settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
         self._stored = StoredWeights(directory)
         _require_plain(directory, self._stored)
+        self.naming, self._read = naming, read(self._stored, naming, location)
 
     def names(self) -> list[str]:
-        return self._stored.names()
+        return self._read.names()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._stored.shape(name)
+        return self._read.shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._stored.dtype(name)
+        return self._read.dtype(name)
 
     def load(self, name: str) -> Tensor:
-        return self._stored.load(name)
+        return self._read.load(name)
 
     def files(self) -> list[Path]:
         return sorted([*self._stored.files(), *self._settings])
@@ -104,12 +128,47 @@ class Adapted(lora.Lora):
     """A LoRA adapter on a base, as a checkpoint."""
 
     def __init__(self, location: str, directory: Path, base: Checkpoint, base_is_own: bool) -> None:
-        super().__init__(directory, base)
+        super().__init__(directory, base, base.naming)
+        self.naming = base.naming
+        self.notes: Sequence[str] = left_out(location, self.left_out)
         self.location, self.directory, self.model_directory = location, directory, base.model_directory
         self._base_files = base.files() if base_is_own else []
 
     def files(self) -> list[Path]:
         return sorted({self.directory / ADAPTER_CONFIG, self.directory / ADAPTER_WEIGHTS, *self._base_files})
+
+
+class Fitted:
+    """A checkpoint under the names of a base."""
+
+    def __init__(self, opened: Checkpoint, base: Checkpoint) -> None:
+        self.location, self.directory, self.model_directory = (
+            opened.location,
+            opened.directory,
+            opened.model_directory,
+        )
+        self.naming, self._opened = base.naming, opened
+        fitted = fit(base, opened)
+        self.changed: frozenset[str] | None = None
+        if opened.changed is not None:
+            self.changed = frozenset(name for name, own in fitted.originals.items() if own in opened.changed)
+        self.notes: Sequence[str] = (*opened.notes, *fitted.notes)
+        self._source = fitted.source
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._source.dtype(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._source.load(name)
+
+    def files(self) -> list[Path]:
+        return self._opened.files()
 
 
 def open_checkpoint(
@@ -118,9 +177,10 @@ def open_checkpoint(
     relative_to: Path | None = None,
     *,
     open_gguf: OpenGguf | None = None,
+    naming_of: NamingOf | None = None,
 ) -> Checkpoint:
     """Open a model: a directory or GGUF file (relative to `relative_to`), a hub id with an optional
-    `@revision`, or `BASE+ADAPTER`.
+    `@revision`, or `BASE+ADAPTER`. With `base`, its tensors get the names that they have there.
 
     A directory that holds a LoRA adapter needs `base`, unless it is written as `BASE+ADAPTER`. A hub id is
     tried only where no local path has that name. Raises InputError, naming file and tensor, for a model that
@@ -128,20 +188,29 @@ def open_checkpoint(
     """
     text = str(location)
     path = (relative_to or Path()) / Path(text).expanduser()
+    opened: Checkpoint
     if "+" in text and not path.exists():
         left, _, right = text.partition("+")
-        own = open_checkpoint(left, None, relative_to, open_gguf=open_gguf)
+        own = open_checkpoint(left, None, relative_to, open_gguf=open_gguf, naming_of=naming_of)
         directory = _directory(right, relative_to)
         if not lora.is_adapter(directory):
             raise InputError(
                 f"{text}: {right} is no LoRA adapter (it has no {ADAPTER_CONFIG}), expected BASE+ADAPTER"
             )
-        return Adapted(text, directory, own, base_is_own=True)
-    if is_gguf(path):
+        opened = Adapted(text, directory, own, base_is_own=True)
+    elif is_gguf(path):
         if open_gguf is None:
             raise InputError(f"{path}: found a GGUF file, expected the directory of a model")
-        return open_gguf(text, path)
-    directory = _directory(text, relative_to)
+        opened = open_gguf(text, path)
+    else:
+        opened = _open_directory(text, _directory(text, relative_to), base, naming_of)
+    return opened if base is None else Fitted(opened, base)
+
+
+def _open_directory(
+    text: str, directory: Path, base: Checkpoint | None, naming_of: NamingOf | None
+) -> Checkpoint:
+    """Open the model or the adapter in a directory."""
     if lora.is_adapter(directory):
         if (directory / WEIGHTS).exists():
             raise InputError(
@@ -156,7 +225,15 @@ def open_checkpoint(
         return Adapted(text, directory, base, base_is_own=False)
     if not (directory / WEIGHTS).exists() and not (directory / SHARD_INDEX).exists():
         raise _no_weights(directory)
-    return Weights(text, directory)
+    return Weights(text, directory, _naming(directory, base, naming_of))
+
+
+def _naming(directory: Path, base: Checkpoint | None, naming_of: NamingOf | None) -> Naming:
+    """Return what the model of a directory calls its tensors: what its base does, where it has no config, or
+    one of a model that is not known.
+    """
+    found = naming_of(directory) if naming_of is not None else Naming()
+    return found if base is None or found.needed is not None else base.naming
 
 
 def _require_plain(directory: Path, stored: StoredWeights) -> None:

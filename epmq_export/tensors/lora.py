@@ -6,76 +6,24 @@ The files are those of `peft`: adapter_config.json, and adapter_model.safetensor
 modules_to_save) that take the place of those of the base.
 """
 
-import logging
-import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.files import read_json
+from epmq_export.tensors.adapter_place import place_of
+from epmq_export.tensors.adapter_settings import AdapterSettings
 from epmq_export.tensors.directory import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, pickle_refusal
+from epmq_export.tensors.fitted import with_own_head
+from epmq_export.tensors.naming import Naming, unwrapped
 from epmq_export.tensors.orientation import Orientation
+from epmq_export.tensors.placement import Known, Shape
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import TypedSource
 
-log = logging.getLogger(__name__)
-
-# The keys of a configuration. Those in _USED decide the result. Those in _UNUSED served the training, or only
-# inform. Those in _REFUSED, when switched on, make the adapter something else than W + scale * B @ A, or
-# change the base first.
-_USED = {
-    "peft_type",
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "alpha_pattern",
-    "rank_pattern",
-    "init_lora_weights",
-}
-_UNUSED = {
-    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *(
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "modules_to_save",
-        "bias",
-        "lora_bias",
-    ),
-    *(
-        "lora_dropout",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "qalora_group_size",
-        "runtime_config",
-    ),
-    *("megatron_config", "megatron_core"),
-    "fan_in_fan_out",  # The module's own kind decides, as in peft.
-}
-_REFUSED = {
-    "use_dora": "DoRA rescales every row by a norm",
-    "use_qalora": "QA-LoRA pools its inputs",
-    "use_bdlora": "its matrices are block-diagonal",
-    "kasa_config": "KaSA scales by learnt singular values",
-    "velora_config": "VeLoRA changes the projection",
-    "monteclora_config": "its matrices are random",
-    "arrow_config": "it routes among adapters",
-    "alora_invocation_tokens": "it is active after certain tokens only",
-    "trainable_token_indices": "single rows of an embedding are replaced",
-    "layer_replication": "layers are repeated",
-    "target_parameters": "it targets bare parameters",
-    "ensure_weight_tying": "tied weights share one adapter",
-}
-_INITS = (True, False, "gaussian", "orthogonal", "eva")
-_PREFIX = "base_model.model."
 _FACTORS = {
     ".lora_A.weight": ("a", ".weight"),
     ".lora_B.weight": ("b", ".weight"),
@@ -96,41 +44,31 @@ class _Delta:
     scale.
     """
 
-    keys: dict[str, str]
+    keys: Mapping[str, str]
     scale: float
 
 
 class Lora:
     """The tensors of a base with the changes of an adapter. Changed tensors are float32, whatever the dtype
     of the base, so that nothing is rounded away.
+
+    A head that the adapter parts from the embeddings that it was tied to is a tensor of its own. `left_out`
+    are the adapter's tensors that the base has no place for, and that are of a head.
     """
 
-    def __init__(self, directory: Path, base: TypedSource) -> None:
+    def __init__(self, directory: Path, base: TypedSource, naming: Naming) -> None:
         if (directory / ADAPTER_PICKLE).exists() and not (directory / ADAPTER_WEIGHTS).exists():
             raise InputError(f"{directory}: {pickle_refusal(ADAPTER_PICKLE)}")
-        self._path = directory / ADAPTER_CONFIG
-        self._config = read_json(self._path)
-        _check(self._path, self._config)
-        self._base, self._file = base, SafetensorsFile(directory / ADAPTER_WEIGHTS)
-        self._orientation = Orientation(base)
+        self._settings = AdapterSettings(directory / ADAPTER_CONFIG)
+        self._file = SafetensorsFile(directory / ADAPTER_WEIGHTS)
+        self._naming = naming
+        self._base = with_own_head(base, naming)
+        self._orientation = Orientation(self._base)
         factors, whole = self._sort()
-        rename = self._names_of_base([module + suffix for module, suffix in factors])
-        # A tensor that is stored whole may be one that the base has not, such as the head of a classifier.
-        self._whole = {rename(name): key for name, key in whole.items()}
-        self._deltas = {}
-        for (module, suffix), keys in factors.items():
-            own = factors.get((module, ".weight"), {})
-            if "a" not in own and "embedding_a" not in own:
-                raise InputError(
-                    f"{self._file.path}: module {module} has only {', '.join(keys.values())}, expected an "
-                    "A and a B"
-                )
-            self._deltas[rename(module + suffix)] = self._delta(
-                module, keys, own.get("a") or own["embedding_a"]
-            )
-        self._names = sorted({*base.names(), *self._whole})
-        for name in self._deltas:
-            self._check_shapes(name)
+        self._deltas, self._whole, self.left_out = self._placed(factors, whole)
+        self._tie(base)
+        self._names = sorted({*self._base.names(), *self._whole})
+        self.changed: frozenset[str] | None = frozenset({*self._deltas, *self._whole})
 
     def names(self) -> list[str]:
         return self._names
@@ -164,8 +102,7 @@ class Lora:
         """
         factors: dict[tuple[str, str], dict[str, str]] = {}
         whole: dict[str, str] = {}
-        for key in self._file.names():
-            name = key.removeprefix(_PREFIX)
+        for key, name in unwrapped(self._file.names(), Naming()).items():
             ending = next((ending for ending in _FACTORS if name.endswith(ending)), None)
             if ending is not None:
                 role, suffix = _FACTORS[ending]
@@ -181,132 +118,99 @@ class Lora:
             raise InputError(f"{self._file.path}: holds no tensors")
         pairs = ({"a", "b"}, {"embedding_a", "embedding_b"}, {"shift"})
         for (module, _), keys in factors.items():
-            if set(keys) not in pairs:
+            own = factors.get((module, ".weight"), {})
+            if set(keys) not in pairs or ("a" not in own and "embedding_a" not in own):
                 raise InputError(
                     f"{self._file.path}: module {module} has only {', '.join(sorted(keys.values()))}, "
                     "expected an A and a B"
                 )
         return factors, whole
 
-    def _names_of_base(self, targets: list[str]) -> "_Rename":
-        """Return the renaming of the adapter's names to those of the base: none, or without a first part
-        (`bert.`), or with one more.
+    def _placed(
+        self, factors: Mapping[tuple[str, str], Mapping[str, str]], whole: Mapping[str, str]
+    ) -> tuple[dict[str, _Delta], dict[str, str], list[str]]:
+        """Return the changes and the whole tensors by their names in the base, and the keys of those that are
+        left out.
         """
-        known = set(self._base.names())
-        firsts = sorted({name.partition(".")[0] + "." for name in (*targets, *known)})
-        candidates = [
-            _Rename(),
-            *(_Rename(drop=first) for first in firsts),
-            *(_Rename(add=first, known=frozenset(known)) for first in firsts),
-        ]
-        for rename in candidates:
-            if all(rename(name) in known for name in targets):
-                return rename
-        missing = sorted(name for name in targets if name not in known)
-        raise InputError(
-            f"{self._file.path}: the adapter changes {missing[0]}, which the base has not ({len(missing)} "
-            "such): it was trained on another model"
-        )
+        stored = {self._naming.plain(name): name for name in self._base.names()}
+        known = Known({plain: self._linear_shape(name) for plain, name in stored.items()}, self._naming)
+        shapes = {module + suffix: self._shape(module, keys) for (module, suffix), keys in factors.items()}
+        wholes = {name: self._file.shape(key) for name, key in whole.items()}
+        place = place_of(self._file.path, self._settings, known, stored, shapes, wholes)
+        deltas, taken, left_out = dict[str, _Delta](), dict[str, str](), list[str]()
+        for (module, suffix), keys in factors.items():
+            there = known.at(place, module + suffix, shapes[module + suffix])
+            if there is None:
+                left_out += keys.values()
+            else:
+                deltas[stored[there]] = self._delta(module, keys, factors[module, ".weight"])
+        for name, key in whole.items():
+            plain = self._naming.plain(place(name))
+            if plain in stored or self._naming.needed is None or self._naming.needs(plain):
+                taken[stored.get(plain, plain)] = key
+            else:
+                left_out.append(key)
+        return deltas, taken, left_out
 
-    def _delta(self, module: str, keys: dict[str, str], factor: str) -> _Delta:
-        """Return the change of a tensor. `factor` is the key of the module's A, whose first axis is the
-        rank.
-        """
-        stored = (self._file.shape(factor) or (0,))[0]
-        ranks, alphas = (
-            self._numbers("r", "rank_pattern", module),
-            self._numbers("lora_alpha", "alpha_pattern", module),
-        )
-        if stored not in ranks or stored < 1:
-            raise InputError(
-                f"{self._file.path}: {factor} has rank {stored}, {ADAPTER_CONFIG} says {ranks[0]:g}"
-            )
-        if len(set(alphas)) > 1:
-            log.warning(
-                "%s: alpha_pattern has %s for %s; taking the first in the file, as peft does",
-                self._path,
-                alphas,
-                module,
-            )
-        return _Delta(keys, alphas[0] / (math.sqrt(stored) if self._config.get("use_rslora") else stored))
+    def _delta(self, module: str, keys: Mapping[str, str], weight: Mapping[str, str]) -> _Delta:
+        """Return the change of a tensor of a module, whose A has the rank on its first axis."""
+        factor = weight.get("a") or weight["embedding_a"]
+        rank = (self._file.shape(factor) or (0,))[0]
+        return _Delta(keys, self._settings.scale(module, rank, f"{self._file.path}: {factor}"))
 
-    def _numbers(self, key: str, pattern_key: str, module: str) -> list[float]:
-        """Return the values of the patterns that match the end of a module's name, or the adapter's own value
-        where none does.
-
-        peft trains with the first pattern that matches, but saves the patterns sorted. Where several match,
-        only the stored rank tells which of them it was.
-        """
-        patterns = self._config.get(pattern_key) or {}
-        if not isinstance(patterns, dict):
-            raise InputError(
-                f"{self._path}: {pattern_key} is a {type(patterns).__name__}, expected an object"
-            )
-        values = [value for pattern, value in patterns.items() if self._fits(pattern_key, pattern, module)]
-        values = values or [self._config.get(key, 8)]  # peft's default for both keys is 8.
-        for value in values:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{self._path}: {key} of {module} is {value!r}, expected a number")
-        return values
-
-    def _fits(self, pattern_key: str, pattern: str, module: str) -> bool:
-        try:
-            return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
-        except re.error as error:
-            raise InputError(
-                f"{self._path}: {pattern_key} {pattern!r} is no regular expression ({error})"
-            ) from None
-
-    def _check_shapes(self, name: str) -> None:
-        shape = {role: self._file.shape(key) for role, key in self._deltas[name].keys.items()}
+    def _shape(self, module: str, keys: Mapping[str, str]) -> Shape:
+        """Return the shape of the tensor that factors change, of a matrix as [out, in]."""
+        shape = {role: self._file.shape(key) for role, key in keys.items()}
         if "shift" in shape:
-            expected = shape["shift"]
-        else:
-            a, b = (shape["a"], shape["b"]) if "a" in shape else (shape["embedding_a"], shape["embedding_b"])
-            if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
-                raise InputError(
-                    f"{self._file.path}: the factors of {name} are of shapes {a} and {b}, expected [r, "
-                    "in] and [out, r]"
-                )
-            turned = "embedding_a" in shape or self._orientation.turned(name)
-            expected = (a[1], b[0]) if turned else (b[0], a[1])
-        if self.shape(name) != expected:
+            return shape["shift"]
+        a, b = (shape["a"], shape["b"]) if "a" in shape else (shape["embedding_a"], shape["embedding_b"])
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
             raise InputError(
-                f"{self._file.path}: the adapter's change of {name} is of shape {expected}, the base's is "
-                f"{self.shape(name)}: another model"
+                f"{self._file.path}: the factors of {module} are of shapes {a} and {b}, expected [r, in] and "
+                "[out, r]"
             )
+        return (a[1], b[0]) if "embedding_a" in shape else (b[0], a[1])
 
+    def _linear_shape(self, name: str) -> Shape:
+        """Return the shape of a tensor of the base, of a matrix as [out, in]."""
+        shape = self._base.shape(name)
+        return shape[::-1] if self._orientation.turned(name) else shape
 
-@dataclass(frozen=True)
-class _Rename:
-    """A renaming: it drops a first part, or adds one where the longer name is known."""
-
-    drop: str = ""
-    add: str = ""
-    known: frozenset[str] = frozenset()
-
-    def __call__(self, name: str) -> str:
-        if self.add:
-            return self.add + name if self.add + name in self.known else name
-        return name.removeprefix(self.drop)
-
-
-def _check(path: Path, config: dict[str, Any]) -> None:
-    """Raise InputError for a configuration that is not plain LoRA, or that has a setting not known here."""
-    if config.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
-    for key, reason in _REFUSED.items():
-        if config.get(key):
-            raise InputError(f"{path}: {key} is set, but only plain LoRA can be merged: {reason}")
-    for key, value in config.items():
-        if key not in _USED | _UNUSED | set(_REFUSED) and value:
+    def _tie(self, base: TypedSource) -> None:
+        """Leave out the head of a base that has none of its own, unless the adapter parts it from the
+        embeddings, as peft trains it: what changes one of them does not change the other.
+        """
+        ties = self._naming.ties
+        stored = {self._naming.plain(name): name for name in self._base.names()}
+        if ties is None or ties.embeddings not in stored or ties.head not in stored:
+            return
+        head, table = stored[ties.head], stored[ties.embeddings]
+        own = head in base.names()
+        moved = [name for name in (head, table) if self._moves(name)]
+        if moved and not ties.splits and (table in moved or not own):
+            key = self._whole.get(moved[-1]) or min(self._deltas[moved[-1]].keys.values())
             raise InputError(
-                f"{path}: {key} is {value!r}, a setting that this version does not know, so what it "
-                "changes is unknown"
+                f"{self._file.path}: {key} changes the embeddings in one of the places where the model reads "
+                "them, expected an adapter that leaves them as they are: this kind of model has one tensor "
+                "for all of these places"
             )
-    init = config.get("init_lora_weights", True)
-    if init not in _INITS:
-        raise InputError(
-            f"{path}: init_lora_weights is {init!r}, which changes the base's weights; convert the "
-            "adapter to plain LoRA with peft first"
-        )
+        if own:
+            return
+        if moved == [head] and self._settings.keeps_ties:
+            self._whole |= {table: self._whole[head]} if head in self._whole else {}
+            self._deltas |= {table: self._deltas[head]} if head in self._deltas else {}
+        alike = len(moved) == 2 and torch.equal(self.load(head).float(), self.load(table).float())
+        if not moved or alike or self._settings.keeps_ties:
+            self._whole.pop(head, None)
+            self._deltas.pop(head, None)
+            self._base = base
+
+    def _moves(self, name: str) -> bool:
+        """Return whether the adapter makes another tensor of the base's. peft may save the base's own beside
+        its changes.
+        """
+        if name in self._deltas:
+            return True
+        if name not in self._whole or self._file.shape(self._whole[name]) != self._base.shape(name):
+            return name in self._whole
+        return not torch.equal(self.load(name).float(), self._base.load(name).float())

@@ -99,7 +99,7 @@ def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Rena
         new = canonical(name)
         if new is None:
             continue
-        if new in originals and not _same(source, originals[new], name):
+        if new in originals and not same_values(source, originals[new], name):
             where = getattr(source, "location", "the model")
             raise InputError(
                 f"{where}: tensors {originals[new]} and {name} are both {new} and differ; expected one of "
@@ -109,7 +109,8 @@ def renamed(source: TypedSource, canonical: Callable[[str], str | None]) -> Rena
     return Renamed(source, originals)
 
 
-def _same(source: TypedSource, one: str, other: str) -> bool:
+def same_values(source: TypedSource, one: str, other: str) -> bool:
+    """Return whether two tensors of a source are equal."""
     return source.shape(one) == source.shape(other) and torch.equal(source.load(one), source.load(other))
 
 

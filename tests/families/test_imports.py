@@ -10,13 +10,14 @@ from tests import ROOT
 from tests.families.models import MODELS
 
 
-def test_what_is_frozen_is_known_without_any_model_code(tmp_path: Path) -> None:
-    """`epmq merge` asks for it, of a model that it opens no family for."""
+def test_what_is_frozen_and_names_are_known_without_any_model_code(tmp_path: Path) -> None:
+    """`epmq merge` asks for them, of a model that it opens no family for."""
     for model_type in FAMILIES:
         (tmp_path / model_type).mkdir()
         (tmp_path / model_type / "config.json").write_text(json.dumps({"model_type": model_type}))
     program = (
-        "import sys; from pathlib import Path; from converters import frozen; "
+        "import sys; from pathlib import Path; from converters import frozen, naming; "
+        "[naming(place) for place in Path(sys.argv[1]).iterdir()]; "
         "print(*(place.name for place in Path(sys.argv[1]).iterdir() if frozen(place))); "
         "assert 'transformers' not in sys.modules"
     )

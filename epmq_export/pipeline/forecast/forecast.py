@@ -32,7 +32,7 @@ from epmq_export.pipeline.forecast.costs import (
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.planned import held_bytes, planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
-from epmq_export.pipeline.models import frozen_tensors, settings_of
+from epmq_export.pipeline.models import frozen_tensors, require_changes, require_no_own_head, settings_of
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
     formats_of,
@@ -224,11 +224,13 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
     Returns a sentence for each setting that differs and is told.
     """
     base, *experts = models
-    notes, open_gguf = list[str](), registry.open_gguf
+    notes = list[str]()
     if not base.whole:
         return notes
     opened = open_checkpoint(
-        local.local_location(base, recipe.location(recipe.base_model)), open_gguf=open_gguf
+        local.local_location(base, recipe.location(recipe.base_model)),
+        open_gguf=registry.open_gguf,
+        naming_of=registry.naming_of,
     )
     source = renamed(opened, family.canonical)
     held = set(frozen_tensors(recipe, source, family.frozen))
@@ -237,9 +239,14 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
         if not found.whole:
             continue
         expert: Checkpoint = open_checkpoint(
-            local.local_location(found, recipe.location(model.model)), opened, open_gguf=open_gguf
+            local.local_location(found, recipe.location(model.model)),
+            opened,
+            open_gguf=registry.open_gguf,
+            naming_of=registry.naming_of,
         )
         notes += registry.require_same_settings(settings_of(opened), settings_of(expert), model.model)
+        require_no_own_head(opened, expert)
+        require_changes(expert, [name for name in opened.names() if family.canonical(name) in moving.names()])
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         require_fit(moving, without(renamed(expert, family.canonical), held), model.model)
     return notes
