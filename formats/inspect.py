@@ -16,6 +16,8 @@ from epmq_export.tensors.directory import (
     ADAPTER_WEIGHTS,
     CONFIG,
     PACKED_INDEX,
+    PACKED_SHARD_INDEX,
+    PACKED_WEIGHTS,
     PICKLES,
     SHARD_INDEX,
     WEIGHTS,
@@ -168,8 +170,10 @@ def _packed(directory: Path) -> Description:
 
 
 def _weights(directory: Path) -> Header:
-    sharded = (directory / SHARD_INDEX).exists() and not (directory / WEIGHTS).exists()
-    return _sharded(directory / SHARD_INDEX) if sharded else read_header(_only_weights(directory))
+    for whole, index in ((WEIGHTS, SHARD_INDEX), (PACKED_WEIGHTS, PACKED_SHARD_INDEX)):
+        if (directory / index).exists() and not (directory / whole).exists():
+            return _sharded(directory / index)
+    return read_header(_only_weights(directory))
 
 
 def _sharded(index: Path) -> Header:

@@ -5,7 +5,14 @@ import shutil
 from pathlib import Path
 
 from epmq_export.files import read_json
-from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG, PACKED_INDEX, QUANTIZATION, SHARD_INDEX
+from epmq_export.tensors.directory import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    PACKED_INDEX,
+    PACKED_SHARD_INDEX,
+    QUANTIZATION,
+    SHARD_INDEX,
+)
 
 TEMPLATES = "additional_chat_templates"
 """The folder of the chat templates that are not the default one, as transformers writes them."""
@@ -16,7 +23,7 @@ COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", f"{TEMPLATES}/*.jinja", "
 
 
 # Files that describe how the weights of that directory are stored, which a copy stores differently.
-_OWN = {PACKED_INDEX, SHARD_INDEX, ADAPTER_CONFIG}
+_OWN = {PACKED_INDEX, SHARD_INDEX, PACKED_SHARD_INDEX, ADAPTER_CONFIG}
 
 
 def companions(directory: Path) -> list[Path]:

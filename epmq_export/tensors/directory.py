@@ -10,7 +10,12 @@ from epmq_export.files import read_json
 CONFIG = "config.json"
 QUANTIZATION = "quantization_config"
 """The key of config.json that says how the weights beside it are quantised."""
-WEIGHTS, SHARD_INDEX = "model.safetensors", "model.safetensors.index.json"
+MODEL, PACKED = "model", "packed"
+"""What the files of weights are called. Loaders of whole models look for the first, and would take codes for
+weights.
+"""
+WEIGHTS, SHARD_INDEX = f"{MODEL}.safetensors", f"{MODEL}.safetensors.index.json"
+PACKED_WEIGHTS, PACKED_SHARD_INDEX = f"{PACKED}.safetensors", f"{PACKED}.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
 PACKED_INDEX = "packed.json"

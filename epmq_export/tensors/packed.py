@@ -4,20 +4,23 @@ its origin.
 It is a directory with these files:
 
 packed.json          Format, family, the grid of each tensor, losses, recipe, inputs with SHA-256, versions.
-model.safetensors    `NAME.codes`: uint8 [out, in / 2] for codes of up to 4 bits, offset so that the lowest
+packed.safetensors   `NAME.codes`: uint8 [out, in / 2] for codes of up to 4 bits, offset so that the lowest
                      code is 0, with an even column in the low nibble and the next in the high one; int8
                      [out, in] for longer codes. `NAME.scales`: float16 [out, in / group]. The other numbers
                      that the grid stores: one tensor for each part. Every other tensor under its own name.
                      More than 5 GB lie in shards with an index as transformers has them, the codes and
-                     parts of one tensor in one shard.
+                     parts of one tensor in one shard. The name keeps loaders of whole models from taking
+                     codes for weights; where nothing is on a grid, it is model.safetensors.
 ...                  Config, tokenizer and the other companions of the model's directory, unchanged.
 
 `export` and `verify` need nothing else.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,10 +31,20 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid, Stored
 from epmq_export.tensors import shards
 from epmq_export.tensors.companions import copy_companions
-from epmq_export.tensors.directory import PACKED_INDEX
+from epmq_export.tensors.directory import (
+    MODEL,
+    PACKED,
+    PACKED_INDEX,
+    PACKED_SHARD_INDEX,
+    PACKED_WEIGHTS,
+    SHARD_INDEX,
+    WEIGHTS,
+)
 from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.tensors.safetensors_file import write_safetensors
 from epmq_export.tensors.shards import StoredWeights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,7 @@ class Packed:
             raise InputError(f"{directory} is no packed checkpoint: it has no {PACKED_INDEX}")
         self.index = PackedIndex.read(index)
         self.grids = {name: GRIDS[grid] for name, grid in self.index.grids.items()}
-        self._file = StoredWeights(directory)
+        self._file = StoredWeights(directory, _name_in(directory, bool(self.grids)))
         stored = set(self._file.names())
         for name, grid in self.grids.items():
             for part in _places(name, grid).values():
@@ -199,6 +212,25 @@ class Packed:
 CODES = "codes"
 
 
+def _name_in(directory: Path, on_grids: bool) -> str:
+    """Return what a packed checkpoint's weights are called. Those of earlier versions are told in the log."""
+    if any((directory / file).exists() for file in (PACKED_WEIGHTS, PACKED_SHARD_INDEX)):
+        return PACKED
+    found = next((file for file in (WEIGHTS, SHARD_INDEX) if (directory / file).exists()), None)
+    if found is not None and on_grids:
+        _tell(
+            f"{directory / found}: found the old name of a packed checkpoint's weights, expected "
+            f"{PACKED_WEIGHTS}: loaders of whole models take its codes for weights"
+        )
+    return PACKED if found is None and on_grids else MODEL
+
+
+@cache
+def _tell(sentence: str) -> None:
+    """Log a warning, once for each sentence, because a command opens a checkpoint several times."""
+    log.warning("%s", sentence)
+
+
 def _places(name: str, grid: Grid) -> dict[str, str]:
     """Return the names under which a tensor's codes and stored numbers lie in the file, by part."""
     return {part: f"{name}.{part}" for part in (CODES, *grid.parts)}
@@ -247,14 +279,15 @@ def write(
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
-        parts = shards.split(sizes, shards.SHARD_BYTES)
+        called = PACKED if any(isinstance(value, PackedTensor) for value in tensors.values()) else MODEL
+        parts = shards.split(sizes, shards.SHARD_BYTES, called)
         for file, names in parts.items():
             stored, found = flatten({name: tensors[name] for name in names})
             write_safetensors(built / file, stored)
             placed |= dict.fromkeys(stored, file)
             grids |= found
         if len(parts) > 1:
-            shards.write_index(built, placed, sum(sizes.values()))
+            shards.write_index(built, placed, sum(sizes.values()), called)
         content = replace(index, grids=grids).as_dict()
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (built / PACKED_INDEX).write_text(text + "\n", encoding="utf-8")

@@ -1,5 +1,5 @@
 """The weights of a model's directory as transformers lays them out: model.safetensors or, beyond a size, an
-index and the shards that it names.
+index and the shards that it names. Those of a packed checkpoint lie in the same way under another name.
 """
 
 import json
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
-from epmq_export.tensors.directory import SHARD_INDEX, WEIGHTS, read_shard_index, require_in_shard
+from epmq_export.tensors.directory import MODEL, read_shard_index, require_in_shard
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 
 # The most bytes of tensors in a shard. This was long the default of transformers.
@@ -18,20 +18,21 @@ SHARD_BYTES = 5 * 10**9
 
 
 class StoredWeights:
-    """The weights of a model's directory. Opening it reads the headers only.
+    """The weights of a model's directory that are called `name`. Opening it reads the headers only.
 
     Raises InputError where a file is missing or not well-formed, or where index and shards disagree.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = MODEL) -> None:
         self.directory = directory
-        if (directory / WEIGHTS).exists() or not (directory / SHARD_INDEX).exists():
-            file = SafetensorsFile(directory / WEIGHTS)
+        whole, index = directory / f"{name}.safetensors", directory / f"{name}.safetensors.index.json"
+        if whole.exists() or not index.exists():
+            file = SafetensorsFile(whole)
             self._holders = dict.fromkeys(file.names(), file)
             self._files = [file.path]
         else:
-            self._holders = _sharded(directory / SHARD_INDEX)
-            self._files = [*{file.path for file in self._holders.values()}, directory / SHARD_INDEX]
+            self._holders = _sharded(index)
+            self._files = [*{file.path for file in self._holders.values()}, index]
 
     def names(self) -> list[str]:
         return sorted(self._holders)
@@ -73,21 +74,23 @@ def groups(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return found
 
 
-def split(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
+def split(sizes: Mapping[str, int], limit: int, name: str = MODEL) -> dict[str, list[str]]:
     """Return the names that each file is to hold, by the file's name."""
     shards = groups(sizes, limit)
     if len(shards) == 1:
-        return {WEIGHTS: shards[0]}
+        return {f"{name}.safetensors": shards[0]}
     return {
-        f"model-{number:05d}-of-{len(shards):05d}.safetensors": names
+        f"{name}-{number:05d}-of-{len(shards):05d}.safetensors": names
         for number, names in enumerate(shards, 1)
     }
 
 
-def write_index(directory: Path, placed: Mapping[str, str], total: int) -> None:
+def write_index(directory: Path, placed: Mapping[str, str], total: int, name: str = MODEL) -> None:
     """Write the index of shards that hold `total` bytes of tensors. `placed` is the shard of each tensor."""
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(placed.items()))}
-    (directory / SHARD_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (directory / f"{name}.safetensors.index.json").write_text(
+        json.dumps(index, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _sharded(index: Path) -> dict[str, SafetensorsFile]:

@@ -1,8 +1,8 @@
 """What clients have to be told in the files beside the models' folder.
 
-- transformers.js reads tokenizer.json and tokenizer_config.json and no other file of a tokenizer. So the first
-  is made of vocab.txt where it is not there, and the second has the chat templates. Which models it loads
-  stands in config.json under `transformers.js_config`.
+- transformers.js reads tokenizer.json and tokenizer_config.json and no other file of a tokenizer. So the
+  first is made of vocab.txt where it is not there, and the second has the chat templates. Which models it
+  loads stands in config.json under `transformers.js_config`.
 - sentence-transformers finds the model by `model_args` in sentence_bert_config.json.
 - transformers 4 knows no class `TokenizersBackend`, nor special tokens without a role in a list.
 

@@ -53,7 +53,7 @@ def test_the_map_of_contributing_is_the_tree() -> None:
 def test_files_md_names_every_key_of_packed_json() -> None:
     text = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
     section = text.partition("## The packed checkpoint")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \|", section.partition("`model.safetensors` holds")[0], re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|", section.partition("`packed.safetensors` holds")[0], re.MULTILINE)
     assert sorted(rows) == sorted(["format", *(field.name for field in fields(PackedIndex))])
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from epmq_export.errors import InputError, OutputError
 from epmq_export.grids import GRIDS
 from epmq_export.tensors import packed
-from epmq_export.tensors.directory import PACKED_INDEX, WEIGHTS
+from epmq_export.tensors.directory import PACKED_INDEX, PACKED_WEIGHTS
 from epmq_export.tensors.packed import Packed, PackedTensor
 from tests.tiny.packed_index import an_index
 
@@ -44,16 +44,16 @@ def edit_index(edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], Non
 
 def edit_weights(edit: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def apply(good: Path) -> None:
-        tensors = {name: value.clone() for name, value in load_file(good / WEIGHTS).items()}
+        tensors = {name: value.clone() for name, value in load_file(good / PACKED_WEIGHTS).items()}
         edit(tensors)
-        save_file(tensors, good / WEIGHTS)
+        save_file(tensors, good / PACKED_WEIGHTS)
 
     return apply
 
 
 def cut(good: Path, share: float) -> None:
-    content = (good / WEIGHTS).read_bytes()
-    (good / WEIGHTS).write_bytes(content[: int(len(content) * share)])
+    content = (good / PACKED_WEIGHTS).read_bytes()
+    (good / PACKED_WEIGHTS).write_bytes(content[: int(len(content) * share)])
 
 
 @pytest.mark.parametrize(
@@ -149,20 +149,20 @@ def cut(good: Path, share: float) -> None:
         ),
         (
             edit_index(lambda index: index["grids"].update(v="Q4_0")),
-            r"model\.safetensors: v\.codes is missing, packed\.json says that v is on grid Q4_0",
+            r"packed\.safetensors: v\.codes is missing, packed\.json says that v is on grid Q4_0",
         ),
-        (lambda good: (good / WEIGHTS).unlink(), r"model\.safetensors: no such file"),
+        (lambda good: (good / PACKED_WEIGHTS).unlink(), r"packed\.safetensors: no such file"),
         (
-            lambda good: (good / WEIGHTS).write_bytes(b""),
-            r"model\.safetensors: not whole and well-formed safetensors",
+            lambda good: (good / PACKED_WEIGHTS).write_bytes(b""),
+            r"packed\.safetensors: not whole and well-formed safetensors",
         ),
-        (lambda good: cut(good, 0.9), r"model\.safetensors: not whole and well-formed safetensors"),
-        (lambda good: cut(good, 0.02), r"model\.safetensors: not whole and well-formed safetensors"),
+        (lambda good: cut(good, 0.9), r"packed\.safetensors: not whole and well-formed safetensors"),
+        (lambda good: cut(good, 0.02), r"packed\.safetensors: not whole and well-formed safetensors"),
         (
             edit_weights(lambda tensors: tensors.pop("w.scales")),
-            r"model\.safetensors: w\.scales is missing, packed\.json says that w is on grid Q4_0",
+            r"packed\.safetensors: w\.scales is missing, packed\.json says that w is on grid Q4_0",
         ),
-        (edit_weights(lambda tensors: tensors.pop("w.codes")), r"model\.safetensors: w\.codes is missing"),
+        (edit_weights(lambda tensors: tensors.pop("w.codes")), r"packed\.safetensors: w\.codes is missing"),
         (
             edit_weights(
                 lambda tensors: tensors.update({"w.scales": torch.zeros(4, 3, dtype=torch.float16)})
@@ -194,7 +194,7 @@ def test_what_is_wrong_is_one_sentence_with_the_file(
 
 def test_unknown_names(good: Path) -> None:
     for ask in (Packed(good).tensor, Packed(good).load, Packed(good).shape):
-        with pytest.raises(InputError, match=r"model\.safetensors: no tensor w\.codes\.codes"):
+        with pytest.raises(InputError, match=r"packed\.safetensors: no tensor w\.codes\.codes"):
             ask("w.codes.codes")
 
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModel
 
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.tensors import packed, shards
-from epmq_export.tensors.directory import PACKED_INDEX, WEIGHTS
+from epmq_export.tensors.directory import PACKED_INDEX, PACKED_WEIGHTS, WEIGHTS
 from epmq_export.tensors.packed import (
     Packed,
     PackedTensor,
@@ -24,6 +25,7 @@ from epmq_export.tensors.packed import (
 )
 from formats.inspect import describe
 from tests.tiny.grid_points import random_point
+from tests.tiny.onnx_encoders import small
 from tests.tiny.packed_index import an_index
 
 plain_dtypes = st.sampled_from([torch.float32, torch.float16])
@@ -95,7 +97,7 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
         "a.bias": torch.ones(2),
     }
     packed.write(tmp_path / "out", tensors, an_index("bert", recipe={"größe": [1]}), tmp_path)
-    stored = load_file(tmp_path / "out" / WEIGHTS)
+    stored = load_file(tmp_path / "out" / PACKED_WEIGHTS)
     assert {name: (str(value.dtype), [*value.shape]) for name, value in stored.items()} == {
         "a.weight.codes": ("torch.uint8", [2, 48]),
         "a.weight.scales": ("torch.float16", [2, 3]),
@@ -147,7 +149,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
         "vocab.txt",
         "1_Pooling/config.json",
         PACKED_INDEX,
-        WEIGHTS,
+        WEIGHTS,  # Nothing is on a grid, so any loader may take it.
     }
     # A packed checkpoint's own index is no companion: it may be the source of another one.
     packed.write(tmp_path / "again", {"v": torch.ones(1)}, an_index(), tmp_path / "out")
@@ -162,10 +164,10 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
     }
     packed.write(tmp_path / "one", tensors, an_index("x"), tmp_path)
     packed.write(tmp_path / "two", dict(reversed(tensors.items())), an_index("x"), tmp_path)
-    for name in (WEIGHTS, PACKED_INDEX):
+    for name in (PACKED_WEIGHTS, PACKED_INDEX):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     (tmp_path / "plain").touch()
-    assert (tmp_path / "one" / WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "one" / PACKED_WEIGHTS).stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
@@ -203,12 +205,12 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     packed.write(tmp_path / "whole", tensors, an_index("none"), tmp_path)
     monkeypatch.setattr(shards, "SHARD_BYTES", 200)
     packed.write(tmp_path / "out", tensors, an_index("none"), tmp_path)
-    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
-    names = [f"model-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
+    index = json.loads((tmp_path / "out" / "packed.safetensors.index.json").read_text())
+    names = [f"packed-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *names,
-        "model.safetensors.index.json",
         PACKED_INDEX,
+        "packed.safetensors.index.json",
     ]
     for name in names:  # a tensor's parts are together, and the sizes are those planned
         stored = load_file(tmp_path / "out" / name)
@@ -229,7 +231,32 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     # A packed checkpoint of one file over one of shards: no index stays behind.
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
     packed.write(tmp_path / "out", tensors, an_index("none"), tmp_path / "whole")
-    assert not (tmp_path / "out" / "model.safetensors.index.json").exists()
+    assert not (tmp_path / "out" / "packed.safetensors.index.json").exists()
+
+
+@pytest.mark.parametrize("limit", [200, 10**9], ids=["shards", "one file"])
+def test_the_old_name_of_the_weights_is_read_and_told(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", limit)
+    tensors = {"a": random_point(GRIDS["Q4_0"], 4, 2, 0), "b": torch.ones(90)}
+    packed.write(tmp_path / "out", tensors, an_index(), tmp_path)
+    found = sorted((tmp_path / "out").glob("packed*.safetensors*"))
+    for path in found:
+        content = path.read_bytes().replace(b"packed-", b"model-") if path.suffix == ".json" else None
+        path.write_bytes(content) if content else None
+        path.rename(path.with_name(path.name.replace("packed", "model")))
+    old = Packed(tmp_path / "out")
+    assert same(old.tensor("a"), tensors["a"]) and old.names() == ["a", "b"]
+    assert describe(tmp_path / "out").kind == "packed checkpoint"
+    name = "model.safetensors" + (".index.json" if len(found) > 1 else "")
+    (told,) = caplog.messages
+    assert told.startswith(f"{tmp_path / 'out' / name}: found the old name of a packed checkpoint's weights")
+
+
+def test_no_loader_takes_codes_for_weights() -> None:
+    with pytest.raises(OSError, match=r"no file named .*model\.safetensors"):
+        AutoModel.from_pretrained(small().packed.directory)
 
 
 def test_a_shard_that_is_gone_or_lacks_a_part_is_named(
@@ -242,19 +269,19 @@ def test_a_shard_that_is_gone_or_lacks_a_part_is_named(
         an_index(),
         tmp_path,
     )
-    first = tmp_path / "out" / "model-00001-of-00002.safetensors"
+    first = tmp_path / "out" / "packed-00001-of-00002.safetensors"
     kept = first.read_bytes()
     first.unlink()
     with pytest.raises(
         InputError,
         match=(
-            r"tensor a\.codes is said to be in model-00001-of-00002\.safetensors, but that shard is "
+            r"tensor a\.codes is said to be in packed-00001-of-00002\.safetensors, but that shard is "
             r"missing"
         ),
     ):
         Packed(tmp_path / "out")
     first.write_bytes(kept)
-    place = tmp_path / "out" / "model.safetensors.index.json"
+    place = tmp_path / "out" / "packed.safetensors.index.json"
     index = json.loads(place.read_text())
     del index["weight_map"]["a.scales"]
     place.write_text(json.dumps(index))
