@@ -19,7 +19,7 @@ from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Language
-from epmq_export.models.samples import Passage, Question, Sample, text_of
+from epmq_export.models.samples import Passage, Question, Sample, shown, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 from epmq_export.models.tokenizer import fast_tokenizer
 from epmq_export.tensors.source import TensorSource
@@ -232,7 +232,7 @@ class Decoder:
             start = len(ids)
         if not ids or (isinstance(sample, Passage) and start >= len(ids)):
             raise InputError(
-                f"{self.directory}: found {sample!r}, expected a text with tokens to read and to predict"
+                f"{self.directory}: found {shown(sample)}, expected a text with tokens to read and to predict"
             )
         return ids, start
 

@@ -53,5 +53,8 @@ class Task:
     expected: Sequence[str] | None = None
     """The right answer to each sample of `evaluation`, where there is a metric."""
 
+    places: Mapping[str, str] = field(default_factory=dict)
+    """The place of each text, as messages name it: `data/train.csv:3`."""
+
     data: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of data that are no files of the user's, by name."""

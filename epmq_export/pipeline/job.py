@@ -13,8 +13,9 @@ from epmq_export.models.model_set import ModelSet
 from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models, require_same_settings
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.registry import Registry
-from epmq_export.pipeline.requirements import formats_of, require_answerable, require_formats
+from epmq_export.pipeline.requirements import formats_of, require_formats
 from epmq_export.pipeline.tasks import load_tasks, prompt_notes
+from epmq_export.pipeline.trial import require_usable
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.packed import Packed
 
@@ -44,7 +45,7 @@ class Job:
         tasks = load_tasks(recipe, models.family)
         notes += prompt_notes(recipe, models.family)
         require_formats(recipe, models.family)
-        require_answerable(models.family, tasks)
+        require_usable(models.family, tasks)
         return cls(
             recipe=recipe, tasks=tasks, checkpoints=checkpoints, models=models, device=device, notes=notes
         )

@@ -5,14 +5,12 @@ from fnmatch import fnmatchcase
 
 from epmq_export.calibration.storage import carried_linears
 from epmq_export.data.images import FILES
-from epmq_export.data.task import Task
 from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Export, Family
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
-from epmq_export.verification.tasks.language import answers_of
 
 
 def formats_of(recipe: Recipe, family: Family) -> list[str]:
@@ -145,9 +143,3 @@ def require_kind(recipe: Recipe, family: Family) -> None:
                     "base model reads images"
                 )
                 raise recipe.mistake(("tasks", name, *key), f"found the file {place.name}, {expected}")
-
-
-def require_answerable(family: Family, tasks: Sequence[Task]) -> None:
-    """Raise InputError where the model has no room for a task's answers."""
-    for task in tasks:
-        answers_of(task, family)

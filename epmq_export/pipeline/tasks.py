@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,16 +23,16 @@ from epmq_export.recipe.task import request_of
 log = logging.getLogger(__name__)
 
 
-def load_tasks(recipe: Recipe, family: Family) -> list[Task]:
-    """Read the data of every task, in the recipe's order: texts, each in the task's prompt, or pictures where
-    the family reads those.
+def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = None) -> list[Task]:
+    """Read the data of every task, or of those of the names, in the recipe's order: texts, each in the task's
+    prompt, or pictures where the family reads those.
     """
     require_kind(recipe, family)
-    names = recipe.require_tasks().tasks
+    tasks = [name for name in recipe.require_tasks().tasks if names is None or name in names]
     if family.images is not None:
-        return [_of_pictures(recipe, name) for name in names]
+        return [_of_pictures(recipe, name) for name in tasks]
     before = "" if family.zero_shot is None else family.zero_shot.prompts.default
-    return [_of_texts(recipe, name, before) for name in names]
+    return [_of_texts(recipe, name, before) for name in tasks]
 
 
 def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
@@ -40,7 +40,8 @@ def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
     ahead = "" if "prompt" in task.model_fields_set else before
-    texts = list(dict.fromkeys(ahead + prompted(task.prompt, text) for each in read for text in each.samples))
+    places = {ahead + prompted(task.prompt, text): text.place for each in read for text in each.samples}
+    texts = list(places)
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     truth: Tensor | None = None
     expected: Sequence[str] | None = None
@@ -50,6 +51,7 @@ def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
         found = read_texts(request_of(task.evaluation), "test")
         evaluation = [ahead + prompted(task.prompt, text) for text in found.samples]
         read = [*read, found]
+        places |= dict(zip(evaluation, found.places, strict=True))
         truth, expected = _right_answers(recipe, name, found)
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     return _task(
@@ -60,6 +62,7 @@ def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
         labels=task.labels or {},
         truth=truth,
         expected=expected,
+        places=places,
         read=read,
         before="" if task.templates else before,
         notes=_on_prompt(name, ahead),
@@ -164,6 +167,7 @@ def _task(
     truth: Tensor | None,
     read: Sequence[Texts | Pictures],
     expected: Sequence[str] | None = None,
+    places: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     before: str = "",
 ) -> Task:
@@ -185,6 +189,7 @@ def _task(
         notes=list(notes),
         metric=None if task.metric is None else Metric(task.metric),
         expected=expected,
+        places=places or {},
         data={place: sha256 for each in read for place, sha256 in each.data.items()},
     )
 

@@ -21,7 +21,7 @@ def head_of(task: Task, family: Family, base: TensorSource, device: torch.device
     if task.truth is None:
         return None
     if task.head is not None:
-        return _linear(task)
+        return linear_head(task)
     zero_shot = family.zero_shot
     if zero_shot is None:
         raise InputError(
@@ -38,7 +38,10 @@ def head_of(task: Task, family: Family, base: TensorSource, device: torch.device
     return Head(weight) if scale is None else Head(weight, scale=float(base.load(scale).float().exp()))
 
 
-def _linear(task: Task) -> Head:
+def linear_head(task: Task) -> Head:
+    """Return the head that the task names. Raises InputError where its file is none for the task's
+    classes.
+    """
     assert task.head is not None
     file = SafetensorsFile(task.head)
     weight, found = file.load("weight").float(), len(task.labels)

@@ -36,13 +36,13 @@ from epmq_export.pipeline.models import frozen_tensors, require_changes, require
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
     formats_of,
-    require_answerable,
     require_formats,
     require_kind,
     require_readable,
 )
 from epmq_export.pipeline.targets import targets
 from epmq_export.pipeline.tasks import load_tasks
+from epmq_export.pipeline.trial import require_usable
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
@@ -166,14 +166,21 @@ class Forecaster:
     def _samples(self, recipe: Recipe, family: Family, unknown: list[str]) -> Samples:
         """Return what is calibrated on: of texts in files the very batches, else as many samples as the
         recipe asks for, each of the family's length. The hub's library would ask a network.
+
+        Data in files are tried as a run tries them.
         """
         asked = recipe.calibration.samples
-        places = [place for task in recipe.tasks.values() for _, place in task.data]
-        if family.images is None and all(
-            isinstance(place, Path) or place.path is not None for place in places
-        ):
-            tasks = load_tasks(recipe, family)
-            require_answerable(family, tasks)
+        here = [
+            name
+            for name, task in recipe.tasks.items()
+            if all(isinstance(place, Path) or place.path is not None for _, place in task.data)
+        ]
+        tasks = load_tasks(recipe, family, here)
+        require_usable(family, tasks)
+        if len(here) == len(recipe.tasks):
+            if family.images is not None:
+                count = sum(len(task.calibration) for task in tasks)
+                return Samples(len(tasks), count, _tokens(family), True)
             lengths = []
             for task in tasks:
                 texts = sorted(
