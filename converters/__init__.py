@@ -22,6 +22,7 @@ from epmq_export.files import read_json
 from epmq_export.models.family import Family
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.naming import Naming
+from epmq_export.tensors.nearly import holds_model, looks_like
 
 FAMILIES = {
     "bert": "bert",
@@ -103,7 +104,8 @@ def naming(directory: Path) -> Naming:
 def _model_type(directory: Path) -> str:
     path = directory / CONFIG
     if not path.is_file():
-        raise InputError(f"{directory} is no model directory: it has no config.json")
+        why = "" if holds_model(directory) else looks_like(directory)
+        raise InputError(f"{directory} is no model directory: {why or 'it has no config.json'}")
     found = read_json(path).get("model_type")
     if not isinstance(found, str) or found not in FAMILIES:
         raise InputError(f"{path}: model_type is {found!r}; supported: {', '.join(FAMILIES)}")

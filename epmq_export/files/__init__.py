@@ -272,6 +272,21 @@ def _reason(error: OSError | SafetensorError, built: Path) -> str:
     return f"{error.strerror}: {error.filename}" if elsewhere else error.strerror
 
 
+def refuse_pointer(path: Path, found: str) -> None:
+    """Raise InputError for a file of Git LFS's that stands for one that has not been fetched. `found` is what
+    is wrong with it as the file that it should be.
+    """
+    try:
+        pointer = path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs.")
+    except OSError:
+        return
+    if pointer:
+        raise InputError(
+            f"{path}: {found} (it is a Git LFS pointer, which stands for the file: `git lfs pull` in its "
+            "repository fetches it)"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
@@ -298,6 +313,7 @@ def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError, OSError) as error:
+        refuse_pointer(path, "not readable as JSON")
         raise InputError(f"{path}: not readable as JSON ({error})") from None
 
 

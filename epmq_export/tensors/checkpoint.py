@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 from torch import Tensor
 
 from epmq_export.errors import InputError, first_line
-from epmq_export.files import read_json
+from epmq_export.files import read_json, refuse_pointer
 from epmq_export.tensors import lora
 from epmq_export.tensors.companions import COMPANIONS
 from epmq_export.tensors.directory import (
@@ -35,10 +35,13 @@ from epmq_export.tensors.directory import (
 from epmq_export.tensors.fitted import fit, left_out, read
 from epmq_export.tensors.gguf_file import is_gguf
 from epmq_export.tensors.naming import Naming
+from epmq_export.tensors.nearly import looks_like
 from epmq_export.tensors.shards import StoredWeights
 from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
+# Pickles that a trainer leaves beside a model and that are no weights.
+_OF_A_TRAINING = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
 # The dtypes of the codes of quantised matrices, and the names of the numbers that belong to them.
 _CODES = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32})
 _SCALES = re.compile(
@@ -269,7 +272,9 @@ def _directory(text: str, relative_to: Path | None) -> Path:
     if path.suffix in PICKLES and path.is_file():
         raise InputError(f"{path}: {pickle_refusal(path.name)}")
     if path.exists():
-        raise InputError(f"{path}: found a file, expected the directory of a model, or a GGUF file")
+        refuse_pointer(path, "found a file, expected the directory of a model")
+        its = f", such as the one that it lies in, {path.parent}" if path.suffix == ".safetensors" else ""
+        raise InputError(f"{path}: found a file, expected the directory of a model{its}, or a GGUF file")
     if not _HUB_ID.fullmatch(text) or text.startswith("."):
         raise InputError(f"{path}: no such directory")
     repository, _, revision = text.partition("@")
@@ -293,9 +298,16 @@ def _directory(text: str, relative_to: Path | None) -> Path:
 
 
 def _no_weights(directory: Path) -> InputError:
-    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
+    pickles = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.suffix in PICKLES and not path.name.startswith(_OF_A_TRAINING)
+    )
     if pickles:
         return InputError(f"{directory}: {pickle_refusal(pickles[0])}")
+    found = looks_like(directory)
+    if found:
+        return InputError(f"{directory}: found no weights of a model: {found}")
     return InputError(
         f"{directory}: found no weights, expected {WEIGHTS}, {SHARD_INDEX} with its shards, or a LoRA "
         "adapter "

@@ -18,6 +18,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
+from epmq_export.files import refuse_pointer
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -127,6 +128,7 @@ class _Parser:
     def file(self) -> GgufFile:
         magic = self.take(4, "the magic")
         if magic != MAGIC:
+            refuse_pointer(self.path, "it is no GGUF file")
             self.fail(f"begins with {magic!r}, expected {MAGIC!r}: it is no GGUF file")
         version = self.number("I", "the version")
         if version not in VERSIONS:

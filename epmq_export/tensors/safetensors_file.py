@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from epmq_export.errors import InputError, OutputError
+from epmq_export.files import refuse_pointer
 
 # The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they
 # mean nothing.
@@ -41,6 +42,7 @@ class SafetensorsFile:
             file: Any = safe_open(path, "pt")  # The type hints of the library are incomplete.
             self._file, self._names = file, sorted(file.keys())
         except (SafetensorError, OSError) as error:
+            refuse_pointer(path, "not whole and well-formed safetensors")
             raise InputError(f"{path}: not whole and well-formed safetensors ({error})") from None
         self._headers = {name: self._header(name) for name in self._names}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from epmq_export.errors import InputError
+from epmq_export.files import refuse_pointer
 from epmq_export.tensors.description import TensorDescription
 
 
@@ -31,6 +32,7 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             content = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     except (SafetensorError, OSError) as error:
+        refuse_pointer(path, "not whole and well-formed safetensors")
         raise InputError(f"{path}: not whole and well-formed safetensors ({error})") from None
     metadata = content.pop("__metadata__", None) or {}
     entries = sorted(content.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0]))
