@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
+from converters.bert.pooling import pool
+from converters.bert.sentence import Sentence
 from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
 
@@ -36,6 +38,38 @@ class Stem:
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["attention_mask"].float()
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The pooled row of each text behind sentence-transformers' Dense modules, [batch, 1, width]. Nothing in
+    it is calibrated.
+    """
+
+    sentence: Sentence
+    name: str = "pooled"
+    prefix: str = ""
+    steps: tuple[tuple[str, ...], ...] = ()
+
+    def build(self) -> nn.Module:
+        with torch.device("meta"):
+            module = nn.Module()
+            for dense in self.sentence.dense:
+                inner = nn.Module()
+                inner.linear = nn.Linear(dense.given, dense.made, bias=dense.bias)
+                module.add_module(dense.place, inner)
+            return module.eval()
+
+    def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
+        assert hidden is not None
+        found = pool(hidden, batch["attention_mask"], self.sentence.modes)[:, None]
+        for dense in self.sentence.dense:
+            activation: nn.Module = getattr(nn, dense.activation)()
+            found = activation(module.get_submodule(f"{dense.place}.linear")(found))
+        return found
+
+    def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
+        return torch.ones(shape)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from tokenizers import normalizers
 from torch import Tensor, nn
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from converters.bert.blocks import Layer, Stem
+from converters.bert.blocks import Layer, Pooled, Stem
 from converters.bert.gguf import gguf_spec
 from converters.bert.names import naming
 from converters.bert.onnx import onnx_spec
@@ -72,12 +72,12 @@ class Bert:
                 computed=self._as_ggml,
                 splits=True,
                 unit=self.sentence.unit,
-                spec=lambda: gguf_spec(self.config, self.sentence.modes, self.tokenizer, self.directory),
+                spec=lambda: gguf_spec(self.config, self.sentence, self.tokenizer, self.directory),
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
                 computed=lambda: self,
-                specs=lambda: {"model": onnx_spec(self)},
+                specs=lambda: {"model": onnx_spec(self, self.sentence)},
             ),
         }
 
@@ -87,7 +87,7 @@ class Bert:
         layers = (
             Layer(self.config, i, self.sentence.modes == ("cls",) and i == last) for i in range(last + 1)
         )
-        return (Stem(self.config), *layers)
+        return (Stem(self.config), *layers, *([Pooled(self.sentence)] if self.sentence.dense else []))
 
     def canonical(self, name: str) -> str | None:
         return naming({}).canonical(name)
@@ -104,7 +104,8 @@ class Bert:
             yield {key: encoded[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        found = pool(hidden, batch["attention_mask"], self.sentence.modes)
+        dense = self.sentence.dense
+        found = hidden[:, 0] if dense else pool(hidden, batch["attention_mask"], self.sentence.modes)
         return nn.functional.normalize(found, dim=1) if self.sentence.unit else found
 
     def _as_ggml(self) -> "Bert":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import BertConfig, PreTrainedTokenizerFast
 
+from converters.bert.sentence import Sentence
 from converters.tokenizers.wordpiece import wordpiece
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
@@ -30,11 +31,17 @@ _MODULES = {
 
 
 def gguf_spec(
-    config: BertConfig, modes: tuple[str, ...], tokenizer: PreTrainedTokenizerFast, directory: Path
+    config: BertConfig, sentence: Sentence, tokenizer: PreTrainedTokenizerFast, directory: Path
 ) -> GgufSpec:
     """Return the layout. Raises InputError where llama.cpp would tokenise otherwise than the tokenizer does,
-    and for pooling that it has not.
+    and for pooling and modules that it has not.
     """
+    if sentence.dense:
+        raise InputError(
+            f"{directory}: found the module {sentence.dense[0].place} behind the pooling, expected none: "
+            "llama.cpp has no Dense for BERT; leave gguf out of export.formats"
+        )
+    modes = sentence.modes
     if modes not in _POOLING:
         raise InputError(
             f"{directory}: found the pooling {' + '.join(modes)}, expected mean, cls or lasttoken, all that "

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from converters.bert.sentence import Sentence
 from converters.shared.onnx import tower_parts
 from epmq_export.models.family import Family
 from epmq_export.models.specs import OnnxPart, OnnxSpec
+from epmq_export.tensors.directory import WEIGHTS
 
 
-def onnx_spec(family: Family) -> OnnxSpec:
+def onnx_spec(family: Family, sentence: Sentence) -> OnnxSpec:
     """Return the model: `last_hidden_state` for feature-extraction pipelines, which pool themselves, and
     `sentence_embedding`, pooled, and of length 1 where the model makes it so.
     """
@@ -18,16 +20,25 @@ def onnx_spec(family: Family) -> OnnxSpec:
     def pooled(module: nn.Module, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
         return (family.output(hidden, {"attention_mask": attention_mask}),)
 
+    # With Dense modules, the last block pools.
+    values = ["last_hidden_state", *(["pooled"] if sentence.dense else [])]
     pooling = OnnxPart(
         run=pooled,
-        reads=["last_hidden_state", "attention_mask"],
+        reads=[values[-1], "attention_mask"],
         makes=["sentence_embedding"],
     )
     return OnnxSpec(
-        parts=[*tower_parts(family.blocks, [*inputs], ["last_hidden_state"]), pooling],
+        parts=[*tower_parts(family.blocks, [*inputs], values), pooling],
         # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
         example={name: torch.ones(2, 3, dtype=torch.int64) for name in inputs},
         inputs=inputs,
         outputs={"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}},
         towers=[family],
+        beside_weights={
+            f"{dense.place}/{WEIGHTS}": {
+                f"linear.{kind}": f"{dense.place}.linear.{kind}"
+                for kind in ("weight", *(["bias"] if dense.bias else []))
+            }
+            for dense in sentence.dense
+        },
     )

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from epmq_export.errors import InputError
+from epmq_export.tensors.directory import ADAPTER_CONFIG
+from epmq_export.tensors.modules import MODULES, dense_weights
 
 
 def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
@@ -12,7 +14,7 @@ def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
     Raises InputError, with both values, where an expert pools otherwise or has other modules behind the
     pooling. What a directory lacks is not compared.
     """
-    from converters.bert.sentence import LENGTHS, MODULES, PROMPTS, read_sentence  # not for other families
+    from converters.bert.sentence import LENGTHS, PROMPTS, read_sentence  # not for other families
 
     if not any((expert / file).is_file() for file in (MODULES, LENGTHS, PROMPTS, "1_Pooling/config.json")):
         return []
@@ -30,6 +32,8 @@ def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
     for what, (compared, one, other) in computes.items():
         if compared and one != other:
             raise InputError(f"{expert}: found {what} {other}, expected {one}, as {base} has it")
+    if both[MODULES] and (expert / ADAPTER_CONFIG).is_file():
+        _require_no_dense_of_its_own(base, expert)
     told = {
         f"{LENGTHS} has max_seq_length": (both[LENGTHS], ours.longest, theirs.longest),
         f"{PROMPTS} has the default prompt": (both[PROMPTS], ours.prompts.default, theirs.prompts.default),
@@ -39,3 +43,17 @@ def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
         for what, (compared, one, other) in told.items()
         if compared and one != other
     ]
+
+
+def _require_no_dense_of_its_own(base: Path, adapter: Path) -> None:
+    """Raise InputError for an adapter with other weights of a Dense than the base's: an adapter adds to the
+    base's linears, and no Dense of its own is merged.
+    """
+    for (place, ours), theirs in zip(
+        dense_weights(base).items(), dense_weights(adapter).values(), strict=True
+    ):
+        if ours.read_bytes() != theirs.read_bytes():
+            raise InputError(
+                f"{adapter}: found weights of {place} beside an adapter that are not the base's, expected "
+                "the same, or the whole model that the adapter gives (peft: merge_and_unload)"
+            )

@@ -9,7 +9,7 @@ the modules behind it, the length and case of texts, and prompts.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,10 @@ from typing import Any
 from epmq_export.errors import InputError
 from epmq_export.files import read_json, read_json_list
 from epmq_export.models.family import Prompts
+from epmq_export.tensors.modules import DENSE, MODULES
 
 log = logging.getLogger(__name__)
-MODULES, LENGTHS, PROMPTS = (
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-)
+LENGTHS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
 # The modes by their old keys, in the order in which several are put one behind the other.
 MODES = {
     "pooling_mode_cls_token": "cls",
@@ -33,8 +30,25 @@ MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# The activations of a Dense that need no number.
+ACTIVATIONS = ("Tanh", "Identity", "ReLU", "GELU", "Sigmoid", "SiLU", "Mish", "Softsign")
+_ORDER = ("Transformer", "Pooling", DENSE, "Normalize")
 # What a module is that changes nothing outside training.
 _IDLE = ("Dropout",)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear on the pooled row, with an activation."""
+
+    place: str
+    """The folder of its files, which stands before its tensors' names."""
+
+    given: int
+    made: int
+    bias: bool
+    activation: str
+    """The name of the activation's class in torch.nn."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,9 @@ class Sentence:
 
     modules: str = "Transformer, Pooling"
     """The modules, in words."""
+
+    dense: tuple[Dense, ...] = ()
+    """What is behind the pooling."""
 
     unit: bool = False
     """Whether the outputs get length 1."""
@@ -72,6 +89,7 @@ def read_sentence(directory: Path) -> Sentence:
                 f"{directory / MODULES}: found {len(places)} modules of the type Pooling, expected one"
             )
         pooling, unit = directory / places[0], any(kind == "Normalize" for kind, _ in modules)
+    behind = tuple(_dense(directory / path) for kind, path in modules or [] if kind == DENSE)
     longest, lower = _lengths(directory / LENGTHS)
     prompts = _prompts(directory / PROMPTS)
     modes, included = _pooling(pooling / "config.json", required=modules is not None)
@@ -80,8 +98,10 @@ def read_sentence(directory: Path) -> Sentence:
             f"{pooling / 'config.json'}: found include_prompt false beside the default prompt "
             f"{prompts.default!r}, expected true: no runtime leaves its tokens out"
         )
-    known = "Transformer, Pooling" if modules is None else ", ".join(kind for kind, _ in modules)
-    return Sentence(modes=modes, modules=known, unit=unit, longest=longest, lower=lower, prompts=prompts)
+    known = "Transformer, Pooling" if modules is None else ", ".join(_told(modules, behind))
+    return Sentence(
+        modes=modes, modules=known, dense=behind, unit=unit, longest=longest, lower=lower, prompts=prompts
+    )
 
 
 def _modules(directory: Path) -> list[tuple[str, str]] | None:
@@ -102,11 +122,48 @@ def _modules(directory: Path) -> list[tuple[str, str]] | None:
         first = f"{found[0][0]} in {found[0][1]!r}" if found else "no module"
         raise InputError(f"{path}: found {first} first, expected Transformer in the directory itself")
     for kind in kinds[1:]:
-        if kind not in ("Pooling", "Normalize"):
-            raise InputError(f"{path}: found a module {kind}, expected Transformer, Pooling and Normalize")
-    if "Normalize" in kinds and kinds[-1] != "Normalize":
-        raise InputError(f"{path}: found the modules {', '.join(kinds)}, expected Normalize as the last")
+        if kind not in ("Pooling", DENSE, "Normalize"):
+            raise InputError(
+                f"{path}: found a module {kind}, expected Transformer, Pooling, {DENSE} and Normalize"
+            )
+    if kinds != sorted(kinds, key=_ORDER.index):
+        raise InputError(f"{path}: found the modules {', '.join(kinds)}, expected {', '.join(_ORDER)}")
     return found
+
+
+def _dense(folder: Path) -> Dense:
+    """Return what the config of a Dense says."""
+    path = folder / "config.json"
+    settings = read_json(path)
+    given, made = (settings.get(key) for key in ("in_features", "out_features"))
+    if not (isinstance(given, int) and isinstance(made, int) and given > 0 and made > 0):
+        raise InputError(
+            f"{path}: found in_features {given!r} and out_features {made!r}, expected two numbers above 0"
+        )
+    written = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+    activation = str(written).rpartition(".")[2]
+    if activation not in ACTIVATIONS or not str(written).startswith("torch.nn."):
+        raise InputError(
+            f"{path}: found activation_function {written!r}, expected one of torch.nn: "
+            f"{', '.join(ACTIVATIONS)}"
+        )
+    for key in ("module_input_name", "module_output_name"):
+        if settings.get(key) not in (None, "sentence_embedding"):
+            raise InputError(f"{path}: found {key} {settings[key]!r}, expected 'sentence_embedding'")
+    bias = settings.get("bias", True) is not False
+    return Dense(place=folder.name, given=given, made=made, bias=bias, activation=activation)
+
+
+def _told(modules: Sequence[tuple[str, str]], dense: Sequence[Dense]) -> Iterator[str]:
+    """Give the modules in words, each Dense with what it computes."""
+    left = iter(dense)
+    for kind, _ in modules:
+        if kind != DENSE:
+            yield kind
+            continue
+        found = next(left)
+        bias = "" if found.bias else " without a bias"
+        yield f"{DENSE} ({found.given} to {found.made}{bias}, {found.activation})"
 
 
 def _pooling(path: Path, *, required: bool) -> tuple[tuple[str, ...], bool]:

@@ -15,7 +15,8 @@ from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.tensors.companions import copy_companions
-from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.directory import CONFIG, WEIGHTS
+from epmq_export.tensors.modules import dense_weights
 from epmq_export.tensors.safetensors_file import DTYPES
 from epmq_export.tensors.shards import SHARD_BYTES, split, write_index
 from epmq_export.tensors.source import TypedSource
@@ -40,7 +41,12 @@ def write_merged(
     becomes README.md. A shard holds at most `shard_bytes` of tensors, unless one tensor alone is larger. The
     same arguments give the same bytes.
     """
-    sizes = {name: _bytes(source, name) for name in sorted(source.names())}
+    modules = dense_weights(model_dir)
+    beside = {
+        place: [name for name in source.names() if name.partition(".")[0] == place] for place in modules
+    }
+    known = {name for names in beside.values() for name in names}
+    sizes = {name: _bytes(source, name) for name in sorted(source.names()) if name not in known}
     shards = split(sizes, shard_bytes)
     with files.whole(directory) as built:
         built.mkdir()
@@ -50,6 +56,8 @@ def write_merged(
         _set_config(built / CONFIG, source, config or {})
         for file, names in shards.items():
             _write_shard(built / file, source, names)
+        for place, names in beside.items():
+            _write_shard(built / place / WEIGHTS, source, names, before=f"{place}.")
         if len(shards) > 1:
             write_index(
                 built, {name: file for file, names in shards.items() for name in names}, sum(sizes.values())
@@ -75,9 +83,9 @@ def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str
     )
 
 
-def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
+def _write_shard(path: Path, source: TypedSource, names: Sequence[str], before: str = "") -> None:
     """Write one safetensors file, tensor by tensor, because the library's own writer wants all tensors in
-    memory.
+    memory. The names in it lack what they all have `before` them.
 
     The layout is: the header's length in 8 bytes, the header as JSON padded to a multiple of 8, and the bytes
     in the header's order, the widest dtypes first so that each tensor is aligned.
@@ -87,7 +95,7 @@ def _write_shard(path: Path, source: TypedSource, names: Sequence[str]) -> None:
     end = 0
     for name in ordered:
         start, end = end, end + _bytes(source, name)
-        header[name] = {
+        header[name.removeprefix(before)] = {
             "dtype": _NAMES[source.dtype(name)],
             "shape": list(source.shape(name)),
             "data_offsets": [start, end],

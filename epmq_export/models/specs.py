@@ -99,6 +99,11 @@ class OnnxSpec:
     towers: Sequence[Family]
     """The families that the model runs, by the samples that it is given."""
 
+    beside_weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The files of weights that clients read beside the graph: canonical names of tensors by their names in
+    the file, by the file's name.
+    """
+
     beside: Callable[[str], Mapping[str, object]] = lambda model: {}
     """A function that returns the files that runtimes need beside the models' folder: JSON by the file's
     name, given the path of the model's own file from there.

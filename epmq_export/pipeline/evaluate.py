@@ -10,7 +10,7 @@ from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Sample
 from epmq_export.pipeline.job import Job
-from epmq_export.pipeline.models import require_no_own_head, settings_of
+from epmq_export.pipeline.models import require_no_own_head, require_same_settings
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -82,7 +82,7 @@ def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sam
     if packed:
         return partial(reference.outputs, registry.open_family(model), Packed(model), device=job.device)
     opened = open_checkpoint(model, base, open_gguf=registry.open_gguf, naming_of=registry.naming_of)
-    for note in registry.require_same_settings(settings_of(base), settings_of(opened), str(model)):
+    for note in require_same_settings(base, opened, str(model), registry.require_same_settings):
         log.warning("%s", note)
     require_same_vocabulary(base.directory, opened.directory, str(model))
     require_no_own_head(base, opened)

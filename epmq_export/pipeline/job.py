@@ -10,7 +10,7 @@ import torch
 from epmq_export.data.task import Task
 from epmq_export.errors import RecipeError
 from epmq_export.models.model_set import ModelSet
-from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models, require_same_settings
+from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models, settings_notes
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import formats_of, require_formats
@@ -40,7 +40,7 @@ class Job:
         """
         recipe = recipe.require_tasks()
         checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
-        notes = require_same_settings(recipe, checkpoints, registry)
+        notes = settings_notes(recipe, checkpoints, registry)
         models = open_models(recipe, checkpoints, registry.open_family)
         tasks = load_tasks(recipe, models.family)
         notes += prompt_notes(recipe, models.family)

@@ -26,7 +26,7 @@ from epmq_export.pipeline.models import (
     open_checkpoints,
     require_changes,
     require_one_vocabulary,
-    require_same_settings,
+    settings_notes,
     untrained,
 )
 from epmq_export.pipeline.progress import Stages
@@ -146,7 +146,7 @@ def _notes(recipe: Recipe, checkpoints: Checkpoints) -> list[str]:
 def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Stages) -> None:
     """Merge the models of a recipe and write a Hugging Face directory, whole or not at all."""
     checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
-    notes = require_same_settings(recipe, checkpoints, registry)
+    notes = settings_notes(recipe, checkpoints, registry)
     for note in (*notes, *_notes(recipe, checkpoints)):
         log.warning("%s", note)
     merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))

@@ -20,7 +20,6 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import Checkpoint, NamingOf, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_same_vocabulary
-from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.fitted import has_own_head, is_equal
 from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
 
@@ -72,24 +71,28 @@ def require_one_vocabulary(recipe: Recipe, checkpoints: Checkpoints) -> None:
         )
 
 
-def settings_of(model: Checkpoint) -> Path:
-    """Return the directory of what a model says of itself: its own, or for an adapter without a config that
-    of the model that it was trained on.
-    """
-    return model.directory if (model.directory / CONFIG).is_file() else model.model_directory
-
-
-def require_same_settings(recipe: Recipe, checkpoints: Checkpoints, registry: Registry) -> list[str]:
+def require_same_settings(
+    base: Checkpoint, expert: Checkpoint, name: str, compare: Callable[[Path, Path, str], Sequence[str]]
+) -> list[str]:
     """Return a sentence for each setting beside an expert's weights that differs from the base's and is told.
 
-    Raises InputError for one that changes what is computed.
+    An adapter's are those of the model that it was trained on, and what it has in its own directory. Raises
+    InputError for a setting that changes what is computed.
     """
-    base = settings_of(checkpoints.base)
+    places = dict.fromkeys((expert.model_directory, expert.directory))
+    return [note for place in places for note in compare(base.model_directory, place, name)]
+
+
+def settings_notes(recipe: Recipe, checkpoints: Checkpoints, registry: Registry) -> list[str]:
+    """Return the same for all experts of a recipe."""
     return [
         note
         for model in recipe.experts
-        for note in registry.require_same_settings(
-            base, settings_of(checkpoints.experts[recipe.location(model.model)]), model.model
+        for note in require_same_settings(
+            checkpoints.base,
+            checkpoints.experts[recipe.location(model.model)],
+            model.model,
+            registry.require_same_settings,
         )
     ]
 

@@ -34,10 +34,11 @@ from epmq_export.tensors.directory import (
 )
 from epmq_export.tensors.fitted import fit, left_out, read
 from epmq_export.tensors.gguf_file import is_gguf
+from epmq_export.tensors.modules import DENSE, dense_tensors
 from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.nearly import looks_like
 from epmq_export.tensors.shards import StoredWeights
-from epmq_export.tensors.source import TypedSource
+from epmq_export.tensors.source import Joined, TypedSource
 
 log = logging.getLogger(__name__)
 # Pickles that a trainer leaves beside a model and that are no weights.
@@ -50,7 +51,7 @@ _SCALES = re.compile(
     r"_(blocks|scales)$"
 )
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-_HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS)
+_HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS, f"*_{DENSE}/{WEIGHTS}")
 
 
 class Checkpoint(TypedSource, Protocol):
@@ -98,7 +99,7 @@ class Weights:
     and of a head that is said to be the embeddings whether it is.
 
     Names are without what wrappers put before them. Such a head, and buffers that are no weights, are left
-    out.
+    out. The tensors of sentence-transformers' Dense modules, in folders of their own, are the model's, too.
     """
 
     changed: frozenset[str] | None = None
@@ -109,10 +110,13 @@ class Weights:
         self._settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
         self._stored = StoredWeights(directory)
         _require_plain(directory, self._stored)
-        self.naming, self._read = naming, read(self._stored, naming, location)
+        self._modules = dense_tensors(directory)
+        self.naming = naming
+        found: TypedSource = read(self._stored, naming, location)
+        self._read = Joined([found, *self._modules.values()]) if self._modules else found
 
     def names(self) -> list[str]:
-        return self._read.names()
+        return [*self._read.names()]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._read.shape(name)
@@ -124,7 +128,7 @@ class Weights:
         return self._read.load(name)
 
     def files(self) -> list[Path]:
-        return sorted([*self._stored.files(), *self._settings])
+        return sorted([*self._stored.files(), *self._modules, *self._settings])
 
 
 class Adapted(lora.Lora):
@@ -283,7 +287,7 @@ def _directory(text: str, relative_to: Path | None) -> Path:
             repository,
             revision=revision or None,
             allow_patterns=list(_HUB_FILES),
-            ignore_patterns=["*/*.safetensors"],
+            ignore_patterns=["*/*-of-*.safetensors"],
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise InputError(

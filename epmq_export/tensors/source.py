@@ -124,10 +124,15 @@ class Joined:
         return sorted(self._parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._parts[name].shape(name)
+        return self._part(name).shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._parts[name].dtype(name)
+        return self._part(name).dtype(name)
 
     def load(self, name: str) -> Tensor:
-        return self._parts[name].load(name)
+        return self._part(name).load(name)
+
+    def _part(self, name: str) -> TypedSource:
+        if name not in self._parts:
+            raise InputError(f"no tensor {name}; there are {len(self._parts)}")
+        return self._parts[name]

@@ -6,8 +6,11 @@ import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from safetensors.torch import save
+
 from epmq_export.models.family import Family
 from epmq_export.tensors.companions import companions
+from epmq_export.tensors.packed import Packed
 from formats.onnx.clients import as_clients_read
 from formats.onnx.spec import specs_of
 
@@ -28,6 +31,24 @@ def files_beside(source: Path, family: Family, ending: str, apart: Collection[st
         for name, content in spec.beside(models[stem]).items()
     }
     return as_clients_read(source, _content(source), family, models.values(), apart) | own
+
+
+def weights_beside(packed: Packed, family: Family) -> dict[str, bytes]:
+    """Return the files of weights that clients read beside the graph, by name, their tensors float32."""
+    return {
+        name: save({own: packed.load(tensor).float() for own, tensor in names.items()})
+        for spec in specs_of(family).values()
+        for name, names in spec.beside_weights.items()
+    }
+
+
+def weights_differences(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
+    """Return a sentence for each file of weights that is not as it should be."""
+    return [
+        f"{name} {'differs from the packed checkpoint' if (folder / name).is_file() else 'is missing'}"
+        for name, content in wanted.items()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content
+    ]
 
 
 def companion_differences(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:

@@ -32,7 +32,7 @@ from epmq_export.tensors.packed_index import PackedIndex
 from formats.onnx import external as onnx_external
 from formats.onnx import graph as onnx_graph
 from formats.onnx import weights as onnx_weights
-from formats.onnx.companions import FOLDER, files_beside
+from formats.onnx.companions import FOLDER, files_beside, weights_beside
 from formats.onnx.metadata import metadata_of, origin_of
 from formats.onnx.read import held
 from formats.onnx.size import onnx_size
@@ -59,7 +59,8 @@ class OnnxQdq:
         }
         _refuse_unused(packed, [*models.values()])
         apart = [path.relative_to(folder).as_posix() for path, model in models.items() if _apart(model)]
-        for name, content in files_beside(packed.directory, family, ending, apart).items():
+        beside = files_beside(packed.directory, family, ending, apart) | weights_beside(packed, family)
+        for name, content in beside.items():
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)

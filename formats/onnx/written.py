@@ -9,7 +9,12 @@ from epmq_export.models.family import Family
 from epmq_export.models.format import StoredTensor
 from epmq_export.tensors.packed import Packed
 from formats.onnx import external as onnx_external
-from formats.onnx.companions import companion_differences, files_beside
+from formats.onnx.companions import (
+    companion_differences,
+    files_beside,
+    weights_beside,
+    weights_differences,
+)
 from formats.onnx.metadata import key_differences, metadata_of
 from formats.onnx.read import Skeleton, read_model, tensors_of
 from formats.onnx.spec import specs_of
@@ -65,6 +70,7 @@ class WrittenOnnx:
         folder = self.path.parent.parent
         apart = [file.relative_to(folder).as_posix() for file, found in skeletons.items() if found.external]
         wanted = files_beside(packed.directory, self._family, ending, apart)
+        sentences += weights_differences(folder, weights_beside(packed, self._family))
         return sentences + companion_differences(folder, wanted)
 
     def exact(self, file: Path, scratch: Path) -> Path:

@@ -32,7 +32,12 @@ from epmq_export.pipeline.forecast.costs import (
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.planned import held_bytes, planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
-from epmq_export.pipeline.models import frozen_tensors, require_changes, require_no_own_head, settings_of
+from epmq_export.pipeline.models import (
+    frozen_tensors,
+    require_changes,
+    require_no_own_head,
+    require_same_settings,
+)
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
     formats_of,
@@ -251,7 +256,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
             open_gguf=registry.open_gguf,
             naming_of=registry.naming_of,
         )
-        notes += registry.require_same_settings(settings_of(opened), settings_of(expert), model.model)
+        notes += require_same_settings(opened, expert, model.model, registry.require_same_settings)
         require_no_own_head(opened, expert)
         require_changes(expert, [name for name in opened.names() if family.canonical(name) in moving.names()])
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
