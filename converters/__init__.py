@@ -21,7 +21,7 @@ from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Family
 from epmq_export.tensors.directory import CONFIG
-from epmq_export.tensors.naming import Naming
+from epmq_export.tensors.naming import Naming, Ties
 from epmq_export.tensors.nearly import holds_model, looks_like
 
 FAMILIES = {
@@ -39,6 +39,20 @@ FAMILIES = {
     "t5": "t5",
 }
 """The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""
+
+# What most language models of no family here call their heads and embeddings.
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = tuple(
+    f"{name}.weight"
+    for name in (
+        "model.embed_tokens",
+        "transformer.wte",
+        "wte",
+        "model.decoder.embed_tokens",
+        "model.shared",
+        "shared",
+    )
+)
 
 
 def open_family(directory: Path) -> Family:
@@ -92,12 +106,17 @@ def keys_of(model_type: str) -> Keys:
 
 
 def naming(directory: Path) -> Naming:
-    """Return what a model calls its tensors; no names of its own for a model of no known family."""
-    try:
-        folder = FAMILIES[_model_type(directory)]
-    except InputError:
+    """Return what a model calls its tensors; of a model of no known family, what most call the head and the
+    embeddings alone.
+    """
+    if not (directory / CONFIG).is_file():
         return Naming()
-    found: Naming = import_module(f"{__name__}.{folder}.names").naming(read_json(directory / CONFIG))
+    config = read_json(directory / CONFIG)
+    folder = FAMILIES.get(str(config.get("model_type")))
+    if folder is None:
+        tied = config.get("tie_word_embeddings") is not False  # The library's default.
+        return Naming(ties=Ties(_HEAD, _EMBEDDINGS, tied, splits=not config.get("is_encoder_decoder")))
+    found: Naming = import_module(f"{__name__}.{folder}.names").naming(config)
     return found
 
 

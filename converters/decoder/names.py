@@ -13,7 +13,7 @@ _TIED = ("gemma3_text", "smollm3")
 def naming(config: Mapping[str, Any]) -> Naming:
     """Return the names as transformers has them for a model with a head."""
     tied = config.get("tie_word_embeddings", config["model_type"] in _TIED)
-    return Naming(_plain, _needed, Ties(HEAD, EMBEDDINGS, bool(tied), splits=True))
+    return Naming(_plain, _needed, Ties(HEAD, (EMBEDDINGS,), bool(tied), splits=True))
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ def naming(config: Mapping[str, Any]) -> Naming:
     """Return the names as transformers has them for a model with a head. The embeddings are one tensor under
     each of their names.
     """
-    return Naming(_plain, _needed, Ties(HEAD, SHARED, is_tied(config), splits=False))
+    return Naming(_plain, _needed, Ties(HEAD, (SHARED,), is_tied(config), splits=False))
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:

@@ -147,9 +147,9 @@ def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Sta
     """Merge the models of a recipe and write a Hugging Face directory, whole or not at all."""
     checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
     notes = settings_notes(recipe, checkpoints, registry)
+    merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))
     for note in (*notes, *_notes(recipe, checkpoints)):
         log.warning("%s", note)
-    merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))
     experts = [model.model for model in recipe.experts]
     written = recipe.path.read_text(encoding="utf-8")
     card = model_card(recipe.base_model, experts, recipe.merge_method, written)

@@ -14,12 +14,14 @@ from epmq_export.merging.plan import Plan
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import Checkpoint, NamingOf, OpenGguf, open_checkpoint
 from epmq_export.tensors.compatible import require_same_vocabulary
+from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.fitted import has_own_head, is_equal
 from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
 
@@ -97,6 +99,20 @@ def settings_notes(recipe: Recipe, checkpoints: Checkpoints, registry: Registry)
     ]
 
 
+def require_whole(stored: Checkpoint, base: TypedSource, family: Family) -> None:
+    """Raise InputError for a base that lacks a tensor of its family, or has one in another shape than its own
+    config says. `base` has it under canonical names.
+    """
+    there = frozenset(base.names())
+    for name, shape in tensor_shapes(family).items():
+        found = list(base.shape(name)) if name in there else "none"
+        if found != list(shape):
+            raise InputError(
+                f"{stored.location}: found {found} for the shape of tensor {name}, expected {list(shape)} by "
+                f"{stored.model_directory / CONFIG}: the base is not whole"
+            )
+
+
 def require_changes(expert: Checkpoint, moving: Collection[str]) -> None:
     """Raise InputError for an adapter that changes none of the tensors that are merged, `moving`."""
     if expert.changed is not None and not expert.changed & set(moving):
@@ -122,7 +138,7 @@ def untrained(base: TypedSource, experts: Mapping[str, TypedSource]) -> list[str
     return [
         f"{name} equals the base in all that is merged: it has not been trained"
         for name, expert in experts.items()
-        if is_equal(base, expert, [each for each in names if each in expert.names()])
+        if is_equal(base, expert, names)
     ]
 
 
@@ -152,6 +168,7 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
             log.info("%s", note)
     family = open_family(checkpoints.base.directory)
     base = renamed(checkpoints.base, family.canonical)
+    require_whole(checkpoints.base, base, family)
     frozen = frozen_tensors(recipe, base, family.frozen)
     held = set(frozen)
     merged = [name for name in checkpoints.base.names() if family.canonical(name) not in {None, *held}]

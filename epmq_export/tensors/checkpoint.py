@@ -110,6 +110,12 @@ class Weights:
         self._settings = [directory / CONFIG] if (directory / CONFIG).exists() else []
         self._stored = StoredWeights(directory)
         _require_plain(directory, self._stored)
+        factor = next((name for name in self._stored.names() if ".lora_A." in name), None)
+        if factor is not None:
+            raise InputError(
+                f"{self._stored.place(factor)}: found {factor}, expected no factors of an adapter beside the "
+                "weights: save the adapter alone, or the model after merge_and_unload (both of peft)"
+            )
         self._modules = dense_tensors(directory)
         self.naming = naming
         found: TypedSource = read(self._stored, naming, location)

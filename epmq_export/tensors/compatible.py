@@ -114,6 +114,8 @@ def _shape(source: TypedSource, tensor: str) -> str:
 def _hint(base: TypedSource, expert: TypedSource, tensor: str) -> str:
     """Return a guess at why the shapes of a tensor differ, or an empty string."""
     ours, theirs = base.shape(tensor), expert.shape(tensor)
+    if 0 in theirs:
+        return " (it holds nothing, as DeepSpeed ZeRO-3 saves what it has not gathered)"
     return " (another vocabulary?)" if "embed" in tensor and len(ours) == 2 and ours[1:] == theirs[1:] else ""
 
 

@@ -31,6 +31,8 @@ def read(stored: TypedSource, naming: Naming, where: str | Path) -> Renamed:
     """
     originals: dict[str, str] = {}
     for name, short in unwrapped(stored.names(), naming).items():
+        if short.endswith("attn.bias") and len(stored.shape(name)) == 4:
+            continue  # GPT-2's mask of what a token may see, which is no bias.
         if short in originals and not same_values(stored, originals[short], name):
             raise InputError(
                 f"{where}: tensors {originals[short]} and {name} are both {short} and differ; expected one "
@@ -39,8 +41,7 @@ def read(stored: TypedSource, naming: Naming, where: str | Path) -> Renamed:
         originals[short] = name
     ties = naming.ties
     if ties is not None and ties.tied:
-        plain = {naming.plain(short): short for short in originals}
-        head, table = plain.get(ties.head), plain.get(ties.embeddings)
+        head, table = ties.pair({naming.plain(short): short for short in originals})
         if head and table and same_values(stored, originals[head], originals[table]):
             del originals[head]
     return Renamed(stored, originals)
@@ -109,7 +110,7 @@ def _place(base: Named, expert: Named, ours: Mapping[str, str]) -> Place:
 def _tied_to(plain: str, naming: Naming, theirs: Mapping[str, str]) -> str | None:
     """Return the embeddings of a model whose head they are, where a name is the head's."""
     ties = naming.ties
-    return theirs.get(ties.embeddings) if ties is not None and ties.tied and plain == ties.head else None
+    return ties.pair(theirs)[1] if ties is not None and ties.tied and plain == ties.head else None
 
 
 def _notes(location: str, place: Place, kept: Sequence[str], left: Sequence[str]) -> list[str]:
@@ -133,10 +134,12 @@ def _some(names: Sequence[str]) -> str:
 def with_own_head(model: TypedSource, naming: Naming) -> TypedSource:
     """Return a model with a head of its own: its embeddings again, where it stores none."""
     ties = naming.ties
-    plain = {naming.plain(name): name for name in model.names()}
-    if ties is None or ties.head in plain or ties.embeddings not in plain:
+    if ties is None:
         return model
-    return Renamed(model, {**{name: name for name in model.names()}, ties.head: plain[ties.embeddings]})
+    head, table = ties.pair({naming.plain(name): name for name in model.names()})
+    if head is not None or table is None:
+        return model
+    return Renamed(model, {**{name: name for name in model.names()}, ties.head: table})
 
 
 def has_own_head(model: TypedSource, naming: Naming) -> bool:
@@ -145,8 +148,12 @@ def has_own_head(model: TypedSource, naming: Naming) -> bool:
 
 
 def is_equal(base: TypedSource, expert: TypedSource, names: Sequence[str]) -> bool:
-    """Return whether two models are equal in some tensors. Reading ends at the first difference."""
-    return all(torch.equal(_float(base, name), _float(expert, name)) for name in names)
+    """Return whether two models have some tensors and are equal in them. Reading ends at the first
+    difference.
+    """
+    return set(names) <= set(expert.names()) and all(
+        torch.equal(_float(base, name), _float(expert, name)) for name in names
+    )
 
 
 def _float(model: TypedSource, name: str) -> Tensor:

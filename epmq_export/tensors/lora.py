@@ -6,6 +6,7 @@ The files are those of `peft`: adapter_config.json, and adapter_model.safetensor
 modules_to_save) that take the place of those of the base.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ _FACTORS = {
     ".lora_embedding_A": ("embedding_a", ".weight"),
     ".lora_embedding_B": ("embedding_b", ".weight"),
 }
+
+
+# The name that peft gives an adapter in memory, and takes out of what it saves; a state dict that was saved
+# without it has it.
+_ADAPTER_NAME = re.compile(r"(\.(?:lora_(?:embedding_)?[AB]|modules_to_save))\.default(?=\.|$)")
 
 
 def is_adapter(directory: Path) -> bool:
@@ -103,6 +109,7 @@ class Lora:
         factors: dict[tuple[str, str], dict[str, str]] = {}
         whole: dict[str, str] = {}
         for key, name in unwrapped(self._file.names(), Naming()).items():
+            name = _ADAPTER_NAME.sub(r"\1", name)
             ending = next((ending for ending in _FACTORS if name.endswith(ending)), None)
             if ending is not None:
                 role, suffix = _FACTORS[ending]
@@ -164,6 +171,11 @@ class Lora:
         if "shift" in shape:
             return shape["shift"]
         a, b = (shape["a"], shape["b"]) if "a" in shape else (shape["embedding_a"], shape["embedding_b"])
+        if 0 in (*a, *b):
+            raise InputError(
+                f"{self._file.path}: the factors of {module} are of shapes {a} and {b} and hold nothing, as "
+                "DeepSpeed ZeRO-3 saves what it has not gathered, expected [r, in] and [out, r]"
+            )
         if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
             raise InputError(
                 f"{self._file.path}: the factors of {module} are of shapes {a} and {b}, expected [r, in] and "
@@ -182,9 +194,9 @@ class Lora:
         """
         ties = self._naming.ties
         stored = {self._naming.plain(name): name for name in self._base.names()}
-        if ties is None or ties.embeddings not in stored or ties.head not in stored:
+        head, table = (None, None) if ties is None else ties.pair(stored)
+        if ties is None or head is None or table is None:
             return
-        head, table = stored[ties.head], stored[ties.embeddings]
         own = head in base.names()
         moved = [name for name in (head, table) if self._moves(name)]
         if moved and not ties.splits and (table in moved or not own):

@@ -4,11 +4,13 @@ This is known without opening the model, so that a merge and a calibration read 
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # What training wrappers put into a name at any place, and before all names. No model has a module called so.
 _INSIDE = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# TensorFlow's names of the weight and bias of a norm, which old checkpoints have and the library still reads.
+_OLD_NORM = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$")
 _BEFORE = ("module.", "base_model.model.", "0.auto_model.", "0.model.", "auto_model.", "state_dict.")
 # What may be a wrapper's or a model's own: it is a wrapper's where the model is none of a known family as
 # long as it stands there.
@@ -20,12 +22,21 @@ class Ties:
     """The head of a language model whose weight may be that of its token embeddings."""
 
     head: str
-    embeddings: str
+    embeddings: Sequence[str]
+    """The names that the embeddings may have; a model has the first of them that it stores."""
+
     tied: bool
     """Whether the config says so."""
 
     splits: bool
     """Whether the config can also say that they are two."""
+
+    def pair(self, stored: Mapping[str, str]) -> tuple[str | None, str | None]:
+        """Return the own names of a model's head and of its embeddings, out of those by plain name; None for
+        what it does not store.
+        """
+        table = next((name for name in self.embeddings if name in stored), "")
+        return stored.get(self.head), stored.get(table)
 
 
 @dataclass(frozen=True)
@@ -66,10 +77,10 @@ def is_buffer(name: str) -> bool:
 
 
 def unwrapped(names: Iterable[str], naming: Naming) -> dict[str, str]:
-    """Return the names of a model's tensors without what wrappers have put before or into them, by the names
-    as they are stored.
+    """Return the names of a model's tensors without what wrappers have put before or into them, and norms'
+    by their names of today, by the names as they are stored.
     """
-    found = {name: _INSIDE.sub("", name) for name in names}
+    found = {name: _OLD_NORM.sub(_new_norm, _INSIDE.sub("", name)) for name in names}
     for _ in range(len(_BEFORE)):
         first = next((each for each in _BEFORE if _all_begin(found.values(), each)), None)
         first = first or _wrapper(found.values(), naming)
@@ -77,6 +88,10 @@ def unwrapped(names: Iterable[str], naming: Naming) -> dict[str, str]:
             break
         found = {name: short.removeprefix(first) for name, short in found.items()}
     return found
+
+
+def _new_norm(found: re.Match[str]) -> str:
+    return {"gamma": "weight", "beta": "bias"}[found[1]]
 
 
 def _all_begin(names: Iterable[str], first: str) -> bool:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from converters import naming
 from epmq_export.errors import InputError
+from epmq_export.pipeline.models import require_whole
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit
+from epmq_export.tensors.source import renamed
 from tests.families.conftest import Opened
 
 PREFIXES = (
@@ -116,7 +118,7 @@ def test_an_equal_head_that_is_stored_on_one_side_only(opened: Opened, tmp_path:
     if ties is None or not ties.tied:
         return
     tensors = tensors_of(opened)
-    head = tensors[ties.embeddings].clone()
+    head = tensors[ties.embeddings[0]].clone()
     base = directory(tmp_path / "base", opened, {**tensors, ties.head: head})
     assert open_checkpoint(base, naming_of=naming).names() == sorted(tensors)
     found = expert(opened, directory(tmp_path / "e", opened, {**tensors, ties.head: head}))
@@ -136,5 +138,27 @@ def test_an_expert_whose_head_is_its_embeddings_has_that_head(opened: Opened, tm
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     found = expert(opened, place)
-    assert torch.equal(found.load(ties.head), tensors[ties.embeddings])
+    assert torch.equal(found.load(ties.head), tensors[ties.embeddings[0]])
     assert not torch.equal(found.load(ties.head), head)
+
+
+def test_norms_by_the_names_that_tensorflow_gave_them(opened: Opened, tmp_path: Path) -> None:
+    """The first BERT on the hub has them so."""
+    tensors = moved(tensors_of(opened))
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in tensors.items()
+    }
+    place = directory(tmp_path / "e", opened, old)
+    assert same(expert(opened, place), tensors)
+    assert open_checkpoint(place, naming_of=naming).names() == sorted(tensors)
+
+
+def test_a_base_that_is_not_whole_is_blamed_itself(opened: Opened, tmp_path: Path) -> None:
+    tensors = tensors_of(opened)
+    name = max(each for each in tensors if opened.family.canonical(each) and "layer" in each)
+    del tensors[name]
+    stored = open_checkpoint(directory(tmp_path / "b", opened, tensors), naming_of=naming)
+    with pytest.raises(InputError, match=r"b: found none for the shape of tensor .*: the base is not whole"):
+        require_whole(stored, renamed(stored, opened.family.canonical), opened.family)
+    require_whole(open_checkpoint(opened.directory, naming_of=naming), opened.source, opened.family)

@@ -12,7 +12,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
 
 from converters import naming, open_family
 from converters.from_gguf.checkpoint import GgufBase
@@ -152,3 +152,28 @@ def test_t5_which_cannot_part_them_refuses(settings: dict[str, Any], tmp_path: P
         match=r"adapter_model\.safetensors: base_model\.model\.(lm_head|shared).* one tensor for all of",
     ):
         asked(tmp_path, "one")
+
+
+def test_a_model_of_no_family_here_parts_them_too(tmp_path: Path) -> None:
+    """GPT-2, whose config says nothing of its head."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=24, n_embd=8, n_layer=1, n_head=2))
+    model.save_pretrained(tmp_path / "base")
+    ids = {"input_ids": IDS}
+    expected = trained(tmp_path / "one", model.eval(), ids, False, target_modules=["wte", "c_attn"])
+    written = AutoModelForCausalLM.from_pretrained(merged(tmp_path, "one"))
+    with torch.no_grad():
+        torch.testing.assert_close(written(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mask_that_old_versions_of_gpt2_stored(tmp_path: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=24, n_embd=8, n_layer=1, n_head=2))
+    for name in ("base", "one"):
+        model.save_pretrained(tmp_path / name)
+    path = tmp_path / "one" / "model.safetensors"
+    more = {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 24, 24),
+        "transformer.h.0.attn.masked_bias": IDS[0, :1] * -1.0,
+    }
+    save_file({**load_file(path), **more}, path, {"format": "pt"})
+    assert load_file(merged(tmp_path, "one") / "model.safetensors").keys().isdisjoint(more)

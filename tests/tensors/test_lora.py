@@ -291,6 +291,35 @@ def test_several_alphas_for_one_module_are_said(
     torch.testing.assert_close(source.load(QUERY), expected[QUERY], rtol=1e-6, atol=1e-6)
 
 
+def test_a_state_dict_with_the_adapters_own_name(saved: tuple[Path, Path]) -> None:
+    """As who saves it without peft has it."""
+    base, adapter = saved
+    expected = open_checkpoint(adapter, base=open_checkpoint(base)).load(QUERY)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    named = {key.replace(".weight", ".default.weight"): tensor for key, tensor in tensors.items()}
+    save_file(named, adapter / "adapter_model.safetensors")
+    assert torch.equal(open_checkpoint(adapter, base=open_checkpoint(base)).load(QUERY), expected)
+
+
+def test_a_whole_model_with_factors_that_are_not_merged_is_refused(tmp_path: Path) -> None:
+    base, _, _ = save(tmp_path, bert(), LoraConfig(r=2, target_modules=["query"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(bert(), LoraConfig(r=2, target_modules=["query"]))
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, base / "model.safetensors")
+    with pytest.raises(InputError, match=r"found .*lora_A.*, expected no factors .* after merge_and_unload"):
+        open_checkpoint(base)
+
+
+def test_factors_that_zero_3_has_left_empty(saved: tuple[Path, Path]) -> None:
+    base, adapter = saved
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({key: torch.empty(0) for key in tensors}, adapter / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"of shapes \(0,\) and \(0,\) and hold nothing, as DeepSpeed"):
+        open_checkpoint(adapter, base=open_checkpoint(base))
+
+
 KEY = "base_model.model.encoder.layer.0.attention.self.query"
 
 

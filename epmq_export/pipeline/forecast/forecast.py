@@ -37,6 +37,7 @@ from epmq_export.pipeline.models import (
     require_changes,
     require_no_own_head,
     require_same_settings,
+    require_whole,
 )
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
@@ -245,6 +246,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
         naming_of=registry.naming_of,
     )
     source = renamed(opened, family.canonical)
+    require_whole(opened, source, family)
     held = set(frozen_tensors(recipe, source, family.frozen))
     moving = without(source, held)
     for found, model in zip(experts, recipe.experts, strict=True):
