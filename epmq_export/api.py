@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epmq_export import files
-from epmq_export.errors import RecipeError, first_line
+from epmq_export.errors import OutputError, RecipeError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def run(
     from epmq_export.pipeline.run import parts, run
 
     loaded = _loaded(recipe)
-    with reserved(Path(output), loaded, parts(registry())):
+    with reserved(Path(output), loaded, overwrite or resume, parts(registry())):
         job = _open(loaded, device)
         return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
 
@@ -156,7 +156,7 @@ def merge(
     from epmq_export.pipeline.output import reserved
 
     loaded = _loaded(recipe)
-    with reserved(Path(output), loaded):
+    with reserved(Path(output), loaded, overwrite):
         files.refuse_existing(Path(output), overwrite)
         write_merge(registry(), loaded, Path(output), _stages(progress))
     return Path(output)
@@ -204,7 +204,7 @@ def calibrate(
     from epmq_export.pipeline.targets import target_of
 
     loaded = _loaded(recipe)
-    with reserved(Path(output), loaded):
+    with reserved(Path(output), loaded, overwrite):
         files.refuse_existing(Path(output), overwrite)
         job = _open(loaded, device)
         target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
@@ -286,10 +286,12 @@ def verify(
     from epmq_export.tensors.packed import Packed
 
     Packed(Path(output) / PACKED)  # what is not whole is told before a recipe is opened
-    named = recipe if recipe is not None else recipe_of(Path(output))
-    job = _open(named, device) if named is not None else None
     where = Path(report) if report is not None else None
+    if where is not None and where.is_dir():
+        raise OutputError(f"{where}: found a directory, expected the place of a file")
     with nullcontext() if where is None else files.locked(where):
+        named = recipe if recipe is not None else recipe_of(Path(output))
+        job = _open(named, device) if named is not None else None
         return verify(registry(), Path(output), (), job, where, _stages(progress))
 
 

@@ -51,6 +51,9 @@ out, err = _Console(), _Console(stderr=True)
 def show_log(verbose: bool) -> None:
     """Show the log of this project on stderr, and of other libraries only their errors."""
     logging.basicConfig(level=logging.ERROR, handlers=[_Log()], force=True)
+    # transformers has a level and a handler of its own, which it sets up when it is imported.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     for name in ("epmq_export", "converters", "formats"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
 

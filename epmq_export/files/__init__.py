@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from epmq_export.errors import InputError, OutputError, RecipeError
 from epmq_export.files.lock import Busy, Lock, Unlockable
+from epmq_export.files.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,13 @@ def make_directory(path: Path) -> list[Path]:
     return lacking
 
 
+def is_stream(path: Path) -> bool:
+    """Return whether what is there can only be written into, as a pipe, a terminal or /dev/null."""
+    if not path.exists() or path.is_dir():
+        return False
+    return not path.is_file() or path.absolute().is_relative_to("/dev")
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Have an output for this process alone, and take away what a killed one has left of it.
@@ -122,6 +130,9 @@ def locked(path: Path) -> Iterator[None]:
     Whoever has it already may take it again. Raises OutputError, which names the other process, where another
     has it, and where nothing can be written.
     """
+    if is_stream(path):
+        yield
+        return
     place = place_of(path)
     key = os.path.realpath(place), threading.get_ident()
     if key in _HELD:
@@ -249,6 +260,11 @@ def whole(path: Path) -> Iterator[Path]:
 
     Raises OutputError where the system does not let it be written, and where another process writes it.
     """
+    if is_stream(path):
+        with Scratch("stream") as scratch:
+            yield scratch / "whole"
+            _pour(scratch / "whole", path)
+        return
     with locked(path):
         place, built = place_of(path), partial(path)
         try:
@@ -261,6 +277,15 @@ def whole(path: Path) -> Iterator[Path]:
             raise OutputError(f"{path}: cannot be written ({_reason(error, built)})") from None
         finally:
             remove(built)
+
+
+def _pour(built: Path, path: Path) -> None:
+    """Write a file's bytes into a stream."""
+    try:
+        with path.open("ab") as stream:
+            stream.write(built.read_bytes())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def _reason(error: OSError | SafetensorError, built: Path) -> str:

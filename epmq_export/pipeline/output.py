@@ -6,30 +6,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from epmq_export import files
-from epmq_export.errors import RecipeError
+from epmq_export.errors import OutputError, RecipeError
 from epmq_export.files import scratch
 from epmq_export.recipe.recipe import Recipe
 
 
 @contextmanager
-def reserved(path: Path, recipe: Recipe, parts: Sequence[str] = (".",)) -> Iterator[None]:
+def reserved(path: Path, recipe: Recipe, replaced: bool, parts: Sequence[str] = (".",)) -> Iterator[None]:
     """Have an output for one job, before anything is read or written.
 
-    `parts` are what the job replaces there, by their names. Raises OutputError where another process is at
-    work on the output, and RecipeError where an input of the recipe would be replaced.
+    `replaced` says that what is there is no obstacle, and `parts` are what the job replaces there, by their
+    names. Raises OutputError where another process is at work on the output, or where no directory can be,
+    and RecipeError where an input of the recipe would be replaced.
     """
+    if replaced and files.is_stream(path):
+        raise OutputError(f"{path}: found a stream, expected the place of a directory")
     scratch.clear()
     with files.locked(path):
         for part in parts:
-            _require_apart(path, path / part, recipe)
+            _require_apart(path, path / part, recipe, replaced)
         yield
 
 
-def _require_apart(path: Path, place: Path, recipe: Recipe) -> None:
+def _require_apart(path: Path, place: Path, recipe: Recipe, existing: bool) -> None:
     replaced = Path(os.path.realpath(place))
     for read in (recipe.path, *recipe.files, *_models(recipe)):
         real = Path(os.path.realpath(read))
-        if real.is_relative_to(replaced):
+        if existing and real.is_relative_to(replaced):
             where = "as the output" if real == replaced else f"in {place}, which the output would replace"
             raise RecipeError(
                 f"{path}: found {read} {where}, expected another place than what the recipe reads"

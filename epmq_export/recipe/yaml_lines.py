@@ -88,6 +88,10 @@ def read(path: Path) -> Document:
 
 
 def _text(path: Path) -> str:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise RecipeError(
+            f"{path}: found a pipe, expected a file, since what a recipe names is relative to it"
+        )
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

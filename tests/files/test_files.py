@@ -1,8 +1,10 @@
 """Files that are whole or not there."""
 
 import hashlib
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,17 @@ def test_a_directory_without_a_name_is_built_beside_itself(
     with files.whole(Path()) as built:
         build(built, True, "new")
     assert everything(tmp_path)["here/sub/file"] == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_stream_is_written_into(tmp_path: Path) -> None:
+    """/dev/stdout or /dev/null in the place of a file must not be replaced by one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    with files.whole(pipe) as built:
+        built.write_text("report")
+    reader.join(timeout=30)
+    assert found == [b"report"] and pipe.is_fifo() and [*tmp_path.iterdir()] == [pipe]

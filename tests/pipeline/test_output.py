@@ -1,5 +1,6 @@
 """The place of an output: it holds nothing that the job reads."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import epmq_export as epmq
-from epmq_export.errors import RecipeError
+from epmq_export.errors import OutputError, RecipeError
+from tests.command_line.command import Result
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.recipe_project import Project
 
@@ -59,3 +61,26 @@ def test_a_packed_checkpoint_is_not_replaced_by_its_export(tmp_path: Path) -> No
     with pytest.raises(RecipeError, match="which is read, expected another place"):
         epmq.export(packed, tmp_path, formats=["gguf"], overwrite=True)
     assert (tmp_path / "gguf" / "packed.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_is_no_directory_and_no_recipe(own: Path) -> None:
+    os.mkfifo(own / "pipe")
+    with pytest.raises(OutputError, match="pipe: found a stream, expected the place of a directory"):
+        merge(own, own / "pipe")
+    with pytest.raises(RecipeError, match="pipe: found a pipe, expected a file"):
+        epmq.load_recipe(own / "pipe")
+    assert (own / "pipe").is_fifo()
+
+
+def test_a_report_takes_no_directory_away(ran: tuple[Path, Result], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").touch()
+    with pytest.raises(OutputError, match="data: found a directory, expected the place of a file"):
+        epmq.verify(ran[0], report=tmp_path / "data")
+    assert (tmp_path / "data" / "mine.txt").exists()
+
+
+def test_an_existing_output_is_told_first(own: Path) -> None:
+    with pytest.raises(RecipeError, match="exists: give another place, or --overwrite"):
+        epmq.merge(own / "recipe.yaml", own)
