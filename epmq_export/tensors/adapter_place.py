@@ -27,24 +27,25 @@ def place_of(
     `changes` and `whole` are the shapes of what the adapter changes and replaces, by its own names. Raises
     InputError, naming `path`, where the adapter does not fit the base, or fits it in more than one place.
     """
-    found = known.places(changes) if changes else known.places(_here(known, whole))
+    own = changes or _here(known, whole)
+    found = known.places(own)
     if not found:
-        raise _misfit(path, settings, known, changes or whole)
-    fitting = [
-        place for place in found if not _contradicts(settings.trained_on, _read(known, place, changes))
-    ]
+        raise _misfit(path, settings, known, own)
+    fitting = [place for place in found if not _contradicts(settings.trained_on, _read(known, place, own))]
     if not fitting:
-        tensor = stored[_read(known, found[0], changes)[0]]
+        tensor = stored[_read(known, found[0], own)[0]]
         raise InputError(
             f"{path}: the adapter was trained on a {settings.trained_on}, as {settings.path.name} says, but "
             f"in the base its tensors fit {tensor} and the like alone"
         )
+    most = max(len(_read(known, place, whole)) for place in fitting)
+    fitting = [place for place in fitting if len(_read(known, place, whole)) == most]
     if len(fitting) > 1:
-        fitting = [place for place in fitting if not _lacks(settings, known, place, changes)] or fitting
+        fitting = [place for place in fitting if not _lacks(settings, known, place, own)] or fitting
     if len(fitting) > 1:
-        places = " and ".join(stored[_read(known, place, changes)[0]] for place in fitting[:2])
+        places = " and ".join(stored[_read(known, place, own)[0]] for place in fitting[:2])
         raise InputError(
-            f"{path}: the adapter's {next(iter(changes or whole))} may be {places} of the base, expected an "
+            f"{path}: the adapter's {next(iter(own))} may be {places} of the base, expected an "
             f"adapter that fits in one place: let auto_mapping.base_model_class in {settings.path.name} name "
             "the class that it was trained on"
         )

@@ -104,10 +104,27 @@ def test_what_fits_in_two_places_is_refused_by_both_names(base: Path, tmp_path: 
         opened(adapter, base)
 
 
+def test_whole_tensors_alone_are_placed_in_the_same_way(base: Path, tmp_path: Path) -> None:
+    adapter = flat(tmp_path / "adapter", base, TEXT, modules_to_save=["layer_norm1"])
+    path = adapter / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if "lora" not in key}, path)
+    with pytest.raises(InputError, match=r"layer_norm1\.bias may be text_model\..* and vision_model\."):
+        opened(adapter, base)
+    said(adapter, auto_mapping={"base_model_class": "CLIPTextModel"})
+    found = opened(adapter, base).changed or ()
+    assert len(found) == 2 * clip.LAYERS and all(name.startswith(TEXT) for name in found)
+
+
 def test_one_tensor_that_fits_in_one_place_decides_for_all(base: Path, tmp_path: Path) -> None:
     adapter = flat(tmp_path / "adapter", base, VISION, target_modules=["q_proj", "mlp.fc1"])
     narrow = clip.clip(tmp_path / "narrow", text={"intermediate_size": 64})
     assert min(opened(adapter, narrow).changed or "").startswith(VISION)
+
+
+def test_a_tensor_that_is_saved_whole_decides_too(base: Path, tmp_path: Path) -> None:
+    """All biases are saved, and some of their modules are in one tower alone."""
+    adapter = flat(tmp_path / "adapter", base, VISION, bias="all")
+    assert {name.split(".")[0] for name in opened(adapter, base).changed or ()} == {"vision_model"}
 
 
 def test_a_place_with_more_of_the_target_modules_is_none(base: Path, tmp_path: Path) -> None:
