@@ -40,6 +40,7 @@ class FormatName(StrEnum):
 
     gguf = "gguf"
     onnx = "onnx"
+    safetensors = "safetensors"
 
 
 class CalibratedFor(StrEnum):
@@ -117,12 +118,13 @@ def export(
         list[FormatName] | None,
         typer.Option(
             "--format",
-            help="Give it twice for both; default: all that the model can be written in.",
+            help="Give it once for each. safetensors: the values of the codes, in float32, as a Hugging Face "
+            "directory. Default: gguf and onnx, where the model can be written in them.",
         ),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx."""
+    """Write a packed checkpoint as OUTPUT/gguf and OUTPUT/onnx, or as OUTPUT/safetensors."""
     formats = [name.value for name in format or ()]
     for path in epmq.export(packed, output, formats=formats, overwrite=overwrite, progress=ProgressDisplay()):
         print_result(path)

@@ -42,11 +42,13 @@ def registry() -> "Registry":
     from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
     from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
     from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+    from epmq_export.verification.runtimes.torch.runtime import Torch
     from formats.gguf.format import Gguf
     from formats.onnx.format import OnnxQdq
+    from formats.safetensors.format import Safetensors
 
-    formats = (Gguf(), OnnxQdq())
-    runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime())
+    formats = (Gguf(), OnnxQdq(), Safetensors())
+    runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime(), Torch(open_family))
     return Registry(
         open_family=open_family,
         frozen=frozen,
@@ -225,7 +227,8 @@ def export(
     Args:
         packed: A packed checkpoint, or its directory.
         output: The directory that gets a directory for each format.
-        formats: `gguf`, `onnx`; by default all that the family can be written in.
+        formats: `gguf`, `onnx`, and `safetensors`: the values of the codes, in float32, as a Hugging Face
+            directory. By default `gguf` and `onnx`, where the family can be written in them.
         overwrite: Replace what is there.
         progress: Called with each step.
 

@@ -16,6 +16,7 @@ from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence, read_sentence
 from converters.shared.batches import fitting, tokenised
 from converters.shared.config import load_config, refuse_other_values
+from converters.shared.dequantised import dequantised
 from epmq_export.models.family import Batch, Block, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
@@ -79,6 +80,7 @@ class Bert:
                 computed=lambda: self,
                 specs=lambda: {"model": onnx_spec(self, self.sentence)},
             ),
+            "safetensors": dequantised(self),
         }
 
     @property

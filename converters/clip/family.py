@@ -20,6 +20,7 @@ from converters.clip.gguf import GRIDS, gguf_spec
 from converters.clip.onnx import joint_spec, text_spec, vision_spec
 from converters.shared.batches import fitting, preprocessed, tokenised
 from converters.shared.config import load_config, refuse_other_values
+from converters.shared.dequantised import dequantised
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Images, ZeroShot
 from epmq_export.models.processor import load_processor
@@ -155,6 +156,7 @@ class Clip(_Tower):
                 spec=self._gguf_spec,
             ),
             "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+            "safetensors": dequantised(self),
         }
 
     @property

@@ -15,6 +15,7 @@ from converters.decoder.names import EMBEDDINGS, HEAD, naming
 from converters.decoder.onnx import onnx_spec
 from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, no_config, refuse_other_values
+from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
@@ -94,6 +95,7 @@ class Decoder:
                 spec=self._gguf_spec,
             ),
             "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+            "safetensors": dequantised(self),
         }
 
     @property

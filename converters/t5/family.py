@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast, T5Config
 
 from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, refuse_other_values
+from converters.shared.dequantised import dequantised
 from converters.shared.ggml_gelu import GatedGelu
 from converters.t5.blocks import DISTANCE, Head, Layer, Stack, Stem, Turn, position_buckets
 from converters.t5.gguf import gguf_spec
@@ -106,6 +107,7 @@ class T5:
                 spec=self._gguf_spec,
             ),
             "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+            "safetensors": dequantised(self),
         }
 
     @property

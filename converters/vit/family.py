@@ -18,6 +18,7 @@ from torch import Tensor
 
 from converters.shared.batches import preprocessed
 from converters.shared.config import Config, load_config, refuse_other_values
+from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
 from converters.vit.blocks import Head, Layer, Size, Stem
 from converters.vit.kinds import KINDS, Kind
@@ -94,7 +95,8 @@ class Vit:
                 runtimes=("onnxruntime",),
                 computed=lambda: self,
                 specs=lambda: {"model": onnx_spec(self, self.crop, self.both)},
-            )
+            ),
+            "safetensors": dequantised(self),
         }
 
     @property

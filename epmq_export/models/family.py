@@ -89,6 +89,9 @@ class Export:
     splits: bool = False
     """Whether the runtimes read a model that lies in several files."""
 
+    by_default: bool = True
+    """Whether it is written where no format is asked for by name."""
+
     unit: bool = False
     """Whether the model's outputs have length 1 and the files cannot say so: their users divide them by their
     lengths, and so does whoever reads them by a head.
@@ -278,6 +281,11 @@ class Family(Protocol):
         passages it has a row for each scored token. It is not for questions.
         """
         ...
+
+
+def default_formats(family: Family) -> list[str]:
+    """Return the names of the formats that are written where none is asked for by name."""
+    return [name for name, export in family.exports.items() if export.by_default]
 
 
 def halves(family: Family) -> frozenset[str]:

@@ -28,6 +28,9 @@ class StoredTensor:
     raw: NDArray[np.uint8] | None = None
     """The bytes in the file, for a runtime's own dequantiser. None where the format has no such bytes."""
 
+    decoded: bool = False
+    """Whether the file holds the values that codes and scales stand for, in place of these."""
+
 
 @dataclass(frozen=True)
 class PlannedTensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from epmq_export import files
 from epmq_export.errors import RecipeError
+from epmq_export.models.family import default_formats
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.tensors.packed import Packed
@@ -21,7 +22,7 @@ def export(
     already and is not to be overwritten.
     """
     family = registry.open_family(packed.directory)
-    names = formats or [*family.exports]
+    names = formats or default_formats(family)
     if lacking := [name for name in names if name not in family.exports]:
         raise RecipeError(
             f"--format {lacking[0]}: family {family.name} cannot be written in it, expected "

@@ -8,7 +8,7 @@ from epmq_export.data.images import FILES
 from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import linears
-from epmq_export.models.family import Export, Family
+from epmq_export.models.family import Export, Family, default_formats
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
 
@@ -17,7 +17,7 @@ def formats_of(recipe: Recipe, family: Family) -> list[str]:
     """Return the formats that are to be written: those of the recipe, or all that the family can be written
     in.
     """
-    return recipe.export.formats or [*family.exports]
+    return recipe.export.formats or default_formats(family)
 
 
 def require_formats(recipe: Recipe, family: Family) -> None:

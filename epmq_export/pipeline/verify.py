@@ -7,7 +7,7 @@ from pathlib import Path
 
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family
+from epmq_export.models.family import Family, default_formats
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
@@ -99,7 +99,7 @@ def _there(output: Path, family: Family, packed: Packed) -> list[str]:
             f"{output}: found none of {', '.join(family.exports)}, expected the directories that "
             "`epmq export` writes"
         )
-    asked = packed.index.recipe.get("export", {}).get("formats") or [*family.exports]
+    asked = packed.index.recipe.get("export", {}).get("formats") or default_formats(family)
     if missing := [name for name in asked if name not in names]:
         log.warning(
             "%s: found no %s, which the recipe asks for: not checked", output, " and no ".join(missing)

@@ -80,7 +80,7 @@ def check_codes(
             if stored.name not in expected:
                 broken.append(f"{path}: tensor {stored.name} is not in the packed checkpoint")
                 continue
-            ours = packed.tensor(stored.name)
+            ours = packed.load(stored.name) if stored.decoded else packed.tensor(stored.name)
             difference = _difference(ours, stored.value)
             if difference is not None:
                 broken.append(f"{path}: tensor {stored.name}: {difference}")

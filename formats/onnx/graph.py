@@ -125,7 +125,7 @@ def read_in_half(model: ModelProto) -> list[str]:
     """Return the names of float16 tensors: first weights that something else than a Cast reads, then tensors
     that are no weights. The weights need no data.
     """
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = onnx.shape_inference.infer_shapes(model.SerializeToString()).graph
     typed = (*inferred.value_info, *inferred.input, *inferred.output)
     made = {value.name for value in typed if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
     stored = {tensor.name for tensor in inferred.initializer if tensor.data_type == TensorProto.FLOAT16}
