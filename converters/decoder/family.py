@@ -19,6 +19,7 @@ from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.models.family import Batch, Block, Export, Language
 from epmq_export.models.samples import Passage, Question, Sample, shown, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
@@ -28,6 +29,7 @@ from epmq_export.tensors.source import TensorSource
 # The most tokens of a calibration or evaluation text. More teach a solve little, and the cost of attention
 # grows with their square.
 LONGEST = 2048
+GENERATION = "generation_config.json"
 
 
 _KNOWN: Mapping[str, tuple[object, ...]] = {
@@ -48,6 +50,9 @@ class Decoder:
     tokenizer: PreTrainedTokenizerFast
     rotary: nn.Module = field(compare=False, repr=False)
     max_length: int
+    stops: frozenset[int] = frozenset()
+    """The tokens that end an answer by generation_config.json."""
+
     as_ggml: bool = False
     frozen: tuple[str, ...] = ()
     zero_shot: None = None
@@ -73,6 +78,7 @@ class Decoder:
             config=config,
             tokenizer=tokenizer,
             rotary=rotary,
+            stops=_stops(directory / GENERATION),
             max_length=min(limit for limit in limits if limit),
         )
 
@@ -192,11 +198,10 @@ class Decoder:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Return the end token of the tokenizer and those of the config, which may have several."""
-        found = self.config.eos_token_id
-        return frozenset(
-            {self.tokenizer.eos_token_id, *(found if isinstance(found, list) else [found])} - {None}
-        )
+        """Return the end token of the tokenizer, and those of the config and of generation_config.json, which
+        may have several.
+        """
+        return self.stops | _tokens(self.tokenizer.eos_token_id) | _tokens(self.config.eos_token_id)
 
     def grown(self, batch: Batch, found: Tensor) -> Batch:
         """Put the tokens `found` behind each text's last token, before its padding. Tokens behind the end of
@@ -303,6 +308,22 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
             f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full "
             "attention"
         )
+
+
+def _stops(path: Path) -> frozenset[int]:
+    """Return the tokens that end an answer by a generation_config.json, if it is there. Raises InputError
+    for what are no tokens.
+    """
+    found = read_json(path).get("eos_token_id") if path.is_file() else None
+    several = found if isinstance(found, list) else [found]
+    if not all(each is None or (type(each) is int and each >= 0) for each in several):
+        raise InputError(f"{path}: found eos_token_id {found!r}, expected a token's id, or several")
+    return _tokens(found)
+
+
+def _tokens(found: object) -> frozenset[int]:
+    """Return the tokens of a key that has one, several or none."""
+    return frozenset(set(found if isinstance(found, list) else [found]) - {None})
 
 
 def _refuse_partial(path: Path, kind: Kind, config: Config) -> None:

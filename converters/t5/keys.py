@@ -11,4 +11,5 @@ KEYS = Keys(
     ),
     tensors=names("d_ff d_model num_layers num_decoder_layers vocab_size tie_word_embeddings"),
     describes=names("bos_token_id eos_token_id is_decoder n_positions"),
+    defaults={"decoder_start_token_id": 0},
 )

@@ -130,6 +130,20 @@ def family_value(held: Packed, name: str) -> torch.Tensor:
     return held.load(name).float()
 
 
+def test_generation_config_ends_answers_too(tmp_path: Path) -> None:
+    directory = tiny_decoder.write(tmp_path / "model", "qwen2")
+    path = directory / "generation_config.json"
+    for stops, ends in ((5, {0, 5}), ([5, 9], {0, 5, 9}), (None, {0})):
+        path.write_text(json.dumps({"eos_token_id": stops}))
+        family = open_family(directory)
+        assert isinstance(family, Decoder) and family.ends == ends
+    path.write_text(json.dumps({"eos_token_id": "end"}))
+    with pytest.raises(
+        InputError, match=r"generation_config\.json: found eos_token_id 'end', expected a token"
+    ):
+        open_family(directory)
+
+
 def test_an_answer_ends_with_its_line_and_at_each_of_the_ends(tmp_path: Path) -> None:
     directory = tiny_decoder.write(tmp_path / "model", "llama, tied", eos_token_id=[0, 7])
     family, source = opened(directory)

@@ -314,6 +314,9 @@ def test_an_image_tower_alone_is_compared_with_the_bases(tmp_path: Path) -> None
         ({}, {"head_dim": 16, "num_key_value_heads": 4, "rms_norm_eps": 1.0000000001e-6}),
         ({"head_dim": None}, {"attention_bias": False, "torch_dtype": "float16"}),
         ({"hidden_act": "silu"}, {"hidden_act": "swish"}),
+        # What only describes.
+        ({}, {"max_position_embeddings": 131072, "vocab_size": 32064, "pad_token_id": 3}),
+        ({}, {"unsloth_fixed": True, "quantization_config": None, "use_cache": False}),
     ],
 )
 def test_equal_configs_in_other_words_pass(one: Config, other: Config, tmp_path: Path) -> None:
@@ -323,6 +326,17 @@ def test_equal_configs_in_other_words_pass(one: Config, other: Config, tmp_path:
         (tmp_path / name / "config.json").write_text(json.dumps({**sizes, **own}))
     assert require_same_settings(tmp_path / "one", tmp_path / "other", "it") == []
     assert require_same_settings(tmp_path / "other", tmp_path / "one", "it") == []
+
+
+def test_a_gguf_file_of_mistral_which_says_llama_is_an_expert_of_one(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4}
+    for name, own in (
+        ("base", {"model_type": "mistral", "sliding_window": None}),
+        ("it", {"model_type": "llama"}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**sizes, **own}))
+    assert require_same_settings(tmp_path / "base", tmp_path / "it", "it") == []
 
 
 @pytest.mark.parametrize(
