@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from epmq_export.errors import InputError
-from epmq_export.files import read_json
+from epmq_export.files import read_json, refuse_pointer
 from epmq_export.models.hard_texts import hard_to_split
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
     Raises InputError where there is none that has a vocabulary.
     """
+    # The library would take the lines of such a vocab.txt for tokens.
+    for path in sorted(path for ending in ("json", "txt", "model") for path in directory.glob(f"*.{ending}")):
+        refuse_pointer(path, "the tokenizer cannot be read")
     try:
         tokenizer = open_tokenizer(directory)
     except InputError:

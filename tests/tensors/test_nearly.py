@@ -12,6 +12,7 @@ import epmq_export as epmq
 from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.tensors.checkpoint import open_checkpoint
+from tests.tiny.bert import small_bert
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"
@@ -159,6 +160,15 @@ def test_weights_of_a_file_are_those_of_its_directory(tmp_path: Path) -> None:
 def test_a_pointer_of_git_lfs(name: str, tmp_path: Path) -> None:
     (model(tmp_path) / name).write_text(POINTER)
     assert re.search(rf"{re.escape(name)}: .*it is a Git LFS pointer, .*`git lfs pull`", sentence(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_a_tokenizer_that_is_a_pointer(name: str, tmp_path: Path) -> None:
+    directory = small_bert(tmp_path / "model")
+    (directory / "tokenizer.json").unlink()
+    (directory / name).write_text(POINTER)
+    with pytest.raises(InputError, match=rf"{re.escape(name)}: .*it is a Git LFS pointer"):
+        open_family(directory)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.gguf"])
