@@ -53,6 +53,8 @@ def place_of(path: Path) -> Path:
 def beside(path: Path, kind: str) -> Path:
     """Return a hidden name in the directory of `path` that says its use, the same in each run."""
     place = place_of(path)
+    if place.is_dir() and not os.access(place.parent, os.W_OK):
+        return place / f"{_OURS}{kind}"  # Nothing can be made beside it.
     return place.with_name(f".{_stem(place)}.{kind}")
 
 
@@ -159,9 +161,8 @@ _HELD: set[tuple[str, int]] = set()
 
 
 def _taken_lock(path: Path, place: Path) -> Lock | None:
-    inside = _stays(place) and not os.access(place.parent, os.W_OK)
     try:
-        return Lock(place / f"{_OURS}lock" if inside else beside(place, f"{_OURS[1:]}lock"))
+        return Lock(beside(place, "epmq-lock"))
     except Busy as busy:
         raise OutputError(
             f"{path}: found {busy.holder} at work on it, expected no other: wait for its end, or give "

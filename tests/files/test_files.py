@@ -214,3 +214,21 @@ def test_a_stream_is_written_into(tmp_path: Path) -> None:
         built.write_text("report")
     reader.join(timeout=30)
     assert found == [b"report"] and pipe.is_fifo() and [*tmp_path.iterdir()] == [pipe]
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="waits for a user whom permissions bind"
+)
+def test_a_directory_in_one_that_is_not_ours_is_filled(tmp_path: Path) -> None:
+    """A volume in a container: its own user may write in it, and not beside it."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    tmp_path.chmod(0o500)
+    try:
+        with files.locked(volume):
+            assert files.beside(volume, "blocks").parent == volume and not files.taken(volume)
+            with files.whole(volume) as built:
+                build(built, True, "new")
+        assert everything(volume) == {"sub": None, "sub/file": b"new"}
+    finally:
+        tmp_path.chmod(0o700)
