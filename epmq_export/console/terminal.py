@@ -75,8 +75,13 @@ def show_table(table: Table) -> None:
     """Show a table of results: within a terminal's width or, where a program reads it, each row on one
     line.
     """
+    _Console(width=columns()).print(table)
+
+
+def columns() -> int:
+    """Return how wide a table may be: as the terminal, or as COLUMNS says, or as it likes."""
     piped = not is_terminal(sys.stdout) and not os.environ.get("COLUMNS")
-    (_Console(width=WIDE) if piped else out).print(table)
+    return WIDE if piped else out.width
 
 
 def print_result(result: object) -> None:

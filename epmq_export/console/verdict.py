@@ -6,32 +6,36 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from epmq_export.console.terminal import mark, out, print_result, show_table, visible
+from epmq_export.console.terminal import columns, mark, out, print_result, show_table, visible
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
     from epmq_export.verification.checks import Check
     from epmq_export.verification.verdict import FileVerdict, Verdict
 
-NAME = 20
-"""The columns of a task's name that a narrow terminal leaves whole."""
+NAME = 12
+"""The columns of a task's name that the narrowest terminal leaves."""
 
 
-def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+def scores_table(scores: Mapping[str, Mapping[str, float]], width: int) -> Table:
     """Return the table of accuracies in percent: a row for each task, so that many fit a terminal, and a
-    column for each model.
+    column for each model. Where they do not fit the width, headers have two lines and long names fold.
     """
     table = Table(
         title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     tasks = [task for task in next(iter(scores.values())) if task != "average"]
-    # A name of usual length is not broken, and a long one does not push the numbers out.
-    longest = max(len(task) for task in (*tasks, "average"))
-    table.add_column("task", overflow="fold", min_width=min(longest, NAME))
-    for name in scores:
-        table.add_column(name, justify="right")
+    longest = max(cell_len(visible(task)) for task in (*tasks, "average"))
+    heads = [*scores]
+    if longest + sum(len(name) + 2 for name in heads) + 2 > width:
+        heads = [name.replace(" in ", " in\n") for name in heads]
+    taken = sum(max(5, *map(len, head.split("\n"))) + 2 for head in heads) + 2
+    table.add_column("task", overflow="fold", max_width=max(NAME, width - taken))
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
     for task in (*tasks, "average"):
         table.add_row(
             Text(visible(task)),
@@ -43,7 +47,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
 def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     """Show the table of accuracies."""
-    show_table(scores_table(scores))
+    show_table(scores_table(scores, columns()))
 
 
 def _size(file: "FileVerdict") -> str:
