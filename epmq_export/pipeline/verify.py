@@ -12,7 +12,8 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
-from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.recipe import Recipe, RecipeVerify
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.judge import Judge
 from epmq_export.verification.report import Report
@@ -63,32 +64,35 @@ def verify(
     with stages.stage("verify") as update:
         verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))
     if report is not None:
-        recipe = job.recipe.path if job is not None else None
+        recipe = None if job is None else job.recipe
         Report(
             packed=packed,
             apart={name: apart.get(name) for name in _partial(registry)},
             packages=_packages(registry),
             verdict=verdict,
-            recipe=recipe,
+            recipe=None if recipe is None else recipe.path,
+            base=None if recipe is None else recipe.stand_in,
             seconds=stages.seconds,
         ).write(report)
     return verdict
 
 
-def recipe_of(output: Path) -> Path | None:
-    """Return the recipe that a run's report names, if it is still there. Otherwise log a warning and return
-    None.
+def recipe_of(output: Path) -> Recipe | None:
+    """Return the recipe that a run's report names, if it is still there, with the base model that the run
+    had. Otherwise log a warning and return None.
     """
     report = output / REPORT
     try:
-        named = Path(json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]["path"])
-    except (OSError, ValueError, KeyError, TypeError):
+        told = json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]
+        named, base = Path(told["path"]), Path(told.get("base") or "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         log.warning("%s names no recipe, so the tasks are not checked: give --recipe", report)
         return None
     if not named.is_file():
         log.warning("the recipe %s is gone, so the tasks are not checked: give --recipe", named)
         return None
-    return named
+    recipe = load_recipe(named)
+    return recipe.with_base(base) if base.is_absolute() and base.is_dir() else recipe
 
 
 def _there(output: Path, family: Family, packed: Packed) -> list[str]:

@@ -273,6 +273,12 @@ class Recipe(RecipePart):
         """Return the recipe with another base model, which stands in for the one that it names."""
         return self.model_copy(update={"base_model": str(base)})
 
+    @property
+    def stand_in(self) -> Path | None:
+        """Return the base model that stands in for the one that the recipe names, or None."""
+        base = Path(self.base_model)
+        return base if base.is_absolute() and self.source.get("base_model") != self.base_model else None
+
     def location(self, name: str) -> str:
         """Return the absolute path of a model directory, or its hub id; of `model+adapter` part by part."""
         return location(name, self.directory)

@@ -30,6 +30,9 @@ class Report:
 
     verdict: Verdict
     recipe: Path | None
+    base: Path | None = None
+    """The directory of the base model, where another one stood in for that which the recipe names."""
+
     seconds: Mapping[str, float] = field(default_factory=dict)
     """The seconds that each stage took, by its name."""
 
@@ -38,6 +41,7 @@ class Report:
         index, recipe = self.packed.index, None
         if self.recipe is not None:
             recipe = {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)}
+            recipe |= {} if self.base is None else {"base": str(self.base)}
         tasks = list(next(iter(self.verdict.scores.values()), {}))
         own = {
             name: None if packed is None else {"layers": packed.index.layers, "notes": packed.index.notes}
