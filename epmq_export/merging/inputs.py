@@ -3,8 +3,9 @@ that go with them.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,7 +14,26 @@ from torch import Tensor
 from epmq_export.errors import InputError, Key
 from epmq_export.merging.names import Layers
 from epmq_export.merging.settings import MergeSettings
-from epmq_export.tensors.source import TypedSource
+from epmq_export.tensors.source import RowReader, TypedSource, row_reader
+
+# The float32 numbers that Philox makes at a time. A run of them can begin at each multiple of it.
+NUMBERS = 8
+# The entries of a piece: few enough that a rule's float32 tensors stay in the cache.
+PIECE = 1 << 18
+
+
+class Rows(str):
+    """The name of a tensor where a rule is asked for some of its rows alone: all that it reads of the inputs
+    by this name are these rows.
+    """
+
+    start: int
+    stop: int
+
+    def __new__(cls, tensor: str, start: int, stop: int) -> "Rows":
+        self = super().__new__(cls, tensor)
+        self.start, self.stop = start, stop
+        return self
 
 
 @dataclass(frozen=True)
@@ -26,17 +46,38 @@ class Inputs:
     experts: Sequence[TypedSource]
     settings: MergeSettings
     layers: Layers
+    by_rows: bool = False
+    """Whether rows of a merged tensor depend on the same rows of the models alone."""
+
+    _readers: dict[int, tuple[str, RowReader]] = field(default_factory=dict, repr=False, compare=False)
+    """The reader of the tensor that was last read by rows, by its source."""
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Return the shape of what `base` returns."""
+        shape = self.source.shape(tensor)
+        return (tensor.stop - tensor.start, *shape[1:]) if isinstance(tensor, Rows) else shape
+
+    def pieces(self, tensor: str) -> Sequence[str]:
+        """Return the tensor's rows in pieces of about PIECE entries, or the tensor itself where it is small
+        or has to be merged whole.
+        """
+        count, *inner = self.source.shape(tensor) or (1,)
+        # Every piece begins at a multiple of NUMBERS entries.
+        rows = max(1, PIECE // max(1, math.prod(inner)) // NUMBERS) * NUMBERS
+        if not self.by_rows or not inner or count <= rows:
+            return [tensor]
+        return [Rows(tensor, start, min(start + rows, count)) for start in range(0, count, rows)]
 
     def base(self, tensor: str) -> Tensor:
         """Return the base's tensor, float32. Raises InputError where a value is not finite."""
-        return _finite(self.source, tensor, "the base")
+        return self._finite(self.source, tensor, "the base")
 
     def expert(self, index: int, tensor: str) -> Tensor:
         """Return an expert's tensor, float32, of its own memory.
 
         Raises InputError where a value is not finite.
         """
-        return _finite(self.experts[index], tensor, self.settings.models[index].name)
+        return self._finite(self.experts[index], tensor, self.settings.models[index].name)
 
     def task_vector(self, index: int, tensor: str, base: Tensor) -> Tensor:
         """Return expert - base, float32, of its own memory."""
@@ -70,14 +111,36 @@ class Inputs:
         They are always the same for a seed, an expert's name and a tensor's name.
         """
         key = f"{self.number('seed', tensor):.0f}\0{self.settings.models[index].name}\0{tensor}"
-        generator = np.random.Generator(
-            np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))
-        )
-        return torch.from_numpy(np.asarray(generator.random(self.source.shape(tensor), dtype=np.float32)))
+        numbers = np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little"))
+        shape = self.shape(tensor)
+        if isinstance(tensor, Rows):
+            numbers.advance(tensor.start * math.prod(shape[1:]) // NUMBERS)
+        return torch.from_numpy(np.asarray(np.random.Generator(numbers).random(shape, dtype=np.float32)))
 
     def floating(self) -> list[str]:
         """Return the names of the tensors that are merged."""
         return [name for name in self.source.names() if self.source.dtype(name).is_floating_point]
+
+    def _finite(self, source: TypedSource, tensor: str, name: str) -> Tensor:
+        value = self._loaded(source, tensor).to(torch.float32, copy=True)
+        if not all_finite(value):
+            count = int((~torch.isfinite(source.load(str(tensor)).float())).sum())
+            raise InputError(
+                f"{name}: tensor {tensor} has {count} values that are no finite float32 (NaN or infinity)"
+            )
+        return value
+
+    def _loaded(self, source: TypedSource, tensor: str) -> Tensor:
+        """Return a tensor, or rows of it. What cannot be read by rows is kept until the next tensor is
+        read.
+        """
+        if not isinstance(tensor, Rows):
+            return source.load(tensor)
+        name, read = self._readers.get(id(source), ("", None))
+        if read is None or name != tensor:
+            read = row_reader(source, str(tensor)) or _sliced(source.load(str(tensor)))
+            self._readers[id(source)] = str(tensor), read
+        return read(tensor.start, tensor.stop)
 
 
 def all_finite(value: Tensor) -> bool:
@@ -88,11 +151,5 @@ def all_finite(value: Tensor) -> bool:
     return value.numel() == 0 or bool(torch.stack(value.aminmax()).isfinite().all())
 
 
-def _finite(source: TypedSource, tensor: str, name: str) -> Tensor:
-    value = source.load(tensor).to(torch.float32, copy=True)
-    if not all_finite(value):
-        count = int((~torch.isfinite(value)).sum())
-        raise InputError(
-            f"{name}: tensor {tensor} has {count} values that are no finite float32 (NaN or infinity)"
-        )
-    return value
+def _sliced(value: Tensor) -> RowReader:
+    return lambda start, stop: value[start:stop]

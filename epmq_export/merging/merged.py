@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import RecipeError
-from epmq_export.merging.inputs import Inputs, all_finite
+from epmq_export.merging.inputs import Inputs, Rows, all_finite
 from epmq_export.merging.names import Layers, count_layers
 from epmq_export.merging.registry import RULES
 from epmq_export.merging.settings import MergeSettings
@@ -45,7 +45,18 @@ class Merged:
         """
         if not self._inputs.source.dtype(name).is_floating_point:
             return self._inputs.source.load(name)
-        value = self._merge(name).to(self.dtype(name))
+        pieces = self._inputs.pieces(name)
+        if len(pieces) == 1:
+            return self._fitting(self._merge(name), name)
+        value = torch.empty(self.shape(name), dtype=self.dtype(name))
+        for piece in pieces:
+            assert isinstance(piece, Rows)
+            value[piece.start : piece.stop] = self._fitting(self._merge(piece), name)
+        return value
+
+    def _fitting(self, value: Tensor, name: str) -> Tensor:
+        """Return the value in its dtype. Raises RecipeError where it has none there."""
+        value = value.to(self.dtype(name))
         if not all_finite(value):
             raise RecipeError(
                 f"merged tensor {name} has values beyond {str(value.dtype).removeprefix('torch.')}: write "
@@ -71,4 +82,11 @@ def merged(
         raise ValueError(f"{len(experts)} experts for {len(settings.models)} models in the settings")
     for expert, model in zip(experts, settings.models, strict=True):
         require_fit(base, expert, model.name)
-    return Merged(Inputs(base, experts, settings, layers or Layers(count_layers(base.names()))), dtype)
+    inputs = Inputs(
+        source=base,
+        experts=experts,
+        settings=settings,
+        layers=layers or Layers(count_layers(base.names())),
+        by_rows=RULES[settings.rule].by_rows(settings),
+    )
+    return Merged(inputs, dtype)

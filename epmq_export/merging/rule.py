@@ -39,6 +39,11 @@ class Rule:
     counts_base: bool = False
     """Whether the rule needs no base, and merges a base that is listed among the models like any other."""
 
+    by_rows: Callable[[MergeSettings], bool] = lambda settings: False
+    """A function that returns whether rows of a merged tensor depend on the same rows of the models alone.
+    Then a tensor is merged in pieces that fit the processor's cache.
+    """
+
     costly: bool = False
     """Whether a tensor takes far longer to compute than to read. A merge that is read more than once is then
     kept on disk.

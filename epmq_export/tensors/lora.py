@@ -23,7 +23,7 @@ from epmq_export.tensors.naming import Naming, unwrapped
 from epmq_export.tensors.orientation import Orientation
 from epmq_export.tensors.placement import Known, Shape
 from epmq_export.tensors.safetensors_file import SafetensorsFile
-from epmq_export.tensors.source import TypedSource
+from epmq_export.tensors.source import RowReader, TypedSource, row_reader
 
 _FACTORS = {
     ".lora_A.weight": ("a", ".weight"),
@@ -89,8 +89,21 @@ class Lora:
 
     def load(self, name: str) -> Tensor:
         tensor = self._file.load(self._whole[name]) if name in self._whole else self._base.load(name)
-        if name not in self._deltas:
-            return tensor
+        return tensor.float() + self._change(name) if name in self._deltas else tensor
+
+    def row_reader(self, name: str) -> RowReader | None:
+        """Return the reader of a tensor's rows. The change of an adapted one is computed once and whole, to
+        the bits that `load` gives.
+        """
+        whole = self._whole.get(name)
+        read = row_reader(self._base, name) if whole is None else self._file.row_reader(whole)
+        if read is None or name not in self._deltas:
+            return read
+        change = self._change(name)
+        return lambda start, stop: read(start, stop).float() + change[start:stop]
+
+    def _change(self, name: str) -> Tensor:
+        """Return what the adapter adds to a tensor, float32."""
         delta = self._deltas[name]
         part = {role: self._file.load(key).float() for role, key in delta.keys.items()}
         if "shift" in part:
@@ -100,7 +113,7 @@ class Lora:
             change = change.T if self._orientation.turned(name) else change
         else:
             change = (part["embedding_b"] @ part["embedding_a"]).T
-        return tensor.float() + delta.scale * change
+        return delta.scale * change
 
     def _sort(self) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, str]]:
         """Return the keys of the file in two parts: factors by (module, suffix of the tensor that they

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from epmq_export.errors import InputError, OutputError
 from epmq_export.files import refuse_pointer
+from epmq_export.tensors.source import RowReader
 
 # The names that safetensors' headers use. Eight-bit floats are absent on purpose: without their scales they
 # mean nothing.
@@ -64,6 +65,19 @@ class SafetensorsFile:
         except (SafetensorError, OSError, RuntimeError) as error:
             raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
         return tensor
+
+    def row_reader(self, name: str) -> RowReader:
+        self._known(name)
+        part = self._file.get_slice(name)
+
+        def read(start: int, stop: int) -> Tensor:
+            try:
+                rows: Tensor = part[start:stop]
+            except (SafetensorError, OSError, RuntimeError) as error:
+                raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
+            return rows
+
+        return read
 
     def _header(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         part = self._file.get_slice(name)

@@ -12,6 +12,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.tensors.directory import MODEL, read_shard_index, require_in_shard
 from epmq_export.tensors.safetensors_file import SafetensorsFile
+from epmq_export.tensors.source import RowReader
 
 # The most bytes of tensors in a shard. This was long the default of transformers.
 SHARD_BYTES = 5 * 10**9
@@ -45,6 +46,9 @@ class StoredWeights:
 
     def load(self, name: str) -> Tensor:
         return self._holder(name).load(name)
+
+    def row_reader(self, name: str) -> RowReader:
+        return self._holder(name).row_reader(name)
 
     def files(self) -> list[Path]:
         return sorted(self._files)

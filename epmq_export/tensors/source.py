@@ -34,6 +34,16 @@ class TypedSource(TensorSource, Protocol):
         ...
 
 
+RowReader = Callable[[int, int], Tensor]
+"""A function that returns the rows of a tensor from one up to another, a copy that the caller owns."""
+
+
+def row_reader(source: object, name: str) -> RowReader | None:
+    """Return the reader of a tensor's rows, or None where the source reads tensors whole."""
+    reader = getattr(source, "row_reader", None)
+    return None if reader is None else reader(name)
+
+
 class Shapes:
     """Shapes by name as a `TensorSource` on the meta device: it has no data and reads none."""
 
@@ -68,6 +78,9 @@ class Renamed:
 
     def load(self, name: str) -> Tensor:
         return self._source.load(self._original(name))
+
+    def row_reader(self, name: str) -> RowReader | None:
+        return row_reader(self._source, self._original(name))
 
     def _original(self, name: str) -> str:
         if name not in self._originals:
@@ -131,6 +144,9 @@ class Joined:
 
     def load(self, name: str) -> Tensor:
         return self._part(name).load(name)
+
+    def row_reader(self, name: str) -> RowReader | None:
+        return row_reader(self._part(name), name)
 
     def _part(self, name: str) -> TypedSource:
         if name not in self._parts:

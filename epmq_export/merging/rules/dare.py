@@ -17,7 +17,7 @@ from epmq_export.merging.rules.shared.sparsity import DENSITY, SEED, match_l1
 from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.rules.task_arithmetic import LAMBDA, added
 from epmq_export.merging.rules.ties import elected, positive_weights
-from epmq_export.merging.settings import Number, flag
+from epmq_export.merging.settings import MergeSettings, Number, flag
 
 
 def drop(inputs: Inputs) -> Sparsify:
@@ -43,17 +43,24 @@ def dare_ties(inputs: Inputs) -> Merge:
     return elected(inputs, drop(inputs))
 
 
+def by_rows(settings: MergeSettings) -> bool:
+    """Return whether no number of a tensor depends on all of it, as its L1 norm does."""
+    return settings.convention == "paper" or not any(settings.numbers["rescale"].values)
+
+
 _BOTH = {"weight": WEIGHT, "density": DENSITY, "rescale": flag(True), "seed": SEED}
 RULES = {
     "dare_linear": Rule(
         dare_linear,
         {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)},
         cost="random drops, then a sum of task vectors",
+        by_rows=by_rows,
     ),
     "dare_ties": Rule(
         dare_ties,
         {**_BOTH, "lambda": Number(1.0), "normalize": flag(True, mergekit=False)},
         cost="random drops, then signs and means",
+        by_rows=by_rows,
         check=positive_weights,
     ),
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from epmq_export.errors import SettingError
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule, Sparsify
+from epmq_export.merging.rules.dare import by_rows
 from epmq_export.merging.rules.shared.sparsity import DENSITY, SEED, match_l1, order
 from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.rules.task_arithmetic import LAMBDA, added
@@ -85,11 +86,13 @@ RULES = {
         della,
         {**_BOTH, "lambda": Number(1.0), "normalize": flag(True)},
         cost="random drops by size, then signs and means",
+        by_rows=by_rows,
         check=positive_weights,
     ),
     "della_linear": Rule(
         della_linear,
         {**_BOTH, "lambda": LAMBDA, "normalize": flag(False)},
         cost="random drops by size, then a sum of task vectors",
+        by_rows=by_rows,
     ),
 }

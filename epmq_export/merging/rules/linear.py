@@ -16,7 +16,7 @@ def linear(inputs: Inputs) -> Merge:
     require_divisible(inputs)
 
     def merge(tensor: str) -> Tensor:
-        total = torch.zeros(inputs.source.shape(tensor))
+        total = torch.zeros(inputs.shape(tensor))
         weights = inputs.model_numbers("weight", tensor)
         for index, weight in enumerate(weights):
             total.add_(inputs.expert(index, tensor), alpha=weight)
@@ -30,6 +30,7 @@ RULES = {
         linear,
         {"weight": WEIGHT, "normalize": flag(True)},
         cost="a weighted mean, read tensor by tensor",
+        by_rows=lambda settings: True,
         counts_base=True,
     )
 }

@@ -22,6 +22,10 @@ def nearswap(inputs: Inputs) -> Merge:
 
 RULES = {
     "nearswap": Rule(
-        nearswap, {"t": Number(least=0)}, cost="one task vector, read tensor by tensor", experts=(1, 1)
+        nearswap,
+        {"t": Number(least=0)},
+        cost="one task vector, read tensor by tensor",
+        experts=(1, 1),
+        by_rows=lambda settings: True,
     )
 }

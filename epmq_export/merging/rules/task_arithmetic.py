@@ -45,5 +45,6 @@ RULES = {
         task_arithmetic,
         {"weight": WEIGHT, "lambda": LAMBDA, "normalize": flag(False)},
         cost="a sum of task vectors, read tensor by tensor",
+        by_rows=lambda settings: True,
     )
 }

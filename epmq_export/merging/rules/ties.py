@@ -14,6 +14,7 @@ cancels exactly counts as positive.
 from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,24 +34,26 @@ def trim(inputs: Inputs) -> Sparsify:
     def threshold(index: int, density: float) -> float:
         """Return the smallest magnitude that an expert's trimming keeps. All entries equal to it are kept."""
         names = [name for name in inputs.floating() if inputs.model_number(index, "density", name) == density]
+        pieces = [piece for name in names for piece in inputs.pieces(name)]
 
-        def magnitudes() -> Iterator[Tensor]:
-            for name in names:
-                yield inputs.task_vector(index, name, inputs.base(name)).abs_().flatten()
+        def magnitudes(piece: str) -> Tensor:
+            return inputs.task_vector(index, piece, inputs.base(piece)).abs_().flatten()
 
         size = sum(torch.Size(inputs.source.shape(name)).numel() for name in names)
-        return kth_largest(magnitudes, int(density * size), size)
+        return kth_largest(pieces, magnitudes, int(density * size), size)
 
-    def small(vector: Tensor, density: float, index: int) -> Tensor:
+    def large(vector: Tensor, density: float, index: int) -> Tensor:
         if not inputs.mergekit:
-            return vector.abs() < threshold(index, density)
+            # It keeps what is beyond its second argument, which here is the number next below the threshold.
+            least = np.nextafter(np.float32(threshold(index, density)), np.float32(-1))
+            return torch.nn.functional.hardshrink(vector, float(least))
         places = order(inputs, vector.abs().flatten(), descending=True)
         mask = torch.zeros(vector.numel(), dtype=torch.bool)
-        mask[places[int(density * vector.numel()) :]] = True
-        return mask.reshape(vector.shape)
+        mask[places[: int(density * vector.numel())]] = True
+        return vector * mask.reshape(vector.shape)
 
     def sparsify(vector: Tensor, index: int, tensor: str) -> Tensor:
-        kept = vector.masked_fill(small(vector, inputs.model_number(index, "density", tensor), index), 0.0)
+        kept = large(vector, inputs.model_number(index, "density", tensor), index)
         return match_l1(kept, vector) if inputs.number("rescale", tensor) else kept
 
     return sparsify
@@ -59,32 +62,36 @@ def trim(inputs: Inputs) -> Sparsify:
 def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
     """Return the election and the mean of TIES on what `sparsify` keeps of the task vectors."""
 
+    def vectors(tensor: str, base: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """Yield what is kept of each task vector, times its weight, and the weight."""
+        for index, weight in enumerate(inputs.model_numbers("weight", tensor)):
+            yield sparsify(inputs.task_vector(index, tensor, base), index, tensor).mul_(weight), weight
+
     def elect(tensor: str, base: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return five sums by entry: of all values, of those that are positive and of those that are
         negative, and of the weights of either.
         """
         total, up, down, up_weight, down_weight = (torch.zeros_like(base) for _ in range(5))
-        for index in range(len(inputs.experts)):
-            weight = inputs.model_number(index, "weight", tensor)
-            vector = sparsify(inputs.task_vector(index, tensor, base), index, tensor).mul_(weight)
+        for vector, weight in vectors(tensor, base):
             total.add_(vector)
             up.add_(vector.clamp(min=0))
             down.add_(vector.clamp(max=0))
-            up_weight.add_(vector > 0, alpha=weight)
-            down_weight.add_(vector < 0, alpha=weight)
+            sign = vector.sign_()
+            up_weight.add_(sign.clamp(min=0), alpha=weight)
+            down_weight.add_(sign.clamp_(max=0), alpha=-weight)
         return total, up, down, up_weight, down_weight
 
     @cache
     def majority() -> float:
         """Return the sign of the sum of all elected signs."""
-        return float(
-            torch.tensor(
-                sum(
-                    int(elect(name, inputs.base(name))[0].sign().sum(dtype=torch.float64))
-                    for name in inputs.floating()
-                )
-            ).sign()
-        )
+        votes = 0
+        for piece in (piece for name in inputs.floating() for piece in inputs.pieces(name)):
+            base = inputs.base(piece)
+            total = torch.zeros_like(base)
+            for vector, _ in vectors(piece, base):
+                total.add_(vector)
+            votes += int(total.sign_().sum(dtype=torch.float64))
+        return float(np.sign(votes))
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
@@ -129,6 +136,9 @@ RULES = {
             "rescale": flag(False),
         },
         cost="each expert read twice: for the size that its trimming keeps, then for signs and means",
+        by_rows=lambda settings: (
+            settings.convention == "paper" and not any(settings.numbers["rescale"].values)
+        ),
         check=positive_weights,
     )
 }

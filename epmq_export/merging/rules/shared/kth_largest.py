@@ -1,39 +1,83 @@
 """The k-th largest of more numbers than fit in memory, exactly."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+Numbers = Callable[[T], Tensor]
+
+# A sample of the pieces says about where the k-th largest is. The numbers whose ranks are nearest to its are
+# sorted: a share of _NEAR on both sides, and of very many numbers about _WANTED. No more than _MOST are kept.
+_PIECES, _STRIDE = 128, 16
+_NEAR, _WANTED, _MOST = 0.01, 1 << 23, 1 << 26
 # float32 numbers >= 0 have the order of their bits, read as integers of 31 bits. The first pass counts the
 # upper 16 bits. The second counts the lower 15 bits of the numbers in the bin that the first pass found.
 _LOW_BITS = 15
 _HIGH, _LOW = 1 << 16, 1 << _LOW_BITS
-_PIECE = 1 << 22
 
 
-def kth_largest(stream: Callable[[], Iterator[Tensor]], k: int, size: int) -> float:
-    """Return the k-th largest of the `size` numbers in all 1-D float32 tensors, finite and >= 0, that
-    `stream` yields each time it is called.
+def kth_largest(pieces: Sequence[T], numbers: Numbers[T], k: int, size: int) -> float:
+    """Return the k-th largest of the `size` numbers in all pieces, 1-D float32 tensors, finite and >= 0, that
+    `numbers` returns each time it is called with a piece.
 
     The result is infinity for k = 0, and 0 for k >= size, because as thresholds these keep nothing and
-    everything. The stream is read twice.
+    everything. Some pieces are read first; then all are read once or, where the sample has misled, three
+    times.
     """
     if k <= 0:
         return float("inf")
     if k >= size:
         return 0.0
-    high, above = _find(_count(stream, lambda bits: bits >> _LOW_BITS, _HIGH), k)
-    low, _ = _find(_count(stream, lambda bits: bits[bits >> _LOW_BITS == high] & (_LOW - 1), _LOW), k - above)
+    near = min(_NEAR, _WANTED / size)
+    found = _within(pieces, numbers, k, *_bounds(pieces, numbers, k / size, near))
+    return _by_bits(pieces, numbers, k) if found is None else found
+
+
+def _bounds(pieces: Sequence[T], numbers: Numbers[T], share: float, near: float) -> tuple[float, float]:
+    """Return two numbers between which the one that `share` of all exceed is likely to be, and not many more
+    than twice the share `near` of all.
+    """
+    some = pieces[:: -(-len(pieces) // _PIECES)]
+    sample = torch.cat([numbers(piece)[::_STRIDE] for piece in some]).sort(descending=True).values
+    first, last = int((share - near) * len(sample)), int((share + near) * len(sample))
+    return (
+        float(sample[last]) if last < len(sample) else 0.0,
+        float(sample[first]) if first > 0 else float("inf"),
+    )
+
+
+def _within(pieces: Sequence[T], numbers: Numbers[T], k: int, low: float, high: float) -> float | None:
+    """Return the k-th largest where it is between two numbers, and few others are; else None."""
+    above, held = 0, 0
+    near: list[Tensor] = []
+    for piece in pieces:
+        value = numbers(piece)
+        larger = value > high
+        above += int(larger.count_nonzero())
+        near.append(value[(value >= low) & ~larger])
+        held += len(near[-1])
+        if held > _MOST:
+            return None
+    rank = k - above
+    return float(torch.cat(near).sort(descending=True).values[rank - 1]) if 0 < rank <= held else None
+
+
+def _by_bits(pieces: Sequence[T], numbers: Numbers[T], k: int) -> float:
+    """Return the k-th largest by counting bits, however the numbers are spread."""
+
+    def count(bin_of: Callable[[Tensor], Tensor], bins: int) -> Tensor:
+        counts = torch.zeros(bins, dtype=torch.int64)
+        for piece in pieces:
+            bits = numbers(piece).contiguous().view(torch.int32)
+            counts += torch.bincount(bin_of(bits), minlength=bins)
+        return counts
+
+    high, above = _find(count(lambda bits: bits >> _LOW_BITS, _HIGH), k)
+    low, _ = _find(count(lambda bits: bits[bits >> _LOW_BITS == high] & (_LOW - 1), _LOW), k - above)
     return float(torch.tensor((high << _LOW_BITS) | low, dtype=torch.int32).view(torch.float32))
-
-
-def _count(stream: Callable[[], Iterator[Tensor]], bin_of: Callable[[Tensor], Tensor], bins: int) -> Tensor:
-    counts = torch.zeros(bins, dtype=torch.int64)
-    for numbers in stream():
-        for piece in torch.split(numbers.contiguous().view(torch.int32), _PIECE):
-            counts += torch.bincount(bin_of(piece), minlength=bins)
-    return counts
 
 
 def _find(counts: Tensor, k: int) -> tuple[int, int]:
