@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
@@ -40,8 +41,9 @@ class Lock:
                 if not _lock(self._handle):
                     raise Busy(_holder(self._handle))
                 if _is(self._handle, file):
-                    os.ftruncate(self._handle, 0)
-                    os.write(self._handle, str(os.getpid()).encode())
+                    with suppress(OSError):  # A full disk takes no number, and the lock holds without it.
+                        os.ftruncate(self._handle, 0)
+                        os.write(self._handle, str(os.getpid()).encode())
                     return
             except BaseException:
                 os.close(self._handle)

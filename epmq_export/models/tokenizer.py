@@ -140,7 +140,7 @@ def _first_difference(
     """Return the first text that becomes other ids than those of the file, in words; None where there is
     none.
     """
-    ours: Sequence[list[int]] = tokenizer(list(texts))["input_ids"]
+    ours: Sequence[list[int]] = tokenizer(list(texts), verbose=False)["input_ids"]
     for text, one, other in zip(texts, ours, file.encode_batch(list(texts)), strict=True):
         if one != other.ids:
             return (

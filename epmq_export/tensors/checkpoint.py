@@ -38,7 +38,7 @@ from epmq_export.tensors.modules import DENSE, dense_tensors
 from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.nearly import looks_like
 from epmq_export.tensors.shards import StoredWeights
-from epmq_export.tensors.source import Joined, RowReader, TypedSource
+from epmq_export.tensors.source import Joined, RowReader, TypedSource, row_reader
 
 log = logging.getLogger(__name__)
 # Pickles that a trainer leaves beside a model and that are no weights.
@@ -134,7 +134,7 @@ class Weights:
         return self._read.load(name)
 
     def row_reader(self, name: str) -> RowReader | None:
-        return self._read.row_reader(name)
+        return row_reader(self._read, name)
 
     def files(self) -> list[Path]:
         return sorted([*self._stored.files(), *self._modules, *self._settings])

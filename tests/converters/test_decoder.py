@@ -11,7 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from converters import open_family
 from converters.decoder.family import Decoder
@@ -48,14 +49,13 @@ SAMPLES: list[Sample] = [
 def transformers_outputs(directory: Path, samples: list[Sample]) -> NDArray[np.float32]:
     """One sample at a time, without padding, by the library's own model."""
     made: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
-    tokenizer = AutoTokenizer.from_pretrained(
-        directory
-    )  # of some types the library makes another than the saved one
+    # Of some types transformers makes another tokenizer than the saved one.
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     rows = []
     for sample in samples:
         context, target = (sample.context, sample.target) if isinstance(sample, Passage) else (sample, "")
-        ids = tokenizer(context + target)["input_ids"]
-        start = max(len(tokenizer(context)["input_ids"]), 1)
+        ids = tokenizer.encode(context + target).ids
+        start = max(len(tokenizer.encode(context).ids), 1)
         logits = made(torch.tensor([ids])).logits[0]
         rows.append(logits[start - 1 : max(start, len(ids) - 1)])
     found: NDArray[np.float32] = torch.cat(rows).float().numpy()

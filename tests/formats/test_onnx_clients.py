@@ -112,7 +112,9 @@ def test_transformers_js_is_told_of_weights_that_lie_apart(llama: Path) -> None:
 
 def test_sentence_transformers_is_told_the_file(bert: Path) -> None:
     assert "sentence_bert_config.json" not in written(bert)  # Without modules.json nobody reads it.
-    (bert / "modules.json").write_text("[]")
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    (bert / "modules.json").write_text(json.dumps(modules))
     told = {"model_args": {"file_name": "onnx/model_q4.onnx"}}
     assert written(bert)["sentence_bert_config.json"] == told
     edit(bert / "sentence_bert_config.json", max_seq_length=32, model_args={"provider": "x"})
