@@ -1,0 +1,37 @@
+"""What the machine itself can do, to hold everything else against."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def best(job: Callable[[], object], repeats: int = 3) -> float:
+    """Return the least seconds of some runs of a job, after one that does not count."""
+    job()
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        job()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def rates(folder: Path) -> dict[str, float]:
+    """Return products a second in float32, bfloat16 and float64 (GFLOP/s), and bytes a second that are copied
+    in memory and written to a file (GB/s).
+    """
+    size = 2048
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+        name = f"products in {str(dtype).removeprefix('torch.')}, GFLOP/s"
+        found[name] = 2 * size**3 / best(lambda left=left, right=right: left @ right) / 1e9  # type: ignore[misc]
+    source, target = torch.ones(1 << 26), torch.empty(1 << 26)
+    count = source.numel() * source.itemsize
+    found["copying in memory, GB/s"] = count / best(lambda: target.copy_(source)) / 1e9
+    file, data = folder / "written", source.numpy().tobytes()
+    found["writing a file, GB/s"] = count / best(lambda: file.write_bytes(data)) / 1e9
+    file.unlink()
+    return found
