@@ -20,6 +20,7 @@ from converters.shared.keys import Keys, together
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.family import Family
+from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.naming import Naming, Ties
 from epmq_export.tensors.nearly import holds_model, looks_like
@@ -68,6 +69,16 @@ def open_family(directory: Path) -> Family:
     opened: Family = module.open_family(directory, model_type)
     require_buildable(model_type, directory / CONFIG, opened)
     return opened
+
+
+def open_gguf(location: str, path: Path) -> Checkpoint:
+    """Return a GGUF file as a checkpoint. `location` is what the user called it.
+
+    Raises InputError for a file that is no whole model of a known architecture.
+    """
+    from converters.from_gguf.checkpoint import GgufBase  # which needs the library for config and tokenizer
+
+    return GgufBase(location, path)
 
 
 def frozen(directory: Path) -> Sequence[str]:

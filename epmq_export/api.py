@@ -18,6 +18,8 @@ from epmq_export.errors import OutputError, RecipeError, first_line
 if TYPE_CHECKING:
     import torch
 
+    from epmq_export.models.format import Format
+    from epmq_export.models.runtime import Runtime
     from epmq_export.pipeline.evaluate import Evaluation
     from epmq_export.pipeline.forecast.record import Forecast
     from epmq_export.pipeline.job import Job
@@ -33,30 +35,67 @@ for _name in ("epmq_export", "converters", "formats"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
+def _gguf() -> "Format":
+    from formats.gguf.format import Gguf
+
+    return Gguf()
+
+
+def _onnx() -> "Format":
+    from formats.onnx.format import OnnxQdq
+
+    return OnnxQdq()
+
+
+def _safetensors() -> "Format":
+    from formats.safetensors.format import Safetensors
+
+    return Safetensors()
+
+
+def _llama_cpp() -> "Runtime":
+    from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+
+    return LlamaCpp()
+
+
+def _clip_cpp() -> "Runtime":
+    from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
+
+    return ClipCpp()
+
+
+def _onnxruntime() -> "Runtime":
+    from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+
+    return OnnxRuntime()
+
+
+def _torch() -> "Runtime":
+    from converters import open_family
+    from epmq_export.verification.runtimes.torch.runtime import Torch
+
+    return Torch(open_family)
+
+
+_FORMATS = {"gguf": _gguf, "onnx": _onnx, "safetensors": _safetensors}
+_RUNTIMES = {"llama.cpp": _llama_cpp, "clip.cpp": _clip_cpp, "onnxruntime": _onnxruntime, "torch": _torch}
+
+
 @cache
 def registry() -> "Registry":
     """Return the families, formats and runtimes of this installation."""
-    from converters import frozen, naming, open_family, require_same_settings
-    from converters.from_gguf.checkpoint import GgufBase
-    from epmq_export.pipeline.registry import Registry
-    from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-    from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-    from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-    from epmq_export.verification.runtimes.torch.runtime import Torch
-    from formats.gguf.format import Gguf
-    from formats.onnx.format import OnnxQdq
-    from formats.safetensors.format import Safetensors
+    from converters import frozen, naming, open_family, open_gguf, require_same_settings
+    from epmq_export.pipeline.registry import OnDemand, Registry
 
-    formats = (Gguf(), OnnxQdq(), Safetensors())
-    runtimes = (LlamaCpp(), ClipCpp(), OnnxRuntime(), Torch(open_family))
     return Registry(
         open_family=open_family,
         frozen=frozen,
         require_same_settings=require_same_settings,
-        open_gguf=GgufBase,
+        open_gguf=open_gguf,
         naming_of=naming,
-        formats={format.name: format for format in formats},
-        runtimes={runtime.name: runtime for runtime in runtimes},
+        formats=OnDemand(_FORMATS),
+        runtimes=OnDemand(_RUNTIMES),
     )
 
 
@@ -117,10 +156,10 @@ def run(
         >>> verdict.passed
         True
     """
+    loaded = _loaded(recipe)
     from epmq_export.pipeline.output import reserved
     from epmq_export.pipeline.run import parts, run
 
-    loaded = _loaded(recipe)
     with reserved(Path(output), loaded, overwrite or resume, parts(registry())):
         job = _open(loaded, device)
         return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
@@ -154,10 +193,10 @@ def merge(
         >>> (epmq.merge("recipe.yaml", "merged") / "config.json").exists()
         True
     """
+    loaded = _loaded(recipe)
     from epmq_export.pipeline.merge import write_merge
     from epmq_export.pipeline.output import reserved
 
-    loaded = _loaded(recipe)
     with reserved(Path(output), loaded, overwrite):
         files.refuse_existing(Path(output), overwrite)
         write_merge(registry(), loaded, Path(output), _stages(progress))
@@ -201,11 +240,11 @@ def calibrate(
         >>> packed.index.method["name"]
         'anchored'
     """
+    loaded = _loaded(recipe)
     from epmq_export.pipeline.calibrate import calibrate
     from epmq_export.pipeline.output import reserved
     from epmq_export.pipeline.targets import target_of
 
-    loaded = _loaded(recipe)
     with reserved(Path(output), loaded, overwrite):
         files.refuse_existing(Path(output), overwrite)
         job = _open(loaded, device)

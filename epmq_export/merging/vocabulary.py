@@ -13,20 +13,21 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from epmq_export.errors import InputError, SettingError, first_line
 from epmq_export.files import read_json
 from epmq_export.merging.names import is_indexed
 from epmq_export.merging.tokens import TokenEntry
-from epmq_export.models.tokenizer import open_tokenizer, save_tokenizer
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.companions import TEMPLATES
 from epmq_export.tensors.directory import CONFIG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = (
@@ -68,8 +69,10 @@ class Vocabulary:
     """The settings of single tokens, with models by their locations."""
 
 
-def tokenizer_of(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+def tokenizer_of(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
     """Return a model's tokenizer. Raises InputError where it has none that transformers reads."""
+    from epmq_export.models.tokenizer import open_tokenizer  # Most merges need no tokenizer.
+
     directory = checkpoint.model_directory
     try:
         tokenizer = open_tokenizer(directory)
@@ -131,9 +134,9 @@ def vocabulary(
 
 def _tokenizers(
     models: Mapping[str, Checkpoint], needed: Collection[str]
-) -> dict[str, PreTrainedTokenizerBase]:
+) -> "dict[str, PreTrainedTokenizerBase]":
     """Return each model's tokenizer, or the first one's where it has none and is not `needed` to."""
-    found: dict[str, PreTrainedTokenizerBase] = {}
+    found = dict[str, "PreTrainedTokenizerBase"]()
     for location, model in models.items():
         try:
             found[location] = tokenizer_of(model)
@@ -239,6 +242,8 @@ def chat_template(asked: str, models: Mapping[str, Checkpoint]) -> str:
 
 def write_tokenizer(tokenizer: Any, directory: Path) -> None:  # noqa: ANN401
     """Write a tokenizer, in place of the tokenizer files that are there."""
+    from epmq_export.models.tokenizer import save_tokenizer
+
     for name in TOKENIZER_FILES:
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / TEMPLATES, ignore_errors=True)

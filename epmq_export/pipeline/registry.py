@@ -1,13 +1,39 @@
 """The families, formats and runtimes that jobs may use. The composition root (`api`) fills it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
 from epmq_export.tensors.checkpoint import NamingOf, OpenGguf
+
+Value = TypeVar("Value")
+
+
+class OnDemand(Mapping[str, Value], Generic[Value]):
+    """Values by name, each made when it is first asked for: a command imports the formats and runtimes that
+    it uses, and no others.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Value]]) -> None:
+        self._makers, self._made = makers, dict[str, Value]()
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`epmq inspect` as users run it, and that the light commands stay light."""
+"""`epmq inspect` as users run it."""
 
 import json
 import subprocess
@@ -80,23 +80,3 @@ def test_a_wrong_file_is_one_sentence(tmp_path: Path) -> None:
         done = epmq(*arguments)
         assert (done.returncode, done.stdout) == (3, "")
         assert done.stderr == f"error: {path}: begins with b'no m', expected b'GGUF': it is no GGUF file\n"
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["inspect", "FILE"]], ids=lambda arguments: arguments[0]
-)
-def test_light_commands_import_no_torch(arguments: list[str], written: Path) -> None:
-    """Seconds, each time that someone asks for help."""
-    named = [str(written) if argument == "FILE" else argument for argument in arguments]
-    program = (
-        f"import sys; sys.argv = ['epmq', *{named!r}]; import cli\ntry: cli.main()\nexcept SystemExit as "
-        "end: assert not end.code, end.code\n"
-    )
-    heavy = (
-        "print(*sorted({'torch', 'transformers', 'onnxruntime', 'numpy'} & sys.modules.keys()), "
-        "file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program + heavy], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stderr.split() == (["numpy"] if arguments[0] == "inspect" else [])
