@@ -20,6 +20,7 @@ from epmq_export.grids.layout import Storage, storage_name
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Block
+from epmq_export.models.replay import Replay
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors.packed import PackedTensor, Values
 from epmq_export.tensors.source import TensorSource
@@ -43,6 +44,7 @@ class BlockWalk:
         self.losses: list[LayerLoss] = []
         self.notes: list[str] = []
         self.student: nn.Module
+        self.replay: Replay
         self.merged: dict[str, Tensor] = {}
         # The stream of the experts' own hidden states is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
@@ -51,7 +53,7 @@ class BlockWalk:
         """Load the merged block. Tensors that no step will solve take their shipped values now, so that
         calibration sees them.
         """
-        self.student = load_block(self.block, self.c.merged, self.c.device)
+        self._begin(self.c.merged)
         # These are kept while the student changes, because a merge is computed anew at each load.
         self.merged = {
             path: value
@@ -66,7 +68,11 @@ class BlockWalk:
 
     def restore_student(self, result: BlockResult) -> None:
         """Load the block that an interrupted run has finished."""
-        self.student = load_block(self.block, Values(result.tensors), self.c.device)
+        self._begin(Values(result.tensors))
+
+    def _begin(self, source: TensorSource) -> None:
+        self.student = load_block(self.block, source, self.c.device)
+        self.replay = Replay(self.kept, self.block, self.student, self.c.device)
 
     def run_experts(self) -> None:
         """Compute each expert's own hidden states through this block, and keep the inputs of its linears and
@@ -88,7 +94,10 @@ class BlockWalk:
         """Carry the student's hidden states through the finished block."""
         for t, batches in enumerate(self.batches):
             for b in range(len(batches)):
-                self.kept.put(("student", t, b), self.run(self.student, "student", t, b).cpu())
+                with self.replay.before(len(self.block.steps), t, b):
+                    result = self.run(self.student, "student", t, b)
+                self.replay.drop(t, b)
+                self.kept.put(("student", t, b), result.cpu())
                 if self.experts_run:
                     self.kept.move(("next", t, b), ("expert", t, b))
                 for step in self.block.steps:
@@ -225,9 +234,10 @@ class BlockWalk:
         alpha = self.c.method.alpha
         expert = _Expert(self, t)
         for b, batch in enumerate(self.batches[t]):
-            (student,), _ = inputs_of(
-                self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True
-            )
+            with self.replay.before(self.block.steps.index(step), t, b):
+                (student,), _ = inputs_of(
+                    self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True
+                )
             weights = (
                 self.block.row_weights(step, batch.get(), (student.shape[0], student.shape[1]))
                 .flatten()

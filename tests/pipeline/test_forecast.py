@@ -260,15 +260,24 @@ def test_operations_by_hand() -> None:
     forward = 2 * rows * 8 * (24 + 32) + 4 * rows * 5 * 8
     assert BLOCK.forward(rows, 5) == forward
     found = costs.work_of([BLOCK], samples, both)
-    assert found.forward == pytest.approx(forward * (0.5 / 3 + 1.5 / 3 + 2.5 / 3 + 1 + 1))
+    assert found.forward == pytest.approx(forward * (1 + 1))
     assert found.statistics == 3 * 6 * rows * 64
     assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (4 * 2 + 12) * (24 + 32) * 64)
     assert found.columns == (4 * 16, 21 * 16)
     plain = costs.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
     assert plain.statistics == 2 * 2 * rows * 64
-    assert plain.forward == pytest.approx(forward * (1.5 / 3 + 2.5 / 3 + 1))
+    assert plain.forward == pytest.approx(forward)
     assert plain.columns == (16, 16)
     assert costs.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 4, "experts": 2}
+
+
+def test_where_memory_has_no_room_the_student_starts_again_for_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = Samples(tasks=2, samples=10, tokens=5.0, exact=True)
+    monkeypatch.setattr(costs, "_bound", lambda: 0)
+    found = costs.work_of([BLOCK], samples, PRESETS["anchored"]).forward
+    assert found == pytest.approx(BLOCK.forward(50, 5) * (0.5 / 3 + 1.5 / 3 + 2.5 / 3 + 1 + 1))
 
 
 def test_memory_does_not_grow_past_the_bound() -> None:

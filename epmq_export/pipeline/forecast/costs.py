@@ -88,10 +88,18 @@ class Shape:
         return [i for i, step in enumerate(self.steps) if step.outputs or method.affine == "solved"]
 
     def passes(self, method: Method) -> float:
-        """Return the number of forward passes of the student. There is one to each step that is solved, which
-        ends there, and one more through the block as it is shipped.
+        """Return the number of forward passes of the student where nothing of them is kept. There is one to
+        each step that is solved, which ends there, and one more through the block as it is shipped.
         """
         return sum((i + 0.5) / len(self.steps) for i in self.solved(method)) + 1
+
+    def kept(self, both: bool) -> int:
+        """Return the numbers of a row that are kept while the block is calibrated, since a later step reads
+        them: what its finished modules have made, and each step's input in the experts where they are run.
+        """
+        made = sum(step.width for step in self.steps if not step.outputs)
+        made += max((sum(step.outputs) for step in self.steps), default=0)
+        return made + (sum(step.width for step in self.steps) if both else 0)
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ class Memory:
     """The forward pass of one batch."""
 
     activations: int
-    """Hidden states, batches and the experts' inputs, up to their bound."""
+    """Hidden states, batches, the experts' inputs and what finished modules have made, up to their bound."""
 
     shipped: int
     """Everything that is calibrated already, at a byte a code."""
@@ -216,8 +224,11 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
     both = _runs_experts(method)
     forward = statistics = solve = 0.0
     rounding, columns = [0.0, 0.0], [0.0, 0.0]
+    room = _room(blocks, samples)
     for block in blocks:
-        forward += block.forward(samples.rows, samples.tokens) * (block.passes(method) + (1 if both else 0))
+        share = min(1.0, room / max(samples.rows * block.kept(both) * FLOAT, 1))
+        passes = share + (1 - share) * block.passes(method) + (1 if both else 0)
+        forward += block.forward(samples.rows, samples.tokens) * passes
         for step in (block.steps[i] for i in block.solved(method)):
             statistics += (6 if both else 2) * samples.rows * step.width**2
             if not step.outputs:
@@ -258,8 +269,8 @@ def memory_of(
     """Return the bytes at the peak, from shapes.
 
     Activations are the hidden states of the student, and of the experts before and after the block; the
-    batches of the first block; and the experts' inputs of a block's steps, which can be computed again and so
-    get only half of the bound. What is beyond the bound is spilled.
+    batches of the first block; and what finished modules have made and the experts' inputs of a block's
+    steps, which can be computed again and so get only half of the bound. What is beyond the bound is spilled.
     """
     both, bound = _runs_experts(method), _bound()
 
@@ -272,12 +283,8 @@ def memory_of(
     weights, merging, statistics, forward = max(map(parts, blocks), key=sum)
     state = samples.rows * _hidden(blocks) * FLOAT
     must = max(samples.samples * batch_bytes + state * (2 if both else 1), state * (3 if both else 1))
-    again = (
-        max(sum(samples.rows * step.width * FLOAT for step in block.steps) for block in blocks)
-        if both
-        else 0.0
-    )
-    total = must + min(again, max(0.0, bound / 2 - state * 2))
+    again = max(samples.rows * block.kept(both) * FLOAT for block in blocks)
+    total = must + min(again, _room(blocks, samples))
     return Memory(
         weights=int(weights),
         merging=int(merging),
@@ -287,6 +294,11 @@ def memory_of(
         shipped=shipped,
         spilled=int(max(0.0, total - bound)),
     )
+
+
+def _room(blocks: Sequence[Shape], samples: Samples) -> float:
+    """Return the bytes for activations that can be computed again, beside the hidden states."""
+    return max(0.0, _bound() / 2 - samples.rows * _hidden(blocks) * FLOAT * 2)
 
 
 def _sums(step: Step) -> int:
