@@ -21,6 +21,13 @@ settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu") is not None:
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     share(tmp_path_factory)

@@ -86,9 +86,9 @@ class BlockWalk:
             for b in range(len(self.batches[t])):
                 seen, result = inputs_of(module, first, partial(self.run, module, "expert", t, b), stop=False)
                 for step, value in zip(first, seen, strict=True):
-                    self.kept.offer(("input", step, t, b), value.cpu())
+                    self.kept.offer(("input", step, t, b), value)
                 assert result is not None
-                self.kept.put(("next", t, b), result.cpu())
+                self.kept.put(("next", t, b), result)
 
     def advance(self) -> None:
         """Carry the student's hidden states through the finished block."""
@@ -97,7 +97,7 @@ class BlockWalk:
                 with self.replay.before(len(self.block.steps), t, b):
                     result = self.run(self.student, "student", t, b)
                 self.replay.drop(t, b)
-                self.kept.put(("student", t, b), result.cpu())
+                self.kept.put(("student", t, b), result)
                 if self.experts_run:
                     self.kept.move(("next", t, b), ("expert", t, b))
                 for step in self.block.steps:
@@ -238,12 +238,12 @@ class BlockWalk:
                 (student,), _ = inputs_of(
                     self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True
                 )
-            weights = (
-                self.block.row_weights(step, batch.get(), (student.shape[0], student.shape[1]))
-                .flatten()
-                .to(self.c.device)
-            )
-            rows = weights > 0
+            # Which rows count is known on the processor, so that it need not wait for a GPU to tell it.
+            weights = self.block.row_weights(
+                step, batch.get(), (student.shape[0], student.shape[1])
+            ).flatten()
+            counted = (weights > 0).nonzero()[:, 0]
+            rows = counted.to(self.c.device, non_blocking=True)
             student = student.flatten(0, 1)[rows]
             target = None
             if self.experts_run:
@@ -252,7 +252,7 @@ class BlockWalk:
                     + (1 - alpha) * student
                 )
             sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
-            sums.add(student, target, weights[rows])
+            sums.add(student, target, weights[counted])
         assert sums is not None
         return sums.moments(not self.experts_run, f"{self._name(step[0])}, task {self.c.tasks[t].name}")
 
@@ -283,7 +283,7 @@ class BlockWalk:
         )
 
     def _load(self, source: TensorSource, path: str) -> Tensor:
-        return source.load(self._name(path)).to(self.c.device, torch.float32)
+        return source.load(self._name(path)).to(self.c.device).to(torch.float32)
 
     def _ship(self, path: str, value: PackedTensor | Tensor) -> None:
         """Keep a tensor as the file will hold it, and let the student compute with it from now on."""

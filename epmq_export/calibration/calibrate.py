@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Iterator
 
+import torch
+
 from epmq_export.calibration.block_walk import BlockWalk
 from epmq_export.calibration.calibrator import BATCH, BlockResult, Calibrator, TaskData
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.storage import storage_of
-from epmq_export.models.activations import Activations
+from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.family import Block, Family
 from epmq_export.models.samples import length
+
+# What a block ships waits here for the others: a whole model of codes need not fit a GPU.
+CPU = torch.device("cpu")
 
 
 def calibrate_blocks(
@@ -22,7 +27,7 @@ def calibrate_blocks(
     blocks = calibrator.family.blocks
     storage = storage_of(calibrator.family, calibrator.layout)
     total, done = sum(len(block.steps) for block in blocks), 0
-    with Activations(calibrator.activation_bytes) as kept:
+    with Activations(calibrator.activation_bytes, room_on(calibrator.device)) as kept:
         batches = [_kept(calibrator.family, task, t, kept) for t, task in enumerate(calibrator.tasks)]
         for block in blocks:
             walk = BlockWalk(calibrator, storage, block, batches, kept)
@@ -34,7 +39,8 @@ def calibrate_blocks(
                     calibrator.progress(f"{block.name}.{step[0]}", done, total)
                     walk.solve(step)
                     done += 1
-                result = BlockResult(walk.tensors, walk.losses, walk.notes)
+                shipped = {name: value.to(CPU) for name, value in walk.tensors.items()}
+                result = BlockResult(shipped, walk.losses, walk.notes)
             else:
                 walk.restore_student(result)
                 walk.run_experts()

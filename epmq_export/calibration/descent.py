@@ -14,8 +14,9 @@ from epmq_export.tensors.packed import PackedTensor
 
 # Another round follows only a relative fall of L by TOLERANCE or more. There are at most ROUNDS of them.
 TOLERANCE, ROUNDS = 1e-3, 20
-# The most numbers of the normal equations that are in memory at a time.
-NUMBERS = 2**24
+# The most numbers of the normal equations that are in memory at a time: on the processor, and on a GPU, which
+# many small systems would keep waiting.
+NUMBERS = (2**24, 2**27)
 
 
 def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
@@ -49,7 +50,7 @@ def _refit(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> PackedTenso
     """
     levels = packed.grid.level(packed.codes)
     unknowns = 2 * weight.shape[1] // packed.grid.subgroup
-    size = max(NUMBERS // unknowns**2, 1)
+    size = max(NUMBERS[weight.device.type != "cpu"] // unknowns**2, 1)
     parts = [slice(start, start + size) for start in range(0, len(weight), size)]
     rounded = [packed.grid.round(*_wished(weight[rows], hessian, levels[rows], packed)) for rows in parts]
     stored = {part: torch.cat([each[part] for each in rounded]) for part in packed.stored}

@@ -10,11 +10,13 @@ model. Codes are trained straight through their rounding (Bengio et al., arXiv 1
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from epmq_export.calibration.calibrator import TaskData
@@ -25,7 +27,7 @@ from epmq_export.grids.grid import inverse
 from epmq_export.models import reference
 from epmq_export.models.blocks import load_block, paths
 from epmq_export.models.family import Family
-from epmq_export.models.heads import Reading
+from epmq_export.models.heads import Head, Reading
 from epmq_export.models.samples import Sample, length
 from epmq_export.tensors.packed import PackedTensor, Values
 
@@ -207,7 +209,7 @@ def refine(
         if step == settings.steps or step % max(settings.steps // CHECKS, 1) == 0:
             after = held_out()
             if after < best.after:
-                trained = {**tensors, **student.tensors()}
+                trained = {**tensors, **{name: value.to("cpu") for name, value in student.tensors().items()}}
                 best = Refined(tensors=trained, before=before, after=after, step=step)
     progress("refine", settings.steps, settings.steps)
     return best
@@ -232,7 +234,7 @@ class _Student:
                 value = tensors[f"{name}.weight"]
                 if isinstance(value, PackedTensor):
                     parametrize.register_parametrization(
-                        module, "weight", _OnGrid(_on(value, device)), unsafe=True
+                        module, "weight", _OnGrid(value.to(device)), unsafe=True
                     )
                     self._linears.append((f"{name}.weight", module))
                 self._affine += [
@@ -246,8 +248,9 @@ class _Student:
     def output(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the outputs of a batch, float32 [batch, width]."""
         hidden: Tensor | None = None
-        batch = {key: value.to(self._device) for key, value in batch.items()}
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=_fast_bfloat16(self._device)):
+        batch = {key: value.to(self._device, non_blocking=True) for key, value in batch.items()}
+        bfloat16 = torch.autocast(self._device.type, torch.bfloat16, enabled=_fast_bfloat16(self._device))
+        with bfloat16, _repeatable_attention(self._device):
             for block in self._family.blocks:
                 hidden = block.run(self._modules[block.name], hidden, batch)
         assert hidden is not None
@@ -290,14 +293,6 @@ def _parametrization(module: nn.Module) -> tuple[nn.Parameter, _OnGrid]:
     return found.weight.original, found.weight[0]
 
 
-def _on(packed: PackedTensor, device: torch.device) -> PackedTensor:
-    return PackedTensor(
-        packed.grid,
-        packed.codes.to(device),
-        {part: value.to(device) for part, value in packed.stored.items()},
-    )
-
-
 @dataclass(frozen=True)
 class _Lesson:
     """A sample with the output that the student is to give."""
@@ -314,8 +309,9 @@ def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) ->
     found = []
     for task in tasks:
         targets = torch.from_numpy(reference.outputs(family, task.expert, task.samples, device)).to(device)
+        head = task.head.to(device) if isinstance(task.head, Head) else task.head
         found += [
-            _Lesson(sample=sample, target=target, head=task.head, held_out=i % HELD_OUT == HELD_OUT - 1)
+            _Lesson(sample=sample, target=target, head=head, held_out=i % HELD_OUT == HELD_OUT - 1)
             for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
         ]
     return found
@@ -337,6 +333,13 @@ def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
             left = [pool[start : start + BATCH] for pool in pools for start in range(0, len(pool), BATCH)]
             generator.shuffle(left)
         yield left.pop()
+
+
+def _repeatable_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which attention has the same gradients at every run. The faster kernels of a GPU
+    add them up in any order.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

@@ -39,7 +39,11 @@ class TaskMoments:
         )
 
     def add(self, student: Tensor, target: Tensor | None, weights: Tensor) -> None:
-        """Add rows [n, in] with weights [n]. A target of None is the student's own input (alpha = 0)."""
+        """Add rows [n, in] with weights [n], which are on the processor. A target of None is the student's
+        own input (alpha = 0).
+        """
+        self.weight += float(weights.sum())
+        weights = weights.to(student.device, non_blocking=True)
         weighted = student * weights[:, None]
         self.student.addmm_(weighted.T, student)
         self.student_mean += weighted.sum(0)
@@ -48,7 +52,6 @@ class TaskMoments:
             weighted = target * weights[:, None]
             self.target.addmm_(weighted.T, target)
             self.target_mean += weighted.sum(0)
-        self.weight += float(weights.sum())
 
     def moments(self, same: bool, place: str) -> "Moments":
         """Return the expectations in float64, over n_t = ||E[x_s x_s^T]||_F. `same` says that the targets

@@ -1,10 +1,11 @@
-"""Calibration activations, in memory up to a bound and on disk beyond it, so that the memory of a run is
-known beforehand.
+"""Calibration activations: on the GPU that computed them while it has room, in memory up to a bound, and on
+disk beyond it, so that the memory of a run is known beforehand.
 """
 
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -14,13 +15,28 @@ from epmq_export.tensors.safetensors_file import write_safetensors
 Key = tuple[str | int, ...]
 
 
+# The share of a GPU's free memory that activations may take. The rest is for a block and its statistics.
+SHARE = 4
+
+
+def room_on(device: torch.device) -> int:
+    """Return the bytes that activations may take on a device beside the memory of the process: 0 on the
+    CPU.
+    """
+    if device.type != "cuda":
+        return 0
+    # What torch has set aside and does not use is free, too.
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0] + unused) // SHARE
+
+
 class Activations:
     """Tensors by key. It is used as a context: leaving it removes what was spilled."""
 
-    def __init__(self, bound: int) -> None:
-        """Hold at most `bound` bytes of tensors in memory."""
-        self.bound = bound
-        self.held = 0
+    def __init__(self, bound: int, room: int = 0) -> None:
+        """Hold at most `room` bytes of a GPU's tensors there, and at most `bound` bytes in memory."""
+        self.bound, self.room = bound, room
+        self.held = self.held_there = 0
         self._memory: dict[Key, Tensor] = {}
         self._folder: Scratch | None = None
 
@@ -37,6 +53,12 @@ class Activations:
     def put(self, key: Key, value: Tensor) -> None:
         """Keep a tensor, in place of the one that the key had."""
         self.drop(key)
+        if value.device.type != "cpu":
+            if self.held_there + value.nbytes <= self.room:
+                self._memory[key] = value
+                self.held_there += value.nbytes
+                return
+            value = value.cpu()
         if self.held + value.nbytes <= self.bound:
             self._memory[key] = value
             self.held += value.nbytes
@@ -48,7 +70,8 @@ class Activations:
         Half of the bound is left for tensors that cannot.
         """
         self.drop(key)
-        if self.held + value.nbytes <= self.bound // 2:
+        there = value.device.type != "cpu" and self.held_there + value.nbytes <= self.room // 2
+        if there or self.held + value.nbytes <= self.bound // 2:
             self.put(key, value)
 
     def has(self, key: Key) -> bool:
@@ -70,7 +93,11 @@ class Activations:
     def drop(self, key: Key) -> None:
         """Forget the tensor of a key, if there is one."""
         if key in self._memory:
-            self.held -= self._memory.pop(key).nbytes
+            value = self._memory.pop(key)
+            if value.device.type != "cpu":
+                self.held_there -= value.nbytes
+            else:
+                self.held -= value.nbytes
         elif self._folder is not None:
             self._path(key).unlink(missing_ok=True)
 

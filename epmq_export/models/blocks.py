@@ -45,7 +45,7 @@ def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.M
             raise InputError(
                 f"tensor {name} has shape {list(value.shape)}, expected {list(empty.shape)} by config.json"
             )
-        state[path] = value.to(device, torch.float32)
+        state[path] = value.to(device).to(torch.float32)  # In this order the copy has the file's bytes.
     module.load_state_dict(state, assign=True)
     return module
 
@@ -57,8 +57,8 @@ def run_block(
     """Return the next hidden state, on the device."""
     return block.run(
         module,
-        None if hidden is None else hidden.to(device),
-        {key: value.to(device) for key, value in batch.items()},
+        None if hidden is None else hidden.to(device, non_blocking=True),
+        {key: value.to(device, non_blocking=True) for key, value in batch.items()},
     )
 
 

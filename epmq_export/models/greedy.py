@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from epmq_export.models.activations import Activations
+from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.blocks import load_block, run_block
 from epmq_export.models.family import Batch, Block, Family, language_of
 from epmq_export.tensors.source import TensorSource
@@ -34,13 +34,13 @@ def answers(
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     given = [*family.batches([texts[i] for i in order], BATCH)]
     found = [torch.zeros(len(batch["attention_mask"]), 0, dtype=torch.int64) for batch in given]
-    with Activations(HELD) as kept:
+    with Activations(HELD, room_on(device)) as kept:
         for n, block in enumerate(language.encoder):
             module = load_block(block, source, device)
             for b, batch in enumerate(given):
                 kept.put(
                     ("encoder", b),
-                    run_block(block, module, kept.get(("encoder", b)) if n else None, batch, device).cpu(),
+                    run_block(block, module, kept.get(("encoder", b)) if n else None, batch, device),
                 )
         going = [*range(len(given))]
         for _ in range(limit):
@@ -50,7 +50,7 @@ def answers(
             batches = {b: language.grown(given[b], found[b]) for b in going}
             scores = _next(language.decoder, source, begun, batches, device)
             for b in going:
-                found[b] = torch.cat((found[b], scores[b].argmax(1, keepdim=True)), 1)
+                found[b] = torch.cat((found[b], scores[b].argmax(1, keepdim=True).cpu()), 1)
             ends = torch.tensor([*language.ends])
             going = [b for b in going if not bool(torch.isin(found[b], ends).any(1).all())]
     rows = [_until(row.tolist(), language.ends) for each in found for row in each]
@@ -64,12 +64,12 @@ def _next(
     batches: dict[int, Batch],
     device: torch.device,
 ) -> dict[int, Tensor]:
-    """Return the scores of each text's next token, [batch, vocabulary], for each batch."""
+    """Return the scores of each text's next token, [batch, vocabulary], for each batch, on the device."""
     states: dict[int, Tensor] = {}
     for n, block in enumerate(decoder):
         module = load_block(block, source, device)
         for b, batch in batches.items():
-            states[b] = run_block(block, module, states[b] if n else begun[b], batch, device).cpu()
+            states[b] = run_block(block, module, states[b] if n else begun[b], batch, device)
     return states
 
 

@@ -1,6 +1,6 @@
 """Heads: the ways in which a model's outputs are read as scores of classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -55,6 +55,11 @@ class Head:
         normalised = torch.nn.functional.normalize
         result: Tensor = self.scale * normalised(outputs, dim=1) @ normalised(weight, dim=1).T
         return result
+
+    def to(self, device: torch.device) -> "Head":
+        """Return it on a device."""
+        bias = None if self.bias is None else self.bias.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias)
 
     def require_width(self, outputs: Tensor) -> None:
         """Raise InputError for outputs that are not as wide as the head."""

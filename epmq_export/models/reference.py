@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from epmq_export.models.activations import Activations
+from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.blocks import load_block, run_block
 from epmq_export.models.family import Batch, Family, rows
 from epmq_export.models.greedy import answers
+from epmq_export.models.precision import whole_float32
 from epmq_export.models.samples import Question, Sample, length
 from epmq_export.tensors.source import TensorSource
 
@@ -25,6 +26,7 @@ def default_device() -> torch.device:
 
 
 @torch.no_grad()
+@whole_float32()
 def outputs(
     family: Family, source: TensorSource, samples: Sequence[Sample], device: torch.device
 ) -> NDArray[np.float32]:
@@ -40,17 +42,15 @@ def outputs(
     first, *others = family.blocks
     later: list[Batch] = []
     results: list[torch.Tensor] = []
-    with Activations(HELD) as kept:
+    with Activations(HELD, room_on(device)) as kept:
         module = load_block(first, source, device)
         for b, batch in enumerate(family.batches([samples[i] for i in order], BATCH)):
-            kept.put(("hidden", b), run_block(first, module, None, batch, device).cpu())
+            kept.put(("hidden", b), run_block(first, module, None, batch, device))
             later.append(family.later(batch))
         for block in others:
             module = load_block(block, source, device)
             for b, batch in enumerate(later):
-                kept.put(
-                    ("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device).cpu()
-                )
+                kept.put(("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device))
         for b, batch in enumerate(later):
             hidden = kept.get(("hidden", b)).to(device)
             results.append(

@@ -126,7 +126,7 @@ class Replay:
         for key, value in zip(keys, members, strict=True):
             if value is None:
                 continue
-            self.kept.offer(key, _own(value).cpu())
+            self.kept.offer(key, _own(value))
             if not self.kept.has(key):  # There is no room, or not for all of it.
                 for other in keys:
                     self.kept.drop(other)

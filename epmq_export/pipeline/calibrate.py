@@ -25,6 +25,7 @@ from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import FULL
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
+from epmq_export.models.precision import whole_float32
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import untrained
 from epmq_export.pipeline.progress import Update
@@ -63,6 +64,7 @@ class _Calibrated:
     notes: list[str] = field(default_factory=list)
 
 
+@whole_float32()
 def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, progress: Update) -> Packed:
     """Calibrate by the job's recipe and write the packed checkpoint, whole or not at all.
 

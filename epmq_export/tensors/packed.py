@@ -61,6 +61,11 @@ class PackedTensor:
         """Return the values, float32 [out, in]."""
         return self.grid.dequantise(self.codes, self.stored)
 
+    def to(self, device: torch.device | str) -> "PackedTensor":
+        """Return it on a device. Tensors that are there already are shared."""
+        stored = {part: value.to(device) for part, value in self.stored.items()}
+        return PackedTensor(self.grid, self.codes.to(device), stored)
+
     def rows(self, rows: slice) -> "PackedTensor":
         """Return some of its rows, copied."""
         return PackedTensor(

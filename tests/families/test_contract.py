@@ -19,6 +19,7 @@ from epmq_export.models import reference
 from epmq_export.models.blocks import inputs_of, linears, load_block, paths, run_block
 from epmq_export.models.family import Family, halves, rows, towers
 from epmq_export.models.format import PlannedTensor
+from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Sample
 from epmq_export.tensors import packed
@@ -27,6 +28,7 @@ from formats.gguf.format import Gguf, spec_of
 from formats.onnx.format import specs_of
 from tests.families.conftest import Opened
 from tests.families.models import MODELS
+from tests.tiny.devices import DEVICES, a_gpu
 from tests.tiny.packed_index import an_index
 
 CPU = torch.device("cpu")
@@ -261,3 +263,37 @@ def test_sizes_are_those_of_the_written_file(opened: Opened, tmp_path: Path) -> 
     assert sum(found.values()) == pytest.approx(path.stat().st_size, rel=0.05)
     written = Gguf().open(path, family)
     assert {entry.name for entry in written.tensors()} == set(stored.names()) - Gguf().left_out(family)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gpu_gives_the_processors_outputs(opened: Opened, device: str) -> None:
+    family, source, samples = opened.family, opened.source, opened.model.samples
+    expected = reference.outputs(family, source, samples, CPU)
+    with a_gpu(device) as gpu:
+        found = reference.outputs(family, source, samples, gpu)
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    if family.language is not None:
+        questions = [sample for sample in samples if isinstance(sample, str)]
+        with a_gpu(device) as gpu:
+            found_tokens = answers(family, source, questions, 3, gpu)
+        assert found_tokens == answers(family, source, questions, 3, CPU)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gpu_sees_the_inputs_of_every_step(opened: Opened, device: str) -> None:
+    """As a calibration runs a family: block by block, with the batch where the block left it."""
+    with a_gpu(device) as gpu:
+        (batch,) = opened.family.batches(opened.model.samples, len(opened.model.samples))
+        hidden: Tensor | None = None
+        for block in opened.family.blocks:
+            module = load_block(block, opened.source, gpu)
+            seen, hidden = inputs_of(
+                module, paths(block), partial(run_block, block, module, hidden, batch, gpu), stop=False
+            )
+            assert hidden is not None
+            for value in (*seen, hidden):
+                assert value.device.type == "cuda"
+            for step in block.steps:
+                index = paths(block).index(step[0])
+                shape = (seen[index].shape[0], seen[index].shape[1])
+                assert block.row_weights(step, batch, shape).device.type == "cpu"

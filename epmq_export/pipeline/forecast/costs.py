@@ -28,6 +28,7 @@ from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import gptq
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Block
+from epmq_export.models.precision import whole_float32
 
 # The fewest and the most rounds of descent that a linear takes.
 ROUNDS = (3, 20)
@@ -324,6 +325,7 @@ def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple
     return least, SLOWEST * most
 
 
+@whole_float32()
 def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0) -> Speed:
     """Return the speed of the device for products of the model's own shapes: those of its largest step, in
     float32 for a batch and in float64 for its H.

@@ -1,0 +1,56 @@
+"""Products of float32 are whole within the context, and the program's own settings come back."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from epmq_export.models.precision import _settings, whole_float32
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def now() -> list[object]:
+    cudnn = torch.backends.cudnn
+    return [*(getattr(where, name) for where, name, _ in _settings()), cudnn.benchmark, cudnn.deterministic]
+
+
+@pytest.mark.parametrize("asked", ["highest", "high", "medium"])
+def test_what_a_program_has_set_comes_back(asked: str) -> None:
+    torch.set_float32_matmul_precision(asked)
+    before = now()
+    with whole_float32():
+        assert now() == [*(value for *_, value in _settings()), False, True]
+    assert now() == before and torch.get_float32_matmul_precision() == asked
+    with pytest.raises(KeyError), whole_float32():
+        raise KeyError
+    assert now() == before
+
+
+def test_the_factors_of_a_product_are_not_shortened() -> None:
+    """Where the processor multiplies bfloat16, "medium" would."""
+    torch.manual_seed(0)
+    left, right = torch.randn(256, 256), torch.randn(256, 256)
+    torch.set_float32_matmul_precision("medium")
+    with whole_float32():
+        found = left @ right
+    assert (found - (left.double() @ right.double()).float()).abs().max() < 1e-3
+
+
+@pytest.mark.gpu
+def test_neither_are_those_on_a_gpu() -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(512, 512), torch.randn(512, 512)
+    image, filters = torch.randn(2, 3, 64, 64), torch.randn(256, 3, 16, 16)
+    torch.set_float32_matmul_precision("high")
+    with whole_float32():
+        product = (left.cuda() @ right.cuda()).cpu()
+        convolved = torch.conv2d(image.cuda(), filters.cuda(), stride=16).cpu()
+    assert (product - (left.double() @ right.double()).float()).abs().max() < 1e-3
+    expected = torch.conv2d(image.double(), filters.double(), stride=16).float()
+    assert (convolved - expected).abs().max() < 1e-3
