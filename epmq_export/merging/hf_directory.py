@@ -5,6 +5,7 @@ card.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,20 @@ def _write_shard(path: Path, source: TypedSource, names: Sequence[str], before: 
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    # A tensor is written while the next one is computed, and no more than these two are in memory.
+    with path.open("wb") as file, ThreadPoolExecutor(1) as writer:
+        written: Future[int] = writer.submit(file.write, len(text).to_bytes(8, "little") + text)
         for name in ordered:
             value = source.load(name)
+            written.result()
             if value.dtype != source.dtype(name) or tuple(value.shape) != source.shape(name):
                 raise InputError(
                     f"tensor {name}: loaded {value.dtype} {list(value.shape)}, expected "
                     f"{source.dtype(name)} {list(source.shape(name))}"
                 )
-            file.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            data = value.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            written = writer.submit(file.write, data)
+        written.result()
 
 
 def _bytes(source: TypedSource, name: str) -> int:

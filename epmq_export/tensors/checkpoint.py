@@ -183,6 +183,9 @@ class Fitted:
     def load(self, name: str) -> Tensor:
         return self._source.load(name)
 
+    def row_reader(self, name: str) -> RowReader | None:
+        return row_reader(self._source, name)
+
     def files(self) -> list[Path]:
         return self._opened.files()
 

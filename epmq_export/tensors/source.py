@@ -35,7 +35,9 @@ class TypedSource(TensorSource, Protocol):
 
 
 RowReader = Callable[[int, int], Tensor]
-"""A function that returns the rows of a tensor from one up to another, a copy that the caller owns."""
+"""A function that returns the rows of a tensor from one up to another. They may be the file itself, so that
+who changes them copies them first.
+"""
 
 
 def row_reader(source: object, name: str) -> RowReader | None:

@@ -1,7 +1,10 @@
 """Merging in pieces: the bits are those of a merge in one piece, for every rule that is merged so."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from epmq_export.errors import InputError
 from epmq_export.merging import inputs as merging_inputs
@@ -10,6 +13,7 @@ from epmq_export.merging.merged import merged
 from epmq_export.merging.names import Layers
 from epmq_export.merging.registry import RULES
 from epmq_export.merging.settings import MergeSettings
+from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import RowReader
 from tests.tiny.in_memory import InMemory
 from tests.tiny.merges import needed, settings_of
@@ -104,3 +108,11 @@ def test_a_number_that_is_not_finite_is_counted_in_the_whole_tensor(monkeypatch:
     source = merged(base, [expert], settings_of("task_arithmetic"))
     with pytest.raises(InputError, match=r"tensor layer\.0\.weight has 48 values that are no finite"):
         source.load("layer.0.weight")
+
+
+def test_rows_of_a_file_are_copied_before_they_are_changed(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(4, 2)}, tmp_path / "model.safetensors")
+    base = open_checkpoint(tmp_path)
+    inputs = Inputs(base, [], settings_of("linear", models=()), Layers({}), by_rows=True)
+    inputs.base(Rows("w", 0, 2)).add_(1)
+    assert not base.load("w").any()

@@ -100,12 +100,25 @@ def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
         if bool(cancelled.any()):
             sign = sign.masked_fill_(cancelled, 1.0 if inputs.mergekit else majority())
         if inputs.number("normalize", tensor):
-            up.div_(up_weight.masked_fill_(up_weight == 0, 1.0))
-            down.div_(down_weight.masked_fill_(down_weight == 0, 1.0))
-        chosen = torch.where(sign > 0, up, torch.where(sign < 0, down, 0.0))
+            up.div_(_divisor(up_weight))
+            down.div_(_divisor(down_weight))
+        # One of the two is multiplied by 0, or both. Products are several times as fast as `where`.
+        sign.sign_()
+        chosen = up.mul_(sign.clamp(min=0)).sub_(down.mul_(sign.clamp_(max=0)))
         return base.add_(chosen, alpha=inputs.number("lambda", tensor))
 
     return merge
+
+
+def _divisor(weights: Tensor) -> Tensor:
+    """Return sums of weights, in place, with another number where a sum is 0, as is what is divided by it.
+
+    mergekit allows negative weights, whose sum may be 0 where there is something to divide. That is then
+    divided by 1.
+    """
+    if not weights.numel() or weights.min() >= 0:
+        return weights.clamp_(min=1e-30)
+    return weights.masked_fill_(weights == 0, 1.0)
 
 
 def ties(inputs: Inputs) -> Merge:
