@@ -113,6 +113,6 @@ def test_a_number_that_is_not_finite_is_counted_in_the_whole_tensor(monkeypatch:
 def test_rows_of_a_file_are_copied_before_they_are_changed(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(4, 2)}, tmp_path / "model.safetensors")
     base = open_checkpoint(tmp_path)
-    inputs = Inputs(base, [], settings_of("linear", models=()), Layers({}), by_rows=True)
+    inputs = Inputs(base, [base], settings_of("linear"), Layers({}), by_rows=True)
     inputs.base(Rows("w", 0, 2)).add_(1)
     assert not base.load("w").any()
