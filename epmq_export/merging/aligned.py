@@ -11,6 +11,7 @@ from epmq_export.errors import InputError
 from epmq_export.merging.names import is_indexed
 from epmq_export.merging.tokens import TokenRow
 from epmq_export.merging.vocabulary import Vocabulary
+from epmq_export.tensors.low_rank import Change, low_rank_change
 from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ class Aligned:
             for view in self._views.values():
                 result = torch.promote_types(result, view.dtype(name))
         return result
+
+    def low_rank_change(self, name: str) -> Change | None:
+        return None if name in self._indexed else low_rank_change(self._own, name)
 
     def load(self, name: str) -> Tensor:
         if name not in self._indexed:

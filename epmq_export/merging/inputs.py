@@ -14,6 +14,7 @@ from torch import Tensor
 from epmq_export.errors import InputError, Key
 from epmq_export.merging.names import Layers
 from epmq_export.merging.settings import MergeSettings
+from epmq_export.tensors.low_rank import LowRank, low_rank_change
 from epmq_export.tensors.source import RowReader, TypedSource, row_reader
 
 # The float32 numbers that Philox makes at a time. A run of them can begin at each multiple of it.
@@ -82,6 +83,19 @@ class Inputs:
     def task_vector(self, index: int, tensor: str, base: Tensor) -> Tensor:
         """Return expert - base, float32, of its own memory."""
         return self.expert(index, tensor).sub_(base)
+
+    def low_rank(self, index: int, tensor: str, base: Tensor) -> LowRank | None:
+        """Return expert - base of a matrix as its factors, where the expert is an adapter on this very base;
+        else None.
+
+        `task_vector` returns the same after the base was added to it and taken away again, in float32. It
+        differs from the product of the factors by at most 2**-23 of the larger of |expert| and |base|, beside
+        the rounding of the product itself.
+        """
+        change = low_rank_change(self.experts[index], tensor)
+        if change is None or not change.product.plain() or not torch.equal(change.origin().float(), base):
+            return None
+        return change.product
 
     def number(self, name: str, tensor: str) -> float:
         """Return a number of the rule, for a tensor."""

@@ -34,6 +34,7 @@ from epmq_export.tensors.directory import (
 )
 from epmq_export.tensors.fitted import fit, left_out, read
 from epmq_export.tensors.gguf_file import is_gguf
+from epmq_export.tensors.low_rank import Change, low_rank_change
 from epmq_export.tensors.modules import DENSE, dense_tensors
 from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.nearly import looks_like
@@ -185,6 +186,9 @@ class Fitted:
 
     def row_reader(self, name: str) -> RowReader | None:
         return row_reader(self._source, name)
+
+    def low_rank_change(self, name: str) -> Change | None:
+        return low_rank_change(self._source, name)
 
     def files(self) -> list[Path]:
         return self._opened.files()

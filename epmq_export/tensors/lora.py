@@ -19,6 +19,7 @@ from epmq_export.tensors.adapter_place import place_of
 from epmq_export.tensors.adapter_settings import AdapterSettings
 from epmq_export.tensors.directory import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS, pickle_refusal
 from epmq_export.tensors.fitted import with_own_head
+from epmq_export.tensors.low_rank import Change, LowRank
 from epmq_export.tensors.naming import Naming, unwrapped
 from epmq_export.tensors.orientation import Orientation
 from epmq_export.tensors.placement import Known, Shape
@@ -88,8 +89,22 @@ class Lora:
         return self._file.dtype(self._whole[name]) if name in self._whole else self._base.dtype(name)
 
     def load(self, name: str) -> Tensor:
-        tensor = self._file.load(self._whole[name]) if name in self._whole else self._base.load(name)
+        tensor = self._origin(name)
         return tensor.float() + self._change(name) if name in self._deltas else tensor
+
+    def low_rank_change(self, name: str) -> Change | None:
+        """Return what the adapter adds to a matrix as factors, of rank 0 where that is nothing."""
+        shape = self.shape(name)
+        if len(shape) != 2 or (name in self._whole and name not in self._deltas):
+            return None
+        left, right = torch.empty(shape[0], 0), torch.empty(0, shape[1])
+        if name in self._deltas:
+            part = self._parts(name)
+            b, a = (part["b"], part["a"]) if "a" in part else (part["embedding_b"], part["embedding_a"])
+            turned = "a" not in part or self._orientation.turned(name)
+            left, right = (a.T, b.T) if turned else (b, a)
+            left = self._deltas[name].scale * left
+        return Change(lambda: self._origin(name), LowRank(left, right))
 
     def row_reader(self, name: str) -> RowReader | None:
         """Return the reader of a tensor's rows. The change of an adapted one is computed once and whole, to
@@ -102,10 +117,17 @@ class Lora:
         change = self._change(name)
         return lambda start, stop: read(start, stop).float() + change[start:stop]
 
+    def _origin(self, name: str) -> Tensor:
+        """Return the tensor that the change is added to."""
+        return self._file.load(self._whole[name]) if name in self._whole else self._base.load(name)
+
+    def _parts(self, name: str) -> dict[str, Tensor]:
+        """Return the factors of a changed tensor by role, float32."""
+        return {role: self._file.load(key).float() for role, key in self._deltas[name].keys.items()}
+
     def _change(self, name: str) -> Tensor:
         """Return what the adapter adds to a tensor, float32."""
-        delta = self._deltas[name]
-        part = {role: self._file.load(key).float() for role, key in delta.keys.items()}
+        part = self._parts(name)
         if "shift" in part:
             change = part["shift"]
         elif "a" in part:
@@ -113,7 +135,7 @@ class Lora:
             change = change.T if self._orientation.turned(name) else change
         else:
             change = (part["embedding_b"] @ part["embedding_a"]).T
-        return delta.scale * change
+        return self._deltas[name].scale * change
 
     def _sort(self) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, str]]:
         """Return the keys of the file in two parts: factors by (module, suffix of the tensor that they

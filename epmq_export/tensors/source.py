@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError
+from epmq_export.tensors.low_rank import Change, low_rank_change
 
 
 class TensorSource(Protocol):
@@ -84,6 +85,9 @@ class Renamed:
     def row_reader(self, name: str) -> RowReader | None:
         return row_reader(self._source, self._original(name))
 
+    def low_rank_change(self, name: str) -> Change | None:
+        return low_rank_change(self._source, self._original(name))
+
     def _original(self, name: str) -> str:
         if name not in self._originals:
             raise InputError(
@@ -149,6 +153,9 @@ class Joined:
 
     def row_reader(self, name: str) -> RowReader | None:
         return row_reader(self._part(name), name)
+
+    def low_rank_change(self, name: str) -> Change | None:
+        return low_rank_change(self._part(name), name)
 
     def _part(self, name: str) -> TypedSource:
         if name not in self._parts:

@@ -16,14 +16,21 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.shared.spectral import by_linear, polar, total, triplets
+from epmq_export.merging.rules.shared.spectral import (
+    by_linear,
+    matrix,
+    outside,
+    polar,
+    total_matrix,
+    triplets,
+)
 from epmq_export.merging.settings import Number
 
 
 def iso_c(inputs: Inputs) -> Merge:
     def merge_linear(tensor: str, base: Tensor) -> Tensor:
-        u, s, v = triplets(tensor, total(inputs, tensor, base))
-        return u @ v.T * (s.sum() / min(base.shape))
+        factor, s = polar(tensor, total_matrix(inputs, tensor, base))
+        return factor * (s.sum() / min(base.shape))
 
     return by_linear(inputs, merge_linear)
 
@@ -35,17 +42,20 @@ def iso_cts(inputs: Inputs) -> Merge:
         rank = min(base.shape)
         common = int(rank * inputs.number("common_space_fraction", tensor))
         own = min(round((rank - common) / experts), rank // experts)
-        us, ss, vs = ([each] for each in triplets(tensor, total(inputs, tensor, base), rank - own * experts))
+        everyone = total_matrix(inputs, tensor, base)
+        us, ss, vs = ([each] for each in triplets(tensor, everyone, rank - own * experts))
         shared = us[0]
         for index in range(experts):
-            vector = inputs.task_vector(index, tensor, base)
+            vector = matrix(inputs, index, tensor, base)
             size = float(vector.norm())
-            u, s, v = triplets(tensor, vector.sub_(shared @ (shared.T @ vector)), own, size)
+            u, s, v = triplets(tensor, outside(shared, vector), own, size)
             us.append(u)
             ss.append(s)
             vs.append(v)
         return (
-            polar(tensor, torch.cat(us, 1)) @ polar(tensor, torch.cat(vs, 1)).T * (torch.cat(ss).sum() / rank)
+            polar(tensor, torch.cat(us, 1))[0]
+            @ polar(tensor, torch.cat(vs, 1))[0].T
+            * (torch.cat(ss).sum() / rank)
         )
 
     return by_linear(inputs, merge_linear)
@@ -53,12 +63,15 @@ def iso_cts(inputs: Inputs) -> Merge:
 
 RULES = {
     "iso_c": Rule(
-        iso_c, {"lambda": Number(1.0)}, cost="one singular value decomposition a linear", costly=True
+        iso_c,
+        {"lambda": Number(1.0)},
+        cost="one singular value decomposition a linear, a small one where experts are adapters",
+        costly=True,
     ),
     "iso_cts": Rule(
         iso_cts,
         {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)},
-        cost="{more} singular value decompositions a linear",
+        cost="{more} singular value decompositions a linear, small ones where experts are adapters",
         costly=True,
     ),
 }

@@ -5,7 +5,7 @@
 `cos` is the cosine between the task vectors of a tensor, or of each of its rows under `filter_wise`; of more
 than two experts, the mean over all pairs, as in mergekit, since the paper takes the angle to be one. A task
 vector of zeros has the cosine 0 with the others. Pairs are read one after the other: N experts cost N (N + 1)
-/ 2 readings of a tensor, and no more memory than two.
+/ 2 readings of a tensor, and no more memory than two. Of adapters the factors are read.
 
 mergekit's convention: the product of two lengths counts as 1e-6 where it is less, which brings the cosine of
 short task vectors near 0.
@@ -19,6 +19,7 @@ from torch import Tensor
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
 from epmq_export.merging.settings import flag
+from epmq_export.tensors.low_rank import LowRank, row_products
 
 log = logging.getLogger(__name__)
 # The ratio has no value at a mean cosine of -1 / (N - 1), as two experts that point against each other have.
@@ -35,18 +36,20 @@ def model_stock(inputs: Inputs) -> Merge:
             return base
         by_row = base.ndim > 1 and bool(inputs.number("filter_wise", tensor))
 
-        def vector(index: int) -> Tensor:
-            """Return a task vector [rows, entries]; one row unless the cosine is by row."""
-            return inputs.task_vector(index, tensor, base).reshape(
-                -1, base.shape[-1] if by_row else base.numel()
-            )
+        def vector(index: int) -> Tensor | LowRank:
+            """Return a task vector [rows, entries], as factors where they are known."""
+            factors = inputs.low_rank(index, tensor, base) if base.ndim == 2 else None
+            if factors is not None:
+                return factors
+            return inputs.task_vector(index, tensor, base).reshape(-1, base.shape[-1] if base.ndim else 1)
 
         mean, cosines = torch.zeros(1), torch.zeros(1, dtype=torch.float64)
         for index in range(count):
             first = vector(index)
-            mean = mean + first / count
+            mean = mean + (first.dense() if isinstance(first, LowRank) else first) / count
             for other in range(index + 1, count):
-                cosines = cosines + _cosine(first, vector(other), shortest) / (count * (count - 1) / 2)
+                cosine = _cosine(first, vector(other), shortest, by_row)
+                cosines = cosines + cosine / (count * (count - 1) / 2)
         divisor = 1 + (count - 1) * cosines
         singular = divisor.abs() < _SINGULAR
         if bool(singular.any()):
@@ -61,12 +64,14 @@ def model_stock(inputs: Inputs) -> Merge:
     return merge
 
 
-def _cosine(first: Tensor, second: Tensor, shortest: float) -> Tensor:
-    """Return the cosine of each row with the other's, float64 [rows]."""
-    lengths = [(rows * rows).sum(1, dtype=torch.float64).sqrt() for rows in (first, second)]
-    product = (lengths[0] * lengths[1]).clamp(min=shortest)
-    cosine = (first * second).sum(1, dtype=torch.float64) / product.masked_fill(product == 0, 1.0)
-    return cosine.clamp(-1, 1)
+def _cosine(first: Tensor | LowRank, second: Tensor | LowRank, shortest: float, by_row: bool) -> Tensor:
+    """Return the cosine of two matrices, or of each row with the other's, float64 [1] or [rows]."""
+    own, other, both = (
+        row_products(*pair) if by_row else row_products(*pair).sum(0, keepdim=True)
+        for pair in ((first, first), (second, second), (first, second))
+    )
+    product = (own.clamp(min=0).sqrt() * other.clamp(min=0).sqrt()).clamp(min=shortest)
+    return (both / product.masked_fill(product == 0, 1.0)).clamp(-1, 1)
 
 
 RULES = {

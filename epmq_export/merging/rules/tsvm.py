@@ -14,7 +14,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
-from epmq_export.merging.rules.shared.spectral import by_linear, polar, total, triplets
+from epmq_export.merging.rules.shared.spectral import by_linear, matrix, polar, total, triplets
 from epmq_export.merging.settings import Number
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ def tsvm(inputs: Inputs) -> Merge:
             )
             return total(inputs, tensor, base).div_(experts)
         u, s, v = zip(
-            *(triplets(tensor, inputs.task_vector(index, tensor, base), most) for index in range(experts)),
+            *(triplets(tensor, matrix(inputs, index, tensor, base), most) for index in range(experts)),
             strict=True,
         )
-        return polar(tensor, torch.cat(u, 1)) * torch.cat(s) @ polar(tensor, torch.cat(v, 1)).T
+        return polar(tensor, torch.cat(u, 1))[0] * torch.cat(s) @ polar(tensor, torch.cat(v, 1))[0].T
 
     return by_linear(inputs, merge_linear)
 
@@ -45,7 +45,8 @@ RULES = {
     "tsvm": Rule(
         tsvm,
         {"lambda": Number(1.0)},
-        cost="{experts} singular value decompositions and two polar ones a linear",
+        cost="{experts} singular value decompositions and two polar ones a linear, small ones where experts "
+        "are adapters",
         costly=True,
     )
 }
