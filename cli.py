@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import epmq_export as epmq
+from epmq_export import threads as processors
 from epmq_export.console.progress import ProgressDisplay
 from epmq_export.console.signals import Interruption
 from epmq_export.console.streams import ReaderGone, prepare
@@ -60,6 +61,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from what an inter
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: CUDA where there is one.")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        help="How many threads compute; default: OMP_NUM_THREADS, or the cores that this process may use.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -69,14 +78,16 @@ def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     show_log(verbose)
+    processors.take(None)
     if version:
         print_result(epmq.__version__)
         raise typer.Exit
 
 
 @app.command()
-def merge(recipe: RecipeFile, output: Output, overwrite: Overwrite = False) -> None:
+def merge(recipe: RecipeFile, output: Output, threads: Threads = None, overwrite: Overwrite = False) -> None:
     """Merge the experts; write a Hugging Face directory in full precision."""
+    processors.take(threads)
     print_result(epmq.merge(recipe, output, overwrite=overwrite, progress=ProgressDisplay()))
 
 
@@ -94,10 +105,12 @@ def calibrate(
         ),
     ] = None,
     device: Device = None,
+    threads: Threads = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
     """Merge and calibrate, layer by layer, onto the grids of the file; write a packed checkpoint."""
+    processors.take(threads)
     packed = epmq.calibrate(
         recipe,
         output,
@@ -142,8 +155,10 @@ def verify(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to a file.")] = None,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Reload the written files in their runtimes and judge them: codes, metadata, graph, accuracy by task."""
+    processors.take(threads)
     verdict = epmq.verify(output, recipe=recipe, report=json_file, device=device, progress=ProgressDisplay())
     _show(verdict, output)
 
@@ -156,11 +171,13 @@ def evaluate(
     ],
     recipe: Annotated[Path, typer.Option("--recipe", help="Whose tasks to score.")],
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a model on a recipe's tasks, beside the base and the experts."""
     from epmq_export.console.verdict import show_scores
 
+    processors.take(threads)
     scores = epmq.evaluate(model, recipe, device=device, progress=ProgressDisplay()).as_dict()
     if as_json:
         print_json(scores)
@@ -199,6 +216,7 @@ def run(
         ),
     ] = None,
     device: Device = None,
+    threads: Threads = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
     dry_run: Annotated[
@@ -211,6 +229,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
 ) -> None:
     """The whole chain: merge, calibrate, export, verify."""
+    processors.take(threads)
     if as_json and not dry_run:
         raise RecipeError(
             "--json: found it without --dry-run, expected both: a run writes OUTPUT/report.json"
@@ -227,12 +246,18 @@ def run(
 
 
 @app.command()
-def demo(output: Output = Path("demo-out"), overwrite: Overwrite = False, resume: Resume = False) -> None:
+def demo(
+    output: Output = Path("demo-out"),
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
     """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in about a minute
     on two cores.
     """
     from epmq_export.doctor import DEMO_INSTALL, DEMO_MODULE
 
+    processors.take(threads)
     package = find_spec(DEMO_MODULE)
     if package is None or package.origin is None:
         raise MissingRuntime(f"the demo's base model is not installed: {DEMO_INSTALL} (91 MB)")

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from epmq_export import threads
 from epmq_export.verification.runtimes.clip_cpp import library as clip_library
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
 
@@ -207,7 +208,7 @@ def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
     """Try every part, two at a time. That takes seconds, because the libraries are really imported."""
     python = Found(
         name="python",
-        found=f"{sys.version.split()[0]}, {sys.platform}, {os.cpu_count()} cores",
+        found=f"{sys.version.split()[0]}, {sys.platform}, {_cores()}",
         problem=None,
         cost="",
         install="",
@@ -215,6 +216,11 @@ def diagnose(parts: Sequence[Part] = PARTS) -> Diagnosis:
     )
     with ThreadPoolExecutor(2) as pool:
         return Diagnosis([python, *pool.map(_try, parts)], [*_places()])
+
+
+def _cores() -> str:
+    there, ours = os.cpu_count() or 1, threads.available()
+    return f"{there} cores" if ours == there else f"{ours} of {there} cores"
 
 
 def _try(part: Part) -> Found:

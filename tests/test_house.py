@@ -14,7 +14,7 @@ MODULES = {
     for path in [ROOT / "cli.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
 }
 FLOORS: list[set[str]] = [
-    {"errors", "_version"},
+    {"errors", "_version", "threads"},
     {"files"},
     {"grids"},
     {"tensors"},
@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
 MAY: dict[str, set[str]] = {
     "converters": {"errors", "files", "tensors", "models"},
     "formats": {"errors", "_version", "files", "grids", "tensors", "models"},
-    "cli": {"api", "console", "doctor", "errors", "_version"},
+    "cli": {"api", "console", "doctor", "errors", "_version", "threads"},
     "benchmarks": set().union(*FLOORS) - {"console", "doctor"},
 }
 """What each of the others may import of `epmq_export`."""

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from epmq_export import threads
 from epmq_export.errors import InputError
 from epmq_export.files.scratch import Scratch
 
@@ -149,10 +150,10 @@ def read_array(path: Path) -> NDArray[np.float32]:
 
 
 def shares(samples: Sequence[Any], least: int) -> list[Sequence[Any]]:
-    """Return consecutive parts of the samples, at most one for each core. Each has about `least` samples or
-    more, because fewer are not worth a process.
+    """Return consecutive parts of the samples, at most one for each processor. Each has about `least`
+    samples or more, because fewer are not worth a process.
     """
-    count = max(1, min(cores(), -(-len(samples) // least)))
+    count = max(1, min(threads.asked(), -(-len(samples) // least)))
     ends = [len(samples) * index // count for index in range(count + 1)]
     return [samples[start:end] for start, end in pairwise(ends)]
 
@@ -167,11 +168,6 @@ def limit(memory: int) -> None:
         hard = resource.getrlimit(kind)[1]
         with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS but refuses to set it.
             resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _signal(number: int) -> str:

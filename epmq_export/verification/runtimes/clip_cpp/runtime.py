@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from epmq_export import threads
 from epmq_export.errors import InputError, first_line
 from epmq_export.files.scratch import Scratch
 from epmq_export.models.processor import preprocess
 from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Picture, Sample
 from epmq_export.verification.runtimes.clip_cpp import library
-from epmq_export.verification.runtimes.process import Answer, Program, cores, read_array, shares
+from epmq_export.verification.runtimes.process import Answer, Program, read_array, shares
 
 # With fewer than _SHARE samples, another process costs more than it saves. No more than _MOST pictures for
 # each core are on disk at once.
@@ -142,7 +143,7 @@ class ClipCpp:
     def _of_pictures(self, path: Path, pictures: Sequence[Picture]) -> Iterator[NDArray[np.float32]]:
         """Yield their outputs in rounds, so that the pixels of a large data set are never all on disk."""
         images = Images(**self._keys(path, "images"))
-        turn = _MOST * cores()
+        turn = _MOST * threads.asked()
         for start in range(0, len(pictures), turn):
             with Scratch("pixels") as folder:
                 parts = shares(pictures[start : start + turn], _SHARE["images"])

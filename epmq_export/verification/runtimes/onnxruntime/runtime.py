@@ -1,6 +1,7 @@
 """The runtime ONNX Runtime, in this process, on the CPU or, where onnxruntime-gpu is installed, on CUDA."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from epmq_export import threads
 from epmq_export.errors import InputError, MissingRuntime, first_line
 from epmq_export.files.scratch import Scratch
 from epmq_export.models.processor import load_processor, preprocess
@@ -105,8 +107,11 @@ def open_session(
     Raises InputError where the runtime refuses the file.
     """
     runtime = _module()
+    # 0 is the library's own choice, which knows no bounds.
+    most = threads.asked() if threads.asked() < (os.cpu_count() or 1) else 0
     options = runtime.SessionOptions()
     options.log_severity_level = SILENT
+    options.intra_op_num_threads = most
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
         # Its weights go beside it, because a model may have more of them than one file holds.
