@@ -5,6 +5,7 @@ from torch import Tensor
 
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
+from epmq_export.grids.grid import inverse
 from epmq_export.grids.layout import Storage
 from epmq_export.tensors.packed import PackedTensor
 
@@ -54,25 +55,55 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
     block = max(LAZY // grid.group, 1) * grid.group
     for start in range(0, width, block):
         end = min(start + block, width)
-        errors = torch.empty(end - start, out, device=left.device)
-        for j, error in enumerate(errors, start):
-            if j % grid.group == 0:
-                group = slice(j, j + grid.group)
+        levels, errors = torch.empty(2, end - start, out, device=left.device)
+        for first in range(start, end, grid.subgroup):
+            last = first + grid.subgroup
+            if first % grid.group == 0:
+                group = slice(first, first + grid.group)
                 groups.append(grid.fit(left[group].T.contiguous(), cost[group]))
-            if j % grid.subgroup == 0:
-                index, subgroup = j % grid.group // grid.subgroup, slice(j, j + grid.subgroup)
-                groups[-1] = grid.refit(groups[-1], index, left[subgroup].T, cost[subgroup])
-                step, offset = grid.column(groups[-1], index)
-            codes[j] = grid.encode(left[j], step, offset)
-            torch.sub(left[j], grid.decode(codes[j], step, offset), out=error).div_(upper[j, j])
-            left[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
+            index, within = first % grid.group // grid.subgroup, slice(first - start, last - start)
+            groups[-1] = grid.refit(groups[-1], index, left[first:last].T, cost[first:last])
+            _walk(
+                left[first:last],
+                upper[first:last, first:last],
+                grid,
+                grid.column(groups[-1], index),
+                (levels[within], errors[within]),
+            )
+            left[last:end].addmm_(upper[first:last, last:end].T, errors[within], alpha=-1)
         if not torch.isfinite(errors).all():
             raise CalibrationError(
                 f"its rounding errors are not finite at input channels {start} to {end - 1}"
             )
+        codes[start:end] = grid.codes(levels)
         left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
     return PackedTensor(
         grid,
         codes.T.contiguous(),
         {part: torch.cat([group[part] for group in groups], 1) for part in grid.parts},
     )
+
+
+def _walk(
+    left: Tensor,
+    upper: Tensor,
+    grid: Grid,
+    under: tuple[Tensor, Tensor | None],
+    out: tuple[Tensor, Tensor],
+) -> None:
+    """Round the columns of one subgroup, `left`, [subgroup, out], which is overwritten, under its step and
+    offset. Their levels and errors go into `out`, each [subgroup, out].
+
+    This is the innermost loop of the calibration, so everything in it is one pass over a column.
+    """
+    step, offset = under
+    ratio, value = inverse(step), torch.empty_like(step)
+    for j, (column, level, error) in enumerate(zip(left, *out, strict=True)):
+        if offset is None:
+            grid.nearest_level_(torch.mul(column, ratio, out=level))
+            torch.mul(step, level, out=value)
+        else:
+            grid.nearest_level_(torch.sub(column, offset, out=level).mul_(ratio))
+            torch.mul(step, level, out=value).add_(offset)
+        torch.sub(column, value, out=error).div_(upper[j, j])
+        left[j + 1 :].addr_(upper[j, j + 1 :], error, alpha=-1)

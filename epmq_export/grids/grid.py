@@ -138,12 +138,15 @@ class Grid(ABC):
         """Return the nearest codes, int8, of weights under steps and offsets that broadcast to them. Where
         the step is 0 this is the code of the level nearest to 0.
         """
-        ratios = (weight if offset is None else weight - offset) * inverse(step)
-        return (
-            self.nearest_level_(ratios).to(torch.int8)
-            if self.even
-            else (self._index(ratios) + self.lowest).to(torch.int8)
-        )
+        return self.codes((weight if offset is None else weight - offset) * inverse(step))
+
+    def codes(self, ratios: Tensor) -> Tensor:
+        """Return the codes, int8, of the levels nearest to `ratios`, float32, which may be levels
+        themselves and may be overwritten.
+        """
+        if self.even:
+            return self.nearest_level_(ratios).to(torch.int8)
+        return (self._index(ratios) + self.lowest).to(torch.int8)
 
     def _index(self, ratios: Tensor) -> Tensor:
         """Return the index of the nearest level of each ratio, int32. Levels are integers, so between two

@@ -64,7 +64,9 @@ def test_what_lies_on_the_grid_stays() -> None:
 def test_wished_steps_are_the_least_squares_ones(grid: Grid) -> None:
     weight, hessian = problem(3, 0.3)
     start = nearest(weight, grid)
-    step, offset = descent._wished(weight, hessian.float(), grid.level(start.codes), start)
+    shifted = grid.steps(start.stored)[1] is not None
+    level, aim = grid.level(start.codes), weight @ hessian.float()
+    step, offset = descent._wished(aim.T, hessian.float(), level.T.contiguous(), grid.subgroup, shifted)
     root = torch.linalg.cholesky(hessian).T
     count = WIDTH // grid.subgroup
     for row in range(OUT):
@@ -87,5 +89,68 @@ def test_a_sweep_takes_the_best_code_of_each_column_in_turn() -> None:
         pull = (values - weight.double()) @ hessian[:, j]
         aim = (values[:, j] - pull / hessian[j, j]).float()
         values[:, j] = grid.decode(grid.encode(aim, step[:, j // 32]), step[:, j // 32]).double()
-    found = grid.dequantise(descent._recode(weight, hessian.float(), start), start.stored)
+    state = descent._State.start(weight, hessian.float(), start)
+    swept = descent._recoded(state, hessian.float())
+    found = swept.values(start.stored).T
+    torch.testing.assert_close(swept.pull, hessian.float() @ swept.error, rtol=1e-3, atol=1e-4)
     assert (found.double() == values).float().mean() > 0.995  # float32 sums may decide a tie otherwise
+
+
+def plain(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
+    """The same descent without any of its economies: all products anew, all rows in every round, one column
+    at a time; in float64 but for what decides about codes.
+    """
+    grid, weight, best = start.grid, weight.double(), start
+    shifted = grid.steps(start.stored)[1] is not None
+    open_rows = torch.ones(len(weight), dtype=torch.bool)
+    for _ in range(descent.ROUNDS):
+        before, level = each(weight, hessian, best), grid.level(best.codes)
+        wished = descent._wished(
+            (weight @ hessian).T.float(), hessian.float(), level.T.contiguous(), grid.subgroup, shifted
+        )
+        refitted = PackedTensor(grid, best.codes, grid.round(*wished))
+        lower = open_rows & (each(weight, hessian, refitted) < before)
+        refitted = mixed(lower, refitted, best)
+        step, offset = grid.steps(refitted.stored)
+        values, codes = refitted.dequantise().double(), refitted.codes.clone()
+        for j in range(WIDTH):
+            k = j // grid.subgroup
+            ours = None if offset is None else offset[:, k]
+            pull = (values - weight) @ hessian[:, j]
+            codes[:, j] = grid.encode((values[:, j] - pull / hessian[j, j]).float(), step[:, k], ours)
+            values[:, j] = grid.decode(codes[:, j], step[:, k], ours).double()
+        found = PackedTensor(grid, codes, refitted.stored)
+        after = each(weight, hessian, found)
+        best = mixed(open_rows & (after < before), found, best)
+        open_rows &= (after < before) & (before - after >= descent.TOLERANCE * before)
+    return best
+
+
+def each(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> Tensor:
+    error = packed.dequantise().double() - weight
+    return ((error @ hessian) * error).sum(1)
+
+
+def mixed(chosen: Tensor, one: PackedTensor, other: PackedTensor) -> PackedTensor:
+    stored = {part: torch.where(chosen[:, None], one.stored[part], other.stored[part]) for part in one.stored}
+    return PackedTensor(one.grid, torch.where(chosen[:, None], one.codes, other.codes), stored)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("tile", [2**21, 1])
+def test_it_is_the_plain_descent(grid: Grid, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "TILE", (tile, tile))
+    monkeypatch.setattr(descent, "FEWEST", 4)
+    weight, hessian = problem(5)
+    start = gptq(weight, inverse_factor(hessian, "here"), grid)
+    found, wanted = descend(weight, hessian, start), plain(weight, hessian, start)
+    assert float((found.codes == wanted.codes).float().mean()) > 0.99
+    assert loss(weight, hessian, found) == pytest.approx(loss(weight, hessian, wanted), rel=3e-3)
+
+
+def test_its_start_is_left_as_it_was() -> None:
+    weight, hessian = problem(1)
+    start = gptq(weight, inverse_factor(hessian, "here"), GRIDS["Q4_0"])
+    codes, scales = start.codes.clone(), start.stored["scales"].clone()
+    descend(weight, hessian, start)
+    assert torch.equal(start.codes, codes) and torch.equal(start.stored["scales"], scales)
