@@ -3,6 +3,7 @@ before it ship.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from epmq_export.calibration.calibrator import BlockResult, Calibrator, LayerLoss
 from epmq_export.calibration.descent import descend
+from epmq_export.calibration.expert_energies import ExpertEnergies
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
@@ -46,6 +48,7 @@ class BlockWalk:
         self.student: nn.Module
         self.replay: Replay
         self.merged: dict[str, Tensor] = {}
+        self.energies = ExpertEnergies(block)
         # The stream of the experts' own hidden states is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
@@ -84,7 +87,9 @@ class BlockWalk:
         for t, task in enumerate(self.c.tasks):
             module = load_block(self.block, task.expert, self.c.device)
             for b in range(len(self.batches[t])):
-                seen, result = inputs_of(module, first, partial(self.run, module, "expert", t, b), stop=False)
+                run = partial(self.run, module, "expert", t, b)
+                with self.energies.of(module, t, self.batches[t][b].get()):
+                    seen, result = inputs_of(module, first, run, stop=False)
                 for step, value in zip(first, seen, strict=True):
                     self.kept.offer(("input", step, t, b), value)
                 assert result is not None
@@ -125,14 +130,16 @@ class BlockWalk:
             hessian += moments.student
             for path, problem in problems.items():
                 bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
-                problem.add(self._target(t, f"{path}.weight"), bias, moments)
+                own = self.energies.mean(path, t) * moments.scale if self.experts_run else 0.0
+                alpha = self.c.method.alpha if self.experts_run else 0.0
+                problem.add(self._target(t, f"{path}.weight"), bias, moments, alpha, own)
         factor = inverse_factor(hessian, self._name(step[0])) if self._needs_factor() else None
         together: dict[Storage, dict[str, Tensor]] = {}
         for path, problem in problems.items():
             best = self._best(path, problem, factor)
             name = self._weight(path)
             if self.c.measure is not None:
-                self.c.measure(name, best, factor, partial(problem.loss, hessian=hessian))
+                self.c.measure(name, best, factor, self._loss(problem, hessian, best))
             together.setdefault(self._noted(*self.storage(name, tuple(best.shape))), {})[path] = best
         for storage, wanted in together.items():
             self._round(storage, wanted, problems, hessian, factor)
@@ -170,11 +177,11 @@ class BlockWalk:
         )
         if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
             value = descend(best, hessian, first)
-        start = 0
+        start, single = 0, hessian.float() if self.c.method.target == "experts" else hessian
         for path, each in wanted.items():
             rows = slice(start, start := start + len(each))
             problem, shipped = problems[path], _plain(value)[rows]
-            loss = partial(problem.loss, hessian=hessian)
+            loss = self._loss(problem, single, each)
             self.losses.append(
                 LayerLoss(
                     tensor=self._weight(path),
@@ -190,6 +197,13 @@ class BlockWalk:
             )
             if problem.anchor_bias is not None and self.c.method.affine == "solved":
                 self._ship(f"{path}.bias", problem.bias(shipped).float())
+
+    def _loss(self, problem: LinearProblem, hessian: Tensor, best: Tensor) -> Callable[[Tensor], float]:
+        """Return the function that gives L of a weight. The merged model's own weight is taken for W*
+        whatever the anchor is, so there L is computed in full.
+        """
+        known = best if self.c.method.target == "experts" else None
+        return partial(problem.loss, hessian=hessian, best=known)
 
     def _solve_norm(self, path: str) -> None:
         module = self.student.get_submodule(path)

@@ -70,14 +70,31 @@ class LinearProblem:
         bias = None if anchor_bias is None else anchor_bias.double()
         return cls(anchor=anchor, damping=damping, anchor_bias=bias, numerator=damping * anchor)
 
-    def add(self, weight: Tensor, bias: Tensor | None, moments: Moments) -> None:
-        """Add one task, with its expert's weight [out, in] and bias [out]."""
-        weight = weight.double()
+    def add(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        moments: Moments,
+        alpha: float = 0.0,
+        own: float = 0.0,
+    ) -> None:
+        """Add one task, with its expert's weight [out, in] and bias [out].
+
+        `own` is E ||W_t x_t||^2 / n_t over the inputs x_t of the expert itself, which are a share `alpha` of
+        x* beside x_s. The energy of the targets follows from it, from C_t and from H_t, so that
+        E[x* x*^T] is never needed.
+        """
+        given, weight = weight, weight.double()
         mapped = weight @ moments.cross
         self.numerator += mapped
-        if moments.target is not moments.cross:
-            mapped = weight @ moments.target
-        self.energy += float((mapped * weight).sum())
+        energy = float((mapped * weight).sum())
+        if alpha > 0:
+            energy = alpha**2 * own + 2 * (1 - alpha) * energy
+        if 0 < alpha < 1:
+            # Float32 is as exact as the sums are.
+            image = given @ moments.student.to(given.dtype)
+            energy -= (1 - alpha) ** 2 * float((image * given).sum(dtype=torch.float64))
+        self.energy += energy
         self.scales += moments.scale
         mean = moments.scale * moments.student_mean
         self.student_mean = mean if self.student_mean is None else self.student_mean + mean
@@ -96,12 +113,20 @@ class LinearProblem:
             self.scales + self.damping
         )
 
-    def loss(self, weight: Tensor, hessian: Tensor) -> float:
+    def loss(self, weight: Tensor, hessian: Tensor, best: Tensor | None = None) -> float:
         """Return L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t, or 0 where there
         is no energy.
+
+        Where W* is known as `best`, L is that of W* and a term of the distance from it. It is small, so a
+        product in float32 does, and the hessian may be float32.
         """
         weight = weight.double()
         fixed = self.energy + self.damping * float(self.anchor.square().sum())
+        if best is not None:
+            step = (weight - best).float()
+            rise = float(((step @ hessian.float()) * step).sum(dtype=torch.float64))
+            least = max(fixed - float((best * self.numerator).sum()), 0.0)
+            return (least + rise) / self.energy if self.energy > 0 else 0.0
         quadratic = float(((weight @ hessian) * weight).sum()) - 2.0 * float((weight * self.numerator).sum())
         return max(fixed + quadratic, 0.0) / self.energy if self.energy > 0 else 0.0
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from epmq_export.errors import CalibrationError
 
+# The products of a symmetric matrix are made in so many pieces, each without what lies left of it.
+PIECES = 4
+
 
 @dataclass
 class TaskMoments:
@@ -17,8 +20,9 @@ class TaskMoments:
     """
 
     student: Tensor
+    """Only its upper triangle counts until `moments` makes the lower one of it."""
+
     cross: Tensor
-    target: Tensor
     student_mean: Tensor
     target_mean: Tensor
     weight: float = 0.0
@@ -33,7 +37,6 @@ class TaskMoments:
         return cls(
             student=square(),
             cross=square(),
-            target=square(),
             student_mean=torch.zeros(width, device=device),
             target_mean=torch.zeros(width, device=device),
         )
@@ -45,13 +48,15 @@ class TaskMoments:
         self.weight += float(weights.sum())
         weights = weights.to(student.device, non_blocking=True)
         weighted = student * weights[:, None]
-        self.student.addmm_(weighted.T, student)
+        width = student.shape[1]
+        size = -(-width // PIECES)
+        for start in range(0, width, size):
+            piece = slice(start, start + size)
+            self.student[piece, start:].addmm_(weighted[:, piece].T, student[:, start:])
         self.student_mean += weighted.sum(0)
         if target is not None:
             self.cross.addmm_(target.T, weighted)
-            weighted = target * weights[:, None]
-            self.target.addmm_(weighted.T, target)
-            self.target_mean += weighted.sum(0)
+            self.target_mean += (target * weights[:, None]).sum(0)
 
     def moments(self, same: bool, place: str) -> "Moments":
         """Return the expectations in float64, over n_t = ||E[x_s x_s^T]||_F. `same` says that the targets
@@ -59,7 +64,8 @@ class TaskMoments:
 
         Raises CalibrationError, naming `place`, where they are not finite.
         """
-        student = self.student.double().div_(self.weight)
+        upper = self.student.triu()
+        student = (upper + upper.triu(1).T).double().div_(self.weight)
         norm = float(student.norm())
         if not norm < float("inf"):
             raise CalibrationError(
@@ -74,16 +80,12 @@ class TaskMoments:
             return Moments(
                 student=student,
                 cross=student,
-                target=student,
                 student_mean=student_mean,
                 target_mean=student_mean,
                 scale=scale,
             )
-        cross, target = (
-            self.cross.double().mul_(scale / self.weight),
-            self.target.double().mul_(scale / self.weight),
-        )
-        if not float(cross.norm() + target.norm()) < float("inf"):
+        cross = self.cross.double().mul_(scale / self.weight)
+        if not float(cross.norm()) < float("inf"):
             raise CalibrationError(
                 f"{place}: the expert's inputs are not finite on the calibration data; look for NaN or "
                 "Inf in its checkpoint"
@@ -91,7 +93,6 @@ class TaskMoments:
         return Moments(
             student=student,
             cross=cross,
-            target=target,
             student_mean=student_mean,
             target_mean=self.target_mean.double() / self.weight,
             scale=scale,
@@ -100,13 +101,12 @@ class TaskMoments:
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments of one task, float64: H_t = E[x_s x_s^T], C_t = E[x* x_s^T] and E[x* x*^T], each over n_t;
-    the means of x_s and x*; and s_t = 1 / n_t.
+    """The moments of one task, float64: H_t = E[x_s x_s^T] and C_t = E[x* x_s^T], each over n_t; the means of
+    x_s and x*; and s_t = 1 / n_t.
     """
 
     student: Tensor
     cross: Tensor
-    target: Tensor
     student_mean: Tensor
     target_mean: Tensor
     scale: float

@@ -175,16 +175,23 @@ def test_a_step_sees_what_the_steps_before_it_ship(
     width = model.base.shape(name)[1]
     hessian = method.damping * torch.eye(width, dtype=torch.float64)
     for task in model.tasks():
-        sums = TaskMoments.zeros(width, CPU)
+        sums, own = TaskMoments.zeros(width, CPU), 0.0
         for batch in model.family.batches(
             sorted(task.samples, key=len), 7
         ):  # batches of another size: the sums are the same
             rows = batch["attention_mask"].bool()
             x_s, x_e = (seen_by(model, source, batch, 2, path)[rows] for source in (student, task.expert))  # type: ignore[arg-type]
+            own += float((x_e @ task.expert.load(name).T).square().sum())
             sums.add(x_s, method.alpha * x_e + (1 - method.alpha) * x_s, torch.ones(len(x_s)))
         moments = sums.moments(False, name)
         hessian += moments.student
-        problem.add(task.expert.load(name), task.expert.load(name.replace("weight", "bias")), moments)
+        problem.add(
+            task.expert.load(name),
+            task.expert.load(name.replace("weight", "bias")),
+            moments,
+            method.alpha,
+            own / sums.weight * moments.scale,
+        )
     factor = inverse_factor(hessian, name)
     best = problem.solution(factor)
     loss = next(loss for loss in results["featcal"][2].losses if loss.tensor == name)

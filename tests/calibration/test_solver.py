@@ -34,11 +34,15 @@ class Task:
         return Moments(
             s.T @ s / count * self.scale,
             x.T @ s / count * self.scale,
-            x.T @ x / count * self.scale,
             s.mean(0),
             x.mean(0),
             self.scale,
         )
+
+    def own(self, alpha: float) -> float:
+        """E ||W x_t||^2 / n_t, where x* = alpha x_t + (1 - alpha) x_s."""
+        inputs = (self.target - (1 - alpha) * self.student) / alpha
+        return self.scale * float((inputs @ self.weight.T).square().sum(1).mean())
 
     def row_factor(self) -> float:
         """The square root of what one row weighs in L."""
@@ -65,21 +69,24 @@ def tasks() -> list[Task]:
 
 
 def solve(
-    tasks: list[Task], damping: float, anchor: Tensor, anchor_bias: Tensor
+    tasks: list[Task], damping: float, anchor: Tensor, anchor_bias: Tensor, alpha: float = 1.0
 ) -> tuple[LinearProblem, Tensor]:
     """The problem with all tasks added, and its Hessian."""
     problem = LinearProblem.start(anchor, anchor_bias, damping)
     hessian = damping * torch.eye(IN, dtype=torch.float64)
     for task in tasks:
-        problem.add(task.weight, task.bias, task.moments())
+        problem.add(task.weight, task.bias, task.moments(), alpha, task.own(alpha))
         hessian += task.moments().student
     return problem, hessian
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-3, 0.7])
-def test_the_solution_is_least_squares_over_stacked_rows(tasks: list[Task], damping: float) -> None:
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.1])
+def test_the_solution_is_least_squares_over_stacked_rows(
+    tasks: list[Task], damping: float, alpha: float
+) -> None:
     anchor = torch.randn(OUT, IN, dtype=torch.float64)
-    problem, hessian = solve(tasks, damping, anchor, torch.zeros(OUT))
+    problem, hessian = solve(tasks, damping, anchor, torch.zeros(OUT), alpha)
     rows = torch.cat(
         [task.row_factor() * task.student for task in tasks]
         + [damping**0.5 * torch.eye(IN, dtype=torch.float64)]
@@ -95,6 +102,7 @@ def test_the_solution_is_least_squares_over_stacked_rows(tasks: list[Task], damp
     for weight in (found, anchor, torch.randn(OUT, IN, dtype=torch.float64)):
         residual = float((rows @ weight.T - wanted).square().sum())
         assert problem.loss(weight, hessian) == pytest.approx(residual / energy, rel=1e-9)
+        assert problem.loss(weight, hessian, found) == pytest.approx(residual / energy, rel=1e-5)
 
 
 def test_the_loss_is_a_parabola_around_the_solution(tasks: list[Task]) -> None:

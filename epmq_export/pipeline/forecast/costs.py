@@ -5,10 +5,10 @@ A linear has d inputs, o outputs and n rows, and there are T tasks. A multiplica
 two operations.
 
     forward pass        2 n d o a linear, 4 n l w an attention over l tokens of width w
-    statistics          2 n d^2 for x_s x_s^T; as much again for each of x* x_s^T and x* x*^T where the
-                        experts are run
+    statistics          5/4 n d^2 for x_s x_s^T, which is symmetric; 2 n d^2 for x* x_s^T where the experts
+                        are run
     a step's solve      (d^3 / 3 + d^3) for the factor of H, float64
-    a linear's solve    (2 or 4) T o d^2 for its targets, 4 o d^2 for W*, 8 o d^2 for the losses, float64
+    a linear's solve    (2 or 3) T o d^2 for its targets, 4 o d^2 for W*, 3 o d^2 for the losses, as float64
     rounding            o d^2 for GPTQ; a round of descent about 6 o d^2; and a walk along d columns for
                         each, which no product speeds up
 
@@ -231,11 +231,11 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
         passes = share + (1 - share) * block.passes(method) + (1 if both else 0)
         forward += block.forward(samples.rows, samples.tokens) * passes
         for step in (block.steps[i] for i in block.solved(method)):
-            statistics += (6 if both else 2) * samples.rows * step.width**2
+            statistics += (3.25 if both else 1.25) * samples.rows * step.width**2
             if not step.outputs:
                 continue
             square = sum(step.outputs) * step.width**2
-            solve += step.width**3 * 4 / 3 + ((4 if both else 2) * samples.tasks + 12) * square
+            solve += step.width**3 * 4 / 3 + ((3 if both else 2) * samples.tasks + 7) * square
             if method.rounding != "nearest":
                 rounds = ROUNDS if method.rounding == "descent" else (0, 0)
                 rounding = [
@@ -303,12 +303,12 @@ def _room(blocks: Sequence[Shape], samples: Samples) -> float:
 
 
 def _sums(step: Step) -> int:
-    """Return the bytes of a step's statistics and solves: three [in, in] in float32 and as many in float64;
+    """Return the bytes of a step's statistics and solves: two [in, in] in float32 and as many in float64;
     H, its factor and what the factor is made from; and the anchors, targets and numerators of the linears.
     """
     if not step.outputs:
-        return step.width**2 * 3 * (FLOAT + DOUBLE)
-    return step.width**2 * (3 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (
+        return step.width**2 * 2 * (FLOAT + DOUBLE)
+    return step.width**2 * (2 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (
         4 * DOUBLE + 3 * FLOAT
     )
 

@@ -1,0 +1,52 @@
+"""The energy of each linear's outputs in the experts themselves, summed while their blocks run."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from epmq_export.models.family import Batch, Block
+
+
+class ExpertEnergies:
+    """Weighted sums of ||W_t x_t||^2 over the rows of each task, for every linear of a block."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._sums: dict[tuple[str, int], Tensor] = {}
+        self._weights: dict[tuple[str, int], float] = {}
+
+    @contextmanager
+    def of(self, module: nn.Module, t: int, batch: Batch) -> Iterator[None]:
+        """Add what task t's expert computes of a batch in this context."""
+        handles = [
+            linear.register_forward_hook(self._adder(step, path, t, batch))
+            for step in self._block.steps
+            for path in step
+            if isinstance(linear := module.get_submodule(path), nn.Linear)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def mean(self, path: str, t: int) -> float:
+        """Return E ||W_t x_t||^2 of one linear."""
+        return float(self._sums[path, t]) / self._weights[path, t]
+
+    def _adder(self, step: tuple[str, ...], path: str, t: int, batch: Batch) -> Callable[..., None]:
+        def add(linear: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            # Which rows count is known on the processor, so that it need not wait for a GPU to tell it.
+            weights = self._block.row_weights(step, batch, (output.shape[0], output.shape[1])).flatten()
+            counted = (weights > 0).nonzero()[:, 0]
+            made = output.flatten(0, 1)[counted.to(output.device, non_blocking=True)]
+            if linear.bias is not None:
+                made -= linear.bias
+            shares = weights[counted].to(output.device, non_blocking=True)
+            # Sums of many rows and batches are in float64; those of one row need not be.
+            total = made.square_().sum(1).double() @ shares.double()
+            self._sums[path, t] = self._sums[path, t] + total if (path, t) in self._sums else total
+            self._weights[path, t] = self._weights.get((path, t), 0.0) + float(weights.sum())
+
+        return add
