@@ -10,7 +10,7 @@ the exporter's version.
     quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather
                         each -> DequantizeLinear
     ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
-    ... of a tied head  all rows -> DequantizeLinear -> Transpose -> MatMul
+    ... of a tied head  all rows -> Transpose each -> DequantizeLinear(axis 0) -> MatMul
     half rows           NAME float16 [rows, width] -> Cast to float32 -> Gather
     half linear         NAME float16 [out, in] -> Cast to float32 -> Transpose -> MatMul
     everything else     NAME float32
@@ -97,6 +97,16 @@ def linears(graph: GraphProto) -> list[str]:
     ]
 
 
+def heads(graph: GraphProto) -> list[str]:
+    """Return the names of the quantised rows that are a tied head as well."""
+    made = {node.output[0]: node for node in graph.node if node.op_type == "Transpose"}
+    return [
+        made[node.input[0]].input[0].removesuffix(".codes")
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in made
+    ]
+
+
 def digest(model: ModelProto) -> str:
     """Return the hex SHA-256 of everything in the file but the weights' data, the places of these, and the
     metadata. All of these are cleared in `model`.
@@ -153,14 +163,22 @@ def _dequantised(node: NodeProto, packed: Packed, gathered: Collection[str]) -> 
     parts = [f"{name}.{part}" for part in PARTS[grid.name]]
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Transpose" and name in gathered:
-        # This is a head that is the embeddings, which are laid out as rows. No runtime fuses it, so it is
-        # decoded at every call.
-        node.input[0] = f"{name}.decoded"
+        # This is a head that is the embeddings, which are laid out as rows. Runtimes transpose constants
+        # once, when they load the file, so that it is fused as any linear.
+        turned = [
+            helper.make_node("Transpose", [part], [f"{part}.turned"], f"{part}.transpose", perm=[1, 0])
+            for part in parts
+        ]
         return [
+            *turned,
             helper.make_node(
-                "DequantizeLinear", parts, [node.input[0]], f"{name}.whole", axis=-1, block_size=grid.group
+                "DequantizeLinear",
+                [node.output[0] for node in turned],
+                [output],
+                f"{name}.head",
+                axis=0,
+                block_size=grid.group,
             ),
-            node,
         ]
     if node.op_type == "Transpose" and list(attributes["perm"]) == [1, 0]:
         return [helper.make_node("DequantizeLinear", parts, [output], name, axis=0, block_size=grid.group)]

@@ -36,7 +36,7 @@ class Skeleton:
     """The names of its tensors, and of those that its initializers are parts of."""
 
     linears: int
-    """The number of its quantised linears."""
+    """The number of its quantised linears, a tied head among them."""
 
     external: bool
     """Whether its weights lie in another file."""
@@ -50,7 +50,7 @@ class Skeleton:
         return cls(
             metadata=keys_of(model),
             tensors=held(model),
-            linears=len(onnx_graph.linears(model.graph)),
+            linears=len(onnx_graph.linears(model.graph)) + len(onnx_graph.heads(model.graph)),
             external=onnx_external.used(model),
             digest=onnx_graph.digest(model),  # This clears what those before it read.
             half=onnx_graph.read_in_half(model),

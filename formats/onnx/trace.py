@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from epmq_export.errors import InputError
 from epmq_export.models.specs import OnnxPart, OnnxSpec
 from epmq_export.tensors.packed import Packed
+from formats.onnx.rewrite import rewrite
 
 OPSET = 21  # This is the first opset with 4-bit types and with blocks in DequantizeLinear.
 _TYPES = {torch.int64: TensorProto.INT64, torch.float32: TensorProto.FLOAT}
@@ -160,6 +161,7 @@ def _exported(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
             graph.inputs.append(value)
         program.optimize()
         model: ModelProto = onnx_ir.serde.serialize_model(program.model)
+        rewrite(model.graph)
     canonical = {
         f"parts.{place}.{path}": name
         for place, step in enumerate(firsts)
