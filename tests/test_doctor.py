@@ -7,7 +7,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-from epmq_export.doctor import PARTS, Part, diagnose
+import pytest
+
+from epmq_export.doctor import PARTS, Part, diagnose, whole
 from tests import ROOT
 
 
@@ -33,6 +35,64 @@ def test_what_is_missing_broken_or_dead_is_told_apart() -> None:
     assert len(found.missing) == 3 and len(found.lacking) == 2
     assert found.as_dict()["ready"] is False
     assert all(place.free > 0 for place in found.places) and len(found.places) == 2
+
+
+def installed(place: Path, name: str, *needs: str, code: str = "") -> None:
+    """Install a package of version 1.5 of another place than the usual one."""
+    (place / name).mkdir()
+    (place / name / "__init__.py").write_text(code)
+    information = place / f"{name}-1.5.dist-info" / "METADATA"
+    information.parent.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.5"]
+    information.write_text("\n".join([*lines, *(f"Requires-Dist: {need}" for need in needs), ""]))
+
+
+@pytest.mark.parametrize(
+    ("needs", "expected"),
+    [
+        ([], "1.5"),
+        (["numpy>=1.0", "no-such-package; extra == 'more'", "none-here; python_version < '3'"], "1.5"),
+        (["no-such-package"], None),
+        (["numpy>=1.0", "numpy<1.0"], None),
+        (["numpy ???"], None),
+    ],
+)
+def test_metadata_say_whether_a_package_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: list[str], expected: str | None
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(tmp_path, "ours", *needs)
+    assert whole("ours") == expected and whole("no_such_module_anywhere") is None
+
+
+def test_metadata_of_another_copy_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.syspath_prepend(tmp_path / name)
+    installed(tmp_path / "first", "ours")
+    assert whole("ours") == "1.5"
+    (tmp_path / "second" / "ours.py").write_text("")
+    assert whole("ours") is None
+
+
+def test_a_whole_part_is_not_imported_but_what_is_compiled_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    installed(tmp_path, "ours", code="raise ImportError('seconds are lost')")
+    installed(tmp_path, "theirs", "no-such-package", code="raise ImportError('no such package')")
+    (tmp_path / "broken.py").write_text("raise ImportError('libgone.so: cannot open')")
+
+    def tried(module: str, compiled: str) -> Part:
+        return Part(module, module, f"import {module}", "all is lost", "pip install it", compiled=compiled)
+
+    found = diagnose([tried("ours", "json, numpy"), tried("ours", "broken"), tried("theirs", "json")])
+    assert [(entry.found, entry.problem) for entry in found.parts[1:]] == [
+        ("1.5", None),
+        (None, "ImportError: libgone.so: cannot open"),
+        (None, "ImportError: no such package"),
+    ]
 
 
 def test_what_the_project_needs_is_looked_at() -> None:

@@ -74,6 +74,10 @@ def test_inspect_reads_headers(models: Path, file: str, needed: set[str]) -> Non
     assert imported("inspect", models / file) == needed
 
 
+def test_the_doctor_imports_nothing_that_may_be_broken() -> None:
+    assert imported("doctor") == {"huggingface_hub"}
+
+
 @pytest.mark.parametrize("command", ["merge", "run", "calibrate"])
 def test_a_wrong_recipe_is_told_before_a_model_is_thought_of(tmp_path: Path, command: str) -> None:
     (tmp_path / "recipe.yaml").write_text("base_model: here\nbaes_model: there\n")

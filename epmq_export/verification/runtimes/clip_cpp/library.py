@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes import block_types
+from epmq_export.verification.runtimes.clip_cpp.package import MODULE as MODULE
+from epmq_export.verification.runtimes.clip_cpp.package import PACKAGE as PACKAGE
+from epmq_export.verification.runtimes.clip_cpp.package import VERSION as VERSION
 from epmq_export.verification.runtimes.shared_library import Signatures, declare, find
 
-# The version that the structs below belong to. pyproject.toml pins the same one.
-PACKAGE, VERSION, MODULE = "clip-cpp", "0.5.0", "clip_cpp"
 # All types that its ggml can decode and that have the same numbers in today's ggml. It knows no K-quants and
 # no IQ4_NL.
 TYPES = ("F16", "Q4_0", "Q4_1", "Q8_0")
