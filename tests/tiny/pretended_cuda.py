@@ -62,10 +62,16 @@ class PretendedCuda(TorchDispatchMode):
     def __enter__(self) -> Self:
         self._within.enter_context(torch.no_grad())
         self._within.enter_context(_Methods())
-        memory = mock.patch("torch.cuda.mem_get_info", lambda device: (self.free, self.free))
-        bfloat16 = mock.patch("torch.cuda.is_bf16_supported", lambda **_: False)
-        for patch in (memory, bfloat16):
-            self._within.enter_context(patch)
+        generator = torch.Generator
+        stand_ins: Mapping[str, Callable[..., Any]] = {
+            "cuda.mem_get_info": lambda device: (self.free, self.free),
+            "cuda.is_bf16_supported": lambda **_: False,
+            "cuda.synchronize": lambda device: None,
+            "cuda.get_device_name": lambda device: "a pretended GPU",
+            "Generator": lambda device: generator(),
+        }
+        for name, stand_in in stand_ins.items():
+            self._within.enter_context(mock.patch(f"torch.{name}", stand_in))
         if not torch.cuda.is_available():  # Naming the device starts CUDA, which is not there.
             self._within.enter_context(mock.patch("torch.cuda._lazy_init", lambda: None))
         super().__enter__()
