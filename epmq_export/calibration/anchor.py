@@ -12,18 +12,31 @@ from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family
 from epmq_export.tensors.source import TensorSource
 
+CPU = torch.device("cpu")
+
 
 def with_length(
-    method: Method, family: Family, base: TensorSource, experts: Sequence[TensorSource], merged: TensorSource
+    method: Method,
+    family: Family,
+    base: TensorSource,
+    experts: Sequence[TensorSource],
+    merged: TensorSource,
+    device: torch.device = CPU,
 ) -> Method:
-    """Return the method with rho as a number. "auto" is measured on all linears of the family together."""
+    """Return the method with rho as a number. "auto" is measured on all linears of the family together, on
+    the device.
+    """
     if method.rho != "auto":
         return method
-    return replace(method, rho=anchor_rho(base, experts, merged, linears(family)))
+    return replace(method, rho=anchor_rho(base, experts, merged, linears(family), device))
 
 
 def anchor_rho(
-    base: TensorSource, experts: Sequence[TensorSource], merged: TensorSource, names: Iterable[str]
+    base: TensorSource,
+    experts: Sequence[TensorSource],
+    merged: TensorSource,
+    names: Iterable[str],
+    device: torch.device = CPU,
 ) -> float:
     """Return the rho that makes the anchor as long as the distinct task vectors of the experts laid end to
     end:
@@ -41,23 +54,24 @@ def anchor_rho(
     Every tensor of an expert is read twice, one at a time. Raises CalibrationError where the lengths are not
     finite.
     """
-    squares, products = (torch.zeros(len(experts), dtype=torch.float64) for _ in range(2))
-    length = 0.0
+    squares, products, length = (
+        torch.zeros(count, dtype=torch.float64, device=device) for count in (len(experts), len(experts), 1)
+    )
     for name in names:
-        start = base.load(name).double()
+        start = base.load(name).to(device).double()
         total = torch.zeros_like(start)
         for source in experts:
-            total += source.load(name).double() - start
+            total += source.load(name).to(device).double() - start
         for i, source in enumerate(experts):
-            vector = source.load(name).double() - start
+            vector = source.load(name).to(device).double() - start
             squares[i] += vector.square().sum()
             products[i] += (vector * total).sum()
-        length += float((merged.load(name).double() - start).square().sum())
-    if not (bool(torch.isfinite(squares).all()) and math.isfinite(length)):
+        length += (merged.load(name).to(device).double() - start).square().sum()
+    if not bool(torch.isfinite(torch.cat([squares, length])).all()):
         raise CalibrationError(
             "the length of the task vectors is not finite; look for NaN or Inf in the checkpoints"
         )
-    if not length > 0:
+    if not bool(length > 0):
         return 1.0
     distinct = torch.where(products > squares, squares / products, 1.0)
-    return float((distinct * squares.sqrt()).sum()) / math.sqrt(length)
+    return float((distinct * squares.sqrt()).sum()) / math.sqrt(float(length))

@@ -5,11 +5,22 @@ mantissa), and all products where a program has asked for it. The error of 4 bit
 here they are whole.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One of PyTorch's settings, and what it is to be."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    value: Any
 
 
 @contextmanager
@@ -17,24 +28,50 @@ def whole_float32() -> Iterator[None]:
     """Compute float32 products in float32, on the processor and on a GPU, and convolutions by the same
     algorithm at every run. What the program had set is set again afterwards.
     """
-    settings = [*_settings(), (torch.backends.cudnn, "benchmark", False)]
-    settings.append((torch.backends.cudnn, "deterministic", True))
-    before = [(where, name, getattr(where, name)) for where, name, _ in settings]
+    settings = _settings()
+    before = [(setting, _read(setting)) for setting in settings]
     try:
-        for where, name, value in settings:
-            setattr(where, name, value)
+        for setting in settings:
+            _write(setting, setting.value)
         yield
     finally:
-        for where, name, value in before:
-            setattr(where, name, value)
+        for setting, value in before:
+            if value is not None:
+                _write(setting, value)
 
 
-def _settings() -> list[tuple[Any, str, Any]]:
-    """Return the objects, names and values that ask for whole products. From PyTorch 2.9 on they have one
-    name, and reading the old ones fails where a program has set the new ones.
+def _settings() -> list[_Setting]:
+    """Return the settings. PyTorch 2.9 gave those of products new names and refuses products where the old
+    ones and the new ones contradict each other, so that both are set, the old ones first.
     """
     backends: Any = torch.backends
+    found = [
+        _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+        _attribute(backends.cudnn, "allow_tf32", False),
+    ]
     if hasattr(backends, "fp32_precision"):
         places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        return [(place, "fp32_precision", "ieee") for place in places]
-    return [(backends.cuda.matmul, "allow_tf32", False), (backends.cudnn, "allow_tf32", False)]
+        found += [_attribute(place, "fp32_precision", "ieee") for place in places]
+    found.append(_attribute(backends.cudnn, "benchmark", False))
+    found.append(_attribute(backends.cudnn, "deterministic", True))
+    return found
+
+
+def _attribute(where: Any, name: str, value: Any) -> _Setting:  # noqa: ANN401
+    return _Setting(lambda: getattr(where, name), lambda new: setattr(where, name, new), value)
+
+
+def _read(setting: _Setting) -> Any:  # noqa: ANN401
+    """Return the setting's value, or None where the program's settings contradict it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Some versions warn whenever an old name is used.
+        try:
+            return setting.read()
+        except RuntimeError:
+            return None
+
+
+def _write(setting: _Setting, value: Any) -> None:  # noqa: ANN401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        setting.write(value)

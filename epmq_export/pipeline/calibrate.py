@@ -118,7 +118,9 @@ def _calibrator(job: Job, target: Target | None, progress: Update) -> Calibrator
     recipe, models = job.recipe, job.models
     require_matches(recipe, models.family)
     experts = [*models.experts.values()]
-    method = with_length(recipe.calibration.settings, models.family, models.base, experts, models.merged)
+    method = with_length(
+        recipe.calibration.settings, models.family, models.base, experts, models.merged, job.device
+    )
     return Calibrator(
         family=models.family,
         base=models.base,

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from epmq_export.calibration.anchor import anchor_rho
 from epmq_export.calibration.descent import ROUNDS, descend
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.refine import Refinement, _Student, refine
@@ -15,6 +16,7 @@ from epmq_export.calibration.solver import inverse_factor
 from epmq_export.calibration.tune import tune
 from epmq_export.grids import GRIDS
 from epmq_export.models.activations import Activations
+from epmq_export.models.blocks import linears
 from epmq_export.models.heads import Head
 from epmq_export.tensors.packed import PackedTensor
 from tests.tiny.calibrated_bert import Tiny, calibrated, flat, same_bits, texts, tiny
@@ -111,6 +113,18 @@ def test_statistics_wait_for_the_gpu_at_tasks_and_not_at_batches(model: Tiny) ->
             calibrated(replace(model.calibrator("regmean", tasks), device=CUDA))
         waits.append(gpu.waits.total())
     assert waits[0] == waits[1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_length_of_the_anchor_is_measured_on_it(model: Tiny, device: str) -> None:
+    names = linears(model.family)
+    expected = anchor_rho(model.base, model.experts, model.merged, names)
+    with a_gpu(device) as gpu:
+        found = anchor_rho(model.base, model.experts, model.merged, names, gpu)
+    assert found == pytest.approx(expected, rel=1e-9)
+    with PretendedCuda() as pretended:
+        anchor_rho(model.base, model.experts, model.merged, names, CUDA)
+    assert pretended.waits.total() == 4  # At the end, whatever the model's size.
 
 
 @pytest.mark.parametrize("device", DEVICES)

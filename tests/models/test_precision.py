@@ -1,11 +1,12 @@
 """Products of float32 are whole within the context, and the program's own settings come back."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from epmq_export.models.precision import _settings, whole_float32
+from epmq_export.models.precision import _read, _settings, whole_float32
 
 
 @pytest.fixture(autouse=True)
@@ -16,8 +17,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 def now() -> list[object]:
-    cudnn = torch.backends.cudnn
-    return [*(getattr(where, name) for where, name, _ in _settings()), cudnn.benchmark, cudnn.deterministic]
+    return [_read(setting) for setting in _settings()]
 
 
 @pytest.mark.parametrize("asked", ["highest", "high", "medium"])
@@ -25,11 +25,25 @@ def test_what_a_program_has_set_comes_back(asked: str) -> None:
     torch.set_float32_matmul_precision(asked)
     before = now()
     with whole_float32():
-        assert now() == [*(value for *_, value in _settings()), False, True]
+        assert now() == [setting.value for setting in _settings()]
     assert now() == before and torch.get_float32_matmul_precision() == asked
     with pytest.raises(KeyError), whole_float32():
         raise KeyError
     assert now() == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch has one name for it")
+def test_what_a_program_has_set_by_the_new_names_comes_back() -> None:
+    """Alone, they contradict the old ones, which nobody can read then."""
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        with whole_float32():
+            assert matmul.fp32_precision == "ieee" and torch.get_float32_matmul_precision() == "highest"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before
 
 
 def test_the_factors_of_a_product_are_not_shortened() -> None:

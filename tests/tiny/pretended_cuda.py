@@ -68,7 +68,7 @@ class PretendedCuda(TorchDispatchMode):
             "cuda.is_bf16_supported": lambda **_: False,
             "cuda.synchronize": lambda device: None,
             "cuda.get_device_name": lambda device: "a pretended GPU",
-            "Generator": lambda device: generator(),
+            "Generator": lambda device=None: generator(),
         }
         for name, stand_in in stand_ins.items():
             self._within.enter_context(mock.patch(f"torch.{name}", stand_in))
