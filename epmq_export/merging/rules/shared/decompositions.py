@@ -3,9 +3,9 @@
 A matrix that is a product of thin factors goes by the factors: their QR decompositions, and a core of rank by
 rank. Of a large one the Gram matrix of its shorter side is decomposed. Its eigenvalues are the squares of the
 singular values, which needs twice the digits: float64 has them for every value that counts here. float32 has
-them where the values that are asked for are not much less than the largest; that is tried first where few are
-asked for, and what it finds is put back into the matrix and counts only where it fits. Small matrices, and
-those that a Gram matrix does not serve, go by the library's decomposition.
+them, after a correction by the matrix itself, where the values that are asked for are not far below the
+largest; that is tried first where few are asked for, and counts only where what it finds fits the matrix.
+Small matrices go by the library's decomposition.
 """
 
 import torch
@@ -21,7 +21,7 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 _LARGE = 512
 # The most that a triplet of the float32 Gram matrix may miss, as a share of the least singular value asked
 # for: |M^T u - s v| / s.
-_FITS = 2.0**-14
+_FITS = 2.0**-13
 # The columns of a Gram matrix that are computed together. Only the lower triangle of them is needed.
 _COLUMNS = 512
 
@@ -77,13 +77,22 @@ def gram(matrix: Tensor) -> Tensor:
 
 def _by_float32(matrix: Tensor, most: int, smallest: float) -> Triplets | None:
     """Return the leading triplets by the float32 Gram matrix, or None where they do not fit the matrix."""
-    vectors = torch.linalg.eigh(gram(matrix)).eigenvectors[:, -most:]
-    # What is exact is the space that the vectors span. The triplets in it are those of M V.
-    outer, core = torch.linalg.qr(matrix @ vectors)
+    values, vectors = torch.linalg.eigh(gram(matrix))
+    values, vectors = values.flip(0), vectors.flip(1)
+    # Squares have cost digits, by which vectors are mixed. Among those that are near, the matrix itself says
+    # how: the triplets of M V. Those that are farther off are mixed so little that the first order does.
+    near = most + most // 2
+    images = matrix @ vectors[:, :near]
+    _, s, vh = torch.linalg.svd(torch.linalg.qr(images, mode="r").R)
+    turn, squares = vh[:most].T, s[:most].square()
+    far = vectors[:, near:]
+    mixed = far.T @ (matrix.T @ (images @ turn)) / (squares - values[near:, None])
+    space = torch.linalg.qr(vectors[:, :near] @ turn + far @ mixed).Q
+    outer, core = torch.linalg.qr(matrix @ space)
     u, s, vh = torch.linalg.svd(core)
-    u, v = outer @ u, vectors @ vh.T
+    u, v = outer @ u, space @ vh.T
     counting = s > smallest
-    missed = (torch.addmm(v * s, matrix.T, u, beta=-1)).norm(dim=0)[counting]
+    missed = torch.addmm(v * s, matrix.T, u, beta=-1).norm(dim=0)[counting]
     fits = not len(missed) or float(missed.max()) <= _FITS * float(s[counting].min())
     return (u, s, v) if fits else None
 

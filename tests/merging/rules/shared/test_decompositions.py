@@ -12,12 +12,12 @@ from epmq_export.merging.rules.shared.decompositions import gram, leading, of_pr
 from tests.tiny.adapters import random_product
 
 SIDE = 256
-# How fast singular values fall: float32's Gram matrix serves the first two, and not the last two.
+# How fast singular values fall: float32's Gram matrix serves all but the last.
 SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "flat": lambda i: 2 - i / SIDE,
     "falling": lambda i: i**-0.5,
     "steep": lambda i: 1 / i,
-    "outliers": lambda i: torch.where(i < 4, 300.0, 1.0) * i**-0.3,
+    "outliers": lambda i: torch.where(i < 4, 1000.0, 1.0) * i**-0.3,
 }
 SHAPES = [(520, SIDE), (SIDE, 600)]
 
@@ -58,18 +58,18 @@ def no_svd_beyond(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
 def test_leading_triplets_are_as_exact_as_float32(
     kind: str, shape: tuple[int, int], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sum of the leading triplets is within 5e-5 of the exact one, relative to its length; U and V are
-    orthonormal within 5e-6, and singular values within 1e-6 of the largest.
+    """The sum of the leading triplets is within 3e-5 of the exact one, relative to its length; U and V are
+    orthonormal within 5e-6, and singular values within 2e-6 of the largest.
     """
     matrix = with_spectrum(kind, shape)
-    no_svd_beyond(monkeypatch, most)
+    no_svd_beyond(monkeypatch, most + most // 2)
     u, s, v = leading(matrix, most, 1e-6)
     assert u.shape == (shape[0], most) and v.shape == (shape[1], most)
-    assert off(u * s @ v.T, exact(matrix, most)) < 5e-5
+    assert off(u * s @ v.T, exact(matrix, most)) < 3e-5
     for basis in (u, v):
         np.testing.assert_allclose(basis.T @ basis, np.eye(most), atol=5e-6)
     values = np.linalg.svd(matrix.double().numpy(), compute_uv=False)[:most]
-    np.testing.assert_allclose(s, values, rtol=0, atol=1e-6 * values[0])
+    np.testing.assert_allclose(s, values, rtol=0, atol=2e-6 * values[0])
     assert bool((s.diff() <= 0).all())
 
 
@@ -86,8 +86,7 @@ def test_float32_is_tried_first_and_counts_only_where_it_fits(
 
     monkeypatch.setattr(torch.linalg, "eigh", eigh)
     leading(with_spectrum(kind, SHAPES[0]), 64, 1e-6)
-    exact_enough = kind in ("flat", "falling")
-    assert seen == [torch.float32] if exact_enough else [torch.float32, torch.float64]
+    assert seen == [torch.float32, torch.float64][: 2 if kind == "outliers" else 1]
 
 
 def test_the_same_matrix_gives_the_same_bits() -> None:
