@@ -9,6 +9,7 @@ model. Codes are trained straight through their rounding (Bengio et al., arXiv 1
 
 import math
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ POOL = 8
 HELD_OUT = 8
 CHECKS = 10
 WARM_UP = 20
+# The steps after which the time of a step is known well enough to say how much is left.
+FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -114,14 +117,17 @@ class _Round(torch.autograd.Function):
         grid: Grid,
         stored: Stored,
     ) -> Tensor:
-        codes, step, offset = _codes(grid, latent, stored)
-        ratio = (
-            latent.reshape(codes.shape) if offset is None else latent.reshape(codes.shape) - offset
-        ) * inverse(step)
+        step, offset = _spread(*grid.steps(stored))
+        rows = latent.reshape(len(latent), -1, grid.subgroup)
+        ratio = rows * inverse(step) if offset is None else (rows - offset).mul_(inverse(step))
+        # Codes are not needed for values, and what can be is computed in place: the weights of a whole model
+        # pass here at every step.
+        level = grid.nearest_level_(ratio.clone())
+        values = step * level if offset is None else (step * level).add_(offset)
         # Values up to half a step past the last level are still rounded to it as to any other level.
-        inside = (ratio > grid.levels[0] - 0.5) & (ratio < grid.levels[-1] + 0.5)
-        context.save_for_backward(grid.level(codes) - ratio * inside, inside)
-        return grid.decode(codes, step, offset).reshape(latent.shape)
+        inside = (ratio > grid.levels[0] - 0.5).logical_and_(ratio < grid.levels[-1] + 0.5)
+        context.save_for_backward(level.sub_(ratio.mul_(inside)), inside)
+        return values.reshape(latent.shape)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:  # noqa: ANN401
@@ -136,9 +142,13 @@ def _codes(grid: Grid, latent: Tensor, stored: Stored) -> tuple[Tensor, Tensor, 
     """Return the codes [out, subgroups, subgroup], and the step and the offset in a shape that broadcasts to
     them.
     """
-    step, offset = grid.steps(stored)
-    step, offset = step[:, :, None], None if offset is None else offset[:, :, None]
+    step, offset = _spread(*grid.steps(stored))
     return grid.encode(latent.reshape(len(latent), -1, grid.subgroup), step, offset), step, offset
+
+
+def _spread(step: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return steps and offsets in a shape that broadcasts to [out, subgroups, subgroup]."""
+    return step[:, :, None], None if offset is None else offset[:, :, None]
 
 
 def require_samples(tasks: Sequence[TaskData]) -> None:
@@ -192,10 +202,11 @@ def refine(
     )
     before = held_out()
     best = Refined(tensors=dict(tensors), before=before, after=before, step=0)
+    started = time.monotonic()
     for step, chosen in enumerate(
         _batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1
     ):
-        progress("refine", step - 1, settings.steps)
+        progress(_said(step - 1, settings.steps, time.monotonic() - started), step - 1, settings.steps)
         value = loss(chosen)
         if not bool(torch.isfinite(value)):
             raise CalibrationError(
@@ -213,6 +224,14 @@ def refine(
                 best = Refined(tensors=trained, before=before, after=after, step=step)
     progress("refine", settings.steps, settings.steps)
     return best
+
+
+def _said(done: int, total: int, seconds: float) -> str:
+    """Return what is said of a step: from the tenth on with the time left, if the others take as long."""
+    left = seconds / max(done, 1) * (total - done)
+    if done < FIRST:
+        return "refine"
+    return f"refine, {left:.0f} s left" if left < 90 else f"refine, {left / 60:.0f} min left"
 
 
 class _Student:

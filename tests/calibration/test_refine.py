@@ -148,3 +148,35 @@ def test_gradients_are_those_of_the_grid_with_its_codes_held(grid: Grid) -> None
     torch.testing.assert_close(module.step.grad, step.grad)
     if module.offset is not None:
         torch.testing.assert_close(module.offset.grad, upstream.reshape(levels.shape).sum(2))
+
+
+def test_what_it_says_has_the_time_left() -> None:
+    assert stage._said(3, 600, 9.0) == "refine"
+    assert stage._said(100, 600, 50.0) == "refine, 4 min left"
+    assert stage._said(550, 600, 550.0) == "refine, 50 s left"
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_rounding_for_training_is_that_of_the_file(grid: Grid) -> None:
+    """Values bit for bit; and gradients as autograd has them of the plain formula, where rounding is passed
+    straight through.
+    """
+    latent = torch.randn(4, 512, generator=torch.Generator().manual_seed(7))
+    packed = PackedTensor(grid, *grid.quantise(latent))
+    latent = (1.3 * latent).requires_grad_()
+    module = stage._OnGrid(packed)
+    found = module(latent)
+    assert torch.equal(found, module.packed(latent).dequantise())
+    along = torch.randn(4, 512, generator=torch.Generator().manual_seed(8))
+    (found * along).sum().backward()
+    step, offset = grid.steps(packed.stored)
+    assert latent.grad is not None
+    ratio = latent.detach().reshape(4, -1, grid.subgroup)
+    ratio = (ratio if offset is None else ratio - offset[:, :, None]) / step[:, :, None]
+    inside = (ratio > grid.levels[0] - 0.5) & (ratio < grid.levels[-1] + 0.5)
+    same = torch.eq(latent.grad != 0, inside.reshape(4, 512))
+    assert float(same.float().mean()) > 0.999 and bool(inside.any()) and not bool(inside.all())
+    if module.step.requires_grad:
+        level = grid.level(packed.grid.codes(ratio.clone()))
+        wanted = (along.reshape(ratio.shape) * (level - ratio * inside)).sum(2)
+        torch.testing.assert_close(module.step.grad, wanted, rtol=1e-3, atol=1e-2)
