@@ -31,7 +31,6 @@ from benchmarks.tables import table, write_json, write_text
 
 EPMQ = (sys.executable, ROOT / "cli.py")
 RULES: dict[str, dict[str, float]] = {
-    "linear": {"weight": 0.3},
     "task_arithmetic": {"weight": 0.3},
     "ties": {"weight": 0.3, "density": 0.5},
     "dare_ties": {"weight": 0.3, "density": 0.5},
@@ -178,7 +177,7 @@ def page(found: dict[str, Any]) -> str:
         ("what the machine does", "rate"),
         *((name, f"{rate:.1f}") for name, rate in found["rates"].items()),
     ]
-    return f"# Speed\n\n{about}\n\n{table(rows)}\n\n{table(limits)}\n"
+    return f"{about}.\n\n{table(rows)}\n\n{table(limits)}\n"
 
 
 def put(text: str) -> None:
