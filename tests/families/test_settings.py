@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING
 
 from converters import FAMILIES, keys_of, open_family, require_same_settings
 from epmq_export.errors import InputError
-from epmq_export.models import reference
+from epmq_export.models import reference, tokenizer
 from epmq_export.models.family import Batch, Family, towers
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Sample, picture_of
@@ -29,6 +29,7 @@ from tests.families.conftest import Opened
 from tests.families.models import MODELS
 
 CPU = torch.device("cpu")
+SOME_HARD_TEXTS = tokenizer.hard_to_split()[::40]
 Config = dict[str, Any]
 TEXTS = ["a cat", "a dog and a cat"]
 # Other values for keys whose own say nothing of what may stand there.
@@ -68,6 +69,14 @@ MORE: Mapping[str, list[Config]] = {
     "vit": [{"use_swiglu_ffn": True}],
     "clip": [{"text_config": None, "text_config_dict": {"num_attention_heads": 2}}],
 }
+
+
+@pytest.fixture(autouse=True)
+def _some_hard_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the tokenizer on some texts alone: it is the same at each of the many openings here, and is
+    compared on all texts elsewhere.
+    """
+    monkeypatch.setattr(tokenizer, "hard_to_split", lambda: SOME_HARD_TEXTS)
 
 
 def changes(config: Config, inner: tuple[str, ...] = ()) -> Iterator[tuple[str, Config]]:
