@@ -71,7 +71,7 @@ def test_what_kill_leaves_is_cleared_by_the_next(project: Project, epmq: Warm, t
 
 
 def test_a_signal_that_the_caller_has_turned_off_stays_off(project: Project, tmp_path: Path) -> None:
-    """As nohup does."""
+    """Ignore SIGHUP in the caller, which is what nohup does."""
     recipe, room = slow(project, tmp_path / "recipe.yaml"), tmp_path / "room"
     room.mkdir()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -281,7 +281,7 @@ def test_a_gpu_gives_the_processors_outputs(opened: Opened, device: str) -> None
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_gpu_sees_the_inputs_of_every_step(opened: Opened, device: str) -> None:
-    """As a calibration runs a family: block by block, with the batch where the block left it."""
+    """Run the family as a calibration does: block by block, with the batch where the block left it."""
     with a_gpu(device) as gpu:
         (batch,) = opened.family.batches(opened.model.samples, len(opened.model.samples))
         hidden: Tensor | None = None

@@ -82,7 +82,7 @@ def test_a_base_under_a_wrappers_prefix(opened: Opened, prefix: str, tmp_path: P
 
 
 def test_a_wrapper_within_names(opened: Opened, tmp_path: Path) -> None:
-    """As where each layer is compiled by itself."""
+    """Read names as torch.compile leaves them where each layer is compiled by itself."""
     tensors = moved(tensors_of(opened))
     wrapped = {name.replace(".0.", ".0._orig_mod."): value for name, value in tensors.items()}
     assert wrapped.keys() != tensors.keys()

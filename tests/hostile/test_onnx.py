@@ -40,7 +40,7 @@ def one_sentence(path: Path, action: Callable[[], object]) -> str:
 
 
 def refused(copy: Written) -> str:
-    """By both that read the file; the reader's sentence."""
+    """Require that both readers of the file refuse it; return the sentence of the one that reads tensors."""
     one_sentence(copy.path, lambda: FORMAT.open(copy.path, copy.family).differences(copy.packed))
     return one_sentence(copy.path, lambda: list(FORMAT.open(copy.path, copy.family).tensors()))
 

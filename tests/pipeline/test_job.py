@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(model: Path, family: Path, **settings: Any) -> None:
-    """Of a recipe on the model, with another family than its own."""
+    """Check a recipe on the model that is given another model's family."""
     path = family.parent / "recipe.yaml"
     content = {
         "merge_method": "linear",

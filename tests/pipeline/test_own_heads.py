@@ -113,7 +113,7 @@ def test_one_head_of_its_own_gives_all_models_one(tmp_path: Path) -> None:
 
 
 def test_the_bases_own_embeddings_beside_an_adapter_part_nothing(tmp_path: Path) -> None:
-    """As trainers save them on demand."""
+    """Read an adapter beside which the trainer has saved the base's own embeddings."""
     base = decoder.write(tmp_path / "base", "qwen3")
     trained(
         tmp_path / "one",
