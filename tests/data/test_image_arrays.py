@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables: a mistake and its sentence a line)
 """Images in the arrays of an .npz file."""
 
 import io
@@ -85,18 +84,21 @@ BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     (
         {},
         {},
-        "found no array, expected the key images to name one of uint8 [n, height, width] or [n, height, width, 3]",
+        "found no array, expected the key images to name one of uint8 [n, height, width] or [n, height, "
+        "width, 3]",
     ),
     (
         {"a": PIXELS, "b": PIXELS},
         {},
-        "found the arrays a (uint8 [2, 3, 4]), b (uint8 [2, 3, 4]), expected the key images to name one of uint8 [n, height, "
+        "found the arrays a (uint8 [2, 3, 4]), b (uint8 [2, 3, 4]), expected the key images to name one of "
+        "uint8 [n, height, "
         "width] or [n, height, width, 3]",
     ),
     (
         {"a": [1.5]},
         {},
-        "found the arrays a (float64 [1]), expected the key images to name one of uint8 [n, height, width] or [n, height, width, 3]",
+        "found the arrays a (float64 [1]), expected the key images to name one of uint8 [n, height, width] "
+        "or [n, height, width, 3]",
     ),
     (
         {"x_train": PIXELS},

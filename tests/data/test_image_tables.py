@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables: a mistake and its sentence a line)
 """Images in tables and in data sets of the hub."""
 
 import builtins
@@ -82,7 +81,8 @@ def test_a_directory_as_the_hub_has_it(tmp_path: Path) -> None:
     assert named(read(tmp_path, "test")) == named(read(tmp_path, split="test")) == ["dog"]
     with pytest.raises(
         InputError,
-        match=r": found the splits test, train and not 'tran', expected the key split to name one of them, did you mean 'train'\?$",
+        match=r": found the splits test, train and not 'tran', expected the key split to name one of them, "
+        r"did you mean 'train'\?$",
     ):
         read(tmp_path, split="tran")
     table(tmp_path / "other" / "train-00000-of-00001.parquet", [2], CLASSES)
@@ -106,7 +106,8 @@ def test_other_names_of_parquet_files(tmp_path: Path) -> None:
     table(tmp_path / "a" / "part3.parquet", [0], datasets.ClassLabel(names=["dog", "cat"]))
     with pytest.raises(
         InputError,
-        match=r"part3\.parquet: found other columns or classes than in .*part1\.parquet, expected the same in all files of a split$",
+        match=r"part3\.parquet: found other columns or classes than in .*part1\.parquet, expected the same "
+        r"in all files of a split$",
     ):
         read(tmp_path / "a")
 
@@ -124,27 +125,31 @@ BAD_TABLES: list[tuple[dict[str, Any], object, dict[str, str], str]] = [
         {"text": ["a"]},
         None,
         {},
-        ": found no column 'image', but text, expected encoded images: bytes, or a structure with bytes (the key images names the column)",
+        ": found no column 'image', but text, expected encoded images: bytes, or a structure with bytes "
+        "(the key images names the column)",
     ),
     (
         {"image": [[1, 2]]},
         None,
         {},
-        ": found the column image of list<element: int64>, expected encoded images: bytes, or a structure with bytes (the key "
+        ": found the column image of list<element: int64>, expected encoded images: bytes, or a structure "
+        "with bytes (the key "
         "images names the column)",
     ),
     (
         {"image": PICTURE},
         None,
         {"images": "imgae"},
-        ": found no column 'imgae', but image, expected encoded images: bytes, or a structure with bytes (the key "
+        ": found no column 'imgae', but image, expected encoded images: bytes, or a structure with bytes "
+        "(the key "
         "images names the column), did you mean 'image'?",
     ),
     (
         {"a": PICTURE, "b": PICTURE},
         None,
         {},
-        ": found no column 'image', but a, b, expected encoded images: bytes, or a structure with bytes (the key images "
+        ": found no column 'image', but a, b, expected encoded images: bytes, or a structure with bytes "
+        "(the key images "
         "names the column)",
     ),
     (
@@ -163,7 +168,8 @@ BAD_TABLES: list[tuple[dict[str, Any], object, dict[str, str], str]] = [
         {"image": PICTURE[:0]},
         None,
         {"images": "image"},
-        ": found the column image of null, expected encoded images: bytes, or a structure with bytes (the key "
+        ": found the column image of null, expected encoded images: bytes, or a structure with bytes (the "
+        "key "
         "images names the column)",
     ),
     (
@@ -273,7 +279,8 @@ def test_what_the_hub_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytes
     hub = Hub(monkeypatch, tmp_path, ValueError('Unknown split "test". Should be one of ["train"].\nmore\n'))
     with pytest.raises(
         InputError,
-        match=r'^dataset org/pets test: cannot be loaded \(Unknown split "test"\. Should be one of \["train"\]\.\)$',
+        match=r'^dataset org/pets test: cannot be loaded \(Unknown split "test"\. Should be one of '
+        r'\["train"\]\.\)$',
     ):
         of_hub("test", dataset="org/pets")
     hub.found = ConnectionError()
@@ -292,7 +299,8 @@ def test_what_the_hub_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "org" / "pets").mkdir(parents=True)
     with pytest.raises(
         InputError,
-        match=r"^dataset org/pets train: found a directory 'org/pets' where the command runs, which the library would take for it",
+        match=r"^dataset org/pets train: found a directory 'org/pets' where the command runs, which the "
+        r"library would take for it",
     ):
         of_hub(dataset="org/pets")
 

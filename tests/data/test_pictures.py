@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables: a mistake and its sentence a line)
 """Images are decoded in one way, and refused in one sentence."""
 
 import struct

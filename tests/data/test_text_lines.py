@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables: a mistake and its sentence a line)
 """Line files are read by line, and refused with the line."""
 
 import csv
@@ -90,7 +89,8 @@ def test_a_name_goes_before_an_index(tmp_path: Path) -> None:
 
 
 NAMED = {
-    ".jsonl": '{"idx": 0, "a": "one ", "b": "two", "gold": 1}\n{"idx": 1, "b": "four", "a": "three", "gold": "bad"}\n',
+    ".jsonl": '{"idx": 0, "a": "one ", "b": "two", "gold": 1}\n'
+    '{"idx": 1, "b": "four", "a": "three", "gold": "bad"}\n',
     ".csv": "gold,a,idx,b\n1,one ,0,two\nbad,three,1,four\n",
 }
 
@@ -196,12 +196,14 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
     (
         "x.npz",
         "PK",
-        ": found the ending '.npz', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet",
+        ": found the ending '.npz', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or "
+        ".parquet",
     ),
     (
         "x.gz",
         "a",
-        ": found the ending 'of no kind', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet",
+        ": found the ending 'of no kind', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, "
+        "or .parquet",
     ),
     ("x.txt", b"fine\nnot \xff fine\n", ":2: found byte 0xff, expected text in UTF-8"),
     ("x.txt", "fine".encode("utf-16-le"), ":1: found a NUL byte, expected text in UTF-8"),
@@ -232,7 +234,8 @@ BAD_LABELS = [
     (
         "x.tsv",
         "bad\tx\ngod\ty\n",
-        ":2: found the label 'god', expected one of the task's 3 labels (bad, so_so, good), did you mean 'good'?",
+        ":2: found the label 'god', expected one of the task's 3 labels (bad, so_so, good), did you mean "
+        "'good'?",
     ),
     ("x.tsv", "3\ty\n", ":1: found the label 3, expected one of the 3 classes, counted from 0"),
     ("x.tsv", "-1\ty\n", ":1: found the label '-1', expected one of the task's 3 labels (bad, so_so, good)"),

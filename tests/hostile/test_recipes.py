@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (tables: a mistake and its sentence a line)
 """Recipes that are wrong: each is one sentence with its line, and no mistake, however odd, is a traceback."""
 
 from collections.abc import Callable
@@ -122,38 +121,47 @@ def test_an_alias_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
 WRONG_VALUES = [
     (
         HEAD + "calibration: {methd: epmq}",
-        "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, tune, refine, did you mean 'method'?",
+        "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, "
+        "seed, tune, refine, did you mean 'method'?",
     ),
     (
         HEAD + "calibration:\n  damping: 1",
-        "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, seed, tune, refine",
+        "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, "
+        "seed, tune, refine",
     ),
     (
         HEAD + "verfy: {}",
-        "3: verfy: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, "
+        "3: verfy: found an unknown key, expected one of base_model, merge_method, merge_convention, "
+        "models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, "
         "chat_template, tasks, frozen, calibration, "
         "quantization, export, verify, did you mean 'verify'?",
     ),
     (
         "base_modle: org/base\nmodels: [{model: org/a}]",
-        "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
-        "tokenizer, chat_template, tasks, frozen, calibration, quantization, export, verify, did you mean 'base_model'?",
+        "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, "
+        "models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
+        "tokenizer, chat_template, tasks, frozen, calibration, quantization, export, verify, did you mean "
+        "'base_model'?",
     ),
     (
         "base_model: org/b\nmodels:\n  - model: org/a\n  - modle: org/b",
-        "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? (and 1 more mistake)",
+        "4: models[1].modle: found an unknown key, expected one of model, parameters, did you mean 'model'? "
+        "(and 1 more mistake)",
     ),
     (
         TASK + "    expertt: x",
-        "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, prompt, metric, templates, head, evaluation, did you mean 'expert'?",
+        "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, prompt, "
+        "metric, templates, head, evaluation, did you mean 'expert'?",
     ),
     (
         HEAD + "tokenizer_source: org/aa",
-        "3: tokenizer_source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?",
+        "3: tokenizer_source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean "
+        "'org/a'?",
     ),
     (
         HEAD + "tokenizer: {source: org/aa}",
-        "3: tokenizer.source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean 'org/a'?",
+        "3: tokenizer.source: found 'org/aa', expected 'base', 'union' or one of the models, did you mean "
+        "'org/a'?",
     ),
     (
         HEAD + "tokenizer_source: base\ntokenizer: {source: base}",
@@ -161,7 +169,8 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "tokenizer: {sauce: union}",
-        "3: tokenizer.sauce: found an unknown key, expected one of source, tokens, pad_to_multiple_of, did you mean 'source'?",
+        "3: tokenizer.sauce: found an unknown key, expected one of source, tokens, pad_to_multiple_of, did "
+        "you mean 'source'?",
     ),
     (
         HEAD + "tokenizer: {pad_to_multiple_of: 0}",
@@ -215,11 +224,13 @@ WRONG_VALUES = [
     ),
     (
         SLICE.replace("a, layer_range", "a, layers"),
-        "5: slices[0].sources[1].layers: found an unknown key, expected one of model, layer_range, parameters (and 1 more mistake)",
+        "5: slices[0].sources[1].layers: found an unknown key, expected one of model, layer_range, "
+        "parameters (and 1 more mistake)",
     ),
     (
         SLICE.replace("sources", "source"),
-        "3: slices[0].source: found an unknown key, expected one of sources, base_model, parameters, did you mean 'sources'? (and 1 more mistake)",
+        "3: slices[0].source: found an unknown key, expected one of sources, base_model, parameters, did "
+        "you mean 'sources'? (and 1 more mistake)",
     ),
     (SLICE + "  - sources: []", "6: slices[1].sources: found an empty list, expected at least 1"),
     (
@@ -239,7 +250,8 @@ WRONG_VALUES = [
     ),
     (
         SLICE + "    parameters: {weight: [{filtre: a, value: 1}]}",
-        "6: slices[0].parameters.weight: found an entry with filtre, value, expected a number, true or false, "
+        "6: slices[0].parameters.weight: found an entry with filtre, value, expected a number, true or "
+        "false, "
         "a list of numbers over the layers, or a list of filter and value",
     ),
     (
@@ -252,7 +264,8 @@ WRONG_VALUES = [
     ),
     (
         "base_model: org/b\nmodules: {default: {model: []}}",
-        "2: modules.default.model: found an unknown key, expected one of models, slices, parameters, did you mean 'models'?",
+        "2: modules.default.model: found an unknown key, expected one of models, slices, parameters, did "
+        "you mean 'models'?",
     ),
     (
         "base_model: org/b\nmodules:\n  default:\n    models:\n      - model: org/a\n      - model: org/a",
@@ -261,15 +274,18 @@ WRONG_VALUES = [
     ),
     (
         "base_model: org/b\nmodules: {'': {models: [{model: org/a}]}}",
-        "2: modules.: found an empty name, expected the first part of tensors' names, or 'default' for all the rest",
+        "2: modules.: found an empty name, expected the first part of tensors' names, or 'default' for all "
+        "the rest",
     ),
     (
         HEAD + "parameters: {weight: }",
-        "3: parameters.weight: found nothing, expected a number, true or false, a list of numbers over the layers, or a list of filter and value",
+        "3: parameters.weight: found nothing, expected a number, true or false, a list of numbers over the "
+        "layers, or a list of filter and value",
     ),
     (
         HEAD + "parameters: {weight: [1, {value: 2}]}",
-        "3: parameters.weight: found 1, expected a number, true or false, a list of numbers over the layers, or a list of filter and value",
+        "3: parameters.weight: found 1, expected a number, true or false, a list of numbers over the "
+        "layers, or a list of filter and value",
     ),
     (
         HEAD + "parameters: {weight: {filter: 3, value: 1}}",
@@ -290,7 +306,8 @@ WRONG_VALUES = [
     (HEAD + "calibration: {seed: -1}", "3: calibration.seed: found -1, expected at least 0"),
     (
         HEAD + "calibration: {method: featcat}",
-        "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, anchored, did you mean 'featcal'?",
+        "3: calibration.method: found 'featcat', expected one of rtn, gptq, regmean, epmq, featcal, "
+        "anchored, did you mean 'featcal'?",
     ),
     (
         HEAD + "calibration: {method: rtn, lambda: 1}",
@@ -302,16 +319,19 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {grid: q4_0}",
-        "3: quantization.grid: found 'q4_0', expected one of Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q4_0'?",
+        "3: quantization.grid: found 'q4_0', expected one of Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, "
+        "Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q4_0'?",
     ),
     (HEAD + "quantization: {bits: 0}", "3: quantization.bits: found 0, expected a number above 0"),
     (
         HEAD + "quantization: {bits: 5, grid: Q4_K}",
-        "3: quantization.grid: found a grid beside bits, which choose one for each linear, expected one of the two keys",
+        "3: quantization.grid: found a grid beside bits, which choose one for each linear, expected one of "
+        "the two keys",
     ),
     (
         HEAD + "quantization: {bits: 4}",
-        "3: quantization.bits: found 4, expected at least 4.5, which ONNX takes: or leave it out of export.formats",
+        "3: quantization.bits: found 4, expected at least 4.5, which ONNX takes: or leave it out of "
+        "export.formats",
     ),
     (
         HEAD + "quantization: {onnx_grid: Q4_K}",
@@ -319,7 +339,8 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {overrides: {'*.query.*': q8_0}}",
-        "3: quantization.overrides.*.query.*: found 'q8_0', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q8_0'?",
+        "3: quantization.overrides.*.query.*: found 'q8_0', expected one of F16, F32, Q2_K, Q3_K, Q4_0, "
+        "Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q8_0'?",
     ),
     (
         HEAD + "quantization: {overrides: [Q8_0]}",
@@ -327,7 +348,8 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {embeddings: int4}",
-        "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0",
+        "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, "
+        "IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0",
     ),
     (HEAD + "quantization: {keep: pooler}", "3: quantization.keep: found 'pooler', expected a list"),
     (
@@ -377,7 +399,8 @@ WRONG_VALUES = [
     ),
     (
         "base_model: ./experts/sst\nmodels: [{model: org/a}]",
-        "1: base_model: found no model directory './experts/sst', expected one, relative to the recipe, did you mean './experts/sst2'?",
+        "1: base_model: found no model directory './experts/sst', expected one, relative to the recipe, did "
+        "you mean './experts/sst2'?",
     ),
     (
         "base_model: data/mood.tsv\nmodels: [{model: org/a}]",
@@ -403,7 +426,8 @@ WRONG_VALUES = [
     ),
     (
         TASK.replace("org/a\n", "org/base\n"),
-        "5: tasks.mood.expert: found 'org/base', expected one of the experts in models, did you mean 'org/b'?",
+        "5: tasks.mood.expert: found 'org/base', expected one of the experts in models, did you mean "
+        "'org/b'?",
     ),
     (
         TASK.replace("data/mood.tsv", "[]"),
@@ -411,23 +435,28 @@ WRONG_VALUES = [
     ),
     (
         TASK.replace("data/mood.tsv", "[3]"),
-        "6: tasks.mood.calibration[0]: found 3, expected the path of a file or a directory, or a mapping with path or dataset",
+        "6: tasks.mood.calibration[0]: found 3, expected the path of a file or a directory, or a mapping "
+        "with path or dataset",
     ),
     (
         TASK.replace("data/mood.tsv", "3"),
-        "6: tasks.mood.calibration: found 3, expected the path of a file or a directory, a mapping with path or dataset, or a list of these",
+        "6: tasks.mood.calibration: found 3, expected the path of a file or a directory, a mapping with "
+        "path or dataset, or a list of these",
     ),
     (
         TASK.replace("data/mood.tsv", "{a: b}"),
-        "6: tasks.mood.calibration.a: found an unknown key, expected one of path, dataset, config, split, images, texts, labels",
+        "6: tasks.mood.calibration.a: found an unknown key, expected one of path, dataset, config, split, "
+        "images, texts, labels",
     ),
     (
         TASK.replace("data/mood.tsv", "\n      pth: data\n      split: train"),
-        "7: tasks.mood.calibration.pth: found an unknown key, expected one of path, dataset, config, split, images, texts, labels, did you mean 'path'?",
+        "7: tasks.mood.calibration.pth: found an unknown key, expected one of path, dataset, config, split, "
+        "images, texts, labels, did you mean 'path'?",
     ),
     (
         TASK.replace("data/mood.tsv", "\n      - data/mood.tsv\n      - pth: data"),
-        "8: tasks.mood.calibration[1].pth: found an unknown key, expected one of path, dataset, config, split, images, texts, labels, did you mean 'path'?",
+        "8: tasks.mood.calibration[1].pth: found an unknown key, expected one of path, dataset, config, "
+        "split, images, texts, labels, did you mean 'path'?",
     ),
     (
         TASK.replace("data/mood.tsv", "{}"),
@@ -460,7 +489,8 @@ WRONG_VALUES = [
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: ./data}"),
-        "6: tasks.mood.calibration.dataset: found './data', expected an id of the Hugging Face hub, org/name, perhaps with @revision",
+        "6: tasks.mood.calibration.dataset: found './data', expected an id of the Hugging Face hub, "
+        "org/name, perhaps with @revision",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, split: ' '}"),
@@ -472,7 +502,8 @@ WRONG_VALUES = [
     ),
     (
         TASK.replace("data/mood.tsv", "{path: data, config: a}"),
-        "6: tasks.mood.calibration.config: found it beside path, expected it left out: only data sets of the hub have configs",
+        "6: tasks.mood.calibration.config: found it beside path, expected it left out: only data sets of "
+        "the hub have configs",
     ),
     (
         TASK.replace("data/mood.tsv", "{path: data/mood.tsv, split: a}"),
@@ -480,11 +511,13 @@ WRONG_VALUES = [
     ),
     (
         TASK + "    evaluation: {dataset: org/d, labls: a}",
-        "7: tasks.mood.evaluation.labls: found an unknown key, expected one of path, dataset, config, split, images, texts, labels, did you mean 'labels'?",
+        "7: tasks.mood.evaluation.labls: found an unknown key, expected one of path, dataset, config, "
+        "split, images, texts, labels, did you mean 'labels'?",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: []}"),
-        "6: tasks.mood.calibration.texts: found an empty list, expected the name of a column or a list of names",
+        "6: tasks.mood.calibration.texts: found an empty list, expected the name of a column or a list of "
+        "names",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: 3}"),
@@ -508,35 +541,43 @@ WRONG_VALUES = [
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}"),
-        "4: tasks.mood.prompt: found the prompt '{}', expected text with {a} and {b}, where the texts of the data stand, and no {}",
+        "4: tasks.mood.prompt: found the prompt '{}', expected text with {a} and {b}, where the texts of "
+        "the data stand, and no {}",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}") + "    prompt: '{a} {c}'",
-        "7: tasks.mood.prompt: found the prompt '{a} {c}', expected text with {a} and {b}, where the texts of the data stand, and no {}",
+        "7: tasks.mood.prompt: found the prompt '{a} {c}', expected text with {a} and {b}, where the texts "
+        "of the data stand, and no {}",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}") + "    prompt: '{a} {b} {}'",
-        "7: tasks.mood.prompt: found the prompt '{a} {b} {}', expected text with {a} and {b}, where the texts of the data stand, and no {}",
+        "7: tasks.mood.prompt: found the prompt '{a} {b} {}', expected text with {a} and {b}, where the "
+        "texts of the data stand, and no {}",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: a}") + "    prompt: '{a}'",
-        "7: tasks.mood.prompt: found the prompt '{a}', expected text with {} once, where a text of the data stands",
+        "7: tasks.mood.prompt: found the prompt '{a}', expected text with {} once, where a text of the data "
+        "stands",
     ),
     (
         TASK + "    prompt: '{} {}'",
-        "7: tasks.mood.prompt: found the prompt '{} {}', expected text with {} once, where a text of the data stands",
+        "7: tasks.mood.prompt: found the prompt '{} {}', expected text with {} once, where a text of the "
+        "data stands",
     ),
     (
         PAIRS + "    evaluation: {dataset: org/d, texts: [a, c]}",
-        "8: tasks.mood.evaluation.texts: found a, c, expected a, b as in the task's other data: all stand in one prompt",
+        "8: tasks.mood.evaluation.texts: found a, c, expected a, b as in the task's other data: all stand "
+        "in one prompt",
     ),
     (
         PAIRS + "    evaluation: data/mood.tsv",
-        "8: tasks.mood.evaluation.texts: found nothing, expected a, b as in the task's other data: all stand in one prompt",
+        "8: tasks.mood.evaluation.texts: found nothing, expected a, b as in the task's other data: all "
+        "stand in one prompt",
     ),
     (
         PAIRS.replace("{dataset", "[{dataset: org/d, texts: x}, {dataset").replace("]}", "]}]"),
-        "6: tasks.mood.calibration[0].texts: found x, expected a, b as in the task's other data: all stand in one prompt",
+        "6: tasks.mood.calibration[0].texts: found x, expected a, b as in the task's other data: all stand "
+        "in one prompt",
     ),
     (
         TASK + "    evaluation: {split: a}",
@@ -544,7 +585,8 @@ WRONG_VALUES = [
     ),
     (
         TASK + "    evaluation: [data]",
-        "7: tasks.mood.evaluation: found a list, expected the path of a file or a directory, or a mapping with path or dataset",
+        "7: tasks.mood.evaluation: found a list, expected the path of a file or a directory, or a mapping "
+        "with path or dataset",
     ),
     (
         TASK + "    templates: a photo of a {}.",
@@ -560,26 +602,31 @@ WRONG_VALUES = [
     ),
     (
         LABELLED + "    templates: [a photo]",
-        "8: tasks.mood.templates[0]: found the template 'a photo', expected text with {} once, where the class stands",
+        "8: tasks.mood.templates[0]: found the template 'a photo', expected text with {} once, where the "
+        "class stands",
     ),
     (
         LABELLED + "    templates: ['{}', '{} and {}']",
-        "8: tasks.mood.templates[1]: found the template '{} and {}', expected text with {} once, where the class stands",
+        "8: tasks.mood.templates[1]: found the template '{} and {}', expected text with {} once, where the "
+        "class stands",
     ),
     (
         LABELLED + "    templates: ['{0}']",
-        "8: tasks.mood.templates[0]: found the template '{0}', expected text with {} once, where the class stands",
+        "8: tasks.mood.templates[0]: found the template '{0}', expected text with {} once, where the class "
+        "stands",
     ),
     (LABELLED + "    templates: [3]", "8: tasks.mood.templates[0]: found 3, expected text"),
     (LABELLED + "    head: data", "8: tasks.mood.head: found the directory 'data', expected a file"),
     (
         LABELLED + "    head: data/weight.bin",
-        "8: tasks.mood.head: found no file 'data/weight.bin', expected one, relative to the recipe, did you mean 'data/weights.bin'?",
+        "8: tasks.mood.head: found no file 'data/weight.bin', expected one, relative to the recipe, did you "
+        "mean 'data/weights.bin'?",
     ),
     (LABELLED + "    head: [data]", "8: tasks.mood.head: found a list, expected a path"),
     (
         LABELLED + "    head: data/weights.bin\n    templates: ['{}']",
-        "8: tasks.mood.head: found it beside templates, expected one of them: templates make a head of their own",
+        "8: tasks.mood.head: found it beside templates, expected one of them: templates make a head of "
+        "their own",
     ),
     (HEAD + "frozen: text_model.*", "3: frozen: found 'text_model.*', expected a list"),
     (HEAD + "frozen: ['*', 3]", "3: frozen[1]: found 3, expected text"),
@@ -602,7 +649,8 @@ WRONG_VALUES = [
     (LABELLED + "    labels: [bad, bad]", "8: tasks.mood.labels: found 'bad' twice, expected it once"),
     (
         LABELLED + "    labels: [so so, so_so]",
-        "8: tasks.mood.labels: found the text 'so so' for the labels 'so so' and 'so_so', expected one for each",
+        "8: tasks.mood.labels: found the text 'so so' for the labels 'so so' and 'so_so', expected one for "
+        "each",
     ),
     (LABELLED + "    labels: [0, 1]", "8: tasks.mood.labels: found the label 0, expected text: quote it"),
     (
@@ -611,11 +659,13 @@ WRONG_VALUES = [
     ),
     (
         LABELLED + "    labels: 3",
-        "8: tasks.mood.labels: found 3, expected a list of names, a mapping of names to texts, or the path of a JSON file",
+        "8: tasks.mood.labels: found 3, expected a list of names, a mapping of names to texts, or the path "
+        "of a JSON file",
     ),
     (
         LABELLED + "    labels: data/mods.tsv",
-        "8: tasks.mood.labels: found no file 'data/mods.tsv', expected one, relative to the recipe, did you mean 'data/mood.tsv'?",
+        "8: tasks.mood.labels: found no file 'data/mods.tsv', expected one, relative to the recipe, did you "
+        "mean 'data/mood.tsv'?",
     ),
     (
         LABELLED + "    labels: data/numbers.json",
@@ -627,7 +677,8 @@ WRONG_VALUES = [
     ),
     (
         LABELLED + "    labels: data/scalar.json",
-        "8: tasks.mood.labels: found 3 in scalar.json, expected a list of names, a mapping of names to texts, or the path of a JSON file",
+        "8: tasks.mood.labels: found 3 in scalar.json, expected a list of names, a mapping of names to "
+        "texts, or the path of a JSON file",
     ),
 ]
 

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (a table: a mistake and its sentence a line)
 """Slices and modules, on sources in memory: each layer of the merge against the layers that it is made of."""
 
 from collections.abc import Mapping
@@ -17,7 +16,9 @@ from tests.tiny.in_memory import InMemory
 
 
 def model(start: float, layers: int = 4, towers: bool = False) -> InMemory:
-    """A stack of layers, layer i all `start + i`; embeddings `start + 0.25`, the norm after them `start + 0.5`. With towers, an encoder and a decoder."""
+    """Return a stack of layers, layer i all `start + i`, with embeddings `start + 0.25` and a norm behind them
+    `start + 0.5`. With towers, it has an encoder and a decoder.
+    """
     tensors: dict[str, Tensor] = {}
     for prefix in ("encoder.", "decoder.") if towers else ("model.",):
         tensors |= {
@@ -103,7 +104,9 @@ merge_method: task_arithmetic
 slices:
   - sources:
       - {model: org/base, layer_range: [0, 2]}
-      - {model: org/a, layer_range: [2, 4], parameters: {weight: [{filter: layers.3., value: 10}, {value: 1}]}}
+      - model: org/a
+        layer_range: [2, 4]
+        parameters: {weight: [{filter: layers.3., value: 10}, {value: 1}]}
 parameters: {lambda: [{filter: layers.1., value: 2}, {value: 1}]}
 """
     got = merge(tmp_path, text, {BASE: model(0), A: model(0)})
@@ -144,7 +147,10 @@ parameters: {weight: 4}
 
 def test_a_weight_anywhere_is_one_everywhere(tmp_path: Path) -> None:
     source = "{model: org/base, layer_range: [0, 2]}, {model: org/a, layer_range: [0, 2]"
-    text = f"base_model: org/base\nmerge_method: task_arithmetic\nslices:\n  - sources: [{source}, parameters: {{weight: 1}}}}]\n  - sources: [{source}}}]\n"
+    text = (
+        "base_model: org/base\nmerge_method: task_arithmetic\nslices:\n"
+        f"  - sources: [{source}, parameters: {{weight: 1}}}}]\n  - sources: [{source}}}]\n"
+    )
     models = {BASE: model(0), A: model(1)}
     assert layers(merge(tmp_path, text, models)) == [
         1,
@@ -165,7 +171,10 @@ def test_under_mergekits_convention_an_unlisted_base_counts(tmp_path: Path) -> N
 
 
 def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None:
-    text = "base_model: org/base\nmerge_method: passthrough\nmerge_convention: mergekit\nmodels: [{model: org/a}]\n"
+    text = (
+        "base_model: org/base\nmerge_method: passthrough\nmerge_convention: mergekit\n"
+        "models: [{model: org/a}]\n"
+    )
     assert layers(merge(tmp_path, text, {BASE: model(0), A: model(2)})) == [2, 3, 4, 5]
 
 
@@ -174,11 +183,13 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
     [
         (
             STACKED.replace("[1, 4]", "[1, 5]"),
-            ":4: slices[1].sources[0].layer_range: found [1, 5], but org/b has 4 layers, expected at most [0, 4]",
+            ":4: slices[1].sources[0].layer_range: found [1, 5], but org/b has 4 layers, expected at most "
+            "[0, 4]",
         ),
         (
             STACKED.replace("org/b", "org/towers"),
-            ":4: slices[1].sources[0].model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/towers, expected one",
+            ":4: slices[1].sources[0].model: found 2 stacks of layers (decoder.layers, encoder.layers) in "
+            "org/towers, expected one",
         ),
         (
             STACKED.replace("org/b", "org/flat"),
@@ -189,7 +200,8 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
             ":4: modules.head: found no tensor that belongs to it",
         ),
         (
-            "base_model: org/towers\nmerge_method: linear\nmodules:\n  encoder: {models: [{model: org/towers}]}",
+            "base_model: org/towers\nmerge_method: linear\nmodules:\n  encoder: {models: [{model: "
+            "org/towers}]}",
             ":3: modules: found no module for decoder.layers.0.",
         ),
         (
@@ -225,11 +237,13 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
             ":4: slices[0].parameters.scale: scale of org/a is 'no'",
         ),
         (
-            "base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\n    parameters:\n      density: 3",
+            "base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\n    "
+            "parameters:\n      density: 3",
             ":7: modules.default.parameters.density: density of org/a is 3",
         ),
         (
-            "base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: org/a}]\nparameters: {lambda: no}",
+            "base_model: org/b\nmerge_method: ties\nmodules:\n  default:\n    models: [{model: "
+            "org/a}]\nparameters: {lambda: no}",
             ":6: parameters.lambda: lambda is 'no'",
         ),
         (
@@ -261,7 +275,8 @@ def test_layers_that_do_not_fit_are_named(tmp_path: Path) -> None:
     }
     with pytest.raises(
         InputError,
-        match=r"org/b does not fit the base: model\.layers\.5\.attn\.weight has shape \[2, 2\], the base's has \[4, 4\]",
+        match=r"org/b does not fit the base: model\.layers\.5\.attn\.weight has shape \[2, 2\], the base's "
+        r"has \[4, 4\]",
     ):
         merge(tmp_path, text, {A: InMemory(wide), B: model(0)})
 
@@ -280,7 +295,8 @@ def test_only_the_bases_own_layers_can_be_calibrated(
     tmp_path: Path, ranges: list[tuple[int, int]], kept: bool
 ) -> None:
     slices = "".join(
-        f"  - {{sources: [{{model: org/base, layer_range: {[*span]}}}, {{model: org/a, layer_range: {[*span]}}}]}}\n"
+        f"  - {{sources: [{{model: org/base, layer_range: {[*span]}}}, {{model: org/a, layer_range: "
+        f"{[*span]}}}]}}\n"
         for span in ranges
     )
     (tmp_path / "recipe.yaml").write_text(f"base_model: org/base\nslices:\n{slices}")
@@ -304,7 +320,8 @@ def test_only_the_bases_own_layers_can_be_calibrated(
 
 def test_layers_of_one_model_on_other_layers_of_the_base_cannot_be_calibrated(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
-        "base_model: org/base\nslices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: org/a, layer_range: [1, 5]}]\n"
+        "base_model: org/base\nslices:\n  - sources: [{model: org/base, layer_range: [0, 4]}, {model: "
+        "org/a, layer_range: [1, 5]}]\n"
     )
     recipe = load_recipe(tmp_path / "recipe.yaml")
     with pytest.raises(RecipeError, match="slices: found layers in another order"), recipe.located():
@@ -327,7 +344,8 @@ IN_MODULES = (
         (
             SLICES,
             True,
-            ":1: base_model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/base, expected one",
+            ":1: base_model: found 2 stacks of layers (decoder.layers, encoder.layers) in org/base, "
+            "expected one",
         ),
         (
             SLICES.replace("4]", "10000000000]"),

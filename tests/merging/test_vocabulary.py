@@ -1,5 +1,6 @@
-# ruff: noqa: E501 (a table: a mistake and its sentence a line)
-"""Models with other tokens, merged: which row of the embeddings each token gets. A row of a model is all one number."""
+"""Models with other tokens, merged: which row of the embeddings each token gets. A row of a model is all one
+number.
+"""
 
 import json
 import logging
@@ -66,7 +67,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def merged(folder: Path, **keys: object) -> tuple[Path, dict[str, float], Mapping[str, Tensor]]:
-    """The directory written, the mean's number of each token, and all tensors. The mean is of one and two, unless `keys` say else."""
+    """Return the directory that is written, the mean's number of each token, and all tensors. The mean is of
+    one and two, unless `keys` say something else.
+    """
     models = [{"model": f"./{name}", "parameters": {"weight": 0.5}} for name in ("one", "two")]
     (folder / "recipe.yaml").write_text(
         yaml.safe_dump({"base_model": "./base", "merge_method": "linear", "models": models, **keys})
@@ -263,7 +266,10 @@ def test_mistakes(folder: Path, keys: dict[str, object], error: type[EpmqError],
 def test_embeddings_of_another_number_of_rows_than_the_config_says(folder: Path) -> None:
     config = json.loads((folder / "one" / "config.json").read_text())
     (folder / "one" / "config.json").write_text(json.dumps({**config, "vocab_size": 9}))
-    sentence = r"one/config\.json: found vocab_size 9, but no token embeddings of so many rows \(model\.embed_tokens\.weight has 5\), expected the number of their"
+    sentence = (
+        r"one/config\.json: found vocab_size 9, but no token embeddings of so many rows "
+        r"\(model\.embed_tokens\.weight has 5\), expected the number of their"
+    )
     with pytest.raises(InputError, match=sentence):
         merged(folder, tokenizer_source="union")
 
