@@ -109,7 +109,8 @@ BROKEN = [
     (png(1)[:-30], r"found an image that cannot be decoded \(.*\), expected a whole one"),
     (
         _bomb(),
-        r"found an image that cannot be decoded \(Image size \(900000000 pixels\) exceeds limit .*\), expected a whole one",
+        r"found an image that cannot be decoded \(Image size \(900000000 pixels\) exceeds limit .*\), "
+        r"expected a whole one",
     ),
     (FLOATS, r"found an image that cannot be decoded \(pixels that are floats\), expected a whole one"),
     (

@@ -16,8 +16,8 @@ from tests.tiny.in_memory import InMemory
 
 
 def model(start: float, layers: int = 4, towers: bool = False) -> InMemory:
-    """Return a stack of layers, layer i all `start + i`, with embeddings `start + 0.25` and a norm behind them
-    `start + 0.5`. With towers, it has an encoder and a decoder.
+    """Return a stack of layers, layer i all `start + i`, with embeddings `start + 0.25` and a norm behind
+    them `start + 0.5`. With towers, it has an encoder and a decoder.
     """
     tensors: dict[str, Tensor] = {}
     for prefix in ("encoder.", "decoder.") if towers else ("model.",):
