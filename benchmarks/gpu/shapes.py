@@ -24,6 +24,14 @@ from epmq_export.models.samples import Sample
 CPU = torch.device("cpu")
 # The length of the anchor is measured over whole models; here it is a usual one (docs/method.md).
 METHOD = replace(PRESETS[DEFAULT_METHOD], rho=1.5)
+# A language model that only tries the command itself.
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 600,
+}
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,7 @@ def small_language(request: Request) -> Iterator[Row]:
     layers, count, words = (1, 4, 6) if request.tiny else (6, 32, 48)
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
     sizes |= {"num_key_value_heads": 3, "vocab_size": 49152}
-    if request.tiny:
-        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-        sizes |= {"num_key_value_heads": 2, "vocab_size": 600}
-    family = _llama(request.work / "smollm2", layers, sizes)
+    family = _llama(request.work / "smollm2", layers, TINY if request.tiny else sizes)
     samples = [texts(count, words, seed) for seed in range(2)]
     experts = Experts(family, CPU, 2)
     what = f"SmolLM2-135M's shape, {layers} of 30 layers, 2 experts of {count} texts of {words} words"
@@ -106,10 +111,7 @@ def large_language(request: Request) -> Iterator[Row]:
     layers, count, words = (1, 4, 6) if request.tiny else (2, 128, 96)
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
     sizes |= {"num_key_value_heads": 32, "vocab_size": 32000}
-    if request.tiny:
-        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-        sizes |= {"num_key_value_heads": 4, "vocab_size": 600}
-    family = _llama(request.work / "llama", layers, sizes)
+    family = _llama(request.work / "llama", layers, TINY if request.tiny else sizes)
     samples = [texts(count, words, seed) for seed in range(4)]
     found = calibrate(Experts(family, request.device, 4, rank=16), samples, request.device)
     whole = sum(found.seconds) + (32 - layers) * found.seconds[layers]

@@ -16,7 +16,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
-from torch import Tensor
 
 from epmq_export.errors import InputError, first_line
 from epmq_export.files import read_json, refuse_pointer
@@ -34,12 +33,11 @@ from epmq_export.tensors.directory import (
 )
 from epmq_export.tensors.fitted import fit, left_out, read
 from epmq_export.tensors.gguf_file import is_gguf
-from epmq_export.tensors.low_rank import Change, low_rank_change
 from epmq_export.tensors.modules import DENSE, dense_tensors
 from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.nearly import looks_like
 from epmq_export.tensors.shards import StoredWeights
-from epmq_export.tensors.source import Joined, RowReader, TypedSource, row_reader
+from epmq_export.tensors.source import Joined, Passed, TypedSource
 
 log = logging.getLogger(__name__)
 # Pickles that a trainer leaves beside a model and that are no weights.
@@ -95,7 +93,7 @@ gives it.
 """
 
 
-class Weights:
+class Weights(Passed):
     """A directory with model.safetensors, or with an index and its shards. Opening it reads the headers only,
     and of a head that is said to be the embeddings whether it is.
 
@@ -120,22 +118,7 @@ class Weights:
         self._modules = dense_tensors(directory)
         self.naming = naming
         found: TypedSource = read(self._stored, naming, location)
-        self._read = Joined([found, *self._modules.values()]) if self._modules else found
-
-    def names(self) -> list[str]:
-        return [*self._read.names()]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._read.shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._read.dtype(name)
-
-    def load(self, name: str) -> Tensor:
-        return self._read.load(name)
-
-    def row_reader(self, name: str) -> RowReader | None:
-        return row_reader(self._read, name)
+        super().__init__(Joined([found, *self._modules.values()]) if self._modules else found)
 
     def files(self) -> list[Path]:
         return sorted([*self._stored.files(), *self._modules, *self._settings])
@@ -155,7 +138,7 @@ class Adapted(lora.Lora):
         return sorted({self.directory / ADAPTER_CONFIG, self.directory / ADAPTER_WEIGHTS, *self._base_files})
 
 
-class Fitted:
+class Fitted(Passed):
     """A checkpoint under the names of a base."""
 
     def __init__(self, opened: Checkpoint, base: Checkpoint) -> None:
@@ -170,25 +153,7 @@ class Fitted:
         if opened.changed is not None:
             self.changed = frozenset(name for name, own in fitted.originals.items() if own in opened.changed)
         self.notes: Sequence[str] = (*opened.notes, *fitted.notes)
-        self._source = fitted.source
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._source.shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._source.dtype(name)
-
-    def load(self, name: str) -> Tensor:
-        return self._source.load(name)
-
-    def row_reader(self, name: str) -> RowReader | None:
-        return row_reader(self._source, name)
-
-    def low_rank_change(self, name: str) -> Change | None:
-        return low_rank_change(self._source, name)
+        super().__init__(fitted.source)
 
     def files(self) -> list[Path]:
         return self._opened.files()

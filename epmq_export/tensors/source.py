@@ -1,6 +1,6 @@
 """Tensors by name, read when asked for: the protocols, and sources that are made from others."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -47,21 +47,29 @@ def row_reader(source: object, name: str) -> RowReader | None:
     return None if reader is None else reader(name)
 
 
-class Shapes:
-    """Shapes by name as a `TensorSource` on the meta device: it has no data and reads none."""
+class Passed:
+    """Another source's tensors as they are, for classes that tell more of them."""
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._shapes = shapes
+    def __init__(self, source: TypedSource) -> None:
+        self._source = source
 
     def names(self) -> list[str]:
-        return list(self._shapes)
+        return [*self._source.names()]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._shapes[name]
+        return self._source.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._source.dtype(name)
 
     def load(self, name: str) -> Tensor:
-        """Return an empty tensor of that shape, float32 on the meta device."""
-        return torch.empty(self._shapes[name], device="meta")
+        return self._source.load(name)
+
+    def row_reader(self, name: str) -> RowReader | None:
+        return row_reader(self._source, name)
+
+    def low_rank_change(self, name: str) -> Change | None:
+        return low_rank_change(self._source, name)
 
 
 class Renamed:

@@ -16,6 +16,8 @@ _NEAR, _WANTED, _MOST = 0.01, 1 << 23, 1 << 26
 # float32 numbers >= 0 have the order of their bits, read as integers of 31 bits. The first pass counts the
 # upper 16 bits. The second counts the lower 15 bits of the numbers in the bin that the first pass found.
 _LOW_BITS = 15
+# The numbers that are counted at a time, because counting makes wider ones of them.
+_STEP = 1 << 22
 _HIGH, _LOW = 1 << 16, 1 << _LOW_BITS
 
 
@@ -71,8 +73,8 @@ def _by_bits(pieces: Sequence[T], numbers: Numbers[T], k: int) -> float:
     def count(bin_of: Callable[[Tensor], Tensor], bins: int) -> Tensor:
         counts = torch.zeros(bins, dtype=torch.int64)
         for piece in pieces:
-            bits = numbers(piece).contiguous().view(torch.int32)
-            counts += torch.bincount(bin_of(bits), minlength=bins)
+            for bits in torch.split(numbers(piece).contiguous().view(torch.int32), _STEP):
+                counts += torch.bincount(bin_of(bits), minlength=bins)
         return counts
 
     high, above = _find(count(lambda bits: bits >> _LOW_BITS, _HIGH), k)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epmq_export.merging.rules.shared.kth_largest import kth_largest
+from epmq_export.merging.rules.shared.kth_largest import _by_bits, kth_largest
 
 FLOATS = st.floats(0, width=32, allow_nan=False, allow_infinity=False)
 NEAR = st.integers(0, 40).map(
@@ -57,3 +57,8 @@ def test_a_sample_that_misleads_changes_nothing(k: int) -> None:
     mixed = [piece for place in range(128) for piece in (small[place], *pieces[2 * place : 2 * place + 2])]
     assert len(torch.cat(mixed)) == 40000
     assert kth_largest(mixed, lambda piece: piece, k, 40000) == 40000 - k
+
+
+def test_pieces_longer_than_one_step_are_counted_whole() -> None:
+    numbers = shuffled((1 << 22) + 1000)
+    assert _by_bits([numbers], lambda piece: piece, 1234) == len(numbers) - 1234
