@@ -102,6 +102,13 @@ class Warm:
         assert self._server.wait(timeout=30) == 0
 
 
+def tree(directory: Path) -> dict[str, bytes]:
+    """Return the content of every file below a directory, by its path there."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
 def ran_once(
     name: str, command: Callable[..., Result], *recipe_and_options: str | Path
 ) -> tuple[Path, Result]:
