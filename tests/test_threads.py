@@ -100,7 +100,7 @@ def test_who_says_how_to_wait_is_followed(monkeypatch: pytest.MonkeyPatch, name:
     assert environment.pop(name) == "1" and "OMP_WAIT_POLICY" not in environment
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process to cores")
 @pytest.mark.parametrize(
     ("arguments", "cores", "expected"), [([], 1, 1), (["--threads", "1"], HERE, 1), ([], HERE, HERE)]
 )

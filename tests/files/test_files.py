@@ -4,7 +4,10 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -216,19 +219,40 @@ def test_a_stream_is_written_into(tmp_path: Path) -> None:
     assert found == [b"report"] and pipe.is_fifo() and [*tmp_path.iterdir()] == [pipe]
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="waits for a user whom permissions bind"
-)
-def test_a_directory_in_one_that_is_not_ours_is_filled(tmp_path: Path) -> None:
-    """A volume in a container: its own user may write in it, and not beside it."""
-    volume = tmp_path / "volume"
-    volume.mkdir()
-    tmp_path.chmod(0o500)
+@contextmanager
+def bound_by_permissions(directory: Path) -> Iterator[None]:
+    """Be another user where this one is root, whom permissions do not bind. The directory becomes theirs."""
+    if os.geteuid() != 0:
+        yield
+        return
+    nobody = 65534
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, nobody, nobody)
+    os.setresuid(nobody, nobody, 0)  # The last one is what it comes back by.
     try:
-        with files.locked(volume):
-            assert files.beside(volume, "blocks").parent == volume and not files.taken(volume)
-            with files.whole(volume) as built:
-                build(built, True, "new")
-        assert everything(volume) == {"sub": None, "sub/file": b"new"}
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "setresuid"), reason="the system lets no process be another user for a while"
+)
+def test_a_directory_in_one_that_is_not_ours_is_filled() -> None:
+    """A volume in a container: its own user may write in it, and not beside it."""
+    # pytest's own directory is closed to other users.
+    with tempfile.TemporaryDirectory() as place:
+        volume = Path(place, "volume")
+        volume.mkdir()
+        with bound_by_permissions(Path(place)):
+            Path(place).chmod(0o500)
+            try:
+                with pytest.raises(PermissionError):
+                    (volume.parent / "file").touch()
+                with files.locked(volume):
+                    assert files.beside(volume, "blocks").parent == volume and not files.taken(volume)
+                    with files.whole(volume) as built:
+                        build(built, True, "new")
+                assert everything(volume) == {"sub": None, "sub/file": b"new"}
+            finally:
+                Path(place).chmod(0o700)

@@ -32,7 +32,9 @@ def test_what_a_program_has_set_comes_back(asked: str) -> None:
     assert now() == before
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch has one name for it")
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch knows the old names alone"
+)
 def test_what_a_program_has_set_by_the_new_names_comes_back() -> None:
     """Alone, they contradict the old ones, which nobody can read then."""
     matmul: Any = torch.backends.cuda.matmul
