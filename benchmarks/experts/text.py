@@ -25,6 +25,7 @@ from benchmarks.experts import training
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
 from benchmarks.experts.training import Settings
 from epmq_export import files
+from epmq_export.models.precision import fast_bfloat16
 
 SCALE = 20.0  # logits = SCALE * cosine, the temperature that all-MiniLM itself was trained with
 MAX_LENGTH = 96
@@ -77,7 +78,7 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
 
     def loss(step: int) -> Tensor:
         part = order.sample(rows, given.batch_size)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
             logits = SCALE * embed(model, tokenizer, [text for _, text in part]) @ head.T
         return nn.functional.cross_entropy(logits.float(), torch.tensor([label for label, _ in part]))
 

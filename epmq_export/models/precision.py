@@ -1,4 +1,4 @@
-"""The arithmetic of float32 products: whole, and the same at every run.
+"""The arithmetic of products: float32 whole, and the same at every run; bfloat16 where it is fast.
 
 PyTorch may shorten the factors of float32 products: convolutions on a GPU do by default (TF32, 10 bits of
 mantissa), and all products where a program has asked for it. The error of 4 bits is measured beside them, so
@@ -12,6 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware. That takes half the time or less, and its
+    error is far below that of 4 bits. Elsewhere it takes more time than float32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # oneDNN supports bfloat16 on any AVX-512 machine, and emulates it there.
+    return device.type == "cpu" and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
 
 
 @dataclass(frozen=True)
