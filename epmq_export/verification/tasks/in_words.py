@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from epmq_export.data.task import Metric, Task
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family, Language, language_of
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.verification.statistics.ranks import rank_correlation
 from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
 
 
@@ -93,22 +93,3 @@ def number(text: str) -> float | None:
     except ValueError:
         return None
     return found if math.isfinite(found) else None
-
-
-def rank_correlation(found: Sequence[float], expected: Sequence[float]) -> float:
-    """Return Spearman's rank correlation, -1..1: Pearson's of the ranks, where equal values have the mean of
-    their ranks. It is 0 where all are equal.
-    """
-    ranks = np.stack([_ranks(np.array(found)), _ranks(np.array(expected))])
-    centred = ranks - ranks.mean(1, keepdims=True)
-    lengths = np.linalg.norm(centred, axis=1)
-    # The quotient may be above 1 in its last bit.
-    return float(np.clip(centred[0] @ centred[1] / lengths.prod(), -1, 1)) if lengths.all() else 0.0
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rank of each value, from 1 on. Equal values have the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return ranks

@@ -17,8 +17,9 @@ from epmq_export.models.samples import Question
 from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.verification.statistics.ranks import rank_correlation
 from epmq_export.verification.tasks.bench import Outputs
-from epmq_export.verification.tasks.in_words import Answers, number, rank_correlation
+from epmq_export.verification.tasks.in_words import Answers, number
 from epmq_export.verification.tasks.language import LanguageBench
 from tests.tiny import decoder as tiny_decoder
 
