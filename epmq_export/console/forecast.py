@@ -23,6 +23,8 @@ def show_forecast(forecast: "Forecast") -> None:
     table = plain_table("Plan", "", "")
     table.add_row("merge", forecast.merge)
     table.add_row("calibration", forecast.method)
+    if forecast.task_vectors is not None:
+        table.add_row("task vectors", Text(visible(forecast.task_vectors)))
     if forecast.samples is not None:
         samples = forecast.samples
         table.add_row(

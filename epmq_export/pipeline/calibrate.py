@@ -16,6 +16,7 @@ from epmq_export.calibration.calibrator import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refine import Refinement, refine, require_samples
 from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.calibration.task_vectors import TaskVectors
 from epmq_export.calibration.tune import tune
 from epmq_export.calibration.uncalibrated import rest
 from epmq_export.data.task import Task
@@ -27,7 +28,7 @@ from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.precision import whole_float32
 from epmq_export.pipeline.job import Job
-from epmq_export.pipeline.models import untrained
+from epmq_export.pipeline.models import expert_names, untrained
 from epmq_export.pipeline.progress import Update
 from epmq_export.pipeline.provenance import fingerprint
 from epmq_export.pipeline.requirements import require_matches
@@ -75,7 +76,8 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     """
     recipe = job.recipe
     progress("measuring the merge", 0, 0)
-    calibrator = _calibrator(job, target, progress)
+    told = list[str]()
+    calibrator = _calibrator(job, target, progress, told)
     budget = recipe.quantization.bits if target is not None else None
     candidates = [GRIDS[name] for name in target.candidates] if target is not None else []
     _require_feasible(job, target, calibrator, budget, candidates)
@@ -85,7 +87,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
     decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
     finished = FinishedBlocks(beside(directory, "blocks"), fingerprint(decides), resume)
-    made = _Calibrated(notes=_known_notes(job, target))
+    made = _Calibrated(notes=[*told, *_known_notes(job, target)])
     try:
         found = _search(calibrator, finished, recipe.calibration.tune, budget, candidates)
         made.notes += found.notes
@@ -113,13 +115,26 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     return Packed(directory)
 
 
-def _calibrator(job: Job, target: Target | None, progress: Update) -> Calibrator:
-    """Return the calibration that the recipe asks for, with the length of the anchor measured."""
+def _calibrator(job: Job, target: Target | None, progress: Update, told: list[str]) -> Calibrator:
+    """Return the calibration that the recipe asks for, with the length of the anchor measured. What that
+    warns of is added to `told`.
+    """
     recipe, models = job.recipe, job.models
     require_matches(recipe, models.family)
-    experts = [*models.experts.values()]
+    names = expert_names(recipe, models.experts)
+
+    def tell(vectors: TaskVectors) -> None:
+        log.info("task vectors: %s", vectors.sentence(names))
+        told.extend(vectors.warnings(names))
+
     method = with_length(
-        recipe.calibration.settings, models.family, models.base, experts, models.merged, job.device
+        recipe.calibration.settings,
+        models.family,
+        models.base,
+        [*models.experts.values()],
+        models.merged,
+        job.device,
+        tell,
     )
     return Calibrator(
         family=models.family,
@@ -158,9 +173,8 @@ def _require_feasible(
 def _known_notes(job: Job, target: Target | None) -> list[str]:
     """Return a sentence for everything that is already known not to be as the recipe asked."""
     notes = [*job.notes, *(note for task in job.tasks for note in task.notes)]
-    names = {job.recipe.location(model.model): model.model for model in job.recipe.experts}
-    experts = {names[location]: expert for location, expert in job.models.experts.items()}
-    notes += untrained(job.models.base, experts)
+    names = expert_names(job.recipe, job.models.experts)
+    notes += untrained(job.models.base, dict(zip(names, job.models.experts.values(), strict=True)))
     if target is not None:
         formats = " and ".join(name.upper() for name in target.formats)
         notes += [

@@ -1,7 +1,7 @@
 """The models of a recipe, opened: headers are read and compared, tensors stay on disk."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -129,6 +129,12 @@ def require_no_own_head(base: Checkpoint, expert: Checkpoint) -> None:
             f"{expert.location}: found a head that is not its embeddings, expected one that is, as the "
             "base's: the calibrated model has one tensor for both; `merge` writes two"
         )
+
+
+def expert_names(recipe: Recipe, locations: Iterable[str]) -> list[str]:
+    """Return the names of the experts at some locations, as the recipe has them."""
+    names = {recipe.location(model.model): model.model for model in recipe.experts}
+    return [names[location] for location in locations]
 
 
 def untrained(base: TypedSource, experts: Mapping[str, TypedSource]) -> list[str]:

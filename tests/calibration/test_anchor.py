@@ -1,12 +1,14 @@
 """The anchor's length, chosen without data."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.anchor import anchor_rho
+from epmq_export.calibration import anchor
+from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.errors import CalibrationError
 
 
@@ -33,6 +35,10 @@ def moved(a: float, b: float) -> Values:
     values.values["a"][0, 0] += a
     values.values["b"][0, 0] += b
     return values
+
+
+def anchor_rho(base: Values, experts: Sequence[Values], merged: Values, names: Sequence[str]) -> float:
+    return anchor.anchor_rho(task_vectors(base, experts, names, merged))
 
 
 def test_the_anchor_is_as_long_as_the_task_vectors_together() -> None:

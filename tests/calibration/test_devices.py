@@ -2,17 +2,17 @@
 there is no CUDA, a pretended one runs the same code.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from epmq_export.calibration.anchor import anchor_rho
 from epmq_export.calibration.descent import ROUNDS, descend
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.refine import Refinement, _Student, refine
 from epmq_export.calibration.rounding import LAZY, gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
+from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.calibration.tune import tune
 from epmq_export.grids import GRIDS
 from epmq_export.models.activations import Activations
@@ -118,13 +118,13 @@ def test_statistics_wait_for_the_gpu_at_tasks_and_not_at_batches(model: Tiny) ->
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_length_of_the_anchor_is_measured_on_it(model: Tiny, device: str) -> None:
     names = linears(model.family)
-    expected = anchor_rho(model.base, model.experts, model.merged, names)
+    expected = task_vectors(model.base, model.experts, names, model.merged)
     with a_gpu(device) as gpu:
-        found = anchor_rho(model.base, model.experts, model.merged, names, gpu)
-    assert found == pytest.approx(expected, rel=1e-9)
+        found = task_vectors(model.base, model.experts, names, model.merged, gpu)
+    assert asdict(found) == pytest.approx(asdict(expected), rel=1e-9)
     with PretendedCuda() as pretended:
-        anchor_rho(model.base, model.experts, model.merged, names, CUDA)
-    assert pretended.waits.total() == 4  # At the end, whatever the model's size.
+        task_vectors(model.base, model.experts, names, model.merged, CUDA)
+    assert pretended.waits.total() == 1  # At the end, whatever the model's size.
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from converters import open_family
 from epmq_export.api import registry
@@ -92,6 +92,21 @@ def test_everything_is_in_the_index(whole: Packed, recipe: Path) -> None:
     assert sum(isinstance(whole.tensor(name), PackedTensor) for name in whole.names()) == 12
     assert [path.name for path in whole.directory.parent.iterdir()] == ["packed"]
     assert open_family(whole.directory).name == "bert"
+
+
+def test_a_task_vector_that_is_much_longer_is_noted(recipe: Path, tmp_path: Path) -> None:
+    """The first expert lies six times as far from the base."""
+    content = yaml.safe_load(recipe.read_text())
+    base, one = (load_file(recipe.parent / name / "model.safetensors") for name in ("base", "one"))
+    far = recipe.parent / "far"
+    far.mkdir()
+    save_file({name: base[name] + 6 * (one[name] - base[name]) for name in one}, far / "model.safetensors")
+    content["tasks"]["first"]["expert"] = "./far"
+    content["calibration"] = {"samples": 4}
+    path = recipe.with_name("far.yaml")
+    path.write_text(yaml.safe_dump(content))
+    (note,) = run(path, tmp_path / "packed").index.notes
+    assert "times in length: ./far has the longest and ./two the shortest" in note
 
 
 class Stop(Exception):

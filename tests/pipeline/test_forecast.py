@@ -314,6 +314,8 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: recipe_project.Project, t
     for part in (
         "expert of mapping",
         "tsvm: 4 singular value decompositions",
+        "task vectors",
+        "of the base's length",
         "18 linears on Q4_0",
         "gguf/model.gguf",
         "peak memory: about",
@@ -322,6 +324,7 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: recipe_project.Project, t
         assert part in result.stdout
     as_json = epmq("run", "--dry-run", project.recipe, "--json", "--device", "cpu", folder=tmp_path).json
     assert [place["state"] for place in as_json["models"]] == ["here"] * 5
+    assert "(measured on 6 linears in the middle)" in as_json["task_vectors"]
     assert as_json["memory"]["peak"] > 0 and len(as_json["grids"]["gguf"]) == 18
     assert not list(tmp_path.iterdir())
 

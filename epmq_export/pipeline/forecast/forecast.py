@@ -1,10 +1,10 @@
 """What a run will do, write, hold in memory and take: from a recipe, what of it is here, and costs.py.
 
-Nothing is downloaded, no weight is read, and nothing is calibrated.
+Nothing is downloaded and nothing is calibrated; of the weights only one block's are read.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import Method
+from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids.layout import storage_name
 from epmq_export.merging.registry import RULES
@@ -53,7 +54,7 @@ from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
-from epmq_export.tensors.source import renamed, without
+from epmq_export.tensors.source import TypedSource, renamed, without
 
 TOKENS = 256
 """The length of a language model's text where nothing better is known."""
@@ -91,8 +92,8 @@ class Forecaster:
         require_formats(recipe, family)
         require_kind(recipe, family)
         require_readable(recipe, family, formats_of(recipe, family))
-        notes = _require_models(recipe, family, models, self.registry)
-        return self._of_family(recipe, family, models, data, merge, notes)
+        opened = _require_models(recipe, family, models, self.registry)
+        return self._of_family(recipe, family, models, data, merge, opened)
 
     def _of_family(
         self,
@@ -101,9 +102,9 @@ class Forecaster:
         models: Sequence[Found],
         data: Sequence[Found],
         merge: str,
-        notes: list[str],
+        opened: "_Opened",
     ) -> Forecast:
-        method, unknown = recipe.calibration.settings, list[str]()
+        method, unknown, notes = recipe.calibration.settings, list[str](), opened.notes
         if not models[0].whole:
             unknown.append("the base's weights are not here: shapes are those of its config")
         samples = self._samples(recipe, family, unknown)
@@ -128,6 +129,7 @@ class Forecaster:
             data=data,
             merge=merge,
             method=_said(method, recipe),
+            task_vectors=_said_of_task_vectors(family, opened),
             unknown=unknown,
             family=family.name,
             grids=_grids(recipe, family, planned),
@@ -231,15 +233,24 @@ def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
     return apart * (once + tune[0]), apart * (once + tune[1])
 
 
-def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], registry: Registry) -> list[str]:
-    """Raise InputError for a model that is here and does not fit, by headers, settings and tokenizers only.
+@dataclass(frozen=True)
+class _Opened:
+    """The models that are here, under canonical names, and a sentence for each setting that differs and is
+    told.
+    """
 
-    Returns a sentence for each setting that differs and is told.
+    base: TypedSource | None = None
+    experts: dict[str, TypedSource] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], registry: Registry) -> _Opened:
+    """Raise InputError for a model that is here and does not fit, by headers, settings and tokenizers only.
+    Return those that are here.
     """
     base, *experts = models
-    notes = list[str]()
     if not base.whole:
-        return notes
+        return _Opened()
     opened = open_checkpoint(
         local.local_location(base, recipe.location(recipe.base_model)),
         open_gguf=registry.open_gguf,
@@ -249,6 +260,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
     require_whole(opened, source, family)
     held = set(frozen_tensors(recipe, source, family.frozen))
     moving = without(source, held)
+    result = _Opened(moving)
     for found, model in zip(experts, recipe.experts, strict=True):
         if not found.whole:
             continue
@@ -258,12 +270,33 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
             open_gguf=registry.open_gguf,
             naming_of=registry.naming_of,
         )
-        notes += require_same_settings(opened, expert, model.model, registry.require_same_settings)
+        result.notes.extend(
+            require_same_settings(opened, expert, model.model, registry.require_same_settings)
+        )
         require_no_own_head(opened, expert)
         require_changes(expert, [name for name in opened.names() if family.canonical(name) in moving.names()])
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
-        require_fit(moving, without(renamed(expert, family.canonical), held), model.model)
-    return notes
+        result.experts[model.model] = without(renamed(expert, family.canonical), held)
+        require_fit(moving, result.experts[model.model], model.model)
+    return result
+
+
+def _said_of_task_vectors(family: Family, opened: _Opened) -> str | None:
+    """Return in words how long the task vectors of the experts that are here are, measured on the linears of
+    the middle block that has some; None where there are none. What is to be warned of is added to the notes.
+    """
+    names = linears(family)
+    blocks = [
+        [name for name in names if name.startswith(block.prefix)] for block in family.blocks if block.prefix
+    ]
+    held = [found for found in blocks if found] or [names]
+    if opened.base is None or not opened.experts or not names:
+        return None
+    middle = [name for name in held[len(held) // 2] if name in opened.base.names()]
+    vectors = task_vectors(opened.base, [*opened.experts.values()], middle)
+    experts = [*opened.experts]
+    opened.notes.extend(vectors.warnings(experts))
+    return f"{vectors.sentence(experts)} (measured on {len(middle)} linears in the middle)"
 
 
 def _said(method: Method, recipe: Recipe) -> str:

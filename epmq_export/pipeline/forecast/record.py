@@ -64,6 +64,9 @@ class Forecast:
     unknown: Sequence[str]
     """What cannot be said, and why, a sentence each."""
 
+    task_vectors: str | None = None
+    """How far the experts that are here lie from the base, and how much they have in common."""
+
     family: str | None = None
     """The name of the model family."""
 

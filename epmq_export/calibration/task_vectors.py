@@ -1,0 +1,98 @@
+"""The task vectors of the experts, tau_t = W_t - W_0: how long they are, and how much they have in common."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from epmq_export.errors import CalibrationError
+from epmq_export.tensors.source import TensorSource
+
+CPU = torch.device("cpu")
+# Lengths that differ so many times, and shares in common beyond this, are worth a warning.
+APART, ALIKE = 3.0, 0.5
+
+
+@dataclass(frozen=True)
+class TaskVectors:
+    """What was measured of the task vectors over some tensors together, with Frobenius norms."""
+
+    base: float
+    """||W_0||."""
+
+    lengths: Sequence[float]
+    """||tau_t|| of each expert."""
+
+    distinct: Sequence[float]
+    """r_t = min(1, ||tau_t||^2 / <tau_t, sum_s tau_s>) of each expert, and 1 where that product is not above
+    0: 1 for a task vector that is orthogonal to the others, and 1/k for each of k equal ones.
+    """
+
+    merged: float
+    """||W_m - W_0||, or 0 where no merge was given."""
+
+    def sentence(self, names: Sequence[str]) -> str:
+        """Return in words how long each is, as a share of the base, and how much they have in common."""
+        shares = [length / self.base if self.base > 0 else 0.0 for length in self.lengths]
+        each = ", ".join(f"{name} {100 * share:.2g} %" for name, share in zip(names, shares, strict=True))
+        common = 100 * (1 - sum(self.distinct) / len(self.distinct))
+        return f"{each} of the base's length, {common:.0f} % of them in common"
+
+    def warnings(self, names: Sequence[str]) -> list[str]:
+        """Return a sentence for each property of theirs by which merges are known to fail."""
+        found = []
+        order = sorted(range(len(names)), key=lambda t: self.lengths[t])
+        shortest, longest = order[0], order[-1]
+        if self.lengths[longest] > APART * self.lengths[shortest] > 0:
+            times = self.lengths[longest] / self.lengths[shortest]
+            found.append(
+                f"task vectors differ {times:.1f} times in length: {names[longest]} has the longest and "
+                f"{names[shortest]} the shortest, which a merge may drown; see its accuracy in the report"
+            )
+        alike = [name for name, share in zip(names, self.distinct, strict=True) if 1 - share >= ALIKE]
+        if len(alike) > 1:
+            found.append(
+                f"most of what changes in each of {', '.join(alike)} changes in another expert, too: they "
+                "count as fewer"
+            )
+        return found
+
+
+def task_vectors(
+    base: TensorSource,
+    experts: Sequence[TensorSource],
+    names: Iterable[str],
+    merged: TensorSource | None = None,
+    device: torch.device = CPU,
+) -> TaskVectors:
+    """Measure the experts' task vectors over the tensors of `names` together, on the device.
+
+    Every tensor of an expert is read twice, one at a time. Raises CalibrationError where the lengths are not
+    finite.
+    """
+    squares, products, lengths = (
+        torch.zeros(count, dtype=torch.float64, device=device) for count in (len(experts), len(experts), 2)
+    )
+    for name in names:
+        start = base.load(name).to(device).double()
+        total = torch.zeros_like(start)
+        for source in experts:
+            total += source.load(name).to(device).double() - start
+        for i, source in enumerate(experts):
+            vector = source.load(name).to(device).double() - start
+            squares[i] += vector.square().sum()
+            products[i] += (vector * total).sum()
+        lengths[0] += start.square().sum()
+        if merged is not None:
+            lengths[1] += (merged.load(name).to(device).double() - start).square().sum()
+    distinct = torch.where(products > squares, squares / products, 1.0)
+    found = torch.cat([squares.sqrt(), distinct, lengths.sqrt()]).tolist()  # A GPU is waited for once.
+    if not all(map(math.isfinite, found)):
+        raise CalibrationError(
+            "the length of the task vectors is not finite; look for NaN or Inf in the checkpoints"
+        )
+    count = len(experts)
+    return TaskVectors(
+        base=found[-2], lengths=found[:count], distinct=found[count : 2 * count], merged=found[-1]
+    )
