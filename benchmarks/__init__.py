@@ -7,3 +7,6 @@ ROOT = Path(__file__).parents[1]
 
 RESULTS = ROOT / "benchmarks" / "results"
 """Where the committed tables are."""
+
+PAGE = ROOT / "docs" / "results.md"
+"""The page that shows them."""

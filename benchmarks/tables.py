@@ -3,9 +3,21 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from epmq_export import files
+
+
+class Markers(NamedTuple):
+    """The comments that a table stands between in a page of the docs."""
+
+    begin: str
+    end: str
+
+    @classmethod
+    def of(cls, what: str, command: str) -> "Markers":
+        """Return the markers of a table, which name the module that writes it."""
+        return cls(f"<!-- {what}: written by {command} -->", f"<!-- {what} ends -->")
 
 
 def percent(share: float) -> str:
@@ -28,3 +40,22 @@ def write_text(path: Path, text: str) -> None:
     """Write text, whole or not at all."""
     with files.whole(path) as built:
         built.write_text(text, encoding="utf-8")
+
+
+def replaced(text: str, markers: Markers, new: str, page: str) -> str:
+    """Return a page's text with other content between the markers.
+
+    Raises SystemExit, naming the page, where the markers are not there once each, in order.
+    """
+    before, begin, rest = text.partition(markers.begin)
+    _, end, after = rest.partition(markers.end)
+    if not (begin and end) or markers.begin in rest or markers.end in before + after:
+        raise SystemExit(
+            f"{page}: expected the markers {markers.begin} and {markers.end} once each, in this order"
+        )
+    return f"{before}{begin}\n{new.strip()}\n\n{end}{after}"
+
+
+def put(page: Path, markers: Markers, new: str) -> None:
+    """Put content into a page, between the markers. Raises SystemExit as `replaced` does."""
+    write_text(page, replaced(page.read_text(encoding="utf-8"), markers, new, page.name))

@@ -8,17 +8,16 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks import RESULTS, ROOT
+from benchmarks import PAGE, RESULTS, ROOT
 from benchmarks.accuracy.laboratory import MERGES, METHODS
 from benchmarks.accuracy.rows import GRID, PEERS, Results, added, bits, notes
 from benchmarks.accuracy.suites import SUITES, TEXT
 from benchmarks.commands import parser
-from benchmarks.tables import percent, table, write_text
+from benchmarks.tables import Markers, percent, put, table
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 
-PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 WIDTH = 110
 """The longest line of README."""
@@ -36,27 +35,17 @@ MAIN = (
 )
 
 
-class Markers(NamedTuple):
-    """The comments that a table stands between."""
-
-    begin: str
-    end: str
-
-    @classmethod
-    def of(cls, what: str) -> "Markers":
-        return cls(f"<!-- {what}: written by benchmarks.accuracy.pages -->", f"<!-- {what} ends -->")
-
-
+COMMAND = "benchmarks.accuracy.pages"
 MARKERS = {
-    "text": Markers.of("accuracy"),
-    "vit": Markers.of("accuracy of DINOv2"),
-    "language": Markers.of("accuracy of a language model"),
-    "t5": Markers.of("accuracy of T5"),
-    "image": Markers.of("accuracy on images"),
+    "text": Markers.of("accuracy", COMMAND),
+    "vit": Markers.of("accuracy of DINOv2", COMMAND),
+    "language": Markers.of("accuracy of a language model", COMMAND),
+    "t5": Markers.of("accuracy of T5", COMMAND),
+    "image": Markers.of("accuracy on images", COMMAND),
 }
 """The markers in PAGE, by suite."""
 
-MAIN_MARKERS = Markers.of("accuracy in short")
+MAIN_MARKERS = Markers.of("accuracy in short", COMMAND)
 """The markers in README."""
 
 
@@ -67,8 +56,8 @@ def read(folder: Path) -> Results:
 
 
 def block(results: Results) -> str:
-    """Return what stands between a suite's markers, these included: what was measured, and averages over
-    tasks after the merge that the table has most rows of.
+    """Return what stands between a suite's markers: what was measured, and averages over tasks after the
+    merge that the table has most rows of.
     """
     merge, measured, settings = chosen(results), shown(results), results.about["settings"]
     head = (
@@ -82,12 +71,11 @@ def block(results: Results) -> str:
         for row in results.rows
         if row["merge"] == merge and row["method"] in measured and row.get("grid", GRID) == GRID
     ]
-    markers = MARKERS[results.suite.name]
-    return "\n\n".join([f"{markers.begin}\n{head}", averages(results, measured), *notes(told), markers.end])
+    return "\n\n".join([head, averages(results, measured), *notes(told)])
 
 
 def main_rows(results: Results) -> str:
-    """Return what stands between README's markers, these included."""
+    """Return what stands between README's markers."""
     settings, methods = results.about["settings"], [name for name in shown(results) if name in MAIN]
     head = (
         f"{len(settings['tasks'])} {results.suite.subject}, merged by {chosen(results)}, calibrated with "
@@ -95,7 +83,7 @@ def main_rows(results: Results) -> str:
         f"{''.join(map(added, methods))}{recovered(results)}"
     )
     head = textwrap.fill(head, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "\n\n".join([f"{MAIN_MARKERS.begin}\n{head}", averages(results, methods), MAIN_MARKERS.end])
+    return f"{head}\n\n{averages(results, methods)}"
 
 
 def recovered(results: Results) -> str:
@@ -156,30 +144,14 @@ def _line(
     return [name, bits(first) if ours else "32", *scores, results.recovered(first)]
 
 
-def replaced(text: str, markers: Markers, new: str, page: str) -> str:
-    """Return a page's text with a new block, markers included; SystemExit where its markers are not there
-    once each, in order.
-    """
-    before, begin, rest = text.partition(markers.begin)
-    _, end, after = rest.partition(markers.end)
-    if not (begin and end) or markers.begin in rest or markers.end in before + after:
-        raise SystemExit(
-            f"{page}: expected the markers {markers.begin} and {markers.end} once each, in this order"
-        )
-    return before + new + after
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser("accuracy.pages", __doc__).parse_args(arguments)
-    page, readme = (path.read_text(encoding="utf-8") for path in (PAGE, README))
     for suite in SUITES.values():
         results = read(RESULTS / suite.results)
         results.save()
-        page = replaced(page, MARKERS[suite.name], block(results), PAGE.name)
+        put(PAGE, MARKERS[suite.name], block(results))
         if suite is TEXT:
-            readme = replaced(readme, MAIN_MARKERS, main_rows(results), README.name)
-    for path, text in ((PAGE, page), (README, readme)):
-        write_text(path, text)
+            put(README, MAIN_MARKERS, main_rows(results))
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from typing import Any
 
 import yaml
 
-from benchmarks import RESULTS, ROOT
+from benchmarks import PAGE, RESULTS, ROOT
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.speed.models import SHAPES, adapter, full_expert, pack, with_tokenizer, write_base
 from benchmarks.speed.process import Run, summary, watched
 from benchmarks.speed.rates import best, rates
-from benchmarks.tables import table, write_json, write_text
+from benchmarks.tables import Markers, put, table, write_json, write_text
 
 EPMQ = (sys.executable, ROOT / "cli.py")
 RULES: dict[str, dict[str, float]] = {
@@ -36,8 +36,7 @@ RULES: dict[str, dict[str, float]] = {
     "dare_ties": {"weight": 0.3, "density": 0.5},
     "della": {"weight": 0.3, "density": 0.5, "epsilon": 0.1},
 }
-PAGE = ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- speed: written by benchmarks.speed -->", "<!-- speed ends -->"
+MARKERS = Markers.of("speed", "benchmarks.speed")
 HEAD = ("job", "seconds", "from, to", "processor", "own memory", "beside it", "seconds", "times as long")
 
 Rows = dict[str, dict[str, Any]]
@@ -180,13 +179,6 @@ def page(found: dict[str, Any]) -> str:
     return f"{about}.\n\n{table(rows)}\n\n{table(limits)}\n"
 
 
-def put(text: str) -> None:
-    """Put the tables into PAGE, between the markers."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(PAGE, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     commands = parser("speed", __doc__)
@@ -215,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_json(file, found)
         write_text(file.with_suffix(".md"), f"# Speed\n\n{page(found)}")
         if given.results == RESULTS:
-            put(page(found))
+            put(PAGE, MARKERS, page(found))
     print(page(found))
 
 

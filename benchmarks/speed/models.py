@@ -16,7 +16,7 @@ from epmq_export.tensors import packed as packing
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
 
-RANK = 16
+RANK, END = 16, "<end>"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(64, 128, 2, 4, 2, 256),
+    "tiny": Shape(64, 128, 2, 4, 2, 288),
     "135M": Shape(576, 1536, 30, 9, 3, 49152),
     "341M": Shape(1024, 2816, 24, 16, 16, 32000),
     "1.1B": Shape(2048, 5632, 22, 32, 4, 32000),
@@ -126,13 +126,14 @@ def adapter(shape: Shape, base: Path, directory: Path, seed: int) -> Path:
 
 
 def with_tokenizer(directory: Path) -> Path:
-    """Give a model a tokenizer of bytes."""
+    """Give a model a tokenizer of bytes, with one merge and a token that ends a text, as llama.cpp needs."""
     tokens = {token: index for index, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(BPE(vocab=tokens, merges=[]))
+    tokenizer = Tokenizer(BPE(vocab={**tokens, "th": len(tokens)}, merges=[("t", "h")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END])
     tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return directory
 

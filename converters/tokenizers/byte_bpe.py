@@ -61,6 +61,8 @@ def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, 
         )
     pre = _pre(rules, directory)
     _refuse_missing_bytes(model, directory)
+    if not model["merges"]:
+        raise InputError(f"{directory}: its tokenizer has no merges, expected some: llama.cpp loads no other")
     refuse_other_matching(rules, directory)
     tokens, types = rows(rules, model["vocab"], directory, vocabulary)
     return {

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import RESULTS
 from benchmarks.accuracy import pages
 from benchmarks.accuracy.suites import SUITES, Suite
+from benchmarks.tables import replaced
 
 MARKERS = pages.MARKERS["text"]
 BEGIN, END = MARKERS
@@ -20,7 +21,7 @@ def test_the_page_has_the_tables_of_the_results(suite: Suite) -> None:
     results = pages.read(RESULTS / suite.results)
     assert results.suite is suite
     block = pages.block(results)
-    assert pages.replaced(text, pages.MARKERS[suite.name], block, "") == text, (
+    assert replaced(text, pages.MARKERS[suite.name], block, "") == text, (
         "run: python -m benchmarks.accuracy.pages"
     )
     assert results.markdown.read_text(encoding="utf-8") == results.text()
@@ -30,9 +31,7 @@ def test_the_readme_has_the_main_rows_of_the_page() -> None:
     text = pages.README.read_text(encoding="utf-8")
     results = pages.read(RESULTS)
     main = pages.main_rows(results)
-    assert pages.replaced(text, pages.MAIN_MARKERS, main, "") == text, (
-        "run: python -m benchmarks.accuracy.pages"
-    )
+    assert replaced(text, pages.MAIN_MARKERS, main, "") == text, "run: python -m benchmarks.accuracy.pages"
     rows = [line for line in main.splitlines() if line.startswith("|")]
     assert set(rows) < set(pages.block(results).splitlines())
     assert len(rows) == len(pages.MAIN) + 5  # besides: the head, the line under it, base, merge and experts
@@ -93,7 +92,7 @@ def test_the_table_has_every_kind_of_row() -> None:
     assert f"| `{tuned}` | 4.50 |  | {score} |  |  | 0.0 |" in lines
     assert f"| base | 32 | {score} |  |  |  | 0.0 |" in lines
     assert "llama.cpp Q4_K: some are Q5_0." in lines and not any("of another table" in line for line in lines)
-    assert f'`{tuned}` has `calibration: {{"tune": true}}`.' in lines[1]
+    assert f'`{tuned}` has `calibration: {{"tune": true}}`.' in lines[0]
     rows = [line.removeprefix("| ") for line in lines if line.startswith("|")][2:]
     assert rows[0].startswith("base") and rows[1].startswith("merged") and rows[-1].startswith("experts")
     assert sum(line.startswith("`") for line in rows) == sum(
@@ -104,8 +103,8 @@ def test_the_table_has_every_kind_of_row() -> None:
 @pytest.mark.parametrize("text", ["none", END + BEGIN, BEGIN, 2 * (BEGIN + END)])
 def test_markers_out_of_place_are_refused(text: str) -> None:
     with pytest.raises(SystemExit, match=r"page\.md: expected the markers"):
-        pages.replaced(text, MARKERS, "new", "page.md")
+        replaced(text, MARKERS, "new", "page.md")
 
 
 def test_only_the_text_between_the_markers_changes() -> None:
-    assert pages.replaced(f"a{BEGIN}old{END}b", MARKERS, "new", "") == "anewb"
+    assert replaced(f"a{BEGIN}old{END}b", MARKERS, "new\n", "") == f"a{BEGIN}\nnew\n\n{END}b"

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.__main__ import BEGIN, END, PAGE, main
+from benchmarks import PAGE, RESULTS
+from benchmarks.speed.__main__ import MARKERS, main
 from benchmarks.speed.process import Run, summary, watched
+from benchmarks.tables import replaced
 
 
 def test_a_part_is_measured_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +41,7 @@ def test_what_is_told_of_several_runs() -> None:
     assert summary(runs) == {"seconds": 2.0, "processor": 4.0, "own": 20, "least": 1.0, "most": 3.0}
 
 
-def test_the_page_has_a_place_for_the_tables() -> None:
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    assert before and begin and END in rest
+def test_the_page_has_the_tables_of_the_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    tables = (RESULTS / "speed.md").read_text(encoding="utf-8").removeprefix("# Speed\n")
+    assert replaced(text, MARKERS, tables, "") == text, "run: python -m benchmarks.speed"

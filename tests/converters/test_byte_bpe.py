@@ -139,6 +139,7 @@ REFUSED: dict[str, tuple[Callable[[Rules], object], str]] = {
     ),
     "two starts": (two_starts, "makes .* expected at most bos"),
     "other start": (other_start, r"expected at most bos \(1\)"),
+    "no merges": (lambda rules: rules["model"].update(merges=[]), "has no merges, expected some"),
     "missing byte": (missing_byte, "1 bytes are no tokens .'ÿ' the first."),
     "kind": (
         lambda rules: rules.update(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),

@@ -103,7 +103,7 @@ _SIGNATURES: Signatures = {
     "llama_batch_init": (Batch, (_number, _number, _number)),
     "llama_batch_free": (None, (Batch,)),
     "llama_get_memory": (_pointer, (_pointer,)),
-    "llama_memory_clear": (None, (_pointer, _flag)),
+    "llama_memory_seq_rm": (_flag, (_pointer, _number, _number, _number)),
     "llama_encode": (_number, (_pointer, Batch)),
     "llama_decode": (_number, (_pointer, Batch)),
     "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), (_pointer, _number)),

@@ -14,6 +14,7 @@ from epmq_export.verification.runtimes.llama_cpp.library import Batch, load
 # Flash attention rounds keys and values to half precision, and so does the usual type of their cache. These
 # are the setting without flash attention, and ggml's number of the type F32.
 _NO_FLASH, _F32 = 0, 0
+_ALL = -1  # This is the end of all tokens.
 
 
 class LlamaModel:
@@ -96,7 +97,7 @@ class LlamaModel:
         vocabulary].
 
         With `past`, the tokens stand behind that many tokens that were read before and whose keys and values
-        are in the memory.
+        are in the memory. What was read behind those is forgotten.
         """
         self._run(self._library.llama_decode, "llama_decode", ids, first, past)
         rows = [self._library.llama_get_logits_ith(self._context, i) for i in range(first, len(ids))]
@@ -133,10 +134,11 @@ class LlamaModel:
                     int(i >= first),
                 )
                 batch.seq_id[i][0] = 0
-            if not past:
-                # The states of an encoder are not in the memory, but the library still requires their
-                # positions to follow those that are.
-                self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
+            # The states of an encoder are not in the memory, but the library still requires their positions
+            # to follow those that are.
+            memory = self._library.llama_get_memory(self._context)
+            if memory and not self._library.llama_memory_seq_rm(memory, 0, past, _ALL):
+                raise RuntimeError(f"llama.cpp cannot go back to {past} tokens")
             if code := function(self._context, batch):
                 raise RuntimeError(f"llama.cpp cannot run {len(ids)} tokens ({name} gives {code})")
         finally:
