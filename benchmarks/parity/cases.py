@@ -176,11 +176,13 @@ def _random(write: Writer) -> list[Case]:
 
 
 def _spherical(write: Writer) -> list[Case]:
+    """Return recipes of what goes from one model to others."""
     case = write.case
     three: tuple[Recipe, ...] = ({}, {}, {})
     return [
         case("slerp", "`t`", "llama", {}, parameters={"t": 0.3}),
         case("slerp", "`t` by filter and gradient", "llama", {}, parameters={"t": FILTERED}),
+        case("nearswap", "`t` by gradient", "llama", {}, parameters={"t": [0.01, 0.2]}),
         case("model_stock", "", "llama", *three),
         case("model_stock", "`filter_wise`", "llama", *three, parameters={"filter_wise": True}),
         case("karcher", "a base that is not listed", "llama", *three),

@@ -49,9 +49,13 @@ class Merged:
         if len(pieces) == 1:
             return self._fitting(self._merge(name), name)
         value = torch.empty(self.shape(name), dtype=self.dtype(name))
-        for piece in pieces:
+
+        def fill(piece: str) -> None:
             assert isinstance(piece, Rows)
             value[piece.start : piece.stop] = self._fitting(self._merge(piece), name)
+
+        for _ in self._inputs.mapped(fill, pieces):
+            pass
         return value
 
     def _fitting(self, value: Tensor, name: str) -> Tensor:

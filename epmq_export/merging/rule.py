@@ -41,7 +41,7 @@ class Rule:
 
     by_rows: Callable[[MergeSettings], bool] = lambda settings: False
     """A function that returns whether rows of a merged tensor depend on the same rows of the models alone.
-    Then a tensor is merged in pieces that fit the processor's cache.
+    Then a tensor is merged in pieces that fit the processor's cache, by several threads at a time.
     """
 
     costly: bool = False

@@ -81,6 +81,20 @@ def test_the_bits_are_those_of_one_piece(
         assert experts[0].read > 0
 
 
+@pytest.mark.parametrize("rule", BY_ROWS)
+def test_the_bits_are_those_of_one_thread(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, *experts = models(ByRows)
+    chosen = settings(rule)
+    monkeypatch.setattr(merging_inputs, "PIECE", 100)
+    found = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr("epmq_export.threads.asked", lambda count=count: count)
+        source = merged(base, experts[: len(chosen.models)], chosen)
+        found.append([source.load(name).view(torch.int32) for name in SHAPES])
+    for others in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], others, strict=True))
+
+
 def test_which_rules_are_merged_in_pieces() -> None:
     assert {"linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "nearswap"} <= {*BY_ROWS}
     for rule in ("dare_ties", "della"):

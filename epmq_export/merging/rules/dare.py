@@ -27,7 +27,7 @@ def drop(inputs: Inputs) -> Sparsify:
         density = inputs.model_number(index, "density", tensor)
         if density == 1:
             return vector
-        kept = vector * (inputs.uniform(index, tensor) < density)
+        kept = inputs.uniform(index, tensor).lt_(density).mul_(vector)
         if density == 0 or not inputs.number("rescale", tensor):
             return kept
         return match_l1(kept, vector) if inputs.mergekit else kept.div_(density)

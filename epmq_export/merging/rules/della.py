@@ -8,6 +8,7 @@ one row. Then follow the election and the mean of TIES (`della`) or task arithme
 Under mergekit's convention, the kept entries are lengthened to the L1 norm that the tensor's task vector had.
 """
 
+import torch
 from torch import Tensor
 
 from epmq_export.errors import SettingError
@@ -29,8 +30,11 @@ def probabilities(inputs: Inputs, vector: Tensor, density: float, epsilon: float
     rows = vector.abs().reshape(1, -1) if vector.ndim < 2 else vector.abs().transpose(1, -1)
     if rows.shape[-1] < 2:
         return vector.new_full(vector.shape, density)
-    ranks = order(inputs, rows).argsort(dim=-1)
-    share = ranks.to(vector.dtype).div_(rows.shape[-1] - 1).mul_(2 * epsilon).add_(density - epsilon)
+    width = rows.shape[-1]
+    by_rank = (
+        torch.arange(width, dtype=vector.dtype).div_(width - 1).mul_(2 * epsilon).add_(density - epsilon)
+    )
+    share = vector.new_empty(rows.shape).scatter_(-1, order(inputs, rows), by_rank.expand(rows.shape))
     return share.reshape(vector.shape) if vector.ndim < 2 else share.transpose(1, -1)
 
 
@@ -58,7 +62,7 @@ def drop_by_rank(inputs: Inputs) -> Sparsify:
         if density in (0, 1):
             return vector.mul_(density)
         share = probabilities(inputs, vector, density, inputs.model_number(index, "epsilon", tensor))
-        kept = vector * (inputs.uniform(index, tensor) < share)
+        kept = inputs.uniform(index, tensor).lt_(share).mul_(vector)
         if not inputs.number("rescale", tensor):
             return kept
         return match_l1(kept, vector) if inputs.mergekit else kept.div_(share)

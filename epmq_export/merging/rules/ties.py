@@ -12,7 +12,6 @@ cancels exactly counts as positive.
 """
 
 from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 import torch
@@ -20,9 +19,10 @@ from torch import Tensor
 
 from epmq_export.errors import SettingError
 from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.parallel import once
 from epmq_export.merging.rule import Merge, Rule, Sparsify
 from epmq_export.merging.rules.shared.kth_largest import kth_largest
-from epmq_export.merging.rules.shared.sparsity import match_l1, order
+from epmq_export.merging.rules.shared.sparsity import match_l1
 from epmq_export.merging.rules.shared.weights import WEIGHT
 from epmq_export.merging.settings import MergeSettings, Number, flag
 
@@ -30,7 +30,7 @@ from epmq_export.merging.settings import MergeSettings, Number, flag
 def trim(inputs: Inputs) -> Sparsify:
     """Return a function that keeps the largest entries of a task vector."""
 
-    @cache
+    @once
     def threshold(index: int, density: float) -> float:
         """Return the smallest magnitude that an expert's trimming keeps. All entries equal to it are kept."""
         names = [name for name in inputs.floating() if inputs.model_number(index, "density", name) == density]
@@ -40,14 +40,14 @@ def trim(inputs: Inputs) -> Sparsify:
             return inputs.task_vector(index, piece, inputs.base(piece)).abs_().flatten()
 
         size = sum(torch.Size(inputs.source.shape(name)).numel() for name in names)
-        return kth_largest(pieces, magnitudes, int(density * size), size)
+        return kth_largest(pieces, magnitudes, int(density * size), size, inputs.mapped)
 
     def large(vector: Tensor, density: float, index: int) -> Tensor:
         if not inputs.mergekit:
             # It keeps what is beyond its second argument, which here is the number next below the threshold.
             least = np.nextafter(np.float32(threshold(index, density)), np.float32(-1))
             return torch.nn.functional.hardshrink(vector, float(least))
-        places = order(inputs, vector.abs().flatten(), descending=True)
+        places = vector.abs().flatten().argsort(descending=True)
         mask = torch.zeros(vector.numel(), dtype=torch.bool)
         mask[places[: int(density * vector.numel())]] = True
         return vector * mask.reshape(vector.shape)
@@ -81,29 +81,32 @@ def elected(inputs: Inputs, sparsify: Sparsify) -> Merge:
             down_weight.add_(sign.clamp_(max=0), alpha=-weight)
         return total, up, down, up_weight, down_weight
 
-    @cache
+    @once
     def majority() -> float:
         """Return the sign of the sum of all elected signs."""
-        votes = 0
-        for piece in (piece for name in inputs.floating() for piece in inputs.pieces(name)):
+
+        def votes(piece: str) -> int:
             base = inputs.base(piece)
             total = torch.zeros_like(base)
             for vector, _ in vectors(piece, base):
                 total.add_(vector)
-            votes += int(total.sign_().sum(dtype=torch.float64))
-        return float(np.sign(votes))
+            return int(total.sign_().sum(dtype=torch.float64))
+
+        pieces = [piece for name in inputs.floating() for piece in inputs.pieces(name)]
+        return float(np.sign(sum(inputs.mapped(votes, pieces))))
 
     def merge(tensor: str) -> Tensor:
         base = inputs.base(tensor)
         sign, up, down, up_weight, down_weight = elect(tensor, base)
-        cancelled = (sign == 0) & (up != 0)
-        if bool(cancelled.any()):
-            sign = sign.masked_fill_(cancelled, 1.0 if inputs.mergekit else majority())
+        # Masks are of 0 and 1, because torch is several times as fast with numbers as with truth values.
+        cancelled = sign.clone().eq_(0).mul_(up).sign_()
+        sign.sign_()
+        if cancelled.numel() and bool(cancelled.max()):
+            sign.add_(cancelled, alpha=1.0 if inputs.mergekit else majority())
         if inputs.number("normalize", tensor):
             up.div_(_divisor(up_weight))
             down.div_(_divisor(down_weight))
-        # One of the two is multiplied by 0, or both. Products are several times as fast as `where`.
-        sign.sign_()
+        # One of the two is multiplied by 0, or both.
         chosen = up.mul_(sign.clamp(min=0)).sub_(down.mul_(sign.clamp_(max=0)))
         return base.add_(chosen, alpha=inputs.number("lambda", tensor))
 

@@ -1,5 +1,6 @@
 """Parts that the rules that thin out task vectors share."""
 
+import torch
 from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
@@ -11,14 +12,21 @@ DENSITY = Number(mergekit=1.0, by_model=True, least=0, most=1)
 SEED = Number(0, least=0, whole=True)
 
 
-def order(inputs: Inputs, magnitudes: Tensor, descending: bool = False) -> Tensor:
-    """Return the places of a tensor's magnitudes in their order along the last dimension, int64. Equal ones
-    keep the order of their places.
+def order(inputs: Inputs, magnitudes: Tensor) -> Tensor:
+    """Return the places of a tensor's magnitudes, float32 >= 0, in their order along the last dimension,
+    int64. Equal ones keep the order of their places.
 
     Under mergekit's convention equal ones stand as torch's own sort leaves them, which is the order in
     mergekit with the same torch on the same machine.
     """
-    return magnitudes.argsort(dim=-1, descending=descending, stable=not inputs.mergekit)
+    if inputs.mergekit:
+        return magnitudes.argsort(dim=-1)
+    # float32 numbers >= 0 have the order of their bits. With the places below these, no two keys are equal,
+    # and numpy sorts keys several times as fast as torch finds places.
+    keys = magnitudes.contiguous().view(torch.int32).to(torch.int64).bitwise_left_shift_(32)
+    keys.bitwise_or_(torch.arange(magnitudes.shape[-1]))
+    keys.numpy().sort(axis=-1)
+    return keys.bitwise_and_((1 << 32) - 1)
 
 
 def match_l1(kept: Tensor, before: Tensor) -> Tensor:
