@@ -31,6 +31,7 @@ from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
 from formats.onnx import external as onnx_external
 from formats.onnx import graph as onnx_graph
+from formats.onnx import message as onnx_message
 from formats.onnx import weights as onnx_weights
 from formats.onnx.companions import FOLDER, files_beside, weights_beside
 from formats.onnx.metadata import metadata_of, origin_of
@@ -64,10 +65,9 @@ class OnnxQdq:
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-        paths = [*models]
-        for path in paths:
-            _write(packed, models.pop(path), path)  # Only one model at a time has its weights in memory.
-        return paths[0]
+        for path, model in models.items():
+            _write(packed, model, path)
+        return next(iter(models))
 
     def sizes(
         self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
@@ -112,7 +112,6 @@ def _write(packed: Packed, model: ModelProto, path: Path) -> None:
     metadata = metadata_of(packed, held(model), onnx_graph.digest(model))
     for key, text in metadata.items():
         model.metadata_props.add(key=key, value=text)
-    weights = model.graph.initializer
 
     def data(tensor: TensorProto) -> bytes:
         name, _, part = tensor.name.rpartition(".")
@@ -127,11 +126,11 @@ def _write(packed: Packed, model: ModelProto, path: Path) -> None:
         with files.whole(path) as built:
             if apart:
                 with files.whole(beside) as place:
-                    onnx_external.write(place, beside.name, weights, data)
+                    onnx_external.write(place, beside.name, model.graph.initializer, data)
+                built.write_bytes(model.SerializeToString(deterministic=True))
             else:
-                for tensor in weights:
-                    tensor.raw_data = data(tensor)
-            built.write_bytes(model.SerializeToString(deterministic=True))
+                with built.open("wb") as file:
+                    onnx_message.write(file, model, data)
     except BaseException:
         if apart:  # Weights without their model are of no use.
             files.remove(beside)
