@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "machine": machine(),
             "date": today(),
             "repeats": given.repeats,
-            "rates": rates(given.work),
+            "rates": rates(given.work, 128 if given.tiny else 2048),
             "rows": rows,
         }
         write_json(file, found)

@@ -18,17 +18,16 @@ def best(job: Callable[[], object], repeats: int = 3) -> float:
     return min(taken)
 
 
-def rates(folder: Path) -> dict[str, float]:
-    """Return products a second in float32, bfloat16 and float64 (GFLOP/s), and bytes a second that are copied
-    in memory and written to a file (GB/s).
+def rates(folder: Path, size: int) -> dict[str, float]:
+    """Return products a second in float32, bfloat16 and float64 (GFLOP/s) of matrices [size, size], and bytes
+    a second that are copied in memory and written to a file (GB/s), of 16 such matrices.
     """
-    size = 2048
     found = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
         name = f"products in {str(dtype).removeprefix('torch.')}, GFLOP/s"
         found[name] = 2 * size**3 / best(lambda left=left, right=right: left @ right) / 1e9  # type: ignore[misc]
-    source, target = torch.ones(1 << 26), torch.empty(1 << 26)
+    source, target = torch.ones(16, size, size), torch.empty(16, size, size)
     count = source.numel() * source.itemsize
     found["copying in memory, GB/s"] = count / best(lambda: target.copy_(source)) / 1e9
     file, data = folder / "written", source.numpy().tobytes()
