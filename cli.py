@@ -178,11 +178,12 @@ def evaluate(
     from epmq_export.console.verdict import show_scores
 
     processors.take(threads)
-    scores = epmq.evaluate(model, recipe, device=device, progress=ProgressDisplay()).as_dict()
+    found = epmq.evaluate(model, recipe, device=device, progress=ProgressDisplay())
     if as_json:
-        print_json(scores)
+        print_json(found.as_dict())
     else:
-        show_scores(scores)
+        scores = {"base": found.base, "experts": found.experts, "model": found.model}
+        show_scores(scores, found.intervals)
 
 
 @app.command()

@@ -31,7 +31,7 @@ from epmq_export.recipe.values import ONNX_GRIDS
 from epmq_export.tensors import packed as packed_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
-from epmq_export.verification.tasks.bench import Bench, Outputs
+from epmq_export.verification.tasks.bench import Bench, Outputs, lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 
 # What is more than one solve: a search, or training.
@@ -69,7 +69,7 @@ class Judge:
         }
         judge = cls(laboratory, Results(out, about, restart), open_bench(first.models, first.tasks, CPU))
         if judge.results.find("", "", "experts") is None:
-            judge.results.add("", "", "experts", judge.bench.scores(judge.bench.experts), {})
+            judge.results.add("", "", "experts", scores_of(lines_of(judge.bench, judge.bench.experts)), {})
         if judge.results.find("", "", "base") is None:
             judge.score("", "", "base", by_reference(first, first.models.base), {})
         return judge
@@ -83,7 +83,9 @@ class Judge:
         facts: dict[str, Any],
     ) -> None:
         """Add the row of what runs the tasks' samples; `facts` are what else it tells."""
-        self.results.add(merge, method, stage, self.bench.scores(self.bench.outputs(run)), facts)
+        self.results.add(
+            merge, method, stage, scores_of(lines_of(self.bench, self.bench.outputs(run))), facts
+        )
 
     def merged(self, merge: str) -> None:
         """Measure a merge in full precision."""

@@ -17,6 +17,7 @@ from epmq_export.api import registry
 from epmq_export.models import reference
 from epmq_export.pipeline.job import Job
 from epmq_export.tensors.packed import Packed, Values
+from epmq_export.verification.tasks.bench import lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def minilm(request: Request) -> Iterator[Row]:
 
     def score(tensors: Tensors) -> float:
         run = partial(reference.outputs, job.models.family, Values(tensors), device=request.device)
-        return float(bench.scores(bench.outputs(run))["average"])
+        return float(scores_of(lines_of(bench, bench.outputs(run)))["average"])
 
     packed, tensors = {}, dict[str, Tensors]()
     for name, device in (("processor", CPU), ("device", request.device)):

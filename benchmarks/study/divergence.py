@@ -33,8 +33,9 @@ from epmq_export.models.samples import Sample
 from epmq_export.pipeline.job import Job
 from epmq_export.verification.tasks.bench import Outputs
 from epmq_export.verification.tasks.language import LanguageBench
+from epmq_export.verification.tasks.likelihood import divergence
 from epmq_export.verification.tasks.multiple_choice import Choice
-from epmq_export.verification.tasks.perplexity import divergence, same_top
+from epmq_export.verification.tasks.perplexity import same_top
 
 MERGE = "TSV-M"
 METHODS = (

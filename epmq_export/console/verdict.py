@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from epmq_export.console.losses import distribution_rows, losses_table, tasks_outcome
 from epmq_export.console.terminal import columns, mark, out, print_result, show_table, visible
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
@@ -20,7 +21,14 @@ NAME = 12
 """The columns of a task's name that the narrowest terminal leaves."""
 
 
-def scores_table(scores: Mapping[str, Mapping[str, float]], width: int) -> Table:
+Scores = Mapping[str, Mapping[str, float]]
+"""The scores by row and task."""
+
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Their intervals of 95 %."""
+
+
+def scores_table(scores: Scores, width: int, intervals: Intervals | None = None) -> Table:
     """Return the table of accuracies in percent: a row for each task, so that many fit a terminal, and a
     column for each model. Where they do not fit the width, headers have two lines and long names fold.
     """
@@ -39,15 +47,24 @@ def scores_table(scores: Mapping[str, Mapping[str, float]], width: int) -> Table
     for task in (*tasks, "average"):
         table.add_row(
             Text(visible(task)),
-            *(f"{100 * row[task]:.1f}" for row in scores.values()),
+            *(
+                _score(row[task], None if intervals is None else intervals[name][task])
+                for name, row in scores.items()
+            ),
             style="bold" if task == "average" else None,
         )
     return table
 
 
-def show_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Show the table of accuracies."""
-    show_table(scores_table(scores, columns()))
+def _score(value: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def show_scores(scores: Scores, intervals: Intervals | None = None) -> None:
+    """Show the table of accuracies, with their intervals of 95 % where these are given."""
+    show_table(scores_table(scores, columns(), intervals))
 
 
 def _size(file: "FileVerdict") -> str:
@@ -64,12 +81,11 @@ def checks_table(files: Sequence["FileVerdict"]) -> Table:
     table.add_column("check")
     for file in files:
         table.add_column(file.row)
-    rows = {
-        name: [_outcome(name, file.checks.get(name)) for file in files]
-        for name in ("codes", "metadata", "graph", "tasks")
-    }
-    for name, outcomes in rows.items():
-        table.add_row(name, *outcomes)
+    for name in ("codes", "metadata", "graph", "tasks"):
+        table.add_row(name, *(_outcome(name, file.checks.get(name)) for file in files))
+    told = [file.checks["tasks"].facts for file in files if "tasks" in file.checks]
+    for name, cells in distribution_rows(told) if told else ():
+        table.add_row(name, *cells)
     table.add_row("size", *map(_size, files))
     return table
 
@@ -88,19 +104,16 @@ def _outcome(name: str, check: "Check | None") -> Text:
             value = facts["value"]
             text = "no output" if value is None else f"differs {value:.1e}, up to {facts['tolerance']:.0e}"
         case _:
-            drop = facts["worst_drop"]
-            text = (
-                "no output"
-                if drop is None
-                else f"worst drop {100 * max(drop, 0.0):.1f}, up to {100 * facts['tolerance']:.1f}"
-            )
+            return tasks_outcome(facts, passed)
     return mark(passed, text)
 
 
 def show_verdict(verdict: "Verdict") -> None:
-    """Show scores, checks, fused layers and the verdict, with a line for each reason of a failure."""
+    """Show scores, losses, checks, fused layers and the verdict, with a line for each fault and doubt."""
     if verdict.scores:
         show_scores(verdict.scores)
+    if ran := [file for file in verdict.files if file.lines]:
+        show_table(losses_table(ran))
     show_table(checks_table(verdict.files))
     for file in verdict.files:
         if "fused" in file.notes:
@@ -111,9 +124,9 @@ def show_verdict(verdict: "Verdict") -> None:
             )
     for sentence in verdict.broken:
         out.print(mark(False, sentence), soft_wrap=True)
-    out.print(
-        "verdict: pass" if verdict.passed else "verdict: fail",
-        style="bold green" if verdict.passed else "bold red",
-    )
+    for sentence in verdict.warnings:
+        out.print(Text(f"! {visible(sentence)}", "yellow"), soft_wrap=True)
+    styles = {"pass": "bold green", "undecided": "bold yellow", "fail": "bold red"}
+    out.print(f"verdict: {verdict.outcome}", style=styles[verdict.outcome])
     for path in dict.fromkeys(str(file.path) for file in verdict.files):
         print_result(path)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from epmq_export.errors import InputError
 from epmq_export.models import reference
@@ -18,7 +19,8 @@ from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.directory import PACKED_INDEX
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import renamed
-from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.statistics.estimate import Interval
+from epmq_export.verification.tasks.bench import Outputs, intervals_of, lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 
 log = logging.getLogger(__name__)
@@ -39,9 +41,15 @@ class Evaluation:
     model: Scores
     """The scores of the model that was evaluated."""
 
-    def as_dict(self) -> dict[str, dict[str, float]]:
-        """Return the scores by the names of the models, as `epmq evaluate --json` prints them."""
-        return {"base": dict(self.base), "experts": dict(self.experts), "model": dict(self.model)}
+    intervals: Mapping[str, Mapping[str, Interval]]
+    """The interval of 95 % of each score, by `base`, `experts` and `model`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores by the names of the models, and their intervals, as `epmq evaluate --json` prints
+        them.
+        """
+        scores = {"base": dict(self.base), "experts": dict(self.experts), "model": dict(self.model)}
+        return {**scores, "intervals": {name: dict(ends) for name, ends in self.intervals.items()}}
 
 
 def evaluate(registry: Registry, model: Path, job: Job, stages: Stages) -> Evaluation:
@@ -56,11 +64,10 @@ def evaluate(registry: Registry, model: Path, job: Job, stages: Stages) -> Evalu
         family, source = job.models.family, job.models.base
         base = bench.outputs(partial(reference.outputs, family, source, device=job.device))
         update(model.name, 2, 3)
-        return Evaluation(
-            base=bench.scores(base),
-            experts=bench.scores(bench.experts),
-            model=bench.scores(bench.outputs(outputs_of)),
-        )
+        outputs = {"base": base, "experts": bench.experts, "model": bench.outputs(outputs_of)}
+        rows = {name: lines_of(bench, found) for name, found in outputs.items()}
+        scores = {name: scores_of(lines) for name, lines in rows.items()}
+        return Evaluation(**scores, intervals={name: intervals_of(lines) for name, lines in rows.items()})
 
 
 def _runner(registry: Registry, model: Path, job: Job) -> Callable[[Sequence[Sample]], Outputs]:

@@ -57,9 +57,7 @@ def verify(
         if job.recipe.source != packed.index.recipe:
             log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
         with stages.stage("score the references") as update:
-            judge = Judge.build(
-                job.models, job.tasks, packed, job.recipe.verify, job.device, lambda text: update(text, 0, 0)
-            )
+            judge = Judge.build(job.models, job.tasks, packed, job.device, lambda text: update(text, 0, 0))
     tolerances = job.recipe.verify if job is not None else _tolerances(packed)
     with stages.stage("verify") as update:
         verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))

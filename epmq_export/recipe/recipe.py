@@ -160,7 +160,9 @@ class RecipeExport(RecipePart):
 
 
 class RecipeVerify(RecipePart):
-    """The tolerances of the verification: how far a written file may be from the reference."""
+    """The tolerances of the verification: how far a written file may be from the reference, and what is done
+    where the lines of the tasks cannot say.
+    """
 
     graph: float = Field(default=1e-3, gt=0)
     """The largest relative rms difference."""
@@ -175,6 +177,26 @@ class RecipeVerify(RecipePart):
     """The largest mean KL divergence from the reference, in nats, of a language model on tasks without
     labels.
     """
+
+    rule: Annotated[str, choice("confidence", "point")] = "confidence"
+    """Whether a loss must be within its margin with 95 % confidence, on average over the tasks, or just as
+    measured, on every task.
+    """
+
+    each: Annotated[str, choice("warn", "fail")] = "warn"
+    """What is done where one task's loss is beyond its margin with 95 % confidence."""
+
+    undecided: Annotated[str, choice("warn", "fail")] = "warn"
+    """What is done where the lines are too few to decide."""
+
+    @field_validator("each", "undecided")
+    @classmethod
+    def _decides(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("rule") == "point":
+            raise ValueError(
+                f"found {value!r}, which the rule 'point' does not use, expected the key left out"
+            )
+        return value
 
 
 class Recipe(RecipePart):

@@ -1,16 +1,15 @@
-"""Four checks of a written file, each for its own fault.
+"""Four checks of a written file, each for its own fault. The last has a file of its own.
 
 codes     Every tensor in the file is bit for bit that of the packed checkpoint, also when the runtime's own
           dequantiser, where it has one, decodes it.
 metadata  Every key, tokenizer entry and file beside the model is what the packed checkpoint says.
 graph     The runtime, kept from low-precision kernels, computes what PyTorch computes. Wrong names,
           permutations, pooling, normalisation or tokenisation show here.
-tasks     The file itself, as users run it, is as accurate as the reference.
+tasks     The file itself, as users run it, is as accurate as the reference (tasks_check.py).
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,9 @@ from epmq_export.models.family import Export, Family, language_of, rows
 from epmq_export.models.format import WrittenModel
 from epmq_export.models.runtime import Dequantiser, Runtime
 from epmq_export.models.samples import Passage, Sample, shown, text_of
-from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import probes
-from epmq_export.verification.tasks.bench import Bench, Outputs, Scores
+from epmq_export.verification.tasks.bench import Outputs
 
 METRIC = "rms_relative"
 
@@ -46,6 +44,9 @@ class Check:
     broken: Sequence[str]
     """A sentence for each fault. Empty where there is none."""
 
+    warnings: Sequence[str] = ()
+    """A sentence for each doubt that is no fault."""
+
     @property
     def passed(self) -> bool:
         """Return whether nothing is wrong."""
@@ -56,7 +57,7 @@ class Check:
 class CodesCheck(Check):
     """The outcome of `check_codes`, of a file whatever runs it."""
 
-    decoded: Mapping[str, int]
+    decoded: Mapping[str, int] = field(default_factory=dict)
     """How many tensors each runtime's own dequantiser decoded to the same bits, by the runtime's name."""
 
     def of(self, runtime: str) -> Check:
@@ -99,7 +100,7 @@ def check_codes(
         broken += [
             f"{path}: tensor {name} of the packed checkpoint is missing" for name in sorted(expected - seen)
         ]
-    return CodesCheck("codes", {"equal": not broken, "tensors": len(seen)}, broken, decoded)
+    return CodesCheck("codes", {"equal": not broken, "tensors": len(seen)}, broken, decoded=decoded)
 
 
 def _decoded_otherwise(
@@ -250,32 +251,3 @@ def rms_relative(found: Outputs, expected: Outputs) -> float:
         raise InputError("the runtime gives outputs that are not finite")
     difference = found.astype(np.float64) - expected
     return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
-
-
-def check_tasks(
-    path: Path,
-    bench: Bench,
-    expected: Mapping[str, Outputs],
-    run: Callable[[Sequence[Sample]], Outputs],
-    verify: RecipeVerify,
-) -> tuple[Check, Scores]:
-    """Compare the file, at its runtime's default settings, with the reference's outputs (`expected`, by
-    task). Return the check and the file's scores.
-    """
-    facts: dict[str, Any] = {"worst_drop": None, "tolerance": verify.tasks, "passed": False}
-    try:
-        outputs = bench.outputs(run)
-        scores = bench.scores(outputs)
-    except InputError as error:
-        return Check("tasks", facts, [str(error)]), {}
-    broken = []
-    drops = []
-    for task in bench.tasks:
-        found = bench.compare(task, outputs[task.name], expected[task.name], verify)
-        drops += [found.drop] if found.drop is not None else []
-        for name, values in found.facts.items():
-            facts.setdefault(name, {}).update(values)
-        broken += [f"{path}: {found.broken}"] if found.broken is not None else []
-    facts["worst_drop"] = max(drops, default=0.0)
-    facts["passed"] = not broken
-    return Check("tasks", facts, broken), scores

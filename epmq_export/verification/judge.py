@@ -9,9 +9,9 @@ import torch
 from epmq_export.data.task import Task
 from epmq_export.models import reference
 from epmq_export.models.model_set import ModelSet
-from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed
-from epmq_export.verification.tasks.bench import Bench, Outputs, Scores
+from epmq_export.verification.statistics.lines import Lines
+from epmq_export.verification.tasks.bench import Bench, Outputs, lines_of
 from epmq_export.verification.tasks.open import open_bench
 
 
@@ -23,11 +23,8 @@ class Judge:
     reference: Mapping[str, Outputs]
     """The outputs of the packed checkpoint, by task."""
 
-    scores: dict[str, Scores]
-    """The scores of base, experts, merged model and reference, by these names."""
-
-    verify: RecipeVerify
-    """The tolerances."""
+    rows: Mapping[str, Mapping[str, Lines]]
+    """What base, experts, merged model and reference make of each line of each task, by these names."""
 
     @classmethod
     def build(
@@ -35,7 +32,6 @@ class Judge:
         sources: ModelSet,
         tasks: Sequence[Task],
         packed: Packed,
-        verify: RecipeVerify,
         device: torch.device,
         progress: Callable[[str], None],
     ) -> "Judge":
@@ -44,13 +40,12 @@ class Judge:
         """
         progress("experts")
         bench = open_bench(sources, tasks, device)
-        rows: dict[str, Scores] = {}
+        rows: dict[str, dict[str, Lines]] = {}
         outputs: dict[str, Outputs] = {}
         for name, source in (("base", sources.base), ("merged", sources.merged), ("reference", packed)):
             progress(name)
             outputs = bench.outputs(partial(reference.outputs, sources.family, source, device=device))
-            rows[name] = bench.scores(outputs)
-        rows["experts"] = bench.scores(bench.experts)
+            rows[name] = lines_of(bench, outputs)
+        rows["experts"] = lines_of(bench, bench.experts)
         order = ("base", "experts", "merged", "reference")
-        scores = {name: rows[name] for name in order}
-        return cls(bench=bench, reference=outputs, scores=scores, verify=verify)
+        return cls(bench=bench, reference=outputs, rows={name: rows[name] for name in order})

@@ -12,6 +12,7 @@ from epmq_export import files
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.verdict import Verdict
 
+FORMAT = "epmq-report-2"
 SCHEMA = Path(__file__).with_name("report.schema.json")
 
 
@@ -42,17 +43,27 @@ class Report:
         if self.recipe is not None:
             recipe = {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)}
             recipe |= {} if self.base is None else {"base": str(self.base)}
-        tasks = list(next(iter(self.verdict.scores.values()), {}))
+        verdict = self.verdict
         own = {
             name: None if packed is None else {"layers": packed.index.layers, "notes": packed.index.notes}
             for name, packed in self.apart.items()
         }
         return {
-            "verdict": "pass" if self.verdict.passed else "fail",
-            "broken": list(self.verdict.broken),
-            "tasks": [task for task in tasks if task != "average"],
-            "scores": dict(self.verdict.scores),
-            "files": [file.as_dict() for file in self.verdict.files],
+            "format": FORMAT,
+            "verdict": verdict.outcome.value,
+            "broken": list(verdict.broken),
+            "warnings": list(verdict.warnings),
+            "tasks": list(next(iter(verdict.lines.values()), {})),
+            "scores": dict(verdict.scores),
+            "intervals": {
+                row: {task: list(ends) for task, ends in intervals.items()}
+                for row, intervals in verdict.intervals.items()
+            },
+            "answers": {
+                row: {task: each.as_json() for task, each in lines.items()}
+                for row, lines in verdict.lines.items()
+            },
+            "files": [file.as_dict() for file in verdict.files],
             "layers": index.layers,
             "notes": index.notes,
             **own,

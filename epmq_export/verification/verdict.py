@@ -7,7 +7,10 @@ from typing import Any
 
 from epmq_export import files
 from epmq_export.verification.checks import Check
-from epmq_export.verification.tasks.bench import Scores
+from epmq_export.verification.statistics.decision import Outcome
+from epmq_export.verification.statistics.estimate import Interval
+from epmq_export.verification.statistics.lines import Lines
+from epmq_export.verification.tasks.bench import Scores, intervals_of, scores_of
 
 CHECKS = ("codes", "metadata", "graph", "tasks")
 
@@ -60,8 +63,10 @@ class FileVerdict:
     checks: Mapping[str, Check]
     """The checks by their names, in the order of `CHECKS`, without `tasks` where there was no recipe."""
 
-    scores: Scores
-    """The scores by task. Empty without a recipe, and where the tasks could not be run."""
+    lines: Mapping[str, Lines]
+    """What the file makes of each line, by task. Empty without a recipe, and where the tasks could not be
+    run.
+    """
 
     notes: Mapping[str, Any]
     """Facts from the format and the runtime, such as how many linears it fuses. There are none for a file
@@ -84,8 +89,18 @@ class FileVerdict:
         return [sentence for check in self.checks.values() for sentence in check.broken]
 
     @property
+    def warnings(self) -> Sequence[str]:
+        """Return a sentence for each doubt that is no fault."""
+        return [sentence for check in self.checks.values() for sentence in check.warnings]
+
+    @property
+    def scores(self) -> Scores:
+        """Return the scores by task, and their mean as `average`. Empty where there are no lines."""
+        return scores_of(self.lines) if self.lines else {}
+
+    @property
     def passed(self) -> bool:
-        """Return whether every check passed."""
+        """Return whether no check found a fault."""
         return not self.broken
 
     def as_dict(self) -> dict[str, Any]:
@@ -109,18 +124,46 @@ class FileVerdict:
 class Verdict:
     """The verdict on the files of a model."""
 
-    scores: Mapping[str, Scores]
-    """The scores by task of each row: base, experts, merged, reference, and each file in its runtime. Empty
-    without a recipe.
+    lines: Mapping[str, Mapping[str, Lines]]
+    """What each row makes of each line, by task: base, experts, merged, reference, and each file in its
+    runtime. Empty without a recipe.
     """
 
     files: Sequence[FileVerdict]
     """The verdict on each file in each runtime that reads it."""
 
-    broken: Sequence[str]
-    """A sentence for each fault. Empty where there is none."""
+    @property
+    def scores(self) -> Mapping[str, Scores]:
+        """Return the scores by task of each row, and their mean as `average`."""
+        return {row: scores_of(lines) for row, lines in self.lines.items()}
+
+    @property
+    def intervals(self) -> Mapping[str, Mapping[str, Interval]]:
+        """Return the interval of 95 % of each score."""
+        return {row: intervals_of(lines) for row, lines in self.lines.items()}
+
+    @property
+    def broken(self) -> Sequence[str]:
+        """Return a sentence for each fault. Empty where there is none."""
+        # What is found of a file whatever runs it stands in the verdict of each of its runtimes.
+        return [*dict.fromkeys(sentence for file in self.files for sentence in file.broken)]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Return a sentence for each doubt that is no fault."""
+        return [*dict.fromkeys(sentence for file in self.files for sentence in file.warnings)]
 
     @property
     def passed(self) -> bool:
-        """Return whether every file is as good as the reference."""
+        """Return whether no file has a fault."""
         return not self.broken
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return `fail` where a file has a fault, `undecided` where lines are too few to say of all files
+        that they are as good as the reference, else `pass`.
+        """
+        if self.broken:
+            return Outcome.FAIL
+        tasks = [file.checks["tasks"].facts["outcome"] for file in self.files if "tasks" in file.checks]
+        return Outcome.UNDECIDED if Outcome.UNDECIDED in tasks else Outcome.PASS

@@ -6,14 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from epmq_export.files.scratch import Scratch
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format, WrittenModel
 from epmq_export.models.runtime import Runtime
+from epmq_export.models.samples import Sample
 from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.tensors.packed import Packed
-from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata, check_tasks
+from epmq_export.verification.checks import Check, check_codes, check_graph, check_metadata
 from epmq_export.verification.judge import Judge
-from epmq_export.verification.tasks.bench import Scores
+from epmq_export.verification.statistics.lines import Lines
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks_check import check_tasks
 from epmq_export.verification.verdict import FileVerdict, HashedFile, Verdict
 
 
@@ -43,11 +47,9 @@ def verify(
     error.
     """
     found = [verdict for file in written for verdict in _judged(file, family, tolerances, judge, progress)]
-    scores = {} if judge is None else dict(judge.scores)
-    scores |= {verdict.row: verdict.scores for verdict in found if verdict.scores}
-    # What is found of a file whatever runs it stands in the verdict of each of its runtimes.
-    broken = dict.fromkeys(sentence for verdict in found for sentence in verdict.broken)
-    return Verdict(scores, found, [*broken])
+    rows = {} if judge is None else dict(judge.rows)
+    rows |= {verdict.row: verdict.lines for verdict in found if verdict.lines}
+    return Verdict(rows, found)
 
 
 def _judged(
@@ -70,11 +72,13 @@ def _judged(
         progress(f"{name} in {runtime.name}: graph")
         graph = check_graph(model, file.packed, family.exports[name], runtime, tolerances.graph)
         checks = [codes.of(runtime.name), metadata, graph]
-        scores: Scores = {}
+        lines: Mapping[str, Lines] = {}
         if judge is not None:
             progress(f"{name} in {runtime.name}: tasks")
-            run = family.exports[name].as_read(partial(runtime.outputs, file.path))
-            tasks, scores = check_tasks(file.path, judge.bench, judge.reference, run, tolerances)
+            export = family.exports[name]
+            run = export.as_read(partial(runtime.outputs, file.path))
+            exactly = export.as_read(partial(_exactly, model, runtime)) if graph.passed else None
+            tasks, lines = check_tasks(file.path, judge, run, exactly, tolerances)
             checks.append(tasks)
         yield FileVerdict(
             file=main,
@@ -84,9 +88,15 @@ def _judged(
             runtime=runtime.name,
             runtime_version=version,
             checks={check.name: check for check in checks},
-            scores=scores,
+            lines=lines,
             notes=_notes(model, runtime, paths, codes, graph),
         )
+
+
+def _exactly(model: WrittenModel, runtime: Runtime, samples: Sequence[Sample]) -> Outputs:
+    """Return the outputs of what the file holds, without low-precision kernels."""
+    with Scratch("verify") as scratch:
+        return runtime.outputs(model.exact(model.path, scratch), samples, exact=True)
 
 
 def _notes(

@@ -24,6 +24,7 @@ from benchmarks.accuracy.suites import SUITES, TEXT
 from benchmarks.peers import Merge, Quantised
 from benchmarks.peers.peer import in_pytorch
 from epmq_export.pipeline.job import Job
+from epmq_export.verification.tasks.bench import lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 from tests.benchmarks.conftest import TASKS
 
@@ -41,7 +42,7 @@ def judged(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> 
     experiment = laboratory.experiment("TA 1.0", "epmq")
     bench = open_bench(experiment.models, experiment.tasks, CPU)
     judge = Judge(laboratory, Results(tmp_path_factory.mktemp("results"), dict(ABOUT), restart=False), bench)
-    judge.results.add("", "", "experts", bench.scores(bench.experts), {})
+    judge.results.add("", "", "experts", scores_of(lines_of(bench, bench.experts)), {})
     judge.score("", "", "base", by_reference(experiment, experiment.models.base), {})
     judge.merged("TA 1.0")
     judge.full("TA 1.0", "epmq")

@@ -140,12 +140,12 @@ def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> No
     ]
     assert report["scores"]["experts"]["stories"] == 1.0
     for file in report["files"]:
-        told = file["checks"]["tasks"]["language"]["stories"]
-        assert (
-            told["kl_mean"] < 0.01
-            and told["tokens"] == 31
-            and told["perplexity"] == pytest.approx(told["reference_perplexity"], rel=0.5)
-        )
+        told = file["checks"]["tasks"]["by_task"]["stories"]
+        assert told["distance"]["measure"] == "KL divergence" and told["distance"]["mean"]["value"] < 0.01
+        assert told["floor"]["distance"]["mean"]["value"] < 1e-3
+        facts = told["facts"]
+        assert facts["tokens"] == 31
+        assert facts["perplexity"] == pytest.approx(facts["reference_perplexity"], rel=0.5)
         assert file["checks"]["codes"]["equal"] and file["checks"]["metadata"]["equal"]
     assert report["files"][1]["notes"] == {"linears": 14, "fused": 14}
     assert set(Packed(output / "packed").grids) >= {
@@ -210,10 +210,10 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
     assert [file["runtime"] for file in report["files"]] == ["llama.cpp", "onnxruntime"]
     for file in report["files"]:
         assert file["checks"]["codes"]["equal"]
-        assert file["checks"]["tasks"]["language"]["stories"]["tokens"] >= len(tiny_decoder.LINES)
-        answers = file["checks"]["tasks"]["answers"]
-        assert set(answers["same_meaning"]) == {"same"} and set(answers["alike"]) == {"same", "no_number"}
-        assert answers["same_meaning"]["same"] >= 0.5
+        told = file["checks"]["tasks"]["by_task"]
+        assert told["stories"]["facts"]["tokens"] >= len(tiny_decoder.LINES)
+        assert set(told["alike"]["facts"]) == {"no_number"} and not told["same_meaning"]["facts"]
+        assert told["same_meaning"]["same_first"]["value"] >= 0.5 and told["alike"]["distance"] is None
     onnx = report["files"][1]
     others = [Path(other["path"]).name for other in onnx["others"]]
     assert Path(onnx["path"]).name == "encoder_model_q4.onnx"

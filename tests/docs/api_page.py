@@ -35,6 +35,9 @@ RESULTS = {
 PARTS = {
     "HashedFile": "verification",
     "Check": "verification",
+    "Lines": "verification/statistics",
+    "Estimate": "verification/statistics",
+    "Interval": "verification/statistics",
     "PackedIndex": "tensors",
     **dict.fromkeys(
         ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed"), "pipeline/forecast"

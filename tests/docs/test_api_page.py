@@ -6,7 +6,7 @@ from epmq_export import __all__
 from tests.docs.api_page import FUNCTIONS, PAGE, PARTS, RESULTS, page
 
 LIBRARY = {"Any", "Exception", "Literal", "Mapping", "None", "Path", "Sequence", "Tensor"}
-SAID_IN_WORDS = {"Grid", "PackedTensor", "RecipeModel", "Scores"}
+SAID_IN_WORDS = {"Grid", "Outcome", "PackedTensor", "RecipeModel", "Scores"}
 
 
 def test_the_page_is_what_the_docstrings_say() -> None:

@@ -173,7 +173,7 @@ def test_a_verdict_tells_what_the_report_has(two: Path, packed: Packed) -> None:
     (found,) = verdict.files
     entry = found.as_dict()
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    jsonschema.validate(entry, schema["properties"]["files"]["items"])
+    jsonschema.validate(entry, {**schema["properties"]["files"]["items"], "$defs": schema["$defs"]})
     assert [*entry] == [*schema["properties"]["files"]["items"]["required"]]
     assert tuple(entry["checks"]) == CHECKS and entry["checks"]["tasks"] is None
     assert entry["path"] == str(two) and [Path(other["path"]).name for other in entry["others"]] == NAMES[1:]

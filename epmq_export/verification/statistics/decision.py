@@ -13,6 +13,9 @@ from statistics import NormalDist
 from epmq_export.verification.statistics.estimate import Z_BOUND, Estimate
 
 _Z_POWER = NormalDist().inv_cdf(0.8)
+ALPHA = 0.05
+"""The share of true statements that may be rejected: that of bounds and intervals of 95 %."""
+
 ROUNDING = 1e-9
 """What a loss may be beyond its margin: scores are counts divided by counts, so the last bit of a quotient is
 allowed for.
@@ -39,19 +42,33 @@ def decide(loss: Estimate, margin: float) -> Outcome:
     return Outcome.FAIL if loss.bounds.low > margin + ROUNDING else Outcome.UNDECIDED
 
 
-def resolution(loss: Estimate) -> float:
-    """Return the least distance between the true loss and the margin at which lines like these decide four
-    times in five.
+def p_beyond(loss: Estimate, margin: float) -> float:
+    """Return the one-sided p of the true loss being `margin` or less, by the normal distribution with the
+    standard error that the lower bound is from: small where the loss is surely larger.
     """
-    return (Z_BOUND + _Z_POWER) * (loss.bounds.high - loss.value) / Z_BOUND
+    reach = loss.value - loss.bounds.low
+    if reach > 0:
+        return 1 - NormalDist().cdf(Z_BOUND * (loss.value - margin) / reach)
+    return 0.0 if loss.value > margin else 1.0
 
 
-def times_the_lines(loss: Estimate, margin: float, expected: float) -> float:
-    """Return how many times as many lines would decide four times in five, where the true loss is
-    `expected`. It is infinite where that is the margin itself.
+def standard_error(loss: Estimate) -> float:
+    """Return the standard error that the upper bound of a loss is from."""
+    return (loss.bounds.high - loss.value) / Z_BOUND
+
+
+def resolution(error: float) -> float:
+    """Return the distance between the true loss and the margin at which lines with such a standard error
+    decide four times in five.
     """
-    distance = abs(margin - expected)
-    return (resolution(loss) / distance) ** 2 if distance > 0 else math.inf
+    return (Z_BOUND + _Z_POWER) * error
+
+
+def times_the_lines(error: float, distance: float) -> float:
+    """Return how many times as many lines would decide four times in five, where the true loss is `distance`
+    away from the margin. That is more than 0.
+    """
+    return (resolution(error) / distance) ** 2
 
 
 def rounded_up(lines: float) -> int:

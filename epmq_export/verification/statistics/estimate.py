@@ -15,7 +15,10 @@ class Interval(NamedTuple):
     """The numbers between two ends."""
 
     low: float
+    """The lower end."""
+
     high: float
+    """The upper end."""
 
 
 @dataclass(frozen=True)

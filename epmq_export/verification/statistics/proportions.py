@@ -112,12 +112,14 @@ class Drop:
 
         The standard errors of the tasks, as they are under the hypothesis, are added in squares (Nam 2006).
         """
-        tasks = len(self.tables)
-        above = sum(table.value - drop for table in self.tables) / tasks
-        variance = sum(table.variance(drop) for table in self.tables) / tasks**2
-        if variance > 0:
-            return above / math.sqrt(variance)
+        above = sum(table.value - drop for table in self.tables) / len(self.tables)
+        if (error := self.standard_error(drop)) > 0:
+            return above / error
         return math.copysign(math.inf, above) if above else 0.0
+
+    def standard_error(self, drop: float) -> float:
+        """Return the standard error of the measured drop where `drop` is the true one of every task."""
+        return math.sqrt(max(sum(table.variance(drop) for table in self.tables), 0.0)) / len(self.tables)
 
     def p_beyond(self, margin: float) -> float:
         """Return the one-sided p of the drop being `margin` or less: small where it is surely larger."""

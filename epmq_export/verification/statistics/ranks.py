@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from epmq_export.verification.statistics.bootstrap import Numbers, Statistic
 
 
-def rank_correlation(found: Sequence[float], expected: Sequence[float]) -> float:
+def rank_correlation(found: Sequence[float] | Numbers, expected: Sequence[float] | Numbers) -> float:
     """Return Spearman's rank correlation, -1..1: Pearson's of the ranks, where equal values have the mean of
     their ranks. It is 0 where all are equal.
     """

@@ -1,8 +1,8 @@
 """The scores on tasks of any model that gives outputs for samples."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,28 +13,15 @@ from epmq_export.models import reference
 from epmq_export.models.heads import Head
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Sample
-from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.heads import head_of
-from epmq_export.verification.tasks.scores import accuracy, agreement
+from epmq_export.verification.statistics.estimate import Interval
+from epmq_export.verification.statistics.lines import Graded, Lines, Right
+from epmq_export.verification.statistics.pooled import pooled
+from epmq_export.verification.tasks.comparison import Comparison, Distance, Measure, shared_neighbours
+from epmq_export.verification.tasks.scores import cosines, predict, right, unit
 
 Outputs = NDArray[np.float32]
 Scores = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The outputs of a task compared with the reference's."""
-
-    drop: float | None = None
-    """How far its accuracy or rank correlation is below the reference's: negative where it is above, None for
-    a task without labels.
-    """
-
-    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Facts for the report, by the name of the fact and then by task."""
-
-    broken: str | None = None
-    """The fault in a sentence, without the file's name, or None."""
 
 
 class Bench(Protocol):
@@ -52,32 +39,43 @@ class Bench(Protocol):
         """Return the outputs that scores are computed from, by task."""
         ...
 
-    def scores(self, outputs: Mapping[str, Outputs]) -> Scores:
-        """Return the score of each task, and their mean as `average`: 0..1, or -1..1 for rank
+    def measure(self, task: Task) -> Measure:
+        """Return what the task is judged by."""
+        ...
+
+    def lines(self, task: Task, outputs: Outputs) -> Lines:
+        """Return what the outputs make of each line of the task. The score is 0..1, or -1..1 for rank
         correlations.
         """
         ...
 
-    def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
-        """Return the outputs of a task compared with the reference's, under the tolerances `verify`."""
+    def compare(self, task: Task, outputs: Outputs, reference: Outputs) -> Comparison:
+        """Return the outputs of a task compared with the reference's."""
+        ...
+
+    def opening(self, lines: int) -> "Bench":
+        """Return the bench of the first lines of each task. What it has of the experts is not to be asked
+        for.
+        """
         ...
 
 
-def accuracy_drop(
-    task: Task, score: float, reference: float, tolerance: float, measure: str = "accuracy"
-) -> Comparison:
-    """Return a comparison of two scores of a task."""
-    drop = reference - score
-    # Scores are counts divided by counts, so the last bit of the quotient is allowed for.
-    if drop <= tolerance + 1e-9:
-        return Comparison(drop)
-    return Comparison(
-        drop,
-        broken=(
-            f"task {task.name}: {measure} {score:.3f} is {drop:.3f} below the reference's "
-            f"{reference:.3f}, tolerance {tolerance}"
-        ),
-    )
+def lines_of(bench: Bench, outputs: Mapping[str, Outputs]) -> dict[str, Lines]:
+    """Return what the outputs make of each line, by task."""
+    return {task.name: bench.lines(task, outputs[task.name]) for task in bench.tasks}
+
+
+def scores_of(lines: Mapping[str, Lines]) -> Scores:
+    """Return the score of each task, and their mean as `average`: 0..1, or -1..1 for rank correlations."""
+    scores = {name: each.value for name, each in lines.items()}
+    return {**scores, "average": sum(scores.values()) / len(scores)}
+
+
+def intervals_of(lines: Mapping[str, Lines]) -> dict[str, Interval]:
+    """Return the interval of 95 % of each score and of their mean, `average`."""
+    found = {name: each.estimate for name, each in lines.items()}
+    average = pooled(list(found.values()))
+    return {name: each.interval for name, each in {**found, "average": average}.items()}
 
 
 @dataclass(frozen=True)
@@ -113,28 +111,27 @@ class HeadBench:
         ends = np.cumsum([len(self.samples[task.name]) for task in self.tasks])
         return {task.name: part for task, part in zip(self.tasks, np.split(result, ends[:-1]), strict=True)}
 
-    def scores(self, outputs: Mapping[str, Outputs]) -> Scores:
-        """Return the score of each task, 0..1, and their mean as `average`."""
-        scores = {task.name: self.score(task, outputs[task.name]) for task in self.tasks}
-        return {**scores, "average": sum(scores.values()) / len(scores)}
+    def measure(self, task: Task) -> Measure:
+        return Measure.COSINE if task.truth is None else Measure.ACCURACY
 
-    def score(self, task: Task, outputs: Outputs) -> float:
-        """Return the accuracy of a task, or the mean cosine where it has no labels."""
+    def lines(self, task: Task, outputs: Outputs) -> Lines:
+        """Return which lines are right or, where the task has no labels, the cosine of each line's output to
+        that of its expert.
+        """
+        found = torch.from_numpy(outputs)
         if task.truth is None:
-            return agreement(torch.from_numpy(outputs), torch.from_numpy(self.experts[task.name]))
-        return accuracy(torch.from_numpy(outputs), self.heads[task.name], task.truth)
+            return Graded.each(cosines(found, torch.from_numpy(self.experts[task.name])).numpy())
+        return Right(right(found, self.heads[task.name], task.truth).numpy())
 
-    def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
-        if task.truth is not None:
-            return accuracy_drop(task, self.score(task, outputs), self.score(task, reference), verify.tasks)
-        cosine = agreement(torch.from_numpy(outputs), torch.from_numpy(reference))
-        low = cosine < verify.agreement
-        sentence = (
-            (
-                f"task {task.name}: mean cosine to the reference is {cosine:.4f}, expected at least "
-                f"{verify.agreement}"
-            )
-            if low
-            else None
-        )
-        return Comparison(None, {"agreement": {task.name: cosine}}, sentence)
+    def compare(self, task: Task, outputs: Outputs, reference: Outputs) -> Comparison:
+        found, expected = torch.from_numpy(outputs), torch.from_numpy(reference)
+        ours, theirs = unit(found, "an output").numpy(), unit(expected, "a reference output").numpy()
+        same: Lines | None
+        same, neighbours = shared_neighbours(ours, theirs)
+        if (head := self.heads.get(task.name)) is not None:
+            same = Right((predict(found, head) == predict(expected, head)).numpy())
+        distance = Distance(Measure.COSINE, Graded.each(1 - cosines(found, expected).numpy()))
+        return Comparison(distance=distance, same_first=same, neighbours=neighbours)
+
+    def opening(self, lines: int) -> "HeadBench":
+        return replace(self, samples={name: samples[:lines] for name, samples in self.samples.items()})

@@ -4,7 +4,7 @@ word, or be numbers in the right order.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,9 +12,9 @@ from epmq_export.data.task import Metric, Task
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family, Language, language_of
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.statistics.ranks import rank_correlation
-from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
+from epmq_export.verification.statistics.lines import Lines, Ranked, Right
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.comparison import Comparison, Measure
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,30 @@ class Answers:
         """Return the answers as text."""
         return [self.language.said([int(token) for token in row if token >= 0]) for row in outputs]
 
-    def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """Return the share of answers that are right word for word, or the rank correlation."""
-        said = self.said(outputs)
-        if self.task.metric is Metric.SPEARMAN:
-            return rank_correlation(
-                [number(answer) or 0.0 for answer in said], [float(answer) for answer in self.expected]
-            )
-        return float(
-            np.mean(
-                [answer == expected.strip() for answer, expected in zip(said, self.expected, strict=True)]
-            )
-        )
+    @property
+    def measure(self) -> Measure:
+        return Measure.RANKS if self.task.metric is Metric.SPEARMAN else Measure.ACCURACY
 
-    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
+    def lines(self, outputs: Outputs, expert: Outputs) -> Lines:
+        """Return which answers are right word for word, or the numbers that were answered."""
         said = self.said(outputs)
-        told = {
-            "same": float(
-                np.mean([one == other for one, other in zip(said, self.said(reference), strict=True)])
-            )
-        }
-        measure = "accuracy"
         if self.task.metric is Metric.SPEARMAN:
-            told["no_number"] = float(np.mean([number(answer) is None for answer in said]))
-            measure = "rank correlation"
-        found = accuracy_drop(
-            self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks, measure
-        )
-        return Comparison(found.drop, {"answers": {self.task.name: told}}, found.broken)
+            right = [float(answer) for answer in self.expected]
+            return Ranked.of([number(answer) or 0.0 for answer in said], right)
+        pairs = zip(said, self.expected, strict=True)
+        return Right(np.array([answer == expected.strip() for answer, expected in pairs], bool))
+
+    def compare(self, outputs: Outputs, reference: Outputs) -> Comparison:
+        said = self.said(outputs)
+        pairs = zip(said, self.said(reference), strict=True)
+        facts: dict[str, float] = {}
+        if self.task.metric is Metric.SPEARMAN:
+            facts["no_number"] = float(np.mean([number(answer) is None for answer in said]))
+        same = Right(np.array([one == other for one, other in pairs], bool))
+        return Comparison(same_first=same, facts=facts)
+
+    def opening(self, lines: int) -> "Answers":
+        return replace(self, expected=self.expected[:lines], questions=self.questions[:lines])
 
 
 def number(text: str) -> float | None:

@@ -3,7 +3,7 @@ the prediction of texts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -14,8 +14,9 @@ from epmq_export.models import reference
 from epmq_export.models.family import Family, language_of
 from epmq_export.models.model_set import ModelSet
 from epmq_export.models.samples import Passage, Sample, text_of
-from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.tasks.bench import Comparison, Outputs, Scores
+from epmq_export.verification.statistics.lines import Lines
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.comparison import Comparison, Measure
 from epmq_export.verification.tasks.in_words import Answers
 from epmq_export.verification.tasks.multiple_choice import Choice
 from epmq_export.verification.tasks.perplexity import Prediction
@@ -28,12 +29,21 @@ class Trial(Protocol):
         """Return the outputs that a score is computed from."""
         ...
 
-    def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """Return the score of outputs. `expert` are the outputs of the task's expert."""
+    @property
+    def measure(self) -> Measure:
+        """Return what it is judged by."""
         ...
 
-    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
-        """Return the outputs compared with the reference's, under the tolerances `verify`."""
+    def lines(self, outputs: Outputs, expert: Outputs) -> Lines:
+        """Return what the outputs make of each line. `expert` are the outputs of the task's expert."""
+        ...
+
+    def compare(self, outputs: Outputs, reference: Outputs) -> Comparison:
+        """Return the outputs compared with the reference's."""
+        ...
+
+    def opening(self, lines: int) -> "Trial":
+        """Return the task with its first lines only."""
         ...
 
 
@@ -63,12 +73,17 @@ class LanguageBench:
     def outputs(self, run: Callable[[Sequence[Sample]], Outputs]) -> dict[str, Outputs]:
         return {name: trial.outputs(run) for name, trial in self.trials.items()}
 
-    def scores(self, outputs: Mapping[str, Outputs]) -> Scores:
-        scores = {name: trial.score(outputs[name], self.experts[name]) for name, trial in self.trials.items()}
-        return {**scores, "average": sum(scores.values()) / len(scores)}
+    def measure(self, task: Task) -> Measure:
+        return self.trials[task.name].measure
 
-    def compare(self, task: Task, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
-        return self.trials[task.name].compare(outputs, reference, verify)
+    def lines(self, task: Task, outputs: Outputs) -> Lines:
+        return self.trials[task.name].lines(outputs, self.experts[task.name])
+
+    def compare(self, task: Task, outputs: Outputs, reference: Outputs) -> Comparison:
+        return self.trials[task.name].compare(outputs, reference)
+
+    def opening(self, lines: int) -> "LanguageBench":
+        return replace(self, trials={name: trial.opening(lines) for name, trial in self.trials.items()})
 
 
 def answers_of(task: Task, family: Family) -> Answers | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
 from epmq_export.models.samples import Passage, Sample
@@ -59,3 +60,19 @@ def log_softmax(rows: Outputs) -> Outputs:
 def likelihood(rows: Outputs, ids: Sequence[int]) -> float:
     """Return log p of the tokens, one after the other."""
     return float(rows[np.arange(len(ids)), ids].astype(np.float64).sum())
+
+
+def divergence(rows: Outputs, expected: Outputs) -> NDArray[np.float64]:
+    """Return KL(expected || rows) of each row in nats, float64 [rows]. Both are log-probabilities, one row at
+    a time in float64, since they may be mapped from a file.
+
+    Raises InputError where they are not of one shape.
+    """
+    if rows.shape != expected.shape:
+        raise InputError(
+            f"found scores {list(rows.shape)} and a reference {list(expected.shape)}, expected one shape"
+        )
+    pairs = (
+        (one.astype(np.float64), other.astype(np.float64)) for one, other in zip(rows, expected, strict=True)
+    )
+    return np.maximum([np.sum(np.exp(theirs) * (theirs - ours)) for ours, theirs in pairs], 0.0)

@@ -3,7 +3,7 @@ of its tokens' log-probabilities.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from epmq_export.data.task import Task
 from epmq_export.models.family import Family, language_of
 from epmq_export.models.samples import Passage, Sample
-from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.tasks.bench import Comparison, Outputs, accuracy_drop
-from epmq_export.verification.tasks.likelihood import by_passage, likelihood
+from epmq_export.verification.statistics.lines import Graded, Lines, Right
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.comparison import Comparison, Distance, Measure
+from epmq_export.verification.tasks.likelihood import by_passage, divergence, likelihood, log_softmax
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,28 @@ class Choice:
         ]
         return np.array(found, np.float32).reshape(len(self.truth), -1)
 
-    def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """Return the accuracy."""
-        return float((outputs.argmax(1) == self.truth.numpy()).mean())
+    @property
+    def measure(self) -> Measure:
+        return Measure.ACCURACY
 
-    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
-        return accuracy_drop(
-            self.task, self.score(outputs, outputs), self.score(reference, reference), verify.tasks
+    def lines(self, outputs: Outputs, expert: Outputs) -> Lines:
+        """Return which lines are right."""
+        return Right(outputs.argmax(1) == self.truth.numpy())
+
+    def compare(self, outputs: Outputs, reference: Outputs) -> Comparison:
+        """Compare the probabilities of the labels."""
+        divergences = Graded.each(divergence(log_softmax(outputs), log_softmax(reference)))
+        same = Right(outputs.argmax(1) == reference.argmax(1))
+        return Comparison(distance=Distance(Measure.KL, divergences), same_first=same)
+
+    def opening(self, lines: int) -> "Choice":
+        count = lines * (len(self.passages) // len(self.truth))
+        return replace(
+            self,
+            truth=self.truth[:lines],
+            passages=self.passages[:count],
+            targets=self.targets[:count],
+            leaders=self.leaders[:count],
         )
 
 

@@ -5,19 +5,20 @@ nats with percentiles, and how often both find the same token likeliest.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from epmq_export.data.task import Task
-from epmq_export.errors import InputError
 from epmq_export.models.family import Family, language_of
 from epmq_export.models.samples import Passage, Sample
-from epmq_export.recipe.recipe import RecipeVerify
-from epmq_export.verification.tasks.bench import Comparison, Outputs
-from epmq_export.verification.tasks.likelihood import by_passage, likelihood
+from epmq_export.verification.statistics.lines import Graded, Lines
+from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.comparison import Comparison, Distance, Measure
+from epmq_export.verification.tasks.likelihood import by_passage, divergence, likelihood
 
 PERCENTILES = (50, 90, 99)
 
@@ -57,30 +58,36 @@ class Prediction:
         assert held is not None  # A task has at least one sample.
         return held
 
-    def score(self, outputs: Outputs, expert: Outputs) -> float:
-        """Return the share of tokens after which the task's expert finds the same token likeliest."""
-        return same_top(outputs, expert)
+    @property
+    def measure(self) -> Measure:
+        return Measure.KL
 
-    def compare(self, outputs: Outputs, reference: Outputs, verify: RecipeVerify) -> Comparison:
+    def lines(self, outputs: Outputs, expert: Outputs) -> Lines:
+        """Return after which tokens the task's expert finds the same token likeliest."""
+        return self._by_token(same_first(outputs, expert))
+
+    def compare(self, outputs: Outputs, reference: Outputs) -> Comparison:
         ids = self.tokens
         divergences = divergence(outputs, reference)
-        mean = float(divergences.mean())
         told = {
             "perplexity": perplexity(outputs, ids),
             "reference_perplexity": perplexity(reference, ids),
-            "kl_mean": mean,
             **{f"kl_{each}": float(np.percentile(divergences, each)) for each in PERCENTILES},
             "kl_max": float(divergences.max()),
-            "same_top": same_top(outputs, reference),
             "tokens": len(ids),
         }
-        sentence = (
-            f"task {self.task.name}: mean KL divergence from the reference is {mean:.4f} nats, tolerance "
-            f"{verify.kl}"
-        )
         return Comparison(
-            None, {"language": {self.task.name: told}}, sentence if not mean <= verify.kl else None
+            distance=Distance(Measure.KL, self._by_token(divergences)),
+            same_first=self._by_token(same_first(outputs, reference)),
+            facts=told,
         )
+
+    def opening(self, lines: int) -> "Prediction":
+        return replace(self, passages=self.passages[:lines], targets=self.targets[:lines])
+
+    def _by_token(self, values: NDArray[Any]) -> Graded:
+        """Return the lines with a number for each token."""
+        return Graded(values.astype(np.float64), np.array([len(ids) for ids in self.targets]))
 
 
 def perplexity(rows: Outputs, ids: Sequence[int]) -> float:
@@ -88,25 +95,11 @@ def perplexity(rows: Outputs, ids: Sequence[int]) -> float:
     return float(np.exp(-likelihood(rows, ids) / len(ids)))
 
 
+def same_first(rows: Outputs, others: Outputs) -> NDArray[np.bool_]:
+    """Return for each row whether its largest score is that of the same token in both, bool [rows]."""
+    return np.array([one.argmax() == other.argmax() for one, other in zip(rows, others, strict=True)], bool)
+
+
 def same_top(rows: Outputs, others: Outputs) -> float:
     """Return the share of rows, 0..1, whose largest scores are those of the same token."""
-    return float(np.mean([one.argmax() == other.argmax() for one, other in zip(rows, others, strict=True)]))
-
-
-def divergence(rows: Outputs, expected: Outputs) -> Outputs:
-    """Return KL(expected || rows) of each row in nats, float64 [rows]."""
-    found = [
-        np.sum(np.exp(theirs) * (theirs - ours))
-        for ours, theirs in (
-            (one.astype(np.float64), other.astype(np.float64)) for one, other in _pairs(rows, expected)
-        )
-    ]
-    return np.maximum(np.array(found), 0.0)
-
-
-def _pairs(rows: Outputs, others: Outputs) -> Iterator[tuple[Outputs, Outputs]]:
-    if rows.shape != others.shape:
-        raise InputError(
-            f"found scores {list(rows.shape)} and a reference {list(others.shape)}, expected one shape"
-        )
-    yield from zip(rows, others, strict=True)
+    return float(same_first(rows, others).mean())

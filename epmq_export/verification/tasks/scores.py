@@ -14,30 +14,41 @@ def predict(outputs: Tensor, head: Head) -> Tensor:
     Raises InputError where an output is not finite, or has no direction that a cosine needs.
     """
     head.require_width(outputs)  # This comes before anything looks at the values.
-    outputs = _finite(outputs, "an output") if head.bias is not None else _unit(outputs, "an output")
+    outputs = _finite(outputs, "an output") if head.bias is not None else unit(outputs, "an output")
     if head.bias is None:
-        _unit(head.weight, "a class of the head")
+        unit(head.weight, "a class of the head")
     result: Tensor = head.logits(outputs).argmax(1)
     return result
 
 
-def accuracy(outputs: Tensor, head: Head, truth: Tensor) -> float:
-    """Return the share of right predictions, 0..1. `truth` is int64 [n]."""
+def right(outputs: Tensor, head: Head, truth: Tensor) -> Tensor:
+    """Return which predictions are right, bool [n]. `truth` is int64 [n]."""
     found = predict(outputs, head)
     if found.shape != truth.shape:
         raise InputError(
             f"found {len(found)} outputs for {len(truth)} labelled samples, expected one for each"
         )
-    return float((found == truth).double().mean())
+    return found == truth
 
 
-def agreement(outputs: Tensor, reference: Tensor) -> float:
-    """Return the mean cosine of the rows of two float [n, d], -1..1."""
+def accuracy(outputs: Tensor, head: Head, truth: Tensor) -> float:
+    """Return the share of right predictions, 0..1. `truth` is int64 [n]."""
+    return float(right(outputs, head, truth).double().mean())
+
+
+def cosines(outputs: Tensor, reference: Tensor) -> Tensor:
+    """Return the cosine of each row of two float [n, d], float64 [n], -1..1."""
     if outputs.shape != reference.shape:
         raise InputError(
             f"found outputs {list(outputs.shape)} and a reference {list(reference.shape)}, expected one shape"
         )
-    return float((_unit(outputs, "an output") * _unit(reference, "a reference output")).sum(1).mean())
+    products = unit(outputs, "an output") * unit(reference, "a reference output")
+    return products.sum(1).clamp(-1, 1)
+
+
+def agreement(outputs: Tensor, reference: Tensor) -> float:
+    """Return the mean cosine of the rows of two float [n, d], -1..1."""
+    return float(cosines(outputs, reference).mean())
 
 
 def _finite(rows: Tensor, what: str) -> Tensor:
@@ -53,7 +64,7 @@ def _finite(rows: Tensor, what: str) -> Tensor:
     return rows
 
 
-def _unit(rows: Tensor, what: str) -> Tensor:
+def unit(rows: Tensor, what: str) -> Tensor:
     """Return the rows with length 1, in float64. A row without a direction is an InputError, because its
     cosine would mean nothing.
     """

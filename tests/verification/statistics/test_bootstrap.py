@@ -28,7 +28,7 @@ def scipys(
 
 def test_a_mean_has_scipys_interval() -> None:
     values = np.random.default_rng(1).exponential(size=70)
-    found = Graded.each(values).score
+    found = Graded.each(values).estimate
     assert found.value == pytest.approx(values.mean())
     assert found.interval == pytest.approx(scipys(np.mean, values, method="BCa"))
     assert found.bounds == pytest.approx(scipys(np.mean, values, method="BCa", confidence=0.9))
@@ -46,7 +46,7 @@ def test_a_drop_of_rank_correlation_has_scipys_interval(monkeypatch: pytest.Monk
     found = Ranked.of(ours, right).drop(Ranked.of(theirs, right))
     assert found.value == pytest.approx(drop(right, ours, theirs)) and found.value > 0
     assert found.interval == pytest.approx(scipys(drop, right, ours, theirs, method="BCa"))
-    assert Ranked.of(ours, right).score.value == pytest.approx(rank_correlation(ours, right))
+    assert Ranked.of(ours, right).estimate.value == pytest.approx(rank_correlation(ours, right))
 
 
 def test_a_percentile_has_scipys_interval() -> None:
@@ -64,25 +64,25 @@ def test_lines_are_drawn_and_not_their_tokens() -> None:
     """Three lines whose tokens are alike vary as three numbers do, however many tokens each has."""
     few = Graded(np.array([1.0, 1, 5, 5, 9, 9]), np.array([2, 2, 2]))
     many = Graded(np.repeat([1.0, 5, 9], 100), np.array([100, 100, 100]))
-    assert few.score == many.score and few.score.interval.low < 3
+    assert few.estimate == many.estimate and few.estimate.interval.low < 3
     assert few.percentile(99) == many.percentile(99)
     # A line of more tokens weighs as much more.
-    assert Graded(np.array([0.0, 1, 1, 1]), np.array([1, 3])).score.value == 0.75
+    assert Graded(np.array([0.0, 1, 1, 1]), np.array([1, 3])).estimate.value == 0.75
 
 
 def test_what_never_varies_has_no_width() -> None:
-    found = Graded.each(np.full(30, 0.25)).score
+    found = Graded.each(np.full(30, 0.25)).estimate
     assert found.value == 0.25 and found.interval == found.bounds == (0.25, 0.25)
-    assert Graded.each(np.array([3.0])).score.interval == (3, 3)
+    assert Graded.each(np.array([3.0])).estimate.interval == (3, 3)
     assert Right(np.ones(3, bool)).drop(Right(np.ones(3, bool))).interval.high > 0.3
 
 
 def test_draws_are_the_same_each_time_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     values = Graded.each(np.random.default_rng(4).normal(size=50))
-    once = values.score
-    assert values.score == once
+    once = values.estimate
+    assert values.estimate == once
     monkeypatch.setattr(bootstrap, "_BLOCK", 130)
-    again = values.score
+    again = values.estimate
     assert again.interval == pytest.approx(once.interval) and again.bounds == pytest.approx(once.bounds)
 
 
@@ -91,7 +91,7 @@ def test_intervals_cover_what_they_should() -> None:
     draw = np.random.default_rng(6)
     held = 0
     for _ in range(200):
-        interval = Graded.each(draw.exponential(size=60)).score.interval
+        interval = Graded.each(draw.exponential(size=60)).estimate.interval
         held += interval.low <= 1 <= interval.high
     assert 178 <= held <= 198
 

@@ -10,6 +10,7 @@ from epmq_export.verification.statistics.decision import (
     decide,
     resolution,
     rounded_up,
+    standard_error,
     times_the_lines,
 )
 from epmq_export.verification.statistics.estimate import Z_BOUND, Z_INTERVAL, Estimate, Interval
@@ -46,10 +47,9 @@ def test_decisions() -> None:
 
 def test_lines_that_would_decide() -> None:
     """The textbook's number: (1.645 + 0.842)^2 of them for a margin of one standard deviation is 6.2."""
-    loss = normal(0.0, 1 / math.sqrt(100))
-    assert resolution(loss) == pytest.approx(0.2486, abs=1e-4)
-    assert 100 * times_the_lines(loss, 1.0, 0.0) == pytest.approx(6.183, abs=1e-3)
-    assert times_the_lines(loss, 0.5, 0.5) == math.inf
+    error = standard_error(normal(0.0, 1 / math.sqrt(100)))
+    assert resolution(error) == pytest.approx(0.2486, abs=1e-4)
+    assert 100 * times_the_lines(error, 1.0) == pytest.approx(6.183, abs=1e-3)
     assert [rounded_up(lines) for lines in (0.2, 7, 38.2, 100, 101, 1544, 160_001)] == [
         1, 7, 39, 100, 110, 1600, 170_000,
     ]  # fmt: skip
@@ -72,6 +72,6 @@ def test_a_loss_at_the_margin_passes_once_in_twenty() -> None:
 
 
 def test_as_many_lines_as_are_said_to_decide_do_so_four_times_in_five() -> None:
-    loss = Drop([PairedTable(100, 4, 4)] * 6).estimate
-    enough = 100 * times_the_lines(loss, 0.02, 0.0)
+    drop = Drop([PairedTable(100, 4, 4)] * 6)
+    enough = 100 * times_the_lines(drop.standard_error(0.02), 0.02)
     assert 0.7 <= _passes(round(enough), 0.08, 0.0, 100, seed=3) <= 0.93

@@ -16,9 +16,9 @@ from epmq_export.models import reference
 from epmq_export.models.samples import Question
 from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
-from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.statistics.ranks import rank_correlation
-from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.bench import Outputs, lines_of, scores_of
+from epmq_export.verification.tasks.comparison import Measure
 from epmq_export.verification.tasks.in_words import Answers, number
 from epmq_export.verification.tasks.language import LanguageBench
 from tests.tiny import decoder as tiny_decoder
@@ -102,28 +102,24 @@ def test_an_answer_is_right_word_for_word(project: Job) -> None:
     right = answered(words, " good", "very bad", "good\nbad")
     wrong = answered(words, "bad", " very bad", "Good")
     assert words.said(wrong) == ["bad", "very bad", "Good"]
-    assert words.score(right, right) == 1.0 and words.score(wrong, wrong) == pytest.approx(1 / 3)
-    told = bench.compare(project.tasks[0], wrong, right, RecipeVerify())
-    assert told.facts["answers"]["words"] == {"same": pytest.approx(1 / 3)} and told.drop == pytest.approx(
-        2 / 3
-    )
-    assert told.broken is not None and "accuracy 0.333 is 0.667 below the reference's 1.000" in told.broken
+    assert words.lines(right, right).value == 1.0 and words.lines(wrong, wrong).value == pytest.approx(1 / 3)
+    assert words.lines(wrong, wrong).as_json() == "010"
+    assert words.lines(wrong, wrong).drop(words.lines(right, right)).value == pytest.approx(2 / 3)
+    told = bench.compare(project.tasks[0], wrong, right)
+    assert told.same_first is not None and told.same_first.value == pytest.approx(1 / 3)
+    assert told.distance is None and not told.facts
+    assert bench.measure(project.tasks[0]) is Measure.ACCURACY
 
     ordered = answered(numbers, "2.0", " 9", "-8")
     other = answered(numbers, " so", "9", "1")
-    assert numbers.score(ordered, ordered) == pytest.approx(1) and numbers.score(
-        other, other
-    ) == pytest.approx(0.5)
-    told = bench.compare(project.tasks[1], other, ordered, RecipeVerify(tasks=0.6))
-    assert (
-        told.facts["answers"]["numbers"] == {"same": pytest.approx(1 / 3), "no_number": pytest.approx(1 / 3)}
-        and told.broken is None
-    )
-    told = bench.compare(project.tasks[1], other, ordered, RecipeVerify())
-    assert (
-        told.broken is not None
-        and "rank correlation 0.500 is 0.500 below the reference's 1.000" in told.broken
-    )
+    best, worse = numbers.lines(ordered, ordered), numbers.lines(other, other)
+    assert best.value == pytest.approx(1) and worse.value == pytest.approx(0.5)
+    assert worse.drop(best).value == pytest.approx(0.5) and worse.as_json() == [0.0, 9.0, 1.0]
+    told = bench.compare(project.tasks[1], other, ordered)
+    assert told.same_first is not None and told.same_first.value == pytest.approx(1 / 3)
+    assert told.facts == {"no_number": pytest.approx(1 / 3)}
+    assert bench.measure(project.tasks[1]) is Measure.RANKS
+    assert bench.opening(1).outputs(lambda asked: np.full((len(asked), 1), -1))["words"].shape == (1, 1)
 
 
 def test_a_model_answers_for_itself(project: Job) -> None:
@@ -133,7 +129,7 @@ def test_a_model_answers_for_itself(project: Job) -> None:
         partial(reference.outputs, family, project.models.experts[project.tasks[0].expert], device=CPU)
     )
     np.testing.assert_array_equal(outputs["words"], bench.experts["words"])
-    assert set(bench.scores(outputs)) == {"words", "numbers", "average"}
+    assert set(scores_of(lines_of(bench, outputs))) == {"words", "numbers", "average"}
 
 
 def test_labels_are_answers_too(project: Job, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from epmq_export.models import reference
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
-from epmq_export.recipe.recipe import RecipeVerify
 from epmq_export.verification.tasks import likelihood as passages_room
-from epmq_export.verification.tasks.bench import Outputs
+from epmq_export.verification.tasks.bench import Outputs, lines_of, scores_of
+from epmq_export.verification.tasks.comparison import Measure
 from epmq_export.verification.tasks.language import LanguageBench
-from epmq_export.verification.tasks.likelihood import by_passage, likelihood, log_softmax
+from epmq_export.verification.tasks.likelihood import by_passage, divergence, likelihood, log_softmax
 from epmq_export.verification.tasks.multiple_choice import Choice, leaders
-from epmq_export.verification.tasks.perplexity import Prediction, divergence, perplexity, same_top
+from epmq_export.verification.tasks.perplexity import Prediction, perplexity, same_top
 from tests.tiny import decoder as tiny_decoder
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Job) 
         for prompt in prompts
     ]
     np.testing.assert_allclose(outputs["mood"], expected, rtol=1e-4)
-    scores = bench.scores(outputs)
+    scores = scores_of(lines_of(bench, outputs))
     assert scores["mood"] == pytest.approx(np.mean(np.argmax(expected, 1) == [0, 1, 1]))
 
     found = [library_likelihood(base, "", text) for text in tiny_decoder.LINES]
@@ -114,7 +114,7 @@ def test_answers_are_judged_by_likelihood_and_texts_by_perplexity(project: Job) 
     assert perplexity(outputs["stories"], ids) == pytest.approx(
         np.exp(-sum(each for each, _ in found) / sum(count for _, count in found)), rel=1e-4
     )
-    assert 0 <= scores["stories"] < 1 and bench.scores(bench.experts)["stories"] == 1.0
+    assert 0 <= scores["stories"] < 1 and scores_of(lines_of(bench, bench.experts))["stories"] == 1.0
 
 
 def test_a_model_is_compared_with_the_reference(project: Job) -> None:
@@ -123,23 +123,37 @@ def test_a_model_is_compared_with_the_reference(project: Job) -> None:
         partial(reference.outputs, project.models.family, project.models.merged, device=CPU)
     )
     found = bench.outputs(partial(reference.outputs, project.models.family, project.models.base, device=CPU))
-    stories = project.tasks[1]
-    same = bench.compare(stories, expected["stories"], expected["stories"], RecipeVerify())
-    assert (
-        same.broken is None
-        and same.facts["language"]["stories"]["kl_max"] == 0.0
-        and same.facts["language"]["stories"]["same_top"] == 1.0
-    )
-    other = bench.compare(stories, found["stories"], expected["stories"], RecipeVerify(kl=1e-6))
-    told = other.facts["language"]["stories"]
-    assert other.broken is not None and other.broken.startswith(
-        "task stories: mean KL divergence from the reference is "
-    )
-    assert told["kl_50"] <= told["kl_90"] <= told["kl_99"] <= told["kl_max"] and told["tokens"] == len(
-        found["stories"]
-    )
-    mood = bench.compare(project.tasks[0], expected["mood"], expected["mood"], RecipeVerify())
-    assert mood.drop == 0.0 and mood.broken is None
+    mood, stories = project.tasks
+    assert (bench.measure(mood), bench.measure(stories)) == (Measure.ACCURACY, Measure.KL)
+    same = bench.compare(stories, expected["stories"], expected["stories"])
+    assert same.distance is not None and same.distance.measure is Measure.KL and same.same_first is not None
+    assert same.facts["kl_max"] == 0.0 and same.distance.lines.value == 0.0 and same.same_first.value == 1.0
+    other = bench.compare(stories, found["stories"], expected["stories"])
+    assert other.distance is not None
+    told, distances = other.facts, other.distance.lines
+    assert told["kl_50"] <= told["kl_90"] <= told["kl_99"] <= told["kl_max"] == distances.values.max()
+    assert told["tokens"] == len(found["stories"]) == distances.lengths.sum()
+    assert len(distances.lengths) == len(tiny_decoder.LINES)
+    assert distances.estimate.interval.low < distances.value < distances.estimate.interval.high
+    told = bench.compare(mood, found["mood"], expected["mood"])
+    assert told.distance is not None and told.distance.measure is Measure.KL
+    first = log_softmax(expected["mood"]).astype(np.float64)
+    second = log_softmax(found["mood"]).astype(np.float64)
+    assert told.distance.lines.values == pytest.approx((np.exp(first) * (first - second)).sum(1))
+
+
+def test_the_opening_of_a_bench_compares_the_first_lines(project: Job) -> None:
+    bench = bench_of(project)
+    run = partial(reference.outputs, project.models.family, project.models.base, device=CPU)
+    whole, opening = bench.outputs(run), bench.opening(2)
+    outputs = opening.outputs(run)
+    assert len(outputs["mood"]) == 2 and 2 < len(outputs["stories"]) < len(whole["stories"])
+    for task in project.tasks:
+        first = whole[task.name][: len(outputs[task.name])]
+        np.testing.assert_allclose(outputs[task.name], first, rtol=1e-4, atol=1e-4)
+        compared = opening.compare(task, outputs[task.name], first)
+        assert compared.distance is not None and len(compared.distance.lines.lengths) == 2
+        assert compared.distance.lines.value < 1e-6
 
 
 def test_a_runtime_is_given_few_rows_at_a_time(project: Job, monkeypatch: pytest.MonkeyPatch) -> None:
