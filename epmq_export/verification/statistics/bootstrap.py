@@ -4,7 +4,8 @@ Efron 1987: B. Efron, Better bootstrap confidence intervals, Journal of the Amer
 82, 171-185. Efron & Tibshirani 1993: An introduction to the bootstrap, Chapman & Hall.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -76,15 +77,24 @@ def _drawn(statistic: Statistic, lines: int) -> Numbers:
     """Return the number of each of RESAMPLES draws of as many lines with repetition, the same draws each
     time.
     """
+    # Tasks often have as many lines as one another, and several numbers each: few draws are kept.
+    blocks = _kept(RESAMPLES, lines) if RESAMPLES * lines <= _BLOCK else _draws(RESAMPLES, lines)
+    return np.concatenate([statistic(block) for block in blocks])
+
+
+@lru_cache(maxsize=2)
+def _kept(samples: int, lines: int) -> Sequence[Numbers]:
+    return list(_draws(samples, lines))
+
+
+def _draws(samples: int, lines: int) -> Iterator[Numbers]:
+    """Yield how often each line is in each of the draws, block by block."""
     generator = np.random.default_rng(SEED)
-    found, left = [], RESAMPLES
-    while left:
-        size = min(left, max(1, _BLOCK // lines))
+    while samples:
+        size = min(samples, max(1, _BLOCK // lines))
         rows = generator.integers(0, lines, (size, lines)) + lines * np.arange(size)[:, None]
-        counts = np.bincount(rows.ravel(), minlength=size * lines).reshape(size, lines)
-        found.append(statistic(counts.astype(np.float64)))
-        left -= size
-    return np.concatenate(found)
+        yield np.bincount(rows.ravel(), minlength=size * lines).reshape(size, lines).astype(np.float64)
+        samples -= size
 
 
 def _left_out(lines: int) -> Iterator[Numbers]:
