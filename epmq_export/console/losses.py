@@ -69,7 +69,10 @@ def tasks_outcome(facts: Facts, passed: bool) -> Text:
     if facts["outcome"] is None:
         return mark(passed, "no output")
     if facts["rule"] == "point":
-        return mark(passed, f"worst: {visible(facts['worst']['task'])}")
+        told = facts["by_task"][facts["worst"]["task"]]
+        value, margin = (_number(told["measure"], each) for each in (told["loss"]["value"], told["margin"]))
+        what = "drop" if told["measure"] in _DROPS else told["measure"].split()[0]
+        return mark(passed, f"worst {what} {value}, up to {margin}")
     order = ("fail", "undecided", "pass")
     group = min(facts["pooled"], key=lambda group: order.index(group["outcome"]))
     side, bound = ("over", "lower") if group["outcome"] == "fail" else ("under", "upper")

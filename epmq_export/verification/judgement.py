@@ -145,10 +145,13 @@ class Judgement:
 
     @property
     def worst(self) -> int:
-        """Return the place of the task that is the most surely beyond its margin."""
+        """Return the place of the task that is the most surely beyond its margin or, by the rule of points,
+        the farthest beyond it.
+        """
+        surely = self.corrected if self.verify.rule == "confidence" else [0.0] * len(self.losses)
         return min(
             range(len(self.losses)),
-            key=lambda i: (self.corrected[i], self.losses[i].margin - self.losses[i].loss.value),
+            key=lambda i: (surely[i], self.losses[i].margin - self.losses[i].loss.value),
         )
 
     def of_task(self, place: int) -> Outcome:

@@ -51,7 +51,7 @@ def write_recipe(folder: Path) -> None:
         },
         "calibration": {"samples": 12},
         "quantization": {"overrides": {"text_model.*.mlp.*": "Q8_0"}},
-        "verify": {"tasks": 0.1},
+        "verify": {"rule": "point", "tasks": 0.1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 

@@ -61,7 +61,7 @@ def write_recipe(folder: Path, **more: Any) -> Path:
             "stories": {"expert": "./second", "calibration": "texts.txt", "evaluation": "texts.txt"},
         },
         "calibration": {"samples": 4},
-        "verify": {"tasks": 0.35},  # scores of random weights are near each other
+        "verify": {"rule": "point", "tasks": 0.35},  # scores of random weights are near each other
         **more,
     }
     path = folder / "recipe.yaml"

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from epmq_export.console import terminal
+from epmq_export.console.losses import tasks_outcome
 from epmq_export.console.verdict import scores_table
 
 SCORES = {"base": 0.5, "experts": 1.0, "merged": 0.6, "reference": 0.7, "gguf in llama.cpp": 0.7}
@@ -62,3 +63,28 @@ def test_signs_that_an_encoding_lacks_have_words(monkeypatch: pytest.MonkeyPatch
     assert terminal.sign("×") == "x" and not terminal.encodes_signs()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     assert terminal.mark(True, "equal").plain == "✓ equal" and terminal.encodes_signs()
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcome", "passed", "text"),
+    [
+        ("confidence", "pass", True, "✓ drop under 2.4, up to 3.0"),
+        ("confidence", "undecided", True, "? drop under 2.4, up to 3.0"),
+        ("confidence", "undecided", False, "✗ drop under 2.4, up to 3.0"),
+        ("confidence", "fail", False, "✗ drop over -0.4, up to 3.0"),
+        ("point", "pass", True, "✓ worst KL 0.02, up to 0.05"),
+        ("confidence", None, False, "✗ no output"),
+    ],
+)
+def test_outcomes_of_the_tasks(rule: str, outcome: str | None, passed: bool, text: str) -> None:
+    loss = {"value": 0.01, "lower": -0.004, "upper": 0.024}
+    group = {"outcome": outcome, "measure": "accuracy", "loss": loss, "margin": 0.03}
+    worst = {"measure": "KL divergence", "loss": {"value": 0.02}, "margin": 0.05}
+    facts = {
+        "rule": rule,
+        "outcome": outcome,
+        "pooled": [group],
+        "worst": {"task": "a"},
+        "by_task": {"a": worst},
+    }
+    assert tasks_outcome(facts, passed).plain == text

@@ -112,5 +112,6 @@ def test_the_rule_of_points_takes_each_task_as_measured() -> None:
     assert found.outcome == "fail" and not doubts(found)
     assert faults(found) == ["task a: accuracy is 3.0 points below the reference's, margin 2.0 points"]
     assert [found.of_task(i) for i in range(3)] == ["fail", "pass", "pass"]
+    assert found.worst == 0
     distance = measured("d", Measure.COSINE, 0.019, 0.1, 0.02)
     assert judged(distance, rule="point").outcome == "pass"
