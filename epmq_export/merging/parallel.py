@@ -17,8 +17,9 @@ R = TypeVar("R")
 def mapped(job: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yield what a job returns for each item, in the items' order, while threads compute those that follow.
 
-    The job must depend on its item alone, so that nothing depends on the number of threads. Torch computes in
-    one thread within each of them, because its own would take the others' processors. What the job raises
+    The job must depend on its item alone, so that nothing depends on the order in which threads come. Torch
+    has its share of the processors within each of them, because more would take those of the
+    others. What the job raises
     first, in the order of items, is raised here, and no further item is begun.
     """
     count = min(threads.asked(), len(items))
@@ -26,7 +27,8 @@ def mapped(job: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         yield from map(job, items)
         return
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    own = threads.asked() // count
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(own,))
     try:
         yield from pool.map(job, items)
     finally:

@@ -24,6 +24,10 @@ def test_results_come_in_order_from_threads_in_which_torch_has_one() -> None:
     assert [*mapped(job, range(9))] == [(item, 1, False) for item in range(9)]
 
 
+def test_fewer_items_than_processors_have_several_each() -> None:
+    assert [*mapped(lambda item: torch.get_num_threads(), range(2))] == [2, 2]
+
+
 @pytest.mark.parametrize("before", [1, 2])
 def test_torch_has_as_many_threads_afterwards_as_before(before: int) -> None:
     torch.set_num_threads(before)

@@ -8,12 +8,15 @@ unique, so triplets with a value of 0 are left out.
 """
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
+from epmq_export.merging.parallel import mapped
 from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.rules.shared.decompositions import Triplets
 from epmq_export.merging.rules.shared.spectral import by_linear, matrix, polar, total, triplets
 from epmq_export.merging.settings import Number
 
@@ -32,11 +35,17 @@ def tsvm(inputs: Inputs) -> Merge:
                 list(base.shape),
             )
             return total(inputs, tensor, base).div_(experts)
-        u, s, v = zip(
-            *(triplets(tensor, matrix(inputs, index, tensor, base), most) for index in range(experts)),
-            strict=True,
-        )
-        return polar(tensor, torch.cat(u, 1))[0] * torch.cat(s) @ polar(tensor, torch.cat(v, 1))[0].T
+
+        def parts(index: int) -> Triplets:
+            return triplets(tensor, matrix(inputs, index, tensor, base), most)
+
+        def orthogonal(side: Sequence[Tensor]) -> Tensor:
+            return polar(tensor, torch.cat([*side], 1))[0]
+
+        # Decompositions gain little from more than one processor each, so they are computed side by side.
+        u, s, v = zip(*mapped(parts, range(experts)), strict=True)
+        left, right = mapped(orthogonal, (u, v))
+        return left * torch.cat(s) @ right.T
 
     return by_linear(inputs, merge_linear)
 

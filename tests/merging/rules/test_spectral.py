@@ -251,3 +251,13 @@ def test_singular_values_that_cannot_be_computed_are_refused(monkeypatch: pytest
         ),
     ):
         change("iso_c", base, experts)
+
+
+def test_tsvm_is_the_same_in_one_thread_and_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a Gram matrix is decomposed, as of all large linears."""
+    base, experts, _ = models((520, 48), 3)
+    found = []
+    for count in (1, 2):
+        monkeypatch.setattr("epmq_export.threads.asked", lambda count=count: count)
+        found.append(merge("tsvm", base, experts).load(NAME))
+    assert torch.equal(*found)
