@@ -1,20 +1,22 @@
 """The search for rho, alpha and lambda without labels: the model is calibrated on most of the samples and
-compared with the experts on the rest.
+compared with the experts on the rest, and so is the merge itself.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator
 from epmq_export.calibration.divergence import divergence
-from epmq_export.calibration.method import Method
+from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.errors import CalibrationError
 from epmq_export.grids.layout import FULL
 from epmq_export.models import reference
 from epmq_export.tensors.packed import Values
+from epmq_export.tensors.source import TensorSource
 
 # One sample in HELD_OUT is held out.
 HELD_OUT = 4
@@ -29,6 +31,9 @@ LEAST, NOISE = 0.01, 1e-6
 @dataclass(frozen=True)
 class Trial:
     """One setting of the numbers, and how well it did."""
+
+    target: Literal["merged", "experts"]
+    """The method's target. "merged" is the trial of the merge itself."""
 
     alpha: float
     rho: float
@@ -51,8 +56,9 @@ def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: 
     """Return the numbers of the calibrator's method that serve its experts best on held-out samples. They are
     searched one after the other, from the method's own values on.
 
-    Nothing is rounded in the search: 4 bits cost far less than a wrong anchor. Raises CalibrationError where
-    a task has too few samples.
+    Where the merge itself serves them better than every trial, the method that is returned reproduces it as
+    `gptq` does, rounded as the calibrator's own method rounds. Nothing is rounded in the search: 4 bits cost
+    far less than a wrong anchor. Raises CalibrationError where a task has too few samples.
     """
     search = _Search(calibrator, progress)
     for key in FACTORS:
@@ -60,6 +66,7 @@ def tune(calibrator: Calibrator, progress: Callable[[str], None] = lambda text: 
             continue
         while search.try_next(key, search.last_factor):
             pass
+    search.try_merge()
     return Tuned(search.best, search.trials)
 
 
@@ -105,9 +112,18 @@ class _Search:
         if moved == value:  # The value is 0, or an alpha of 1.
             return False
         method = replace(self.best, **{key: moved})
+        return self._is_best(method, self._divergences(method))
+
+    def try_merge(self) -> None:
+        """Try the merge as it is, which costs no calibration."""
+        method = replace(PRESETS["gptq"], rounding=self.best.rounding)
+        self._progress("tune: the merge itself")
+        self._is_best(method, self._divergences_of(self._calibrator.merged))
+
+    def _is_best(self, method: Method, divergences: Sequence[float]) -> bool:
+        """Note a trial. Return whether it is the best one so far."""
         shares = [
-            now / first if first > NOISE else 1.0
-            for now, first in zip(self._divergences(method), self._first, strict=True)
+            now / first if first > NOISE else 1.0 for now, first in zip(divergences, self._first, strict=True)
         ]
         found = sum(shares) / len(shares)
         self.trials.append(self._trial(method, found))
@@ -128,7 +144,13 @@ class _Search:
             progress=lambda text, done, total: None,
         )
         results = [result for _, result in calibrate_blocks(solved)]
-        source = Values({name: value for result in results for name, value in result.tensors.items()})
+        return self._divergences_of(
+            Values({name: value for result in results for name, value in result.tensors.items()})
+        )
+
+    def _divergences_of(self, source: TensorSource) -> list[float]:
+        """Return the divergence of a model on each task's held-out samples."""
+        calibrator = self._calibrator
         outputs = torch.from_numpy(
             reference.outputs(
                 calibrator.family,
@@ -145,4 +167,10 @@ class _Search:
 
     def _trial(self, method: Method, found: float) -> Trial:
         assert method.rho != "auto"
-        return Trial(alpha=method.alpha, rho=method.rho, damping=method.damping, divergence=found)
+        return Trial(
+            target=method.target,
+            alpha=method.alpha,
+            rho=method.rho,
+            damping=method.damping,
+            divergence=found,
+        )

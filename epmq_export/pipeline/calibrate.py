@@ -200,6 +200,11 @@ def _search(
     notes: list[str] = []
     if asked:
         tuned = tune(calibrator, lambda text: calibrator.progress(text, 0, 0))
+        if tuned.method.target != calibrator.method.target:
+            notes.append(
+                f"tune found the merge itself nearer to the experts than {calibrator.method.name} on what it "
+                "held out: the merge is reproduced, as gptq does it"
+            )
         calibrator = replace(calibrator, method=tuned.method)
         trials = [asdict(trial) for trial in tuned.trials]
     if budget is not None:
