@@ -361,7 +361,7 @@ def evaluate(
 
     Example:
         >>> import epmq_export as epmq
-        >>> scores = epmq.evaluate("out/gguf/model.gguf", "recipe.yaml")
+        >>> scores = epmq.evaluate("out/gguf/base-merged-Q4_0.gguf", "recipe.yaml")
         >>> sorted(scores.model)
         ['average', 'mood', 'topic']
     """
@@ -395,7 +395,7 @@ def forecast(
     Example:
         >>> import epmq_export as epmq
         >>> [file.path for file in epmq.forecast("recipe.yaml").files if file.format == "gguf"]
-        ['model.gguf']
+        ['base-merged-Q4_0.gguf']
     """
     from epmq_export.pipeline.forecast.forecast import Forecaster
 
@@ -418,7 +418,7 @@ def inspect(path: str | Path) -> "Description":
 
     Example:
         >>> import epmq_export as epmq
-        >>> epmq.inspect("out/gguf/model.gguf").kind
+        >>> epmq.inspect("out/gguf/base-merged-Q4_0.gguf").kind
         'gguf'
     """
     from formats.inspect import describe

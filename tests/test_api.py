@@ -149,7 +149,7 @@ def test_the_examples_of_all_functions_run_and_print_nothing(capfd: pytest.Captu
 def test_a_second_run_in_one_process_gives_the_same_bytes(out: Path) -> None:
     epmq_export.run("recipe.yaml", "again")
     first = _bytes(out)
-    assert {"packed/packed.json", "gguf/model.gguf"} <= first.keys()
+    assert {"packed/packed.json", "gguf/base-merged-Q4_0.gguf"} <= first.keys()
     assert _bytes(Path("again")) == first
 
 

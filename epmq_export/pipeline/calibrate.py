@@ -27,6 +27,7 @@ from epmq_export.grids.layout import FULL
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.precision import whole_float32
+from epmq_export.pipeline.about import about
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import expert_names, untrained
 from epmq_export.pipeline.progress import Update
@@ -103,6 +104,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     index = PackedIndex(
         family=job.models.family.name,
         method=found.method,
+        about=about(recipe, job.checkpoints.base.model_directory),
         **origin,
         layers=[asdict(loss) for loss in made.losses],
         notes=made.notes,

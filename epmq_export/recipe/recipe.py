@@ -202,6 +202,11 @@ class RecipeVerify(RecipePart):
 class Recipe(RecipePart):
     """Everything that a user asks for."""
 
+    name: Name | None = None
+    """The name of the model that comes out, in the names of files and in what they say of themselves. None:
+    that of the only expert, or of the base with `-merged`.
+    """
+
     base_model: ModelName = ""
     """The base. For a rule that needs no base it is the first model where the recipe names none; its config
     and tokenizer are used.
@@ -294,6 +299,11 @@ class Recipe(RecipePart):
     def with_base(self, base: Path) -> "Recipe":
         """Return the recipe with another base model, which stands in for the one that it names."""
         return self.model_copy(update={"base_model": str(base)})
+
+    @property
+    def base_named(self) -> str:
+        """Return the base model as the recipe names it, whatever stands in for it."""
+        return self.base_model if self.stand_in is None else self.source["base_model"]
 
     @property
     def stand_in(self) -> Path | None:

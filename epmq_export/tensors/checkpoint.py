@@ -24,6 +24,7 @@ from epmq_export.tensors.companions import COMPANIONS
 from epmq_export.tensors.directory import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    CARD,
     CONFIG,
     PICKLES,
     QUANTIZATION,
@@ -50,7 +51,7 @@ _SCALES = re.compile(
     r"_(blocks|scales)$"
 )
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-_HUB_FILES = (*COMPANIONS, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS, f"*_{DENSE}/{WEIGHTS}")
+_HUB_FILES = (*COMPANIONS, CARD, WEIGHTS, "*-of-*.safetensors", ADAPTER_WEIGHTS, f"*_{DENSE}/{WEIGHTS}")
 
 
 class Checkpoint(TypedSource, Protocol):

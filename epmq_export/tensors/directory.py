@@ -19,6 +19,8 @@ PACKED_WEIGHTS, PACKED_SHARD_INDEX = f"{PACKED}.safetensors", f"{PACKED}.safeten
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_PICKLE = "adapter_model.bin"
 PACKED_INDEX = "packed.json"
+CARD = "README.md"
+"""The model card, whose front matter the hub reads."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """The endings of files that are pickles. Opening a pickle runs the code in it."""
 

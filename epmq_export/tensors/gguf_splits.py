@@ -29,6 +29,12 @@ def split_name(stem: str, number: int, count: int) -> str:
     return f"{stem}-{number + 1:05d}-of-{count:05d}.gguf"
 
 
+def is_later_split(path: Path) -> bool:
+    """Return whether a file is named as one of several, and not as the first, which stands for all."""
+    named = _NAME.fullmatch(path.name)
+    return named is not None and int(named[2]) != 1
+
+
 def split_keys(number: int, count: int, tensors: int) -> dict[str, Value]:
     """Return the metadata entries that mark a file as one of several."""
     return {key: Value(_TYPES[key], value) for key, value in zip(KEYS, (number, count, tensors), strict=True)}

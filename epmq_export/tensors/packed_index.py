@@ -8,6 +8,7 @@ from typing import Any
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.grids import GRIDS
+from epmq_export.tensors.about import About
 from epmq_export.tensors.description import PROVENANCE
 
 FORMAT = "epmq-packed-1"
@@ -31,6 +32,9 @@ class PackedIndex:
 
     versions: Mapping[str, str]
     """The version of each package that decided the result, by the package's name."""
+
+    about: About = field(default_factory=lambda: About("model"))
+    """The model's name, and the models that it comes from."""
 
     layers: list[Mapping[str, Any]] = field(default_factory=list)
     """The loss of each tensor's solve: the fields of `calibration.calibrator.LayerLoss`."""
@@ -62,7 +66,8 @@ class PackedIndex:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of packed.json, in the order in which it is written."""
-        content: dict[str, Any] = {"format": FORMAT, "family": self.family, "method": self.method}
+        content: dict[str, Any] = {"format": FORMAT, "family": self.family, "about": self.about.as_dict()}
+        content["method"] = self.method
         content |= {"recipe": self.recipe, "inputs": self.inputs, "versions": self.versions, **self.search}
         content |= {} if self.split_bytes is None else {"split_bytes": self.split_bytes}
         return content | {"notes": self.notes, "layers": self.layers, "grids": self.grids}
@@ -83,12 +88,19 @@ class PackedIndex:
             if key in content and (not isinstance(content[key], kind) or isinstance(content[key], bool)):
                 raise InputError(f"{path}: {key} is {content[key]!r:.80}, expected {expected}")
         _require_items(path, content)
-        return cls(**{key: content[key] for key in _KEYS if key in content})
+        known = {key: content[key] for key in _KEYS if key in content}
+        if "about" in known:
+            try:
+                known["about"] = About.of(known["about"])
+            except ValueError as error:
+                raise InputError(f"{path}: about: {error}") from None
+        return cls(**known)
 
 
 _OBJECT = (dict, "an object", True)
 _KEYS: Mapping[str, tuple[type, str, bool]] = {
     "family": (str, "the name of a family", True),
+    "about": (dict, "an object", False),
     "method": _OBJECT,
     "recipe": _OBJECT,
     "inputs": (list, "a list of objects with path and sha256", True),

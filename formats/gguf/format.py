@@ -10,10 +10,11 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
+from epmq_export.tensors.gguf_splits import is_later_split
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
-from formats.gguf.metadata import by_file, metadata_of, origin_of
-from formats.gguf.placement import FILE, packed_layout
+from formats.gguf.metadata import by_file, metadata_of
+from formats.gguf.placement import packed_layout
 from formats.gguf.size import gguf_size
 from formats.gguf.spec import NAME, spec_of
 from formats.gguf.types import BLOCKS
@@ -30,8 +31,8 @@ class Gguf:
     grids = frozenset(name for name, grid in GRIDS.items() if grid.file_type in BLOCKS)
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
-        """Write `model.gguf`, or the files that the recipe's export.split_size asks for, and return the
-        first.
+        """Write NAME-TYPE.gguf, such as `support-Q4_0.gguf`, or the files that the recipe's export.split_size
+        asks for, and return the first.
 
         The same packed checkpoint gives the same bytes. Raises InputError where packed checkpoint and family
         do not have the same tensors.
@@ -59,16 +60,17 @@ class Gguf:
     def sizes(
         self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
-        return gguf_size(tensors, spec_of(family), origin_of(index), index.split_bytes)
+        return gguf_size(tensors, spec_of(family), index)
 
     def find(self, folder: Path, family: Family) -> Path:
-        """Return `model.gguf` or the first of several files, whatever the family."""
-        found = [*folder.glob(FILE), *sorted(folder.glob(f"{Path(FILE).stem}-00001-of-?????.gguf"))]
-        if len(found) != 1 or not found[0].is_file():
+        """Return the only model that lies there, by its first file, whatever the family."""
+        every = sorted(folder.glob("*.gguf"))
+        found = [path for path in every if path.is_file() and not is_later_split(path)]
+        if len(found) != 1:
             raise InputError(
                 f"{folder}: has {' and '.join(path.name for path in found)}, expected one model"
                 if len(found) > 1
-                else f"{folder}: has no {FILE}"
+                else f"{folder}: has no file of a model, expected one that ends in .gguf"
             )
         return found[0]
 

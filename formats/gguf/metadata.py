@@ -3,24 +3,19 @@ from them.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGUFValueType
+from gguf import GGUFValueType
 
-from epmq_export.files import read_json
 from epmq_export.models.family import Family
 from epmq_export.models.specs import GgufSpec
-from epmq_export.tensors.directory import CONFIG
-from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value, shown
+from epmq_export.tensors.gguf_file import Value, shown
 from epmq_export.tensors.gguf_splits import split_keys
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
+from formats.gguf.general import common_keys
 from formats.gguf.placement import Layout
-from formats.gguf.types import TYPES
 
 
 def origin_of(index: PackedIndex) -> dict[str, str]:
@@ -32,22 +27,8 @@ def origin_of(index: PackedIndex) -> dict[str, str]:
 
 
 def metadata_of(packed: Packed, family: Family, spec: GgufSpec, layout: Layout) -> dict[str, Value]:
-    """Return all keys of a model, in the order of the file. Raises InputError where config.json cannot be
-    read.
-    """
-    config = read_json(packed.directory / CONFIG)
-    matrices = Counter(kind.name for kind, shape in layout.values() if len(shape) > 1)
-    values: dict[str, Any] = {
-        "general.architecture": spec.architecture,
-        "general.type": "model",
-        "general.name": Path(str(config.get("_name_or_path") or family.name)).name,
-        "general.file_type": int(TYPES[max(matrices, key=lambda kind: matrices[kind])].file_type),
-        "general.quantization_version": GGML_QUANT_VERSION,
-        ALIGNMENT_KEY: ALIGNMENT,
-    }
-    if isinstance(config.get("license"), str):
-        values["general.license"] = config["license"]
-    values |= {**spec.metadata, **origin_of(packed.index)}
+    """Return all keys of a model, in the order of the file."""
+    values = {**common_keys(packed.index.about, spec, layout), **spec.metadata, **origin_of(packed.index)}
     if "epmq-export" in packed.index.versions:
         values["epmq.version"] = packed.index.versions["epmq-export"]
     return {key: _value(value) for key, value in values.items()}

@@ -1,23 +1,24 @@
 """The placement of tensors: the file of a model that each lies in, its type and its shape."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import GgufSpec
+from epmq_export.tensors.about import About
 from epmq_export.tensors.gguf_splits import MOST, split_name
 from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.tensors.shards import groups
 from formats.gguf.spec import export_of
-from formats.gguf.types import kind_of
-
-FILE = "model.gguf"
+from formats.gguf.types import TYPES, kind_of
 
 Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
 """The type and the shape of each tensor, by its name in the file, in the order of the file."""
@@ -43,18 +44,34 @@ def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
     }
 
 
-def parts_of(layout: Layout, limit: int | None) -> dict[str, list[str]]:
-    """Return the tensors of each file, in their order. The data of a file take at most `limit` bytes, unless
-    one tensor alone is larger. Without a limit there is one file.
+def file_type(layout: Layout) -> LlamaFileType:
+    """Return the type that most of a model's matrices have, as `general.file_type` says it."""
+    matrices = Counter(kind.name for kind, shape in layout.values() if len(shape) > 1)
+    return TYPES[max(matrices, key=lambda kind: matrices[kind], default="F32")].file_type
+
+
+def stem_of(layout: Layout, about: About) -> str:
+    """Return the name of a model's file without its ending, as clients of the hub look for one of a type:
+    `NAME-Q4_0`.
+    """
+    return f"{about.stem}-{re.sub('^(MOSTLY|ALL)_', '', file_type(layout).name)}"
+
+
+def parts_of(layout: Layout, index: PackedIndex) -> dict[str, list[str]]:
+    """Return the tensors of each file, in their order. The data of a file take at most `index.split_bytes`,
+    unless one tensor alone is larger. Without a limit there is one file.
 
     Raises InputError where there would be too many files.
     """
+    stem, limit = stem_of(layout, index.about), index.split_bytes
     sizes = {name: data_bytes(*entry) for name, entry in layout.items()}
     parts = [[*sizes]] if limit is None else groups(sizes, limit)
     if len(parts) > MOST:
-        raise InputError(f"{FILE}: export.split_size asks for {len(parts)} files, expected at most {MOST}")
+        raise InputError(
+            f"{stem}.gguf: export.split_size asks for {len(parts)} files, expected at most {MOST}"
+        )
     return {
-        FILE if len(parts) == 1 else split_name(Path(FILE).stem, number, len(parts)): names
+        f"{stem}.gguf" if len(parts) == 1 else split_name(stem, number, len(parts)): names
         for number, names in enumerate(parts)
     }
 
@@ -69,7 +86,7 @@ def packed_layout(packed: Packed, family: Family, spec: GgufSpec) -> tuple[Layou
     layout = layout_of(
         {name: PlannedTensor(packed.shape(name), packed.storage(name)) for name in packed.names()}, spec
     )
-    parts = parts_of(layout, packed.index.split_bytes)
+    parts = parts_of(layout, packed.index)
     export = export_of(family)
     if len(parts) > 1 and not export.splits:
         raise InputError(

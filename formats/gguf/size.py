@@ -7,31 +7,31 @@ from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.gguf_file import ALIGNMENT
 from epmq_export.tensors.gguf_splits import KEYS
+from epmq_export.tensors.packed_index import PackedIndex
+from formats.gguf.general import common_keys
+from formats.gguf.metadata import origin_of
 from formats.gguf.placement import data_bytes, layout_of, parts_of
 
 # The bytes of magic, version, and the numbers of tensors and keys.
 _HEADER = 24
-# The bytes of the keys that every file has besides the family's and those of its origin: architecture, type,
-# name, file type, versions, alignment.
-_COMMON = 300
 
 
 def gguf_size(
     tensors: Mapping[str, PlannedTensor],
     spec: GgufSpec,
-    origin: Mapping[str, str],
-    limit: int | None,
+    index: PackedIndex,
 ) -> dict[str, dict[str, int]]:
     """Return the bytes of each file by type. `rest` has everything else, with the padding of tensors to
     multiples of 32.
     """
     layout = layout_of(tensors, spec)
-    parts = parts_of(layout, limit)
+    parts = parts_of(layout, index)
+    common = {**common_keys(index.about, spec, layout), **spec.metadata, **origin_of(index)}
     found = {}
     for number, (place, names) in enumerate(parts.items()):
-        keys: dict[str, object] = {} if number else {**spec.metadata, **origin}
+        keys: dict[str, object] = {} if number else dict(common)
         keys |= {} if len(parts) == 1 else dict.fromkeys(KEYS, 0)
-        rest = _HEADER + (0 if number else _COMMON) + sum(_key(key, value) for key, value in keys.items())
+        rest = _HEADER + sum(_key(key, value) for key, value in keys.items())
         sizes: Counter[str] = Counter()
         padding = 0
         for name in names:

@@ -71,7 +71,7 @@ def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> No
     assert result.code == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-3:] == [
         "verdict: pass",
-        "out/gguf/model.gguf",
+        "out/gguf/base-merged-Q4_0.gguf",
         "out/onnx/onnx/vision_model_q4.onnx",
     ]
     assert "WARNING" not in result.stderr
@@ -86,7 +86,10 @@ def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> No
         "onnx in onnxruntime",
     ]
     gguf, onnx = report["files"]
-    assert set(gguf["checks"]["graph"]["by_tower"]) == {"model.gguf: clip", "model.gguf: clip text"}
+    assert set(gguf["checks"]["graph"]["by_tower"]) == {
+        "base-merged-Q4_0.gguf: clip",
+        "base-merged-Q4_0.gguf: clip text",
+    }
     assert [Path(each["path"]).name for each in onnx["others"]] == ["text_model_q4.onnx", "model_q4.onnx"]
     assert len(onnx["checks"]["graph"]["by_tower"]) == 4
     # Six linears a layer of the image tower, two of the text tower, and both again in the joint model.
@@ -127,7 +130,7 @@ def test_evaluate_takes_either_file(
 ) -> None:
     report = json.loads((ran[0] / "report.json").read_text(encoding="utf-8"))
     for row, path in (
-        ("gguf in clip.cpp", "gguf/model.gguf"),
+        ("gguf in clip.cpp", "gguf/base-merged-Q4_0.gguf"),
         ("onnx in onnxruntime", "onnx/onnx/vision_model_q4.onnx"),
     ):
         result = epmq("evaluate", ran[0] / path, "--recipe", recipe, "--json", folder=tmp_path)

@@ -126,7 +126,7 @@ def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> No
     assert result.code == 0, result.stdout + result.stderr
     assert result.stdout.splitlines()[-3:] == [
         "verdict: pass",
-        "out/gguf/model.gguf",
+        "out/gguf/base-merged-Q4_0.gguf",
         "out/onnx/onnx/model_q4.onnx",
     ]
     report = report_of(output)
@@ -158,7 +158,7 @@ def test_each_file_can_be_scored_alone(
 ) -> None:
     output, _ = ran
     scores = report_of(output)["scores"]
-    for model, row in (("gguf/model.gguf", "gguf in llama.cpp"), ("packed", "reference")):
+    for model, row in (("gguf/base-merged-Q4_0.gguf", "gguf in llama.cpp"), ("packed", "reference")):
         result = epmq("evaluate", output / model, "--recipe", recipe, "--json", folder=tmp_path)
         assert result.code == 0, result.stderr
         assert result.json["model"] == pytest.approx(scores[row], abs=1e-6)

@@ -52,10 +52,10 @@ def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Pr
         "onnx/model_q4.onnx",
     }
     assert set(tree(output / "onnx")) == onnx
-    assert set(tree(output / "gguf")) == {"model.gguf"}
+    assert set(tree(output / "gguf")) == {"base-merged-Q4_0.gguf"}
     assert result.stdout.splitlines()[-3:] == [
         "verdict: pass",
-        "out/gguf/model.gguf",
+        "out/gguf/base-merged-Q4_0.gguf",
         "out/onnx/onnx/model_q4.onnx",
     ]
     assert "Traceback" not in result.stderr and "WARNING" not in result.stderr
@@ -75,7 +75,9 @@ def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Pr
         assert row["average"] == pytest.approx(sum(row[task] for task in found["tasks"]) / 4)
     assert found["scores"]["experts"]["unlabelled"] == pytest.approx(1)
     assert min(found["scores"]["reference"].values()) > 0.8  # else a broken file would have nothing to lose
-    for file, path in zip(found["files"], ("gguf/model.gguf", "onnx/onnx/model_q4.onnx"), strict=True):
+    for file, path in zip(
+        found["files"], ("gguf/base-merged-Q4_0.gguf", "onnx/onnx/model_q4.onnx"), strict=True
+    ):
         assert (
             file["sha256"] == files.sha256(output / path) and file["bytes"] == (output / path).stat().st_size
         )
@@ -163,7 +165,7 @@ def test_merge_writes_what_transformers_loads(staged: Path, ran: tuple[Path, Res
         ("base", "base"),
         ("merged", "merged"),
         ("out/packed", "reference"),
-        ("out/gguf/model.gguf", "gguf in llama.cpp"),
+        ("out/gguf/base-merged-Q4_0.gguf", "gguf in llama.cpp"),
         ("out/onnx/onnx/model_q4.onnx", "onnx in onnxruntime"),
         ("out/onnx", "onnx in onnxruntime"),
     ],

@@ -218,7 +218,7 @@ def test_models_that_are_none(say: Callable[..., str], project: Project, tmp_pat
             20_000,
             r"/.*/epmq-merge-\w+/\d+\.safetensors",
         ),  # a merge that is kept while it is needed
-        ("export", "tsvm", 100_000, r"out/gguf/model\.gguf"),
+        ("export", "tsvm", 100_000, r"out/gguf/base-merged-Q4_0\.gguf"),
     ],
 )
 def test_a_full_disk(

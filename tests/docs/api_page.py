@@ -39,6 +39,7 @@ PARTS = {
     "Estimate": "verification/statistics",
     "Interval": "verification/statistics",
     "PackedIndex": "tensors",
+    "About": "tensors",
     **dict.fromkeys(
         ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed"), "pipeline/forecast"
     ),

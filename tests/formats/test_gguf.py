@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from converters import open_family
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
+from epmq_export.models.format import PlannedTensor
+from epmq_export.tensors.about import About
 from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.blocks import decode, encode
@@ -139,6 +142,55 @@ def test_gguf_py_reads_it(written: Path, small: tuple[Packed, Family]) -> None:
     assert fields["bert.attention.causal"] is False
     for key, value in spec_of(family).metadata.items():
         assert fields[key] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_what_it_is_and_is_made_of_is_told_as_the_converter_of_llama_cpp_tells_it(tmp_path: Path) -> None:
+    about = About(
+        name="SmolLM2-chat",
+        base_models=("org/SmolLM2-135M", "org/tickets"),
+        license="apache-2.0",
+        languages=("en",),
+        pipeline_tag="text-generation",
+    )
+    packed, family = small_packed(tmp_path / "packed", small_bert(tmp_path / "model"), index={"about": about})
+    path = Gguf().write(packed, family, tmp_path)
+    assert path.name == "SmolLM2-chat-Q4_0.gguf" and Gguf().find(tmp_path, family) == path
+    fields = gguf.GGUFReader(path).fields
+    found = {key: field.contents() for key, field in fields.items() if key.startswith("general.")}
+    assert found == {
+        "general.architecture": "bert",
+        "general.type": "model",
+        "general.name": "SmolLM2 Chat",
+        "general.finetune": "chat",
+        "general.basename": "SmolLM2",
+        "general.size_label": found["general.size_label"],
+        "general.quantized_by": "epmq-export",
+        "general.license": "apache-2.0",
+        "general.base_model.count": 2,
+        "general.base_model.0.name": "SmolLM2 135M",
+        "general.base_model.0.organization": "Org",
+        "general.base_model.0.repo_url": "https://huggingface.co/org/SmolLM2-135M",
+        "general.base_model.1.name": "Tickets",
+        "general.base_model.1.organization": "Org",
+        "general.base_model.1.repo_url": "https://huggingface.co/org/tickets",
+        "general.tags": ["text-generation"],
+        "general.languages": ["en"],
+        "general.file_type": gguf.LlamaFileType.MOSTLY_Q4_0,
+        "general.quantization_version": gguf.GGML_QUANT_VERSION,
+        "general.alignment": 32,
+    }
+    assert Gguf().open(path, family).differences(packed) == []
+    assert sum(found_bytes(packed, family).values()) == pytest.approx(path.stat().st_size, abs=64)
+
+
+def found_bytes(packed: Packed, family: Family) -> Mapping[str, int]:
+    """Return the bytes of the only file as they are told before it is written."""
+    planned = {
+        name: PlannedTensor(packed.shape(name), packed.grids.get(name) or packed.load(name).dtype)
+        for name in packed.names()
+    }
+    (found,) = Gguf().sizes(planned, family, packed.index).values()
+    return found
 
 
 def test_where_it_came_from_stands_in_the_file(written: Path) -> None:
@@ -273,7 +325,7 @@ def test_a_tensor_that_is_missing_is_named_and_nothing_is_left(tmp_path: Path) -
 
 def test_find_and_notes(written: Path, small: tuple[Packed, Family], tmp_path: Path) -> None:
     assert Gguf().find(written.parent, small[1]) == written
-    with pytest.raises(InputError, match=r"has no model\.gguf"):
+    with pytest.raises(InputError, match=r"has no file of a model, expected one that ends in .gguf"):
         Gguf().find(tmp_path, small[1])
     notes = Gguf().open(written, small[1]).notes()
     assert notes["bytes"] == written.stat().st_size

@@ -76,7 +76,7 @@ def test_sizes_and_linears_are_those_of_the_run(
 ) -> None:
     output, found = ran[0], forecast(project.recipe)
     assert {f"{file.format}/{file.path}" for file in found.files} == {
-        "gguf/model.gguf",
+        "gguf/base-merged-Q4_0.gguf",
         "onnx/onnx/model_q4.onnx",
     }
     for file in found.files:
@@ -317,7 +317,7 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: recipe_project.Project, t
         "task vectors",
         "of the base's length",
         "18 linears on Q4_0",
-        "gguf/model.gguf",
+        "gguf/base-merged-Q4_0.gguf",
         "peak memory: about",
         "calibration: roughly",
     ):

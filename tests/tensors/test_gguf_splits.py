@@ -25,8 +25,9 @@ from formats.gguf.placement import parts_of
 from formats.inspect import describe
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.gguf_edits import edited, value_at
+from tests.tiny.packed_index import an_index
 
-NAMES = [f"model-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+NAMES = [f"model-Q4_0-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
 Model = tuple[Packed, Family, Path]
 
 
@@ -115,11 +116,11 @@ def test_no_file_takes_more_than_is_asked_for_and_sizes_are_told_before(split: M
     layout = {
         name: (gguf.GGMLQuantizationType.F32, (count,)) for name, count in (("a", 5), ("b", 1), ("c", 1))
     }
-    assert parts_of(layout, 4 * 2) == {
-        "model-00001-of-00002.gguf": ["a"],
-        "model-00002-of-00002.gguf": ["b", "c"],
+    assert parts_of(layout, an_index(split_bytes=4 * 2)) == {
+        "model-F32-00001-of-00002.gguf": ["a"],
+        "model-F32-00002-of-00002.gguf": ["b", "c"],
     }
-    assert parts_of({"a": layout["a"]}, 4 * 2) == {"model.gguf": ["a"]}
+    assert parts_of({"a": layout["a"]}, an_index(split_bytes=4 * 2)) == {"model-F32.gguf": ["a"]}
 
 
 def test_described_by_its_first_file(split: Model, whole: Path) -> None:
@@ -192,12 +193,12 @@ def no_key(path: Path) -> None:
             ),
         ),
         (number("split.count", 65535, 0), "expected a name that ends in -00001-of-65535.gguf"),
-        (number("split.tensors.count", 3, 0), "expected 1, 3 and 3 as model-00001-of-00003.gguf says"),
+        (number("split.tensors.count", 3, 0), "expected 1, 3 and 3 as model-Q4_0-00001-of-00003.gguf says"),
         (number("split.tensors.count", -1, 0), "key split.tensors.count is -1 (INT32), expected a number"),
         (gone, "cannot be read (No such file"),
         (renamed, "cannot be read (No such file"),
         (cut, "ends within tensor"),
-        (same_twice, "stands in model-00002-of-00003.gguf too, expected it once"),
+        (same_twice, "stands in model-Q4_0-00002-of-00003.gguf too, expected it once"),
         (no_key, "key split.count is missing, expected a number as UINT16"),
     ],
 )
@@ -218,7 +219,7 @@ def test_files_that_do_not_belong_together(
 def test_a_model_too_many(copy: Path, whole: Path, split: Model) -> None:
     shutil.copyfile(whole, copy.with_name("model.gguf"))
     with pytest.raises(
-        InputError, match=r"has model\.gguf and model-00001-of-00003\.gguf, expected one model"
+        InputError, match=r"has model-Q4_0-00001-of-00003\.gguf and model\.gguf, expected one model"
     ):
         Gguf().find(copy.parent, split[1])
 

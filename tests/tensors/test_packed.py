@@ -114,6 +114,7 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
     assert index == {
         "format": "epmq-packed-1",
         "family": "bert",
+        "about": {"name": "model"},
         "method": {},
         "recipe": {"größe": [1]},
         "inputs": [],

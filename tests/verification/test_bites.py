@@ -66,7 +66,11 @@ def judge(epmq: Warm, ran: tuple[Path, Result], tmp_path: Path) -> Judge:
     def judge(format: str, change: Callable[[Path], object], *options: str | Path) -> Judged:
         for part in ("packed", format):
             shutil.copytree(ran[0] / part, tmp_path / "out" / part)
-        path = tmp_path / "out" / {"gguf": "gguf/model.gguf", "onnx": "onnx/onnx/model_q4.onnx"}[format]
+        path = (
+            tmp_path
+            / "out"
+            / {"gguf": "gguf/base-merged-Q4_0.gguf", "onnx": "onnx/onnx/model_q4.onnx"}[format]
+        )
         change(path)
         return Judged(
             epmq("verify", "out", "--json", "report.json", *options, folder=tmp_path),
@@ -157,7 +161,7 @@ def test_gguf_wrong_pooling_shows_in_graph_and_tasks(judge: Judge, project: Proj
 def test_gguf_cut_off(judge: Judge) -> None:
     bad = judge("gguf", lambda path: path.write_bytes(path.read_bytes()[:-5000]))
     assert bad.failed == {"codes", "metadata", "graph"}
-    assert bad.says("gguf/model.gguf: ends within tensor ")
+    assert bad.says("gguf/base-merged-Q4_0.gguf: ends within tensor ")
 
 
 def test_gguf_two_tensors_swapped(judge: Judge) -> None:

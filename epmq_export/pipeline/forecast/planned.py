@@ -10,9 +10,11 @@ from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout
 from epmq_export.models.family import Family, towers
 from epmq_export.models.format import PlannedTensor
+from epmq_export.pipeline.about import name_of
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.values import size_in_bytes
+from epmq_export.tensors.about import About
 from epmq_export.tensors.packed_index import PackedIndex
 
 
@@ -72,6 +74,7 @@ def planned_index(recipe: Recipe, models: Sequence[Found]) -> PackedIndex:
     split = recipe.export.split_size
     return PackedIndex(
         family="",
+        about=About(name_of(recipe)),
         method=asdict(recipe.calibration.settings),
         recipe=recipe.source,
         inputs=inputs,

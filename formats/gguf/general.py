@@ -1,0 +1,58 @@
+"""The keys `general.*`, as llama.cpp's own converter writes them."""
+
+from math import prod
+from typing import Any
+
+from gguf import GGML_QUANT_VERSION, Metadata
+from gguf.utility import size_label
+
+from epmq_export.models.specs import GgufSpec
+from epmq_export.tensors.about import About
+from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY
+from formats.gguf.placement import Layout, file_type
+
+HUB = "https://huggingface.co"
+
+
+def common_keys(about: About, spec: GgufSpec, layout: Layout) -> dict[str, Any]:
+    """Return the keys that every model has, whatever its family: what it is, what it is called, what it is
+    made of. What is not known of it has no key.
+    """
+    weights = sum(prod(shape) for _, shape in layout.values())
+    # The converter reads these parts out of a model's name by the same function.
+    _, _, basename, finetune, version, size = Metadata.get_model_id_components(about.name, weights)
+    keys = {
+        "general.architecture": spec.architecture,
+        "general.type": "model",
+        "general.name": _title(about.name),
+        "general.finetune": finetune,
+        "general.basename": basename,
+        "general.version": version,
+        "general.size_label": size or size_label(weights, 0, 0, 0),
+        "general.quantized_by": "epmq-export",
+        "general.license": about.license,
+        **_base_models(about),
+        "general.tags": [about.pipeline_tag] if about.pipeline_tag else None,
+        "general.languages": [*about.languages],
+        "general.file_type": int(file_type(layout)),
+        "general.quantization_version": GGML_QUANT_VERSION,
+        ALIGNMENT_KEY: ALIGNMENT,
+    }
+    return {key: value for key, value in keys.items() if value not in (None, [])}
+
+
+def _title(name: str) -> str:
+    """Return a name as people read it: `all-MiniLM-L6-v2` is `All MiniLM L6 v2`."""
+    return str(Metadata.id_to_title(name))  # type: ignore[no-untyped-call]
+
+
+def _base_models(about: About) -> dict[str, Any]:
+    """Return the keys of the models that this one is made of."""
+    keys: dict[str, Any] = {"general.base_model.count": len(about.base_models)} if about.base_models else {}
+    for number, model in enumerate(about.base_models):
+        organization, _, name = model.rpartition("/")
+        keys[f"general.base_model.{number}.name"] = _title(name)
+        if organization:
+            keys[f"general.base_model.{number}.organization"] = _title(organization)
+            keys[f"general.base_model.{number}.repo_url"] = f"{HUB}/{model}"
+    return keys
