@@ -58,9 +58,10 @@ class About:
                 raise ValueError(f"{key} is {value!r:.80}, expected {expected}")
         if "name" not in content:
             raise ValueError("name is missing, expected a text")
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        )
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        return cls(**known)
 
 
 _KEYS: Mapping[str, tuple[type, str]] = {
