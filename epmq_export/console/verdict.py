@@ -33,7 +33,11 @@ def scores_table(scores: Scores, width: int, intervals: Intervals | None = None)
     column for each model. Where they do not fit the width, headers have two lines and long names fold.
     """
     table = Table(
-        title="Accuracy, percent", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        title="Accuracy, percent" + ("" if intervals is None else " (95 % interval)"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     tasks = [task for task in next(iter(scores.values())) if task != "average"]
     longest = max(cell_len(visible(task)) for task in (*tasks, "average"))
