@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"models"},
     {"data", "merging", "calibration"},
     {"recipe"},
-    {"verification"},
+    {"verification", "publishing"},
     {"pipeline"},
     {"doctor"},
     {"console"},
