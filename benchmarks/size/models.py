@@ -90,12 +90,14 @@ def write_images(path: Path, count: int, seed: int) -> None:
     )
 
 
-def prepare(name: str, experts: int, samples: int, merge: str, work: Path) -> Path:
-    """Return the recipe; what it names is written beside it where it is not there yet."""
+def prepare(name: str, shape: Shape, experts: int, samples: int, merge: str, work: Path) -> Path:
+    """Return the recipe of a model of this shape; what it names is written beside it, under `name`, where it
+    is not there yet.
+    """
     base = work / name
     if not base.exists():
         with files.whole(base) as built:
-            write_base(SHAPES[name], built)
+            write_base(shape, built)
     tasks = {}
     for t in range(experts):
         expert, images = work / f"{name}-expert-{t}", work / f"images-{samples}-{t}.npz"

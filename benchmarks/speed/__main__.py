@@ -1,5 +1,5 @@
-"""Time and memory of merging, of starting and of writing ONNX, as whole processes, with the machine's own
-rates beside them.
+"""Time and memory of merging, of calibrating, of starting and of writing ONNX, with the machine's own rates
+beside them.
 
     python -m benchmarks.speed --mergekit ~/mergekit/bin/mergekit-yaml
     python -m benchmarks.speed start --repeats 5
@@ -7,14 +7,16 @@ rates beside them.
 Models of true shapes with random weights are written into --work and kept there. `merge` holds each rule
 against mergekit, where --mergekit names its command, in an environment of its own, and against reading all
 models and writing one; `adapters` merges four LoRA adapters by TSV-M; `start` runs commands on a tiny model;
-`write` exports a packed model. Runs of both sides alternate, and the table has medians. What was measured
-goes into results/speed.json and .md, and into docs/results.md between comment markers.
+`write` exports a packed model. These are whole processes. `calibrate` holds calibrations, without reading and
+merging, against the products that they cannot do without (benchmarks/speed/calibrations.py). Runs of both
+sides alternate, and the table has medians. What was measured goes into results/speed.json and .md, and into
+docs/results.md between comment markers.
 """
 
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ import yaml
 from benchmarks import PAGE, RESULTS, ROOT
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
+from benchmarks.speed.calibrations import calibrations
 from benchmarks.speed.models import SHAPES, adapter, full_expert, pack, with_tokenizer, write_base
-from benchmarks.speed.process import Run, summary, watched
+from benchmarks.speed.process import Rows, Run, alternating, watched
 from benchmarks.speed.rates import best, rates
 from benchmarks.tables import Markers, put, table, write_json, write_text
 
@@ -38,17 +41,6 @@ RULES: dict[str, dict[str, float]] = {
 }
 MARKERS = Markers.of("speed", "benchmarks.speed")
 HEAD = ("job", "seconds", "from, to", "processor", "own memory", "beside it", "seconds", "times as long")
-
-Rows = dict[str, dict[str, Any]]
-
-
-def alternating(jobs: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str, dict[str, float]]:
-    """Run all jobs in turn, several times; return the summary of each."""
-    runs: dict[str, list[Run]] = {name: [] for name in jobs}
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            runs[name].append(job())
-    return {name: summary(each) for name, each in runs.items()}
 
 
 def merge(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
@@ -145,8 +137,9 @@ PARTS: dict[str, Callable[[Path, str, int, Path | None], Rows]] = {
     "adapters": adapters,
     "start": start,
     "write": write,
+    "calibrate": calibrations,
 }
-SHAPE = {"merge": "341M", "adapters": "1.1B", "start": "tiny", "write": "135M"}
+SHAPE = {"merge": "341M", "adapters": "1.1B", "start": "tiny", "write": "135M", "calibrate": "1.1B"}
 
 
 def page(found: dict[str, Any]) -> str:

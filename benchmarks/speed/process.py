@@ -1,14 +1,19 @@
-"""Whole processes, watched."""
+"""Whole processes, and parts of this one, watched."""
 
 import os
 import re
 import resource
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+Rows = dict[str, dict[str, Any]]
+"""What was measured, by job and then by tool: a `summary`, or `seconds` alone."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,8 @@ def watched(command: Sequence[str | Path], environment: Mapping[str, str] | None
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
-            held = re.search(r"RssAnon:\s+(\d+) kB", status.read_text(encoding="utf-8"))
-            most = max(most, int(held[1]) * 1024 if held else 0)
+            most = max(most, held(process.pid))
             time.sleep(0.02)
         seconds = time.monotonic() - started
         assert process.stdout is not None
@@ -46,6 +49,40 @@ def watched(command: Sequence[str | Path], environment: Mapping[str, str] | None
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     return Run(seconds, processor, most)
+
+
+def held(process: int | str) -> int:
+    """Return the bytes of memory that a process holds now, without mapped files (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
+
+
+class Stopwatch:
+    """The time that this process spends in its contexts, and the most memory that it holds where they end."""
+
+    def __init__(self) -> None:
+        self.run = Run(0.0, 0.0, 0)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Count what is done in this context."""
+        seconds, processor = time.monotonic(), time.process_time()
+        yield
+        self.run = Run(
+            self.run.seconds + time.monotonic() - seconds,
+            self.run.processor + time.process_time() - processor,
+            max(self.run.own, held("self")),
+        )
+
+
+def alternating(jobs: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str, dict[str, float]]:
+    """Run all jobs in turn, several times; return the summary of each."""
+    runs: dict[str, list[Run]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            runs[name].append(job())
+    return {name: summary(each) for name, each in runs.items()}
 
 
 def summary(runs: Sequence[Run]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     recipe = job.recipe
     progress("measuring the merge", 0, 0)
     told = list[str]()
-    calibrator = _calibrator(job, target, progress, told)
+    calibrator = calibrator_of(job, target, progress, told)
     budget = recipe.quantization.bits if target is not None else None
     candidates = [GRIDS[name] for name in target.candidates] if target is not None else []
     _require_feasible(job, target, calibrator, budget, candidates)
@@ -117,7 +117,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     return Packed(directory)
 
 
-def _calibrator(job: Job, target: Target | None, progress: Update, told: list[str]) -> Calibrator:
+def calibrator_of(job: Job, target: Target | None, progress: Update, told: list[str]) -> Calibrator:
     """Return the calibration that the recipe asks for, with the length of the anchor measured. What that
     warns of is added to `told`.
     """

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import PAGE, RESULTS
+from benchmarks.size import models
 from benchmarks.speed.__main__ import MARKERS, main
+from benchmarks.speed.calibrations import LIMIT
 from benchmarks.speed.process import Run, summary, watched
 from benchmarks.tables import replaced
 
@@ -23,6 +25,19 @@ def test_a_part_is_measured_and_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "merge of 4 LoRA adapters on tiny, tsvm" in text and found["machine"] in text
     assert text.endswith(capsys.readouterr().out.rstrip("\n") + "\n")
     assert not (tmp_path / "work" / "out").exists()
+
+
+def test_a_calibration_is_held_against_its_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "VOCABULARY", 600)
+    given = ["--tiny", "--repeats", "1", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
+    main(["calibrate", *given])
+    rows = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["rows"]
+    assert [*rows] == [
+        "calibration of a layer of tiny, 4 LoRA experts of 32 texts",
+        "calibration of 1 layers of CLIP, 64 wide, 4 experts of 2 images",
+    ]
+    for row in rows.values():
+        assert 0 < row[LIMIT]["seconds"] < row["epmq"]["seconds"]
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
