@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.rounding import LAZY
+from epmq_export.calibration.rounding import LAZY, sweep
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
 from epmq_export.tensors.packed import PackedTensor
@@ -78,48 +78,39 @@ class _State:
     """The levels of the codes, float32."""
 
     stored: Stored
-    error: Tensor
-    """Q - W*."""
-
-    pull: Tensor
-    """H (Q - W*), half the gradient."""
-
     loss: Tensor
-    """L of each row, [rows]."""
+    """L of each row, [rows]: summed up at the start, and then followed by what each change adds to it."""
 
     @classmethod
     def start(cls, weight: Tensor, hessian: Tensor, packed: PackedTensor) -> "_State":
         weight = weight.T.contiguous()
         error = packed.dequantise().T - weight
-        pull = hessian @ error
         return cls(
             grid=packed.grid,
             weight=weight,
             aim=hessian @ weight,
             level=packed.grid.level(packed.codes).T.contiguous(),
             stored=packed.stored,
-            error=error,
-            pull=pull,
-            loss=(error * pull).sum(0),
+            loss=(error * (hessian @ error)).sum(0),
         )
 
     def rows(self, chosen: Tensor) -> "_State":
         """Return the state of some rows, by their indices, which rise."""
         if len(chosen) == len(self.loss):
             return self
-        names = ("weight", "aim", "level", "error", "pull")
         return replace(
             self,
-            **{name: getattr(self, name)[:, chosen] for name in names},
+            **{name: getattr(self, name)[:, chosen] for name in ("weight", "aim", "level")},
             stored={part: value[chosen] for part, value in self.stored.items()},
             loss=self.loss[chosen],
         )
 
-    def values(self, stored: Stored) -> Tensor:
-        """Return the values of the levels under stored numbers, [in, rows]."""
-        step, offset = _columns(self.grid, stored)
-        spread = self.level.reshape(len(step), -1, len(self.loss)) * step[:, None]
-        return (spread if offset is None else spread.add_(offset[:, None])).reshape(self.level.shape)
+    def error(self) -> Tensor:
+        """Return Q - W*, [in, rows]."""
+        step, offset = _columns(self.grid, self.stored)
+        values = self.level.reshape(len(step), -1, len(self.loss)) * step[:, None]
+        values = values if offset is None else values.add_(offset[:, None])
+        return values.reshape(self.level.shape).sub_(self.weight)
 
 
 def _columns(grid: Grid, stored: Stored) -> tuple[Tensor, Tensor | None]:
@@ -128,50 +119,73 @@ def _columns(grid: Grid, stored: Stored) -> tuple[Tensor, Tensor | None]:
     return step.T.contiguous(), None if offset is None else offset.T.contiguous()
 
 
+def _unknowns(grid: Grid, stored: Stored) -> Tensor:
+    """Return the steps of all subgroups and then, where the grid has them, the offsets, [unknowns, rows]."""
+    step, offset = _columns(grid, stored)
+    return step if offset is None else torch.cat([step, offset])
+
+
 def _refitted(state: _State, hessian: Tensor) -> _State:
     """Return the same codes under the steps and offsets of least loss, rounded to what the grid stores. A row
     changes only where its loss falls.
     """
-    shifted = state.grid.steps(state.stored)[1] is not None
-    stored = state.grid.round(*_wished(state.aim, hessian, state.level, state.grid.subgroup, shifted))
-    error = state.values(stored).sub_(state.weight)
-    pull = hessian @ error
-    loss = (error * pull).sum(0)
-    better = loss < state.loss
-    return replace(
-        state,
-        stored={
-            part: torch.where(better[:, None], stored[part], kept) for part, kept in state.stored.items()
-        },
-        error=torch.where(better, error, state.error),
-        pull=torch.where(better, pull, state.pull),
-        loss=torch.where(better, loss, state.loss),
+    kept = _unknowns(state.grid, state.stored)
+    most = max(NUMBERS[kept.device.type != "cpu"] // len(kept) ** 2, 1)
+    parts = [slice(start, start + most) for start in range(0, kept.shape[1], most)]
+    found = [_refitted_rows(state, rows, kept[:, rows], hessian) for rows in parts]
+    rise = torch.cat([rise for _, rise in found])
+    better = rise < 0
+    stored = {
+        part: torch.where(better[:, None], torch.cat([stored[part] for stored, _ in found]), value)
+        for part, value in state.stored.items()
+    }
+    return replace(state, stored=stored, loss=torch.where(better, state.loss + rise, state.loss))
+
+
+def _refitted_rows(state: _State, rows: slice, kept: Tensor, hessian: Tensor) -> tuple[Stored, Tensor]:
+    """Return the stored numbers of some rows that come nearest to those of least loss, and what they add to
+    the loss of each row in place of those that are `kept`, [unknowns, rows].
+    """
+    shifted = len(kept) > len(state.level) // state.grid.subgroup
+    normal, right = _equations(
+        state.aim[:, rows], hessian, state.level[:, rows], state.grid.subgroup, shifted
     )
+    stored = state.grid.round(*_wished(normal, right, shifted))
+    found = _unknowns(state.grid, stored)
+    # L is s^T M s - 2 r^T s beside a constant. The difference of two sets of numbers is computed as one
+    # product with their difference, which has no large parts that cancel.
+    both = found + kept
+    image = torch.stack([(row * both).sum(0) for row in normal]).sub_(right, alpha=2)
+    return stored, (image * (found - kept)).sum(0)
 
 
-def _wished(
+def _wished(normal: Tensor, right: Tensor, shifted: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the step and, where the grid is `shifted`, the offset of every subgroup, [rows, subgroups], that
+    minimise each row's loss: the solution of its normal equations.
+    """
+    # Where the codes of a subgroup are all level 0, or all alike beside an offset, the equations do not
+    # determine an unknown. The ridge sets it near 0.
+    diagonal = normal.diagonal()
+    ridge = 1e-6 * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
+    diagonal += ridge
+    solved: Tensor = torch.linalg.solve(normal.permute(2, 0, 1), right.T)
+    diagonal -= ridge
+    count = solved.shape[1] // 2 if shifted else solved.shape[1]
+    return solved[:, :count], solved[:, count:] if shifted else None
+
+
+def _equations(
     aim: Tensor, hessian: Tensor, level: Tensor, size: int, shifted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the step and, where the grid is `shifted`, the offset of every subgroup of `size` columns,
-    [rows, subgroups], that minimise each row's loss: the solution of its normal equations.
+) -> tuple[Tensor, Tensor]:
+    """Return the normal equations of each row for the steps and, where the grid is `shifted`, the offsets of
+    its subgroups of `size` columns: M, [unknowns, unknowns, rows], and r, [unknowns, rows].
 
     A row is sum_k step_k * level_k (+ offset_k), which is linear in its unknowns. Each unknown touches the
     columns of one subgroup alone. `aim` and `level` are [in, rows].
     """
-    count = len(level) // size
-    designs = [level, torch.ones_like(level)] if shifted else [level]
-    most = max(NUMBERS[aim.device.type != "cpu"] // (len(designs) * count) ** 2, 1)
-    parts = [slice(start, start + most) for start in range(0, aim.shape[1], most)]
-    solved = torch.cat(
-        [_solved([design[:, rows] for design in designs], hessian, aim[:, rows], count) for rows in parts]
-    )
-    return solved[:, :count], solved[:, count:] if shifted else None
-
-
-def _solved(designs: list[Tensor], hessian: Tensor, aim: Tensor, count: int) -> Tensor:
-    """Return the unknowns, [rows, unknowns], of normal equations with `count` of them in each design."""
     width, rows = aim.shape
-    size = width // count
+    count = width // size
+    designs = [level, torch.ones_like(level)] if shifted else [level]
     right = torch.cat([(design * aim).reshape(count, size, rows).sum(1) for design in designs])
     unknowns = len(right)
     normal = torch.empty(unknowns, unknowns, rows, device=aim.device)
@@ -184,12 +198,7 @@ def _solved(designs: list[Tensor], hessian: Tensor, aim: Tensor, count: int) -> 
                 met = (against[columns] * image).reshape(count - k, size, rows).sum(1)
                 normal[one * count + k, other * count + k : (other + 1) * count] = met
                 normal[other * count + k : (other + 1) * count, one * count + k] = met
-    # Where the codes of a subgroup are all level 0, or all alike beside an offset, the equations do not
-    # determine an unknown. The ridge sets it near 0.
-    diagonal = normal.diagonal()
-    diagonal += 1e-6 * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
-    solved: Tensor = torch.linalg.solve(normal.permute(2, 0, 1), right.T)
-    return solved
+    return normal, right
 
 
 def _recoded(state: _State, hessian: Tensor) -> _State:
@@ -198,48 +207,26 @@ def _recoded(state: _State, hessian: Tensor) -> _State:
     """
     size = state.grid.subgroup
     step, offset = _columns(state.grid, state.stored)
-    values, pull, level = state.weight + state.error, state.pull.clone(), torch.empty_like(state.level)
-    by = hessian.diagonal().reciprocal().neg().cpu().tolist()
-    for start in range(0, len(values), max(LAZY, size)):
-        end = min(start + max(LAZY, size), len(values))
-        near, changes = pull[start:end].clone(), torch.empty_like(values[start:end])
+    error, level, loss = state.error(), torch.empty_like(state.level), state.loss.clone()
+    block, rest = max(LAZY, size), min(state.grid.levels, key=abs)
+    for start in range(0, len(level), block):
+        end = min(start + block, len(level))
+        # Half the gradient in these columns, H (Q - W*), beside all changes before them.
+        pull, changes = hessian[start:end] @ error, torch.empty_like(error[start:end])
         for first in range(start, end, size):
-            within, k = slice(first - start, first - start + size), first // size
-            last = first + size
-            _walk(
-                values[first:last],
-                near[within],
-                hessian[first:last, first:last],
-                by[first:last],
-                state.grid,
-                (step[k], None if offset is None else offset[k]),
-                (level[first:last], changes[within]),
-            )
-            near[last - start :].addmm_(hessian[last:end, first:last], changes[within])
-        pull.addmm_(hessian[:, start:end], changes)
-    found = replace(state, level=level, pull=pull)
-    found.error = found.values(state.stored).sub_(state.weight)
-    found.loss = (found.error * pull).sum(0)
-    return found
-
-
-def _walk(
-    values: Tensor,
-    pull: Tensor,
-    hessian: Tensor,
-    by: list[float],
-    grid: Grid,
-    under: tuple[Tensor, Tensor | None],
-    out: tuple[Tensor, Tensor],
-) -> None:
-    """Sweep over the columns of one subgroup, [subgroup, rows], under its step and offset. `pull` is
-    overwritten; the levels and the changes of the values go into `out`.
-    """
-    step, offset = under
-    ratio = inverse(step)
-    for j, (value, level, change) in enumerate(zip(values, *out, strict=True)):
-        torch.add(value, pull[j], alpha=by[j], out=level)
-        grid.nearest_level_((level if offset is None else level.sub_(offset)).mul_(ratio))
-        torch.mul(step, level, out=change)
-        (change if offset is None else change.add_(offset)).sub_(value)
-        pull[j + 1 :].addr_(hessian[j, j + 1 :], change)
+            last, k = first + size, first // size
+            here, within = slice(first, last), slice(first - start, last - start)
+            # Where the step is 0 all values are the offset: there the level is the one nearest to 0.
+            old = state.level[here].masked_fill(step[k] == 0, rest)
+            ratio, own, change = inverse(step[k]), hessian[here, here], changes[within]
+            least = own.diagonal()[:, None]
+            # Where each value has its least loss, in steps.
+            place = (pull[within] * ratio).div_(least).neg_().add_(old)
+            sweep(place, old, own / least.T, state.grid, (level[here], change))
+            torch.mul(step[k], level[here], out=change)
+            (change if offset is None else change.add_(offset[k])).sub_(state.weight[here])
+            change.sub_(error[here])
+            error[here] += change
+            loss += (change * (own @ change).add_(pull[within], alpha=2)).sum(0)
+            pull[last - start :].addmm_(hessian[last:end, here], change)
+    return replace(state, level=level, loss=loss)

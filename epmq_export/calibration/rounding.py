@@ -5,13 +5,16 @@ from torch import Tensor
 
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
-from epmq_export.grids.grid import inverse
 from epmq_export.grids.layout import Storage
 from epmq_export.tensors.packed import PackedTensor
 
 # The number of columns between two updates of all columns to the right. It is wide enough for one matrix
 # product and narrow enough for the processor's cache.
 LAZY = 128
+# The number of columns between two updates of the rest of their subgroup.
+NEAR = 8
+# A step, longer than any weight, for groups whose step is 0.
+LONG = 2.0**40
 
 
 def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
@@ -60,7 +63,7 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
             last = first + grid.subgroup
             if first % grid.group == 0:
                 group = slice(first, first + grid.group)
-                groups.append(grid.fit(left[group].T.contiguous(), cost[group]))
+                groups.append(grid.fit(left[group].T, cost[group]))
             index, within = first % grid.group // grid.subgroup, slice(first - start, last - start)
             groups[-1] = grid.refit(groups[-1], index, left[first:last].T, cost[first:last])
             _walk(
@@ -91,19 +94,44 @@ def _walk(
     under: tuple[Tensor, Tensor | None],
     out: tuple[Tensor, Tensor],
 ) -> None:
-    """Round the columns of one subgroup, `left`, [subgroup, out], which is overwritten, under its step and
-    offset. Their levels and errors go into `out`, each [subgroup, out].
+    """Round the columns of one subgroup, `left`, [subgroup, out], under its step and offset. Their levels and
+    errors go into `out`, each [subgroup, out].
 
-    This is the innermost loop of the calibration, so everything in it is one pass over a column.
+    This is the innermost loop of the calibration. It measures weights in steps, from the offset on, so that a
+    column takes few passes over it.
     """
-    step, offset = under
-    ratio, value = inverse(step), torch.empty_like(step)
-    for j, (column, level, error) in enumerate(zip(left, *out, strict=True)):
-        if offset is None:
-            grid.nearest_level_(torch.mul(column, ratio, out=level))
-            torch.mul(step, level, out=value)
-        else:
-            grid.nearest_level_(torch.sub(column, offset, out=level).mul_(ratio))
-            torch.mul(step, level, out=value).add_(offset)
-        torch.sub(column, value, out=error).div_(upper[j, j])
-        left[j + 1 :].addr_(upper[j, j + 1 :], error, alpha=-1)
+    (step, offset), (levels, errors) = under, out
+    # In steps this long every weight is nearest to 0, as it must be where the step is 0.
+    unit = step.masked_fill(step == 0, LONG)
+    place = (left if offset is None else left - offset) / unit
+    diagonal = upper.diagonal()[:, None]
+    sweep(place, place, -upper / diagonal, grid, (levels, errors))
+    errors.mul_(unit).div_(diagonal)
+
+
+def sweep(place: Tensor, origin: Tensor, coupling: Tensor, grid: Grid, out: tuple[Tensor, Tensor]) -> None:
+    """Round the columns of one subgroup in turn: column j takes the levels nearest to its place and moves the
+    columns k > j by coupling_jk d_j, where d_j is its origin less these levels.
+
+    All are measured in steps. `place`, which is overwritten, and `origin` are [subgroup, out], and may be the
+    same; `coupling` is [subgroup, subgroup]. The levels and d go into `out`.
+    """
+    levels, moves = out
+    for start in range(0, len(place), NEAR):
+        near, end = slice(start, start + NEAR), start + NEAR
+        # A column moves its next neighbours by itself, and all others together with its neighbours: each
+        # movement is a pass over what it moves. Views are made here once, since they cost as much as a pass.
+        block = place[near]
+        columns = zip(
+            block.unbind(),
+            origin[near].unbind(),
+            levels[near].unbind(),
+            moves[near].unbind(),
+            coupling[near, near].triu(1).unbind(),
+            strict=True,
+        )
+        for at, source, level, move, by in columns:
+            grid.nearest_level(at, level)
+            torch.sub(source, level, out=move)
+            block.addr_(by, move)
+        place[end:].addmm_(coupling[near, end:].T, moves[near])

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.statistics import Moments
+from epmq_export.calibration.statistics import PIECES, Moments
 from epmq_export.errors import CalibrationError
 
 # A channel is undetermined where less than this share of it is independent of the others. The statistics are
 # float32 sums, whose noise lies below that.
 _NOISE = torch.finfo(torch.float32).eps
+# The size of a triangular matrix that is not worth halving.
+SMALL = 128
 
 
 def inverse_factor(hessian: Tensor, place: str) -> Tensor:
@@ -32,9 +34,38 @@ def inverse_factor(hessian: Tensor, place: str) -> Tensor:
             f"{place}: its Hessian is singular at input channel {channel}; raise calibration.lambda, or "
             "give more samples"
         )
-    identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-    return factor
+    return _inverse_upper(lower.flip(0, 1))
+
+
+def _inverse_upper(upper: Tensor) -> Tensor:
+    """Return the inverse of an upper triangular matrix. Its halves are inverted apart, since a general solve
+    computes with all the zeros.
+    """
+    if len(upper) <= SMALL:
+        identity = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
+        inverse: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+        return inverse
+    half = len(upper) // 2
+    found = torch.zeros_like(upper)
+    found[:half, :half] = _inverse_upper(upper[:half, :half])
+    found[half:, half:] = _inverse_upper(upper[half:, half:])
+    found[:half, half:] = -found[:half, :half] @ upper[:half, half:] @ found[half:, half:]
+    return found
+
+
+def _by_upper(left: Tensor, upper: Tensor, transposed: bool) -> Tensor:
+    """Return left @ upper.T where `transposed`, else left @ upper, [rows, n], for an upper triangular matrix
+    [n, n]. It is multiplied in pieces, without most of its zeros.
+    """
+    product = torch.empty_like(left)
+    size = -(-len(upper) // PIECES)
+    for start in range(0, len(upper), size):
+        piece, end = slice(start, start + size), min(start + size, len(upper))
+        if transposed:
+            product[:, piece] = left[:, start:] @ upper[piece, start:].T
+        else:
+            product[:, piece] = left[:, :end] @ upper[:end, piece]
+    return product
 
 
 @dataclass
@@ -84,27 +115,26 @@ class LinearProblem:
         x* beside x_s. The energy of the targets follows from it, from C_t and from H_t, so that
         E[x* x*^T] is never needed.
         """
-        given, weight = weight, weight.double()
-        mapped = weight @ moments.cross
+        # The moments are float32 sums, so products in float32 are as exact. Sums over products are not.
+        mapped = weight @ moments.cross.to(weight.dtype)
         self.numerator += mapped
-        energy = float((mapped * weight).sum())
+        energy = float((mapped * weight).sum(dtype=torch.float64))
         if alpha > 0:
             energy = alpha**2 * own + 2 * (1 - alpha) * energy
         if 0 < alpha < 1:
-            # Float32 is as exact as the sums are.
-            image = given @ moments.student.to(given.dtype)
-            energy -= (1 - alpha) ** 2 * float((image * given).sum(dtype=torch.float64))
+            image = weight @ moments.student.to(weight.dtype)
+            energy -= (1 - alpha) ** 2 * float((image * weight).sum(dtype=torch.float64))
         self.energy += energy
         self.scales += moments.scale
         mean = moments.scale * moments.student_mean
         self.student_mean = mean if self.student_mean is None else self.student_mean + mean
         if bias is not None:
-            share = moments.scale * (bias.double() + weight @ moments.target_mean)
+            share = moments.scale * (bias.double() + weight.double() @ moments.target_mean)
             self.bias_sum = share if self.bias_sum is None else self.bias_sum + share
 
     def solution(self, factor: Tensor) -> Tensor:
         """Return W* = N H^-1 = N U^T U, float64 [out, in]. `factor` is U."""
-        return self.numerator @ factor.T @ factor
+        return _by_upper(_by_upper(self.numerator, factor, True), factor, False)
 
     def bias(self, weight: Tensor) -> Tensor:
         """Return the best bias beside a fixed weight, float64 [out]."""
@@ -123,8 +153,10 @@ class LinearProblem:
         weight = weight.double()
         fixed = self.energy + self.damping * float(self.anchor.square().sum())
         if best is not None:
-            step = (weight - best).float()
-            rise = float(((step @ hessian.float()) * step).sum(dtype=torch.float64))
+            rise = 0.0
+            if weight is not best:
+                step = (weight - best).float()
+                rise = float(((step @ hessian.float()) * step).sum(dtype=torch.float64))
             least = max(fixed - float((best * self.numerator).sum()), 0.0)
             return (least + rise) / self.energy if self.energy > 0 else 0.0
         quadratic = float(((weight @ hessian) * weight).sum()) - 2.0 * float((weight * self.numerator).sum())

@@ -8,7 +8,7 @@ nothing.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Grid(ABC):
     levels: tuple[int, ...] = field(repr=False)
     """The level of each code, rising. Levels equal codes where the steps are even."""
 
-    @property
+    @cached_property
     def highest(self) -> int:
         """Return the highest code."""
         return self.lowest + len(self.levels) - 1
@@ -78,7 +78,7 @@ class Grid(ABC):
         """Return the bits that a weight takes in a GGUF file, stored numbers included."""
         return self.bits + sum(part.bits * part.count for part in self.parts.values()) / self.group
 
-    @property
+    @cached_property
     def even(self) -> bool:
         """Return whether every code is its own level, so that the steps are even."""
         return self.levels == tuple(range(self.lowest, self.highest + 1))
@@ -130,9 +130,13 @@ class Grid(ABC):
 
     def nearest_level_(self, ratios: Tensor) -> Tensor:
         """Replace each of `ratios`, float32, in place by its nearest level, and return them."""
+        return self.nearest_level(ratios, ratios)
+
+    def nearest_level(self, ratios: Tensor, out: Tensor) -> Tensor:
+        """Put the nearest level of each of `ratios`, float32, into `out`, and return it."""
         if self.even:
-            return ratios.round_().clamp_(self.lowest, self.highest)
-        return ratios.copy_(_table(self.levels, ratios.device)[self._index(ratios)])
+            return torch.round(ratios, out=out).clamp_(self.lowest, self.highest)
+        return out.copy_(_table(self.levels, ratios.device)[self._index(ratios)])
 
     def encode(self, weight: Tensor, step: Tensor, offset: Tensor | None = None) -> Tensor:
         """Return the nearest codes, int8, of weights under steps and offsets that broadcast to them. Where

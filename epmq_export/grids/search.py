@@ -32,23 +32,31 @@ def fit_scale(
     `importance`, [inputs] or [rows, inputs], weighs the errors. `reaches` are the candidates: the levels, in
     steps of one, at which a row's largest weight may stand. A row of zeros gets step 0.
     """
-    largest = weight.abs().amax(1)
+    # Transposed, so that sums over the inputs are additions of whole columns.
+    weight = weight.T.contiguous()
+    if importance is not None and importance.ndim == 2:
+        importance = importance.T
+
+    def total(values: Tensor) -> Tensor:
+        """Return the weighted sums over the inputs, [rows]. The values are overwritten."""
+        if importance is None:
+            return values.sum(0)
+        return importance @ values if importance.ndim == 1 else values.mul_(importance).sum(0)
+
+    largest = weight.abs().amax(0)
     best = torch.zeros_like(largest)
     least = torch.full_like(largest, torch.inf)
-    weighted = weight if importance is None else weight * importance
     # Everything is computed in place, so that the weights stay in the processor's cache for all candidates.
     level, product = torch.empty_like(weight), torch.empty_like(weight)
     for reach in reaches:
-        torch.mul(weight, inverse(snap(largest / reach))[:, None], out=level)
-        grid.nearest_level_(level)
-        along = torch.mul(weighted, level, out=product).sum(1)
-        torch.mul(level, level, out=product)
-        step = snap(along * inverse((product if importance is None else product.mul_(importance)).sum(1)))
-        error = level.mul_(step[:, None]).sub_(weight).square_()
-        total = (error if importance is None else error.mul_(importance)).sum(1)
-        better = total < least
+        torch.mul(weight, inverse(snap(largest / reach)), out=product)
+        grid.nearest_level(product, level)
+        along = total(torch.mul(weight, level, out=product))
+        step = snap(along * inverse(total(torch.mul(level, level, out=product))))
+        error = total(torch.mul(level, step, out=product).sub_(weight).square_())
+        better = error < least
         best = torch.where(better, step, best)
-        least = torch.where(better, total, least)
+        least = torch.where(better, error, least)
     return best
 
 
