@@ -85,7 +85,8 @@ def test_losses_are_ordered_as_the_methods_are(results: dict[str, list[BlockResu
     assert mean("gptq", "loss_after") < 0.8 * mean("rtn", "loss_after")
     for preset in ("regmean", "epmq", "featcal"):
         assert mean(preset, "loss_before") < mean(preset, "loss_merged")
-    assert mean("rtn", "loss_before") < 1e-9 and mean("gptq", "loss_before") < 1e-9
+    # The merge is its own target: what is left is the noise of float32 products.
+    assert mean("rtn", "loss_before") < 1e-7 and mean("gptq", "loss_before") < 1e-7
 
 
 def test_rtn_is_the_merged_weight_rounded_to_the_nearest(
