@@ -106,7 +106,7 @@ def test_experts_that_are_the_base_cost_what_rounding_costs(model: Tiny, preset:
     plain = calibrated(model.calibrator(replace(PRESETS["gptq"], damping=PRESETS[preset].damping), **same))  # type: ignore[arg-type]
     for result, wanted in zip(found, plain, strict=True):
         for loss, other in zip(result.losses, wanted.losses, strict=True):
-            assert loss.loss_before < 1e-9 and loss.loss_merged < 1e-9
+            assert loss.loss_before < 1e-7 and loss.loss_merged < 1e-7
             assert loss.loss_after == pytest.approx(other.loss_after, rel=0.1)
 
 
