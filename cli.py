@@ -268,6 +268,21 @@ def demo(
 
 
 @app.command()
+def push(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="What `epmq run` left.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="USER/NAME on the Hugging Face hub.")],
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Upload; without it, what would go is listed, and nothing goes.")
+    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+) -> None:
+    """List what of a verified output would go to a repository of the hub; with --upload, send it."""
+    from epmq_export.console.uploads import show_uploads
+
+    show_uploads(epmq.push(output, repository, private=private, dry_run=not upload))
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, what is missing and what that costs."""
     from epmq_export.console.diagnosis import show_diagnosis

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         inspect,
         load_recipe,
         merge,
+        push,
         run,
         verify,
     )
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from epmq_export.pipeline.evaluate import Evaluation
     from epmq_export.pipeline.forecast.record import Forecast
     from epmq_export.pipeline.progress import Progress
+    from epmq_export.pipeline.publish import Pushed
     from epmq_export.recipe.recipe import Recipe
     from epmq_export.tensors.description import Description
     from epmq_export.tensors.packed import Packed
@@ -55,6 +57,7 @@ __all__ = [
     "OutputError",
     "Packed",
     "Progress",
+    "Pushed",
     "Recipe",
     "RecipeError",
     "Verdict",
@@ -67,6 +70,7 @@ __all__ = [
     "inspect",
     "load_recipe",
     "merge",
+    "push",
     "run",
     "verify",
 ]
@@ -78,6 +82,7 @@ _MODULES = {
     "Forecast": "pipeline.forecast.record",
     "Packed": "tensors.packed",
     "Progress": "pipeline.progress",
+    "Pushed": "pipeline.publish",
     "Recipe": "recipe.recipe",
     "Verdict": "verification.verdict",
 }

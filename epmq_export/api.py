@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from epmq_export.pipeline.forecast.record import Forecast
     from epmq_export.pipeline.job import Job
     from epmq_export.pipeline.progress import Listener, Stages
+    from epmq_export.pipeline.publish import Pushed
     from epmq_export.pipeline.registry import Registry
     from epmq_export.recipe.recipe import Recipe
     from epmq_export.tensors.description import Description
@@ -424,6 +425,37 @@ def inspect(path: str | Path) -> "Description":
     from formats.inspect import describe
 
     return describe(Path(path))
+
+
+def push(output: str | Path, repository: str, *, private: bool = False, dry_run: bool = False) -> "Pushed":
+    """Upload what a run left to a repository of the Hugging Face hub, in one commit.
+
+    The ONNX folder becomes the repository's root and GGUF files lie beside it, so that llama.cpp,
+    transformers.js and sentence-transformers find what they look for.
+
+    Args:
+        output: What `run` left.
+        repository: `USER/NAME`; it is made where there is none.
+        private: Make it a private one.
+        dry_run: Upload nothing and say only which files would go.
+
+    Returns:
+        The files by their places in the repository, and the address of the commit.
+
+    Raises:
+        VerificationFailed: The verdict on the files is one of failure.
+        InputError: No run has finished there, or a file has changed since.
+        OutputError: The hub cannot be reached, or refuses.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> pushed = epmq.push("out", "me/model", dry_run=True)
+        >>> [file.place for file in pushed.files if file.place.endswith(".gguf")]
+        ['base-merged-Q4_0.gguf']
+    """
+    from epmq_export.pipeline.publish import publish
+
+    return publish(Path(output), repository, private, dry_run)
 
 
 def _loaded(recipe: "str | Path | Recipe") -> "Recipe":

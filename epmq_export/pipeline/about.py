@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub.repocard import metadata_load
 
+from epmq_export.models.family import Family
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.about import About
 from epmq_export.tensors.directory import CARD
@@ -19,9 +20,9 @@ _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _SNAPSHOT = re.compile(r"models--(.+?)--(.+)")
 
 
-def about(recipe: Recipe, base: Path) -> About:
+def about(recipe: Recipe, base: Path, family: Family) -> About:
     """Return the facts about the model that a recipe makes: its name, the hub's models that it is made of,
-    and what the card in the directory `base` of its base says of licence, languages and purpose.
+    what it is for, and what the card in the directory `base` of its base says of licence and languages.
     """
     card = _card(base / CARD)
     names = [recipe.base_named, *(model.model for model in recipe.experts)]
@@ -31,8 +32,17 @@ def about(recipe: Recipe, base: Path) -> About:
         base_models=tuple(dict.fromkeys(parents)),
         license=_text(card.get("license")),
         languages=_texts(card.get("language")),
-        pipeline_tag=_text(card.get("pipeline_tag")),
+        pipeline_tag=purpose(family),
     )
+
+
+def purpose(family: Family) -> str:
+    """Return the hub's word for what a family's models are for."""
+    if family.language is not None:
+        return "text2text-generation" if family.language.encoder else "text-generation"
+    if family.images is not None:
+        return "image-feature-extraction" if family.zero_shot is None else "zero-shot-image-classification"
+    return "sentence-similarity"
 
 
 def name_of(recipe: Recipe) -> str:

@@ -104,7 +104,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     index = PackedIndex(
         family=job.models.family.name,
         method=found.method,
-        about=about(recipe, job.checkpoints.base.model_directory),
+        about=about(recipe, job.checkpoints.base.model_directory, job.models.family),
         **origin,
         layers=[asdict(loss) for loss in made.losses],
         notes=made.notes,

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from epmq_export.files import read_json
 from epmq_export.merging.assembly import assemble, origins
 from epmq_export.merging.hf_directory import model_card, write_merged
@@ -32,6 +34,7 @@ from epmq_export.pipeline.models import (
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.merge import RecipeTokenizer
+from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
@@ -143,6 +146,16 @@ def _notes(recipe: Recipe, checkpoints: Checkpoints) -> list[str]:
     return notes + untrained(checkpoints.base, named)
 
 
+def _written(recipe: Recipe) -> str:
+    """Return the recipe as its file has it, or as others may read it where it names places of this
+    machine.
+    """
+    told = published(recipe.source, recipe.directory)
+    if told == recipe.source:
+        return recipe.path.read_text(encoding="utf-8")
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+
+
 def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Stages) -> None:
     """Merge the models of a recipe and write a Hugging Face directory, whole or not at all."""
     checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
@@ -151,8 +164,8 @@ def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Sta
     for note in (*notes, *_notes(recipe, checkpoints)):
         log.warning("%s", note)
     experts = [model.model for model in recipe.experts]
-    written = recipe.path.read_text(encoding="utf-8")
-    card = model_card(recipe.base_model, experts, recipe.merge_method, written)
+    base, *experts = published([recipe.base_model, *experts], recipe.directory)
+    card = model_card(base, experts, recipe.merge_method, _written(recipe))
     with stages.stage("merge"):
         write_merged(
             directory,

@@ -11,6 +11,7 @@ from typing import Any
 from epmq_export import files
 from epmq_export._version import __version__
 from epmq_export.pipeline.models import Checkpoints
+from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.companions import companions
@@ -18,8 +19,8 @@ from epmq_export.tensors.gguf_file import is_gguf
 
 
 def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]) -> dict[str, Any]:
-    """Return `recipe` as written, `inputs` with the SHA-256 of every file that decides the result, and
-    `versions`. There is no time and no name of a machine in it.
+    """Return `recipe` as written, but for places of this machine; `inputs` with the SHA-256 of each file that
+    decides the result; and `versions`. There is no time and no name of a machine in it.
 
     `data` are inputs that are no files, with their digests.
     """
@@ -46,7 +47,7 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]
     hashed += [{"path": name, "sha256": digest} for name, digest in data.items()]
     packages = ("torch", "transformers", "tokenizers", "numpy", "safetensors", "pillow")
     return {
-        "recipe": recipe.source,
+        "recipe": published(recipe.source, recipe.directory),
         "inputs": hashed,
         "versions": {
             "epmq-export": __version__,

@@ -10,16 +10,19 @@ from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.export import export
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.publish import write_card
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.targets import PACKED, targets
 from epmq_export.pipeline.verify import REPORT, verify
+from epmq_export.tensors.directory import CARD
 from epmq_export.verification.verdict import Verdict
 
 
 def parts(registry: Registry) -> list[str]:
     """Return the names of all that a run may write into its output, and that `overwrite` takes away first."""
-    return [PACKED, *(f"{PACKED}-{name}" for name in registry.formats), REPORT, *registry.formats]
+    packed = [PACKED, *(f"{PACKED}-{name}" for name in registry.formats)]
+    return [*packed, REPORT, CARD, *registry.formats]
 
 
 def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:
@@ -51,4 +54,6 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
             with stages.stage(stage) as update:
                 packed = calibrate(job, place, target, resume, update)
         export(registry, packed, output, target.formats, overwrite=True, stages=stages)
-    return verify(registry, output, job.formats, job, output / REPORT, stages)
+    verdict = verify(registry, output, job.formats, job, output / REPORT, stages)
+    write_card(output)
+    return verdict

@@ -13,6 +13,7 @@ from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
 from epmq_export.recipe.load import load_recipe
+from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe, RecipeVerify
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.judge import Judge
@@ -54,7 +55,7 @@ def verify(
     ]
     judge = None
     if job is not None:
-        if job.recipe.source != packed.index.recipe:
+        if published(job.recipe.source, job.recipe.directory) != packed.index.recipe:
             log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
         with stages.stage("score the references") as update:
             judge = Judge.build(job.models, job.tasks, packed, job.device, lambda text: update(text, 0, 0))

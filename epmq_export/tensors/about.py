@@ -28,7 +28,7 @@ class About:
     """The languages of the base, by their codes."""
 
     pipeline_tag: str | None = None
-    """The hub's name of what the base is for, such as `sentence-similarity`."""
+    """The hub's word for what the model is for, such as `sentence-similarity`."""
 
     @property
     def stem(self) -> str:

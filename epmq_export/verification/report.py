@@ -50,6 +50,7 @@ class Report:
         }
         return {
             "format": FORMAT,
+            "about": index.about.as_dict(),
             "verdict": verdict.outcome.value,
             "broken": list(verdict.broken),
             "warnings": list(verdict.warnings),

@@ -43,7 +43,7 @@ def staged(epmq: Warm, project: Project) -> Path:
 
 def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Project) -> None:
     output, result = ran
-    assert {path.name for path in output.iterdir()} == {"packed", "gguf", "onnx", "report.json"}
+    assert {path.name for path in output.iterdir()} == {"packed", "gguf", "onnx", "report.json", "README.md"}
     onnx = {
         "config.json",
         "tokenizer.json",
@@ -134,7 +134,8 @@ def test_resume_of_a_finished_calibration_writes_and_judges_only(
     assert result.code == 0, result.stderr
     assert "calibrate:" not in result.stderr
     assert tree(tmp_path / "out" / "packed") == packed
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"packed", "gguf", "report.json"}
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"packed", "gguf", "report.json", "README.md"}
     # another recipe's calibration is not taken for this one's
     other = epmq(
         "run",
@@ -217,7 +218,8 @@ def test_gguf_alone_with_4_bit_embeddings(project: Project, epmq: Warm, tmp_path
     recipe = project.variant(tmp_path / "recipe.yaml", **settings)
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 0, result.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"packed", "gguf", "report.json"}
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"packed", "gguf", "report.json", "README.md"}
     found = report(tmp_path / "out")
     assert [file["format"] for file in found["files"]] == ["gguf"]
     assert found["files"][0]["notes"]["tensors"]["Q4_0"] == 19

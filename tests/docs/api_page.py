@@ -17,6 +17,7 @@ FUNCTIONS = (
     "export",
     "verify",
     "evaluate",
+    "push",
     "forecast",
     "inspect",
 )
@@ -29,6 +30,7 @@ RESULTS = {
     "Description": "tensors",
     "Recipe": "recipe",
     "Progress": "pipeline",
+    "Pushed": "pipeline",
 }
 """The classes that functions return or take, and the folder that each is in."""
 
@@ -40,6 +42,7 @@ PARTS = {
     "Interval": "verification/statistics",
     "PackedIndex": "tensors",
     "About": "tensors",
+    "Upload": "publishing",
     **dict.fromkeys(
         ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed"), "pipeline/forecast"
     ),

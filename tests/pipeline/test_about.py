@@ -4,12 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from converters import open_family
+from epmq_export.models.family import Family
 from epmq_export.pipeline.about import about, hub_id, name_of
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.about import About
+from tests.tiny.bert import small_bert
 
-CARD = "---\nlicense: apache-2.0\nlanguage: en\npipeline_tag: sentence-similarity\n---\n# A model\n"
+CARD = "---\nlicense: apache-2.0\nlanguage: en\n---\n# A model\n"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return open_family(small_bert(tmp_path_factory.mktemp("bert") / "model"))
 
 
 def recipe(folder: Path, *experts: str, base: str = "org/small-v1", more: str = "") -> Recipe:
@@ -41,12 +49,12 @@ def test_a_model_that_lies_here_is_called_as_its_place_and_is_no_hub_s(tmp_path:
     assert name_of(recipe(tmp_path, "org/a", "org/b", base="./small.Q8_0.gguf")) == "small.Q8_0-merged"
 
 
-def test_a_model_in_the_hub_s_cache_is_the_hub_s(tmp_path: Path) -> None:
+def test_a_model_in_the_hub_s_cache_is_the_hub_s(bert: Family, tmp_path: Path) -> None:
     place = tmp_path / "hub" / "models--org--small-v1" / "snapshots" / ("0" * 40)
     place.mkdir(parents=True)
     (place / "README.md").write_text(CARD, encoding="utf-8")
     found = recipe(tmp_path, "org/a", "org/b", "org/a+org/lora", base=str(place))
-    assert about(found, place) == About(
+    assert about(found, place, bert) == About(
         name="small-v1-merged",
         base_models=("org/small-v1", "org/a", "org/b", "org/lora"),
         license="apache-2.0",
@@ -56,13 +64,14 @@ def test_a_model_in_the_hub_s_cache_is_the_hub_s(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("card", [None, "# No front matter\n", "---\nlicense: [1, 2]\nlanguage: 3\n---\n"])
-def test_a_card_that_says_nothing(card: str | None, tmp_path: Path) -> None:
+def test_a_card_that_says_nothing(card: str | None, bert: Family, tmp_path: Path) -> None:
     if card is not None:
         (tmp_path / "README.md").write_text(card, encoding="utf-8")
-    assert about(recipe(tmp_path, "./x", base="./y"), tmp_path) == About(name="x")
+    found = about(recipe(tmp_path, "./x", base="./y"), tmp_path, bert)
+    assert found == About(name="x", pipeline_tag="sentence-similarity")
 
 
-def test_a_broken_card_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_card_is_told(bert: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: [apache\n---\n", encoding="utf-8")
-    assert about(recipe(tmp_path, "./x", base="./y"), tmp_path).license is None
+    assert about(recipe(tmp_path, "./x", base="./y"), tmp_path, bert).license is None
     assert "README.md: its front matter cannot be read" in caplog.text

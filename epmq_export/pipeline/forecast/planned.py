@@ -12,6 +12,7 @@ from epmq_export.models.family import Family, towers
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.about import name_of
 from epmq_export.pipeline.forecast.inventory import Found
+from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.about import About
@@ -76,7 +77,7 @@ def planned_index(recipe: Recipe, models: Sequence[Found]) -> PackedIndex:
         family="",
         about=About(name_of(recipe)),
         method=asdict(recipe.calibration.settings),
-        recipe=recipe.source,
+        recipe=published(recipe.source, recipe.directory),
         inputs=inputs,
         versions=versions,
         split_bytes=None if split is None else size_in_bytes(split),

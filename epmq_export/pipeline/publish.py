@@ -1,0 +1,77 @@
+"""What a finished output shows to others: its model card, and its files on the hub."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from epmq_export import files
+from epmq_export.errors import InputError
+from epmq_export.pipeline.targets import PACKED
+from epmq_export.pipeline.verify import REPORT
+from epmq_export.publishing.card import model_card
+from epmq_export.publishing.hub import Upload, push, uploads
+from epmq_export.tensors.directory import CARD, CONFIG
+from epmq_export.verification.report import FORMAT
+
+_SAID = (
+    CONFIG,
+    "tokenizer_config.json",
+    "sentence_bert_config.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "genai_config.json",
+)
+"""The files beside ONNX models that say how clients use them."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What goes to the hub, or went there."""
+
+    repository: str
+    files: Sequence[Upload]
+    """The files, in the order of their places in the repository."""
+
+    url: str | None
+    """The address of the commit; None where nothing was uploaded."""
+
+
+def write_card(output: Path) -> None:
+    """Write OUTPUT/README.md, whole or not at all, from OUTPUT/report.json and what clients read beside the
+    models.
+    """
+    said = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for folder in (PACKED, "onnx")
+        for name in _SAID
+        if (path := output / folder / name).is_file()
+    }
+    card = model_card(_report(output), said)
+    with files.whole(output / CARD) as built:
+        built.write_text(card, encoding="utf-8")
+
+
+def publish(output: Path, repository: str, private: bool, dry_run: bool) -> Pushed:
+    """Upload an output's files, in one commit; with `dry_run` say only which.
+
+    Raises InputError for an output that no run has finished or whose files have changed since, and
+    VerificationFailed for one whose files are not as good as their reference.
+    """
+    report = _report(output)
+    found = uploads(output, report)
+    if dry_run:
+        return Pushed(repository, found, None)
+    return Pushed(repository, found, push(found, repository, f"Add {report['about']['name']}", private))
+
+
+def _report(output: Path) -> dict[str, Any]:
+    """Return the content of OUTPUT/report.json. Raises InputError where it is no report of this version."""
+    report = files.read_json(output / REPORT)
+    if report.get("format") != FORMAT or "about" not in report:
+        raise InputError(
+            f"{output / REPORT}: it was written by another version, expected one of this: run `epmq verify "
+            f"{output} --json {output / REPORT}`"
+        )
+    return report

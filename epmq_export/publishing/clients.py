@@ -1,0 +1,85 @@
+"""The calls by which clients open the files, as they lie in a repository of the hub (docs/files.md)."""
+
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+REPO = "USER/REPO"
+Call = tuple[str, str, str]
+"""A client, the language of its call, and the call."""
+
+
+def calls(about: Mapping[str, Any], formats: Set[str], folder: Mapping[str, Any]) -> Iterator[Call]:
+    """Yield the calls of the clients that read what a model is for in these formats.
+
+    `folder` is the content of the JSON files beside the ONNX models, by name.
+    """
+    purpose = about.get("pipeline_tag")
+    if "gguf" in formats and purpose in ("sentence-similarity", "text-generation"):
+        more = " --embeddings" if purpose == "sentence-similarity" else ""
+        yield "llama.cpp", "sh", f"llama-server -hf {REPO}{more}"
+    if "onnx" not in formats:
+        return
+    if purpose == "sentence-similarity" and "modules.json" in folder:
+        yield (
+            "sentence-transformers",
+            "python",
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{REPO}", backend="onnx")\n'
+            'embeddings = model.encode(["a text", "another one"])',
+        )
+    if purpose in _TASKS:
+        yield "transformers.js", "js", _in_javascript(purpose, folder)
+    if "genai_config.json" in folder:
+        yield (
+            "onnxruntime-genai",
+            "python",
+            "import onnxruntime_genai\n\nmodel = onnxruntime_genai.Model('directory of this repository')",
+        )
+
+
+_TASKS = {
+    "sentence-similarity": ("feature-extraction", ""),
+    "text-generation": ("text-generation", '"A text that goes on"'),
+    "text2text-generation": ("text2text-generation", '"A question"'),
+    "image-feature-extraction": ("image-feature-extraction", '"picture.jpg"'),
+    "zero-shot-image-classification": (
+        "zero-shot-image-classification",
+        '"picture.jpg", ["a cat", "a dog"]',
+    ),
+}
+"""transformers.js's task for what a model is for, and what is asked of it."""
+
+
+def _in_javascript(purpose: str, folder: Mapping[str, Any]) -> str:
+    """Return the call of transformers.js. That of a sentence encoder says how to pool."""
+    task, asked = _TASKS[purpose]
+    if purpose == "sentence-similarity":
+        modules = [module.get("type", "") for module in folder.get("modules.json") or []]
+        cls = (folder.get("1_Pooling/config.json") or {}).get("pooling_mode_cls_token")
+        unit = any(name.endswith("Normalize") for name in modules)
+        pooling, normal = "cls" if cls else "mean", "true" if unit else "false"
+        asked = f'["a text", "another one"], {{ pooling: "{pooling}", normalize: {normal} }}'
+    return (
+        'import { pipeline } from "@huggingface/transformers";\n\n'
+        f'const model = await pipeline("{task}", "{REPO}");\n'
+        f"const output = await model({asked});"
+    )
+
+
+def lengths(folder: Mapping[str, Any]) -> str:
+    """Return a sentence on the lengths at which clients cut a text, or an empty text where they agree or
+    nothing says so.
+    """
+    told = {
+        "sentence-transformers": (folder.get("sentence_bert_config.json") or {}).get("max_seq_length"),
+        "transformers.js": (folder.get("tokenizer_config.json") or {}).get("model_max_length"),
+        "llama.cpp": (folder.get("config.json") or {}).get("max_position_embeddings"),
+    }
+    # Tokenizers without a limit of their own say one of 10^30.
+    known = {name: value for name, value in told.items() if isinstance(value, int) and value < 1 << 30}
+    if len(set(known.values())) < 2:
+        return ""
+    each = ", ".join(f"{name} after {value}" for name, value in known.items())
+    return (
+        f"Clients cut longer texts at different lengths, in tokens: {each}. Beyond the shortest they differ."
+    )
