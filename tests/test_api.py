@@ -26,6 +26,7 @@ FUNCTIONS = (
     "export",
     "verify",
     "evaluate",
+    "push",
     "forecast",
     "inspect",
 )
@@ -36,6 +37,7 @@ RESULTS = (
     "Forecast",
     "Packed",
     "Progress",
+    "Pushed",
     "Recipe",
     "Verdict",
 )
