@@ -31,6 +31,8 @@ class Pushed:
     """What goes to the hub, or went there."""
 
     repository: str
+    """Its id on the hub, USER/NAME."""
+
     files: Sequence[Upload]
     """The files, in the order of their places in the repository."""
 

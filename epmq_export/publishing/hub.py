@@ -29,6 +29,7 @@ class Upload:
     """The path in the repository."""
 
     bytes: int
+    """Its size."""
 
 
 def uploads(output: Path, report: Mapping[str, Any]) -> list[Upload]:
