@@ -7,9 +7,9 @@ two operations.
     forward pass        2 n d o a linear, 4 n l w an attention over l tokens of width w
     statistics          5/4 n d^2 for x_s x_s^T, which is symmetric; 2 n d^2 for x* x_s^T where the experts
                         are run
-    a step's solve      (d^3 / 3 + d^3) for the factor of H, float64
+    a step's solve      (d^3 / 3 + d^3) for the factor of H, float64, at the most
     a linear's solve    (2 or 3) T o d^2 for its targets, 4 o d^2 for W*, 3 o d^2 for the losses, as float64
-    rounding            o d^2 for GPTQ; a round of descent about 6 o d^2; and a walk along d columns for
+    rounding            o d^2 for GPTQ; a round of descent about 4 o d^2; and a walk along d columns for
                         each, which no product speeds up
 
 docs/method.md explains these parts.
@@ -32,7 +32,7 @@ from epmq_export.models.precision import whole_float32
 
 # The fewest and the most rounds of descent that a linear takes.
 ROUNDS = (3, 20)
-OPERATIONS_A_ROUND = 6
+OPERATIONS_A_ROUND = 4
 # A run takes up to SLOWEST times the time that the measured second of arithmetic suggests, because memory
 # traffic, small matrices and reading come on top. The demo's calibration took 43 seconds of one core where
 # the forecast is 31 to 164, and 660 MB above its start where the forecast is 540.
