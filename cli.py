@@ -153,7 +153,9 @@ def verify(
             help="Whose tasks to judge by; default: the recipe that OUT/report.json names.",
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to a file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report to a file, and its page beside it.")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -161,6 +163,17 @@ def verify(
     processors.take(threads)
     verdict = epmq.verify(output, recipe=recipe, report=json_file, device=device, progress=ProgressDisplay())
     _show(verdict, output)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="What `epmq run` left.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="What another run left, to compare with.")
+    ] = None,
+) -> None:
+    """Make OUT/report.html again from OUT/report.json, or compare two runs in OUT/comparison.html."""
+    print_result(epmq.report(output, other))
 
 
 @app.command()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         load_recipe,
         merge,
         push,
+        report,
         run,
         verify,
     )
@@ -71,6 +72,7 @@ __all__ = [
     "load_recipe",
     "merge",
     "push",
+    "report",
     "run",
     "verify",
 ]

@@ -136,7 +136,8 @@ def run(
 
     Args:
         recipe: A recipe, or the path of one.
-        output: The directory to write. It gets `packed/`, a directory for each format, and `report.json`.
+        output: The directory to write. It gets `packed/`, a directory for each format, `report.json`
+            and `report.html`.
         device: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
         overwrite: Replace what an earlier run has left.
         resume: Go on from what an interrupted run has finished, to the same bytes.
@@ -306,7 +307,8 @@ def verify(
         output: What `run` left: `packed/` and a directory for each format.
         recipe: Whose tasks to judge by; by default the recipe that `output/report.json` names. Without one,
             tasks are left out.
-        report: Where to write the report as JSON; by default nowhere.
+        report: Where to write the report as JSON, with its page beside it (`report.html` for `report.json`);
+            by default nowhere.
         device: Where the reference runs: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
         progress: Called with each step.
 
@@ -336,6 +338,34 @@ def verify(
         named = recipe if recipe is not None else recipe_of(Path(output))
         job = _open(named, device) if named is not None else None
         return verify(registry(), Path(output), (), job, where, _stages(progress))
+
+
+def report(output: str | Path, other: str | Path | None = None) -> Path:
+    """Make the page of a run again from its `report.json`, or compare two runs on one page.
+
+    Args:
+        output: What `run` left.
+        other: What another run left, to compare with: both verdicts side by side, and differences by task.
+
+    Returns:
+        `output/report.html`, or with another run `output/comparison.html`: one HTML file that needs nothing
+        else. What is there is replaced.
+
+    Raises:
+        InputError: A `report.json` is absent, of another version's format, or not whole.
+        OutputError: The page cannot be written.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> epmq.report("out").name
+        'report.html'
+    """
+    from epmq_export.publishing.page import write_page
+    from epmq_export.publishing.report import COMPARISON, PAGE, REPORT
+
+    page = Path(output) / (PAGE if other is None else COMPARISON)
+    write_page(Path(output) / REPORT, page, None if other is None else Path(other) / REPORT)
+    return page
 
 
 def evaluate(

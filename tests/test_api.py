@@ -128,11 +128,11 @@ def out(_there: None) -> Path:
 
 
 def _bytes(place: Path) -> dict[str, bytes]:
-    """Return the content of every file below a folder but the report's, which has times and paths in it."""
+    """Return the content of every file below a folder but of report and page, which have times and paths."""
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in sorted(place.rglob("*"))
-        if path.is_file() and path.name != "report.json"
+        if path.is_file() and path.name not in ("report.json", "report.html")
     }
 
 

@@ -15,6 +15,7 @@ from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.targets import PACKED, targets
 from epmq_export.pipeline.verify import REPORT, verify
+from epmq_export.publishing.report import COMPARISON, PAGE
 from epmq_export.tensors.directory import CARD
 from epmq_export.verification.verdict import Verdict
 
@@ -22,11 +23,12 @@ from epmq_export.verification.verdict import Verdict
 def parts(registry: Registry) -> list[str]:
     """Return the names of all that a run may write into its output, and that `overwrite` takes away first."""
     packed = [PACKED, *(f"{PACKED}-{name}" for name in registry.formats)]
-    return [*packed, REPORT, CARD, *registry.formats]
+    return [*packed, REPORT, PAGE, COMPARISON, CARD, *registry.formats]
 
 
 def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: bool, stages: Stages) -> Verdict:
-    """Calibrate, write every format and judge the written files. OUTPUT/report.json has all results.
+    """Calibrate, write every format and judge the written files. OUTPUT/report.json has all results,
+    and OUTPUT/report.html shows them.
 
     `resume` continues from the finished parts of an interrupted run, to the same bytes. Raises RecipeError
     where something is at `output` that is neither to be replaced nor continued, and MissingRuntime, before

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family, default_formats
@@ -12,6 +13,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
+from epmq_export.publishing.report import REPORT as REPORT
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe, RecipeVerify
@@ -23,7 +25,6 @@ from epmq_export.verification.verify import Written
 from epmq_export.verification.verify import verify as verify_files
 
 log = logging.getLogger(__name__)
-REPORT = "report.json"
 
 
 def verify(
@@ -38,7 +39,8 @@ def verify(
 
     Without names of formats, all that are there are judged. Without a job, tasks are left out, and the
     tolerances are those of the recipe that the packed checkpoint records. The report, where one is asked for,
-    is written whole or not at all. Raises InputError where nothing is there to judge.
+    is written whole or not at all, and so is its page beside it. Raises InputError where nothing is there to
+    judge.
     """
     packed = Packed(output / PACKED)
     family = registry.open_family(packed.directory)
@@ -73,7 +75,17 @@ def verify(
             base=None if recipe is None else recipe.stand_in,
             seconds=stages.seconds,
         ).write(report)
+        if not files.is_stream(report):
+            # This loads matplotlib, which nothing else needs.
+            from epmq_export.publishing.page import write_page
+
+            write_page(report, page_of_report(report))
     return verdict
+
+
+def page_of_report(report: Path) -> Path:
+    """Return the place of the page of a report: beside it, and of its name."""
+    return report.with_name(f"{report.name.removesuffix('.json')}.html")
 
 
 def recipe_of(output: Path) -> Recipe | None:

@@ -12,12 +12,6 @@ from epmq_export.publishing.report import Report, printable, read_report
 from epmq_export.publishing.sections import Section, differences_of, sections_of
 from epmq_export.publishing.verdict import Headline
 
-PAGE = "report.html"
-"""The name of the page of a run, beside its report.json."""
-
-COMPARISON = "comparison.html"
-"""The name of the page that compares a run with another one."""
-
 MOST_ROWS = 600
 """The rows of a table that are shown at most, so that a page opens at once whatever the model."""
 

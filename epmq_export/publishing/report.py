@@ -11,6 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from epmq_export import files
 from epmq_export.errors import InputError, dotted
 
+REPORT = "report.json"
+"""The name of a run's report in its output."""
+
+PAGE = "report.html"
+"""The name of its page, beside the report."""
+
+COMPARISON = "comparison.html"
+"""The name of the page that compares a run with another one."""
+
 FORMAT = "epmq-report-2"
 AVERAGE = "average"
 """The key of the mean over tasks, in scores and intervals."""

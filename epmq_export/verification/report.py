@@ -5,10 +5,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from epmq_export import files
+from epmq_export.grids import Grid
+from epmq_export.grids.layout import DTYPES
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.verdict import Verdict
 
@@ -44,10 +47,7 @@ class Report:
             recipe = {"path": str(self.recipe.absolute()), "sha256": files.sha256(self.recipe)}
             recipe |= {} if self.base is None else {"base": str(self.base)}
         verdict = self.verdict
-        own = {
-            name: None if packed is None else {"layers": packed.index.layers, "notes": packed.index.notes}
-            for name, packed in self.apart.items()
-        }
+        own = {name: None if packed is None else _calibrated(packed) for name, packed in self.apart.items()}
         return {
             "format": FORMAT,
             "about": index.about.as_dict(),
@@ -65,8 +65,7 @@ class Report:
                 for row, lines in verdict.lines.items()
             },
             "files": [file.as_dict() for file in verdict.files],
-            "layers": index.layers,
-            "notes": index.notes,
+            **_calibrated(self.packed),
             **own,
             "method": index.method,
             "search": index.search,
@@ -83,6 +82,28 @@ class Report:
             built.write_text(
                 json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
             )
+
+
+def _calibrated(packed: Packed) -> dict[str, Any]:
+    """Return what the report tells of a packed checkpoint: losses, tensors, and notes."""
+    told = {"layers": packed.index.layers, "notes": packed.index.notes}
+    return told | {"tensors": [_tensor(packed, name) for name in packed.names()]}
+
+
+def _tensor(packed: Packed, name: str) -> dict[str, Any]:
+    """Return what holds a tensor, without reading its values."""
+    storage, shape = packed.storage(name), packed.shape(name)
+    bits = storage.bits_per_weight if isinstance(storage, Grid) else 8 * storage.itemsize
+    return {
+        "tensor": name,
+        "storage": storage.name if isinstance(storage, Grid) else _TYPES.get(storage, str(storage)),
+        "shape": list(shape),
+        "bytes": round(prod(shape) * bits / 8),
+    }
+
+
+_TYPES = {dtype: name for name, dtype in DTYPES.items()}
+"""The names of dtypes, as a recipe's `quantization` has them."""
 
 
 def peak_memory() -> int | None:

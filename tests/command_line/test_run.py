@@ -15,8 +15,12 @@ from epmq_export import files
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests.command_line.command import Result, Warm, tree
+from tests.publishing.html_page import Page
 from tests.tiny.built_once import built_once
 from tests.tiny.recipe_project import Project
+
+TOLD = ("report.json", "report.html", "README.md")
+"""What a run tells, beside the files that it makes."""
 
 
 def report(output: Path) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def staged(epmq: Warm, project: Project) -> Path:
 
 def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Project) -> None:
     output, result = ran
-    assert {path.name for path in output.iterdir()} == {"packed", "gguf", "onnx", "report.json", "README.md"}
+    assert {path.name for path in output.iterdir()} == {"packed", "gguf", "onnx", *TOLD}
     onnx = {
         "config.json",
         "tokenizer.json",
@@ -108,6 +112,32 @@ def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Pr
     }
 
 
+def test_the_report_tells_what_each_tensor_takes(ran: tuple[Path, Result]) -> None:
+    """As the GGUF file has it."""
+    found = report(ran[0])
+    taken: dict[str, int] = {}
+    for tensor in found["tensors"]:
+        taken[tensor["storage"]] = taken.get(tensor["storage"], 0) + tensor["bytes"]
+    (gguf,) = (file for file in found["files"] if file["format"] == "gguf")
+    assert taken == gguf["notes"]["tensor_bytes"]
+
+
+def test_report_makes_the_page_again(ran: tuple[Path, Result], epmq: Warm, tmp_path: Path) -> None:
+    page = (ran[0] / "report.html").read_text(encoding="utf-8")
+    assert Page(page).faults == [] and "gguf in llama.cpp" in page
+    for name in ("out", "other"):
+        (tmp_path / name).mkdir()
+        shutil.copy(ran[0] / "report.json", tmp_path / name)
+    result = epmq("report", "out", folder=tmp_path)
+    assert (result.code, result.stdout) == (0, "out/report.html\n"), result.stderr
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == page
+    assert epmq("report", "out", "other", folder=tmp_path).stdout == "out/comparison.html\n"
+    both = Page((tmp_path / "out" / "comparison.html").read_text(encoding="utf-8"))
+    assert both.faults == [] and "A: out" in both.text and "B: other" in both.text
+    result = epmq("report", "none", folder=tmp_path)
+    assert (result.code, result.stderr) == (3, "error: none/report.json: no such file\n")
+
+
 def test_the_same_recipe_gives_the_same_bytes(ran: tuple[Path, Result], staged: Path) -> None:
     for part in ("packed", "gguf", "onnx"):
         assert tree(ran[0] / part) == tree(staged / "out" / part)
@@ -119,6 +149,7 @@ def test_verify_judges_by_the_recipe_that_the_report_names(
     result = epmq("verify", ran[0], "--json", "again/report.json", folder=tmp_path)
     assert result.code == 0, result.stderr
     first, again = report(ran[0]), report(tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"report.json", "report.html"}
     assert again["scores"] == first["scores"]
     assert [file["checks"] for file in again["files"]] == [file["checks"] for file in first["files"]]
 
@@ -134,8 +165,7 @@ def test_resume_of_a_finished_calibration_writes_and_judges_only(
     assert result.code == 0, result.stderr
     assert "calibrate:" not in result.stderr
     assert tree(tmp_path / "out" / "packed") == packed
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"packed", "gguf", "report.json", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"packed", "gguf", *TOLD}
     # another recipe's calibration is not taken for this one's
     other = epmq(
         "run",
@@ -218,8 +248,7 @@ def test_gguf_alone_with_4_bit_embeddings(project: Project, epmq: Warm, tmp_path
     recipe = project.variant(tmp_path / "recipe.yaml", **settings)
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 0, result.stderr
-    left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"packed", "gguf", "report.json", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"packed", "gguf", *TOLD}
     found = report(tmp_path / "out")
     assert [file["format"] for file in found["files"]] == ["gguf"]
     assert found["files"][0]["notes"]["tensors"]["Q4_0"] == 19

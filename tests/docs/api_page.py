@@ -16,6 +16,7 @@ FUNCTIONS = (
     "calibrate",
     "export",
     "verify",
+    "report",
     "evaluate",
     "push",
     "forecast",

@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import matplotlib
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 
 from epmq_export.errors import InputError, OutputError
 from epmq_export.publishing.page import page_of, write_page
 from epmq_export.publishing.report import report_of
+from epmq_export.verification.report import SCHEMA
 from tests.publishing.html_page import Page
 from tests.publishing.page_reports import judged, layer, loss, report, reports
 
@@ -21,6 +23,18 @@ PLACE = Path("report.json")
 
 def made(content: dict[str, Any]) -> str:
     return page_of(report_of(content, PLACE))
+
+
+def test_the_reports_of_these_tests_are_such_as_runs_write() -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    for tasks in ((), ("mood",), ("mood", "topic")):
+        jsonschema.validate(report(tasks), schema)
+
+
+@given(reports())
+@settings(max_examples=5, phases=[Phase.generate])
+def test_random_reports_are_such_as_runs_write(content: dict[str, Any]) -> None:
+    jsonschema.validate(content, json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
 @given(reports())
