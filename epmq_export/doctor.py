@@ -172,6 +172,7 @@ PARTS = (
     ),
     _plain("onnx", "no ONNX file can be written or read"),
     _plain("onnxscript", "no ONNX file can be written", "ml_dtypes"),
+    _plain("matplotlib", "no page of a run can be made", "matplotlib.ft2font"),
     Part(
         "onnxruntime",
         module="onnxruntime",
