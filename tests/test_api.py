@@ -25,6 +25,7 @@ FUNCTIONS = (
     "calibrate",
     "export",
     "verify",
+    "report",
     "evaluate",
     "push",
     "forecast",
@@ -50,7 +51,7 @@ ERRORS = (
     "RecipeError",
     "VerificationFailed",
 )
-HEAVY = ("torch", "transformers", "numpy", "rich", "typer", "pydantic", "yaml", "onnx", "gguf")
+HEAVY = ("torch", "matplotlib", "transformers", "numpy", "rich", "typer", "pydantic", "yaml", "onnx", "gguf")
 
 
 def test_the_public_names_are_these() -> None:

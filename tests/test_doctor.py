@@ -104,6 +104,7 @@ def test_what_the_project_needs_is_looked_at() -> None:
         "typer",
         "rich",
         "huggingface_hub",
+        "jinja2",
         "pydantic",
         "PyYAML",
         "tokenizers",

@@ -11,6 +11,7 @@ from epmq_export.publishing import verdict
 from epmq_export.publishing.report import Report, printable, read_report
 from epmq_export.publishing.sections import Section, differences_of, sections_of
 from epmq_export.publishing.verdict import Headline
+from epmq_export.publishing.words import several
 
 MOST_ROWS = 600
 """The rows of a table that are shown at most, so that a page opens at once whatever the model."""
@@ -100,15 +101,8 @@ def _run(report: Report, letter: str, name: str = "") -> Run:
 
 
 def _subject(report: Report) -> str:
-    """Return what was made, in words: the base by the name that its recipe gives it, and the number of
-    tasks.
-    """
-    base = str(report.recipe.content.get("base_model", "")).rstrip("/").split("/")
-    named = "/".join(base) if len(base) == 2 and base[0] not in (".", "..", "") else base[-1]
+    """Return what was made, in words."""
     method = report.method.get("name")
     count = len(report.recipe.content.get("tasks") or report.tasks)
-    told = [
-        f"{count} task{'' if count == 1 else 's'}" if count else "",
-        f"calibrated by {method}" if method else "",
-    ]
-    return ", ".join(filter(None, (named, *told)))
+    told = [several(count, "task") if count else "", f"calibrated by {method}" if method else ""]
+    return ", ".join(filter(None, (report.about.name, *told)))

@@ -223,6 +223,12 @@ class Apart(_Part):
     tensors: list[StoredTensor]
 
 
+class About(_Part):
+    """What a model says of itself."""
+
+    name: str
+
+
 class RecipeFile(_Part):
     """The recipe as a file."""
 
@@ -247,6 +253,7 @@ class Input(_Part):
 class Report(_Part):
     """The content of report.json."""
 
+    about: About
     verdict: Outcome
     broken: list[str]
     warnings: list[str]
