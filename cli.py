@@ -29,7 +29,6 @@ app = typer.Typer(
     "SIGTERM and SIGHUP); 141 the reader of a pipe is gone.",
     no_args_is_help=True,
     rich_markup_mode="rich" if encodes_signs() else None,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -278,6 +277,15 @@ def demo(
     recipe = epmq.load_recipe(Path(epmq.__file__).parent / "demo" / "recipe.yaml")
     recipe = recipe.with_base(Path(package.origin).parent / "model")
     _show(epmq.run(recipe, output, overwrite=overwrite, resume=resume, progress=ProgressDisplay()), output)
+
+
+@app.command(no_args_is_help=True)
+def recipe(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")],
+) -> None:
+    """Tell what a recipe may have."""
+    if schema:
+        print_json(epmq.recipe_schema())
 
 
 @app.command()

@@ -123,6 +123,29 @@ def load_recipe(path: str | Path) -> "Recipe":
     return load_recipe(Path(path))
 
 
+def recipe_schema() -> dict[str, object]:
+    """Return the JSON schema of recipes, by which editors complete keys and find mistakes.
+
+    Args:
+        None.
+
+    Returns:
+        The schema. `docs/recipe.schema.json` is the same. What it accepts may still be refused: that a file
+        exists, or that two keys agree, no schema says.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> epmq.recipe_schema()["properties"]["merge_method"]["default"]
+        'tsvm'
+    """
+    from epmq_export.recipe.recipe import Recipe
+
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+
+
 def run(
     recipe: "str | Path | Recipe",
     output: str | Path,

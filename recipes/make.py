@@ -12,8 +12,16 @@ from pathlib import Path
 import clip
 import glue
 
+# Editors look for the schema that this names, relative to the file.
+SCHEMA = "# yaml-language-server: $schema=../docs/recipe.schema.json\n"
+
+
+def _written(text: Callable[[str], str], name: str) -> str:
+    return SCHEMA + text(name)
+
+
 FILES: dict[str, Callable[[], str]] = {
-    name: partial(kind.text, name) for kind in (clip, glue) for name in kind.FILES
+    name: partial(_written, kind.text, name) for kind in (clip, glue) for name in kind.FILES
 }
 
 

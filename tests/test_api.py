@@ -20,6 +20,7 @@ from tests.tiny.built_once import built_once
 
 FUNCTIONS = (
     "load_recipe",
+    "recipe_schema",
     "run",
     "merge",
     "calibrate",

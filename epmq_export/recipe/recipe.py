@@ -78,7 +78,7 @@ class RecipeCalibration(RecipePart):
     tune: bool = False
     """Whether alpha, rho and lambda are searched on held-out calibration texts, from the given values on."""
 
-    refine: Annotated[int, BeforeValidator(_steps)] = 0
+    refine: Annotated[int, BeforeValidator(_steps, json_schema_input_type=bool | int)] = 0
     """The number of steps of distillation after the last block."""
 
     @field_validator("tune")

@@ -133,8 +133,12 @@ def _data(value: object) -> object:
 Data = Annotated[
     Annotated[DataPath, Tag(PATH)] | Annotated[RecipeData, Tag(DATA)],
     Discriminator(lambda value: DATA if isinstance(value, dict | RecipeData) else PATH),
-    BeforeValidator(_data),
+    BeforeValidator(_data, json_schema_input_type=str | RecipeData),
 ]
+
+
+OneOrMore = str | RecipeData | list[str | RecipeData]
+"""What a recipe may write for data, before each is read as `Data`."""
 
 
 class RecipeTask(RecipePart):
@@ -176,7 +180,7 @@ class RecipeTask(RecipePart):
         ]
         return found if self.evaluation is None else [*found, (("evaluation",), self.evaluation)]
 
-    @field_validator("calibration", mode="before")
+    @field_validator("calibration", mode="before", json_schema_input_type=OneOrMore)
     @classmethod
     def _one_or_more(cls, value: object) -> object:
         if not isinstance(value, str | list | dict):

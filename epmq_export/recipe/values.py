@@ -4,12 +4,22 @@ after the key.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+)
+from pydantic_core import core_schema
 
 from epmq_export.data.labels import worded
 from epmq_export.errors import did_you_mean, near_file
@@ -23,7 +33,9 @@ _T = TypeVar("_T")
 class RecipePart(BaseModel):
     """A mapping in a recipe: it has no unknown keys, and none of its values is converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 @dataclass(frozen=True)
@@ -42,15 +54,35 @@ class Context:
         return info.context
 
 
-def choice(*choices: str) -> AfterValidator:
-    """Return a check that a text is one of some words."""
+class Choice:
+    """The words that a text is one of, for pydantic and for the schema that editors use."""
 
-    def check(value: str) -> str:
-        if value not in choices:
-            raise ValueError(f"found {value!r}, expected {one_of(choices)}{did_you_mean(value, choices)}")
+    def __init__(self, choices: Sequence[str]) -> None:
+        self.choices = choices
+
+    def check(self, value: str) -> str:
+        """Return the text. Raises ValueError for a word that is not one of them."""
+        if value not in self.choices:
+            near = did_you_mean(value, self.choices)
+            raise ValueError(f"found {value!r}, expected {one_of(self.choices)}{near}")
         return value
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(
+        self,
+        source: object,
+        handler: GetCoreSchemaHandler,
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "enum": [*self.choices]}
+
+
+def choice(*choices: str) -> Choice:
+    """Return a check that a text is one of some words."""
+    return Choice(choices)
 
 
 def distinct(values: list[_T]) -> list[_T]:
@@ -230,19 +262,27 @@ def _size(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(_filled)]
-Columns = Annotated[Annotated[list[Name], AfterValidator(distinct)] | None, BeforeValidator(_columns)]
+Columns = Annotated[
+    Annotated[list[Name], AfterValidator(distinct)] | None,
+    BeforeValidator(_columns, json_schema_input_type=str | list[str] | None),
+]
 Size = Annotated[str | None, BeforeValidator(_size)]
 Template = Annotated[str, AfterValidator(_template)]
-DataPath = Annotated[Path, BeforeValidator(_data_path)]
-DataFile = Annotated[Path, BeforeValidator(_data_file)]
+DataPath = Annotated[Path, BeforeValidator(_data_path, json_schema_input_type=str)]
+DataFile = Annotated[Path, BeforeValidator(_data_file, json_schema_input_type=str)]
 ModelName = Annotated[str, AfterValidator(_filled), AfterValidator(model_name)]
 Parameters = Annotated[
     dict[str, Annotated[Any, AfterValidator(_setting)]],
-    BeforeValidator(lambda value: {} if value is None else value),
+    BeforeValidator(
+        lambda value: {} if value is None else value, json_schema_input_type=dict[str, Any] | None
+    ),
 ]
 Labels = Annotated[
     dict[str, str] | None,
-    BeforeValidator(lambda value, info: value if value is None else _labels(value, info)),
+    BeforeValidator(
+        lambda value, info: value if value is None else _labels(value, info),
+        json_schema_input_type=str | list[str] | dict[str, str | None] | None,
+    ),
 ]
 Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]

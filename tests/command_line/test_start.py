@@ -62,7 +62,7 @@ def test_help_is_words(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("file", "needed"),
     [
-        ("model.gguf", {"numpy"}),
+        ("model-Q4_0.gguf", {"numpy"}),
         ("model.onnx", {"numpy", "onnx"}),
         ("directory/model.safetensors", {"numpy"}),
         ("directory", {"numpy"}),

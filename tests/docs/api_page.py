@@ -11,6 +11,7 @@ from tests import ROOT
 PAGE = ROOT / "docs" / "api.md"
 FUNCTIONS = (
     "load_recipe",
+    "recipe_schema",
     "run",
     "merge",
     "calibrate",
