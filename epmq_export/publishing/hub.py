@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[
 
 from epmq_export import files
 from epmq_export.errors import InputError, OutputError, VerificationFailed, first_line
+from epmq_export.publishing.report import PAGE
 
 CARD, REPORT, ATTRIBUTES = "README.md", "report.json", ".gitattributes"
 _LARGE = ("*.gguf", "*.onnx", "*.onnx_data", "*.safetensors")
@@ -36,14 +37,15 @@ def uploads(output: Path, report: Mapping[str, Any]) -> list[Upload]:
     """Return what of an output goes into a repository, in the order of places.
 
     The ONNX folder becomes the repository's root, as transformers.js and sentence-transformers look for
-    files; GGUF files lie beside it, as llama.cpp does; the card and the report are the output's own. Raises
+    files; GGUF files lie beside it, as llama.cpp does; card, page and report are the output's own. Raises
     VerificationFailed for an output that has not passed, and InputError for one whose files are others than
     those that were verified.
     """
     if report["verdict"] == "fail":
         raise VerificationFailed(f"{output}: its verdict is fail, expected pass: {report['broken'][0]}")
     _require_verified(output, report)
-    found: dict[str, Path | bytes] = {CARD: output / CARD}
+    shown = [name for name in (CARD, PAGE) if (output / name).is_file()]
+    found: dict[str, Path | bytes] = {name: output / name for name in shown}
     for name in dict.fromkeys(file["format"] for file in report["files"]):
         folder = output / name
         found |= {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}

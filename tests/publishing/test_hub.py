@@ -19,6 +19,7 @@ from tests.publishing.reports import a_report
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text("# A card\n", encoding="utf-8")
+    (tmp_path / "report.html").write_text("<!doctype html>", encoding="utf-8")
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "packed").mkdir()
@@ -93,6 +94,7 @@ PLACES = [
     "README.md",
     "config.json",
     "onnx/model_q4.onnx",
+    "report.html",
     "report.json",
     "support-merged-Q4_0.gguf",
 ]
