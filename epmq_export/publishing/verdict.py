@@ -80,9 +80,11 @@ def _pooled(pooled: PooledLoss) -> str:
         if drop
         else f"the {pooled.measure} from the reference is {amount(pooled.measure, value)}"
     )
+    count = len(pooled.tasks)
+    over = f"on average over {count} tasks" if count > 1 else f"on task {''.join(pooled.tasks)}"
     range_of = "drop" if drop else "distance"
     return (
-        f"on average over {several(len(pooled.tasks), 'task')} ({several(pooled.lines, 'line')}), {what}; "
+        f"{over} ({several(pooled.lines, 'line')}), {what}; "
         f"the 95 % interval of the {range_of} is {interval(pooled.measure, pooled.loss)}, and the margin "
         f"{amount(pooled.measure, pooled.margin)}. {pooled.outcome.capitalize()}."
     )

@@ -5,7 +5,7 @@ from itertools import takewhile
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from epmq_export.publishing.plots.canvas import (
     FONT,
@@ -138,6 +138,7 @@ def _scale(axes: Axes, values: list[float]) -> None:
     low = max(min(positive), high / 1e9)  # what is less is nothing beside the others
     if min(values) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
         axes.set_ylim(low / 1.5, high * 1.5)
     else:
         axes.set_yscale("symlog", linthresh=low)

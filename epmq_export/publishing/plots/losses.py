@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from epmq_export.publishing.plots.accuracy import MOST_TASKS, SHAPES
 from epmq_export.publishing.plots.canvas import (
@@ -61,6 +62,7 @@ def _plot(report: Report, margin: PooledLoss, key: str) -> Plot:
     axes.set_yticks([band * (place + 0.5) for place in range(len(names))], labels)
     drop = margin.measure in DROPS
     axes.set_xlabel("points below the reference" if drop else f"{margin.measure} from the reference")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(axis="x", color=colour("rule"), linewidth=0.5)
     legend(axes)
     title = "Loss against the reference beside the margin"
