@@ -42,11 +42,16 @@ class _Part(BaseModel):
 
 
 class Estimate(_Part):
-    """A number with its interval of 95 %."""
+    """A number with its interval of 95 %, and its one-sided bounds."""
 
     value: Number
     low: Number
     high: Number
+    lower: Number
+    """The lower one-sided bound of 95 %."""
+
+    upper: Number
+    """The upper one-sided bound of 95 %, by which a loss is within its margin."""
 
 
 class PairedTable(_Part):

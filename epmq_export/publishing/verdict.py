@@ -82,11 +82,15 @@ def _pooled(pooled: PooledLoss) -> str:
     )
     count = len(pooled.tasks)
     over = f"on average over {count} tasks" if count > 1 else f"on task {''.join(pooled.tasks)}"
+    end = f"at least {amount(pooled.measure, pooled.loss.lower)}"
+    if pooled.outcome != "fail":
+        end = f"at most {amount(pooled.measure, pooled.loss.upper)}"
+    bound = f"By its one-sided bound of 95 %, which decides, it is {end}."
     range_of = "drop" if drop else "distance"
     return (
         f"{over} ({several(pooled.lines, 'line')}), {what}; "
         f"the 95 % interval of the {range_of} is {interval(pooled.measure, pooled.loss)}, and the margin "
-        f"{amount(pooled.measure, pooled.margin)}. {pooled.outcome.capitalize()}."
+        f"{amount(pooled.measure, pooled.margin)}. {bound} {pooled.outcome.capitalize()}."
     )
 
 
