@@ -85,7 +85,7 @@ def _pooled(pooled: PooledLoss) -> str:
     end = f"at least {amount(pooled.measure, pooled.loss.lower)}"
     if pooled.outcome != "fail":
         end = f"at most {amount(pooled.measure, pooled.loss.upper)}"
-    bound = f"By its one-sided bound of 95 %, which decides, it is {end}."
+    bound = f"By its one-sided bound of 95 %, by which `verify.rule: confidence` decides, it is {end}."
     range_of = "drop" if drop else "distance"
     return (
         f"{over} ({several(pooled.lines, 'line')}), {what}; "

@@ -86,8 +86,8 @@ def _said(losses: Losses, margin: PooledLoss) -> str:
 def _caption(margin: PooledLoss) -> str:
     return (
         f"Loss against the reference with its interval of 95 %; the recipe's {margin.key} allows "
-        f"{amount(margin.measure, margin.margin)}, the dashed line. The one-sided bound of 95 % decides, "
-        "which is nearer to the mark than the end of the line."
+        f"{amount(margin.measure, margin.margin)}, the dashed line. The rule confidence goes by the "
+        "one-sided bound, which is nearer to the mark than the end of the line."
     )
 
 
