@@ -91,15 +91,15 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "verfy: {}",
-        "3: verfy: found an unknown key, expected one of base_model, merge_method, merge_convention, "
-        "models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, tokenizer, "
-        "chat_template, tasks, frozen, calibration, "
+        "3: verfy: found an unknown key, expected one of name, base_model, merge_method, "
+        "merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
+        "tokenizer, chat_template, tasks, frozen, calibration, "
         "quantization, export, verify, did you mean 'verify'?",
     ),
     (
         "base_modle: org/base\nmodels: [{model: org/a}]",
-        "1: base_modle: found an unknown key, expected one of base_model, merge_method, merge_convention, "
-        "models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
+        "1: base_modle: found an unknown key, expected one of name, base_model, merge_method, "
+        "merge_convention, models, slices, modules, parameters, dtype, out_dtype, tokenizer_source, "
         "tokenizer, chat_template, tasks, frozen, calibration, quantization, export, verify, did you mean "
         "'base_model'?",
     ),

@@ -67,7 +67,7 @@ def test_without_names_all_that_the_family_has_is_written(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["onnx"]
     written = export(registry(), packed, tmp_path / "both", (), False, Stages())
     assert [str(path.relative_to(tmp_path / "both")) for path in written] == [
-        "gguf/base-merged-Q4_0.gguf",
+        "gguf/model-Q4_0.gguf",
         "onnx/onnx/model_q4.onnx",
     ]
 
