@@ -87,7 +87,7 @@ def task_vectors(
         if merged is not None:
             lengths[1] += (merged.load(name).to(device).double() - start).square().sum()
     distinct = torch.where(products > squares, squares / products, 1.0)
-    found = torch.cat([squares.sqrt(), distinct, lengths.sqrt()]).tolist()  # A GPU is waited for once.
+    found = torch.cat([squares.sqrt(), distinct, lengths.sqrt()]).cpu().tolist()  # A GPU is waited for once.
     if not all(map(math.isfinite, found)):
         raise CalibrationError(
             "the length of the task vectors is not finite; look for NaN or Inf in the checkpoints"

@@ -273,7 +273,7 @@ def test_a_process_that_takes_too_long_is_stopped(small_gguf: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX bounds the memory of a process (RLIMIT_AS)")
 def test_a_process_that_takes_too_much_memory_is_stopped(small_gguf: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.gguf: llama\.cpp "):
+    with pytest.raises(InputError, match=r"model-Q4_0\.gguf: llama\.cpp "):
         LlamaCpp(memory=150 << 20).outputs(small_gguf, [GOOD])
 
 
@@ -281,7 +281,7 @@ def test_texts_that_do_not_fit_and_files_that_are_not_there_are_named(
     small_gguf: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        InputError, match=r"model\.gguf: llama\.cpp fails: .*larger than the max context size \(32 tokens\)"
+        InputError, match=r"model-Q4_0\.gguf: llama\.cpp fails: .*larger than the max context size \(32 tokens\)"
     ):
         LlamaCpp().outputs(small_gguf, [GOOD * 20])
     with pytest.raises(InputError, match="no texts"):
