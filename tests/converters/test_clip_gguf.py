@@ -113,7 +113,7 @@ def test_another_number_of_tensors_ends_in_clip_cpp_s_words(
     packed = tiny_clip.packed(tiny_clip.clip(tmp_path / "model", vision={"num_hidden_layers": 13}))
     path = Gguf().write(packed, open_family(packed.directory), tmp_path)
     with pytest.raises(
-        InputError, match=r"model\.gguf: clip\.cpp fails: Unrecognized number of tensors: 413"
+        InputError, match=r"model-Q4_0\.gguf: clip\.cpp fails: Unrecognized number of tensors: 413"
     ):
         ClipCpp().outputs(path, hard_pictures()[:1])
 

@@ -281,7 +281,7 @@ def test_texts_that_do_not_fit_and_files_that_are_not_there_are_named(
     small_gguf: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        InputError, match=r"model-Q4_0\.gguf: llama\.cpp fails: .*larger than the max context size \(32 tokens\)"
+        InputError, match=r"Q4_0\.gguf: llama\.cpp fails: .*larger than the max context size \(32 tokens\)"
     ):
         LlamaCpp().outputs(small_gguf, [GOOD * 20])
     with pytest.raises(InputError, match="no texts"):
