@@ -94,7 +94,8 @@ class _OnGrid(nn.Module):
             return self._kept or self.grid.round(self.step, self.offset)
 
     def forward(self, latent: Tensor) -> Tensor:
-        result: Tensor = _Round.apply(latent, self.step, self.offset, self.grid, self.stored)  # type: ignore[no-untyped-call]
+        given = (latent, self.step, self.offset, self.grid, self.stored)
+        result: Tensor = _Round.apply(*given)  # type: ignore[no-untyped-call]
         return result
 
     def packed(self, latent: Tensor) -> PackedTensor:
@@ -131,7 +132,10 @@ class _Round(torch.autograd.Function):
         return values.reshape(latent.shape)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:  # noqa: ANN401
+    def backward(
+        context: Any,  # noqa: ANN401 - torch's own
+        *gradients: Tensor,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         along, inside = context.saved_tensors
         gradient = gradients[0].reshape(inside.shape)
         step = (gradient * along).sum(2) if context.needs_input_grad[1] else None

@@ -102,7 +102,11 @@ def chosen(schema: Any, choose: Choose, place: str) -> Columns:  # noqa: ANN401
     return choose(schema, place)
 
 
-def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | None, list[str] | None]:  # noqa: ANN401
+def choose_labels(
+    schema: Any,  # noqa: ANN401 - of pyarrow, which has no types
+    asked: str | None,
+    place: str,
+) -> tuple[str | None, list[str] | None]:
     """Return the column of the labels (by default `label`, or the only one of numbered classes, or None) and
     the names of its classes where it has them.
     """
@@ -124,7 +128,13 @@ def choose_labels(schema: Any, asked: str | None, place: str) -> tuple[str | Non
     return labels, None if names is None else distinct(names, f"{place}: {labels}")
 
 
-def require_column(schema: Any, name: str, fitting: Sequence[str], expected: str, place: str) -> None:  # noqa: ANN401
+def require_column(
+    schema: Any,  # noqa: ANN401 - of pyarrow, which has no types
+    name: str,
+    fitting: Sequence[str],
+    expected: str,
+    place: str,
+) -> None:
     """Raise InputError where `name` is not one of the fitting columns."""
     if name not in fitting:
         found = (

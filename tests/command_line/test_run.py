@@ -113,7 +113,7 @@ def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Pr
 
 
 def test_the_report_tells_what_each_tensor_takes(ran: tuple[Path, Result]) -> None:
-    """As the GGUF file has it."""
+    """Compare it with what the GGUF file says of itself."""
     found = report(ran[0])
     taken: dict[str, int] = {}
     for tensor in found["tensors"]:

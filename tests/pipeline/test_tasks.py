@@ -118,7 +118,7 @@ def test_a_model_of_texts_is_given_no_images(tmp_path: Path) -> None:
 
 
 def rows(path: Path, **columns: list[Any]) -> None:
-    """As `datasets` writes them; `label` counts two classes."""
+    """Write columns as `datasets` writes them; `label` counts two classes."""
     kinds = {name: datasets.Value("string") for name in columns} | {
         "label": datasets.ClassLabel(names=["not_equivalent", "equivalent"])
     }

@@ -38,7 +38,7 @@ def bert(kind: type[nn.Module] = BertModel) -> nn.Module:
 
 
 def trained(model: nn.Module, config: LoraConfig) -> PeftModel:
-    """As after training: every parameter that would be trained has moved."""
+    """Return the model with an adapter whose every parameter has moved, as after training."""
     adapted = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -292,7 +292,7 @@ def test_several_alphas_for_one_module_are_said(
 
 
 def test_a_state_dict_with_the_adapters_own_name(saved: tuple[Path, Path]) -> None:
-    """As who saves it without peft has it."""
+    """Read an adapter that was saved without peft, whose names keep the adapter's own."""
     base, adapter = saved
     expected = open_checkpoint(adapter, base=open_checkpoint(base)).load(QUERY)
     tensors = load_file(adapter / "adapter_model.safetensors")

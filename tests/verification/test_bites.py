@@ -134,10 +134,8 @@ def test_gguf_provenance(judge: Judge) -> None:
 def test_gguf_one_token(judge: Judge) -> None:
     # a word of the probes' alphabet would show in the graph as well; a made-up one shows in the metadata
     # alone
-    bad = judge(
-        "gguf",
-        lambda path: edited(path, path, token_at(path, f"▁{WORDS[500]}"), f"▁{WORDS[500][::-1]}".encode()),
-    )
+    word, other = f"▁{WORDS[500]}", f"▁{WORDS[500][::-1]}"
+    bad = judge("gguf", lambda path: edited(path, path, token_at(path, word), other.encode()))
     assert bad.failed == {"metadata"}
     assert bad.says(
         f"key tokenizer.ggml.tokens[{VOCABULARY.index(WORDS[500])}]", WORDS[500], WORDS[500][::-1]

@@ -54,7 +54,7 @@ def test_a_task_without_classes_has_none(model: TinyClip) -> None:
 
 
 def test_a_class_is_the_unit_mean_of_its_unit_prompts(model: TinyClip, directory: Path) -> None:
-    """As CLIP's own code has it, by transformers' whole model."""
+    """Compare the head with what CLIP's own recipe makes of transformers' whole model."""
     head = head_of(task(), model.family, model.base, CPU)
     assert (
         head is not None

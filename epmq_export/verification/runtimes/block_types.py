@@ -30,7 +30,12 @@ def block_type(name: str) -> BlockType:
     return BlockType(int(kind), *GGML_QUANT_SIZES[kind])
 
 
-def require_same(traits: Any, name: str, library: str, package: str) -> None:  # noqa: ANN401 - a structure of ctypes
+def require_same(
+    traits: Any,  # noqa: ANN401 - a structure of ctypes
+    name: str,
+    library: str,
+    package: str,
+) -> None:
     """Raise MissingRuntime unless a library's own record of a type, ggml_type_traits, is as gguf describes
     the type.
     """
@@ -43,7 +48,12 @@ def require_same(traits: Any, name: str, library: str, package: str) -> None:  #
         )
 
 
-def dequantise(traits: Any, name: str, raw: NDArray[np.uint8], count: int) -> NDArray[np.float32]:  # noqa: ANN401
+def dequantise(
+    traits: Any,  # noqa: ANN401 - a structure of ctypes
+    name: str,
+    raw: NDArray[np.uint8],
+    count: int,
+) -> NDArray[np.float32]:
     """Return the values of the bytes `raw`, float32 [count], as the library of `traits` decodes them.
 
     Raises InputError where the bytes are not that many whole blocks.

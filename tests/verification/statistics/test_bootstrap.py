@@ -87,7 +87,7 @@ def test_draws_are_the_same_each_time_in_blocks_of_any_size(monkeypatch: pytest.
 
 
 def test_intervals_cover_what_they_should() -> None:
-    """Of 200 samples of 60 skewed numbers, about 190 intervals hold the true mean, 1."""
+    """Count the intervals that hold the true mean, 1: about 190 of 200 samples of 60 skewed numbers do."""
     draw = np.random.default_rng(6)
     held = 0
     for _ in range(200):
