@@ -4,16 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from epmq_export import files
-from epmq_export.errors import InputError
 from epmq_export.pipeline.targets import PACKED
-from epmq_export.pipeline.verify import REPORT
 from epmq_export.publishing.card import model_card
 from epmq_export.publishing.hub import Upload, push, uploads
+from epmq_export.publishing.report import REPORT, read_report
 from epmq_export.tensors.directory import CARD, CONFIG
-from epmq_export.verification.report import FORMAT
 
 _SAID = (
     CONFIG,
@@ -50,7 +47,7 @@ def write_card(output: Path) -> None:
         for name in _SAID
         if (path := output / folder / name).is_file()
     }
-    card = model_card(_report(output), said)
+    card = model_card(read_report(output / REPORT), said)
     with files.whole(output / CARD) as built:
         built.write_text(card, encoding="utf-8")
 
@@ -61,19 +58,8 @@ def publish(output: Path, repository: str, private: bool, dry_run: bool) -> Push
     Raises InputError for an output that no run has finished or whose files have changed since, and
     VerificationFailed for one whose files are not as good as their reference.
     """
-    report = _report(output)
+    report = read_report(output / REPORT)
     found = uploads(output, report)
     if dry_run:
         return Pushed(repository, found, None)
-    return Pushed(repository, found, push(found, repository, f"Add {report['about']['name']}", private))
-
-
-def _report(output: Path) -> dict[str, Any]:
-    """Return the content of OUTPUT/report.json. Raises InputError where it is no report of this version."""
-    report = files.read_json(output / REPORT)
-    if report.get("format") != FORMAT or "about" not in report:
-        raise InputError(
-            f"{output / REPORT}: it was written by another version, expected one of this: run `epmq verify "
-            f"{output} --json {output / REPORT}`"
-        )
-    return report
+    return Pushed(repository, found, push(found, repository, f"Add {report.about.name}", private))

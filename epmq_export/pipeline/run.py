@@ -10,12 +10,11 @@ from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.export import export
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
-from epmq_export.pipeline.publish import write_card
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.targets import PACKED, targets
-from epmq_export.pipeline.verify import REPORT, verify
-from epmq_export.publishing.report import COMPARISON, PAGE
+from epmq_export.pipeline.verify import verify
+from epmq_export.publishing.report import COMPARISON, PAGE, REPORT
 from epmq_export.tensors.directory import CARD
 from epmq_export.verification.verdict import Verdict
 
@@ -56,6 +55,4 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
             with stages.stage(stage) as update:
                 packed = calibrate(job, place, target, resume, update)
         export(registry, packed, output, target.formats, overwrite=True, stages=stages)
-    verdict = verify(registry, output, job.formats, job, output / REPORT, stages)
-    write_card(output)
-    return verdict
+    return verify(registry, output, job.formats, job, output / REPORT, stages)

@@ -11,9 +11,10 @@ from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family, default_formats
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.publish import write_card
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
-from epmq_export.publishing.report import REPORT as REPORT
+from epmq_export.publishing.report import REPORT
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe, RecipeVerify
@@ -80,6 +81,8 @@ def verify(
             from epmq_export.publishing.page import write_page
 
             write_page(report, page_of_report(report))
+        if report.absolute() == (output / REPORT).absolute():
+            write_card(output)
     return verdict
 
 

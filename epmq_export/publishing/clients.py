@@ -1,19 +1,21 @@
 """The calls by which clients open the files, as they lie in a repository of the hub (docs/files.md)."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+from epmq_export.publishing.report import About
 
 REPO = "USER/REPO"
 Call = tuple[str, str, str]
 """A client, the language of its call, and the call."""
 
 
-def calls(about: Mapping[str, Any], formats: Set[str], folder: Mapping[str, Any]) -> Iterator[Call]:
+def calls(about: About, formats: Collection[str], folder: Mapping[str, Any]) -> Iterator[Call]:
     """Yield the calls of the clients that read what a model is for in these formats.
 
     `folder` is the content of the JSON files beside the ONNX models, by name.
     """
-    purpose = about.get("pipeline_tag")
+    purpose = about.pipeline_tag
     if "gguf" in formats and purpose in ("sentence-similarity", "text-generation"):
         more = " --embeddings" if purpose == "sentence-similarity" else ""
         yield "llama.cpp", "sh", f"llama-server -hf {REPO}{more}"

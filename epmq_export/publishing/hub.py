@@ -13,9 +13,9 @@ from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[
 
 from epmq_export import files
 from epmq_export.errors import InputError, OutputError, VerificationFailed, first_line
-from epmq_export.publishing.report import PAGE
+from epmq_export.publishing.report import PAGE, REPORT, Report
 
-CARD, REPORT, ATTRIBUTES = "README.md", "report.json", ".gitattributes"
+CARD, ATTRIBUTES = "README.md", ".gitattributes"
 _LARGE = ("*.gguf", "*.onnx", "*.onnx_data", "*.safetensors")
 
 
@@ -33,7 +33,7 @@ class Upload:
     """Its size."""
 
 
-def uploads(output: Path, report: Mapping[str, Any]) -> list[Upload]:
+def uploads(output: Path, report: Report) -> list[Upload]:
     """Return what of an output goes into a repository, in the order of places.
 
     The ONNX folder becomes the repository's root, as transformers.js and sentence-transformers look for
@@ -41,16 +41,18 @@ def uploads(output: Path, report: Mapping[str, Any]) -> list[Upload]:
     VerificationFailed for an output that has not passed, and InputError for one whose files are others than
     those that were verified.
     """
-    if report["verdict"] == "fail":
-        raise VerificationFailed(f"{output}: its verdict is fail, expected pass: {report['broken'][0]}")
+    if report.verdict == "fail":
+        fault = report.broken[0] if report.broken else "the report names no fault"
+        raise VerificationFailed(f"{output}: its verdict is fail, expected pass: {fault}")
     _require_verified(output, report)
     shown = [name for name in (CARD, PAGE) if (output / name).is_file()]
     found: dict[str, Path | bytes] = {name: output / name for name in shown}
-    for name in dict.fromkeys(file["format"] for file in report["files"]):
+    for name in dict.fromkeys(file.format for file in report.files):
         folder = output / name
         found |= {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     found[ATTRIBUTES] = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in _LARGE).encode()
-    found[REPORT] = json.dumps(_public(report), indent=1, ensure_ascii=False).encode() + b"\n"
+    content = _public(files.read_json(output / REPORT))
+    found[REPORT] = json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
     return [
         Upload(source, place, len(source) if isinstance(source, bytes) else source.stat().st_size)
         for place, source in sorted(found.items())
@@ -73,7 +75,9 @@ def push(found: Sequence[Upload], repository: str, message: str, private: bool) 
 
 
 def _public(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a report without the places of this machine: paths of files are those in the repository."""
+    """Return the content of a report without the places of this machine: paths of files are those in the
+    repository.
+    """
 
     def entry(file: Mapping[str, Any]) -> dict[str, Any]:
         root = Path(file["packed"]).parent / file["format"]
@@ -91,15 +95,15 @@ def _within(path: str, root: Path) -> str:
     return Path(path).relative_to(root).as_posix()
 
 
-def _require_verified(output: Path, report: Mapping[str, Any]) -> None:
+def _require_verified(output: Path, report: Report) -> None:
     """Raise InputError where a file is gone or has other bytes than the report tells of."""
-    for file in report["files"]:
-        for each in (file, *file["others"]):
-            path = output / Path(each["path"]).relative_to(Path(file["packed"]).parent)
+    for file in report.files:
+        for each in (file, *file.others):
+            path = output / Path(each.path).relative_to(Path(file.packed).parent)
             if not path.is_file():
                 raise InputError(f"{path}: it is gone, expected the file that {output / REPORT} tells of")
-            if files.sha256(path) != each["sha256"]:
+            if files.sha256(path) != each.sha256:
                 raise InputError(
                     f"{path}: it has changed since it was verified, expected SHA-256 "
-                    f"{each['sha256'][:12]}...: run `epmq verify` with --json first"
+                    f"{each.sha256[:12]}...: run `epmq verify` with --json first"
                 )

@@ -229,9 +229,13 @@ class Apart(_Part):
 
 
 class About(_Part):
-    """What a model says of itself."""
+    """What a model is called and where it comes from."""
 
     name: str
+    base_models: list[str] = []
+    license: str | None = None
+    languages: list[str] = []
+    pipeline_tag: str | None = None
 
 
 class RecipeFile(_Part):

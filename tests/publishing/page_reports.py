@@ -2,9 +2,13 @@
 
 import string
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
+
+PLACE = Path("report.json")
+"""Where a report is said to lie, in sentences on what is wrong with it."""
 
 HASH = "0" * 64
 STAGES = ("loss_merged", "loss_before", "loss_rounded", "loss_after")

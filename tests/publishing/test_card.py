@@ -1,13 +1,14 @@
 """The model card."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from hypothesis import given, settings
 
 from epmq_export.publishing.card import model_card
-from tests.publishing.reports import a_report
+from epmq_export.publishing.report import report_of
+from tests.publishing.page_reports import PLACE, judged, loss, report, reports
 
 FOLDER = {
     "modules.json": [{"type": "sentence_transformers.models.Normalize"}],
@@ -16,16 +17,30 @@ FOLDER = {
     "tokenizer_config.json": {"model_max_length": 512},
     "config.json": {"max_position_embeddings": 512},
 }
+TASKS = {"mood": loss(), "near|by": loss(measure="cosine distance")}
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> dict[str, Any]:
-    return a_report(tmp_path)
+def told() -> dict[str, Any]:
+    """Return the report of a sentence encoder with a task that is judged by accuracy and one by cosines."""
+    content = report(tuple(TASKS))
+    content["about"] |= {
+        "base_models": ["org/small"],
+        "license": "apache-2.0",
+        "languages": ["en"],
+        "pipeline_tag": "sentence-similarity",
+    }
+    for file in content["files"]:
+        file["checks"]["tasks"] = judged(TASKS, "undecided")
+    return content
 
 
-def test_the_front_matter_is_what_the_hub_reads(report: dict[str, Any]) -> None:
-    card = ModelCard(model_card(report, FOLDER))
-    data = card.data.to_dict()
+def card(content: dict[str, Any], folder: dict[str, Any]) -> str:
+    return model_card(report_of(content, PLACE), folder)
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    found = ModelCard(card(told(), FOLDER))
+    data = found.data.to_dict()
     assert {key: data[key] for key in ("base_model", "base_model_relation", "license", "language")} == {
         "base_model": ["org/small"],
         "base_model_relation": "merge",
@@ -36,64 +51,65 @@ def test_the_front_matter_is_what_the_hub_reads(report: dict[str, Any]) -> None:
     assert data["tags"] == ["gguf", "onnx", "transformers.js", "merge", "epmq-export"]
     # The distance from a reference is no metric of the hub.
     results = [
-        (each.dataset_name, each.metric_type, each.metric_value) for each in card.data.eval_results or []
+        (each.dataset_name, each.metric_type, each.metric_value) for each in found.data.eval_results or []
     ]
-    assert results == [("mood", "accuracy", 0.54), ("mood", "accuracy", 0.55)]
+    assert results == [("mood", "accuracy", 0.89), ("mood", "accuracy", 0.91)]
 
 
-def test_it_says_what_the_report_says(report: dict[str, Any]) -> None:
-    text = model_card(report, FOLDER)
-    assert (
-        "**Pass.**" in text
-        and "| `support-merged-Q4_0.gguf` | llama.cpp 1.2 | pass | pass | pass | undecided |" in text
-    )
-    assert "| mood | 50.0 | 51.0 | 52.0 | 53.0 | 54.0 | 55.0 |" in text
-    assert "| near\\|by | 90.0 |" in text and "| **average** | 70.0 (60.0 to 80.0) |" in text
+def test_it_says_what_the_report_says() -> None:
+    text = card(told(), FOLDER)
+    assert "**Pass.**" in text
+    assert "| `model.gguf` | llama.cpp 1.2 | pass | pass | pass | undecided | 31.0 MB |" in text
+    assert "| mood | 60.0 | 95.0 | 85.0 | 90.0 | 89.0 | 91.0 |" in text
+    assert "| near\\|by | 60.0 |" in text and "| **average** | 60.0 (55.0 to 65.0) |" in text
     assert "jobs of 2 fine-tuned experts of [org/small]" in text
 
 
-def test_only_clients_that_read_it_are_told(report: dict[str, Any]) -> None:
-    text = model_card(report, FOLDER)
+def test_only_clients_that_read_it_are_told() -> None:
+    content = told()
+    text = card(content, FOLDER)
     assert "llama-server -hf USER/REPO --embeddings" in text
     assert 'pooling: "cls", normalize: true' in text and 'backend="onnx"' in text
     assert "sentence-transformers after 256, transformers.js after 512, llama.cpp after 512" in text
-    report["files"] = report["files"][:1]
-    text = model_card(report, {})
+    content["files"] = content["files"][:1]
+    text = card(content, {})
     assert "sentence-transformers" not in text and "transformers.js" not in text and "llama-server" in text
 
 
-def test_a_failure_is_told_first(report: dict[str, Any]) -> None:
-    report |= {
-        "verdict": "fail",
-        "broken": [f"{report['files'][0]['path']}: a code differs"],
-        "tasks": [],
-        "scores": {},
-        "intervals": {},
-    }
-    report["files"][0]["checks"] = {
-        "codes": {"equal": False},
-        "metadata": None,
-        "graph": None,
-        "tasks": None,
-    }
-    report["files"][1]["checks"]["tasks"] = None
-    text = model_card(report, {})
-    assert (
-        "**Fail.**" in text
-        and "- support-merged-Q4_0.gguf: a code differs" in text
-        and "| **fail** |" in text
-    )
-    assert "## Accuracy" not in text and "model-index" not in text
+def test_a_failure_is_told_without_the_places_of_a_machine() -> None:
+    content = report(())
+    path = content["files"][0]["path"]
+    content |= {"verdict": "fail", "broken": [f"{path}: a code differs"]}
+    content["files"][0]["checks"]["codes"]["equal"] = False
+    text = card(content, {})
+    assert "**Fail.**" in text and "- gguf/model.gguf: a code differs" in text
+    assert "| **fail** | pass | pass |  | 31.0 MB |" in text
+    assert "## Accuracy" not in text and "model-index" not in text and "/home/" not in text
 
 
-def test_a_model_of_no_hub_names_no_base(report: dict[str, Any]) -> None:
-    report["about"] = {"name": "x", "pipeline_tag": "text-generation"}
-    report["recipe"]["content"] = {"tasks": {"mood": {}}}
-    data = ModelCard(model_card(report, {})).data.to_dict()
+def test_a_file_that_did_not_run_has_failed() -> None:
+    content = told()
+    content["files"][0]["checks"]["tasks"] = {"rule": "point", "outcome": None, "passed": False}
+    assert "| pass | pass | pass | **fail** | 31.0 MB |" in card(content, {})
+
+
+@pytest.mark.parametrize("purpose", [None, "text-generation"])
+def test_a_model_of_no_hub_names_no_base(purpose: str | None) -> None:
+    content = report(("mood",))
+    content["about"]["pipeline_tag"] = purpose
+    data = ModelCard(card(content, {})).data.to_dict()
     assert "base_model" not in data and "base_model_relation" not in data and "license" not in data
 
 
-def test_the_recipe_cannot_break_out_of_its_block(report: dict[str, Any]) -> None:
-    report["recipe"]["content"] = {"tasks": {"mood": {"prompt": "```\n# Not a heading\n````"}}}
-    text = model_card(report, {})
+def test_the_recipe_cannot_break_out_of_its_block() -> None:
+    content = told()
+    content["recipe"]["content"] = {"tasks": {"mood": {"prompt": "```\n# Not a heading\n````"}}}
+    text = card(content, {})
     assert text.count("`````yaml") == 1 and text.rstrip().endswith("`````")
+
+
+@given(reports())
+@settings(max_examples=10)
+def test_any_report_has_a_card(content: dict[str, Any]) -> None:
+    found = ModelCard(card(content, {}))
+    assert found.data.to_dict()["tags"][-1] == "epmq-export" and "## Recipe" in found.text

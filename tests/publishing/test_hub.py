@@ -1,6 +1,7 @@
 """What goes to the hub, and how, against a server on this machine that speaks the hub's protocol."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,8 @@ import pytest
 from epmq_export.errors import InputError, OutputError, VerificationFailed
 from epmq_export.publishing import hub
 from epmq_export.publishing.hub import push, uploads
-from tests.publishing.reports import a_report
+from epmq_export.publishing.report import Report, read_report
+from tests.publishing.page_reports import report as a_report
 
 
 @pytest.fixture
@@ -28,8 +30,17 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def report(output: Path) -> dict[str, Any]:
-    return a_report(output)
+def report(output: Path) -> Report:
+    """Return the report of an output with a GGUF and an ONNX file, as it was written elsewhere."""
+    content = a_report()
+    for file, path in zip(content["files"], ("gguf/model-Q4_0.gguf", "onnx/onnx/model_q4.onnx"), strict=True):
+        place = output / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.encode())
+        digest = hashlib.sha256(path.encode()).hexdigest()
+        file |= {"path": f"/home/someone/out/{path}", "sha256": digest, "bytes": len(path)}
+    (output / "report.json").write_text(json.dumps(content), encoding="utf-8")
+    return read_report(output / "report.json")
 
 
 class Hub(ThreadingHTTPServer):
@@ -93,29 +104,29 @@ PLACES = [
     ".gitattributes",
     "README.md",
     "config.json",
+    "model-Q4_0.gguf",
     "onnx/model_q4.onnx",
     "report.html",
     "report.json",
-    "support-merged-Q4_0.gguf",
 ]
 
 
-def test_clients_find_what_they_look_for(output: Path, report: dict[str, Any]) -> None:
+def test_clients_find_what_they_look_for(output: Path, report: Report) -> None:
     found = uploads(output, report)
     assert [each.place for each in found] == PLACES
     assert all(each.bytes > 0 for each in found)
 
 
-def test_no_place_of_this_machine_goes(output: Path, report: dict[str, Any]) -> None:
+def test_no_place_of_this_machine_goes(output: Path, report: Report) -> None:
     (sent,) = [each.source for each in uploads(output, report) if each.place == "report.json"]
     assert isinstance(sent, bytes) and str(output) not in sent.decode() and "/home" not in sent.decode()
     files = json.loads(sent)["files"]
-    assert [file["path"] for file in files] == ["support-merged-Q4_0.gguf", "onnx/model_q4.onnx"]
+    assert [file["path"] for file in files] == ["model-Q4_0.gguf", "onnx/model_q4.onnx"]
 
 
-def test_what_was_not_verified_does_not_go(output: Path, report: dict[str, Any]) -> None:
+def test_what_was_not_verified_does_not_go(output: Path, report: Report) -> None:
     with pytest.raises(VerificationFailed, match="its verdict is fail, expected pass: gone wrong"):
-        uploads(output, report | {"verdict": "fail", "broken": ["gone wrong"]})
+        uploads(output, report.model_copy(update={"verdict": "fail", "broken": ["gone wrong"]}))
     (output / "onnx" / "onnx" / "model_q4.onnx").write_bytes(b"another")
     with pytest.raises(InputError, match=r"model_q4\.onnx: it has changed since it was verified"):
         uploads(output, report)
@@ -124,15 +135,15 @@ def test_what_was_not_verified_does_not_go(output: Path, report: dict[str, Any])
         uploads(output, report)
 
 
-def test_all_of_it_arrives_in_one_commit(output: Path, report: dict[str, Any], stand_in: Hub) -> None:
+def test_all_of_it_arrives_in_one_commit(output: Path, report: Report, stand_in: Hub) -> None:
     url = push(uploads(output, report), "me/model", "Add it", private=True)
     assert url.endswith("/me/model/commit/" + "0" * 40)
     assert sorted(stand_in.kept) == PLACES
-    written = output / "gguf" / "support-merged-Q4_0.gguf"
+    written = output / "gguf" / "model-Q4_0.gguf"
     assert stand_in.kept[written.name] == written.read_bytes()
 
 
-def test_what_the_hub_refuses_is_one_sentence(output: Path, report: dict[str, Any], stand_in: Hub) -> None:
+def test_what_the_hub_refuses_is_one_sentence(output: Path, report: Report, stand_in: Hub) -> None:
     stand_in.refuses = True
     with pytest.raises(OutputError, match="me/model: the Hugging Face hub does not take it") as raised:
         push(uploads(output, report), "me/model", "Add it", private=False)

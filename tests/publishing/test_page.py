@@ -16,9 +16,7 @@ from epmq_export.publishing.page import page_of, write_page
 from epmq_export.publishing.report import report_of
 from epmq_export.verification.report import SCHEMA
 from tests.publishing.html_page import Page
-from tests.publishing.page_reports import judged, layer, loss, report, reports
-
-PLACE = Path("report.json")
+from tests.publishing.page_reports import PLACE, judged, layer, loss, report, reports
 
 
 def made(content: dict[str, Any]) -> str:
