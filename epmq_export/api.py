@@ -496,6 +496,7 @@ def push(output: str | Path, repository: str, *, private: bool = False, dry_run:
         The files by their places in the repository, and the address of the commit.
 
     Raises:
+        RecipeError: No repository can have that name.
         VerificationFailed: The verdict on the files is one of failure.
         InputError: No run has finished there, or a file has changed since.
         OutputError: The hub cannot be reached, or refuses.

@@ -8,7 +8,7 @@ from pathlib import Path
 from epmq_export import files
 from epmq_export.pipeline.targets import PACKED
 from epmq_export.publishing.card import model_card
-from epmq_export.publishing.hub import Upload, push, uploads
+from epmq_export.publishing.hub import Upload, push, require_name, uploads
 from epmq_export.publishing.report import REPORT, read_report
 from epmq_export.tensors.directory import CARD, CONFIG
 
@@ -55,9 +55,11 @@ def write_card(output: Path) -> None:
 def publish(output: Path, repository: str, private: bool, dry_run: bool) -> Pushed:
     """Upload an output's files, in one commit; with `dry_run` say only which.
 
-    Raises InputError for an output that no run has finished or whose files have changed since, and
-    VerificationFailed for one whose files are not as good as their reference.
+    Raises RecipeError for a name that no repository can have, InputError for an output that no run has
+    finished or whose files have changed since, and VerificationFailed for one whose files are not as good as
+    their reference.
     """
+    require_name(repository)
     report = read_report(output / REPORT)
     found = uploads(output, report)
     if dry_run:

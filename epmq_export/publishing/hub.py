@@ -10,9 +10,10 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 # HTTPError is that of the library by which the hub's is spoken to.
 from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from epmq_export import files
-from epmq_export.errors import InputError, OutputError, VerificationFailed, first_line
+from epmq_export.errors import InputError, OutputError, RecipeError, VerificationFailed, first_line
 from epmq_export.publishing.report import PAGE, REPORT, Report
 
 CARD, ATTRIBUTES = "README.md", ".gitattributes"
@@ -59,6 +60,14 @@ def uploads(output: Path, report: Report) -> list[Upload]:
     ]
 
 
+def require_name(repository: str) -> None:
+    """Raise RecipeError for a name that no repository of the hub can have, before anything is read."""
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise RecipeError(f"REPO: {first_line(error)}") from None
+
+
 def push(found: Sequence[Upload], repository: str, message: str, private: bool) -> str:
     """Upload files in one commit, into a repository that is made where there is none, and return the commit's
     address. The token is that of `hf auth login` or of HF_TOKEN. Raises OutputError where the hub refuses.
@@ -68,7 +77,7 @@ def push(found: Sequence[Upload], repository: str, message: str, private: bool) 
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
         return str(hub.create_commit(repository, operations, commit_message=message).commit_url)
-    except (HTTPError, HFValidationError, OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise OutputError(
             f"{repository}: the Hugging Face hub does not take it ({first_line(error)})"
         ) from None

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from epmq_export.errors import InputError, OutputError, VerificationFailed
+from epmq_export.errors import InputError, OutputError, RecipeError, VerificationFailed
 from epmq_export.publishing import hub
-from epmq_export.publishing.hub import push, uploads
+from epmq_export.publishing.hub import push, require_name, uploads
 from epmq_export.publishing.report import Report, read_report
 from tests.publishing.page_reports import report as a_report
 
@@ -151,5 +151,10 @@ def test_what_the_hub_refuses_is_one_sentence(output: Path, report: Report, stan
     stand_in.server_close()
     with pytest.raises(OutputError, match="me/model: the Hugging Face hub does not take it"):
         push(uploads(output, report), "me/model", "Add it", private=False)
-    with pytest.raises(OutputError, match="not a name: the Hugging Face hub does not take it"):
-        push(uploads(output, report), "not a name", "Add it", private=False)
+
+
+@pytest.mark.parametrize("name", ["not a name", "a/b/c", "-x", ""])
+def test_a_name_that_no_repository_has_is_refused(name: str) -> None:
+    require_name("me/model.v1")
+    with pytest.raises(RecipeError, match=r"^REPO: [^\n]+$"):
+        require_name(name)
