@@ -144,7 +144,14 @@ def export(
 
 @app.command()
 def verify(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="What `epmq run` left: packed, gguf, onnx.")],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="What `epmq run` left: packed, gguf, onnx. With --against: a .gguf, an .onnx, a directory "
+            "of safetensors.",
+        ),
+    ],
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -152,15 +159,39 @@ def verify(
             help="Whose tasks to judge by; default: the recipe that OUT/report.json names.",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="OTHER",
+            help="Judge the model OUT by another file or directory of the same model, whatever wrote them; "
+            "with --texts or --recipe.",
+        ),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", help="The texts to compare on: a line each, .tsv, .csv, .jsonl, .parquet."),
+    ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the report to a file, and its page beside it.")
+        Path | None,
+        typer.Option(
+            "--json", help="Write the report to a file, and its page beside it; a comparison has none."
+        ),
     ] = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Reload the written files in their runtimes and judge them: codes, metadata, graph, accuracy by task."""
     processors.take(threads)
-    verdict = epmq.verify(output, recipe=recipe, report=json_file, device=device, progress=ProgressDisplay())
+    verdict = epmq.verify(
+        output,
+        recipe=recipe,
+        against=against,
+        texts=texts,
+        report=json_file,
+        device=device,
+        progress=ProgressDisplay(),
+    )
     _show(verdict, output)
 
 

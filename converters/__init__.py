@@ -22,6 +22,7 @@ from epmq_export.files import read_json
 from epmq_export.models.family import Family
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.gguf_file import is_gguf
 from epmq_export.tensors.naming import Naming, Ties
 from epmq_export.tensors.nearly import holds_model, looks_like
 
@@ -79,6 +80,20 @@ def open_gguf(location: str, path: Path) -> Checkpoint:
     from converters.from_gguf.checkpoint import GgufBase  # which needs the library for config and tokenizer
 
     return GgufBase(location, path)
+
+
+def described_in(file: Path) -> Path | None:
+    """Return the directory of the config and tokenizer of a written file: the file's own, where it is a GGUF
+    file with both, or the one that it lies in, or the one above. None where there is none.
+
+    Raises InputError for a GGUF file that is not whole.
+    """
+    if is_gguf(file):
+        from converters.from_gguf.checkpoint import described
+
+        if (own := described(file)) is not None:
+            return own
+    return next((place for place in (file.parent, file.parent.parent) if (place / CONFIG).is_file()), None)
 
 
 def frozen(directory: Path) -> Sequence[str]:

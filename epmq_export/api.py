@@ -79,6 +79,13 @@ def _torch() -> "Runtime":
     return Torch(open_family)
 
 
+def _embedder_of(file: Path) -> str | None:
+    """Return the name of the runtime that embeds texts by a file alone, or None where it needs a family."""
+    from epmq_export.verification.runtimes.llama_cpp.runtime import embeds
+
+    return "llama.cpp" if embeds(file) else None
+
+
 _FORMATS = {"gguf": _gguf, "onnx": _onnx, "safetensors": _safetensors}
 _RUNTIMES = {"llama.cpp": _llama_cpp, "clip.cpp": _clip_cpp, "onnxruntime": _onnxruntime, "torch": _torch}
 
@@ -86,7 +93,7 @@ _RUNTIMES = {"llama.cpp": _llama_cpp, "clip.cpp": _clip_cpp, "onnxruntime": _onn
 @cache
 def registry() -> "Registry":
     """Return the families, formats and runtimes of this installation."""
-    from converters import frozen, naming, open_family, open_gguf, require_same_settings
+    from converters import described_in, frozen, naming, open_family, open_gguf, require_same_settings
     from epmq_export.pipeline.registry import OnDemand, Registry
 
     return Registry(
@@ -95,6 +102,8 @@ def registry() -> "Registry":
         require_same_settings=require_same_settings,
         open_gguf=open_gguf,
         naming_of=naming,
+        described_in=described_in,
+        embedder_of=_embedder_of,
         formats=OnDemand(_FORMATS),
         runtimes=OnDemand(_RUNTIMES),
     )
@@ -320,18 +329,23 @@ def verify(
     output: str | Path,
     *,
     recipe: "str | Path | Recipe | None" = None,
+    against: str | Path | None = None,
+    texts: str | Path | None = None,
     report: str | Path | None = None,
     device: str | None = None,
     progress: "Listener | None" = None,
 ) -> "Verdict":
-    """Reload the files that a run left in their runtimes and judge them.
+    """Reload the files that a run left in their runtimes and judge them, or judge any model against another.
 
     Args:
-        output: What `run` left: `packed/` and a directory for each format.
+        output: What `run` left: `packed/` and a directory for each format. With `against`, a model: a `.gguf`
+            or `.onnx` file of any origin, a directory of safetensors, or a packed checkpoint.
         recipe: Whose tasks to judge by; by default the recipe that `output/report.json` names. Without one,
             tasks are left out.
+        against: The model that `output` is to be as good as: another file or directory of the same model.
+        texts: With `against`, a file of texts to compare both on, in place of a recipe's tasks.
         report: Where to write the report as JSON, with its page beside it (`report.html` for `report.json`);
-            by default nowhere.
+            by default nowhere. A comparison has no page.
         device: Where the reference runs: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
         progress: Called with each step.
 
@@ -339,7 +353,7 @@ def verify(
         The verdict. A broken file is no exception: look at `passed` and `broken`.
 
     Raises:
-        RecipeError: The recipe is wrong.
+        RecipeError: The recipe is wrong, or `against` stands without texts or recipe.
         InputError: There is nothing to judge, or the packed checkpoint is not whole.
         OutputError: `report` cannot be written.
         MissingRuntime: A runtime that reads one of the files is not installed.
@@ -348,19 +362,63 @@ def verify(
         >>> import epmq_export as epmq
         >>> epmq.verify("out").broken
         []
+        >>> file = "out/gguf/base-merged-Q4_0.gguf"
+        >>> epmq.verify(file, against="out/packed", texts="data/1.txt").passed
+        True
     """
+    where = Path(report) if report is not None else None
+    if where is not None and where.is_dir():
+        raise OutputError(f"{where}: found a directory, expected the place of a file")
+    if against is None and texts is not None:
+        raise RecipeError("--texts: found it without --against, expected both")
+    if against is not None and (texts is None) is (recipe is None):
+        found = "neither" if texts is None else "both"
+        raise RecipeError(f"--against: found {found}, expected --texts or --recipe, to compare on")
+    with nullcontext() if where is None else files.locked(where):
+        if against is not None:
+            return _verify_against(Path(output), Path(against), recipe, texts, where, device, progress)
+        return _verify_output(Path(output), recipe, where, device, progress)
+
+
+def _verify_output(
+    output: Path,
+    recipe: "str | Path | Recipe | None",
+    report: Path | None,
+    device: str | None,
+    progress: "Listener | None",
+) -> "Verdict":
+    """Judge what a run left."""
     from epmq_export.pipeline.targets import PACKED
     from epmq_export.pipeline.verify import recipe_of, verify
     from epmq_export.tensors.packed import Packed
 
-    Packed(Path(output) / PACKED)  # what is not whole is told before a recipe is opened
-    where = Path(report) if report is not None else None
-    if where is not None and where.is_dir():
-        raise OutputError(f"{where}: found a directory, expected the place of a file")
-    with nullcontext() if where is None else files.locked(where):
-        named = recipe if recipe is not None else recipe_of(Path(output))
-        job = _open(named, device) if named is not None else None
-        return verify(registry(), Path(output), (), job, where, _stages(progress))
+    Packed(output / PACKED)  # what is not whole is told before a recipe is opened
+    named = recipe if recipe is not None else recipe_of(output)
+    job = _open(named, device) if named is not None else None
+    return verify(registry(), output, (), job, report, _stages(progress))
+
+
+def _verify_against(
+    model: Path,
+    other: Path,
+    recipe: "str | Path | Recipe | None",
+    texts: str | Path | None,
+    report: Path | None,
+    device: str | None,
+    progress: "Listener | None",
+) -> "Verdict":
+    """Judge a model against another one, on texts or on the tasks of a recipe."""
+    from epmq_export.pipeline.against import compare_on_tasks, compare_on_texts, write_comparison
+
+    stages = _stages(progress)
+    if recipe is not None:
+        verdict = compare_on_tasks(registry(), model, other, _open(recipe, device), stages)
+    else:
+        assert texts is not None
+        verdict = compare_on_texts(registry(), model, other, Path(texts), _device(device), stages)
+    if report is not None:
+        write_comparison(verdict, report)
+    return verdict
 
 
 def report(output: str | Path, other: str | Path | None = None) -> Path:

@@ -229,3 +229,11 @@ def test_the_errors_are_those_that_the_command_line_tells(out: Path, tmp_path: P
     with pytest.raises(epmq_export.InputError, match=r"is no packed checkpoint"):
         epmq_export.verify(tmp_path)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_model_is_judged_by_another_on_the_tasks_of_a_recipe(out: Path) -> None:
+    (file,) = (out / "gguf").iterdir()
+    verdict = epmq_export.verify(file, against=out / "packed", recipe="recipe.yaml")
+    assert verdict.passed and verdict.against is not None and verdict.against.runtime == "torch"
+    assert set(verdict.scores) == {"reference", "gguf in llama.cpp"}
+    assert set(verdict.files[0].checks["tasks"].facts["by_task"]) == {"mood", "topic"}

@@ -35,6 +35,7 @@ from epmq_export.tensors.gguf_file import shown
 from epmq_export.tensors.gguf_splits import GgufModel
 
 log = logging.getLogger(__name__)
+_ARCHITECTURE = "general.architecture"
 _PLAIN = {
     GGMLQuantizationType.F32: torch.float32,
     GGMLQuantizationType.F16: torch.float16,
@@ -76,6 +77,7 @@ class GgufBase:
             _require_decodable(path, stored)
         self._offsets, self._orders = offsets(kind, self._names), self._rows(kind)
         self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
+        _tell_of_rounding(path.resolve(), path.stat().st_mtime_ns)
         self.naming = naming(read_json(self.directory / CONFIG))
 
     def names(self) -> list[str]:
@@ -121,11 +123,11 @@ class GgufBase:
 
 
 def _kind(path: Path, model: GgufModel) -> Kind:
-    value = model.metadata.get("general.architecture")
+    value = model.metadata.get(_ARCHITECTURE)
     if value is None or value.type != GGUFValueType.STRING or value.value not in ARCHITECTURES:
         found = "missing" if value is None else shown(repr(value.value))
         raise InputError(
-            f"{path}: key general.architecture is {found}, expected one of {', '.join(ARCHITECTURES)}, "
+            f"{path}: key {_ARCHITECTURE} is {found}, expected one of {', '.join(ARCHITECTURES)}, "
             "which a merge can start from"
         )
     return ARCHITECTURES[value.value]
@@ -140,7 +142,7 @@ def _names(kind: Kind, layers: int, held: Collection[str]) -> dict[str, str]:
 
 
 def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -> int:
-    name = f"{model.metadata['general.architecture'].value}.{key}"
+    name = f"{model.metadata[_ARCHITECTURE].value}.{key}"
     value = model.metadata.get(name)
     if value is None and default is not None:
         return default
@@ -174,6 +176,18 @@ def _decoded(model: GgufModel, there: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(dequantize(rows, info.type), np.float32)).reshape(info.shape)
 
 
+def described(path: Path) -> Path | None:
+    """Return the directory that transformers would have for a file, without weights, or None for a file of an
+    architecture that no merge starts from. The directory lasts as long as this process.
+
+    Raises InputError for a file that is not whole.
+    """
+    value = GgufModel.open(path).metadata.get(_ARCHITECTURE)
+    if value is None or value.value not in ARCHITECTURES:
+        return None
+    return _directory(path.resolve(), path.stat().st_mtime_ns)
+
+
 _KEPT: list[Scratch] = []
 """The directories of this process, which go with it."""
 
@@ -205,13 +219,19 @@ def _directory(path: Path, changed: int) -> Path:
         scratch.close()
         raise
     _KEPT.append(scratch)
-    kinds = Counter(info.type.name for info in model.tensors.values() if info.type not in _PLAIN)
+    return place
+
+
+@cache
+def _tell_of_rounding(path: Path, changed: int) -> None:
+    """Log a warning for a file whose tensors are on grids, once for each file as it is."""
+    tensors = GgufModel.open(path).tensors
+    kinds = Counter(info.type.name for info in tensors.values() if info.type not in _PLAIN)
     if kinds:
         told = " and ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
         log.warning(
             "%s: of its %d tensors %s, decoded as they are: what rounding took from them is not in the merge",
             path.name,
-            len(model.tensors),
+            len(tensors),
             told,
         )
-    return place

@@ -85,7 +85,9 @@ def checks_table(files: Sequence["FileVerdict"]) -> Table:
     table.add_column("check")
     for file in files:
         table.add_column(file.row)
-    for name in ("codes", "metadata", "graph", "tasks"):
+    # Without a recipe tasks are not checked; of a model that no packed checkpoint is of, nothing else can be.
+    own = any(file.packed is not None for file in files)
+    for name in ("codes", "metadata", "graph", "tasks") if own else ("tasks",):
         table.add_row(name, *(_outcome(name, file.checks.get(name)) for file in files))
     told = [file.checks["tasks"].facts for file in files if "tasks" in file.checks]
     for name, cells in distribution_rows(told) if told else ():
@@ -114,6 +116,9 @@ def _outcome(name: str, check: "Check | None") -> Text:
 
 def show_verdict(verdict: "Verdict") -> None:
     """Show scores, losses, checks, fused layers and the verdict, with a line for each fault and doubt."""
+    if verdict.against is not None:
+        other = verdict.against
+        out.print(Text(f"reference: {visible(str(other.path))} in {other.runtime}"), soft_wrap=True)
     if verdict.scores:
         show_scores(verdict.scores)
     if ran := [file for file in verdict.files if file.lines]:

@@ -64,6 +64,16 @@ class Registry:
     naming_of: NamingOf
     """A function that returns what the model of a directory calls its tensors."""
 
+    described_in: Callable[[Path], Path | None]
+    """A function that returns the directory of the config and tokenizer of a written file, or None where it
+    has none. It raises InputError for a file that is not whole.
+    """
+
+    embedder_of: Callable[[Path], str | None]
+    """A function that returns the name of the runtime that embeds texts by a written file alone, or None for
+    a file of another kind.
+    """
+
     formats: Mapping[str, Format]
     runtimes: Mapping[str, Runtime]
 

@@ -132,6 +132,10 @@ class Packed:
             )
         )
 
+    def files(self) -> list[Path]:
+        """Return the files that hold its tensors and say what they are."""
+        return [*self._file.files(), self.directory / PACKED_INDEX]
+
     def names(self) -> list[str]:
         """Return the names of all tensors, sorted."""
         return self._names

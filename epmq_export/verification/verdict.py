@@ -13,6 +13,8 @@ from epmq_export.verification.statistics.lines import Lines
 from epmq_export.verification.tasks.bench import Scores, intervals_of, scores_of
 
 CHECKS = ("codes", "metadata", "graph", "tasks")
+COMPARISON = "epmq-comparison-1"
+"""The format of what a verdict on two models says of itself as JSON."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,36 @@ class HashedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedModel:
+    """The model that another one is compared with."""
+
+    path: Path
+    """Where it is, as the user named it."""
+
+    files: Sequence[HashedFile]
+    """The files that hold it, the main one first."""
+
+    format: str
+    """The name of its format; `packed` for a packed checkpoint."""
+
+    runtime: str
+    """The name of the runtime that it ran in."""
+
+    runtime_version: str
+    """The version of the runtime."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "files": [file.as_dict() for file in self.files],
+            "runtime": self.runtime,
+            "runtime_version": self.runtime_version,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileVerdict:
     """The verdict on one written model in one of the runtimes that read it."""
 
@@ -51,8 +83,10 @@ class FileVerdict:
     format: str
     """The name of its format."""
 
-    packed: Path
-    """The directory of the packed checkpoint that it was written from."""
+    packed: Path | None
+    """The directory of the packed checkpoint that it was written from. None where it is compared with another
+    model.
+    """
 
     runtime: str
     """The name of the runtime."""
@@ -61,7 +95,9 @@ class FileVerdict:
     """The version of the runtime."""
 
     checks: Mapping[str, Check]
-    """The checks by their names, in the order of `CHECKS`, without `tasks` where there was no recipe."""
+    """The checks by their names, in the order of `CHECKS`, without `tasks` where there was no recipe. A model
+    that is compared with another one has `tasks` alone.
+    """
 
     lines: Mapping[str, Lines]
     """What the file makes of each line, by task. Empty without a recipe, and where the tasks could not be
@@ -132,6 +168,9 @@ class Verdict:
     files: Sequence[FileVerdict]
     """The verdict on each file in each runtime that reads it."""
 
+    against: ComparedModel | None = None
+    """The model that the only file is compared with, in place of a packed checkpoint."""
+
     @property
     def scores(self) -> Mapping[str, Scores]:
         """Return the scores by task of each row, and their mean as `average`."""
@@ -167,3 +206,24 @@ class Verdict:
             return Outcome.FAIL
         tasks = [file.checks["tasks"].facts["outcome"] for file in self.files if "tasks" in file.checks]
         return Outcome.UNDECIDED if Outcome.UNDECIDED in tasks else Outcome.PASS
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the verdict on two models as `epmq verify A --against B --json FILE` writes it."""
+        (file,) = self.files
+        assert self.against is not None  # A run's verdict is in report.json.
+        return {
+            "format": COMPARISON,
+            "verdict": self.outcome.value,
+            "broken": list(self.broken),
+            "warnings": list(self.warnings),
+            "model": {
+                "path": str(file.path),
+                "format": file.format,
+                "files": [each.as_dict() for each in (file.file, *file.others)],
+                "runtime": file.runtime,
+                "runtime_version": file.runtime_version,
+            },
+            "against": self.against.as_dict(),
+            "tasks": dict(file.checks["tasks"].facts),
+            "scores": dict(self.scores),
+        }

@@ -38,6 +38,7 @@ RESULTS = {
 
 PARTS = {
     "HashedFile": "verification",
+    "ComparedModel": "verification",
     "Check": "verification",
     "Lines": "verification/statistics",
     "Estimate": "verification/statistics",

@@ -124,6 +124,11 @@ def _ids(path: Path) -> list[list[int]]:
     return found
 
 
+def embeds(path: Path) -> bool:
+    """Return whether a file is a GGUF file that embeds texts."""
+    return (found := architecture(path)) is not None and found in _ENCODERS
+
+
 def architecture(path: Path) -> str | None:
     """Return the architecture that a GGUF file names in its first key, where writers put it, or None for a
     file that begins otherwise. llama.cpp may then say what is wrong with it.
