@@ -12,6 +12,9 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.source import TensorSource
 
 CPU = torch.device("cpu")
+# The most that the rounding of a merge to float32 moves it, as a share of the base's length: some units in
+# the last place of each weight.
+ROUNDING = 2.0**-22
 
 
 def with_length(
@@ -42,9 +45,10 @@ def anchor_rho(vectors: TaskVectors) -> float:
     with r_t = `vectors.distinct`. Task vectors of different tasks are nearly orthogonal, so a merge is much
     shorter than the sum of their lengths, and where the calibration data say nothing each expert keeps less
     than its own share. A longer anchor gives it back (docs/method.md has the measurements). rho does not
-    depend on the merge's own coefficient. It is 1 where the merge is the base.
+    depend on the merge's own coefficient. It is 1 where the merge is the base, but for rounding errors, as of
+    experts that cancel: these have no direction to go along.
     """
-    if not vectors.merged > 0:
+    if not vectors.merged > ROUNDING * vectors.base:
         return 1.0
     laid = sum(share * length for share, length in zip(vectors.distinct, vectors.lengths, strict=True))
     return laid / vectors.merged

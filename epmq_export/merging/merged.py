@@ -62,9 +62,12 @@ class Merged:
         """Return the value in its dtype. Raises RecipeError where it has none there."""
         value = value.to(self.dtype(name))
         if not all_finite(value):
+            advice = (
+                "look for outliers in the models" if value.dtype == torch.float32 else "write it as float32"
+            )
             raise RecipeError(
-                f"merged tensor {name} has values beyond {str(value.dtype).removeprefix('torch.')}: write "
-                "it as float32, or use a smaller lambda"
+                f"merged tensor {name} has values beyond {str(value.dtype).removeprefix('torch.')}: "
+                f"{advice}, or use a smaller lambda"
             )
         return value
 

@@ -84,3 +84,9 @@ def test_a_merge_that_is_the_base_is_its_own_anchor() -> None:
 def test_a_nan_is_an_error() -> None:
     with pytest.raises(CalibrationError, match="not finite"):
         anchor_rho(BASE, [moved(math.nan, 0)], moved(1, 1), ["a"])
+
+
+def test_a_merge_that_is_the_base_but_for_rounding_is_no_direction() -> None:
+    experts = [moved(3, 0), moved(-3, 0)]
+    assert anchor_rho(BASE, experts, moved(2.0**-22, 0), ["a", "b"]) == 1.0
+    assert anchor_rho(BASE, experts, moved(2.0**-19, 0), ["a", "b"]) > 1e6

@@ -19,6 +19,7 @@ from epmq_export.merging.rule import Merge, Rule
 from epmq_export.merging.rules.shared.spectral import (
     by_linear,
     matrix,
+    norm,
     outside,
     polar,
     total_matrix,
@@ -29,7 +30,7 @@ from epmq_export.merging.settings import Number
 
 def iso_c(inputs: Inputs) -> Merge:
     def merge_linear(tensor: str, base: Tensor) -> Tensor:
-        factor, s = polar(tensor, total_matrix(inputs, tensor, base))
+        factor, s = polar(tensor, *total_matrix(inputs, tensor, base))
         return factor * (s.sum() / min(base.shape))
 
     return by_linear(inputs, merge_linear)
@@ -42,12 +43,12 @@ def iso_cts(inputs: Inputs) -> Merge:
         rank = min(base.shape)
         common = int(rank * inputs.number("common_space_fraction", tensor))
         own = min(round((rank - common) / experts), rank // experts)
-        everyone = total_matrix(inputs, tensor, base)
-        us, ss, vs = ([each] for each in triplets(tensor, everyone, rank - own * experts))
+        everyone, lengths = total_matrix(inputs, tensor, base)
+        us, ss, vs = ([each] for each in triplets(tensor, everyone, rank - own * experts, lengths))
         shared = us[0]
         for index in range(experts):
             vector = matrix(inputs, index, tensor, base)
-            size = float(vector.norm())
+            size = norm(tensor, vector)
             u, s, v = triplets(tensor, outside(shared, vector), own, size)
             us.append(u)
             ss.append(s)

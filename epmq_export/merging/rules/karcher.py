@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def karcher(inputs: Inputs) -> Merge:
     def merge(tensor: str) -> Tensor:
         tol = inputs.number("tol", tensor)
-        lengths = [length(inputs.expert(index, tensor)) for index in range(len(inputs.experts))]
+        lengths = [length(tensor, inputs.expert(index, tensor)) for index in range(len(inputs.experts))]
         pointing = [index for index, value in enumerate(lengths) if value > tol]
         if not pointing:
             return torch.zeros(inputs.source.shape(tensor))
@@ -40,7 +40,7 @@ def karcher(inputs: Inputs) -> Merge:
         mean = torch.zeros(inputs.source.shape(tensor))
         for index in pointing:
             mean.add_(unit(index), alpha=1 / len(pointing))
-        size = length(mean)
+        size = length(tensor, mean)
         if size <= tol:
             log.warning(
                 "karcher: in %s the models' directions cancel and have no mean; that of %s is taken",
@@ -53,16 +53,16 @@ def karcher(inputs: Inputs) -> Merge:
             step = torch.zeros_like(mean)
             for index in pointing:
                 other = unit(index)
-                cosine = max(-1.0, min(1.0, dot(other, mean)))
+                cosine = max(-1.0, min(1.0, dot(tensor, other, mean)))
                 sine = math.sqrt(1 - cosine * cosine)
                 # Else the model is there already, or is just opposite, where no direction leads to it.
                 if sine > tol:
                     step.add_(other.add_(mean, alpha=-cosine), alpha=math.acos(cosine) / sine / len(pointing))
-            size = length(step)
+            size = length(tensor, step)
             if size <= tol:
                 break
             mean.mul_(math.cos(size)).add_(step, alpha=math.sin(size) / size)
-            mean.div_(length(mean))
+            mean.div_(length(tensor, mean))
         return mean.mul_(sum(lengths) / len(lengths))
 
     return merge

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.rules.shared.lengths import measured
 from epmq_export.merging.settings import flag
 from epmq_export.tensors.low_rank import LowRank, row_products
 
@@ -48,7 +49,7 @@ def model_stock(inputs: Inputs) -> Merge:
             first = vector(index)
             mean = mean + (first.dense() if isinstance(first, LowRank) else first) / count
             for other in range(index + 1, count):
-                cosine = _cosine(first, vector(other), shortest, by_row)
+                cosine = _cosine(tensor, first, vector(other), shortest, by_row)
                 cosines = cosines + cosine / (count * (count - 1) / 2)
         divisor = 1 + (count - 1) * cosines
         singular = divisor.abs() < _SINGULAR
@@ -64,13 +65,16 @@ def model_stock(inputs: Inputs) -> Merge:
     return merge
 
 
-def _cosine(first: Tensor | LowRank, second: Tensor | LowRank, shortest: float, by_row: bool) -> Tensor:
+def _cosine(
+    tensor: str, first: Tensor | LowRank, second: Tensor | LowRank, shortest: float, by_row: bool
+) -> Tensor:
     """Return the cosine of two matrices, or of each row with the other's, float64 [1] or [rows]."""
     own, other, both = (
         row_products(*pair) if by_row else row_products(*pair).sum(0, keepdim=True)
         for pair in ((first, first), (second, second), (first, second))
     )
     product = (own.clamp(min=0).sqrt() * other.clamp(min=0).sqrt()).clamp(min=shortest)
+    measured(tensor, float(product.max()))
     return (both / product.masked_fill(product == 0, 1.0)).clamp(-1, 1)
 
 

@@ -25,16 +25,16 @@ def slerp(inputs: Inputs) -> Merge:
         first = inputs.base(tensor) if len(inputs.experts) == 1 else inputs.expert(0, tensor)
         second = inputs.expert(len(inputs.experts) - 1, tensor)
         t = inputs.number("t", tensor)
-        a, b = shares(t, cosine(first, second))
+        a, b = shares(t, cosine(tensor, first, second))
         return first.mul_(a).add_(second, alpha=b)
 
     return merge
 
 
-def cosine(first: Tensor, second: Tensor) -> float:
-    """Return the cosine of the angle between two flattened tensors; 0 where one is of zeros."""
-    lengths = length(first), length(second)
-    return dot(first, second) / (lengths[0] * lengths[1]) if min(lengths) > _ZERO else 0.0
+def cosine(tensor: str, first: Tensor, second: Tensor) -> float:
+    """Return the cosine of the angle between two models' flattened tensors; 0 where one is of zeros."""
+    lengths = length(tensor, first), length(tensor, second)
+    return dot(tensor, first, second) / (lengths[0] * lengths[1]) if min(lengths) > _ZERO else 0.0
 
 
 def shares(t: float, cosine: float) -> tuple[float, float]:

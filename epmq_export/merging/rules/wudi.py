@@ -17,6 +17,7 @@ from torch import Tensor
 
 from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.rule import Merge, Rule
+from epmq_export.merging.rules.shared.lengths import measured
 from epmq_export.merging.rules.shared.spectral import by_linear, factors_of_all, total
 from epmq_export.merging.settings import Number
 from epmq_export.tensors.low_rank import LowRank, stacked
@@ -45,7 +46,7 @@ def _dense(inputs: Inputs, tensor: str, base: Tensor) -> Problem:
     gram, pull = torch.zeros(base.shape[1], base.shape[1]), torch.zeros_like(base)
     for index in range(len(inputs.experts)):
         vector = inputs.task_vector(index, tensor, base)
-        size = vector.square().sum()
+        size = measured(tensor, float(vector.square().sum()))
         if size > 0:
             own = vector.T @ vector / size
             gram.add_(own)

@@ -11,6 +11,7 @@ from epmq_export.merging.inputs import Inputs
 from epmq_export.merging.names import is_table
 from epmq_export.merging.rule import Merge
 from epmq_export.merging.rules.shared.decompositions import Triplets, leading, of_product, orthogonal
+from epmq_export.merging.rules.shared.lengths import measured
 from epmq_export.tensors.low_rank import LowRank, stacked
 
 
@@ -57,10 +58,24 @@ def factors_of_all(inputs: Inputs, tensor: str, base: Tensor) -> list[LowRank] |
     return found if 2 * sum(factors.rank for factors in found) <= min(base.shape) else None
 
 
-def total_matrix(inputs: Inputs, tensor: str, base: Tensor) -> Tensor | LowRank:
-    """Return the sum of the task vectors, as factors where it is of low rank."""
+def total_matrix(inputs: Inputs, tensor: str, base: Tensor) -> tuple[Tensor | LowRank, float]:
+    """Return the sum of the task vectors, as factors where it is of low rank, and the sum of their Frobenius
+    norms, which says how large its rounding errors are: where task vectors cancel, nothing else is left.
+    """
     factors = factors_of_all(inputs, tensor, base)
-    return total(inputs, tensor, base) if factors is None else stacked(factors)
+    if factors is not None:
+        return stacked(factors), sum(norm(tensor, each) for each in factors)
+    everyone, lengths = torch.zeros_like(base), 0.0
+    for index in range(len(inputs.experts)):
+        vector = inputs.task_vector(index, tensor, base)
+        lengths += norm(tensor, vector)
+        everyone.add_(vector)
+    return everyone, lengths
+
+
+def norm(tensor: str, matrix: Tensor | LowRank) -> float:
+    """Return the Frobenius norm of a matrix. Raises InputError, naming the tensor, where it is not finite."""
+    return measured(tensor, float(matrix.norm()))
 
 
 def outside(space: Tensor, vector: Tensor | LowRank) -> Tensor | LowRank:
@@ -83,7 +98,7 @@ def triplets(
     depend on it. Raises InputError where the library finds none.
     """
     most = min(matrix.shape) if most is None else most
-    smallest = _smallest(matrix.shape, float(matrix.norm()) if size is None else size)
+    smallest = _smallest(matrix.shape, norm(tensor, matrix) if size is None else size)
     with _told(tensor):
         if isinstance(matrix, LowRank):
             u, s, v = of_product(matrix)
@@ -94,15 +109,16 @@ def triplets(
     return u[:, :count].clone(), s[:count].clone(), v[:, :count].clone()
 
 
-def polar(tensor: str, matrix: Tensor | LowRank) -> tuple[Tensor, Tensor]:
+def polar(tensor: str, matrix: Tensor | LowRank, size: float | None = None) -> tuple[Tensor, Tensor]:
     """Return the orthogonal factor of a polar decomposition, U V^T, and the singular values that float32
-    tells from 0, in any order. Where the matrix is singular the factor is the part of it that is unique.
+    tells from 0 at a `size`, as `triplets` does, in any order. Where the matrix is singular the factor is the
+    part of it that is unique.
     """
     if isinstance(matrix, LowRank):
-        u, s, v = triplets(tensor, matrix)
+        u, s, v = triplets(tensor, matrix, size=size)
         return u @ v.T, s
     with _told(tensor):
-        return orthogonal(matrix, _smallest(matrix.shape, float(matrix.norm())))
+        return orthogonal(matrix, _smallest(matrix.shape, norm(tensor, matrix) if size is None else size))
 
 
 def _smallest(shape: tuple[int, ...], size: float) -> float:

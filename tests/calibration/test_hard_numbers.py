@@ -1,0 +1,161 @@
+"""Numbers that misbehave and that a calibration works with all the same: outliers, constant and dead
+channels, zeros, denormals, experts that are the base, are one another or cancel.
+"""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from epmq_export.calibration.descent import descend
+from epmq_export.calibration.rounding import gptq
+from epmq_export.calibration.solver import inverse_factor
+from epmq_export.errors import CalibrationError
+from epmq_export.grids import GRIDS, Grid
+from epmq_export.tensors.packed import PackedTensor
+from tests.tiny.calibrated_bert import Tiny, calibrated, flat, tiny
+from tests.tiny.in_memory import InMemory
+
+Model = dict[str, Tensor]
+EACH = pytest.mark.parametrize("preset", ["rtn", "gptq", "anchored"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def edited(model: Tiny, edit: Callable[[Model], object]) -> Tiny:
+    """Return the model with the same edit of the base, of every expert and of the merge."""
+
+    def changed(source: InMemory) -> InMemory:
+        tensors = {name: value.clone() for name, value in source.tensors.items()}
+        edit(tensors)
+        return InMemory(tensors)
+
+    return Tiny(model.family, changed(model.base), [*map(changed, model.experts)], changed(model.merged))
+
+
+def summed(base: InMemory, experts: list[InMemory]) -> InMemory:
+    """Return the task arithmetic of experts, as a merge computes it."""
+    merged = {}
+    for name, start in base.tensors.items():
+        total = torch.zeros_like(start)
+        for expert in experts:
+            total += expert.tensors[name] - start
+        merged[name] = start + 0.3 * total
+    return InMemory(merged)
+
+
+def require_good(model: Tiny, preset: str, count: int = 6) -> Mapping[str, PackedTensor | Tensor]:
+    """Calibrate, require that every number is finite and no loss is absurd, and return what is shipped."""
+    results = calibrated(model.calibrator(preset, model.tasks(count=count)))
+    for name, value in (shipped := flat(results)).items():
+        whole = value.dequantise() if isinstance(value, PackedTensor) else value
+        assert torch.isfinite(whole).all(), name
+    losses = [loss for result in results for loss in result.losses]
+    assert all(0 <= loss.loss_after < 2 for loss in losses), max(loss.loss_after for loss in losses)
+    return shipped
+
+
+def outlier(tensors: Model) -> None:
+    tensors["embeddings.LayerNorm.bias"][7] = 1e4
+
+
+def outlier_weight(tensors: Model) -> None:
+    tensors["encoder.layer.0.intermediate.dense.weight"][3, 5] = 1e4
+
+
+def constant_channel(tensors: Model) -> None:
+    tensors["embeddings.LayerNorm.weight"][5] = 0
+
+
+def dead_channel(tensors: Model) -> None:
+    tensors["embeddings.LayerNorm.weight"][5] = tensors["embeddings.LayerNorm.bias"][5] = 0
+
+
+def zero_groups(tensors: Model) -> None:
+    tensors["encoder.layer.0.attention.self.query.weight"][:, :32] = 0
+    tensors["encoder.layer.1.output.dense.weight"].zero_()
+
+
+def denormals(tensors: Model) -> None:
+    tensors["encoder.layer.0.attention.self.key.weight"][:8] *= 1e-41
+    tensors["encoder.layer.1.intermediate.dense.bias"] *= 1e-42
+
+
+@EACH
+@pytest.mark.parametrize(
+    "edit", [outlier, outlier_weight, constant_channel, dead_channel, zero_groups, denormals]
+)
+def test_hard_weights_are_calibrated(model: Tiny, preset: str, edit: Callable[[Model], object]) -> None:
+    require_good(edited(model, edit), preset)
+
+
+@EACH
+def test_one_sample_of_one_expert_is_enough(model: Tiny, preset: str) -> None:
+    require_good(Tiny(model.family, model.base, model.experts[:1], model.merged), preset, count=1)
+
+
+@EACH
+@pytest.mark.parametrize("copies", [1, 3])
+def test_experts_that_are_the_base_leave_the_base(model: Tiny, preset: str, copies: int) -> None:
+    alone = Tiny(model.family, model.base, [model.base] * copies, model.base)
+    for name, value in require_good(alone, preset).items():
+        if not isinstance(value, PackedTensor) and "LayerNorm" in name:
+            assert torch.allclose(value.float(), model.base.load(name), atol=0.1)
+
+
+@EACH
+def test_experts_that_are_there_twice_are_calibrated(model: Tiny, preset: str) -> None:
+    experts = [model.experts[0]] * 3
+    require_good(Tiny(model.family, model.base, experts, summed(model.base, experts)), preset)
+
+
+def test_twenty_experts_that_cancel_are_no_direction_for_the_anchor(model: Tiny) -> None:
+    """The merge is the base but for rounding errors. An anchor far along these would be noise."""
+    change = {name: value - model.base.load(name) for name, value in model.experts[0].tensors.items()}
+    experts = [
+        InMemory({name: value + sign * change[name] for name, value in model.base.tensors.items()})
+        for sign in (1, -1) * 10
+    ]
+    cancelling = Tiny(model.family, model.base, experts, summed(model.base, experts))
+    assert cancelling.calibrator("anchored").method.rho == 1.0
+    require_good(cancelling, "anchored", count=2)
+
+
+WEIGHTS = torch.randn(8, 512, generator=torch.Generator().manual_seed(1))
+HARD = {
+    "constant": torch.full_like(WEIGHTS, 0.3),
+    "nearly constant": 1000 + 1e-3 * WEIGHTS,
+    "outlier": torch.where(WEIGHTS.max() == WEIGHTS, 1e4, WEIGHTS),
+    "zeros and denormals": torch.where(WEIGHTS > 0, 1e-40, 0.0),
+    "one small row": WEIGHTS * torch.tensor([1.0] * 7 + [1e-7])[:, None],
+    **{f"up to {size:g}": WEIGHTS.clamp(-1, 1) * size for size in (6e4, 1e5, 2.5e5, 5e5, 2e6, 8e6)},
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("case", HARD)
+def test_hard_weights_are_rounded_to_finite_numbers_or_refused(grid: Grid, case: str) -> None:
+    """The loss is never above that of zeros, which every grid can hold."""
+    weight, inputs = HARD[case], torch.randn(600, 512, generator=torch.Generator().manual_seed(2))
+    inputs[:, 5], inputs[:, 7] = 0, 1
+    hessian = (inputs.T @ inputs).double()
+    hessian = hessian / hessian.norm() + 0.01 * torch.eye(512, dtype=torch.float64)
+
+    def loss(packed: PackedTensor) -> float:
+        assert all(torch.isfinite(part.float()).all() for part in packed.stored.values())
+        assert grid.holds(packed.stored)
+        error = packed.dequantise().double() - weight
+        return float(((error @ hessian) * error).sum())
+
+    try:
+        first = gptq(weight.double(), inverse_factor(hessian, "x"), grid)
+    except CalibrationError as error:
+        assert "beyond the reach" in str(error) and float(weight.abs().max()) > 5e4
+        return
+    zeros = float(((weight.double() @ hessian) * weight).sum())
+    greedy = loss(first)
+    assert greedy <= zeros * 1.001 and loss(descend(weight.double(), hessian, first)) <= greedy * 1.001
