@@ -13,8 +13,9 @@ from epmq_export.tensors.packed import PackedTensor
 LAZY = 128
 # The number of columns between two updates of the rest of their subgroup.
 NEAR = 8
-# A step, longer than any weight, for groups whose step is 0.
-LONG = 2.0**40
+# A step for groups whose step is 0, longer than any weight: its level 0 is the nearest. Grids without a level
+# 0 take one so short that none of their levels comes to anything.
+LONG, SHORT = 2.0**40, 2.0**-100
 
 
 def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
@@ -101,11 +102,14 @@ def _walk(
     column takes few passes over it.
     """
     (step, offset), (levels, errors) = under, out
-    # In steps this long every weight is nearest to 0, as it must be where the step is 0.
-    unit = step.masked_fill(step == 0, LONG)
+    # Where the step is 0 every value is the offset, whatever the level, and the error is the whole weight.
+    rest = min(grid.levels, key=abs)
+    unit = step.masked_fill(step == 0, SHORT if rest else LONG)
     place = (left if offset is None else left - offset) / unit
     diagonal = upper.diagonal()[:, None]
     sweep(place, place, -upper / diagonal, grid, (levels, errors))
+    if rest:
+        levels.masked_fill_(step == 0, rest)
     errors.mul_(unit).div_(diagonal)
 
 

@@ -130,6 +130,7 @@ HARD = {
     "constant": torch.full_like(WEIGHTS, 0.3),
     "nearly constant": 1000 + 1e-3 * WEIGHTS,
     "outlier": torch.where(WEIGHTS.max() == WEIGHTS, 1e4, WEIGHTS),
+    "a group of zeros": torch.where(torch.arange(512) // 256 == 1, 0.0, WEIGHTS),
     "zeros and denormals": torch.where(WEIGHTS > 0, 1e-40, 0.0),
     "one small row": WEIGHTS * torch.tensor([1.0] * 7 + [1e-7])[:, None],
     **{f"up to {size:g}": WEIGHTS.clamp(-1, 1) * size for size in (6e4, 1e5, 2.5e5, 5e5, 2e6, 8e6)},
