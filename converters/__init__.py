@@ -28,6 +28,10 @@ from epmq_export.tensors.nearly import holds_model, looks_like
 
 FAMILIES = {
     "bert": "bert",
+    "roberta": "bert",
+    "xlm-roberta": "bert",
+    "camembert": "bert",
+    "distilbert": "bert",
     "clip": "clip",
     "vit": "vit",
     "deit": "vit",

@@ -1,14 +1,16 @@
-"""The blocks of BERT: embeddings, and transformer layers that are normalised after each residual sum."""
+"""The blocks of BERT and its like: embeddings, and transformer layers that are normalised after each residual
+sum.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertEmbeddings, BertLayer
 
+from converters.bert.kinds import Kind
 from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence
+from converters.shared.config import Config
 from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
 
@@ -17,13 +19,14 @@ from epmq_export.models.family import Batch
 class Stem:
     """Token, position and type embeddings, added and normalised."""
 
-    config: BertConfig
+    kind: Kind
+    config: Config
     name: str = "embeddings"
     steps: tuple[tuple[str, ...], ...] = (("LayerNorm",),)
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            return BertEmbeddings(self.config).eval()  # type: ignore[no-untyped-call]
+            return self.kind.stem(self.config).eval()
 
     @property
     def prefix(self) -> str:
@@ -31,9 +34,13 @@ class Stem:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
-        # The module's own buffer has no data, because it was built on the meta device.
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
-        result: Tensor = module(input_ids=ids, token_type_ids=batch["token_type_ids"], position_ids=positions)
+        # The module's own buffers have no data, because it was built on the meta device.
+        positions = torch.arange(ids.shape[1], device=ids.device)[None] + self.kind.begin(self.config)
+        given = {"input_ids": ids, "position_ids": positions}
+        if self.kind.types:
+            first = torch.zeros_like(positions)
+            given["token_type_ids"] = batch["token_type_ids"] if self.kind.reads_types else first
+        result: Tensor = module(**given)
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -76,33 +83,29 @@ class Pooled:
 class Layer:
     """One transformer layer, normalised after each residual sum."""
 
-    config: BertConfig
+    kind: Kind
+    config: Config
     index: int
     reads_cls_only: bool
     """Whether this is the last layer under CLS pooling, where only keys and values of the other tokens reach
     the output.
     """
 
-    steps: tuple[tuple[str, ...], ...] = (
-        ("attention.self.query", "attention.self.key", "attention.self.value"),
-        ("attention.output.dense",),
-        ("attention.output.LayerNorm",),
-        ("intermediate.dense",),
-        ("output.dense",),
-        ("output.LayerNorm",),
-    )
-
     @property
     def name(self) -> str:
-        return f"encoder.layer.{self.index}"
+        return f"{self.kind.stack}.{self.index}"
 
     @property
     def prefix(self) -> str:
         return f"{self.name}."
 
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        return self.kind.steps
+
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            return BertLayer(self.config).eval()  # type: ignore[no-untyped-call]
+            return self.kind.layer(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         mask = batch["attention_mask"][:, None, None, :].bool()
@@ -111,6 +114,6 @@ class Layer:
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         weights = batch["attention_mask"].float()
-        if self.reads_cls_only and "attention.self.key" not in step:
+        if self.reads_cls_only and step != self.steps[0]:
             weights = first_read(weights)
         return weights

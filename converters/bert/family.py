@@ -1,22 +1,29 @@
-"""BERT encoders with pooling: sentence-transformers models such as all-MiniLM, BGE, GTE, E5."""
+"""Encoders of BERT's kind with pooling: sentence-transformers models such as all-MiniLM, BGE, GTE and E5, and
+those of RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT.
+"""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 from torch import Tensor, nn
-from transformers import BertConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from converters.bert.blocks import Layer, Pooled, Stem
 from converters.bert.gguf import gguf_spec
+from converters.bert.kinds import KINDS, Kind
 from converters.bert.names import naming
 from converters.bert.onnx import onnx_spec
 from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence, read_sentence
 from converters.shared.batches import fitting, tokenised
-from converters.shared.config import load_config, refuse_other_values
+from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
+from converters.shared.library import config_class
+from converters.tokenizers.for_llama_cpp import agreement
+from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
@@ -24,6 +31,7 @@ from epmq_export.models.tokenizer import fast_tokenizer
 
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "hidden_act": ("gelu",),
+    "activation": ("gelu",),
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
     "add_cross_attention": (False,),
@@ -35,7 +43,8 @@ class Bert:
     """An encoder, whose outputs are embeddings of texts."""
 
     directory: Path
-    config: BertConfig
+    kind: Kind
+    config: Config
     tokenizer: PreTrainedTokenizerFast
     sentence: Sentence
     """What becomes of the tokens."""
@@ -43,23 +52,26 @@ class Bert:
     max_length: int
     """Tokens that a text has at most, special ones counted."""
 
-    name: str = "bert"
     embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
     frozen: tuple[str, ...] = ()
     language: None = None
     images: None = None
 
     @classmethod
-    def open(cls, directory: Path) -> "Bert":
+    def open(cls, directory: Path, kind: Kind) -> "Bert":
         path = directory / "config.json"
-        config = load_config("bert", path, BertConfig)
-        refuse_other_values("bert", path, config, _KNOWN)
+        config = load_config(kind.name, path, config_class(kind.name))
+        refuse_other_values(kind.name, path, config, _KNOWN)
         tokenizer, sentence = fast_tokenizer(directory), read_sentence(directory)
         if sentence.lower:
             _lowered(tokenizer)
-        positions = config.max_position_embeddings
+        positions = _positions(path, kind, config, tokenizer)
         limits = (sentence.longest or positions, tokenizer.model_max_length, positions)
-        return cls(directory, config, tokenizer, sentence, min(limits))
+        return cls(directory, kind, config, tokenizer, sentence, min(limits))
+
+    @property
+    def name(self) -> str:
+        return self.kind.name
 
     @property
     def zero_shot(self) -> ZeroShot:
@@ -73,12 +85,13 @@ class Bert:
                 computed=self._as_ggml,
                 splits=True,
                 unit=self.sentence.unit,
-                spec=lambda: gguf_spec(self.config, self.sentence, self.tokenizer, self.directory),
+                agrees=None if _pieces_words(self.tokenizer) else lambda: agreement(self.tokenizer),
+                spec=lambda: gguf_spec(self.kind, self.config, self.sentence, self.tokenizer, self.directory),
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
                 computed=lambda: self,
-                specs=lambda: {"model": onnx_spec(self, self.sentence)},
+                specs=lambda: {"model": onnx_spec(self, self.kind.inputs, self.sentence)},
             ),
             "safetensors": dequantised(self),
         }
@@ -86,13 +99,13 @@ class Bert:
     @property
     def blocks(self) -> Sequence[Block]:
         last = self.config.num_hidden_layers - 1
-        layers = (
-            Layer(self.config, i, self.sentence.modes == ("cls",) and i == last) for i in range(last + 1)
-        )
-        return (Stem(self.config), *layers, *([Pooled(self.sentence)] if self.sentence.dense else []))
+        by_first = self.sentence.modes == ("cls",)
+        layers = (Layer(self.kind, self.config, i, by_first and i == last) for i in range(last + 1))
+        pooled = [Pooled(self.sentence)] if self.sentence.dense else []
+        return (Stem(self.kind, self.config), *layers, *pooled)
 
     def canonical(self, name: str) -> str | None:
-        return naming({}).canonical(name)
+        return naming({"model_type": self.name}).canonical(name)
 
     def truncate(self, sample: Sample) -> str:
         return fitting(self.tokenizer, text_of(sample), self.max_length)
@@ -103,7 +116,7 @@ class Bert:
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
         settings = {"return_token_type_ids": True}
         for encoded in tokenised(self.tokenizer, samples, size, self.max_length, **settings):
-            yield {key: encoded[key] for key in ("input_ids", "attention_mask", "token_type_ids")}
+            yield {key: encoded[key] for key in self.kind.inputs}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         dense = self.sentence.dense
@@ -112,14 +125,38 @@ class Bert:
 
     def _as_ggml(self) -> "Bert":
         """Return the family with the tanh form of GELU and unnormalised outputs, which llama.cpp computes."""
-        config = BertConfig.from_dict({**self.config.to_dict(), "hidden_act": "gelu_pytorch_tanh"})
-        config._attn_implementation = "sdpa"
+        config = copy.deepcopy(self.config)
+        setattr(config, self.kind.activation, "gelu_pytorch_tanh")
         return replace(self, config=config, sentence=replace(self.sentence, unit=False))
 
 
 def open_family(directory: Path, model_type: str) -> Bert:
     """Open a model's directory."""
-    return Bert.open(directory)
+    return Bert.open(directory, KINDS[model_type])
+
+
+def _positions(path: Path, kind: Kind, config: Config, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Return how many tokens the position embeddings have rows for.
+
+    Raises InputError where the rows are counted from another token than the one that pads, and where none is
+    left.
+    """
+    if kind.begin(config) and config.pad_token_id != tokenizer.pad_token_id:
+        raise InputError(
+            f"{path}: found pad_token_id {config.pad_token_id}, expected {tokenizer.pad_token_id}, as the "
+            "tokenizer has it: positions are counted from it"
+        )
+    rows: int = config.max_position_embeddings - kind.begin(config)
+    if rows < 1:
+        raise InputError(
+            f"{path}: found max_position_embeddings {config.max_position_embeddings}, expected more than "
+            f"{kind.begin(config)}, the rows before those of a text"
+        )
+    return rows
+
+
+def _pieces_words(tokenizer: PreTrainedTokenizerFast) -> bool:
+    return isinstance(tokenizer.backend_tokenizer.model, models.WordPiece)
 
 
 def _lowered(tokenizer: PreTrainedTokenizerFast) -> None:

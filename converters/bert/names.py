@@ -1,18 +1,37 @@
-"""What BERT encoders call their tensors."""
+"""What BERT and its like call their tensors."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from epmq_export.tensors.modules import is_dense
 from epmq_export.tensors.naming import Naming
 
+STACKS = {
+    "bert": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+    "camembert": "encoder.layer",
+    "distilbert": "transformer.layer",
+}
+"""The beginning of the names of the layers, by `model_type`."""
+
+COUNTED = frozenset({"roberta", "xlm-roberta", "camembert"})
+"""Each `model_type` whose positions begin behind the row of the padding token."""
+
+# What stands before all names in a model with a head.
+_BEFORE = {"xlm-roberta": "roberta.", "camembert": "roberta."}
+
 
 def naming(config: Mapping[str, Any]) -> Naming:
-    """Return the names: without the `bert.` of models with a head. The pooler, the heads and position
-    indices are not part of an encoder; sentence-transformers' Dense modules behind it are.
+    """Return the names: without what stands before them in models with a head, such as `bert.`. The pooler,
+    the heads and position indices are not part of an encoder; sentence-transformers' Dense modules behind it
+    are.
     """
-    return Naming(lambda name: name.removeprefix("bert."), _needed)
+    kind = config["model_type"]
+    before = _BEFORE.get(kind, f"{kind}.")
+    return Naming(lambda name: name.removeprefix(before), partial(_needed, f"{STACKS[kind]}."))
 
 
-def _needed(name: str) -> bool:
-    return name.startswith(("embeddings.", "encoder.")) or is_dense(name)
+def _needed(stack: str, name: str) -> bool:
+    return name.startswith(("embeddings.", stack)) or is_dense(name)

@@ -1,4 +1,6 @@
-"""BERT as one ONNX model."""
+"""BERT and its like as one ONNX model."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +12,12 @@ from epmq_export.models.specs import OnnxPart, OnnxSpec
 from epmq_export.tensors.directory import WEIGHTS
 
 
-def onnx_spec(family: Family, sentence: Sentence) -> OnnxSpec:
-    """Return the model: `last_hidden_state` for feature-extraction pipelines, which pool themselves, and
-    `sentence_embedding`, pooled, and of length 1 where the model makes it so.
+def onnx_spec(family: Family, names: Sequence[str], sentence: Sentence) -> OnnxSpec:
+    """Return the model, whose inputs are `names`: `last_hidden_state` for feature-extraction pipelines, which
+    pool themselves, and `sentence_embedding`, pooled, and of length 1 where the model makes it so.
     """
     tokens = {0: "batch", 1: "sequence"}
-    inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), tokens)
+    inputs = dict.fromkeys(names, tokens)
 
     def pooled(module: nn.Module, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
         return (family.output(hidden, {"attention_mask": attention_mask}),)

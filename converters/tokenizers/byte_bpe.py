@@ -63,7 +63,7 @@ def byte_bpe(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, 
     _refuse_missing_bytes(model, directory)
     if not model["merges"]:
         raise InputError(f"{directory}: its tokenizer has no merges, expected some: llama.cpp loads no other")
-    refuse_other_matching(rules, directory)
+    refuse_other_matching(rules, directory, tokenizer.mask_token)
     tokens, types = rows(rules, model["vocab"], directory, vocabulary)
     return {
         "tokenizer.ggml.model": "gpt2",

@@ -185,24 +185,35 @@ def refuse_settings(
             )
 
 
-def refuse_other_matching(rules: Rules, directory: Path) -> None:
+def refuse_other_matching(rules: Rules, directory: Path, mask: str | None = None) -> None:
     """Raise InputError for added tokens that llama.cpp would find elsewhere: it looks anywhere in the raw
     text, for the longest first.
+
+    `mask` is the token that hides a word in pretraining. It may take along the white space before it, since
+    hardly any text has it, and `spaced_before` tells which do.
     """
     added = added_tokens(rules)
     for token, entry in added.items():
         for rule in ("single_word", "lstrip", "rstrip"):
-            if entry[rule]:
+            if entry[rule] and not (token == mask and rule == "lstrip"):
                 raise InputError(
                     f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds "
                     "added tokens wherever they stand"
                 )
-        if entry["normalized"] and rules["normalizer"] not in (None, NFC):
+        if entry["normalized"] and token != mask and rules["normalizer"] not in (None, NFC):
             raise InputError(
                 f"{directory}: added token {token!r} has normalized true, expected false: llama.cpp finds "
                 "added tokens in the raw text"
             )
     _refuse_overlaps(list(added), directory)
+
+
+def spaced_before(rules: Rules, mask: str | None) -> Callable[[str], bool]:
+    """Return a check of a text: whether white space stands before the token `mask`, and goes with it."""
+    if mask is None or not added_tokens(rules).get(mask, {}).get("lstrip"):
+        return lambda text: False
+    pattern = re.compile(rf"\s{re.escape(mask)}")
+    return lambda text: pattern.search(text) is not None
 
 
 def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer of a language model as llama.cpp reads it."""
+"""A tokenizer that knows BPE or unigram, as llama.cpp reads it."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from converters.tokenizers import byte_bpe, sentencepiece_bpe, unigram
-from converters.tokenizers.common import chat_template, taken_for_control
+from converters.tokenizers.common import chat_template, spaced_before, taken_for_control
 from epmq_export.errors import InputError
 from epmq_export.models.specs import Metadata
 
@@ -50,4 +50,5 @@ def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
             (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules),
         )
     names = taken_for_control(rules, pieces)
-    return lambda text: same(text) and not any(name in text for name in names)
+    masked = spaced_before(rules, tokenizer.mask_token)
+    return lambda text: same(text) and not masked(text) and not any(name in text for name in names)

@@ -1,4 +1,4 @@
-"""SentencePiece's unigram model (T5) as llama.cpp reads it.
+"""SentencePiece's unigram model (T5, XLM-RoBERTa, CamemBERT) as llama.cpp reads it.
 
 Texts are normalised by SentencePiece's table of characters, white space is stripped and runs of it are
 joined, and the pieces of the highest total score are taken. llama.cpp differs from the tokenizer, whatever a
@@ -13,7 +13,10 @@ file says, on these texts:
   accent);
 - repetitions (runs of hyphens, say) that take pieces of two kinds: any order of these has the same score, and
   rounding errors decide;
-- texts that spell an added token only once they are normalised (in full-width letters).
+- texts that spell an added token only once they are normalised (in full-width letters);
+- texts that spell an added token without a use (CamemBERT's `<unk>NOTUSED`) whose score is below those of all
+  pieces: the tokenizer measures unknown letters by it, and llama.cpp does so only where it is an ordinary
+  piece.
 """
 
 import base64
@@ -49,6 +52,7 @@ _JOIN_SPACE, _JOIN_START = {**_JOIN, "content": " "}, {**_JOIN, "content": WORD_
 _STRIP = {"type": "Strip", "strip_left": False, "strip_right": True}
 # White space that a table of characters may leave as it is.
 _OTHER_SPACE = re.compile("[\t\n\v\f\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
 # The score of a row that no token names, which must never be the better way to spell a text.
 _NEVER = -1e6
 
@@ -61,7 +65,7 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
     model = rules["model"]
     refuse_settings(model, {"byte_fallback": (False, None)}, directory, "model")
     charsmap, _ = _normalisation(rules, directory)
-    refuse_other_matching(rules, directory)
+    refuse_other_matching(rules, directory, tokenizer.mask_token)
     unknown = model["unk_id"]
     if unknown is None:
         raise InputError(
@@ -77,6 +81,8 @@ def unigram(tokenizer: PreTrainedTokenizerFast, rules: Rules, directory: Path, v
     tokens, types = rows(rules, pieces, directory, vocabulary)
     types[unknown] = int(TokenType.UNKNOWN)
     scores = [float(score) for _, score in model["vocab"]]
+    for token in _lowest(rules) - {getattr(tokenizer, role) for role in _ROLES}:
+        types[tokens.index(token)] = int(TokenType.NORMAL)
     _refuse_other_scores(scores, tokens, types, directory)
     keys: Keys = {
         "tokenizer.ggml.model": "t5",
@@ -99,12 +105,13 @@ def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[st
     """
     charsmap, keeps_end = _normalisation(rules, Path())
     mapped: Callable[[str], str] = Precompiled(charsmap).normalize_str if charsmap else str
-    added = added_tokens(rules)
+    added, lowest = added_tokens(rules), _lowest(rules)
 
     def same(text: str) -> bool:
         parts = [mapped(part) for part in fragments(rules, text)]
         spaced = any(part.endswith(" ") if keeps_end else _OTHER_SPACE.search(part) for part in parts)
         spelt = any(token in part for part in parts for token in added)
+        spelt = spelt or any(token in text for token in lowest)
         return (
             WORD_START not in text
             and not (spaced or spelt or _tied(pieces(text)))
@@ -112,6 +119,13 @@ def agrees(rules: Rules, pieces: Callable[[str], Sequence[str]]) -> Callable[[st
         )
 
     return same
+
+
+def _lowest(rules: Rules) -> frozenset[str]:
+    """Return the added tokens whose score is below those of all ordinary pieces."""
+    added = added_tokens(rules)
+    least = min(score for piece, score in rules["model"]["vocab"] if piece not in added)
+    return frozenset(piece for piece, score in rules["model"]["vocab"] if piece in added and score < least)
 
 
 def _tied(pieces: Sequence[str]) -> bool:

@@ -39,6 +39,11 @@ class GgufSpec:
     canonical name.
     """
 
+    begins: Mapping[str, int] = field(default_factory=dict)
+    """The first row that the file holds, for plain tensors whose rows before it no text ever reads, by
+    canonical name.
+    """
+
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that follow from the config, float32, by their names in the file."""
 

@@ -18,7 +18,7 @@ from formats.gguf.placement import packed_layout
 from formats.gguf.size import gguf_size
 from formats.gguf.spec import NAME, spec_of
 from formats.gguf.types import BLOCKS
-from formats.gguf.values import in_file
+from formats.gguf.values import in_file, not_restored
 from formats.gguf.writer import write_gguf
 from formats.gguf.written import WrittenGguf
 
@@ -79,4 +79,4 @@ class Gguf:
 
     def left_out(self, family: Family) -> frozenset[str]:
         spec = spec_of(family)
-        return spec.left_out.union(spec.factors)
+        return spec.left_out | not_restored(spec)

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -34,7 +35,11 @@ def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
     """Return the layout of those tensors that the file holds, followed by the constants that the config
     gives.
     """
-    held = {there: tensors[here] for here, there in spec.names.items() if here in tensors}
+    held = {
+        there: _without_first(tensors[here], spec.begins.get(here, 0))
+        for here, there in spec.names.items()
+        if here in tensors
+    }
     constants = {
         name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()
     }
@@ -42,6 +47,10 @@ def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
         name: (kind_of(tensor.storage, tensor.shape), tensor.shape)
         for name, tensor in (held | constants).items()
     }
+
+
+def _without_first(tensor: PlannedTensor, rows: int) -> PlannedTensor:
+    return replace(tensor, shape=(tensor.shape[0] - rows, *tensor.shape[1:])) if rows else tensor
 
 
 def file_type(layout: Layout) -> LlamaFileType:

@@ -23,7 +23,7 @@ from formats.gguf.blocks import decode
 from formats.gguf.metadata import by_file, key_differences, metadata_of
 from formats.gguf.placement import Layout, packed_layout
 from formats.gguf.spec import spec_of
-from formats.gguf.values import in_checkpoint, in_file
+from formats.gguf.values import in_checkpoint, in_file, not_restored
 from formats.gguf.writer import write_gguf
 
 
@@ -43,14 +43,14 @@ class WrittenGguf:
     def tensors(self) -> Iterator[StoredTensor]:
         """Yield the tensors in the order of the file, with rows and values as the checkpoint has them.
 
-        A tensor that the family does not know keeps its name in the file. Constants and multiplied tensors,
-        which do not come back bit for bit, are left to `differences`.
+        A tensor that the family does not know keeps its name in the file. Constants, and tensors that do not
+        come back bit for bit, are left to `differences`.
         """
         spec = self._spec
-        canonical = {there: here for here, there in spec.names.items()}
+        canonical, lost = {there: here for here, there in spec.names.items()}, not_restored(spec)
         for there, info in self._model.tensors.items():
             name = canonical.get(there, there)
-            if there not in spec.constants and name not in spec.factors:
+            if there not in spec.constants and name not in lost:
                 raw = self._model.raw(there)
                 yield StoredTensor(name, *in_checkpoint(decode(self.path, info, raw), raw, name, spec))
 
@@ -131,7 +131,7 @@ class WrittenGguf:
         """Yield a sentence for each difference in the tensors that `tensors` does not give."""
         spec = self._spec
         asked = dict(spec.constants)
-        for name in spec.factors:
+        for name in sorted(not_restored(spec)):
             tensor = in_file(packed.tensor(name), name, spec)
             assert isinstance(tensor, Tensor)
             asked[spec.names[name]] = tensor

@@ -70,6 +70,18 @@ def test_what_begins_and_ends_a_text_is_what_the_tokenizer_puts_there(tmp_path: 
     assert tiny.compared(tiny.tokenizer(rules), tmp_path) == ({}, [])
 
 
+def test_a_mask_may_take_along_the_space_before_it(tmp_path: Path) -> None:
+    """RoBERTa's does."""
+    rules = tiny.byte_bpe(tiny.byte_level(True))
+    rules["post_processor"] = tiny.template(tiny.BOS, "text", tiny.EOS)
+    rules["added_tokens"].append({**tiny.added("<mask>", 1000), "lstrip": True})
+    differing, left_out = tiny.compared(tiny.tokenizer(rules, mask_token="<mask>"), tmp_path)
+    assert not differing
+    assert " <mask> " in left_out and "a<mask>b" not in left_out
+    with pytest.raises(InputError, match="added token '<mask>' has lstrip true"):
+        gguf_tokenizer(tiny.tokenizer(rules), tmp_path, 1001)
+
+
 def test_the_chat_template_is_the_directory_s(tmp_path: Path) -> None:
     fast = tiny.tokenizer(tiny.byte_bpe(tiny.byte_level(True)))
     assert "tokenizer.chat_template" not in gguf_tokenizer(fast, tmp_path, 1000)

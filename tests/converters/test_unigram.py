@@ -48,6 +48,41 @@ def test_llama_cpp_gives_the_same_ids(form: str, table: dict[str, str] | None, t
     assert ("a ＜ｓ＞ b" in left_out) == (table is not None)
 
 
+def masked(rules: Rules) -> Rules:
+    """Return the rules of XLM-RoBERTa's tokenizer: a token on both sides, and a mask that takes along the
+    white space before it.
+    """
+    rules["post_processor"] = tiny.template(tiny.BOS, "text", tiny.EOS)
+    mask = tiny.added("<mask>", len(rules["model"]["vocab"]))
+    rules["added_tokens"].append({**mask, "lstrip": True, "normalized": True})
+    rules["model"]["vocab"].append(["<mask>", 0.0])
+    return rules
+
+
+def test_a_mask_may_take_along_the_space_before_it(tmp_path: Path) -> None:
+    """XLM-RoBERTa's has both settings."""
+    fast = tiny.tokenizer(masked(tiny.unigram(TABLE, pre_tokenizer=WORDS)), mask_token="<mask>")
+    differing, left_out = tiny.compared(fast, tmp_path)
+    assert not differing
+    assert " <mask> " in left_out and "a<mask>b" not in left_out
+    keys = gguf_tokenizer(fast, tmp_path, len(fast))
+    assert keys["tokenizer.ggml.add_bos_token"] is keys["tokenizer.ggml.add_eos_token"] is True
+
+
+def test_a_token_without_a_use_is_what_unknown_letters_are_measured_by(tmp_path: Path) -> None:
+    """CamemBERT has `<unk>NOTUSED`."""
+    rules = masked(tiny.unigram(TABLE, pre_tokenizer=WORDS))
+    row = len(rules["model"]["vocab"])
+    rules["model"]["vocab"].append(["<unk>NOTUSED", -100.0])
+    rules["added_tokens"].append(tiny.added("<unk>NOTUSED", row))
+    fast = tiny.tokenizer(rules, mask_token="<mask>")
+    differing, left_out = tiny.compared(fast, tmp_path)
+    assert not differing
+    assert "a<unk>NOTUSEDb" in left_out
+    types = gguf_tokenizer(fast, tmp_path, len(fast))["tokenizer.ggml.token_type"]
+    assert isinstance(types, list) and types[row] == 1 and types[row - 1] == 3
+
+
 def test_the_keys_are_the_tokenizer_s(tmp_path: Path) -> None:
     fast = tiny.tokenizer(tiny.unigram(TABLE, JOIN))
     keys = gguf_tokenizer(fast, tmp_path, len(fast) + 1)

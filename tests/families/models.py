@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.verification.probes import hard_pictures
-from tests.tiny import clip, decoder, t5, vit
+from tests.tiny import clip, decoder, encoders, t5, vit
 from tests.tiny.bert import small_bert
 
 
@@ -53,6 +53,11 @@ def _bert(directory: Path) -> Path:
 
 MODELS: Mapping[str, Model] = {
     "bert": Model(_bert, TEXTS, [ENDLESS]),
+    **{
+        kind: Model(partial(encoders.encoder, kind=kind), TEXTS, [ENDLESS])
+        for kind in ("roberta", "xlm-roberta", "camembert")
+    },
+    "distilbert": Model(partial(encoders.encoder, kind="distilbert"), TEXTS, [ENDLESS], number="dim"),
     "clip": Model(clip.clip, hard_pictures()[3:7], number="vision_config.hidden_size"),
     **{
         kind: Model(partial(vit.vit, architecture=architecture), hard_pictures()[3:7])

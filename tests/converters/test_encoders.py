@@ -1,0 +1,121 @@
+"""BERT's kinds as files: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, and BERT with a unigram vocabulary."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from converters import naming, open_family, require_same_settings
+from epmq_export.errors import InputError
+from epmq_export.models import reference
+from epmq_export.tensors.packed import Packed
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+from formats.gguf.format import Gguf
+from formats.gguf.spec import spec_of
+from formats.onnx.format import OnnxQdq
+from tests.tiny.encoders import TOKENIZERS, encoder, packed_encoder
+
+CPU = torch.device("cpu")
+TEXTS = [
+    "the cat sat on the mat .",
+    "a",
+    "it is good , very good !",
+    "what is that ?",
+    "\u00c9t\u00e9 \u00bd 3",
+]
+POSITIONS = "embeddings.position_embeddings.weight"
+COUNTED = ("roberta", "xlm-roberta", "camembert")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_both_runtimes_compute_the_model(kind: str, tmp_path: Path) -> None:
+    """From token ids to pooled outputs, in one file without a grid each."""
+    source = encoder(tmp_path / "model", kind, pooling="cls" if kind == "xlm-roberta" else "mean")
+    packed, family = packed_encoder(tmp_path / "packed", source, grid=None)
+    (tmp_path / "gguf").mkdir()
+    path, export = Gguf().write(packed, family, tmp_path / "gguf"), family.exports["gguf"]
+    expected = [batch["input_ids"][0].tolist() for batch in family.batches(TEXTS, 1)]
+    assert LlamaCpp().tokens(path, TEXTS) == expected
+    found = LlamaCpp().outputs(path, TEXTS, exact=True)
+    wanted = reference.outputs(export.computed(), packed, TEXTS, CPU)
+    assert np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
+    onnx = OnnxQdq().write(packed, family, tmp_path / "onnx")
+    outputs = OnnxRuntime().outputs(onnx, TEXTS, exact=True)
+    np.testing.assert_allclose(outputs, reference.outputs(family, packed, TEXTS, CPU), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_rows_of_positions_that_no_text_reads_are_not_in_gguf(kind: str, tmp_path: Path) -> None:
+    packed, family = packed_encoder(tmp_path / "packed", encoder(tmp_path / "model", kind))
+    (tmp_path / "gguf").mkdir()
+    path = Gguf().write(packed, family, tmp_path / "gguf")
+    written = Gguf().open(path, family)
+    assert written.differences(packed) == []
+    assert POSITIONS not in {entry.name for entry in written.tensors()}
+    assert spec_of(family).metadata["bert.context_length"] == 32
+    tensors = load_file(tmp_path / "packed" / "packed.safetensors")
+    for row, said in ((1, []), (2, ["tensor position_embd.weight: its values are not those that"])):
+        changed = tensors[POSITIONS].clone()
+        changed[row] += 1
+        save_file({**tensors, POSITIONS: changed}, tmp_path / "packed" / "packed.safetensors")
+        found = written.differences(Packed(tmp_path / "packed"))
+        assert [sentence[: len(each)] for sentence, each in zip(found, said, strict=True)] == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [
+        ("roberta", "roberta."),
+        ("xlm-roberta", "roberta."),
+        ("camembert", "roberta."),
+        ("distilbert", "distilbert."),
+    ],
+)
+def test_names_of_a_model_with_a_head_are_read(kind: str, before: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    stack = "transformer" if kind == "distilbert" else "encoder"
+    plain = f"{stack}.layer.0.x.weight"
+    names = naming(tmp_path)
+    assert names.canonical(before + plain) == names.canonical(plain) == plain
+    assert names.canonical(f"{before}embeddings.LayerNorm.bias") == "embeddings.LayerNorm.bias"
+    assert names.canonical("classifier.dense.weight") is names.canonical(f"{before}pooler.dense.bias") is None
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pad_token_id": 2}, "found pad_token_id 2, expected 1, as the tokenizer has it"),
+        ({"max_position_embeddings": 2}, "found max_position_embeddings 2, expected more than 2"),
+        ({"hidden_act": "relu"}, "found hidden_act 'relu', expected 'gelu'"),
+    ],
+)
+def test_a_config_that_the_family_does_not_compute_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    directory = encoder(tmp_path / "model", "roberta")
+    edit(directory / "config.json", **changes)
+    with pytest.raises(InputError, match=said):
+        open_family(directory)
+
+
+def test_an_expert_whose_positions_begin_elsewhere_is_refused(tmp_path: Path) -> None:
+    for name, own in (("base", {}), ("expert", {"pad_token_id": 0})):
+        (tmp_path / name).mkdir()
+        config = {"model_type": "roberta", "hidden_size": 64, "num_attention_heads": 4}
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, **own}))
+    with pytest.raises(
+        InputError, match=r"expert/config.json: found pad_token_id 0 \(the base: 1\), expected"
+    ):
+        require_same_settings(tmp_path / "base", tmp_path / "expert", "it")
+    for name in ("base", "expert"):
+        edit(tmp_path / name / "config.json", model_type="bert")
+    assert require_same_settings(tmp_path / "base", tmp_path / "expert", "it") == []
