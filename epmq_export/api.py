@@ -72,6 +72,12 @@ def _onnxruntime() -> "Runtime":
     return OnnxRuntime()
 
 
+def _sentence_transformers() -> "Runtime":
+    from epmq_export.verification.runtimes.sentence_transformers.runtime import SentenceTransformers
+
+    return SentenceTransformers()
+
+
 def _torch() -> "Runtime":
     from converters import open_family
     from epmq_export.verification.runtimes.torch.runtime import Torch
@@ -87,7 +93,13 @@ def _embedder_of(file: Path) -> str | None:
 
 
 _FORMATS = {"gguf": _gguf, "onnx": _onnx, "safetensors": _safetensors}
-_RUNTIMES = {"llama.cpp": _llama_cpp, "clip.cpp": _clip_cpp, "onnxruntime": _onnxruntime, "torch": _torch}
+_RUNTIMES = {
+    "llama.cpp": _llama_cpp,
+    "clip.cpp": _clip_cpp,
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+    "sentence-transformers": _sentence_transformers,
+}
 
 
 @cache

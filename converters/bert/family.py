@@ -28,6 +28,7 @@ from epmq_export.models.family import Batch, Block, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
+from epmq_export.tensors.modules import MODULES
 
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "hidden_act": ("gelu",),
@@ -90,11 +91,17 @@ class Bert:
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
+                clients=self._clients,
                 computed=lambda: self,
                 specs=lambda: {"model": onnx_spec(self, self.kind.inputs, self.sentence)},
             ),
-            "safetensors": dequantised(self),
+            "safetensors": replace(dequantised(self), clients=self._clients),
         }
+
+    @property
+    def _clients(self) -> Sequence[str]:
+        """Return the clients of sentence encoders that know how the outputs are pooled."""
+        return ("sentence-transformers",) if (self.directory / MODULES).is_file() else ()
 
     @property
     def blocks(self) -> Sequence[Block]:

@@ -73,7 +73,7 @@ class Export:
     """
 
     runtimes: Sequence[str]
-    """The names of all runtimes that read the files; verification runs each of them."""
+    """The names of the runtimes that verification always runs."""
 
     computed: Callable[[], "Family"]
     """A function that returns the family as these runtimes compute it, approximations included (ggml has a
@@ -88,6 +88,11 @@ class Export:
 
     splits: bool = False
     """Whether the runtimes read a model that lies in several files."""
+
+    clients: Sequence[str] = ()
+    """The names of further runtimes that people open the files with. Verification runs those of them that a
+    recipe asks for.
+    """
 
     by_default: bool = True
     """Whether it is written where no format is asked for by name."""

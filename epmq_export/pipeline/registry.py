@@ -1,6 +1,6 @@
 """The families, formats and runtimes that jobs may use. The composition root (`api`) fills it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -77,6 +77,10 @@ class Registry:
     formats: Mapping[str, Format]
     runtimes: Mapping[str, Runtime]
 
-    def readers(self, family: Family, format: str) -> list[Runtime]:
-        """Return the runtimes that read a family's files of a format."""
-        return [self.runtimes[name] for name in family.exports[format].runtimes]
+    def readers(self, family: Family, format: str, clients: Collection[str] = ()) -> list[Runtime]:
+        """Return the runtimes that read a family's files of a format, and behind them those of the clients
+        that are asked for.
+        """
+        export = family.exports[format]
+        asked = [name for name in export.clients if name in clients]
+        return [self.runtimes[name] for name in (*export.runtimes, *asked)]

@@ -34,6 +34,7 @@ def require_formats(recipe: Recipe, family: Family) -> None:
         )
     if recipe.export.split_size is not None:
         _require_split(recipe, family)
+    _require_clients(recipe, family)
     language = family.language is not None
     for name, task in recipe.tasks.items():
         if family.images is not None and task.prompt != "{}":
@@ -55,6 +56,18 @@ def require_formats(recipe: Recipe, family: Family) -> None:
             raise recipe.mistake(
                 ("tasks", name, "head"),
                 f"found nothing, expected a linear head: family {family.name} embeds no label texts",
+            )
+
+
+def _require_clients(recipe: Recipe, family: Family) -> None:
+    """Raise RecipeError for a client that opens none of the files that are written."""
+    known = [name for format in formats_of(recipe, family) for name in family.exports[format].clients]
+    expected = " or ".join(dict.fromkeys(known)) or "the key left out"
+    for name in recipe.verify.clients:
+        if name not in known:
+            raise recipe.mistake(
+                ("verify", "clients"),
+                f"found {name}, which opens none of the files that are written, expected {expected}",
             )
 
 

@@ -35,7 +35,7 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
     """
     family = job.models.family
     for name in job.formats:
-        for runtime in registry.readers(family, name):
+        for runtime in registry.readers(family, name, job.recipe.verify.clients):
             runtime.version()
     require_readable(job.recipe, family, job.formats)
     if files.taken(output) and not (overwrite or resume):

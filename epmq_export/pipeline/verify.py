@@ -46,12 +46,13 @@ def verify(
     packed = Packed(output / PACKED)
     family = registry.open_family(packed.directory)
     formats = formats or _there(output, family, packed)
+    asked = job.recipe.verify if job is not None else _asked(packed)
     apart = {name: Packed(place) for name in formats if (place := output / f"{PACKED}-{name}").exists()}
     written = [
         Written(
             path=registry.formats[name].find(output / name, family),
             format=registry.formats[name],
-            runtimes=registry.readers(family, name),
+            runtimes=registry.readers(family, name, asked.clients),
             packed=apart.get(name, packed),
         )
         for name in formats
@@ -62,9 +63,8 @@ def verify(
             log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
         with stages.stage("score the references") as update:
             judge = Judge.build(job.models, job.tasks, packed, job.device, lambda text: update(text, 0, 0))
-    tolerances = job.recipe.verify if job is not None else _tolerances(packed)
     with stages.stage("verify") as update:
-        verdict = verify_files(written, family, tolerances, judge, lambda text: update(text, 0, 0))
+        verdict = verify_files(written, family, asked, judge, lambda text: update(text, 0, 0))
     if report is not None:
         recipe = None if job is None else job.recipe
         Report(
@@ -125,8 +125,8 @@ def _there(output: Path, family: Family, packed: Packed) -> list[str]:
     return names
 
 
-def _tolerances(packed: Packed) -> RecipeVerify:
-    """Return the tolerances of the recipe that a packed checkpoint was made by."""
+def _asked(packed: Packed) -> RecipeVerify:
+    """Return what the recipe that a packed checkpoint was made by asks of the verification."""
     return RecipeVerify.model_validate(packed.index.recipe.get("verify", {}))
 
 

@@ -159,9 +159,13 @@ class RecipeExport(RecipePart):
     """The most bytes of tensors in one GGUF file, such as 2G. None: one file, however large."""
 
 
+CLIENTS = ("sentence-transformers",)
+"""The clients that a recipe may ask for."""
+
+
 class RecipeVerify(RecipePart):
-    """The tolerances of the verification: how far a written file may be from the reference, and what is done
-    where the lines of the tasks cannot say.
+    """What is asked of the verification: how far a written file may be from the reference, what is done where
+    the lines of the tasks cannot say, and who else runs the files.
     """
 
     graph: float = Field(default=1e-3, gt=0)
@@ -188,6 +192,9 @@ class RecipeVerify(RecipePart):
 
     undecided: Annotated[str, choice("warn", "fail")] = "warn"
     """What is done where the lines are too few to decide."""
+
+    clients: Annotated[list[Annotated[str, choice(*CLIENTS)]], AfterValidator(distinct)] = []
+    """The clients that run the files as their users do, beside the runtimes that always do."""
 
     @field_validator("each", "undecided")
     @classmethod

@@ -108,3 +108,15 @@ def test_a_split_that_no_reader_of_the_family_knows_is_refused_with_its_line(
         match=r"recipe\.yaml:\d+: export\.split_size: found '2X', expected a size such as 2G, 500M or 800K",
     ):
         check(model, tmp_path / "model", export={"split_size": "2X"})
+
+
+def test_a_client_that_opens_no_file_of_the_family_is_refused_with_its_line(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model").symlink_to(model)
+    none = (
+        r"recipe\.yaml:\d+: verify\.clients: found sentence-transformers, which opens none of the files that "
+        r"are written, expected the key left out$"
+    )
+    with pytest.raises(RecipeError, match=none):
+        check(model, tmp_path / "model", verify={"clients": ["sentence-transformers"]})

@@ -1,5 +1,6 @@
 """The chain of stages with families that cannot be written in everything."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.verify import verify
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from tests.tiny.bert import small_bert, small_packed
 
 
@@ -91,3 +93,28 @@ def test_every_runtime_of_a_format_verifies_its_files(packed: Packed, tmp_path: 
     verdict = verify(both, tmp_path, ["gguf"], None, None, Stages())
     assert [file.runtime for file in verdict.files] == ["llama.cpp", "another"]
     assert all(file.checks["graph"].passed for file in verdict.files)
+
+
+class Client(OnnxRuntime):
+    name = "sentence-transformers"
+
+    def version(self) -> str:
+        return "1.5"
+
+
+def test_clients_run_the_files_where_the_recipe_asks_for_them(packed: Packed, tmp_path: Path) -> None:
+    known = replace(registry(), runtimes={**registry().runtimes, Client.name: Client()})
+    family = registry().open_family(packed.directory)
+    assert family.exports["onnx"].clients == ()  # Without modules.json it is no model of that library.
+    kinds = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in kinds.items()]
+    shutil.copytree(packed.directory, tmp_path / "packed")
+    (tmp_path / "packed" / "modules.json").write_text(json.dumps(modules))
+    index = json.loads((tmp_path / "packed" / "packed.json").read_text())
+    export(known, Packed(tmp_path / "packed"), tmp_path, ["onnx"], False, Stages())
+    for asked, expected in (([], ["onnxruntime"]), ([Client.name], ["onnxruntime", Client.name])):
+        index["recipe"] = {"verify": {"clients": asked}}
+        (tmp_path / "packed" / "packed.json").write_text(json.dumps(index))
+        verdict = verify(known, tmp_path, ["onnx"], None, None, Stages())
+        assert [file.runtime for file in verdict.files] == expected
+        assert verdict.files[-1].checks["graph"].passed

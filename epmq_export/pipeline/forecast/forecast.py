@@ -117,7 +117,7 @@ class Forecaster:
             for name in names
         }
         files = self._files(recipe, family, models, planned, unknown)
-        notes += self._missing_runtimes(family, names)
+        notes += self._missing_runtimes(recipe, family, names)
         unknown.append("the merge, refine, writing and scoring are not part of the time")
         blocks = [shape_of(block) for block in family.blocks]
         held = max(map(held_bytes, planned.values()))
@@ -161,10 +161,10 @@ class Forecaster:
             for path, types in self.registry.formats[name].sizes(tensors, family, index).items()
         ]
 
-    def _missing_runtimes(self, family: Family, names: Sequence[str]) -> list[str]:
+    def _missing_runtimes(self, recipe: Recipe, family: Family, names: Sequence[str]) -> list[str]:
         """Return what is to be installed before the files can be verified, a sentence each."""
-        found = []
-        for runtime in (each for name in names for each in self.registry.readers(family, name)):
+        found, clients = [], recipe.verify.clients
+        for runtime in (each for name in names for each in self.registry.readers(family, name, clients)):
             try:
                 runtime.version()
             except MissingRuntime as error:

@@ -24,25 +24,36 @@ from epmq_export.errors import InputError
 from epmq_export.files.scratch import Scratch
 
 _ROOT = Path(__file__).parents[3]
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""What keeps the hub's libraries from a network: everything that is run lies here."""
 
 
 Answer = TypeVar("Answer")
 
 
+def own_module(name: str) -> tuple[str, ...]:
+    """Return the command that runs a module of this project, which calls `serve`."""
+    return (sys.executable, "-m", name)
+
+
 @dataclass(frozen=True)
 class Program:
-    """A module of this project that runs a library in a process of its own. The module calls `serve`
-    there.
-    """
+    """A program that runs a library in a process of its own. Its last argument is the file of the request."""
 
     runtime: str
     """The name of the runtime in messages."""
 
-    module: str
+    command: Sequence[str]
+    """What starts it, without the request."""
 
     telling: Sequence[str]
     """Patterns, the most informative first. The group of the first pattern that fits a line of the log says
     what went wrong.
+    """
+
+    foreign: bool = False
+    """Whether it knows nothing of this project, as a program of another environment does. Its memory is then
+    bounded from outside, where the system can do so, and `memory` counts the data that it writes to.
     """
 
     def answers(
@@ -84,20 +95,28 @@ class _Worker:
             json.dumps({**request, "memory": memory, "result": str(self.answer)}), encoding="utf-8"
         )
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        # A backtrace of ggml would start a debugger, which takes seconds.
+        own = {"PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", program.module, str(asked)],
+                [*program.command, str(asked)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # A backtrace of ggml would start a debugger, which takes seconds.
-                env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
+                env={**os.environ, **(_OFFLINE if program.foreign else own)},
+                # Foreign programs may start others, which have to end with them.
+                start_new_session=program.foreign,
             )
+        if program.foreign:
+            _limit_data(self.process.pid, memory)
 
     def __enter__(self) -> "_Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.program.foreign and hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
@@ -168,6 +187,18 @@ def limit(memory: int) -> None:
         hard = resource.getrlimit(kind)[1]
         with suppress(ValueError, OSError):  # macOS knows RLIMIT_AS but refuses to set it.
             resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _limit_data(process: int, memory: int) -> None:
+    """Bound the data of a process that has just started, where the system can do so. Its address space is
+    not bounded: JavaScript's engines reserve far more of it than they use.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with suppress(ProcessLookupError, PermissionError, ValueError):
+        resource.prlimit(process, resource.RLIMIT_DATA, (memory, memory))
 
 
 def _signal(number: int) -> str:

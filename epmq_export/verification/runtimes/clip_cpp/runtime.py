@@ -18,7 +18,7 @@ from epmq_export.models.processor import preprocess
 from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Picture, Sample
 from epmq_export.verification.runtimes.clip_cpp import library
-from epmq_export.verification.runtimes.process import Answer, Program, read_array, shares
+from epmq_export.verification.runtimes.process import Answer, Program, own_module, read_array, shares
 
 # With fewer than _SHARE samples, another process costs more than it saves. No more than _MOST pictures for
 # each core are on disk at once.
@@ -36,7 +36,8 @@ _TELLING = (
     r"\w+: (Unrecognized number of tensors: \d+)",
     r"(.*not enough space.*)",
 )
-_PROGRAM = Program("clip.cpp", "epmq_export.verification.runtimes.clip_cpp.worker", _TELLING)
+_WORKER = own_module("epmq_export.verification.runtimes.clip_cpp.worker")
+_PROGRAM = Program("clip.cpp", _WORKER, _TELLING)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Passage, Question, Sample, text_of
 from epmq_export.tensors.gguf_splits import model_bytes
 from epmq_export.verification.runtimes.llama_cpp import ggml, library
-from epmq_export.verification.runtimes.process import Answer, Program, read_array, shares
+from epmq_export.verification.runtimes.process import Answer, Program, own_module, read_array, shares
 
 # With fewer texts than this, another process costs more than it saves.
 _SHARE = 64
@@ -28,8 +28,8 @@ _STRING = 8  # This is the number of the type in GGUF.
 # These find, in this order: a failed assertion, the first error of llama.cpp, and the words of the worker.
 _TELLING = (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)")
 _NAME, _HERE = "llama.cpp", "epmq_export.verification.runtimes.llama_cpp"
-_EMBEDDING = Program(_NAME, f"{_HERE}.embedding_worker", _TELLING)
-_LANGUAGE = Program(_NAME, f"{_HERE}.language_worker", _TELLING)
+_EMBEDDING = Program(_NAME, own_module(f"{_HERE}.embedding_worker"), _TELLING)
+_LANGUAGE = Program(_NAME, own_module(f"{_HERE}.language_worker"), _TELLING)
 
 
 @dataclass(frozen=True)
