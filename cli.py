@@ -310,6 +310,33 @@ def demo(
     _show(epmq.run(recipe, output, overwrite=overwrite, resume=resume, progress=ProgressDisplay()), output)
 
 
+@app.command()
+def init(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="What the experts started from: a directory or a hub id.")
+    ],
+    experts: Annotated[
+        list[str],
+        typer.Argument(metavar="EXPERT...", help="Models or LoRA adapters, as directories or hub ids."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The recipe to write; refused if it exists.")
+    ] = Path("recipe.yaml"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Where data are: NAME.train.txt, NAME.test.tsv, NAME/, for an expert in the folder NAME. "
+            "Default: beside the experts and the recipe.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a first recipe, with comments, from the models and data that are there."""
+    print_result(epmq.init(base, experts, output, data=data, overwrite=overwrite))
+
+
 @app.command(no_args_is_help=True)
 def recipe(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")],

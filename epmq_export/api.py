@@ -5,6 +5,7 @@ to the pipeline. Importing it is cheap, since the rooms that need torch are impo
 use them.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -142,6 +143,54 @@ def load_recipe(path: str | Path) -> "Recipe":
     from epmq_export.recipe.load import load_recipe
 
     return load_recipe(Path(path))
+
+
+def init(
+    base: str | Path,
+    experts: Sequence[str | Path],
+    output: str | Path = "recipe.yaml",
+    *,
+    data: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a first recipe, with comments, from what is there, and the schema that editors read beside it.
+
+    Tasks are named as the experts' folders. Data are found by these names: `data/NAME.txt` to calibrate on,
+    `data/NAME.test.tsv` to judge by, and the like. What is not found is marked TODO.
+
+    Args:
+        base: The model that every expert started from: a directory, a GGUF file, or an id of the hub.
+        experts: Whole models or LoRA adapters: directories, or ids of the hub.
+        output: The recipe to write. Paths in it are relative to it.
+        data: The folder to look for data in; by default those beside the experts and beside the recipe.
+        overwrite: Replace a recipe that is there. A schema that is there stays.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        RecipeError: `output` exists.
+        InputError: A directory is not there, or the base is of no known family.
+        OutputError: `output` cannot be written.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> recipe = epmq.init("base", ["mood", "topic"], "first.yaml")
+        >>> recipe.read_text().splitlines()[0]
+        '# yaml-language-server: $schema=recipe.schema.json'
+    """
+    from epmq_export.pipeline.first_recipe import SCHEMA, first_recipe
+
+    place = Path(output)
+    files.refuse_existing(place, overwrite)
+    folder = None if data is None else Path(data)
+    text = first_recipe(registry(), str(base), [str(expert) for expert in experts], folder, place)
+    schema = place.parent / SCHEMA
+    for path, content in ((schema, f"{json.dumps(recipe_schema(), indent=1)}\n"), (place, text)):
+        if path == place or not path.exists():
+            with files.whole(path) as built:
+                built.write_text(content, encoding="utf-8")
+    return place
 
 
 def recipe_schema() -> dict[str, object]:

@@ -19,6 +19,7 @@ from tests.tiny import recipe_project
 from tests.tiny.built_once import built_once
 
 FUNCTIONS = (
+    "init",
     "load_recipe",
     "recipe_schema",
     "run",

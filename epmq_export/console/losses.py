@@ -86,7 +86,8 @@ def distribution_rows(told: Sequence[Facts]) -> Iterator[tuple[str, list[str]]]:
     """Yield the rows of how far single outputs are from the reference's, of each file: the mean over tasks
     and, beside it, that of outputs that the runtime computes exactly.
     """
-    yield "ratio", [_ratio(facts) for facts in told]
+    if any(ratios := [_ratio(facts) for facts in told]):
+        yield "ratio", ratios
     for name, key in (("distance", "distance"), ("first choice", "same_first"), ("neighbours", "neighbours")):
         cells = [_mean_beside_floor(facts, key) for facts in told]
         if any(cells):

@@ -82,9 +82,9 @@ def _compared(
 ) -> Verdict:
     """Return the verdict on a model. `judged` runs the other one; `scored` says whether tasks have scores."""
     with stages.stage("compare") as update:
-        update(f"{theirs.path} in {theirs.runtime}", 0, 2)
+        update(f"{theirs.path.name} in {theirs.runtime}", 0, 2)
         judge = judged()
-        update(f"{ours.path} in {ours.runtime}", 1, 2)
+        update(f"{ours.path.name} in {ours.runtime}", 1, 2)
         check, lines = check_tasks(ours.path, judge, as_wide(ours.run, judge, str(ours.path)), None, verify)
     if not scored:
         check = Check(check.name, {**check.facts, "ratio": None}, check.broken, check.warnings)

@@ -10,6 +10,7 @@ from tests import ROOT
 
 PAGE = ROOT / "docs" / "api.md"
 FUNCTIONS = (
+    "init",
     "load_recipe",
     "recipe_schema",
     "run",
