@@ -13,6 +13,7 @@ from hypothesis import settings
 from tests.command_line.command import Result, Warm, cold, ran_once
 from tests.tiny import recipe_project
 from tests.tiny.built_once import built_once, share
+from tests.tiny.traced_once import exported, trace_once
 
 # The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
 torch.set_num_threads(1)
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     share(tmp_path_factory)
+    trace_once()
+
+
+@pytest.fixture
+def traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("formats.onnx.trace._exported", exported)
 
 
 @pytest.fixture(scope="session")

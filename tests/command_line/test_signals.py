@@ -91,21 +91,19 @@ def test_a_signal_that_the_caller_has_turned_off_stays_off(project: Project, tmp
         process.kill()
 
 
-@pytest.mark.parametrize("command", ["run", "merge", "calibrate"])
-def test_the_second_on_one_output_is_told_of_the_first(
-    command: str, project: Project, epmq: Warm, tmp_path: Path
-) -> None:
+def test_the_second_on_one_output_is_told_of_the_first(project: Project, epmq: Warm, tmp_path: Path) -> None:
     recipe, room = slow(project, tmp_path / "recipe.yaml"), tmp_path / "room"
     room.mkdir()
     first = start("run", recipe, "-o", "out", folder=tmp_path, TMPDIR=str(room))
     try:
         until_at_work(first, room)
-        second = epmq(command, project.recipe, "-o", "./out", "--overwrite", folder=tmp_path)
-        assert second.code == 3 and second.stdout == ""
-        assert second.error == (
-            f"out: found process {first.pid} at work on it, expected no other: wait for its end, or give "
-            "another place"
-        )
+        for command in ("run", "merge", "calibrate"):
+            second = epmq(command, project.recipe, "-o", "./out", "--overwrite", folder=tmp_path)
+            assert second.code == 3 and second.stdout == ""
+            assert second.error == (
+                f"out: found process {first.pid} at work on it, expected no other: wait for its end, or give "
+                "another place"
+            )
         first.send_signal(signal.SIGTERM)
         first.communicate(timeout=60)
     finally:

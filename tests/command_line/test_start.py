@@ -82,7 +82,6 @@ def test_the_doctor_imports_nothing_that_may_be_broken() -> None:
 def test_a_wrong_recipe_is_told_before_a_model_is_thought_of(tmp_path: Path, command: str) -> None:
     (tmp_path / "recipe.yaml").write_text("base_model: here\nbaes_model: there\n")
     assert imported(command, tmp_path / "recipe.yaml", "-o", tmp_path / "out", code=2) <= {"numpy", "torch"}
-    assert imported(command, tmp_path / "none.yaml", "-o", tmp_path / "out", code=2) <= {"numpy", "torch"}
 
 
 def test_a_merge_needs_no_library_of_models(project: recipe_project.Project, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from epmq_export.tensors.packed import Packed
 from formats.onnx import trace as tracing
 from formats.onnx.trace import trace
 
+pytestmark = pytest.mark.usefixtures("traced_anew")
+
 WIDTH, DEPTH = 4, 5
 
 

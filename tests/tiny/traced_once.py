@@ -1,0 +1,82 @@
+"""Traces of torch's exporter that many tests ask for: each kind of graph is traced once in a run of them.
+
+Tiny models of one config are written by dozens of tests, and a trace takes seconds whatever the size. What
+decides a trace is what the parts compute, so that is the key: the operations that they run on tensors without
+storage, with all their arguments, and the names of everything that the graph names.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from epmq_export.models.specs import OnnxSpec
+from formats.onnx import trace
+from tests.tiny.built_once import built_once
+
+Exported = Callable[[OnnxSpec, Sequence[Any]], ModelProto]
+
+
+exported: Exported = trace._exported
+"""The function that traces anew."""
+
+
+def trace_once() -> None:
+    """Let `formats.onnx.trace` take a trace from the folder of this run where there is one."""
+    trace._exported = _once
+
+
+def _once(spec: OnnxSpec, steps: Sequence[Any]) -> ModelProto:
+    def build(folder: Path) -> None:
+        (folder / "graph.onnx").write_bytes(exported(spec, steps).SerializeToString())
+
+    found = built_once(f"trace-{_key(spec, steps)}", build)
+    return ModelProto.FromString((found / "graph.onnx").read_bytes())
+
+
+def _key(spec: OnnxSpec, steps: Sequence[Any]) -> str:
+    firsts = [step for step in steps if step.first is None]
+    read = {name for step in firsts for name in step.part.reads}
+    inputs = [name for name in spec.inputs if name in read]
+    named = [(name, spec.inputs[name], spec.example[name].dtype) for name in inputs]
+    named += [(step.part.reads, step.part.makes, step.weights) for step in firsts]
+    operations = _Operations()
+    with torch.no_grad(), operations:
+        trace._Short(steps, inputs)(*(spec.example[name].to("meta") for name in inputs))
+    return hashlib.sha256(repr((named, operations.told)).encode()).hexdigest()
+
+
+class _Operations(TorchDispatchMode):
+    """It tells what runs, each tensor by its number: the first that was seen is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[object] = []
+        self._seen: list[torch.Tensor] = []
+
+    def __torch_dispatch__(
+        self,
+        function: Any,
+        types: Any,
+        arguments: tuple[Any, ...] = (),
+        named: dict[str, Any] | None = None,
+    ) -> Any:
+        given = tree_map(self._number, (arguments, named or {}))
+        made = function(*arguments, **(named or {}))
+        self.told.append((str(function), given, tree_map(self._number, made)))
+        return made
+
+    def _number(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        for number, seen in enumerate(self._seen):
+            if seen is value:
+                return number
+        self._seen.append(value)
+        held = None if value.is_meta else value.tolist()
+        return len(self._seen) - 1, tuple(value.shape), value.dtype, held
