@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from converters.bert.family import Bert
+from converters import open_family
 from epmq_export import __version__
 from epmq_export.errors import InputError
+from epmq_export.models.family import Family
 from epmq_export.models.format import StoredTensor
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -67,7 +68,7 @@ def test_a_scale_is_a_float16_or_equals_none(bits: np.uint16, flipped: int) -> N
         assert onnx_weights.halves(other).isnan().all()
 
 
-def by_name(path: Path, family: Bert) -> dict[str, StoredTensor]:
+def by_name(path: Path, family: Family) -> dict[str, StoredTensor]:
     return {stored.name: stored for stored in FORMAT.open(path, family).tensors()}
 
 
@@ -121,8 +122,8 @@ def test_equal_layers_stay_apart(tmp_path: Path) -> None:
     source = encoder(tmp_path / "source", width=64, heads=2, inner=64, layers=2, equal=True)
     checkpoint = pack(source, tmp_path / "packed", "F16", "Q4_0")
     (tmp_path / "onnx").mkdir()
-    path = FORMAT.write(checkpoint, Bert.open(source), tmp_path / "onnx")
-    assert notes(path, Bert.open(source)) == {"linears": 12, "fused": 12}
+    path = FORMAT.write(checkpoint, open_family(source), tmp_path / "onnx")
+    assert notes(path, open_family(source)) == {"linears": 12, "fused": 12}
 
 
 def test_layout_and_provenance() -> None:
@@ -164,10 +165,10 @@ def test_nothing_of_this_machine() -> None:
 def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: Path) -> None:
     model = small()
     code = (
-        "import sys; from pathlib import Path; from converters.bert.family import Bert; from "
+        "import sys; from pathlib import Path; from converters import open_family; from "
         "epmq_export.tensors.packed "
         "import Packed; from formats.onnx.format import OnnxQdq\n"
-        "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, Bert.open(packed.directory), "
+        "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, open_family(packed.directory), "
         "Path(sys.argv[2]))"
     )
     environment = {

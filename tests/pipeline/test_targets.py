@@ -2,7 +2,7 @@
 
 import pytest
 
-from converters.bert.family import Bert
+from converters import open_family
 from epmq_export.api import registry
 from epmq_export.grids import BUDGET
 from epmq_export.models.family import Family
@@ -13,7 +13,7 @@ from tests.tiny.bert import small_bert
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Bert.open(small_bert(tmp_path_factory.mktemp("small") / "model"))
+    return open_family(small_bert(tmp_path_factory.mktemp("small") / "model"))
 
 
 def asked(family: Family, *names: str, **quantization: object) -> list[Target]:

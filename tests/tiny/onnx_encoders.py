@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from converters.bert.family import Bert
+from converters import open_family
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
@@ -38,7 +38,7 @@ TEXTS = (
 @dataclass(frozen=True)
 class Written:
     packed: Packed
-    family: Bert
+    family: Family
     path: Path
 
     @property
@@ -144,7 +144,7 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
     """Pack a model, rounded to the nearest: linears and the token embeddings as named, everything else
     float32.
     """
-    family = Bert.open(source)
+    family = open_family(source)
     tensors: dict[str, PackedTensor | Tensor] = {}
     for stored, value in load_file(source / "model.safetensors").items():
         name = family.canonical(stored)
@@ -187,11 +187,11 @@ def _written(name: str, source: Path, embeddings: str, linears: str) -> Written:
     def build(place: Path) -> None:
         checkpoint = pack(source, place / "packed", embeddings, linears)
         (place / "onnx").mkdir()
-        OnnxQdq().write(checkpoint, Bert.open(checkpoint.directory), place / "onnx")
+        OnnxQdq().write(checkpoint, open_family(checkpoint.directory), place / "onnx")
 
     place = built_once(f"onnx-{name}", build)
     checkpoint = Packed(place / "packed")
-    family = Bert.open(checkpoint.directory)
+    family = open_family(checkpoint.directory)
     return Written(checkpoint, family, OnnxQdq().find(place / "onnx", family))
 
 

@@ -14,7 +14,9 @@ import pytest
 from onnx import ModelProto
 
 import formats.onnx.written
+from converters import open_family
 from converters.bert.family import Bert
+from converters.bert.kinds import KINDS
 from epmq_export.models.family import Export, Family
 from epmq_export.models.specs import OnnxExport
 from epmq_export.recipe.recipe import RecipeVerify
@@ -44,6 +46,10 @@ class Twice(Bert):
         return {**found, "onnx": two}
 
 
+def twice(packed: Packed) -> Twice:
+    return Twice.open(packed.directory, KINDS["bert"])
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     place = tmp_path_factory.mktemp("packed")
@@ -52,7 +58,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 @pytest.fixture(scope="module")
 def two(packed: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return OnnxQdq().write(packed, Twice.open(packed.directory), tmp_path_factory.mktemp("onnx"))
+    return OnnxQdq().write(packed, twice(packed), tmp_path_factory.mktemp("onnx"))
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def test_each_onnx_model_is_read_once_and_one_is_in_memory(
     two: Path, packed: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, there = counted(monkeypatch)
-    verdict = judged(Written(two, OnnxQdq(), [OnnxRuntime()], packed), Twice.open(packed.directory))
+    verdict = judged(Written(two, OnnxQdq(), [OnnxRuntime()], packed), twice(packed))
     assert verdict.passed, verdict.broken
     assert read == NAMES and there == [0, 0]
     assert verdict.files[0].notes == {"linears": 24, "fused": 24}
@@ -109,7 +115,7 @@ def test_whatever_is_asked_first_one_model_is_in_memory(
     first: str, two: Path, packed: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, there = counted(monkeypatch)
-    model = OnnxQdq().open(two, Twice.open(packed.directory))
+    model = OnnxQdq().open(two, twice(packed))
     assert read == []  # nothing is read before it is asked for
     asked: dict[str, Callable[[], object]] = {
         "differences": lambda: model.differences(packed),
@@ -131,7 +137,7 @@ def test_a_model_whose_tensors_are_refused_is_not_read_again(
     next(item for item in model.metadata_props if item.key == "epmq.grids").value = "{"
     onnx.save(model, copy)
     read, there = counted(monkeypatch)
-    verdict = judged(Written(copy, OnnxQdq(), [OnnxRuntime()], packed), Twice.open(packed.directory))
+    verdict = judged(Written(copy, OnnxQdq(), [OnnxRuntime()], packed), twice(packed))
     assert [check.passed for check in verdict.files[0].checks.values()] == [False, False, True]
     assert read == NAMES and there == [0, 0]
 
@@ -139,7 +145,7 @@ def test_a_model_whose_tensors_are_refused_is_not_read_again(
 def test_the_head_of_a_gguf_file_is_read_once(
     packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = Bert.open(packed.directory)
+    family = open_family(packed.directory)
     path = Gguf().write(packed, family, tmp_path)
     read: list[Path] = []
     opened = GgufFile.open.__func__  # type: ignore[attr-defined]
@@ -161,7 +167,7 @@ def test_a_graph_that_the_runtime_refuses_is_a_broken_check_and_no_error(copy: P
     model = onnx.load(copy)
     next(node for node in model.graph.node if node.op_type == "Add").op_type = "And"
     onnx.save(model, copy)
-    verdict = judged(Written(copy, OnnxQdq(), [OnnxRuntime()], packed), Twice.open(packed.directory))
+    verdict = judged(Written(copy, OnnxQdq(), [OnnxRuntime()], packed), twice(packed))
     (found,) = verdict.files
     assert found.checks["codes"].passed and not found.checks["graph"].passed and not verdict.passed
     assert any("ONNX Runtime refuses it" in sentence for sentence in verdict.broken)
@@ -169,7 +175,7 @@ def test_a_graph_that_the_runtime_refuses_is_a_broken_check_and_no_error(copy: P
 
 
 def test_a_verdict_tells_what_the_report_has(two: Path, packed: Packed) -> None:
-    verdict = judged(Written(two, OnnxQdq(), [OnnxRuntime()], packed), Twice.open(packed.directory))
+    verdict = judged(Written(two, OnnxQdq(), [OnnxRuntime()], packed), twice(packed))
     (found,) = verdict.files
     entry = found.as_dict()
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
