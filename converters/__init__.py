@@ -5,8 +5,9 @@ A folder has `family.py` with a function `open_family(directory, model_type)`, a
 opening a model: `names.py` with a function `naming(config)`, and `keys.py`, which says of each key of
 config.json whether it changes what is computed. Beside them is what the family needs (blocks.py, kinds.py
 where one class serves several kinds, gguf.py, onnx.py). `FROZEN` in its `__init__.py`, where it is there, are
-the patterns of what a merge leaves as the base's: known without opening a model. `shared` and `tokenizers`
-hold what several families need; `from_gguf` reads GGUF files as models.
+the patterns of what a merge leaves as the base's: known without opening a model; `ABOUT` beside it has the
+family's rows in docs/recipe.md. `shared` and `tokenizers` hold what several families need; `from_gguf` reads
+GGUF files as models.
 
 Who adds a family adds its folder, its line in `FAMILIES`, its model in tests/families/models.py, which gives
 it the tests of the contract, and its rows in the docs (docs/adding.md). Nothing else names a family.

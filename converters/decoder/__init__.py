@@ -1,0 +1,21 @@
+"""Decoder language models whose layers are like Llama's."""
+
+from converters.shared.about import About
+
+ABOUT = (
+    About(
+        models="Llama 2 and 3, SmolLM, TinyLlama",
+        kinds=("llama",),
+        calibrated="linears and norms of the layers, the last norm",
+        kept="embeddings and head",
+        output="scores of the next token",
+    ),
+    About(models="Mistral", kinds=("mistral",)),
+    About(
+        models="Qwen2, Qwen2.5, Qwen3 (dense)",
+        kinds=("qwen2", "qwen3"),
+        kept="the same, and norms of queries and keys",
+    ),
+    About(models="Gemma 3 (texts)", kinds=("gemma3_text",)),
+    About(models="SmolLM3", kinds=("smollm3",), kept="embeddings and head"),
+)

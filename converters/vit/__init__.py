@@ -1,0 +1,24 @@
+"""Vision transformers with a class token: ViT, DeiT and DINOv2."""
+
+from converters.shared.about import About
+
+ABOUT = (
+    About(
+        models="ViT, DeiT without a distillation token",
+        kinds=("vit",),
+        calibrated="linears and norms of the layers, the last norm",
+        kept="patch projection, tokens, positions, in F32",
+        output="the class token after the last norm",
+    ),
+    About(
+        models="DeiT with a distillation token",
+        kinds=("deit",),
+        output="the same, and not the distillation token",
+    ),
+    About(
+        models="DINOv2 without registers and with a plain feed-forward (all sizes but giant)",
+        kinds=("dinov2",),
+        kept="the same, and LayerScale",
+        output="the same ¹",
+    ),
+)

@@ -71,7 +71,8 @@ def test_every_path_of_the_page_is_there() -> None:
     named = re.findall(r"`([\w./*]+(?:\.py|\.md|\.toml|/))`", PAGE.read_text(encoding="utf-8"))
     rules, runtimes = "epmq_export/merging", "epmq_export/verification/runtimes"
     beside = {"rules/shared/": rules, "process.py": runtimes}
-    beside |= dict.fromkeys(("family.py", "names.py", "blocks.py", "gguf.py", "onnx.py"), "converters/clip")
+    family = ("__init__.py", "family.py", "names.py", "blocks.py", "gguf.py", "onnx.py")
+    beside |= dict.fromkeys(family, "converters/clip")
     beside |= {"format.py": "formats/gguf", "runtime.py": f"{runtimes}/llama_cpp", "doctor.py": "epmq_export"}
     for name in named:
         assert [*(ROOT / beside.get(name, ".")).glob(name.rstrip("/"))], name
