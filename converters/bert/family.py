@@ -91,7 +91,7 @@ class Bert:
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
-                clients=self._clients,
+                clients=(*self._clients, *self._pooling_clients),
                 computed=lambda: self,
                 specs=lambda: {"model": onnx_spec(self, self.kind.inputs, self.sentence)},
             ),
@@ -100,8 +100,14 @@ class Bert:
 
     @property
     def _clients(self) -> Sequence[str]:
-        """Return the clients of sentence encoders that know how the outputs are pooled."""
+        """Return the clients that do what the modules of sentence-transformers say."""
         return ("sentence-transformers",) if (self.directory / MODULES).is_file() else ()
+
+    @property
+    def _pooling_clients(self) -> Sequence[str]:
+        """Return the clients that pool as their users ask, where users can ask what the model does."""
+        simple = not self.sentence.dense and self.sentence.modes in (("mean",), ("cls",))
+        return ("transformers.js",) if self._clients and simple else ()
 
     @property
     def blocks(self) -> Sequence[Block]:

@@ -46,6 +46,12 @@ class Runtime(Protocol):
         """
         ...
 
+    def reads(self, text: str) -> bool:
+        """Return whether its own tokenizer can find a model's tokens in a text, whatever the files say. The
+        graph check leaves out the texts in which it cannot.
+        """
+        ...
+
     @property
     def dequantiser(self) -> Dequantiser | None:
         """Return the code that decodes tensors as this runtime does, for every grid of the formats that it

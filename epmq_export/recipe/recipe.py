@@ -159,7 +159,7 @@ class RecipeExport(RecipePart):
     """The most bytes of tensors in one GGUF file, such as 2G. None: one file, however large."""
 
 
-CLIENTS = ("sentence-transformers",)
+CLIENTS = ("sentence-transformers", "transformers.js")
 """The clients that a recipe may ask for."""
 
 

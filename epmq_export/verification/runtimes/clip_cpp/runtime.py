@@ -138,6 +138,9 @@ class ClipCpp:
         self.version()
         return library.dequantise
 
+    def reads(self, text: str) -> bool:
+        return True
+
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
         return {}
 

@@ -81,6 +81,9 @@ class LlamaCpp:
         self.version()
         return ggml.dequantise
 
+    def reads(self, text: str) -> bool:
+        return True
+
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
         return {}
 

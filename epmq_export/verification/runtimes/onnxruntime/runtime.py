@@ -85,6 +85,9 @@ class OnnxRuntime:
             results.update(zip(rows, _embedded(session, path, output, given), strict=True))
         return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
+    def reads(self, text: str) -> bool:
+        return True
+
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
         """Return `fused`: the number of quantised linears of the models that it runs as MatMulNBits."""
         return {"fused": sum(_fused(file) for file in files if file.suffix == ENDING)}

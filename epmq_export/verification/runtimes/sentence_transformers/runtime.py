@@ -56,6 +56,9 @@ class SentenceTransformers:
         (found,) = program.answers(path, [request], read_array, memory=memory, seconds=seconds)
         return found
 
+    def reads(self, text: str) -> bool:
+        return True
+
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
         """Return nothing: it does not tell how it runs them."""
         return {}

@@ -49,6 +49,9 @@ class Torch:
             )
         return reference.outputs(tower, StoredWeights(path.parent), samples, torch.device("cpu"))
 
+    def reads(self, text: str) -> bool:
+        return True
+
     def notes(self, files: Sequence[Path]) -> dict[str, Any]:
         """Return nothing: there is nothing to tell of how it runs them."""
         return {}
