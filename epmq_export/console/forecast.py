@@ -68,6 +68,13 @@ def show_forecast(forecast: "Forecast") -> None:
             else f", {again[0]} to {again[1]} of them"
         )
         out.print(f"\ncalibration{many}: roughly {_duration(least)} to {_duration(most)}", style="bold")
+        if forecast.refine is not None:
+            least, most = forecast.refine.seconds
+            out.print(
+                f"refine, {forecast.refine.steps} steps: roughly {_duration(least)} to {_duration(most)}, "
+                f"with about {forecast.refine.memory / 1e9:.2f} GB in memory",
+                style="bold",
+            )
         rests = (
             f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
             f"{speed.double / 1e9:.0f} in float64, measured just now"

@@ -18,6 +18,7 @@ from pydantic import (
     PrivateAttr,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
@@ -64,8 +65,21 @@ def _steps(value: object) -> object:
     return value
 
 
+EFFORTS: dict[str, dict[str, int]] = {
+    "fast": {"samples": 16},
+    "good": {},
+    "best": {"samples": 512, "refine": 600},
+}
+"""What an effort stands for. Keys that a recipe gives itself are its own."""
+
+
 class RecipeCalibration(RecipePart):
     """The settings of the calibration."""
+
+    effort: Annotated[str, choice(*EFFORTS)] = "good"
+    """How much is done for accuracy: the numbers of samples and of steps of refine that are given nowhere
+    else.
+    """
 
     method: Annotated[str, choice(*PRESETS)] = DEFAULT_METHOD
     samples: int = Field(default=64, ge=1)
@@ -80,6 +94,13 @@ class RecipeCalibration(RecipePart):
 
     refine: Annotated[int, BeforeValidator(_steps, json_schema_input_type=bool | int)] = 0
     """The number of steps of distillation after the last block."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_effort(cls, given: object) -> object:
+        if not isinstance(given, dict) or not isinstance(effort := given.get("effort"), str):
+            return given
+        return {**EFFORTS.get(effort, {}), **given}
 
     @field_validator("tune")
     @classmethod

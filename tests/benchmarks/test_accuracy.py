@@ -23,7 +23,9 @@ from benchmarks.accuracy.rows import Results
 from benchmarks.accuracy.suites import SUITES, TEXT
 from benchmarks.peers import Merge, Quantised
 from benchmarks.peers.peer import in_pytorch
+from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.pipeline.job import Job
+from epmq_export.recipe.recipe import EFFORTS
 from epmq_export.verification.tasks.bench import lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 from tests.benchmarks.conftest import TASKS
@@ -126,6 +128,11 @@ def test_every_method_is_a_recipe(laboratory: Laboratory, method: str) -> None:
     assert (calibration.method, calibration.samples) == (asked["method"], asked.get("samples", 8))
     assert (calibration.tune, calibration.refine) == (asked.get("tune", False), asked.get("refine", 0))
     assert (method in LONG) == (calibration.tune or calibration.refine > 0)
+
+
+def test_the_best_effort_is_what_the_table_has() -> None:
+    measured = {"method": DEFAULT_METHOD, **EFFORTS["best"]}
+    assert METHODS[f"{DEFAULT_METHOD}, refined, more texts"] == measured
 
 
 def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(

@@ -48,7 +48,8 @@ PARTS = {
     "About": "tensors",
     "Upload": "publishing",
     **dict.fromkeys(
-        ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed"), "pipeline/forecast"
+        ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed", "RefineForecast"),
+        "pipeline/forecast",
     ),
     "TensorDescription": "tensors",
     "Total": "tensors",

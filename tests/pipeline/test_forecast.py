@@ -23,6 +23,7 @@ from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
 from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.pipeline.forecast.planned import planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import Forecast
+from epmq_export.pipeline.forecast.refining import refining_of
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -292,6 +293,23 @@ def test_memory_does_not_grow_past_the_bound() -> None:
         many.statistics,
         many.forward,
     )
+
+
+def test_refining_by_hand() -> None:
+    samples, weights = Samples(tasks=2, samples=64, tokens=5.0, exact=True), 8 * (24 + 32)
+    found = refining_of([BLOCK], samples, 100, 2, Speed(1e6, 1e6, 1e-6))
+    batch, whole = BLOCK.forward(32 * 5, 5), BLOCK.forward(64 * 5, 5)
+    least = 2 * (100 * (3 * batch + 300 * weights) + (1 + 10 / 8) * whole) / 1e6
+    assert found.seconds == pytest.approx((least, 3 * least)) and found.steps == 100
+    kept = 4 * 8 + 8 + (8 + 24) + (8 + 32)
+    assert found.memory == (10_000 - weights) * 4 + weights * 25 + 32 * 5 * kept * 4
+
+
+def test_refining_is_said_where_it_is_asked_for(project: recipe_project.Project, tmp_path: Path) -> None:
+    assert forecast(project.recipe).refine is None
+    found = forecast(project.variant(tmp_path / "r.yaml", calibration={"effort": "best", "samples": 16}))
+    assert found.refine is not None and found.refine.steps == 600
+    assert found.refine.memory > 25 * 18 * 64 * 64
 
 
 def test_time_counts_every_calibration(project: recipe_project.Project, tmp_path: Path) -> None:

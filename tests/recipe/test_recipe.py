@@ -90,6 +90,27 @@ def test_refine_is_a_switch_or_a_number_of_steps(folder: Path, written: str, ste
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "samples", "steps"),
+    [
+        ("{effort: fast}", 16, 0),
+        ("{effort: good}", 64, 0),
+        ("{}", 64, 0),
+        ("{effort: best}", 512, 600),
+        ("{effort: best, samples: 8}", 8, 600),
+        ("{refine: false, effort: best}", 512, 0),
+    ],
+)
+def test_an_effort_fills_what_is_not_given(folder: Path, written: str, samples: int, steps: int) -> None:
+    calibration = load(folder, SMALLEST + f"calibration: {written}\n").calibration
+    assert (calibration.samples, calibration.refine) == (samples, steps)
+
+
+def test_an_unknown_effort_is_refused(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"calibration\.effort: found 'bset', .*did you mean 'best'"):
+        load(folder, SMALLEST + "calibration: {effort: bset}\n")
+
+
 @pytest.mark.parametrize("written", ["0", "-3", "1.5", "often", "[3]"])
 def test_refine_is_nothing_else(folder: Path, written: str) -> None:
     with pytest.raises(

@@ -33,6 +33,7 @@ from epmq_export.pipeline.forecast.costs import (
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.planned import held_bytes, planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
+from epmq_export.pipeline.forecast.refining import refining_of
 from epmq_export.pipeline.models import (
     frozen_tensors,
     require_changes,
@@ -118,11 +119,14 @@ class Forecaster:
         }
         files = self._files(recipe, family, models, planned, unknown)
         notes += self._missing_runtimes(recipe, family, names)
-        unknown.append("the merge, refine, writing and scoring are not part of the time")
+        unknown.append("the merge, writing and scoring are not part of the time")
         blocks = [shape_of(block) for block in family.blocks]
         held = max(map(held_bytes, planned.values()))
         work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
+        steps, refine = recipe.calibration.refine, None
+        if steps:
+            refine = refining_of(blocks, samples, steps, len(calibrated), speed)
         return Forecast(
             recipe=str(recipe.path),
             models=models,
@@ -140,6 +144,7 @@ class Forecaster:
             memory=memory_of(blocks, samples, method, _batch_bytes(family, samples), held),
             work=work,
             time=Time(seconds_of(work, speed, calibrations), calibrations, speed),
+            refine=refine,
         )
 
     def _files(

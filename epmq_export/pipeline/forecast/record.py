@@ -6,6 +6,7 @@ from typing import Any
 
 from epmq_export.pipeline.forecast.costs import Memory, Samples, Speed, Work
 from epmq_export.pipeline.forecast.inventory import Found
+from epmq_export.pipeline.forecast.refining import RefineForecast
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ class Forecast:
 
     time: Time | None = None
     """How long it takes."""
+
+    refine: RefineForecast | None = None
+    """What refining behind the calibration takes; None where the recipe asks for none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the forecast for JSON, as `epmq run --dry-run --json` prints it."""

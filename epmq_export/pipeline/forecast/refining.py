@@ -1,0 +1,58 @@
+"""The cost of `refine` in memory and time, from shapes and the speed of this machine.
+
+A step runs a batch forward and backward, which is three forward passes, rounds every weight of the linears,
+and moves it by Adam. Ten times the held-out samples are run forward, and once all samples by their experts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from epmq_export.calibration.refine import BATCH, CHECKS, HELD_OUT
+from epmq_export.pipeline.forecast.costs import FLOAT, SLOWEST, Samples, Shape, Speed
+
+# The operations that rounding, its gradient and Adam take for a weight, counted by the time that they take
+# beside products: they read and write memory.
+OPERATIONS_A_WEIGHT = 300
+# The bytes of a weight of the linears: its latent value, its gradient, two moments, its rounded value, and
+# what the gradient of the rounding needs.
+BYTES_A_WEIGHT = 6 * FLOAT + 1
+# The hidden states of a row that a block keeps for its gradient, beside the linears' inputs and outputs.
+STATES = 4
+
+
+@dataclass(frozen=True)
+class RefineForecast:
+    """What refining the whole model behind the calibration takes."""
+
+    steps: int
+    """The number of its steps."""
+
+    seconds: tuple[float, float]
+    """The least and the most."""
+
+    memory: int
+    """The bytes that it holds, besides Python and its libraries."""
+
+
+def refining_of(
+    blocks: Sequence[Shape], samples: Samples, steps: int, times: int, speed: Speed
+) -> RefineForecast:
+    """Return what `steps` steps take, `times` times: operations over speed, up to `SLOWEST` times that."""
+    weights = sum(step.width * sum(step.outputs) for block in blocks for step in block.steps)
+    rows = BATCH * samples.tokens
+
+    def forward(rows: float) -> float:
+        return sum(block.forward(rows, samples.tokens) for block in blocks)
+
+    operations = steps * (3 * forward(rows) + OPERATIONS_A_WEIGHT * weights)
+    operations += (1 + CHECKS / HELD_OUT) * forward(samples.rows)
+    kept = sum(
+        STATES * max(step.width for step in block.steps)
+        + sum(step.width + sum(step.outputs) for step in block.steps)
+        for block in blocks
+        if block.steps
+    )
+    numbers = sum(block.numbers for block in blocks)
+    memory = (numbers - weights) * FLOAT + weights * BYTES_A_WEIGHT + rows * kept * FLOAT
+    least = times * operations / speed.single
+    return RefineForecast(steps, (least, SLOWEST * least), int(memory))
