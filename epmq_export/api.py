@@ -343,14 +343,16 @@ def calibrate(
         'anchored'
     """
     loaded = _loaded(recipe)
-    from epmq_export.pipeline.calibrate import calibrate
+    from epmq_export.pipeline.calibrate import calibrate, calibrated_before
     from epmq_export.pipeline.output import reserved
     from epmq_export.pipeline.targets import target_of
 
     with reserved(Path(output), loaded, overwrite):
-        files.refuse_existing(Path(output), overwrite)
+        files.refuse_existing(Path(output), overwrite or resume)
         job = _open(loaded, device)
         target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
+        if resume and not overwrite and files.taken(Path(output)):
+            return calibrated_before(job, Path(output), target)
         with _stages(progress).stage("calibrate") as update:
             return calibrate(job, Path(output), target, resume, update)
 

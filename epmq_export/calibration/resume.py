@@ -12,37 +12,40 @@ from safetensors import SafetensorError, safe_open
 
 from epmq_export import files
 from epmq_export.calibration.calibrator import BlockResult, LayerLoss
+from epmq_export.calibration.differences import difference
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import read_json
 from epmq_export.models.family import Block
 from epmq_export.tensors.packed import flatten, unflatten
 from epmq_export.tensors.safetensors_file import write_safetensors
 
-_FINGERPRINT, _SEARCH = "fingerprint", "search.json"
+_RUN, _SEARCH = "run.json", "search.json"
 
 
 class FinishedBlocks:
     """A directory of its own with one safetensors file for each finished block. The metadata of a file holds
-    the block's grids, losses and notes.
+    the block's grids, losses and notes. run.json says which run they are of; without it they are nothing.
     """
 
-    def __init__(self, directory: Path, fingerprint: str, resume: bool) -> None:
-        """Open or make the directory. `fingerprint` names the run by its recipe, inputs and versions.
+    def __init__(self, directory: Path, run: Mapping[str, Any], resume: bool) -> None:
+        """Open or make the directory. `run` is everything that decides the result, as JSON has it: two runs
+        with the same one give the same bytes.
 
         Without `resume`, what an earlier run left is removed. With it, RecipeError is raised where the
-        earlier run was another one.
+        earlier run was another one; it names the difference.
         """
         self.directory = directory
-        mark = directory / _FINGERPRINT
-        if directory.exists() and not resume:
-            files.remove(directory)
-        if mark.exists() and mark.read_text() != fingerprint:
+        mark = directory / _RUN
+        if not (resume and mark.exists()):
+            self.remove()
+            files.make_directory(directory)
+            with files.whole(mark) as built:
+                built.write_text(json.dumps(run), encoding="utf-8")
+        elif found := difference(read_json(mark), json.loads(json.dumps(run))):
             raise RecipeError(
-                f"{directory}: the interrupted run had another recipe, other inputs or other versions; "
-                "start again with --overwrite"
+                f"{directory}: the interrupted run had another recipe, other inputs or other versions "
+                f"({found}); start again with --overwrite"
             )
-        files.make_directory(directory)
-        mark.write_text(fingerprint)
 
     def search(self) -> dict[str, Any] | None:
         """Return what the interrupted run had found before its first block, or None."""
@@ -89,7 +92,8 @@ class FinishedBlocks:
             ) from None
 
     def remove(self) -> None:
-        """Remove the directory."""
+        """Remove the directory. What a killed process leaves of it belongs to no run."""
+        files.remove(self.directory / _RUN)
         files.remove(self.directory)
 
     def _path(self, block: Block) -> Path:

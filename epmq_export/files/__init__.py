@@ -180,13 +180,33 @@ def _clear(place: Path) -> None:
     replace.
     """
     begin = f".{_stem(place)}{_OURS}"
-    left = [each for each in place.parent.iterdir() if each.name.startswith(begin)]
-    left += [each for each in place.iterdir() if each.name.startswith(_OURS)] if place.is_dir() else []
-    for each in left:
+    if place.is_dir():
+        _settle(place)
+    for each in [each for each in place.parent.iterdir() if each.name.startswith(begin)]:
         if each.suffix == ".old" and not place.exists():
             each.rename(place)
         elif each.suffix in (".old", ".partial"):
             remove(each)
+
+
+def _settle(directory: Path) -> None:
+    """Remove what a killed process has left in a directory that it was to fill. Where it had begun to, what
+    was there comes back, or what was built comes in, whichever is whole.
+    """
+    left = [each for each in directory.iterdir() if each.name.startswith(_OURS)]
+    for each in left:
+        if each.suffix == ".emptied":
+            _move(each, directory)
+        elif each.suffix == ".old" and (built := each.with_suffix(".partial")).is_dir():
+            _move(built, directory)
+    for each in left:
+        if each.suffix in (".emptied", ".old", ".partial"):
+            remove(each)
+
+
+def _move(directory: Path, to: Path) -> list[Path]:
+    """Move what is in a directory into another one. Return the new places."""
+    return [each.rename(to / each.name) for each in sorted(directory.iterdir())]
 
 
 def remove(path: Path) -> None:
@@ -195,6 +215,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def discard(path: Path) -> None:
+    """Remove what is at a place in one step: a killed process leaves it as it was, or under a name that the
+    next one to lock the place clears away.
+    """
+    if path.is_dir() and not path.is_symlink() and not _stays(path):
+        path = path.rename(_own(path, "partial"))
+    remove(path)
 
 
 def publish(built: Path, path: Path) -> None:
@@ -221,20 +250,22 @@ def publish(built: Path, path: Path) -> None:
 
 
 def _fill(directory: Path, built: Path) -> None:
-    """Replace what is in a directory by what was built in it."""
-    old, moved = directory / f"{_OURS}{os.getpid()}.old", list[Path]()
+    """Replace what is in a directory by what was built in it. `_settle` says what comes of a killed process:
+    its directory is called `emptied` until all of what was there lies in it, and `old` from then on.
+    """
+    old, moved = built.with_suffix(".emptied"), list[Path]()
     old.mkdir()
     try:
         for each in [*directory.iterdir()]:
             if not each.name.startswith(_OURS):
                 each.rename(old / each.name)
+        old = old.rename(old.with_suffix(".old"))
         for each in sorted(built.iterdir()):
             moved.append(each.rename(directory / each.name))
     except BaseException:
         for each in moved:
             remove(each)
-        for each in old.iterdir():
-            each.rename(directory / each.name)
+        _move(old, directory)
         old.rmdir()
         raise
     remove(old)

@@ -29,14 +29,11 @@ class Unlockable(Exception):
 class Lock:
     """A lock on a file of its own that says which process has it. The file goes with the lock."""
 
-    def __init__(self, file: Path, create: bool = True) -> None:
-        """Take the lock, or raise Busy or Unlockable at once.
-
-        `create` says whether the file may be made. Raises OSError where it cannot be opened.
-        """
+    def __init__(self, file: Path) -> None:
+        """Take the lock, or raise Busy or Unlockable at once. Raises OSError where it cannot be opened."""
         self.file = file
         while True:
-            self._handle = os.open(file, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+            self._handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if not _lock(self._handle):
                     raise Busy(_holder(self._handle))

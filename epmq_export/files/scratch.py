@@ -1,6 +1,7 @@
 """Temporary directories that go whatever ends the process: what a killed one leaves, the next clears away."""
 
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from types import TracebackType
 from epmq_export.files.lock import Busy, Lock, Unlockable
 
 _BEGIN, _LOCK = "epmq-", ".lock"
+_NAME = re.compile(rf"{_BEGIN}.+-[0-9a-f]{{12}}")
 
 
 class Scratch:
@@ -42,12 +44,16 @@ class Scratch:
 
 
 def clear() -> None:
-    """Remove the temporary directories of processes that are dead."""
+    """Remove the temporary directories of processes that are dead.
+
+    One without a lock is that of a process that was killed while it made or removed it, or is about to lock
+    it: then that one makes another.
+    """
     with suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
         for entry in entries:
-            if entry.name.startswith(_BEGIN):
+            if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
                 with suppress(Busy, Unlockable, OSError):
-                    lock = Lock(Path(entry.path, _LOCK), create=False)
+                    lock = Lock(Path(entry.path, _LOCK))
                     _remove([Path(entry.path)], [lock])
 
 

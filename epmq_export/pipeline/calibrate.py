@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from epmq_export import files
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.budget import fewest_bits, with_budget
 from epmq_export.calibration.calibrate import calibrate_blocks
@@ -16,14 +17,15 @@ from epmq_export.calibration.calibrator import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refine import Refinement, refine, require_samples
 from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.calibration.storage import storage_of
 from epmq_export.calibration.task_vectors import TaskVectors
 from epmq_export.calibration.tune import tune
 from epmq_export.calibration.uncalibrated import rest
 from epmq_export.data.task import Task
-from epmq_export.errors import InputError
-from epmq_export.files import beside
+from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.grids.layout import FULL
+from epmq_export.grids.layout import FULL, Layout
+from epmq_export.models.blocks import linears
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.precision import whole_float32
@@ -31,7 +33,6 @@ from epmq_export.pipeline.about import about
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import expert_names, untrained
 from epmq_export.pipeline.progress import Update
-from epmq_export.pipeline.provenance import fingerprint
 from epmq_export.pipeline.requirements import require_matches
 from epmq_export.pipeline.targets import FULL_PRECISION, Target
 from epmq_export.recipe.values import size_in_bytes
@@ -41,6 +42,8 @@ from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.verification.heads import head_of
 
 log = logging.getLogger(__name__)
+
+_BLOCKS = "blocks"
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     decides = {"family": job.models.family.name, "method": asdict(calibrator.method), **origin}
     decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
     decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
-    finished = FinishedBlocks(beside(directory, "blocks"), fingerprint(decides), resume)
+    finished = FinishedBlocks(files.beside(directory, _BLOCKS), decides, resume)
     made = _Calibrated(notes=[*told, *_known_notes(job, target)])
     try:
         found = _search(calibrator, finished, recipe.calibration.tune, budget, candidates)
@@ -117,6 +120,29 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     return Packed(directory)
 
 
+def calibrated_before(job: Job, directory: Path, target: Target | None) -> Packed:
+    """Return the packed checkpoint that an earlier run of the same calibration has finished, and remove what
+    it has left beside it. Raises RecipeError where that run was another one.
+    """
+    packed = job.calibrated(directory)
+    storage = storage_of(job.models.family, _layout(job, target))
+    for name in linears(job.models.family):
+        grid, found = storage(name, tuple(job.models.base.shape(name)))[0], packed.index.grids.get(name)
+        wanted = grid.name if isinstance(grid, Grid) else None
+        searched = job.recipe.quantization.bits is not None and None not in (wanted, found)
+        if found != wanted and not searched:
+            raise RecipeError(
+                f"{directory}: found {name} on {found or 'no grid'}, expected {wanted or 'no grid'}: it was "
+                "calibrated for another format; start again with --overwrite"
+            )
+    files.remove(files.beside(directory, _BLOCKS))
+    return packed
+
+
+def _layout(job: Job, target: Target | None) -> Layout:
+    return FULL if target is None else job.recipe.quantization.layout.replaced(target.replaced)
+
+
 def calibrator_of(job: Job, target: Target | None, progress: Update, told: list[str]) -> Calibrator:
     """Return the calibration that the recipe asks for, with the length of the anchor measured. What that
     warns of is added to `told`.
@@ -144,7 +170,7 @@ def calibrator_of(job: Job, target: Target | None, progress: Update, told: list[
         merged=models.merged,
         tasks=[_task_data(job, task) for task in job.tasks],
         method=method,
-        layout=FULL if target is None else recipe.quantization.layout.replaced(target.replaced),
+        layout=_layout(job, target),
         device=job.device,
         progress=progress,
     )

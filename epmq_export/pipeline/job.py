@@ -1,5 +1,6 @@
 """A job: a recipe with everything that it names opened, which the stages work on."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from epmq_export.calibration.differences import difference
 from epmq_export.data.task import Task
 from epmq_export.errors import RecipeError
 from epmq_export.models.model_set import ModelSet
@@ -65,9 +67,9 @@ class Job:
         one.
         """
         packed = Packed(directory)
-        if any(getattr(packed.index, key) != value for key, value in self.provenance().items()):
+        if found := difference(packed.index.provenance, json.loads(json.dumps(self.provenance()))):
             raise RecipeError(
-                f"{directory} was made with another recipe, other inputs or other versions: start again "
-                "with --overwrite"
+                f"{directory} was made with another recipe, other inputs or other versions ({found}): start "
+                "again with --overwrite"
             )
         return packed

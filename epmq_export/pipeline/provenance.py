@@ -1,7 +1,5 @@
 """The provenance of a result: the recipe, the SHA-256 of every input, and the versions."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -54,13 +52,6 @@ def provenance(recipe: Recipe, checkpoints: Checkpoints, data: Mapping[str, str]
             **{package: version(package) for package in packages},
         },
     }
-
-
-def fingerprint(index: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of everything that decides a calibration. Two runs with the same one give the same
-    bytes.
-    """
-    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _name(model: Checkpoint) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from epmq_export import files
 from epmq_export.errors import RecipeError
-from epmq_export.pipeline.calibrate import calibrate
+from epmq_export.pipeline.calibrate import calibrate, calibrated_before
 from epmq_export.pipeline.export import export
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
@@ -45,11 +45,11 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
     files.make_directory(output)
     if overwrite and not resume:
         for name in parts(registry):
-            files.remove(output / name)
+            files.discard(output / name)
     for target in targets(job.recipe, family, registry.formats, job.formats):
         place = output / target.directory
         if resume and place.exists():
-            packed = job.calibrated(place)
+            packed = calibrated_before(job, place, target)
         else:
             stage = "calibrate" if target.directory == PACKED else f"calibrate for {target.formats[0]}"
             with stages.stage(stage) as update:

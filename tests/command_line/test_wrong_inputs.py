@@ -246,7 +246,7 @@ def test_a_full_disk(
     assert result.code == 3
     assert re.match(rf"{file}: cannot be written \(", result.error), result.error
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {
-        "fingerprint",
         "recipe.yaml",
+        "run.json",
         "search.json",
     }

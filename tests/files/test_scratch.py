@@ -64,7 +64,8 @@ def test_what_a_dead_process_left_goes_and_a_living_one_keeps_its_own(end: str, 
         else:
             dying.communicate("")
         mine = Scratch("merge")
-        (room / "epmq-notes").mkdir()  # what has no lock is not known to be ours
+        (room / "epmq-notes").mkdir()  # the name is not one of ours
+        (room / "epmq-merge-0123456789ab").mkdir()  # its process was killed before it took the lock
         scratch.clear()
         assert {*room.iterdir()} == {places[1], mine.path, room / "epmq-notes"}
         assert (places[1] / "large.safetensors").exists()

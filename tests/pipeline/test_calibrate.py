@@ -161,7 +161,8 @@ def test_a_run_of_another_recipe_is_not_gone_on_from(recipe: Path, tmp_path: Pat
     with pytest.raises(
         RecipeError,
         match=(
-            r"the interrupted run had another recipe, other inputs or other versions; start again with "
+            r"the interrupted run had another recipe, other inputs or other versions "
+            r"\(calibration was not set and is \{\"alpha\": 0\.25\} in the recipe\); start again with "
             r"--overwrite"
         ),
     ):
