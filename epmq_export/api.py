@@ -85,6 +85,12 @@ def _transformers_js() -> "Runtime":
     return TransformersJs()
 
 
+def _onnxruntime_web() -> "Runtime":
+    from epmq_export.verification.runtimes.onnxruntime_web.runtime import OnnxRuntimeWeb
+
+    return OnnxRuntimeWeb()
+
+
 def _torch() -> "Runtime":
     from converters import open_family
     from epmq_export.verification.runtimes.torch.runtime import Torch
@@ -107,6 +113,7 @@ _RUNTIMES = {
     "torch": _torch,
     "sentence-transformers": _sentence_transformers,
     "transformers.js": _transformers_js,
+    "onnxruntime-web": _onnxruntime_web,
 }
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from epmq_export import threads
 from epmq_export.verification.runtimes.clip_cpp import package as clip
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
+from epmq_export.verification.runtimes.onnxruntime_web import package as web
 from epmq_export.verification.runtimes.sentence_transformers import package as sentences
 from epmq_export.verification.runtimes.transformers_js import package as node
 
@@ -233,6 +234,7 @@ PARTS = (
     ),
     _client(sentences),
     _client(node),
+    _client(web),
     Part(
         "demo model",
         module=DEMO_MODULE,

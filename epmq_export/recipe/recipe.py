@@ -180,7 +180,7 @@ class RecipeExport(RecipePart):
     """The most bytes of tensors in one GGUF file, such as 2G. None: one file, however large."""
 
 
-CLIENTS = ("sentence-transformers", "transformers.js")
+CLIENTS = ("sentence-transformers", "transformers.js", "onnxruntime-web")
 """The clients that a recipe may ask for."""
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes.transformers_js.runtime import TransformersJs
+from tests.tiny import javascript
 from tests.tiny.onnx_encoders import TEXTS, minilm, reference, rms
 
 RUNTIME = TransformersJs()
@@ -28,40 +29,16 @@ exports.pipeline = async (task, name, settings) => {
 """
 
 
-def install(place: Path, name: str, main: str, code: str, **more: object) -> Path:
-    """Put a package of Node's at a place and return the folder of its code."""
-    root = place / "node_modules" / name
-    (root / "dist").mkdir(parents=True)
-    (root / "dist" / main).write_text(code)
-    told = {"name": name, "version": "1.5.0", "main": f"dist/{main}", **more}
-    (root / "package.json").write_text(json.dumps(told))
-    return root / "dist"
-
-
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a stand-in for the library, which Node finds from the working directory on."""
-    needs = {"dependencies": {"onnxruntime-node": "1.6.0", "onnxruntime-web": "1.7.0"}}
     monkeypatch.chdir(tmp_path)
-    install(tmp_path, "onnxruntime-web", "ort.js", "")
-    return install(tmp_path, "@huggingface/transformers", "transformers.node.cjs", LIBRARY, **needs)
+    return javascript.library(tmp_path, node=LIBRARY)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Return the file of a model that pools by the first token and gives vectors of length 1."""
-    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    modules = [{"type": f"sentence_transformers.models.{kind}", "path": at} for kind, at in kinds.items()]
-    folder = tmp_path / "out"
-    for name, content in {
-        "config.json": {"transformers.js_config": {"dtype": "q4"}},
-        "modules.json": modules,
-        "1_Pooling/config.json": {"pooling_mode_cls_token": True},
-        "onnx/model_q4.onnx": None,
-    }.items():
-        (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).write_text(json.dumps(content))
-    return folder / "onnx" / "model_q4.onnx"
+    return javascript.folder(tmp_path / "out")
 
 
 @needs_node

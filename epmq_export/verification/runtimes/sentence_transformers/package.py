@@ -47,7 +47,11 @@ def _installed(interpreter: str) -> str:
     command = [interpreter, "-E", "-c", _VERSIONS]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise MissingRuntime(
+            f"{NAME} does not start in {interpreter} in {SECONDS:.0f} s: {INSTALL}"
+        ) from None
+    except OSError as error:
         raise MissingRuntime(f"{NAME} does not start in {interpreter} ({error}): {INSTALL}") from None
     if done.returncode != 0:
         told = next(reversed(done.stderr.strip().splitlines()), f"exit code {done.returncode}")

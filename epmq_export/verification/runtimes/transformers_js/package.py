@@ -41,7 +41,9 @@ def look(directory: Path) -> Mapping[str, str]:
         done = subprocess.run(
             [node, "-e", _LOOK], capture_output=True, text=True, timeout=SECONDS, check=False, cwd=directory
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        raise MissingRuntime(f"{NAME} is not found by {node} in {SECONDS:.0f} s: {INSTALL}") from None
+    except OSError as error:
         raise MissingRuntime(f"{NAME} does not start in {node} ({error}): {INSTALL}") from None
     if done.returncode != 0:
         raise MissingRuntime(f"{NAME} is not found by {node} from {directory} on: {INSTALL}")
