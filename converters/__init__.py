@@ -43,6 +43,7 @@ FAMILIES = {
     "qwen3": "decoder",
     "gemma3_text": "decoder",
     "smollm3": "decoder",
+    "olmo2": "decoder",
     "t5": "t5",
 }
 """The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""

@@ -18,4 +18,5 @@ ABOUT = (
     ),
     About(models="Gemma 3 (texts)", kinds=("gemma3_text",)),
     About(models="SmolLM3", kinds=("smollm3",), kept="embeddings and head"),
+    About(models="OLMo 2", kinds=("olmo2",), kept="embeddings and head, and norms of queries and keys"),
 )

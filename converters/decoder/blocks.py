@@ -40,7 +40,7 @@ class Stem:
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer, normalised before each part."""
+    """One transformer layer, normalised before each part, behind it, or both, as its kind says."""
 
     kind: Kind
     config: Config

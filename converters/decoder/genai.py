@@ -10,6 +10,8 @@ from typing import Any
 from converters.shared.config import Config, head_width
 
 FILE = "genai_config.json"
+# What the library calls kinds that it does not know by their own names: a decoder like any other.
+_KNOWN_AS = {"olmo2": "decoder"}
 
 
 def genai_config(kind: str, config: Config, ends: Collection[int], model: str) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def genai_config(kind: str, config: Config, ends: Collection[int], model: str) -
     }
     return {
         "model": {
-            "type": kind,
+            "type": _KNOWN_AS.get(kind, kind),
             "context_length": config.max_position_embeddings,
             "vocab_size": config.vocab_size,
             **{name: token for name, token in tokens.items() if token is not None},

@@ -58,6 +58,11 @@ def gguf_spec(
         raise InputError(
             f"{path}: found attention_bias true, expected false: llama.cpp has no other for {kind.name}"
         )
+    if kind.own_head and config.tie_word_embeddings:
+        raise InputError(
+            f"{path}: found tie_word_embeddings true, expected false: llama.cpp loads no {kind.name} without "
+            "a head of its own"
+        )
     names = tensor_names(kind, config.num_hidden_layers, tied=config.tie_word_embeddings, biased=biased)
     orders = {
         name: interleaved(getattr(config, KEYS[key]), head) for name, key in rotated(kind, names).items()

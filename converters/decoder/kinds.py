@@ -52,6 +52,9 @@ class Kind:
     scaled: bool = False
     """Whether embeddings are multiplied by the root of their width."""
 
+    first: tuple[str, ...] = ("input_layernorm",)
+    """The norms before the attention."""
+
     feed_forward_norms: tuple[str, ...] = ("post_attention_layernorm",)
     """The norms between the attention and the feed-forward part, in the order of the data."""
 
@@ -59,13 +62,16 @@ class Kind:
     """The norms after the feed-forward part."""
 
     head_norms: tuple[str, ...] = ()
-    """The norms of each head's queries and keys, within the attention."""
+    """The norms of queries and keys, of each head or of all together, within the attention."""
 
     biased: tuple[str, ...] = ()
     """The linears that have biases whatever the config says."""
 
     interleaved: bool = False
     """Whether the rows of q and k stand in GGUF in pairs of neighbours, as llama.cpp rotates them."""
+
+    own_head: bool = False
+    """Whether llama.cpp loads it only with a head of its own, which is not the embeddings."""
 
     turns: Mapping[str, Turns] = field(default_factory=dict)
     """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
@@ -81,12 +87,12 @@ class Kind:
     @property
     def norms(self) -> tuple[str, ...]:
         """The norms of a layer, in the order of the data."""
-        return ("input_layernorm", *self.feed_forward_norms, *self.last)
+        return (*self.first, *self.feed_forward_norms, *self.last)
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
         attention = (
-            ("input_layernorm",),
+            *((norm,) for norm in self.first),
             ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             ("self_attn.o_proj",),
         )
@@ -139,6 +145,16 @@ KINDS = {
                     (*["sliding_attention"] * 5, "full_attention"), "five sliding ones and a full one in turn"
                 )
             },
+        ),
+        Kind(
+            name="olmo2",
+            library="Olmo2",
+            architecture="olmo2",
+            head_dim=False,
+            first=(),
+            last=("post_feedforward_layernorm",),
+            head_norms=_HEAD_NORMS,
+            own_head=True,
         ),
         Kind(
             name="smollm3",

@@ -13,6 +13,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -54,6 +56,8 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
         Gemma3ForCausalLM,
         {"num_hidden_layers": 6, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8},
     ),
+    # Nothing is normalised before the attention: an eps that is small beside what small weights make.
+    "olmo2": (Olmo2Config, Olmo2ForCausalLM, {"rms_norm_eps": 1e-6}),
     # Four layers, the last of which rotates nothing.
     "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"num_hidden_layers": 4}),
 }
