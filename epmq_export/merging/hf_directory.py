@@ -15,6 +15,7 @@ import yaml
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
+from epmq_export.files.room import require_room
 from epmq_export.tensors.companions import copy_companions
 from epmq_export.tensors.directory import CONFIG, WEIGHTS
 from epmq_export.tensors.modules import dense_weights
@@ -49,6 +50,7 @@ def write_merged(
     known = {name for names in beside.values() for name in names}
     sizes = {name: _bytes(source, name) for name in sorted(source.names()) if name not in known}
     shards = split(sizes, shard_bytes)
+    require_room({directory: sum(_bytes(source, name) for name in source.names())})
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(model_dir, built)

@@ -34,6 +34,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import expert_names, untrained
 from epmq_export.pipeline.progress import Update
 from epmq_export.pipeline.requirements import require_matches
+from epmq_export.pipeline.room import require_room_to_calibrate
 from epmq_export.pipeline.targets import FULL_PRECISION, Target
 from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors import packed
@@ -79,6 +80,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     wrong model, and CalibrationError where the numbers cannot be solved.
     """
     recipe = job.recipe
+    require_room_to_calibrate(job, directory, target)
     progress("measuring the merge", 0, 0)
     told = list[str]()
     calibrator = calibrator_of(job, target, progress, told)

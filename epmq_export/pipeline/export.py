@@ -6,6 +6,7 @@ from pathlib import Path
 
 from epmq_export import files
 from epmq_export.errors import RecipeError
+from epmq_export.files.room import require_room
 from epmq_export.models.family import default_formats
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
@@ -37,6 +38,8 @@ def export(
                 raise RecipeError(
                     f"{output / name}: found {packed.directory} there, which is read, expected another place"
                 )
+        sizes = sum(path.stat().st_size for path in packed.directory.glob("*.safetensors"))
+        require_room({output: len(names) * sizes})
         for name in names:
             with stages.stage(f"write {name}"), files.whole(output / name) as built:
                 built.mkdir()

@@ -12,6 +12,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import require_readable
+from epmq_export.pipeline.room import require_room_to_run
 from epmq_export.pipeline.targets import PACKED, targets
 from epmq_export.pipeline.verify import verify
 from epmq_export.publishing.report import COMPARISON, PAGE, REPORT
@@ -46,7 +47,9 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
     if overwrite and not resume:
         for name in parts(registry):
             files.discard(output / name)
-    for target in targets(job.recipe, family, registry.formats, job.formats):
+    asked = targets(job.recipe, family, registry.formats, job.formats)
+    require_room_to_run(job, output, asked)
+    for target in asked:
         place = output / target.directory
         if resume and place.exists():
             packed = calibrated_before(job, place, target)

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid, Stored
+from epmq_export.grids.layout import Storage
 from epmq_export.tensors import shards
 from epmq_export.tensors.companions import copy_companions
 from epmq_export.tensors.directory import (
@@ -304,11 +306,15 @@ def write(
 
 def _bytes(value: PackedTensor | Tensor) -> int:
     """Return the bytes that a tensor takes as it is stored."""
-    if isinstance(value, Tensor):
-        return value.nbytes
-    return value.codes.numel() * (4 if value.grid.bits <= 4 else 8) // 8 + sum(
-        numbers.nbytes for numbers in value.stored.values()
-    )
+    return value.nbytes if isinstance(value, Tensor) else stored_bytes(tuple(value.codes.shape), value.grid)
+
+
+def stored_bytes(shape: tuple[int, ...], storage: Storage) -> int:
+    """Return the bytes that a tensor of a shape takes in a packed checkpoint."""
+    if not isinstance(storage, Grid):
+        return prod(shape) * storage.itemsize
+    numbers = sum(part.count * part.dtype.itemsize for part in storage.parts.values())
+    return prod(shape) * (4 if storage.bits <= 4 else 8) // 8 + prod(shape) // storage.group * numbers
 
 
 @dataclass(frozen=True)
