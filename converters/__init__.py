@@ -43,6 +43,7 @@ FAMILIES = {
     "qwen3": "decoder",
     "gemma3_text": "decoder",
     "smollm3": "decoder",
+    "granite": "decoder",
     "olmo2": "decoder",
     "t5": "t5",
 }

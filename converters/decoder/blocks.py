@@ -32,7 +32,12 @@ class Stem:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         result: Tensor = module.get_submodule("embed_tokens")(batch["input_ids"])
-        return result * self.config.hidden_size**0.5 if self.kind.scaled else result
+        factor: float = 1.0
+        if self.kind.scaled:
+            factor = self.config.hidden_size**0.5
+        elif self.kind.multipliers:
+            factor = self.config.embedding_multiplier
+        return result if factor == 1 else result * factor
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["attention_mask"].float()
@@ -163,7 +168,9 @@ class Head:
         normalised = module.get_submodule(self._norm)(hidden)
         # The module itself is not called, because in an exported model the embeddings' module has the weight.
         weight: Tensor = module.get_parameter(f"{self._scores}.weight")
-        return nn.functional.linear(normalised if read is None else normalised[read], weight)
+        found = nn.functional.linear(normalised if read is None else normalised[read], weight)
+        divisor: float = self.config.logits_scaling if self.kind.multipliers else 1.0
+        return found if divisor == 1 else found / divisor
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["attention_mask"].float()

@@ -11,6 +11,7 @@ from converters.decoder.layout import (
     DIVISORS,
     KEYS,
     LOCAL_BASE,
+    MULTIPLIERS,
     divisors,
     gemma_scalar,
     interleaved,
@@ -43,6 +44,12 @@ def gguf_spec(
         f"{architecture}.rope.dimension_count": head,
         f"{architecture}.vocab_size": config.vocab_size,
     }
+    if kind.multipliers:
+        _refuse_no_multiplier(path, config)
+        metadata = {
+            **metadata,
+            **{f"{architecture}.{key}": float(getattr(config, name)) for key, name in MULTIPLIERS.items()},
+        }
     rope, constants = (
         (_mixed_rope(path, kind, config), {})
         if kind.windows == "mixed"
@@ -75,6 +82,13 @@ def gguf_spec(
         offsets=offsets(kind, names),
         constants=constants,
     )
+
+
+def _refuse_no_multiplier(path: Path, config: Config) -> None:
+    """Raise InputError for a multiplier of 0, which llama.cpp takes for one that is not there."""
+    for name in MULTIPLIERS.values():
+        if getattr(config, name) == 0:
+            raise InputError(f"{path}: found {name} 0, expected another number")
 
 
 def _refuse_other_turns(path: Path, kind: Kind, config: Config) -> None:

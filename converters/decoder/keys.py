@@ -6,6 +6,7 @@ KEYS = Keys(
     computes=names(
         "hidden_act hidden_activation rms_norm_eps num_attention_heads num_key_value_heads head_dim "
         "attention_bias mlp_bias rope_parameters layer_types no_rope_layers sliding_window "
+        "attention_multiplier embedding_multiplier logits_scaling residual_multiplier "
         "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping use_bidirectional_attention"
     ),
     tensors=names("hidden_size intermediate_size num_hidden_layers vocab_size tie_word_embeddings"),

@@ -70,6 +70,11 @@ class Kind:
     interleaved: bool = False
     """Whether the rows of q and k stand in GGUF in pairs of neighbours, as llama.cpp rotates them."""
 
+    multipliers: bool = False
+    """Whether the config has numbers that embeddings, products of the attention and residuals are multiplied
+    by, and that scores are divided by.
+    """
+
     own_head: bool = False
     """Whether llama.cpp loads it only with a head of its own, which is not the embeddings."""
 
@@ -155,6 +160,14 @@ KINDS = {
             last=("post_feedforward_layernorm",),
             head_norms=_HEAD_NORMS,
             own_head=True,
+        ),
+        Kind(
+            name="granite",
+            library="Granite",
+            architecture="granite",
+            head_dim=False,
+            multipliers=True,
+            interleaved=True,
         ),
         Kind(
             name="smollm3",

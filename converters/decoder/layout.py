@@ -21,6 +21,13 @@ KEYS: Mapping[str, str] = {
     HEADS: "num_attention_heads",
     SHARED_HEADS: "num_key_value_heads",
 }
+# The same of the kinds that have multipliers.
+MULTIPLIERS: Mapping[str, str] = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "logit_scale": "logits_scaling",
+    "residual_scale": "residual_multiplier",
+}
 # The divisors of the rotations' frequencies. A file says nothing else about Llama 3's scaling.
 DIVISORS = "rope_freqs.weight"
 # The base of the rotations of those layers of llama.cpp's gemma3 that see a window.

@@ -20,6 +20,7 @@ from converters.decoder.layout import (
     HEADS,
     KEYS,
     LOCAL_BASE,
+    MULTIPLIERS,
     SHARED_HEADS,
     divisors,
     gemma_scalar,
@@ -149,6 +150,9 @@ def _values(
     else:
         values["rope_parameters"] = rope
         values |= {} if kind.biased else {"attention_bias": biased}
+    if kind.multipliers:
+        absent = {"attention.scale": head**-0.5, "embedding_scale": 1.0, "residual_scale": 1.0}
+        values |= {name: keys.number(key, absent.get(key)) for key, name in MULTIPLIERS.items()}
     if not kind.head_dim:
         del values["head_dim"]
         if head * heads != width:

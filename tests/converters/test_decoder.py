@@ -320,6 +320,7 @@ REFUSED_IN_GGUF = [
     ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "found no_rope_layers that are not three ones and a zero"),
     ("smollm3", {"attention_bias": True}, "found attention_bias true, expected false"),
+    ("granite", {"residual_multiplier": 0.0}, "found residual_multiplier 0, expected another number"),
     ("olmo2", {"tie_word_embeddings": True}, "found tie_word_embeddings true, expected false"),
     (
         "smollm3",

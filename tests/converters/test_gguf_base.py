@@ -38,6 +38,7 @@ KINDS = {
     "qwen3": "qwen3",
     "gemma3": "gemma3",
     "smollm3": "smollm3",
+    "granite": "granite",
     "olmo2": "olmo2",
 }
 TEXT = "the cat sat ON 345 mats, it's <s> é !\n\n x"

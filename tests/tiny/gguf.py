@@ -55,6 +55,13 @@ def write(
             f"{architecture}.rope.scaling.type": "linear",
             f"{architecture}.rope.scaling.factor": float(rope["factor"]),
         }
+    if architecture == "granite":
+        written |= {
+            f"{architecture}.attention.scale": config["attention_multiplier"],
+            f"{architecture}.embedding_scale": config["embedding_multiplier"],
+            f"{architecture}.logit_scale": config["logits_scaling"],
+            f"{architecture}.residual_scale": config["residual_multiplier"],
+        }
     if architecture == "gemma3":
         written[f"{architecture}.attention.sliding_window"] = config["sliding_window"]
     for key, value in {**written, **_tokenizer(source, pre), **(keys or {})}.items():
@@ -82,7 +89,7 @@ def _as_written(name: str, value: Tensor, architecture: str, heads: int, shared:
         return value + 1
     count = (
         {"q_proj": heads, "k_proj": shared}.get(name.split(".")[-2])
-        if architecture in ("llama", "smollm3")
+        if architecture in ("llama", "smollm3", "granite")
         else None
     )
     if count is None:
