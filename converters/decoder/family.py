@@ -17,6 +17,7 @@ from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, no_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
+from converters.tokenizers.chat import as_chat
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
@@ -217,6 +218,9 @@ class Decoder:
         grown["input_ids"].scatter_(1, places, found)
         grown["attention_mask"].scatter_(1, places, 1)
         return {**grown, "read": torch.zeros_like(grown["input_ids"]).scatter_(1, lengths + more - 1, 1)}
+
+    def chat(self, prompt: str) -> str:
+        return as_chat(self.tokenizer, self.directory, prompt)
 
     def said(self, answer: Sequence[int]) -> str:
         """Return the answer up to the first line's end: a model that was not taught to stop goes on with

@@ -19,6 +19,7 @@ from converters.t5.blocks import DISTANCE, Head, Layer, Stack, Stem, Turn, posit
 from converters.t5.gguf import gguf_spec
 from converters.t5.names import HEAD, SHARED, is_tied, naming
 from converters.t5.onnx import onnx_specs
+from converters.tokenizers.chat import as_chat
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
@@ -207,6 +208,9 @@ class T5:
             "decoder_attention_mask": torch.ones_like(ids),
             "read": read,
         }
+
+    def chat(self, prompt: str) -> str:
+        return as_chat(self.tokenizer, self.directory, prompt)
 
     def said(self, answer: Sequence[int]) -> str:
         special = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}

@@ -196,6 +196,12 @@ class Language(Protocol):
         """
         ...
 
+    def chat(self, prompt: str) -> str:
+        """Return a prompt as the tokenizer's chat template puts it: what a user says, and the beginning of
+        the answer. Raises InputError where the tokenizer has no template for it.
+        """
+        ...
+
     def said(self, answer: Sequence[int]) -> str:
         """Return an answer's tokens as text, without special ones and without the white space around it."""
         ...

@@ -176,6 +176,7 @@ def _of_language(labels: Sequence[str]) -> Iterator[str]:
     """Yield the lines on the labels of a language model's task."""
     yield f"    # {TODO}: the prompt that the expert was trained with; {{}} stands for a text."
     yield '    prompt: "{}"'
+    yield "    # chat: true      # puts the prompt into the model's own chat template"
     if len(labels) <= _CLASSES:
         yield f"    # The model chooses the likeliest answer. {TODO}: write the answers as the expert does."
         yield f"    labels: {_yaml(dict(zip(labels, labels, strict=True)))}"

@@ -138,6 +138,10 @@ def require_kind(recipe: Recipe, family: Family) -> None:
     """
     reads, other = ("texts", "images") if family.images is None else ("images", "texts")
     for name, task in recipe.tasks.items():
+        if task.chat and family.language is None:
+            raise recipe.mistake(
+                ("tasks", name, "chat"), "found true, expected it left out: the base model is in no chat"
+            )
         if task.metric is not None and family.language is None:
             raise recipe.mistake(
                 ("tasks", name, "metric"),

@@ -11,7 +11,7 @@ from epmq_export.data.images import read_pictures
 from epmq_export.data.labels import indices_of, worded
 from epmq_export.data.pictures import Pictures
 from epmq_export.data.task import Metric, Task
-from epmq_export.data.text_rows import Texts, answers_of, classes_of, numbers_of, prompted
+from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family
@@ -32,15 +32,23 @@ def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = N
     if family.images is not None:
         return [_of_pictures(recipe, name) for name in tasks]
     before = "" if family.zero_shot is None else family.zero_shot.prompts.default
-    return [_of_texts(recipe, name, before) for name in tasks]
+    language = family.language
+    chat = str if language is None else language.chat
+    return [_of_texts(recipe, name, before, chat if recipe.tasks[name].chat else str) for name in tasks]
 
 
-def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
-    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`."""
+def _of_texts(recipe: Recipe, name: str, before: str, said: Callable[[str], str]) -> Task:
+    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`. `said` makes
+    of a prompt what the model is given.
+    """
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
     ahead = "" if "prompt" in task.model_fields_set else before
-    places = {ahead + prompted(task.prompt, text): text.place for each in read for text in each.samples}
+
+    def given(text: Text) -> str:
+        return said(ahead + prompted(task.prompt, text))
+
+    places = {given(text): text.place for each in read for text in each.samples}
     texts = list(places)
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
     truth: Tensor | None = None
@@ -49,7 +57,7 @@ def _of_texts(recipe: Recipe, name: str, before: str) -> Task:
         evaluation = _left_over(recipe, name, texts, calibration)
     else:
         found = read_texts(request_of(task.evaluation), "test")
-        evaluation = [ahead + prompted(task.prompt, text) for text in found.samples]
+        evaluation = [given(text) for text in found.samples]
         read = [*read, found]
         places |= dict(zip(evaluation, found.places, strict=True))
         truth, expected = _right_answers(recipe, name, found)

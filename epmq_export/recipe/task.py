@@ -156,6 +156,9 @@ class RecipeTask(RecipePart):
     several.
     """
 
+    chat: bool = False
+    """Whether the prompt is what a user says in a chat, in the chat template of the base's tokenizer."""
+
     metric: Annotated[str, choice(*Metric)] | None = None
     """The measure of the answers that a language model gives in words. None: the model chooses among labels,
     or is compared with texts.
