@@ -1,5 +1,5 @@
-"""A budget of bits, spent where it lowers the loss most. The measured loss of each linear on each grid
-decides, not its name.
+"""A budget of bits, or of a file's size, spent where it lowers the loss most. The measured loss of each
+linear on each grid decides, not its name.
 """
 
 import itertools
@@ -17,6 +17,9 @@ from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
 from epmq_export.models.blocks import linears
 from epmq_export.tensors.packed import PackedTensor
+
+_STEP = 256
+"""The bits by which a budget may be smaller than the largest that fits: those of one group of weights."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,74 @@ def fewest_bits(calibrator: Calibrator, candidates: Sequence[Grid]) -> float:
     return least / max(weights, 1)
 
 
+def on_at_most(
+    layout: Layout, shapes: Mapping[str, tuple[int, ...]], candidates: Sequence[Grid], bits: float
+) -> Layout:
+    """Return a layout with each linear that no pattern decides on the largest candidate of up to `bits` a
+    weight that divides its inputs, or on the smallest where there is none. `shapes` are those of the linears.
+    """
+    chosen = {}
+    for name, shape in shapes.items():
+        fitting = sorted((grid for grid in candidates if grid.fits(shape)), key=_bits)
+        if fitting and layout.pattern(name) is None:
+            within = [grid for grid in fitting if grid.bits_per_weight <= bits]
+            chosen[name] = (within[-1] if within else fitting[0]).name
+    return replace(layout, chosen=chosen)
+
+
 def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid]) -> tuple[Layout, str]:
     """Return the layout that spends `bits` a weight, on average over the linears that no pattern decides, and
     a sentence that says how.
 
-    A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the
-    Hessian that it has there. It goes on with the candidate that is nearest below the budget. It costs one
-    calibration and the rounding of the candidates. `bits` must be at least `fewest_bits`.
+    A rehearsal of the calibration goes on with the candidate that is nearest below the budget. `bits` must be
+    at least `fewest_bits`.
     """
-    near = max(
-        (grid for grid in candidates if grid.bits_per_weight <= bits),
-        key=lambda grid: grid.bits_per_weight,
-        default=candidates[0],
-    )
+    options, weights = _rehearsed(calibrator, _nearest(candidates, bits), candidates)
+    chosen = spend(options, bits * weights)
+    return _told(calibrator.layout, chosen, weights, f"{bits:g} bits a weight")
+
+
+def within_size(
+    calibrator: Calibrator, asked: str, fits: Callable[[Layout], bool], candidates: Sequence[Grid]
+) -> tuple[Layout, str]:
+    """Return the layout that lowers the loss most of those that `fits` accepts, and a sentence that says how.
+
+    It is what `with_budget` gives for the largest budget of bits that fits, so `fits` has to accept the
+    smallest candidates. `asked` is the size in words. A rehearsal of the calibration goes on with the largest
+    candidate that fits for all linears.
+    """
+    shapes = {name: tuple(calibrator.base.shape(name)) for name in linears(calibrator.family)}
+    all_on = sorted({grid.bits_per_weight for grid in candidates})
+    fitting = [bits for bits in all_on if fits(on_at_most(calibrator.layout, shapes, candidates, bits))]
+    options, weights = _rehearsed(calibrator, _nearest(candidates, max(fitting, default=0.0)), candidates)
+
+    def laid(chosen: Mapping[str, Option]) -> Layout:
+        return replace(calibrator.layout, chosen={name: option.grid for name, option in chosen.items()})
+
+    low = sum(min(option.bits for option in each) for each in options.values())
+    high = sum(max(option.bits for option in each) for each in options.values())
+    best = spend(options, high)
+    if not fits(laid(best)):
+        best = spend(options, low)
+        while high - low > _STEP:
+            middle = (low + high) / 2
+            found = spend(options, middle)
+            if fits(laid(found)):
+                best, low = found, middle
+            else:
+                high = middle
+    return _told(calibrator.layout, best, weights, f"files of at most {asked}")
+
+
+def _rehearsed(
+    calibrator: Calibrator, near: Grid, candidates: Sequence[Grid]
+) -> tuple[dict[str, list[Option]], int]:
+    """Return the options of each linear that no pattern decides, and the number of weights of all of them.
+
+    A rehearsal of the calibration rounds each linear onto every candidate that divides its inputs, under the
+    Hessian that it has there, and goes on with `near`. It costs one calibration and the rounding of the
+    candidates.
+    """
     options: dict[str, list[Option]] = {}
     weights = 0
 
@@ -81,12 +139,26 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
     nearest = replace(calibrator.layout, linears=near.name)
     for _ in calibrate_blocks(replace(calibrator, layout=nearest, measure=measure)):
         pass
-    chosen = spend(options, bits * weights)
+    return options, weights
+
+
+def _nearest(candidates: Sequence[Grid], bits: float) -> Grid:
+    """Return the candidate with the most bits a weight that are not more than `bits`, or else the first."""
+    within = (grid for grid in candidates if grid.bits_per_weight <= bits)
+    return max(within, key=_bits, default=candidates[0])
+
+
+def _bits(grid: Grid) -> float:
+    return grid.bits_per_weight
+
+
+def _told(layout: Layout, chosen: Mapping[str, Option], weights: int, asked: str) -> tuple[Layout, str]:
+    """Return a layout with the options that were chosen, and a sentence on them."""
     spent = sum(option.bits for option in chosen.values()) / max(weights, 1)
     counts = Counter(option.grid for option in chosen.values())
     parts = ", ".join(f"{counts[name]} on {name}" for name in GRIDS if counts[name])
-    note = f"{bits:g} bits a weight: {parts}, by measured loss; {spent:.3f} bits a weight in all"
-    return replace(calibrator.layout, chosen={name: option.grid for name, option in chosen.items()}), note
+    note = f"{asked}: {parts}, by measured loss; {spent:.3f} bits a weight in all"
+    return replace(layout, chosen={name: option.grid for name, option in chosen.items()}), note
 
 
 def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:

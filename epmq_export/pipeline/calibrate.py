@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export.calibration.anchor import with_length
-from epmq_export.calibration.budget import fewest_bits, with_budget
+from epmq_export.calibration.budget import fewest_bits, with_budget, within_size
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
@@ -30,11 +31,13 @@ from epmq_export.models.family import calibrated_on
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.precision import whole_float32
 from epmq_export.pipeline.about import about
+from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import expert_names, untrained
 from epmq_export.pipeline.progress import Update
 from epmq_export.pipeline.requirements import require_matches
 from epmq_export.pipeline.room import require_room_to_calibrate
+from epmq_export.pipeline.size_limit import SizeLimit
 from epmq_export.pipeline.targets import FULL_PRECISION, Target
 from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors import packed
@@ -45,6 +48,10 @@ from epmq_export.verification.heads import head_of
 log = logging.getLogger(__name__)
 
 _BLOCKS = "blocks"
+
+
+_Choice = Callable[[Calibrator], tuple[Layout, str]]
+"""A function that chooses the grids of a calibration, and says in a sentence how."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,14 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     _require_feasible(job, target, calibrator, budget, candidates)
     progress("hashing the inputs", 0, 0)
     origin = job.provenance()
+    choose = _choice(job, target, calibrator, candidates, origin)
     decides = {"family": job.models.family.name, "method": asdict(calibrator.method), **origin}
     decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
     decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
     finished = FinishedBlocks(files.beside(directory, _BLOCKS), decides, resume)
     made = _Calibrated(notes=[*told, *_known_notes(job, target)])
     try:
-        found = _search(calibrator, finished, recipe.calibration.tune, budget, candidates)
+        found = _search(calibrator, finished, recipe.calibration.tune, choose)
         made.notes += found.notes
         for note in made.notes:
             log.warning("%s", note)
@@ -131,7 +139,7 @@ def calibrated_before(job: Job, directory: Path, target: Target | None) -> Packe
     for name in linears(job.models.family):
         grid, found = storage(name, tuple(job.models.base.shape(name)))[0], packed.index.grids.get(name)
         wanted = grid.name if isinstance(grid, Grid) else None
-        searched = job.recipe.quantization.bits is not None and None not in (wanted, found)
+        searched = job.recipe.quantization.chooses and None not in (wanted, found)
         if found != wanted and not searched:
             raise RecipeError(
                 f"{directory}: found {name} on {found or 'no grid'}, expected {wanted or 'no grid'}: it was "
@@ -200,6 +208,40 @@ def _require_feasible(
         )
 
 
+def _choice(
+    job: Job,
+    target: Target | None,
+    calibrator: Calibrator,
+    candidates: Sequence[Grid],
+    origin: Mapping[str, Any],
+) -> _Choice | None:
+    """Return what chooses the grids by measured loss, or None where the recipe says them.
+
+    Raises RecipeError for a size that the smallest grids do not reach.
+    """
+    quantization = job.recipe.quantization
+    if target is None or not quantization.chooses:
+        return None
+    if quantization.bits is not None:
+        return partial(with_budget, bits=quantization.bits, candidates=candidates)
+    assert quantization.size is not None
+    index = PackedIndex(
+        family=job.models.family.name,
+        method=asdict(calibrator.method),
+        about=about(job.recipe, job.checkpoints.base.model_directory, job.models.family),
+        **origin,
+    )
+    limit = SizeLimit(
+        bytes=size_in_bytes(quantization.size),
+        formats=target.writers,
+        family=job.models.family,
+        shapes=tensor_shapes(job.models.family),
+        index=index,
+    )
+    limit.require(job.recipe, calibrator.layout, candidates)
+    return partial(within_size, asked=quantization.size, fits=limit.fits, candidates=candidates)
+
+
 def _known_notes(job: Job, target: Target | None) -> list[str]:
     """Return a sentence for everything that is already known not to be as the recipe asked."""
     notes = [*job.notes, *(note for task in job.tasks for note in task.notes)]
@@ -218,8 +260,7 @@ def _search(
     calibrator: Calibrator,
     finished: FinishedBlocks,
     asked: bool,
-    budget: float | None,
-    candidates: Sequence[Grid],
+    choose: _Choice | None,
 ) -> _Found:
     """Return the method's numbers and the grids. They are searched where the recipe asks for it and no
     earlier run has done it.
@@ -237,8 +278,8 @@ def _search(
             )
         calibrator = replace(calibrator, method=tuned.method)
         trials = [asdict(trial) for trial in tuned.trials]
-    if budget is not None:
-        layout, note = with_budget(calibrator, budget, candidates)
+    if choose is not None:
+        layout, note = choose(calibrator)
         calibrator = replace(calibrator, layout=layout)
         notes.append(note)
     found = _Found(

@@ -1,5 +1,6 @@
 """The stage `export`: a packed checkpoint as files of each format."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 from epmq_export import files
 from epmq_export.errors import RecipeError
 from epmq_export.files.room import require_room
-from epmq_export.models.family import default_formats
+from epmq_export.models.family import Family, default_formats
+from epmq_export.models.format import Format
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
+from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.packed import Packed
+
+log = logging.getLogger(__name__)
 
 
 def export(
@@ -45,4 +50,15 @@ def export(
                 built.mkdir()
                 model = registry.formats[name].write(packed, family, built).relative_to(built)
             written.append(output / name / model)
+            _tell_if_larger(registry.formats[name], packed, family, written[-1])
     return written
+
+
+def _tell_if_larger(format: Format, packed: Packed, family: Family, model: Path) -> None:
+    """Log a warning where the files of a model take more than the recipe's quantization.size."""
+    asked = packed.index.recipe.get("quantization", {}).get("size")
+    if asked is None:
+        return
+    taken = sum(file.stat().st_size for file in format.open(model, family).files(family) if file.is_file())
+    if taken > size_in_bytes(asked):
+        log.warning("%s: takes %d bytes, more than quantization.size asks for, %s", model, taken, asked)

@@ -36,12 +36,12 @@ def require_room_to_run(job: Job, output: Path, targets: Sequence[Target]) -> No
 
 
 def packed_bytes(job: Job, target: Target | None) -> int:
-    """Return the bytes of the tensors of a packed checkpoint. Where a budget of bits chooses grids, these are
+    """Return the bytes of the tensors of a packed checkpoint. Where a budget chooses grids, these are
     the smallest ones.
     """
     family, recipe = job.models.family, job.recipe
     layout = FULL if target is None else recipe.quantization.layout.replaced(target.replaced)
-    searched = target is not None and recipe.quantization.bits is not None
+    searched = target is not None and recipe.quantization.chooses
     smallest = min((GRIDS[name].bits_per_weight for name in target.candidates), default=0) if target else 0
     total = 0.0
     for tensor in planned_tensors(family, tensor_shapes(family), layout, []).values():

@@ -36,7 +36,10 @@ class Target:
     """
 
     candidates: tuple[str, ...] = ()
-    """The grids that a budget of bits chooses from."""
+    """The grids that a budget of bits or of bytes chooses from."""
+
+    writers: tuple[Format, ...] = ()
+    """The formats themselves."""
 
     directory: str = PACKED
     """The directory of its packed checkpoint, relative to the output of a run."""
@@ -74,11 +77,13 @@ def targets(
         known = held(family, formats[name])
         replaced = _replaced(recipe, name, known)
         candidates = tuple(BUDGET if set(BUDGET) <= set(known) else known)
-        key = (*replaced.items(), candidates if recipe.quantization.bits is not None else None)
+        key = (*replaced.items(), candidates if recipe.quantization.chooses else None)
         directory = PACKED if not by_grids else f"{PACKED}-{name}"
         new = Target(formats=(), replaced=replaced, candidates=candidates, directory=directory)
         target = by_grids.setdefault(key, new)
-        by_grids[key] = replace(target, formats=(*target.formats, name))
+        by_grids[key] = replace(
+            target, formats=(*target.formats, name), writers=(*target.writers, formats[name])
+        )
     return list(by_grids.values())
 
 

@@ -90,13 +90,16 @@ def _repeated(recipe: Recipe, key: Key, names: Sequence[str]) -> Iterator[Mistak
 
 def _quantization(recipe: Recipe) -> Iterator[Mistake]:
     quantization = recipe.quantization
-    if quantization.bits is None:
-        return
-    if "grid" in quantization.model_fields_set:
+    if "grid" in quantization.model_fields_set and quantization.chooses:
+        beside, choose = ("size", "chooses") if quantization.bits is None else ("bits", "choose")
         yield (
             ("quantization", "grid"),
-            "found a grid beside bits, which choose one for each linear, expected one of the two keys",
+            f"found a grid beside {beside}, which {choose} one for each linear, expected one of the two keys",
         )
+    if quantization.bits is None:
+        return
+    if quantization.size is not None:
+        yield ("quantization", "size"), "found a size beside bits, expected one of the two keys"
     least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
     if quantization.bits < least and "onnx" in (recipe.export.formats or ("onnx",)):
         yield (

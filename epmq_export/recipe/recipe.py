@@ -141,6 +141,9 @@ class RecipeQuantization(RecipePart):
     bits: float | None = Field(default=None, gt=0)
     """The bits a weight, on average over the linears, in place of one grid for all."""
 
+    size: Size = None
+    """The most bytes of the model's files in each format, such as 90M, in place of one grid for all."""
+
     onnx_grid: Annotated[str, choice(*ONNX_GRIDS)] = "Q4_0"
     """The grid that ONNX gets instead of a grid of up to 4 bits that it cannot hold. A grid of more bits is
     replaced by Q8_0.
@@ -160,6 +163,11 @@ class RecipeQuantization(RecipePart):
         """Return how each tensor is stored."""
         others = {pattern: asked for pattern, asked in self.overrides.items() if pattern not in self.keep}
         return Layout(self.grid, self.embeddings, {**dict.fromkeys(self.keep, "F16"), **others})
+
+    @property
+    def chooses(self) -> bool:
+        """Return whether grids are chosen by measured loss, within a budget."""
+        return self.bits is not None or self.size is not None
 
     def stand_in(self, format: str) -> str | None:
         """Return the grid that a format's files get instead of a grid of up to 4 bits that the format cannot

@@ -245,11 +245,11 @@ def _columns(value: object) -> object:
 
 
 def size_in_bytes(value: object) -> int:
-    """Return the bytes of a text such as 2G or 500M, counted in thousands as llama.cpp does.
+    """Return the bytes of a text such as 2G or 500MB, counted in thousands as llama.cpp does.
 
     Raises ValueError for any other text.
     """
-    found = re.fullmatch(r"([1-9][0-9]{0,8})([KMG])", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([KMG])B?", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f"found {shown(value)}, expected a size such as 2G, 500M or 800K")
     return int(found[1]) * {"K": 10**3, "M": 10**6, "G": 10**9}[found[2]]

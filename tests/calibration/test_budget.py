@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epmq_export.calibration.budget import Option, fewest_bits, hull, spend, with_budget
+from epmq_export.calibration.budget import Option, fewest_bits, hull, spend, with_budget, within_size
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
@@ -79,3 +79,19 @@ def test_the_fewest_bits_are_those_of_the_smallest_grids_that_fit(tmp_path: Path
     calibrator = model.calibrator("epmq", layout=Layout(overrides={"*.value.weight": "F16"}))
     assert fewest_bits(calibrator, [GRIDS["Q2_K"], GRIDS["Q8_0"], GRIDS["Q4_0"]]) == 4.5
     assert fewest_bits(calibrator, [GRIDS["Q2_K"]]) == 0.0
+
+
+def test_a_size_takes_the_largest_budget_that_fits(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "base")
+    calibrator = model.calibrator("gptq")
+    candidates = [GRIDS["Q4_0"], GRIDS["Q8_0"]]
+    linears = sorted(with_budget(calibrator, 4.5, candidates)[0].chosen)
+    for most in (0, 3, len(linears)):
+
+        def fits(layout: Layout, most: int = most) -> bool:
+            return sum(grid == "Q8_0" for grid in layout.chosen.values()) <= most
+
+        layout, note = within_size(calibrator, "9K", fits, candidates)
+        assert fits(layout) and note.startswith("files of at most 9K: ")
+        # Linears are of three sizes, so that one step more may be two.
+        assert most - 2 <= sum(grid == "Q8_0" for grid in layout.chosen.values())

@@ -14,6 +14,7 @@ from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.errors import MissingRuntime
+from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import storage_name
 from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
@@ -48,11 +49,13 @@ from epmq_export.pipeline.requirements import (
     require_kind,
     require_readable,
 )
-from epmq_export.pipeline.targets import targets
+from epmq_export.pipeline.size_limit import SizeLimit
+from epmq_export.pipeline.targets import Target, targets
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.pipeline.trial import require_usable
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import TypedSource, renamed, without
@@ -117,6 +120,7 @@ class Forecaster:
             name: planned_tensors(family, shapes, recipe.quantization.layout.replaced(replaced[name]), notes)
             for name in names
         }
+        _require_size(recipe, family, models, calibrated, shapes)
         files = self._files(recipe, family, models, planned, unknown)
         notes += self._missing_runtimes(recipe, family, names)
         unknown.append("the merge, writing and scoring are not part of the time")
@@ -156,8 +160,9 @@ class Forecaster:
         unknown: list[str],
     ) -> list[FileForecast]:
         """Return the files of each format with their sizes; none where a budget chooses the grids."""
-        if recipe.quantization.bits is not None:
-            unknown.append("quantization.bits chooses grids by measured loss: file sizes are not said")
+        if recipe.quantization.chooses:
+            key = "size" if recipe.quantization.bits is None else "bits"
+            unknown.append(f"quantization.{key} chooses grids by measured loss: file sizes are not said")
             return []
         index = planned_index(recipe, models)
         return [
@@ -206,13 +211,31 @@ class Forecaster:
         return Samples(len(recipe.tasks), asked * len(recipe.tasks), _tokens(family), False)
 
 
+def _require_size(
+    recipe: Recipe,
+    family: Family,
+    models: Sequence[Found],
+    calibrated: Sequence[Target],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raise RecipeError for a size that the smallest grids of a format do not reach."""
+    size = recipe.quantization.size
+    for target in calibrated if size is not None else ():
+        layout = recipe.quantization.layout.replaced(target.replaced)
+        candidates = [GRIDS[name] for name in target.candidates]
+        index = planned_index(recipe, models)
+        limit = SizeLimit(size_in_bytes(size), target.writers, family, shapes, index)
+        limit.require(recipe, layout, candidates)
+
+
 def _grids(
     recipe: Recipe, family: Family, planned: Mapping[str, Mapping[str, PlannedTensor]]
 ) -> dict[str, dict[str, str]]:
     """Return what each calibrated linear is stored on, by format and by name."""
-    bits = recipe.quantization.bits
-    if bits is not None:
-        word = f"{bits:g} bits a weight on average, by measured loss"
+    bits, size = recipe.quantization.bits, recipe.quantization.size
+    if recipe.quantization.chooses:
+        word = f"files of at most {size}" if bits is None else f"{bits:g} bits a weight on average"
+        word += ", by measured loss"
         return {format: dict.fromkeys(linears(family), word) for format in planned}
     return {
         format: {name: storage_name(tensors[name].storage) for name in linears(family)}
@@ -233,7 +256,7 @@ def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
 
     Each of the calibrations that formats take apart has a rehearsal for a budget, and the trials of a search.
     """
-    once = 1 + (1 if recipe.quantization.bits is not None else 0)
+    once = 1 + (1 if recipe.quantization.chooses else 0)
     tune = (6, 14) if recipe.calibration.tune else (0, 0)
     return apart * (once + tune[0]), apart * (once + tune[1])
 
