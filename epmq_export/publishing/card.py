@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from epmq_export.publishing.clients import calls, lengths
+from epmq_export.publishing.clients import RUNTIMES, calls, lengths
 from epmq_export.publishing.report import AVERAGE, JudgedFile, Report
 from epmq_export.publishing.verdict import headline
 from epmq_export.publishing.words import joined, percent, size
@@ -151,12 +151,20 @@ def _average(report: Report, row: str) -> str:
 
 
 def _use(report: Report, folder: Mapping[str, Any]) -> str:
-    """Return a call for each client of the files that are there, and where each cuts a text."""
-    found = [
-        f"{client}:\n\n{_fenced(code, language)}"
-        for client, language, code in calls(report.about, _formats(report), folder)
-    ]
-    return "\n\n".join(filter(None, (*found, lengths(folder))))
+    """Return the call of each client that was verified on the files, the names of others that read such
+    files, and where each cuts a text.
+    """
+    ran = {file.runtime for file in report.files if "**fail**" not in _outcomes(file)}
+    found, others = [], []
+    for client, language, code in calls(
+        report.about, {file.format: file.path for file in report.files}, folder
+    ):
+        if ran.isdisjoint(RUNTIMES.get(client, (client,))):
+            others.append(client)
+        else:
+            found.append(f"{client}:\n\n{_fenced(code, language)}")
+    told = f"These read such files, too, and were not run on them: {joined(others)}." if others else ""
+    return "\n\n".join(filter(None, (*found, told, lengths(folder))))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,7 @@
-"""The calls by which clients open the files, as they lie in a repository of the hub (docs/files.md)."""
+"""The calls by which clients open the files, as they lie in a repository of the hub (docs/clients.md)."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from epmq_export.publishing.report import About
@@ -10,17 +11,28 @@ Call = tuple[str, str, str]
 """A client, the language of its call, and the call."""
 
 
-def calls(about: About, formats: Collection[str], folder: Mapping[str, Any]) -> Iterator[Call]:
-    """Yield the calls of the clients that read what a model is for in these formats.
+RUNTIMES = {"transformers.js": ("transformers.js", "onnxruntime-web")}
+"""The runtimes of the verification that run a client, where they are others than the one of its name."""
 
-    `folder` is the content of the JSON files beside the ONNX models, by name.
+
+def calls(about: About, files: Mapping[str, str], folder: Mapping[str, Any]) -> Iterator[Call]:
+    """Yield the calls of the clients that read what a model is for in these files.
+
+    `files` are the paths of the files that are run, by format; `folder` is the content of the JSON files
+    beside the ONNX models, by name.
     """
     purpose = about.pipeline_tag
-    if "gguf" in formats and purpose in ("sentence-similarity", "text-generation"):
+    if "gguf" in files and purpose in ("sentence-similarity", "text-generation"):
         more = " --embeddings" if purpose == "sentence-similarity" else ""
         yield "llama.cpp", "sh", f"llama-server -hf {REPO}{more}"
-    if "onnx" not in formats:
+    if "onnx" not in files:
         return
+    path = PurePath("onnx", PurePath(files["onnx"]).name)
+    yield (
+        "onnxruntime",
+        "python",
+        f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{path}")',
+    )
     if purpose == "sentence-similarity" and "modules.json" in folder:
         yield (
             "sentence-transformers",

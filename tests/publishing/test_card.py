@@ -68,7 +68,13 @@ def test_it_says_what_the_report_says() -> None:
 def test_only_clients_that_read_it_are_told() -> None:
     content = told()
     text = card(content, FOLDER)
-    assert "llama-server -hf USER/REPO --embeddings" in text
+    assert "llama-server -hf USER/REPO --embeddings" in text and "InferenceSession(" in text
+    assert "not run on them: sentence-transformers and transformers.js." in text
+    assert "pipeline(" not in text and "backend=" not in text
+    for runtime in ("sentence-transformers", "onnxruntime-web"):
+        ran = {**content["files"][1], "runtime": runtime}
+        content["files"].append({**ran, "checks": {**ran["checks"], "tasks": None}})
+    text = card(content, FOLDER)
     assert 'pooling: "cls", normalize: true' in text and 'backend="onnx"' in text
     assert "sentence-transformers after 256, transformers.js after 512, llama.cpp after 512" in text
     content["files"] = content["files"][:1]
