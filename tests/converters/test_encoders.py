@@ -34,7 +34,7 @@ COUNTED = ("roberta", "xlm-roberta", "camembert")
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_both_runtimes_compute_the_model(kind: str, tmp_path: Path) -> None:
-    """From token ids to pooled outputs, in one file without a grid each."""
+    """Compare token ids and pooled outputs of files without a grid."""
     source = encoder(tmp_path / "model", kind, pooling="cls" if kind == "xlm-roberta" else "mean")
     packed, family = packed_encoder(tmp_path / "packed", source, grid=None)
     (tmp_path / "gguf").mkdir()
@@ -44,6 +44,8 @@ def test_both_runtimes_compute_the_model(kind: str, tmp_path: Path) -> None:
     found = LlamaCpp().outputs(path, TEXTS, exact=True)
     wanted = reference.outputs(export.computed(), packed, TEXTS, CPU)
     assert np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
+    if kind in ("bert", "camembert"):  # Their graphs are MiniLM's and RoBERTa's.
+        return
     onnx = OnnxQdq().write(packed, family, tmp_path / "onnx")
     outputs = OnnxRuntime().outputs(onnx, TEXTS, exact=True)
     np.testing.assert_allclose(outputs, reference.outputs(family, packed, TEXTS, CPU), rtol=0, atol=2e-6)

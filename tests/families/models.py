@@ -33,6 +33,9 @@ class Model:
     number: str = "hidden_size"
     """A key of config.json, dotted where it lies deeper, that takes a number."""
 
+    like: str | None = None
+    """Another kind with the same keys, which the same code runs: they are tried in turn for that one."""
+
 
 TEXTS = ["the cat sat on the mat .", "a", "it is good , very good !", "what is that ?"]
 ENDLESS = "the cat sat on the mat , it is good . " * 200
@@ -54,8 +57,8 @@ def _bert(directory: Path) -> Path:
 MODELS: Mapping[str, Model] = {
     "bert": Model(_bert, TEXTS, [ENDLESS]),
     **{
-        kind: Model(partial(encoders.encoder, kind=kind), TEXTS, [ENDLESS])
-        for kind in ("roberta", "xlm-roberta", "camembert")
+        kind: Model(partial(encoders.encoder, kind=kind), TEXTS, [ENDLESS], like=like)
+        for kind, like in (("roberta", None), ("xlm-roberta", "roberta"), ("camembert", "roberta"))
     },
     "distilbert": Model(partial(encoders.encoder, kind="distilbert"), TEXTS, [ENDLESS], number="dim"),
     "clip": Model(clip.clip, hard_pictures()[3:7], number="vision_config.hidden_size"),
