@@ -106,7 +106,7 @@ def main(request: Mapping[str, Any]) -> None:
     try:
         kind, body = _answer(browser, told)
     finally:
-        browser.terminate()
+        browser.kill()
         browser.wait()
     if kind != "/result":
         raise ValueError(body.decode("utf-8", "replace"))
@@ -114,13 +114,16 @@ def main(request: Mapping[str, Any]) -> None:
 
 
 def _answer(browser: "subprocess.Popen[bytes]", told: "Queue[tuple[str, bytes]]") -> tuple[str, bytes]:
-    """Wait for what the page tells. Raises ValueError where the browser ends before."""
+    """Wait for what the page tells. Raises ValueError where the browser ends before, or who asks for it."""
+    asking = os.getppid()
     while True:
         try:
             return told.get(timeout=1)
         except Empty:
             if (code := browser.poll()) is not None:
                 raise ValueError(f"the browser ended with {code} and no answer") from None
+            if os.getppid() != asking:
+                raise ValueError("the command that asks has ended") from None
 
 
 if __name__ == "__main__":
