@@ -19,7 +19,7 @@ from epmq_export.models.family import Block
 from epmq_export.tensors.packed import flatten, unflatten
 from epmq_export.tensors.safetensors_file import write_safetensors
 
-_RUN, _SEARCH = "run.json", "search.json"
+_RUN, _SEARCH, _THREADS = "run.json", "search.json", "threads"
 
 
 class FinishedBlocks:
@@ -27,24 +27,33 @@ class FinishedBlocks:
     the block's grids, losses and notes. run.json says which run they are of; without it they are nothing.
     """
 
-    def __init__(self, directory: Path, run: Mapping[str, Any], resume: bool) -> None:
+    def __init__(self, directory: Path, run: Mapping[str, Any], threads: int, resume: bool) -> None:
         """Open or make the directory. `run` is everything that decides the result, as JSON has it: two runs
-        with the same one give the same bytes.
+        with the same one and the same number of threads give the same bytes.
 
         Without `resume`, what an earlier run left is removed. With it, RecipeError is raised where the
-        earlier run was another one; it names the difference.
+        earlier run was another one; it names the difference. Another number of threads is a note.
         """
         self.directory = directory
+        self.notes: list[str] = []
         mark = directory / _RUN
         if not (resume and mark.exists()):
             self.remove()
             files.make_directory(directory)
             with files.whole(mark) as built:
-                built.write_text(json.dumps(run), encoding="utf-8")
-        elif found := difference(read_json(mark), json.loads(json.dumps(run))):
+                built.write_text(json.dumps({**run, _THREADS: threads}), encoding="utf-8")
+            return
+        earlier = read_json(mark)
+        before = earlier.pop(_THREADS, threads)
+        if found := difference(earlier, json.loads(json.dumps(run))):
             raise RecipeError(
                 f"{directory}: the interrupted run had another recipe, other inputs or other versions "
                 f"({found}); start again with --overwrite"
+            )
+        if before != threads:
+            self.notes.append(
+                f"begun with {before} threads and gone on with {threads}: a few codes may differ from those "
+                f"of one run, which --threads {before} gives"
             )
 
     def search(self) -> dict[str, Any] | None:

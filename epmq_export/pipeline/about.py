@@ -16,6 +16,7 @@ from epmq_export.tensors.directory import CARD
 log = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+_LARGEST_CARD = 1 << 20
 # The hub's own folder of a downloaded model: models--ORG--NAME/snapshots/REVISION.
 _SNAPSHOT = re.compile(r"models--(.+?)--(.+)")
 
@@ -85,10 +86,14 @@ def _snapshot(place: Path) -> re.Match[str] | None:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """Return the front matter of a model card, empty where there is none."""
+    """Return the front matter of a model card, empty where there is none, or where it is a stranger's trick:
+    lists within lists without end, or a file that would fill the memory.
+    """
     try:
+        if path.is_file() and path.stat().st_size > _LARGEST_CARD:
+            raise ValueError
         return metadata_load(path) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         if path.is_file():
             log.warning("%s: its front matter cannot be read, so it says nothing of the licence", path)
         return {}

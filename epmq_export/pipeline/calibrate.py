@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from epmq_export import files
@@ -100,8 +101,10 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     decides = {"family": job.models.family.name, "method": asdict(calibrator.method), **origin}
     decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
     decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
-    finished = FinishedBlocks(files.beside(directory, _BLOCKS), decides, resume)
-    made = _Calibrated(notes=[*told, *_known_notes(job, target)])
+    finished = FinishedBlocks(
+        files.beside(directory, _BLOCKS), decides, threads=torch.get_num_threads(), resume=resume
+    )
+    made = _Calibrated(notes=[*told, *_known_notes(job, target), *finished.notes])
     try:
         found = _search(calibrator, finished, recipe.calibration.tune, choose)
         made.notes += found.notes

@@ -1,6 +1,5 @@
 """What a finished output shows to others: its model card, and its files on the hub."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,7 @@ def write_card(output: Path) -> None:
     models.
     """
     said = {
-        name: json.loads(path.read_text(encoding="utf-8"))
+        name: files.read_json(path)
         for folder in (PACKED, "onnx")
         for name in _SAID
         if (path := output / folder / name).is_file()

@@ -99,7 +99,7 @@ def recipe_of(output: Path) -> Recipe | None:
     try:
         told = json.loads(report.read_text(encoding="utf-8"))["recipe"]["file"]
         named, base = Path(told["path"]), Path(told.get("base") or "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         log.warning("%s names no recipe, so the tasks are not checked: give --recipe", report)
         return None
     if not named.is_file():

@@ -133,7 +133,7 @@ def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
     try:
         grids = json.loads(text)
         return {name: GRIDS[grid] for name, grid in grids.items() if onnx_graph.PARTS[grid]}
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"{path}: metadata key epmq.grids is {short(text)}, expected a JSON object of tensors and "
             f"{', '.join(onnx_graph.PARTS)}"

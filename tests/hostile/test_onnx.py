@@ -166,7 +166,10 @@ CHANGES = [
     (no_grids, "no metadata key epmq.grids"),
     *(
         (forged_grids(text), "metadata key epmq.grids")
-        for text in ("", "[]", "{", '{"a": 1}', '{"a": []}', '"Q4_0"', "9" * 5000, '{"other.weight": "Q4_0"}')
+        for text in (
+            *("", "[]", "{", '{"a": 1}', '{"a": []}', '"Q4_0"', '{"other.weight": "Q4_0"}'),
+            *("9" * 5000, "[" * 100_000),
+        )
     ),
     (forged_grids(json.dumps({QUERY: "Q4_K"})), "expected a JSON object of tensors and Q4_0, Q8_0, Q4_1Z"),
     (

@@ -71,7 +71,19 @@ def test_a_card_that_says_nothing(card: str | None, bert: Family, tmp_path: Path
     assert found == About(name="x", pipeline_tag="sentence-similarity")
 
 
-def test_a_broken_card_is_told(bert: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "README.md").write_text("---\nlicense: [apache\n---\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "license: [apache",
+        "license: " + "[" * 5000,
+        "license: !!python/name:os.system",
+        f"a: {'x' * (1 << 20)}",
+    ],
+    ids=["not closed", "without end", "code", "large"],
+)
+def test_a_broken_card_is_told(
+    text: str, bert: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{text}\n---\n", encoding="utf-8")
     assert about(recipe(tmp_path, "./x", base="./y"), tmp_path, bert).license is None
     assert "README.md: its front matter cannot be read" in caplog.text
