@@ -1,4 +1,4 @@
-# `make demo` runs the main job, `make test` the tests. Each sets up what it needs, and can be run again.
+# `make demo` runs the main job, `make test` the tests, `make docs` builds the pages as a site. Each sets up what it needs, and can be run again.
 PYTHON ?= python3
 
 # The environment that is active, or .venv.
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.epmq-ready
 
-.PHONY: demo test check setup
+.PHONY: demo test check docs setup
 
 demo: setup
 	$(BIN)/epmq demo -o demo-out --overwrite
@@ -20,6 +20,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+docs: setup
+	$(BIN)/python -m tests.docs.site
 
 setup: $(READY)
 

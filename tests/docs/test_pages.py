@@ -12,7 +12,7 @@ from tests import ROOT
 from tests.docs.rooms import links, rooms, top_folders
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-GENERATED = ("api.md", "results.md")
+GENERATED = ("api.md", "command-line.md", "results.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
