@@ -13,6 +13,7 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.models.samples import Picture
 from epmq_export.verification.runtimes.sentence_transformers import package
 from epmq_export.verification.runtimes.sentence_transformers.runtime import SentenceTransformers
+from formats.safetensors.format import Safetensors
 from tests.tiny.onnx_encoders import TEXTS, minilm, reference, rms
 
 RUNTIME = SentenceTransformers()
@@ -110,7 +111,7 @@ def test_an_environment_without_it_is_told_with_what_to_install(
         RUNTIME.version()
 
 
-def test_the_library_gives_what_pytorch_gives() -> None:
+def test_the_library_gives_what_pytorch_gives(tmp_path: Path) -> None:
     try:
         RUNTIME.version()
     except MissingRuntime as error:
@@ -119,3 +120,5 @@ def test_the_library_gives_what_pytorch_gives() -> None:
     expected = reference(model)
     assert rms(RUNTIME.outputs(model.path, TEXTS, exact=True), expected) < 3e-6
     assert rms(RUNTIME.outputs(model.path, TEXTS), expected) < 4e-2
+    weights = Safetensors().write(model.packed, model.family, tmp_path)
+    assert rms(RUNTIME.outputs(weights, TEXTS), expected) < 3e-6
