@@ -13,7 +13,7 @@ from epmq_export.models.format import Format
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.values import size_in_bytes
-from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.packed import Packed, exported_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def export(
                 raise RecipeError(
                     f"{output / name}: found {packed.directory} there, which is read, expected another place"
                 )
-        sizes = sum(path.stat().st_size for path in packed.directory.glob("*.safetensors"))
-        require_room({output: len(names) * sizes})
+        size = sum(exported_bytes(packed.shape(name), packed.storage(name)) for name in packed.names())
+        require_room({output: len(names) * size})
         for name in names:
             with stages.stage(f"write {name}"), files.whole(output / name) as built:
                 built.mkdir()

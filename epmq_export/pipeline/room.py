@@ -1,19 +1,19 @@
 """The room on the disk that a job needs at the least, asked before its work."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 
 from epmq_export import files
 from epmq_export.files.room import require_room
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.grids.layout import FULL
+from epmq_export.grids.layout import FULL, Storage
 from epmq_export.merging.registry import RULES
 from epmq_export.pipeline.forecast.planned import planned_tensors, tensor_shapes
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.targets import Target
-from epmq_export.tensors.packed import stored_bytes
+from epmq_export.tensors.packed import exported_bytes, stored_bytes
 
 
 def require_room_to_calibrate(job: Job, directory: Path, target: Target | None) -> None:
@@ -26,30 +26,33 @@ def require_room_to_calibrate(job: Job, directory: Path, target: Target | None) 
 
 def require_room_to_run(job: Job, output: Path, targets: Sequence[Target]) -> None:
     """Raise OutputError where a run has no room for the packed checkpoints that are not there yet, and for
-    the files of each format, which are as large at the least.
+    the files of each format.
     """
     needed = 0
     for target in targets:
-        size, done = packed_bytes(job, target), (output / target.directory).exists()
-        needed += size * (len(target.formats) + (0 if done else 1))
+        needed += len(target.formats) * _bytes(job, target, exported_bytes)
+        needed += 0 if (output / target.directory).exists() else packed_bytes(job, target)
     require_room({output: needed, **_kept_merge(job)})
 
 
 def packed_bytes(job: Job, target: Target | None) -> int:
-    """Return the bytes of the tensors of a packed checkpoint. Where a budget chooses grids, these are
+    """Return the bytes of the tensors of a packed checkpoint. Where a budget of bits chooses grids, these are
     the smallest ones.
     """
+    return _bytes(job, target, stored_bytes)
+
+
+def _bytes(job: Job, target: Target | None, of: Callable[[tuple[int, ...], Storage], int]) -> int:
+    """Return the sum of a function of each tensor's shape and storage."""
     family, recipe = job.models.family, job.recipe
     layout = FULL if target is None else recipe.quantization.layout.replaced(target.replaced)
-    searched = target is not None and recipe.quantization.chooses
-    smallest = min((GRIDS[name].bits_per_weight for name in target.candidates), default=0) if target else 0
-    total = 0.0
-    for tensor in planned_tensors(family, tensor_shapes(family), layout, []).values():
-        if searched and isinstance(tensor.storage, Grid):
-            total += prod(tensor.shape) * smallest / 8
-        else:
-            total += stored_bytes(tensor.shape, tensor.storage)
-    return int(total)
+    searched = [] if target is None or recipe.quantization.bits is None else target.candidates
+    smallest = min((GRIDS[name] for name in searched), key=lambda grid: grid.bits_per_weight, default=None)
+    planned = planned_tensors(family, tensor_shapes(family), layout, []).values()
+    return sum(
+        of(each.shape, smallest if smallest is not None and isinstance(each.storage, Grid) else each.storage)
+        for each in planned
+    )
 
 
 def _kept_merge(job: Job) -> dict[Path, int]:

@@ -317,6 +317,12 @@ def stored_bytes(shape: tuple[int, ...], storage: Storage) -> int:
     return prod(shape) * (4 if storage.bits <= 4 else 8) // 8 + prod(shape) // storage.group * numbers
 
 
+def exported_bytes(shape: tuple[int, ...], storage: Storage) -> int:
+    """Return the bytes that a tensor of a shape takes in a file of any format, at the least."""
+    bits = storage.bits_per_weight if isinstance(storage, Grid) else 8 * storage.itemsize
+    return int(prod(shape) * bits / 8)
+
+
 @dataclass(frozen=True)
 class Values:
     """Tensors in memory by name, on a grid or plain, read as the values that a file ships."""

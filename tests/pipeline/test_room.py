@@ -15,7 +15,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.room import packed_bytes
 from epmq_export.pipeline.targets import targets
 from epmq_export.recipe.load import load_recipe
-from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.packed import Packed, exported_bytes
 from tests.tiny.recipe_project import Project
 
 TOLD = r"out: found 0\.0003 GB left on its disk, expected at least 0\.\d+ GB for what is written there$"
@@ -44,6 +44,12 @@ def test_the_room_of_a_packed_checkpoint_is_known(recipe: Path, packed: Packed) 
     size = (packed.directory / "packed.safetensors").stat().st_size
     assert 0.95 * size < packed_bytes(job, target) < size
     assert packed_bytes(job, None) > 3 * size
+
+
+def test_the_room_of_files_is_no_more_than_they_take(packed: Packed, tmp_path: Path) -> None:
+    (file,) = epmq.export(packed, tmp_path / "out", formats=["gguf"])
+    needed = sum(exported_bytes(packed.shape(name), packed.storage(name)) for name in packed.names())
+    assert 0.9 * file.stat().st_size < needed < file.stat().st_size
 
 
 @pytest.mark.usefixtures("full")
