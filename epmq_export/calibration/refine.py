@@ -9,7 +9,6 @@ model. Codes are trained straight through their rounding (Bengio et al., arXiv 1
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -40,8 +39,6 @@ POOL = 8
 HELD_OUT = 8
 CHECKS = 10
 WARM_UP = 20
-# The steps after which the time of a step is known well enough to say how much is left.
-FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -208,11 +205,10 @@ def refine(
     )
     before = held_out()
     best = Refined(tensors=dict(tensors), before=before, after=before, step=0)
-    started = time.monotonic()
     for step, chosen in enumerate(
         _batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1
     ):
-        progress(_said(step - 1, settings.steps, time.monotonic() - started), step - 1, settings.steps)
+        progress("refine", step - 1, settings.steps)
         value = loss(chosen)
         if not bool(torch.isfinite(value)):
             raise CalibrationError(
@@ -230,14 +226,6 @@ def refine(
                 best = Refined(tensors=trained, before=before, after=after, step=step)
     progress("refine", settings.steps, settings.steps)
     return best
-
-
-def _said(done: int, total: int, seconds: float) -> str:
-    """Return what is said of a step: from the tenth on with the time left, if the others take as long."""
-    left = seconds / max(done, 1) * (total - done)
-    if done < FIRST:
-        return "refine"
-    return f"refine, {left:.0f} s left" if left < 90 else f"refine, {left / 60:.0f} min left"
 
 
 class _Student:

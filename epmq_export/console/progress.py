@@ -9,6 +9,7 @@ from rich.progress import Progress as Bar
 
 from epmq_export.console.streams import is_terminal
 from epmq_export.console.terminal import err, show_line, visible
+from epmq_export.console.time_left import TimeLeft
 
 if TYPE_CHECKING:  # Its room imports torch, which not every command shall wait for.
     from epmq_export.pipeline.progress import Progress
@@ -18,14 +19,15 @@ QUIET = 10.0
 
 
 class ProgressDisplay:
-    """A display that shows each stage as it is told of it, and leaves a line with the time that a finished
-    stage took.
+    """A display that shows each stage as it is told of it, with the time that is left where its steps are
+    counted, and leaves a line with the time that a finished stage took.
     """
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._said = time.monotonic()
+        self._left = TimeLeft()
 
     def __call__(self, progress: "Progress") -> None:
         """Show one step."""
@@ -33,17 +35,23 @@ class ProgressDisplay:
             self._end(progress)
         elif not progress.text:
             self._begin(progress.stage)
-        elif self._bar is not None:
+        else:
+            self._step(progress, self._left.told(progress.done, progress.total, progress.seconds))
+
+    def _step(self, progress: "Progress", left: str) -> None:
+        if self._bar is not None:
             total = progress.total or None
             text = visible(progress.text)
-            self._bar.update(self._task, description=text, completed=progress.done, total=total)
+            self._bar.update(self._task, description=text, completed=progress.done, total=total, left=left)
         elif time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
-            count = f" ({progress.done} of {progress.total})" if progress.total else ""
+            parts = [f"{progress.done} of {progress.total}"] if progress.total else []
+            count = f" ({', '.join([*parts, *([left] if left else [])])})" if parts else ""
             show_line(f"{progress.stage}: {progress.text}{count}", "dim")
 
     def _begin(self, stage: str) -> None:
         self._said = time.monotonic()
+        self._left = TimeLeft()
         if not (is_terminal(sys.stderr) and err.is_interactive):
             return
         columns = (
@@ -52,9 +60,10 @@ class ProgressDisplay:
             BarColumn(16),
             TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", style="dim", markup=False),
         )
         self._bar = Bar(*columns, console=err, transient=True)
-        self._task = self._bar.add_task("", total=None, stage=stage)
+        self._task = self._bar.add_task("", total=None, stage=stage, left="")
         self._bar.start()
 
     def _end(self, progress: "Progress") -> None:

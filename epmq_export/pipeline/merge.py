@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import Tensor
 
 from epmq_export.files import read_json
 from epmq_export.merging.assembly import assemble, origins
@@ -31,7 +32,7 @@ from epmq_export.pipeline.models import (
     settings_notes,
     untrained,
 )
-from epmq_export.pipeline.progress import Stages
+from epmq_export.pipeline.progress import Stages, Update
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.merge import RecipeTokenizer
 from epmq_export.recipe.published import published
@@ -39,7 +40,7 @@ from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.fitted import with_own_head
-from epmq_export.tensors.source import Joined, TypedSource, only, without
+from epmq_export.tensors.source import Joined, Passed, TypedSource, only, without
 
 log = logging.getLogger(__name__)
 
@@ -166,12 +167,25 @@ def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Sta
     experts = [model.model for model in recipe.experts]
     base, *experts = published([recipe.base_model, *experts], recipe.directory)
     card = model_card(base, experts, recipe.merge_method, _written(recipe))
-    with stages.stage("merge"):
+    with stages.stage("merge") as update:
         write_merged(
             directory,
-            merged.source,
+            _Counted(merged.source, update),
             merged.directory,
             card,
             config=merged.config,
             tokenizer=merged.tokenizer,
         )
+
+
+class _Counted(Passed):
+    """A source that tells of each tensor that is loaded."""
+
+    def __init__(self, source: TypedSource, update: Update) -> None:
+        super().__init__(source)
+        self._update, self._done, self._total = update, 0, len(source.names())
+
+    def load(self, name: str) -> Tensor:
+        self._update(name, self._done, self._total)
+        self._done = min(self._done + 1, self._total)
+        return super().load(name)

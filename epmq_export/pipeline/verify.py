@@ -62,7 +62,7 @@ def verify(
         if published(job.recipe.source, job.recipe.directory) != packed.index.recipe:
             log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
         with stages.stage("score the references") as update:
-            judge = Judge.build(job.models, job.tasks, packed, job.device, lambda text: update(text, 0, 0))
+            judge = Judge.build(job.models, job.tasks, packed, job.device, update)
     with stages.stage("verify") as update:
         verdict = verify_files(written, family, asked, judge, lambda text: update(text, 0, 0))
     if report is not None:

@@ -33,17 +33,19 @@ class Judge:
         tasks: Sequence[Task],
         packed: Packed,
         device: torch.device,
-        progress: Callable[[str], None],
+        progress: Callable[[str, int, int], None],
     ) -> "Judge":
         """Run base, experts, merged model and packed checkpoint in PyTorch. `progress` is told the name of
-        each.
+        each, how many have run, and how many there are.
         """
-        progress("experts")
+        others = (("base", sources.base), ("merged", sources.merged), ("reference", packed))
+        total = len(others) + 1
+        progress("experts", 0, total)
         bench = open_bench(sources, tasks, device)
         rows: dict[str, dict[str, Lines]] = {}
         outputs: dict[str, Outputs] = {}
-        for name, source in (("base", sources.base), ("merged", sources.merged), ("reference", packed)):
-            progress(name)
+        for done, (name, source) in enumerate(others, 1):
+            progress(name, done, total)
             outputs = bench.outputs(partial(reference.outputs, sources.family, source, device=device))
             rows[name] = lines_of(bench, outputs)
         rows["experts"] = lines_of(bench, bench.experts)

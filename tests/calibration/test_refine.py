@@ -150,12 +150,6 @@ def test_gradients_are_those_of_the_grid_with_its_codes_held(grid: Grid) -> None
         torch.testing.assert_close(module.offset.grad, upstream.reshape(levels.shape).sum(2))
 
 
-def test_what_it_says_has_the_time_left() -> None:
-    assert stage._said(3, 600, 9.0) == "refine"
-    assert stage._said(100, 600, 50.0) == "refine, 4 min left"
-    assert stage._said(550, 600, 550.0) == "refine, 50 s left"
-
-
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_rounding_for_training_is_that_of_the_file(grid: Grid) -> None:
     """Values bit for bit; and gradients as autograd has them of the plain formula, where rounding is passed

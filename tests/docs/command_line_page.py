@@ -17,9 +17,9 @@ PAGE = ROOT / "docs" / "command-line.md"
 INTRODUCTION = """\
 # The command line
 
-Results are on stdout, progress and log on stderr. `epmq COMMAND --help` shows what is here, and `epmq
---install-completion` lets the shell complete it. `epmq --verbose COMMAND` says more. This page is made of the
-commands' own help by `python -m tests.docs.command_line_page`.
+Results are on stdout, progress and log on stderr. `epmq COMMAND --help` shows what is here, and
+`epmq --install-completion` lets the shell complete it. `epmq --verbose COMMAND` says more. This page is made
+of the commands' own help by `python -m tests.docs.command_line_page`.
 """
 _VALUES = {Path: "PATH", int: "N", str: "TEXT"}
 

@@ -16,7 +16,7 @@ from tests import ROOT
 
 CONFIG = ROOT / "docs" / "mkdocs.yml"
 BUILD = ROOT / "build"
-FIRST = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/*.md")
+FIRST = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/*.md", "docs/*.css")
 _LINK = re.compile(r"(\]\()([^)#\s]+)([^)]*\))")
 _FOLDER_PAGE = "README.md"
 
