@@ -21,7 +21,7 @@ class Layout:
     """
 
     linears: str = "Q4_0"
-    embeddings: str = "F16"
+    embeddings: str = "Q8_0"
     overrides: Mapping[str, str] = field(default_factory=dict)
     """The storage of linears by pattern of their names. The first pattern that matches decides."""
 

@@ -149,7 +149,7 @@ class RecipeQuantization(RecipePart):
     replaced by Q8_0.
     """
 
-    embeddings: Annotated[str, choice(*STORAGES)] = "F16"
+    embeddings: Annotated[str, choice(*STORAGES)] = "Q8_0"
     keep: list[Name] = []
     """The fnmatch patterns of the names of tensors that stay in F16."""
 

@@ -88,11 +88,11 @@ def test_run_leaves_what_the_contract_says(ran: tuple[Path, Result], project: Pr
         tasks = file["checks"]["tasks"]
         assert tasks["by_task"]["unlabelled"]["distance"]["mean"]["upper"] < 0.02
         assert [group["key"] for group in tasks["pooled"]] == ["verify.tasks", "verify.agreement"]
-    assert found["files"][0]["checks"]["codes"]["decoded_by_runtime"] == 18
+    assert found["files"][0]["checks"]["codes"]["decoded_by_runtime"] == 19  # with the embeddings
     assert found["files"][1]["notes"] == {"linears": 18, "fused": 18}
-    assert {layer["tensor"] for layer in found["layers"] if layer["grid"] == "Q4_0"} == set(
-        Packed(output / "packed").grids
-    )
+    assert {layer["tensor"] for layer in found["layers"] if layer["grid"] == "Q4_0"} == {
+        name for name, grid in Packed(output / "packed").grids.items() if grid.name == "Q4_0"
+    }
     assert found["recipe"]["file"] == {"path": str(project.recipe), "sha256": files.sha256(project.recipe)}
     hashed = {entry["path"]: entry["sha256"] for entry in found["inputs"]}
     for path in (

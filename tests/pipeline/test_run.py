@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from converters.bert.family import Bert
+from converters.bert.kinds import KINDS
 from epmq_export.api import registry
 from epmq_export.errors import RecipeError
 from epmq_export.models.family import Export
@@ -48,7 +50,7 @@ class WithoutGguf(Bert):
 @pytest.fixture
 def without_gguf() -> Registry:
     """Return the project's own, for which BERT has no GGUF."""
-    return replace(registry(), open_family=WithoutGguf.open)
+    return replace(registry(), open_family=partial(WithoutGguf.open, kind=KINDS["bert"]))
 
 
 def test_a_format_that_the_family_lacks_is_one_sentence_and_nothing_is_written(
@@ -87,7 +89,7 @@ def test_what_is_there_is_not_replaced_unasked(packed: Packed, tmp_path: Path) -
 def test_every_runtime_of_a_format_verifies_its_files(packed: Packed, tmp_path: Path) -> None:
     """A second runtime of GGUF is run beside the first, and its checks stand beside the first's."""
     runtimes = {**registry().runtimes, "another": Another()}
-    both = replace(registry(), open_family=TwoRuntimes.open, runtimes=runtimes)
+    both = replace(registry(), open_family=partial(TwoRuntimes.open, kind=KINDS["bert"]), runtimes=runtimes)
     shutil.copytree(packed.directory, tmp_path / "packed")
     export(both, Packed(tmp_path / "packed"), tmp_path, ["gguf"], False, Stages())
     verdict = verify(both, tmp_path, ["gguf"], None, None, Stages())

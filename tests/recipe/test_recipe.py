@@ -27,7 +27,7 @@ def test_defaults_are_those_of_the_method(folder: Path) -> None:
     assert (recipe.calibration.samples, recipe.calibration.seed) == (64, 0)
     assert (recipe.quantization.grid, recipe.quantization.embeddings, recipe.quantization.keep) == (
         "Q4_0",
-        "F16",
+        "Q8_0",
         [],
     )
     assert recipe.export.formats is None and recipe.frozen is None

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from converters.bert.family import Bert
+from converters.bert.kinds import KINDS
 from epmq_export.errors import InputError, OutputError
 from epmq_export.models.family import Export, Family
 from epmq_export.models.format import PlannedTensor
@@ -246,6 +247,6 @@ class InClipCpp(Bert):
 
 
 def test_clip_cpp_reads_no_splits(split: Model, tmp_path: Path) -> None:
-    packed, family = split[0], InClipCpp.open(split[1].directory)
+    packed, family = split[0], InClipCpp.open(split[1].directory, KINDS["bert"])
     with pytest.raises(InputError, match=r"clip\.cpp reads no model in several files"):
         Gguf().write(packed, family, tmp_path)
