@@ -15,7 +15,6 @@ from epmq_export.data.nearby import Nearby, find_data
 from epmq_export.data.request import DataRequest
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import EpmqError, InputError, near_file
-from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.recipe import Recipe, RecipeCalibration
@@ -33,6 +32,9 @@ _CLASSES = 50
 """More labels than these are answers in words, or numbers, and no classes."""
 
 _SAMPLES: int = RecipeCalibration.model_fields["samples"].default
+_RULES = ("tsvm", "ties", "task_arithmetic", "linear")
+"""The rules that a first recipe tells of."""
+
 _METHOD: str = Recipe.model_fields["merge_method"].default
 
 
@@ -109,7 +111,7 @@ def _head(writer: _Writer, base: str, name: str) -> Iterator[str]:
     yield f"base_model: {_model(base, writer.folder)}"
     yield ""
     yield "# How the experts become one model before the calibration pulls it back towards each of them:"
-    yield f"# {', '.join(RULES)}."
+    yield f"# {', '.join(_RULES)}, or another rule of docs/recipe.md."
     yield f"merge_method: {_METHOD}"
     yield ""
     yield f"# A task has an expert, unlabelled {writer.reads} to calibrate on, and labelled ones to judge by."
@@ -227,7 +229,7 @@ def _names(experts: Sequence[str]) -> list[str]:
     found: list[str] = []
     for expert in experts:
         path = Path(expert).expanduser()
-        name = path.resolve().name if path.exists() else expert.partition("@")[0].rpartition("/")[2]
+        name = _absolute(path).name if path.exists() else expert.partition("@")[0].rpartition("/")[2]
         count = 2
         base = name
         while name in found:
@@ -243,7 +245,7 @@ def _places(expert: str, data: Path | None, folder: Path) -> list[Path]:
     path = Path(expert).expanduser()
     places = [folder / "data", folder]
     if path.is_dir():
-        own = path.resolve()
+        own = _absolute(path)
         places = [own, own.parent / "data", own.parent.parent / "data", folder / "data", own.parent, folder]
     return list(dict.fromkeys(places))
 
@@ -275,7 +277,12 @@ def _path(path: Path, folder: Path) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    return Path(os.path.relpath(_absolute(path), _absolute(folder))).as_posix()
+
+
+def _absolute(path: Path) -> Path:
+    """Return an absolute path without `..`, and with links as the user named them."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links
 
 
 def _yaml(value: str | Sequence[str] | Mapping[str, str]) -> str:

@@ -11,6 +11,8 @@ import yaml
 import epmq_export
 from epmq_export.data.nearby import Nearby, find_data
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.merging.registry import RULES
+from epmq_export.pipeline.first_recipe import _RULES as FIRST_RULES
 from epmq_export.recipe.load import load_recipe
 from tests.tiny import decoder, recipe_project, vit
 from tests.tiny.built_once import built_once
@@ -78,6 +80,16 @@ def test_what_is_not_found_is_marked(folder: Path, monkeypatch: pytest.MonkeyPat
         epmq_export.init("base", ["experts/moot"], "other.yaml")
     with pytest.raises(InputError, match="nowhere: no such directory"):
         epmq_export.init("base", ["experts/mood"], "other.yaml", data="nowhere")
+
+
+def test_links_stay_as_the_user_named_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "linked").symlink_to(folder / "base")
+    (folder / "mood").symlink_to(folder / "experts" / "topic: 1")
+    written = yaml.safe_load(epmq_export.init("linked", ["experts/../mood"]).read_text())
+    assert written["base_model"] == "./linked"
+    assert written["tasks"]["mood"]["expert"] == "./mood"
+    assert set(FIRST_RULES) <= set(RULES)
 
 
 def test_data_that_cannot_be_read_say_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
