@@ -10,7 +10,10 @@ from tests.tiny import tokenizers as tiny
 HERE = Path("~/.cache/epmq/lm").expanduser()
 
 
-@pytest.mark.parametrize(("name", "left_out"), [("smollm2", 0), ("gemma3", 0), ("flan-t5-small", 1500)])
+@pytest.mark.parametrize(
+    ("name", "left_out"),
+    [("smollm2", 0), ("gemma3", 0), ("flan-t5-small", 1500), ("multilingual-e5-small", 1300)],
+)
 def test_llama_cpp_gives_the_same_ids(name: str, left_out: int, tmp_path: Path) -> None:
     if not (HERE / name / "tokenizer.json").is_file():
         pytest.skip(f"needs the tokenizer of {name} in {HERE / name}")
