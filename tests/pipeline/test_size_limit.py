@@ -54,7 +54,7 @@ def test_a_file_is_as_large_as_it_may_be(inputs: Path, tmp_path: Path) -> None:
     asked = least + 12
     recipe = written(inputs, tmp_path, size=f"{asked}KB")
     planned = epmq_export.forecast(recipe)
-    assert set(planned.grids["gguf"].values()) == {f"files of at most {asked}KB, by measured loss"}
+    assert set(planned.grids["gguf"].values()) == {f"grids by measured loss, in files of at most {asked}KB"}
     assert planned.time is not None and planned.time.calibrations == (2, 2)
     taken, grids = size_of(recipe, tmp_path)
     assert len(grids) > 1 and 1000 * (asked - 8) < taken <= 1000 * asked

@@ -234,8 +234,9 @@ def _grids(
     """Return what each calibrated linear is stored on, by format and by name."""
     bits, size = recipe.quantization.bits, recipe.quantization.size
     if recipe.quantization.chooses:
-        word = f"files of at most {size}" if bits is None else f"{bits:g} bits a weight on average"
-        word += ", by measured loss"
+        word = f"grids by measured loss, in files of at most {size}"
+        if bits is not None:
+            word = f"{bits:g} bits a weight on average, by measured loss"
         return {format: dict.fromkeys(linears(family), word) for format in planned}
     return {
         format: {name: storage_name(tensors[name].storage) for name in linears(family)}
