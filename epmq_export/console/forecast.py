@@ -74,6 +74,7 @@ def show_forecast(forecast: "Forecast") -> None:
                 f"refine, {forecast.refine.steps} steps: roughly {_duration(least)} to {_duration(most)}, "
                 f"with about {forecast.refine.memory / 1e9:.2f} GB in memory",
                 style="bold",
+                soft_wrap=True,
             )
         rests = (
             f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
