@@ -10,16 +10,16 @@ from epmq_export.publishing.card import model_card
 from epmq_export.publishing.hub import Upload, push, require_name, uploads
 from epmq_export.publishing.report import REPORT, read_report
 from epmq_export.tensors.directory import CARD, CONFIG
+from epmq_export.tensors.modules import MODULES
 
 _SAID = (
     CONFIG,
     "tokenizer_config.json",
     "sentence_bert_config.json",
-    "modules.json",
     "1_Pooling/config.json",
     "genai_config.json",
 )
-"""The files beside ONNX models that say how clients use them."""
+"""The JSON files beside ONNX models that say how clients use them; `modules.json`, a list, says it, too."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,11 @@ def write_card(output: Path) -> None:
     """Write OUTPUT/README.md, whole or not at all, from OUTPUT/report.json and what clients read beside the
     models.
     """
-    said = {
-        name: files.read_json(path)
-        for folder in (PACKED, "onnx")
-        for name in _SAID
-        if (path := output / folder / name).is_file()
-    }
+    said: dict[str, object] = {}
+    for folder in (output / PACKED, output / "onnx"):
+        said |= {name: files.read_json(folder / name) for name in _SAID if (folder / name).is_file()}
+        if (folder / MODULES).is_file():
+            said[MODULES] = files.read_json_list(folder / MODULES)
     card = model_card(read_report(output / REPORT), said)
     with files.whole(output / CARD) as built:
         built.write_text(card, encoding="utf-8")

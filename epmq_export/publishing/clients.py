@@ -68,7 +68,7 @@ def _in_javascript(purpose: str, folder: Mapping[str, Any]) -> str:
     """Return the call of transformers.js. That of a sentence encoder says how to pool."""
     task, asked = _TASKS[purpose]
     if purpose == "sentence-similarity":
-        modules = [module.get("type", "") for module in folder.get("modules.json") or []]
+        modules = [str(module.get("type")) for module in folder.get("modules.json") or []]
         cls = (folder.get("1_Pooling/config.json") or {}).get("pooling_mode_cls_token")
         unit = any(name.endswith("Normalize") for name in modules)
         pooling, normal = "cls" if cls else "mean", "true" if unit else "false"
