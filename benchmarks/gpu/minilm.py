@@ -21,6 +21,7 @@ from epmq_export.verification.tasks.bench import lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 
 CPU = torch.device("cpu")
+FEW = 20  # The lines that a tiny recipe is judged by.
 
 
 def minilm(request: Request) -> Iterator[Row]:
@@ -90,6 +91,10 @@ def write_recipe(base: Path, work: Path, tiny: bool = False) -> Path:
         task |= {key: str(DEMO / task[key]) for key in ("expert", "calibration", "evaluation")}
     if tiny:
         content["tasks"] = dict([*tasks.items()][:2])
+        for name, task in content["tasks"].items():
+            few = Path(task["evaluation"]).read_text(encoding="utf-8").splitlines(keepends=True)[:FEW]
+            task["evaluation"] = str(work / f"{name}.tsv")
+            Path(task["evaluation"]).write_text("".join(few), encoding="utf-8")
         content["calibration"] = {"samples": 4, "method": "epmq"}
         content["merge_method"] = "task_arithmetic"
     path = work / "minilm.yaml"
