@@ -147,7 +147,7 @@ def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> No
         assert facts["tokens"] == 31
         assert facts["perplexity"] == pytest.approx(facts["reference_perplexity"], rel=0.5)
         assert file["checks"]["codes"]["equal"] and file["checks"]["metadata"]["equal"]
-    assert report["files"][1]["notes"] == {"linears": 14, "fused": 14}
+    assert report["files"][1]["notes"] == {"linears": 15, "fused": 15}  # with the head
     assert set(Packed(output / "packed").grids) >= {
         f"model.layers.1.self_attn.{which}_proj.weight" for which in "qkvo"
     }

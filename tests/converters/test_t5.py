@@ -288,7 +288,8 @@ def test_calibration_lowers_the_loss(tmp_path: Path, version: str) -> None:
     found: dict[str, tuple[dict[str, PackedTensor | torch.Tensor], float]] = {}
     for preset in ("rtn", "featcal"):
         method = with_length(PRESETS[preset], family, InMemory(base), sources, InMemory(merged))
-        calibrator = Calibrator(family, InMemory(base), InMemory(merged), tasks, method, Layout(), CPU)
+        layout = Layout(embeddings="F16")
+        calibrator = Calibrator(family, InMemory(base), InMemory(merged), tasks, method, layout, CPU)
         tensors: dict[str, PackedTensor | torch.Tensor] = {}
         for _, result in calibrate_blocks(calibrator):
             tensors |= result.tensors

@@ -10,7 +10,7 @@ WRONG_TASKS = [
     (
         TASK + "    expertt: x",
         "7: tasks.mood.expertt: found an unknown key, expected one of expert, calibration, labels, prompt, "
-        "metric, templates, head, evaluation, did you mean 'expert'?",
+        "chat, metric, templates, head, evaluation, did you mean 'expert'?",
     ),
     (
         HEAD + "tasks:\n  mood:\n    expert: org/a\n    calibration: data/mod.tsv",

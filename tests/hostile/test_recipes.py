@@ -81,13 +81,13 @@ def test_an_alias_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
 WRONG_VALUES = [
     (
         HEAD + "calibration: {methd: epmq}",
-        "3: calibration.methd: found an unknown key, expected one of method, samples, alpha, rho, lambda, "
-        "seed, tune, refine, did you mean 'method'?",
+        "3: calibration.methd: found an unknown key, expected one of effort, method, samples, alpha, "
+        "rho, lambda, seed, tune, refine, did you mean 'method'?",
     ),
     (
         HEAD + "calibration:\n  damping: 1",
-        "4: calibration.damping: found an unknown key, expected one of method, samples, alpha, rho, lambda, "
-        "seed, tune, refine",
+        "4: calibration.damping: found an unknown key, expected one of effort, method, samples, alpha, "
+        "rho, lambda, seed, tune, refine",
     ),
     (
         HEAD + "verfy: {}",
