@@ -15,7 +15,8 @@ _BEFORE = re.compile(r"emb(?!ed_out)|(?:^|\.)(?:wte|wpe|shared|cls_token)(?:\.|$
 # A head (GPT-NeoX) and the projections of narrow embeddings (ALBERT, ELECTRA) have names like theirs, but are
 # linears.
 _TABLE = re.compile(
-    r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\."
+    r"embed(?!_out\b|ding_hidden_mapping_in\b|dings_project\b)"
+    r"|(?:^|\.)(?:wte|wpe|shared|relative_attention_bias)\."
 )
 
 

@@ -195,9 +195,11 @@ def _require_feasible(
     """Raise RecipeError or CalibrationError for settings that would otherwise fail only after the work."""
     if job.recipe.calibration.refine:
         if target is None:
+            itself = "refine" in job.recipe.source["calibration"]
+            found = "it set" if itself else f"{job.recipe.calibration.effort!r}, which asks for refine"
             raise job.recipe.mistake(
-                ("calibration", "refine"),
-                "found it set, expected it left out for safetensors: refine trains what is on a grid",
+                ("calibration", "refine" if itself else "effort"),
+                f"found {found}, expected it left out for safetensors: refine trains what is on a grid",
             )
         require_samples(calibrator.tasks)
     if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):

@@ -167,11 +167,9 @@ def _labels(writer: _Writer, labels: Sequence[str], file: Path | None) -> Iterat
     else:
         yield "    # A sample gets the label whose text the base embeds nearest to it."
         yield f"    # {TODO}: write what each label means."
+        yield f"    labels: {_yaml({name: worded(name) for name in labels})}"
         if writer.reads == "images":
-            yield f"    labels: {_yaml({name: worded(name) for name in labels})}"
             yield '    templates: ["a photo of {}."]'
-        else:
-            yield f"    labels: {_yaml({name: worded(name) for name in labels})}"
 
 
 def _of_language(labels: Sequence[str]) -> Iterator[str]:

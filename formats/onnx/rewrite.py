@@ -200,7 +200,7 @@ def grouped_queries(traced: Traced, node: NodeProto) -> list[NodeProto]:
         return []
     out, own = node.output[0], f"{found['mask']}.{heads // groups} times"
 
-    def made(operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> NodeProto:  # noqa: ANN401 - as onnx has it
+    def made(operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> NodeProto:  # noqa: ANN401
         return helper.make_node(operator, inputs, [name], f"{name}.node", **attributes)
 
     return [

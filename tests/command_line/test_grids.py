@@ -163,13 +163,19 @@ def test_a_calibrated_merge_in_full_precision(epmq: Warm, project: Project, tmp_
     ] == pytest.approx(scores["model"], abs=0.02)
 
 
-def test_what_is_not_on_a_grid_cannot_be_refined(epmq: Warm, project: Project, tmp_path: Path) -> None:
-    recipe = project.variant(tmp_path / "recipe.yaml", calibration={"samples": 16, "refine": True})
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"refine": True}, "calibration.refine: found it set,"),
+        ({"effort": "best"}, "calibration.effort: found 'best', which asks for refine,"),
+    ],
+)
+def test_what_is_not_on_a_grid_cannot_be_refined(
+    epmq: Warm, project: Project, tmp_path: Path, asked: dict[str, object], told: str
+) -> None:
+    recipe = project.variant(tmp_path / "recipe.yaml", calibration={"samples": 16, **asked})
     result = epmq("calibrate", recipe, "-o", "merged", "--format", "safetensors", folder=tmp_path)
-    assert (
-        result.code == 2
-        and "calibration.refine: found it set, expected it left out for safetensors" in result.error
-    )
+    assert result.code == 2 and f"{told} expected it left out for safetensors" in result.error
 
 
 @pytest.mark.parametrize(

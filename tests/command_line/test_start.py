@@ -84,6 +84,11 @@ def test_a_wrong_recipe_is_told_before_a_model_is_thought_of(tmp_path: Path, com
     assert imported(command, tmp_path / "recipe.yaml", "-o", tmp_path / "out", code=2) <= {"numpy", "torch"}
 
 
+def test_so_is_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    found = imported("run", tmp_path / "none.yaml", "-o", tmp_path / "out", code=2)
+    assert found <= {"numpy", "torch"}
+
+
 def test_a_merge_needs_no_library_of_models(project: recipe_project.Project, tmp_path: Path) -> None:
     """Nor a format or a runtime: a full expert and an adapter of a sentence encoder."""
     assert imported("merge", project.recipe, "-o", tmp_path / "out") == MERGE

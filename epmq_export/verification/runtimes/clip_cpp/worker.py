@@ -152,9 +152,11 @@ def of_texts(keys: Keys) -> dict[str, Any]:
     return {"tokens": tokens, "merges": keys.texts("tokenizer.ggml.merges"), **ends, "context": context}
 
 
-def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float32]:  # noqa: ANN401 - ids, or the path of pixels
-    """Return the outputs, float32 [n, projection_dim], computed one sample at a time on one thread, so that
-    the numbers are the same in every run, whatever else is asked for.
+def outputs(keys: Keys, path: str, want: str, samples: Any) -> NDArray[np.float32]:  # noqa: ANN401
+    """Return the outputs, float32 [n, projection_dim], of `samples`: tokens, or the path of a file of pixels.
+
+    They are computed one sample at a time on one thread, so that the numbers are the same in every run,
+    whatever else is asked for.
     """
     clip = library.clip()
     model = clip.clip_model_load(path.encode(), 0)
