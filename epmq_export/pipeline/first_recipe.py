@@ -191,6 +191,7 @@ def _calibration(samples: int) -> Iterator[str]:
     yield f"  method: {DEFAULT_METHOD}"
     fewer = "" if samples == _SAMPLES else f"; {_SAMPLES} is usual, but some must be left to judge by"
     yield f"  samples: {samples}  # of each task{fewer}"
+    yield "  # effort: best  # in place of samples: nearer to the experts, and many times as long"
     yield ""
     yield "quantization:"
     yield "  grid: Q4_0"
