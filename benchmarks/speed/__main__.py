@@ -8,8 +8,9 @@ Models of true shapes with random weights are written into --work and kept there
 against mergekit, where --mergekit names its command, in an environment of its own, and against reading all
 models and writing one; `adapters` merges four LoRA adapters by TSV-M; `start` runs commands on a tiny model;
 `write` exports a packed model. These are whole processes. `calibrate` holds calibrations, without reading and
-merging, against the products that they cannot do without (benchmarks/speed/calibrations.py). Runs of both
-sides alternate, and the table has medians. What was measured goes into results/speed.json and .md, and into
+merging, against the products that they cannot do without (benchmarks/speed/calibrations.py). `gptq` holds
+that method against llm-compressor's, where --peer-python names an interpreter that has it. Runs of both sides
+alternate, and the table has medians. What was measured goes into results/speed.json and .md, and into
 docs/results.md between comment markers.
 """
 
@@ -26,7 +27,9 @@ import yaml
 from benchmarks import PAGE, RESULTS, ROOT
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
+from benchmarks.speed.asked import Asked
 from benchmarks.speed.calibrations import calibrations
+from benchmarks.speed.gptq import gptq
 from benchmarks.speed.models import SHAPES, adapter, full_expert, pack, with_tokenizer, write_base
 from benchmarks.speed.process import Rows, Run, alternating, watched
 from benchmarks.speed.rates import best, rates
@@ -43,8 +46,9 @@ MARKERS = Markers.of("speed", "benchmarks.speed")
 HEAD = ("job", "seconds", "from, to", "processor", "own memory", "beside it", "seconds", "times as long")
 
 
-def merge(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
+def merge(asked: Asked, shape: str) -> Rows:
     """Return a row for each rule: three full experts in bfloat16."""
+    work, repeats = asked.work, asked.repeats
     base = write_base(SHAPES[shape], work / shape / "base")
     experts = [full_expert(base, work / shape / f"expert-{seed}", seed) for seed in (1, 2, 3)]
     found: Rows = {}
@@ -59,8 +63,8 @@ def merge(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
         recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
 
         jobs = {"epmq": partial(fresh, out, (*EPMQ, "merge", recipe, "-o", out))}
-        if mergekit is not None:
-            jobs["mergekit"] = partial(fresh, out, (mergekit, recipe, out, "--no-copy-tokenizer"))
+        if asked.mergekit is not None:
+            jobs["mergekit"] = partial(fresh, out, (asked.mergekit, recipe, out, "--no-copy-tokenizer"))
         found[f"merge of 3 x {shape}, {rule}"] = alternating(jobs, repeats)
     copied = {
         "seconds": best(lambda: copy(base, experts, work / "copy"), repeats)
@@ -88,8 +92,9 @@ def fresh(out: Path, command: Sequence[str | Path]) -> Run:
         shutil.rmtree(out, ignore_errors=True)
 
 
-def adapters(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
+def adapters(asked: Asked, shape: str) -> Rows:
     """Return the row of four LoRA adapters of rank 16, merged by TSV-M."""
+    work = asked.work
     base = write_base(SHAPES[shape], work / shape / "base")
     experts = [adapter(SHAPES[shape], base, work / shape / f"lora-{seed}", seed) for seed in range(4)]
     recipe, out = work / "tsvm.yaml", work / "out"
@@ -97,11 +102,12 @@ def adapters(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Row
     content = {"merge_method": "tsvm", "base_model": str(base), "models": models, "dtype": "bfloat16"}
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     jobs = {"epmq": partial(fresh, out, (*EPMQ, "merge", recipe, "-o", out))}
-    return {f"merge of 4 LoRA adapters on {shape}, tsvm": alternating(jobs, repeats)}
+    return {f"merge of 4 LoRA adapters on {shape}, tsvm": alternating(jobs, asked.repeats)}
 
 
-def start(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
+def start(asked: Asked, shape: str) -> Rows:
     """Return a row for each command on a tiny model."""
+    work = asked.work
     base = write_base(SHAPES["tiny"], work / "tiny" / "base")
     expert = full_expert(base, work / "tiny" / "expert", 1)
     recipe, out = work / "tiny.yaml", work / "out"
@@ -116,30 +122,39 @@ def start(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
     }
     found = {}
     for name, command in commands.items():
-        found[name] = alternating({"epmq": partial(fresh, out, command)}, repeats)
+        found[name] = alternating({"epmq": partial(fresh, out, command)}, asked.repeats)
     return found
 
 
-def write(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
+def write(asked: Asked, shape: str) -> Rows:
     """Return the rows of writing ONNX, of a small language model and of a large one."""
+    work = asked.work
     found = {}
     for each in ("tiny",) if shape == "tiny" else ("135M", "1.1B"):
         base = with_tokenizer(write_base(SHAPES[each], work / each / "base"))
         packed, out = pack(base, work / each / "packed"), work / "out"
         command = (*EPMQ, "export", packed, "--format", "onnx", "-o", out)
         jobs = {"epmq": partial(fresh, out, command)}
-        found[f"export to ONNX, {each}"] = alternating(jobs, repeats)
+        found[f"export to ONNX, {each}"] = alternating(jobs, asked.repeats)
     return found
 
 
-PARTS: dict[str, Callable[[Path, str, int, Path | None], Rows]] = {
+PARTS: dict[str, Callable[[Asked, str], Rows]] = {
     "merge": merge,
     "adapters": adapters,
     "start": start,
     "write": write,
     "calibrate": calibrations,
+    "gptq": gptq,
 }
-SHAPE = {"merge": "341M", "adapters": "1.1B", "start": "tiny", "write": "135M", "calibrate": "1.1B"}
+SHAPE = {
+    "merge": "341M",
+    "adapters": "1.1B",
+    "start": "tiny",
+    "write": "135M",
+    "calibrate": "1.1B",
+    "gptq": "MiniLM",
+}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -178,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands.add_argument("parts", nargs="*", help=f"what to measure: {', '.join(PARTS)}; by default all")
     commands.add_argument("--work", type=Path, default=Path.home() / ".cache" / "epmq" / "speed")
     commands.add_argument("--mergekit", type=Path, help="the command mergekit-yaml of another environment")
+    commands.add_argument("--peer-python", type=Path, help="an interpreter with llmcompressor")
     commands.add_argument("--repeats", type=int, default=3, help="how often each side is run")
     commands.add_argument("--tiny", action="store_true", help="tiny shapes, to try the command itself")
     commands.add_argument("--results", type=Path, default=RESULTS, help="the folder of the tables")
@@ -187,9 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     file = given.results / "speed.json"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
+    asked = Asked(given.work, given.repeats, given.mergekit, given.peer_python)
     for name in given.parts or PARTS:
         shape = "tiny" if given.tiny else SHAPE[name]
-        rows |= PARTS[name](given.work, shape, given.repeats, given.mergekit)
+        rows |= PARTS[name](asked, shape)
         found = {
             "machine": machine(),
             "date": today(),

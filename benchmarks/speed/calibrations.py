@@ -20,6 +20,7 @@ from benchmarks.gpu.minilm import minilm_directory, write_recipe
 from benchmarks.gpu.noise import texts
 from benchmarks.size.models import Shape as ImageShape
 from benchmarks.size.models import prepare
+from benchmarks.speed.asked import Asked
 from benchmarks.speed.models import SHAPES, adapter, with_tokenizer, write_base
 from benchmarks.speed.process import Rows, Run, Stopwatch, alternating
 from epmq_export.api import registry
@@ -39,15 +40,15 @@ EXPERTS, TEXTS, LETTERS = 4, 32, 64
 LIMIT = "its products alone"
 
 
-def calibrations(work: Path, shape: str, repeats: int, mergekit: Path | None) -> Rows:
+def calibrations(asked: Asked, shape: str) -> Rows:
     """Return a row for each model."""
     found = {}
-    for name, recipe in recipes(work, shape).items():
+    for name, recipe in recipes(asked.work, shape).items():
         job = Job.open(epmq.load_recipe(recipe), registry(), CPU)
         for tensor in job.models.merged.names():
             job.models.merged.load(tensor)  # A costly merge is kept, so that no calibration has to merge.
         jobs = {"epmq": partial(calibration, job), LIMIT: partial(limit, job)}
-        found[f"calibration of {name}"] = alternating(jobs, repeats)
+        found[f"calibration of {name}"] = alternating(jobs, asked.repeats)
     return found
 
 
