@@ -56,11 +56,18 @@ class HeldOutTask:
 
     @classmethod
     def read(
-        cls, name: str, data: Path, expert: TypedSource, base: TypedSource, family: Family, count: int
+        cls,
+        name: str,
+        data: Path,
+        expert: TypedSource,
+        base: TypedSource,
+        family: Family,
+        count: int,
+        test: bool = False,
     ) -> "HeldOutTask":
-        """Read a task's folder; `count` held-out lines of it judge."""
+        """Read a task's folder; `count` held-out lines of it judge, or as many test lines."""
         rows = lines(data / "train.tsv.gz")
-        learned, left = rows[:-HELD_OUT], rows[-HELD_OUT:][:count]
+        learned, left = rows[:-HELD_OUT], (lines(data / "test.tsv.gz") if test else rows[-HELD_OUT:])[:count]
         held = [family.truncate(text) for _, text in left]
         labels = json.loads((data / "labels.json").read_text(encoding="utf-8"))
         return cls(
@@ -69,9 +76,9 @@ class HeldOutTask:
             texts=[text.strip() for _, text in learned],
             held=held,
             truth=torch.tensor([label for label, _ in left]),
-            head=Head(_outputs(family, base, [worded(label) for label in labels])),
-            wanted=_outputs(family, expert, held),
-            start=_outputs(family, base, held),
+            head=Head(outputs_of(family, base, [worded(label) for label in labels])),
+            wanted=outputs_of(family, expert, held),
+            start=outputs_of(family, base, held),
         )
 
 
@@ -86,16 +93,19 @@ class HeldOut:
     """Merged models by rule, number of tasks and copies."""
 
     @classmethod
-    def open(cls, data: Path, experts: Path, count: int) -> "HeldOut":
-        """Open the packaged base and the experts; `count` held-out lines a task judge."""
+    def open(cls, data: Path, experts: Path, count: int, test: bool = False) -> "HeldOut":
+        """Open the packaged base and the experts; `count` held-out lines a task judge, or test lines for what
+        is chosen already.
+        """
         directory = packaged_base()
         family = registry().open_family(directory)
-        base = renamed(open_checkpoint(str(directory)), family.canonical)
+        stored = open_checkpoint(str(directory))
+        base = renamed(stored, family.canonical)
         tasks = {}
         for name in TEXT.tasks:
             if (experts / name).is_dir():
-                expert = renamed(open_checkpoint(str(experts / name)), family.canonical)
-                tasks[name] = HeldOutTask.read(name, data / name, expert, base, family, count)
+                expert = renamed(open_checkpoint(str(experts / name), stored), family.canonical)
+                tasks[name] = HeldOutTask.read(name, data / name, expert, base, family, count, test)
         return cls(family, base, tasks)
 
     def row(self, what: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,9 +121,23 @@ class HeldOut:
         merge = self.merges.setdefault(
             (what["rule"], len(tasks), what["copies"]), Kept(merged(self.base, experts, settings))
         )
+        source, rho = self.solved(what, tasks, experts, merge)
+        return {"rho": rho, **self.judge(source, tasks)}
+
+    def solved(
+        self,
+        what: Mapping[str, Any],
+        tasks: Sequence[HeldOutTask],
+        experts: Sequence[TypedSource],
+        merge: TypedSource,
+    ) -> tuple[TensorSource, float]:
+        """Calibrate a merge of the experts in full precision, as `what` says. Return the model's tensors and
+        the rho of its anchor.
+        """
         method = with_length(method_of(what), self.family, self.base, experts, merge)
         assert method.rho != "auto"
-        method = replace(method, rho=method.rho * what["length"])
+        rho = float(method.rho * what["length"])
+        method = replace(method, rho=rho)
         data = [
             TaskData(
                 task.name,
@@ -129,11 +153,11 @@ class HeldOut:
             for _, result in calibrate_blocks(calibrator)
             for name, value in result.tensors.items()
         }
-        return {"rho": method.rho, **self.judge(Values(tensors), tasks)}
+        return Values(tensors), rho
 
     def judge(self, source: TensorSource, tasks: Sequence[HeldOutTask]) -> dict[str, Any]:
         """Return what a model is worth: means over the tasks, and the accuracy of each."""
-        outputs = [(task, _outputs(self.family, source, task.held)) for task in tasks]
+        outputs = [(task, outputs_of(self.family, source, task.held)) for task in tasks]
         scores = {task.name: accuracy(found, task.head, task.truth) for task, found in outputs}
         return {
             "accuracy": _mean(scores.values()),
@@ -160,7 +184,7 @@ def method_of(what: Mapping[str, Any]) -> Method:
     return PRESETS["anchored"].override(alpha=what["alpha"], rho="auto", damping=what["lambda"])
 
 
-def _outputs(family: Family, source: TensorSource, samples: Sequence[Sample]) -> Tensor:
+def outputs_of(family: Family, source: TensorSource, samples: Sequence[Sample]) -> Tensor:
     return torch.from_numpy(reference.outputs(family, source, samples, CPU))
 
 

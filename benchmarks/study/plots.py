@@ -1,6 +1,5 @@
-"""Draw docs/plots/*.svg from benchmarks/results/study.json.
+"""Draw docs/plots/*.svg from the committed results: the study's curves, and the figures of docs/study.md.
 
-    pip install matplotlib
     python -m benchmarks.study.plots
 
 The same results give the same bytes again.
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import ROOT
 from benchmarks.commands import parser
+from benchmarks.study import figures, svg
 from benchmarks.study.__main__ import STUDY
 from benchmarks.study.axes import USUAL
 
@@ -61,15 +61,8 @@ def plots(rows: Sequence[Row]) -> list[Plot]:
 
 
 def draw(plot: Plot, folder: Path) -> None:
-    """Draw every measure side by side, as NAME.svg: the same bytes again from the same results."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "epmq"
-    matplotlib.rcParams["svg.fonttype"] = "none"
-    from matplotlib import pyplot  # after the choice of how to draw
-
-    figure, panels = pyplot.subplots(1, len(MEASURES), figsize=(13, 3.2))
+    """Draw every measure side by side, as NAME.svg."""
+    figure, panels = svg.pyplot().subplots(1, len(MEASURES), figsize=(13, 3.2))
     for panel, (title, measure) in zip(panels, MEASURES.items(), strict=True):
         for legend, points in plot.curves:
             panel.plot([x for x, _ in points], [measure(row) for _, row in points], marker="o", label=legend)
@@ -79,10 +72,7 @@ def draw(plot: Plot, folder: Path) -> None:
         if plot.log:
             panel.set_xscale("log", base=2)
     panels[0].legend(fontsize=8)
-    figure.tight_layout()
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None})
-    pyplot.close(figure)
+    svg.save(figure, folder, plot.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     for plot in plots(json.loads(given.study.read_text(encoding="utf-8"))["rows"]):
         draw(plot, given.out)
+    for figure in figures.FIGURES.values():
+        figure(given.out)
 
 
 if __name__ == "__main__":

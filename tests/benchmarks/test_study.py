@@ -1,6 +1,7 @@
 """The study, its plots, the ways of rounding and the divergence of files, on small models."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from benchmarks import RESULTS
 from benchmarks.accuracy.laboratory import Laboratory
 from benchmarks.accuracy.suites import LANGUAGE, TEXT
 from benchmarks.study import __main__ as study
-from benchmarks.study import divergence, held_out, plots, rounding
+from benchmarks.study import divergence, figures, held_out, plots, rounding
 from benchmarks.study.axes import AXES, USUAL, planned
 from epmq_export.grids import GRIDS
+from tests import ROOT
 from tests.benchmarks.conftest import TASKS
 from tests.benchmarks.stand_ins import text_task
 from tests.tiny import decoder
@@ -92,17 +94,48 @@ def test_curves_are_of_rows_that_differ_in_one_number() -> None:
     drawn = plots.plots(rows)
     assert [plot.name for plot in drawn] == ["length", "alpha", "lambda", "samples"]
     assert all(len(points) > 2 for plot in drawn for _, points in plot.curves)
-    assert {f"{plot.name}.svg" for plot in drawn} == {path.name for path in plots.PLOTS.iterdir()}
+    names = [*(plot.name for plot in drawn), *figures.FIGURES]
+    assert {f"{name}.svg" for name in names} == {path.name for path in plots.PLOTS.iterdir()}
 
 
 def test_plots_are_drawn_to_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for folder in ("one", "two"):
-        plots.main(["--out", str(tmp_path / folder)])
-    one, two = (
-        {path.name: path.read_bytes() for path in (tmp_path / each).iterdir()} for each in ("one", "two")
-    )
-    assert len(one) == 4 and one == two
+    one, two = tmp_path / "one", tmp_path / "two"
+    plots.main(["--out", str(one)])
+    assert {path.name for path in one.iterdir()} == {path.name for path in plots.PLOTS.iterdir()}
+    rows = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))["rows"]
+    plots.draw(plots.plots(rows)[1], two)
+    figures.FIGURES["kept"](two)
+    for path in two.iterdir():
+        assert path.read_bytes() == (one / path.name).read_bytes()
+
+
+def test_figures_have_the_numbers_of_the_tables() -> None:
+    """Those that other code has written into README and counts.md."""
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").partition("| method | bits")[2]
+    first = figures.kept()[figures.SUITES[0].name]
+    for method in ("gptq", "epmq", "anchored", "anchored, refined, more texts"):
+        line = next(line for line in shown.splitlines() if line.startswith(f"| `{method}`"))
+        assert line.split(" | ")[-1] == f"{first[method]:.1f} |"
+    for what, folder in (("texts", RESULTS), ("images", RESULTS / "image")):
+        table = (folder / "counts.md").read_text(encoding="utf-8").splitlines()[-len(figures.COUNTS[what]) :]
+        found = figures.by_count(what)
+        for line, (count, merge), (_, ours) in zip(table, found["merge"], found["anchored"], strict=True):
+            cells = line.strip("| ").split(" | ")
+            assert (cells[0], cells[-2], cells[-1]) == (str(count), f"{merge:.1f}", f"{ours:.1f}")
+
+
+def test_the_page_of_the_study_says_what_was_measured() -> None:
+    page = " ".join((ROOT / "docs" / "study.md").read_text(encoding="utf-8").split())
+    for suite in figures.SUITES:
+        table = figures.Accuracy(suite.folder)
+        ends = [table.score("", "", end) for end in ("base", "experts")]
+        assert ", ".join(f"{end:.1f}" for end in ends) in page, suite.name
+    for found in figures.trust().values():
+        assert f"{figures.rank_correlation(*zip(*found, strict=True)):.2f}" in page
+    lost = figures.lost()[figures.SUITES[3].name]
+    assert f"`epmq` loses {lost['epmq']:.1f} points" in page and f"`anchored` {lost['anchored']:.1f}" in page
+    assert set(re.findall(r"plots/(\w+)\.svg", page)) == {path.stem for path in plots.PLOTS.iterdir()}
 
 
 def problem() -> rounding.Problem:
