@@ -150,7 +150,7 @@ def _refitted_rows(state: _State, rows: slice, kept: Tensor, hessian: Tensor) ->
     normal, right = _equations(
         state.aim[:, rows], hessian, state.level[:, rows], state.grid.subgroup, shifted
     )
-    stored = state.grid.round(*_wished(normal, right, shifted))
+    stored = state.grid.round(*_wished(normal, right, kept, shifted))
     found = _unknowns(state.grid, stored)
     # L is s^T M s - 2 r^T s beside a constant. The difference of two sets of numbers is computed as one
     # product with their difference, which has no large parts that cancel.
@@ -159,16 +159,21 @@ def _refitted_rows(state: _State, rows: slice, kept: Tensor, hessian: Tensor) ->
     return stored, (image * (found - kept)).sum(0)
 
 
-def _wished(normal: Tensor, right: Tensor, shifted: bool) -> tuple[Tensor, Tensor | None]:
+def _wished(normal: Tensor, right: Tensor, kept: Tensor, shifted: bool) -> tuple[Tensor, Tensor | None]:
     """Return the step and, where the grid is `shifted`, the offset of every subgroup, [rows, subgroups], that
-    minimise each row's loss: the solution of its normal equations.
+    minimise each row's loss: the solution of its normal equations, or those that are `kept`, [unknowns,
+    rows], where rounding errors leave the row's matrix not positive.
     """
     # Where the codes of a subgroup are all level 0, or all alike beside an offset, the equations do not
     # determine an unknown. The ridge sets it near 0.
     diagonal = normal.diagonal()
     ridge = 1e-6 * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
     diagonal += ridge
-    solved: Tensor = torch.linalg.solve(normal.permute(2, 0, 1), right.T)
+    # Not torch.linalg.solve: of torch 2.13 its LU decompositions of many matrices of 150 rows or more on
+    # several threads have wrong pivots, or never end.
+    lower, failed = torch.linalg.cholesky_ex(normal.permute(2, 0, 1))
+    solved = torch.cholesky_solve(right.T[:, :, None], lower)[:, :, 0]
+    solved = torch.where(failed[:, None] == 0, solved, kept.T)
     diagonal -= ridge
     count = solved.shape[1] // 2 if shifted else solved.shape[1]
     return solved[:, :count], solved[:, count:] if shifted else None

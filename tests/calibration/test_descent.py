@@ -60,6 +60,29 @@ def test_what_lies_on_the_grid_stays() -> None:
     assert torch.equal(found.dequantise(), start.dequantise())
 
 
+def test_wide_linears_are_fitted_on_several_threads() -> None:
+    """As of 5,632 inputs in groups of 32, where torch's LU decompositions go wrong on several threads."""
+    unknowns, rows = 176, 40
+    parts = torch.randn(rows, unknowns, unknowns, generator=torch.Generator().manual_seed(0))
+    normal = (parts @ parts.mT / unknowns + torch.eye(unknowns)).permute(1, 2, 0).contiguous()
+    expected = torch.linspace(-1, 1, unknowns * rows).reshape(unknowns, rows)
+    right = torch.einsum("ijr,jr->ir", normal, expected)
+    torch.set_num_threads(2)
+    try:
+        step, offset = descent._wished(normal, right, torch.zeros_like(right), shifted=False)
+    finally:
+        torch.set_num_threads(1)
+    assert offset is None
+    torch.testing.assert_close(step, expected.T, rtol=0, atol=1e-4)
+
+
+def test_a_row_whose_equations_have_no_solution_keeps_its_steps() -> None:
+    normal = torch.stack([2 * torch.eye(3), torch.tensor([[1.0, 9, 0], [9, 1, 0], [0, 0, 1]])], 2)
+    right, kept = torch.ones(3, 2), torch.full((3, 2), 7.0)
+    step, _ = descent._wished(normal, right, kept, shifted=False)
+    torch.testing.assert_close(step, torch.tensor([[0.5] * 3, [7.0] * 3]))
+
+
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_wished_steps_are_the_least_squares_ones(grid: Grid) -> None:
     weight, hessian = problem(3, 0.3)
@@ -67,7 +90,7 @@ def test_wished_steps_are_the_least_squares_ones(grid: Grid) -> None:
     shifted = grid.steps(start.stored)[1] is not None
     level, aim = grid.level(start.codes), weight @ hessian.float()
     equations = descent._equations(aim.T, hessian.float(), level.T.contiguous(), grid.subgroup, shifted)
-    step, offset = descent._wished(*equations, shifted)
+    step, offset = descent._wished(*equations, torch.zeros_like(equations[1]), shifted)
     root = torch.linalg.cholesky(hessian).T
     count = WIDTH // grid.subgroup
     for row in range(OUT):
@@ -110,7 +133,7 @@ def plain(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
         equations = descent._equations(
             (weight @ hessian).T.float(), hessian.float(), level.T.contiguous(), grid.subgroup, shifted
         )
-        wished = descent._wished(*equations, shifted)
+        wished = descent._wished(*equations, torch.zeros_like(equations[1]), shifted)
         refitted = PackedTensor(grid, best.codes, grid.round(*wished))
         lower = open_rows & (each(weight, hessian, refitted) < before)
         refitted = mixed(lower, refitted, best)
