@@ -17,12 +17,12 @@ CPU = torch.device("cpu")
 
 
 def calibrate_blocks(
-    calibrator: Calibrator, finished: Callable[[Block], BlockResult | None] = lambda block: None
+    calibrator: Calibrator, finished: Callable[[str], BlockResult | None] = lambda block: None
 ) -> Iterator[tuple[Block, BlockResult]]:
     """Yield each block with the tensors that it ships, in the family's order.
 
-    `finished` gives the result of a block that an interrupted run has done, or None. Raises CalibrationError
-    where a number is not finite or a system is singular: there is no fallback.
+    `finished` gives the result of a block that an interrupted run has done, by the block's name, or None.
+    Raises CalibrationError where a number is not finite or a system is singular: there is no fallback.
     """
     blocks = calibrator.family.blocks
     storage = storage_of(calibrator.family, calibrator.layout)
@@ -31,7 +31,7 @@ def calibrate_blocks(
         batches = [_kept(calibrator.family, task, t, kept) for t, task in enumerate(calibrator.tasks)]
         for block in blocks:
             walk = BlockWalk(calibrator, storage, block, batches, kept)
-            result = finished(block)
+            result = finished(block.name)
             if result is None:
                 walk.load_student()
                 walk.run_experts()

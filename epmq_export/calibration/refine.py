@@ -66,6 +66,11 @@ class Refined:
     step: int
     """The step of the state that is kept. 0 is the start."""
 
+    @property
+    def gain(self) -> dict[str, float]:
+        """Return the numbers that packed.json has of it."""
+        return {"before": self.before, "after": self.after, "step": self.step}
+
 
 class _OnGrid(nn.Module):
     """A linear's weight that is rounded whenever it is used: its latent values [out, in] become codes under

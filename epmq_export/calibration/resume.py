@@ -1,9 +1,10 @@
 """The finished parts of a calibration on disk: the results of its searches and its finished blocks. An
-interrupted run continues from them, and its result has the same bytes.
+interrupted run continues from them, and its result has the same bytes. What the calibration ships is read
+back from them, so that memory need not hold it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,25 @@ from epmq_export.calibration.calibrator import BlockResult, LayerLoss
 from epmq_export.calibration.differences import difference
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import read_json
-from epmq_export.models.family import Block
 from epmq_export.tensors.packed import flatten, unflatten
-from epmq_export.tensors.safetensors_file import write_safetensors
+from epmq_export.tensors.safetensors_file import SafetensorsFile, write_safetensors
+from epmq_export.tensors.safetensors_header import read_header
+from epmq_export.tensors.source import Joined
 
-_RUN, _SEARCH, _THREADS = "run.json", "search.json", "threads"
+_RUN, _SEARCH, _THREADS, _GRIDS = "run.json", "search.json", "threads", "grids"
+
+
+class StoredBlocks(Joined):
+    """The tensors of finished blocks in their files, in the parts that a packed checkpoint has."""
+
+    grids: Mapping[str, str]
+    """The grid of each tensor that is on one, by the tensor's name."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Open the files. Raises InputError where one is not whole."""
+        super().__init__([SafetensorsFile(path) for path in paths])
+        found = [json.loads(read_header(path).metadata[_GRIDS]) for path in paths]
+        self.grids = {name: grid for grids in found for name, grid in grids.items()}
 
 
 class FinishedBlocks:
@@ -36,6 +51,7 @@ class FinishedBlocks:
         """
         self.directory = directory
         self.notes: list[str] = []
+        self._put: list[Path] = []
         mark = directory / _RUN
         if not (resume and mark.exists()):
             self.remove()
@@ -66,18 +82,25 @@ class FinishedBlocks:
         with files.whole(self.directory / _SEARCH) as built:
             built.write_text(json.dumps(found), encoding="utf-8")
 
-    def put(self, block: Block, result: BlockResult) -> None:
-        """Write the result of a block, whole or not at all."""
+    def put(self, block: str, result: BlockResult) -> None:
+        """Write the result of a block, whole or not at all, unless an interrupted run has done that."""
+        self._put.append(path := self._path(block))
+        if path.exists():
+            return
         stored, grids = flatten(result.tensors)
         metadata = {
-            "grids": json.dumps(grids),
+            _GRIDS: json.dumps(grids),
             "losses": json.dumps([asdict(loss) for loss in result.losses]),
             "notes": json.dumps(result.notes),
         }
-        with files.whole(self._path(block)) as built:
+        with files.whole(path) as built:
             write_safetensors(built, stored, metadata)
 
-    def get(self, block: Block) -> BlockResult | None:
+    def stored(self) -> StoredBlocks:
+        """Return the tensors of all blocks that this process has put."""
+        return StoredBlocks(self._put)
+
+    def get(self, block: str) -> BlockResult | None:
         """Return the result of a finished block, or None. Raises InputError where its file cannot be read."""
         path = self._path(block)
         if not path.exists():
@@ -87,7 +110,7 @@ class FinishedBlocks:
                 metadata = file.metadata()
                 tensors = unflatten(
                     {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-                    json.loads(metadata["grids"]),
+                    json.loads(metadata[_GRIDS]),
                 )
             return BlockResult(
                 tensors,
@@ -105,5 +128,5 @@ class FinishedBlocks:
         files.remove(self.directory / _RUN)
         files.remove(self.directory)
 
-    def _path(self, block: Block) -> Path:
-        return self.directory / f"{block.name}.safetensors"
+    def _path(self, block: str) -> Path:
+        return self.directory / f"{block}.safetensors"

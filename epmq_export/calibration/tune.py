@@ -13,10 +13,12 @@ from epmq_export.calibration.calibrator import Calibrator
 from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.errors import CalibrationError
+from epmq_export.files.scratch import Scratch
 from epmq_export.grids.layout import FULL
 from epmq_export.models import reference
-from epmq_export.tensors.packed import Values
-from epmq_export.tensors.source import TensorSource
+from epmq_export.tensors.packed import flatten
+from epmq_export.tensors.safetensors_file import SafetensorsFile, write_safetensors
+from epmq_export.tensors.source import Joined, TensorSource, TypedSource
 
 # One sample in HELD_OUT is held out.
 HELD_OUT = 4
@@ -143,10 +145,13 @@ class _Search:
             layout=FULL,
             progress=lambda text, done, total: None,
         )
-        results = [result for _, result in calibrate_blocks(solved)]
-        return self._divergences_of(
-            Values({name: value for result in results for name, value in result.tensors.items()})
-        )
+        with Scratch("tune") as folder:
+            parts: list[TypedSource] = []
+            for number, (_, result) in enumerate(calibrate_blocks(solved)):
+                path = folder / f"{number}.safetensors"
+                write_safetensors(path, flatten(result.tensors)[0])
+                parts.append(SafetensorsFile(path))
+            return self._divergences_of(Joined(parts))
 
     def _divergences_of(self, source: TensorSource) -> list[float]:
         """Return the divergence of a model on each task's held-out samples."""

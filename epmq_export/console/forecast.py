@@ -105,7 +105,6 @@ def _show_memory(memory: "Memory") -> None:
         "statistics": memory.statistics,
         "a forward pass": memory.forward,
         "activations": memory.activations,
-        "what is calibrated": memory.shipped,
     }
     shown = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in parts.items())
     out.print(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from epmq_export import files
 from epmq_export.calibration.anchor import with_length
@@ -17,8 +16,8 @@ from epmq_export.calibration.budget import fewest_bits, with_budget, within_size
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
-from epmq_export.calibration.refine import Refinement, refine, require_samples
-from epmq_export.calibration.resume import FinishedBlocks
+from epmq_export.calibration.refine import Refined, Refinement, refine, require_samples
+from epmq_export.calibration.resume import FinishedBlocks, StoredBlocks
 from epmq_export.calibration.storage import storage_of
 from epmq_export.calibration.task_vectors import TaskVectors
 from epmq_export.calibration.tune import tune
@@ -42,13 +41,15 @@ from epmq_export.pipeline.size_limit import SizeLimit
 from epmq_export.pipeline.targets import FULL_PRECISION, Target
 from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors import packed
-from epmq_export.tensors.packed import Packed, PackedTensor
+from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.verification.heads import head_of
 
 log = logging.getLogger(__name__)
 
 _BLOCKS = "blocks"
+# The name that the tensors of no block have among the finished blocks.
+_REST = "rest"
 
 
 _Choice = Callable[[Calibrator], tuple[Layout, str]]
@@ -70,10 +71,9 @@ class _Found:
 
 
 @dataclass
-class _Calibrated:
-    """Everything that has been calibrated so far."""
+class _Told:
+    """What is told of everything that has been calibrated so far. The tensors are on disk."""
 
-    tensors: dict[str, PackedTensor | Tensor] = field(default_factory=dict)
     losses: list[LayerLoss] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     finished = FinishedBlocks(
         files.beside(directory, _BLOCKS), decides, threads=torch.get_num_threads(), resume=resume
     )
-    made = _Calibrated(notes=[*told, *_known_notes(job, target), *finished.notes])
+    made = _Told(notes=[*told, *_known_notes(job, target), *finished.notes])
     try:
         found = _search(calibrator, finished, recipe.calibration.tune, choose)
         made.notes += found.notes
@@ -115,7 +115,8 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     except InputError:
         finished.remove()  # Wrong inputs stay wrong, so a later run cannot continue from here.
         raise
-    refined = _refined(calibrator, recipe.calibration.refine, made)
+    stored = finished.stored()
+    refined = _refined(calibrator, recipe.calibration.refine, stored, made)
     split = recipe.export.split_size
     index = PackedIndex(
         family=job.models.family.name,
@@ -126,9 +127,12 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
         notes=made.notes,
         split_bytes=None if split is None else size_in_bytes(split),
         tune=found.tune,
-        refine=refined,
+        refine=None if refined is None else refined.gain,
     )
-    packed.write(directory, made.tensors, index, job.models.family.directory)
+    if refined is None:
+        packed.write_parts(directory, stored, index, job.models.family.directory)
+    else:
+        packed.write(directory, refined.tensors, index, job.models.family.directory)
     finished.remove()
     return Packed(directory)
 
@@ -297,37 +301,35 @@ def _search(
     return found
 
 
-def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Calibrated) -> None:
+def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Told) -> None:
     """Calibrate block by block, then take the tensors of no block from the merge."""
     for block, result in calibrate_blocks(calibrator, finished.get):
-        finished.put(block, result)
-        made.tensors.update(result.tensors)
+        finished.put(block.name, result)
         made.losses += result.losses
         made.notes += result.notes
-    carried = rest(calibrator.family, calibrator.merged, calibrator.layout)
-    made.tensors.update(carried.tensors)
-    made.notes += carried.notes
+    for number, result in enumerate(rest(calibrator.family, calibrator.merged, calibrator.layout)):
+        finished.put(f"{_REST}.{number}", result)
+        made.notes += result.notes
 
 
-def _refined(calibrator: Calibrator, steps: int, made: _Calibrated) -> dict[str, Any] | None:
-    """Distil the whole model where the recipe asks for it. Return what that gained, or None."""
+def _refined(calibrator: Calibrator, steps: int, stored: StoredBlocks, made: _Told) -> Refined | None:
+    """Distil the whole model where the recipe asks for it, or return None."""
     if not steps:
         return None
     refined = refine(
         calibrator.family,
         calibrator.tasks,
-        made.tensors,
+        packed.unflatten({name: stored.load(name) for name in stored.names()}, stored.grids),
         Refinement(steps),
         calibrator.device,
         calibrator.progress,
     )
-    made.tensors = refined.tensors
     if refined.step == 0:
         made.notes.append(
             "refine found nothing better than its start on the texts it held out: the start is kept"
         )
         log.warning("%s", made.notes[-1])
-    return {"before": refined.before, "after": refined.after, "step": refined.step}
+    return refined
 
 
 def _task_data(job: Job, task: Task) -> TaskData:

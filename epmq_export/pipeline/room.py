@@ -17,11 +17,11 @@ from epmq_export.tensors.packed import exported_bytes, stored_bytes
 
 
 def require_room_to_calibrate(job: Job, directory: Path, target: Target | None) -> None:
-    """Raise OutputError where a calibration has no room for its finished blocks, its packed checkpoint, and a
-    merge that is kept while it is read.
+    """Raise OutputError where a calibration has no room for its finished blocks, its packed checkpoint, and
+    what it keeps among temporary files.
     """
     needed = 2 * packed_bytes(job, target) - _there(files.beside(directory, "blocks"))
-    require_room({directory: needed, **_kept_merge(job)})
+    require_room({directory: needed, **_temporary(job)})
 
 
 def require_room_to_run(job: Job, output: Path, targets: Sequence[Target]) -> None:
@@ -32,7 +32,7 @@ def require_room_to_run(job: Job, output: Path, targets: Sequence[Target]) -> No
     for target in targets:
         needed += len(target.formats) * _bytes(job, target, exported_bytes)
         needed += 0 if (output / target.directory).exists() else packed_bytes(job, target)
-    require_room({output: needed, **_kept_merge(job)})
+    require_room({output: needed, **_temporary(job)})
 
 
 def packed_bytes(job: Job, target: Target | None) -> int:
@@ -55,13 +55,17 @@ def _bytes(job: Job, target: Target | None, of: Callable[[tuple[int, ...], Stora
     )
 
 
-def _kept_merge(job: Job) -> dict[Path, int]:
-    """Return the bytes of a merge that is kept among temporary files, by their place."""
-    if not RULES[job.recipe.merge_method].costly:
-        return {}
-    merged = job.models.merged
-    sizes = (prod(merged.shape(name)) * merged.dtype(name).itemsize for name in merged.names())
-    return {Path(tempfile.gettempdir()): sum(sizes)}
+def _temporary(job: Job) -> dict[Path, int]:
+    """Return the bytes that a calibration keeps among temporary files, by their place: a merge that is read
+    more often than it is computed, and the model of a trial of `tune`, which is in full precision.
+    """
+    needed = 0
+    if RULES[job.recipe.merge_method].costly:
+        merged = job.models.merged
+        needed += sum(prod(merged.shape(name)) * merged.dtype(name).itemsize for name in merged.names())
+    if job.recipe.calibration.tune:
+        needed += packed_bytes(job, None)
+    return {Path(tempfile.gettempdir()): needed} if needed else {}
 
 
 def _there(directory: Path) -> int:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,8 +44,9 @@ from epmq_export.tensors.directory import (
     WEIGHTS,
 )
 from epmq_export.tensors.packed_index import PackedIndex
-from epmq_export.tensors.safetensors_file import write_safetensors
+from epmq_export.tensors.safetensors_writer import bytes_of, write_one_by_one
 from epmq_export.tensors.shards import StoredWeights
+from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
 
@@ -180,17 +182,12 @@ class Packed:
             part: f"{str(self._file.dtype(place)).removeprefix('torch.')} {list(self._file.shape(place))}"
             for part, place in places.items()
         }
-        out, groups = (
-            self._file.shape(places["scales"]) if len(self._file.shape(places["scales"])) == 2 else (0, 0)
-        )
+        scales = self._file.shape(places["scales"])
+        out, groups = scales if len(scales) == 2 else (0, 0)
         expected = {
-            CODES: (
-                f"{'uint8' if grid.bits <= 4 else 'int8'} [{out}, "
-                f"{groups * grid.group * (4 if grid.bits <= 4 else 8) // 8}]"
-            )
+            part: f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+            for part, (dtype, shape) in _parts((out, groups * grid.group), grid).items()
         }
-        for part, kind in grid.parts.items():
-            expected[part] = f"{str(kind.dtype).removeprefix('torch.')} [{out}, {groups * kind.count}]"
         if found != expected:
             text = " and ".join(f"{part} {layout}" for part, layout in found.items())
             raise InputError(
@@ -247,6 +244,17 @@ def _places(name: str, grid: Grid) -> dict[str, str]:
     return {part: f"{name}.{part}" for part in (CODES, *grid.parts)}
 
 
+def _parts(shape: tuple[int, ...], grid: Grid) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """Return dtype and shape of the codes and of each stored number of a tensor, as the file has them."""
+    out, width = shape
+    codes = (torch.uint8, (out, width // 2)) if grid.bits <= 4 else (torch.int8, (out, width))
+    groups = width // grid.group
+    return {
+        CODES: codes,
+        **{part: (kind.dtype, (out, groups * kind.count)) for part, kind in grid.parts.items()},
+    }
+
+
 def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors as safetensors stores them, and the grid of each that is on one, in the order of the
     names.
@@ -276,37 +284,79 @@ def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[st
     return tensors
 
 
+class Parts(TypedSource, Protocol):
+    """Tensors in the parts and under the names that the file of a packed checkpoint has."""
+
+    @property
+    def grids(self) -> Mapping[str, str]:
+        """Return the grid of each tensor that is on one, by the tensor's own name."""
+        ...
+
+
+class _InMemory:
+    """Tensors in memory in their parts. Codes are packed when they are loaded."""
+
+    def __init__(self, tensors: Mapping[str, PackedTensor | Tensor]) -> None:
+        self.grids: dict[str, str] = {}
+        self._holders: dict[str, tuple[PackedTensor | Tensor, str]] = {}
+        self._kinds: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        for name, value in tensors.items():
+            if not isinstance(value, PackedTensor):
+                self._holders[name], self._kinds[name] = (value, ""), (value.dtype, tuple(value.shape))
+                continue
+            self.grids[name] = value.grid.name
+            for part, kind in _parts(tuple(value.codes.shape), value.grid).items():
+                self._holders[f"{name}.{part}"], self._kinds[f"{name}.{part}"] = (value, part), kind
+
+    def names(self) -> list[str]:
+        return [*self._kinds]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._kinds[name][1]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._kinds[name][0]
+
+    def load(self, name: str) -> Tensor:
+        value, part = self._holders[name]
+        if not isinstance(value, PackedTensor):
+            return value.cpu()
+        return (pack_codes(value.grid, value.codes) if part == CODES else value.stored[part]).cpu()
+
+
 def write(
     directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: PackedIndex, source: Path
 ) -> None:
+    """Write tensors in memory as a packed checkpoint, as `write_parts` does."""
+    write_parts(directory, _InMemory(tensors), index, source)
+
+
+def write_parts(directory: Path, stored: Parts, index: PackedIndex, source: Path) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
 
     The grids of `index` become those of the tensors, whatever it says. The same arguments give the same
-    bytes. Only one shard at a time is made in memory.
+    bytes. Only two parts of tensors at a time are in memory.
     """
-    sizes = {name: _bytes(value) for name, value in sorted(tensors.items())}
-    placed: dict[str, str] = {}
-    grids: dict[str, str] = {}
+    places = {name: [*_places(name, GRIDS[grid]).values()] for name, grid in stored.grids.items()}
+    taken = {place for each in places.values() for place in each}
+    places |= {name: [name] for name in stored.names() if name not in taken}
+    sizes = {name: sum(bytes_of(stored, place) for place in places[name]) for name in sorted(places)}
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
-        called = PACKED if any(isinstance(value, PackedTensor) for value in tensors.values()) else MODEL
-        parts = shards.split(sizes, shards.SHARD_BYTES, called)
-        for file, names in parts.items():
-            stored, found = flatten({name: tensors[name] for name in names})
-            write_safetensors(built / file, stored)
-            placed |= dict.fromkeys(stored, file)
-            grids |= found
-        if len(parts) > 1:
+        called = PACKED if stored.grids else MODEL
+        held = {
+            file: [place for name in names for place in places[name]]
+            for file, names in shards.split(sizes, shards.SHARD_BYTES, called).items()
+        }
+        for file, parts in held.items():
+            write_one_by_one(built / file, stored, parts)
+        if len(held) > 1:
+            placed = {part: file for file, parts in held.items() for part in parts}
             shards.write_index(built, placed, sum(sizes.values()), called)
-        content = replace(index, grids=grids).as_dict()
+        content = replace(index, grids=dict(sorted(stored.grids.items()))).as_dict()
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (built / PACKED_INDEX).write_text(text + "\n", encoding="utf-8")
-
-
-def _bytes(value: PackedTensor | Tensor) -> int:
-    """Return the bytes that a tensor takes as it is stored."""
-    return value.nbytes if isinstance(value, Tensor) else stored_bytes(tuple(value.codes.shape), value.grid)
 
 
 def stored_bytes(shape: tuple[int, ...], storage: Storage) -> int:

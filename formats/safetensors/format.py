@@ -13,6 +13,7 @@ The metadata of each file of weights have the keys `epmq.version`, and `epmq.rec
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ from epmq_export.tensors.companions import companions
 from epmq_export.tensors.directory import CONFIG, SHARD_INDEX, WEIGHTS
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
-from epmq_export.tensors.safetensors_file import write_safetensors
 from epmq_export.tensors.safetensors_header import read_header
+from epmq_export.tensors.safetensors_writer import write_one_by_one
 from epmq_export.tensors.shards import StoredWeights
 from formats.tokenizer_files import as_json, tokenizer_files
 
@@ -56,8 +57,7 @@ class Safetensors:
         sizes = {name: 4 * prod(packed.shape(name)) for name in packed.names()}
         parts = shards.split(sizes, shards.SHARD_BYTES)
         for file, names in parts.items():
-            values = {name: _value(packed, name) for name in names}
-            write_safetensors(folder / file, values, _metadata(packed.index))
+            write_one_by_one(folder / file, _Values(packed), names, _metadata(packed.index))
         if len(parts) > 1:
             placed = {name: file for file, names in parts.items() for name in names}
             shards.write_index(folder, placed, sum(sizes.values()))
@@ -141,9 +141,23 @@ class WrittenSafetensors:
         return [file for file in StoredWeights(self.path.parent).files() if file != self.path]
 
 
-def _value(packed: Packed, name: str) -> Tensor:
-    """Return a tensor's values, float32. The dtypes that a packed checkpoint has lose nothing by that."""
-    return packed.load(name).float().contiguous()
+@dataclass(frozen=True)
+class _Values:
+    """The values of a packed checkpoint, all in float32. The dtypes that it has lose nothing by that."""
+
+    packed: Packed
+
+    def names(self) -> Sequence[str]:
+        return self.packed.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.packed.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return torch.float32
+
+    def load(self, name: str) -> Tensor:
+        return self.packed.load(name).float()
 
 
 def _metadata(index: PackedIndex) -> dict[str, str]:

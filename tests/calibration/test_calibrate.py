@@ -315,10 +315,7 @@ def test_resuming_at_any_block_gives_the_same_bits(
     for count in range(1, len(done) + 1):
         known = dict([*done.items()][:count])
 
-        def finished(block: Block, known: dict[str, BlockResult] = known) -> BlockResult | None:
-            return known.get(block.name)
-
-        again = [result for _, result in calibrate_blocks(model.calibrator("featcal"), finished)]
+        again = [result for _, result in calibrate_blocks(model.calibrator("featcal"), known.get)]
         assert same_bits(again, results["featcal"])
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from epmq_export.calibration.calibrator import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.storage import carried_linears
-from epmq_export.calibration.uncalibrated import rest
+from epmq_export.calibration.uncalibrated import TOGETHER, rest
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import FULL, Layout
 from epmq_export.tensors.packed import PackedTensor
@@ -25,8 +25,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
     return opened(clip(tmp_path_factory.mktemp("clip")))
 
 
-def carried(model: TinyClip, layout: Layout) -> BlockResult:
-    return rest(model.family, model.base, layout)
+def carried(model: TinyClip, layout: Layout, together: int = TOGETHER) -> BlockResult:
+    results = [*rest(model.family, model.base, layout, together)]
+    return BlockResult(flat(results), [], [note for result in results for note in result.notes])
 
 
 def calibrator(
@@ -56,13 +57,23 @@ def test_the_text_towers_linears_are_what_patterns_may_match(model: TinyClip) ->
 def test_a_text_encoder_has_none_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     bert = tiny(tmp_path_factory.mktemp("bert") / "model")
     assert carried_linears(bert.family) == []
-    assert rest(bert.family, bert.base, Layout()) == BlockResult({}, [], [])
+    assert [*rest(bert.family, bert.base, Layout())] == []
 
 
 def test_blocks_and_rest_are_the_whole_model(model: TinyClip) -> None:
     in_blocks, beside = flat(calibrated(calibrator(model, preset="rtn"))), carried(model, Layout()).tensors
     assert not in_blocks.keys() & beside.keys()
     assert sorted(in_blocks.keys() | beside.keys()) == list(model.base.names())
+
+
+def test_few_of_them_at_a_time_are_the_same(model: TinyClip) -> None:
+    layout = Layout(embeddings="Q8_0")
+    few = [*rest(model.family, model.base, layout, together=40_000)]
+    largest = max(4 * model.base.load(name).numel() for result in few for name in result.tensors)
+    sizes = [sum(4 * model.base.load(name).numel() for name in result.tensors) for result in few]
+    assert len(few) > 3 and max(sizes) <= max(40_000, largest)
+    whole = carried(model, layout)
+    assert same_bits([carried(model, layout, together=40_000)], [whole])
 
 
 def test_linears_and_tokens_are_halved_and_all_else_is_as_it_was(model: TinyClip) -> None:

@@ -210,7 +210,7 @@ def test_models_that_are_none(say: Callable[..., str], project: Project, tmp_pat
 @pytest.mark.parametrize(
     ("command", "merge_method", "limit", "file"),
     [
-        ("merge", "tsvm", 100_000, "out"),
+        ("merge", "tsvm", 100_000, r"out/model\.safetensors"),
         ("calibrate", "task_arithmetic", 20_000, r"\.out\.blocks/embeddings\.safetensors"),
         (
             "calibrate",

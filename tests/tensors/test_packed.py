@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel
 
@@ -72,6 +72,9 @@ def test_what_is_written_comes_back_bit_for_bit(
             tensors[name] = torch.randn(torch.Size(shape)).to(kind)
     packed.write(directory / "out", tensors, an_index("none"), directory)
     back = Packed(directory / "out")
+    save_file(flatten(tensors)[0], directory / "all at once")
+    (file,) = (directory / "out").glob("*.safetensors")
+    assert file.read_bytes() == (directory / "all at once").read_bytes()
     assert back.names() == sorted(tensors)
     for name, value in tensors.items():
         assert same(back.tensor(name), value)

@@ -144,16 +144,13 @@ class Memory:
     activations: int
     """Hidden states, batches, the experts' inputs and what finished modules have made, up to their bound."""
 
-    shipped: int
-    """Everything that is calibrated already, at a byte a code."""
-
     spilled: int
     """Activations that are past the bound, on disk: not part of `peak`."""
 
     @property
     def peak(self) -> int:
         """Return all that is in memory together."""
-        return self.weights + self.merging + self.statistics + self.forward + self.activations + self.shipped
+        return self.weights + self.merging + self.statistics + self.forward + self.activations
 
 
 @dataclass(frozen=True)
@@ -264,9 +261,7 @@ def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict
     return {"batches": batches, "student": batches * (steps + len(blocks)), "experts": experts}
 
 
-def memory_of(
-    blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, shipped: int = 0
-) -> Memory:
+def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float) -> Memory:
     """Return the bytes at the peak, from shapes.
 
     Activations are the hidden states of the student, and of the experts before and after the block; the
@@ -292,7 +287,6 @@ def memory_of(
         statistics=int(statistics),
         forward=int(forward),
         activations=int(min(total, bound)),
-        shipped=shipped,
         spilled=int(max(0.0, total - bound)),
     )
 

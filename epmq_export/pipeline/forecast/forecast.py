@@ -32,7 +32,7 @@ from epmq_export.pipeline.forecast.costs import (
     work_of,
 )
 from epmq_export.pipeline.forecast.inventory import Found
-from epmq_export.pipeline.forecast.planned import held_bytes, planned_index, planned_tensors, tensor_shapes
+from epmq_export.pipeline.forecast.planned import planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
 from epmq_export.pipeline.forecast.refining import refining_of
 from epmq_export.pipeline.models import (
@@ -125,7 +125,6 @@ class Forecaster:
         notes += self._missing_runtimes(recipe, family, names)
         unknown.append("the merge, writing and scoring are not part of the time")
         blocks = [shape_of(block) for block in family.blocks]
-        held = max(map(held_bytes, planned.values()))
         work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
         steps, refine = recipe.calibration.refine, None
@@ -145,7 +144,7 @@ class Forecaster:
             files=files,
             samples=samples,
             passes=passes_of(blocks, samples, method),
-            memory=memory_of(blocks, samples, method, _batch_bytes(family, samples), held),
+            memory=memory_of(blocks, samples, method, _batch_bytes(family, samples)),
             work=work,
             time=Time(seconds_of(work, speed, calibrations), calibrations, speed),
             refine=refine,

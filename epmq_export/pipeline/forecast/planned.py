@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from math import prod
 
 from epmq_export._version import __version__
 from epmq_export.calibration.storage import storage_of
-from epmq_export.grids import Grid
 from epmq_export.grids.layout import Layout
 from epmq_export.models.family import Family, towers
 from epmq_export.models.format import PlannedTensor
@@ -44,17 +42,6 @@ def planned_tensors(
         notes += [note] if note is not None else []
         planned[name] = PlannedTensor(shape, stored)
     return planned
-
-
-def held_bytes(planned: Mapping[str, PlannedTensor]) -> int:
-    """Return the bytes of calibrated tensors in memory: a byte a code and about one in 16 beside it; others
-    by their dtype.
-    """
-    sizes = [
-        prod(tensor.shape) * (17 / 16 if isinstance(tensor.storage, Grid) else tensor.storage.itemsize)
-        for tensor in planned.values()
-    ]
-    return int(sum(sizes))
 
 
 def planned_index(recipe: Recipe, models: Sequence[Found]) -> PackedIndex:
