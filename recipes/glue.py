@@ -132,10 +132,10 @@ def text(name: str) -> str:
     lines = [*_comment(name, kind, rule), "", "base_model: google/flan-t5-base", *rule.lines, "tasks:"]
     for task in TASKS:
         lines += _task(task, kind)
-    return "\n".join([*lines, *_SETTINGS]) + "\n"
+    return "\n".join([*lines, *SETTINGS]) + "\n"
 
 
-_SETTINGS = [
+SETTINGS = [
     "calibration:",
     (
         "  method: anchored    # ours, the default; the paper's: epmq (its lambda is 0.05 here; "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import clip
 import glue
+import roberta
 
 # Editors look for the schema that this names, relative to the file.
 SCHEMA = "# yaml-language-server: $schema=../docs/recipe.schema.json\n"
@@ -21,7 +22,7 @@ def _written(text: Callable[[str], str], name: str) -> str:
 
 
 FILES: dict[str, Callable[[], str]] = {
-    name: partial(_written, kind.text, name) for kind in (clip, glue) for name in kind.FILES
+    name: partial(_written, kind.text, name) for kind in (clip, glue, roberta) for name in kind.FILES
 }
 
 

@@ -1,4 +1,4 @@
-"""BERT and the models that are built as it is, as sentence encoders."""
+"""BERT and the models that are built as it is, as sentence encoders and classifiers."""
 
 from converters.shared.about import About
 
@@ -8,7 +8,7 @@ ABOUT = (
         kinds=("bert",),
         calibrated="linears and norms of the layers, the embeddings' norm",
         kept="token, position and type embeddings",
-        output="the pooled sentence, of length 1 where the model makes it so",
+        output="the pooled sentence, of length 1 where the model makes it so; of classifiers, their scores",
     ),
     About(
         models="RoBERTa, XLM-RoBERTa and CamemBERT as sentence encoders",

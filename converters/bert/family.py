@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from converters.bert.blocks import Layer, Pooled, Stem
+from converters.bert.classifiers import Scored
 from converters.bert.gguf import gguf_spec
 from converters.bert.kinds import KINDS, Kind
 from converters.bert.names import naming
@@ -24,7 +25,8 @@ from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block, Export, ZeroShot
+from epmq_export.models.classifiers import PREFIX, Classifier, read_classifiers
+from epmq_export.models.family import Batch, Block, Classifiers, Export, Prompts, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
@@ -41,7 +43,7 @@ _KNOWN: Mapping[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Bert:
-    """An encoder, whose outputs are embeddings of texts."""
+    """An encoder, whose outputs are embeddings of texts, or the scores of classifiers that read it."""
 
     directory: Path
     kind: Kind
@@ -52,6 +54,9 @@ class Bert:
 
     max_length: int
     """Tokens that a text has at most, special ones counted."""
+
+    heads: tuple[Classifier, ...] = ()
+    """The classifiers that read the first token's hidden state, in the order of their scores."""
 
     embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
     frozen: tuple[str, ...] = ()
@@ -68,15 +73,26 @@ class Bert:
             _lowered(tokenizer)
         positions = _positions(path, kind, config, tokenizer)
         limits = (sentence.longest or positions, tokenizer.model_max_length, positions)
-        return cls(directory, kind, config, tokenizer, sentence, min(limits))
+        opened = cls(directory, kind, config, tokenizer, sentence, min(limits))
+        heads = read_classifiers(directory)
+        return opened._read_by(heads) if heads else opened
 
     @property
     def name(self) -> str:
         return self.kind.name
 
     @property
-    def zero_shot(self) -> ZeroShot:
-        return ZeroShot(self, prompts=self.sentence.prompts)
+    def zero_shot(self) -> ZeroShot | None:
+        return None if self.heads else ZeroShot(self, prompts=self.sentence.prompts)
+
+    @property
+    def classifiers(self) -> Classifiers:
+        parts = {
+            f"{here}.{kind}": f"{there}.{kind}"
+            for here, there in zip(("dense", "out"), self.kind.head, strict=True)
+            for kind in ("weight", "bias")
+        }
+        return Classifiers(parts=parts, read_by=self._read_by, heads=self.heads)
 
     @property
     def exports(self) -> Mapping[str, Export]:
@@ -87,13 +103,16 @@ class Bert:
                 splits=True,
                 unit=self.sentence.unit,
                 agrees=None if _pieces_words(self.tokenizer) else lambda: agreement(self.tokenizer),
-                spec=lambda: gguf_spec(self.kind, self.config, self.sentence, self.tokenizer, self.directory),
+                spec=lambda: gguf_spec(
+                    self.kind, self.config, self.sentence, self.tokenizer, self.directory, self._scored
+                ),
+                heads_beside=None if self._scored is None else self._scored.beside,
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
                 clients=(*self._clients, *self._pooling_clients),
                 computed=lambda: self,
-                specs=lambda: {"model": onnx_spec(self, self.kind.inputs, self.sentence)},
+                specs=lambda: {"model": onnx_spec(self, self.kind.inputs, self.sentence, self._scored)},
             ),
             "safetensors": replace(dequantised(self), clients=self._clients),
         }
@@ -101,7 +120,8 @@ class Bert:
     @property
     def _clients(self) -> Sequence[str]:
         """Return the clients that do what the modules of sentence-transformers say."""
-        return ("sentence-transformers",) if (self.directory / MODULES).is_file() else ()
+        said = (self.directory / MODULES).is_file() and not self.heads
+        return ("sentence-transformers",) if said else ()
 
     @property
     def _pooling_clients(self) -> Sequence[str]:
@@ -114,10 +134,24 @@ class Bert:
         last = self.config.num_hidden_layers - 1
         by_first = self.sentence.modes == ("cls",)
         layers = (Layer(self.kind, self.config, i, by_first and i == last) for i in range(last + 1))
-        pooled = [Pooled(self.sentence)] if self.sentence.dense else []
-        return (Stem(self.kind, self.config), *layers, *pooled)
+        last_of_all = Pooled(self.sentence) if self.sentence.dense else self._scored
+        behind = [] if last_of_all is None else [last_of_all]
+        return (Stem(self.kind, self.config), *layers, *behind)
+
+    @property
+    def _scored(self) -> Scored | None:
+        return Scored(self.kind, self.config, self.heads) if self.heads else None
+
+    def _read_by(self, heads: Sequence[Classifier]) -> "Bert":
+        """Return the family whose outputs are the scores of classifiers: they read the first token, whatever
+        the base's own library makes of its tokens.
+        """
+        sentence = replace(self.sentence, modes=("cls",), dense=(), unit=False, prompts=Prompts())
+        return replace(self, heads=tuple(heads), sentence=sentence)
 
     def canonical(self, name: str) -> str | None:
+        if self.heads and name.startswith(PREFIX):
+            return name
         return naming({"model_type": self.name}).canonical(name)
 
     def truncate(self, sample: Sample) -> str:
@@ -132,15 +166,17 @@ class Bert:
             yield {key: encoded[key] for key in self.kind.inputs}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
-        dense = self.sentence.dense
-        found = hidden[:, 0] if dense else pool(hidden, batch["attention_mask"], self.sentence.modes)
+        last = self.sentence.dense or self.heads
+        found = hidden[:, 0] if last else pool(hidden, batch["attention_mask"], self.sentence.modes)
         return nn.functional.normalize(found, dim=1) if self.sentence.unit else found
 
     def _as_ggml(self) -> "Bert":
-        """Return the family with the tanh form of GELU and unnormalised outputs, which llama.cpp computes."""
+        """Return the family with the tanh form of GELU and unnormalised outputs, which llama.cpp computes;
+        it gives the hidden states that classifiers read, and has none itself.
+        """
         config = copy.deepcopy(self.config)
         setattr(config, self.kind.activation, "gelu_pytorch_tanh")
-        return replace(self, config=config, sentence=replace(self.sentence, unit=False))
+        return replace(self, config=config, sentence=replace(self.sentence, unit=False), heads=())
 
 
 def open_family(directory: Path, model_type: str) -> Bert:

@@ -6,12 +6,14 @@ from pathlib import Path
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
+from converters.bert.classifiers import Scored
 from converters.bert.kinds import Kind
 from converters.bert.sentence import Sentence
 from converters.shared.config import Config
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from converters.tokenizers.wordpiece import wordpiece
 from epmq_export.errors import InputError
+from epmq_export.models.classifiers import WEIGHTS
 from epmq_export.models.specs import GgufSpec, Metadata
 
 # llama.cpp's numbers of what it pools.
@@ -39,10 +41,16 @@ _EPS = 1e-12
 
 
 def gguf_spec(
-    kind: Kind, config: Config, sentence: Sentence, tokenizer: PreTrainedTokenizerFast, directory: Path
+    kind: Kind,
+    config: Config,
+    sentence: Sentence,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    scored: Scored | None = None,
 ) -> GgufSpec:
-    """Return the layout. Raises InputError where llama.cpp would tokenise otherwise than the tokenizer does,
-    and for pooling and modules that it has not.
+    """Return the layout. Classifiers lie beside the file, since llama.cpp has room for one of them. Raises
+    InputError where llama.cpp would tokenise otherwise than the tokenizer does, and for pooling and modules
+    that it has not.
     """
     if sentence.dense:
         raise InputError(
@@ -69,7 +77,15 @@ def gguf_spec(
         **_vocabulary(tokenizer, directory, config.vocab_size),
     }
     begins = {_POSITIONS: begin} if begin else {}
-    return GgufSpec("bert", metadata, _names(kind, config.num_hidden_layers), begins=begins)
+    heads = {} if scored is None else scored.names_beside()
+    return GgufSpec(
+        "bert",
+        metadata,
+        _names(kind, config.num_hidden_layers),
+        left_out=frozenset(heads.values()),
+        begins=begins,
+        beside_weights={WEIGHTS: heads} if heads else {},
+    )
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerFast, directory: Path, rows: int) -> Metadata:

@@ -1,6 +1,6 @@
 """The differences between BERT, RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -48,6 +48,12 @@ class Kind:
     linears of the feed-forward part, and the last norm.
     """
 
+    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")
+    """What a classifier of this kind calls the two linears of its head."""
+
+    between: str = "Tanh"
+    """The class, in torch.nn, of the activation between these two."""
+
     @property
     def stack(self) -> str:
         """The beginning of the names of the layers."""
@@ -76,19 +82,14 @@ class Kind:
         return module_class(self.name.replace("-", "_"), name)(config)
 
 
-def _like_bert(name: str, library: str, *, reads_types: bool = False) -> Kind:
-    return Kind(
-        name=name,
-        stem_class=f"{library}Embeddings",
-        layer_class=f"{library}Layer",
-        reads_types=reads_types,
-    )
+def _like_bert(name: str, library: str) -> Kind:
+    return Kind(name=name, stem_class=f"{library}Embeddings", layer_class=f"{library}Layer")
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        _like_bert("bert", "Bert", reads_types=True),
+        replace(_like_bert("bert", "Bert"), reads_types=True, head=("pooler.dense", "classifier")),
         _like_bert("roberta", "Roberta"),
         _like_bert("xlm-roberta", "XLMRoberta"),
         _like_bert("camembert", "Camembert"),
@@ -109,6 +110,8 @@ KINDS = {
                 "ffn.lin2",
                 "output_layer_norm",
             ),
+            head=("pre_classifier", "classifier"),
+            between="ReLU",
         ),
     )
 }

@@ -1,23 +1,41 @@
 """BERT and its like as one ONNX model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from converters.bert.classifiers import Scored
 from converters.bert.sentence import Sentence
 from converters.shared.onnx import tower_parts
+from epmq_export.models.classifiers import output_names
 from epmq_export.models.family import Family
 from epmq_export.models.specs import OnnxPart, OnnxSpec
 from epmq_export.tensors.directory import WEIGHTS
 
 
-def onnx_spec(family: Family, names: Sequence[str], sentence: Sentence) -> OnnxSpec:
+def onnx_spec(
+    family: Family, names: Sequence[str], sentence: Sentence, scored: Scored | None = None
+) -> OnnxSpec:
     """Return the model, whose inputs are `names`: `last_hidden_state` for feature-extraction pipelines, which
-    pool themselves, and `sentence_embedding`, pooled, and of length 1 where the model makes it so.
+    pool themselves, and `sentence_embedding`, pooled, and of length 1 where the model makes it so. With
+    classifiers it has the scores of each in place of this one.
     """
     tokens = {0: "batch", 1: "sequence"}
     inputs = dict.fromkeys(names, tokens)
+    # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
+    example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
+    if scored is not None:
+        heads = output_names(scored.heads)
+        encoder = tower_parts(family.blocks[:-1], [*inputs], ["last_hidden_state"])
+        return OnnxSpec(
+            parts=[*encoder, *_heads(scored, heads)],
+            example=example,
+            inputs=inputs,
+            outputs={"last_hidden_state": tokens, **{name: {0: "batch"} for name in heads}},
+            towers=[family],
+        )
 
     def pooled(module: nn.Module, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
         return (family.output(hidden, {"attention_mask": attention_mask}),)
@@ -31,8 +49,7 @@ def onnx_spec(family: Family, names: Sequence[str], sentence: Sentence) -> OnnxS
     )
     return OnnxSpec(
         parts=[*tower_parts(family.blocks, [*inputs], values), pooling],
-        # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
-        example={name: torch.ones(2, 3, dtype=torch.int64) for name in inputs},
+        example=example,
         inputs=inputs,
         outputs={"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}},
         towers=[family],
@@ -44,3 +61,20 @@ def onnx_spec(family: Family, names: Sequence[str], sentence: Sentence) -> OnnxS
             for dense in sentence.dense
         },
     )
+
+
+def _heads(scored: Scored, names: Sequence[str]) -> Iterator[OnnxPart]:
+    """Yield a part for each classifier. All read the encoder's one hidden state."""
+    for place, name in enumerate(names):
+        yield OnnxPart(
+            build=partial(scored.build_head, place),
+            prefix=f"{scored.prefix}{place}.",
+            run=_score,
+            reads=["last_hidden_state"],
+            makes=[name],
+            like="Head",
+        )
+
+
+def _score(head: nn.Module, hidden: Tensor) -> tuple[Tensor]:
+    return (head(hidden[:, :1])[:, 0],)

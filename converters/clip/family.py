@@ -55,6 +55,10 @@ class _Tower:
     def language(self) -> None:
         return None
 
+    @property
+    def classifiers(self) -> None:
+        return None
+
     def canonical(self, name: str) -> str | None:
         if name.endswith("position_ids"):
             return None

@@ -57,6 +57,7 @@ class Decoder:
     as_ggml: bool = False
     frozen: tuple[str, ...] = ()
     zero_shot: None = None
+    classifiers: None = None
     images: None = None
 
     @classmethod

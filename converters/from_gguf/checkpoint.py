@@ -33,6 +33,7 @@ from epmq_export.files.scratch import Scratch
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.gguf_file import shown
 from epmq_export.tensors.gguf_splits import GgufModel
+from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
 _ARCHITECTURE = "general.architecture"
@@ -79,6 +80,10 @@ class GgufBase:
         self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
         _tell_of_rounding(path.resolve(), path.stat().st_mtime_ns)
         self.naming = naming(read_json(self.directory / CONFIG))
+
+    @property
+    def own(self) -> TypedSource:
+        return self
 
     def names(self) -> list[str]:
         return sorted(self._names)

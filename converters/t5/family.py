@@ -72,6 +72,7 @@ class T5:
     name: str = "t5"
     frozen: tuple[str, ...] = ()
     zero_shot: None = None
+    classifiers: None = None
     images: None = None
 
     @classmethod

@@ -59,6 +59,7 @@ class Vit:
     embeddings: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     zero_shot: None = None
+    classifiers: None = None
     language: None = None
 
     @classmethod

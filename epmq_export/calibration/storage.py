@@ -6,6 +6,7 @@ import torch
 
 from epmq_export.grids.layout import Layout, Storage
 from epmq_export.models.blocks import linears
+from epmq_export.models.classifiers import PREFIX
 from epmq_export.models.family import Family, halves, towers
 
 StorageOf = Callable[[str, tuple[int, ...]], tuple[Storage, str | None]]
@@ -24,8 +25,9 @@ def storage_of(family: Family, layout: Layout) -> StorageOf:
     """Return what decides how each tensor of a family is stored.
 
     Embeddings and calibrated linears are stored as the layout says. The linears of a text tower that is not
-    calibrated are F16, or on the grid of the first pattern that matches. All else is F32, but for what a
-    runtime takes in F16 only.
+    calibrated are F16, or on the grid of the first pattern that matches, and so are the matrices of
+    classifiers, which together may be as large as the model. All else is F32, but for what a runtime takes in
+    F16 only.
     """
     calibrated, carried, half = set(linears(family)), set(carried_linears(family)), halves(family)
 
@@ -34,6 +36,7 @@ def storage_of(family: Family, layout: Layout) -> StorageOf:
             return layout.embedding(name, shape)
         if name in calibrated or (name in carried and layout.pattern(name) is not None):
             return layout.linear(name, shape)
-        return (layout.half if name in half or name in carried else torch.float32), None
+        head = name.startswith(PREFIX) and len(shape) > 1
+        return (layout.half if name in half or name in carried or head else torch.float32), None
 
     return decide

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from epmq_export.errors import InputError
+from epmq_export.models.classifiers import Classifier
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.tensors.source import TensorSource
 
@@ -107,14 +108,25 @@ class Export:
     in it. None where it finds them in every text that occurs in practice.
     """
 
-    def as_read(self, run: Run) -> Run:
-        """Return a function that gives a runtime's outputs as the files' users read them."""
+    heads_beside: Callable[[Path], Callable[[Tensor], Tensor]] | None = None
+    """A function that takes the path of the main file and returns the classifiers beside it, which make the
+    model's outputs of the runtime's. None where the files hold them, or the model has none.
+    """
+
+    def as_read(self, run: Run, path: Path) -> Run:
+        """Return a function that gives a runtime's outputs as the users of the files at `path` read them."""
+        if self.heads_beside is not None:
+            beside = self.heads_beside(path)
+        elif self.unit:
+            beside = nn.functional.normalize
+        else:
+            return run
 
         def read(samples: Sequence[Sample]) -> NDArray[np.float32]:
-            found: Tensor = nn.functional.normalize(torch.from_numpy(run(samples)), dim=1)
+            found: Tensor = beside(torch.from_numpy(run(samples)))
             return found.numpy()
 
-        return read if self.unit else run
+        return read
 
     def require(self) -> None:
         """Raise InputError where the runtimes cannot read this model at all, whatever it is stored on."""
@@ -147,6 +159,24 @@ class ZeroShot:
 
     prompts: Prompts = field(default_factory=Prompts)
     """What is put before a text, label texts among them, unless a task says otherwise."""
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """The part of a family whose fine-tunes may be classifiers, each with a head of its own."""
+
+    parts: Mapping[str, str]
+    """The names of a head's tensors in a fine-tune, as the family's naming gives them, by their canonical
+    names within the head.
+    """
+
+    read_by: Callable[[Sequence[Classifier]], "Family"]
+    """A function that returns the family with such heads: its outputs are the scores of all of them, one
+    behind the other.
+    """
+
+    heads: Sequence[Classifier] = ()
+    """The heads that the family has. Without any, its outputs are embeddings."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +290,11 @@ class Family(Protocol):
         ...
 
     @property
+    def classifiers(self) -> Classifiers | None:
+        """Return the part of a family whose fine-tunes may be classifiers, or None."""
+        ...
+
+    @property
     def language(self) -> Language | None:
         """Return the part that only language models have, or None."""
         ...
@@ -312,6 +347,11 @@ def towers(family: Family) -> list[Family]:
     """
     zero_shot = family.zero_shot
     return [family] if zero_shot is None or zero_shot.text_tower is family else [family, zero_shot.text_tower]
+
+
+def heads_of(family: Family) -> Sequence[Classifier]:
+    """Return the classifiers whose scores are a family's outputs; none where it gives something else."""
+    return () if family.classifiers is None else family.classifiers.heads
 
 
 def language_of(family: Family) -> Language:

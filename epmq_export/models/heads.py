@@ -25,6 +25,22 @@ class AsLogits:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """The reading of a model that has the heads of all tasks: some columns of its outputs are one task's
+    scores already.
+    """
+
+    columns: slice
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the scores of outputs [n, width], float [n, classes]. A head that gives a number stands
+        beside 0, so that a softmax makes of it what a sigmoid does.
+        """
+        found = outputs[:, self.columns]
+        return found if found.shape[1] > 1 else torch.cat([torch.zeros_like(found), found], 1)
+
+
+@dataclass(frozen=True)
 class Head:
     """A linear map from outputs to classes, or embeddings of classes to compare outputs with. It stays as it
     is while the model changes: it is the base's, or one that the user gives.

@@ -47,6 +47,11 @@ class GgufSpec:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that follow from the config, float32, by their names in the file."""
 
+    beside_weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The safetensors files beside the model with what it has no place for, which `left_out` names too:
+    canonical names of tensors by their names in the file, by the file's name.
+    """
+
 
 @dataclass(frozen=True, kw_only=True)
 class GgufExport(Export):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub.repocard import metadata_load
 
-from epmq_export.models.family import Family
+from epmq_export.models.family import Family, heads_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.about import About
 from epmq_export.tensors.directory import CARD
@@ -43,7 +43,7 @@ def purpose(family: Family) -> str:
         return "text2text-generation" if family.language.encoder else "text-generation"
     if family.images is not None:
         return "image-feature-extraction" if family.zero_shot is None else "zero-shot-image-classification"
-    return "sentence-similarity"
+    return "text-classification" if heads_of(family) else "sentence-similarity"
 
 
 def name_of(recipe: Recipe) -> str:

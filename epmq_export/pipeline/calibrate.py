@@ -27,7 +27,8 @@ from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import FULL, Layout
 from epmq_export.models.blocks import linears
-from epmq_export.models.family import calibrated_on
+from epmq_export.models.classifiers import classes_file
+from epmq_export.models.family import calibrated_on, heads_of
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.precision import whole_float32
 from epmq_export.pipeline.about import about
@@ -43,7 +44,7 @@ from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
-from epmq_export.verification.heads import head_of
+from epmq_export.verification.heads import reading_of
 
 log = logging.getLogger(__name__)
 
@@ -129,10 +130,12 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
         tune=found.tune,
         refine=None if refined is None else refined.gain,
     )
+    family = job.models.family
+    beside = classes_file(heads_of(family))
     if refined is None:
-        packed.write_parts(directory, stored, index, job.models.family.directory)
+        packed.write_parts(directory, stored, index, family.directory, beside)
     else:
-        packed.write(directory, refined.tensors, index, job.models.family.directory)
+        packed.write(directory, refined.tensors, index, family.directory, beside)
     finished.remove()
     return Packed(directory)
 
@@ -338,7 +341,7 @@ def _task_data(job: Job, task: Task) -> TaskData:
     head: Reading | None = None
     if calibration.tune or calibration.refine:
         language = family.language
-        head = AsLogits() if language is not None else head_of(task, family, job.models.base, job.device)
+        head = AsLogits() if language is not None else reading_of(task, family, job.models.base, job.device)
     expert = job.models.experts[task.expert]
     samples = [family.truncate(sample) for sample in task.calibration]
     return TaskData(

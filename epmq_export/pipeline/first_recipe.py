@@ -16,6 +16,7 @@ from epmq_export.data.request import DataRequest
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import EpmqError, InputError, near_file
 from epmq_export.models.family import Family
+from epmq_export.pipeline.classifiers import is_classifier
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.recipe import Recipe, RecipeCalibration
 from epmq_export.recipe.values import HUB_ID
@@ -145,14 +146,24 @@ def _task(writer: _Writer, name: str, expert: str, found: Nearby) -> tuple[list[
     evaluation, told = _read(writer, found.evaluation, "test")
     lines.append(f"    evaluation: {_path(found.evaluation, writer.folder)}  # {told}")
     if evaluation is not None:
-        lines += _labels(writer, evaluation.labels, found.labels)
+        lines += _labels(writer, evaluation.labels, found.labels, _classifies(writer, expert))
     return lines, _SAMPLES
 
 
-def _labels(writer: _Writer, labels: Sequence[str], file: Path | None) -> Iterator[str]:
-    """Yield the lines on the labels of a task."""
+def _classifies(writer: _Writer, expert: str) -> bool:
+    """Return whether an expert that is here is a classifier whose own head the task is read by."""
+    known = writer.family is not None and writer.family.classifiers is not None
+    return known and _local(expert) and is_classifier(Path(expert).expanduser())
+
+
+def _labels(writer: _Writer, labels: Sequence[str], file: Path | None, own: bool) -> Iterator[str]:
+    """Yield the lines on the labels of a task. `own` says whether its expert has a head of its own."""
     family = writer.family
-    if file is not None:
+    if own:
+        yield "    # Its expert's own head tells the classes, by the names in its config.json. Where the data"
+        yield "    # have other names, write these here, in the order of the head."
+        yield "    # labels: [...]"
+    elif file is not None:
         yield f"    labels: {_path(file, writer.folder)}"
     elif not labels:
         yield "    # It has no labels, so outputs are compared."

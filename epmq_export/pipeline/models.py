@@ -14,6 +14,7 @@ from epmq_export.merging.plan import Plan
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
+from epmq_export.pipeline.classifiers import with_classifiers
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.plan import plan_of
@@ -173,7 +174,7 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
         for note in expert.notes:
             log.info("%s", note)
     family = open_family(checkpoints.base.directory)
-    base = renamed(checkpoints.base, family.canonical)
+    base: TypedSource = renamed(checkpoints.base, family.canonical)
     require_whole(checkpoints.base, base, family)
     frozen = frozen_tensors(recipe, base, family.frozen)
     held = set(frozen)
@@ -193,6 +194,10 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
     if RULES[recipe.merge_method].costly:
         # The length of the anchor, each calibration (`tune` has many) and the verdict read all of the merge.
         merge = Kept(merge)
+    family, heads = with_classifiers(recipe, family, checkpoints.experts)
+    if heads is not None:
+        # The heads stay as their experts have them, as frozen tensors do.
+        base, frozen = Joined([base, heads]), [*frozen, *heads.names()]
     opened = ModelSet(family=family, base=base, experts=experts, merged=merge, frozen=frozen)
     if not frozen:
         return opened

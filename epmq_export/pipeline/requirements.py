@@ -8,7 +8,7 @@ from epmq_export.data.images import FILES
 from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import linears
-from epmq_export.models.family import Export, Family, default_formats
+from epmq_export.models.family import Export, Family, default_formats, heads_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData
 
@@ -50,6 +50,7 @@ def require_formats(recipe: Recipe, family: Family) -> None:
         if (
             not language
             and family.zero_shot is None
+            and not heads_of(family)
             and (task.labels or task.templates)
             and task.head is None
         ):

@@ -138,7 +138,7 @@ def _written(registry: Registry, path: Path, format: str, family: Family) -> Run
         format=format,
         runtime=runtime.name,
         version=runtime.version(),
-        run=family.exports[format].as_read(partial(runtime.outputs, path)),
+        run=family.exports[format].as_read(partial(runtime.outputs, path), path),
     )
 
 

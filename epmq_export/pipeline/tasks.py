@@ -14,7 +14,8 @@ from epmq_export.data.task import Metric, Task
 from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
-from epmq_export.models.family import Family
+from epmq_export.models.classifiers import Classifier
+from epmq_export.models.family import Family, heads_of
 from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
 from epmq_export.pipeline.requirements import require_kind
 from epmq_export.recipe.recipe import Recipe
@@ -34,12 +35,18 @@ def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = N
     before = "" if family.zero_shot is None else family.zero_shot.prompts.default
     language = family.language
     chat = str if language is None else language.chat
-    return [_of_texts(recipe, name, before, chat if recipe.tasks[name].chat else str) for name in tasks]
+    heads = {head.task: head for head in heads_of(family)}
+    return [
+        _of_texts(recipe, name, before, chat if recipe.tasks[name].chat else str, heads.get(name))
+        for name in tasks
+    ]
 
 
-def _of_texts(recipe: Recipe, name: str, before: str, said: Callable[[str], str]) -> Task:
+def _of_texts(
+    recipe: Recipe, name: str, before: str, said: Callable[[str], str], head: Classifier | None
+) -> Task:
     """Return a task of texts, each in the task's prompt or, where it has none, behind `before`. `said` makes
-    of a prompt what the model is given.
+    of a prompt what the model is given. `head` is the task's classifier, where the model has one.
     """
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
@@ -60,16 +67,17 @@ def _of_texts(recipe: Recipe, name: str, before: str, said: Callable[[str], str]
         evaluation = [given(text) for text in found.samples]
         read = [*read, found]
         places |= dict(zip(evaluation, found.places, strict=True))
-        truth, expected = _right_answers(recipe, name, found)
+        truth, expected = _right_answers(recipe, name, found, head)
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     return _task(
         recipe,
         name,
         calibration=calibration,
         evaluation=evaluation,
-        labels=task.labels or {},
+        labels=(task.labels or {}) if head is None else dict.fromkeys(head.classes, ""),
         truth=truth,
         expected=expected,
+        embeds=head is None,
         places=places,
         read=read,
         before="" if task.templates else before,
@@ -100,12 +108,22 @@ def _on_prompt(name: str, ahead: str) -> list[str]:
     return [f"task {name}: its texts stand behind the base's default prompt {ahead!r}"]
 
 
-def _right_answers(recipe: Recipe, name: str, found: Texts) -> tuple[Tensor | None, Sequence[str] | None]:
-    """Return the classes of the evaluation texts, or the answers in words where the task has a metric.
+def _right_answers(
+    recipe: Recipe, name: str, found: Texts, head: Classifier | None
+) -> tuple[Tensor | None, Sequence[str] | None]:
+    """Return the classes of the evaluation texts; or the answers in words where the task has a metric, and
+    the numbers where its classifier gives one.
 
     Both are None for a task without labels. Raises RecipeError for a task that has no classes and needs them.
     """
     task = recipe.tasks[name]
+    if head is not None:
+        if found.labels is None and not task.labels:
+            return None, None
+        _labelled(recipe, name, found.labels, "texts")
+        if head.numbers:
+            return None, [f"{number:g}" for number in numbers_of(found)]
+        return torch.tensor(classes_of(found, head.classes), dtype=torch.int64), None
     if task.labels:
         _labelled(recipe, name, found.labels, "texts")
         classes = classes_of(found, list(task.labels))
@@ -178,9 +196,10 @@ def _task(
     places: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     before: str = "",
+    embeds: bool = True,
 ) -> Task:
     """Return a task, from its samples and from what the recipe says about it. Label texts stand behind
-    `before`.
+    `before`, where the model embeds them.
     """
     task = recipe.tasks[name]
     templates = task.templates or ("{}",)
@@ -192,7 +211,7 @@ def _task(
         evaluation=evaluation,
         truth=truth,
         labels=list(labels),
-        prompts=prompts if truth is not None else [],
+        prompts=prompts if truth is not None and embeds else [],
         head=task.head,
         notes=list(notes),
         metric=None if task.metric is None else Metric(task.metric),

@@ -22,8 +22,8 @@ def calls(about: About, files: Mapping[str, str], folder: Mapping[str, Any]) -> 
     beside the ONNX models, by name.
     """
     purpose = about.pipeline_tag
-    if "gguf" in files and purpose in ("sentence-similarity", "text-generation"):
-        more = " --embeddings" if purpose == "sentence-similarity" else ""
+    if "gguf" in files and purpose in ("sentence-similarity", "text-classification", "text-generation"):
+        more = "" if purpose == "text-generation" else " --embeddings"
         yield "llama.cpp", "sh", f"llama-server -hf {REPO}{more}"
     if "onnx" not in files:
         return
@@ -43,6 +43,8 @@ def calls(about: About, files: Mapping[str, str], folder: Mapping[str, Any]) -> 
         )
     if purpose in _TASKS:
         yield "transformers.js", "js", _in_javascript(purpose, folder)
+    if purpose == "text-classification":
+        yield "transformers.js", "js", _CLASSIFIERS
     if "genai_config.json" in folder:
         yield (
             "onnxruntime-genai",
@@ -62,6 +64,15 @@ _TASKS = {
     ),
 }
 """transformers.js's task for what a model is for, and what is asked of it."""
+
+
+_CLASSIFIERS = (
+    'import { AutoModel, AutoTokenizer } from "@huggingface/transformers";\n\n'
+    f'const tokenizer = await AutoTokenizer.from_pretrained("{REPO}");\n'
+    f'const model = await AutoModel.from_pretrained("{REPO}");\n'
+    'const scores = await model(tokenizer("a text")); // logits_TASK; classifiers.json names the classes'
+)
+"""transformers.js's call for a model with several classifiers, which no pipeline knows."""
 
 
 def _in_javascript(purpose: str, folder: Mapping[str, Any]) -> str:

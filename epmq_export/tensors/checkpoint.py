@@ -75,6 +75,13 @@ class Checkpoint(TypedSource, Protocol):
     notes: Sequence[str]
     """What of the model is not read, a sentence each."""
 
+    @property
+    def own(self) -> TypedSource:
+        """Return the model's tensors under the names that it gives them itself, among them those of a head
+        that its base has no place for.
+        """
+        ...
+
     def files(self) -> list[Path]:
         """Return every file that decides its tensors, sorted. An adapter on the recipe's base leaves out the
         files of the base.
@@ -121,6 +128,10 @@ class Weights(Passed):
         found: TypedSource = read(self._stored, naming, location)
         super().__init__(Joined([found, *self._modules.values()]) if self._modules else found)
 
+    @property
+    def own(self) -> TypedSource:
+        return self
+
     def files(self) -> list[Path]:
         return sorted([*self._stored.files(), *self._modules, *self._settings])
 
@@ -134,6 +145,10 @@ class Adapted(lora.Lora):
         self.notes: Sequence[str] = left_out(location, self.left_out)
         self.location, self.directory, self.model_directory = location, directory, base.model_directory
         self._base_files = base.files() if base_is_own else []
+
+    @property
+    def own(self) -> TypedSource:
+        return Joined([self, self.saved])
 
     def files(self) -> list[Path]:
         return sorted({self.directory / ADAPTER_CONFIG, self.directory / ADAPTER_WEIGHTS, *self._base_files})
@@ -155,6 +170,10 @@ class Fitted(Passed):
             self.changed = frozenset(name for name, own in fitted.originals.items() if own in opened.changed)
         self.notes: Sequence[str] = (*opened.notes, *fitted.notes)
         super().__init__(fitted.source)
+
+    @property
+    def own(self) -> TypedSource:
+        return self._opened.own
 
     def files(self) -> list[Path]:
         return self._opened.files()

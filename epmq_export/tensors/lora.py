@@ -24,7 +24,7 @@ from epmq_export.tensors.naming import Naming, unwrapped
 from epmq_export.tensors.orientation import Orientation
 from epmq_export.tensors.placement import Known, Shape
 from epmq_export.tensors.safetensors_file import SafetensorsFile
-from epmq_export.tensors.source import RowReader, TypedSource, row_reader
+from epmq_export.tensors.source import Renamed, RowReader, TypedSource, row_reader
 
 _FACTORS = {
     ".lora_A.weight": ("a", ".weight"),
@@ -60,7 +60,8 @@ class Lora:
     of the base, so that nothing is rounded away.
 
     A head that the adapter parts from the embeddings that it was tied to is a tensor of its own. `left_out`
-    are the adapter's tensors that the base has no place for, and that are of a head.
+    are the adapter's tensors that the base has no place for, and that are of a head; `saved` are those that
+    it has whole, under its own names.
     """
 
     def __init__(self, directory: Path, base: TypedSource, naming: Naming) -> None:
@@ -72,6 +73,7 @@ class Lora:
         self._base = with_own_head(base, naming)
         self._orientation = Orientation(self._base)
         factors, whole = self._sort()
+        self.saved = Renamed(self._file, whole)
         self._deltas, self._whole, self.left_out = self._placed(factors, whole)
         self._tie(base)
         self._names = sorted({*self._base.names(), *self._whole})

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -325,14 +326,25 @@ class _InMemory:
 
 
 def write(
-    directory: Path, tensors: Mapping[str, PackedTensor | Tensor], index: PackedIndex, source: Path
+    directory: Path,
+    tensors: Mapping[str, PackedTensor | Tensor],
+    index: PackedIndex,
+    source: Path,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Write tensors in memory as a packed checkpoint, as `write_parts` does."""
-    write_parts(directory, _InMemory(tensors), index, source)
+    write_parts(directory, _InMemory(tensors), index, source, beside)
 
 
-def write_parts(directory: Path, stored: Parts, index: PackedIndex, source: Path) -> None:
-    """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source`.
+def write_parts(
+    directory: Path,
+    stored: Parts,
+    index: PackedIndex,
+    source: Path,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source` and
+    further files, by name.
 
     The grids of `index` become those of the tensors, whatever it says. The same arguments give the same
     bytes. Only two parts of tensors at a time are in memory.
@@ -344,6 +356,8 @@ def write_parts(directory: Path, stored: Parts, index: PackedIndex, source: Path
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
+        for name, written in beside.items():
+            (built / name).write_bytes(written)
         called = PACKED if stored.grids else MODEL
         held = {
             file: [place for name in names for place in places[name]]

@@ -5,10 +5,20 @@ import torch
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.models import reference
-from epmq_export.models.family import Family
-from epmq_export.models.heads import Head
+from epmq_export.models.classifiers import columns_of
+from epmq_export.models.family import Family, heads_of
+from epmq_export.models.heads import Columns, Head, Reading
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import TensorSource
+
+
+def reading_of(task: Task, family: Family, base: TensorSource, device: torch.device) -> Reading | None:
+    """Return how a task reads outputs: by its own columns where the family has the tasks' classifiers, else
+    as `head_of` says.
+    """
+    if heads := heads_of(family):
+        return Columns(columns_of(heads)[task.name])
+    return head_of(task, family, base, device)
 
 
 def head_of(task: Task, family: Family, base: TensorSource, device: torch.device) -> Head | None:

@@ -76,8 +76,9 @@ def _judged(
         if judge is not None:
             progress(f"{name} in {runtime.name}: tasks")
             export = family.exports[name]
-            run = export.as_read(partial(runtime.outputs, file.path))
-            exactly = export.as_read(partial(_exactly, model, runtime)) if graph.passed else None
+            run = export.as_read(partial(runtime.outputs, file.path), file.path)
+            exact = export.as_read(partial(_exactly, model, runtime), file.path)
+            exactly = exact if graph.passed else None
             tasks, lines = check_tasks(file.path, judge, run, exactly, tolerances)
             checks.append(tasks)
         yield FileVerdict(

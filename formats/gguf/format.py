@@ -8,11 +8,12 @@ from torch import Tensor
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family
+from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
 from epmq_export.tensors.gguf_splits import is_later_split
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
+from formats.gguf.beside import files_beside, sizes_beside
 from formats.gguf.metadata import by_file, metadata_of
 from formats.gguf.placement import packed_layout
 from formats.gguf.size import gguf_size
@@ -32,7 +33,7 @@ class Gguf:
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         """Write NAME-TYPE.gguf, such as `support-Q4_0.gguf`, or the files that the recipe's export.split_size
-        asks for, and return the first.
+        asks for, with the heads of classifiers beside them, and return the first.
 
         The same packed checkpoint gives the same bytes. Raises InputError where packed checkpoint and family
         do not have the same tensors.
@@ -51,6 +52,10 @@ class Gguf:
             for path, names, keys in zip(paths, parts.values(), metadata, strict=True):
                 with files.whole(path) as built:
                     write_gguf(built, keys, {name: layout[name] for name in names}, map(tensor, names))
+            for name, content in files_beside(packed, spec, heads_of(family)).items():
+                paths.append(folder / name)
+                with files.whole(paths[-1]) as built:
+                    built.write_bytes(content)
         except BaseException:
             for path in paths:  # A model without some of its files is not whole.
                 files.remove(path)
@@ -60,7 +65,8 @@ class Gguf:
     def sizes(
         self, tensors: Mapping[str, PlannedTensor], family: Family, index: PackedIndex
     ) -> Mapping[str, Mapping[str, int]]:
-        return gguf_size(tensors, spec_of(family), index)
+        spec = spec_of(family)
+        return {**gguf_size(tensors, spec, index), **sizes_beside(tensors, spec)}
 
     def find(self, folder: Path, family: Family) -> Path:
         """Return the only model that lies there, by its first file, whatever the family."""

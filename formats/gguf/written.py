@@ -12,19 +12,21 @@ from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
-from epmq_export.models.family import Family, towers
+from epmq_export.models.family import Family, heads_of, towers
 from epmq_export.models.format import StoredTensor
 from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.gguf_file import shown
 from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
 from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_paths
 from epmq_export.tensors.packed import Packed, PackedTensor
+from formats.gguf.beside import files_beside
 from formats.gguf.blocks import decode
 from formats.gguf.metadata import by_file, key_differences, metadata_of
 from formats.gguf.placement import Layout, packed_layout
 from formats.gguf.spec import spec_of
 from formats.gguf.values import in_checkpoint, in_file, not_restored
 from formats.gguf.writer import write_gguf
+from formats.weights_beside import weights_differences
 
 
 class WrittenGguf:
@@ -37,7 +39,9 @@ class WrittenGguf:
         self.path, self._family = path, family
 
     def files(self, family: Family) -> Mapping[Path, Sequence[Family]]:
-        others: dict[Path, Sequence[Family]] = {other: [] for other in split_paths(self.path)[1:]}
+        known = self._spec.beside_weights if heads_of(self._family) else ()
+        beside = [self.path.with_name(name) for name in known]
+        others: dict[Path, Sequence[Family]] = {other: [] for other in [*split_paths(self.path)[1:], *beside]}
         return {self.path: towers(family), **others}
 
     def tensors(self) -> Iterator[StoredTensor]:
@@ -61,6 +65,8 @@ class WrittenGguf:
         held = {name: (info.type, info.shape) for name, info in self._model.tensors.items()}
         layout, parts = packed_layout(packed, self._family, self._spec)
         found = [*self._key_differences(packed, layout, [*parts.values()])]
+        beside = files_beside(packed, self._spec, heads_of(self._family))
+        found += weights_differences(self.path.parent, beside)
         found += [
             f"tensor {shown(name)}: found {_layout_text(held.get(name))}, expected "
             f"{_layout_text(layout.get(name))}"

@@ -1,6 +1,7 @@
 """What clients have to be told in the files beside the models' folder.
 
-- transformers.js finds in config.json, under `transformers.js_config`, which models it loads.
+- transformers.js finds in config.json, under `transformers.js_config`, which models it loads, and the classes
+  of a classifier.
 - sentence-transformers finds the model by `model_args` in sentence_bert_config.json.
 - All need the tokenizer in tokenizer.json and tokenizer_config.json (formats/tokenizer_files.py).
 
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from epmq_export.files import read_json
-from epmq_export.models.family import Family, towers
+from epmq_export.models.family import Family, heads_of, towers
 from formats.tokenizer_files import as_json, tokenizer_files
 
 CONFIG, SENTENCES, MODULES = "config.json", "sentence_bert_config.json", "modules.json"
@@ -30,7 +31,8 @@ def as_clients_read(
     """
     main = next(iter(models))
     changed = dict(found)
-    changed[CONFIG] = as_json(_told_types(read_json(source / CONFIG), "_q4." in main, apart))
+    told = _told_types(read_json(source / CONFIG), "_q4." in main, apart)
+    changed[CONFIG] = as_json({**told, **_told_classes(family)})
     if all(tower.images is not None for tower in towers(family)):
         return changed
     changed |= tokenizer_files(source, found)
@@ -39,6 +41,15 @@ def as_clients_read(
         arguments = {**(sentences.get("model_args") or {}), "file_name": main}
         changed[SENTENCES] = as_json({**sentences, "model_args": arguments})
     return changed
+
+
+def _told_classes(family: Family) -> dict[str, Any]:
+    """Return what a config says of the classes of a model with one classifier."""
+    heads = heads_of(family)
+    if len(heads) != 1:
+        return {}
+    names = {str(place): name for place, name in enumerate(heads[0].classes)}
+    return {"id2label": names, "label2id": {name: int(place) for place, name in names.items()}}
 
 
 def _told_types(config: Mapping[str, Any], quantised: bool, apart: Collection[str]) -> dict[str, Any]:

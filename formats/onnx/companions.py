@@ -42,15 +42,6 @@ def weights_beside(packed: Packed, family: Family) -> dict[str, bytes]:
     }
 
 
-def weights_differences(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
-    """Return a sentence for each file of weights that is not as it should be."""
-    return [
-        f"{name} {'differs from the packed checkpoint' if (folder / name).is_file() else 'is missing'}"
-        for name, content in wanted.items()
-        if not (folder / name).is_file() or (folder / name).read_bytes() != content
-    ]
-
-
 def companion_differences(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
     """Return a sentence for each difference between the files of a folder and those that it should have."""
     found = _content(folder)

@@ -13,11 +13,11 @@ from formats.onnx.companions import (
     companion_differences,
     files_beside,
     weights_beside,
-    weights_differences,
 )
 from formats.onnx.metadata import key_differences, metadata_of
 from formats.onnx.read import Skeleton, read_model, tensors_of
 from formats.onnx.spec import specs_of
+from formats.weights_beside import weights_differences
 
 QUANTISED, PLAIN = "_q4.onnx", ".onnx"
 """The endings of models, which transformers.js asks for: q4, and fp32 where nothing is on a grid."""

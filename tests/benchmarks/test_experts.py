@@ -13,8 +13,9 @@ from torch import nn
 from transformers import CLIPModel, Dinov2Config, Dinov2Model
 
 from benchmarks.accuracy.laboratory import Laboratory
-from benchmarks.experts import clip, clip_model, dinov2, language, text, training, vit
+from benchmarks.experts import classifiers, clip, clip_model, dinov2, language, text, training, vit
 from benchmarks.experts.language_tasks import LanguageTask
+from epmq_export.recipe.load import load_recipe
 from tests.benchmarks.stand_ins import image_data, text_task
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny import t5 as tiny_t5
@@ -35,9 +36,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, *arguments: object) -> None:
-    {"text": text, "language": language, "clip": clip, "vit": vit}[command].main(
-        [str(each) for each in arguments]
-    )
+    commands = {"text": text, "classifiers": classifiers, "language": language, "clip": clip, "vit": vit}
+    commands[command].main([str(each) for each in arguments])
 
 
 def test_a_text_expert_moves_the_encoder_alone_and_is_trained_once(
@@ -55,6 +55,21 @@ def test_a_text_expert_moves_the_encoder_alone_and_is_trained_once(
     run("text", *asked)
     assert capsys.readouterr().out == "sst2: already there\n"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["sst2"]
+
+
+def test_a_classifier_has_its_own_head_and_a_recipe(
+    laboratory: Laboratory, texts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run("classifiers", "--base", laboratory.base, "--data", texts, "--out", out, *FEW, "sst2")
+    found = load_file(out / "sst2" / "model.safetensors")
+    before = load_file(laboratory.base / "model.safetensors")
+    table = "embeddings.word_embeddings.weight"
+    assert found["classifier.weight"].shape[0] == 2 and "bert.pooler.dense.weight" in found
+    assert torch.equal(found[f"bert.{table}"], before[table])
+    recipe = load_recipe(out / "recipe.yaml")
+    assert [*recipe.tasks] == ["sst2"] and recipe.base_model == str(laboratory.base)
+    assert (out / "sst2.tsv").read_text().startswith("bad\tthe weather")
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's doing

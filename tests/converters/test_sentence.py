@@ -137,7 +137,7 @@ def test_llama_cpp_pools_as_the_file_says_and_its_users_normalise(mode: str, tmp
     found = LlamaCpp().outputs(path, TEXTS, exact=True)
     expected = reference.outputs(export.computed(), packed, TEXTS, CPU)
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
-    read = export.as_read(lambda texts: LlamaCpp().outputs(path, texts, exact=True))(TEXTS)
+    read = export.as_read(lambda texts: LlamaCpp().outputs(path, texts, exact=True), path)(TEXTS)
     np.testing.assert_allclose(np.linalg.norm(read, axis=1), 1, rtol=1e-6)
     assert np.abs(read - reference.outputs(family, packed, TEXTS, CPU)).max() < 1e-2
 

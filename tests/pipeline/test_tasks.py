@@ -21,7 +21,7 @@ from tests.tiny.hub import Hub
 from tests.tiny.image_files import folders, png, put
 
 # All that is asked of a family here: what it reads.
-TEXTS: Any = SimpleNamespace(images=None, language=None, zero_shot=None)
+TEXTS: Any = SimpleNamespace(images=None, language=None, zero_shot=None, classifiers=None)
 PICTURES: Any = SimpleNamespace(images=Images(numbers=3, tokens=1), language=None)
 
 

@@ -28,9 +28,11 @@ COUNTS = {
     "clip-vit-l14-20": 20,
     "flan-t5-base-glue": 8,
     "flan-t5-base-glue-lora": 8,
+    "roberta-base-glue": 8,
 }
+GLUE = ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
 RULES = {"ta": "task_arithmetic", "ties": "ties", "tsvm": "tsvm"}
-# The names whose merges are E-PMQ's two; FLAN-T5's are these alone.
+# The names whose merges are E-PMQ's two; FLAN-T5's and RoBERTa's are these alone.
 OF_THE_PAPER = {name for name in COUNTS if not name.endswith(("14tasks", "20tasks"))}
 
 
@@ -62,6 +64,9 @@ def test_a_recipe_is_valid_and_says_what_the_paper_does(path: Path) -> None:
         and recipe.calibration.method == "anchored"
     )
     for task in recipe.tasks.values():
+        if name.startswith("roberta"):
+            assert not task.templates and task.metric is task.head is None
+            continue
         assert 2 <= len(task.templates) <= 4 or task.metric is not None
         assert task.expert.startswith(f"tanganke/{recipe.base_model.partition('/')[2]}_")
 
@@ -71,7 +76,7 @@ def test_a_recipe_is_valid_and_says_what_the_paper_does(path: Path) -> None:
 )
 def test_glue_is_asked_in_words(path: Path) -> None:
     recipe = load_recipe(path)
-    assert [*recipe.tasks] == ["cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb"]
+    assert [*recipe.tasks] == GLUE
     for name, task in recipe.tasks.items():
         assert task.expert.endswith("_lora-16") == ("-lora-" in path.stem)
         assert task.metric == ("spearman" if name == "stsb" else "exact_match") and (task.labels is None) == (
@@ -106,6 +111,21 @@ def test_glue_is_asked_in_words(path: Path) -> None:
         == [*(recipe.tasks["qqp"].labels or {}).values()]
         == ["no", "yes"]
     )
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.stem.startswith("roberta")], ids=lambda path: path.stem
+)
+def test_classifiers_are_given_pairs_as_their_tokenizer_has_them(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert [*recipe.tasks] == GLUE
+    for name, task in recipe.tasks.items():
+        assert task.expert == f"JeremiahZ/roberta-base-{name}"
+        (calibration,) = task.calibration
+        assert isinstance(calibration, RecipeData) and calibration.texts is not None
+        pair = len(calibration.texts) == 2
+        assert task.prompt == ("</s></s>".join(f"{{{each}}}" for each in calibration.texts) if pair else "{}")
+        assert (task.labels is None) == (name == "stsb")
 
 
 def test_classes_stand_in_the_order_of_their_indices() -> None:

@@ -4,7 +4,7 @@ Nothing is downloaded and nothing is calibrated; of the weights only one block's
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import storage_name
 from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
-from epmq_export.models.family import Family
+from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
+from epmq_export.pipeline.classifiers import with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.costs import (
     FLOAT,
@@ -92,11 +93,12 @@ class Forecaster:
                 )
             ]
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
-        family = self.registry.open_family(Path(base.directory))
+        plain = self.registry.open_family(Path(base.directory))
+        opened = _require_models(recipe, plain, models, self.registry)
+        family = opened.family
         require_formats(recipe, family)
         require_kind(recipe, family)
         require_readable(recipe, family, formats_of(recipe, family))
-        opened = _require_models(recipe, family, models, self.registry)
         return self._of_family(recipe, family, models, data, merge, opened)
 
     def _of_family(
@@ -111,6 +113,9 @@ class Forecaster:
         method, unknown, notes = recipe.calibration.settings, list[str](), opened.notes
         if not models[0].whole:
             unknown.append("the base's weights are not here: shapes are those of its config")
+        heads = {head.task for head in heads_of(family)}
+        if missing := [name for name in recipe.tasks if heads and name not in heads]:
+            unknown.append(f"the classifiers of {', '.join(missing)} are not here: sizes are without them")
         samples = self._samples(recipe, family, unknown)
         names = formats_of(recipe, family)
         calibrated = targets(recipe, family, self.registry.formats, names)
@@ -267,6 +272,9 @@ class _Opened:
     told.
     """
 
+    family: Family
+    """The family with the classifiers of the experts that are here."""
+
     base: TypedSource | None = None
     experts: dict[str, TypedSource] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -278,7 +286,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
     """
     base, *experts = models
     if not base.whole:
-        return _Opened()
+        return _Opened(family)
     opened = open_checkpoint(
         local.local_location(base, recipe.location(recipe.base_model)),
         open_gguf=registry.open_gguf,
@@ -288,7 +296,8 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
     require_whole(opened, source, family)
     held = set(frozen_tensors(recipe, source, family.frozen))
     moving = without(source, held)
-    result = _Opened(moving)
+    result = _Opened(family, moving)
+    here: dict[str, Checkpoint] = {}
     for found, model in zip(experts, recipe.experts, strict=True):
         if not found.whole:
             continue
@@ -298,6 +307,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
             open_gguf=registry.open_gguf,
             naming_of=registry.naming_of,
         )
+        here[recipe.location(model.model)] = expert
         result.notes.extend(
             require_same_settings(opened, expert, model.model, registry.require_same_settings)
         )
@@ -306,7 +316,7 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         result.experts[model.model] = without(renamed(expert, family.canonical), held)
         require_fit(moving, result.experts[model.model], model.model)
-    return result
+    return replace(result, family=with_classifiers(recipe, family, here)[0])
 
 
 def _said_of_task_vectors(family: Family, opened: _Opened) -> str | None:

@@ -93,7 +93,7 @@ def answers_of(task: Task, family: Family) -> Answers | None:
     """
     return (
         Answers.of(task, task.expected, family, [text_of(sample) for sample in task.evaluation])
-        if task.expected is not None
+        if task.expected is not None and family.language is not None
         else None
     )
 

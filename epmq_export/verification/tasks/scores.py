@@ -14,7 +14,7 @@ def predict(outputs: Tensor, head: Head) -> Tensor:
     Raises InputError where an output is not finite, or has no direction that a cosine needs.
     """
     head.require_width(outputs)  # This comes before anything looks at the values.
-    outputs = _finite(outputs, "an output") if head.bias is not None else unit(outputs, "an output")
+    outputs = finite(outputs, "an output") if head.bias is not None else unit(outputs, "an output")
     if head.bias is None:
         unit(head.weight, "a class of the head")
     result: Tensor = head.logits(outputs).argmax(1)
@@ -51,7 +51,7 @@ def agreement(outputs: Tensor, reference: Tensor) -> float:
     return float(cosines(outputs, reference).mean())
 
 
-def _finite(rows: Tensor, what: str) -> Tensor:
+def finite(rows: Tensor, what: str) -> Tensor:
     """Return the rows in float64. Raises InputError where one is not finite, or where there is none."""
     if rows.ndim != 2 or not len(rows):
         raise InputError(f"{what} was expected in each row, found an array of shape {list(rows.shape)}")
@@ -68,7 +68,7 @@ def unit(rows: Tensor, what: str) -> Tensor:
     """Return the rows with length 1, in float64. A row without a direction is an InputError, because its
     cosine would mean nothing.
     """
-    rows = _finite(rows, what)
+    rows = finite(rows, what)
     length = rows.norm(dim=1, keepdim=True)
     if bool((length == 0).any()):
         raise InputError(

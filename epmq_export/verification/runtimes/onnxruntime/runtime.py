@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from epmq_export import threads
 from epmq_export.errors import InputError, MissingRuntime, first_line
 from epmq_export.files.scratch import Scratch
+from epmq_export.models.classifiers import is_scores
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Question, Sample, text_of
 from epmq_export.models.tokenizer import open_tokenizer
@@ -75,14 +76,15 @@ class OnnxRuntime:
             return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
         wanted = PICTURES_OUT if pictures else TEXTS_OUT
         known = [value.name for value in session.get_outputs()]
-        output = next((name for name in wanted if name in known), None)
-        if output is None:
+        # The scores of classifiers stand one behind the other.
+        read = [name for name in known if is_scores(name)] or [name for name in wanted if name in known][:1]
+        if not read:
             raise InputError(f"{path}: it has no output {' or '.join(wanted)}")
         folder = _beside(path)
         feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, [*map(text_of, texts)])
         results: dict[int, NDArray[np.float32]] = {}
         for rows, given in feeds:
-            results.update(zip(rows, _embedded(session, path, output, given), strict=True))
+            results.update(zip(rows, _embedded(session, path, read, given), strict=True))
         return np.stack([results[i] for i in range(len(samples))]).astype(np.float32)
 
     def reads(self, text: str) -> bool:
@@ -134,18 +136,21 @@ def open_session(
 
 
 def _embedded(
-    session: "onnxruntime.InferenceSession", path: Path, output: str, given: Mapping[str, NDArray[Any]]
+    session: "onnxruntime.InferenceSession",
+    path: Path,
+    outputs: Sequence[str],
+    given: Mapping[str, NDArray[Any]],
 ) -> NDArray[Any]:
-    """Return an output of one batch."""
+    """Return some outputs of one batch, side by side."""
     feed = {
         value.name: given[value.name] if value.name in given else _filler(path, value.name, value.shape)
         for value in session.get_inputs()
     }
     try:
-        found: NDArray[Any] = session.run([output], feed)[0]
+        found = session.run(outputs, feed)
     except Exception as error:  # The runtime has a class of its own for every status.
         raise InputError(f"{path}: ONNX Runtime fails on it ({first_line(error)})") from None
-    return found
+    return np.concatenate(found, axis=1)
 
 
 def _fused(path: Path) -> int:

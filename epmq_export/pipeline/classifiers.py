@@ -1,0 +1,138 @@
+"""The classifiers among a recipe's experts: each is the head of its own task."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from epmq_export.errors import InputError
+from epmq_export.files import read_json
+from epmq_export.models.classifiers import PREFIX, Classifier
+from epmq_export.models.family import Family
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.tensors.checkpoint import Checkpoint
+from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG
+from epmq_export.tensors.source import Joined, Renamed, TypedSource
+
+_ARCHITECTURE, _ADAPTER = "ForSequenceClassification", "SEQ_CLS"
+"""How the config of a classifier names its class, and how an adapter's names its task."""
+
+
+def with_classifiers(
+    recipe: Recipe, family: Family, experts: Mapping[str, Checkpoint]
+) -> tuple[Family, TypedSource | None]:
+    """Return the family that has the heads of the tasks' experts, and the heads' tensors under canonical
+    names; the family as it is and None where no expert is a classifier.
+
+    `experts` are those that are here, by `Recipe.location`. A task that has a `head` or `templates` is read
+    by these. Raises RecipeError where only some tasks are classified, and for labels that are not the head's;
+    InputError for an expert without the head that its config names.
+    """
+    part = family.classifiers
+    here = {name: experts.get(recipe.location(task.expert)) for name, task in recipe.tasks.items()}
+    found = {
+        name: expert
+        for name, expert in here.items()
+        if expert is not None
+        and part is not None
+        and recipe.tasks[name].head is None
+        and not recipe.tasks[name].templates
+        and is_classifier(expert.directory)
+    }
+    if part is None or not found:
+        return family, None
+    first = next(iter(found))
+    for name, expert in here.items():
+        if expert is not None and name not in found:
+            task = recipe.tasks[name]
+            key = "head" if task.head is not None else "templates" if task.templates else "expert"
+            what = "an expert that is no classifier" if key == "expert" else "it set"
+            raise recipe.mistake(
+                ("tasks", name, key),
+                f"found {what}, expected a classifier and nothing else to read it by, as the expert of task "
+                f"{first} is one: all tasks read the same outputs",
+            )
+    heads, parts = [], []
+    for place, (name, expert) in enumerate(found.items()):
+        head = _head(expert, part.parts)
+        count = head.shape("out.bias")[0]
+        heads.append(Classifier(name, _classes(recipe, name, expert, count)))
+        parts.append(Renamed(head, {f"{PREFIX}{place}.{each}": each for each in part.parts}))
+    return part.read_by(heads), Joined(parts)
+
+
+def is_classifier(directory: Path) -> bool:
+    """Return whether the model or adapter in a directory says of itself that it classifies texts."""
+    adapter = directory / ADAPTER_CONFIG
+    if adapter.is_file():
+        return bool(read_json(adapter).get("task_type") == _ADAPTER)
+    named = _config(directory).get("architectures")
+    return isinstance(named, list) and any(str(name).endswith(_ARCHITECTURE) for name in named)
+
+
+def _config(directory: Path) -> Mapping[str, Any]:
+    """Return what an expert's own config.json says; nothing where it has none."""
+    path = directory / CONFIG
+    return read_json(path) if path.is_file() else {}
+
+
+def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
+    """Return the tensors of an expert's head, by their canonical names within it."""
+    own, plain = expert.own, expert.naming.plain
+    stored = {plain(name): name for name in own.names()}
+    for name in parts.values():
+        if name not in stored:
+            saved = "" if not (expert.directory / ADAPTER_CONFIG).is_file() else " (peft: modules_to_save)"
+            raise InputError(
+                f"{expert.location}: found no tensor {name}, expected the whole head of a classifier{saved}"
+            )
+    head = Renamed(own, {canonical: stored[name] for canonical, name in parts.items()})
+    width, count = head.shape("dense.weight")[-1], head.shape("out.weight")[0]
+    expected = {"dense.weight": (width, width), "dense.bias": (width,)}
+    expected |= {"out.weight": (count, width), "out.bias": (count,)}
+    for canonical, shape in expected.items():
+        if head.shape(canonical) != shape:
+            raise InputError(
+                f"{expert.location}: tensor {parts[canonical]} has shape {list(head.shape(canonical))}, "
+                f"expected {list(shape)}, as the others of its head have it"
+            )
+    return head
+
+
+def _classes(recipe: Recipe, name: str, expert: Checkpoint, count: int) -> tuple[str, ...]:
+    """Return the names of a head's classes, in the order of its scores: those of the recipe, which stand in
+    this order unless they are the names that the expert's config has.
+    """
+    config = _config(expert.directory)
+    if config.get("problem_type") == "multi_label_classification":
+        raise InputError(
+            f"{expert.directory / CONFIG}: found problem_type multi_label_classification, expected one class "
+            "for each text: nothing here judges several"
+        )
+    own = _named(config, expert, count)
+    asked = [*(recipe.tasks[name].labels or ())]
+    if not asked:
+        return tuple(own)
+    known = {each.casefold(): place for place, each in enumerate(own)}
+    places = [known.get(each.casefold()) for each in asked]
+    if len(asked) == count and None not in places and len({*places}) == count:
+        return tuple(sorted(asked, key=lambda each: known[each.casefold()]))
+    if len(asked) != count or any(place not in (None, index) for index, place in enumerate(places)):
+        raise recipe.mistake(
+            ("tasks", name, "labels"),
+            f"found {', '.join(asked)}, expected names for the {count} classes of its expert in their order: "
+            f"{', '.join(own)}",
+        )
+    return tuple(asked)
+
+
+def _named(config: Mapping[str, Any], expert: Checkpoint, count: int) -> Sequence[str]:
+    """Return the names that an expert's config has for its classes; LABEL_0 and so on where it has none."""
+    given = config.get("id2label")
+    names = {str(key): str(label) for key, label in given.items()} if isinstance(given, dict) else {}
+    found = [names.get(str(place), f"LABEL_{place}") for place in range(count)]
+    if names and (len(names) != count or len({*found}) < count):
+        raise InputError(
+            f"{expert.directory / CONFIG}: found id2label {given!r:.80}, expected distinct names of the "
+            f"{count} classes that its head has"
+        )
+    return found

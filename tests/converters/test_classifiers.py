@@ -1,0 +1,147 @@
+"""Classifiers of BERT's kinds that share one encoder, beside transformers' own classes, in PyTorch and in the
+runtimes that read the files.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from converters import open_family
+from epmq_export.errors import InputError
+from epmq_export.grids import Grid
+from epmq_export.models import reference
+from epmq_export.models.classifiers import CLASSES as FILE
+from epmq_export.models.classifiers import WEIGHTS, Classifier, columns_of, read_classifiers
+from epmq_export.models.family import heads_of
+from epmq_export.models.format import PlannedTensor
+from epmq_export.tensors.packed import stored_bytes
+from epmq_export.verification.checks import check_codes, check_graph, check_metadata
+from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
+from formats.gguf.format import Gguf
+from formats.onnx.format import OnnxQdq
+from formats.safetensors.format import Safetensors
+from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, scores
+
+CPU = torch.device("cpu")
+KINDS = ("bert", "roberta", "distilbert")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Classified:
+    return classified(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def test_each_head_gives_what_its_expert_gives(project: Classified) -> None:
+    models = project.opened
+    family = models.family
+    assert [head.classes for head in heads_of(family)] == [*CLASSES.values()]
+    for name, columns in columns_of(heads_of(family)).items():
+        expert = models.experts[str(project.directory / name)]
+        found = reference.outputs(family, expert, TEXTS, CPU)[:, columns]
+        expected = scores(project.directory / name, project.base, TEXTS).numpy()
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_all_models_have_the_experts_heads(project: Classified) -> None:
+    """The base, which was no classifier, is read by the same heads as the merge."""
+    models = project.opened
+    for name in (name for name in models.merged.names() if name.startswith("classifiers.")):
+        values = [source.load(name) for source in (models.base, models.merged, *models.experts.values())]
+        assert all(torch.equal(values[0], other) for other in values)
+        assert name in models.frozen
+
+
+def test_onnx_has_the_scores_of_each_task(project: Classified, tmp_path: Path) -> None:
+    packed, family = project.packed, open_family(project.packed.directory)
+    path = OnnxQdq().write(packed, family, tmp_path)
+    outputs = [value.name for value in open_session(path).get_outputs()]
+    assert outputs == ["last_hidden_state", "logits_mood", "logits_topic"]
+    written = OnnxQdq().open(path, family)
+    assert check_codes(written, packed, frozenset(), [OnnxRuntime()]).passed
+    assert check_metadata(written, packed).passed
+    graph = check_graph(written, packed, family.exports["onnx"], OnnxRuntime(), 1e-4)
+    assert graph.passed, graph.broken
+    found = OnnxRuntime().outputs(path, TEXTS, exact=True)
+    np.testing.assert_allclose(found, reference.outputs(family, packed, TEXTS, CPU), atol=1e-4)
+    assert json.loads((tmp_path / FILE).read_text()) == {name: [*names] for name, names in CLASSES.items()}
+
+
+def test_gguf_has_the_heads_beside_it(project: Classified, tmp_path: Path) -> None:
+    packed, family = project.packed, open_family(project.packed.directory)
+    path = Gguf().write(packed, family, tmp_path)
+    written, export = Gguf().open(path, family), family.exports["gguf"]
+    assert check_codes(written, packed, Gguf().left_out(family), [LlamaCpp()]).passed
+    assert check_metadata(written, packed).passed
+    assert [*written.files(family)] == [path, tmp_path / WEIGHTS]
+    graph = check_graph(written, packed, export, LlamaCpp(), 1e-3)
+    assert graph.passed, graph.broken
+    twin = written.exact(path, tmp_path)
+    read = export.as_read(partial(LlamaCpp().outputs, twin, exact=True), path)
+    np.testing.assert_allclose(read(TEXTS), reference.outputs(family, packed, TEXTS, CPU), atol=5e-3)
+    heads = tmp_path / WEIGHTS
+    with safe_open(heads, "pt") as file:
+        assert json.loads(file.metadata()["classes"]) == {name: [*names] for name, names in CLASSES.items()}
+    _notices(tmp_path, heads, project)
+
+
+def _notices(folder: Path, heads: Path, project: Classified) -> None:
+    """Change the file of the heads, and then remove it."""
+    packed, family = project.packed, open_family(project.packed.directory)
+    written = Gguf().open(Gguf().find(folder, family), family)
+    tensors = load_file(heads)
+    tensors["mood.out.bias"] = torch.zeros(7)
+    save_file(tensors, heads)
+    assert written.differences(packed) == [f"{WEIGHTS} differs from the packed checkpoint"]
+    beside = family.exports["gguf"].heads_beside
+    assert beside is not None
+    with pytest.raises(InputError, match=r"tensor mood.out.bias has shape \[7\], expected \[3\]"):
+        beside(written.path)
+    heads.unlink()
+    assert written.differences(packed) == [f"{WEIGHTS} is missing"]
+
+
+def test_sizes_are_known_before(project: Classified, tmp_path: Path) -> None:
+    """Heads are in half precision, so that those of many tasks are no larger than what they read."""
+    packed, family = project.packed, open_family(project.packed.directory)
+    planned = {name: PlannedTensor(packed.shape(name), packed.storage(name)) for name in packed.names()}
+    heads = {name: packed.storage(name) for name in packed.names() if name.startswith("classifiers.")}
+    assert {str(each) for each in heads.values() if not isinstance(each, Grid)} == {
+        "torch.float16",
+        "torch.float32",
+    }
+    found = Gguf().sizes(planned, family, packed.index)[WEIGHTS]
+    Gguf().write(packed, family, tmp_path)
+    data = sum(stored_bytes(packed.shape(name), storage) for name, storage in heads.items())
+    assert sum(found.values()) - found["rest"] == data
+    assert sum(found.values()) == pytest.approx((tmp_path / WEIGHTS).stat().st_size, rel=0.05)
+
+
+def test_a_directory_of_safetensors_has_all(project: Classified, tmp_path: Path) -> None:
+    packed, family = project.packed, open_family(project.packed.directory)
+    path = Safetensors().write(packed, family, tmp_path)
+    written = Safetensors().open(path, family)
+    assert check_codes(written, packed, frozenset(), []).passed and not written.differences(packed)
+    assert heads_of(open_family(tmp_path)) == heads_of(family)
+
+
+def test_one_classifier_has_the_usual_name(project: Classified) -> None:
+    family = open_family(project.base)
+    assert family.classifiers is not None and not heads_of(family)
+    alone = family.classifiers.read_by([Classifier("mood", ("a", "b"))])
+    (spec,) = alone.exports["onnx"].specs().values()  # type: ignore[attr-defined]
+    assert [*spec.outputs] == ["last_hidden_state", "logits"]
+
+
+@pytest.mark.parametrize("content", ['{"mood": []}', '{"mood": "bad"}', '{"mood": [1]}'])
+def test_a_file_that_names_no_classes_is_refused(tmp_path: Path, content: str) -> None:
+    assert read_classifiers(tmp_path) == ()
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(InputError, match="expected a list of classes' names"):
+        read_classifiers(tmp_path)

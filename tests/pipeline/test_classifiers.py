@@ -1,0 +1,195 @@
+"""Experts that are classifiers: whose head a task is read by, what its classes are called."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+import epmq_export as epmq
+from epmq_export.errors import InputError, RecipeError
+from epmq_export.models.family import heads_of
+from epmq_export.pipeline.tasks import load_tasks
+from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, classifier
+
+HEAD = "head.safetensors"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Classified:
+    """Return a project of RoBERTa's kind, whose base stores no head of its own."""
+    found = classified(tmp_path_factory.mktemp("classifiers"), "roberta")
+    save_file({"weight": torch.zeros(3, 64), "bias": torch.zeros(3)}, found.directory / HEAD)
+    return found
+
+
+def classes(project: Classified, **changes: dict[str, object]) -> list[tuple[str, ...]]:
+    return [head.classes for head in heads_of(project.models(project.recipe(**changes)).family)]
+
+
+def test_classes_are_those_of_the_experts(project: Classified) -> None:
+    assert classes(project) == [*CLASSES.values()]
+    tasks = load_tasks(project.recipe(), project.opened.family)
+    assert [task.labels for task in tasks] == [[*names] for names in CLASSES.values()]
+    truth = tasks[0].truth
+    assert truth is not None and truth.tolist() == [place % 3 for place in range(len(TEXTS))]
+    assert all(not task.prompts and task.head is None for task in tasks)
+
+
+def test_labels_name_them_anew_or_in_another_order(project: Classified) -> None:
+    renamed, again = {"labels": ["no", "yes", "both"]}, {"labels": ["Dogs", "cats"]}
+    assert classes(project, mood=renamed, topic=again) == [("no", "yes", "both"), ("cats", "Dogs")]
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["good", "bad", "else"], ["a", "b", "c", "d"]])
+def test_labels_that_are_not_the_heads_are_refused(project: Classified, labels: list[str]) -> None:
+    """A name that is the head's own stands for that class and for no other."""
+    expected = r"tasks.mood.labels: found .*, expected names for the 3 classes .*: bad, good, so so"
+    with pytest.raises(RecipeError, match=expected):
+        classes(project, mood={"labels": labels})
+
+
+def test_some_names_may_stay(project: Classified) -> None:
+    assert classes(project, mood={"labels": ["bad", "fine", "so so"]})[0] == ("bad", "fine", "so so")
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"templates": ["a {} text"], "labels": ["a", "b", "c"]}, "templates"),
+        ({"head": HEAD, "labels": ["a", "b", "c"]}, "head"),
+        ({"expert": "./base"}, "expert"),
+    ],
+)
+def test_all_tasks_are_read_in_one_way(project: Classified, changes: dict[str, object], key: str) -> None:
+    if key == "expert":
+        changes = {"expert": str(plain(project))}
+    with pytest.raises(RecipeError, match=rf"tasks.mood.{key}: found .* as the expert of task topic is one"):
+        classes(project, mood=changes)
+
+
+def plain(project: Classified) -> Path:
+    """Return an expert without a head."""
+    place = project.directory / "plain"
+    if not place.exists():
+        place.mkdir()
+        tensors = load_file(project.base / "model.safetensors")
+        save_file({name: value + 0.01 for name, value in tensors.items()}, place / "model.safetensors")
+        (place / "config.json").write_text((project.base / "config.json").read_text())
+    return place
+
+
+def test_tasks_that_say_another_head_are_read_by_it(project: Classified) -> None:
+    other = {"head": HEAD, "labels": ["a", "b", "c"]}
+    family = project.models(project.recipe(mood=other, topic=other)).family
+    assert not heads_of(family) and family.zero_shot is not None
+
+
+def test_an_expert_without_the_head_that_it_names_is_refused(project: Classified, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"found no tensor classifier.dense.bias, expected the whole head"):
+        classes(project, mood={"expert": str(edited(project, tmp_path, drop="classifier.dense.bias"))})
+    wide = {"classifier.out_proj.weight": torch.zeros(2, 64)}
+    with pytest.raises(InputError, match=r"tensor classifier.out_proj.bias has shape \[3\], expected \[2\]"):
+        classes(project, mood={"expert": str(edited(project, tmp_path / "wide", put=wide))})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"problem_type": "multi_label_classification"}, "expected one class for each text"),
+        ({"id2label": {"0": "a", "1": "b"}}, "expected distinct names of the 3 classes"),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "expected distinct names of the 3 classes"),
+    ],
+)
+def test_configs_of_other_heads_are_refused(
+    project: Classified, tmp_path: Path, config: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        classes(project, mood={"expert": str(edited(project, tmp_path, config=config))})
+
+
+def test_classes_without_names_are_numbered(project: Classified, tmp_path: Path) -> None:
+    expert = edited(project, tmp_path, config={"id2label": None})
+    assert classes(project, mood={"expert": str(expert)})[0] == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def edited(
+    project: Classified,
+    place: Path,
+    *,
+    drop: str = "",
+    put: Mapping[str, torch.Tensor] | None = None,
+    config: Mapping[str, object] | None = None,
+) -> Path:
+    """Write the expert of the task `mood` with changes."""
+    place.mkdir(exist_ok=True)
+    source = project.directory / "mood"
+    tensors = load_file(source / "model.safetensors") | dict(put or {})
+    tensors.pop(drop, None)
+    save_file(tensors, place / "model.safetensors")
+    content = json.loads((source / "config.json").read_text()) | dict(config or {})
+    (place / "config.json").write_text(json.dumps(content))
+    return place
+
+
+def test_an_adapter_brings_the_head_that_it_saves(project: Classified, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(project.base, num_labels=2)
+    adapted = get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, target_modules=["query"]))
+    with torch.no_grad():
+        for value in adapted.parameters():
+            if value.requires_grad:
+                value += 0.02 * torch.randn_like(value)
+    adapted.save_pretrained(str(tmp_path))
+    models = project.models(project.recipe(mood={"expert": str(tmp_path)}))
+    assert heads_of(models.family)[0].classes == ("LABEL_0", "LABEL_1")
+    own = dict(adapted.base_model.model.classifier.modules_to_save["default"].named_parameters())
+    assert torch.equal(models.base.load("classifiers.0.dense.weight"), own["dense.weight"])
+    assert torch.equal(models.base.load("classifiers.0.out.bias"), own["out_proj.bias"])
+
+
+def test_a_single_score_is_a_number(project: Classified, tmp_path: Path) -> None:
+    expert = classifier(tmp_path / "alike", project.base, ["alike"], 7)
+    rows = "".join(f"{place / 2}\t{text}\n" for place, text in enumerate(TEXTS))
+    (tmp_path / "numbers.tsv").write_text(rows)
+    recipe = project.recipe(mood={"expert": str(expert), "evaluation": str(tmp_path / "numbers.tsv")})
+    family = project.models(recipe).family
+    task = load_tasks(recipe, family)[0]
+    assert heads_of(family)[0].numbers and task.truth is None
+    assert task.expected == ["0", "0.5", "1", "1.5", "2", "2.5"]
+
+
+def test_texts_without_labels_are_judged_by_the_expert(project: Classified) -> None:
+    recipe = project.recipe(mood={"evaluation": "texts.txt"})
+    task = load_tasks(recipe, project.opened.family)[0]
+    assert task.truth is None and task.expected is None and len(task.evaluation) == len(TEXTS)
+    with pytest.raises(RecipeError, match="found texts without labels"):
+        load_tasks(
+            project.recipe(mood={"evaluation": "texts.txt", "labels": ["a", "b", "c"]}), project.opened.family
+        )
+
+
+def test_a_whole_run(project: Classified, tmp_path: Path) -> None:
+    """Two classifiers become one file of each format, whose tasks are judged by their own heads."""
+    recipe = project.recipe(mood={"evaluation": "texts.txt"}, topic={"evaluation": "texts.txt"}).path
+    forecast = epmq.forecast(recipe)
+    verdict = epmq.run(recipe, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["about"]["pipeline_tag"] == "text-classification"
+    assert {
+        file.format: file.checks["tasks"].facts["by_task"]["mood"]["measure"] for file in verdict.files
+    } == {
+        "gguf": "accuracy",
+        "onnx": "accuracy",
+    }
+    assert all(file.checks[name].passed for file in verdict.files for name in ("codes", "metadata", "graph"))
+    assert report["scores"]["experts"] == {"mood": 1.0, "topic": 1.0, "average": 1.0}
+    written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {Path(file.format, file.path) for file in forecast.files} <= written
+    again = epmq.evaluate(tmp_path / "out" / "onnx", recipe)
+    assert again.model["average"] == pytest.approx(report["scores"]["onnx in onnxruntime"]["average"])
