@@ -171,7 +171,9 @@ def _pooling(path: Path, *, required: bool) -> tuple[tuple[str, ...], bool]:
     if not path.is_file():
         if required:
             raise InputError(f"{path}: no such file, expected the pooling that {MODULES} names")
-        log.warning("%s: no 1_Pooling/config.json; taking mean pooling", path.parent.parent)
+        # Classifiers, which read the first token, are not known here.
+        where = path.parent.parent
+        log.warning("%s: no 1_Pooling/config.json; taking mean pooling where texts are embedded", where)
         return ("mean",), True
     settings = read_json(path)
     given = settings.get("pooling_mode")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from epmq_export import files
+from epmq_export.models.classifiers import CLASSES
 from epmq_export.pipeline.targets import PACKED
 from epmq_export.publishing.card import model_card
 from epmq_export.publishing.hub import Upload, push, require_name, uploads
@@ -18,6 +19,7 @@ _SAID = (
     "sentence_bert_config.json",
     "1_Pooling/config.json",
     "genai_config.json",
+    CLASSES,
 )
 """The JSON files beside ONNX models that say how clients use them; `modules.json`, a list, says it, too."""
 

@@ -1,5 +1,6 @@
 """The model card: README.md as the hub reads it, made of report.json."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -164,7 +165,24 @@ def _use(report: Report, folder: Mapping[str, Any]) -> str:
         else:
             found.append(f"{client}:\n\n{_fenced(code, language)}")
     told = f"These read such files, too, and were not run on them: {joined(others)}." if others else ""
-    return "\n\n".join(filter(None, (*found, told, lengths(folder))))
+    return "\n\n".join(filter(None, (*found, told, _classes(report, folder), lengths(folder))))
+
+
+def _classes(report: Report, folder: Mapping[str, Any]) -> str:
+    """Return how the scores of classifiers are read; an empty text where the model has none."""
+    named, formats = folder.get("classifiers.json") or {}, _formats(report)
+    told = []
+    if named and "onnx" in formats:
+        outputs = "`logits`" if len(named) == 1 else "`logits_` with the task's name behind it"
+        told.append(f"The ONNX model gives the scores of each task as {outputs}.")
+    if named and "gguf" in formats:
+        told.append(
+            "The GGUF file gives the hidden state of the first token, of which the heads in "
+            "`classifiers.safetensors` make each task's scores."
+        )
+    listed = "\n".join(json.dumps({task: classes}, ensure_ascii=False) for task, classes in named.items())
+    told.append("The classes in the order of the scores, as `classifiers.json` names them:")
+    return f"{' '.join(told)}\n\n{_fenced(listed, 'json')}" if named else ""
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
@@ -193,3 +194,13 @@ def test_a_whole_run(project: Classified, tmp_path: Path) -> None:
     assert {Path(file.format, file.path) for file in forecast.files} <= written
     again = epmq.evaluate(tmp_path / "out" / "onnx", recipe)
     assert again.model["average"] == pytest.approx(report["scores"]["onnx in onnxruntime"]["average"])
+
+
+def test_a_first_recipe_leaves_the_classes_to_the_head(project: Classified, tmp_path: Path) -> None:
+    (tmp_path / "mood.train.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    (tmp_path / "mood.test.tsv").write_text((project.directory / "mood.tsv").read_text())
+    base, expert = str(project.base), str(project.directory / "mood")
+    path = epmq.init(base, [expert], tmp_path / "first.yaml", data=tmp_path)
+    task = yaml.safe_load(path.read_text())["tasks"]["mood"]
+    assert task.keys() == {"expert", "calibration", "evaluation"}
+    assert "own head tells the classes" in path.read_text()

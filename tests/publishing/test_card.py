@@ -107,6 +107,19 @@ def test_a_model_of_no_hub_names_no_base(purpose: str | None) -> None:
     assert "base_model" not in data and "base_model_relation" not in data and "license" not in data
 
 
+def test_classifiers_are_told_with_their_classes() -> None:
+    content = told()
+    content["about"]["pipeline_tag"] = "text-classification"
+    named = {"mood": ["bad", "gut ```"], "topic": ["cats"]}
+    text = card(content, {**FOLDER, "classifiers.json": named})
+    assert '{"mood": ["bad", "gut ```"]}\n{"topic": ["cats"]}\n````' in text
+    for part in ("`logits_` with the task's name", "`classifiers.safetensors`", "AutoModel"):
+        assert part in text
+    assert "as `logits`." in card(content, {"classifiers.json": {"mood": ["bad", "good"]}})
+    assert "library_name" not in ModelCard(text).data.to_dict()
+    assert "classifiers" not in card(told(), FOLDER)
+
+
 def test_the_recipe_cannot_break_out_of_its_block() -> None:
     content = told()
     content["recipe"]["content"] = {"tasks": {"mood": {"prompt": "```\n# Not a heading\n````"}}}
