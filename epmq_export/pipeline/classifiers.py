@@ -51,7 +51,7 @@ def with_classifiers(
                 f"found {what}, expected a classifier and nothing else to read it by, as the expert of task "
                 f"{first} is one: all tasks read the same outputs",
             )
-    heads, parts = [], []
+    heads, parts = list[Classifier](), list[TypedSource]()
     for place, (name, expert) in enumerate(found.items()):
         head = _head(expert, part.parts)
         count = head.shape("out.bias")[0]
@@ -86,7 +86,7 @@ def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
                 f"{expert.location}: found no tensor {name}, expected the whole head of a classifier{saved}"
             )
     head = Renamed(own, {canonical: stored[name] for canonical, name in parts.items()})
-    width, count = head.shape("dense.weight")[-1], head.shape("out.weight")[0]
+    width, count = ((*head.shape(name), 0)[place] for name, place in (("dense.weight", 1), ("out.weight", 0)))
     expected = {"dense.weight": (width, width), "dense.bias": (width,)}
     expected |= {"out.weight": (count, width), "out.bias": (count,)}
     for canonical, shape in expected.items():
