@@ -86,9 +86,9 @@ def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
                 f"{expert.location}: found no tensor {name}, expected the whole head of a classifier{saved}"
             )
     head = Renamed(own, {canonical: stored[name] for canonical, name in parts.items()})
-    width, count = ((*head.shape(name), 0)[place] for name, place in (("dense.weight", 1), ("out.weight", 0)))
-    expected = {"dense.weight": (width, width), "dense.bias": (width,)}
-    expected |= {"out.weight": (count, width), "out.bias": (count,)}
+    width, count = head.shape("dense.bias")[:1] or (0,), head.shape("out.bias")[:1] or (0,)
+    expected = {"dense.weight": (*width, *width), "dense.bias": width}
+    expected |= {"out.weight": (*count, *width), "out.bias": count}
     for canonical, shape in expected.items():
         if head.shape(canonical) != shape:
             raise InputError(

@@ -23,6 +23,7 @@ from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors import packed
 from epmq_export.tensors.packed import Packed
+from tests.tiny import recipe_project
 from tests.tiny.encoders import encoder
 from tests.tiny.packed_index import an_index
 
@@ -105,7 +106,9 @@ class Classified:
 
 def classified(directory: Path, kind: str) -> Classified:
     """Write such a project of one kind."""
-    base = encoder(directory / "base", kind)
+    # BERT's pieces are words, as llama.cpp makes them of any text.
+    base = recipe_project.base(directory / "base", width=64, layers=2) if kind == "bert" else None
+    base = base or encoder(directory / "base", kind)
     for seed, (name, classes) in enumerate(CLASSES.items()):
         classifier(directory / name, base, classes, seed + 1)
         lines = [f"{classes[place % len(classes)]}\t{text}\n" for place, text in enumerate(TEXTS)]
