@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -330,7 +329,7 @@ def write(
     tensors: Mapping[str, PackedTensor | Tensor],
     index: PackedIndex,
     source: Path,
-    beside: Mapping[str, bytes] = MappingProxyType({}),
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write tensors in memory as a packed checkpoint, as `write_parts` does."""
     write_parts(directory, _InMemory(tensors), index, source, beside)
@@ -341,7 +340,7 @@ def write_parts(
     stored: Parts,
     index: PackedIndex,
     source: Path,
-    beside: Mapping[str, bytes] = MappingProxyType({}),
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source` and
     further files, by name.
@@ -356,7 +355,7 @@ def write_parts(
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
-        for name, written in beside.items():
+        for name, written in (beside or {}).items():
             (built / name).write_bytes(written)
         called = PACKED if stored.grids else MODEL
         held = {
