@@ -332,18 +332,14 @@ def write(
     beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write tensors in memory as a packed checkpoint, as `write_parts` does."""
-    write_parts(directory, _InMemory(tensors), index, source, beside)
+    write_parts(directory, _InMemory(tensors), index, source, beside or {})
 
 
 def write_parts(
-    directory: Path,
-    stored: Parts,
-    index: PackedIndex,
-    source: Path,
-    beside: Mapping[str, bytes] | None = None,
+    directory: Path, stored: Parts, index: PackedIndex, source: Path, beside: Mapping[str, bytes]
 ) -> None:
-    """Write a packed checkpoint, whole or not at all, with the companions of the model directory `source` and
-    further files, by name.
+    """Write a packed checkpoint, whole or not at all, with the companions of the directory `source` and the
+    files `beside`, by name.
 
     The grids of `index` become those of the tensors, whatever it says. The same arguments give the same
     bytes. Only two parts of tensors at a time are in memory.
@@ -355,7 +351,7 @@ def write_parts(
     with files.whole(directory) as built:
         built.mkdir()
         copy_companions(source, built)
-        for name, written in (beside or {}).items():
+        for name, written in beside.items():
             (built / name).write_bytes(written)
         called = PACKED if stored.grids else MODEL
         held = {
