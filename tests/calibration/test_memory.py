@@ -72,7 +72,7 @@ def test_memory_does_not_grow_with_depth(model: Tiny, tmp_path: Path) -> None:
             for block, result in calibrate_blocks(calibrator):
                 finished.put(block.name, result)
             place = tmp_path / f"packed-{times}"
-            packed.write_parts(place, finished.stored(), an_index(), model.family.directory)
+            packed.write_parts(place, finished.stored(), an_index(), model.family.directory, {})
         return int(gauge.peak)
 
     assert peak(5) <= peak(2) * 1.02

@@ -42,7 +42,7 @@ def test_finished_blocks_are_read_back_part_by_part(tmp_path: Path) -> None:
     for limit in (10**9, 200):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shards, "SHARD_BYTES", limit)
-            packed.write_parts(tmp_path / "parts", finished.stored(), an_index("bert"), tmp_path)
+            packed.write_parts(tmp_path / "parts", finished.stored(), an_index("bert"), tmp_path, {})
             packed.write(tmp_path / "memory", whole, an_index("bert"), tmp_path)
         assert tree(tmp_path / "parts") == tree(tmp_path / "memory")
         assert len(tree(tmp_path / "parts")) == (2 if limit == 10**9 else 6)

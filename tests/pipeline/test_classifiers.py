@@ -141,6 +141,7 @@ def edited(
     return place
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's doing
 def test_an_adapter_brings_the_head_that_it_saves(project: Classified, tmp_path: Path) -> None:
     torch.manual_seed(4)
     model: Any = AutoModelForSequenceClassification.from_pretrained(project.base, num_labels=2)
