@@ -7,7 +7,7 @@ from typing import Any
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
 from epmq_export.models.classifiers import PREFIX, Classifier
-from epmq_export.models.family import Family
+from epmq_export.models.family import Family, heads_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG
@@ -15,6 +15,9 @@ from epmq_export.tensors.source import Joined, Renamed, TypedSource
 
 _ARCHITECTURE, _ADAPTER = "ForSequenceClassification", "SEQ_CLS"
 """How the config of a classifier names its class, and how an adapter's names its task."""
+
+_FEW = 8
+"""The most classes that a sentence names."""
 
 
 def with_classifiers(
@@ -58,6 +61,16 @@ def with_classifiers(
         heads.append(Classifier(name, _classes(recipe, name, expert, count)))
         parts.append(Renamed(head, {f"{PREFIX}{place}.{each}": each for each in part.parts}))
     return part.read_by(heads), Joined(parts)
+
+
+def classifier_notes(family: Family) -> list[str]:
+    """Return a sentence for each task that is read by its expert's own classifier."""
+    notes = []
+    for head in heads_of(family):
+        named = f" ({', '.join(head.classes)})" if len(head.classes) <= _FEW else ""
+        gives = "which gives a number" if head.numbers else f"of {len(head.classes)} classes{named}"
+        notes.append(f"task {head.task}: read by its expert's own classifier, {gives}")
+    return notes
 
 
 def is_classifier(directory: Path) -> bool:

@@ -14,7 +14,7 @@ from epmq_export.merging.plan import Plan
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.models.model_set import ModelSet
-from epmq_export.pipeline.classifiers import with_classifiers
+from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.registry import Registry
 from epmq_export.recipe.plan import plan_of
@@ -195,6 +195,8 @@ def open_models(recipe: Recipe, checkpoints: Checkpoints, open_family: Callable[
         # The length of the anchor, each calibration (`tune` has many) and the verdict read all of the merge.
         merge = Kept(merge)
     family, heads = with_classifiers(recipe, family, checkpoints.experts)
+    for note in classifier_notes(family):
+        log.info("%s", note)
     if heads is not None:
         # The heads stay as their experts have them, as frozen tensors do.
         base, frozen = Joined([base, heads]), [*frozen, *heads.names()]

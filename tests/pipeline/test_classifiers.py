@@ -187,6 +187,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     unlabelled: dict[str, object] = {"evaluation": "texts.txt"}
     recipe = project.recipe(mood=unlabelled, topic=unlabelled).path
     forecast = epmq.forecast(recipe)
+    assert "task mood: read by its expert's own classifier, of 3 classes (bad, good, so so)" in forecast.notes
     verdict = epmq.run(recipe, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["about"]["pipeline_tag"] == "text-classification"

@@ -20,7 +20,7 @@ from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
-from epmq_export.pipeline.classifiers import with_classifiers
+from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.costs import (
     FLOAT,
@@ -316,7 +316,9 @@ def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], reg
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         result.experts[model.model] = without(renamed(expert, family.canonical), held)
         require_fit(moving, result.experts[model.model], model.model)
-    return replace(result, family=with_classifiers(recipe, family, here)[0])
+    family, _ = with_classifiers(recipe, family, here)
+    result.notes.extend(classifier_notes(family))
+    return replace(result, family=family)
 
 
 def _said_of_task_vectors(family: Family, opened: _Opened) -> str | None:
