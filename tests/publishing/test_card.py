@@ -113,7 +113,11 @@ def test_classifiers_are_told_with_their_classes() -> None:
     named = {"mood": ["bad", "gut ```"], "topic": ["cats"]}
     text = card(content, {**FOLDER, "classifiers.json": named})
     assert '{"mood": ["bad", "gut ```"]}\n{"topic": ["cats"]}\n````' in text
-    for part in ("`logits_` with the task's name", "`classifiers.safetensors`", "AutoModel"):
+    for part in (
+        "`logits_` with the task's name",
+        "`classifiers.safetensors`",
+        "run on them: transformers.js",
+    ):
         assert part in text
     assert "as `logits`." in card(content, {"classifiers.json": {"mood": ["bad", "good"]}})
     assert "library_name" not in ModelCard(text).data.to_dict()
