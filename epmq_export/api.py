@@ -503,7 +503,8 @@ def report(output: str | Path, other: str | Path | None = None) -> Path:
 
     Args:
         output: What `run` left.
-        other: What another run left, to compare with: both verdicts side by side, and differences by task.
+        other: What another run left, to compare with: both verdicts side by side, and the differences by task
+            with their intervals.
 
     Returns:
         `output/report.html`, or with another run `output/comparison.html`: one HTML file that needs nothing
@@ -518,11 +519,18 @@ def report(output: str | Path, other: str | Path | None = None) -> Path:
         >>> epmq.report("out").name
         'report.html'
     """
-    from epmq_export.publishing.page import write_page
     from epmq_export.publishing.report import COMPARISON, PAGE, REPORT
 
-    page = Path(output) / (PAGE if other is None else COMPARISON)
-    write_page(Path(output) / REPORT, page, None if other is None else Path(other) / REPORT)
+    if other is None:
+        from epmq_export.publishing.page import write_page
+
+        write_page(Path(output) / REPORT, page := Path(output) / PAGE)
+        return page
+    from epmq_export.pipeline.compare import compare
+    from epmq_export.publishing.page import write_comparison
+
+    page = Path(output) / COMPARISON
+    write_comparison(Path(output) / REPORT, Path(other) / REPORT, page, compare)
     return page
 
 

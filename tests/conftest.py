@@ -80,7 +80,7 @@ def ran(project: recipe_project.Project) -> tuple[Path, Result]:
 @pytest.fixture(scope="session")
 def cls_ran(epmq: Warm) -> Path:
     """Run a recipe on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the feed-forward's
-    matrices kept. Its output is read only.
+    matrices kept; scored without its rounding, too. Its output is read only.
     """
 
     def build(folder: Path) -> None:
@@ -94,6 +94,7 @@ def cls_ran(epmq: Warm) -> Path:
             "tasks": {"only": task},
             "calibration": {"samples": 16, "method": "epmq"},
             "quantization": storage,
+            "verify": {"unrounded": True},
         }
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         result = epmq("run", "recipe.yaml", "-o", "out", folder=folder)

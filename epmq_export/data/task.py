@@ -1,5 +1,7 @@
 """A task with its data read: the samples to calibrate on, and those to judge by."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -7,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from epmq_export.models.samples import Sample
+from epmq_export.models.samples import Sample, digest
 
 
 class Metric(StrEnum):
@@ -58,3 +60,18 @@ class Task:
 
     data: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of data that are no files of the user's, by name."""
+
+    @property
+    def evaluated(self) -> str:
+        """Return the hex SHA-256 of the samples of `evaluation` in their order, each with its right answer.
+        Tasks that have the same one are judged on the same lines.
+        """
+        right: Sequence[str | None] = [None] * len(self.evaluation)
+        if self.truth is not None:
+            right = [self.labels[place] for place in self.truth.tolist()]
+        elif self.expected is not None:
+            right = self.expected
+        whole = hashlib.sha256()
+        for sample, answer in zip(self.evaluation, right, strict=True):
+            whole.update(json.dumps([digest(sample), answer]).encode())
+        return whole.hexdigest()

@@ -188,7 +188,7 @@ def calibrator_of(job: Job, target: Target | None, progress: Update, told: list[
         family=models.family,
         base=models.base,
         merged=models.merged,
-        tasks=[_task_data(job, task) for task in job.tasks],
+        tasks=[task_data(job, task) for task in job.tasks],
         method=method,
         layout=_layout(job, target),
         device=job.device,
@@ -335,7 +335,7 @@ def _refined(calibrator: Calibrator, steps: int, stored: StoredBlocks, made: _To
     return refined
 
 
-def _task_data(job: Job, task: Task) -> TaskData:
+def task_data(job: Job, task: Task) -> TaskData:
     """Return the calibration data of a task, with its head where `tune` or `refine` reads by it."""
     family, calibration = job.models.family, job.recipe.calibration
     head: Reading | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from epmq_export import files
 from epmq_export.errors import InputError
+from epmq_export.files.scratch import Scratch
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family, default_formats
 from epmq_export.pipeline.job import Job
@@ -14,6 +15,7 @@ from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.publish import write_card
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
+from epmq_export.pipeline.unrounded import unrounded
 from epmq_export.publishing.report import REPORT
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.published import published
@@ -61,8 +63,7 @@ def verify(
     if job is not None:
         if published(job.recipe.source, job.recipe.directory) != packed.index.recipe:
             log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
-        with stages.stage("score the references") as update:
-            judge = Judge.build(job.models, job.tasks, packed, job.device, update)
+        judge = _judge(job, packed, stages)
     with stages.stage("verify") as update:
         verdict = verify_files(written, family, asked, judge, lambda text: update(text, 0, 0))
     if report is not None:
@@ -128,6 +129,17 @@ def _there(output: Path, family: Family, packed: Packed) -> list[str]:
 def _asked(packed: Packed) -> RecipeVerify:
     """Return what the recipe that a packed checkpoint was made by asks of the verification."""
     return RecipeVerify.model_validate(packed.index.recipe.get("verify", {}))
+
+
+def _judge(job: Job, packed: Packed, stages: Stages) -> Judge:
+    """Return the judge of the job's tasks, for which the references run."""
+    with Scratch("unrounded") as folder:
+        whole = None
+        if job.recipe.verify.unrounded:
+            with stages.stage("calibrate without rounding") as update:
+                whole = unrounded(job, packed, folder, update)
+        with stages.stage("score the references") as update:
+            return Judge.build(job.models, job.tasks, packed, job.device, update, whole)
 
 
 def _partial(registry: Registry) -> list[str]:

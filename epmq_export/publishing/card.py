@@ -9,16 +9,13 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from epmq_export.publishing.clients import RUNTIMES, calls, lengths
+from epmq_export.publishing.clients import RUNTIMES, Call, calls, lengths
 from epmq_export.publishing.report import AVERAGE, JudgedFile, Report
 from epmq_export.publishing.verdict import headline
 from epmq_export.publishing.words import joined, percent, size
 
 _METRICS = {"accuracy": "accuracy", "rank correlation": "spearmanr"}
 """The hub's names of what tasks are measured by. Distances from a reference have none."""
-
-_TAGS = {"gguf": ("gguf",), "onnx": ("onnx", "transformers.js")}
-"""The hub's tags of what reads a format."""
 
 
 def model_card(report: Report, folder: Mapping[str, Any]) -> str:
@@ -30,7 +27,7 @@ def model_card(report: Report, folder: Mapping[str, Any]) -> str:
     """
     recipe = yaml.safe_dump(report.recipe.content, sort_keys=False, allow_unicode=True)
     parts = [
-        f"---\n{_front(report)}\n---",
+        f"---\n{_front(report, folder)}\n---",
         f"# {report.about.name}",
         _introduction(report),
         "## Verdict",
@@ -53,11 +50,19 @@ def _formats(report: Report) -> list[str]:
     return [*dict.fromkeys(file.format for file in report.files)]
 
 
-def _front(report: Report) -> str:
-    """Return the front matter, as huggingface_hub writes it."""
-    about, formats, merged = report.about, _formats(report), len(_tasks(report)) > 1
-    sentences = about.pipeline_tag == "sentence-similarity" and "onnx" in formats
-    tags = [tag for name in formats for tag in _TAGS.get(name, ())]
+def _calls(report: Report, folder: Mapping[str, Any]) -> list[Call]:
+    """Return the calls of all clients that read such files."""
+    return [*calls(report.about, {file.format: file.path for file in report.files}, folder)]
+
+
+def _front(report: Report, folder: Mapping[str, Any]) -> str:
+    """Return the front matter, as huggingface_hub writes it. Its library and tags are those of clients that
+    read such files.
+    """
+    about, merged = report.about, len(_tasks(report)) > 1
+    clients = [client for client, *_ in _calls(report, folder)]
+    sentences = "sentence-transformers" in clients
+    tags = [*_formats(report), *(["transformers.js"] if "transformers.js" in clients else [])]
     data = ModelCardData(
         base_model=about.base_models or None,
         base_model_relation="merge" if merged else "quantized" if about.base_models else None,
@@ -100,10 +105,21 @@ def _introduction(report: Report) -> str:
         else f"A fine-tuned expert of {base}, in few bits."
     )
     tool = " ".join(filter(None, ("epmq-export", report.versions.get("epmq-export"))))
-    return (
-        f"{made} It was calibrated with the experts' own outputs as targets, written and verified by {tool}. "
-        f"The weights in {joined([name.upper() for name in _formats(report)])} are the same."
-    )
+    target = "the experts' own outputs as targets"
+    if report.method.get("target") == "merged":
+        target = "the merged model's own outputs as targets"
+    how = f"It was calibrated with {target}, written and verified by {tool}."
+    return " ".join(filter(None, (made, how, _same_weights(report))))
+
+
+def _same_weights(report: Report) -> str:
+    """Return a sentence on the weights of files of several formats, or an empty text."""
+    formats = [name.upper() for name in _formats(report)]
+    if len(formats) < 2 or not all(file.checks.codes.equal for file in report.files):
+        return ""
+    if report.onnx is not None:
+        return "ONNX cannot hold every grid, so its weights were calibrated apart."
+    return f"The weights in {joined(formats)} are the same."
 
 
 def _verdict(report: Report) -> str:
@@ -155,17 +171,21 @@ def _use(report: Report, folder: Mapping[str, Any]) -> str:
     """Return the call of each client that was verified on the files, the names of others that read such
     files, and where each cuts a text.
     """
-    ran = {file.runtime for file in report.files if "**fail**" not in _outcomes(file)}
+    ran = {file.runtime for file in report.files}
+    failed = {file.runtime for file in report.files if "**fail**" in _outcomes(file)}
     found, others = [], []
-    for client, language, code in calls(
-        report.about, {file.format: file.path for file in report.files}, folder
-    ):
-        if ran.isdisjoint(RUNTIMES.get(client, (client,))):
+    known = _calls(report, folder)
+    for client, language, code in known:
+        names = ran.intersection(RUNTIMES.get(client, (client,)))
+        if not names:
             others.append(client)
-        else:
+        elif not names & failed:
             found.append(f"{client}:\n\n{_fenced(code, language)}")
     told = f"These read such files, too, and were not run on them: {joined(others)}." if others else ""
-    return "\n\n".join(filter(None, (*found, told, _classes(report, folder), lengths(folder))))
+    cut = lengths(folder, [client for client, *_ in known])
+    if report.about.pipeline_tag != "sentence-similarity":
+        cut = ""
+    return "\n\n".join(filter(None, (*found, told, _classes(report, folder), cut)))
 
 
 def _classes(report: Report, folder: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The calls by which clients open the files, as they lie in a repository of the hub (docs/clients.md)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -91,8 +91,8 @@ def _in_javascript(purpose: str, folder: Mapping[str, Any]) -> str:
     )
 
 
-def lengths(folder: Mapping[str, Any]) -> str:
-    """Return a sentence on the lengths at which clients cut a text, or an empty text where they agree or
+def lengths(folder: Mapping[str, Any], clients: Collection[str]) -> str:
+    """Return a sentence on the lengths at which some clients cut a text, or an empty text where they agree or
     nothing says so.
     """
     told = {
@@ -101,7 +101,11 @@ def lengths(folder: Mapping[str, Any]) -> str:
         "llama.cpp": (folder.get("config.json") or {}).get("max_position_embeddings"),
     }
     # Tokenizers without a limit of their own say one of 10^30.
-    known = {name: value for name, value in told.items() if isinstance(value, int) and value < 1 << 30}
+    known = {
+        name: value
+        for name, value in told.items()
+        if name in clients and isinstance(value, int) and value < 1 << 30
+    }
     if len(set(known.values())) < 2:
         return ""
     each = ", ".join(f"{name} after {value}" for name, value in known.items())

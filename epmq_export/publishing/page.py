@@ -3,11 +3,13 @@
 The page needs no network and runs no script. Every text of the report is escaped.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from epmq_export import files
 from epmq_export.publishing import verdict
+from epmq_export.publishing.differences import Differences
 from epmq_export.publishing.report import Report, printable, read_report
 from epmq_export.publishing.sections import Section, differences_of, sections_of
 from epmq_export.publishing.verdict import Headline
@@ -36,23 +38,47 @@ class Run:
     sections: list[Section]
 
 
-def write_page(report: Path, page: Path, other: Path | None = None) -> None:
-    """Write the page of a report.json, whole or not at all; with another report, that of both side by side.
+@dataclass(frozen=True)
+class Comparison:
+    """What the page of two runs has besides the first one's report."""
 
-    Raises InputError where a report is absent, of another format or not whole, and OutputError where the
+    other: Report
+    """The report of the second run."""
+
+    differences: Differences
+    """How far the second run's scores are above the first one's."""
+
+    names: tuple[str, str] = ("", "")
+    """The names of the two runs' directories."""
+
+
+def write_page(report: Path, page: Path) -> None:
+    """Write the page of a report.json, whole or not at all.
+
+    Raises InputError where the report is absent, of another format or not whole, and OutputError where the
     page cannot be written.
     """
-    name = report.absolute().parent.name
-    names = (name, "") if other is None else (name, other.absolute().parent.name)
-    text = page_of(read_report(report), None if other is None else read_report(other), names)
+    _write(page, page_of(read_report(report)))
+
+
+def write_comparison(
+    report: Path, other: Path, page: Path, compare: Callable[[Report, Report], Differences]
+) -> None:
+    """Write the page of two reports side by side, as `write_page` does. `compare` tells how their scores
+    differ.
+    """
+    one, two = read_report(report), read_report(other)
+    names = (report.absolute().parent.name, other.absolute().parent.name)
+    _write(page, page_of(one, Comparison(two, compare(one, two), names)))
+
+
+def _write(page: Path, text: str) -> None:
     with files.whole(page) as built:
         built.write_text(text, encoding="utf-8")
 
 
-def page_of(report: Report, other: Report | None = None, names: tuple[str, str] = ("", "")) -> str:
-    """Return the page of a run, or of two runs side by side, as HTML. `names` are those of the two runs. The
-    same reports give the same text.
-    """
+def page_of(report: Report, comparison: Comparison | None = None) -> str:
+    """Return the page of a run, or of two runs side by side, as HTML. The same reports give the same text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -62,11 +88,16 @@ def page_of(report: Report, other: Report | None = None, names: tuple[str, str] 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    runs = [_run(report, "")] if other is None else [_run(report, "A", names[0]), _run(other, "B", names[1])]
+    if comparison is None:
+        runs, differences = [_run(report, "")], None
+    else:
+        one, two = comparison.names
+        runs = [_run(report, "A", one), _run(comparison.other, "B", two)]
+        differences = differences_of(report, comparison.other, comparison.differences)
     return environment.get_template("report.html.jinja").render(
         runs=runs,
         most_rows=MOST_ROWS,
-        differences=None if other is None else differences_of(report, other),
+        differences=differences,
         version=report.versions.get("epmq-export", ""),
     )
 

@@ -24,8 +24,11 @@ FORMAT = "epmq-report-2"
 AVERAGE = "average"
 """The key of the mean over tasks, in scores and intervals."""
 
-FIXED_ROWS = ("base", "experts", "merged", "reference")
-"""The rows of scores that every run with a recipe has. The others are files."""
+UNROUNDED = "unrounded"
+"""The row of the calibrated model before its rounding, which a run has where its recipe asks for it."""
+
+FIXED_ROWS = ("base", "experts", "merged", UNROUNDED, "reference")
+"""The rows of scores that are no files, in their order."""
 
 _JOINERS = "\u200c\u200d"
 """The joiners of letters and emoji, which are part of a text and are nevertheless not printable to Python."""
@@ -267,8 +270,14 @@ class Report(_Part):
     broken: list[str]
     warnings: list[str]
     tasks: list[str]
+    evaluated: dict[str, str] = {}
+    """The SHA-256 of what each task is judged on."""
+
     scores: dict[str, dict[str, Number]]
     intervals: dict[str, dict[str, Interval]]
+    answers: dict[str, dict[str, str | list[Number]]] = {}
+    """What each row makes of each line of each task: a digit, or a number."""
+
     files: list[JudgedFile]
     layers: list[Layer]
     tensors: list[StoredTensor]

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from epmq_export.publishing import tables, verdict
+from epmq_export.publishing.differences import Differences, shared_tasks, told_tables
 from epmq_export.publishing.plots.accuracy import draw_accuracy
 from epmq_export.publishing.plots.canvas import Plot
+from epmq_export.publishing.plots.differences import draw_differences
 from epmq_export.publishing.plots.layers import STAGES, draw_layers, median
 from epmq_export.publishing.plots.losses import draw_losses
 from epmq_export.publishing.plots.storage import draw_storage
 from epmq_export.publishing.plots.waterfall import draw_waterfall
-from epmq_export.publishing.report import Layer, Report, StoredTensor
+from epmq_export.publishing.report import UNROUNDED, Layer, Report, StoredTensor
 from epmq_export.publishing.tables import Table
 from epmq_export.publishing.words import duration, joined, several, size, small
 
@@ -52,24 +54,37 @@ def sections_of(report: Report, prefix: str = "") -> list[Section]:
 _NO_TASKS = "No recipe was at hand when the files were judged, so that no task was scored."
 
 
-def differences_of(one: Report, other: Report) -> Section:
+def differences_of(one: Report, other: Report, found: Differences) -> Section:
     """Return the part that compares two runs by task."""
-    words = [f"Both have {len({*one.tasks} & {*other.tasks})} tasks. A gain of B is positive."]
-    lines = [_lines(report) for report in (one, other)]
-    unlike = [task for task in lines[0] if task in lines[1] and lines[0][task] != lines[1][task]]
-    if unlike:
-        words.append(f"They were judged on different numbers of lines: {joined(unlike)}.")
-    if {*one.tasks} != {*other.tasks}:
-        words.append("Averages are left out, since each is over its own tasks.")
     if not (one.scores and other.scores):
         words = ["At least one of the two has no scores, so that there is nothing to compare by task."]
-    return Section("differences", "Differences by task", words, (), tables.differences(one, other))
-
-
-def _lines(report: Report) -> dict[str, int]:
-    """Return the number of lines that each task was judged on."""
-    checks = [file.checks.tasks for file in report.judged]
-    return {name: task.lines for check in checks if check for name, task in check.by_task.items()}
+        return Section("differences", "Differences by task", words)
+    words = [f"Both have {several(len({*one.tasks} & {*other.tasks}), 'task')}. A gain of B is positive."]
+    tasks = shared_tasks(one, other)
+    apart = [task for task in tasks if not all(row[task].paired for row in found.values())]
+    if len(apart) < len(tasks):
+        words.append(
+            "Where both answer the same lines, a difference is that of their answers line by line, and its "
+            "interval leaves out what both find hard."
+        )
+    if apart:
+        where = "" if len(apart) == len(tasks) else f"{joined(apart)}: "
+        words.append(
+            f"{where}The lines are not the same in both, or what single lines add to the score is not in "
+            "both reports. Each score's own interval is then all that is known."
+        )
+    if {*one.tasks} != {*other.tasks}:
+        words.append("Averages are left out, since each is over its own tasks.")
+    plot = draw_differences(found, one.rows, tasks, "differences")
+    if found and plot is None:
+        words.append("No score differs.")
+    return Section(
+        "differences",
+        "Differences by task",
+        words,
+        [] if plot is None else [plot],
+        told_tables(one, other, found),
+    )
 
 
 def _losses(report: Report, prefix: str) -> Section:
@@ -102,6 +117,8 @@ def _scores(report: Report, prefix: str) -> Section:
             "calibration, in full precision."
         ]
     )
+    if UNROUNDED in report.scores:
+        words.append("The unrounded model is the same calibration in full precision.")
     if unlabelled := [
         name for name, measure in measures.items() if measure in ("cosine distance", "KL divergence")
     ]:
@@ -122,13 +139,25 @@ def _scores(report: Report, prefix: str) -> Section:
 def _steps(report: Report, prefix: str) -> Section:
     plot = draw_waterfall(report, f"{prefix}steps")
     words = [] if plot else [_NO_TASKS]
+    if UNROUNDED in report.scores:
+        refined = ", and which `refine` has trained" if "refine" in report.search else ""
+        words.append(
+            "Calibration leads from the merged model to its calibration in full precision, and rounding from "
+            "there to the reference, where each layer makes up for the rounding of those before it"
+            f"{refined}."
+        )
+    elif plot is not None:
+        words.append(
+            "Calibration and rounding are one step here, since the model between the two was not scored: "
+            "`verify.unrounded: true` in the recipe does that, for another calibration."
+        )
     if plot is not None and report.layers:
         told = {attribute: small(median(report.layers, attribute)) for attribute, *_ in STAGES}
         words.append(
-            "Calibration and rounding are one step here, since the report has no score of the model between "
-            "the two. The losses of layers tell them apart: their median is "
-            f"{told['loss_merged']} as merged, {told['loss_before']} solved and not yet rounded, "
-            f"{told['loss_rounded']} after the first rounding, and {told['loss_after']} as shipped."
+            f"The median loss of a layer is {told['loss_merged']} as merged, {told['loss_before']} solved "
+            f"and not yet rounded, {told['loss_rounded']} after the first rounding, and "
+            f"{told['loss_after']} as shipped. These are distances from the targets: how the score of a step "
+            "is shared, they do not say."
         )
     return Section(
         "steps",

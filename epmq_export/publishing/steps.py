@@ -1,15 +1,25 @@
-"""Where the score was lost on the way from the experts to a file: merge, calibration with rounding, runtime.
+"""Where the score was lost on the way from the experts to a file: merge, calibration, rounding, runtime.
 
-The report has the scores of four models on this way. The calibrated model before its rounding is none of
-them, so that calibration and rounding are one step in scores; the losses of layers tell the two apart.
+A run whose recipe has `verify.unrounded` has scored the calibrated model before its rounding. Any other has
+not, and calibration and rounding are one step there: the losses of layers, which are distances and no scores,
+cannot say how the score of that step is shared.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
-from epmq_export.publishing.report import AVERAGE, Report
+from epmq_export.publishing.report import AVERAGE, UNROUNDED, Report
 
-WAY = (("merge", "experts", "merged"), ("calibration and rounding", "merged", "reference"))
-"""The name of each step that all files share, and the rows that it leads from and to."""
+_WAY = ("experts", "merged", UNROUNDED, "reference")
+"""The rows that all files share, in the order of the way."""
+
+_NAMES = {
+    ("experts", "merged"): "merge",
+    ("merged", UNROUNDED): "calibration",
+    (UNROUNDED, "reference"): "rounding",
+    ("merged", "reference"): "calibration and rounding",
+}
+"""The names of the steps between them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,11 @@ def steps_of(report: Report) -> list[Step]:
     """Return the steps that the report has the scores of: those that all files share, then one for each file,
     from the reference.
     """
-    shared = [Step(*step) for step in WAY if step[1] in report.scores and step[2] in report.scores]
+    shared = [
+        Step(_NAMES[ends], *ends)
+        for ends in pairwise(row for row in _WAY if row in report.scores)
+        if ends in _NAMES
+    ]
     if "reference" not in report.scores:
         return shared
     return [

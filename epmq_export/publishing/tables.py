@@ -278,37 +278,3 @@ def seconds(report: Report) -> Table:
     return Table(
         "Time", ["stage", "time"], [[stage, duration(taken)] for stage, taken in report.seconds.items()]
     )
-
-
-def differences(one: Report, other: Report) -> list[Table]:
-    """Return the differences of two runs in the scores of the tasks and rows that both have, first all of
-    them, then a table for each row with both scores and their intervals. Averages are told where they are
-    over the same tasks.
-    """
-    tasks = [task for task in one.tasks if task in other.tasks]
-    tasks += [AVERAGE] if {*one.tasks} == {*other.tasks} else []
-    rows = [row for row in one.rows if row in other.scores]
-    if not rows or not tasks:
-        return []
-    told = [
-        [task, *(points(other.scores[row][task] - one.scores[row][task]) for row in rows)] for task in tasks
-    ]
-    caption = "Scores of B less those of A, in points"
-    return [
-        Table(caption, ["task", *rows], told, shown=True),
-        *(_both(one, other, row, tasks) for row in rows),
-    ]
-
-
-def _both(one: Report, other: Report, row: str, tasks: Sequence[str]) -> Table:
-    """Return the scores of a row in two runs, with their intervals."""
-    rows = []
-    for task in tasks:
-        first, second = one.scores[row][task], other.scores[row][task]
-        ends = (
-            f"{percent(low)} to {percent(high)}"
-            for low, high in (one.intervals[row][task], other.intervals[row][task])
-        )
-        rows.append([task, percent(first), percent(second), points(second - first), *ends])
-    head = ["task", "A", "B", "B − A, points", "95 % interval of A", "of B"]
-    return Table(f"{row}: scores in percent", head, rows)

@@ -225,6 +225,11 @@ class RecipeVerify(RecipePart):
     clients: Annotated[list[Annotated[str, choice(*CLIENTS)]], AfterValidator(distinct)] = []
     """The clients that run the files as their users do, beside the runtimes that always do."""
 
+    unrounded: bool = False
+    """Whether the calibrated model is scored without its rounding, too, so that what calibration loses and
+    what rounding loses are told apart.
+    """
+
     @field_validator("each", "undecided")
     @classmethod
     def _decides(cls, value: str, info: ValidationInfo) -> str:

@@ -25,10 +25,20 @@ COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", f"{TEMPLATES}/*.jinja", "
 # Files that describe how the weights of that directory are stored, which a copy stores differently.
 _OWN = {PACKED_INDEX, SHARD_INDEX, PACKED_SHARD_INDEX, ADAPTER_CONFIG}
 
+# Files that training leaves beside a model, which nothing that opens the model reads. The first lists what a
+# sentence encoder was trained on; the others are those of transformers' Trainer.
+_OF_TRAINING = {
+    "data_config.json",
+    "trainer_state.json",
+    "all_results.json",
+    *(f"{split}_results.json" for split in ("train", "eval", "test", "predict")),
+}
+
 
 def companions(directory: Path) -> list[Path]:
     """Return the config, tokenizer and pooling files of a model's directory, sorted."""
-    found = {path for pattern in COMPANIONS for path in directory.glob(pattern) if path.name not in _OWN}
+    left = _OWN | _OF_TRAINING
+    found = {path for pattern in COMPANIONS for path in directory.glob(pattern) if path.name not in left}
     return sorted(path for path in found if path.is_file())
 
 

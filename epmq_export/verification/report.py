@@ -55,6 +55,7 @@ class Report:
             "broken": list(verdict.broken),
             "warnings": list(verdict.warnings),
             "tasks": list(next(iter(verdict.lines.values()), {})),
+            "evaluated": dict(verdict.evaluated),
             "scores": dict(verdict.scores),
             "intervals": {
                 row: {task: list(ends) for task, ends in intervals.items()}

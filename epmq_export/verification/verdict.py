@@ -1,7 +1,7 @@
 """The verdict on each written file in each of its runtimes, and on all of them together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,8 @@ class Verdict:
     """The verdict on the files of a model."""
 
     lines: Mapping[str, Mapping[str, Lines]]
-    """What each row makes of each line, by task: base, experts, merged, reference, and each file in its
-    runtime. Empty without a recipe.
+    """What each row makes of each line, by task: base, experts, merged, unrounded where the recipe asks for
+    it, reference, and each file in its runtime. Empty without a recipe.
     """
 
     files: Sequence[FileVerdict]
@@ -170,6 +170,11 @@ class Verdict:
 
     against: ComparedModel | None = None
     """The model that the only file is compared with, in place of a packed checkpoint."""
+
+    evaluated: Mapping[str, str] = field(default_factory=dict)
+    """The SHA-256 of the lines that each task is judged on, with their right answers. Empty without a
+    recipe.
+    """
 
     @property
     def scores(self) -> Mapping[str, Scores]:

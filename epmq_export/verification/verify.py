@@ -49,7 +49,8 @@ def verify(
     found = [verdict for file in written for verdict in _judged(file, family, tolerances, judge, progress)]
     rows = {} if judge is None else dict(judge.rows)
     rows |= {verdict.row: verdict.lines for verdict in found if verdict.lines}
-    return Verdict(rows, found)
+    evaluated = {} if judge is None else {task.name: task.evaluated for task in judge.bench.tasks}
+    return Verdict(rows, found, evaluated=evaluated)
 
 
 def _judged(

@@ -237,6 +237,11 @@ def test_another_base_with_cls_pooling_and_other_storage(cls_ran: Path) -> None:
     assert found["files"][0]["notes"]["tensors"] == {"Q8_0": 1, "Q4_0": 4, "F16": 2, "F32": 14}
     assert found["files"][1]["notes"] == {"linears": 4, "fused": 4}
     assert any("intermediate" in note for note in found["notes"])
+    assert [*found["scores"]][:5] == ["base", "experts", "merged", "unrounded", "reference"]
+    assert found["scores"]["unrounded"]["only"] > found["scores"]["reference"]["only"]
+    assert "calibrate without rounding" in found["seconds"]
+    (evaluated,) = found["evaluated"].values()
+    assert len(evaluated) == 64
 
 
 def test_gguf_alone_with_4_bit_embeddings(project: Project, epmq: Warm, tmp_path: Path) -> None:

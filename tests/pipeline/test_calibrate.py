@@ -18,6 +18,7 @@ from epmq_export.files import sha256
 from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.targets import targets
+from epmq_export.pipeline.unrounded import unrounded
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed, PackedTensor
 from tests.tiny.calibrated_bert import CPU, LETTERS, texts, tiny
@@ -108,6 +109,19 @@ def test_a_task_vector_that_is_much_longer_is_noted(recipe: Path, tmp_path: Path
     path.write_text(yaml.safe_dump(content))
     (note,) = run(path, tmp_path / "packed").index.notes
     assert "times in length: ./far has the longest and ./two the shortest" in note
+
+
+def test_the_model_before_rounding_is_that_of_a_calibration_in_full_precision(
+    recipe: Path, whole: Packed, tmp_path: Path
+) -> None:
+    job = Job.open(load_recipe(recipe), registry(), CPU)
+    told: list[int] = []
+    found = unrounded(job, whole, tmp_path, lambda text, done, total: told.append(done))
+    expected = calibrate(job, tmp_path / "full", None, False, lambda text, done, total: None)
+    assert sorted(found.names()) == sorted(expected.names()) == sorted(whole.names())
+    assert all(torch.equal(found.load(name), expected.load(name)) for name in found.names())
+    assert any(not torch.equal(found.load(name), whole.load(name).float()) for name in found.names())
+    assert told[-1] == 13
 
 
 class Stop(Exception):

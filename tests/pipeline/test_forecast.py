@@ -318,6 +318,8 @@ def test_time_counts_every_calibration(project: recipe_project.Project, tmp_path
     )
     assert forecasts.calibrations_of(recipe, 2) == (2 * 8, 2 * 16)
     assert forecasts.calibrations_of(load_recipe(project.recipe), 1) == (1, 1)
+    scored = load_recipe(project.variant(tmp_path / "s.yaml", verify={"unrounded": True}))
+    assert forecasts.calibrations_of(scored, 2) == (3, 3)
     work = costs.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
     one, two = (costs.seconds_of(work, Speed(1e9, 1e9, 1e-6), (count, count)) for count in (1, 2))
     assert two == (2 * one[0], 2 * one[1]) and one[0] < one[1]

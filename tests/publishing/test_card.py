@@ -77,9 +77,25 @@ def test_only_clients_that_read_it_are_told() -> None:
     text = card(content, FOLDER)
     assert 'pooling: "cls", normalize: true' in text and 'backend="onnx"' in text
     assert "sentence-transformers after 256, transformers.js after 512, llama.cpp after 512" in text
+    content["files"].append({**content["files"][2], "checks": told()["files"][0]["checks"] | {"tasks": None}})
+    content["files"][-1]["checks"]["graph"]["passed"] = False
+    text = card(content, FOLDER)  # It ran, and failed once.
+    assert "not run on them" not in text and "backend=" not in text and "pipeline(" in text
     content["files"] = content["files"][:1]
-    text = card(content, {})
+    text = card(content, FOLDER)
     assert "sentence-transformers" not in text and "transformers.js" not in text and "llama-server" in text
+
+
+def test_what_is_said_of_weights_is_what_was_found() -> None:
+    content = told()
+    assert "The weights in GGUF and ONNX are the same." in card(content, {})
+    assert "with the experts' own outputs as targets" in card(content, {})
+    apart = content | {"onnx": {key: content[key] for key in ("layers", "tensors", "notes")}}
+    assert "its weights were calibrated apart" in card(apart, {})
+    text = card(content | {"files": content["files"][:1], "method": {"name": "rtn", "target": "merged"}}, {})
+    assert "The weights in" not in text and "with the merged model's own outputs as targets" in text
+    content["files"][1]["checks"]["codes"]["equal"] = False
+    assert "The weights in" not in card(content, {})
 
 
 def test_a_failure_is_told_without_the_places_of_a_machine() -> None:

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from epmq_export.errors import InputError, OutputError
-from epmq_export.publishing.page import page_of, write_page
+from epmq_export.pipeline.compare import compare
+from epmq_export.publishing.page import Comparison, page_of, write_comparison, write_page
+from epmq_export.publishing.plots.accuracy import place_of
 from epmq_export.publishing.report import report_of
 from epmq_export.verification.report import SCHEMA
 from tests.publishing.html_page import Page
-from tests.publishing.page_reports import PLACE, judged, layer, loss, report, reports
+from tests.publishing.page_reports import PLACE, judged, layer, loss, report, reports, with_unrounded
 
 
 def made(content: dict[str, Any]) -> str:
@@ -27,6 +29,7 @@ def test_the_reports_of_these_tests_are_such_as_runs_write() -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for tasks in ((), ("mood",), ("mood", "topic")):
         jsonschema.validate(report(tasks), schema)
+    jsonschema.validate(with_unrounded(report()), schema)
 
 
 @given(reports())
@@ -114,6 +117,25 @@ def test_steps_are_told_only_of_scores_that_are_there() -> None:
     assert "merge, points" not in made(content)
 
 
+def test_calibration_and_rounding_are_two_steps_where_the_model_between_was_scored() -> None:
+    text = Page(made(report())).text
+    assert "calibration and rounding, points" in text and "`verify.unrounded: true`" in text
+    page = Page(made(with_unrounded(report())))
+    assert page.faults == [] and page.tags.count("svg") == 5
+    assert "merge −10.0, calibration +8.0, rounding −3.0, llama.cpp −1.0, onnxruntime +1.0" in page.text
+    assert "verify.unrounded" not in page.text and "merged 85.0 % unrounded 93.0 %" in page.text
+    assert "which `refine` has trained" not in page.text
+    refined = {"refine": {"before": 0.2, "after": 0.1, "step": 30}}
+    assert "which `refine` has trained" in made(with_unrounded(report()) | {"search": refined})
+
+
+def test_a_row_has_its_colour_and_shape_whether_or_not_another_is_there() -> None:
+    rows = [*report()["scores"]]
+    more = [*with_unrounded(report())["scores"]]
+    assert [place_of(row, rows) for row in rows] == [place_of(row, more) for row in rows] == [*range(6)]
+    assert place_of("unrounded", more) == 6
+
+
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     """Neither the process nor the user's settings of matplotlib are in them."""
     (tmp_path / "report.json").write_text(json.dumps(report()))
@@ -168,21 +190,26 @@ def test_two_runs_stand_side_by_side(tmp_path: Path) -> None:
     for name, score in (("one", 0.9), ("two", 0.8)):
         content = report()
         content["scores"]["gguf in llama.cpp"] = dict.fromkeys(("mood", "topic", "average"), score)
+        content["answers"]["gguf in llama.cpp"]["mood"] = ("1" * round(50 * score)).ljust(50, "0")
         content["verdict"] = "pass" if name == "one" else "undecided"
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.json").write_text(json.dumps(content))
-    write_page(tmp_path / "one/report.json", tmp_path / "both.html", tmp_path / "two/report.json")
+    places = (tmp_path / name / "report.json" for name in ("one", "two"))
+    write_comparison(*places, tmp_path / "both.html", compare)
     page = Page((tmp_path / "both.html").read_text(encoding="utf-8"))
     assert page.faults == []
     assert "A: one ✓ Pass" in page.text and "B: two ? Undecided" in page.text
     assert "mood 0.0 0.0 0.0 0.0 −10.0 0.0" in page.text
-    assert page.tags.count("svg") == 10
+    assert "mood 90.0 80.0 −10.0 −21.4 to −2.2 the same 84.0 to 94.0 84.0 to 94.0" in page.text
+    assert page.tags.count("svg") == 11
+    assert "On average, B less A, in points: gguf in llama.cpp −" in page.text
+    assert "Nothing differs in base, experts, merged, reference, onnx in onnxruntime" in page.text
 
 
 def test_averages_over_different_tasks_are_not_compared() -> None:
     one, other = (report_of(report(tasks), PLACE) for tasks in (("mood", "topic"), ("mood",)))
-    page = Page(page_of(one, other))
-    assert "Averages are left out" in page.text
+    page = Page(page_of(one, Comparison(other, compare(one, other))))
+    assert "Averages are left out" in page.text and "No score differs." in page.text
     assert "average 0.0 0.0" not in page.text
 
 

@@ -140,6 +140,9 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
         "adapter_config.json",
         "a.bin",
         "1_Pooling/x.json",
+        "data_config.json",
+        "trainer_state.json",
+        "eval_results.json",
     ):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)

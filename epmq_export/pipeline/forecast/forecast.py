@@ -260,10 +260,12 @@ def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
     """Return the least and the most times that the whole walk is done.
 
     Each of the calibrations that formats take apart has a rehearsal for a budget, and the trials of a search.
+    `verify.unrounded` asks for another one.
     """
     once = 1 + (1 if recipe.quantization.chooses else 0)
     tune = (6, 14) if recipe.calibration.tune else (0, 0)
-    return apart * (once + tune[0]), apart * (once + tune[1])
+    more = int(recipe.verify.unrounded)
+    return apart * (once + tune[0]) + more, apart * (once + tune[1]) + more
 
 
 @dataclass(frozen=True)

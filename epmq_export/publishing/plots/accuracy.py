@@ -1,5 +1,7 @@
 """The plot of scores by task: base, experts, merged, reference and each file, with intervals of 95 %."""
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 
 from epmq_export.publishing.plots.canvas import (
@@ -14,7 +16,7 @@ from epmq_export.publishing.plots.canvas import (
     shortened,
     svg_of,
 )
-from epmq_export.publishing.report import AVERAGE, Report
+from epmq_export.publishing.report import AVERAGE, UNROUNDED, Report
 from epmq_export.publishing.words import percent
 
 MOST_TASKS = 24
@@ -25,6 +27,15 @@ SHAPES = ("o", "^", "D", "s", "v", "P", "X", "*")
 
 _ROW = 9.0
 """The height of one row of one task, in units."""
+
+
+def place_of(row: str, rows: Sequence[str]) -> int:
+    """Return which colour and shape a row of scores has. The others have the same ones whether or not the
+    model before its rounding is among them.
+    """
+    if row == UNROUNDED:
+        return len(rows) - 1
+    return [other for other in rows if other != UNROUNDED].index(row)
 
 
 def draw_accuracy(report: Report, key: str) -> Plot | None:
@@ -51,14 +62,14 @@ def draw_accuracy(report: Report, key: str) -> Plot | None:
 def _draw_task(axes: Axes, report: Report, task: str, top: float) -> None:
     for i, row in enumerate(report.rows):
         value, (low, high) = report.scores[row][task], report.intervals[row][task]
-        height = top + _ROW * (i + 1)
-        axes.plot([100 * low, 100 * high], [height, height], color=series(i), linewidth=1.2)
+        height, place = top + _ROW * (i + 1), place_of(row, report.rows)
+        axes.plot([100 * low, 100 * high], [height, height], color=series(place), linewidth=1.2)
         axes.plot(
             100 * value,
             height,
-            SHAPES[i % len(SHAPES)],
-            color=series(i),
-            markerfacecolor="none" if row == "base" else series(i),
+            SHAPES[place % len(SHAPES)],
+            color=series(place),
+            markerfacecolor="none" if row == "base" else series(place),
             markersize=5.5,
             label=shortened(row, 24) if task == AVERAGE else None,
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from epmq_export.publishing.plots.accuracy import MOST_TASKS, SHAPES
+from epmq_export.publishing.plots.accuracy import MOST_TASKS, SHAPES, place_of
 from epmq_export.publishing.plots.canvas import (
     Plot,
     axes_of,
@@ -18,7 +18,7 @@ from epmq_export.publishing.plots.canvas import (
     shortened,
     svg_of,
 )
-from epmq_export.publishing.report import AVERAGE, FIXED_ROWS, Estimate, JudgedFile, PooledLoss, Report
+from epmq_export.publishing.report import AVERAGE, Estimate, JudgedFile, PooledLoss, Report
 from epmq_export.publishing.words import DROPS, amount
 
 _ROW = 11.0
@@ -54,7 +54,8 @@ def _plot(report: Report, margin: PooledLoss, key: str) -> Plot:
         for i, (row, each) in enumerate(losses.items()):
             if name in each:
                 height = place * band + _ROW * (i + 1)
-                _draw(axes, each[name], scale, height, i, "" if place else row)
+                tint = place_of(row, report.rows)
+                _draw(axes, each[name], scale, height, tint, "" if place else row)
         if place:
             axes.axhline(place * band, color=colour("rule"), linewidth=0.5)
     axes.set_ylim(band * len(names), 0)
@@ -116,7 +117,6 @@ def _losses(file: JudgedFile, margin_key: str) -> dict[str, Estimate]:
 
 
 def _draw(axes: Axes, loss: Estimate, scale: float, height: float, place: int, label: str) -> None:
-    tint = series(place + len(FIXED_ROWS))
-    shape = SHAPES[(place + len(FIXED_ROWS)) % len(SHAPES)]
+    tint, shape = series(place), SHAPES[place % len(SHAPES)]
     axes.plot([scale * loss.low, scale * loss.high], [height, height], color=tint, linewidth=1.4)
     axes.plot(scale * loss.value, height, shape, color=tint, markersize=6, label=shortened(label, 24) or None)
