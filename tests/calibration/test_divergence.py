@@ -5,7 +5,7 @@ import torch
 
 from epmq_export.calibration.divergence import divergence
 from epmq_export.errors import InputError
-from epmq_export.models.heads import Head
+from epmq_export.models.heads import Columns, Head
 
 
 def test_without_a_head_it_is_one_minus_the_cosine() -> None:
@@ -61,3 +61,15 @@ def test_rounding_never_makes_it_negative() -> None:
     head = torch.randn(3, 7, generator=torch.Generator().manual_seed(1))
     for known in (None, Head(head), Head(head, torch.ones(3))):
         assert bool((divergence(outputs, outputs * 1.0000001, known) >= 0).all())
+
+
+def test_a_classifier_is_compared_by_its_own_scores() -> None:
+    """What the heads of other tasks make of a text does not count, and a number counts as a chance."""
+    outputs, expert = torch.tensor([[5.0, 1.0, 2.0, 0.5]]), torch.tensor([[-5.0, 1.0, 1.0, 1.5]])
+    p, q = torch.softmax(torch.tensor([1.0, 1.0]), 0), torch.softmax(torch.tensor([1.0, 2.0]), 0)
+    found = divergence(outputs, expert, Columns(slice(1, 3)))
+    torch.testing.assert_close(found, (p * (p / q).log()).sum()[None])
+    p, q = torch.sigmoid(torch.tensor([1.5, -1.5])), torch.sigmoid(torch.tensor([0.5, -0.5]))
+    torch.testing.assert_close(
+        divergence(outputs, expert, Columns(slice(3, 4))), (p * (p / q).log()).sum()[None]
+    )
