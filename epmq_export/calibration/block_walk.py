@@ -24,6 +24,7 @@ from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Block
 from epmq_export.models.replay import Replay
 from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.tensors.low_rank import LowRank, added_to
 from epmq_export.tensors.packed import PackedTensor, Values
 from epmq_export.tensors.source import TensorSource
 
@@ -123,16 +124,7 @@ class BlockWalk:
         for path in step:
             bias = self._anchor(f"{path}.bias") if f"{path}.bias" in self.merged else None
             problems[path] = LinearProblem.start(self._anchor(f"{path}.weight"), bias, self.c.method.damping)
-        width = self.student.get_parameter(f"{step[0]}.weight").shape[1]
-        hessian = self.c.method.damping * torch.eye(width, dtype=torch.float64, device=self.c.device)
-        for t in range(len(self.c.tasks)):
-            moments = self._moments(step, t)
-            hessian += moments.student
-            for path, problem in problems.items():
-                bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
-                own = self.energies.mean(path, t) * moments.scale if self.experts_run else 0.0
-                alpha = self.c.method.alpha if self.experts_run else 0.0
-                problem.add(self._target(t, f"{path}.weight"), bias, moments, alpha, own)
+        hessian = self._add_tasks(step, problems)
         factor = inverse_factor(hessian, self._name(step[0])) if self._needs_factor() else None
         together: dict[Storage, dict[str, Tensor]] = {}
         for path, problem in problems.items():
@@ -143,6 +135,51 @@ class BlockWalk:
             together.setdefault(self._noted(*self.storage(name, tuple(best.shape))), {})[path] = best
         for storage, wanted in together.items():
             self._round(storage, wanted, problems, hessian, factor)
+
+    def _add_tasks(self, step: tuple[str, ...], problems: dict[str, LinearProblem]) -> Tensor:
+        """Add all tasks to the problems of a step; return H, float64 [in, in].
+
+        What all experts share, as those that are adapters on the base do, is multiplied with the sum of the
+        tasks' moments, once, and only what each adds to it with its own.
+        """
+        width = self.student.get_parameter(f"{step[0]}.weight").shape[1]
+        hessian = self.c.method.damping * torch.eye(width, dtype=torch.float64, device=self.c.device)
+        alpha = self.c.method.alpha if self.experts_run else 0.0
+        shared, cross = self._shared(step), None
+        for t in range(len(self.c.tasks)):
+            moments = self._moments(step, t)
+            hessian += moments.student
+            for path, problem in problems.items():
+                bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
+                own = self.energies.mean(path, t) * moments.scale if self.experts_run else 0.0
+                if shared is None:
+                    problem.add(self._target(t, f"{path}.weight"), bias, moments, alpha, own)
+                else:
+                    origin, changes = shared[path]
+                    problem.add_change(changes[t], origin, bias, moments, alpha, own)
+            if shared is not None:
+                cross = moments.cross.float() if cross is None else cross.add_(moments.cross)
+        if shared is not None and cross is not None:
+            for path, problem in problems.items():
+                problem.add_origin(shared[path][0], cross, hessian, alpha)
+        return hessian
+
+    def _shared(self, step: tuple[str, ...]) -> dict[str, tuple[Tensor, list[LowRank]]] | None:
+        """Return the weight that the targets of a step's linears share, float32, and what each task's adds to
+        it, by path; None where some expert is no adapter on the base, or there is one task alone.
+        """
+        if self.c.method.target == "merged" or len(self.c.tasks) == 1:
+            return None
+        found = {}
+        for path in step:
+            name = self._weight(path)
+            origin = self.c.base.load(name).float()
+            changes = [added_to(task.expert, name, origin) for task in self.c.tasks]
+            if any(change is None for change in changes):
+                return None
+            own = [change.to(self.c.device) for change in changes if change is not None]
+            found[path] = origin.to(self.c.device), own
+        return found
 
     def _best(self, path: str, problem: LinearProblem, factor: Tensor | None) -> Tensor:
         """Return W*, float64."""

@@ -3,6 +3,7 @@
 L(Q) = sum_t E_t ||Q x_s - W_t x*||^2 / n_t + lambda ||Q - A||_F^2
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from epmq_export.calibration.statistics import PIECES, Moments
 from epmq_export.errors import CalibrationError
+from epmq_export.tensors.low_rank import LowRank
 
 # A channel is undetermined where less than this share of it is independent of the others. The statistics are
 # float32 sums, whose noise lies below that.
@@ -68,6 +70,11 @@ def _by_upper(left: Tensor, upper: Tensor, transposed: bool) -> Tensor:
     return product
 
 
+def _inner(first: Tensor, second: Tensor) -> float:
+    """Return the sum of the products of two matrices' entries, summed in float64."""
+    return float((first * second).sum(dtype=torch.float64))
+
+
 @dataclass
 class LinearProblem:
     """The quadratic of one linear layer [out, in]. Tensors are float64."""
@@ -118,18 +125,61 @@ class LinearProblem:
         # The moments are float32 sums, so products in float32 are as exact. Sums over products are not.
         mapped = weight @ moments.cross.to(weight.dtype)
         self.numerator += mapped
-        energy = float((mapped * weight).sum(dtype=torch.float64))
-        if alpha > 0:
-            energy = alpha**2 * own + 2 * (1 - alpha) * energy
+        image = weight @ moments.student.to(weight.dtype) if 0 < alpha < 1 else None
+        self._add_energy(_inner(mapped, weight), 0.0 if image is None else _inner(image, weight), alpha, own)
+        self._add_means(bias, moments, lambda mean: weight.double() @ mean)
+
+    def add_change(
+        self,
+        change: LowRank,
+        origin: Tensor,
+        bias: Tensor | None,
+        moments: Moments,
+        alpha: float = 0.0,
+        own: float = 0.0,
+    ) -> None:
+        """Add one task, as `add` does, whose expert's weight is W_0 + P with W_0 = `origin`, float32
+        [out, in], and P = `change`. What W_0 alone brings is left to `add_origin`.
+        """
+        left, right = change.left.double(), change.right.double()
+        self.numerator += left @ (right @ moments.cross)
+        pulled = (change.left.T @ origin).double()  # P^T W_0 is right^T times this.
+
+        def beyond(matrix: Tensor) -> float:
+            """Return <W M, W> - <W_0 M, W_0>, with W = W_0 + P."""
+            image = right @ matrix
+            return _inner(image + right @ matrix.T, pulled) + _inner(image @ right.T, left.T @ left)
+
+        squared = beyond(moments.student) if 0 < alpha < 1 else 0.0
+        self._add_energy(beyond(moments.cross), squared, alpha, own)
+        self._add_means(bias, moments, lambda mean: origin.double() @ mean + left @ (right @ mean))
+
+    def add_origin(self, origin: Tensor, cross: Tensor, hessian: Tensor, alpha: float = 0.0) -> None:
+        """Add what W_0 = `origin`, float32 [out, in], brings in all tasks that `add_change` has added, which
+        are all that there are: sum_t C_t, float32, and H, float64, [in, in], take the place of single tasks.
+        """
+        mapped = origin @ cross
+        self.numerator += mapped
+        squared = 0.0
         if 0 < alpha < 1:
-            image = weight @ moments.student.to(weight.dtype)
-            energy -= (1 - alpha) ** 2 * float((image * weight).sum(dtype=torch.float64))
-        self.energy += energy
+            squared = _inner(origin @ hessian.to(origin.dtype), origin)
+            squared -= self.damping * _inner(origin, origin)  # H is sum_t H_t + lambda I.
+        self._add_energy(_inner(mapped, origin), squared, alpha, 0.0)
+
+    def _add_energy(self, crossed: float, squared: float, alpha: float, own: float) -> None:
+        """Add E ||W_t x*||^2 / n_t, of <W_t C_t, W_t>, <W_t H_t, W_t> and `own`."""
+        if alpha == 0:
+            self.energy += crossed
+        else:
+            self.energy += alpha**2 * own + 2 * (1 - alpha) * crossed - (1 - alpha) ** 2 * squared
+
+    def _add_means(self, bias: Tensor | None, moments: Moments, weigh: Callable[[Tensor], Tensor]) -> None:
+        """Add the means of a task. `weigh` multiplies the expert's weight with a vector, float64."""
         self.scales += moments.scale
         mean = moments.scale * moments.student_mean
         self.student_mean = mean if self.student_mean is None else self.student_mean + mean
         if bias is not None:
-            share = moments.scale * (bias.double() + weight.double() @ moments.target_mean)
+            share = moments.scale * (bias.double() + weigh(moments.target_mean))
             self.bias_sum = share if self.bias_sum is None else self.bias_sum + share
 
     def solution(self, factor: Tensor) -> Tensor:

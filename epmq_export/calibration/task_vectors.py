@@ -1,12 +1,15 @@
 """The task vectors of the experts, tau_t = W_t - W_0: how long they are, and how much they have in common."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
+from torch import Tensor
 
 from epmq_export.errors import CalibrationError
+from epmq_export.tensors.low_rank import LowRank, added_to, row_products
 from epmq_export.tensors.source import TensorSource
 
 CPU = torch.device("cpu")
@@ -68,21 +71,26 @@ def task_vectors(
 ) -> TaskVectors:
     """Measure the experts' task vectors over the tensors of `names` together, on the device.
 
-    Every tensor of an expert is read twice, one at a time. Raises CalibrationError where the lengths are not
+    Every tensor of an expert is read twice, one at a time, and an adapter on this base only by its factors.
+    Raises CalibrationError where the lengths are not
     finite.
     """
     squares, products, lengths = (
         torch.zeros(count, dtype=torch.float64, device=device) for count in (len(experts), len(experts), 2)
     )
     for name in names:
-        start = base.load(name).to(device).double()
-        total = torch.zeros_like(start)
-        for source in experts:
-            total += source.load(name).to(device).double() - start
-        for i, source in enumerate(experts):
-            vector = source.load(name).to(device).double() - start
-            squares[i] += vector.square().sum()
-            products[i] += (vector * total).sum()
+        origin = base.load(name).float()
+        factors = [added_to(source, name, origin) for source in experts] if origin.ndim == 2 else []
+        adapters = [factor.to(device) for factor in factors if factor is not None]
+        start = origin.to(device).double()
+        if len(adapters) == len(experts):
+            found = _of_adapters(adapters)
+        else:
+            both = (source for _ in range(2) for source in experts)
+            read = (source.load(name).to(device).double() - start for source in both)
+            found = _of_tensors(read, len(experts))
+        squares += found[0]
+        products += found[1]
         lengths[0] += start.square().sum()
         if merged is not None:
             lengths[1] += (merged.load(name).to(device).double() - start).square().sum()
@@ -96,3 +104,21 @@ def task_vectors(
     return TaskVectors(
         base=found[-2], lengths=found[:count], distinct=found[count : 2 * count], merged=found[-1]
     )
+
+
+def _of_adapters(adapters: Sequence[LowRank]) -> Tensor:
+    """Return <tau_t, tau_t> and <tau_t, sum_s tau_s> of each task vector of a matrix, float64
+    [2, experts].
+    """
+    products = torch.stack(
+        [torch.stack([row_products(one, other).sum() for other in adapters]) for one in adapters]
+    )
+    return torch.stack([products.diagonal(), products.sum(1)])
+
+
+def _of_tensors(vectors: Iterator[Tensor], count: int) -> Tensor:
+    """Return the same of `count` task vectors of a tensor, which come twice, one at a time."""
+    total = torch.zeros(())
+    for vector in islice(vectors, count):
+        total = total.to(vector) + vector
+    return torch.stack([torch.stack([(each * each).sum(), (each * total).sum()]) for each in vectors], 1)

@@ -18,7 +18,7 @@ from epmq_export.errors import InputError, Key
 from epmq_export.merging.names import Layers
 from epmq_export.merging.parallel import mapped
 from epmq_export.merging.settings import MergeSettings
-from epmq_export.tensors.low_rank import LowRank, low_rank_change
+from epmq_export.tensors.low_rank import LowRank, added_to
 from epmq_export.tensors.source import RowReader, TypedSource, row_reader
 
 T = TypeVar("T")
@@ -111,10 +111,7 @@ class Inputs:
         differs from the product of the factors by at most 2**-23 of the larger of |expert| and |base|, beside
         the rounding of the product itself.
         """
-        change = low_rank_change(self.experts[index], tensor)
-        if change is None or not change.product.plain() or not torch.equal(change.origin().float(), base):
-            return None
-        return change.product
+        return added_to(self.experts[index], tensor, base)
 
     def number(self, name: str, tensor: str) -> float:
         """Return a number of the rule, for a tensor."""

@@ -39,6 +39,10 @@ class LowRank:
         """Return the product with a matrix [in, columns]."""
         return self.left @ (self.right @ columns)
 
+    def to(self, device: torch.device) -> "LowRank":
+        """Return the same matrix on a device."""
+        return LowRank(self.left.to(device), self.right.to(device))
+
     def norm(self) -> Tensor:
         """Return the Frobenius norm, float64 []."""
         return row_products(self, self).sum().clamp(min=0).sqrt()
@@ -77,6 +81,16 @@ def low_rank_change(source: object, name: str) -> Change | None:
     """Return how a source makes a matrix of another one, or None where it is not known to."""
     ask = getattr(source, "low_rank_change", None)
     return None if ask is None else ask(name)
+
+
+def added_to(source: object, name: str, origin: Tensor) -> LowRank | None:
+    """Return what a source adds to a matrix, as factors, where it makes its own of this very one, float32;
+    else None. Factors whose product may be no finite float32 are not returned.
+    """
+    change = low_rank_change(source, name)
+    if change is None or not change.product.plain() or not torch.equal(change.origin().float(), origin):
+        return None
+    return change.product
 
 
 def stacked(parts: Sequence[LowRank]) -> LowRank:

@@ -11,6 +11,7 @@ from torch import Tensor
 from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments
 from epmq_export.errors import CalibrationError
+from epmq_export.tensors.low_rank import LowRank
 
 IN, OUT = 6, 4
 CPU = torch.device("cpu")
@@ -103,6 +104,25 @@ def test_the_solution_is_least_squares_over_stacked_rows(
         residual = float((rows @ weight.T - wanted).square().sum())
         assert problem.loss(weight, hessian) == pytest.approx(residual / energy, rel=1e-9)
         assert problem.loss(weight, hessian, found) == pytest.approx(residual / energy, rel=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
+def test_what_experts_share_may_be_added_once(tasks: list[Task], alpha: float) -> None:
+    """Experts that are W_0 and a product of thin factors give the same problem as their whole weights."""
+    origin = torch.randn(OUT, IN)
+    changes = [LowRank(torch.randn(OUT, rank), torch.randn(rank, IN)) for rank in (2, 1, 0)]
+    whole, parted = (LinearProblem.start(origin, torch.zeros(OUT), 0.05) for _ in range(2))
+    hessian, cross = 0.05 * torch.eye(IN, dtype=torch.float64), torch.zeros(IN, IN)
+    for task, change in zip(tasks, changes, strict=True):
+        moments, own = task.moments(), 0.7 if alpha else 0.0
+        whole.add(origin + change.dense(), task.bias, moments, alpha, own)
+        parted.add_change(change, origin, task.bias, moments, alpha, own)
+        hessian += moments.student
+        cross += moments.cross
+    parted.add_origin(origin, cross, hessian, alpha)
+    torch.testing.assert_close(parted.numerator, whole.numerator, rtol=0, atol=1e-5)
+    assert parted.energy == pytest.approx(whole.energy, rel=1e-5)
+    torch.testing.assert_close(parted.bias(origin), whole.bias(origin), rtol=1e-5, atol=1e-5)
 
 
 def test_the_loss_is_a_parabola_around_the_solution(tasks: list[Task]) -> None:
