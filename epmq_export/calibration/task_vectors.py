@@ -84,13 +84,13 @@ def task_vectors(
         adapters = [factor.to(device) for factor in factors if factor is not None]
         start = origin.to(device).double()
         if len(adapters) == len(experts):
-            found = _of_adapters(adapters)
+            both = _of_adapters(adapters)
         else:
-            both = (source for _ in range(2) for source in experts)
-            read = (source.load(name).to(device).double() - start for source in both)
-            found = _of_tensors(read, len(experts))
-        squares += found[0]
-        products += found[1]
+            twice = (source for _ in range(2) for source in experts)
+            vectors = (source.load(name).to(device).double() - start for source in twice)
+            both = _of_tensors(vectors, len(experts))
+        squares += both[0]
+        products += both[1]
         lengths[0] += start.square().sum()
         if merged is not None:
             lengths[1] += (merged.load(name).to(device).double() - start).square().sum()
