@@ -92,21 +92,27 @@ def check(path: Path, model: ModelProto) -> None:
 
 
 def read(path: Path, tensor: TensorProto) -> bytes:
-    """Return the data of an initializer of the model at `path`, which the caller has checked.
+    """Return the data of an initializer of the model at `path` that lie beside it, which the caller has
+    checked.
 
     Raises InputError where the file beside it cannot be read, or is too short.
     """
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return bytes(tensor.raw_data)
     start, length = _place(tensor, path)
+    return read_at(beside(path), start, length, tensor.name)
+
+
+def read_at(file: Path, start: int, length: int, name: str) -> bytes:
+    """Return the data of a tensor at a place of a file. Raises InputError where it cannot be read, or is too
+    short.
+    """
     try:
-        with beside(path).open("rb") as file:
-            file.seek(start)
-            raw = file.read(length)
+        with file.open("rb") as opened:
+            opened.seek(start)
+            raw = opened.read(length)
     except OSError as error:
-        raise InputError(f"{beside(path)}: not readable ({error.strerror})") from None
+        raise InputError(f"{file}: not readable ({error.strerror})") from None
     if len(raw) != length:
-        raise InputError(f"{beside(path)}: ends within the data of {tensor.name}")
+        raise InputError(f"{file}: ends within the data of {name}")
     return raw
 
 

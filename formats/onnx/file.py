@@ -12,16 +12,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from epmq_export.errors import InputError
 from epmq_export.tensors.description import TensorDescription
+from formats.onnx import wire
+from formats.onnx.wire import Place
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FIXED = {_FIXED64: 8, _FIXED32: 4}
 _GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25  # of a ModelProto
 _NODES, _INITIALIZERS, _SPARSE, _INPUTS, _OUTPUTS = 1, 5, 15, 11, 12  # of a GraphProto
 _FUNCTION_NODES = 7  # of a FunctionProto
@@ -31,19 +31,6 @@ _SPARSE_TENSORS = (1, 2)  # of a SparseTensorProto: values, indices
 _DATA = (4, 5, 6, 7, 9, 10, 11)  # of a TensorProto
 # The bits of types whose names do not tell them. Others do: FLOAT16, FLOAT8E4M3FN, INT4.
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}
-
-
-class _Field(NamedTuple):
-    """A field of a message, by the places of its bytes."""
-
-    number: int
-    start: int
-    """The place of its key."""
-
-    at: int
-    """The place where its value begins."""
-
-    end: int
 
 
 @dataclass(frozen=True)
@@ -138,14 +125,14 @@ class _Walk:
     def fail(self) -> NoReturn:
         raise DecodeError
 
-    def graph(self, graph: tuple[int, int]) -> None:
+    def graph(self, graph: Place) -> None:
         self.nodes += self.inside(graph, (_NODES,))
         for place in self.inside(graph, (_INITIALIZERS,)):
             self.tensors.append(self.tensor(place))
         for sparse in self.inside(graph, (_SPARSE,)):
             self.tensors += [self.tensor(place) for place in self.inside(sparse, _SPARSE_TENSORS)]
 
-    def node(self, place: tuple[int, int]) -> None:
+    def node(self, place: Place) -> None:
         node = NodeProto.FromString(self.without(place, (_ATTRIBUTES,)))
         self.operators[
             _text(node.op_type)
@@ -158,7 +145,7 @@ class _Walk:
                 self.tensor(constant).bytes for constant in self.inside(attribute, _ATTRIBUTE_TENSORS)
             )
 
-    def tensor(self, place: tuple[int, int]) -> TensorDescription:
+    def tensor(self, place: Place) -> TensorDescription:
         tensor = TensorProto.FromString(self.without(place, _DATA))
         name, kind = _text(tensor.name), _type(tensor.data_type)
         if any(dim < 0 for dim in tensor.dims):
@@ -183,7 +170,7 @@ class _Walk:
             self.elsewhere.append(told["location"])
         return int(length)
 
-    def values(self, graph: tuple[int, int], number: int) -> dict[str, str]:
+    def values(self, graph: Place, number: int) -> dict[str, str]:
         found = {}
         for start, end in self.inside(graph, (number,)):
             value = ValueInfoProto.FromString(self.content[start:end])
@@ -200,47 +187,11 @@ class _Walk:
             )
         return found
 
-    def without(self, place: tuple[int, int], numbers: Collection[int]) -> bytes:
-        """Return a message with the fields of these numbers left out."""
-        return b"".join(
-            self.content[item.start : item.end] for item in self.fields(place) if item.number not in numbers
-        )
+    def without(self, place: Place, numbers: Collection[int]) -> bytes:
+        return wire.without(self.content, place, numbers)
 
-    def inside(self, place: tuple[int, int], numbers: Collection[int]) -> Iterator[tuple[int, int]]:
-        """Return the places of the values of the fields of these numbers."""
-        return ((item.at, item.end) for item in self.fields(place) if item.number in numbers)
-
-    def fields(self, place: tuple[int, int]) -> Iterator[_Field]:
-        start, end = place
-        while start < end:
-            key, at = self.varint(start, end)
-            number, kind = key >> 3, key & 7
-            if kind == _VARINT:
-                stop = self.varint(at, end)[1]
-            elif kind == _BYTES:
-                length, at = self.varint(at, end)
-                stop = at + length
-            elif kind in _FIXED:
-                stop = at + _FIXED[kind]
-            else:
-                self.fail()
-            if stop > end or number == 0:
-                self.fail()
-            yield _Field(number, start, at, stop)
-            start = stop
-
-    def varint(self, at: int, end: int) -> tuple[int, int]:
-        """Return a number, and the place where it ends."""
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= end:
-                break
-            byte = self.content[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, at
-        self.fail()
+    def inside(self, place: Place, numbers: Collection[int]) -> Iterator[Place]:
+        return wire.inside(self.content, place, numbers)
 
 
 def _text(value: object) -> str:

@@ -12,31 +12,32 @@ from typing import BinaryIO
 from onnx import GraphProto, ModelProto, TensorProto
 
 from formats.onnx import weights as onnx_weights
+from formats.onnx.wire import head
 
-# The keys of fields of bytes: number << 3 | 2.
-_GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
+_GRAPH, _INITIALIZER = ModelProto.GRAPH_FIELD_NUMBER, GraphProto.INITIALIZER_FIELD_NUMBER
+_RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
 
 
 def write(file: BinaryIO, model: ModelProto, data: Callable[[TensorProto], bytes]) -> None:
     """Write a model whose initializers have dims, type and name alone, each with the bytes that `data`
     returns for it, as many as dims and type ask for.
     """
-    before, behind = _around(model, ModelProto.GRAPH_FIELD_NUMBER)
-    nodes, values = _around(model.graph, GraphProto.INITIALIZER_FIELD_NUMBER)
-    weights = [(tensor, _head(tensor), onnx_weights.size(tensor)) for tensor in model.graph.initializer]
-    taken = sum(len(_field(_INITIALIZER, len(head) + size)) + len(head) + size for _, head, size in weights)
-    file.write(before + _field(_GRAPH, len(nodes) + taken + len(values)) + nodes)
-    for tensor, head, size in weights:
+    before, behind = _around(model, _GRAPH)
+    nodes, values = _around(model.graph, _INITIALIZER)
+    weights = [(tensor, _begin(tensor), onnx_weights.size(tensor)) for tensor in model.graph.initializer]
+    taken = sum(len(head(_INITIALIZER, len(begin) + size)) + len(begin) + size for _, begin, size in weights)
+    file.write(before + head(_GRAPH, len(nodes) + taken + len(values)) + nodes)
+    for tensor, begin, size in weights:
         raw = data(tensor)
         assert len(raw) == size, f"{tensor.name} has {len(raw)} bytes, expected {size}"
-        file.write(_field(_INITIALIZER, len(head) + size) + head)
+        file.write(head(_INITIALIZER, len(begin) + size) + begin)
         file.write(raw)
     file.write(values + behind)
 
 
-def _head(tensor: TensorProto) -> bytes:
+def _begin(tensor: TensorProto) -> bytes:
     """Return a tensor's message up to its data, which stand behind dims, type and name."""
-    return _serialised(tensor) + _field(_RAW_DATA, onnx_weights.size(tensor))
+    return _serialised(tensor) + head(_RAW_DATA, onnx_weights.size(tensor))
 
 
 def _around(message: ModelProto | GraphProto, number: int) -> tuple[bytes, bytes]:
@@ -53,12 +54,3 @@ def _around(message: ModelProto | GraphProto, number: int) -> tuple[bytes, bytes
 def _serialised(message: ModelProto | GraphProto | TensorProto) -> bytes:
     content: bytes = message.SerializeToString(deterministic=True)
     return content
-
-
-def _field(key: bytes, length: int) -> bytes:
-    """Return the key and the length that a field of bytes begins with."""
-    digits = []
-    while length >= 128:
-        digits.append(length & 127 | 128)
-        length >>= 7
-    return key + bytes([*digits, length])

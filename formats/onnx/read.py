@@ -1,6 +1,11 @@
-"""The reading of an ONNX file that this project wrote, by a reader that trusts nothing unchecked."""
+"""The reading of an ONNX file that this project wrote, by a reader that trusts nothing unchecked.
+
+protobuf would read all weights, and onnx's checker would copy them twice more. So they are cut out of the
+message before, and each is read from the file when it is asked for.
+"""
 
 import json
+import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 from torch import Tensor
 
 from epmq_export.errors import InputError, first_line
@@ -18,7 +23,12 @@ from epmq_export.tensors.packed import PackedTensor
 from formats.onnx import external as onnx_external
 from formats.onnx import graph as onnx_graph
 from formats.onnx import weights as onnx_weights
+from formats.onnx import wire
 from formats.onnx.metadata import GRIDS_KEY, keys_of, short
+from formats.onnx.wire import Place
+
+_GRAPH, _INITIALIZER = ModelProto.GRAPH_FIELD_NUMBER, GraphProto.INITIALIZER_FIELD_NUMBER
+_RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
 
 
 @dataclass(frozen=True)
@@ -64,17 +74,38 @@ def held(model: ModelProto) -> set[str]:
     }
 
 
-def read_model(path: Path) -> ModelProto:
-    """Return the model with the weights in it.
+@dataclass(frozen=True)
+class OpenModel:
+    """A model that is checked, but for the values of its weights."""
+
+    path: Path
+    model: ModelProto
+    """The model without the raw data of its initializers."""
+
+    places: Mapping[str, Place]
+    """Where the data of each initializer lie in the file, by its name."""
+
+    def decoded(self, tensor: TensorProto) -> Tensor:
+        """Return the values of an initializer."""
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return onnx_weights.decode(tensor, onnx_external.read(self.path, tensor))
+        start, end = self.places[tensor.name]
+        raw = onnx_external.read_at(self.path, start, end - start, tensor.name)
+        return onnx_weights.decode(tensor, raw)
+
+
+def read_model(path: Path) -> OpenModel:
+    """Open a model.
 
     Raises InputError unless it is well-formed, and the types, sizes and places of all its weights are right.
     """
     model = ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        content, places = _without_data(path)
+        model.ParseFromString(content)
         apart = onnx_external.used(model)
         if not apart:
-            onnx.checker.check_model(model)
+            onnx.checker.check_model(_hollow(model))
         readable = all(isinstance(name, str) for name in _names(model))
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror})") from None
@@ -84,8 +115,12 @@ def read_model(path: Path) -> ModelProto:
         raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
     if not readable:  # protobuf gave bytes in place of a string.
         raise InputError(f"{path}: not a valid ONNX model (a name in it is not UTF-8)")
-    for tensor in model.graph.initializer:
-        onnx_weights.check(tensor, str(path))
+    found: dict[str, Place] = {}
+    for tensor, (start, end) in zip(model.graph.initializer, places, strict=True):
+        if tensor.name in found:
+            raise InputError(f"{path}: not a valid ONNX model (it has two initializers {tensor.name})")
+        onnx_weights.check(tensor, end - start, str(path))
+        found[tensor.name] = start, end
     # The checker itself opens the files of other weights, so the places are checked before. It finds them
     # only if it is given a path.
     if apart:
@@ -94,24 +129,64 @@ def read_model(path: Path) -> ModelProto:
             onnx.checker.check_model(str(path))
         except onnx.checker.ValidationError as error:
             raise InputError(f"{path}: not a valid ONNX model ({first_line(error)})") from None
-    return model
+    return OpenModel(path, model, found)
 
 
-def tensors_of(path: Path, model: ModelProto) -> Iterator[StoredTensor]:
-    """Yield the tensors of a model that `read_model` read from `path`: codes, int8 [out, in], and stored
-    numbers as the packed checkpoint has them, or plain float16 or float32.
+def _hollow(model: ModelProto) -> ModelProto:
+    """Return a copy of a model whose initializers have no entries, because the checker compares shapes with
+    the data, which are cut out. `weights.check` does so for what is in the file.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        tensor.dims[:] = [0]
+    return copy
+
+
+def _without_data(path: Path) -> tuple[bytes, list[Place]]:
+    """Return the message of a model without the raw data of its initializers, and the places of these in the
+    file, in the order of the initializers. Raises DecodeError where the file is no such message.
+    """
+    if path.stat().st_size == 0:  # Nothing can be mapped of it.
+        raise DecodeError
+    places: list[Place] = []
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        graphs = [*wire.inside(content, (0, len(content)), (_GRAPH,))]
+        if len(graphs) != 1:
+            raise DecodeError
+        parts = []
+        for field in wire.fields(content, graphs[0]):
+            if field.number != _INITIALIZER:
+                parts.append(content[field.start : field.end])
+                continue
+            tensor = field.at, field.end
+            raw = [*wire.inside(content, tensor, (_RAW_DATA,))]
+            if len(raw) > 1:
+                raise DecodeError
+            rest = wire.without(content, tensor, (_RAW_DATA,))
+            places += raw or [(0, 0)]
+            parts += [wire.head(_INITIALIZER, len(rest)), rest]
+        graph = b"".join(parts)
+        around = wire.without(content, (0, len(content)), (_GRAPH,))
+    return around + wire.head(_GRAPH, len(graph)) + graph, places
+
+
+def tensors_of(opened: OpenModel) -> Iterator[StoredTensor]:
+    """Yield the tensors of a model: codes, int8 [out, in], and stored numbers as the packed checkpoint has
+    them, or plain float16 or float32.
 
     Raises InputError where initializers are no tensor on a grid. A scale that is no float16 value, which no
     written file has, comes back as NaN, which equals none of the checkpoint's.
     """
-    grids = _grids(path, model)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    linears = set(onnx_graph.linears(model.graph))
+    graph = opened.model.graph
+    grids = _grids(opened.path, opened.model)
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    linears = set(onnx_graph.linears(graph))
     for name, grid in grids.items():
-        yield StoredTensor(name, _on_grid(path, stored, name, grid, name in linears))
+        yield StoredTensor(name, _on_grid(opened, stored, name, grid, name in linears))
     for name, tensor in stored.items():
         if name.rpartition(".")[0] not in grids:
-            yield StoredTensor(name, _decode(path, tensor))
+            yield StoredTensor(name, opened.decoded(tensor))
 
 
 def _names(model: ModelProto) -> Iterator[str]:
@@ -140,11 +215,10 @@ def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
         ) from None
 
 
-def _decode(path: Path, tensor: TensorProto) -> Tensor:
-    return onnx_weights.decode(tensor, onnx_external.read(path, tensor))
-
-
-def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool) -> PackedTensor:
+def _on_grid(
+    opened: OpenModel, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool
+) -> PackedTensor:
+    path = opened.path
     parts = onnx_graph.PARTS[grid.name]
     for part in parts:
         if f"{name}.{part}" not in stored:
@@ -171,7 +245,7 @@ def _on_grid(path: Path, stored: dict[str, TensorProto], name: str, grid: Grid, 
     ):
         shown = " and ".join(f"{part} of dims {list(tensor.dims)}" for part, tensor in tensors.items())
         raise InputError(f"{path}: {name} has {shown}, which is no {grid.name}")
-    values = {part: _decode(path, tensor) for part, tensor in tensors.items()}
+    values = {part: opened.decoded(tensor) for part, tensor in tensors.items()}
     if linear:
         values = {part: value.T.contiguous() for part, value in values.items()}
     found = {"scales": onnx_weights.halves(values["scales"])}

@@ -55,9 +55,9 @@ def decode(tensor: TensorProto, data: bytes) -> Tensor:
     return codes[: prod(tensor.dims)].reshape(tuple(tensor.dims))
 
 
-def check(tensor: TensorProto, where: str) -> None:
-    """Raise InputError unless the tensor's type is one that this project writes and its data, where they are
-    in the tensor, have the right size.
+def check(tensor: TensorProto, held: int, where: str) -> None:
+    """Raise InputError unless the tensor's type is one that this project writes and the `held` bytes of its
+    data in the model, where they are there, have the right size.
     """
     if tensor.data_type not in BITS:
         raise InputError(
@@ -67,7 +67,9 @@ def check(tensor: TensorProto, where: str) -> None:
     if any(dim < 0 for dim in tensor.dims):
         raise InputError(f"{where}: {tensor.name} has dims {list(tensor.dims)}, expected none below 0")
     if tensor.data_location != TensorProto.EXTERNAL:
-        check_size(tensor, len(tensor.raw_data), where)
+        check_size(tensor, held, where)
+    elif held:
+        raise InputError(f"{where}: {tensor.name} has {held} bytes of data beside those in another file")
 
 
 def check_size(tensor: TensorProto, found: int, where: str) -> None:

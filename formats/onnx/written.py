@@ -24,8 +24,8 @@ QUANTISED, PLAIN = "_q4.onnx", ".onnx"
 
 
 class WrittenOnnx:
-    """The models of a family in one folder. Each is read once, and only its skeleton is kept once its tensors
-    were given.
+    """The models of a family in one folder. Each is read once, a tensor at a time, and only its skeleton is
+    kept.
     """
 
     def __init__(self, path: Path, family: Family) -> None:
@@ -86,15 +86,15 @@ class WrittenOnnx:
         return [*_models(self.path, self._family)]
 
     def _tensors(self, file: Path) -> Iterator[StoredTensor]:
-        model = read_model(file)
+        opened = read_model(file)
         try:
-            yield from tensors_of(file, model)
+            yield from tensors_of(opened)
         finally:  # The file is not read again, even where a tensor in it is wrong.
-            self._skeletons[file] = Skeleton.of(model)
+            self._skeletons[file] = Skeleton.of(opened.model)
 
     def _skeleton(self, file: Path) -> Skeleton:
         if file not in self._skeletons:
-            self._skeletons[file] = Skeleton.of(read_model(file))
+            self._skeletons[file] = Skeleton.of(read_model(file).model)
         return self._skeletons[file]
 
 

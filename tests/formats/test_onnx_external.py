@@ -238,7 +238,7 @@ HOSTILE: list[tuple[Callable[[TensorProto, Path], None], str]] = [
     (other_dims, "bytes of data, expected"),
     (twice, "expected location, offset, length alone"),
     (no_length, "expected location, offset, length alone"),
-    (both, "expected location, offset, length alone"),
+    (both, "has 1 bytes of data beside those in another file"),
     (gone, "keeps its data in model_q4.onnx_data, which is not there"),
     (folder, "keeps its data in model_q4.onnx_data, which is not there"),
     (cut, "of model_q4.onnx_data, which has"),
