@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # It imports torch and numpy, which the commands that need ne
 Facts = Mapping[str, Any]
 """The facts of the check of tasks, as report.schema.json has them."""
 
-_DROPS = ("accuracy", "rank correlation", "score")
+_DROPS = ("accuracy", "rank correlation", "agreement with the expert", "score")
 """The measures whose losses are drops, shown in points. Distances are shown as they are."""
 
 

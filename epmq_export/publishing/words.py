@@ -2,7 +2,7 @@
 
 from epmq_export.publishing.report import Estimate
 
-DROPS = ("accuracy", "rank correlation", "score")
+DROPS = ("accuracy", "rank correlation", "agreement with the expert", "score")
 """The measures whose losses are drops, in points. Distances are written as they are."""
 
 

@@ -26,7 +26,13 @@ from epmq_export.verification.statistics.pooled import holm, pooled
 from epmq_export.verification.statistics.proportions import Drop, PairedTable
 from epmq_export.verification.tasks.comparison import Measure
 
-_KEYS = {Measure.ACCURACY: "tasks", Measure.RANKS: "tasks", Measure.COSINE: "agreement", Measure.KL: "kl"}
+_KEYS = {
+    Measure.ACCURACY: "tasks",
+    Measure.RANKS: "tasks",
+    Measure.EXPERT: "tasks",
+    Measure.COSINE: "agreement",
+    Measure.KL: "kl",
+}
 """The key of the recipe's `verify` that has the margin of a measure."""
 
 

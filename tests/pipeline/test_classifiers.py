@@ -193,7 +193,9 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert report["about"]["pipeline_tag"] == "text-classification"
     for file in verdict.files:
         assert all(file.checks[name].passed for name in ("codes", "metadata", "graph")), verdict.broken
-        assert {told["measure"] for told in file.checks["tasks"].facts["by_task"].values()} == {"accuracy"}
+        assert {told["measure"] for told in file.checks["tasks"].facts["by_task"].values()} == {
+            "agreement with the expert"
+        }
     assert report["scores"]["experts"] == {"mood": 1.0, "topic": 1.0, "average": 1.0}
     assert {Path(file.format, file.path) for file in forecast.files} <= {
         path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*")

@@ -23,6 +23,11 @@ class Measure(StrEnum):
     RANKS = "rank correlation"
     """How far Spearman's correlation with the right numbers is below the reference's."""
 
+    EXPERT = "agreement with the expert"
+    """How far accuracy or rank correlation is below the reference's, of a task without labels whose right
+    answers are its expert's: no accuracy that others could be compared with.
+    """
+
     COSINE = "cosine distance"
     """1 - cosine of an output and the reference's, for a task without labels."""
 

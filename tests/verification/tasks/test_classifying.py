@@ -81,6 +81,7 @@ def test_without_labels_the_expert_is_right() -> None:
     mood, grade = judged.tasks
     assert judged.lines(mood, np.array([[0, 9], [0, 9]], np.float32)).as_json() == "10"
     assert judged.lines(grade, np.array([[3], [2]], np.float32)).value == pytest.approx(1)
+    assert judged.measure(mood) is judged.measure(grade) is Measure.EXPERT
 
 
 def test_scores_are_compared_as_distributions() -> None:
