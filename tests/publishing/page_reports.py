@@ -192,7 +192,11 @@ def estimates(draw: st.DrawFn) -> dict[str, float]:
 
 @st.composite
 def losses(draw: st.DrawFn) -> dict[str, Any]:
-    measure = draw(st.sampled_from(["accuracy", "rank correlation", "cosine distance", "KL divergence"]))
+    measure = draw(
+        st.sampled_from(
+            ["accuracy", "rank correlation", "agreement with the expert", "cosine distance", "KL divergence"]
+        )
+    )
     content = loss(measure=measure, outcome=draw(st.sampled_from(["pass", "undecided", "fail"])))
     content |= {"loss": draw(estimates()), "margin": draw(numbers)}
     content["same_first"] = draw(st.none() | estimates())
