@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from epmq_export.errors import OutputError
 from epmq_export.files.lock import Busy, Lock, Unlockable
 
 _BEGIN, _LOCK = "epmq-", ".lock"
@@ -23,7 +24,9 @@ class Scratch:
     """
 
     def __init__(self, use: str) -> None:
-        """Make a directory whose name tells its use. Raises OSError where the system has no room for it."""
+        """Make a directory whose name tells its use. Raises OutputError where the system has no room for
+        it.
+        """
         clear()
         made, locks = list[Path](), list[Lock]()
         # This comes first, because a signal may end the process within the next line.
@@ -61,12 +64,15 @@ def _make(use: str, made: list[Path], locks: list[Lock]) -> Path:
     """Return a new directory. It and its lock, which not every file system knows, get into the lists."""
     while True:
         made.append(Path(tempfile.gettempdir(), f"{_BEGIN}{use}-{secrets.token_hex(6)}"))
-        made[-1].mkdir(mode=0o700)
-        # Another process may find the lock still free, and clear the directory away.
-        with suppress(Busy, FileNotFoundError):
-            with suppress(Unlockable):
-                locks.append(Lock(made[-1] / _LOCK))
-            return made[-1]
+        try:
+            made[-1].mkdir(mode=0o700)
+            # Another process may find the lock still free, and clear the directory away.
+            with suppress(Busy, FileNotFoundError):
+                with suppress(Unlockable):
+                    locks.append(Lock(made[-1] / _LOCK))
+                return made[-1]
+        except OSError as error:
+            raise OutputError(f"{made[-1]}: cannot be made ({error.strerror})") from None
 
 
 def _remove(made: list[Path], locks: list[Lock]) -> None:

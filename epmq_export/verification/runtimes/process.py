@@ -2,6 +2,8 @@
 any amount of memory and time.
 """
 
+import errno
+import io
 import json
 import os
 import re
@@ -20,12 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epmq_export import threads
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, OutputError
 from epmq_export.files.scratch import Scratch
 
 _ROOT = Path(__file__).parents[3]
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """What keeps the hub's libraries from a network: everything that is run lies here."""
+
+_NOT_TAKEN = 5
+"""The exit code of a process whose answer the disk did not take."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What the system says of a disk that takes no more."""
 
 
 Answer = TypeVar("Answer")
@@ -85,15 +93,22 @@ class _Worker:
     def __init__(
         self, program: Program, folder: Path, request: Mapping[str, Any], memory: int, seconds: float
     ) -> None:
-        """Start the process. `folder` is made, for the request, the answer and the log."""
-        folder.mkdir()
+        """Start the process. `folder` is made, for the request, the answer and the log.
+
+        Raises OutputError where the disk has no room for them.
+        """
         self.program, self.memory, self.seconds = program, memory, seconds
         self.deadline = time.monotonic() + seconds
         self.answer, self.log = folder / "result", folder / "log"
         asked = folder / "request.json"
-        asked.write_text(
-            json.dumps({**request, "memory": memory, "result": str(self.answer)}), encoding="utf-8"
-        )
+        try:
+            folder.mkdir()
+            asked.write_text(
+                json.dumps({**request, "memory": memory, "result": str(self.answer)}), encoding="utf-8"
+            )
+            self.log.touch()
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written ({error.strerror})") from None
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         # A backtrace of ggml would start a debugger, which takes seconds.
         own = {"PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"}
@@ -122,7 +137,7 @@ class _Worker:
 
     def result(self, model: Path) -> Path:
         """Return the file with the answer. Raises InputError, with the runtime's own words, where there is
-        none.
+        none, and OutputError where the disk did not take it, which is no fault of the model.
         """
         runtime = self.program.runtime
         try:
@@ -131,6 +146,8 @@ class _Worker:
             raise InputError(
                 f"{model}: {runtime} gave no answer within {self.seconds:.0f} s and was stopped"
             ) from None
+        if code == _NOT_TAKEN:  # Its log has no room for words, either.
+            raise OutputError(f"{self.answer}: cannot be written: is the disk full?")
         if code != 0:
             how = (
                 "fails" if code > 0 else f"died ({_signal(-code)}; it may take {self.memory / 2**30:.1f} GiB)"
@@ -144,13 +161,16 @@ def serve(handle: Callable[[Mapping[str, Any], Path], None]) -> NoReturn:
     """Be the process of a `Program`: read the request that the command line names, bound this process's
     memory, and let `handle` write the answer, given the request and the place of the answer.
 
-    The process exits with 0, or with 1 and one line for the parent, which adds the name of the file.
+    The process exits with 0, with 1 and one line for the parent, which adds the name of the file, or with
+    another code where the disk takes no answer.
     """
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     limit(request["memory"])
     try:
         handle(request, Path(request["result"]))
     except Exception as error:  # Libraries raise whatever they like.
+        if isinstance(error, OSError) and error.errno in _FULL:
+            sys.exit(_NOT_TAKEN)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
@@ -158,8 +178,9 @@ def serve(handle: Callable[[Mapping[str, Any], Path], None]) -> NoReturn:
 
 def write_array(path: Path, values: NDArray[np.float32]) -> None:
     """Write an answer as .npy, under the name that it is given."""
-    with path.open("wb") as file:
-        np.save(file, values)
+    content = io.BytesIO()
+    np.save(content, values)
+    path.write_bytes(content.getbuffer())  # numpy itself says of a full disk only how much it could write.
 
 
 def read_array(path: Path) -> NDArray[np.float32]:
