@@ -115,15 +115,13 @@ class Export:
 
     def as_read(self, run: Run, path: Path) -> Run:
         """Return a function that gives a runtime's outputs as the users of the files at `path` read them."""
-        if self.heads_beside is not None:
-            beside = self.heads_beside(path)
-        elif self.unit:
-            beside = nn.functional.normalize
-        else:
+        heads = self.heads_beside
+        if heads is None and not self.unit:
             return run
 
         def read(samples: Sequence[Sample]) -> NDArray[np.float32]:
-            found: Tensor = beside(torch.from_numpy(run(samples)))
+            made_of = nn.functional.normalize if heads is None else heads(path)
+            found: Tensor = made_of(torch.from_numpy(run(samples)))
             return found.numpy()
 
         return read

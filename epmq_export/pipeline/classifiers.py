@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import read_json
 from epmq_export.models.classifiers import PREFIX, Classifier
 from epmq_export.models.family import Family, heads_of
@@ -43,17 +43,8 @@ def with_classifiers(
     }
     if part is None or not found:
         return family, None
-    first = next(iter(found))
-    for name, expert in here.items():
-        if expert is not None and name not in found:
-            task = recipe.tasks[name]
-            key = "head" if task.head is not None else "templates" if task.templates else "expert"
-            what = "an expert that is no classifier" if key == "expert" else "it set"
-            raise recipe.mistake(
-                ("tasks", name, key),
-                f"found {what}, expected a classifier and nothing else to read it by, as the expert of task "
-                f"{first} is one: all tasks read the same outputs",
-            )
+    if others := [name for name, expert in here.items() if expert is not None and name not in found]:
+        raise _read_otherwise(recipe, others[0], next(iter(found)))
     heads, parts = list[Classifier](), list[TypedSource]()
     for place, (name, expert) in enumerate(found.items()):
         head = _head(expert, part.parts)
@@ -61,6 +52,18 @@ def with_classifiers(
         heads.append(Classifier(name, _classes(recipe, name, expert, count)))
         parts.append(Renamed(head, {f"{PREFIX}{place}.{each}": each for each in part.parts}))
     return part.read_by(heads), Joined(parts)
+
+
+def _read_otherwise(recipe: Recipe, name: str, classified: str) -> RecipeError:
+    """Return the error for a task that is not read by a classifier, beside one that is."""
+    task = recipe.tasks[name]
+    key = "head" if task.head is not None else "templates" if task.templates else "expert"
+    what = "an expert that is no classifier" if key == "expert" else "it set"
+    return recipe.mistake(
+        ("tasks", name, key),
+        f"found {what}, expected a classifier and nothing else to read it by, as the expert of task "
+        f"{classified} is one: all tasks read the same outputs",
+    )
 
 
 def classifier_notes(family: Family) -> list[str]:
@@ -116,10 +119,11 @@ def _classes(recipe: Recipe, name: str, expert: Checkpoint, count: int) -> tuple
     this order unless they are the names that the expert's config has.
     """
     config = _config(expert.directory)
-    if config.get("problem_type") == "multi_label_classification":
+    problem = config.get("problem_type")
+    if problem == "multi_label_classification" or (problem == "regression" and count > 1):
         raise InputError(
-            f"{expert.directory / CONFIG}: found problem_type multi_label_classification, expected one class "
-            "for each text: nothing here judges several"
+            f"{expert.directory / CONFIG}: found problem_type {problem} with {count} scores, expected one "
+            "class or one number for each text: nothing here judges several"
         )
     own = _named(config, expert, count)
     asked = [*(recipe.tasks[name].labels or ())]

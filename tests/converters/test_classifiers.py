@@ -108,6 +108,11 @@ def _notices(path: Path, heads: Path, project: Classified) -> None:
     with pytest.raises(InputError, match=r"tensor mood.out.bias has shape \[7\], expected \[3\]"):
         beside(written.path)
     heads.unlink()
+    read = family.exports["gguf"].as_read(lambda texts: np.zeros((len(texts), 64), np.float32), written.path)
+    with pytest.raises(
+        InputError, match=f"{WEIGHTS}: no such file"
+    ):  # Its run fails, and not the verification.
+        read(TEXTS)
     assert written.differences(packed) == [f"{WEIGHTS} is missing"]
 
 

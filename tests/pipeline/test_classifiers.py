@@ -105,7 +105,8 @@ def test_an_expert_without_the_head_that_it_names_is_refused(project: Classified
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"problem_type": "multi_label_classification"}, "expected one class for each text"),
+        ({"problem_type": "multi_label_classification"}, "expected one class or one number for each text"),
+        ({"problem_type": "regression"}, "found problem_type regression with 3 scores"),
         ({"id2label": {"0": "a", "1": "b"}}, "expected distinct names of the 3 classes"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "expected distinct names of the 3 classes"),
     ],
