@@ -16,7 +16,7 @@ import epmq_export as epmq
 from epmq_export.errors import OutputError
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.safetensors_file import SafetensorsFile
-from tests.command_line.command import tree
+from tests.command_line.command import Result, tree
 from tests.tiny.recipe_project import Project
 from tests.tiny.small_disk import Disk, small_disk
 
@@ -29,17 +29,19 @@ class Made:
 
     recipe: Path
     output: Path
-    """It has `packed`, `gguf`, `onnx`, `report.json` and `report.html`."""
+    """It has `packed`, `gguf` and `onnx`."""
 
     merged: Path
+    ran: Path
+    """The output of a run of another recipe, with a report and its page."""
 
 
 @pytest.fixture(scope="module")
-def made(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(project: Project, ran: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
     recipe = project.one_task(folder / "recipe.yaml")
-    epmq.run(recipe, folder / "out")
-    return Made(recipe, folder / "out", epmq.merge(recipe, folder / "merged"))
+    epmq.export(epmq.calibrate(recipe, folder / "out" / "packed"), folder / "out")
+    return Made(recipe, folder / "out", epmq.merge(recipe, folder / "merged"), ran[0])
 
 
 @pytest.fixture
@@ -103,26 +105,16 @@ def test_an_export(made: Made, disk: Disk, share: float) -> None:
     assert tree(disk.place / "out" / "onnx") == {"old": b"old"}
 
 
-def test_a_run_and_its_report(made: Made, disk: Disk) -> None:
-    """All is written but the page, and `--resume` goes on to the same files."""
-    out = disk.place / "out"
-    disk.resize(size(made.output) - size_of(made.output / "report.html") // 2)
-    told(lambda: epmq.run(made.recipe, out), out, FULL)
-    assert sorted(path.name for path in out.iterdir()) == ["gguf", "onnx", "packed", "report.json"]
-    for kind in ("packed", "gguf", "onnx"):
-        assert tree(out / kind) == tree(made.output / kind)
-    disk.resize(1 << 24)
-    assert epmq.run(made.recipe, out, resume=True).broken == []
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in made.output.iterdir())
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size
+def test_a_report(made: Made, disk: Disk) -> None:
+    disk.fill()
+    before = tree(disk.place)
+    told(lambda: epmq.verify(made.output, report=disk.place / "report.json"), disk.place, FULL)
+    assert tree(disk.place) == before
 
 
 def test_the_page_of_a_report(made: Made, disk: Disk) -> None:
     for name in ("report.json", "report.html"):
-        shutil.copy(made.output / name, disk.place)
+        shutil.copy(made.ran / name, disk.place)
     before = tree(disk.place)
     disk.fill()
     (disk.place / "filler").write_bytes(bytes(8192))  # Some of the page finds room.
@@ -147,7 +139,7 @@ COMMANDS: dict[str, Callable[[Made, Path], object]] = {
 def test_a_folder_that_takes_nothing(made: Made, disk: Disk, command: str) -> None:
     (disk.place / "out").mkdir()
     (disk.place / "out" / "old").write_text("old")
-    shutil.copy(made.output / "report.json", disk.place)
+    shutil.copy(made.ran / "report.json", disk.place)
     before = tree(disk.place)
     disk.forbid_writing()
     told(lambda: COMMANDS[command](made, disk.place), disk.place, READ_ONLY)
