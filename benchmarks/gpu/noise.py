@@ -39,6 +39,9 @@ class Noise:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.shapes[name]
 
+    def dtype(self, name: str) -> torch.dtype:
+        return torch.float32
+
     def load(self, name: str) -> Tensor:
         """Return a tensor, float32, on the device of the source."""
         shape = self.shapes[name]

@@ -23,18 +23,28 @@ Job = Callable[[], object]
 
 
 def run(job: Job, said: Path, before: int | None = None, seconds: float | None = None) -> int:
-    """Run a job in a forked process that is killed before the call of number `before`, counted from 1, or
-    after so many seconds of processor time. What it says goes into the file `said`.
+    """Run a job as `start` does, to its end.
 
     Returns 0 where the job ended, -9 where it was killed, and 1 where it raised; `said` has the traceback.
+    """
+    return code_of(os.waitpid(start(job, said, before, seconds), 0)[1])
+
+
+def code_of(status: int) -> int:
+    """Return what `run` does, by the status that the system gives of a process."""
+    return -signal.SIGKILL if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def start(job: Job, said: Path, before: int | None = None, seconds: float | None = None) -> int:
+    """Run a job in a forked process that is killed before the call of number `before`, counted from 1, or
+    after so many seconds of processor time. What it says goes into the file `said`. Returns its number.
     """
     with warnings.catch_warnings():
         # Python warns of forks beside threads; those of torch wait for work here, and are not used.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
-        status = os.waitpid(child, 0)[1]
-        return -signal.SIGKILL if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        return child
     code = 1
     try:
         handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

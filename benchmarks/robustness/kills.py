@@ -7,7 +7,7 @@ Each command works on a small project, in a process that is killed before one of
 (opening a file to write, renaming, removing, making a directory: by default before each of them), and at
 random points of its processor time. Then it is run again, with `--resume` where it has that. What comes out
 is compared with the result of an undisturbed run, the report with its times excepted, and nothing may be left
-beside it or among temporary files. The table goes into results/kills.md.
+beside it or among temporary files. The table goes into results/kills.md and into docs/results.md.
 """
 
 import argparse
@@ -26,12 +26,12 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 import epmq_export as epmq
-from benchmarks import RESULTS
+from benchmarks import PAGE, RESULTS
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.robustness import project
 from benchmarks.robustness.killing import calls, run
-from benchmarks.tables import table, write_text
+from benchmarks.tables import Markers, put, table, write_text
 from epmq_export.files import sha256
 
 # These are imported before the work, so that a killed process has only the work to do.
@@ -50,6 +50,7 @@ MODULES = (
 )
 # Their bytes hold how long a run took.
 TIMED = ("report.json", "report.html")
+MARKERS = Markers.of("kills", "benchmarks.robustness.kills")
 
 
 def _merge(recipe: Path, output: Path, again: bool) -> object:
@@ -179,7 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in rows(command, work, temporary, options.calls, options.random):
                 found.append(row)
                 print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
-    write_text(options.out / "kills.md", text(f"{machine()}, {today()}", found))
+    written = text(f"{machine()}, {today()} (`python -m benchmarks.robustness.kills`).", found)
+    write_text(options.out / "kills.md", f"# Kills\n\n{written}")
+    if options.out == RESULTS:
+        put(PAGE, MARKERS, written)
     if any(row.faults for row in found):
         sys.exit(1)
 

@@ -64,6 +64,12 @@ def write_base(shape: Shape, directory: Path) -> Path:
     torch.manual_seed(0)
     tensors = {name: (torch.randn(size) * 0.02).bfloat16() for name, size in shape.tensors()}
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    write_config(shape, directory, "bfloat16")
+    return directory
+
+
+def write_config(shape: Shape, directory: Path, dtype: str) -> None:
+    """Write config.json of a model whose weights have this dtype."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -78,10 +84,9 @@ def write_base(shape: Shape, directory: Path) -> Path:
         "rope_theta": 10000.0,
         "hidden_act": "silu",
         "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": dtype,
     }
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return directory
 
 
 def full_expert(base: Path, directory: Path, seed: int) -> Path:
