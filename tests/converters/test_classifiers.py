@@ -25,6 +25,7 @@ from epmq_export.verification.checks import check_codes, check_graph, check_meta
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from formats.gguf.format import Gguf
+from formats.onnx.clients import as_clients_read
 from formats.onnx.format import OnnxQdq
 from formats.safetensors.format import Safetensors
 from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, scores
@@ -146,6 +147,9 @@ def test_one_classifier_has_the_usual_name(project: Classified) -> None:
     alone = family.classifiers.read_by([Classifier("mood", ("a", "b"))])
     (spec,) = alone.exports["onnx"].specs().values()  # type: ignore[attr-defined]
     assert [*spec.outputs] == ["last_hidden_state", "logits"]
+    companions = {"config.json": (project.base / "config.json").read_bytes()}
+    told = as_clients_read(project.base, companions, alone, ["onnx/model_q4.onnx"], [])
+    assert json.loads(told["config.json"])["id2label"] == {"0": "a", "1": "b"}
 
 
 @pytest.mark.parametrize("content", ['{"mood": []}', '{"mood": "bad"}', '{"mood": [1]}'])
