@@ -187,6 +187,9 @@ def test_a_whole_run(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text(lines)
     unlabelled: dict[str, object] = {"evaluation": "texts.txt"}
     recipe = project.recipe(mood=unlabelled, topic=unlabelled).path
+    content = yaml.safe_load(recipe.read_text())
+    content["calibration"] = {"samples": 16, "refine": 2}  # whose loss each head reads, too
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False))
     forecast = epmq.forecast(recipe)
     assert "task mood: read by its expert's own classifier, of 3 classes (bad, good, so so)" in forecast.notes
     verdict = epmq.run(recipe, tmp_path / "out")
