@@ -50,7 +50,7 @@ def test_weights_survive_their_bytes(data: st.DataObject, kind: int, shape: tupl
     value = data.draw(hnp.arrays(_TYPES[kind], shape, elements=elements))
     tensor = TensorProto(name="w", dims=shape, data_type=kind)
     tensor.raw_data = onnx_weights.encode(tensor, torch.from_numpy(value))
-    onnx_weights.check(tensor, "file")
+    onnx_weights.check(tensor, len(tensor.raw_data), "file")
     back = onnx_weights.decode(tensor, tensor.raw_data).numpy()
     assert back.dtype == value.dtype and back.shape == value.shape and back.tobytes() == value.tobytes()
     # onnx's own reader agrees
