@@ -14,9 +14,10 @@ from benchmarks import RESULTS
 from benchmarks.accuracy.laboratory import Laboratory
 from benchmarks.accuracy.suites import LANGUAGE, TEXT
 from benchmarks.study import __main__ as study
-from benchmarks.study import divergence, figures, held_out, plots, rounding
+from benchmarks.study import divergence, figures, guard, held_out, plots, rounding
 from benchmarks.study.axes import AXES, USUAL, planned
 from epmq_export.grids import GRIDS
+from epmq_export.models.heads import Head
 from tests import ROOT
 from tests.benchmarks.conftest import TASKS
 from tests.benchmarks.stand_ins import text_task
@@ -136,6 +137,73 @@ def test_the_page_of_the_study_says_what_was_measured() -> None:
     lost = figures.lost()[figures.SUITES[3].name]
     assert f"`epmq` loses {lost['epmq']:.1f} points" in page and f"`anchored` {lost['anchored']:.1f}" in page
     assert set(re.findall(r"plots/(\w+)\.svg", page)) == {path.stem for path in plots.PLOTS.iterdir()}
+
+
+def test_measures_of_a_guard_are_nothing_where_answers_are_the_expert_s() -> None:
+    head = Head(torch.eye(2), bias=torch.zeros(2))
+    expert = torch.tensor([[0.0, 2.0], [1.0, 0.0], [0.0, 0.0]])
+    same = guard.measures(expert[:2] + 0.0, expert[:2], head)
+    assert all(float(value.abs().max()) == pytest.approx(0, abs=1e-6) for value in same.values())
+    other = guard.measures(torch.tensor([[3.0, 1.0], [9.0, 1.0]]), expert[:2], head)
+    assert other["answers"].tolist() == [1.0, 0.0]
+    sure = 1 / (1 + float(torch.exp(torch.tensor(-2.0))))
+    assert other["regret"].tolist() == pytest.approx([sure - (1 - sure), 0.0])
+    assert (other["divergence"] > 0).all() and (other["cosine"] > 0).all()
+
+
+def guarded(accuracies: tuple[float, float], divergences: tuple[float, float]) -> guard.Row:
+    """A row of one task whose other measures are equal."""
+    entries = [
+        {"accuracy": score, "expert": 0.9}
+        | {name: dict.fromkeys(map(str, guard.TEXTS), 0.5) for name in guard.MEASURES}
+        | {"divergence": dict.fromkeys(map(str, guard.TEXTS), value)}
+        for score, value in zip(accuracies, divergences, strict=True)
+    ]
+    return {"tasks": ["kind"], "merged": {"kind": entries[0]}, "anchored": {"kind": entries[1]}}
+
+
+def test_a_guard_ships_what_its_measure_prefers_and_is_judged_by_accuracy() -> None:
+    rows = [guarded((0.8, 0.7), (0.1, 0.2)), guarded((0.6, 0.8), (0.1, 0.2))]
+    lines = {line[0]: line[1:] for line in guard.guards(rows)}
+    assert lines["always the merge"] == ["0 of 2", "1 of 2", "70.0", "-20.0"]
+    assert lines["always `anchored`"] == ["2 of 2", "1 of 2", "75.0", "-10.0"]
+    assert lines["divergence, 64 texts a task"] == lines["always the merge"]
+    assert lines["regret, 64 texts a task"] == lines["always `anchored`"]  # where both are equal
+    assert lines["by the labels themselves"] == ["1 of 2", "2 of 2", "80.0", "+10.0"]
+
+
+def test_the_committed_guards_are_what_was_measured() -> None:
+    content = json.loads((RESULTS / "guard.json").read_text(encoding="utf-8"))
+    text = guard.text(content["about"], content["rows"])
+    assert (RESULTS / "guard.md").read_text(encoding="utf-8") == text
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    for row in content["rows"]:
+        for model in (guard.MERGED, guard.CALIBRATED):
+            measured = [f"{guard.mean(row, model, name, 256):.3f}" for name in guard.MEASURES]
+            score = f"{100 * guard.mean(row, model, 'accuracy'):.1f}"
+            assert " | ".join([score, *measured]) in page
+
+
+def test_guards_are_measured_for_each_set_of_tasks_once(
+    small: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guard, "TEXTS", (2, 4))
+    arguments = ["--data", str(small.data), "--experts", str(small.experts), "--out", str(tmp_path)]
+    guard.main([*arguments, "--samples", "4", "--lines", "6"])
+    (row,) = json.loads((tmp_path / "guard.json").read_text())["rows"]
+    assert row["tasks"] == list(TASKS) and row["rho"] > 0
+    for model in ("merged", "anchored"):
+        assert set(row[model]) == set(TASKS)
+        for entry in row[model].values():
+            assert 0 <= entry["accuracy"] <= 1 and 0 <= entry["answers"]["4"] <= 1
+            assert min(entry["divergence"]["2"], entry["cosine"]["4"], entry["regret"]["4"]) >= 0
+    assert "kind + place" in (tmp_path / "guard.md").read_text()
+    capsys.readouterr()
+    monkeypatch.setattr(guard, "row", None)  # calling it would raise
+    guard.main([*arguments, "--samples", "4", "--lines", "6"])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit, match="made with other settings"):
+        guard.main([*arguments, "--samples", "3", "--lines", "6"])
 
 
 def problem() -> rounding.Problem:
