@@ -91,6 +91,18 @@ def _onnxruntime_web() -> "Runtime":
     return OnnxRuntimeWeb()
 
 
+def _onnxruntime_webgpu() -> "Runtime":
+    from epmq_export.verification.runtimes.onnxruntime_web.runtime import OnnxRuntimeWeb
+
+    return OnnxRuntimeWeb("webgpu")
+
+
+def _onnxruntime_genai() -> "Runtime":
+    from epmq_export.verification.runtimes.onnxruntime_genai.runtime import OnnxRuntimeGenai
+
+    return OnnxRuntimeGenai()
+
+
 def _torch() -> "Runtime":
     from converters import open_family
     from epmq_export.verification.runtimes.torch.runtime import Torch
@@ -114,6 +126,8 @@ _RUNTIMES = {
     "sentence-transformers": _sentence_transformers,
     "transformers.js": _transformers_js,
     "onnxruntime-web": _onnxruntime_web,
+    "onnxruntime-webgpu": _onnxruntime_webgpu,
+    "onnxruntime-genai": _onnxruntime_genai,
 }
 
 

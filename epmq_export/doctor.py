@@ -23,7 +23,9 @@ from typing import Any
 from epmq_export import threads
 from epmq_export.verification.runtimes.clip_cpp import package as clip
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, VERSION
+from epmq_export.verification.runtimes.onnxruntime_genai import package as genai
 from epmq_export.verification.runtimes.onnxruntime_web import package as web
+from epmq_export.verification.runtimes.onnxruntime_web import webgpu
 from epmq_export.verification.runtimes.sentence_transformers import package as sentences
 from epmq_export.verification.runtimes.transformers_js import package as node
 
@@ -235,6 +237,8 @@ PARTS = (
     _client(sentences),
     _client(node),
     _client(web),
+    _client(webgpu),
+    _client(genai),
     Part(
         "demo model",
         module=DEMO_MODULE,

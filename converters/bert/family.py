@@ -127,7 +127,9 @@ class Bert:
     def _pooling_clients(self) -> Sequence[str]:
         """Return the clients that pool as their users ask, where users can ask what the model does."""
         simple = not self.sentence.dense and self.sentence.modes in (("mean",), ("cls",))
-        return ("transformers.js", "onnxruntime-web") if self._clients and simple else ()
+        return (
+            ("transformers.js", "onnxruntime-web", "onnxruntime-webgpu") if self._clients and simple else ()
+        )
 
     @property
     def blocks(self) -> Sequence[Block]:

@@ -102,7 +102,12 @@ class Decoder:
                 agrees=lambda: agreement(self.tokenizer),
                 spec=self._gguf_spec,
             ),
-            "onnx": OnnxExport(runtimes=("onnxruntime",), computed=lambda: self, specs=self._onnx_specs),
+            "onnx": OnnxExport(
+                runtimes=("onnxruntime",),
+                clients=("transformers.js", "onnxruntime-genai"),
+                computed=lambda: self,
+                specs=self._onnx_specs,
+            ),
             "safetensors": dequantised(self),
         }
 

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,19 @@ def picture_of(sample: Sample) -> Picture:
     if isinstance(sample, Picture):
         return sample
     raise InputError(f"found {shown(sample)}, expected a picture")
+
+
+def as_json(sample: Sample) -> str | list[str] | dict[str, Any]:
+    """Return what a program of another process is given: a text; [context, target] of a passage; {text,
+    limit, ends} of a question. Raises InputError for a picture.
+    """
+    match sample:
+        case Passage():
+            return [sample.context, sample.target]
+        case Question():
+            return asdict(sample)
+        case _:
+            return text_of(sample)
 
 
 def shown(sample: Sample) -> str:

@@ -11,7 +11,7 @@ Call = tuple[str, str, str]
 """A client, the language of its call, and the call."""
 
 
-RUNTIMES = {"transformers.js": ("transformers.js", "onnxruntime-web")}
+RUNTIMES = {"transformers.js": ("transformers.js", "onnxruntime-web", "onnxruntime-webgpu")}
 """The runtimes of the verification that run a client, where they are others than the one of its name."""
 
 

@@ -188,7 +188,13 @@ class RecipeExport(RecipePart):
     """The most bytes of tensors in one GGUF file, such as 2G. None: one file, however large."""
 
 
-CLIENTS = ("sentence-transformers", "transformers.js", "onnxruntime-web")
+CLIENTS = (
+    "sentence-transformers",
+    "transformers.js",
+    "onnxruntime-web",
+    "onnxruntime-webgpu",
+    "onnxruntime-genai",
+)
 """The clients that a recipe may ask for."""
 
 

@@ -28,6 +28,14 @@ def library(place: Path, **files: str) -> Path:
     return package(place, "@huggingface/transformers", codes, dependencies=needs)
 
 
+def language_folder(place: Path) -> Path:
+    """Write the folder of a decoder language model and return the model's file, in which nothing is."""
+    (place / "onnx").mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps({"transformers.js_config": {"dtype": "q4"}}))
+    (place / "onnx" / "model_q4.onnx").write_text("")
+    return place / "onnx" / "model_q4.onnx"
+
+
 def folder(place: Path) -> Path:
     """Write the folder of a model that pools by the first token and gives vectors of length 1, and return the
     model's file, in which nothing is.

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from epmq_export.errors import InputError
-from epmq_export.models.samples import Picture, Sample, text_of
+from epmq_export.models.samples import Picture, Sample, as_json, text_of
 from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.modules import MODULES
 
 
 def folder_of(path: Path) -> Path:
@@ -21,6 +23,11 @@ def folder_of(path: Path) -> Path:
     raise InputError(f"{path}: no {CONFIG} beside it, nor beside its folder")
 
 
+def is_sentence_encoder(folder: Path) -> bool:
+    """Return whether a folder has the modules of sentence-transformers."""
+    return (folder / MODULES).is_file()
+
+
 def texts_of(path: Path, samples: Sequence[Sample]) -> list[str]:
     """Return samples as texts. Raises InputError where there are none, and for pictures."""
     if not samples:
@@ -28,3 +35,12 @@ def texts_of(path: Path, samples: Sequence[Sample]) -> list[str]:
     if any(isinstance(sample, Picture) for sample in samples):
         raise InputError(f"{path}: found pictures, expected texts")
     return [text_of(sample) for sample in samples]
+
+
+def spoken_of(path: Path, samples: Sequence[Sample]) -> list[Any]:
+    """Return the samples of a language model as JSON. Raises InputError where there are none, and for
+    pictures.
+    """
+    if not samples:
+        raise InputError(f"{path}: no texts to run it on")
+    return [as_json(sample) for sample in samples]

@@ -15,7 +15,7 @@ from epmq_export.verification.runtimes.onnxruntime_web.runtime import OnnxRuntim
 from tests.tiny import javascript
 from tests.tiny.onnx_encoders import TEXTS, minilm, reference, rms
 
-RUNTIME = OnnxRuntimeWeb()
+RUNTIME, ON_GPU = OnnxRuntimeWeb(), OnnxRuntimeWeb("webgpu")
 BROWSER = """
 import json, struct, sys
 from urllib.error import HTTPError
@@ -25,6 +25,10 @@ if sys.argv[1] == "--version":
     print("Standing In 1.5 for tests")
     sys.exit()
 at = sys.argv[-1]
+if b"requestAdapter" in urlopen(at).read():
+    swift = "--use-webgpu-adapter=swiftshader" in sys.argv
+    urlopen(at + ("result" if swift else "error"), b"standing in, swift" if swift else b"no adapter")
+    sys.exit()
 def get(place):
     with urlopen(at + place) as answer:
         return answer.headers["Content-Type"], answer.read()
@@ -45,6 +49,8 @@ for place in ("model/none.json", "model/../secret", "else/secret", "wasm"):
 if "fail" in request["texts"]:
     urlopen(at + "error", b"no\\nmodel")
 else:
+    computes = "--use-webgpu-adapter=swiftshader" in sys.argv, "--disable-gpu" in sys.argv
+    assert computes == ((True, False) if request["device"] == "webgpu" else (False, True)), sys.argv
     numbers = [x for text in request["texts"] for x in (len(text), request["options"]["normalize"])]
     urlopen(at + "result", struct.pack(f"<{len(numbers)}f", *numbers))
 """
@@ -73,6 +79,25 @@ def test_a_page_is_served_what_it_needs_and_nothing_else(path: Path) -> None:
         RUNTIME.outputs(path, ["fail"])
     with pytest.raises(InputError, match=r"fails: the browser ended with 3 and no answer$"):
         RUNTIME.outputs(path, ["end"])
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node, which finds the packages, is not on the PATH")
+def test_webgpu_is_computed_on_the_adapter_that_a_page_gets(path: Path) -> None:
+    assert ON_GPU.version() == "1.7.0 (transformers.js 1.5.0, Standing In, standing in, swift)"
+    assert ON_GPU.outputs(path, ["one"]).tolist() == [[3, 1]]
+    with pytest.raises(InputError, match=r"model_q4\.onnx: onnxruntime-webgpu fails: no model$"):
+        ON_GPU.outputs(path, ["fail"])
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node, which finds the packages, is not on the PATH")
+def test_a_browser_without_webgpu_is_told(path: Path) -> None:
+    program = path.parents[2] / "browser"
+    code = program.read_text().replace("if swift else", "if not sys.argv else")
+    program.write_text(
+        code.replace("    swift =", '    print("ERROR: no bus", file=sys.stderr)\n    swift =')
+    )
+    with pytest.raises(MissingRuntime, match=r"-webgpu has no WebGPU in .*browser \(no adapter\): use "):
+        ON_GPU.version()
 
 
 def test_what_is_absent_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.models import reference as in_torch
+from epmq_export.models.samples import Passage, Question
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from epmq_export.verification.runtimes.transformers_js.runtime import TransformersJs
+from tests.converters.test_decoder import CPU, SAMPLES
 from tests.tiny import javascript
+from tests.tiny.decoder_files import decoder_files
 from tests.tiny.onnx_encoders import TEXTS, minilm, reference, rms
 
 RUNTIME = TransformersJs()
@@ -26,6 +31,40 @@ exports.pipeline = async (task, name, settings) => {
     return { data: texts.flatMap(text => [text.length, 0.5]) };
   };
 };
+"""
+
+
+# A model of which the scores behind a token are the token, and how many tokens are in the cache.
+LANGUAGE = """
+const fs = require("fs"), path = require("path");
+const told = [];
+exports.env = {};
+class Tensor {
+  constructor(type, data, dims) { Object.assign(this, { type, data, dims }); }
+}
+exports.Tensor = Tensor;
+exports.DynamicCache = class { constructor(entries) { Object.assign(this, entries); } };
+exports.AutoTokenizer = { from_pretrained: async name => ({
+  encode: text => [7, ...text].map((letter, place) => place ? letter.charCodeAt(0) : letter),
+}) };
+exports.AutoModelForCausalLM = { from_pretrained: async (name, settings) => {
+  const model = async ({ input_ids, attention_mask, past_key_values }) => {
+    const past = past_key_values ? past_key_values["past_key_values.0.key"].dims[2] : 0;
+    const ids = Array.from(input_ids.data, Number);
+    if (attention_mask.dims[1] !== past + ids.length) throw new Error("wrong mask");
+    told.push(ids.length);
+    fs.writeFileSync(path.join(__dirname, "told.json"), JSON.stringify([name, settings, told]));
+    return {
+      logits: new Tensor("float32", Float32Array.from(ids.flatMap(id => [id, past])), [1, ids.length, 2]),
+      "present.0.key": new Tensor("float32", new Float32Array(0), [1, 1, past + ids.length, 0]),
+    };
+  };
+  model.generate = async options => {
+    if (options.do_sample || options.max_new_tokens !== 3) throw new Error("not greedy");
+    return new Tensor("int64", BigInt64Array.from([...options.input_ids.data, 5n, 6n]), []);
+  };
+  return model;
+} };
 """
 
 
@@ -71,6 +110,32 @@ def test_a_folder_that_names_another_model_is_refused(stand_in: Path, path: Path
         RUNTIME.outputs(path, ["one"])
 
 
+@needs_node
+def test_a_language_model_gives_a_row_for_each_scored_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = javascript.library(tmp_path, node=LANGUAGE)
+    path = javascript.language_folder(tmp_path / "out")
+    samples = ["abc", Passage("a", "bcd")]
+    found = RUNTIME.outputs(path, samples)
+    assert found.dtype == np.float32
+    assert found.tolist() == [[ord("c"), 0], [ord("a"), 0], [ord("b"), 0], [ord("c"), 0]]
+    assert json.loads((place / "told.json").read_text()) == ["out", {}, [4, 4]]
+    found = RUNTIME.outputs(path, samples, exact=True)  # The last three tokens behind the cache.
+    assert found.tolist() == [[ord("c"), 3], [ord("a"), 1], [ord("b"), 2], [ord("c"), 3]]
+    _, settings, told = json.loads((place / "told.json").read_text())
+    level = {"session": {"qdq_matmulnbits_accuracy_level": "0"}}
+    assert settings == {"session_options": {"extra": level}} and told == [1, 1, 1, 1] * 2
+    asked = [Question("ab", 3, (6,)), Question("c", 3, (5, 9)), Question("d", 3, (0,))]
+    assert RUNTIME.outputs(path, asked).tolist() == [[5, 6, -1], [5, -1, -1], [5, 6, -1]]
+    with pytest.raises(InputError, match="no texts"):
+        RUNTIME.outputs(path, [])
+    path.rename(path.with_name("model.onnx"))
+    with pytest.raises(InputError, match=r"model\.onnx: .* load .*model_q4\.onnx, expected this model$"):
+        RUNTIME.outputs(path.with_name("model.onnx"), samples)
+
+
 def test_what_is_absent_is_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NODE_PATH", raising=False)
@@ -94,3 +159,18 @@ def test_the_library_gives_what_pytorch_gives() -> None:
     expected = reference(model, texts)
     assert rms(RUNTIME.outputs(model.path, texts, exact=True), expected) < 3e-6
     assert rms(RUNTIME.outputs(model.path, texts), expected) < 4e-2
+
+
+@pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
+def test_the_library_gives_what_pytorch_gives_of_a_language_model(kind: str) -> None:
+    try:
+        RUNTIME.version()
+    except MissingRuntime as error:
+        pytest.skip(str(error))
+    files = decoder_files(kind)
+    expected = in_torch.outputs(files.family, files.packed, SAMPLES, CPU)
+    assert rms(RUNTIME.outputs(files.onnx, SAMPLES, exact=True), expected) < 3e-5
+    assert rms(RUNTIME.outputs(files.onnx, SAMPLES), expected) < 0.1
+    asked = [Question("the cat sat", 6, tuple(files.family.ends))]
+    answers = OnnxRuntime().outputs(files.onnx, asked, exact=True)
+    assert RUNTIME.outputs(files.onnx, asked, exact=True).tolist() == answers.tolist()

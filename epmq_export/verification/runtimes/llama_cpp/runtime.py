@@ -3,7 +3,7 @@
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
 from epmq_export.models.runtime import Dequantiser
-from epmq_export.models.samples import Passage, Question, Sample, text_of
+from epmq_export.models.samples import Sample, as_json, text_of
 from epmq_export.tensors.gguf_splits import model_bytes
 from epmq_export.verification.runtimes.llama_cpp import ggml, library
 from epmq_export.verification.runtimes.process import Answer, Program, own_module, read_array, shares
@@ -64,7 +64,7 @@ class LlamaCpp:
             wanted = {"want": "outputs", "exact": exact}
             found = self._ask(_EMBEDDING, path, "texts", asked, wanted, read_array)
         else:
-            asked = [_asked(sample) for sample in samples]
+            asked = [as_json(sample) for sample in samples]
             found = self._ask(_LANGUAGE, path, "samples", asked, {"exact": exact}, read_array)
         return np.concatenate(found)
 
@@ -110,16 +110,6 @@ class LlamaCpp:
             memory=self.memory + 3 * model_bytes(path),
             seconds=self.seconds + _SECONDS_A_TEXT * max(map(len, parts)),
         )
-
-
-def _asked(sample: Sample) -> str | list[str] | dict[str, Any]:
-    match sample:
-        case Passage():
-            return [sample.context, sample.target]
-        case Question():
-            return asdict(sample)
-        case _:
-            return text_of(sample)
 
 
 def _ids(path: Path) -> list[list[int]]:

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
 from epmq_export.models.samples import Passage, Question, Sample, text_of
+from epmq_export.verification.runtimes.one_by_one import ONE_BY_ONE
 
 if TYPE_CHECKING:
     import onnxruntime
 
 PAST, PRESENT = "past_key_values", "present"
-# The number of last tokens of a text that exact runs feed one by one, as in the generation of a text, so that
-# a fault of the cache shows.
-ONE_BY_ONE = 3
 
 
 def is_language(inputs: Mapping[str, Sequence[Any]]) -> bool:

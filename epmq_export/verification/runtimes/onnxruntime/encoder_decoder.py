@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epmq_export.models.samples import Passage, Question, Sample, text_of
-from epmq_export.verification.runtimes.onnxruntime.decoder import ONE_BY_ONE, PAST, PRESENT, greedy
+from epmq_export.verification.runtimes.one_by_one import ONE_BY_ONE
+from epmq_export.verification.runtimes.onnxruntime.decoder import PAST, PRESENT, greedy
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -3,9 +3,9 @@
     python worker.py REQUEST
 
 This program uses Python's own library alone, and its memory is bounded from outside with the browser's.
-REQUEST is a JSON file: `browser`, the program; `folders`, what is served under each first name of a path;
-`page` and `outputs`, two files that are served; `asked`, what the page is given; `result`, the file to write,
-as the page sends it. Errors go to stderr.
+REQUEST is a JSON file: `browser`, the program; `options`, its own besides those of here; `folders`, what is
+served under each first name of a path; `page` and perhaps `outputs`, two files that are served; `asked`, what
+the page is given; `result`, the file to write, as the page sends it. Errors go to stderr.
 """
 
 import json
@@ -21,7 +21,6 @@ from typing import Any
 
 FLAGS = (
     "--headless",
-    "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
@@ -67,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         """Return the file that a path of the page names, or None where there is none."""
         if path == "/":
             return Path(self.request_["page"])
-        if path == "/outputs.mjs":
+        if path == "/outputs.mjs" and "outputs" in self.request_:
             return Path(self.request_["outputs"])
         first, _, rest = path.removeprefix("/").partition("/")
         if first not in self.request_["folders"]:
@@ -99,7 +98,7 @@ def main(request: Mapping[str, Any]) -> None:
     guard = ("--no-sandbox",) if hasattr(os, "getuid") and os.getuid() == 0 else ()
     address = f"http://127.0.0.1:{server.server_port}/"
     browser = subprocess.Popen(
-        [request["browser"], *FLAGS, *guard, f"--user-data-dir={profile}", address],
+        [request["browser"], *FLAGS, *request["options"], *guard, f"--user-data-dir={profile}", address],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )

@@ -9,6 +9,7 @@ const BATCH = 32;
 //   texts
 //   options      for the call: pooling and normalize
 //   exact        whether 4-bit layers multiply in float32
+//   device       what computes, in a browser: wasm or webgpu
 export async function outputs(library, request) {
   const { env, pipeline } = library;
   env.allowRemoteModels = false;
@@ -16,6 +17,7 @@ export async function outputs(library, request) {
   env.localModelPath = request.root;
   const level = { session: { qdq_matmulnbits_accuracy_level: "0" } };
   const settings = request.exact ? { session_options: { extra: level } } : {};
+  if (request.device) settings.device = request.device;
   const extract = await pipeline("feature-extraction", request.name, settings);
   const parts = [];
   for (let start = 0; start < request.texts.length; start += BATCH) {

@@ -1,4 +1,4 @@
-"""The client transformers.js in Node."""
+"""The client transformers.js in Node: sentence encoders and decoder language models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from epmq_export.files import read_json, read_json_list
 from epmq_export.models.samples import Sample
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.modules import MODULES
-from epmq_export.verification.runtimes.client import folder_of, texts_of
+from epmq_export.verification.runtimes.client import folder_of, is_sentence_encoder, spoken_of, texts_of
+from epmq_export.verification.runtimes.one_by_one import ONE_BY_ONE
 from epmq_export.verification.runtimes.process import Program
 from epmq_export.verification.runtimes.transformers_js.package import NAME, installed, look, node
 
@@ -42,14 +43,17 @@ class TransformersJs:
         return installed()
 
     def outputs(self, path: Path, samples: Sequence[Sample], *, exact: bool = False) -> NDArray[np.float32]:
-        """Return the embeddings, float32 [len(samples), width], as `Runtime.outputs` says.
+        """Return the embeddings, float32 [len(samples), width], or of a language model the scores of tokens
+        or the answers, as `Runtime.outputs` says.
 
         Raises InputError where the folder names another model, where it refuses the model, and for samples
         that are no texts.
         """
         folder = folder_of(path)
+        embeds = is_sentence_encoder(folder)
+        asked = embedding_request(path, samples, exact) if embeds else _language_request(path, samples, exact)
         request = {
-            **embedding_request(path, samples, exact),
+            **asked,
             "root": f"{folder.absolute().parent}/",
             "name": folder.absolute().name,
             "library": look(Path.cwd())["file"],
@@ -57,7 +61,7 @@ class TransformersJs:
         program = Program(self.name, (node(), str(_WORKER)), _TELLING, foreign=True)
         memory, seconds = self.memory + 3 * path.stat().st_size, self.seconds + _SECONDS_A_TEXT * len(samples)
         (found,) = program.answers(path, [request], read_numbers, memory=memory, seconds=seconds)
-        return found.reshape(len(samples), -1)
+        return found.reshape(len(samples), -1) if embeds else found[1:].reshape(-1, int(found[0]))
 
     def reads(self, text: str) -> bool:
         return readable(text)
@@ -81,12 +85,28 @@ def embedding_request(path: Path, samples: Sequence[Sample], exact: bool) -> dic
 
     Raises InputError where its folder tells the library to load another model than this one.
     """
-    folder, texts = folder_of(path), texts_of(path, samples)
-    told = read_json(folder / CONFIG).get("transformers.js_config") or {}
+    texts = texts_of(path, samples)
+    _require_loaded(path)
+    return {"texts": texts, "exact": exact, "options": _options(folder_of(path))}
+
+
+def _language_request(path: Path, samples: Sequence[Sample], exact: bool) -> dict[str, Any]:
+    """Return what scores.mjs is asked of a language model, without the place of its folder.
+
+    Raises InputError where its folder tells the library to load another model than this one.
+    """
+    asked = spoken_of(path, samples)
+    _require_loaded(path)
+    return {"samples": asked, "exact": exact, "one_by_one": ONE_BY_ONE}
+
+
+def _require_loaded(path: Path) -> None:
+    """Raise InputError where a model's folder tells the library to load another model."""
+    config = folder_of(path) / CONFIG
+    told = read_json(config).get("transformers.js_config") or {}
     expected = path.with_name(f"model{_ENDINGS.get(str(told.get('dtype')), '')}.onnx")
     if path != expected:
-        raise InputError(f"{path}: {folder / CONFIG} has {NAME} load {expected}, expected this model")
-    return {"texts": texts, "exact": exact, "options": _options(folder)}
+        raise InputError(f"{path}: {config} has {NAME} load {expected}, expected this model")
 
 
 def _options(folder: Path) -> dict[str, Any]:
