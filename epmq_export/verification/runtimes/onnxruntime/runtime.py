@@ -76,8 +76,10 @@ class OnnxRuntime:
             return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
         wanted = PICTURES_OUT if pictures else TEXTS_OUT
         known = [value.name for value in session.get_outputs()]
-        # The scores of classifiers stand one behind the other.
-        read = [name for name in known if is_scores(name)] or [name for name in wanted if name in known][:1]
+        # The scores of classifiers stand one behind the other. Those of a decoder without its encoder are of
+        # tokens.
+        scores = [name for name in known if is_scores(name) and "encoder_hidden_states" not in inputs]
+        read = scores or [name for name in wanted if name in known][:1]
         if not read:
             raise InputError(f"{path}: it has no output {' or '.join(wanted)}")
         folder = _beside(path)
