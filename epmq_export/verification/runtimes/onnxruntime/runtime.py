@@ -76,10 +76,11 @@ class OnnxRuntime:
             return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
         wanted = PICTURES_OUT if pictures else TEXTS_OUT
         known = [value.name for value in session.get_outputs()]
-        # The scores of classifiers stand one behind the other. Those of a decoder without its encoder are of
-        # tokens.
-        scores = [name for name in known if is_scores(name) and "encoder_hidden_states" not in inputs]
-        read = scores or [name for name in wanted if name in known][:1]
+        read = [name for name in wanted if name in known][:1]
+        # Classifiers have their scores in place of an embedding, one behind the other. CLIP has scores beside
+        # its embeddings, and those of a decoder without its encoder are of tokens.
+        if not read and "encoder_hidden_states" not in inputs:
+            read = [name for name in known if is_scores(name)]
         if not read:
             raise InputError(f"{path}: it has no output {' or '.join(wanted)}")
         folder = _beside(path)
