@@ -48,7 +48,11 @@ def tokenised(
         )
 
 
-def preprocessed(processor: Any, samples: Sequence[Sample], size: int) -> Iterator[Batch]:  # noqa: ANN401 - the library's classes share no typed call
+def preprocessed(
+    processor: Any,  # noqa: ANN401 - classes without a common type
+    samples: Sequence[Sample],
+    size: int,
+) -> Iterator[Batch]:
     """Give the pictures as `pixel_values`, float32 [batch, 3, height, width]. InputError for a sample that is
     no picture.
     """

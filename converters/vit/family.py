@@ -149,7 +149,7 @@ def _require_squares(path: Path, config: Config) -> None:
         )
 
 
-def _crop(path: Path, processor: Any, patch: int) -> Size:  # noqa: ANN401 - the library's classes share no typed call
+def _crop(path: Path, processor: Any, patch: int) -> Size:  # noqa: ANN401 - classes without a common type
     """Return what the processor makes of a picture: one size for a wide one and a tall one, of at least a
     patch; InputError where it is not so.
     """

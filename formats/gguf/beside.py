@@ -16,6 +16,8 @@ CLASSES = "classes"
 
 # The bytes of a tensor's entry in a header besides its name.
 _ENTRY = 65
+# The names of the dtypes, by their bytes.
+_KINDS = {2: "F16", 4: "F32"}
 
 
 def files_beside(packed: Packed, spec: GgufSpec, heads: Sequence[Classifier]) -> dict[str, bytes]:
@@ -39,6 +41,3 @@ def sizes_beside(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> dict[s
             sizes[kind] = sizes.get(kind, 0) + stored_bytes(tensor.shape, tensor.storage)
         found[name] = sizes
     return found
-
-
-_KINDS = {2: "F16", 4: "F32"}

@@ -61,7 +61,9 @@ def test_what_lies_on_the_grid_stays() -> None:
 
 
 def test_wide_linears_are_fitted_on_several_threads() -> None:
-    """As of 5,632 inputs in groups of 32, where torch's LU decompositions go wrong on several threads."""
+    """Fit as many steps as 5,632 inputs in groups of 32 have. Torch's LU decompositions of so many rows go
+    wrong on several threads.
+    """
     unknowns, rows = 176, 40
     parts = torch.randn(rows, unknowns, unknowns, generator=torch.Generator().manual_seed(0))
     normal = (parts @ parts.mT / unknowns + torch.eye(unknowns)).permute(1, 2, 0).contiguous()
