@@ -1,32 +1,28 @@
-"""What `import epmq_export` offers: each stage of a job as a function, and the one place that knows them all.
+"""What `import epmq_export` offers: each stage of a job as a function.
 
-This is the composition root: it alone knows which families, formats and runtimes there are, and hands them
-to the pipeline. Importing it is cheap, since the rooms that need torch are imported by the functions that
-use them.
+Each hands what is installed to the pipeline. Importing this is cheap, since the rooms that need torch are
+imported by the functions that use them.
 """
 
 import json
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from epmq_export import files
 from epmq_export.errors import OutputError, RecipeError, first_line
+from epmq_export.installed import described, registry
 
 if TYPE_CHECKING:
     import torch
 
-    from epmq_export.models.format import Format
-    from epmq_export.models.runtime import Runtime
     from epmq_export.pipeline.evaluate import Evaluation
     from epmq_export.pipeline.forecast.record import Forecast
     from epmq_export.pipeline.job import Job
     from epmq_export.pipeline.progress import Listener, Stages
     from epmq_export.pipeline.publish import Pushed
-    from epmq_export.pipeline.registry import Registry
     from epmq_export.recipe.recipe import Recipe
     from epmq_export.tensors.description import Description
     from epmq_export.tensors.packed import Packed
@@ -35,119 +31,6 @@ if TYPE_CHECKING:
 # Without a handler Python would print warnings of a program that has not asked for a log.
 for _name in ("epmq_export", "converters", "formats"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
-
-
-def _gguf() -> "Format":
-    from formats.gguf.format import Gguf
-
-    return Gguf()
-
-
-def _onnx() -> "Format":
-    from formats.onnx.format import OnnxQdq
-
-    return OnnxQdq()
-
-
-def _safetensors() -> "Format":
-    from formats.safetensors.format import Safetensors
-
-    return Safetensors()
-
-
-def _llama_cpp() -> "Runtime":
-    from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-
-    return LlamaCpp()
-
-
-def _clip_cpp() -> "Runtime":
-    from epmq_export.verification.runtimes.clip_cpp.runtime import ClipCpp
-
-    return ClipCpp()
-
-
-def _onnxruntime() -> "Runtime":
-    from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-
-    return OnnxRuntime()
-
-
-def _sentence_transformers() -> "Runtime":
-    from epmq_export.verification.runtimes.sentence_transformers.runtime import SentenceTransformers
-
-    return SentenceTransformers()
-
-
-def _transformers_js() -> "Runtime":
-    from epmq_export.verification.runtimes.transformers_js.runtime import TransformersJs
-
-    return TransformersJs()
-
-
-def _onnxruntime_web() -> "Runtime":
-    from epmq_export.verification.runtimes.onnxruntime_web.runtime import OnnxRuntimeWeb
-
-    return OnnxRuntimeWeb()
-
-
-def _onnxruntime_webgpu() -> "Runtime":
-    from epmq_export.verification.runtimes.onnxruntime_web.runtime import OnnxRuntimeWeb
-
-    return OnnxRuntimeWeb("webgpu")
-
-
-def _onnxruntime_genai() -> "Runtime":
-    from epmq_export.verification.runtimes.onnxruntime_genai.runtime import OnnxRuntimeGenai
-
-    return OnnxRuntimeGenai()
-
-
-def _torch() -> "Runtime":
-    from converters import open_family
-    from epmq_export.verification.runtimes.torch.runtime import Torch
-
-    return Torch(open_family)
-
-
-def _embedder_of(file: Path) -> str | None:
-    """Return the name of the runtime that embeds texts by a file alone, or None where it needs a family."""
-    from epmq_export.verification.runtimes.llama_cpp.runtime import embeds
-
-    return "llama.cpp" if embeds(file) else None
-
-
-_FORMATS = {"gguf": _gguf, "onnx": _onnx, "safetensors": _safetensors}
-_RUNTIMES = {
-    "llama.cpp": _llama_cpp,
-    "clip.cpp": _clip_cpp,
-    "onnxruntime": _onnxruntime,
-    "torch": _torch,
-    "sentence-transformers": _sentence_transformers,
-    "transformers.js": _transformers_js,
-    "onnxruntime-web": _onnxruntime_web,
-    "onnxruntime-webgpu": _onnxruntime_webgpu,
-    "onnxruntime-genai": _onnxruntime_genai,
-}
-
-
-@cache
-def registry() -> "Registry":
-    """Return the families, formats and runtimes of this installation."""
-    from converters import described_in, frozen, naming, open_family, open_gguf, require_same_settings
-    from epmq_export.pipeline.registry import OnDemand, Registry
-
-    return Registry(
-        open_family=open_family,
-        frozen=frozen,
-        require_same_settings=require_same_settings,
-        open_gguf=open_gguf,
-        naming_of=naming,
-        described_in=described_in,
-        embedder_of=_embedder_of,
-        formats=OnDemand(_FORMATS),
-        runtimes=OnDemand(_RUNTIMES),
-    )
 
 
 def load_recipe(path: str | Path) -> "Recipe":
@@ -632,9 +515,7 @@ def inspect(path: str | Path) -> "Description":
         >>> epmq.inspect("out/gguf/base-merged-Q4_0.gguf").kind
         'gguf'
     """
-    from formats.inspect import describe
-
-    return describe(Path(path))
+    return described(Path(path))
 
 
 def push(output: str | Path, repository: str, *, private: bool = False, dry_run: bool = False) -> "Pushed":

@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
     {"pipeline"},
     {"doctor"},
     {"console"},
+    {"installed"},
     {"api"},
 ]
 """The rooms of `epmq_export`, from the lowest floor to the highest."""
@@ -88,9 +89,9 @@ def test_the_others_know_what_they_may(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_only_the_face_knows_converters_and_formats(module: str) -> None:
+def test_only_the_composition_root_knows_converters_and_formats(module: str) -> None:
     others = {package(name) for name in imports(module)} - {"epmq_export", package(module)}
-    assert others == set() or (module == "epmq_export.api" and others == {"converters", "formats"})
+    assert others == set() or (module == "epmq_export.installed" and others == {"converters", "formats"})
 
 
 def test_no_two_files_import_each_other() -> None:

@@ -22,8 +22,8 @@ from benchmarks.accuracy.rows import GRID, Results
 from benchmarks.accuracy.suites import TEXT
 from benchmarks.machine import machine
 from benchmarks.peers import Merge, Peer
-from epmq_export.api import registry
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.installed import registry
 from epmq_export.models.family import calibrated_on
 from epmq_export.models.samples import Sample
 from epmq_export.pipeline.job import Job

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.accuracy.suites import TEXT, Suite
 from benchmarks.peers import Run
-from epmq_export.api import registry
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
+from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.job import Job

@@ -13,7 +13,7 @@ import yaml
 import epmq_export as epmq
 from benchmarks.gpu.noise import DEMO
 from benchmarks.gpu.row import Request, Row, Tensors, equal_codes
-from epmq_export.api import registry
+from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.pipeline.job import Job
 from epmq_export.tensors.packed import Packed, Values

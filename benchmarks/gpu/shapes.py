@@ -12,11 +12,11 @@ import torch
 from benchmarks.gpu.noise import Experts, Mean, pictures, texts, write_llama
 from benchmarks.gpu.row import Request, Row, Tensors, equal_codes
 from benchmarks.size.models import SHAPES, SIDE, Shape, write_base
-from epmq_export.api import registry
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
 from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
 from epmq_export.grids.layout import Layout
+from epmq_export.installed import registry
 from epmq_export.models.family import Family
 from epmq_export.models.precision import whole_float32
 from epmq_export.models.samples import Sample

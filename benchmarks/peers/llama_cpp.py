@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.imatrix import importance
 from benchmarks.peers.peer import Merge, Quantised, Run, in_pytorch
-from epmq_export.api import registry
 from epmq_export.errors import MissingRuntime
+from epmq_export.installed import registry
 from epmq_export.models.blocks import linears
 from epmq_export.models.specs import GgufExport
 from epmq_export.tensors.gguf_file import GgufFile

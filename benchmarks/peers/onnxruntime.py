@@ -14,8 +14,8 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from benchmarks.peers.peer import Merge, Quantised
-from epmq_export.api import registry
 from epmq_export.errors import InputError
+from epmq_export.installed import registry
 from epmq_export.models.blocks import linears
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 

@@ -26,9 +26,9 @@ from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.size.models import LEFT, SHAPES, prepare
 from benchmarks.tables import table, write_json, write_text
-from epmq_export.api import registry
 from epmq_export.data.images import read_pictures
 from epmq_export.data.request import DataRequest
+from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import renamed

@@ -23,9 +23,9 @@ from benchmarks.size.models import prepare
 from benchmarks.speed.asked import Asked
 from benchmarks.speed.models import SHAPES, adapter, with_tokenizer, write_base
 from benchmarks.speed.process import Rows, Run, Stopwatch, alternating
-from epmq_export.api import registry
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import BATCH, Calibrator
+from epmq_export.installed import registry
 from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Block
 from epmq_export.models.precision import whole_float32

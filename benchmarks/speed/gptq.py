@@ -21,7 +21,7 @@ from benchmarks.gpu.minilm import minilm_directory, write_recipe
 from benchmarks.peers.llm_compressor import GROUP, WORKER
 from benchmarks.speed.asked import Asked
 from benchmarks.speed.process import Rows, Run, alternating, watched
-from epmq_export.api import registry
+from epmq_export.installed import registry
 from epmq_export.models.blocks import linears
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.recipe import Recipe

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from epmq_export.api import registry
 from epmq_export.calibration.rounding import nearest
 from epmq_export.grids.layout import fitting
+from epmq_export.installed import registry
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family
 from epmq_export.tensors import packed as packing

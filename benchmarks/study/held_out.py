@@ -12,7 +12,6 @@ from torch import Tensor
 from benchmarks.accuracy.laboratory import CPU
 from benchmarks.accuracy.suites import TEXT
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
-from epmq_export.api import registry
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
@@ -20,6 +19,7 @@ from epmq_export.calibration.divergence import divergence
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.data.labels import worded
 from epmq_export.grids.layout import Layout
+from epmq_export.installed import registry
 from epmq_export.merging.merged import merged
 from epmq_export.merging.parameters import Level
 from epmq_export.merging.registry import merge_settings

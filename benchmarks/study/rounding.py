@@ -24,7 +24,6 @@ from benchmarks.commands import parser
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
 from benchmarks.machine import machine, today
 from benchmarks.tables import table, write_json, write_text
-from epmq_export.api import registry
 from epmq_export.calibration.anchor import with_length
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, TaskData
@@ -34,6 +33,7 @@ from epmq_export.calibration.rounding import gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
+from epmq_export.installed import registry
 from epmq_export.merging.merged import merged
 from epmq_export.merging.parameters import Level
 from epmq_export.merging.registry import merge_settings

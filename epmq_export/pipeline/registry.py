@@ -1,4 +1,4 @@
-"""The families, formats and runtimes that jobs may use. The composition root (`api`) fills it."""
+"""The families, formats and runtimes that jobs may use. The composition root (`installed`) fills it."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

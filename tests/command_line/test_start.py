@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from epmq_export.api import registry
+from epmq_export.installed import registry
 from formats.gguf.format import Gguf
 from tests import ROOT
 from tests.tiny import decoder, recipe_project

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from converters import FAMILIES, frozen, open_family
-from epmq_export.api import registry
 from epmq_export.calibration.rounding import nearest
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
+from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.models.blocks import inputs_of, linears, load_block, paths, run_block
 from epmq_export.models.family import Family, halves, rows, towers

@@ -11,10 +11,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from converters import open_family
-from epmq_export.api import registry
 from epmq_export.calibration.method import DEFAULT_METHOD
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import sha256
+from epmq_export.installed import registry
 from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.targets import targets

@@ -10,12 +10,12 @@ import torch
 import yaml
 
 from converters import open_family
-from epmq_export.api import registry
 from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids.layout import Layout
+from epmq_export.installed import registry
 from epmq_export.merging.registry import RULES
 from epmq_export.pipeline.forecast import costs
 from epmq_export.pipeline.forecast import forecast as forecasts

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import epmq_export as epmq
-from epmq_export.api import registry
 from epmq_export.errors import OutputError
+from epmq_export.installed import registry
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.room import packed_bytes
 from epmq_export.pipeline.targets import targets

@@ -11,8 +11,8 @@ import pytest
 
 from converters.bert.family import Bert
 from converters.bert.kinds import KINDS
-from epmq_export.api import registry
 from epmq_export.errors import RecipeError
+from epmq_export.installed import registry
 from epmq_export.models.family import Export
 from epmq_export.pipeline.export import export
 from epmq_export.pipeline.progress import Stages

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 import epmq_export as epmq
-from epmq_export.api import registry
 from epmq_export.errors import InputError
+from epmq_export.installed import registry
 from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed

@@ -3,8 +3,8 @@
 import pytest
 
 from converters import open_family
-from epmq_export.api import registry
 from epmq_export.grids import BUDGET
+from epmq_export.installed import registry
 from epmq_export.models.family import Family
 from epmq_export.pipeline.targets import Target, targets
 from epmq_export.recipe.recipe import Recipe, RecipeQuantization

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from epmq_export.api import registry
+from epmq_export.installed import registry
 from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.task import RecipeData

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epmq_export.api import registry
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.models.samples import Question
 from epmq_export.pipeline.job import Job

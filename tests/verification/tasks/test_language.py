@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from epmq_export.api import registry
 from epmq_export.errors import InputError
+from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.pipeline.job import Job
