@@ -150,7 +150,9 @@ def rows(command: str, work: Path, temporary: Path, most: int | None, random_kil
         bench.killed(row, f"call {number}", before=number)
     yield row
     row, draw = Row(command, f"at random times of {bench.seconds:.1f} s"), random.Random(0)
-    for _ in range(random_kills):
+    for _ in range(2 * random_kills):  # Some come after the end, and are none.
+        if row.killed == random_kills:
+            break
         seconds = draw.uniform(0.001, bench.seconds)
         bench.killed(row, f"{seconds:.3f} s", seconds=seconds)
     yield row
@@ -180,12 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in rows(command, work, temporary, options.calls, options.random):
                 found.append(row)
                 print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
-    written = text(f"{machine()}, {today()} (`python -m benchmarks.robustness.kills`).", found)
-    write_text(options.out / "kills.md", f"# Kills\n\n{written}")
-    if options.out == RESULTS:
-        put(PAGE, MARKERS, written)
+                _write(options.out, found)
     if any(row.faults for row in found):
         sys.exit(1)
+
+
+def _write(out: Path, found: Sequence[Row]) -> None:
+    """Write the table as far as it is measured."""
+    written = text(f"{machine()}, {today()} (`python -m benchmarks.robustness.kills`).", found)
+    write_text(out / "kills.md", f"# Kills\n\n{written}")
+    if out == RESULTS:
+        put(PAGE, MARKERS, written)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
