@@ -1,6 +1,7 @@
 """Nothing is asked of a network unless a recipe names something on the hub."""
 
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import epmq_export as epmq
+from tests.command_line.command import ENVIRONMENT, Result
 from tests.tiny.recipe_project import Project
 
 
@@ -47,3 +49,14 @@ def test_a_recipe_of_local_files_asks_no_network(project: Project, tmp_path: Pat
     (file,) = epmq.export(packed, tmp_path / "out", formats=["gguf"])
     for place in (merged, packed.directory, file):
         assert epmq.inspect(place).tensors
+
+
+def test_a_whole_run_and_its_runtimes_ask_no_network(ran: tuple[Path, Result]) -> None:
+    ask = "import socket; socket.create_connection(('huggingface.co', 443), timeout=1)"
+    child = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {ask!r}]).returncode)"
+    for program in (ask, child):
+        refused = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True)
+        assert refused.returncode == 99 and b"a network was asked for 'huggingface.co'" in refused.stderr
+    # Commands that the tests run are cut off in this way, and this one did all that there is to do.
+    output, result = ran
+    assert result.code == 0 and (output / "report.html").exists()
