@@ -9,11 +9,12 @@ from epmq_export.publishing.differences import Differences, shared_tasks, told_t
 from epmq_export.publishing.plots.accuracy import draw_accuracy
 from epmq_export.publishing.plots.canvas import Plot
 from epmq_export.publishing.plots.differences import draw_differences
-from epmq_export.publishing.plots.layers import STAGES, draw_layers, median
+from epmq_export.publishing.plots.layers import draw_layers
 from epmq_export.publishing.plots.losses import draw_losses
 from epmq_export.publishing.plots.storage import draw_storage
 from epmq_export.publishing.plots.waterfall import draw_waterfall
 from epmq_export.publishing.report import UNROUNDED, Layer, Report, StoredTensor
+from epmq_export.publishing.stages import STAGES, median
 from epmq_export.publishing.tables import Table
 from epmq_export.publishing.words import duration, joined, several, size, small
 

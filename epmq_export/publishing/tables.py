@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epmq_export.publishing.plots.layers import STAGES
-from epmq_export.publishing.plots.storage import totals_of
 from epmq_export.publishing.report import (
     AVERAGE,
     Distribution,
@@ -15,6 +13,7 @@ from epmq_export.publishing.report import (
     Report,
     StoredTensor,
 )
+from epmq_export.publishing.stages import STAGES
 from epmq_export.publishing.steps import change, steps_of
 from epmq_export.publishing.words import DROPS, bare, duration, interval, percent, points, size, small
 
@@ -169,6 +168,22 @@ def totals(caption: str, tensors: list[StoredTensor]) -> Table:
         for name, (count, weights, taken) in totals_of(tensors).items()
     ]
     return Table(caption, ["grid or type", "tensors", "weights", "bytes", "bits a weight"], rows)
+
+
+def totals_of(tensors: list[StoredTensor]) -> dict[str, tuple[int, int, int]]:
+    """Return the numbers of tensors, weights and bytes of each storage, the largest first."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for tensor in tensors:
+        count, weights, taken = found.get(tensor.storage, (0, 0, 0))
+        found[tensor.storage] = (count + 1, weights + _product(tensor.shape), taken + tensor.bytes)
+    return dict(sorted(found.items(), key=lambda entry: (-entry[1][2], entry[0])))
+
+
+def _product(shape: list[int]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product
 
 
 def tensors(caption: str, stored: list[StoredTensor]) -> Table:

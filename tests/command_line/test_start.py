@@ -2,9 +2,12 @@
 which of the costly packages it has imported.
 """
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,26 +21,53 @@ from tests.tiny.built_once import built_once
 from tests.tiny.onnx_encoders import small
 
 COSTLY = {
-    *("PIL", "datasets", "huggingface_hub", "jinja2", "numpy", "onnx", "onnx_ir", "onnxruntime"),
-    *("onnxscript", "sympy", "tokenizers", "torch", "torch._dynamo", "torch.onnx", "transformers"),
-    "xllamacpp",
+    *("PIL", "datasets", "huggingface_hub", "jinja2", "matplotlib", "numpy", "onnx", "onnx_ir"),
+    *("onnxruntime", "onnxscript", "sympy", "tokenizers", "torch", "torch._dynamo", "torch.onnx"),
+    *("transformers", "xllamacpp"),
 }
 MERGE = {"huggingface_hub", "numpy", "torch"}
 
 
-def imported(*arguments: str | Path, code: int = 0) -> set[str]:
-    """Return which of the costly packages a command imports. It must end with `code`."""
-    program = (
-        f"import sys; sys.argv = ['epmq', *{[*map(str, arguments)]!r}]; import cli\n"
-        "try: cli.main()\n"
-        f"except SystemExit as end: assert (end.code or 0) == {code}, end.code\n"
-        f"print(*({COSTLY!r} & sys.modules.keys()), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return set(done.stderr.splitlines()[-1].split())
+class Imports:
+    """It says which of the costly packages a command imports, beside those that are imported before."""
+
+    def __init__(self, room: Path, *before: str) -> None:
+        command = [sys.executable, "-m", "tests.command_line.import_server", *before]
+        self._said = room / "said"
+        pipe = subprocess.PIPE
+        self._server = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self, *arguments: str | Path, code: int = 0) -> set[str]:
+        """Run a command, which must end with `code`."""
+        assert self._server.stdin is not None and self._server.stdout is not None
+        asked = {"arguments": [*map(str, arguments)], "said": str(self._said)}
+        self._server.stdin.write(json.dumps(asked) + "\n")
+        self._server.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._server.stdout.readline())
+        assert answer["code"] == code, self._said.read_text()
+        return COSTLY.intersection(answer["imported"])
+
+    def close(self) -> None:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.stdout.close()
+        assert self._server.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imports]:
+    """Begin with none of them."""
+    imports = Imports(tmp_path_factory.mktemp("imports"))
+    yield imports
+    imports.close()
+
+
+@pytest.fixture(scope="module")
+def beside_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Imports]:
+    """Begin with numpy and torch, which take seconds, and which the command may import."""
+    imports = Imports(tmp_path_factory.mktemp("imports"), "numpy", "torch")
+    yield imports
+    imports.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +85,7 @@ def models(project: recipe_project.Project) -> Path:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["merge", "--help"]], ids=" ".join)
-def test_help_is_words(arguments: list[str]) -> None:
+def test_help_is_words(arguments: list[str], imported: Imports) -> None:
     assert imported(*arguments) == set()
 
 
@@ -67,41 +97,56 @@ def test_help_is_words(arguments: list[str]) -> None:
         ("directory/model.safetensors", {"numpy"}),
         ("directory", {"numpy"}),
         ("adapter", {"numpy"}),
-        ("packed", {"numpy", "torch"}),
     ],
 )
-def test_inspect_reads_headers(models: Path, file: str, needed: set[str]) -> None:
+def test_inspect_reads_headers(models: Path, file: str, needed: set[str], imported: Imports) -> None:
     assert imported("inspect", models / file) == needed
 
 
-def test_the_doctor_imports_nothing_that_may_be_broken() -> None:
+def test_inspect_reads_a_packed_checkpoint_by_torch_alone(models: Path, beside_torch: Imports) -> None:
+    assert beside_torch("inspect", models / "packed") == {"numpy", "torch"}
+
+
+def test_the_doctor_imports_nothing_that_may_be_broken(imported: Imports) -> None:
     assert imported("doctor") == {"huggingface_hub"}
 
 
 @pytest.mark.parametrize("command", ["merge", "run", "calibrate"])
-def test_a_wrong_recipe_is_told_before_a_model_is_thought_of(tmp_path: Path, command: str) -> None:
+def test_a_wrong_recipe_is_told_before_a_model_is_thought_of(
+    tmp_path: Path, command: str, beside_torch: Imports
+) -> None:
     (tmp_path / "recipe.yaml").write_text("base_model: here\nbaes_model: there\n")
-    assert imported(command, tmp_path / "recipe.yaml", "-o", tmp_path / "out", code=2) <= {"numpy", "torch"}
+    found = beside_torch(command, tmp_path / "recipe.yaml", "-o", tmp_path / "out", code=2)
+    assert found == {"numpy", "torch"}
 
 
-def test_so_is_a_recipe_that_is_not_there(tmp_path: Path) -> None:
-    found = imported("run", tmp_path / "none.yaml", "-o", tmp_path / "out", code=2)
-    assert found <= {"numpy", "torch"}
+def test_so_is_a_recipe_that_is_not_there(tmp_path: Path, beside_torch: Imports) -> None:
+    found = beside_torch("run", tmp_path / "none.yaml", "-o", tmp_path / "out", code=2)
+    assert found == {"numpy", "torch"}
 
 
-def test_a_merge_needs_no_library_of_models(project: recipe_project.Project, tmp_path: Path) -> None:
+def test_what_tells_of_a_run_loads_plots_only_where_a_page_is_made(
+    tmp_path: Path, beside_torch: Imports
+) -> None:
+    """`run` and `verify` import the same before they begin."""
+    assert "matplotlib" not in beside_torch("push", tmp_path / "none", "me/it", code=3)
+
+
+def test_a_merge_needs_no_library_of_models(
+    project: recipe_project.Project, tmp_path: Path, beside_torch: Imports
+) -> None:
     """Nor a format or a runtime: a full expert and an adapter of a sentence encoder."""
-    assert imported("merge", project.recipe, "-o", tmp_path / "out") == MERGE
+    assert beside_torch("merge", project.recipe, "-o", tmp_path / "out") == MERGE
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_neither_does_a_merge_of_language_models(tmp_path: Path) -> None:
+def test_neither_does_a_merge_of_language_models(tmp_path: Path, beside_torch: Imports) -> None:
     base = decoder.write(tmp_path / "base", "llama")
     decoder.write_expert(tmp_path / "expert", base, "llama", 1)
     recipe = {"base_model": "./base", "merge_method": "ties", "models": [{"model": "./expert"}]}
     recipe["parameters"] = {"density": 0.5}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert imported("merge", tmp_path / "recipe.yaml", "-o", tmp_path / "out") == MERGE
+    assert beside_torch("merge", tmp_path / "recipe.yaml", "-o", tmp_path / "out") == MERGE
 
 
 def test_the_registry_makes_what_it_is_asked_for() -> None:

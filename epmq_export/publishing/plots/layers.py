@@ -20,18 +20,11 @@ from epmq_export.publishing.plots.canvas import (
     svg_of,
 )
 from epmq_export.publishing.report import Layer
+from epmq_export.publishing.stages import STAGES, median
 from epmq_export.publishing.words import several, small
 
 MOST_PANELS = 12
 """The kinds of tensors that are drawn at most, those with the largest loss; the table has all."""
-
-STAGES = (
-    ("loss_merged", "merged, unrounded", "o", (0, (1, 1.5)), 6),
-    ("loss_before", "solved, before rounding", "^", (0, (4, 2)), 0),
-    ("loss_rounded", "first rounding", "D", (0, (4, 1, 1, 1)), 5),
-    ("loss_after", "as shipped", "s", "solid", 4),
-)
-"""Attribute, name, shape, line and colour of each point of the calibration."""
 
 _PANEL, _GAP = 92.0, 34.0
 
@@ -155,13 +148,6 @@ def _said(layers: list[Layer]) -> str:
         + ", ".join(f"{name} {small(median(layers, attribute))}" for attribute, name, *_ in STAGES)
         + f". The largest as shipped is {small(worst.loss_after)}, of {worst.tensor}."
     )
-
-
-def median(layers: list[Layer], attribute: str) -> float:
-    """Return the median of one of the losses."""
-    values = sorted(getattr(layer, attribute) for layer in layers)
-    middle = len(values) // 2
-    return float(values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2)
 
 
 def _caption(kinds: dict[str, list[tuple[int, Layer]]]) -> str:

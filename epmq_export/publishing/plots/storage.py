@@ -12,25 +12,10 @@ from epmq_export.publishing.plots.canvas import (
     svg_of,
 )
 from epmq_export.publishing.report import StoredTensor
+from epmq_export.publishing.tables import totals_of
 from epmq_export.publishing.words import joined, several, size
 
 _ROW = 24.0
-
-
-def totals_of(tensors: list[StoredTensor]) -> dict[str, tuple[int, int, int]]:
-    """Return the numbers of tensors, weights and bytes of each storage, the largest first."""
-    found: dict[str, tuple[int, int, int]] = {}
-    for tensor in tensors:
-        count, weights, taken = found.get(tensor.storage, (0, 0, 0))
-        found[tensor.storage] = (count + 1, weights + _product(tensor.shape), taken + tensor.bytes)
-    return dict(sorted(found.items(), key=lambda entry: (-entry[1][2], entry[0])))
-
-
-def _product(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def draw_storage(tensors: list[StoredTensor], key: str) -> Plot | None:
