@@ -405,6 +405,7 @@ def main() -> None:
     try:
         app()
     except BaseException as error:
+        interruption.end()
         finished = isinstance(error, SystemExit) and not error.code
         # Whatever the error: libraries make others of an interrupt that reaches their native code.
         if interruption.heard and not finished:

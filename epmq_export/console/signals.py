@@ -1,6 +1,8 @@
 """The signals that end a command: Ctrl-C, those of batch systems and containers, a terminal that closes."""
 
+import _thread
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -12,21 +14,48 @@ _ECHO = 1.0
 
 
 class Interruption:
-    """What is heard of signals. Each ends the command as Ctrl-C does, with everything cleared away."""
+    """What is heard of signals. Each ends the command as Ctrl-C does, with everything cleared away.
+
+    The exception that ends it may get lost: Python ignores whatever is raised while an object dies or garbage
+    is collected, and libraries drop exceptions that they do not expect. So a thread asks again and again
+    whether the command is on its way out, and has the exception raised again where it is not.
+    """
 
     def __init__(self) -> None:
         """Listen. What the caller has turned off, as nohup and a shell's background jobs do, stays off."""
         self.heard: signal.Signals | None = None
         self._when = 0.0
+        self._asked = self._ended = False
         for number in _ENDING:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, self._hear)
 
+    def end(self) -> None:
+        """Let the thread that asks end: the exception has arrived where it is told of."""
+        self._ended = True
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.heard is not None and time.monotonic() - self._when < _ECHO:
+        asked, self._asked = self._asked, False
+        # Whatever clears up, a `with` or a `finally`, does so while the exception is handled.
+        if asked and (self._ended or sys.exc_info()[1] is not None):
             return
-        self.heard, self._when = self.heard or signal.Signals(number), time.monotonic()
+        if self.heard is None:
+            self.heard = signal.Signals(number)
+            # The module `threading` takes locks, which the code that the signal interrupts may hold.
+            _thread.start_new_thread(self._ask, (self.heard,))
+        elif not asked and time.monotonic() - self._when < _ECHO:
+            return
+        self._when = time.monotonic()
         raise KeyboardInterrupt
+
+    def _ask(self, number: signal.Signals) -> None:
+        """Let the main thread hear the signal again and again, until the end."""
+        while True:
+            time.sleep(_ECHO)
+            if self._ended:
+                return
+            self._asked = True
+            _thread.interrupt_main(number)
 
     @property
     def code(self) -> int:
