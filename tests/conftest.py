@@ -1,28 +1,33 @@
-"""What every test is given: the settings of the run, and the models and outputs that many rooms read."""
+"""What every test is given: the settings of the run, and the models and outputs that many rooms read.
+
+torch and what needs it are imported where they are used: the process that only hands tests to the workers
+reads this file, too.
+"""
 
 import importlib.util
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import yaml
 from hypothesis import settings
 
 from tests.command_line.command import Result, Warm, cold, ran_once
-from tests.tiny import recipe_project
 from tests.tiny.built_once import built_once, share
-from tests.tiny.traced_once import exported, trace_once
 
-# The tests' matrices are small: on a busy machine torch's threads mostly wait for each other.
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from tests.tiny.recipe_project import Project
+
 # The same examples at every run, and no word on how long one takes.
 settings.register_profile("tests", derandomize=True, deadline=None)
 settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") is not None:
@@ -31,12 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.tiny.traced_once import trace_once
+
     share(tmp_path_factory)
     trace_once()
 
 
 @pytest.fixture
 def traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.tiny.traced_once import exported
+
     monkeypatch.setattr("formats.onnx.trace._exported", exported)
 
 
@@ -48,8 +57,9 @@ def minilm_directory() -> Path:
 
 
 @pytest.fixture(scope="session")
-def project() -> recipe_project.Project:
+def project() -> "Project":
     """Return the project that many tests share; it is read only."""
+    from tests.tiny import recipe_project
 
     def build(place: Path) -> None:
         with warnings.catch_warnings():
@@ -68,7 +78,7 @@ def epmq() -> Iterator[Warm]:
 
 
 @pytest.fixture(scope="session")
-def ran(project: recipe_project.Project) -> tuple[Path, Result]:
+def ran(project: "Project") -> tuple[Path, Result]:
     """Run the project's recipe by `python cli.py run` from nothing: its output, which is read only, and what
     the command said.
     """
@@ -82,6 +92,7 @@ def cls_ran(epmq: Warm) -> Path:
     """Run a recipe on another base: one layer, width 64, CLS pooling; Q8_0 embeddings, the feed-forward's
     matrices kept; scored without its rounding, too. Its output is read only.
     """
+    from tests.tiny import recipe_project
 
     def build(folder: Path) -> None:
         recipe_project.base(folder / "base", width=64, layers=1, pooling="cls")
