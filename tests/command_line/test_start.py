@@ -15,6 +15,7 @@ import yaml
 from epmq_export.installed import registry
 from formats.gguf.format import Gguf
 from tests import ROOT
+from tests.command_line.command import ENVIRONMENT
 from tests.tiny import decoder, recipe_project
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.built_once import built_once
@@ -35,7 +36,9 @@ class Imports:
         command = [sys.executable, "-m", "tests.command_line.import_server", *before]
         self._said = room / "said"
         pipe = subprocess.PIPE
-        self._server = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self._server = subprocess.Popen(
+            command, cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True
+        )
 
     def __call__(self, *arguments: str | Path, code: int = 0) -> set[str]:
         """Run a command, which must end with `code`."""
