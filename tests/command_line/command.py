@@ -2,17 +2,18 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import ROOT
-from tests.tiny.built_once import built_once
+from tests.tiny.built_once import built_once, room
 
 # Every command, and every Python that it starts, ends as soon as it asks a network.
 CUT_OFF = Path(__file__).with_name("cut_off")
@@ -47,20 +48,32 @@ class Result:
         return content
 
 
-def start(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start `python cli.py`, perhaps with other variables of the environment."""
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**ENVIRONMENT, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        preexec_fn=_hear_interrupts,
-    )
+class Cold:
+    """A command that `python cli.py` runs from nothing, perhaps with other variables of the environment."""
+
+    def __init__(self, *arguments: str | Path, folder: Path, **environment: str) -> None:
+        command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            preexec_fn=_hear_interrupts,
+        )
+        self.send_signal, self.kill = self._process.send_signal, self._process.kill
+
+    def running(self) -> bool:
+        """Return whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def result(self, timeout: float = 300) -> Result:
+        """Return what it has said at its end."""
+        stdout, stderr = self._process.communicate(timeout=timeout)
+        return Result(self._process.returncode, stdout, stderr)
 
 
 def _hear_interrupts() -> None:
@@ -71,42 +84,91 @@ def _hear_interrupts() -> None:
 
 
 def cold(*arguments: str | Path, folder: Path) -> Result:
-    """Run `python cli.py` from nothing."""
-    process = start(*arguments, folder=folder)
-    stdout, stderr = process.communicate(timeout=300)
-    return Result(process.returncode, stdout, stderr)
+    """Run `python cli.py` from nothing to its end."""
+    return Cold(*arguments, folder=folder).result()
+
+
+class Running:
+    """A command that `warm_server` runs."""
+
+    def __init__(self, ask: Callable[[Mapping[str, object]], None], request: Mapping[str, object]) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
+        self._place = Path(self._scratch.name)
+        os.mkfifo(self._place / "answer")
+        ask({**request, **{name: str(self._place / name) for name in ("stdout", "stderr", "answer")}})
+        self._answer = (self._place / "answer").open("rb", buffering=0)
+        self.pid = int(self._answer.readline())
+
+    def running(self) -> bool:
+        """Return whether it has not ended yet."""
+        return not self._answer.closed and not select.select([self._answer], [], [], 0)[0]
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it has not ended."""
+        if self.running():
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        self.send_signal(signal.SIGKILL)
+
+    def result(self, timeout: float = 1800) -> Result:
+        """Return what it has said at its end. It is killed where that does not come in time."""
+        if not select.select([self._answer], [], [], timeout)[0]:
+            self.kill()
+            raise TimeoutError(f"no end within {timeout} s: {self._said('stderr')}")
+        with self._scratch, self._answer:
+            return Result(int(self._answer.readline()), self._said("stdout"), self._said("stderr"))
+
+    def _said(self, stream: str) -> str:
+        return (self._place / stream).read_text(encoding="utf-8", errors="surrogateescape")
 
 
 class Warm:
-    """Run `python cli.py` by `warm_server`, without the seconds that the imports take."""
+    """Run `python cli.py` by `warm_server`, without the seconds that the imports take, nor those of a trace
+    that another test has made.
+    """
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.command_line.warm_server"]
+        command = [sys.executable, "-m", "tests.command_line.warm_server", str(room())]
         self._server = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
 
-    def __call__(self, *arguments: str | Path, folder: Path, file_limit: int | None = None) -> Result:
-        assert self._server.stdin is not None and self._server.stdout is not None
-        with tempfile.TemporaryDirectory() as scratch:
-            out, err = Path(scratch, "out"), Path(scratch, "err")
-            asked = {
-                "arguments": [*map(str, arguments)],
-                "folder": str(folder),
-                "stdout": str(out),
-                "stderr": str(err),
-                "file_limit": file_limit,
-            }
-            self._server.stdin.write(json.dumps(asked) + "\n")
-            self._server.stdin.flush()
-            code = int(self._server.stdout.readline())
-            return Result(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+    def __call__(
+        self,
+        *arguments: str | Path,
+        folder: Path,
+        file_limit: int | None = None,
+        encoding: str | None = None,
+        **environment: str | None,
+    ) -> Result:
+        """Run a command to its end, perhaps with other variables of the environment (None: without one), and
+        with streams in another encoding.
+        """
+        request = {"file_limit": file_limit, "encoding": encoding, "environment": environment}
+        return self._running(arguments, folder, **request).result()
+
+    def start(
+        self, *arguments: str | Path, folder: Path, ignored: Sequence[int] = (), **environment: str | None
+    ) -> Running:
+        """Start a command, perhaps with signals that are turned off."""
+        return self._running(arguments, folder, ignored=[*ignored], environment=environment)
+
+    def _running(self, arguments: Sequence[str | Path], folder: Path, **request: object) -> Running:
+        usual = {"file_limit": None, "encoding": None, "ignored": []}
+        asked = {"arguments": [*map(str, arguments)], "folder": str(folder), **usual, **request}
+        return Running(self._ask, asked)
+
+    def _ask(self, request: Mapping[str, object]) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
 
     def close(self) -> None:
-        assert self._server.stdin is not None and self._server.stdout is not None
+        assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.stdout.close()
-        assert self._server.wait(timeout=30) == 0
+        assert self._server.wait(timeout=300) == 0
 
 
 def tree(directory: Path) -> dict[str, bytes]:

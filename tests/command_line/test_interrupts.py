@@ -8,30 +8,29 @@ import pytest
 
 import cli
 from epmq_export.errors import InputError
-from tests.command_line.command import Result, Warm, start, tree
+from tests.command_line.command import Result, Warm, tree
 from tests.tiny.recipe_project import Project
 
 
-def interrupted(command: str, project: Project, folder: Path, blocks: Path) -> Result:
+def interrupted(epmq: Warm, command: str, project: Project, folder: Path, blocks: Path) -> Result:
     """Ctrl-C once the first block is finished."""
-    process = start(command, project.recipe, "-o", "out", folder=folder)
+    process = epmq.start(command, project.recipe, "-o", "out", folder=folder)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (blocks / "embeddings.safetensors").exists():
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.running() and time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        return process.result(timeout=60)
     finally:
         process.kill()
-    return Result(process.returncode, stdout, stderr)
 
 
 def test_an_interrupted_calibration_goes_on_to_the_same_bytes(
     project: Project, ran: tuple[Path, Result], epmq: Warm, tmp_path: Path
 ) -> None:
     blocks = tmp_path / ".out.blocks"
-    result = interrupted("calibrate", project, tmp_path, blocks)
+    result = interrupted(epmq, "calibrate", project, tmp_path, blocks)
     assert result.code == 130
     assert result.stdout == ""
     assert result.error.startswith("interrupted; nothing half-written was left")
@@ -50,8 +49,8 @@ def test_an_interrupted_calibration_goes_on_to_the_same_bytes(
     assert not blocks.exists()
 
 
-def test_an_interrupted_run_leaves_its_blocks_alone(project: Project, tmp_path: Path) -> None:
-    result = interrupted("run", project, tmp_path, tmp_path / "out" / ".packed.blocks")
+def test_an_interrupted_run_leaves_its_blocks_alone(project: Project, epmq: Warm, tmp_path: Path) -> None:
+    result = interrupted(epmq, "run", project, tmp_path, tmp_path / "out" / ".packed.blocks")
     assert result.code == 130 and len(result.stderr.splitlines()) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".packed.blocks"]
 

@@ -1,55 +1,84 @@
 """`python cli.py` many times at the price of one start: a process that has imported what cli.py imports, and
-forks for every call.
+forks for every call. Its argument is the room of the run's folders, which traces are shared by.
 
 A call is a line of JSON on stdin: `arguments`, `folder` to work in, `stdout` and `stderr` (files to write),
-`file_limit` (the most bytes that a file may get, or null). The answer is a line with the exit code. The child
-is a process of its own, with output and signals of its own; only the imports are done already.
+`answer` (a pipe with a name), `file_limit` (the most bytes that a file may get, or null), `environment`
+(other variables, null for none), `encoding` (of the streams) and `ignored` (signals that are turned off).
+Into the pipe come a line with the number of the process and, at its end, one with its exit code. It is a
+process of its own, with output and signals of its own; only the imports are done already. Calls run side by
+side.
 """
 
+import atexit
 import json
 import os
 import resource
 import runpy
+import signal
 import sys
+import tempfile
 import traceback
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from tests import ROOT
+from tests.tiny.built_once import enter
+from tests.tiny.traced_once import trace_once
 
 CLI = ROOT / "cli.py"
 
 
+# What commands import within functions, of this project and of others: a forked process would do it again.
+LATE = (
+    "converters.bert.family",
+    "converters.decoder.family",
+    "epmq_export.pipeline.run",
+    "epmq_export.publishing.page",
+    "formats.gguf.format",
+    "formats.onnx.format",
+    "formats.safetensors.format",
+    "matplotlib.backends.backend_svg",
+    "onnxruntime",
+    "onnxscript.function_libs.torch_lib.ops",
+    "rich.progress",
+    "torch._dynamo",
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._compat",
+)
+
+
 def main() -> None:
-    for room in (
-        "converters",
-        "formats.gguf.format",
-        "formats.onnx.format",
-        "epmq_export.pipeline.calibrate",
-        "epmq_export.verification.verify",
-    ):
-        import_module(room)
-    for package in ("onnxruntime", "onnxscript", "torch._dynamo"):
-        import_module(package)
+    for module in LATE:
+        import_module(module)
+    enter(Path(sys.argv[1]))
+    trace_once()
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            call(json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        if os.fork() == 0:
+            attend(json.loads(line))
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+    os._exit(0)
+
+
+def attend(asked: dict[str, Any]) -> None:
+    """Let a child do what is asked, answer, and end the process."""
+    answer = os.open(asked["answer"], os.O_WRONLY)
+    child = os.fork()
+    if child == 0:
+        os.close(answer)
+        call(asked)
+    os.write(answer, f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
 def call(asked: dict[str, Any]) -> None:
     """Do what is asked, and end the process."""
-    os.chdir(asked["folder"])
-    for number, path in ((0, os.devnull), (1, asked["stdout"]), (2, asked["stderr"])):
-        file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, number)
-        os.close(file)
-    if asked["file_limit"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_limit"],) * 2)
-    sys.argv = [str(CLI), *asked["arguments"]]
+    begin(asked)
     code: object = 0
     try:
         runpy.run_path(str(CLI), run_name="__main__")
@@ -58,9 +87,34 @@ def call(asked: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def begin(asked: dict[str, Any]) -> None:
+    """Make of this process what a new one would find."""
+    os.chdir(asked["folder"])
+    for number, path in ((0, os.devnull), (1, asked["stdout"]), (2, asked["stderr"])):
+        file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+        os.close(file)
+    for name, value in asked["environment"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    tempfile.tempdir = None  # It was looked for in the old environment.
+    if asked["encoding"] is not None:
+        for name, errors in (("stdout", "surrogateescape"), ("stderr", "backslashreplace")):
+            getattr(sys, name).reconfigure(encoding=asked["encoding"], errors=errors)
+    if asked["file_limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_limit"],) * 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in asked["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    sys.argv = [str(CLI), *asked["arguments"]]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,18 @@ _rooms: list[Path] = []
 def share(factory: pytest.TempPathFactory) -> None:
     """Keep the folders under the run's base directory, which the workers of one run have in common."""
     base = factory.getbasetemp()
-    _rooms[:] = [base.parent if "PYTEST_XDIST_WORKER" in os.environ else base]
+    enter(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+def room() -> Path:
+    """Return the folder that holds them. Another process of the run may be told of it."""
+    (room,) = _rooms
+    return room
+
+
+def enter(room: Path) -> None:
+    """Use the folders of the run whose room this is."""
+    _rooms[:] = [room]
 
 
 def built_once(name: str, build: Callable[[Path], object]) -> Path:
@@ -24,8 +35,7 @@ def built_once(name: str, build: Callable[[Path], object]) -> Path:
 
     A `build` that fails is called again by the next test that asks, with an empty folder.
     """
-    (room,) = _rooms
-    place = room / "built-once" / name
+    place = room() / "built-once" / name
     done = place.with_name(f"{name}.done")
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(place.with_name(f"{name}.lock")):

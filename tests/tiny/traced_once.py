@@ -2,7 +2,9 @@
 
 Tiny models of one config are written by dozens of tests, and a trace takes seconds whatever the size. What
 decides a trace is what the parts compute, so that is the key: the operations that they run on tensors without
-storage, with all their arguments, and the names of everything that the graph names.
+storage, with all their arguments, which of their tensors come out, and the names of everything that the graph
+names. What a part reads has its name in the whole model alone: there it depends on how many layers stand
+before, and the graph does not.
 """
 
 import hashlib
@@ -44,11 +46,12 @@ def _key(spec: OnnxSpec, steps: Sequence[Any]) -> str:
     read = {name for step in firsts for name in step.part.reads}
     inputs = [name for name in spec.inputs if name in read]
     named = [(name, spec.inputs[name], spec.example[name].dtype) for name in inputs]
-    named += [(step.part.reads, step.part.makes, step.weights) for step in firsts]
+    named += [(step.part.makes, step.weights) for step in firsts]
     operations = _Operations()
     with torch.no_grad(), operations:
-        trace._Short(steps, inputs)(*(spec.example[name].to("meta") for name in inputs))
-    return hashlib.sha256(repr((named, operations.told)).encode()).hexdigest()
+        made = trace._Short(steps, inputs)(*(spec.example[name].to("meta") for name in inputs))
+    told = operations.told, [operations.number(value) for value in made]
+    return hashlib.sha256(repr((named, told)).encode()).hexdigest()
 
 
 class _Operations(TorchDispatchMode):
@@ -66,12 +69,12 @@ class _Operations(TorchDispatchMode):
         arguments: tuple[Any, ...] = (),
         named: dict[str, Any] | None = None,
     ) -> Any:
-        given = tree_map(self._number, (arguments, named or {}))
+        given = tree_map(self.number, (arguments, named or {}))
         made = function(*arguments, **(named or {}))
-        self.told.append((str(function), given, tree_map(self._number, made)))
+        self.told.append((str(function), given, tree_map(self.number, made)))
         return made
 
-    def _number(self, value: Any) -> Any:
+    def number(self, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         for number, seen in enumerate(self._seen):
