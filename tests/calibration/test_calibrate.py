@@ -1,6 +1,6 @@
 """Calibration block by block: what presets ship, what they ask of memory, and resuming to the same bits."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,48 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return tiny(tmp_path_factory.mktemp("tiny") / "model")
 
 
+class Spied(InMemory):
+    """Notes which tensors are asked for."""
+
+    def __init__(self, source: InMemory) -> None:
+        super().__init__(dict(source.tensors))
+        self.asked: list[str] = []
+
+    def load(self, name: str) -> Tensor:
+        self.asked.append(name)
+        return super().load(name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A calibration, and what it has asked for and told on its way."""
+
+    results: list[BlockResult]
+    experts: list[Spied]
+    merged: Spied
+    progress: list[tuple[str, int, int]]
+
+
 @pytest.fixture(scope="module")
-def results(model: Tiny) -> dict[str, list[BlockResult]]:
-    return {name: calibrated(model.calibrator(name)) for name in PRESETS}
+def runs(model: Tiny) -> dict[str, Run]:
+    """Return a calibration by each preset."""
+
+    def run(preset: str) -> Run:
+        experts, merged, calls = (
+            [*map(Spied, model.experts)],
+            Spied(model.merged),
+            list[tuple[str, int, int]](),
+        )
+        told = {"merged": merged, "progress": lambda *call: calls.append(call)}
+        found = calibrated(model.calibrator(preset, model.tasks(experts), **told))  # type: ignore[arg-type]
+        return Run(found, experts, merged, calls)
+
+    return {preset: run(preset) for preset in PRESETS}
+
+
+@pytest.fixture(scope="module")
+def results(runs: dict[str, Run]) -> dict[str, list[BlockResult]]:
+    return {preset: run.results for preset, run in runs.items()}
 
 
 def linears(model: Tiny) -> list[str]:
@@ -219,26 +258,12 @@ def test_a_step_sees_what_the_steps_before_it_ship(
     )
 
 
-class Spied(InMemory):
-    """Says which block's weights are asked for, beyond those that a linear's solve needs."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.asked: list[str] = []
-
-    def load(self, name: str) -> Tensor:
-        self.asked.append(name)
-        return super().load(name)
-
-
 @pytest.mark.parametrize("preset", PRESETS)
-def test_experts_run_only_where_alpha_asks(model: Tiny, preset: str) -> None:
+def test_experts_run_only_where_alpha_asks(model: Tiny, runs: dict[str, Run], preset: str) -> None:
     """An expert's embeddings and norms are needed to run it and for nothing else, biases and norms also to
     solve them.
     """
-    spied = [Spied(dict(expert.tensors)) for expert in model.experts]
-    calibrated(model.calibrator(preset, model.tasks(spied)))
-    for expert in spied:
+    for expert in runs[preset].experts:
         asked = set(expert.asked)
         if preset in ("rtn", "gptq"):
             assert not asked
@@ -250,12 +275,11 @@ def test_experts_run_only_where_alpha_asks(model: Tiny, preset: str) -> None:
             }
 
 
-def test_a_tensor_of_the_merge_is_asked_for_once(model: Tiny) -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_tensor_of_the_merge_is_asked_for_once(runs: dict[str, Run], preset: str) -> None:
     """A merge is computed at each load."""
-    for preset in ("rtn", "featcal"):
-        merged = Spied(dict(model.merged.tensors))
-        calibrated(model.calibrator(preset, merged=merged))
-        assert sorted(merged.asked) == merged.names()
+    merged = runs[preset].merged
+    assert sorted(merged.asked) == merged.names()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -319,9 +343,8 @@ def test_resuming_at_any_block_gives_the_same_bits(
         assert same_bits(again, results["featcal"])
 
 
-def test_progress_counts_every_step(model: Tiny) -> None:
-    calls: list[tuple[str, int, int]] = []
-    calibrated(model.calibrator("featcal", progress=lambda *call: calls.append(call)))
+def test_progress_counts_every_step(model: Tiny, runs: dict[str, Run]) -> None:
+    calls = runs["featcal"].progress
     total = sum(len(block.steps) for block in model.family.blocks)
     assert [done for _, done, _ in calls] == [*range(total), total] and {call[2] for call in calls} == {total}
 

@@ -3,6 +3,7 @@ channels, zeros, denormals, experts that are the base, are one another or cancel
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import pytest
 import torch
@@ -137,14 +138,21 @@ HARD = {
 }
 
 
+@cache
+def hard_inputs() -> tuple[Tensor, Tensor]:
+    """Return the Hessian of inputs with a dead channel and a constant one, and what GPTQ needs of it."""
+    inputs = torch.randn(600, 512, generator=torch.Generator().manual_seed(2))
+    inputs[:, 5], inputs[:, 7] = 0, 1
+    hessian = (inputs.T @ inputs).double()
+    hessian = hessian / hessian.norm() + 0.01 * torch.eye(512, dtype=torch.float64)
+    return hessian, inverse_factor(hessian, "x")
+
+
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 @pytest.mark.parametrize("case", HARD)
 def test_hard_weights_are_rounded_to_finite_numbers_or_refused(grid: Grid, case: str) -> None:
     """The loss is never above that of zeros, which every grid can hold."""
-    weight, inputs = HARD[case], torch.randn(600, 512, generator=torch.Generator().manual_seed(2))
-    inputs[:, 5], inputs[:, 7] = 0, 1
-    hessian = (inputs.T @ inputs).double()
-    hessian = hessian / hessian.norm() + 0.01 * torch.eye(512, dtype=torch.float64)
+    weight, (hessian, factor) = HARD[case], hard_inputs()
 
     def loss(packed: PackedTensor) -> float:
         assert all(torch.isfinite(part.float()).all() for part in packed.stored.values())
@@ -153,7 +161,7 @@ def test_hard_weights_are_rounded_to_finite_numbers_or_refused(grid: Grid, case:
         return float(((error @ hessian) * error).sum())
 
     try:
-        first = gptq(weight.double(), inverse_factor(hessian, "x"), grid)
+        first = gptq(weight.double(), factor, grid)
     except CalibrationError as error:
         assert "beyond the reach" in str(error) and float(weight.abs().max()) > 5e4
         return
