@@ -264,7 +264,7 @@ def test_buckets_are_the_librarys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
-    held, family = pack(t5(tmp_path / "model", version, depths=(1, 1)), "Q8_0")
+    held, family = pack(t5(tmp_path / "model", version, depths=(2, 2)), "Q8_0")
     (tmp_path / "out").mkdir()
     path = FORMAT.write(held, family, tmp_path / "out")
     assert check_codes(FORMAT.open(path, family), held, FORMAT.left_out(family), [RUNTIME]).passed
@@ -272,4 +272,6 @@ def test_embeddings_and_heads_on_a_grid(version: str, tmp_path: Path) -> None:
     assert graph.passed, graph.broken
     told = notes(path, family)
     # A head is a linear in each of the decoder's files, be it tied or not.
-    assert told["fused"] == told["linears"] == {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11}[version] + 3
+    assert (
+        told["fused"] == told["linears"] == 2 * {"1.0": 6 + 10 + 8 + 10, "1.1": 7 + 11 + 9 + 11}[version] + 3
+    )

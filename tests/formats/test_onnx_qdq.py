@@ -119,7 +119,7 @@ def test_types_in_the_file() -> None:
 
 
 def test_equal_layers_stay_apart(tmp_path: Path) -> None:
-    source = encoder(tmp_path / "source", width=64, heads=2, inner=64, layers=2, equal=True)
+    source = encoder(tmp_path / "source", width=128, heads=4, inner=256, layers=2, equal=True)
     checkpoint = pack(source, tmp_path / "packed", "F16", "Q4_0")
     (tmp_path / "onnx").mkdir()
     path = FORMAT.write(checkpoint, open_family(source), tmp_path / "onnx")
