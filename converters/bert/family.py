@@ -15,7 +15,7 @@ from converters.bert.blocks import Layer, Pooled, Stem
 from converters.bert.classifiers import Scored
 from converters.bert.gguf import gguf_spec
 from converters.bert.kinds import KINDS, Kind
-from converters.bert.names import naming
+from converters.bert.names import classifier_parts, naming
 from converters.bert.onnx import onnx_spec
 from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence, read_sentence
@@ -87,12 +87,7 @@ class Bert:
 
     @property
     def classifiers(self) -> Classifiers:
-        parts = {
-            f"{here}.{kind}": f"{there}.{kind}"
-            for here, there in zip(("dense", "out"), self.kind.head, strict=True)
-            for kind in ("weight", "bias")
-        }
-        return Classifiers(parts=parts, read_by=self._read_by, heads=self.heads)
+        return Classifiers(parts=classifier_parts(self.name), read_by=self._read_by, heads=self.heads)
 
     @property
     def exports(self) -> Mapping[str, Export]:

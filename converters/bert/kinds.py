@@ -48,11 +48,8 @@ class Kind:
     linears of the feed-forward part, and the last norm.
     """
 
-    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")
-    """What a classifier of this kind calls the two linears of its head."""
-
     between: str = "Tanh"
-    """The class, in torch.nn, of the activation between these two."""
+    """The class, in torch.nn, of the activation between the two linears of a classifier's head."""
 
     @property
     def stack(self) -> str:
@@ -89,7 +86,7 @@ def _like_bert(name: str, library: str) -> Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        replace(_like_bert("bert", "Bert"), reads_types=True, head=("pooler.dense", "classifier")),
+        replace(_like_bert("bert", "Bert"), reads_types=True),
         _like_bert("roberta", "Roberta"),
         _like_bert("xlm-roberta", "XLMRoberta"),
         _like_bert("camembert", "Camembert"),
@@ -110,7 +107,6 @@ KINDS = {
                 "ffn.lin2",
                 "output_layer_norm",
             ),
-            head=("pre_classifier", "classifier"),
             between="ReLU",
         ),
     )

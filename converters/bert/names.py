@@ -19,6 +19,15 @@ STACKS = {
 COUNTED = frozenset({"roberta", "xlm-roberta", "camembert"})
 """Each `model_type` whose positions begin behind the row of the padding token."""
 
+HEADS = {
+    "bert": ("pooler.dense", "classifier"),
+    "roberta": ("classifier.dense", "classifier.out_proj"),
+    "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
+    "camembert": ("classifier.dense", "classifier.out_proj"),
+    "distilbert": ("pre_classifier", "classifier"),
+}
+"""What a classifier calls the two linears of its head, by `model_type`."""
+
 # What stands before all names in a model with a head.
 _BEFORE = {"xlm-roberta": "roberta.", "camembert": "roberta."}
 
@@ -30,7 +39,20 @@ def naming(config: Mapping[str, Any]) -> Naming:
     """
     kind = config["model_type"]
     before = _BEFORE.get(kind, f"{kind}.")
-    return Naming(lambda name: name.removeprefix(before), partial(_needed, f"{STACKS[kind]}."))
+    return Naming(
+        lambda name: name.removeprefix(before),
+        partial(_needed, f"{STACKS[kind]}."),
+        classifier=classifier_parts(kind),
+    )
+
+
+def classifier_parts(kind: str) -> dict[str, str]:
+    """Return the plain names of the tensors of a classifier's head by their canonical names within it."""
+    return {
+        f"{here}.{part}": f"{there}.{part}"
+        for here, there in zip(("dense", "out"), HEADS[kind], strict=True)
+        for part in ("weight", "bias")
+    }
 
 
 def _needed(stack: str, name: str) -> bool:

@@ -32,19 +32,20 @@ def write_merged(
     shard_bytes: int = SHARD_BYTES,
     config: Mapping[str, Any] | None = None,
     tokenizer: Callable[[Path], None] | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model, whole or not at all, replacing what is at `directory`.
 
     Tensors are loaded, written and dropped one after the other. Config, tokenizer and pooling are those of
     `model_dir`, but for the values of config.json in `config` and the files that `tokenizer` writes; `card`
-    becomes README.md. A shard holds at most `shard_bytes` of tensors, unless one tensor alone is larger. The
-    same arguments give the same bytes.
+    becomes README.md, and `beside` has further files by name. A shard holds at most `shard_bytes` of tensors,
+    unless one tensor alone is larger. The same arguments give the same bytes.
     """
     modules = dense_weights(model_dir)
-    beside = {
+    placed = {
         place: [name for name in source.names() if name.partition(".")[0] == place] for place in modules
     }
-    known = {name for names in beside.values() for name in names}
+    known = {name for names in placed.values() for name in names}
     sizes = {name: bytes_of(source, name) for name in sorted(source.names()) if name not in known}
     shards = split(sizes, shard_bytes)
     require_room({directory: sum(bytes_of(source, name) for name in source.names())})
@@ -56,13 +57,14 @@ def write_merged(
         _set_config(built / CONFIG, source, config or {})
         for file, names in shards.items():
             write_one_by_one(built / file, source, names, _METADATA)
-        for place, names in beside.items():
+        for place, names in placed.items():
             write_one_by_one(built / place / WEIGHTS, source, names, _METADATA, before=f"{place}.")
         if len(shards) > 1:
             write_index(
                 built, {name: file for file, names in shards.items() for name in names}, sum(sizes.values())
             )
-        (built / "README.md").write_text(card, encoding="utf-8")
+        for name, content in {**(beside or {}), "README.md": card.encode()}.items():
+            (built / name).write_bytes(content)
 
 
 def model_card(base: str, experts: Sequence[str], rule: str, recipe: str) -> str:

@@ -1,4 +1,4 @@
-"""The classifiers among a recipe's experts: each is the head of its own task."""
+"""The classifiers among a recipe's experts: each brings the head of its own task."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from epmq_export.models.family import Family, heads_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG
+from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.source import Joined, Renamed, TypedSource
 
 _ARCHITECTURE, _ADAPTER = "ForSequenceClassification", "SEQ_CLS"
@@ -45,13 +46,54 @@ def with_classifiers(
         return family, None
     if others := [name for name, expert in here.items() if expert is not None and name not in found]:
         raise _read_otherwise(recipe, others[0], next(iter(found)))
-    heads, parts = list[Classifier](), list[TypedSource]()
-    for place, (name, expert) in enumerate(found.items()):
-        head = _head(expert, part.parts)
-        count = head.shape("out.bias")[0]
-        heads.append(Classifier(name, _classes(recipe, name, expert, count)))
-        parts.append(Renamed(head, {f"{PREFIX}{place}.{each}": each for each in part.parts}))
-    return part.read_by(heads), Joined(parts)
+    for expert in found.values():
+        _require_judged(expert, part.parts)
+    heads, tensors = _heads(recipe, found, part.parts)
+    return part.read_by(heads), tensors
+
+
+def merged_heads(
+    recipe: Recipe, naming: Naming, experts: Mapping[str, Checkpoint]
+) -> tuple[list[Classifier], TypedSource | None]:
+    """Return the heads that a merge's experts bring, and their tensors under canonical names; none and None
+    where no expert is a classifier. A head is called as its task or, where a recipe has none, as its model.
+
+    `experts` are those of `Recipe.location`, and `naming` is the base's. Raises RecipeError for labels that
+    are not the head's, and InputError for an expert without the head that its config names.
+    """
+    if naming.classifier is None:
+        return [], None
+    named = {name: recipe.location(task.expert) for name, task in recipe.tasks.items()}
+    named = named or _by_name(recipe)
+    found = {
+        name: experts[location]
+        for name, location in named.items()
+        if location in experts and is_classifier(experts[location].directory)
+    }
+    return _heads(recipe, found, naming.classifier) if found else ([], None)
+
+
+def _by_name(recipe: Recipe) -> dict[str, str]:
+    """Return the locations of a recipe's experts by the last parts of their names, or by the whole names
+    where two share one.
+    """
+    names = [model.model for model in recipe.experts]
+    last = [name.rstrip("/").rpartition("/")[2] for name in names]
+    return dict(zip(last if len({*last}) == len(last) else names, map(recipe.location, names), strict=True))
+
+
+def _heads(
+    recipe: Recipe, experts: Mapping[str, Checkpoint], parts: Mapping[str, str]
+) -> tuple[list[Classifier], TypedSource]:
+    """Return the heads of experts, by the names of their tasks, and the tensors of all of them."""
+    heads, tensors = list[Classifier](), list[TypedSource]()
+    for place, (name, expert) in enumerate(experts.items()):
+        head = _head(expert, parts)
+        labels = recipe.tasks[name].labels if name in recipe.tasks else None
+        classes = _classes(recipe, name, expert, [*(labels or ())], head.shape("out.bias")[0])
+        heads.append(Classifier(name, classes))
+        tensors.append(Renamed(head, {f"{PREFIX}{place}.{each}": each for each in parts}))
+    return heads, Joined(tensors)
 
 
 def _read_otherwise(recipe: Recipe, name: str, classified: str) -> RecipeError:
@@ -114,19 +156,23 @@ def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
     return head
 
 
-def _classes(recipe: Recipe, name: str, expert: Checkpoint, count: int) -> tuple[str, ...]:
-    """Return the names of a head's classes, in the order of its scores: those of the recipe, which stand in
-    this order unless they are the names that the expert's config has.
-    """
-    config = _config(expert.directory)
-    problem = config.get("problem_type")
+def _require_judged(expert: Checkpoint, parts: Mapping[str, str]) -> None:
+    """Raise InputError for a classifier that gives a text several classes or numbers."""
+    problem, count = _config(expert.directory).get("problem_type"), _head(expert, parts).shape("out.bias")[0]
     if problem == "multi_label_classification" or (problem == "regression" and count > 1):
         raise InputError(
             f"{expert.directory / CONFIG}: found problem_type {problem} with {count} scores, expected one "
             "class or one number for each text: nothing here judges several"
         )
-    own = _named(config, expert, count)
-    asked = [*(recipe.tasks[name].labels or ())]
+
+
+def _classes(
+    recipe: Recipe, name: str, expert: Checkpoint, asked: Sequence[str], count: int
+) -> tuple[str, ...]:
+    """Return the names of a head's classes, in the order of its scores: those that the recipe asks for, which
+    stand in this order unless they are the names that the expert's config has.
+    """
+    own = _named(_config(expert.directory), expert, count)
     if not asked:
         return tuple(own)
     known = {each.casefold(): place for place, each in enumerate(own)}

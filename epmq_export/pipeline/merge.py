@@ -23,6 +23,10 @@ from epmq_export.merging.vocabulary import (
     vocabulary,
     write_tokenizer,
 )
+from epmq_export.models.classifiers import PREFIX, Classifier
+from epmq_export.models.classifiers import WEIGHTS as HEADS
+from epmq_export.models.heads_file import heads_file
+from epmq_export.pipeline.classifiers import merged_heads
 from epmq_export.pipeline.models import (
     Checkpoints,
     frozen_tensors,
@@ -131,9 +135,10 @@ def _config_changes(checkpoints: Checkpoints, known: Vocabulary | None) -> dict[
     return changes
 
 
-def _notes(recipe: Recipe, checkpoints: Checkpoints) -> list[str]:
+def _notes(recipe: Recipe, checkpoints: Checkpoints, heads: Sequence[Classifier]) -> list[str]:
     """Return a sentence for all that is not merged as one may expect it."""
     notes = [note for expert in checkpoints.experts.values() for note in expert.notes]
+    notes += [f"{head.task}: its own classifier lies in {HEADS}, as its expert has it" for head in heads]
     notes += [
         f"{expert.location} has a head that is not its embeddings: the merge has a head of its own, too"
         for expert in checkpoints.own_heads
@@ -162,11 +167,12 @@ def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Sta
     checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
     notes = settings_notes(recipe, checkpoints, registry)
     merged = merge(recipe, checkpoints, registry.frozen(checkpoints.base.model_directory))
-    for note in (*notes, *_notes(recipe, checkpoints)):
+    heads, tensors = merged_heads(recipe, checkpoints.base.naming, checkpoints.experts)
+    for note in (*notes, *_notes(recipe, checkpoints, heads)):
         log.warning("%s", note)
     experts = [model.model for model in recipe.experts]
     base, *experts = published([recipe.base_model, *experts], recipe.directory)
-    card = model_card(base, experts, recipe.merge_method, _written(recipe))
+    card = model_card(base, experts, recipe.merge_method, _written(recipe)) + _on_heads(heads)
     with stages.stage("merge") as update:
         write_merged(
             directory,
@@ -175,7 +181,31 @@ def write_merge(registry: Registry, recipe: Recipe, directory: Path, stages: Sta
             card,
             config=merged.config,
             tokenizer=merged.tokenizer,
+            beside={} if tensors is None else {HEADS: _heads_file(heads, tensors)},
         )
+
+
+def _heads_file(heads: Sequence[Classifier], tensors: TypedSource) -> bytes:
+    """Return the file of the experts' heads, whose tensors have canonical names."""
+    places = [(f"{PREFIX}{place}.", f"{head.task}.") for place, head in enumerate(heads)]
+    named = {
+        name.replace(here, there, 1): tensors.load(name)
+        for here, there in places
+        for name in tensors.names()
+        if name.startswith(here)
+    }
+    return heads_file(heads, named)
+
+
+def _on_heads(heads: Sequence[Classifier]) -> str:
+    """Return the section of the model card on the experts' own heads; an empty text where there are none."""
+    if not heads:
+        return ""
+    listed = "".join(f"- {head.task}: {', '.join(head.classes)}\n" for head in heads)
+    return (
+        f"\n## Classifiers\n\n`{HEADS}` has the experts' own heads, as they are: `TASK.dense` and `TASK.out` "
+        f"on the hidden state of the first token. Their classes, in the order of the scores:\n\n{listed}"
+    )
 
 
 class _Counted(Passed):

@@ -124,7 +124,7 @@ def _notes(location: str, place: Place, kept: Sequence[str], left: Sequence[str]
 
 def left_out(location: str, names: Sequence[str]) -> list[str]:
     """Return a sentence for a model's tensors that the base has no place for, where there are any."""
-    return [f"{location}: {_some(names)} is of no part of the base, and left out"] if names else []
+    return [f"{location}: {_some(names)} is of no part of the base, and not merged"] if names else []
 
 
 def _some(names: Sequence[str]) -> str:

@@ -53,6 +53,11 @@ class Naming:
 
     ties: Ties | None = None
 
+    classifier: Mapping[str, str] | None = None
+    """The plain names of the tensors of a fine-tune's own classifier, by their canonical names within its
+    head. None where fine-tunes have none that is known.
+    """
+
     def needs(self, plain: str) -> bool:
         """Return whether every model of the kind must have a tensor, by its plain name."""
         return not is_buffer(plain) and (self.needed is None or self.needed(plain))

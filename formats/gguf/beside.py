@@ -1,18 +1,13 @@
 """The files of weights beside a GGUF model: the heads of classifiers, which it has no place for."""
 
-import json
 from collections.abc import Mapping, Sequence
-
-from safetensors.torch import save
 
 from epmq_export.grids import Grid
 from epmq_export.models.classifiers import Classifier
 from epmq_export.models.format import PlannedTensor
+from epmq_export.models.heads_file import heads_file
 from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.packed import Packed, stored_bytes
-
-CLASSES = "classes"
-"""The key of the metadata that names each task's classes in the order of its scores, in JSON."""
 
 # The bytes of a tensor's entry in a header besides its name.
 _ENTRY = 65
@@ -22,9 +17,8 @@ _KINDS = {2: "F16", 4: "F32"}
 
 def files_beside(packed: Packed, spec: GgufSpec, heads: Sequence[Classifier]) -> dict[str, bytes]:
     """Return the files by name. Their tensors have the dtypes of the packed checkpoint."""
-    told = {CLASSES: json.dumps({head.task: head.classes for head in heads}, ensure_ascii=False)}
     return {
-        name: save({own: packed.load(tensor).contiguous() for own, tensor in names.items()}, told)
+        name: heads_file(heads, {own: packed.load(tensor) for own, tensor in names.items()})
         for name, names in spec.beside_weights.items()
     }
 

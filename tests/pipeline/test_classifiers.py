@@ -9,14 +9,17 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, TaskType, get_peft_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import epmq_export as epmq
+from converters import open_family
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.models.classifiers import WEIGHTS
 from epmq_export.models.family import heads_of
 from epmq_export.pipeline.tasks import load_tasks
-from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, classifier
+from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, classifier, scores
 from tests.tiny.recipe_project import texts
 
 HEAD = "head.safetensors"
@@ -178,6 +181,31 @@ def test_texts_without_labels_are_judged_by_the_expert(project: Classified) -> N
         load_tasks(
             project.recipe(mood={"evaluation": "texts.txt", "labels": ["a", "b", "c"]}), project.opened.family
         )
+
+
+def test_a_merge_has_the_heads_beside_it(project: Classified, tmp_path: Path) -> None:
+    """The merge of one expert and its head are the expert, as transformers reads it."""
+    recipe, alone = tmp_path / "recipe.yaml", project.directory / "mood"
+    tasks = {"mood": {"expert": str(alone), "calibration": str(project.directory / "texts.txt")}}
+    content = {"base_model": str(project.base), "merge_method": "linear"}
+    recipe.write_text(yaml.safe_dump({**content, "tasks": tasks}))
+    merged = epmq.merge(recipe, tmp_path / "merged")
+    with safe_open(merged / WEIGHTS, "pt") as file:
+        names = json.loads(file.metadata()["classes"])["mood"]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    assert names == [*CLASSES["mood"]] and "- mood: bad, good, so so" in (merged / "README.md").read_text()
+    model: Any = AutoModelForSequenceClassification.from_pretrained(merged, num_labels=len(names)).eval()
+    for part, module in (("dense", model.classifier.dense), ("out", model.classifier.out_proj)):
+        module.load_state_dict({kind: tensors[f"mood.{part}.{kind}"] for kind in ("weight", "bias")})
+    found = model(**AutoTokenizer.from_pretrained(merged)(TEXTS[0], return_tensors="pt")).logits
+    torch.testing.assert_close(found, scores(alone, project.base, TEXTS[:1]), atol=1e-5, rtol=0)
+    # A file without tasks has the heads by the models' names, and a model without a head brings none.
+    listed = [{"model": str(place), "parameters": {"weight": 0.5}} for place in (alone, plain(project))]
+    recipe.write_text(yaml.safe_dump({**content, "models": listed}))
+    with safe_open(epmq.merge(recipe, tmp_path / "listed") / WEIGHTS, "pt") as file:
+        assert torch.equal(file.get_tensor("mood.out.weight"), tensors["mood.out.weight"])
+        assert len(file.keys()) == 4
+    open_family(tmp_path / "listed")  # It is an encoder, and may be the base of another merge.
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
