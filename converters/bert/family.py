@@ -26,7 +26,7 @@ from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import PREFIX, Classifier, read_classifiers
-from epmq_export.models.family import Batch, Block, Classifiers, Export, Prompts, ZeroShot
+from epmq_export.models.family import Batch, Block, Classifiers, Export, ZeroShot
 from epmq_export.models.samples import Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
@@ -140,11 +140,18 @@ class Bert:
         return Scored(self.kind, self.config, self.heads) if self.heads else None
 
     def _read_by(self, heads: Sequence[Classifier]) -> "Bert":
-        """Return the family whose outputs are the scores of classifiers: they read the first token, whatever
-        the base's own library makes of its tokens.
+        """Return the family whose outputs are the scores of classifiers. They read the first token of a text
+        as the tokenizer gives it, whatever sentence-transformers makes of the base's texts and tokens.
         """
-        sentence = replace(self.sentence, modes=("cls",), dense=(), unit=False, prompts=Prompts())
-        return replace(self, heads=tuple(heads), sentence=sentence)
+        tokenizer = fast_tokenizer(self.directory) if self.sentence.lower else self.tokenizer
+        positions = _positions(self.directory / "config.json", self.kind, self.config, tokenizer)
+        return replace(
+            self,
+            heads=tuple(heads),
+            tokenizer=tokenizer,
+            sentence=Sentence(modes=("cls",)),
+            max_length=min(tokenizer.model_max_length, positions),
+        )
 
     def canonical(self, name: str) -> str | None:
         if self.heads and name.startswith(PREFIX):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from epmq_export.errors import InputError
 from epmq_export.tensors.directory import ADAPTER_CONFIG
-from epmq_export.tensors.modules import MODULES, dense_weights
+from epmq_export.tensors.modules import LENGTHS, MODULES, PROMPTS, dense_weights
 
 
 def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
@@ -14,7 +14,7 @@ def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
     Raises InputError, with both values, where an expert pools otherwise or has other modules behind the
     pooling. What a directory lacks is not compared.
     """
-    from converters.bert.sentence import LENGTHS, PROMPTS, read_sentence  # not for other families
+    from converters.bert.sentence import read_sentence  # not for other families
 
     if not any((expert / file).is_file() for file in (MODULES, LENGTHS, PROMPTS, "1_Pooling/config.json")):
         return []

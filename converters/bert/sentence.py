@@ -17,10 +17,9 @@ from typing import Any
 from epmq_export.errors import InputError
 from epmq_export.files import read_json, read_json_list
 from epmq_export.models.family import Prompts
-from epmq_export.tensors.modules import DENSE, MODULES
+from epmq_export.tensors.modules import DENSE, LENGTHS, MODULES, PROMPTS
 
 log = logging.getLogger(__name__)
-LENGTHS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
 # The modes by their old keys, in the order in which several are put one behind the other.
 MODES = {
     "pooling_mode_cls_token": "cls",

@@ -1,4 +1,6 @@
-"""The modules of sentence-transformers that have weights of their own, beside those of the transformer."""
+"""The files of sentence-transformers, and its modules that have weights of their own beside the
+transformer's.
+"""
 
 import re
 from pathlib import Path
@@ -10,9 +12,20 @@ from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import Renamed
 
 MODULES = "modules.json"
+LENGTHS, PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
+"""The files of the lengths of texts, and of what is put before them."""
+
 DENSE = "Dense"
+_OF_MODULE = re.compile(r"\d+_\w+/config\.json")
 _PLACE = re.compile(rf"\d+_{DENSE}")
 _TENSOR = re.compile(rf"\d+_{DENSE}\.linear\.(?:weight|bias)")
+
+
+def is_of_sentences(name: str) -> bool:
+    """Return whether a file of a model's directory, by its path there, is one that only sentence-transformers
+    reads.
+    """
+    return name in (MODULES, LENGTHS, PROMPTS) or _OF_MODULE.fullmatch(name) is not None
 
 
 def is_dense(name: str) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import save
 
 from epmq_export.models.family import Family
-from epmq_export.tensors.companions import companions
 from epmq_export.tensors.packed import Packed
+from formats.companions import files_in, files_of
 from formats.onnx.clients import as_clients_read
 from formats.onnx.spec import specs_of
 
@@ -30,7 +30,7 @@ def files_beside(source: Path, family: Family, ending: str, apart: Collection[st
         for stem, spec in specs_of(family).items()
         for name, content in spec.beside(models[stem]).items()
     }
-    return as_clients_read(source, _content(source), family, models.values(), apart) | own
+    return as_clients_read(source, files_of(source, family), family, models.values(), apart) | own
 
 
 def weights_beside(packed: Packed, family: Family) -> dict[str, bytes]:
@@ -44,14 +44,10 @@ def weights_beside(packed: Packed, family: Family) -> dict[str, bytes]:
 
 def companion_differences(folder: Path, wanted: Mapping[str, bytes]) -> list[str]:
     """Return a sentence for each difference between the files of a folder and those that it should have."""
-    found = _content(folder)
+    found = files_in(folder)
     shared = wanted.keys() & found.keys()
     return sorted(
         [f"{name} is missing" for name in wanted.keys() - shared]
         + [f"{name} is not among the packed checkpoint's files" for name in found.keys() - shared]
         + [f"{name} differs from the packed checkpoint's" for name in shared if wanted[name] != found[name]]
     )
-
-
-def _content(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in companions(folder)}

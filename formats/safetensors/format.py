@@ -28,13 +28,13 @@ from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family, towers
 from epmq_export.models.format import PlannedTensor, StoredTensor
 from epmq_export.tensors import shards
-from epmq_export.tensors.companions import companions
 from epmq_export.tensors.directory import CONFIG, SHARD_INDEX, WEIGHTS
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.tensors.safetensors_header import read_header
 from epmq_export.tensors.safetensors_writer import write_one_by_one
 from epmq_export.tensors.shards import StoredWeights
+from formats.companions import files_in, files_of
 from formats.tokenizer_files import as_json, tokenizer_files
 
 NAME = "safetensors"
@@ -122,7 +122,7 @@ class WrittenSafetensors:
                 if found.get(key) != expected.get(key)
             ]
         wanted = _files_beside(packed.directory, self._family)
-        there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in companions(folder)}
+        there = files_in(folder)
         return sentences + [
             f"{name} differs from the packed checkpoint's"
             for name in sorted(wanted.keys() | there.keys())
@@ -170,7 +170,7 @@ def _metadata(index: PackedIndex) -> dict[str, str]:
 
 def _files_beside(source: Path, family: Family) -> dict[str, bytes]:
     """Return the files beside the weights, by name, for the packed checkpoint `source`."""
-    found = {path.relative_to(source).as_posix(): path.read_bytes() for path in companions(source)}
+    found = files_of(source, family)
     config = read_json(source / CONFIG)
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
     told: dict[str, object] = dict.fromkeys(keys, "float32")

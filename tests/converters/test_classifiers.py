@@ -3,6 +3,7 @@ runtimes that read the files.
 """
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from converters import open_family
 from epmq_export.errors import InputError
@@ -26,6 +28,7 @@ from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from formats.gguf.format import Gguf
 from formats.onnx.clients import as_clients_read
+from formats.onnx.companions import files_beside
 from formats.onnx.format import OnnxQdq
 from formats.safetensors.format import Safetensors
 from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, scores
@@ -139,6 +142,34 @@ def test_a_directory_of_safetensors_has_all(project: Classified, tmp_path: Path)
     written = Safetensors().open(path, family)
     assert check_codes(written, packed, frozenset(), []).passed and not written.differences(packed)
     assert heads_of(open_family(tmp_path)) == heads_of(family)
+
+
+def test_what_sentence_transformers_reads_is_no_classifiers(project: Classified, tmp_path: Path) -> None:
+    """Its files promise an embedding, and what they say of texts is not what transformers does with them."""
+    if project.opened.family.name != "roberta":  # whose pieces know capital letters
+        return
+    place = tmp_path / "packed"
+    shutil.copytree(project.packed.directory, place)
+    modules = [
+        {"type": f"models.{name}", "path": path}
+        for name, path in (("Transformer", ""), ("Pooling", "1_Pooling"))
+    ]
+    (place / "modules.json").write_text(json.dumps(modules))
+    (place / "config_sentence_transformers.json").write_text("{}")
+    (place / "sentence_bert_config.json").write_text('{"max_seq_length": 4, "do_lower_case": true}')
+    names = {
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    }
+    family, text = open_family(place), "The CAT sat ON the mat"
+    assert family.truncate(text) == text and names.isdisjoint(files_beside(place, family, "_q4.onnx", []))
+    (ids,) = (batch["input_ids"][0].tolist() for batch in family.batches([text], 1))
+    assert ids == AutoTokenizer.from_pretrained(place)(text)["input_ids"]
+    (place / FILE).unlink()
+    encoder = open_family(place)
+    assert encoder.truncate(text) != text and names <= files_beside(place, encoder, "_q4.onnx", []).keys()
 
 
 def test_one_classifier_has_the_usual_name(project: Classified) -> None:
