@@ -19,7 +19,7 @@ from converters.bert.names import classifier_parts, naming
 from converters.bert.onnx import onnx_spec
 from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence, read_sentence
-from converters.shared.batches import fitting, tokenised
+from converters.shared.batches import between_texts, fitting, fitting_pair, tokenised
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
@@ -27,7 +27,7 @@ from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import PREFIX, Classifier, read_classifiers
 from epmq_export.models.family import Batch, Block, Classifiers, Export, ZeroShot
-from epmq_export.models.samples import Sample, text_of
+from epmq_export.models.samples import Pair, Sample, text_of
 from epmq_export.models.specs import GgufExport, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
 from epmq_export.tensors.modules import MODULES
@@ -87,7 +87,11 @@ class Bert:
 
     @property
     def classifiers(self) -> Classifiers:
-        return Classifiers(parts=classifier_parts(self.name), read_by=self._read_by, heads=self.heads)
+        # What has rows for the types of tokens needs one for those of a second text.
+        types = not self.kind.reads_types or self.config.type_vocab_size > 1
+        return Classifiers(
+            parts=classifier_parts(self.name), read_by=self._read_by, heads=self.heads, pairs=types
+        )
 
     @property
     def exports(self) -> Mapping[str, Export]:
@@ -101,6 +105,7 @@ class Bert:
                 spec=lambda: gguf_spec(
                     self.kind, self.config, self.sentence, self.tokenizer, self.directory, self._scored
                 ),
+                joined=self._joined,
                 heads_beside=None if self._scored is None else self._scored.beside,
             ),
             "onnx": OnnxExport(
@@ -158,7 +163,9 @@ class Bert:
             return name
         return naming({"model_type": self.name}).canonical(name)
 
-    def truncate(self, sample: Sample) -> str:
+    def truncate(self, sample: Sample) -> Sample:
+        if isinstance(sample, Pair):
+            return fitting_pair(self.tokenizer, sample, self.max_length)
         return fitting(self.tokenizer, text_of(sample), self.max_length)
 
     def later(self, batch: Batch) -> Batch:
@@ -173,6 +180,23 @@ class Bert:
         last = self.sentence.dense or self.heads
         found = hidden[:, 0] if last else pool(hidden, batch["attention_mask"], self.sentence.modes)
         return nn.functional.normalize(found, dim=1) if self.sentence.unit else found
+
+    def _joined(self, pair: Pair) -> str:
+        """Return the text whose tokens are a pair's: llama.cpp finds special tokens in a text, and puts those
+        around it that stand around a pair, too.
+        """
+        if self.kind.reads_types:
+            raise InputError(
+                f"{self.directory}: found pairs of texts, expected single ones: a {self.name} has a type for "
+                "the tokens of the second text, and llama.cpp gives all tokens the first one; leave gguf out "
+                "of export.formats, or bring both texts together in a prompt"
+            )
+        if not (between := between_texts(self.tokenizer)):
+            raise InputError(
+                f"{self.directory}: found a tokenizer that puts nothing between two texts, expected a token "
+                "that llama.cpp finds between them"
+            )
+        return f"{pair.first}{between}{pair.second}"
 
     def _as_ggml(self) -> "Bert":
         """Return the family with the tanh form of GELU and unnormalised outputs, which llama.cpp computes;

@@ -8,7 +8,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from epmq_export.models.family import Batch
 from epmq_export.models.processor import preprocess
-from epmq_export.models.samples import Sample, picture_of, text_of
+from epmq_export.models.samples import Pair, Sample, given_to_tokenizer, picture_of
 
 Item = TypeVar("Item")
 
@@ -27,6 +27,30 @@ def fitting(tokenizer: PreTrainedTokenizerFast, text: str, limit: int) -> str:
     return text[: max(end for _, end in encoded["offset_mapping"])]
 
 
+def fitting_pair(tokenizer: PreTrainedTokenizerFast, pair: Pair, limit: int) -> Pair:
+    """Return as much of both texts' beginnings as has up to `limit` tokens, special ones counted. The longer
+    one is cut first, as tokenizers do.
+    """
+    # A batch of one: the tokenizer takes a pair alone whose second text is empty for one text.
+    given = [given_to_tokenizer(pair)]
+    encoded = tokenizer(given, truncation=True, max_length=limit, return_offsets_mapping=True)
+    if len(encoded["input_ids"][0]) < limit:
+        return pair
+    ends = [0, 0]
+    for (_, end), which in zip(encoded["offset_mapping"][0], encoded.sequence_ids(0), strict=True):
+        if which is not None:
+            ends[which] = max(ends[which], end)
+    return Pair(pair.first[: ends[0]], pair.second[: ends[1]])
+
+
+def between_texts(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return the special tokens that a tokenizer puts between the two texts of a pair, as they are spelt."""
+    encoded = tokenizer("a", "a")
+    order = encoded.sequence_ids()
+    start, end = len(order) - order[::-1].index(0), order.index(1)
+    return "".join(tokenizer.convert_ids_to_tokens(encoded["input_ids"][start:end]))
+
+
 def tokenised(
     tokenizer: PreTrainedTokenizerFast,
     samples: Sequence[Sample],
@@ -34,12 +58,12 @@ def tokenised(
     limit: int,
     **settings: Any,  # noqa: ANN401 - the tokenizer's own
 ) -> Iterator[BatchEncoding]:
-    """Give the texts' tokens, int64 [batch, length], each batch padded to its longest text and cut at
-    `limit`. InputError for a sample that is no text.
+    """Give the tokens of texts and of pairs, int64 [batch, length], each batch padded to its longest sample
+    and cut at `limit`. InputError for a sample that is neither.
     """
     for part in parts(samples, size):
         yield tokenizer(
-            [text_of(sample) for sample in part],
+            [given_to_tokenizer(sample) for sample in part],
             padding=True,
             truncation=True,
             max_length=limit,

@@ -55,7 +55,7 @@ class Task:
     expected: Sequence[str] | None = None
     """The right answer to each sample of `evaluation`, where there is a metric."""
 
-    places: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[Sample, str] = field(default_factory=dict)
     """The place of each text, as messages name it: `data/train.csv:3`."""
 
     data: Mapping[str, str] = field(default_factory=dict)

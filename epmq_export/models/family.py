@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import Classifier
-from epmq_export.models.samples import Passage, Sample
+from epmq_export.models.samples import Pair, Passage, Sample
 from epmq_export.tensors.source import TensorSource
 
 Batch = Mapping[str, Tensor]
@@ -108,6 +108,11 @@ class Export:
     in it. None where it finds them in every text that occurs in practice.
     """
 
+    joined: Callable[[Pair], str] | None = None
+    """A function that returns the text that stands for a pair of texts, for runtimes that read single texts.
+    It raises InputError where none does. None where the runtimes read pairs as they are.
+    """
+
     heads_beside: Callable[[Path], Callable[[Tensor], Tensor]] | None = None
     """A function that takes the path of the main file and returns the classifiers beside it, which make the
     model's outputs of the runtime's. None where the files hold them, or the model has none.
@@ -115,13 +120,14 @@ class Export:
 
     def as_read(self, run: Run, path: Path) -> Run:
         """Return a function that gives a runtime's outputs as the users of the files at `path` read them."""
-        heads = self.heads_beside
+        heads, joined = self.heads_beside, self.joined
         if heads is None and not self.unit:
             return run
 
         def read(samples: Sequence[Sample]) -> NDArray[np.float32]:
+            given = [joined(each) if joined and isinstance(each, Pair) else each for each in samples]
             made_of = nn.functional.normalize if heads is None else heads(path)
-            found: Tensor = made_of(torch.from_numpy(run(samples)))
+            found: Tensor = made_of(torch.from_numpy(run(given)))
             return found.numpy()
 
         return read
@@ -175,6 +181,9 @@ class Classifiers:
 
     heads: Sequence[Classifier] = ()
     """The heads that the family has. Without any, its outputs are embeddings."""
+
+    pairs: bool = True
+    """Whether it tells the second text of a pair from the first as its tokenizer does."""
 
 
 @dataclass(frozen=True)

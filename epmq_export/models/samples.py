@@ -1,4 +1,6 @@
-"""The samples that a model is given: a text, a picture, a passage to predict, or a question to answer."""
+"""The samples that a model is given: a text, a pair of texts, a picture, a passage to predict, or a question
+to answer.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,6 +30,16 @@ class Picture:
     """A function that returns the pixels. It raises InputError, with the place, where the image cannot be
     decoded.
     """
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts that a classifier reads as one input: is one the answer to the other, do they mean the same?
+    A tokenizer is given them as `text` and `text_pair`.
+    """
+
+    first: str
+    second: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Question:
         return np.array([*ids, *[-1] * (self.limit - len(ids))], np.float32)
 
 
-Sample = str | Picture | Passage | Question
+Sample = str | Pair | Picture | Passage | Question
 AnySample = TypeVar("AnySample", str, Picture, Sample)
 
 
@@ -73,6 +85,11 @@ def text_of(sample: Sample) -> str:
     if isinstance(sample, str):
         return sample
     raise InputError(f"found {shown(sample)}, expected a text")
+
+
+def given_to_tokenizer(sample: Sample) -> str | tuple[str, str]:
+    """Return a text or a pair as a tokenizer takes it in a batch. Raises InputError for any other sample."""
+    return (sample.first, sample.second) if isinstance(sample, Pair) else text_of(sample)
 
 
 def picture_of(sample: Sample) -> Picture:
@@ -100,6 +117,8 @@ def shown(sample: Sample) -> str:
     match sample:
         case Picture():
             return f"the picture {sample.place}"
+        case Pair():
+            return f"the pair {sample.first[:30]!r} and {sample.second[:30]!r}"
         case Passage():
             return f"the passage {sample.context[-30:]!r} + {sample.target[:30]!r}"
         case Question():
@@ -113,6 +132,8 @@ def length(sample: Sample) -> int:
     same for all pictures.
     """
     match sample:
+        case Pair():
+            return len(sample.first) + len(sample.second)
         case Passage():
             return len(sample.context) + len(sample.target)
         case Question():
@@ -126,6 +147,8 @@ def digest(sample: Sample) -> str:
     if isinstance(sample, Picture):
         return sample.digest
     match sample:
+        case Pair():
+            text = f"pair {len(sample.first)}\0{sample.first}{sample.second}"
         case Passage():
             text = f"{len(sample.context)}\0{sample.context}{sample.target}"
         case Question():

@@ -15,7 +15,7 @@ from epmq_export.models.model_set import ModelSet
 from epmq_export.pipeline.models import Checkpoints, open_checkpoints, open_models, settings_notes
 from epmq_export.pipeline.provenance import provenance
 from epmq_export.pipeline.registry import Registry
-from epmq_export.pipeline.requirements import formats_of, require_formats
+from epmq_export.pipeline.requirements import formats_of, require_formats, require_pairs_read
 from epmq_export.pipeline.tasks import load_tasks, prompt_notes
 from epmq_export.pipeline.trial import require_usable
 from epmq_export.recipe.recipe import Recipe
@@ -44,6 +44,7 @@ class Job:
         checkpoints = open_checkpoints(recipe, registry.open_gguf, registry.naming_of)
         notes = settings_notes(recipe, checkpoints, registry)
         models = open_models(recipe, checkpoints, registry.open_family)
+        require_pairs_read(recipe, models.family)
         tasks = load_tasks(recipe, models.family)
         notes += prompt_notes(recipe, models.family)
         require_formats(recipe, models.family)

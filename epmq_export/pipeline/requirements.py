@@ -9,8 +9,9 @@ from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Export, Family, default_formats, heads_of
+from epmq_export.models.samples import Pair
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.recipe.task import RecipeData
+from epmq_export.recipe.task import RecipeData, no_pairs
 
 
 def formats_of(recipe: Recipe, family: Family) -> list[str]:
@@ -87,11 +88,15 @@ def _require_split(recipe: Recipe, family: Family) -> None:
 
 def require_readable(recipe: Recipe, family: Family, names: Sequence[str]) -> None:
     """Raise RecipeError where the recipe asks for a grid that the runtimes of one of the formats cannot
-    decode, and InputError where they cannot read the model at all.
+    decode, and InputError where they cannot read the model at all, or no pairs of texts that it is given.
     """
+    pairs = any(task.pairs for task in recipe.tasks.values())
     for format in names:
-        family.exports[format].require()
-        _require_grids(recipe, format, family.exports[format])
+        export = family.exports[format]
+        export.require()
+        _require_grids(recipe, format, export)
+        if pairs and export.joined is not None:
+            export.joined(Pair("a text", "another one"))
 
 
 def _require_grids(recipe: Recipe, format: str, export: Export) -> None:
@@ -133,12 +138,34 @@ def require_matches(recipe: Recipe, family: Family) -> None:
             )
 
 
+def _require_pairs(recipe: Recipe, name: str, family: Family) -> None:
+    """Raise RecipeError for a task of pairs that no classifier of the family could read."""
+    task, classified = recipe.tasks[name], family.classifiers
+    if classified is None or task.head is not None or task.templates:
+        raise recipe.mistake(("tasks", name, "prompt"), no_pairs(task))
+    if not classified.pairs:
+        raise recipe.mistake(
+            ("tasks", name),
+            "found pairs of texts, expected a prompt that brings both together: the base has one type of "
+            "tokens (type_vocab_size)",
+        )
+
+
+def require_pairs_read(recipe: Recipe, family: Family) -> None:
+    """Raise RecipeError for a task of pairs where the family, with all of its heads, has no classifiers."""
+    for name, task in recipe.tasks.items():
+        if task.pairs and not heads_of(family):
+            raise recipe.mistake(("tasks", name, "prompt"), no_pairs(task))
+
+
 def require_kind(recipe: Recipe, family: Family) -> None:
     """Raise RecipeError for data that the base model does not read, and for a metric of answers that it does
     not write.
     """
     reads, other = ("texts", "images") if family.images is None else ("images", "texts")
     for name, task in recipe.tasks.items():
+        if task.pairs:
+            _require_pairs(recipe, name, family)
         if task.chat and family.language is None:
             raise recipe.mistake(
                 ("tasks", name, "chat"), "found true, expected it left out: the base model is in no chat"

@@ -16,7 +16,7 @@ from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import Classifier
 from epmq_export.models.family import Family, heads_of
-from epmq_export.models.samples import AnySample, Picture, Sample, choose, digest
+from epmq_export.models.samples import AnySample, Pair, Picture, Sample, choose, digest
 from epmq_export.pipeline.requirements import require_kind
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import request_of
@@ -45,14 +45,17 @@ def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = N
 def _of_texts(
     recipe: Recipe, name: str, before: str, said: Callable[[str], str], head: Classifier | None
 ) -> Task:
-    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`. `said` makes
-    of a prompt what the model is given. `head` is the task's classifier, where the model has one.
+    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`; or of pairs.
+    `said` makes of a prompt what the model is given. `head` is the task's classifier, where it has one.
     """
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
     ahead = "" if "prompt" in task.model_fields_set else before
 
-    def given(text: Text) -> str:
+    def given(text: Text) -> Sample:
+        if task.pairs:
+            first, second = (text.values[column] for column in task.pairs)
+            return Pair(first, second)
         return said(ahead + prompted(task.prompt, text))
 
     places = {given(text): text.place for each in read for text in each.samples}
@@ -81,7 +84,7 @@ def _of_texts(
         places=places,
         read=read,
         before="" if task.templates else before,
-        notes=_on_prompt(name, ahead),
+        notes=[] if task.pairs else _on_prompt(name, ahead),
     )
 
 
@@ -193,7 +196,7 @@ def _task(
     truth: Tensor | None,
     read: Sequence[Texts | Pictures],
     expected: Sequence[str] | None = None,
-    places: Mapping[str, str] | None = None,
+    places: Mapping[Sample, str] | None = None,
     notes: Sequence[str] = (),
     before: str = "",
     embeds: bool = True,

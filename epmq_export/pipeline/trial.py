@@ -11,7 +11,7 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.family import Family
-from epmq_export.models.samples import Passage, Sample, text_of
+from epmq_export.models.samples import Pair, Passage, Sample, text_of
 from epmq_export.verification.heads import linear_head
 from epmq_export.verification.tasks.language import answers_of
 
@@ -31,7 +31,7 @@ def _try_texts(family: Family, task: Task) -> None:
     tried = [(sample, sample) for sample in task.calibration]
     tried += [(sample, passage) for sample in task.evaluation for passage in _scored(family, task, sample)]
     for sample, given in tried:
-        if not isinstance(sample, str):
+        if not isinstance(sample, str | Pair):
             continue
         try:
             cut = family.truncate(given)

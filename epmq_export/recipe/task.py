@@ -1,5 +1,6 @@
 """The part of a recipe about a task: its expert, its data, and how it is judged."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ class RecipeData(RecipePart):
 
     texts: Columns = None
     """The columns of a table, or the keys of a .jsonl, with the texts. Where there are several, the prompt
-    says where each stands.
+    says where each stands; two without a prompt are a classifier's pairs.
     """
 
     labels: Name | None = None
@@ -183,6 +184,15 @@ class RecipeTask(RecipePart):
         ]
         return found if self.evaluation is None else [*found, (("evaluation",), self.evaluation)]
 
+    @property
+    def pairs(self) -> list[str]:
+        """Return the columns of the two texts that each sample is a pair of; none where it is one text, or a
+        prompt makes one text of all.
+        """
+        listed = [place.texts or [] for _, place in self.data if isinstance(place, RecipeData)]
+        columns = next((texts for texts in listed if len(texts) > 1), [])
+        return columns if len(columns) == 2 and "prompt" not in self.model_fields_set else []
+
     @field_validator("calibration", mode="before", json_schema_input_type=OneOrMore)
     @classmethod
     def _one_or_more(cls, value: object) -> object:
@@ -235,18 +245,25 @@ class RecipeTask(RecipePart):
 def prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
     """Return the mistakes of a task's prompt, by key.
 
-    All data of a task stand in one prompt, which has a place for each of their texts.
+    All data of a task stand in one prompt, which has a place for each of their texts, or all are pairs.
     """
     named = [
         (key, (place.texts if isinstance(place, RecipeData) else None) or []) for key, place in task.data
     ]
     columns = next((texts for _, texts in named if len(texts) > 1), [])
+    if task.pairs:
+        wanted = f"expected {' and '.join(columns)} as in the task's other data: all are pairs of these"
+        return [
+            ((*key, "texts"), f"found {' and '.join(texts) or 'nothing'}, {wanted}")
+            for key, texts in named
+            if texts != columns
+        ]
     if not columns:
         fits, expected = task.prompt.count("{}") == 1, "text with {} once, where a text of the data stands"
     else:
         places = [f"{{{column}}}" for column in columns]
         fits = "{}" not in task.prompt and all(place in task.prompt for place in places)
-        expected = f"text with {' and '.join(places)}, where the texts of the data stand, and no {{}}"
+        expected = _expected_of(columns)
     wrong: list[tuple[Key, str]] = (
         [] if fits else [(("prompt",), f"found the prompt {task.prompt!r}, expected {expected}")]
     )
@@ -255,3 +272,14 @@ def prompt_contradictions(task: RecipeTask) -> list[tuple[Key, str]]:
     return wrong + [
         ((*key, "texts"), f"found {', '.join(texts) or 'nothing'}, {expected}") for key, texts in others
     ]
+
+
+def _expected_of(columns: Sequence[str]) -> str:
+    """Return what a prompt is expected to be, in words, where the data have several columns of texts."""
+    places = " and ".join(f"{{{column}}}" for column in columns)
+    return f"text with {places}, where the texts of the data stand, and no {{}}"
+
+
+def no_pairs(task: RecipeTask) -> str:
+    """Return the mistake of the prompt of a task of pairs, which no classifier reads."""
+    return f"found nothing, expected {_expected_of(task.pairs)}: only classifiers read pairs of texts"

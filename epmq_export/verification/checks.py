@@ -23,7 +23,7 @@ from epmq_export.models import reference
 from epmq_export.models.family import Export, Family, language_of, rows
 from epmq_export.models.format import WrittenModel
 from epmq_export.models.runtime import Dequantiser, Runtime
-from epmq_export.models.samples import Passage, Sample, shown, text_of
+from epmq_export.models.samples import Pair, Passage, Sample, shown, text_of
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.probes import probes
 from epmq_export.verification.tasks.bench import Outputs
@@ -225,11 +225,13 @@ def _probes(tower: Family, export: Export, runtime: Runtime) -> Sequence[Sample]
 
 def _read(sample: Sample) -> tuple[str, ...]:
     """Return the texts of a sample that a runtime's tokenizer is given, in one piece or apart."""
-    return (
-        (sample.context, sample.target, sample.context + sample.target)
-        if isinstance(sample, Passage)
-        else (text_of(sample),)
-    )
+    match sample:
+        case Passage():
+            return sample.context, sample.target, sample.context + sample.target
+        case Pair():
+            return sample.first, sample.second
+        case _:
+            return (text_of(sample),)
 
 
 def _predictable(family: Family, passage: Passage) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 
 from epmq_export.models.family import Family
 from epmq_export.models.hard_texts import HARD_TEXTS
-from epmq_export.models.samples import Passage, Picture, Pixels, Sample
+from epmq_export.models.samples import Pair, Passage, Picture, Pixels, Sample
 
 # The targets are longer than the part that is fed token by token behind a cache. The last one is far longer
 # than the distances that have buckets of their own in T5's bias.
@@ -37,17 +37,28 @@ PASSAGES: tuple[Passage, ...] = (
 )
 
 
+# The second text is now the longer and now the shorter one, and both are cut.
+PAIRS: tuple[Pair, ...] = (
+    Pair("Is the sky blue?", "It is blue on most days, and red in the evening."),
+    Pair("buffalo " * 20, "Buffalo?"),
+    Pair("The cat sat on the mat.", ""),
+    Pair("été 日本 3,14 " * 60, "3.14 日本 été " * 90),
+)
+
+
 def probes(family: Family) -> Sequence[Sample]:
     """Return pictures or texts, as the family reads them.
 
     A language model gets no empty text, because nothing can follow a text without tokens. It also gets
-    passages, because the decoder of a model of two halves reads only one token of a text alone.
+    passages, because the decoder of a model of two halves reads only one token of a text alone. Classifiers
+    get pairs of texts, too.
     """
     if family.images is not None:
         return hard_pictures()
     if family.language is not None:
         return [*(text for text in HARD_TEXTS if text), *PASSAGES]
-    return HARD_TEXTS
+    reads = family.classifiers
+    return [*HARD_TEXTS, *PAIRS] if reads is not None and reads.heads and reads.pairs else HARD_TEXTS
 
 
 def hard_pictures() -> list[Picture]:

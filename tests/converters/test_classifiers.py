@@ -20,10 +20,13 @@ from epmq_export.grids import Grid
 from epmq_export.models import reference
 from epmq_export.models.classifiers import CLASSES as FILE
 from epmq_export.models.classifiers import WEIGHTS, Classifier, columns_of, read_classifiers
-from epmq_export.models.family import heads_of
+from epmq_export.models.family import Run, heads_of
 from epmq_export.models.format import PlannedTensor
+from epmq_export.models.hard_texts import HARD_TEXTS
+from epmq_export.models.samples import Sample
 from epmq_export.tensors.packed import stored_bytes
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata, rms_relative
+from epmq_export.verification.probes import probes
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from formats.gguf.format import Gguf
@@ -31,7 +34,7 @@ from formats.onnx.clients import as_clients_read
 from formats.onnx.companions import files_beside
 from formats.onnx.format import OnnxQdq
 from formats.safetensors.format import Safetensors
-from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, scores
+from tests.tiny.classifiers import CLASSES, PAIRS, TEXTS, Classified, classified, scores
 
 CPU = torch.device("cpu")
 KINDS = ("bert", "roberta", "distilbert")
@@ -51,6 +54,25 @@ def test_each_head_gives_what_its_expert_gives(project: Classified) -> None:
         found = reference.outputs(family, expert, TEXTS, CPU)[:, columns]
         expected = scores(project.directory / name, project.base, TEXTS).numpy()
         np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_pairs_are_read_as_transformers_reads_them(project: Classified) -> None:
+    """A BERT tells the second text by the types of its tokens, the others by what stands before it."""
+    models = project.opened
+    family, samples = models.family, [*PAIRS, *TEXTS]
+    expert, columns = models.experts[str(project.directory / "mood")], columns_of(heads_of(family))["mood"]
+    found = reference.outputs(family, expert, samples, CPU)[:, columns]
+    expected = scores(project.directory / "mood", project.base, samples).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    cut = [family.truncate(pair) for pair in PAIRS]
+    found = reference.outputs(family, expert, cut, CPU)[:, columns]
+    np.testing.assert_allclose(found, expected[: len(PAIRS)], atol=2e-5)
+    joined, export = [f"{pair.first} [SEP] {pair.second}" for pair in PAIRS[:2]], family.exports["gguf"]
+    if family.name == "bert":
+        alike = reference.outputs(family, expert, joined, CPU)[:, columns]
+        assert np.abs(alike - expected[:2]).max() > 1e-2  # That is what the types tell.
+        with pytest.raises(InputError, match=r"found pairs of texts, .* gives all tokens the first one"):
+            export.as_read(lambda texts: found, project.directory / "x")(PAIRS)
 
 
 def test_all_models_have_the_experts_heads(project: Classified) -> None:
@@ -73,9 +95,10 @@ def test_onnx_has_the_scores_of_each_task(project: Classified, tmp_path: Path) -
     assert check_codes(written, packed, frozenset(), [OnnxRuntime()]).passed
     assert check_metadata(written, packed).passed
     graph = check_graph(written, packed, family.exports["onnx"], OnnxRuntime(), 1e-4)
-    assert graph.passed, graph.broken
-    found = OnnxRuntime().outputs(path, TEXTS, exact=True)
-    np.testing.assert_allclose(found, reference.outputs(family, packed, TEXTS, CPU), atol=1e-4)
+    assert graph.passed and graph.facts["samples"] == len(probes(family)) > len(HARD_TEXTS), graph.broken
+    samples = [*PAIRS, *TEXTS]
+    found = OnnxRuntime().outputs(path, [*map(family.truncate, samples)], exact=True)
+    np.testing.assert_allclose(found, reference.outputs(family, packed, samples, CPU), atol=1e-4)
     assert json.loads((tmp_path / FILE).read_text()) == {name: [*names] for name, names in CLASSES.items()}
 
 
@@ -93,10 +116,25 @@ def test_gguf_has_the_heads_beside_it(project: Classified, tmp_path: Path) -> No
     expected = export.as_read(lambda texts: states, path)(TEXTS)
     assert rms_relative(export.as_read(run, path)(TEXTS), expected) < 1e-3
     np.testing.assert_allclose(expected, reference.outputs(family, packed, TEXTS, CPU), atol=2e-2)
+    if family.name != "bert":
+        _reads_pairs(path, run, project)
     heads = tmp_path / WEIGHTS
     with safe_open(heads, "pt") as file:
         assert json.loads(file.metadata()["classes"]) == {name: [*names] for name, names in CLASSES.items()}
     _notices(path, heads, project)
+
+
+def _reads_pairs(path: Path, run: Run, project: Classified) -> None:
+    """Hold the tokens of pairs in llama.cpp against transformers', and the outputs against PyTorch's."""
+    family = open_family(project.packed.directory)
+    export, tokenizer = family.exports["gguf"], AutoTokenizer.from_pretrained(project.base)
+    assert export.joined is not None
+    expected = [tokenizer(pair.first, pair.second)["input_ids"] for pair in PAIRS]
+    assert LlamaCpp().tokens(path, [*map(export.joined, PAIRS)]) == expected
+    samples: list[Sample] = [*map(family.truncate, PAIRS), TEXTS[0]]
+    states = reference.outputs(export.computed(), project.packed, samples, CPU)
+    found = export.as_read(run, path)(samples)
+    assert rms_relative(found, export.as_read(lambda given: states, path)(samples)) < 1e-3
 
 
 def _notices(path: Path, heads: Path, project: Classified) -> None:

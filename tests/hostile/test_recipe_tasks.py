@@ -142,9 +142,15 @@ WRONG_TASKS = [
         "6: tasks.mood.calibration.texts: found it beside images, expected one of them",
     ),
     (
-        TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}"),
-        "4: tasks.mood.prompt: found the prompt '{}', expected text with {a} and {b}, where the texts of "
-        "the data stand, and no {}",
+        TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b, c]}"),
+        "4: tasks.mood.prompt: found the prompt '{}', expected text with {a} and {b} and {c}, where the "
+        "texts of the data stand, and no {}",
+    ),
+    (
+        TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}")
+        + "    evaluation: {dataset: org/d, texts: [b, a]}",
+        "7: tasks.mood.evaluation.texts: found b and a, expected a and b as in the task's other data: all "
+        "are pairs of these",
     ),
     (
         TASK.replace("data/mood.tsv", "{dataset: org/d, texts: [a, b]}") + "    prompt: '{a} {c}'",

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epmq_export.errors import InputError
-from epmq_export.models.samples import Passage, Picture, choose, digest, length, picture_of, text_of
+from epmq_export.models.samples import (
+    Pair,
+    Passage,
+    Picture,
+    choose,
+    digest,
+    given_to_tokenizer,
+    length,
+    picture_of,
+    text_of,
+)
 
 TEXTS = st.lists(st.text(max_size=3), max_size=30)
 
@@ -70,6 +80,15 @@ def test_passages_differ_by_where_their_targets_begin() -> None:
     assert choose([*passages, Passage("a", "b")], 5, 0) == passages
     with pytest.raises(InputError, match=r"^found the passage 'a' \+ 'b', expected a text$"):
         text_of(passages[0])
+
+
+def test_pairs_differ_by_where_their_second_texts_begin() -> None:
+    pairs = [Pair("a", "b"), Pair("b", "a"), Pair("ab", ""), Pair("", "ab")]
+    assert len({digest(sample) for sample in (*pairs, Passage("a", "b"), "ab")}) == 6
+    assert {length(pair) for pair in pairs} == {2} and choose([*pairs, Pair("a", "b")], 5, 0) == pairs
+    assert given_to_tokenizer(pairs[0]) == ("a", "b") and given_to_tokenizer("a") == "a"
+    with pytest.raises(InputError, match=r"^found the pair 'a' and 'b', expected a text$"):
+        text_of(pairs[0])
 
 
 def test_a_model_is_given_what_it_reads() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,11 +16,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import epmq_export as epmq
 from converters import open_family
+from epmq_export.api import registry
 from epmq_export.errors import InputError, RecipeError
+from epmq_export.models import reference
 from epmq_export.models.classifiers import WEIGHTS
 from epmq_export.models.family import heads_of
+from epmq_export.models.samples import Pair
+from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.tasks import load_tasks
-from tests.tiny.classifiers import CLASSES, TEXTS, Classified, classified, classifier, scores
+from epmq_export.tensors.packed import Packed
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+from tests.tiny.classifiers import CLASSES, PAIRS, TEXTS, Classified, classified, classifier, scores
 from tests.tiny.recipe_project import texts
 
 HEAD = "head.safetensors"
@@ -173,6 +181,29 @@ def test_a_single_score_is_a_number(project: Classified, tmp_path: Path) -> None
     assert task.expected == ["0", "0.5", "1", "1.5", "2", "2.5"]
 
 
+def test_two_columns_without_a_prompt_are_pairs(project: Classified) -> None:
+    rows = [{"b": text, "a": "what is that ?", "label": place % 3} for place, text in enumerate(TEXTS)]
+    (project.directory / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    data = {"path": "pairs.jsonl", "texts": ["a", "b"]}
+    recipe = project.recipe(mood={"calibration": data, "evaluation": data})
+    mood, topic = load_tasks(recipe, project.opened.family)
+    assert mood.evaluation == [Pair("what is that ?", text) for text in TEXTS]
+    assert {*mood.calibration} < {*mood.evaluation} and topic.evaluation == TEXTS
+    assert mood.places[mood.evaluation[1]] == f"{project.directory / 'pairs.jsonl'}:2"
+    require_readable(recipe, project.opened.family, ["gguf", "onnx"])
+    other = {"calibration": data, "evaluation": data, "head": HEAD, "labels": ["a", "b", "c"]}
+    with pytest.raises(RecipeError, match=r"mood.prompt: found nothing, .*\{a\} and \{b\}.*only classifiers"):
+        load_tasks(project.recipe(mood=other), project.opened.family)
+    read = {"expert": str(plain(project)), "evaluation": data, "calibration": data}
+    others = {"expert": str(plain(project))}
+    with pytest.raises(RecipeError, match="only classifiers read pairs of texts"):
+        Job.open(project.recipe(mood=read, topic=others), registry(), torch.device("cpu"))
+    by_prompt = project.recipe(mood={"calibration": data, "evaluation": data, "prompt": "{a}</s></s>{b}"})
+    assert (
+        load_tasks(by_prompt, project.opened.family)[0].evaluation[0] == f"what is that ?</s></s>{TEXTS[0]}"
+    )
+
+
 def test_texts_without_labels_are_judged_by_the_expert(project: Classified) -> None:
     recipe = project.recipe(mood={"evaluation": "texts.txt"})
     task = load_tasks(recipe, project.opened.family)[0]
@@ -233,6 +264,14 @@ def test_a_whole_run(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*")
     }
     assert "`logits_` with" in (tmp_path / "out" / "README.md").read_text()
+    # The ONNX model gets the types of a pair's tokens, as the check of its graph does.
+    packed = Packed(tmp_path / "out" / "packed")
+    family = open_family(packed.directory)
+    found = OnnxRuntime().outputs(tmp_path / "out/onnx/onnx/model_q4.onnx", PAIRS[:2], exact=True)
+    expected = reference.outputs(family, packed, PAIRS[:2], torch.device("cpu"))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(InputError, match="leave gguf out of"):
+        family.exports["gguf"].as_read(OnnxRuntime().outputs, Path())(PAIRS)
     for file in verdict.files:
         assert epmq.evaluate(file.path, recipe).model == pytest.approx(report["scores"][file.row])
 

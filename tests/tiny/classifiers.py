@@ -18,6 +18,7 @@ from epmq_export.grids.layout import Layout
 from epmq_export.models.classifiers import classes_file
 from epmq_export.models.family import heads_of
 from epmq_export.models.model_set import ModelSet
+from epmq_export.models.samples import Pair
 from epmq_export.pipeline.models import open_checkpoints, open_models
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
@@ -28,6 +29,11 @@ from tests.tiny.encoders import encoder
 from tests.tiny.packed_index import an_index
 
 CLASSES = {"mood": ("bad", "good", "so so"), "topic": ("cats", "dogs")}
+PAIRS = [
+    Pair("what is that ?", "the cat sat on the mat ."),
+    Pair("the cat sat on the mat .", "a"),
+    Pair("it is good , very good ! " * 8, "very " * 9),
+]
 TEXTS = [
     "the cat sat on the mat .",
     "a",
@@ -53,11 +59,13 @@ def classifier(directory: Path, base: Path, classes: Sequence[str], seed: int) -
 
 
 @torch.no_grad()
-def scores(classifier: Path, base: Path, texts: Sequence[str]) -> Tensor:
-    """Return what transformers' own class makes of texts, float32 [n, classes]."""
+def scores(classifier: Path, base: Path, samples: Sequence[str | Pair]) -> Tensor:
+    """Return what transformers' own class makes of texts and of pairs, float32 [n, classes]."""
     model: Any = AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+    given = [(each.first, each.second) if isinstance(each, Pair) else (each,) for each in samples]
+    settings = {"truncation": True, "max_length": tokenizer.model_max_length, "return_tensors": "pt"}
+    return torch.cat([model(**tokenizer(*texts, **settings)).logits for texts in given])
 
 
 @dataclass(frozen=True)

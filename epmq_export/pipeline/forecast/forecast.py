@@ -20,6 +20,7 @@ from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
+from epmq_export.models.samples import length
 from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.costs import (
@@ -205,9 +206,7 @@ class Forecaster:
                 return Samples(len(tasks), count, _tokens(family), True)
             lengths = []
             for task in tasks:
-                texts = sorted(
-                    (family.truncate(sample) for sample in task.calibration), key=lambda text: len(str(text))
-                )
+                texts = sorted(map(family.truncate, task.calibration), key=length)
                 lengths += [batch["input_ids"].shape for batch in family.batches(texts, BATCH)]
             count = sum(len(task.calibration) for task in tasks)
             return Samples(len(tasks), count, sum(prod(shape) for shape in lengths) / count, True)

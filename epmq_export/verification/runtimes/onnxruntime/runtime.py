@@ -16,7 +16,7 @@ from epmq_export.errors import InputError, MissingRuntime, first_line
 from epmq_export.files.scratch import Scratch
 from epmq_export.models.classifiers import is_scores
 from epmq_export.models.processor import load_processor, preprocess
-from epmq_export.models.samples import Picture, Question, Sample, text_of
+from epmq_export.models.samples import Picture, Question, Sample, given_to_tokenizer
 from epmq_export.models.tokenizer import open_tokenizer
 from epmq_export.verification.runtimes.onnxruntime import decoder as onnx_language
 from epmq_export.verification.runtimes.onnxruntime import encoder_decoder as onnx_encoder_decoder
@@ -84,7 +84,7 @@ class OnnxRuntime:
         if not read:
             raise InputError(f"{path}: it has no output {' or '.join(wanted)}")
         folder = _beside(path)
-        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, [*map(text_of, texts)])
+        feeds = _of_pictures(folder, pictures) if pictures else _of_texts(folder, texts)
         results: dict[int, NDArray[np.float32]] = {}
         for rows, given in feeds:
             results.update(zip(rows, _embedded(session, path, read, given), strict=True))
@@ -202,7 +202,7 @@ def _of_pictures(folder: Path, pictures: Sequence[Picture]) -> Iterator[Feed]:
         yield list(range(start, start + len(part))), {"pixel_values": preprocess(processor, part)}
 
 
-def _of_texts(folder: Path, texts: Sequence[str]) -> Iterator[Feed]:
+def _of_texts(folder: Path, texts: Sequence[Sample]) -> Iterator[Feed]:
     encoded = _encode(folder, texts)
     lengths = encoded["attention_mask"].sum(1)
     # Texts of similar length stand together, so that there is little padding.
@@ -272,10 +272,11 @@ def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes sha
     return tokenizer
 
 
-def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Return the inputs of texts, int64 [texts, length] by name, padded to the right and cut to the folder's
-    own limit.
+def _encode(folder: Path, texts: Sequence[Sample]) -> dict[str, NDArray[np.int64]]:
+    """Return the inputs of texts and of pairs, int64 [samples, length] by name, padded to the right and cut
+    to the folder's own limit.
     """
+    given = [given_to_tokenizer(sample) for sample in texts]
     tokenizer = _tokenizer(folder)
     try:
         config = _read(folder / "config.json")
@@ -286,7 +287,7 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         length = min(limit for limit in (*limits, tokenizer.model_max_length) if limit)
         lower = bool(_read(folder / "sentence_bert_config.json").get("do_lower_case"))
         encoded = tokenizer(
-            [text.lower() for text in texts] if lower else list(texts),
+            [_lowered(text) for text in given] if lower else given,
             padding=True,
             padding_side="right",
             truncation=True,
@@ -297,6 +298,10 @@ def _encode(folder: Path, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
     return {name: value.astype(np.int64) for name, value in encoded.items()}
+
+
+def _lowered(text: str | tuple[str, str]) -> str | tuple[str, str]:
+    return text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower())
 
 
 def _read(path: Path) -> dict[str, Any]:
