@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import AutoTokenizer
 
 from converters import open_family
@@ -141,14 +141,22 @@ def _notices(path: Path, heads: Path, project: Classified) -> None:
     """Change the file of the heads, and then remove it."""
     packed, family = project.packed, open_family(project.packed.directory)
     written = Gguf().open(path, family)
-    tensors = load_file(heads)
-    tensors["mood.out.bias"] = torch.zeros(7)
-    save_file(tensors, heads)
-    assert written.differences(packed) == [f"{WEIGHTS} differs from the packed checkpoint"]
-    beside = family.exports["gguf"].heads_beside
+    beside, whole, tensors = family.exports["gguf"].heads_beside, heads.read_bytes(), load_file(heads)
     assert beside is not None
-    with pytest.raises(InputError, match=r"tensor mood.out.bias has shape \[7\], expected \[3\]"):
-        beside(written.path)
+    foreign = {name.replace("mood", "other"): value for name, value in tensors.items()}
+    for content, sentence in (
+        (whole[:-9], "not whole and well-formed safetensors"),
+        (whole[:5], "not whole and well-formed safetensors"),
+        (save(foreign), r"no tensor mood\.dense\.weight"),
+        (
+            save({**tensors, "mood.out.bias": torch.zeros(7)}),
+            r"mood\.out\.bias has shape \[7\], expected \[3\]",
+        ),
+    ):
+        heads.write_bytes(content)
+        assert written.differences(packed) == [f"{WEIGHTS} differs from the packed checkpoint"]
+        with pytest.raises(InputError, match=rf"{WEIGHTS}: .*{sentence}"):
+            beside(written.path)
     heads.unlink()
     read = family.exports["gguf"].as_read(lambda texts: np.zeros((len(texts), 64), np.float32), written.path)
     with pytest.raises(

@@ -274,6 +274,11 @@ def test_a_whole_run(tmp_path: Path) -> None:
         family.exports["gguf"].as_read(OnnxRuntime().outputs, Path())(PAIRS)
     for file in verdict.files:
         assert epmq.evaluate(file.path, recipe).model == pytest.approx(report["scores"][file.row])
+    # Without a whole file of heads each check that needs it says so in a sentence.
+    heads = tmp_path / "out" / "gguf" / WEIGHTS
+    heads.write_bytes(heads.read_bytes()[:-8])
+    again = epmq.verify(tmp_path / "out")
+    assert not again.passed and [WEIGHTS in sentence for sentence in again.broken] == [True, True]
 
 
 def test_a_first_recipe_leaves_the_classes_to_the_head(project: Classified, tmp_path: Path) -> None:
