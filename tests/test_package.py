@@ -1,7 +1,11 @@
-"""The wheel has what the packages need beside Python files."""
+"""The wheel has what the packages need beside Python files, and the lock what they need beside the wheel."""
 
+import re
 import subprocess
 import tomllib
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from epmq_export import __version__
 from tests import ROOT
@@ -30,3 +34,25 @@ def test_the_version_is_said_in_one_place() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
     attribute = PROJECT["tool"]["setuptools"]["dynamic"]["version"]["attr"]
     assert attribute == "epmq_export._version.__version__" and __version__ == "0.1.0"
+
+
+def test_the_lock_has_all_that_the_project_asks_for() -> None:
+    """`make lock` writes it anew. Of torch each machine has a build of its own."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked: dict[str, list[str]] = {}
+    for name, version, hashes in re.findall(
+        r"^([\w.-]+)==(\S+)([^\n]*(?:\n +--hash=sha256:\w+.*)+)", text, re.M
+    ):
+        assert hashes.count("--hash=sha256:") >= 1
+        locked.setdefault(canonicalize_name(name), []).append(version)
+    assert sum(map(len, locked.values())) == len(re.findall(r"^\w", text, re.M))
+    project = PROJECT["project"]
+    asked = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    asked += (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]
+    for requirement in map(Requirement, asked):
+        if requirement.name not in ("torch", project["name"]):
+            versions = locked.get(canonicalize_name(requirement.name), ["none"])
+            assert all(requirement.specifier.contains(each) for each in versions), requirement
