@@ -4,8 +4,9 @@
     python -m benchmarks.robustness.memory --parts depth --work ~/.cache/epmq/memory
 
 The models are Llamas in float32 with random weights, written into --work and kept there. Each command runs in
-a process of its own, which has imported what it needs. What is counted is the memory that it holds beyond
-that, without mapped files, read every few milliseconds. llama.cpp runs in processes of its own, which are not
+a process of its own, which is forked from one that has done the same to a tiny model and so has imported what
+it needs. What is counted is the memory that it holds beyond that, without mapped files, read every few
+milliseconds. llama.cpp runs in processes of its own, which are not
 counted; ONNX Runtime runs in the command's. Each row has as many calibration texts, of all tasks together.
 
 The part `limit` runs the deepest model, written as a GGUF alone, under a limit of a quarter of its bytes: a
@@ -23,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -36,7 +36,6 @@ from benchmarks.commands import parser
 from benchmarks.gpu.noise import Noise, texts
 from benchmarks.machine import machine, today
 from benchmarks.robustness.killing import code_of, start
-from benchmarks.robustness.kills import MODULES
 from benchmarks.speed.models import Shape, with_tokenizer, write_config
 from benchmarks.speed.process import held
 from benchmarks.tables import Markers, put, table, write_text
@@ -167,6 +166,14 @@ def row_of(
     return found
 
 
+def warm(work: Path) -> None:
+    """Run each command on a tiny model here, so that what libraries make once is not counted as a model's."""
+    asked = recipe(work, TINY, 2)
+    with tempfile.TemporaryDirectory(dir=work) as out:
+        for job in jobs(asked, Path(out)).values():
+            job()
+
+
 def by_depth(work: Path, shape: Shape) -> Iterator[Row]:
     """Yield a row for each depth."""
     for layers in (6, 24, 96) if shape is SHAPE else (2, 4):
@@ -217,9 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name in MODULES:
-        import_module(name)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Its threads would not be in a forked process.
     options.work.mkdir(parents=True, exist_ok=True)
+    warm(options.work)
     found: dict[str, list[Row]] = {}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for part in options.parts:
