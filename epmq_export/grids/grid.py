@@ -15,6 +15,9 @@ from torch import Tensor
 
 from epmq_export.errors import CalibrationError
 
+# The weights that are fitted together on the processor, so that a search goes over what its cache holds.
+_TOGETHER = 2**18
+
 Stored = Mapping[str, Tensor]
 """The numbers that a file holds beside the codes, by the name of their part. Each tensor is [rows, groups *
 count], the groups of a row one after the other.
@@ -175,15 +178,29 @@ class Grid(ABC):
         rows = weight.float().reshape(-1, self.group)
         if importance is not None:
             importance = importance.reshape(-1, self.group).repeat(weight.shape[0], 1)
+        size = _TOGETHER // self.group if weight.device.type == "cpu" else len(rows)
+        # The last part takes what is left, so that no part has few groups alone: these are summed otherwise.
+        starts = [*range(0, max(len(rows) - size, 0) + 1, max(size, 1))]
+        parts = [
+            self._quantised(rows[start:end], None if importance is None else importance[start:end])
+            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)
+        ]
+        codes = torch.cat([codes for codes, _ in parts])
+        stored = {part: torch.cat([numbers[part] for _, numbers in parts]) for part in self.parts}
+        return codes.reshape(weight.shape), {
+            part: value.reshape(weight.shape[0], -1) for part, value in stored.items()
+        }
+
+    def _quantised(self, rows: Tensor, importance: Tensor | None) -> tuple[Tensor, Stored]:
+        """Return the codes and the stored numbers of rows of one group each, as `quantise` does."""
         stored = self.fit(rows, importance)
-        whole = {part: value.reshape(weight.shape[0], -1) for part, value in stored.items()}
         step, offset = self.steps(stored)
         codes = self.encode(
             rows.reshape(-1, self.subgroup),
             step.reshape(-1, 1),
             None if offset is None else offset.reshape(-1, 1),
         )
-        return codes.reshape(weight.shape), whole
+        return codes.reshape(rows.shape), stored
 
     def dequantise(self, codes: Tensor, stored: Stored) -> Tensor:
         """Return the float32 [out, in] values of codes [out, in]."""

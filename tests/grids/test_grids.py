@@ -8,6 +8,7 @@ from torch import Tensor
 
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
+from epmq_export.grids import grid as grids
 from epmq_export.grids.zeroed import Zeroed
 from tests.tiny.grid_points import random_point, random_weights
 
@@ -37,6 +38,22 @@ def test_each_weight_goes_to_the_nearest_value_of_its_group(grid: Grid, seed: in
     # Ratios are float32: where two values are equally near, either may be taken.
     slack = 1e-6 * (values.abs().amax((2, 3)) + weight.abs().max()).repeat_interleave(grid.subgroup, 1)
     assert bool((found <= best + slack).all())
+
+
+@EACH
+def test_weights_fitted_in_parts_are_those_fitted_together(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit. Parts have a multiple of 64 groups, but for the last."""
+    weight = random_weights(0, 1.0, out=201, width=grid.group)
+    importance = torch.rand(grid.group, generator=torch.Generator().manual_seed(0))
+    for weighed in (None, importance):
+        monkeypatch.setattr(grids, "_TOGETHER", 2**30)
+        wanted = grid.quantise(weight, weighed)
+        monkeypatch.setattr(grids, "_TOGETHER", 64 * grid.group)
+        codes, stored = grid.quantise(weight, weighed)
+        assert torch.equal(codes, wanted[0])
+        assert all(torch.equal(stored[part], wanted[1][part]) for part in grid.parts)
 
 
 @EACH
