@@ -107,16 +107,16 @@ def ways(weight: Tensor, hessian: Tensor) -> dict[str, tuple[float, float]]:
 
     measure("nearest", lambda: nearest(weight, GRID))
     measure("GPTQ", lambda: gptq(weight, inverse_factor(hessian, "here"), GRID))
-    measure("GPTQ, then descent", lambda: descend(weight, hessian, results["GPTQ"]))
+    measure("GPTQ, then descent", lambda: descend(weight, hessian, results["GPTQ"]).packed)
     measure("act-order", lambda: ordered(weight, hessian, GRID))
-    measure("act-order, then descent", lambda: descend(weight, hessian, results["act-order"]))
+    measure("act-order, then descent", lambda: descend(weight, hessian, results["act-order"]).packed)
     measure(
         f"K-best ({BEAM}) under descent's scales",
         lambda: beam(weight, hessian, results["GPTQ, then descent"]),
     )
     measure(
         "K-best, then descent",
-        lambda: descend(weight, hessian, results[f"K-best ({BEAM}) under descent's scales"]),
+        lambda: descend(weight, hessian, results[f"K-best ({BEAM}) under descent's scales"]).packed,
     )
     return {name: (loss / found["GPTQ"][0], seconds) for name, (loss, seconds) in found.items()}
 

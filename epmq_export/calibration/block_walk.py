@@ -18,6 +18,7 @@ from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_f
 from epmq_export.calibration.statistics import Moments, TaskMoments
 from epmq_export.calibration.storage import StorageOf
 from epmq_export.errors import CalibrationError
+from epmq_export.grids import Grid
 from epmq_export.grids.layout import Storage, storage_name
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import inputs_of, load_block, run_block
@@ -53,9 +54,9 @@ class BlockWalk:
         # The stream of the experts' own hidden states is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
-    def load_student(self) -> None:
+    def load_student(self, rounded: Callable[[str], PackedTensor | Tensor | None]) -> None:
         """Load the merged block. Tensors that no step will solve take their shipped values now, so that
-        calibration sees them.
+        calibration sees them: those that `rounded` knows, or else the merge's, stored as the layout says.
         """
         self._begin(self.c.merged)
         # These are kept while the student changes, because a merge is computed anew at each load.
@@ -68,7 +69,8 @@ class BlockWalk:
         for path, value in self.student.state_dict().items():
             name, shape = self._name(path), tuple(value.shape)
             stored = torch.float32 if path in solved else self._noted(*self.storage(name, shape))
-            self._ship(path, store(name, value, stored))
+            before = rounded(name)
+            self._ship(path, store(name, value, stored) if before is None else before)
 
     def restore_student(self, result: BlockResult) -> None:
         """Load the block that an interrupted run has finished."""
@@ -85,16 +87,20 @@ class BlockWalk:
         if not self.experts_run:
             return
         first = [step[0] for step in self.block.steps]
+        if not first and self._is_last:
+            return
+        # Nothing reads what the last block gives out. Linears have to run, since their outputs are measured.
+        stop = self._is_last and not isinstance(self.student.get_submodule(first[-1]), nn.Linear)
         for t, task in enumerate(self.c.tasks):
             module = load_block(self.block, task.expert, self.c.device)
             for b in range(len(self.batches[t])):
                 run = partial(self.run, module, "expert", t, b)
                 with self.energies.of(module, t, self.batches[t][b].get()):
-                    seen, result = inputs_of(module, first, run, stop=False)
+                    seen, result = inputs_of(module, first, run, stop=stop)
                 for step, value in zip(first, seen, strict=True):
                     self.kept.offer(("input", step, t, b), value)
-                assert result is not None
-                self.kept.put(("next", t, b), result)
+                if result is not None:
+                    self.kept.put(("next", t, b), result)
 
     def advance(self) -> None:
         """Carry the student's hidden states through the finished block."""
@@ -206,41 +212,43 @@ class BlockWalk:
         on each other.
         """
         best = torch.cat([*wanted.values()])
-        value = first = store(
-            " and ".join(map(self._weight, wanted)),
-            best,
-            storage,
-            None if self.c.method.rounding == "nearest" else factor,
-        )
+        greedy = factor if self.c.method.rounding != "nearest" and isinstance(storage, Grid) else None
+        # L of each row beyond that of W*, which both roundings know.
+        rises = [None if greedy is None else torch.empty(len(best), device=best.device)] * 2
+        value = first = store(" and ".join(map(self._weight, wanted)), best, storage, greedy, rises[0])
         if self.c.method.rounding == "descent" and isinstance(first, PackedTensor):
-            value = descend(best, hessian, first)
-        start, single = 0, hessian.float() if self.c.method.target == "experts" else hessian
+            aim = torch.cat([problems[path].numerator.float() for path in wanted]) if self._solved else None
+            found = descend(best, hessian, first, aim, rises[0])
+            value, rises[1] = found.packed, found.rise
+        start, single = 0, hessian.float() if self._solved else hessian
         for path, each in wanted.items():
             rows = slice(start, start := start + len(each))
-            problem, shipped = problems[path], _plain(value)[rows]
+            problem, shipped = problems[path], _rows(value, rows)
             loss = self._loss(problem, single, each)
+            rounded, after = (
+                loss(_plain(_rows(weight, rows)))
+                if rise is None or not self._solved
+                else problem.loss_above(each, float(rise[rows].sum(dtype=torch.float64)))
+                for weight, rise in zip((first, value), rises, strict=True)
+            )
+            merged = loss(self.merged[f"{path}.weight"])
             self.losses.append(
-                LayerLoss(
-                    tensor=self._weight(path),
-                    grid=storage_name(storage),
-                    loss_merged=loss(self.merged[f"{path}.weight"]),
-                    loss_before=loss(each),
-                    loss_rounded=loss(_plain(first)[rows]),
-                    loss_after=loss(shipped),
-                )
+                LayerLoss(self._weight(path), storage_name(storage), merged, loss(each), rounded, after)
             )
-            self._ship(
-                f"{path}.weight", value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone()
-            )
+            self._ship(f"{path}.weight", shipped)
             if problem.anchor_bias is not None and self.c.method.affine == "solved":
-                self._ship(f"{path}.bias", problem.bias(shipped).float())
+                self._ship(f"{path}.bias", problem.bias(_plain(shipped)).float())
+
+    @property
+    def _solved(self) -> bool:
+        """Return whether W* is the solution of the problem, N H^-1. The merged model's own weight is taken
+        for it whatever the anchor is, so that L is computed in full there.
+        """
+        return self.c.method.target == "experts"
 
     def _loss(self, problem: LinearProblem, hessian: Tensor, best: Tensor) -> Callable[[Tensor], float]:
-        """Return the function that gives L of a weight. The merged model's own weight is taken for W*
-        whatever the anchor is, so there L is computed in full.
-        """
-        known = best if self.c.method.target == "experts" else None
-        return partial(problem.loss, hessian=hessian, best=known)
+        """Return the function that gives L of a weight."""
+        return partial(problem.loss, hessian=hessian, best=best if self._solved else None)
 
     def _solve_norm(self, path: str) -> None:
         module = self.student.get_submodule(path)
@@ -311,6 +319,10 @@ class BlockWalk:
     def _is_first(self) -> bool:
         return self.block.name == self.c.family.blocks[0].name
 
+    @property
+    def _is_last(self) -> bool:
+        return self.block.name == self.c.family.blocks[-1].name
+
     def run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
         """Return a stream's next hidden state for one batch."""
         hidden = None if self._is_first else self.kept.get((stream, t, b))
@@ -371,6 +383,10 @@ class _Expert:
             self._module, [path], partial(walk.run, self._module, "expert", t, b), stop=True
         )
         return value
+
+
+def _rows(value: PackedTensor | Tensor, rows: slice) -> PackedTensor | Tensor:
+    return value.rows(rows) if isinstance(value, PackedTensor) else value[rows].clone()
 
 
 def _plain(value: PackedTensor | Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from epmq_export.calibration.block_walk import BlockWalk
 from epmq_export.calibration.calibrator import BATCH, BlockResult, Calibrator, TaskData
@@ -11,6 +12,7 @@ from epmq_export.calibration.storage import storage_of
 from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.family import Block, Family
 from epmq_export.models.samples import length
+from epmq_export.tensors.packed import PackedTensor
 
 # What a block ships waits here for the others: a whole model of codes need not fit a GPU.
 CPU = torch.device("cpu")
@@ -21,19 +23,27 @@ def calibrate_blocks(
 ) -> Iterator[tuple[Block, BlockResult]]:
     """Yield each block with the tensors that it ships, in the family's order.
 
-    `finished` gives the result of a block that an interrupted run has done, by the block's name, or None.
+    `finished` gives the result of a block that an interrupted run has done, or that the caller has kept since
+    it was yielded, by the block's name, or None.
     Raises CalibrationError where a number is not finite or a system is singular: there is no fallback.
     """
     blocks = calibrator.family.blocks
     storage = storage_of(calibrator.family, calibrator.layout)
     total, done = sum(len(block.steps) for block in blocks), 0
+    home: dict[str, str] = {}
+
+    def rounded(name: str) -> PackedTensor | Tensor | None:
+        """Return what an earlier block has shipped of embeddings that are also the head, if it was kept."""
+        before = finished(home[name]) if name in home else None
+        return None if before is None else before.tensors[name]
+
     with Activations(calibrator.activation_bytes, room_on(calibrator.device)) as kept:
         batches = [_kept(calibrator.family, task, t, kept) for t, task in enumerate(calibrator.tasks)]
         for block in blocks:
             walk = BlockWalk(calibrator, storage, block, batches, kept)
             result = finished(block.name)
             if result is None:
-                walk.load_student()
+                walk.load_student(rounded)
                 walk.run_experts()
                 for step in block.steps:
                     calibrator.progress(f"{block.name}.{step[0]}", done, total)
@@ -45,8 +55,10 @@ def calibrate_blocks(
                 walk.restore_student(result)
                 walk.run_experts()
                 done += len(block.steps)
+            home |= {name: block.name for name in calibrator.family.embeddings if name in result.tensors}
             yield block, result
-            walk.advance()
+            if block is not blocks[-1]:  # Nothing reads what the last one gives out.
+                walk.advance()
     calibrator.progress("calibrated", total, total)
 
 

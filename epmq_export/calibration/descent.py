@@ -12,40 +12,67 @@ import torch
 from torch import Tensor
 
 from epmq_export.calibration.rounding import LAZY, sweep
+from epmq_export.calibration.solver import quadratic
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
 from epmq_export.tensors.packed import PackedTensor
 
 # Another round follows for the rows whose L fell by this share or more. There are at most ROUNDS of them.
 TOLERANCE, ROUNDS = 1e-3, 20
-# The most numbers of a tile of rows, and of its normal equations, that are in memory at a time: on the
-# processor, and on a GPU, which small tiles and many small systems would keep waiting.
-TILE, NUMBERS = (2**21, 2**27), (2**24, 2**27)
-# The fewest rows of a tile: below that the loop over the columns costs more than what it does.
-FEWEST = 256
+# The most numbers of a tile of rows, of its normal equations, and of the products that these are summed from,
+# that are in memory at a time: on the processor, whose cache holds the last of them, and on a GPU, which
+# small tiles and many small systems would keep waiting.
+TILE, NUMBERS, IMAGE = (2**21, 2**27), (2**21, 2**27), (2**18, 2**27)
+# The fewest rows of a tile, and of its normal equations: below that the loops over columns and subgroups cost
+# more than what they do.
+FEWEST, FEW = 256, 64
 
 
-def descend(weight: Tensor, hessian: Tensor, start: PackedTensor) -> PackedTensor:
+@dataclass(frozen=True)
+class Descent:
+    """What a descent has found."""
+
+    packed: PackedTensor
+    rise: Tensor
+    """L of each row, float32 [out]."""
+
+
+def descend(
+    weight: Tensor,
+    hessian: Tensor,
+    start: PackedTensor,
+    aim: Tensor | None = None,
+    rise: Tensor | None = None,
+) -> Descent:
     """Return a rounding of W*, [out, in], under H, [in, in], on the same grid as `start`. Each row's loss is
     at most that of `start`.
+
+    What is known already need not be multiplied: W* H, `aim`, [out, in], and L of each row of `start`,
+    `rise`, float32 [out].
     """
     hessian = hessian.float()
     size = max(TILE[weight.device.type != "cpu"] // weight.shape[1], FEWEST)
-    parts = [
-        _descend_tile(weight[rows].float(), hessian, start.rows(rows))
-        for rows in (slice(first, first + size) for first in range(0, len(weight), size))
-    ]
-    return PackedTensor(
+    parts = []
+    for first in range(0, len(weight), size):
+        rows = slice(first, first + size)
+        known = [None if each is None else each[rows].float() for each in (aim, rise)]
+        best = start.rows(rows)
+        state = _State.start(weight[rows].float(), hessian, best, *known)
+        parts.append(_descend_tile(state, hessian, best))
+    packed = PackedTensor(
         start.grid,
-        torch.cat([part.codes for part in parts]),
-        {name: torch.cat([part.stored[name] for part in parts]) for name in start.stored},
+        torch.cat([part.packed.codes for part in parts]),
+        {name: torch.cat([part.packed.stored[name] for part in parts]) for name in start.stored},
     )
+    return Descent(packed, torch.cat([part.rise for part in parts]))
 
 
-def _descend_tile(weight: Tensor, hessian: Tensor, best: PackedTensor) -> PackedTensor:
-    """Descend from `best`, which is overwritten. Rows that no longer fall drop out."""
-    rows = torch.arange(len(weight), device=weight.device)
-    state = _State.start(weight, hessian, best)
+def _descend_tile(state: "_State", hessian: Tensor, best: PackedTensor) -> Descent:
+    """Descend from `best`, whose state is given, and which is overwritten. Rows that no longer fall drop
+    out.
+    """
+    rows = torch.arange(len(state.loss), device=state.loss.device)
+    rise = state.loss.clone()
     for _ in range(ROUNDS):
         found = _recoded(_refitted(state, hessian), hessian)
         # The steps lower the exact loss, but the noise of float32 sums may hide it.
@@ -54,11 +81,12 @@ def _descend_tile(weight: Tensor, hessian: Tensor, best: PackedTensor) -> Packed
         best.codes[rows[fallen]] = found.grid.codes(found.level[:, fallen].T.contiguous())
         for part, value in best.stored.items():
             value[rows[fallen]] = found.stored[part][fallen]
+        rise[rows[fallen]] = found.loss[fallen]
         left = ((fall > 0) & (fall >= TOLERANCE * state.loss)).nonzero()[:, 0]
         if not len(left):
             break
         state, rows = found.rows(left), rows[left]
-    return best
+    return Descent(best, rise)
 
 
 @dataclass
@@ -82,16 +110,24 @@ class _State:
     """L of each row, [rows]: summed up at the start, and then followed by what each change adds to it."""
 
     @classmethod
-    def start(cls, weight: Tensor, hessian: Tensor, packed: PackedTensor) -> "_State":
-        weight = weight.T.contiguous()
-        error = packed.dequantise().T - weight
+    def start(
+        cls,
+        weight: Tensor,
+        hessian: Tensor,
+        packed: PackedTensor,
+        aim: Tensor | None = None,
+        loss: Tensor | None = None,
+    ) -> "_State":
+        columns = weight.T.contiguous()
+        if loss is None:
+            loss = quadratic(packed.dequantise().sub_(weight), hessian).float()
         return cls(
             grid=packed.grid,
-            weight=weight,
-            aim=hessian @ weight,
+            weight=columns,
+            aim=hessian @ columns if aim is None else aim.T.contiguous(),
             level=packed.grid.level(packed.codes).T.contiguous(),
             stored=packed.stored,
-            loss=(error * (hessian @ error)).sum(0),
+            loss=loss,
         )
 
     def rows(self, chosen: Tensor) -> "_State":
@@ -129,8 +165,8 @@ def _refitted(state: _State, hessian: Tensor) -> _State:
     """Return the same codes under the steps and offsets of least loss, rounded to what the grid stores. A row
     changes only where its loss falls.
     """
-    kept = _unknowns(state.grid, state.stored)
-    most = max(NUMBERS[kept.device.type != "cpu"] // len(kept) ** 2, 1)
+    kept, gpu = _unknowns(state.grid, state.stored), state.aim.device.type != "cpu"
+    most = min(max(NUMBERS[gpu] // len(kept) ** 2, 1), max(IMAGE[gpu] // len(state.level), FEW))
     parts = [slice(start, start + most) for start in range(0, kept.shape[1], most)]
     found = [_refitted_rows(state, rows, kept[:, rows], hessian) for rows in parts]
     rise = torch.cat([rise for _, rise in found])
@@ -194,15 +230,18 @@ def _equations(
     right = torch.cat([(design * aim).reshape(count, size, rows).sum(1) for design in designs])
     unknowns = len(right)
     normal = torch.empty(unknowns, unknowns, rows, device=aim.device)
+    image, product = torch.empty_like(level), torch.empty_like(level)
     for k in range(count):
-        columns = slice(k * size, width)
+        first, last = k * size, (k + 1) * size
+        met = image[first:], product[first:]
         for one, design in enumerate(designs):
             # H is symmetric, so the columns before these have met them already.
-            image = hessian[columns, k * size : (k + 1) * size] @ design[k * size : (k + 1) * size]
+            torch.mm(hessian[first:last, first:].T, design[first:last], out=met[0])
             for other, against in enumerate(designs):
-                met = (against[columns] * image).reshape(count - k, size, rows).sum(1)
-                normal[one * count + k, other * count + k : (other + 1) * count] = met
-                normal[other * count + k : (other + 1) * count, one * count + k] = met
+                torch.mul(against[first:], met[0], out=met[1])
+                sums = met[1].reshape(count - k, size, rows).sum(1)
+                normal[one * count + k, other * count + k : (other + 1) * count] = sums
+                normal[other * count + k : (other + 1) * count, one * count + k] = sums
     return normal, right
 
 

@@ -18,16 +18,18 @@ NEAR = 8
 LONG, SHORT = 2.0**40, 2.0**-100
 
 
-def store(name: str, value: Tensor, storage: Storage, factor: Tensor | None = None) -> PackedTensor | Tensor:
-    """Return the value in the dtype, or on the grid: by GPTQ where there is a factor (the `upper` of `gptq`),
-    else rounded to the nearest.
+def store(
+    name: str, value: Tensor, storage: Storage, factor: Tensor | None = None, rise: Tensor | None = None
+) -> PackedTensor | Tensor:
+    """Return the value in the dtype, or on the grid: by GPTQ where there is a factor (the `upper` of `gptq`,
+    which fills `rise`), else rounded to the nearest.
 
     Raises CalibrationError, naming the tensor, where the grid cannot hold it.
     """
     if not isinstance(storage, Grid):
         return value.to(storage)
     try:
-        return nearest(value, storage) if factor is None else gptq(value, factor, storage)
+        return nearest(value, storage) if factor is None else gptq(value, factor, storage, rise)
     except CalibrationError as error:
         raise CalibrationError(f"{name}: {error}") from None
 
@@ -39,14 +41,16 @@ def nearest(weight: Tensor, grid: Grid) -> PackedTensor:
     return PackedTensor(grid, *grid.quantise(weight.float()))
 
 
-def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
+def gptq(weight: Tensor, upper: Tensor, grid: Grid, rise: Tensor | None = None) -> PackedTensor:
     """Round with GPTQ (arXiv 2210.17323): column by column, each error passed on to the columns not yet
     rounded.
 
     `weight` is W*, [out, in]; `upper` is U, float64 [in, in], upper triangular with U^T U = H^-1. The stored
     numbers of a group are fitted when its first column is reached, to the weights as they are then. Each
     column is weighted by the cost of an error there after the later columns have answered it (1 / U_jj^2).
-    Raises CalibrationError where an error is not finite.
+    Where `rise`, float32 [out], is given, it becomes (Q - W*) H (Q - W*)^T of each row: as Q - W* = -E U with
+    the errors E as they are passed on, that is the sum of their squares. Raises CalibrationError where an
+    error is not finite.
     """
     cost = upper.diagonal().square().reciprocal().float()
     upper = upper.float()
@@ -55,6 +59,7 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
     width, out = left.shape
     codes = torch.empty(width, out, dtype=torch.int8, device=left.device)
     groups: list[Stored] = []
+    squares = torch.zeros(out, device=left.device)
     # A block is of whole groups, so that stored numbers are fitted to columns that have had every error.
     block = max(LAZY // grid.group, 1) * grid.group
     for start in range(0, width, block):
@@ -81,6 +86,9 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid) -> PackedTensor:
             )
         codes[start:end] = grid.codes(levels)
         left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
+        squares += errors.square_().sum(0)
+    if rise is not None:
+        rise.copy_(squares)
     return PackedTensor(
         grid,
         codes.T.contiguous(),

@@ -18,6 +18,8 @@ from epmq_export.tensors.low_rank import LowRank
 _NOISE = torch.finfo(torch.float32).eps
 # The size of a triangular matrix that is not worth halving.
 SMALL = 128
+# The strips of columns in which a quadratic is summed.
+STRIPS = 8
 
 
 def inverse_factor(hessian: Tensor, place: str) -> Tensor:
@@ -75,6 +77,21 @@ def _inner(first: Tensor, second: Tensor) -> float:
     return float((first * second).sum(dtype=torch.float64))
 
 
+def quadratic(rows: Tensor, hessian: Tensor) -> Tensor:
+    """Return x H x^T of each row x of [rows, n], summed in float64, float64 [rows]. H, [n, n], is symmetric.
+
+    Columns meet those before them once, and that counts twice: about half of what x H takes is multiplied.
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    size = -(-rows.shape[1] // STRIPS)
+    for start in range(0, rows.shape[1], size):
+        here = slice(start, start + size)
+        image = rows[:, here] @ hessian[here, here]
+        image.addmm_(rows[:, :start], hessian[:start, here], alpha=2)
+        total += image.mul_(rows[:, here]).sum(1, dtype=torch.float64)
+    return total
+
+
 @dataclass
 class LinearProblem:
     """The quadratic of one linear layer [out, in]. Tensors are float64."""
@@ -125,8 +142,10 @@ class LinearProblem:
         # The moments are float32 sums, so products in float32 are as exact. Sums over products are not.
         mapped = weight @ moments.cross.to(weight.dtype)
         self.numerator += mapped
-        image = weight @ moments.student.to(weight.dtype) if 0 < alpha < 1 else None
-        self._add_energy(_inner(mapped, weight), 0.0 if image is None else _inner(image, weight), alpha, own)
+        squared = 0.0
+        if 0 < alpha < 1:
+            squared = float(quadratic(weight, moments.student.to(weight.dtype)).sum())
+        self._add_energy(_inner(mapped, weight), squared, alpha, own)
         self._add_means(bias, moments, lambda mean: weight.double() @ mean)
 
     def add_change(
@@ -162,7 +181,7 @@ class LinearProblem:
         self.numerator += mapped
         squared = 0.0
         if 0 < alpha < 1:
-            squared = _inner(origin @ hessian.to(origin.dtype), origin)
+            squared = float(quadratic(origin, hessian.to(origin.dtype)).sum())
             squared -= self.damping * _inner(origin, origin)  # H is sum_t H_t + lambda I.
         self._add_energy(_inner(mapped, origin), squared, alpha, 0.0)
 
@@ -201,16 +220,24 @@ class LinearProblem:
         product in float32 does, and the hessian may be float32.
         """
         weight = weight.double()
-        fixed = self.energy + self.damping * float(self.anchor.square().sum())
         if best is not None:
-            rise = 0.0
-            if weight is not best:
-                step = (weight - best).float()
-                rise = float(((step @ hessian.float()) * step).sum(dtype=torch.float64))
-            least = max(fixed - float((best * self.numerator).sum()), 0.0)
-            return (least + rise) / self.energy if self.energy > 0 else 0.0
-        quadratic = float(((weight @ hessian) * weight).sum()) - 2.0 * float((weight * self.numerator).sum())
-        return max(fixed + quadratic, 0.0) / self.energy if self.energy > 0 else 0.0
+            step = None if weight is best else (weight - best).float()
+            return self.loss_above(
+                best, 0.0 if step is None else float(quadratic(step, hessian.float()).sum())
+            )
+        crossed = float((weight * self.numerator).sum())
+        return self._share(float(quadratic(weight, hessian).sum()) - 2.0 * crossed)
+
+    def loss_above(self, best: Tensor, rise: float) -> float:
+        """Return what `loss` does for a weight whose L is by `rise` above that of W* = `best`."""
+        return self._share(-float((best * self.numerator).sum()), rise)
+
+    def _share(self, lower: float, rise: float = 0.0) -> float:
+        """Return L as a share of the energy. `lower` is L at the weight, or at W* and `rise` beyond that,
+        without what no weight changes.
+        """
+        fixed = self.energy + self.damping * float(self.anchor.square().sum())
+        return (max(fixed + lower, 0.0) + rise) / self.energy if self.energy > 0 else 0.0
 
 
 @dataclass

@@ -40,7 +40,7 @@ def loss(weight: Tensor, hessian: Tensor, packed: PackedTensor) -> float:
 def test_never_above_its_start(grid: Grid, seed: int, spread: float) -> None:
     weight, hessian = problem(seed, spread)
     for start in (nearest(weight, grid), gptq(weight, inverse_factor(hessian, "here"), grid)):
-        found = descend(weight, hessian, start)
+        found = descend(weight, hessian, start).packed
         assert loss(weight, hessian, found) <= loss(weight, hessian, start) * (1 + 1e-5)
         assert found.codes.min() >= grid.lowest and found.codes.max() <= grid.highest
         assert {part: value.dtype for part, value in found.stored.items()} == {
@@ -52,13 +52,16 @@ def test_never_above_its_start(grid: Grid, seed: int, spread: float) -> None:
 def test_well_below_gptq_where_channels_are_correlated(grid: Grid) -> None:
     weight, hessian = problem(1)
     start = gptq(weight, inverse_factor(hessian, "here"), grid)
-    assert loss(weight, hessian, descend(weight, hessian, start)) < 0.97 * loss(weight, hessian, start)
+    found = descend(weight, hessian, start)
+    assert loss(weight, hessian, found.packed) < 0.97 * loss(weight, hessian, start)
+    rises = each(weight, hessian, found.packed)
+    torch.testing.assert_close(found.rise.double(), rises, rtol=1e-3, atol=1e-6)
 
 
 def test_what_lies_on_the_grid_stays() -> None:
     weight, hessian = problem(2)
     start = nearest(weight, GRIDS["Q4_0"])
-    found = descend(start.dequantise(), hessian, start)
+    found = descend(start.dequantise(), hessian, start).packed
     assert torch.equal(found.dequantise(), start.dequantise())
 
 
@@ -183,7 +186,7 @@ def test_it_is_the_plain_descent(grid: Grid, tile: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(descent, "FEWEST", 4)
     weight, hessian = problem(5)
     start, wanted = plainly(grid.name)
-    found = descend(weight, hessian, start)
+    found = descend(weight, hessian, start).packed
     assert float((found.codes == wanted.codes).float().mean()) > 0.99
     assert loss(weight, hessian, found) == pytest.approx(loss(weight, hessian, wanted), rel=3e-3)
 
@@ -194,3 +197,27 @@ def test_its_start_is_left_as_it_was() -> None:
     codes, scales = start.codes.clone(), start.stored["scales"].clone()
     descend(weight, hessian, start)
     assert torch.equal(start.codes, codes) and torch.equal(start.stored["scales"], scales)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_K"])
+def test_what_is_known_of_its_start_need_not_be_multiplied(name: str) -> None:
+    """W* H and the losses of GPTQ's result, which GPTQ itself knows, lead to the same end."""
+    weight, hessian = problem(6)
+    rise = torch.empty(OUT)
+    start = gptq(weight, inverse_factor(hessian, "here"), GRIDS[name], rise)
+    torch.testing.assert_close(rise.double(), each(weight, hessian, start), rtol=1e-4, atol=0)
+    found = descend(weight, hessian, start, weight.double() @ hessian, rise).packed
+    wanted = descend(weight, hessian, start).packed
+    assert float((found.codes == wanted.codes).float().mean()) > 0.99
+    assert loss(weight, hessian, found) == pytest.approx(loss(weight, hessian, wanted), rel=1e-3)
+
+
+def test_normal_equations_of_few_rows_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian = problem(7)
+    start = gptq(weight, inverse_factor(hessian, "here"), GRIDS["Q4_1"])
+    wanted = descend(weight, hessian, start).packed
+    monkeypatch.setattr(descent, "IMAGE", (2 * WIDTH, 2 * WIDTH))
+    monkeypatch.setattr(descent, "FEW", 2)
+    found = descend(weight, hessian, start).packed
+    assert float((found.codes == wanted.codes).float().mean()) > 0.99
+    assert loss(weight, hessian, found) == pytest.approx(loss(weight, hessian, wanted), rel=1e-3)

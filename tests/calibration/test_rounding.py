@@ -125,6 +125,15 @@ def test_a_subgroup_fitted_anew_when_it_is_reached_lowers_the_loss(
     assert anew < loss(gptq(weight, upper, grid), weight, hessian)
 
 
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "IQ4_NL", "Q4_K"])
+def test_it_knows_what_each_row_loses(name: str) -> None:
+    weight, hessian = problem(5, 512, 0.6)
+    rise = torch.empty(len(weight))
+    found = gptq(weight, inverse_factor(hessian, "layer"), GRIDS[name], rise)
+    error = found.dequantise().double() - weight
+    torch.testing.assert_close(rise.double(), ((error @ hessian) * error).sum(1), rtol=1e-4, atol=0)
+
+
 def test_the_weight_is_left_as_it_was() -> None:
     """Also where it already has the layout that the loop works in."""
     weight, hessian = problem(0, 64, 0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
+from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor, quadratic
 from epmq_export.calibration.statistics import Moments
 from epmq_export.errors import CalibrationError
 from epmq_export.tensors.low_rank import LowRank
@@ -223,6 +223,14 @@ def test_a_norm_that_does_not_shift_is_least_squares_of_its_scale_alone(
             rows, torch.cat([*wanted, damping**0.5 * gamma[channel, None]])[:, None]
         ).solution[0, 0]
         torch.testing.assert_close(found[channel], brute, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("width", [1, 7, 40])
+def test_a_quadratic_of_half_the_products_is_that_of_all(width: int) -> None:
+    torch.manual_seed(0)
+    rows, hessian = torch.randn(5, width, dtype=torch.float64), torch.randn(width, width).double()
+    hessian = hessian + hessian.T
+    torch.testing.assert_close(quadratic(rows, hessian), ((rows @ hessian) * rows).sum(1))
 
 
 def test_the_factor_of_the_inverse() -> None:

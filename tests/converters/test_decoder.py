@@ -3,6 +3,7 @@ beside transformers' own models.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from converters import open_family
+from converters.decoder.blocks import Head
 from converters.decoder.family import Decoder
+from epmq_export.calibration import block_walk
 from epmq_export.calibration.calibrate import calibrate_blocks
-from epmq_export.calibration.calibrator import Calibrator, TaskData
+from epmq_export.calibration.calibrator import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
+from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError
 from epmq_export.grids.layout import Layout
 from epmq_export.models import reference
 from epmq_export.models.greedy import answers
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.packed import Packed, flatten
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -195,6 +199,37 @@ def test_a_calibration_lowers_the_loss_and_solves_the_norms(tmp_path: Path) -> N
         )
         if kind == "gemma3":
             assert torch.equal(norm + 1.0 - 1.0, norm)
+
+
+def test_a_tied_head_is_rounded_once_and_its_scores_are_never_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a caller keeps of the embeddings is the head's, too. Nobody reads what the last block makes."""
+    family, source = opened(tiny_decoder.write(tmp_path / "base", "llama, tied"))
+    _, expert = opened(tiny_decoder.write_expert(tmp_path / "expert", tmp_path / "base", "llama, tied", 1))
+    method = replace(PRESETS["anchored"], rho=1.0)
+    task = TaskData("task", expert, list(tiny_decoder.LINES))
+    calibrator = Calibrator(family, source, expert, [task], method, Layout("Q8_0"), CPU)
+    expected = [result for _, result in calibrate_blocks(calibrator)]
+
+    stored: list[str] = []
+    kept: dict[str, BlockResult] = {}
+
+    def counted(name: str, *arguments: Any) -> Any:
+        stored.append(name)
+        return store(name, *arguments)
+
+    monkeypatch.setattr(block_walk, "store", counted)
+    scores = Head.scores
+    monkeypatch.setattr(Head, "scores", lambda *arguments: pytest.fail(f"made {scores(*arguments).shape}"))
+    for block, result in calibrate_blocks(calibrator, kept.get):
+        kept[block.name] = result
+    (name,) = family.embeddings
+    assert stored.count(name) == 1
+    for one, other in zip(expected, kept.values(), strict=True):
+        assert flatten(one.tensors)[0].keys() == flatten(other.tensors)[0].keys()
+        for part, value in flatten(one.tensors)[0].items():
+            assert torch.equal(value, flatten(other.tensors)[0][part]), part
 
 
 def tokens(family: Decoder, sample: Sample) -> int:

@@ -263,13 +263,13 @@ def test_operations_by_hand() -> None:
     found = costs.work_of([BLOCK], samples, both)
     assert found.forward == pytest.approx(forward * (1 + 1))
     assert found.statistics == 3 * 3.25 * rows * 64
-    assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (3 * 2 + 7) * (24 + 32) * 64)
+    assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (3 * 2 + 4) * (24 + 32) * 64)
     assert found.columns == (4 * 16, 21 * 16)
     plain = costs.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
     assert plain.statistics == 2 * 1.25 * rows * 64
     assert plain.forward == pytest.approx(forward)
     assert plain.columns == (16, 16)
-    assert costs.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 4, "experts": 2}
+    assert costs.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 3, "experts": 2}
 
 
 def test_where_memory_has_no_room_the_student_starts_again_for_every_step(

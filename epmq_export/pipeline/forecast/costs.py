@@ -8,7 +8,8 @@ two operations.
     statistics          5/4 n d^2 for x_s x_s^T, which is symmetric; 2 n d^2 for x* x_s^T where the experts
                         are run
     a step's solve      (d^3 / 3 + d^3) for the factor of H, float64, at the most
-    a linear's solve    (2 or 3) T o d^2 for its targets, 4 o d^2 for W*, 3 o d^2 for the losses, as float64
+    a linear's solve    (2 or 3) T o d^2 for its targets, 5/2 o d^2 for W*, 3/2 o d^2 for the merge's loss, as
+                        float64
     rounding            o d^2 for GPTQ; a round of descent about 4 o d^2; and a walk along d columns for
                         each, which no product speeds up
 
@@ -232,7 +233,7 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
             if not step.outputs:
                 continue
             square = sum(step.outputs) * step.width**2
-            solve += step.width**3 * 4 / 3 + ((3 if both else 2) * samples.tasks + 7) * square
+            solve += step.width**3 * 4 / 3 + ((3 if both else 2) * samples.tasks + 4) * square
             if method.rounding != "nearest":
                 rounds = ROUNDS if method.rounding == "descent" else (0, 0)
                 rounding = [
@@ -253,12 +254,12 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
 
 def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
     """Return the number of batches, and the passes of a batch through a block: the student's to each step and
-    through the block, and the experts' through each block.
+    through each block but the last, and the experts' through each block.
     """
     batches = samples.tasks * ceil(samples.samples / samples.tasks / BATCH)
     steps = sum(len(block.solved(method)) for block in blocks)
     experts = batches * len(blocks) if _runs_experts(method) else 0
-    return {"batches": batches, "student": batches * (steps + len(blocks)), "experts": experts}
+    return {"batches": batches, "student": batches * (steps + len(blocks) - 1), "experts": experts}
 
 
 def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float) -> Memory:
