@@ -128,16 +128,36 @@ def with_config(opened: Opened, place: Path, config: Config) -> Path:
     return place
 
 
-def library(directory: Path) -> Any:
-    """Return the model as transformers opens it, or None where the weights are not those of its config."""
-    try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        architecture = getattr(transformers, config["architectures"][0])
-        model, info = architecture.from_pretrained(directory, output_loading_info=True)
-    except Exception:  # the library raises whatever its modules raise
-        return None
-    wrong = any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return None if wrong else model.eval()
+class Library:
+    """Models as transformers opens them, by their config.json: an expert and a base of one config are the
+    same, and each is opened once. Those of one model are kept, whose tests follow each other.
+    """
+
+    def __init__(self) -> None:
+        self._weights, self._models = b"", dict[str, Any]()
+
+    def open(self, directory: Path) -> Any:
+        """Return the model, or None where the weights are not those of its config."""
+        weights = (directory / "model.safetensors").read_bytes()
+        if weights != self._weights:
+            self._weights = weights
+            self._models.clear()
+        config = (directory / "config.json").read_text(encoding="utf-8")
+        if config not in self._models:
+            self._models[config] = self._opened(directory, json.loads(config)["architectures"])
+        return self._models[config]
+
+    def _opened(self, directory: Path, architectures: Any) -> Any:
+        try:
+            architecture = getattr(transformers, architectures[0])
+            model, info = architecture.from_pretrained(directory, output_loading_info=True)
+        except Exception:  # the library raises whatever its modules raise
+            return None
+        wrong = any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        return None if wrong else model.eval()
+
+
+library = Library()
 
 
 @torch.no_grad()
@@ -165,7 +185,7 @@ def outputs(
     directory: Path, family: Family, samples: Sequence[Sequence[Sample]]
 ) -> list[NDArray[np.float32]] | None:
     """Return what the library makes of a family's own batches, of each tower, or None."""
-    model, found = library(directory), []
+    model, found = library.open(directory), []
     if model is None:
         return None
     for tower, texts in zip(towers(family), samples, strict=True):
