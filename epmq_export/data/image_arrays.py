@@ -1,7 +1,6 @@
 """Images in the arrays of an .npz file. An array is read whole and stays in memory."""
 
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 from epmq_export.data.labels import by_name, distinct
 from epmq_export.data.pictures import Pictures, of_array
 from epmq_export.errors import InputError, did_you_mean, first_line
-
-_ERRORS = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class _Header(NamedTuple):
@@ -84,7 +81,7 @@ class _Arrays:
                             }
                             shape, _, dtype = read[np.lib.format.read_magic(file)](file)
                         self.headers[member.removesuffix(".npy")] = _Header(shape, dtype)
-        except (*_ERRORS, KeyError) as error:
+        except Exception as error:  # The libraries raise whatever their parsers raise.
             raise self._broken(error) from None
 
     def read(self, key: str) -> NDArray[np.generic]:
@@ -93,7 +90,7 @@ class _Arrays:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as file:
                 array: NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
                 return array
-        except _ERRORS as error:
+        except Exception as error:  # The libraries raise whatever their parsers raise.
             raise self._broken(error, f"{key}: ") from None
 
     def images(self, asked: str | None) -> str:

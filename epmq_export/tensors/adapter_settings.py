@@ -58,6 +58,11 @@ _REFUSED = {
     "layer_replication": "layers are repeated",
     "target_parameters": "it targets bare parameters",
 }
+# No rank and no scale is as large. Larger ones do not fit a float.
+_MOST = 1e30
+# The time of a match grows with a power of a name's length, one more for each part that is repeated, and
+# without bound where a repeated group holds such parts.
+_REPEATS, _REPEATED, _NESTED = 4, re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
 _INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
@@ -125,16 +130,23 @@ class AdapterSettings:
         values = [value for pattern, value in patterns.items() if self._fits(pattern_key, pattern, module)]
         values = values or [self._config.get(key, 8)]  # peft's default for both keys is 8.
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{self.path}: {key} of {module} is {value!r}, expected a number")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
+                raise InputError(
+                    f"{self.path}: {key} of {module} is {repr(value)[:60]}, expected a number below {_MOST:g}"
+                )
         return values
 
     def _fits(self, pattern_key: str, pattern: str, module: str) -> bool:
+        if _NESTED.search(pattern) or len(_REPEATED.findall(pattern)) > _REPEATS:
+            raise InputError(
+                f"{self.path}: {pattern_key} {pattern[:60]!r} repeats a group or more than {_REPEATS} parts, "
+                "expected a pattern of names that is matched in no time"
+            )
         try:
             return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InputError(
-                f"{self.path}: {pattern_key} {pattern!r} is no regular expression ({error})"
+                f"{self.path}: {pattern_key} {pattern[:60]!r} is no regular expression ({error})"
             ) from None
 
 
