@@ -10,33 +10,27 @@ from tests import ROOT
 from tests.families.models import MODELS
 
 
-def test_what_is_frozen_and_names_are_known_without_any_model_code(tmp_path: Path) -> None:
-    """`epmq merge` asks for them, of a model that it opens no family for."""
+def test_what_is_imported_for_merges_and_for_a_family(tmp_path: Path) -> None:
+    """`epmq merge` asks what is frozen and how tensors are named, of a model that it opens no family for, and
+    a family that is opened imports no other's code.
+    """
     for model_type in FAMILIES:
         (tmp_path / model_type).mkdir()
         (tmp_path / model_type / "config.json").write_text(json.dumps({"model_type": model_type}))
+    llama = MODELS["llama"].write(tmp_path.with_name(f"{tmp_path.name}-llama"))
     program = (
-        "import sys; from pathlib import Path; from converters import frozen, naming; "
+        "import sys; from pathlib import Path; from converters import frozen, naming, open_family; "
         "[naming(place) for place in Path(sys.argv[1]).iterdir()]; "
         "print(*(place.name for place in Path(sys.argv[1]).iterdir() if frozen(place))); "
-        "assert 'transformers' not in sys.modules"
-    )
-    made = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    assert made.stdout.split() == ["clip"]
-
-
-def test_a_family_imports_no_other_familys_code(tmp_path: Path) -> None:
-    directory = MODELS["llama"].write(tmp_path / "model")
-    program = (
-        "import sys; from pathlib import Path; from converters import open_family; "
-        "open_family(Path(sys.argv[1])); "
+        "assert 'transformers' not in sys.modules; "
+        "open_family(Path(sys.argv[2])); "
         "found = [name.split('.') for name in sys.modules if name.startswith('transformers.models.')]; "
         "print(*{name[2] for name in found if name[-1].startswith('modeling_')})"
     )
-    made = subprocess.run(
-        [sys.executable, "-c", program, str(directory)], check=True, cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", program, str(tmp_path), str(llama)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    with_frozen, modelling = made.stdout.splitlines()
+    assert with_frozen.split() == ["clip"]
     # `auto` is the library's list of names.
-    assert {*made.stdout.split()} - {"auto"} == {"llama"}
+    assert {*modelling.split()} - {"auto"} == {"llama"}
