@@ -98,6 +98,7 @@ def write_recipe(base: Path, work: Path, tiny: bool = False) -> Path:
             task["evaluation"] = str(work / f"{name}.tsv")
             Path(task["evaluation"]).write_text("".join(few), encoding="utf-8")
         content["calibration"] = {"samples": 4, "method": "rtn"}
+        content["quantization"] = {"embeddings": "F16"}
         content["merge_method"] = "task_arithmetic"
     path = work / "minilm.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -137,6 +137,20 @@ def _steps(spec: OnnxSpec, packed: Packed) -> list[_Step]:
 
 def _exported(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
     """Return the short model, its weights under their canonical names."""
+    model = _translated(spec, steps)
+    rewrite(model.graph)
+    canonical = {
+        f"parts.{place}.{path}": name
+        for place, step in enumerate(step for step in steps if step.first is None)
+        for (path, _), name in zip(step.module.named_parameters(), step.weights, strict=True)
+    }
+    for node in model.graph.node:
+        node.input[:] = [canonical.get(name, name) for name in node.input]
+    return model
+
+
+def _translated(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
+    """Return the short model as torch's exporter and its optimiser leave it, the weights as inputs."""
     firsts = [step for step in steps if step.first is None]
     read = {name for step in firsts for name in step.part.reads}
     inputs = [name for name in spec.inputs if name in read]
@@ -162,14 +176,6 @@ def _exported(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
             graph.inputs.append(value)
         program.optimize()
         model: ModelProto = onnx_ir.serde.serialize_model(program.model)
-        rewrite(model.graph)
-    canonical = {
-        f"parts.{place}.{path}": name
-        for place, step in enumerate(firsts)
-        for (path, _), name in zip(step.module.named_parameters(), step.weights, strict=True)
-    }
-    for node in model.graph.node:
-        node.input[:] = [canonical.get(name, name) for name in node.input]
     return model
 
 
