@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from epmq_export.calibration import tune as search
 from epmq_export.calibration.descent import ROUNDS, descend
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.refine import Refinement, _Student, refine
@@ -139,7 +140,11 @@ def test_the_length_of_the_anchor_is_measured_on_it(model: Tiny, device: str) ->
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_search_for_the_methods_numbers_runs_on_it(model: Tiny, device: str) -> None:
+def test_the_search_for_the_methods_numbers_runs_on_it(
+    model: Tiny, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Search one of the numbers: each trial is a calibration, and the others are searched in the same way."""
+    monkeypatch.setattr(search, "FACTORS", {"alpha": search.FACTORS["alpha"]})
     calibrator = model.calibrator(replace(PRESETS["epmq"], alpha=0.5), model.tasks(model.experts[:1], 8))
     with a_gpu(device) as gpu:
         found = tune(replace(calibrator, device=gpu))
