@@ -3,13 +3,15 @@
     python -m benchmarks.robustness.fuzz_worker TARGET WORK FOLDER [OPTION OF LIBFUZZER...]
 
 What a reader raises that is no refusal is kept once for each place that raises it: FOLDER/fault-N has the
-bytes, and FOLDER/fault-N.txt what Python says. The fuzzer goes on. A reader that takes too long, holds too
-much, or dies ends the process, and libFuzzer keeps the bytes.
+bytes, and FOLDER/fault-N.txt what Python says. So is the place of a reader that takes too much time of the
+processor. The fuzzer goes on. A reader that holds too much, dies, or stays in native code ends the process,
+and libFuzzer keeps the bytes.
 """
 
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -18,14 +20,22 @@ from pathlib import Path
 
 # What is instrumented: this project, and what of its libraries is written in Python and parses files.
 INSTRUMENTED = ("epmq_export", "converters", "formats", "yaml", "PIL")
+HANG = 20.0
+"""The seconds of the processor that a reader may take for a file, whatever else the machine does."""
+
 _WORDS = re.compile(rb"[A-Za-z_][\w.-]{2,40}")
+
+
+class Hang(BaseException):
+    """A reader has taken too long. No library takes it for an error that it can go on from."""
 
 
 class Faults:
     """The faults of a target, kept in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, hang: float = HANG) -> None:
+        self._folder, self._hang = folder, hang
+        signal.signal(signal.SIGPROF, _stop)
         self._known = {path.read_text(encoding="utf-8").partition("\n")[0] for path in reports(folder)}
 
     def guarded(self, read: Callable[[bytes], object]) -> Callable[[bytes], None]:
@@ -34,6 +44,7 @@ class Faults:
 
         def one(content: bytes) -> None:
             try:
+                signal.setitimer(signal.ITIMER_PROF, self._hang)
                 read(content)
             except EpmqError:
                 return
@@ -41,6 +52,8 @@ class Faults:
                 raise
             except BaseException as error:  # Native libraries raise panics that are no Exceptions.
                 self._keep(error, content)
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
 
         return one
 
@@ -55,6 +68,10 @@ class Faults:
         file.with_suffix(".txt").write_text(f"{place}\n{told}", encoding="utf-8", errors="replace")
 
 
+def _stop(number: int, frame: object) -> None:
+    raise Hang
+
+
 def reports(folder: Path) -> list[Path]:
     """Return what is written about each fault of a target."""
     return sorted(folder.glob("fault-*.txt"))
@@ -62,7 +79,7 @@ def reports(folder: Path) -> list[Path]:
 
 def place_of(error: BaseException) -> str:
     """Return an error's class and the innermost line of this project that it came through."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     ours = [frame for frame in frames if any(f"/{part}/" in frame.filename for part in INSTRUMENTED[:3])]
     frame = (ours or frames)[-1]
     return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno} in {frame.name}"

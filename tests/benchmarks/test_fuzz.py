@@ -1,6 +1,7 @@
 """The benchmark that fuzzes readers: its targets without a fuzzer, its command with a stand-in for one."""
 
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,6 +92,20 @@ def test_a_fault_is_kept_once_for_each_place(tmp_path: Path) -> None:
     told = [path.read_text().splitlines()[0].split(" at ")[0] for path in reports(tmp_path)]
     assert told == ["ValueError", "BaseException"]
     assert (tmp_path / "fault-1").read_bytes() == b"x"
+
+
+def test_a_reader_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    def read(content: bytes) -> None:
+        while content:
+            pass
+
+    before = signal.getsignal(signal.SIGPROF)
+    one = Faults(tmp_path, hang=0.05).guarded(read)
+    one(b"x")
+    one(b"")
+    signal.signal(signal.SIGPROF, before)
+    (report,) = reports(tmp_path)
+    assert report.read_text().startswith("Hang at test_fuzz.py:")
 
 
 def test_the_words_of_sound_files_are_a_dictionary() -> None:
