@@ -8,7 +8,16 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from epmq_export.errors import InputError
+from epmq_export.files import read_json
 from epmq_export.models.family import Family, towers
+
+_DEEPEST, _WIDEST = 2**12, 2**20
+# The library makes lists as long as a model is said to be deep, angles as many as a head is said to be wide,
+# and names of all classes, before there is a weight that could tell otherwise.
+_MOST = {
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layers"), _DEEPEST),
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "head_dim", "d_kv", "num_labels"), _WIDEST),
+}
 
 Config = Any
 """One of the library's config classes, which share no base that has the families' keys."""
@@ -20,6 +29,7 @@ def load_config(kind: str, path: Path, library: type[PreTrainedConfig]) -> Confi
     `kind` is what the model is called, `library` the class of its configs. InputError, with the name of the
     file, for whatever the library finds wrong with it.
     """
+    _refuse_sizes(kind, path, read_json(path))
     try:
         config = copy.deepcopy(library.from_pretrained(path.parent))
     except Exception as error:  # the library's checks raise a class of their own for every mistake
@@ -27,6 +37,16 @@ def load_config(kind: str, path: Path, library: type[PreTrainedConfig]) -> Confi
     config._attn_implementation = "sdpa"
     config.chunk_size_feed_forward = 0  # it saves memory, changes nothing, and takes lengths of its own alone
     return config
+
+
+def _refuse_sizes(kind: str, path: Path, content: Mapping[str, Any]) -> None:
+    """Raise InputError for a size that no model has, in the config or in a part of it."""
+    parts = [content, *(value for value in content.values() if isinstance(value, dict))]
+    for key, value in (pair for part in parts for pair in part.items()):
+        if key in _MOST and isinstance(value, int) and not 0 <= value <= _MOST[key]:
+            raise InputError(
+                f"{path}: found {key} {str(value)[:40]}, expected 0 to {_MOST[key]}: no {kind} has another"
+            )
 
 
 def no_config(kind: str, path: Path, error: Exception) -> InputError:
