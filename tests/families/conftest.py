@@ -24,6 +24,17 @@ class Opened:
 @pytest.fixture(scope="session", params=MODELS)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     model = MODELS[request.param]
-    directory = model.write(tmp_path_factory.mktemp(request.param) / "model")
+    return _opened(model, model.write(tmp_path_factory.mktemp(request.param) / "model"))
+
+
+@pytest.fixture(scope="session")
+def light(opened: Opened, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    """Return the model with fewer layers, where it has more than its family needs."""
+    if opened.model.light is None:
+        return opened
+    return _opened(opened.model, opened.model.light(tmp_path_factory.mktemp("light") / "model"))
+
+
+def _opened(model: Model, directory: Path) -> Opened:
     family = open_family(directory)
     return Opened(model, directory, family, renamed(open_checkpoint(directory), family.canonical))

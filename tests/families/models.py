@@ -36,6 +36,9 @@ class Model:
     like: str | None = None
     """Another kind with the same keys, which the same code runs: they are tried in turn for that one."""
 
+    light: Callable[[Path], Path] | None = None
+    """Writes the same with few layers, where a format asks for many."""
+
 
 TEXTS = ["the cat sat on the mat .", "a", "it is good , very good !", "what is that ?"]
 ENDLESS = "the cat sat on the mat , it is good . " * 200
@@ -61,7 +64,12 @@ MODELS: Mapping[str, Model] = {
         for kind, like in (("roberta", None), ("xlm-roberta", "roberta"), ("camembert", "roberta"))
     },
     "distilbert": Model(partial(encoders.encoder, kind="distilbert"), TEXTS, [ENDLESS], number="dim"),
-    "clip": Model(clip.clip, hard_pictures()[3:7], number="vision_config.hidden_size"),
+    "clip": Model(
+        clip.clip,
+        hard_pictures()[3:7],
+        number="vision_config.hidden_size",
+        light=partial(clip.clip, text={"num_hidden_layers": 2}, vision={"num_hidden_layers": 2}),
+    ),
     **{
         kind: Model(partial(vit.vit, architecture=architecture), hard_pictures()[3:7])
         for kind, architecture in (("vit", "ViTModel"), ("deit", "DeiTModel"), ("dinov2", "Dinov2Model"))

@@ -216,17 +216,17 @@ def tried_elsewhere(opened: Opened) -> bool:
 
 
 def test_what_an_expert_alone_has_is_refused_or_told_or_changes_nothing(
-    opened: Opened, tmp_path: Path
+    light: Opened, tmp_path: Path
 ) -> None:
-    if tried_elsewhere(opened):
+    if tried_elsewhere(light):
         return
-    as_it_is, wrong = as_made(opened, opened.directory), []
+    as_it_is, wrong = as_made(light, light.directory), []
     assert as_it_is is not None
     said = {"refused": 0, "told": 0, "silent": 0}
-    for key, config in configs(opened):
-        expert = with_config(opened, tmp_path / "expert", config)
+    for key, config in configs(light):
+        expert = with_config(light, tmp_path / "expert", config)
         try:
-            told = require_same_settings(opened.directory, expert, "the expert")
+            told = require_same_settings(light.directory, expert, "the expert")
         except InputError as error:
             assert str(error).startswith(f"{expert / 'config.json'}: found ") and "\n" not in str(error)
             said["refused"] += 1
@@ -235,24 +235,26 @@ def test_what_an_expert_alone_has_is_refused_or_told_or_changes_nothing(
         if told:
             assert all(line.startswith("the expert: config.json has ") for line in told)
             continue
-        found = as_made(opened, expert)
+        found = as_made(light, expert)
         if found is not None and not near(found, as_it_is):
             wrong.append((key, config))
     assert not wrong
     assert all(said.values()), said
 
 
-def test_what_a_base_has_is_refused_or_computed_as_the_library_does(opened: Opened, tmp_path: Path) -> None:
-    if tried_elsewhere(opened):
+def test_what_a_base_has_is_refused_or_computed_as_the_library_does(
+    opened: Opened, light: Opened, tmp_path: Path
+) -> None:
+    if tried_elsewhere(light):
         return
-    as_it_is, wrong = as_made(opened, opened.directory), []
+    as_it_is, wrong = as_made(light, light.directory), []
     assert as_it_is is not None
     specs = gguf(opened.family)
-    for key, config in configs(opened):
-        base = with_config(opened, tmp_path / "base", config)
+    for key, config in configs(light):
+        base = with_config(light, tmp_path / "base", config)
         try:
             family = open_family(base)
-            samples = [[tower.truncate(text) for text in texts] for tower, texts in given(family, opened)]
+            samples = [[tower.truncate(text) for text in texts] for tower, texts in given(family, light)]
             source = renamed(open_checkpoint(base), family.canonical)
             found = [
                 reference.outputs(tower, source, samples, CPU)
@@ -267,9 +269,26 @@ def test_what_a_base_has_is_refused_or_computed_as_the_library_does(opened: Open
             wrong.append((key, "reference"))
         # Texts are cut to Mistral's window, which then changes nothing.
         window = family.name == "mistral" and "sliding_window" in key
-        if not window and not near(expected, as_it_is) and gguf(family) == specs is not None:
+        if window or near(expected, as_it_is) or specs is None:
+            continue
+        if light is not opened:
+            whole = resized(config, light.directory, opened.directory)
+            family = open_family(with_config(opened, tmp_path / "whole", whole))
+        if gguf(family) == specs:
             wrong.append((key, "gguf"))
     assert not wrong
+
+
+def resized(config: Config, light: Path, whole: Path) -> Config:
+    """Return a config that was made of the light model's as one of the whole model's."""
+
+    def moved(value: Any, few: Any, many: Any) -> Any:
+        if isinstance(value, dict) and isinstance(few, dict) and isinstance(many, dict):
+            return {key: moved(inner, few.get(key), many.get(key)) for key, inner in value.items()}
+        return many if value == few and few is not None else value
+
+    stored = (json.loads((place / "config.json").read_text(encoding="utf-8")) for place in (light, whole))
+    return dict(moved(config, *stored))
 
 
 def gguf(family: Family) -> object:
