@@ -33,6 +33,7 @@ FAMILIES = {
     "xlm-roberta": "bert",
     "camembert": "bert",
     "distilbert": "bert",
+    "modernbert": "modernbert",
     "clip": "clip",
     "vit": "vit",
     "deit": "vit",

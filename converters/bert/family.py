@@ -28,9 +28,10 @@ from epmq_export.errors import InputError
 from epmq_export.models.classifiers import PREFIX, Classifier, read_classifiers
 from epmq_export.models.family import Batch, Block, Classifiers, Export, ZeroShot
 from epmq_export.models.samples import Pair, Sample, text_of
-from epmq_export.models.specs import GgufExport, OnnxExport
+from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
 from epmq_export.tensors.modules import MODULES
+from epmq_export.tensors.naming import Naming
 
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "hidden_act": ("gelu",),
@@ -70,7 +71,7 @@ class Bert:
         refuse_other_values(kind.name, path, config, _KNOWN)
         tokenizer, sentence = fast_tokenizer(directory), read_sentence(directory)
         if sentence.lower:
-            _lowered(tokenizer)
+            lowered(tokenizer)
         positions = _positions(path, kind, config, tokenizer)
         limits = (sentence.longest or positions, tokenizer.model_max_length, positions)
         opened = cls(directory, kind, config, tokenizer, sentence, min(limits))
@@ -86,7 +87,7 @@ class Bert:
         return None if self.heads else ZeroShot(self, prompts=self.sentence.prompts)
 
     @property
-    def classifiers(self) -> Classifiers:
+    def classifiers(self) -> Classifiers | None:
         # What has rows for the types of tokens needs one for those of a second text.
         types = not self.kind.reads_types or self.config.type_vocab_size > 1
         return Classifiers(
@@ -102,9 +103,7 @@ class Bert:
                 splits=True,
                 unit=self.sentence.unit,
                 agrees=None if _pieces_words(self.tokenizer) else lambda: agreement(self.tokenizer),
-                spec=lambda: gguf_spec(
-                    self.kind, self.config, self.sentence, self.tokenizer, self.directory, self._scored
-                ),
+                spec=self._gguf_spec,
                 joined=self._joined,
                 heads_beside=None if self._scored is None else self._scored.beside,
             ),
@@ -133,12 +132,19 @@ class Bert:
 
     @property
     def blocks(self) -> Sequence[Block]:
+        last_of_all = Pooled(self.sentence) if self.sentence.dense else self._scored
+        return self._encoder if last_of_all is None else (*self._encoder, last_of_all)
+
+    @property
+    def _encoder(self) -> Sequence[Block]:
+        """Return the blocks that make the hidden state which is pooled."""
         last = self.config.num_hidden_layers - 1
         by_first = self.sentence.modes == ("cls",)
         layers = (Layer(self.kind, self.config, i, by_first and i == last) for i in range(last + 1))
-        last_of_all = Pooled(self.sentence) if self.sentence.dense else self._scored
-        behind = [] if last_of_all is None else [last_of_all]
-        return (Stem(self.kind, self.config), *layers, *behind)
+        return (Stem(self.kind, self.config), *layers)
+
+    def _gguf_spec(self) -> GgufSpec:
+        return gguf_spec(self.kind, self.config, self.sentence, self.tokenizer, self.directory, self._scored)
 
     @property
     def _scored(self) -> Scored | None:
@@ -161,7 +167,11 @@ class Bert:
     def canonical(self, name: str) -> str | None:
         if self.heads and name.startswith(PREFIX):
             return name
-        return naming({"model_type": self.name}).canonical(name)
+        return self._naming.canonical(name)
+
+    @property
+    def _naming(self) -> Naming:
+        return naming({"model_type": self.name})
 
     def truncate(self, sample: Sample) -> Sample:
         if isinstance(sample, Pair):
@@ -236,7 +246,7 @@ def _pieces_words(tokenizer: PreTrainedTokenizerFast) -> bool:
     return isinstance(tokenizer.backend_tokenizer.model, models.WordPiece)
 
 
-def _lowered(tokenizer: PreTrainedTokenizerFast) -> None:
+def lowered(tokenizer: PreTrainedTokenizerFast) -> None:
     """Make a tokenizer lower every text, and leave its accents as they are."""
     backend = tokenizer.backend_tokenizer
     own = backend.normalizer

@@ -52,17 +52,7 @@ def gguf_spec(
     InputError where llama.cpp would tokenise otherwise than the tokenizer does, and for pooling and modules
     that it has not.
     """
-    if sentence.dense:
-        raise InputError(
-            f"{directory}: found the module {sentence.dense[0].place} behind the pooling, expected none: "
-            "llama.cpp has no Dense for BERT; leave gguf out of export.formats"
-        )
-    modes = sentence.modes
-    if modes not in _POOLING:
-        raise InputError(
-            f"{directory}: found the pooling {' + '.join(modes)}, expected mean, cls or lasttoken, all that "
-            "llama.cpp has; leave gguf out of export.formats"
-        )
+    pooling = pooling_type(sentence, directory)
     begin = kind.begin(config)
     metadata: Metadata = {
         "bert.block_count": config.num_hidden_layers,
@@ -72,7 +62,7 @@ def gguf_spec(
         "bert.attention.head_count": config.num_attention_heads,
         "bert.attention.layer_norm_epsilon": getattr(config, "layer_norm_eps", _EPS),
         "bert.attention.causal": False,
-        "bert.pooling_type": _POOLING[modes],
+        "bert.pooling_type": pooling,
         "tokenizer.ggml.token_type_count": getattr(config, "type_vocab_size", 1),
         **_vocabulary(tokenizer, directory, config.vocab_size),
     }
@@ -86,6 +76,23 @@ def gguf_spec(
         begins=begins,
         beside_weights={WEIGHTS: heads} if heads else {},
     )
+
+
+def pooling_type(sentence: Sentence, directory: Path) -> int:
+    """Return llama.cpp's number of a pooling. Raises InputError for one that it has not, and for a module
+    behind it.
+    """
+    if sentence.dense:
+        raise InputError(
+            f"{directory}: found the module {sentence.dense[0].place} behind the pooling, expected none: "
+            "llama.cpp has no Dense for BERT; leave gguf out of export.formats"
+        )
+    if sentence.modes not in _POOLING:
+        raise InputError(
+            f"{directory}: found the pooling {' + '.join(sentence.modes)}, expected mean, cls or lasttoken, "
+            "all that llama.cpp has; leave gguf out of export.formats"
+        )
+    return _POOLING[sentence.modes]
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerFast, directory: Path, rows: int) -> Metadata:

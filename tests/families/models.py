@@ -64,6 +64,7 @@ MODELS: Mapping[str, Model] = {
         for kind, like in (("roberta", None), ("xlm-roberta", "roberta"), ("camembert", "roberta"))
     },
     "distilbert": Model(partial(encoders.encoder, kind="distilbert"), TEXTS, [ENDLESS], number="dim"),
+    "modernbert": Model(partial(encoders.encoder, kind="modernbert"), TEXTS, [ENDLESS]),
     "clip": Model(
         clip.clip,
         hard_pictures()[3:7],

@@ -65,6 +65,12 @@ MORE: Mapping[str, list[Config]] = {
         {"query_pre_attn_scalar": 7},
     ],
     "bert": [{"position_embedding_type": "relative_key"}, {"is_decoder": True}],
+    "modernbert": [
+        {"layer_types": None, "global_attn_every_n_layers": 2},
+        {"rope_parameters": None, "global_rope_theta": 1e4, "local_rope_theta": 1e3},
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"norm_bias": True},
+    ],
     "t5": [{"scale_decoder_outputs": False}, {"tie_word_embeddings": False}, {"is_gated_act": True}],
     "vit": [{"use_swiglu_ffn": True}],
     "clip": [{"text_config": None, "text_config_dict": {"num_attention_heads": 2}}],

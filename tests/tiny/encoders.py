@@ -7,8 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from tokenizers import pre_tokenizers
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CONFIG_MAPPING,
+    AddedToken,
+    AutoModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.bert import BertTokenizer
 from transformers.models.camembert import CamembertTokenizer
 from transformers.models.roberta import RobertaTokenizer
@@ -72,12 +78,38 @@ def _wordpiece() -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab={token: row for row, token in enumerate(VOCABULARY)}, model_max_length=LONGEST)
 
 
+def _modernbert() -> PreTrainedTokenizerBase:
+    """Return a tokenizer as ModernBERT's: runs of spaces are tokens, and special ones have BERT's names."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *("".join(pair) for pair in _MERGES), "[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
+    rows = {piece: row for row, piece in enumerate(pieces)}
+    made = Tokenizer(models.BPE(rows, _MERGES, unk_token=None))
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    made.decoder = decoders.ByteLevel()
+    ends = [(name, rows[name]) for name in ("[CLS]", "[SEP]")]
+    pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
+    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, ends)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token=AddedToken("[MASK]", lstrip=True),
+        model_max_length=LONGEST,
+    )
+    tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in (2, 3, 4)])
+    return tokenizer
+
+
 TOKENIZERS: Mapping[str, Callable[[], PreTrainedTokenizerBase]] = {
     "bert": xlm_roberta,
     "roberta": _roberta,
     "xlm-roberta": xlm_roberta,
     "camembert": _camembert,
     "distilbert": _wordpiece,
+    "modernbert": _modernbert,
 }
 
 
@@ -95,6 +127,10 @@ def encoder(directory: Path, kind: str, *, pooling: str = "mean") -> Path:
     }
     if kind == "distilbert":
         wide = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "max_position_embeddings": LONGEST}
+    if kind == "modernbert":
+        # Of the layers two look at all tokens, and the others at those that are up to 4 away.
+        wide = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 96}
+        wide |= {"local_attention": 8, "max_position_embeddings": LONGEST}
     config = CONFIG_MAPPING[kind](
         vocab_size=len(tokenizer) + 3,
         pad_token_id=tokenizer.pad_token_id,

@@ -23,7 +23,7 @@ _SHARE = 64
 _SECONDS_A_TEXT = 5.0
 # The architectures whose outputs are embeddings. A file that does not tell its architecture is run in the
 # same way.
-_ENCODERS = ("bert", None)
+_ENCODERS = ("bert", "modern-bert", None)
 _STRING = 8  # This is the number of the type in GGUF.
 # These find, in this order: a failed assertion, the first error of llama.cpp, and the words of the worker.
 _TELLING = (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)")
