@@ -24,7 +24,11 @@ def fitting(tokenizer: PreTrainedTokenizerFast, text: str, limit: int) -> str:
     encoded = tokenizer(text, truncation=True, max_length=limit, return_offsets_mapping=True)
     if len(encoded["input_ids"]) < limit:
         return text
-    return text[: max(end for _, end in encoded["offset_mapping"])]
+    cut = text[: max(end for _, end in encoded["offset_mapping"])]
+    # The last letter may be several tokens, of which not all fit: a runtime would be given one too many.
+    while cut and _count(tokenizer, cut) > limit:
+        cut = cut[:-1]
+    return cut
 
 
 def fitting_pair(tokenizer: PreTrainedTokenizerFast, pair: Pair, limit: int) -> Pair:
@@ -40,7 +44,16 @@ def fitting_pair(tokenizer: PreTrainedTokenizerFast, pair: Pair, limit: int) -> 
     for (_, end), which in zip(encoded["offset_mapping"][0], encoded.sequence_ids(0), strict=True):
         if which is not None:
             ends[which] = max(ends[which], end)
-    return Pair(pair.first[: ends[0]], pair.second[: ends[1]])
+    first, second = pair.first[: ends[0]], pair.second[: ends[1]]
+    while (first or second) and _count(tokenizer, (first, second)) > limit:
+        first, second = (first[:-1], second) if len(first) > len(second) else (first, second[:-1])
+    return Pair(first, second)
+
+
+def _count(tokenizer: PreTrainedTokenizerFast, given: str | tuple[str, str]) -> int:
+    """Return how many tokens a text or a pair has, special ones counted."""
+    # Not verbose: the library would warn of a text that is longer than the model's limit.
+    return len(tokenizer([given], verbose=False)["input_ids"][0])
 
 
 def between_texts(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from converters import naming, open_family, require_same_settings
 from epmq_export.errors import InputError
 from epmq_export.models import reference
+from epmq_export.models.samples import Pair
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -49,6 +50,18 @@ def test_both_runtimes_compute_the_model(kind: str, tmp_path: Path) -> None:
     onnx = OnnxQdq().write(packed, family, tmp_path / "onnx")
     outputs = OnnxRuntime().outputs(onnx, TEXTS, exact=True)
     np.testing.assert_allclose(outputs, reference.outputs(family, packed, TEXTS, CPU), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert"])
+def test_a_letter_of_several_tokens_is_cut_whole(kind: str, tmp_path: Path) -> None:
+    """Half of its bytes would be a token too many for whoever is given the text."""
+    family: Any = open_family(encoder(tmp_path / "model", kind))
+    for text in (f"{'a ' * count}\u65e5\u672c" for count in range(9, 18)):
+        cut = family.truncate(f"{text} and more of it" * 3)
+        assert len(family.tokenizer(cut)["input_ids"]) <= family.max_length
+        pair = family.truncate(Pair(text * 3, f"{text}\u65e5" * 3))
+        found = family.tokenizer([(pair.first, pair.second)])["input_ids"][0]
+        assert len(found) <= family.max_length and family.truncate(pair) == pair
 
 
 @pytest.mark.parametrize("kind", COUNTED)
