@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 
 import pytest
@@ -39,8 +40,13 @@ MAY: dict[str, set[str]] = {
 """What each of the others may import of `epmq_export`."""
 
 
-def imports(module: str) -> Iterator[str]:
-    """Yield the project's own modules that a module imports, wherever in it the import stands."""
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Return the project's own modules that a module imports, wherever in it the import stands."""
+    return frozenset(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
