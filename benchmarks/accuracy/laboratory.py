@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.accuracy.suites import TEXT, Suite
 from benchmarks.peers import Run
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.calibration.refinement import WHOLE
 from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.pipeline.calibrate import calibrate
@@ -33,9 +34,10 @@ MERGES: dict[str, tuple[str, dict[str, float]]] = {
 }
 # By name, what the recipe says under `calibration`: the presets, then what the default one can be given
 # besides. --samples where it says none.
-METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS} | {
-    f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True},
-    f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": REFINE_STEPS},
+METHODS: dict[str, dict[str, Any]] = {name: {"method": name, "refine": False} for name in PRESETS} | {
+    f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True, "refine": False},
+    f"{DEFAULT_METHOD}, biases and norms": {"method": DEFAULT_METHOD, "refine": "affine"},
+    f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": WHOLE.steps},
     f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
 }
 CPU = torch.device("cpu")

@@ -80,6 +80,3 @@ PRESETS = {
 
 # The preset of a recipe that names no method: the one that measures best.
 DEFAULT_METHOD = "anchored"
-
-# The number of steps that `refine: true` stands for.
-REFINE_STEPS = 300

@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 
 from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.divergence import divergence
+from epmq_export.calibration.refinement import HELD_OUT, Refinement
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
@@ -35,21 +36,8 @@ from epmq_export.tensors.packed import PackedTensor, Values
 Tensors = dict[str, PackedTensor | Tensor]
 BATCH = 32
 POOL = 8
-# One sample in HELD_OUT of each task is never trained on. These samples tell which step was the best.
-HELD_OUT = 8
 CHECKS = 10
 WARM_UP = 20
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """The settings of the stage."""
-
-    steps: int
-    rate: float = 1e-4
-    """The learning rate of Adam for the linears' weights. Biases and norms get three times that rate, steps
-    and offsets a tenth of it.
-    """
 
 
 @dataclass(frozen=True)
@@ -176,14 +164,14 @@ def refine(
     device: torch.device,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> Refined:
-    """Train the linears, biases and norms of a calibrated model. Return the best of its states on held-out
-    samples, which may be the start.
+    """Train the linears, biases and norms of a calibrated model, or biases and norms alone. Return the best
+    of its states on held-out samples, which may be the start.
 
-    The whole model is in memory, with its gradients and Adam's two moments: 16 bytes a weight. Raises
-    CalibrationError where the loss is not finite, or a task has too few samples.
+    The whole model is in memory: 4 bytes a weight, and 16 with its gradients and Adam's two moments where the
+    linears are trained. Raises CalibrationError where the loss is not finite, or a task has too few samples.
     """
     require_samples(tasks)
-    student = _Student(family, tensors, device)
+    student = _Student(family, tensors, settings.weights, device)
     lessons = _lessons(family, tasks, device)
     held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: length(lesson.sample))
 
@@ -234,10 +222,16 @@ def refine(
 
 
 class _Student:
-    """The whole calibrated model, with the parameters that are trained."""
+    """The whole calibrated model, with the parameters that are trained: biases and norms, and the linears on
+    their grids where `weights` says so.
+    """
 
     def __init__(
-        self, family: Family, tensors: Mapping[str, PackedTensor | Tensor], device: torch.device
+        self,
+        family: Family,
+        tensors: Mapping[str, PackedTensor | Tensor],
+        weights: bool,
+        device: torch.device,
     ) -> None:
         self._family, self._device = family, device
         source = Values(tensors)
@@ -250,7 +244,7 @@ class _Student:
             for path in paths(block):
                 module, name = self._modules[block.name].get_submodule(path), f"{block.prefix}{path}"
                 value = tensors[f"{name}.weight"]
-                if isinstance(value, PackedTensor):
+                if weights and isinstance(value, PackedTensor):
                     parametrize.register_parametrization(
                         module, "weight", _OnGrid(value.to(device)), unsafe=True
                     )

@@ -16,7 +16,8 @@ from epmq_export.calibration.budget import fewest_bits, with_budget, within_size
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import Calibrator, LayerLoss, TaskData
 from epmq_export.calibration.method import Method
-from epmq_export.calibration.refine import Refined, Refinement, refine, require_samples
+from epmq_export.calibration.refine import Refined, refine, require_samples
+from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.resume import FinishedBlocks, StoredBlocks
 from epmq_export.calibration.storage import storage_of
 from epmq_export.calibration.task_vectors import TaskVectors
@@ -36,6 +37,7 @@ from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import expert_names, untrained
 from epmq_export.pipeline.progress import Update
+from epmq_export.pipeline.refinement import refinement_of
 from epmq_export.pipeline.requirements import require_matches
 from epmq_export.pipeline.room import require_room_to_calibrate
 from epmq_export.pipeline.size_limit import SizeLimit
@@ -117,7 +119,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
         finished.remove()  # Wrong inputs stay wrong, so a later run cannot continue from here.
         raise
     stored = finished.stored()
-    refined = _refined(calibrator, recipe.calibration.refine, stored, made)
+    refined = None if target is None else _refined(calibrator, _refinement(job), stored, made)
     split = recipe.export.split_size
     index = PackedIndex(
         family=job.models.family.name,
@@ -200,8 +202,8 @@ def _require_feasible(
     job: Job, target: Target | None, calibrator: Calibrator, budget: float | None, candidates: Sequence[Grid]
 ) -> None:
     """Raise RecipeError or CalibrationError for settings that would otherwise fail only after the work."""
-    if job.recipe.calibration.refine:
-        if target is None:
+    if _refinement(job) is not None:
+        if target is None and job.recipe.calibration.refine != "auto":
             itself = "refine" in job.recipe.source["calibration"]
             found = "it set" if itself else f"{job.recipe.calibration.effort!r}, which asks for refine"
             raise job.recipe.mistake(
@@ -315,15 +317,23 @@ def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Told) -> None
         made.notes += result.notes
 
 
-def _refined(calibrator: Calibrator, steps: int, stored: StoredBlocks, made: _Told) -> Refined | None:
+def _refinement(job: Job) -> Refinement | None:
+    """Return what is refined behind the last block, None where nothing is."""
+    fewest = min((len(task.calibration) for task in job.tasks), default=0)
+    return refinement_of(job.recipe, job.models.family, fewest)
+
+
+def _refined(
+    calibrator: Calibrator, settings: Refinement | None, stored: StoredBlocks, made: _Told
+) -> Refined | None:
     """Distil the whole model where the recipe asks for it, or return None."""
-    if not steps:
+    if settings is None:
         return None
     refined = refine(
         calibrator.family,
         calibrator.tasks,
         packed.unflatten({name: stored.load(name) for name in stored.names()}, stored.grids),
-        Refinement(steps),
+        settings,
         calibrator.device,
         calibrator.progress,
     )
@@ -339,7 +349,7 @@ def task_data(job: Job, task: Task) -> TaskData:
     """Return the calibration data of a task, with its head where `tune` or `refine` reads by it."""
     family, calibration = job.models.family, job.recipe.calibration
     head: Reading | None = None
-    if calibration.tune or calibration.refine:
+    if calibration.tune or _refinement(job) is not None:
         language = family.language
         head = AsLogits() if language is not None else reading_of(task, family, job.models.base, job.device)
     expert = job.models.experts[task.expert]

@@ -8,6 +8,7 @@ more there are.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS, Method
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, Method
+from epmq_export.calibration.refinement import AFFINE, WHOLE, Refinement
 from epmq_export.errors import Key, RecipeError, SettingError
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
@@ -57,16 +59,18 @@ def _rho(value: object) -> object:
     return float(value)
 
 
-def _steps(value: object) -> object:
+def _refine(value: object) -> object:
+    if isinstance(value, str) and value in ("auto", "affine"):
+        return value
     if isinstance(value, bool):
-        return REFINE_STEPS if value else 0
+        return WHOLE.steps if value else 0
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"found {shown(value)}, expected true, false or a number of steps")
+        raise ValueError(f"found {shown(value)}, expected auto, affine, true, false or a number of steps")
     return value
 
 
-EFFORTS: dict[str, dict[str, int]] = {
-    "fast": {"samples": 16},
+EFFORTS: dict[str, dict[str, int | bool]] = {
+    "fast": {"samples": 16, "refine": False},
     "good": {},
     "best": {"samples": 512, "refine": 600},
 }
@@ -92,8 +96,13 @@ class RecipeCalibration(RecipePart):
     tune: bool = False
     """Whether alpha, rho and lambda are searched on held-out calibration texts, from the given values on."""
 
-    refine: Annotated[int, BeforeValidator(_steps, json_schema_input_type=bool | int)] = 0
-    """The number of steps of distillation after the last block."""
+    refine: Annotated[
+        int | Literal["auto", "affine"],
+        BeforeValidator(_refine, json_schema_input_type=bool | int | Literal["auto", "affine"]),
+    ] = "auto"
+    """The number of steps of distillation after the last block, or `affine` for that of biases and norms
+    alone. `auto` leaves it to the pipeline, which knows the model.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -127,6 +136,17 @@ class RecipeCalibration(RecipePart):
             f"found {value if isinstance(value, str) else format(value, 'g')}, which method "
             f"{method.name!r} does not use, expected the key left out"
         )
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """Return what is refined, None where nothing is. For `auto` this is what is asked of a model that can
+        be refined so.
+        """
+        if self.refine == "auto":
+            return AFFINE if self.method == DEFAULT_METHOD else None
+        if self.refine == "affine":
+            return AFFINE
+        return replace(WHOLE, steps=self.refine) if self.refine else None
 
     @property
     def settings(self) -> Method:

@@ -11,7 +11,8 @@ import torch
 from epmq_export.calibration import tune as search
 from epmq_export.calibration.descent import ROUNDS, descend
 from epmq_export.calibration.method import PRESETS, Method
-from epmq_export.calibration.refine import Refinement, _Student, refine
+from epmq_export.calibration.refine import _Student, refine
+from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.rounding import LAZY, gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
 from epmq_export.calibration.task_vectors import task_vectors
@@ -158,9 +159,9 @@ def test_the_student_of_refine_runs_on_it(model: Tiny, device: str) -> None:
     start = flat(calibrated(model.calibrator("rtn")))
     (batch,) = model.family.batches(texts(0, 4), 4)
     with torch.no_grad():
-        expected = _Student(model.family, start, torch.device("cpu"))
+        expected = _Student(model.family, start, True, torch.device("cpu"))
         with a_gpu(device) as gpu:
-            found = _Student(model.family, start, gpu).output(batch).cpu()
+            found = _Student(model.family, start, True, gpu).output(batch).cpu()
         assert (found - expected.output(batch)).abs().max() < 0.05 * found.abs().max()
 
 
@@ -170,7 +171,7 @@ def test_refine_finds_the_same_twice(model: Tiny) -> None:
     (width,) = {value.shape[0] for name, value in start.items() if name.endswith("output.LayerNorm.weight")}
     head = Head(torch.randn(3, width), torch.zeros(3))
     tasks = [replace(task, head=head) for task in model.tasks(model.experts[:1], count=64)]
-    one, other = (refine(model.family, tasks, start, Refinement(20, 1e-3), CUDA) for _ in range(2))
+    one, other = (refine(model.family, tasks, start, Refinement(20, rate=1e-3), CUDA) for _ in range(2))
     assert (one.after, one.step) == (other.after, other.step) and one.step > 0
     assert all(map(on_the_processor, one.tensors.values()))
     for name, value in one.tensors.items():

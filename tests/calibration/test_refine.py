@@ -7,7 +7,8 @@ from torch.nn.functional import cosine_similarity
 
 from epmq_export.calibration import refine as stage
 from epmq_export.calibration.calibrator import TaskData
-from epmq_export.calibration.refine import Refined, Refinement, Tensors, refine
+from epmq_export.calibration.refine import Refined, Tensors, refine
+from epmq_export.calibration.refinement import Refinement
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.models import reference
@@ -33,7 +34,7 @@ def tasks(model: Tiny) -> list[TaskData]:
 
 @pytest.fixture(scope="module")
 def refined(model: Tiny, start: Tensors) -> Refined:
-    return refine(model.family, tasks(model), start, Refinement(60, 1e-3), CPU)
+    return refine(model.family, tasks(model), start, Refinement(60, rate=1e-3), CPU)
 
 
 def held_out(tensors: Tensors, model: Tiny) -> float:
@@ -85,15 +86,23 @@ def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(
             assert isinstance(value, Tensor) and not value.requires_grad
 
 
+def test_biases_and_norms_alone_bring_it_nearer_and_leave_every_code(model: Tiny, start: Tensors) -> None:
+    found = refine(model.family, tasks(model), start, Refinement(60, weights=False, rate=1e-3), CPU)
+    assert found.step > 0 and found.after < 0.95 * found.before
+    assert held_out(found.tensors, model) == pytest.approx(found.after, rel=0.05)
+    changed = {name for name, value in found.tensors.items() if bits(value) != bits(start[name])}
+    assert changed and all(isinstance(start[name], Tensor) and start[name].ndim == 1 for name in changed)
+
+
 def test_the_same_again_is_bit_identical(model: Tiny, start: Tensors, refined: Refined) -> None:
-    again = refine(model.family, tasks(model), start, Refinement(60, 1e-3), CPU)
+    again = refine(model.family, tasks(model), start, Refinement(60, rate=1e-3), CPU)
     assert {name: bits(value) for name, value in again.tensors.items()} == {
         name: bits(value) for name, value in refined.tensors.items()
     }
 
 
 def test_where_training_does_harm_the_start_is_returned(model: Tiny, start: Tensors) -> None:
-    found = refine(model.family, tasks(model), start, Refinement(5, 1e6), CPU)
+    found = refine(model.family, tasks(model), start, Refinement(5, rate=1e6), CPU)
     assert (found.step, found.after) == (0, found.before)
     assert {name: bits(value) for name, value in found.tensors.items()} == {
         name: bits(value) for name, value in start.items()

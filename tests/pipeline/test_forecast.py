@@ -12,6 +12,7 @@ import yaml
 from converters import open_family
 from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import PRESETS
+from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids.layout import Layout
@@ -297,12 +298,15 @@ def test_memory_does_not_grow_past_the_bound() -> None:
 
 def test_refining_by_hand() -> None:
     samples, weights = Samples(tasks=2, samples=64, tokens=5.0, exact=True), 8 * (24 + 32)
-    found = refining_of([BLOCK], samples, 100, 2, Speed(1e6, 1e6, 1e-6))
+    found = refining_of([BLOCK], samples, Refinement(100), 2, Speed(1e6, 1e6, 1e-6))
     batch, whole = BLOCK.forward(32 * 5, 5), BLOCK.forward(64 * 5, 5)
     least = 2 * (100 * (3 * batch + 300 * weights) + (1 + 10 / 8) * whole) / 1e6
     assert found.seconds == pytest.approx((least, 3 * least)) and found.steps == 100
     kept = 4 * 8 + 8 + (8 + 24) + (8 + 32)
     assert found.memory == (10_000 - weights) * 4 + weights * 25 + 32 * 5 * kept * 4
+    found = refining_of([BLOCK], samples, Refinement(100, weights=False), 2, Speed(1e6, 1e6, 1e-6))
+    assert found.seconds[0] == pytest.approx(2 * (100 * 2 * batch + (1 + 10 / 8) * whole) / 1e6)
+    assert found.memory == 10_000 * 4 + 32 * 5 * kept * 4
 
 
 def test_refining_is_said_where_it_is_asked_for(project: recipe_project.Project, tmp_path: Path) -> None:

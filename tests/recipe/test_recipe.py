@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS, REFINE_STEPS
+from epmq_export.calibration.method import DEFAULT_METHOD, PRESETS
+from epmq_export.calibration.refinement import AFFINE, WHOLE, Refinement
 from epmq_export.errors import RecipeError
 from epmq_export.grids import BUDGET, GRIDS
 from epmq_export.grids.layout import Layout
@@ -82,26 +83,39 @@ def test_a_written_out_recipe_loads_to_the_same(folder: Path) -> None:
     assert load(folder, yaml.safe_dump(recipe.source, sort_keys=False)).model_dump() == recipe.model_dump()
 
 
-@pytest.mark.parametrize(("written", "steps"), [("true", REFINE_STEPS), ("false", 0), ("40", 40)])
-def test_refine_is_a_switch_or_a_number_of_steps(folder: Path, written: str, steps: int) -> None:
-    assert (
-        load(folder, SMALLEST + f"calibration: {{refine: {written}, tune: true}}\n").calibration.refine
-        == steps
-    )
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("{refine: true, tune: true}", WHOLE),
+        ("{refine: false}", None),
+        ("{refine: 40}", Refinement(40)),
+        ("{refine: affine}", AFFINE),
+        ("{refine: affine, method: gptq}", AFFINE),
+        ("{refine: auto}", AFFINE),
+        ("{refine: auto, method: gptq}", None),
+        ("{}", AFFINE),
+    ],
+)
+def test_refine_is_a_switch_or_a_number_of_steps_or_biases_and_norms_alone(
+    folder: Path, written: str, asked: Refinement | None
+) -> None:
+    assert load(folder, SMALLEST + f"calibration: {written}\n").calibration.refinement == asked
 
 
 @pytest.mark.parametrize(
     ("written", "samples", "steps"),
     [
         ("{effort: fast}", 16, 0),
-        ("{effort: good}", 64, 0),
-        ("{}", 64, 0),
+        ("{effort: good}", 64, "auto"),
+        ("{}", 64, "auto"),
         ("{effort: best}", 512, 600),
         ("{effort: best, samples: 8}", 8, 600),
         ("{refine: false, effort: best}", 512, 0),
     ],
 )
-def test_an_effort_fills_what_is_not_given(folder: Path, written: str, samples: int, steps: int) -> None:
+def test_an_effort_fills_what_is_not_given(
+    folder: Path, written: str, samples: int, steps: int | str
+) -> None:
     calibration = load(folder, SMALLEST + f"calibration: {written}\n").calibration
     assert (calibration.samples, calibration.refine) == (samples, steps)
 
@@ -113,9 +127,8 @@ def test_an_unknown_effort_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("written", ["0", "-3", "1.5", "often", "[3]"])
 def test_refine_is_nothing_else(folder: Path, written: str) -> None:
-    with pytest.raises(
-        RecipeError, match=r"calibration\.refine: found .*, expected true, false or a number of steps"
-    ):
+    told = r"calibration\.refine: found .*, expected auto, affine, true, false or a number of steps"
+    with pytest.raises(RecipeError, match=told):
         load(folder, SMALLEST + f"calibration: {{refine: {written}}}\n")
 
 

@@ -62,6 +62,7 @@ def test_mistakes_are_marked(change: dict[str, Any], place: list[str]) -> None:
     [
         {"calibration": {"refine": True, "rho": "auto"}},
         {"calibration": {"refine": 300, "rho": 1}},
+        {"calibration": {"refine": "affine"}},
         {"tasks": {"a": {"expert": "./a", "calibration": ["a.txt", {"dataset": "org/a", "texts": "text"}]}}},
         {
             "tasks": {

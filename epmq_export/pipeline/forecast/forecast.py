@@ -12,6 +12,7 @@ import torch
 
 from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import Method
+from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids import GRIDS
@@ -44,6 +45,7 @@ from epmq_export.pipeline.models import (
     require_same_settings,
     require_whole,
 )
+from epmq_export.pipeline.refinement import refinement_of
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
     formats_of,
@@ -93,7 +95,7 @@ class Forecaster:
                     "tokenizer and image processor in the hub's cache are enough"
                 )
             ]
-            return Forecast(str(recipe.path), models, data, merge, _said(method, recipe), unknown)
+            return Forecast(str(recipe.path), models, data, merge, _said(method, recipe, None), unknown)
         plain = self.registry.open_family(Path(base.directory))
         opened = _require_models(recipe, plain, models, self.registry)
         family = opened.family
@@ -133,15 +135,14 @@ class Forecaster:
         blocks = [shape_of(block) for block in family.blocks]
         work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
-        steps, refine = recipe.calibration.refine, None
-        if steps:
-            refine = refining_of(blocks, samples, steps, len(calibrated), speed)
+        settings = refinement_of(recipe, family, samples.samples // max(samples.tasks, 1))
+        refine = None if settings is None else refining_of(blocks, samples, settings, len(calibrated), speed)
         return Forecast(
             recipe=str(recipe.path),
             models=models,
             data=data,
             merge=merge,
-            method=_said(method, recipe),
+            method=_said(method, recipe, settings),
             task_vectors=_said_of_task_vectors(family, opened),
             unknown=unknown,
             family=family.name,
@@ -340,7 +341,7 @@ def _said_of_task_vectors(family: Family, opened: _Opened) -> str | None:
     return f"{vectors.sentence(experts)} (measured on {len(middle)} linears in the middle)"
 
 
-def _said(method: Method, recipe: Recipe) -> str:
+def _said(method: Method, recipe: Recipe, refinement: Refinement | None) -> str:
     """Return the method's name and numbers, and what is done besides."""
     numbers = (
         ""
@@ -350,9 +351,14 @@ def _said(method: Method, recipe: Recipe) -> str:
     calibration = recipe.calibration
     more = [
         ", searched by tune" if calibration.tune else "",
-        f", then {calibration.refine} steps of refine" if calibration.refine else "",
+        "" if refinement is None else f", then {_what_of(refinement)}",
     ]
     return f"{method.name}{numbers}, rounding by {method.rounding}{''.join(more)}"
+
+
+def _what_of(refinement: Refinement) -> str:
+    """Return what is refined, in words."""
+    return f"{refinement.steps} steps of refine" + ("" if refinement.weights else " for biases and norms")
 
 
 def _tokens(family: Family) -> float:

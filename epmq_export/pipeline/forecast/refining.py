@@ -1,13 +1,15 @@
 """The cost of `refine` in memory and time, from shapes and the speed of this machine.
 
 A step runs a batch forward and backward, which is three forward passes, rounds every weight of the linears,
-and moves it by Adam. Ten times the held-out samples are run forward, and once all samples by their experts.
+and moves it by Adam. Where biases and norms alone are trained, it is two passes and nothing for the weights.
+Ten times the held-out samples are run forward, and once all samples by their experts.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epmq_export.calibration.refine import BATCH, CHECKS, HELD_OUT
+from epmq_export.calibration.refine import BATCH, CHECKS
+from epmq_export.calibration.refinement import HELD_OUT, Refinement
 from epmq_export.pipeline.forecast.costs import FLOAT, SLOWEST, Samples, Shape, Speed
 
 # The operations that rounding, its gradient and Adam take for a weight, counted by the time that they take
@@ -35,16 +37,19 @@ class RefineForecast:
 
 
 def refining_of(
-    blocks: Sequence[Shape], samples: Samples, steps: int, times: int, speed: Speed
+    blocks: Sequence[Shape], samples: Samples, settings: Refinement, times: int, speed: Speed
 ) -> RefineForecast:
-    """Return what `steps` steps take, `times` times: operations over speed, up to `SLOWEST` times that."""
+    """Return what refining takes, `times` times: operations over speed, up to `SLOWEST` times that."""
     weights = sum(step.width * sum(step.outputs) for block in blocks for step in block.steps)
     rows = BATCH * samples.tokens
 
     def forward(rows: float) -> float:
         return sum(block.forward(rows, samples.tokens) for block in blocks)
 
-    operations = steps * (3 * forward(rows) + OPERATIONS_A_WEIGHT * weights)
+    a_step = 2 * forward(rows)
+    if settings.weights:
+        a_step += forward(rows) + OPERATIONS_A_WEIGHT * weights
+    operations = settings.steps * a_step
     operations += (1 + CHECKS / HELD_OUT) * forward(samples.rows)
     kept = sum(
         STATES * max(step.width for step in block.steps)
@@ -53,6 +58,7 @@ def refining_of(
         if block.steps
     )
     numbers = sum(block.numbers for block in blocks)
-    memory = (numbers - weights) * FLOAT + weights * BYTES_A_WEIGHT + rows * kept * FLOAT
+    a_weight = BYTES_A_WEIGHT if settings.weights else FLOAT
+    memory = (numbers - weights) * FLOAT + weights * a_weight + rows * kept * FLOAT
     least = times * operations / speed.single
-    return RefineForecast(steps, (least, SLOWEST * least), int(memory))
+    return RefineForecast(settings.steps, (least, SLOWEST * least), int(memory))
