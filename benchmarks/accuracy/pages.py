@@ -35,6 +35,8 @@ MAIN = (
 )
 
 
+# What is said of the default method, whose biases and norms are not refined in these tables.
+DEFAULT = "default without `refine`"
 COMMAND = "benchmarks.accuracy.pages"
 MARKERS = {
     "text": Markers.of("accuracy", COMMAND),
@@ -119,7 +121,7 @@ def averages(results: Results, methods: Sequence[str]) -> str:
         _line(results, "merged, no calibration", (merge, "", "merged")),
     ]
     for method in methods:
-        default = " (default)" if method == DEFAULT_METHOD else ""
+        default = f" ({DEFAULT})" if method == DEFAULT_METHOD else ""
         name = method if method in PEERS else f"`{method}`{default}"
         # A method whose target is the merge gives the merge where it does not round.
         same = method in METHODS and PRESETS[METHODS[method]["method"]].target == "merged"

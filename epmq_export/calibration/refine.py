@@ -36,7 +36,6 @@ from epmq_export.tensors.packed import PackedTensor, Values
 Tensors = dict[str, PackedTensor | Tensor]
 BATCH = 32
 POOL = 8
-CHECKS = 10
 WARM_UP = 20
 
 
@@ -212,7 +211,7 @@ def refine(
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step == settings.steps or step % max(settings.steps // CHECKS, 1) == 0:
+        if step == settings.steps or step % max(settings.steps // settings.checks, 1) == 0:
             after = held_out()
             if after < best.after:
                 trained = {**tensors, **{name: value.to("cpu") for name, value in student.tensors().items()}}

@@ -2,13 +2,13 @@
 
 A step runs a batch forward and backward, which is three forward passes, rounds every weight of the linears,
 and moves it by Adam. Where biases and norms alone are trained, it is two passes and nothing for the weights.
-Ten times the held-out samples are run forward, and once all samples by their experts.
+At each check the held-out samples are run forward, and once all samples by their experts.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epmq_export.calibration.refine import BATCH, CHECKS
+from epmq_export.calibration.refine import BATCH
 from epmq_export.calibration.refinement import HELD_OUT, Refinement
 from epmq_export.pipeline.forecast.costs import FLOAT, SLOWEST, Samples, Shape, Speed
 
@@ -50,7 +50,7 @@ def refining_of(
     if settings.weights:
         a_step += forward(rows) + OPERATIONS_A_WEIGHT * weights
     operations = settings.steps * a_step
-    operations += (1 + CHECKS / HELD_OUT) * forward(samples.rows)
+    operations += (1 + settings.checks / HELD_OUT) * forward(samples.rows)
     kept = sum(
         STATES * max(step.width for step in block.steps)
         + sum(step.width + sum(step.outputs) for step in block.steps)
