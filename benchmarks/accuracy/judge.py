@@ -35,7 +35,7 @@ from epmq_export.verification.tasks.bench import Bench, Outputs, lines_of, score
 from epmq_export.verification.tasks.open import open_bench
 
 # What is more than one solve: a search, or training.
-LONG = tuple(name for name, asked in METHODS.items() if asked.get("tune") or asked["refine"])
+LONG = tuple(name for name, asked in METHODS.items() if {"tune", "refine"} & asked.keys())
 # Packages that decide pictures alone: rows of texts outlive them.
 NOT_OF_TEXTS = ("pillow",)
 
@@ -100,7 +100,7 @@ class Judge:
         asked = METHODS[method]
         if (
             PRESETS[asked["method"]].target == "experts"
-            and not asked["refine"]
+            and "refine" not in asked
             and self.results.find(merge, method, "full") is None
         ):
             with self._calibrated(merge, method, None) as (experiment, packed, seconds):

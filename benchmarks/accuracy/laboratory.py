@@ -33,9 +33,9 @@ MERGES: dict[str, tuple[str, dict[str, float]]] = {
     "TSV-M": ("tsvm", {}),
 }
 # By name, what the recipe says under `calibration`: the presets, then what the default one can be given
-# besides. --samples where it says none.
-METHODS: dict[str, dict[str, Any]] = {name: {"method": name, "refine": False} for name in PRESETS} | {
-    f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True, "refine": False},
+# besides. --samples where it says none, and no `refine`.
+METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS} | {
+    f"{DEFAULT_METHOD}, tuned": {"method": DEFAULT_METHOD, "tune": True},
     f"{DEFAULT_METHOD}, biases and norms": {"method": DEFAULT_METHOD, "refine": "affine"},
     f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": WHOLE.steps},
     f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
@@ -110,7 +110,7 @@ class Laboratory:
             "merge_method": rule,
             "parameters": parameters,
             "tasks": {task: self._task(task) for task in self.tasks},
-            "calibration": {"samples": self.samples, **METHODS[method]},
+            "calibration": {"samples": self.samples, "refine": False, **METHODS[method]},
         }
         path = self.folder / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML

@@ -127,7 +127,7 @@ def test_every_method_is_a_recipe(laboratory: Laboratory, method: str) -> None:
     asked = METHODS[method]
     assert (calibration.method, calibration.samples) == (asked["method"], asked.get("samples", 8))
     assert (calibration.tune, calibration.refine) == (asked.get("tune", False), asked.get("refine", 0))
-    assert (method in LONG) == (calibration.tune or calibration.refine > 0)
+    assert (method in LONG) == (calibration.tune or bool(calibration.refine))
 
 
 def test_the_best_effort_is_what_the_table_has() -> None:
