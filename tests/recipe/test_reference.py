@@ -76,9 +76,11 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for name in ("experts/textures/head.safetensors", "data/textures.npz", "data/flowers.npz"):
         (folder / name).touch()
-    for name in ("experts/news", "experts/stories", "experts/grammar", "experts/similarity"):
+    for name in ("experts/news", "experts/stories", "experts/grammar", "experts/similarity", "experts/mrpc"):
         (folder / name).mkdir(parents=True)
     for name in (
+        "mrpc.train.jsonl",
+        "mrpc.test.jsonl",
         "news.txt",
         "news.test.tsv",
         "stories.txt",
