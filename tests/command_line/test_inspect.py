@@ -1,8 +1,6 @@
 """`epmq inspect` as users run it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf
 from formats.gguf.spec import spec_of
-from tests import ROOT
+from tests.command_line.command import Warm
 from tests.tiny.bert import small_bert, small_packed
 
 INDEX: dict[str, object] = {
@@ -20,11 +18,6 @@ INDEX: dict[str, object] = {
     "method": {"name": "rtn", "alpha": 0.5},
     "versions": {"torch": "2"},
 }
-
-
-def epmq(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "cli.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +31,9 @@ def written(tmp_path_factory: pytest.TempPathFactory, small: tuple[Packed, Famil
     return Gguf().write(*small, tmp_path_factory.mktemp("written"))
 
 
-def test_for_people_in_80_columns(written: Path) -> None:
-    done = epmq("inspect", written)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_for_people_in_80_columns(written: Path, epmq: Warm, tmp_path: Path) -> None:
+    done = epmq("inspect", written, folder=tmp_path, COLUMNS=None)
+    assert (done.code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines[1:])  # the first is the path
     text = "\n".join(" ".join(line.split()) for line in lines)
@@ -54,10 +47,12 @@ def test_for_people_in_80_columns(written: Path) -> None:
     assert "epmq.recipe" not in text  # told above, not twice
 
 
-def test_json_is_one_whole_document(written: Path, small: tuple[Packed, Family]) -> None:
-    done = epmq("inspect", "--json", written)
-    assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
+def test_json_is_one_whole_document(
+    written: Path, small: tuple[Packed, Family], epmq: Warm, tmp_path: Path
+) -> None:
+    done = epmq("inspect", "--json", written, folder=tmp_path)
+    assert (done.code, done.stderr) == (0, "")
+    told = done.json
     assert set(told) == {"kind", "path", "provenance", "metadata", "tensors", "types", "total"}
     assert told["provenance"] == INDEX
     assert json.loads(told["metadata"]["epmq.recipe"]) == INDEX["recipe"]
@@ -68,15 +63,15 @@ def test_json_is_one_whole_document(written: Path, small: tuple[Packed, Family])
     assert told["types"]["Q4_0"]["bits_per_weight"] == 4.5
 
 
-def test_a_packed_checkpoint(small: tuple[Packed, Family]) -> None:
-    told = json.loads(epmq("inspect", small[0].directory, "--json").stdout)
+def test_a_packed_checkpoint(small: tuple[Packed, Family], epmq: Warm, tmp_path: Path) -> None:
+    told = epmq("inspect", small[0].directory, "--json", folder=tmp_path).json
     assert told["kind"] == "packed checkpoint" and told["provenance"] == INDEX
 
 
-def test_a_wrong_file_is_one_sentence(tmp_path: Path) -> None:
+def test_a_wrong_file_is_one_sentence(epmq: Warm, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_text("no model")
     for arguments in (("inspect", path), ("inspect", "--json", path)):
-        done = epmq(*arguments)
-        assert (done.returncode, done.stdout) == (3, "")
+        done = epmq(*arguments, folder=tmp_path)
+        assert (done.code, done.stdout) == (3, "")
         assert done.stderr == f"error: {path}: begins with b'no m', expected b'GGUF': it is no GGUF file\n"
