@@ -17,15 +17,14 @@ from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
 from epmq_export.tensors.packed import PackedTensor
 
-# Another round follows for the rows whose L fell by this share or more. There are at most ROUNDS of them.
-TOLERANCE, ROUNDS = 1e-3, 20
-# The most numbers of a tile of rows, of its normal equations, and of the products that these are summed from,
-# that are in memory at a time: on the processor, whose cache holds the last of them, and on a GPU, which
-# small tiles and many small systems would keep waiting.
-TILE, NUMBERS, IMAGE = (2**21, 2**27), (2**21, 2**27), (2**18, 2**27)
-# The fewest rows of a tile, and of its normal equations: below that the loops over columns and subgroups cost
-# more than what they do.
-FEWEST, FEW = 256, 64
+# Another round follows for the rows whose L fell by this share or more. There are at most ROUNDS of them:
+# more would be for few rows, at nearly the cost of all, and lower L by less than a ten-thousandth.
+TOLERANCE, ROUNDS = 1e-3, 8
+# The most numbers of a tile of rows, and of its normal equations, that are in memory at a time: on the
+# processor, and on a GPU, which small tiles and many small systems would keep waiting.
+TILE, NUMBERS = (2**21, 2**27), (2**21, 2**27)
+# The fewest rows of a tile: below that the loop over the columns costs more than what it does.
+FEWEST = 256
 
 
 @dataclass(frozen=True)
@@ -165,8 +164,8 @@ def _refitted(state: _State, hessian: Tensor) -> _State:
     """Return the same codes under the steps and offsets of least loss, rounded to what the grid stores. A row
     changes only where its loss falls.
     """
-    kept, gpu = _unknowns(state.grid, state.stored), state.aim.device.type != "cpu"
-    most = min(max(NUMBERS[gpu] // len(kept) ** 2, 1), max(IMAGE[gpu] // len(state.level), FEW))
+    kept = _unknowns(state.grid, state.stored)
+    most = max(NUMBERS[kept.device.type != "cpu"] // len(kept) ** 2, 1)
     parts = [slice(start, start + most) for start in range(0, kept.shape[1], most)]
     found = [_refitted_rows(state, rows, kept[:, rows], hessian) for rows in parts]
     rise = torch.cat([rise for _, rise in found])
@@ -207,7 +206,8 @@ def _wished(normal: Tensor, right: Tensor, kept: Tensor, shifted: bool) -> tuple
     diagonal += ridge
     # Not torch.linalg.solve: of torch 2.13 its LU decompositions of many matrices of 150 rows or more on
     # several threads have wrong pivots, or never end.
-    lower, failed = torch.linalg.cholesky_ex(normal.permute(2, 0, 1))
+    systems = normal.flatten(0, 1).T.contiguous().reshape(-1, *normal.shape[:2])
+    lower, failed = torch.linalg.cholesky_ex(systems)
     solved = torch.cholesky_solve(right.T[:, :, None], lower)[:, :, 0]
     solved = torch.where(failed[:, None] == 0, solved, kept.T)
     diagonal -= ridge
@@ -230,18 +230,18 @@ def _equations(
     right = torch.cat([(design * aim).reshape(count, size, rows).sum(1) for design in designs])
     unknowns = len(right)
     normal = torch.empty(unknowns, unknowns, rows, device=aim.device)
-    image, product = torch.empty_like(level), torch.empty_like(level)
+    images = torch.empty_like(level)
     for k in range(count):
-        first, last = k * size, (k + 1) * size
-        met = image[first:], product[first:]
+        here, image = slice(k * size, (k + 1) * size), images[k * size :]
         for one, design in enumerate(designs):
             # H is symmetric, so the columns before these have met them already.
-            torch.mm(hessian[first:last, first:].T, design[first:last], out=met[0])
+            torch.mm(hessian[here, k * size :].T, design[here], out=image)
             for other, against in enumerate(designs):
-                torch.mul(against[first:], met[0], out=met[1])
-                sums = met[1].reshape(count - k, size, rows).sum(1)
-                normal[one * count + k, other * count + k : (other + 1) * count] = sums
-                normal[other * count + k : (other + 1) * count, one * count + k] = sums
+                # The image is overwritten by the last that it meets.
+                into = image if against is designs[-1] else None
+                met = torch.mul(against[k * size :], image, out=into).reshape(count - k, size, rows).sum(1)
+                normal[one * count + k, other * count + k : (other + 1) * count] = met
+                normal[other * count + k : (other + 1) * count, one * count + k] = met
     return normal, right
 
 
@@ -253,6 +253,8 @@ def _recoded(state: _State, hessian: Tensor) -> _State:
     step, offset = _columns(state.grid, state.stored)
     error, level, loss = state.error(), torch.empty_like(state.level), state.loss.clone()
     block, rest = max(LAZY, size), min(state.grid.levels, key=abs)
+    dead = step == 0
+    alive = (~dead).float()
     for start in range(0, len(level), block):
         end = min(start + block, len(level))
         # Half the gradient in these columns, H (Q - W*), beside all changes before them.
@@ -261,7 +263,7 @@ def _recoded(state: _State, hessian: Tensor) -> _State:
             last, k = first + size, first // size
             here, within = slice(first, last), slice(first - start, last - start)
             # Where the step is 0 all values are the offset: there the level is the one nearest to 0.
-            old = state.level[here].masked_fill(step[k] == 0, rest)
+            old = state.level[here].masked_fill(dead[k], rest) if rest else state.level[here] * alive[k]
             ratio, own, change = inverse(step[k]), hessian[here, here], changes[within]
             least = own.diagonal()[:, None]
             # Where each value has its least loss, in steps.

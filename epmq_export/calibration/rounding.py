@@ -139,11 +139,11 @@ def sweep(place: Tensor, origin: Tensor, coupling: Tensor, grid: Grid, out: tupl
             origin[near].unbind(),
             levels[near].unbind(),
             moves[near].unbind(),
-            coupling[near, near].triu(1).unbind(),
+            coupling[near, near].triu(1)[:, :, None].unbind(),
             strict=True,
         )
         for at, source, level, move, by in columns:
             grid.nearest_level(at, level)
             torch.sub(source, level, out=move)
-            block.addr_(by, move)
+            block.addcmul_(by, move)
         place[end:].addmm_(coupling[near, end:].T, moves[near])

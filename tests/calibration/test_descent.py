@@ -210,14 +210,3 @@ def test_what_is_known_of_its_start_need_not_be_multiplied(name: str) -> None:
     wanted = descend(weight, hessian, start).packed
     assert float((found.codes == wanted.codes).float().mean()) > 0.99
     assert loss(weight, hessian, found) == pytest.approx(loss(weight, hessian, wanted), rel=1e-3)
-
-
-def test_normal_equations_of_few_rows_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, hessian = problem(7)
-    start = gptq(weight, inverse_factor(hessian, "here"), GRIDS["Q4_1"])
-    wanted = descend(weight, hessian, start).packed
-    monkeypatch.setattr(descent, "IMAGE", (2 * WIDTH, 2 * WIDTH))
-    monkeypatch.setattr(descent, "FEW", 2)
-    found = descend(weight, hessian, start).packed
-    assert float((found.codes == wanted.codes).float().mean()) > 0.99
-    assert loss(weight, hessian, found) == pytest.approx(loss(weight, hessian, wanted), rel=1e-3)
