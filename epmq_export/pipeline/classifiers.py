@@ -1,5 +1,6 @@
 """The classifiers among a recipe's experts: each brings the head of its own task."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import ADAPTER_CONFIG, CONFIG
 from epmq_export.tensors.naming import Naming
 from epmq_export.tensors.source import Joined, Renamed, TypedSource
+
+log = logging.getLogger(__name__)
 
 _ARCHITECTURE, _ADAPTER = "ForSequenceClassification", "SEQ_CLS"
 """How the config of a classifier names its class, and how an adapter's names its task."""
@@ -37,11 +40,18 @@ def with_classifiers(
         name: expert
         for name, expert in here.items()
         if expert is not None
-        and part is not None
         and recipe.tasks[name].head is None
         and not recipe.tasks[name].templates
         and is_classifier(expert.directory)
     }
+    if part is None:
+        for name in found:
+            log.warning(
+                "task %s: its expert is a classifier whose own head is left out, as no head of a %s is read: "
+                "the task reads the model's outputs",
+                name,
+                family.name,
+            )
     if part is None or not found:
         return family, None
     if others := [name for name, expert in here.items() if expert is not None and name not in found]:

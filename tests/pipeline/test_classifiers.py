@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import epmq_export as epmq
-from converters import open_family
+from converters import naming, open_family
+from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.api import registry
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.models import reference
 from epmq_export.models.classifiers import WEIGHTS
 from epmq_export.models.family import heads_of
 from epmq_export.models.samples import Pair
+from epmq_export.pipeline.classifiers import with_classifiers
 from epmq_export.pipeline.job import Job
+from epmq_export.pipeline.models import open_checkpoints
 from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.tensors.packed import Packed
@@ -212,6 +216,19 @@ def test_texts_without_labels_are_judged_by_the_expert(project: Classified) -> N
         load_tasks(
             project.recipe(mood={"evaluation": "texts.txt", "labels": ["a", "b", "c"]}), project.opened.family
         )
+
+
+def test_a_head_that_the_family_has_no_place_for_is_told(
+    project: Classified, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = project.recipe(topic={"head": HEAD, "labels": ["a", "b"]})
+    family: Any = SimpleNamespace(name="modernbert", classifiers=None)
+    experts = open_checkpoints(recipe, GgufBase, naming).experts
+    assert with_classifiers(recipe, family, experts) == (family, None)
+    assert caplog.messages == [
+        "task mood: its expert is a classifier whose own head is left out, as no head of a modernbert is "
+        "read: the task reads the model's outputs"
+    ]
 
 
 def test_a_merge_has_the_heads_beside_it(project: Classified, tmp_path: Path) -> None:
