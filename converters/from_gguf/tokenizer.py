@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from converters.tokenizers.byte_splits import DIGITS, GPT2, WAYS
 from converters.tokenizers.common import IDS, TEMPLATE, WORD_START
-from epmq_export.errors import InputError
-from epmq_export.models.tokenizer import save_tokenizer
+from epmq_export.errors import EpmqError, InputError, first_line
+from epmq_export.models.tokenizer import no_panic, save_tokenizer
 from epmq_export.tensors.gguf_file import Value, shown
 
 # The ways by `tokenizer.ggml.pre`. A file without the key has the default.
@@ -24,6 +24,8 @@ _WAYS = {**WAYS, "default": WAYS["gpt-2"]}
 # The way of the tokenizers that compose letters (NFC), and the way of those that begin a text with a special
 # token where no key says so.
 _COMPOSED, _BEGINS = "qwen2", "llama-bpe"
+# The most letters of a token. Pieces are split at each of theirs, which takes the square of their number.
+_LONGEST = 4096
 
 
 def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) -> bool:
@@ -38,6 +40,19 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
         return False
     if kind not in ("gpt2", "llama"):
         raise InputError(f"{path}: key tokenizer.ggml.model is {shown(repr(kind))}, expected gpt2 or llama")
+    try:
+        with no_panic():
+            _write(directory, path, kind, keys)
+    except (EpmqError, OSError):
+        raise
+    except Exception as error:  # The library raises whatever it dislikes of tokens, merges and templates.
+        why = shown(first_line(error))
+        raise InputError(f"{path}: no tokenizer can be made of its keys ({why})") from None
+    return True
+
+
+def _write(directory: Path, path: Path, kind: str, keys: Mapping[str, Any]) -> None:
+    """Write the tokenizer of a kind that is known here."""
     tokens = _tokens(path, keys)
     made, begins = _bytes(path, keys, tokens) if kind == "gpt2" else _pieces(path, keys, tokens)
     types = keys.get("token_type", [int(TokenType.NORMAL)] * len(tokens))[: len(tokens)]
@@ -55,7 +70,6 @@ def write_tokenizer(directory: Path, path: Path, metadata: Mapping[str, Value]) 
     )  # type: ignore[no-untyped-call]
     tokenizer.chat_template = _templates(keys) or None
     save_tokenizer(tokenizer, directory)
-    return True
 
 
 def _templates(keys: Mapping[str, Any]) -> str | dict[str, str]:
@@ -80,6 +94,10 @@ def _tokens(path: Path, keys: Mapping[str, Any]) -> list[str]:
     count = len(tokens)
     while types is not None and count and types[count - 1] == TokenType.UNUSED:
         count -= 1
+    if long := next((token for token in tokens if len(token) > _LONGEST), None):
+        raise InputError(
+            f"{path}: key tokenizer.ggml.tokens has one of {len(long)} letters, expected at most {_LONGEST}"
+        )
     if len(set(tokens[:count])) != count:
         raise InputError(f"{path}: key tokenizer.ggml.tokens has a token twice, expected it once")
     return tokens[:count]
@@ -106,7 +124,10 @@ def _bytes(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple[
             f"{path}: key tokenizer.ggml.pre is {found}, expected one of {ways}: how others split texts "
             "is not known here"
         )
-    merges = [tuple(merge.split(" ")) for merge in keys.get("merges", [])]
+    listed = keys.get("merges", [])
+    if not isinstance(listed, list) or not all(isinstance(merge, str) for merge in listed):
+        raise InputError(f"{path}: key tokenizer.ggml.merges is no list of texts")
+    merges = [tuple(merge.split(" ")) for merge in listed]
     known = set(tokens)
     for pair in merges:
         if len(pair) != 2 or not known.issuperset((*pair, "".join(pair))):
@@ -137,7 +158,12 @@ def _pieces(path: Path, keys: Mapping[str, Any], tokens: Sequence[str]) -> tuple
     piece, those with the highest score are joined.
     """
     scores, types = keys.get("scores"), keys.get("token_type")
-    if scores is None or types is None or len(scores) < len(tokens):
+    if (
+        not isinstance(scores, list)
+        or not all(isinstance(score, int | float) for score in scores)
+        or types is None
+        or len(scores) < len(tokens)
+    ):
         raise InputError(
             f"{path}: keys tokenizer.ggml.scores and token_type are not there for all tokens, expected "
             "both for model llama"

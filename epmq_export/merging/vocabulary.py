@@ -76,7 +76,9 @@ def tokenizer_of(checkpoint: Checkpoint) -> "PreTrainedTokenizerBase":
     directory = checkpoint.model_directory
     try:
         tokenizer = open_tokenizer(directory)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(
             f"{directory}: found no tokenizer that transformers reads, expected one ({first_line(error)})"
         ) from None

@@ -9,7 +9,8 @@ does not help, the directory is refused.
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from epmq_export.errors import InputError
+from epmq_export.errors import InputError, first_line
 from epmq_export.files import read_json, refuse_pointer
 from epmq_export.models.hard_texts import hard_to_split
 
@@ -30,6 +31,19 @@ _NEW_CLASS, CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 # Version 5 lists special tokens without a role under a key that has to be an object in version 4. Both know
 # the old key.
 _NEW_LIST, _LIST = "extra_special_tokens", "additional_special_tokens"
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Raise a panic of the library tokenizers as a ValueError with what it says. It is none of Python's
+    Exceptions, and a tokenizer.json that its parser accepts may lead to one.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the library tokenizers gives up: {first_line(error)}") from None
 
 
 def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
@@ -60,6 +74,7 @@ def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+@no_panic()
 def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer as transformers reads it, unless it gives other ids than tokenizer.json: then as
     that file says. Whatever transformers raises is raised.
