@@ -214,7 +214,7 @@ def text(about: str, found: Mapping[str, Sequence[Row]]) -> str:
     said = [
         growth(found[part], what)
         for part, what in (("depth", "layers"), ("experts", "experts"))
-        if part in found and not any(row.failed for row in found[part])
+        if len(found.get(part, ())) > 1 and not any(row.failed for row in found[part])
     ]
     return f"{about}\n\n{table(rows)}\n\n" + "".join(f"{sentence}\n" for sentence in said)
 
@@ -234,17 +234,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in PARTS[part](options.work, TINY if options.tiny else SHAPE):
             found[part].append(row)
             print(" | ".join(row.cells()), row.failed or "", flush=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    about = (
-        f"{machine()}, {today()}, {spent:.0f} s of processor time (`python -m benchmarks.robustness.memory`)."
-    )
-    written = text(about, found)
-    write_text(options.out / "memory.md", f"# Memory\n\n{written}")
-    if options.out == RESULTS:
-        put(PAGE, MARKERS, written)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            _write(options.out, found, spent)
     if any(row.failed for rows in found.values() for row in rows):
         sys.exit(1)
+
+
+def _write(out: Path, found: Mapping[str, Sequence[Row]], spent: float) -> None:
+    """Write the table as far as it is measured, in so many seconds of the processor."""
+    command = f"{spent:.0f} s of processor time (`python -m benchmarks.robustness.memory`)"
+    written = text(f"{machine()}, {today()}, {command}.", found)
+    write_text(out / "memory.md", f"# Memory\n\n{written}")
+    if out == RESULTS:
+        put(PAGE, MARKERS, written)
 
 
 def _mb(size: int) -> str:
