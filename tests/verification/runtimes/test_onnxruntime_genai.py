@@ -26,6 +26,16 @@ def needed() -> None:
         pytest.skip(str(error))
 
 
+def test_its_tokenizer_ends_a_text_at_a_character_of_no_bits() -> None:
+    """The graph check leaves such texts out as long as the library does that."""
+    needed()
+    files = decoder_files("llama, tied")
+    whole, half = "the cat\0 sat", "the cat"
+    assert not RUNTIME.reads(whole) and RUNTIME.reads(half)
+    found = RUNTIME.outputs(files.onnx, [whole, half], exact=True)
+    assert found[0].tolist() == found[1].tolist()
+
+
 @pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
 def test_the_library_gives_what_pytorch_gives(kind: str) -> None:
     needed()
