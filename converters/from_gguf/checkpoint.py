@@ -166,7 +166,9 @@ def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -
 
 
 def _require_decodable(path: Path, kind: GGMLQuantizationType) -> None:
-    """Raise InputError for a type that the package gguf has no decoder for, tried on a block of zeros."""
+    """Raise InputError for a type that the package gguf has no decoder for, tried on a block of zeros:
+    it says so by NotImplementedError.
+    """
     try:
         dequantize(np.zeros(GGML_QUANT_SIZES[kind][1], np.uint8), kind)
     except NotImplementedError:

@@ -87,7 +87,7 @@ class _Keys:
             f"{'missing' if found is None else shown(repr(found.value))}, expected {expected}"
         )
 
-    def number(self, key: str, default: float | None = None) -> Any:  # noqa: ANN401 - int or float, as the file has it
+    def number(self, key: str, default: float | None = None) -> Any:  # noqa: ANN401 - int or float
         value = self.metadata.get(f"{self.architecture}.{key}")
         self.left.discard(f"{self.architecture}.{key}")
         if value is None and default is not None:

@@ -208,7 +208,7 @@ def _require_feasible(
             found = "it set" if itself else f"{job.recipe.calibration.effort!r}, which asks for refine"
             raise job.recipe.mistake(
                 ("calibration", "refine" if itself else "effort"),
-                f"found {found}, expected it left out for safetensors: refine trains what is on a grid",
+                f"found {found}, expected it left out for safetensors: refine follows the rounding to a grid",
             )
         require_samples(calibrator.tasks)
     if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):

@@ -24,7 +24,7 @@ from epmq_export.tensors.directory import ADAPTER_CONFIG
 from epmq_export.tensors.gguf_file import is_gguf
 
 TODO = "TODO"
-"""The word that marks what the user has to fill in."""
+"""The word that marks, in the recipe that is written, what its user has to fill in. Nothing is open here."""
 
 SCHEMA = "recipe.schema.json"
 """The schema that editors read, beside the recipe."""

@@ -26,7 +26,7 @@ def unrounded(job: Job, packed: Packed, folder: Path, progress: Update) -> Tenso
 
     This calibrates again, because the solutions of the packed checkpoint's own calibration are others: each
     was found behind blocks that were rounded, and makes up for their rounding. The method's numbers are those
-    that were used, also where `tune` found them. `refine`, which trains what is on a grid, has no part in it.
+    that were used, also where `tune` found them. `refine`, which follows the rounding, has no part in it.
     Raises CalibrationError where the numbers cannot be solved.
     """
     models = job.models
