@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 
-def machine() -> str:
-    """Return model and cores of the processor, and torch's threads."""
+def machine(device: torch.device | None = None) -> str:
+    """Return the name of a GPU, if it is one, then model and cores of the processor and torch's threads."""
+    if device is not None and device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} and {machine()}"
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -64,6 +64,7 @@ def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folde
         lines=given.lines,
         samples=given.samples,
         suite=suite,
+        device=torch.device(given.device),
     )
     return Judge.open(laboratory, out, given.restart)
 
@@ -168,6 +169,9 @@ def options() -> argparse.ArgumentParser:
         "--no-full", dest="full", action="store_false", help="leave out the solves without rounding"
     )
     found.add_argument("--threads", type=int, default=None)
+    found.add_argument(
+        "--device", default="cpu", help="where to calibrate, and to run PyTorch: cpu, cuda or cuda:N"
+    )
     found.add_argument(
         "--restart", action="store_true", help="measure every row again; without it, finished rows are kept"
     )

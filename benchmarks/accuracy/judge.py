@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.accuracy.laboratory import (
-    CPU,
     MERGES,
     METHODS,
     Laboratory,
@@ -65,9 +64,11 @@ class Judge:
             },
             "inputs": origin["inputs"],
             "versions": versions | {each.name: each.version() for each in readers},
-            "machine": machine(),
+            "machine": machine(laboratory.device),
         }
-        judge = cls(laboratory, Results(out, about, restart), open_bench(first.models, first.tasks, CPU))
+        judge = cls(
+            laboratory, Results(out, about, restart), open_bench(first.models, first.tasks, first.device)
+        )
         if judge.results.find("", "", "experts") is None:
             judge.results.add("", "", "experts", scores_of(lines_of(judge.bench, judge.bench.experts)), {})
         if judge.results.find("", "", "base") is None:
@@ -204,4 +205,4 @@ def full_precision(experiment: Job, directory: Path) -> Merge:
     index = PackedIndex(family=family.name, method={}, recipe={}, inputs=[], versions={})
     packed_checkpoint.write(directory, tensors, index, family.directory)
     texts = [family.truncate(text) for task in experiment.tasks for text in task.calibration]
-    return Merge(Packed(directory), family, calibrated_on(family, merged, texts, CPU))
+    return Merge(Packed(directory), family, calibrated_on(family, merged, texts, experiment.device))

@@ -44,8 +44,8 @@ CPU = torch.device("cpu")
 
 
 def by_reference(job: Job, source: TensorSource) -> Run:
-    """Return what runs weights in PyTorch, as the job's family computes."""
-    return partial(reference.outputs, job.models.family, source, device=CPU)
+    """Return what runs weights in PyTorch on the job's device, as its family computes."""
+    return partial(reference.outputs, job.models.family, source, device=job.device)
 
 
 def in_runtime(packed: Packed, format: str, folder: Path) -> Run:
@@ -99,6 +99,9 @@ class Laboratory:
     lines: int
     samples: int
     suite: Suite = TEXT
+    device: torch.device = CPU
+    """Where what is calibrated and what PyTorch runs is computed."""
+
     merges: dict[str, TypedSource] = field(default_factory=dict)
     """Merged models, each computed once, whatever is measured after it: no row's seconds count it."""
 
@@ -114,7 +117,7 @@ class Laboratory:
         }
         path = self.folder / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")  # JSON is YAML
-        opened = Job.open(load_recipe(path), registry(), CPU)
+        opened = Job.open(load_recipe(path), registry(), self.device)
         merged = self.merges.setdefault(merge, Kept(opened.models.merged))
         return replace(opened, models=replace(opened.models, merged=merged))
 

@@ -34,6 +34,7 @@ MAX_LENGTH = 96
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Tensor:
     """Return mean-pooled sentence embeddings of unit length, float32 [len(texts), hidden]."""
     batch = tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+    batch = batch.to(next(model.parameters()).device)
     hidden = model(**batch).last_hidden_state.float()
     mask = batch["attention_mask"].unsqueeze(-1).float()
     return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
@@ -48,7 +49,7 @@ def accuracy(
     right = 0
     for start in range(0, len(rows), 64):
         part = rows[start : start + 64]
-        predicted = (embed(model, tokenizer, [text for _, text in part]) @ head.T).argmax(-1)
+        predicted = (embed(model, tokenizer, [text for _, text in part]) @ head.T).argmax(-1).cpu()
         right += int((predicted == torch.tensor([label for label, _ in part])).sum())
     return right / len(rows)
 
@@ -57,7 +58,7 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
     """Train an expert of the task in `folder`: a LoRA adapter of a rank, or, with 0, all of the encoder."""
     torch.manual_seed(given.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model: nn.Module = AutoModel.from_pretrained(base)
+    model: nn.Module = AutoModel.from_pretrained(base).to(given.device)
     names = [name.replace("_", " ") for name in json.loads((folder / "labels.json").read_text())]
     with torch.no_grad():
         model.eval()
@@ -78,9 +79,10 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
 
     def loss(step: int) -> Tensor:
         part = order.sample(rows, given.batch_size)
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
+        with torch.autocast(given.device.type, torch.bfloat16, enabled=fast_bfloat16(given.device)):
             logits = SCALE * embed(model, tokenizer, [text for _, text in part]) @ head.T
-        return nn.functional.cross_entropy(logits.float(), torch.tensor([label for label, _ in part]))
+        labels = torch.tensor([label for label, _ in part], device=given.device)
+        return nn.functional.cross_entropy(logits.float(), labels)
 
     model.train()
     training.fit(folder.name, model, loss, training.linear_descent(model, given, 20), given.steps)
@@ -109,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser("experts.text", __doc__)
     options.add_argument("tasks", nargs="+")
     training.add_options(options, "200", 32, "8e-5, with --lora 1e-3")
+    training.add_device(options)
     options.add_argument(
         "--base",
         type=Path,

@@ -28,6 +28,7 @@ class Settings:
     batch_size: int
     rate: float
     seed: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
 
 
 def add_options(parser: argparse.ArgumentParser, steps: str, batch_size: int, rate: str) -> None:
@@ -40,9 +41,15 @@ def add_options(parser: argparse.ArgumentParser, steps: str, batch_size: int, ra
     parser.add_argument("--seed", type=int, default=0)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add where to train, for a training that can choose."""
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; default: cpu")
+
+
 def settings(given: argparse.Namespace, steps: int, rate: float) -> Settings:
     """Return what was asked for, with these defaults."""
-    return Settings(given.steps or steps, given.batch_size, given.rate or rate, given.seed)
+    device = torch.device(getattr(given, "device", "cpu"))
+    return Settings(given.steps or steps, given.batch_size, given.rate or rate, given.seed, device)
 
 
 def unfinished(names: Iterable[str], out: Path) -> Iterator[str]:

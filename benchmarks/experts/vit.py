@@ -77,8 +77,8 @@ def pixels_of(data: Path, task: str, split: str, limit: int | None = None) -> tu
 
 
 def features(model: Dinov2Model, pixels: Tensor) -> Tensor:
-    """Return the pooled output, float32 [images, width]."""
-    found: Tensor = model(pixel_values=pixels).pooler_output
+    """Return the pooled output on the model's device, float32 [images, width]."""
+    found: Tensor = model(pixel_values=pixels.to(model.device)).pooler_output
     return found.float()
 
 
@@ -88,7 +88,8 @@ def head_of(model: Dinov2Model, pixels: Tensor, labels: Tensor, classes: int) ->
     feature and a class's mean feature have beside the task's mean.
     """
     rows = torch.cat([(labels == c).nonzero()[:SHOTS, 0] for c in range(classes)])
-    found, owner = torch.cat([features(model, part) for part in torch.split(pixels[rows], 100)]), labels[rows]
+    found = torch.cat([features(model, part).cpu() for part in torch.split(pixels[rows], 100)])
+    owner = labels[rows]
     means = torch.stack([found[owner == c].mean(0) for c in range(classes)])
     centre = means.mean(0)
     length = (found - centre).norm(dim=1).mean()
@@ -101,7 +102,7 @@ def accuracy(model: Dinov2Model, head: dict[str, Tensor], pixels: Tensor, labels
     """Return the share of images that the head puts into their class."""
     model.train(False)
     found = [
-        nn.functional.linear(features(model, part), head["weight"], head["bias"]).argmax(1)
+        nn.functional.linear(features(model, part).cpu(), head["weight"], head["bias"]).argmax(1)
         for part in torch.split(pixels, 100)
     ]
     return float((torch.cat(found) == labels).float().mean())
@@ -132,7 +133,9 @@ def train_expert(data: Path, out: Path, task: str, given: Settings) -> None:
     """Train the whole model against the task's head."""
     torch.manual_seed(given.seed)
     model: Dinov2Model = Dinov2Model.from_pretrained(out / "base")
+    nn.Module.to(model, given.device)
     head = load_file(out / "heads" / f"{task}.safetensors")
+    weight, bias = (head[name].to(given.device) for name in ("weight", "bias"))
     pixels, labels = pixels_of(data, task, "train", given.batch_size * given.steps)
     draw = training.batches(len(pixels), given.batch_size, torch.Generator().manual_seed(given.seed))
 
@@ -141,8 +144,8 @@ def train_expert(data: Path, out: Path, task: str, given: Settings) -> None:
         batch = pixels[rows]
         if TASKS[task].mirrored and step % 2:
             batch = batch.flip(3)
-        scores = nn.functional.linear(features(model, batch), head["weight"], head["bias"])
-        return nn.functional.cross_entropy(scores, labels[rows])
+        scores = nn.functional.linear(features(model, batch), weight, bias)
+        return nn.functional.cross_entropy(scores, labels[rows].to(given.device))
 
     descent = training.cosine_descent(model.parameters(), given.rate, given.steps)
     model.train()
@@ -156,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser("experts.vit", __doc__)
     training.add_image_options(options, TASKS)
     training.add_options(options, "100", 32, "5e-5")
+    training.add_device(options)
     given = options.parse_args(arguments)
     training.train_images(
         given,

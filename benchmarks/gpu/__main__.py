@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         options.error(f"found {', '.join(unknown)}, expected some of {', '.join(CHECKS)}")
     given.work.mkdir(parents=True)
-    request = Request(torch.device(given.device), given.tiny, given.work.resolve(), given.minilm)
+    base = given.minilm and given.minilm.resolve()
+    request = Request(torch.device(given.device), given.tiny, given.work.resolve(), base)
     found: list[Row] = []
     out = given.out or given.work / "table.md"
     for row in rows(request, given.checks or [*CHECKS], given.seconds):

@@ -24,7 +24,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 python3 benchmarks/gpu/install.py "$wheels" "$work/site" || exit
-export PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PYTHONPATH=$work/site:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 if [ -d "$wheels/minilm" ]; then minilm=(--minilm "$wheels/minilm"); fi
 if [ $device = cuda ] && ! python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "torch finds no CUDA: --cpu tries the script without" >&2

