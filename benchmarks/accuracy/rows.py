@@ -1,10 +1,12 @@
 """The rows of the table of accuracies, as JSON and as Markdown."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from benchmarks.accuracy.laboratory import MERGES, METHODS
 from benchmarks.accuracy.suites import SUITES, Suite
@@ -37,7 +39,7 @@ def numbers(method: str) -> dict[str, Any] | None:
 
 
 class Results:
-    """The rows so far, on disk after each."""
+    """The rows so far, on disk after each. Runs side by side may add rows to one folder."""
 
     def __init__(self, folder: Path, about: dict[str, Any], restart: bool) -> None:
         """Read a folder's rows, without those of a method that has other numbers by now, or is no more.
@@ -59,11 +61,8 @@ class Results:
                         "--restart to replace it"
                     )
             self.about = found["about"]
-            self.rows = [
-                row
-                for row in found["rows"]
-                if row["method"] in ("", *METHODS, *PEERS) and row["numbers"] == numbers(row["method"])
-            ]
+            self.rows = _current(found["rows"])
+        self._shared = not restart
 
     def find(self, merge: str, method: str, stage: str, grid: str = GRID) -> Row | None:
         """Return the row of that name if it was measured with the method's own numbers, else None."""
@@ -91,24 +90,27 @@ class Results:
             "scores": scores,
             **facts,
         }
-        self.rows = [*(row for row in self.rows if _name(row) != _name(new)), new]
-        order = {
-            name: i
-            for i, name in enumerate(
-                dict.fromkeys(
-                    ("", *MERGES, *METHODS, *PEERS, GRID, *GRIDS, "base", "experts", "merged", *STAGES)
-                )
-            )
-        }
-        self.rows.sort(key=lambda row: tuple(order[part] for part in _name(row)))
         self.about["date"] = today()
-        self.save()
+        self.json.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.json.with_suffix(".lock")):
+            there = self._saved()
+            self.rows = _sorted({_name(row): row for row in (*there, *self.rows, new)}.values())
+            self.save()
         told = " ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
             for key, value in facts.items()
             if value is not None
         )
         print(f"{merge:9}{method:30}{stage:8}{100 * scores['average']:6.1f}  {told}", flush=True)
+
+    def _saved(self) -> list[Row]:
+        """Return the rows that are in the folder by now, another run's too. What is to be replaced is not
+        read.
+        """
+        if not self._shared or not self.json.exists():
+            self._shared = True
+            return []
+        return _current(json.loads(self.json.read_text(encoding="utf-8"))["rows"])
 
     def save(self) -> None:
         """Write the rows as they are: accuracy.json and accuracy.md."""
@@ -243,3 +245,19 @@ def bits(row: Row) -> str:
     is all on its grid.
     """
     return f"{row['bits'] if 'bits' in row else GRIDS[row.get('grid', GRID)].bits_per_weight:.2f}"
+
+
+def _current(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows whose methods are known by the numbers that they were measured with."""
+    return [
+        row
+        for row in rows
+        if row["method"] in ("", *METHODS, *PEERS) and row["numbers"] == numbers(row["method"])
+    ]
+
+
+def _sorted(rows: Iterable[Row]) -> list[Row]:
+    """Return rows in the order of the table."""
+    known = ("", *MERGES, *METHODS, *PEERS, GRID, *GRIDS, "base", "experts", "merged", *STAGES)
+    order = {name: i for i, name in enumerate(dict.fromkeys(known))}
+    return sorted(rows, key=lambda row: tuple(order[part] for part in _name(row)))

@@ -241,6 +241,17 @@ def test_rows_of_other_numbers_are_dropped(tmp_path: Path) -> None:
     assert [row["stage"] for row in Results(tmp_path, dict(ABOUT), restart=False).rows] == ["base"]
 
 
+def test_runs_side_by_side_add_rows_to_one_table(tmp_path: Path) -> None:
+    first, second = (Results(tmp_path, dict(ABOUT), restart=False) for _ in range(2))
+    fill(first, ("", "", "base", 0.5))
+    fill(second, ("TA 0.3", "gptq", "packed", 0.7))
+    fill(first, ("TA 0.3", "", "merged", 0.8))
+    stages = ["base", "merged", "packed"]
+    assert [row["stage"] for row in Results(tmp_path, dict(ABOUT), restart=False).rows] == stages
+    fill(replaced := Results(tmp_path, dict(ABOUT), restart=True), ("", "", "base", 0.4))
+    assert replaced.rows == Results(tmp_path, dict(ABOUT), restart=False).rows and len(replaced.rows) == 1
+
+
 def test_the_committed_rows_are_still_rows_of_this_table(judged: Judge, tmp_path: Path) -> None:
     """They are measured against the same packages and runtimes, and by the same numbers of each method: none
     has to be measured again.
