@@ -15,7 +15,6 @@ code is 1 where a command was killed or failed.
 """
 
 import argparse
-import ctypes
 import os
 import resource
 import signal
@@ -40,6 +39,7 @@ from benchmarks.speed.models import Shape, with_tokenizer, write_config
 from benchmarks.speed.process import held
 from benchmarks.tables import Markers, put, table, write_text
 from epmq_export import files
+from epmq_export.calibration.heap import give_back
 from epmq_export.tensors.safetensors_writer import write_one_by_one
 
 SHAPE = Shape(width=256, inside=704, layers=6, heads=4, keys=4, vocabulary=2048)
@@ -131,8 +131,7 @@ def measured(job: Callable[[], object], said: Path, limit: int | None) -> tuple[
     that it begins with. Return the most that it held beyond these, and its exit code.
     """
     # What this process has freed and still holds, the job would take without being seen to.
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+    give_back()
     before, most = held("self"), 0
     child = start(job, said)
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:

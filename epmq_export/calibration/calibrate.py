@@ -7,6 +7,7 @@ from torch import Tensor
 
 from epmq_export.calibration.block_walk import BlockWalk
 from epmq_export.calibration.calibrator import BATCH, BlockResult, Calibrator, TaskData
+from epmq_export.calibration.heap import give_back
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.storage import storage_of
 from epmq_export.models.activations import Activations, room_on
@@ -47,6 +48,7 @@ def calibrate_blocks(
                 walk.run_experts()
                 for step in block.steps:
                     calibrator.progress(f"{block.name}.{step[0]}", done, total)
+                    give_back()
                     walk.solve(step)
                     done += 1
                 shipped = {name: value.to(CPU) for name, value in walk.tensors.items()}

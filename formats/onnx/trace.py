@@ -146,6 +146,10 @@ def _exported(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
     }
     for node in model.graph.node:
         node.input[:] = [canonical.get(name, name) for name in node.input]
+        # These are the exporter's own notes, such as stack traces with local paths: ten times what the node
+        # itself takes, in each layer that repeats it.
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
     return model
 
 

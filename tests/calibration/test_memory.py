@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from epmq_export.calibration import calibrate
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.models.family import Block, Family
@@ -76,3 +77,14 @@ def test_memory_does_not_grow_with_depth(model: Tiny, tmp_path: Path) -> None:
         return int(gauge.peak)
 
     assert peak(5) <= peak(2) * 1.02
+
+
+def test_what_is_freed_is_given_back_before_each_step(model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, what the C library keeps grows with depth."""
+    told: list[str] = []
+    monkeypatch.setattr(calibrate, "give_back", lambda: told.append("given back"))
+    calibrator = model.calibrator("gptq", model.tasks(model.experts[:1], 2))
+    calibrated(replace(calibrator, progress=lambda text, done, total: told.append(text)))
+    steps = sum(len(block.steps) for block in model.family.blocks)
+    assert told.count("given back") == steps
+    assert all(told[at + 1] == "given back" for at in range(0, 2 * steps, 2))

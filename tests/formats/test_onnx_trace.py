@@ -101,6 +101,7 @@ def test_a_model_of_repeated_parts_computes_what_they_compute(
     )
     assert kinds == [exported]
     assert weights == sorted(state)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     assert [node.op_type for node in model.graph.node].count("Cast") == 1  # of the mask, which all read
     hidden, mask = torch.randn(3, 4, WIDTH), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0]])
     expected: dict[str, Tensor] = {}
