@@ -24,6 +24,7 @@ from epmq_export.models.family import Family
 from epmq_export.tensors.checkpoint import Checkpoint
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.gguf_file import is_gguf
+from epmq_export.tensors.modules import MODULES
 from epmq_export.tensors.naming import Naming, Ties
 from epmq_export.tensors.nearly import holds_model, looks_like
 
@@ -50,6 +51,11 @@ FAMILIES = {
 }
 """The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""
 
+EMBEDDERS = {"qwen3": "embedder"}
+"""The folder of each `model_type` of `FAMILIES` that is another family where sentence-transformers' modules
+stand beside the model.
+"""
+
 # What most language models of no family here call their heads and embeddings.
 _HEAD = "lm_head.weight"
 _EMBEDDINGS = tuple(
@@ -74,7 +80,7 @@ def open_family(directory: Path) -> Family:
     from converters.shared.config import require_buildable  # which imports transformers
 
     model_type = _model_type(directory)
-    module = import_module(f"{__name__}.{FAMILIES[model_type]}.family")
+    module = import_module(f"{__name__}.{_folder(directory, model_type)}.family")
     opened: Family = module.open_family(directory, model_type)
     require_buildable(model_type, directory / CONFIG, opened)
     return opened
@@ -107,7 +113,7 @@ def described_in(file: Path) -> Path | None:
 def frozen(directory: Path) -> Sequence[str]:
     """Return the patterns of what a merge leaves as the base's; none for a model of no known family."""
     try:
-        folder = FAMILIES[_model_type(directory)]
+        folder = _folder(directory, _model_type(directory))
     except InputError:
         return ()
     patterns: Sequence[str] = getattr(import_module(f"{__name__}.{folder}"), "FROZEN", ())
@@ -124,7 +130,7 @@ def require_same_settings(base: Path, expert: Path, name: str) -> list[str]:
     from converters.shared.same_config import require_same_config
 
     try:
-        keys = keys_of(_model_type(base))
+        keys = _keys_in(_folder(base, _model_type(base)))
     except InputError:
         keys = together(map(keys_of, FAMILIES))
     notes = require_same_config(base, expert, name, keys)
@@ -135,8 +141,7 @@ def require_same_settings(base: Path, expert: Path, name: str) -> list[str]:
 
 def keys_of(model_type: str) -> Keys:
     """Return the keys of the config.json of a model of a known kind, by what they are to a merge."""
-    found: Keys = import_module(f"{__name__}.{FAMILIES[model_type]}.keys").KEYS
-    return found
+    return _keys_in(FAMILIES[model_type])
 
 
 def naming(directory: Path) -> Naming:
@@ -146,11 +151,22 @@ def naming(directory: Path) -> Naming:
     if not (directory / CONFIG).is_file():
         return Naming()
     config = read_json(directory / CONFIG)
-    folder = FAMILIES.get(str(config.get("model_type")))
-    if folder is None:
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
         tied = config.get("tie_word_embeddings") is not False  # The library's default.
         return Naming(ties=Ties(_HEAD, _EMBEDDINGS, tied, splits=not config.get("is_encoder_decoder")))
-    found: Naming = import_module(f"{__name__}.{folder}.names").naming(config)
+    found: Naming = import_module(f"{__name__}.{_folder(directory, model_type)}.names").naming(config)
+    return found
+
+
+def _folder(directory: Path, model_type: str) -> str:
+    """Return the folder of the family of a model of a known kind."""
+    embeds = model_type in EMBEDDERS and (directory / MODULES).is_file()
+    return EMBEDDERS[model_type] if embeds else FAMILIES[model_type]
+
+
+def _keys_in(folder: str) -> Keys:
+    found: Keys = import_module(f"{__name__}.{folder}.keys").KEYS
     return found
 
 

@@ -70,7 +70,7 @@ def in_llama_cpp(file: File, longest: int) -> Iterator[Ready]:
     scores the last token.
     """
     if file.family.language is None:
-        server = embedding_worker.started(str(file.path), exact=False)
+        server = embedding_worker.started(str(file.path), exact=False, cached=False)
         yield lambda length: partial(_embedded, server, [_ids(length.new)])
         return
     with LlamaModel(str(file.path)) as model:

@@ -124,8 +124,11 @@ class Bert:
 
     @property
     def _pooling_clients(self) -> Sequence[str]:
-        """Return the clients that pool as their users ask, where users can ask what the model does."""
-        simple = not self.sentence.dense and self.sentence.modes in (("mean",), ("cls",))
+        """Return the clients that pool as their users ask, where users can ask what the model does. Where
+        they ask for the last token, it is that of the longest text, unless texts are padded before it.
+        """
+        last = [("lasttoken",)] if self.tokenizer.padding_side == "left" else []
+        simple = not self.sentence.dense and self.sentence.modes in (("mean",), ("cls",), *last)
         return (
             ("transformers.js", "onnxruntime-web", "onnxruntime-webgpu") if self._clients and simple else ()
         )
@@ -182,7 +185,8 @@ class Bert:
         return {"attention_mask": batch["attention_mask"]}
 
     def batches(self, samples: Sequence[Sample], size: int) -> Iterator[Batch]:
-        settings = {"return_token_type_ids": True}
+        # Texts are padded behind, wherever the tokenizer's users pad them.
+        settings = {"return_token_type_ids": True, "padding_side": "right"}
         for encoded in tokenised(self.tokenizer, samples, size, self.max_length, **settings):
             yield {key: encoded[key] for key in self.kind.inputs}
 

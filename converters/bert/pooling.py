@@ -11,8 +11,9 @@ def _first(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def _last(hidden: Tensor, mask: Tensor) -> Tensor:
-    # What pads a text comes behind it.
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.sum(1).long() - 1]
+    # What pads a text may stand before it, where clients give it so.
+    places = mask * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), places.argmax(1)]
 
 
 def _most(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ _POOLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def pool(hidden: Tensor, attention_mask: Tensor, modes: Sequence[str]) -> Tensor:
     """Return one unnormalised row for each text, [batch, modes x width], of a hidden state [batch, length,
-    width]. Texts are padded behind.
+    width]. Texts are padded behind; the last token alone is found wherever they are padded.
     """
     mask = attention_mask.to(hidden.dtype)
     found = [_POOLS[mode](hidden, mask) for mode in modes]

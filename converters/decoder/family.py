@@ -25,6 +25,7 @@ from epmq_export.models.family import Batch, Block, Export, Language
 from epmq_export.models.samples import Passage, Question, Sample, shown, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport, OnnxSpec
 from epmq_export.models.tokenizer import fast_tokenizer
+from epmq_export.tensors.modules import MODULES
 from epmq_export.tensors.source import TensorSource
 
 # The most tokens of a calibration or evaluation text. More teach a solve little, and the cost of attention
@@ -71,7 +72,6 @@ class Decoder:
         rotary = _rotary(path, kind, config)
         _refuse_unsupported(path, kind, config)
         tokenizer = fast_tokenizer(directory)
-        _refuse_endings(directory, tokenizer)
         window = config.sliding_window if kind.windows == "bound" else None
         limits = (LONGEST, config.max_position_embeddings, tokenizer.model_max_length, window)
         return cls(
@@ -100,7 +100,7 @@ class Decoder:
                 computed=self._as_ggml,
                 splits=True,
                 agrees=lambda: agreement(self.tokenizer),
-                spec=self._gguf_spec,
+                spec=self.gguf_spec,
             ),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
@@ -280,7 +280,8 @@ class Decoder:
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         return hidden
 
-    def _gguf_spec(self) -> GgufSpec:
+    def gguf_spec(self) -> GgufSpec:
+        """Return the layout in GGUF. Raises InputError for what llama.cpp would compute otherwise."""
         return gguf_spec(self.kind, self.config, self.tokenizer, self.directory, self.rotary)
 
     def _onnx_specs(self) -> Mapping[str, OnnxSpec]:
@@ -291,8 +292,17 @@ class Decoder:
 
 
 def open_family(directory: Path, model_type: str) -> Decoder:
-    """Open the directory of a model of the kind."""
-    return Decoder.open(directory, KINDS[model_type])
+    """Open the directory of a model of the kind. Raises InputError for settings that this family does not
+    have, and for a model that embeds texts in place of going on with them.
+    """
+    if (directory / MODULES).is_file():
+        raise InputError(
+            f"{directory / MODULES}: found modules of sentence-transformers, expected none: no {model_type} "
+            "that embeds texts is known"
+        )
+    found = Decoder.open(directory, KINDS[model_type])
+    _refuse_endings(directory, found.tokenizer)
+    return found
 
 
 def _rotary(path: Path, kind: Kind, config: Config) -> nn.Module:

@@ -185,12 +185,14 @@ def _decoded(model: GgufModel, there: str) -> Tensor:
 
 def described(path: Path) -> Path | None:
     """Return the directory that transformers would have for a file, without weights, or None for a file of an
-    architecture that no merge starts from. The directory lasts as long as this process.
+    architecture that no merge starts from, and for one that embeds texts. The directory lasts as long as this
+    process.
 
     Raises InputError for a file that is not whole.
     """
-    value = GgufModel.open(path).metadata.get(_ARCHITECTURE)
-    if value is None or value.value not in ARCHITECTURES:
+    metadata = GgufModel.open(path).metadata
+    value = metadata.get(_ARCHITECTURE)
+    if value is None or value.value not in ARCHITECTURES or f"{value.value}.pooling_type" in metadata:
         return None
     return _directory(path.resolve(), path.stat().st_mtime_ns)
 

@@ -13,6 +13,9 @@ class About:
     kinds: tuple[str, ...]
     """Each `model_type` that the row is of."""
 
+    modules: bool = False
+    """Whether sentence-transformers' modules stand beside the models, which are others without these."""
+
     calibrated: str = "the same"
     """The tensors that are calibrated."""
 

@@ -236,7 +236,8 @@ def _refuse_overlaps(tokens: Sequence[str], directory: Path) -> None:
 
 def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequence[str]) -> Keys:
     """Return the ids of special tokens, and whether the tokenizer begins a text with one and ends it with
-    one: by what it does, whatever it says.
+    one: by what it does, whatever it says. The token that ends a text is llama.cpp's eos, although the
+    tokenizer may give that name to another one, which ends a turn of a chat.
     """
     keys: Keys = {}
     ids = {name: getattr(tokenizer, attribute) for name, attribute in IDS.items()}
@@ -250,10 +251,11 @@ def specials(tokenizer: PreTrainedTokenizerFast, directory: Path, needed: Sequen
         else {"bos": whole, "eos": []}
     )
     for name, found in around.items():
-        if start < 0 or len(found) > 1 or (found and ids[name] not in (None, found[0])):
+        other = name == "bos" and found and ids["bos"] not in (None, found[0])
+        if start < 0 or len(found) > 1 or other:
             raise InputError(
                 f"{directory}: its tokenizer makes {whole} of 'a', which is {plain}, "
-                f"expected at most bos ({ids['bos']}) before it and eos ({ids['eos']}) behind it"
+                f"expected at most bos ({ids['bos']}) before it and one token behind it"
             )
         ids[name] = found[0] if found else ids[name]
     for name, row in ids.items():

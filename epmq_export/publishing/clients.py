@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from epmq_export.publishing.report import About
+from epmq_export.tensors.modules import pooling_option
 
 REPO = "USER/REPO"
 Call = tuple[str, str, str]
@@ -80,9 +81,9 @@ def _in_javascript(purpose: str, folder: Mapping[str, Any]) -> str:
     task, asked = _TASKS[purpose]
     if purpose == "sentence-similarity":
         modules = [str(module.get("type")) for module in folder.get("modules.json") or []]
-        cls = (folder.get("1_Pooling/config.json") or {}).get("pooling_mode_cls_token")
+        pooling = pooling_option(folder.get("1_Pooling/config.json") or {})
         unit = any(name.endswith("Normalize") for name in modules)
-        pooling, normal = "cls" if cls else "mean", "true" if unit else "false"
+        normal = "true" if unit else "false"
         asked = f'["a text", "another one"], {{ pooling: "{pooling}", normalize: {normal} }}'
     return (
         'import { pipeline } from "@huggingface/transformers";\n\n'

@@ -3,7 +3,9 @@ transformer's.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from epmq_export.errors import InputError
 from epmq_export.files import read_json_list
@@ -31,6 +33,15 @@ def is_of_sentences(name: str) -> bool:
 def is_dense(name: str) -> bool:
     """Return whether a tensor has the name of a Dense module's."""
     return _TENSOR.fullmatch(name) is not None
+
+
+def pooling_option(settings: Mapping[str, Any]) -> str:
+    """Return transformers.js's word for what a pooling's config says, of those that it has."""
+    mode = settings.get("pooling_mode")
+    found = mode[0] if isinstance(mode, list) and len(mode) == 1 else mode
+    if settings.get("pooling_mode_cls_token") or found == "cls":
+        return "cls"
+    return "last_token" if settings.get("pooling_mode_lasttoken") or found == "lasttoken" else "mean"
 
 
 def dense_tensors(directory: Path) -> dict[Path, Renamed]:

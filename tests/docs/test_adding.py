@@ -19,7 +19,7 @@ EXAMPLES = {
     "Q5_K": None,
     "slerp": None,
     "vit": "converters.vit",
-    "qwen3": None,
+    "granite": None,
     "onnx": "formats.onnx",
     "onnxruntime": "epmq_export.verification.runtimes.onnxruntime",
 }

@@ -1,4 +1,5 @@
-"""A small model of each `model_type` that families are known for, with what its tests ask of it.
+"""A small model of each `model_type` that families are known for, and of those that embed texts where
+sentence-transformers' modules stand beside them, with what its tests ask of it.
 
 Who adds a family adds its models here, and then every test of test_contract.py is one of the family's.
 """
@@ -13,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.verification.probes import hard_pictures
-from tests.tiny import clip, decoder, encoders, t5, vit
+from tests.tiny import clip, decoder, embedder, encoders, t5, vit
 from tests.tiny.bert import small_bert
 
 
@@ -39,6 +40,9 @@ class Model:
     light: Callable[[Path], Path] | None = None
     """Writes the same with few layers, where a format asks for many."""
 
+
+EMBEDS = "-embedding"
+"""The ending of the names of models with modules beside them."""
 
 TEXTS = ["the cat sat on the mat .", "a", "it is good , very good !", "what is that ?"]
 ENDLESS = "the cat sat on the mat , it is good . " * 200
@@ -81,6 +85,10 @@ MODELS: Mapping[str, Model] = {
             *((kind, kind) for kind in ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2")),
             ("gemma3_text", "gemma3"),
         )
+    },
+    **{
+        f"{kind}{EMBEDS}": Model(partial(embedder.write, kind=kind), [*TEXTS, ""], [ENDLESS])
+        for kind in ("qwen3",)
     },
     "t5": Model(t5.t5, [*T5_TEXTS[2:], "", *T5_PASSAGES], TOO_LONG, number="d_model"),
 }

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-from converters import FAMILIES, open_family
+from converters import EMBEDDERS, FAMILIES, open_family
 from converters.shared.about import About
 from epmq_export.models.family import Family, default_formats
 from tests import ROOT
-from tests.families.models import MODELS
+from tests.families.models import EMBEDS, MODELS
 
 PAGE = ROOT / "docs" / "recipe.md"
 HEAD = "| models | `model_type` | calibrated | as the merge has it | output that tasks read | written as |"
@@ -20,7 +20,7 @@ FORMATS = {"gguf": "GGUF", "onnx": "ONNX"}
 
 def records() -> Iterator[About]:
     """Give the records of all families, in the order of the registry."""
-    for folder in dict.fromkeys(FAMILIES.values()):
+    for folder in dict.fromkeys((*FAMILIES.values(), *EMBEDDERS.values())):
         yield from import_module(f"converters.{folder}").ABOUT
 
 
@@ -30,6 +30,7 @@ def written_as(family: Family) -> str:
 
 def row(about: About, formats: str) -> str:
     kinds = ", ".join(f"`{kind}`" for kind in about.kinds)
+    kinds += " with `modules.json`" if about.modules else ""
     return f"| {' | '.join((about.models, kinds, about.calibrated, about.kept, about.output, formats))} |"
 
 
@@ -42,11 +43,11 @@ def table() -> list[str]:
 
 def _write(formats: Mapping[str, str]) -> None:
     old, new = table(), [HEAD, "|---|---|---|---|---|---|"]
-    new += [row(about, formats[about.kinds[0]]) for about in records()]
+    new += [row(about, formats[f"{about.kinds[0]}{EMBEDS if about.modules else ''}"]) for about in records()]
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(text.replace("\n".join(old), "\n".join(new)), encoding="utf-8")
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        _write({kind: written_as(open_family(MODELS[kind].write(Path(place) / kind))) for kind in FAMILIES})
+        _write({name: written_as(open_family(MODELS[name].write(Path(place) / name))) for name in MODELS})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from converters import FAMILIES, frozen, open_family
+from converters import EMBEDDERS, FAMILIES, frozen, open_family
 from epmq_export.calibration.rounding import nearest
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
@@ -27,7 +27,7 @@ from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf, spec_of
 from formats.onnx.format import specs_of
 from tests.families.conftest import Opened
-from tests.families.models import MODELS
+from tests.families.models import EMBEDS, MODELS
 from tests.tiny.devices import DEVICES, a_gpu
 from tests.tiny.packed_index import an_index
 
@@ -50,7 +50,7 @@ def tensors_of(family: Family) -> set[str]:
 
 
 def test_every_family_is_tested() -> None:
-    assert MODELS.keys() == FAMILIES.keys()
+    assert MODELS.keys() == FAMILIES.keys() | {f"{kind}{EMBEDS}" for kind in EMBEDDERS}
 
 
 def test_the_checkpoints_names_are_the_blocks_names(opened: Opened) -> None:
@@ -203,7 +203,8 @@ def test_what_runtimes_compute_is_near_the_family(opened: Opened) -> None:
         computed = export.computed()
         assert [block.name for block in computed.blocks] == [block.name for block in opened.family.blocks]
         assert tensors_of(computed) == tensors_of(opened.family)
-        found = reference.outputs(computed, opened.source, opened.model.samples, CPU)
+        run = partial(reference.outputs, computed, opened.source, device=CPU)
+        found = export.as_read(run, Path())(opened.model.samples)
         assert found.shape == expected.shape
         assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
 

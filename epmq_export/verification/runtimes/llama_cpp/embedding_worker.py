@@ -3,9 +3,9 @@ files.
 
     python -m epmq_export.verification.runtimes.llama_cpp.embedding_worker REQUEST
 
-REQUEST is a JSON file: `path` of the model, `texts`, `want` (`outputs` or `tokens`), `exact`, `memory`
-(bytes) and `result`, the file to write: float32 [texts, width] as .npy, or the ids of each text as JSON.
-Errors go to stderr.
+REQUEST is a JSON file: `path` of the model, `texts`, `want` (`outputs` or `tokens`), `exact`, `cached`
+(whether the model keeps keys and values, as a decoder does), `memory` (bytes) and `result`, the file to
+write: float32 [texts, width] as .npy, or the ids of each text as JSON. Errors go to stderr.
 """
 
 import http.client
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LONGEST = 2048
 
 
-def started(path: str, exact: bool) -> "xllamacpp.Server":
+def started(path: str, exact: bool, cached: bool) -> "xllamacpp.Server":
     """Return a server that runs one text at a time on one thread, so that the numbers are the same in every
     run, whatever else is asked for. The pooling is the file's.
     """
@@ -38,12 +38,15 @@ def started(path: str, exact: bool) -> "xllamacpp.Server":
     params.model.path = path
     params.embedding = True
     params.n_parallel = 1
-    params.n_ctx = 0  # This takes the length from the file.
+    # 0 takes the length from the file, for which a decoder would keep gigabytes of keys and values. One that
+    # keeps them refuses a text that leaves no room for another token.
+    params.n_ctx = LONGEST + 1 if cached else 0
     params.n_batch = params.n_ubatch = LONGEST
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = params.fit_params = params.ui = False
     if exact:  # Flash attention would round keys and values to half precision.
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return xllamacpp.Server(params)
 
 
@@ -70,7 +73,7 @@ def tokens(server: "xllamacpp.Server", texts: list[str]) -> list[list[int]]:
 
 def answer(request: Mapping[str, Any], result: Path) -> None:
     """Write the answer to a request."""
-    server = started(request["path"], request["exact"])
+    server = started(request["path"], request["exact"], request["cached"])
     if request["want"] == "tokens":
         result.write_text(json.dumps(tokens(server, request["texts"])), encoding="utf-8")
     else:

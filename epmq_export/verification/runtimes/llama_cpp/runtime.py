@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from epmq_export.errors import InputError
 from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Sample, as_json, text_of
+from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.gguf_splits import model_bytes
 from epmq_export.verification.runtimes.llama_cpp import ggml, library
 from epmq_export.verification.runtimes.process import Answer, Program, own_module, read_array, shares
@@ -21,8 +22,8 @@ from epmq_export.verification.runtimes.process import Answer, Program, own_modul
 _SHARE = 64
 # The seconds that a text may take, besides the start.
 _SECONDS_A_TEXT = 5.0
-# The architectures whose outputs are embeddings. A file that does not tell its architecture is run in the
-# same way.
+# The architectures whose outputs are embeddings, whatever a file says. A file that does not tell its
+# architecture is run in the same way. Files of others embed texts where they say how to pool.
 _ENCODERS = ("bert", "modern-bert", None)
 _STRING = 8  # This is the number of the type in GGUF.
 # These find, in this order: a failed assertion, the first error of llama.cpp, and the words of the worker.
@@ -59,9 +60,10 @@ class LlamaCpp:
         give it a file of F32 tensors. Raises InputError where llama.cpp refuses the file or passes a bound.
         """
         asked: list[Any]
-        if architecture(path) in _ENCODERS:
+        encoder = architecture(path) in _ENCODERS
+        if encoder or embeds(path):
             asked = [text_of(sample) for sample in samples]
-            wanted = {"want": "outputs", "exact": exact}
+            wanted = {"want": "outputs", "exact": exact, "cached": not encoder}
             found = self._ask(_EMBEDDING, path, "texts", asked, wanted, read_array)
         else:
             asked = [as_json(sample) for sample in samples]
@@ -72,7 +74,7 @@ class LlamaCpp:
         """Return the ids of each text, special tokens included, by llama.cpp's tokenizer and the file's
         vocabulary.
         """
-        request = {"want": "tokens", "exact": False}
+        request = {"want": "tokens", "exact": False, "cached": architecture(path) not in _ENCODERS}
         return [ids for found in self._ask(_EMBEDDING, path, "texts", texts, request, _ids) for ids in found]
 
     @property
@@ -118,8 +120,16 @@ def _ids(path: Path) -> list[list[int]]:
 
 
 def embeds(path: Path) -> bool:
-    """Return whether a file is a GGUF file that embeds texts."""
-    return (found := architecture(path)) is not None and found in _ENCODERS
+    """Return whether a file is a GGUF file that embeds texts: by its architecture, or by the pooling that it
+    names, of which 0 is none.
+    """
+    if (found := architecture(path)) is None or found in _ENCODERS:
+        return found is not None
+    try:
+        pooling = GgufFile.open(path).metadata.get(f"{found}.pooling_type")
+    except InputError:
+        return False  # llama.cpp says what is wrong with it.
+    return pooling is not None and pooling.value != 0
 
 
 def architecture(path: Path) -> str | None:

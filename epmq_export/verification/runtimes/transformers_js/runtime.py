@@ -12,7 +12,7 @@ from epmq_export.errors import InputError
 from epmq_export.files import read_json, read_json_list
 from epmq_export.models.samples import Sample
 from epmq_export.tensors.directory import CONFIG
-from epmq_export.tensors.modules import MODULES
+from epmq_export.tensors.modules import MODULES, pooling_option
 from epmq_export.verification.runtimes.client import folder_of, is_sentence_encoder, spoken_of, texts_of
 from epmq_export.verification.runtimes.one_by_one import ONE_BY_ONE
 from epmq_export.verification.runtimes.process import Program
@@ -115,8 +115,7 @@ def _options(folder: Path) -> dict[str, Any]:
         str(module["type"]).rpartition(".")[2]: module["path"] for module in read_json_list(folder / MODULES)
     }
     pooling = read_json(folder / modules["Pooling"] / CONFIG)
-    first = pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") in ("cls", ["cls"])
-    return {"pooling": "cls" if first else "mean", "normalize": "Normalize" in modules}
+    return {"pooling": pooling_option(pooling), "normalize": "Normalize" in modules}
 
 
 def read_numbers(path: Path) -> NDArray[np.float32]:
