@@ -16,8 +16,9 @@ READY := $(VENV)/.epmq-ready
 demo: setup
 	$(BIN)/epmq demo -o demo-out --overwrite
 
+# Compiled files are kept, whatever the environment says: some hundred processes import the same modules.
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
