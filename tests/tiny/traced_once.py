@@ -9,6 +9,7 @@ before, and the graph does not.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,19 @@ def trace_once() -> None:
     trace._exported = _once
 
 
+@cache
+def translations_once() -> None:
+    """Let the exporter collect its translations of operators once in this process, not at every trace: they
+    are the same each time, and take a tenth of it.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+
 def _once(spec: OnnxSpec, steps: Sequence[Any]) -> ModelProto:
     def build(folder: Path) -> None:
+        translations_once()
         (folder / "graph.onnx").write_bytes(exported(spec, steps).SerializeToString())
 
     found = built_once(f"trace-{_key(spec, steps)}", build)
