@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # These import torch and numpy, which the commands that need 
     from epmq_export.pipeline.forecast.costs import Memory
     from epmq_export.pipeline.forecast.inventory import Found
     from epmq_export.pipeline.forecast.record import Forecast
+    from epmq_export.pipeline.forecast.verifying import VerifyForecast
 
 
 def show_forecast(forecast: "Forecast") -> None:
@@ -57,6 +58,8 @@ def show_forecast(forecast: "Forecast") -> None:
         show_table(table)
     if forecast.memory is not None:
         _show_memory(forecast.memory)
+    if forecast.verify is not None:
+        _show_verify(forecast.verify)
     if forecast.time is not None:
         (least, most), speed = forecast.time.seconds, forecast.time.speed
         again = forecast.time.calibrations
@@ -119,6 +122,11 @@ def _show_memory(memory: "Memory") -> None:
             ),
             soft_wrap=True,
         )
+
+
+def _show_verify(verify: "VerifyForecast") -> None:
+    held = f", of which {verify.runtime / 1e6:,.0f} MB is the model in its runtime" if verify.runtime else ""
+    out.print(f"verify: about {verify.peak / 1e9:.2f} GB{held}", style="bold", soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -32,6 +32,13 @@ class Runtime(Protocol):
         """Return the distributions that it comes in. The report has their versions."""
         ...
 
+    @property
+    def copies(self) -> float:
+        """Return how many times the bytes of a model's files this process holds while the runtime runs them:
+        0 where it runs in a process of its own.
+        """
+        ...
+
     def version(self) -> str:
         """Return its version. Raises MissingRuntime, with what to install, where it is not there."""
         ...

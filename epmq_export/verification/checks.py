@@ -216,7 +216,7 @@ def _probes(tower: Family, export: Export, runtime: Runtime) -> Sequence[Sample]
     if tower.images is not None:
         return found
     found = [sample for sample in found if all(runtime.reads(text) for text in _read(sample))]
-    found = [sample for sample in found if not isinstance(sample, Passage) or _predictable(tower, sample)]
+    found = [sample for sample in found if not isinstance(sample, Passage) or predictable(tower, sample)]
     if export.agrees is None:
         return found
     agrees = export.agrees()
@@ -234,7 +234,7 @@ def _read(sample: Sample) -> tuple[str, ...]:
             return (text_of(sample),)
 
 
-def _predictable(family: Family, passage: Passage) -> bool:
+def predictable(family: Family, passage: Passage) -> bool:
     """Return whether the target of a passage has tokens of its own. A tokenizer that makes one token of
     everything that it does not know may find none.
     """
@@ -254,5 +254,10 @@ def rms_relative(found: Outputs, expected: Outputs) -> float:
         )
     if not np.isfinite(found).all():
         raise InputError("the runtime gives outputs that are not finite")
-    difference = found.astype(np.float64) - expected
-    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+    # Row by row, since the scores of a language model in float64 would take more memory than the model.
+    squares = [
+        (np.square(one.astype(np.float64) - other).sum(), np.square(other.astype(np.float64)).sum())
+        for one, other in zip(found, expected, strict=True)
+    ]
+    differing, whole = np.sum(squares, 0)
+    return float(np.sqrt(differing / whole))

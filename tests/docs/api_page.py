@@ -49,7 +49,17 @@ PARTS = {
     "About": "tensors",
     "Upload": "publishing",
     **dict.fromkeys(
-        ("Found", "FileForecast", "Samples", "Memory", "Work", "Time", "Speed", "RefineForecast"),
+        (
+            "Found",
+            "FileForecast",
+            "Samples",
+            "Memory",
+            "Work",
+            "Time",
+            "Speed",
+            "RefineForecast",
+            "VerifyForecast",
+        ),
         "pipeline/forecast",
     ),
     "TensorDescription": "tensors",

@@ -25,6 +25,7 @@ from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.pipeline.forecast.planned import planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import Forecast
 from epmq_export.pipeline.forecast.refining import refining_of
+from epmq_export.pipeline.forecast.verifying import VerifyForecast, verifying_of
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -43,6 +44,8 @@ FORMATS = {"gguf": Gguf(), "onnx": OnnxQdq()}
 
 
 class Installed:
+    copies = 3.0
+
     def version(self) -> str:
         return "1"
 
@@ -296,6 +299,26 @@ def test_memory_does_not_grow_past_the_bound() -> None:
     )
 
 
+def test_verifying_by_hand(project: recipe_project.Project) -> None:
+    """A model that a runtime in this process holds counts as often as the runtime says, and no other."""
+    found = forecast(project.recipe)
+    sizes = {file.format: file.bytes for file in found.files}
+    assert found.verify is not None
+    assert found.verify.runtime == 3 * max(sizes.values())
+    assert found.verify.peak == found.verify.reference + found.verify.runtime
+    own = replace(found, verify=None)
+    assert own.as_dict()["verify"] is None and found.as_dict()["verify"]["peak"] == found.verify.peak
+
+    family, text = open_family(project.directory / "base"), "a word " * 400
+    (batch,) = family.batches([family.truncate(text)], 1)
+    rows = 32 * batch["input_ids"].shape[1]
+    verifying = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 5.0, 7.0)
+    states = rows * (8 * 8 + 2 * 32) + rows * 8
+    assert verifying == VerifyForecast((10_000 + 2 * 256 + states) * 4, 7)
+    more = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 1e6, 7.0)
+    assert more.reference == verifying.reference - rows * 8 * 4 + (2 << 30)  # The rest is spilled.
+
+
 def test_refining_by_hand() -> None:
     samples, weights = Samples(tasks=2, samples=64, tokens=5.0, exact=True), 8 * (24 + 32)
     found = refining_of([BLOCK], samples, Refinement(100), 2, Speed(1e6, 1e6, 1e-6))
@@ -343,6 +366,8 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: recipe_project.Project, t
         "18 linears on Q4_0",
         "gguf/base-merged-Q4_0.gguf",
         "peak memory: about",
+        "verify: about",
+        "is the model in its runtime",
         "calibration: roughly",
     ):
         assert part in result.stdout

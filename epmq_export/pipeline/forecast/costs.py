@@ -275,11 +275,11 @@ def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_b
     def parts(block: Shape) -> tuple[float, float, float, float]:
         weights = block.numbers * FLOAT * (3 if both else 2)
         batch = min(BATCH, samples.samples)
-        forward = batch * samples.tokens * (STATES * _hidden(blocks) + 2 * block.widest) * FLOAT
+        forward = batch * samples.tokens * (STATES * hidden_of(blocks) + 2 * block.widest) * FLOAT
         return weights, MERGING * block.largest * FLOAT, max(map(_sums, block.steps), default=0), forward
 
     weights, merging, statistics, forward = max(map(parts, blocks), key=sum)
-    state = samples.rows * _hidden(blocks) * FLOAT
+    state = samples.rows * hidden_of(blocks) * FLOAT
     must = max(samples.samples * batch_bytes + state * (2 if both else 1), state * (3 if both else 1))
     again = max(samples.rows * block.kept(both) * FLOAT for block in blocks)
     total = must + min(again, _room(blocks, samples))
@@ -295,7 +295,7 @@ def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_b
 
 def _room(blocks: Sequence[Shape], samples: Samples) -> float:
     """Return the bytes for activations that can be computed again, beside the hidden states."""
-    return max(0.0, _bound() / 2 - samples.rows * _hidden(blocks) * FLOAT * 2)
+    return max(0.0, _bound() / 2 - samples.rows * hidden_of(blocks) * FLOAT * 2)
 
 
 def _sums(step: Step) -> int:
@@ -361,7 +361,7 @@ def _runs_experts(method: Method) -> bool:
     return method.target == "experts" and method.alpha > 0
 
 
-def _hidden(blocks: Sequence[Shape]) -> int:
+def hidden_of(blocks: Sequence[Shape]) -> int:
     """Return the width of the hidden states, which is the width of the norms."""
     return max(
         (step.width for block in blocks for step in block.steps if not step.outputs),

@@ -3,14 +3,13 @@
 Nothing is downloaded and nothing is calibrated; of the weights only one block's are read.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 
 import torch
 
-from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.task_vectors import task_vectors
@@ -21,12 +20,9 @@ from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
-from epmq_export.models.samples import length
 from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.costs import (
-    FLOAT,
-    Samples,
     measure,
     memory_of,
     passes_of,
@@ -38,6 +34,8 @@ from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.planned import planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
 from epmq_export.pipeline.forecast.refining import refining_of
+from epmq_export.pipeline.forecast.samples import batch_bytes, samples_of, tasks_here
+from epmq_export.pipeline.forecast.verifying import verifying_of
 from epmq_export.pipeline.models import (
     frozen_tensors,
     require_changes,
@@ -55,17 +53,12 @@ from epmq_export.pipeline.requirements import (
 )
 from epmq_export.pipeline.size_limit import SizeLimit
 from epmq_export.pipeline.targets import Target, targets
-from epmq_export.pipeline.tasks import load_tasks
-from epmq_export.pipeline.trial import require_usable
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.values import size_in_bytes
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.source import TypedSource, renamed, without
-
-TOKENS = 256
-"""The length of a language model's text where nothing better is known."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,8 @@ class Forecaster:
         heads = {head.task for head in heads_of(family)}
         if missing := [name for name in recipe.tasks if heads and name not in heads]:
             unknown.append(f"the classifiers of {', '.join(missing)} are not here: sizes are without them")
-        samples = self._samples(recipe, family, unknown)
+        tasks = tasks_here(recipe, family)
+        samples = samples_of(recipe, family, tasks, unknown)
         names = formats_of(recipe, family)
         calibrated = targets(recipe, family, self.registry.formats, names)
         replaced = {name: target.replaced for target in calibrated for name in target.formats}
@@ -151,7 +145,17 @@ class Forecaster:
             files=files,
             samples=samples,
             passes=passes_of(blocks, samples, method),
-            memory=memory_of(blocks, samples, method, _batch_bytes(family, samples)),
+            memory=memory_of(blocks, samples, method, batch_bytes(family, samples)),
+            verify=None
+            if not files
+            else verifying_of(
+                family,
+                blocks,
+                shapes,
+                [line for task in tasks for line in task.evaluation],
+                samples.tokens,
+                self._in_runtimes(recipe, family, files),
+            ),
             work=work,
             time=Time(seconds_of(work, speed, calibrations), calibrations, speed),
             refine=refine,
@@ -187,32 +191,16 @@ class Forecaster:
                 found.append(str(error))
         return found
 
-    def _samples(self, recipe: Recipe, family: Family, unknown: list[str]) -> Samples:
-        """Return what is calibrated on: of texts in files the very batches, else as many samples as the
-        recipe asks for, each of the family's length. The hub's library would ask a network.
-
-        Data in files are tried as a run tries them.
-        """
-        asked = recipe.calibration.samples
-        here = [
-            name
-            for name, task in recipe.tasks.items()
-            if all(isinstance(place, Path) or place.path is not None for _, place in task.data)
-        ]
-        tasks = load_tasks(recipe, family, here)
-        require_usable(family, tasks)
-        if len(here) == len(recipe.tasks):
-            if family.images is not None:
-                count = sum(len(task.calibration) for task in tasks)
-                return Samples(len(tasks), count, _tokens(family), True)
-            lengths = []
-            for task in tasks:
-                texts = sorted(map(family.truncate, task.calibration), key=length)
-                lengths += [batch["input_ids"].shape for batch in family.batches(texts, BATCH)]
-            count = sum(len(task.calibration) for task in tasks)
-            return Samples(len(tasks), count, sum(prod(shape) for shape in lengths) / count, True)
-        unknown.append(f"the data are not read: {asked} samples a task are assumed, as the recipe asks")
-        return Samples(len(recipe.tasks), asked * len(recipe.tasks), _tokens(family), False)
+    def _in_runtimes(self, recipe: Recipe, family: Family, files: Sequence[FileForecast]) -> float:
+        """Return the bytes that this process holds of a model while a runtime runs it, at the most."""
+        sizes = Counter[str]()
+        for file in files:
+            sizes[file.format] += file.bytes
+        return max(
+            size * runtime.copies
+            for name, size in sizes.items()
+            for runtime in self.registry.readers(family, name, recipe.verify.clients)
+        )
 
 
 def _require_size(
@@ -246,14 +234,6 @@ def _grids(
         format: {name: storage_name(tensors[name].storage) for name in linears(family)}
         for format, tensors in planned.items()
     }
-
-
-def _batch_bytes(family: Family, samples: Samples) -> float:
-    """Return the bytes that the first block reads of a sample: ids of 8 bytes with what comes beside them, or
-    pixels.
-    """
-    images = family.images
-    return 3 * 8 * samples.tokens if images is None else float(FLOAT * images.numbers)
 
 
 def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
@@ -359,17 +339,3 @@ def _said(method: Method, recipe: Recipe, refinement: Refinement | None) -> str:
 def _what_of(refinement: Refinement) -> str:
     """Return what is refined, in words."""
     return f"{refinement.steps} steps of refine" + ("" if refinement.weights else " for biases and norms")
-
-
-def _tokens(family: Family) -> float:
-    """Return the tokens of a sample where no data are read: of a picture all that it has, of a text the most
-    that the model takes, where a table of positions says it.
-    """
-    if family.images is not None:
-        return float(family.images.tokens)
-    positions = [
-        shape[-2]
-        for name, shape in tensor_shapes(family).items()
-        if "position_embedding" in name and len(shape) > 1
-    ]
-    return float(positions[0] if positions else TOKENS)

@@ -7,6 +7,7 @@ from typing import Any
 from epmq_export.pipeline.forecast.costs import Memory, Samples, Speed, Work
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.refining import RefineForecast
+from epmq_export.pipeline.forecast.verifying import VerifyForecast
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class Forecast:
     """How many batches there are, and how often one goes through a block of the student and of an expert."""
 
     memory: Memory | None = None
-    """What is held at the peak."""
+    """What the calibration holds at the peak."""
+
+    verify: VerifyForecast | None = None
+    """What the verification holds at the peak; None where grids are chosen by measured loss."""
 
     work: Work | None = None
     """What one calibration computes."""
@@ -105,4 +109,6 @@ class Forecast:
             place["state"] = each.sentence
         if self.memory is not None:
             found["memory"]["peak"] = self.memory.peak
+        if self.verify is not None:
+            found["verify"]["peak"] = self.verify.peak
         return found

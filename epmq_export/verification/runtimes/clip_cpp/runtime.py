@@ -107,6 +107,7 @@ class ClipCpp:
 
     name = _PROGRAM.runtime
     packages = (library.PACKAGE,)
+    copies = 0.0
 
     def version(self) -> str:
         return library.installed()

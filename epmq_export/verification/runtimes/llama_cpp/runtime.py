@@ -47,6 +47,7 @@ class LlamaCpp:
 
     name = _NAME
     packages = (library.PACKAGE,)
+    copies = 0.0
 
     def version(self) -> str:
         return library.installed()

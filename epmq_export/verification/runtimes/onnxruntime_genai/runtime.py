@@ -38,6 +38,7 @@ class OnnxRuntimeGenai:
 
     name = NAME
     packages = ()  # They may lie in another environment. The version has theirs.
+    copies = 0.0
     dequantiser = None  # It decodes weights within its graphs only.
 
     def version(self) -> str:

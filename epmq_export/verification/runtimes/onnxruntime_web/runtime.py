@@ -49,6 +49,7 @@ class OnnxRuntimeWeb:
     """
 
     packages = ()  # npm installs them. The version has theirs.
+    copies = 0.0
     dequantiser = None  # It decodes weights within its graphs only.
 
     @property

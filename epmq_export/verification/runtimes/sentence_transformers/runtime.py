@@ -32,6 +32,7 @@ class SentenceTransformers:
 
     name = NAME
     packages = ()  # They lie in another environment. The version has theirs.
+    copies = 0.0
     dequantiser = None  # It decodes weights within its graphs only.
 
     def version(self) -> str:

@@ -22,6 +22,7 @@ class Torch:
 
     name = "torch"
     packages = ("torch", "transformers")
+    copies = 0.0  # One block is read at a time.
     dequantiser = None  # The files have values, and no codes.
 
     def __init__(self, open_family: Callable[[Path], Family]) -> None:

@@ -37,6 +37,7 @@ class TransformersJs:
 
     name = NAME
     packages = ()  # npm installs it. The version has those of its packages.
+    copies = 0.0
     dequantiser = None  # It decodes weights within its graphs only.
 
     def version(self) -> str:
