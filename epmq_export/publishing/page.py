@@ -3,9 +3,11 @@
 The page needs no network and runs no script. Every text of the report is escaped.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from epmq_export import files
 from epmq_export.publishing import verdict
@@ -14,6 +16,9 @@ from epmq_export.publishing.report import Report, printable, read_report
 from epmq_export.publishing.sections import Section, differences_of, sections_of
 from epmq_export.publishing.verdict import Headline
 from epmq_export.publishing.words import several
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 MOST_ROWS = 600
 """The rows of a table that are shown at most, so that a page opens at once whatever the model."""
@@ -88,6 +93,7 @@ def page_of(report: Report, comparison: Comparison | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_code"] = _with_code
     if comparison is None:
         runs, differences = [_run(report, "")], None
     else:
@@ -99,6 +105,16 @@ def page_of(report: Report, comparison: Comparison | None = None) -> str:
         most_rows=MOST_ROWS,
         differences=differences,
         version=report.versions.get("epmq-export", ""),
+    )
+
+
+def _with_code(sentence: str) -> "Markup":
+    """Return a sentence as HTML: all of it escaped, and what stands between two backquotes as code."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"`([^`]+)`", sentence)  # Every second part stood between two.
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
     )
 
 

@@ -65,6 +65,19 @@ def test_names_are_text_and_no_markup() -> None:
     assert name in page.text
 
 
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("ask for `refine: <b>`, then", "ask for <code>refine: &lt;b&gt;</code>, then"),
+        ("one ` alone", "one ` alone"),
+        ("`a` and ` alone", "<code>a</code> and ` alone"),
+        ("`a``b`", "<code>a</code><code>b</code>"),
+    ],
+)
+def test_what_stands_between_backquotes_is_code(told: str, shown: str) -> None:
+    assert shown in made(report() | {"warnings": [told]})
+
+
 def test_what_is_not_printable_is_told_by_its_escape() -> None:
     content = report(("a\x07b\u202e",))
     content["recipe"]["content"]["prompt"] = "\ud800"
@@ -119,14 +132,14 @@ def test_steps_are_told_only_of_scores_that_are_there() -> None:
 
 def test_calibration_and_rounding_are_two_steps_where_the_model_between_was_scored() -> None:
     text = Page(made(report())).text
-    assert "calibration and rounding, points" in text and "`verify.unrounded: true`" in text
+    assert "calibration and rounding, points" in text and "verify.unrounded: true" in text
     page = Page(made(with_unrounded(report())))
     assert page.faults == [] and page.tags.count("svg") == 5
     assert "merge −10.0, calibration +8.0, rounding −3.0, llama.cpp −1.0, onnxruntime +1.0" in page.text
     assert "verify.unrounded" not in page.text and "merged 85.0 % unrounded 93.0 %" in page.text
-    assert "which `refine` has trained" not in page.text
+    assert "has trained" not in page.text
     refined = {"refine": {"before": 0.2, "after": 0.1, "step": 30}}
-    assert "which `refine` has trained" in made(with_unrounded(report()) | {"search": refined})
+    assert "which <code>refine</code> has trained" in made(with_unrounded(report()) | {"search": refined})
 
 
 def test_a_row_has_its_colour_and_shape_whether_or_not_another_is_there() -> None:
