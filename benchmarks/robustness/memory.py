@@ -39,7 +39,7 @@ from benchmarks.speed.models import Shape, with_tokenizer, write_config
 from benchmarks.speed.process import held
 from benchmarks.tables import Markers, put, table, write_text
 from epmq_export import files
-from epmq_export.calibration.heap import give_back
+from epmq_export.models.heap import give_back
 from epmq_export.tensors.safetensors_writer import write_one_by_one
 
 SHAPE = Shape(width=256, inside=704, layers=6, heads=4, keys=4, vocabulary=2048)

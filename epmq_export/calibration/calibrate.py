@@ -7,11 +7,11 @@ from torch import Tensor
 
 from epmq_export.calibration.block_walk import BlockWalk
 from epmq_export.calibration.calibrator import BATCH, BlockResult, Calibrator, TaskData
-from epmq_export.calibration.heap import give_back
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.storage import storage_of
 from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.family import Block, Family
+from epmq_export.models.heap import give_back
 from epmq_export.models.samples import length
 from epmq_export.tensors.packed import PackedTensor
 

@@ -9,6 +9,7 @@ from typing import Any
 from epmq_export.files.scratch import Scratch
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format, WrittenModel
+from epmq_export.models.heap import give_back
 from epmq_export.models.runtime import Runtime
 from epmq_export.models.samples import Sample
 from epmq_export.recipe.recipe import RecipeVerify
@@ -71,6 +72,7 @@ def _judged(
     main, *others = map(HashedFile.of, paths)  # A file that is gone breaks the checks.
     for runtime, version in zip(file.runtimes, versions, strict=True):
         progress(f"{name} in {runtime.name}: graph")
+        give_back()
         graph = check_graph(model, file.packed, family.exports[name], runtime, tolerances.graph)
         checks = [codes.of(runtime.name), metadata, graph]
         lines: Mapping[str, Lines] = {}

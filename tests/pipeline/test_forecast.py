@@ -34,7 +34,7 @@ from epmq_export.tensors.source import renamed
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests.command_line.command import Result, Warm
-from tests.tiny import recipe_project
+from tests.tiny import decoder, recipe_project
 from tests.tiny.clip import clip
 from tests.tiny.merges import needed
 from tests.tiny.packed_index import an_index
@@ -305,18 +305,31 @@ def test_verifying_by_hand(project: recipe_project.Project) -> None:
     sizes = {file.format: file.bytes for file in found.files}
     assert found.verify is not None
     assert found.verify.runtime == 3 * max(sizes.values())
-    assert found.verify.peak == found.verify.reference + found.verify.runtime
+    assert found.verify.peak == found.verify.outputs + max(found.verify.reference, found.verify.runtime)
     own = replace(found, verify=None)
     assert own.as_dict()["verify"] is None and found.as_dict()["verify"]["peak"] == found.verify.peak
 
     family, text = open_family(project.directory / "base"), "a word " * 400
     (batch,) = family.batches([family.truncate(text)], 1)
-    rows = 32 * batch["input_ids"].shape[1]
+    width = batch["input_ids"].shape[1]
+    rows = 32 * width
     verifying = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 5.0, 7.0)
-    states = rows * (8 * 8 + 2 * 32) + rows * 8
-    assert verifying == VerifyForecast((10_000 + 2 * 256 + states) * 4, 7)
+    forward = rows * (8 * 8 + 2 * 32) * 4 + rows * width * 5
+    assert verifying == VerifyForecast(rows * 8 * 4, (10_000 + 2 * 256) * 4 + forward, 7)
     more = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 1e6, 7.0)
-    assert more.reference == verifying.reference - rows * 8 * 4 + (2 << 30)  # The rest is spilled.
+    assert more == replace(verifying, outputs=2 << 30)  # The rest is spilled.
+    few = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 65, 5.0, 7.0)
+    assert few == verifying  # The last batch has one line, and the one before it 32.
+
+
+def test_a_language_model_is_verified_with_its_scores_and_its_cache(tmp_path: Path) -> None:
+    family = open_family(decoder.write(tmp_path, "llama"))
+    shapes = tensor_shapes(family)
+    alone, within = (verifying_of(family, [BLOCK], shapes, [], 5.0, size) for size in (0.0, 1000.0))
+    vocabulary = shapes["model.embed_tokens.weight"][0]
+    assert alone.outputs == within.outputs > 4 * 1024 * vocabulary * 4
+    assert alone.runtime == 0 and alone.reference == within.reference
+    assert (within.runtime - 1000) % (2 * (8 + 8) * 4) == 0 < within.runtime - 1000  # Keys and values of 8.
 
 
 def test_refining_by_hand() -> None:

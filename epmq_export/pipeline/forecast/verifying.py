@@ -7,7 +7,6 @@ this process holds the whole model.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from epmq_export.models.family import Family
 from epmq_export.models.reference import BATCH, HELD
@@ -20,22 +19,29 @@ from epmq_export.verification.tasks.likelihood import ROWS
 # The copies of a language model's scores: those of the batches, of all of them together, the runtime's, and
 # the reference's.
 SCORES = 4
+# The copies of the keys and values of a text: those that a runtime is given, and those that it gives back.
+CACHES = 2
 
 
 @dataclass(frozen=True)
 class VerifyForecast:
     """The bytes that `verify` holds besides Python and its libraries."""
 
+    outputs: int
+    """Hidden states of the samples, and the scores of a language model."""
+
     reference: int
-    """The model in PyTorch: a block, the forward pass of a batch, hidden states, and scores."""
+    """The model in PyTorch: a block, and the forward pass of a batch."""
 
     runtime: int
-    """The model in a runtime that runs in this process, 0 where none does."""
+    """The model in a runtime that runs in this process, and its cache of keys and values; 0 where none
+    does.
+    """
 
     @property
     def peak(self) -> int:
-        """Return all that is in memory together."""
-        return self.reference + self.runtime
+        """Return all that is in memory together: the reference and the runtimes run one after the other."""
+        return self.outputs + max(self.reference, self.runtime)
 
 
 def verifying_of(
@@ -47,25 +53,41 @@ def verifying_of(
     runtime: float,
 ) -> VerifyForecast:
     """Return what `verify` holds. `lines` are those that judge the tasks, of `tokens` tokens on average;
-    `shapes` are those of all tensors, and `runtime` the bytes that a runtime holds.
+    `shapes` are those of all tensors, and `runtime` the bytes that a runtime in this process holds of a
+    model.
     """
     hidden = hidden_of(blocks)
     hard = [
         sample for sample in probes(family) if not isinstance(sample, Passage) or predictable(family, sample)
     ]
     weights = max(block.numbers + 2 * block.largest for block in blocks)
-    batch = max(_longest(family, samples) for samples in (hard, lines) if samples)
-    forward = batch * (STATES * hidden + 2 * max(block.widest for block in blocks))
-    scores = 0
+    row = STATES * hidden + 2 * max(block.widest for block in blocks)
+    batches = [shape for samples in (hard, lines) for shape in _longest(family, samples)]
+    # Beside the hidden states there is the mask of an attention, as truth values and as numbers.
+    forward = max(count * length * (row * FLOAT + length * (FLOAT + 1)) for count, length in batches)
+    most = max(count * length for count, length in batches)
+    outputs = min(max(len(lines) * tokens, most) * hidden * FLOAT, HELD)
     if family.language is not None:
-        scores = SCORES * ROWS * max(shapes[name][0] for name in family.embeddings)
-    kept = min(max(len(lines) * tokens, batch) * hidden * FLOAT, HELD)
-    return VerifyForecast(int((weights + forward + scores) * FLOAT + kept), int(runtime))
+        outputs += SCORES * ROWS * max(shapes[name][0] for name in family.embeddings) * FLOAT
+        if runtime:
+            runtime += CACHES * max(length for _, length in batches) * _kept_of_a_token(blocks) * FLOAT
+    return VerifyForecast(int(outputs), int(weights * FLOAT + forward), int(runtime))
 
 
-def _longest(family: Family, samples: Sequence[Sample]) -> int:
-    """Return the most tokens, padding included, that a batch of the samples has."""
+def _kept_of_a_token(blocks: Sequence[Shape]) -> int:
+    """Return how many numbers the keys and values of a token are. Steps of three linears are queries, keys
+    and values.
+    """
+    return sum(sum(step.outputs[1:]) for block in blocks for step in block.steps if len(step.outputs) == 3)
+
+
+def _longest(family: Family, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """Return the samples and the tokens of the two batches of the longest samples, in which the reference
+    runs them.
+    """
     if family.images is not None:
-        return min(BATCH, len(samples)) * family.images.tokens
-    longest = sorted((family.truncate(sample) for sample in samples), key=length)[-BATCH:]
-    return max(prod(batch["input_ids"].shape) for batch in family.batches(longest, BATCH))
+        return [(min(BATCH, len(samples)), family.images.tokens)] if samples else []
+    ordered = sorted((family.truncate(sample) for sample in samples), key=length)
+    start = max(0, (len(ordered) - 1) // BATCH - 1) * BATCH
+    shapes = [tuple(batch["input_ids"].shape) for batch in family.batches(ordered[start:], BATCH)]
+    return [(count, width) for count, width in shapes]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks.speed.process import held
-from epmq_export.calibration.heap import give_back
+from epmq_export.models.heap import give_back
 
 
 @pytest.mark.skipif(
