@@ -51,7 +51,7 @@ FAMILIES = {
 }
 """The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""
 
-EMBEDDERS = {"qwen3": "embedder"}
+EMBEDDERS = {"qwen3": "embedder", "gemma3_text": "embedder"}
 """The folder of each `model_type` of `FAMILIES` that is another family where sentence-transformers' modules
 stand beside the model.
 """

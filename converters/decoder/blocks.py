@@ -105,9 +105,10 @@ class Layer:
         rotation = self.rotary(hidden, positions, *filter(None, [self.attends]))
         # How far back each token looks at each other one.
         behind = places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]
-        seen = behind >= 0
+        apart = behind.abs() if self.kind.both_ways else behind
+        seen = apart >= 0
         if self.attends == SLIDING:
-            seen = seen & (behind < self.config.sliding_window)
+            seen = seen & (apart < self.config.sliding_window)
         mask = seen[None, None] & attention_mask[:, None, None].bool()
         result: Tensor = module(
             hidden, attention_mask=mask, position_embeddings=rotation, past_key_values=past

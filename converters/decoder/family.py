@@ -37,7 +37,6 @@ GENERATION = "generation_config.json"
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
-    "use_bidirectional_attention": (False,),
     "mlp_bias": (False,),
 }
 
@@ -315,8 +314,12 @@ def _rotary(path: Path, kind: Kind, config: Config) -> nn.Module:
 
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     """Raise InputError for what llama.cpp, or the blocks here, would compute otherwise."""
-    activation = {"hidden_act": (kind.activation,), "hidden_activation": (kind.activation,)}
-    refuse_other_values(kind.name, path, config, {**activation, **_KNOWN})
+    own: Mapping[str, tuple[object, ...]] = {
+        "hidden_act": (kind.activation,),
+        "hidden_activation": (kind.activation,),
+        "use_bidirectional_attention": (kind.both_ways,),
+    }
+    refuse_other_values(kind.name, path, config, {**own, **_KNOWN})
     _refuse_partial(path, kind, config)
     window = getattr(config, "sliding_window", None)
     if kind.windows == "mixed" and SLIDING in config.layer_types and not window:

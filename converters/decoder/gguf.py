@@ -136,4 +136,6 @@ def _mixed_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int |
             "llama.cpp has no other"
         )
     found, _ = _rope(path, kind, whole, nn.Module())
-    return {**found, "attention.sliding_window": config.sliding_window}
+    # Of a window in both directions the library makes the distance from which on nothing is seen.
+    window = 2 * (config.sliding_window - 1) if kind.both_ways else config.sliding_window
+    return {**found, "attention.sliding_window": window}

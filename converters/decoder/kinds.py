@@ -43,6 +43,9 @@ class Kind:
     the attention of some layers, whose rotations are others; none of llama.cpp's; or no key of the config.
     """
 
+    both_ways: bool = False
+    """Whether a token sees those behind it as it sees those before it."""
+
     head_dim: bool = True
     """Whether the config has the width of a head apart from that of the hidden state."""
 

@@ -11,4 +11,10 @@ ABOUT = (
         kept="token embeddings, and norms of queries and keys",
         output="the pooled sentence, of length 1 where the model makes it so",
     ),
+    About(
+        models="EmbeddingGemma",
+        kinds=("gemma3_text",),
+        modules=True,
+        kept="token embeddings, norms of queries and keys, and the Dense modules",
+    ),
 )

@@ -1,17 +1,17 @@
-"""Decoders that embed texts, with sentence-transformers' modules beside them: Qwen3-Embedding."""
+"""Decoders that embed texts, with sentence-transformers' modules beside them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.bert.family import Bert, lowered
-from converters.bert.gguf import pooling_type
 from converters.bert.kinds import Kind
 from converters.bert.sentence import read_sentence
 from converters.decoder.family import Decoder
-from converters.decoder.kinds import KINDS
 from converters.decoder.names import EMBEDDINGS
 from converters.embedder.blocks import Last
+from converters.embedder.gguf import gguf_spec
+from converters.embedder.kinds import KINDS
 from converters.embedder.names import naming
 from epmq_export.models.family import Block
 from epmq_export.models.specs import GgufSpec
@@ -39,9 +39,8 @@ class Embedder(Bert):
         return naming({"model_type": self.name})
 
     def _gguf_spec(self) -> GgufSpec:
-        spec = self.decoder.gguf_spec()
-        pooling = {f"{spec.architecture}.pooling_type": pooling_type(self.sentence, self.directory)}
-        return replace(spec, metadata={**pooling, **spec.metadata})
+        language = self.decoder.gguf_spec()
+        return gguf_spec(language, self.sentence, self.config.hidden_size, self.directory)
 
     def _as_ggml(self) -> "Embedder":
         """Return the family with ggml's approximations and unnormalised outputs, which llama.cpp computes."""

@@ -7,6 +7,8 @@ looped over, so that a truncated or forged file ends in one sentence and not in 
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -95,14 +97,8 @@ class GgufFile:
 
         Raises InputError where the file is not whole and well-formed.
         """
-        try:
-            with path.open("rb") as file:
-                if path.stat().st_size == 0:
-                    raise InputError(f"{path}: the file is empty, expected a GGUF file")
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                    return _Parser(path, content).file()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        with _parser(path) as parser:
+            return parser.file()
 
     @cached_property
     def _bytes(self) -> NDArray[np.uint8]:
@@ -114,6 +110,29 @@ class GgufFile:
         return self._bytes[info.start : info.start + info.size]
 
 
+def metadata_before(path: Path, stop: str) -> dict[str, Value]:
+    """Return the metadata that stand before the first key that begins with `stop`, and read no more: behind
+    them may be a vocabulary, which takes seconds.
+
+    Raises InputError where the file is not well-formed up to there.
+    """
+    with _parser(path) as parser:
+        return parser.metadata(parser.counts()[1], stop)
+
+
+@contextmanager
+def _parser(path: Path) -> Iterator["_Parser"]:
+    """Give a reader at the beginning of a file. Raises InputError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise InputError(f"{path}: the file is empty, expected a GGUF file")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                yield _Parser(path, content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
 class _Parser:
     """A reader that walks through the bytes of a GGUF file. Each method reads what its name says at the place
     where the reader stands, and raises InputError where it is not there.
@@ -123,14 +142,22 @@ class _Parser:
         self.path = path
         self.content = content
         self.size = len(content)
-        self.at = 0
+        self.at, self.version = 0, 0
 
     def file(self) -> GgufFile:
+        tensors, entries = self.counts()
+        metadata = self.metadata(entries)
+        infos = [self.tensor_info(index) for index in range(tensors)]
+        placed = self.place(infos, self.alignment(metadata))
+        return GgufFile(path=self.path, version=self.version, metadata=metadata, tensors=placed)
+
+    def counts(self) -> tuple[int, int]:
+        """Read up to the metadata, and return the numbers of tensors and of metadata entries."""
         magic = self.take(4, "the magic")
         if magic != MAGIC:
             refuse_pointer(self.path, "it is no GGUF file")
             self.fail(f"begins with {magic!r}, expected {MAGIC!r}: it is no GGUF file")
-        version = self.number("I", "the version")
+        self.version = version = self.number("I", "the version")
         if version not in VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             self.fail(
@@ -138,17 +165,19 @@ class _Parser:
                 if swapped in VERSIONS
                 else f"is GGUF version {version}, expected 2 or 3"
             )
-        tensors = self.count(_LEAST_TENSOR, "tensors")
-        entries = self.count(_LEAST_ENTRY, "metadata entries")
-        metadata: dict[str, Value] = {}
+        return self.count(_LEAST_TENSOR, "tensors"), self.count(_LEAST_ENTRY, "metadata entries")
+
+    def metadata(self, entries: int, stop: str | None = None) -> dict[str, Value]:
+        """Read so many entries, or those before the first whose key begins with `stop`."""
+        found: dict[str, Value] = {}
         for index in range(entries):
             key = self.string(f"key {index}", _MAX_KEY)
-            if key in metadata:
+            if stop is not None and key.startswith(stop):
+                break
+            if key in found:
                 self.fail(f"key {key!r} stands twice")
-            metadata[key] = self.value(self.value_type(key), key)
-        infos = [self.tensor_info(index) for index in range(tensors)]
-        placed = self.place(infos, self.alignment(metadata))
-        return GgufFile(path=self.path, version=version, metadata=metadata, tensors=placed)
+            found[key] = self.value(self.value_type(key), key)
+        return found
 
     def fail(self, what: str) -> NoReturn:
         raise InputError(f"{self.path}: {shown(what, 4 * SHOWN)}")

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from converters import described_in, open_family, open_gguf, require_same_settings
+from converters.decoder.kinds import KINDS
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.format import Format
 from epmq_export.models.runtime import Runtime
+from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.modules import pooling_option
+from epmq_export.tensors.source import renamed
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp, embeds
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
@@ -46,10 +50,13 @@ def by_hand(directory: Path, side: str) -> tuple[dict[str, NDArray[np.int64]], N
     return {name: value.numpy() for name, value in tokens.items()}, rows.numpy()
 
 
-def test_files_on_a_grid_pass_their_checks(directory: Path, tmp_path: Path) -> None:
-    packed, family = packed_encoder(tmp_path / "packed", directory)
+@pytest.mark.parametrize("kind", embedder.WRITERS)
+def test_files_on_a_grid_pass_their_checks(kind: str, tmp_path: Path) -> None:
+    """Texts of the checks are longer than Gemma's windows, and short ones stand beside them."""
+    source = embedder.WRITERS[kind](tmp_path / "model")
+    packed, family = packed_encoder(tmp_path / "packed", source, offset=KINDS[kind].offset)
     files: list[tuple[Format, Runtime, float]] = [
-        (Gguf(), LlamaCpp(), 1e-5),
+        (Gguf(), LlamaCpp(), 1e-3),
         (OnnxQdq(), OnnxRuntime(), 1e-5),
     ]
     for form, runtime, tolerance in files:
@@ -74,6 +81,47 @@ def test_texts_may_be_padded_on_either_side(directory: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(
         reference.outputs(family, packed, TEXTS, CPU), found["left"], rtol=0, atol=2e-6
     )
+
+
+@torch.no_grad()
+def test_gemma_looks_both_ways_and_has_dense_modules(tmp_path: Path) -> None:
+    """The library's own model makes the tokens, and the modules are multiplied by hand."""
+    directory = embedder.write_gemma(tmp_path / "model")
+    family = open_family(directory)
+    model, tokenizer = AutoModel.from_pretrained(directory).eval(), AutoTokenizer.from_pretrained(directory)
+    dense = [
+        load_file(directory / place / "model.safetensors")["linear.weight"]
+        for place in ("2_Dense", "3_Dense")
+    ]
+    texts = [*TEXTS, "the cat sat on the mat . " * 6]
+    rows = []
+    for text in texts:
+        pooled = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        rows.append(torch.nn.functional.normalize(dense[1] @ (dense[0] @ pooled), dim=0))
+    source = renamed(open_checkpoint(directory), family.canonical)
+    found = reference.outputs(family, source, texts, CPU)
+    np.testing.assert_allclose(found, torch.stack(rows).numpy(), rtol=0, atol=2e-6)
+
+
+def test_gguf_has_gemmas_window_and_modules(tmp_path: Path) -> None:
+    directory = embedder.write_gemma(tmp_path / "model")
+    spec = spec_of(open_family(directory))
+    sizes = {"dense_2_feat_in": 64, "dense_2_feat_out": 96, "dense_3_feat_in": 96, "dense_3_feat_out": 64}
+    expected = {**sizes, "pooling_type": 1, "attention.sliding_window": 8}
+    assert spec.architecture == "gemma-embedding"
+    assert {key: spec.metadata[f"gemma-embedding.{key}"] for key in expected} == expected
+    assert spec.names["2_Dense.linear.weight"] == "dense_2.weight"
+    path = directory / "3_Dense" / "config.json"
+    path.write_text(path.read_text().replace("linear.Identity", "activation.Tanh"))
+    with pytest.raises(InputError, match="found the modules 2_Dense, 3_Dense, expected two Dense without"):
+        open_family(directory).exports["gguf"].require()
+    open_family(directory).exports["onnx"].require()
+
+
+def test_a_causal_gemma_with_modules_is_a_sentence(tmp_path: Path) -> None:
+    directory = embedder.write(tmp_path / "model", "gemma3", pooling="mean_tokens")
+    with pytest.raises(InputError, match="found use_bidirectional_attention False, expected True"):
+        open_family(directory)
 
 
 def test_llama_cpp_gives_the_same_ids(tmp_path: Path) -> None:
@@ -112,6 +160,10 @@ def test_a_file_says_that_it_embeds_and_is_no_language_model(directory: Path, tm
     (tmp_path / "gguf").mkdir()
     path = Gguf().write(packed, family, tmp_path / "gguf")
     assert embeds(path)
+    content = path.read_bytes()
+    begun = tmp_path / "begun.gguf"
+    begun.write_bytes(content[: content.index(b"tokenizer.ggml.tokens") + 100])
+    assert embeds(begun)  # What is behind the pooling takes seconds to read and is left alone.
     with pytest.raises(InputError, match=r"key qwen3\.pooling_type is 3, expected none"):
         open_gguf(str(path), path)
     # The config beside it tells what it is, and not one that is made of the file.

@@ -86,9 +86,13 @@ MODELS: Mapping[str, Model] = {
             ("gemma3_text", "gemma3"),
         )
     },
+    # Dense modules have tests of their own.
     **{
-        f"{kind}{EMBEDS}": Model(partial(embedder.write, kind=kind), [*TEXTS, ""], [ENDLESS])
-        for kind in ("qwen3",)
+        f"{kind}{EMBEDS}": Model(write, [*TEXTS, ""], [ENDLESS])
+        for kind, write in (
+            ("qwen3", embedder.write),
+            ("gemma3_text", partial(embedder.write_gemma, dense=False)),
+        )
     },
     "t5": Model(t5.t5, [*T5_TEXTS[2:], "", *T5_PASSAGES], TOO_LONG, number="d_model"),
 }

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny import decoder
 
 PROMPTS = {"query": "the query is : ", "document": ""}
-LONGEST = 64
+LONGEST, MIDDLE = 64, 96
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -34,24 +36,52 @@ def write(directory: Path, kind: str = "qwen3", *, pooling: str = "lasttoken", *
     model: Any = decoder.model(kind, **{"pad_token_id": None, **settings})
     model.model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
-    modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    files: dict[str, Any] = {
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-            for i, (name, path) in enumerate(modules.items())
-        ],
-        "1_Pooling/config.json": {
+    kinds = ("Transformer", "Pooling", "Normalize")
+    _edit(directory / "modules.json", _modules(*kinds))
+    modes = ("cls_token", "mean_tokens", "lasttoken")
+    _edit(
+        directory / "1_Pooling" / "config.json",
+        {
             "word_embedding_dimension": decoder.WIDTH,
             "include_prompt": True,
-            **{f"pooling_mode_{name}": name == pooling for name in ("cls_token", "mean_tokens", "lasttoken")},
+            **{f"pooling_mode_{name}": name == pooling for name in modes},
         },
-        "config_sentence_transformers.json": {
-            "prompts": PROMPTS,
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-    }
-    for name, content in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(json.dumps(content), encoding="utf-8")
+    )
+    prompts = {"prompts": PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    _edit(directory / "config_sentence_transformers.json", prompts)
     return directory
+
+
+def write_gemma(directory: Path, *, dense: bool = True) -> Path:
+    """Write a model that looks both ways, in a window that is shorter than most texts, with the mean of its
+    tokens and two Dense modules, as EmbeddingGemma; or without these.
+    """
+    write(directory, "gemma3", pooling="mean_tokens", use_bidirectional_attention=True)
+    if not dense:
+        return directory
+    _edit(directory / "modules.json", _modules("Transformer", "Pooling", "Dense", "Dense", "Normalize"))
+    draw = torch.Generator().manual_seed(0)
+    for place, given, made in (("2_Dense", decoder.WIDTH, MIDDLE), ("3_Dense", MIDDLE, decoder.WIDTH)):
+        activation = "torch.nn.modules.linear.Identity"
+        sizes = {"in_features": given, "out_features": made, "bias": False}
+        _edit(directory / place / "config.json", {**sizes, "activation_function": activation})
+        weight = 0.2 * torch.randn(made, given, generator=draw)
+        save_file({"linear.weight": weight}, directory / place / "model.safetensors")
+    return directory
+
+
+WRITERS = {"qwen3": write, "gemma3_text": write_gemma}
+"""What writes a model, by the `model_type` of its config."""
+
+
+def _modules(*kinds: str) -> list[dict[str, object]]:
+    places = (f"{i}_{kind}" if i else "" for i, kind in enumerate(kinds))
+    return [
+        {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, place) in enumerate(zip(kinds, places, strict=True))
+    ]
+
+
+def _edit(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")

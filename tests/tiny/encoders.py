@@ -25,6 +25,7 @@ from epmq_export.calibration.rounding import nearest
 from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family
+from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors import packed
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
@@ -150,11 +151,19 @@ def encoder(directory: Path, kind: str, *, pooling: str = "mean") -> Path:
     return directory
 
 
-def packed_encoder(place: Path, source: Path, *, grid: str | None = "Q4_0") -> tuple[Packed, Family]:
-    """Pack such a model at `place`, its linears on a grid (None: nothing on a grid)."""
+def packed_encoder(
+    place: Path, source: Path, *, grid: str | None = "Q4_0", offset: float = 0.0
+) -> tuple[Packed, Family]:
+    """Pack such a model at `place`, its linears on a grid (None: nothing on a grid). `offset` is what its
+    norms add to their weights.
+    """
     family = open_family(source)
     stored, matrices = renamed(open_checkpoint(source), family.canonical), {*linears(family)}
-    tensors = {name: stored.load(name) for name in stored.names()}
+    norm = RmsNorm(1, 1e-6, offset)  # as calibration ships them
+    tensors = {
+        name: norm.whole(value) if (value := stored.load(name)).ndim == 1 else value
+        for name in stored.names()
+    }
     held = {
         name: nearest(value, GRIDS[grid]) if grid is not None and name in matrices else value
         for name, value in tensors.items()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from epmq_export.errors import InputError
 from epmq_export.models.runtime import Dequantiser
 from epmq_export.models.samples import Sample, as_json, text_of
-from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.tensors.gguf_file import metadata_before
 from epmq_export.tensors.gguf_splits import model_bytes
 from epmq_export.verification.runtimes.llama_cpp import ggml, library
 from epmq_export.verification.runtimes.process import Answer, Program, own_module, read_array, shares
@@ -24,7 +24,7 @@ _SHARE = 64
 _SECONDS_A_TEXT = 5.0
 # The architectures whose outputs are embeddings, whatever a file says. A file that does not tell its
 # architecture is run in the same way. Files of others embed texts where they say how to pool.
-_ENCODERS = ("bert", "modern-bert", None)
+_ENCODERS = ("bert", "modern-bert", "gemma-embedding", None)
 _STRING = 8  # This is the number of the type in GGUF.
 # These find, in this order: a failed assertion, the first error of llama.cpp, and the words of the worker.
 _TELLING = (r"\S+\.\w+:\d+: (.*)", r"(?:[\d.]+) E \s*(.*)", r"error: (.*)")
@@ -127,7 +127,7 @@ def embeds(path: Path) -> bool:
     if (found := architecture(path)) is None or found in _ENCODERS:
         return found is not None
     try:
-        pooling = GgufFile.open(path).metadata.get(f"{found}.pooling_type")
+        pooling = metadata_before(path, "tokenizer.").get(f"{found}.pooling_type")
     except InputError:
         return False  # llama.cpp says what is wrong with it.
     return pooling is not None and pooling.value != 0
