@@ -30,6 +30,7 @@ from epmq_export.models.blocks import load_block, paths
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Head, Reading
 from epmq_export.models.precision import fast_bfloat16
+from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Sample, length
 from epmq_export.tensors.packed import PackedTensor, Values
 
@@ -238,7 +239,7 @@ class _Student:
             block.name: load_block(block, source, device).requires_grad_(False) for block in family.blocks
         }
         self._linears: list[tuple[str, nn.Module]] = []
-        self._affine: list[tuple[str, nn.Parameter]] = []
+        self._affine: list[tuple[str, nn.Module, nn.Parameter]] = []
         for block in family.blocks:
             for path in paths(block):
                 module, name = self._modules[block.name].get_submodule(path), f"{block.prefix}{path}"
@@ -249,7 +250,7 @@ class _Student:
                     )
                     self._linears.append((f"{name}.weight", module))
                 self._affine += [
-                    (f"{name}.{key}", parameter)
+                    (f"{name}.{key}", module, parameter)
                     for key, parameter in module.named_parameters(recurse=False)
                     if parameter.ndim == 1
                 ]
@@ -287,12 +288,17 @@ class _Student:
                 ],
                 "lr": rate / 10,
             },
-            {"params": [parameter for _, parameter in self._affine], "lr": rate * 3},
+            {"params": [parameter for *_, parameter in self._affine], "lr": rate * 3},
         ]
 
     def tensors(self) -> Tensors:
-        """Return the trained tensors as they are now, on their grids."""
-        found: Tensors = {name: parameter.detach().clone() for name, parameter in self._affine}
+        """Return the trained tensors as they are now, on their grids; norms as a file holds them that adds to
+        their weights.
+        """
+        found: Tensors = {}
+        for name, module, parameter in self._affine:
+            value = parameter.detach().clone()
+            found[name] = module.whole(value) if isinstance(module, RmsNorm) else value
         for name, module in self._linears:
             latent, grid = _parametrization(module)
             found[name] = grid.packed(latent)

@@ -1,10 +1,13 @@
 """Refining a calibrated model: nearer to its experts, on the same grids, or left as it was."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from converters import open_family
 from epmq_export.calibration import refine as stage
 from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.refine import Refined, Tensors, refine
@@ -12,7 +15,10 @@ from epmq_export.calibration.refinement import Refinement
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.models import reference
+from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import PackedTensor
+from epmq_export.tensors.source import renamed
+from tests.tiny import embedder
 from tests.tiny.calibrated_bert import CPU, Tiny, bits, calibrated, flat, tiny
 from tests.tiny.in_memory import InMemory
 
@@ -183,3 +189,21 @@ def test_rounding_for_training_is_that_of_the_file(grid: Grid) -> None:
         level = grid.level(packed.grid.codes(ratio.clone()))
         wanted = (along.reshape(ratio.shape) * (level - ratio * inside)).sum(2)
         torch.testing.assert_close(module.step.grad, wanted, rtol=1e-3, atol=1e-2)
+
+
+def test_norms_come_out_as_a_file_holds_them_that_adds_to_their_weights(tmp_path: Path) -> None:
+    """GGUF has one more in Gemma's: what is read back is another number, unless calibration made room."""
+    directory = embedder.write_gemma(tmp_path / "model", dense=False)
+    family = open_family(directory)
+    source = renamed(open_checkpoint(directory), family.canonical)
+    start: Tensors = {name: source.load(name) for name in source.names()}
+    draw = torch.Generator().manual_seed(1)
+    moved = {name: source.load(name) for name in source.names()}
+    moved |= {name: each + 0.1 * torch.randn(each.shape, generator=draw) for name, each in moved.items()}
+    texts = [f"the cat sat on {place} mats ." for place in range(16)]
+    task = TaskData(name="cats", expert=InMemory(moved), samples=texts)
+    found = refine(family, [task], start, Refinement(6, rate=1e-3, weights=False), CPU)
+    norm = found.tensors["model.norm.weight"]
+    assert isinstance(norm, Tensor) and found.step > 0
+    assert not torch.equal(norm, source.load("model.norm.weight"))
+    assert torch.equal(norm + 1 - 1, norm)
