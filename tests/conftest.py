@@ -5,6 +5,7 @@ reads this file, too.
 """
 
 import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,14 @@ def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     share(tmp_path_factory)
     trace_once()
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Undo what a command that runs in this process says of the log, which a later test may read."""
+    yield
+    for name in ("epmq_export", "converters", "formats"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -43,8 +43,13 @@ def place_of(path: Path) -> Path:
     """
     try:
         place = path.resolve() if path.is_symlink() or path.name in ("", "..") else path
-    except (OSError, RuntimeError):
-        raise OutputError(f"{path}: found links that lead in a circle, expected a place to write") from None
+    except (
+        OSError,
+        RuntimeError,
+    ):  # Python 3.13 returns what leads in a circle as it is.
+        place = path
+    if place.is_symlink():
+        raise OutputError(f"{path}: found links that lead in a circle, expected a place to write")
     if not place.name:
         raise OutputError(f"{path}: found the root of a file system, expected a place to write")
     return place
