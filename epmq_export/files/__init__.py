@@ -41,12 +41,10 @@ def place_of(path: Path) -> Path:
 
     Raises OutputError for the root of a file system, and for links that lead in a circle.
     """
+    # Python 3.13 returns links that lead in a circle as they are, earlier versions refuse them.
     try:
         place = path.resolve() if path.is_symlink() or path.name in ("", "..") else path
-    except (
-        OSError,
-        RuntimeError,
-    ):  # Python 3.13 returns what leads in a circle as it is.
+    except (OSError, RuntimeError):
         place = path
     if place.is_symlink():
         raise OutputError(f"{path}: found links that lead in a circle, expected a place to write")
