@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from epmq_export.errors import InputError
 from epmq_export.models.specs import OnnxPart, OnnxSpec
 from epmq_export.tensors.packed import Packed
+from formats.onnx.capture import captured
 from formats.onnx.rewrite import rewrite
 
 OPSET = 21  # This is the first opset with 4-bit types and with blocks in DequantizeLinear.
@@ -160,12 +161,11 @@ def _translated(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
     inputs = [name for name in spec.inputs if name in read]
     dynamic = [dict.fromkeys(spec.inputs[name], torch.export.Dim.DYNAMIC) for name in inputs]
     with _quiet(), _uncollected():
+        given = tuple(spec.example[name].to("meta") for name in inputs)
         program = torch.onnx.export(
-            _Short(steps, inputs),
-            tuple(spec.example[name].to("meta") for name in inputs),
+            captured(_Short(steps, inputs), given, dynamic),
             input_names=inputs,
             output_names=[name for step in firsts for name in step.part.makes],
-            dynamic_shapes=(tuple(dynamic),),
             opset_version=OPSET,
             dynamo=True,
             optimize=False,
