@@ -27,7 +27,7 @@ from epmq_export.verification.checks import check_codes, check_graph
 from epmq_export.verification.runtimes.torch.runtime import Torch
 from formats.safetensors.format import Safetensors
 from tests.command_line.command import Warm
-from tests.families.models import MODELS
+from tests.families.models import EMBEDS, MODELS
 from tests.tiny.packed_index import an_index
 
 FORMAT, RUNTIME = Safetensors(), Torch(open_family)
@@ -74,7 +74,8 @@ def test_it_is_the_packed_model_in_pytorch(written: tuple[str, Packed, Family, P
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_loads_its_values(written: tuple[str, Packed, Family, Path]) -> None:
     kind, packed, _, path = written
-    library = AutoModelForCausalLM if kind in CAUSAL else AutoModel
+    # Decoders that embed texts have their tensors under the language model's names.
+    library = AutoModelForCausalLM if kind in CAUSAL or kind.endswith(EMBEDS) else AutoModel
     library = AutoModelForSeq2SeqLM if kind == "t5" else library
     model, told = library.from_pretrained(path.parent, output_loading_info=True)
     assert not told["unexpected_keys"] and not told["mismatched_keys"] and model.dtype == torch.float32
