@@ -6,6 +6,7 @@ reads this file, too.
 
 import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from tests.tiny.built_once import built_once, share
 
 if TYPE_CHECKING:
     from tests.tiny.recipe_project import Project
+
+# A library in Rust that panics looks its own names up first where it is asked to: fifty seconds for a test.
+os.environ["RUST_BACKTRACE"] = "0"
 
 # The same examples at every run, and no word on how long one takes.
 settings.register_profile("tests", derandomize=True, deadline=None)
@@ -46,9 +50,12 @@ def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
     """Undo what a command that runs in this process says of the log, which a later test may read."""
+    loggers = [logging.getLogger(name) for name in (None, "epmq_export", "converters", "formats")]
+    levels, handlers = [logger.level for logger in loggers], [*logging.root.handlers]
     yield
-    for name in ("epmq_export", "converters", "formats"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    logging.root.handlers[:] = handlers
 
 
 @pytest.fixture
