@@ -1,7 +1,7 @@
 """The demo's recipe on the processor and on the device: codes, accuracy, and the written files read back."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,7 +58,9 @@ def minilm(request: Request) -> Iterator[Row]:
     yield from _files(request, packed["device"], job, score(tensors["device"]), score)
 
 
-def _files(request: Request, packed: Packed, job: Job, expected: float, score: Any) -> Iterator[Row]:  # noqa: ANN401
+def _files(
+    request: Request, packed: Packed, job: Job, expected: float, score: Callable[[Tensors], float]
+) -> Iterator[Row]:
     """Yield the score of what each written file holds, computed by PyTorch on the device."""
     family = registry().open_family(packed.directory)
     for path in epmq.export(packed, request.work / "minilm-files"):

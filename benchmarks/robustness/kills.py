@@ -27,7 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import epmq_export as epmq
 from benchmarks import PAGE, RESULTS
-from benchmarks.commands import parser
+from benchmarks.commands import as_asked, parser
 from benchmarks.machine import machine, today
 from benchmarks.robustness import project
 from benchmarks.robustness.killing import calls, run
@@ -166,7 +166,9 @@ def text(about: str, found: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _options(arguments)
+    known = _parser()
+    options = known.parse_args(arguments)
+    about = f"{machine()}, {today()} (`{as_asked(known, options)}`)."
     torch.set_num_threads(1)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -182,26 +184,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in rows(command, work, temporary, options.calls, options.random):
                 found.append(row)
                 print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
-                _write(options.out, found)
+                _write(options.out, about, found)
     if any(row.faults for row in found):
         sys.exit(1)
 
 
-def _write(out: Path, found: Sequence[Row]) -> None:
+def _write(out: Path, about: str, found: Sequence[Row]) -> None:
     """Write the table as far as it is measured."""
-    written = text(f"{machine()}, {today()} (`python -m benchmarks.robustness.kills`).", found)
+    written = text(about, found)
     write_text(out / "kills.md", f"# Kills\n\n{written}")
     if out == RESULTS:
         put(PAGE, MARKERS, written)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     options = parser("robustness.kills", __doc__)
     options.add_argument("--commands", nargs="+", choices=COMMANDS, default=[*COMMANDS], metavar="COMMAND")
     options.add_argument("--calls", type=int, help="the most calls to kill before; default: all")
     options.add_argument("--random", type=int, default=100, help="kills at random times; default: 100")
     options.add_argument("--out", type=Path, default=RESULTS, help="where kills.md goes")
-    return options.parse_args(arguments)
+    return options
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import epmq_export as epmq
 from benchmarks import PAGE, RESULTS
-from benchmarks.commands import parser
+from benchmarks.commands import as_asked, parser
 from benchmarks.gpu.noise import Noise, texts
 from benchmarks.machine import machine, today
 from benchmarks.robustness.killing import code_of, start
@@ -223,7 +223,9 @@ def text(about: str, found: Mapping[str, Sequence[Row]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _options(arguments)
+    known = _parser()
+    options = known.parse_args(arguments)
+    command = as_asked(known, options)
     torch.set_num_threads(1)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -239,15 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(" | ".join(row.cells()), row.failed or "", flush=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            _write(options.out, found, spent)
+            _write(options.out, command, found, spent)
     if any(row.failed for rows in found.values() for row in rows):
         sys.exit(1)
 
 
-def _write(out: Path, found: Mapping[str, Sequence[Row]], spent: float) -> None:
+def _write(out: Path, command: str, found: Mapping[str, Sequence[Row]], spent: float) -> None:
     """Write the table as far as it is measured, in so many seconds of the processor."""
-    command = f"{spent:.0f} s of processor time (`python -m benchmarks.robustness.memory`)"
-    written = text(f"{machine()}, {today()}, {command}.", found)
+    written = text(f"{machine()}, {today()}, {spent:.0f} s of processor time (`{command}`).", found)
     write_text(out / "memory.md", f"# Memory\n\n{written}")
     if out == RESULTS:
         put(PAGE, MARKERS, written)
@@ -257,13 +258,13 @@ def _mb(size: int) -> str:
     return f"{size / 1e6:,.0f} MB"
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     options = parser("robustness.memory", __doc__)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], metavar="PART")
     options.add_argument("--work", type=Path, default=Path.home() / ".cache" / "epmq" / "memory")
     options.add_argument("--tiny", action="store_true", help="tiny shapes, to try the command itself")
     options.add_argument("--out", type=Path, default=RESULTS, help="where memory.md goes")
-    return options.parse_args(arguments)
+    return options
 
 
 if __name__ == "__main__":

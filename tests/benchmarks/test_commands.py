@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ROOT
+from benchmarks.commands import as_asked, parser
 
 COMMANDS = sorted(
     ".".join(path.relative_to(ROOT / "benchmarks").with_suffix("").parts).removesuffix(".__main__")
@@ -31,6 +32,17 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = capsys.readouterr().out
     assert told.startswith(f"usage: python -m benchmarks.{command} ")
     assert f"    python -m benchmarks.{command}" in told  # an example
+
+
+def test_the_head_of_a_table_has_what_was_asked_for() -> None:
+    known = parser("robustness.kills", None)
+    known.add_argument("--random", type=int, default=100)
+    known.add_argument("--commands", nargs="+", default=["merge"])
+    known.add_argument("--tiny", action="store_true")
+    known.add_argument("--out", type=Path, default=Path())
+    for asked in ("", " --random 25", " --commands merge run --tiny"):
+        given = known.parse_args([*asked.split(), "--out", "somewhere"])
+        assert as_asked(known, given) == f"python -m benchmarks.robustness.kills{asked}"
 
 
 def test_the_page_lists_every_command() -> None:

@@ -15,19 +15,17 @@ from converters import described_in, open_family, open_gguf, require_same_settin
 from converters.decoder.kinds import KINDS
 from epmq_export.errors import InputError
 from epmq_export.models import reference
-from epmq_export.models.format import Format
-from epmq_export.models.runtime import Runtime
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.modules import pooling_option
 from epmq_export.tensors.source import renamed
-from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp, embeds
-from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
+from epmq_export.verification.runtimes.onnxruntime.runtime import open_session
 from formats.gguf.format import Gguf
 from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
 from tests.tiny import decoder, embedder
 from tests.tiny import tokenizers as tiny
+from tests.tiny.checked_files import require_good_files
 from tests.tiny.encoders import packed_encoder
 
 CPU = torch.device("cpu")
@@ -55,17 +53,7 @@ def test_files_on_a_grid_pass_their_checks(kind: str, tmp_path: Path) -> None:
     """Texts of the checks are longer than Gemma's windows, and short ones stand beside them."""
     source = embedder.WRITERS[kind](tmp_path / "model")
     packed, family = packed_encoder(tmp_path / "packed", source, offset=KINDS[kind].offset)
-    files: list[tuple[Format, Runtime, float]] = [
-        (Gguf(), LlamaCpp(), 1e-3),
-        (OnnxQdq(), OnnxRuntime(), 1e-5),
-    ]
-    for form, runtime, tolerance in files:
-        (tmp_path / form.name).mkdir()
-        written = form.open(form.write(packed, family, tmp_path / form.name), family)
-        assert check_codes(written, packed, form.left_out(family), [runtime]).passed
-        assert check_metadata(written, packed).passed
-        found = check_graph(written, packed, family.exports[form.name], runtime, tolerance)
-        assert found.passed, found.broken
+    require_good_files(packed, family, tmp_path)
 
 
 def test_texts_may_be_padded_on_either_side(directory: Path, tmp_path: Path) -> None:

@@ -8,15 +8,9 @@ import pytest
 
 from converters import naming, open_family
 from epmq_export.errors import InputError
-from epmq_export.models.format import Format
-from epmq_export.models.runtime import Runtime
-from epmq_export.verification.checks import check_codes, check_graph, check_metadata
-from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
-from formats.gguf.format import Gguf
 from formats.gguf.spec import spec_of
-from formats.onnx.format import OnnxQdq
 from tests.tiny import tokenizers as tiny
+from tests.tiny.checked_files import require_good_files
 from tests.tiny.encoders import TOKENIZERS, encoder, packed_encoder
 
 WINDOWS = {"sliding_window": 8, "sliding_window_pattern": 3}
@@ -54,17 +48,7 @@ def test_gguf_says_which_tokens_a_layer_looks_at(directory: Path, tmp_path: Path
 def test_files_on_a_grid_pass_their_checks(directory: Path, tmp_path: Path) -> None:
     """Texts of the checks are longer than the windows, and short ones stand beside them."""
     packed, family = packed_encoder(tmp_path / "packed", directory)
-    files: list[tuple[Format, Runtime, float]] = [
-        (Gguf(), LlamaCpp(), 1e-3),
-        (OnnxQdq(), OnnxRuntime(), 1e-5),
-    ]
-    for form, runtime, tolerance in files:
-        (tmp_path / form.name).mkdir()
-        written = form.open(form.write(packed, family, tmp_path / form.name), family)
-        assert check_codes(written, packed, form.left_out(family), [runtime]).passed
-        assert check_metadata(written, packed).passed
-        found = check_graph(written, packed, family.exports[form.name], runtime, tolerance)
-        assert found.passed, found.broken
+    require_good_files(packed, family, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def translations_once() -> None:
     """
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+    once = staticmethod(cache(ONNXRegistry.from_torchlib))
+    ONNXRegistry.from_torchlib = once  # type: ignore[method-assign]
 
 
 def _once(spec: OnnxSpec, steps: Sequence[Any]) -> ModelProto:
