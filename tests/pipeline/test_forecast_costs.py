@@ -1,0 +1,109 @@
+"""The costs of a forecast, held against arithmetic by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from converters import open_family
+from epmq_export.calibration.calibrator import BATCH
+from epmq_export.calibration.method import PRESETS
+from epmq_export.calibration.refinement import Refinement
+from epmq_export.pipeline.forecast import costs
+from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
+from epmq_export.pipeline.forecast.planned import tensor_shapes
+from epmq_export.pipeline.forecast.refining import refining_of
+from epmq_export.pipeline.forecast.verifying import VerifyForecast, verifying_of
+from tests.tiny import decoder, recipe_project
+
+BLOCK = Shape(
+    "block",
+    10_000,
+    (Step(("norm",), 8, ()), Step(("q", "k", "v"), 8, (8, 8, 8)), Step(("up",), 8, (32,))),
+    8,
+    32,
+    256,
+)
+
+
+def test_operations_by_hand() -> None:
+    samples = Samples(tasks=2, samples=10, tokens=5.0, exact=True)
+    rows, both = 50, PRESETS["anchored"]
+    forward = 2 * rows * 8 * (24 + 32) + 4 * rows * 5 * 8
+    assert BLOCK.forward(rows, 5) == forward
+    found = costs.work_of([BLOCK], samples, both)
+    assert found.forward == pytest.approx(forward * (1 + 1))
+    assert found.statistics == 3 * 3.25 * rows * 64
+    assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (3 * 2 + 4) * (24 + 32) * 64)
+    assert found.columns == (4 * 16, 9 * 16)
+    plain = costs.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
+    assert plain.statistics == 2 * 1.25 * rows * 64
+    assert plain.forward == pytest.approx(forward)
+    assert plain.columns == (16, 16)
+    assert costs.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 3, "experts": 2}
+
+
+def test_where_memory_has_no_room_the_student_starts_again_for_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = Samples(tasks=2, samples=10, tokens=5.0, exact=True)
+    monkeypatch.setattr(costs, "_bound", lambda: 0)
+    found = costs.work_of([BLOCK], samples, PRESETS["anchored"]).forward
+    assert found == pytest.approx(BLOCK.forward(50, 5) * (0.5 / 3 + 1.5 / 3 + 2.5 / 3 + 1 + 1))
+
+
+def test_memory_does_not_grow_past_the_bound() -> None:
+    few, many = (
+        costs.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0)
+        for count in (BATCH, 10**6)
+    )
+    assert few.spilled == 0 and few.activations < many.activations == 2 << 30
+    assert many.peak - few.peak == many.activations - few.activations
+    assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (
+        many.weights,
+        many.statistics,
+        many.forward,
+    )
+
+
+def test_verifying(project: recipe_project.Project) -> None:
+    family, text = open_family(project.directory / "base"), "a word " * 400
+    (batch,) = family.batches([family.truncate(text)], 1)
+    width = batch["input_ids"].shape[1]
+    rows = 32 * width
+    verifying = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 5.0, 7.0)
+    forward = rows * (8 * 8 + 2 * 32) * 4 + rows * width * 5
+    assert verifying == VerifyForecast(rows * 8 * 4, (10_000 + 2 * 256) * 4 + forward, 7)
+    more = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 1e6, 7.0)
+    assert more == replace(verifying, outputs=2 << 30)  # The rest is spilled.
+    few = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 65, 5.0, 7.0)
+    assert few == verifying  # The last batch has one line, and the one before it 32.
+
+
+def test_a_language_model_is_verified_with_its_scores_and_its_cache(tmp_path: Path) -> None:
+    family = open_family(decoder.write(tmp_path, "llama"))
+    shapes = tensor_shapes(family)
+    alone, within = (verifying_of(family, [BLOCK], shapes, [], 5.0, size) for size in (0.0, 1000.0))
+    vocabulary = shapes["model.embed_tokens.weight"][0]
+    assert alone.outputs == within.outputs > 4 * 1024 * vocabulary * 4
+    assert alone.runtime == 0 and alone.reference == within.reference
+    assert (within.runtime - 1000) % (2 * (8 + 8) * 4) == 0 < within.runtime - 1000  # Keys and values of 8.
+
+
+def test_refining() -> None:
+    samples, weights = Samples(tasks=2, samples=64, tokens=5.0, exact=True), 8 * (24 + 32)
+    found = refining_of([BLOCK], samples, Refinement(100), 2, Speed(1e6, 1e6, 1e-6))
+    batch, whole = BLOCK.forward(32 * 5, 5), BLOCK.forward(64 * 5, 5)
+    least = 2 * (100 * (3 * batch + 300 * weights) + (1 + 10 / 8) * whole) / 1e6
+    assert found.seconds == pytest.approx((least, 3 * least)) and found.steps == 100
+    kept = 4 * 8 + 8 + (8 + 24) + (8 + 32)
+    assert found.memory == (10_000 - weights) * 4 + weights * 25 + 32 * 5 * kept * 4
+    found = refining_of([BLOCK], samples, Refinement(100, weights=False), 2, Speed(1e6, 1e6, 1e-6))
+    assert found.seconds[0] == pytest.approx(2 * (100 * 2 * batch + (1 + 10 / 8) * whole) / 1e6)
+    assert found.memory == 10_000 * 4 + 32 * 5 * kept * 4
+
+
+def test_time_counts_every_calibration() -> None:
+    work = costs.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
+    one, two = (costs.seconds_of(work, Speed(1e9, 1e9, 1e-6), (count, count)) for count in (1, 2))
+    assert two == (2 * one[0], 2 * one[1]) and one[0] < one[1]
