@@ -9,7 +9,8 @@ new lines and changes them further; what it has kept in --work is where the next
 whatever a reader raises that is no refusal, each place in the code once, and a process that dies; a hang is a
 file that takes more than 20 seconds of the processor; a file that lets the process hold more than 4 GiB is
 counted under `out of memory`. --work keeps each of them with what was said. The table goes into
-results/fuzz.md and into docs/results.md. The exit code is 1 where anything was found.
+results/fuzz.json and .md and into docs/results.md after each target; the rows of the other targets stay as
+they were measured. The exit code is 1 where anything was found.
 """
 
 import argparse
@@ -21,12 +22,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import PAGE, RESULTS, ROOT
+from benchmarks import RESULTS, ROOT
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.robustness.fuzz_targets import TARGETS
 from benchmarks.robustness.fuzz_worker import Hang, reports
-from benchmarks.tables import Markers, put, table, write_text
+from benchmarks.robustness.kept import Kept
+from benchmarks.tables import Markers
 
 CACHE = Path.home() / ".cache" / "epmq"
 # What libFuzzer itself ends: seconds of the clock, which a busy machine may take for any file, and MB.
@@ -129,12 +131,6 @@ def artifacts(folder: Path) -> list[Path]:
     return sorted(path for kind in ("crash", "timeout", "oom", "leak") for path in folder.glob(f"{kind}-*"))
 
 
-def text(about: str, rows: Sequence[Row]) -> str:
-    """Return the table in Markdown, and a line for each fault."""
-    told = "".join(f"- {row.target}: {fault}\n" for row in rows for fault in row.faults)
-    return f"{about}\n\n{table([HEAD, *(row.cells() for row in rows)])}\n" + (f"\n{told}" if told else "")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     if not (options.atheris / "atheris").is_dir():
@@ -142,15 +138,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{options.atheris}: found no atheris, expected it there: "
             f"pip install --no-deps --target {options.atheris} atheris==3.0.0"
         )
-    rows = []
+    kept, faults = Kept(options.out, "fuzz", [*TARGETS]), False
+    about = f"{machine()}, {today()} (`python -m benchmarks.robustness.fuzz`)."
     for target in options.targets:
-        rows.append(fuzz(target, options.work.absolute(), options.atheris.absolute(), options.seconds))
-        print(" | ".join(rows[-1].cells()), *rows[-1].faults, sep="\n  ", flush=True)
-    written = text(f"{machine()}, {today()} (`python -m benchmarks.robustness.fuzz`).", rows)
-    write_text(options.out / "fuzz.md", f"# Fuzzing\n\n{written}")
-    if options.out == RESULTS:
-        put(PAGE, MARKERS, written)
-    if any(row.faults for row in rows):
+        row = fuzz(target, options.work.absolute(), options.atheris.absolute(), options.seconds)
+        print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
+        kept.keep(target, about, [row.cells()], [f"{target}: {fault}" for fault in row.faults])
+        kept.write("Fuzzing", HEAD, MARKERS)
+        faults |= bool(row.faults)
+    if faults:
         sys.exit(1)
 
 
@@ -160,7 +156,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.add_argument("--seconds", type=int, default=180, help="of each target; default: 180")
     options.add_argument("--work", type=Path, default=CACHE / "fuzz", help="keeps what is found and reached")
     options.add_argument("--atheris", type=Path, default=CACHE / "atheris", help="where atheris is")
-    options.add_argument("--out", type=Path, default=RESULTS, help="where fuzz.md goes")
+    options.add_argument("--out", type=Path, default=RESULTS, help="where fuzz.json and .md go")
     return options.parse_args(arguments)
 
 

@@ -7,7 +7,8 @@ Each command works on a small project, in a process that is killed before one of
 (opening a file to write, renaming, removing, making a directory: by default before each of them), and at
 random points of its processor time. Then it is run again, with `--resume` where it has that. What comes out
 is compared with the result of an undisturbed run, the report with its times excepted, and nothing may be left
-beside it or among temporary files. The table goes into results/kills.md and into docs/results.md.
+beside it or among temporary files. The table goes into results/kills.json and .md and into docs/results.md;
+the other commands' rows in it stay as they were measured.
 """
 
 import argparse
@@ -26,12 +27,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 import epmq_export as epmq
-from benchmarks import PAGE, RESULTS
+from benchmarks import RESULTS
 from benchmarks.commands import as_asked, parser
 from benchmarks.machine import machine, today
 from benchmarks.robustness import project
+from benchmarks.robustness.kept import Kept
 from benchmarks.robustness.killing import calls, run
-from benchmarks.tables import Markers, put, table, write_text
+from benchmarks.tables import Markers
 from epmq_export.files import sha256
 
 # These are imported before the work, so that a killed process has only the work to do.
@@ -50,6 +52,7 @@ MODULES = (
 )
 # Their bytes hold how long a run took.
 TIMED = ("report.json", "report.html")
+HEAD = ("command", "killed", "kills", "identical results", "faults")
 MARKERS = Markers.of("kills", "benchmarks.robustness.kills")
 
 
@@ -85,6 +88,10 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         return self.command, self.where, str(self.killed), str(self.identical), str(len(self.faults))
+
+    @property
+    def told(self) -> list[str]:
+        return [f"{self.command}, {fault}" for fault in self.faults]
 
 
 def digests(output: Path) -> dict[str, str]:
@@ -158,13 +165,6 @@ def rows(command: str, work: Path, temporary: Path, most: int | None, random_kil
     yield row
 
 
-def text(about: str, found: Sequence[Row]) -> str:
-    """Return the table in Markdown."""
-    head = ("command", "killed", "kills", "identical results", "faults")
-    told = "".join(f"- {row.command}, {fault}\n" for row in found for fault in row.faults)
-    return f"{about}\n\n{table([head, *(row.cells() for row in found)])}\n" + (f"\n{told}" if told else "")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     known = _parser()
     options = known.parse_args(arguments)
@@ -179,22 +179,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temporary.mkdir()
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         project.make(work / "project")
-        found: list[Row] = []
+        kept, faults = Kept(options.out, "kills", [*COMMANDS]), False
         for command in options.commands:
+            found: list[Row] = []
             for row in rows(command, work, temporary, options.calls, options.random):
                 found.append(row)
                 print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
-                _write(options.out, about, found)
-    if any(row.faults for row in found):
+                told = [each for row in found for each in row.told]
+                kept.keep(command, about, [row.cells() for row in found], told)
+                kept.write("Kills", HEAD, MARKERS)
+                faults |= bool(told)
+    if faults:
         sys.exit(1)
-
-
-def _write(out: Path, about: str, found: Sequence[Row]) -> None:
-    """Write the table as far as it is measured."""
-    written = text(about, found)
-    write_text(out / "kills.md", f"# Kills\n\n{written}")
-    if out == RESULTS:
-        put(PAGE, MARKERS, written)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -202,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--commands", nargs="+", choices=COMMANDS, default=[*COMMANDS], metavar="COMMAND")
     options.add_argument("--calls", type=int, help="the most calls to kill before; default: all")
     options.add_argument("--random", type=int, default=100, help="kills at random times; default: 100")
-    options.add_argument("--out", type=Path, default=RESULTS, help="where kills.md goes")
+    options.add_argument("--out", type=Path, default=RESULTS, help="where kills.json and .md go")
     return options
 
 

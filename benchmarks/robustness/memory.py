@@ -6,12 +6,12 @@
 The models are Llamas in float32 with random weights, written into --work and kept there. Each command runs in
 a process of its own, which is forked from one that has done the same to a tiny model and so has imported what
 it needs. What is counted is the memory that it holds beyond that, without mapped files, read every few
-milliseconds. llama.cpp runs in processes of its own, which are not
-counted; ONNX Runtime runs in the command's. Each row has as many calibration texts, of all tasks together.
+milliseconds. llama.cpp runs in processes of its own, which are not counted; ONNX Runtime runs in the
+command's. Each row has as many calibration texts, of all tasks together.
 
 The part `limit` runs the deepest model, written as a GGUF alone, under a limit of a quarter of its bytes: a
-command that holds more is killed. The table goes into results/memory.md and into docs/results.md. The exit
-code is 1 where a command was killed or failed.
+command that holds more is killed. The table goes into results/memory.json and .md and into docs/results.md;
+the other parts in it stay as they were measured. The exit code is 1 where a command was killed or failed.
 """
 
 import argparse
@@ -30,14 +30,15 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 import epmq_export as epmq
-from benchmarks import PAGE, RESULTS
+from benchmarks import RESULTS
 from benchmarks.commands import as_asked, parser
 from benchmarks.gpu.noise import Noise, texts
 from benchmarks.machine import machine, today
+from benchmarks.robustness.kept import Kept
 from benchmarks.robustness.killing import code_of, start
 from benchmarks.speed.models import Shape, with_tokenizer, write_config
 from benchmarks.speed.process import held
-from benchmarks.tables import Markers, put, table, write_text
+from benchmarks.tables import Markers
 from epmq_export import files
 from epmq_export.models.heap import give_back
 from epmq_export.tensors.safetensors_writer import write_one_by_one
@@ -211,15 +212,12 @@ def growth(rows: Sequence[Row], what: str) -> str:
     return f"Times as much with the most {what} as with the fewest: {', '.join(times)}."
 
 
-def text(about: str, found: Mapping[str, Sequence[Row]]) -> str:
-    """Return the table in Markdown, and what it says."""
-    rows = [HEAD, *(row.cells() for part in found.values() for row in part)]
-    said = [
-        growth(found[part], what)
-        for part, what in (("depth", "layers"), ("experts", "experts"))
-        if len(found.get(part, ())) > 1 and not any(row.failed for row in found[part])
-    ]
-    return f"{about}\n\n{table(rows)}\n\n" + "".join(f"{sentence}\n" for sentence in said)
+def told(part: str, rows: Sequence[Row]) -> list[str]:
+    """Return what stands below the table of a part."""
+    what = {"depth": "layers", "experts": "experts"}.get(part)
+    if failed := [f"{part}: {row.failed}" for row in rows if row.failed]:
+        return failed
+    return [growth(rows, what)] if what is not None and len(rows) > 1 else []
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -232,26 +230,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Its threads would not be in a forked process.
     options.work.mkdir(parents=True, exist_ok=True)
     warm(options.work)
-    found: dict[str, list[Row]] = {}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    kept, failed = Kept(options.out, "memory", [*PARTS]), False
     for part in options.parts:
-        found[part] = []
+        found: list[Row] = []
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         for row in PARTS[part](options.work, TINY if options.tiny else SHAPE):
-            found[part].append(row)
+            found.append(row)
+            failed |= row.failed is not None
             print(" | ".join(row.cells()), row.failed or "", flush=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            _write(options.out, command, found, spent)
-    if any(row.failed for rows in found.values() for row in rows):
+            about = f"{machine()}, {today()}, {spent:.0f} s of processor time (`{command}`)."
+            kept.keep(part, about, [row.cells() for row in found], told(part, found))
+            kept.write("Memory", HEAD, MARKERS)
+    if failed:
         sys.exit(1)
-
-
-def _write(out: Path, command: str, found: Mapping[str, Sequence[Row]], spent: float) -> None:
-    """Write the table as far as it is measured, in so many seconds of the processor."""
-    written = text(f"{machine()}, {today()}, {spent:.0f} s of processor time (`{command}`).", found)
-    write_text(out / "memory.md", f"# Memory\n\n{written}")
-    if out == RESULTS:
-        put(PAGE, MARKERS, written)
 
 
 def _mb(size: int) -> str:
@@ -263,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], metavar="PART")
     options.add_argument("--work", type=Path, default=Path.home() / ".cache" / "epmq" / "memory")
     options.add_argument("--tiny", action="store_true", help="tiny shapes, to try the command itself")
-    options.add_argument("--out", type=Path, default=RESULTS, help="where memory.md goes")
+    options.add_argument("--out", type=Path, default=RESULTS, help="where memory.json and .md go")
     return options
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks import PAGE
+from benchmarks.machine import machine, today
 from benchmarks.robustness import fuzz, fuzz_worker
-from benchmarks.robustness.fuzz import MARKERS, Row, artifacts, main, note, text
+from benchmarks.robustness.fuzz import MARKERS, Row, artifacts, main, note
 from benchmarks.robustness.fuzz_targets import TARGETS
 from benchmarks.robustness.fuzz_worker import Faults, reports, words
 from benchmarks.tables import replaced
@@ -134,13 +135,14 @@ def test_the_command_writes_the_table(tmp_path: Path, monkeypatch: pytest.Monkey
         logging.disable(logging.NOTSET)
     table = (tmp_path / "fuzz.md").read_text()
     assert "| lines of texts | 2 | 7 | 40 | 0 | 0 | 0 | 91 MB |" in table
+    assert f"- lines of texts: {machine()}, {today()} (" in table
     assert artifacts(work / "lines-of-texts") == [] == reports(work / "lines-of-texts")
 
 
-def test_faults_are_told_below_the_table() -> None:
+def test_faults_are_counted_by_kind() -> None:
     row = Row("GGUF", 9, crashes=["ValueError at a.py:1 in f"], hangs=["timeout-1"])
-    assert text("here", [row]).endswith("- GGUF: ValueError at a.py:1 in f\n- GGUF: timeout-1\n")
-    assert "| GGUF | 0 | 9 | 0 | 1 | 1 | 0 | 0 MB |" in text("here", [row])
+    assert row.faults == ["ValueError at a.py:1 in f", "timeout-1"]
+    assert row.cells() == ("GGUF", "0", "9", "0", "1", "1", "0", "0 MB")
 
 
 def test_without_a_fuzzer_the_command_says_how_to_get_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import PAGE
 from benchmarks.robustness import memory
-from benchmarks.robustness.memory import COMMANDS, MARKERS, TINY, TOLD, Row, growth, measured, row_of, text
+from benchmarks.robustness.memory import COMMANDS, MARKERS, TINY, TOLD, Row, growth, measured, row_of, told
 from benchmarks.tables import replaced
 
 
@@ -54,9 +54,11 @@ def test_the_table_says_how_it_grows() -> None:
         Row(experts, TINY, dict.fromkeys(COMMANDS, 10**8 * experts), dict.fromkeys(TOLD, 10**9))
         for experts in (2, 3)
     )
-    told = text("here", {"experts": [few, many]})
-    assert growth([few, many], "experts") in told and "verify 1.50" in told
-    assert "| 3 | 2 | 0 MB | 300 MB | 300 MB | 300 MB | 300 MB | 1,000 MB | 1,000 MB |  |" in told
+    assert told("experts", [few, many]) == [growth([few, many], "experts")]
+    assert "verify 1.50" in growth([few, many], "experts") and told("limit", [few]) == []
+    few.failed = "merge"
+    assert told("experts", [few, many]) == ["experts: merge"]
+    assert many.cells() == ("3", "2", "0 MB", *["300 MB"] * 4, "1,000 MB", "1,000 MB", "")
 
 
 def test_the_page_has_the_place_of_the_table() -> None:
