@@ -1,6 +1,6 @@
 """The reference: a family's own modules in PyTorch, float32, with the weights of any source."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -16,6 +16,8 @@ from epmq_export.models.samples import Question, Sample, length
 from epmq_export.tensors.source import TensorSource
 
 BATCH = 32
+# The most tokens of a batch of several samples, padding included: what a forward pass holds grows with them.
+TOKENS = 2048
 # The bytes of hidden states that are held in memory. The rest is spilled.
 HELD = 2 << 30
 
@@ -44,7 +46,7 @@ def outputs(
     results: list[torch.Tensor] = []
     with Activations(HELD, room_on(device)) as kept:
         module = load_block(first, source, device)
-        for b, batch in enumerate(family.batches([samples[i] for i in order], BATCH)):
+        for b, batch in enumerate(batches(family, [samples[i] for i in order])):
             kept.put(("hidden", b), run_block(first, module, None, batch, device))
             later.append(family.later(batch))
         for block in others:
@@ -59,6 +61,15 @@ def outputs(
     counts = [rows(family, samples[i]) for i in order]
     parts = dict(zip(order, torch.split(torch.cat(results).float(), counts), strict=True))
     return torch.cat([parts[i] for i in range(len(samples))]).numpy()
+
+
+def batches(family: Family, samples: Sequence[Sample]) -> Iterator[Batch]:
+    """Give the samples in batches of at most BATCH, of which each has at most TOKENS tokens or one sample."""
+    for batch in family.batches(samples, BATCH):
+        widths = [value.shape[1] for value in batch.values()]
+        count = max(1, TOKENS // (max(widths) if family.images is None else family.images.tokens))
+        for start in range(0, len(next(iter(batch.values()))), count):
+            yield {name: value[start : start + count] for name, value in batch.items()}
 
 
 def _answers(

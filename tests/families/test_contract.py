@@ -131,13 +131,17 @@ def test_later_keeps_what_blocks_read(opened: Opened) -> None:
     assert torch.equal(hidden["whole"], hidden["later"])
 
 
-def test_outputs_are_rows_of_samples(opened: Opened) -> None:
+def test_outputs_are_rows_of_samples(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample's rows do not depend on the others, nor on how many are in a batch."""
     family, samples = opened.family, opened.model.samples
     found = reference.outputs(family, opened.source, samples, CPU)
     assert found.dtype == np.float32 and found.ndim == 2 and np.isfinite(found).all()
     assert len(found) == sum(rows(family, sample) for sample in samples)
     alone = np.concatenate([reference.outputs(family, opened.source, [each], CPU) for each in samples])
+    monkeypatch.setattr(reference, "TOKENS", 1)
+    assert {len(next(iter(batch.values()))) for batch in reference.batches(family, samples)} == {1}
+    bounded = reference.outputs(family, opened.source, samples, CPU)
+    np.testing.assert_allclose(bounded, found, rtol=0, atol=1e-4 * float(np.abs(found).max()))
     np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-4)
     counts = [len(next(iter(batch.values()))) for batch in family.batches(samples, 3)]
     assert counts == [min(3, len(samples) - start) for start in range(0, len(samples), 3)]

@@ -9,6 +9,8 @@ from converters import open_family
 from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.refinement import Refinement
+from epmq_export.models.hard_texts import HARD_TEXTS
+from epmq_export.models.reference import TOKENS, batches
 from epmq_export.pipeline.forecast import costs
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
 from epmq_export.pipeline.forecast.planned import tensor_shapes
@@ -66,14 +68,24 @@ def test_memory_does_not_grow_past_the_bound() -> None:
     )
 
 
+def test_the_mask_of_an_attention_is_part_of_a_forward_pass() -> None:
+    short, long = (
+        costs.memory_of([BLOCK], Samples(1, BATCH, tokens, True), PRESETS["anchored"], 0.0).forward
+        for tokens in (100.0, 200.0)
+    )
+    assert long - 2 * short == BATCH * (200**2 - 2 * 100**2) * (4 + 1)
+
+
 def test_verifying(project: recipe_project.Project) -> None:
     family, text = open_family(project.directory / "base"), "a word " * 400
     (batch,) = family.batches([family.truncate(text)], 1)
     width = batch["input_ids"].shape[1]
-    rows = 32 * width
+    rows = min(32, TOKENS // width) * width
+    hard = [family.truncate(each) for each in sorted(HARD_TEXTS, key=len)]
+    states = sum(batch["input_ids"].numel() for batch in batches(family, hard))
     verifying = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 5.0, 7.0)
     forward = rows * (8 * 8 + 2 * 32) * 4 + rows * width * 5
-    assert verifying == VerifyForecast(rows * 8 * 4, (10_000 + 2 * 256) * 4 + forward, 7)
+    assert verifying == VerifyForecast(states * 8 * 4, (10_000 + 2 * 256) * 4 + forward, 7)
     more = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 100, 1e6, 7.0)
     assert more == replace(verifying, outputs=2 << 30)  # The rest is spilled.
     few = verifying_of(family, [BLOCK], tensor_shapes(family), [text] * 65, 5.0, 7.0)

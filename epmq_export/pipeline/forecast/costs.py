@@ -275,7 +275,9 @@ def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_b
     def parts(block: Shape) -> tuple[float, float, float, float]:
         weights = block.numbers * FLOAT * (3 if both else 2)
         batch = min(BATCH, samples.samples)
-        forward = batch * samples.tokens * (STATES * hidden_of(blocks) + 2 * block.widest) * FLOAT
+        row = (STATES * hidden_of(blocks) + 2 * block.widest) * FLOAT
+        # Beside the hidden states there is the mask of an attention, as truth values and as numbers.
+        forward = batch * samples.tokens * (row + (samples.tokens * (FLOAT + 1) if block.attention else 0))
         return weights, MERGING * block.largest * FLOAT, max(map(_sums, block.steps), default=0), forward
 
     weights, merging, statistics, forward = max(map(parts, blocks), key=sum)

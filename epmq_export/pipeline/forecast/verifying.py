@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from epmq_export.models.family import Family
-from epmq_export.models.reference import BATCH, HELD
+from epmq_export.models.reference import BATCH, HELD, TOKENS, batches
 from epmq_export.models.samples import Passage, Sample, length
 from epmq_export.pipeline.forecast.costs import FLOAT, STATES, Shape, hidden_of
 from epmq_export.verification.checks import predictable
@@ -62,15 +62,16 @@ def verifying_of(
     ]
     weights = max(block.numbers + 2 * block.largest for block in blocks)
     row = STATES * hidden + 2 * max(block.widest for block in blocks)
-    batches = [shape for samples in (hard, lines) for shape in _longest(family, samples)]
+    known = _longest(family, hard)
+    run = [*known, *_longest(family, lines)]
     # Beside the hidden states there is the mask of an attention, as truth values and as numbers.
-    forward = max(count * length * (row * FLOAT + length * (FLOAT + 1)) for count, length in batches)
-    most = max(count * length for count, length in batches)
-    outputs = min(max(len(lines) * tokens, most) * hidden * FLOAT, HELD)
+    forward = max(count * length * (row * FLOAT + length * (FLOAT + 1)) for count, length in run)
+    states = max(len(lines) * tokens, sum(count * length for count, length in known))
+    outputs = min(states * hidden * FLOAT, HELD)
     if family.language is not None:
         outputs += SCORES * ROWS * max(shapes[name][0] for name in family.embeddings) * FLOAT
         if runtime:
-            runtime += CACHES * max(length for _, length in batches) * _kept_of_a_token(blocks) * FLOAT
+            runtime += CACHES * max(length for _, length in run) * _kept_of_a_token(blocks) * FLOAT
     return VerifyForecast(int(outputs), int(weights * FLOAT + forward), int(runtime))
 
 
@@ -82,12 +83,14 @@ def _kept_of_a_token(blocks: Sequence[Shape]) -> int:
 
 
 def _longest(family: Family, samples: Sequence[Sample]) -> list[tuple[int, int]]:
-    """Return the samples and the tokens of the two batches of the longest samples, in which the reference
-    runs them.
+    """Return the samples and the tokens of the batches in which the reference runs the longest samples, at
+    least BATCH of them if there are so many.
     """
-    if family.images is not None:
-        return [(min(BATCH, len(samples)), family.images.tokens)] if samples else []
     ordered = sorted((family.truncate(sample) for sample in samples), key=length)
-    start = max(0, (len(ordered) - 1) // BATCH - 1) * BATCH
-    shapes = [tuple(batch["input_ids"].shape) for batch in family.batches(ordered[start:], BATCH)]
+    last = ordered[max(0, (len(ordered) - 1) // BATCH - 1) * BATCH :]
+    if family.images is not None:
+        tokens = family.images.tokens
+        count = min(BATCH, max(1, TOKENS // tokens))
+        return [(len(last[start : start + count]), tokens) for start in range(0, len(last), count)]
+    shapes = [tuple(batch["input_ids"].shape) for batch in batches(family, last)]
     return [(count, width) for count, width in shapes]
