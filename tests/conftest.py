@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A library in Rust that panics looks its own names up first where it is asked to: fifty seconds for a test.
 os.environ["RUST_BACKTRACE"] = "0"
+# Two threads beside the other worker's tests would mostly wait for each other awake.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # The same examples at every run, and no word on how long one takes.
 settings.register_profile("tests", derandomize=True, deadline=None)
