@@ -29,7 +29,7 @@ class Kept:
         measured: dict[str, list[str]] = {}
         for part in known:
             measured.setdefault(self._parts[part]["about"], []).append(part)
-        about = "".join(f"- {', '.join(parts)}: {each}\n" for each, parts in measured.items())
+        about = "".join(f"- {'; '.join(parts)}: {each}\n" for each, parts in measured.items())
         rows = [row for part in known for row in self._parts[part]["rows"]]
         told = "".join(f"- {each}\n" for part in known for each in self._parts[part]["told"])
         return f"{about}\n{table([head, *rows])}\n" + (f"\n{told}" if told else "")

@@ -8,7 +8,7 @@ Each command works on a small project, in a process that is killed before one of
 random points of its processor time. Then it is run again, with `--resume` where it has that. What comes out
 is compared with the result of an undisturbed run, the report with its times excepted, and nothing may be left
 beside it or among temporary files. The table goes into results/kills.json and .md and into docs/results.md;
-the other commands' rows in it stay as they were measured.
+the rows that a run does not measure stay as they were, and it may be stopped after any kill.
 """
 
 import argparse
@@ -52,8 +52,6 @@ MODULES = (
 )
 # Their bytes hold how long a run took.
 TIMED = ("report.json", "report.html")
-HEAD = ("command", "killed", "kills", "identical results", "faults")
-MARKERS = Markers.of("kills", "benchmarks.robustness.kills")
 
 
 def _merge(recipe: Path, output: Path, again: bool) -> object:
@@ -74,6 +72,10 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path, bool], object], dict[str, object
     "refine": (_calibrate, {"calibration": {"samples": 8, "refine": 10}}),
     "run": (_run, {}),
 }
+KINDS = ("calls", "random times")
+PARTS = [f"{command}, {kind}" for command in COMMANDS for kind in KINDS]
+HEAD = ("command", "killed", "kills", "identical results", "faults")
+MARKERS = Markers.of("kills", "benchmarks.robustness.kills")
 
 
 @dataclass
@@ -146,23 +148,26 @@ class Bench:
         self._call(self._recipe, self._output, False)
 
 
-def rows(command: str, work: Path, temporary: Path, most: int | None, random_kills: int) -> Iterator[Row]:
-    """Yield what became of a command's kills: before its calls, at most `most`, and at random times."""
-    bench = Bench(command, work / command, temporary)
+def before_calls(bench: Bench, most: int | None) -> Iterator[Row]:
+    """Kill the command before its calls, at most `most`; yield what became of it after each kill."""
     numbers = [*range(1, bench.count + 1)]
     if most is not None and most < len(numbers):
         numbers = sorted({numbers[round(i * (len(numbers) - 1) / max(most - 1, 1))] for i in range(most)})
-    row = Row(command, f"before writing calls, {len(numbers)} of {bench.count}")
+    row = Row(bench.command, f"before writing calls, {len(numbers)} of {bench.count}")
     for number in numbers:
         bench.killed(row, f"call {number}", before=number)
-    yield row
-    row, draw = Row(command, f"at random times of {bench.seconds:.1f} s"), random.Random(0)
-    for _ in range(2 * random_kills):  # Some come after the end, and are none.
-        if row.killed == random_kills:
+        yield row
+
+
+def at_random(bench: Bench, most: int) -> Iterator[Row]:
+    """Kill the command so many times at random times; yield what became of it after each kill."""
+    row, draw = Row(bench.command, f"at random times of {bench.seconds:.1f} s"), random.Random(0)
+    for _ in range(2 * most):  # Some come after the end, and are none.
+        if row.killed == most:
             break
         seconds = draw.uniform(0.001, bench.seconds)
         bench.killed(row, f"{seconds:.3f} s", seconds=seconds)
-    yield row
+        yield row
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,16 +184,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temporary.mkdir()
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         project.make(work / "project")
-        kept, faults = Kept(options.out, "kills", [*COMMANDS]), False
+        kept, faults = Kept(options.out, "kills", PARTS), False
         for command in options.commands:
-            found: list[Row] = []
-            for row in rows(command, work, temporary, options.calls, options.random):
-                found.append(row)
-                print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
-                told = [each for row in found for each in row.told]
-                kept.keep(command, about, [row.cells() for row in found], told)
-                kept.write("Kills", HEAD, MARKERS)
-                faults |= bool(told)
+            bench = Bench(command, work / command, temporary)
+            found = before_calls(bench, options.calls), at_random(bench, options.random)
+            for kind, each in zip(KINDS, found, strict=True):
+                for row in each:
+                    print(" | ".join(row.cells()), *row.faults, sep="\n  ", flush=True)
+                    kept.keep(f"{command}, {kind}", about, [row.cells()], row.told)
+                    kept.write("Kills", HEAD, MARKERS)
+                    faults |= bool(row.faults)
     if faults:
         sys.exit(1)
 
@@ -196,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     options = parser("robustness.kills", __doc__)
     options.add_argument("--commands", nargs="+", choices=COMMANDS, default=[*COMMANDS], metavar="COMMAND")
-    options.add_argument("--calls", type=int, help="the most calls to kill before; default: all")
+    options.add_argument("--calls", type=int, help="the most calls to kill before; 0 for none; default: all")
     options.add_argument("--random", type=int, default=100, help="kills at random times; default: 100")
     options.add_argument("--out", type=Path, default=RESULTS, help="where kills.json and .md go")
     return options

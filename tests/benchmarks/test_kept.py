@@ -14,7 +14,7 @@ def test_a_part_that_is_measured_again_leaves_the_others_as_they_were(tmp_path: 
     kept.keep("merge", "then", [("merge", "2")])
     kept.write("Kills", ("command", "kills"), MARKERS)
     table = "\n| command | kills |\n| --- | --- |\n| merge | 2 |\n| run | {} |\n"
-    wanted = f"# Kills\n\n- merge, run: then\n{table.format(1)}\n- run, a fault\n"
+    wanted = f"# Kills\n\n- merge; run: then\n{table.format(1)}\n- run, a fault\n"
     assert (tmp_path / "kills.md").read_text() == wanted
     again = Kept(tmp_path, "kills", ["merge", "run"])
     again.keep("run", "now", [("run", "3")])
