@@ -5,8 +5,8 @@
 
 The models are Llamas in float32 with random weights, written into --work and kept there. Each command runs in
 a process of its own, which is forked from one that has done the same to a tiny model and so has imported what
-it needs. What is counted is the memory that it holds beyond that, without mapped files, read every few
-milliseconds. llama.cpp runs in processes of its own, which are not counted; ONNX Runtime runs in the
+it needs. What is counted is the memory that it holds beyond that, without mapped files, read every two
+milliseconds: the most that a step holds lasts for little more than that. llama.cpp runs in processes of its own, which are not counted; ONNX Runtime runs in the
 command's. Each row has as many calibration texts, of all tasks together.
 
 The part `limit` runs the deepest model, written as a GGUF alone, under a limit of a quarter of its bytes: a
@@ -143,7 +143,7 @@ def measured(job: Callable[[], object], said: Path, limit: int | None) -> tuple[
         most = max(most, held(child) - before)
         if limit is not None and most > limit:
             os.kill(child, signal.SIGKILL)
-        time.sleep(0.01)
+        time.sleep(0.002)
     return most, code_of(ended[1])
 
 
