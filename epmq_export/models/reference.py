@@ -11,6 +11,7 @@ from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.blocks import load_block, run_block
 from epmq_export.models.family import Batch, Family, rows
 from epmq_export.models.greedy import answers
+from epmq_export.models.heap import give_back
 from epmq_export.models.precision import whole_float32
 from epmq_export.models.samples import Question, Sample, length
 from epmq_export.tensors.source import TensorSource
@@ -50,6 +51,7 @@ def outputs(
             kept.put(("hidden", b), run_block(first, module, None, batch, device))
             later.append(family.later(batch))
         for block in others:
+            give_back()
             module = load_block(block, source, device)
             for b, batch in enumerate(later):
                 kept.put(("hidden", b), run_block(block, module, kept.get(("hidden", b)), batch, device))

@@ -78,6 +78,7 @@ def _judged(
         lines: Mapping[str, Lines] = {}
         if judge is not None:
             progress(f"{name} in {runtime.name}: tasks")
+            give_back()
             export = family.exports[name]
             run = export.as_read(partial(runtime.outputs, file.path), file.path)
             exact = export.as_read(partial(_exactly, model, runtime), file.path)
