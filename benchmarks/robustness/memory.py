@@ -6,8 +6,9 @@
 The models are Llamas in float32 with random weights, written into --work and kept there. Each command runs in
 a process of its own, which is forked from one that has done the same to a tiny model and so has imported what
 it needs. What is counted is the memory that it holds beyond that, without mapped files, read every two
-milliseconds: the most that a step holds lasts for little more than that. llama.cpp runs in processes of its own, which are not counted; ONNX Runtime runs in the
-command's. Each row has as many calibration texts, of all tasks together.
+milliseconds: the most that a step holds lasts for little more than that. llama.cpp runs in processes of its
+own, which are not counted; ONNX Runtime runs in the command's. Each row has as many calibration texts, of all
+tasks together.
 
 The part `limit` runs the deepest model, written as a GGUF alone, under a limit of a quarter of its bytes: a
 command that holds more is killed. The table goes into results/memory.json and .md and into docs/results.md;
