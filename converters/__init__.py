@@ -43,6 +43,7 @@ FAMILIES = {
     "mistral": "decoder",
     "qwen2": "decoder",
     "qwen3": "decoder",
+    "gemma2": "decoder",
     "gemma3_text": "decoder",
     "smollm3": "decoder",
     "granite": "decoder",

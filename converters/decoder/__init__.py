@@ -17,6 +17,7 @@ ABOUT = (
         kept="the same, and norms of queries and keys",
     ),
     About(models="Gemma 3 (texts)", kinds=("gemma3_text",)),
+    About(models="Gemma 2", kinds=("gemma2",), kept="embeddings and head"),
     About(models="SmolLM3", kinds=("smollm3",), kept="embeddings and head"),
     About(models="Granite (dense: 3.0 to 3.3)", kinds=("granite",), kept="embeddings and head"),
     About(models="OLMo 2", kinds=("olmo2",), kept="embeddings and head, and norms of queries and keys"),

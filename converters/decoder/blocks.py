@@ -71,7 +71,7 @@ class Layer:
     @property
     def attends(self) -> str | None:
         """Return the kind of the layer's attention, where the architecture has more than one."""
-        return self.config.layer_types[self.index] if self.kind.windows == "mixed" else None
+        return self.config.layer_types[self.index] if self.kind.has_windows else None
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
@@ -102,7 +102,8 @@ class Layer:
         `places`, [new], are the indices of the new tokens among all tokens. `attention_mask`, [batch, all],
         tells which of these are no padding.
         """
-        rotation = self.rotary(hidden, positions, *filter(None, [self.attends]))
+        own = [self.attends] if self.kind.windows == "mixed" else []
+        rotation = self.rotary(hidden, positions, *own)
         # How far back each token looks at each other one.
         behind = places[:, None] - torch.arange(attention_mask.shape[1], device=hidden.device)[None]
         apart = behind.abs() if self.kind.both_ways else behind
@@ -171,7 +172,9 @@ class Head:
         weight: Tensor = module.get_parameter(f"{self._scores}.weight")
         found = nn.functional.linear(normalised if read is None else normalised[read], weight)
         divisor: float = self.config.logits_scaling if self.kind.multipliers else 1.0
-        return found if divisor == 1 else found / divisor
+        found = found if divisor == 1 else found / divisor
+        cap: float | None = self.config.final_logit_softcapping if self.kind.capped else None
+        return found if cap is None else cap * torch.tanh(found / cap)
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return batch["attention_mask"].float()

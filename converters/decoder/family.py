@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from converters.decoder.attention import CAPPED
 from converters.decoder.blocks import SLIDING, Head, Layer, Stem
 from converters.decoder.gguf import gguf_spec
 from converters.decoder.kinds import KINDS, Kind
+from converters.decoder.layout import CAPS
 from converters.decoder.names import EMBEDDINGS, HEAD, naming
 from converters.decoder.onnx import onnx_spec
 from converters.shared.batches import parts
@@ -32,13 +34,6 @@ from epmq_export.tensors.source import TensorSource
 # grows with their square.
 LONGEST = 2048
 GENERATION = "generation_config.json"
-
-
-_KNOWN: Mapping[str, tuple[object, ...]] = {
-    "attn_logit_softcapping": (None,),
-    "final_logit_softcapping": (None,),
-    "mlp_bias": (False,),
-}
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,8 @@ class Decoder:
         """
         path = directory / "config.json"
         config = load_config(kind.name, path, config_class(kind.name))
+        if kind.capped and config.attn_logit_softcapping is not None:
+            config._attn_implementation = CAPPED
         rotary = _rotary(path, kind, config)
         _refuse_unsupported(path, kind, config)
         tokenizer = fast_tokenizer(directory)
@@ -314,15 +311,18 @@ def _rotary(path: Path, kind: Kind, config: Config) -> nn.Module:
 
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     """Raise InputError for what llama.cpp, or the blocks here, would compute otherwise."""
-    own: Mapping[str, tuple[object, ...]] = {
+    known: Mapping[str, tuple[object, ...]] = {
         "hidden_act": (kind.activation,),
         "hidden_activation": (kind.activation,),
-        "use_bidirectional_attention": (kind.both_ways,),
+        "use_bidirectional_attention": (True,) if kind.both_ways else (False, None),
+        "mlp_bias": (False,),
+        **({} if kind.capped else dict.fromkeys(CAPS, (None,))),
     }
-    refuse_other_values(kind.name, path, config, {**own, **_KNOWN})
+    refuse_other_values(kind.name, path, config, known)
+    _refuse_no_cap(path, config)
     _refuse_partial(path, kind, config)
     window = getattr(config, "sliding_window", None)
-    if kind.windows == "mixed" and SLIDING in config.layer_types and not window:
+    if kind.has_windows and SLIDING in config.layer_types and not window:
         raise InputError(
             f"{path}: found sliding_window {window!r} beside layer_types with {SLIDING!r}, expected a number"
         )
@@ -358,6 +358,13 @@ def _refuse_partial(path: Path, kind: Kind, config: Config) -> None:
             raise InputError(
                 f"{path}: found partial_rotary_factor {found!r}, expected 1: family {kind.name} has no other"
             )
+
+
+def _refuse_no_cap(path: Path, config: Config) -> None:
+    """Raise InputError for a bound of 0, within which there are no scores."""
+    for key in CAPS:
+        if getattr(config, key, None) == 0:
+            raise InputError(f"{path}: found {key} 0, expected another number or null")
 
 
 def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:

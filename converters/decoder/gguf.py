@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from converters.decoder.kinds import Kind
 from converters.decoder.layout import (
+    CAPS,
     DIVISORS,
     KEYS,
     LOCAL_BASE,
@@ -50,6 +51,15 @@ def gguf_spec(
             **metadata,
             **{f"{architecture}.{key}": float(getattr(config, name)) for key, name in MULTIPLIERS.items()},
         }
+    if kind.scaled:
+        _refuse_other_scale(path, kind, config)
+    if kind.has_windows:
+        # Of a window in both directions the library makes the distance from which on nothing is seen.
+        window = 2 * (config.sliding_window - 1) if kind.both_ways else config.sliding_window
+        metadata = {**metadata, f"{architecture}.attention.sliding_window": window}
+    if kind.capped:
+        _refuse_no_cap(path, kind, config)
+        metadata = {**metadata, **{f"{architecture}.{key}": float(getattr(config, key)) for key in CAPS}}
     rope, constants = (
         (_mixed_rope(path, kind, config), {})
         if kind.windows == "mixed"
@@ -65,10 +75,11 @@ def gguf_spec(
         raise InputError(
             f"{path}: found attention_bias true, expected false: llama.cpp has no other for {kind.name}"
         )
-    if kind.own_head and config.tie_word_embeddings:
+    if config.tie_word_embeddings not in kind.tied:
+        found, expected = ("true", "false") if config.tie_word_embeddings else ("false", "true")
         raise InputError(
-            f"{path}: found tie_word_embeddings true, expected false: llama.cpp loads no {kind.name} without "
-            "a head of its own"
+            f"{path}: found tie_word_embeddings {found}, expected {expected}: llama.cpp loads {kind.name} "
+            "with no other head"
         )
     names = tensor_names(kind, config.num_hidden_layers, tied=config.tie_word_embeddings, biased=biased)
     orders = {
@@ -89,6 +100,27 @@ def _refuse_no_multiplier(path: Path, config: Config) -> None:
     for name in MULTIPLIERS.values():
         if getattr(config, name) == 0:
             raise InputError(f"{path}: found {name} 0, expected another number")
+
+
+def _refuse_other_scale(path: Path, kind: Kind, config: Config) -> None:
+    """Raise InputError for a scale of Gemma's attention that is not the one in llama.cpp's code."""
+    scalar = gemma_scalar(
+        kind, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim
+    )
+    if config.query_pre_attn_scalar != scalar:
+        raise InputError(
+            f"{path}: found query_pre_attn_scalar {config.query_pre_attn_scalar}, expected {scalar}: "
+            "llama.cpp has no other"
+        )
+
+
+def _refuse_no_cap(path: Path, kind: Kind, config: Config) -> None:
+    """Raise InputError where scores have no bound."""
+    for key in CAPS:
+        if getattr(config, key) is None:
+            raise InputError(
+                f"{path}: found {key} null, expected a number: llama.cpp has no {kind.name} without"
+            )
 
 
 def _refuse_other_turns(path: Path, kind: Kind, config: Config) -> None:
@@ -127,15 +159,5 @@ def _mixed_rope(path: Path, kind: Kind, config: Config) -> dict[str, str | int |
             f"{path}: found the rope_parameters {local} of sliding_attention, expected the default ones "
             f"with rope_theta {LOCAL_BASE:g}"
         )
-    scalar = gemma_scalar(
-        config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.head_dim
-    )
-    if config.query_pre_attn_scalar != scalar:
-        raise InputError(
-            f"{path}: found query_pre_attn_scalar {config.query_pre_attn_scalar}, expected {scalar}: "
-            "llama.cpp has no other"
-        )
     found, _ = _rope(path, kind, whole, nn.Module())
-    # Of a window in both directions the library makes the distance from which on nothing is seen.
-    window = 2 * (config.sliding_window - 1) if kind.both_ways else config.sliding_window
-    return {**found, "attention.sliding_window": window}
+    return found

@@ -38,9 +38,10 @@ class Kind:
     activation: str = SILU
     """The activation of the feed-forward part."""
 
-    windows: Literal["bound", "mixed", "refused"] | None = None
+    windows: Literal["bound", "some", "mixed", "refused"] | None = None
     """What a sliding window in the config is here: one that texts are cut to, since it then changes nothing;
-    the attention of some layers, whose rotations are others; none of llama.cpp's; or no key of the config.
+    the attention of some layers; that of some whose rotations are others; none of llama.cpp's; or no key of
+    the config.
     """
 
     both_ways: bool = False
@@ -78,8 +79,16 @@ class Kind:
     by, and that scores are divided by.
     """
 
-    own_head: bool = False
-    """Whether llama.cpp loads it only with a head of its own, which is not the embeddings."""
+    capped: bool = False
+    """Whether the config may have bounds that scores of the attention and of tokens stay within."""
+
+    tied: tuple[bool, ...] = (True, False)
+    """With which heads llama.cpp loads it: one that is the embeddings, one of its own."""
+
+    mean_width: int | None = None
+    """The number of layers by which llama.cpp tells the model whose attention is scaled by the mean width of
+    a head.
+    """
 
     turns: Mapping[str, Turns] = field(default_factory=dict)
     """The keys of the config that give each layer a value for which GGUF has no key, but llama.cpp a rule."""
@@ -91,6 +100,11 @@ class Kind:
     @property
     def rotary(self) -> type[nn.Module]:
         return module_class(self.library.lower(), f"{self.library}RotaryEmbedding")
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether some of its layers may see a window."""
+        return self.windows in ("some", "mixed")
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -115,6 +129,8 @@ class Kind:
 
 
 _HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+# Gemma's norms behind the attention, before the feed-forward part and behind it.
+_AROUND = ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 KINDS = {
@@ -138,6 +154,25 @@ KINDS = {
             head_norms=_HEAD_NORMS,
         ),
         Kind(
+            name="gemma2",
+            library="Gemma2",
+            architecture="gemma2",
+            activation=GELU,
+            windows="some",
+            offset=1.0,
+            scaled=True,
+            feed_forward_norms=_AROUND[:2],
+            last=_AROUND[2:],
+            capped=True,
+            tied=(True,),
+            mean_width=46,
+            turns={
+                "layer_types": Turns(
+                    ("sliding_attention", "full_attention"), "a sliding one and a full one in turn"
+                )
+            },
+        ),
+        Kind(
             name="gemma3_text",
             library="Gemma3",
             architecture="gemma3",
@@ -145,9 +180,10 @@ KINDS = {
             windows="mixed",
             offset=1.0,
             scaled=True,
-            feed_forward_norms=("post_attention_layernorm", "pre_feedforward_layernorm"),
-            last=("post_feedforward_layernorm",),
+            feed_forward_norms=_AROUND[:2],
+            last=_AROUND[2:],
             head_norms=_HEAD_NORMS,
+            mean_width=62,
             turns={
                 "layer_types": Turns(
                     (*["sliding_attention"] * 5, "full_attention"), "five sliding ones and a full one in turn"
@@ -162,7 +198,7 @@ KINDS = {
             first=(),
             last=("post_feedforward_layernorm",),
             head_norms=_HEAD_NORMS,
-            own_head=True,
+            tied=(False,),
         ),
         Kind(
             name="granite",

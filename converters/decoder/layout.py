@@ -28,6 +28,9 @@ MULTIPLIERS: Mapping[str, str] = {
     "logit_scale": "logits_scaling",
     "residual_scale": "residual_multiplier",
 }
+# The bounds of scores by their keys, which the file has in the same words, and what llama.cpp takes them for
+# where a file has none.
+CAPS: Mapping[str, float] = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 # The divisors of the rotations' frequencies. A file says nothing else about Llama 3's scaling.
 DIVISORS = "rope_freqs.weight"
 # The base of the rotations of those layers of llama.cpp's gemma3 that see a window.
@@ -48,7 +51,7 @@ def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool) -> dict[s
         for part in (*kind.norms, *kind.head_norms, *linears)
     ]
     biases = kind.biased or (_ATTENTION if biased else ())
-    names = [EMBEDDINGS, "model.norm.weight", *([] if tied else [HEAD])]
+    names = [EMBEDDINGS, "model.norm.weight", *([] if tied or False not in kind.tied else [HEAD])]
     for part in parts:
         names += [f"{part}.weight", *([f"{part}.bias"] if part.endswith(biases) else [])]
     # gguf knows every tensor of its own architectures.
@@ -81,8 +84,8 @@ def divisors(base: float, frequencies: Tensor) -> Tensor:
     return (plain / frequencies.double()).float()
 
 
-def gemma_scalar(layers: int, width: int, heads: int, head: int) -> int:
-    """Return the scale of Gemma's attention that llama.cpp has in its code: the 27 B model, told by its 62
-    layers, takes the mean width of a head.
+def gemma_scalar(kind: Kind, layers: int, width: int, heads: int, head: int) -> int:
+    """Return the scale of Gemma's attention that llama.cpp has in its code: the 27 B model, told by how many
+    layers it has, takes the mean width of a head.
     """
-    return width // heads if layers == 62 else head
+    return width // heads if layers == kind.mean_width else head

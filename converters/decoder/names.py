@@ -7,7 +7,7 @@ from epmq_export.tensors.naming import Naming, Ties
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # The kinds whose configs leave out that their heads are tied.
-_TIED = ("gemma3_text", "smollm3")
+_TIED = ("gemma2", "gemma3_text", "smollm3")
 
 
 def naming(config: Mapping[str, Any]) -> Naming:

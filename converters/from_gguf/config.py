@@ -14,8 +14,9 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from converters.decoder.kinds import KINDS, Kind
+from converters.decoder.kinds import Kind
 from converters.decoder.layout import (
+    CAPS,
     DIVISORS,
     HEADS,
     KEYS,
@@ -33,10 +34,8 @@ from epmq_export.tensors.gguf_file import Value, shown
 # Keys that change nothing where they have these values. None is for any value.
 _IDLE: Mapping[str, object] = {
     "attention.causal": True,
-    "attention.sliding_window_pattern": len(KINDS["gemma3_text"].turns["layer_types"].values),
     "expert_count": 0,
     "expert_used_count": 0,
-    "rope.freq_base_swa": LOCAL_BASE,
     "rope.scaling.finetuned": False,
     "rope.scaling.original_context_length": None,
     "tensor_data_layout": None,
@@ -112,12 +111,17 @@ class _Keys:
         value = self.metadata.get(f"tokenizer.ggml.{which}_token_id")
         return int(value.value) if value is not None and value.type != GGUFValueType.ARRAY else None
 
-    def finish(self) -> None:
+    def finish(self, kind: Kind) -> None:
         """Raise InputError for a key that nothing asked for and that is not known to change nothing."""
+        idle = dict(_IDLE)
+        if kind.has_windows:
+            idle["attention.sliding_window_pattern"] = len(kind.turns["layer_types"].values)
+        if kind.windows == "mixed":
+            idle["rope.freq_base_swa"] = LOCAL_BASE
         for key in sorted(self.left):
             own = key.removeprefix(f"{self.architecture}.")
-            if own not in _IDLE or _IDLE[own] not in (None, self.metadata[key].value):
-                self.fail(own, "none" if own not in _IDLE else repr(_IDLE[own]))
+            if own not in idle or idle[own] not in (None, self.metadata[key].value):
+                self.fail(own, "none" if own not in idle else repr(idle[own]))
 
 
 def _values(
@@ -142,10 +146,14 @@ def _values(
     rope = _rope(keys, 1e6 if mixed else 10000.0)
     if scaling is not None:
         rope = _llama3(keys, rope, values, scaling)
+    if kind.scaled:
+        values["query_pre_attn_scalar"] = gemma_scalar(kind, sizes["num_hidden_layers"], width, heads, head)
+    if kind.has_windows:
+        values["sliding_window"] = keys.number("attention.sliding_window")
+    if kind.capped:
+        values |= {key: keys.number(key, usual) for key, usual in CAPS.items()}
     if mixed:
-        scalar = gemma_scalar(sizes["num_hidden_layers"], width, heads, head)
         local = {"rope_type": "default", "rope_theta": LOCAL_BASE}
-        values |= {"query_pre_attn_scalar": scalar, "sliding_window": keys.number("attention.sliding_window")}
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     else:
         values["rope_parameters"] = rope
@@ -157,7 +165,7 @@ def _values(
         del values["head_dim"]
         if head * heads != width:
             keys.fail("attention.key_length", str(width // heads))
-    keys.finish()
+    keys.finish(kind)
     return values
 
 

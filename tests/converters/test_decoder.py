@@ -296,6 +296,7 @@ def test_how_a_model_was_sharded_in_training_changes_nothing(tmp_path: Path) -> 
 
 REFUSED = [
     ("gemma3", {"attn_logit_softcapping": 50.0}, "found attn_logit_softcapping 50.0, expected None"),
+    ("gemma2", {"final_logit_softcapping": 0.0}, "found final_logit_softcapping 0, expected another number"),
     ("llama", {"hidden_act": "gelu"}, "found hidden_act 'gelu', expected 'silu'"),
     (
         "qwen2",
@@ -352,6 +353,10 @@ REFUSED_IN_GGUF = [
     ("qwen3", {"attention_bias": True}, "found attention_bias true, expected false"),
     ("gemma3", {"attention_bias": True}, "found attention_bias true, expected false"),
     ("gemma3", {"query_pre_attn_scalar": 64}, "found query_pre_attn_scalar 64, expected 32"),
+    ("gemma2", {"query_pre_attn_scalar": 64}, "found query_pre_attn_scalar 64, expected 32"),
+    ("gemma2", {"layer_types": ["full_attention"] * 2}, "found layer_types that are not a sliding one and a"),
+    ("gemma2", {"attn_logit_softcapping": None}, "found attn_logit_softcapping null, expected a number"),
+    ("gemma2", {"tie_word_embeddings": False}, "found tie_word_embeddings false, expected true"),
     ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "found no_rope_layers that are not three ones and a zero"),
     ("smollm3", {"attention_bias": True}, "found attention_bias true, expected false"),

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GraniteConfig,
@@ -52,6 +54,19 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 32}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32, "tie_word_embeddings": True}),
+    # Bounds that random scores come close to; windows shorter than most texts.
+    "gemma2": (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 8,
+            "attn_logit_softcapping": 0.5,
+            "final_logit_softcapping": 1.5,
+            "rope_parameters": LINEAR,
+        },
+    ),
     # Six layers, that one may see everything; windows shorter than most texts.
     "gemma3": (
         Gemma3TextConfig,

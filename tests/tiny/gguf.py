@@ -62,7 +62,10 @@ def write(
             f"{architecture}.logit_scale": config["logits_scaling"],
             f"{architecture}.residual_scale": config["residual_multiplier"],
         }
-    if architecture == "gemma3":
+    if architecture == "gemma2":
+        caps = ("attn_logit_softcapping", "final_logit_softcapping")
+        written |= {f"{architecture}.{key}": config[key] for key in caps}
+    if architecture in ("gemma2", "gemma3"):
         written[f"{architecture}.attention.sliding_window"] = config["sliding_window"]
     for key, value in {**written, **_tokenizer(source, pre), **(keys or {})}.items():
         _add(writer, key, value)
@@ -85,7 +88,7 @@ def write(
 
 
 def _as_written(name: str, value: Tensor, architecture: str, heads: int, shared: int) -> Tensor:
-    if architecture == "gemma3" and name.endswith("norm.weight"):
+    if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight"):
         return value + 1
     count = (
         {"q_proj": heads, "k_proj": shared}.get(name.split(".")[-2])
