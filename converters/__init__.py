@@ -48,6 +48,7 @@ FAMILIES = {
     "smollm3": "decoder",
     "granite": "decoder",
     "olmo2": "decoder",
+    "phi3": "decoder",
     "t5": "t5",
 }
 """The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""

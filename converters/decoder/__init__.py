@@ -21,4 +21,5 @@ ABOUT = (
     About(models="SmolLM3", kinds=("smollm3",), kept="embeddings and head"),
     About(models="Granite (dense: 3.0 to 3.3)", kinds=("granite",), kept="embeddings and head"),
     About(models="OLMo 2", kinds=("olmo2",), kept="embeddings and head, and norms of queries and keys"),
+    About(models="Phi-3 and Phi-3.5 (texts)", kinds=("phi3",), kept="embeddings and head"),
 )

@@ -15,8 +15,9 @@ from converters.decoder.kinds import KINDS, Kind
 from converters.decoder.layout import CAPS
 from converters.decoder.names import EMBEDDINGS, HEAD, naming
 from converters.decoder.onnx import onnx_spec
+from converters.decoder.rotations import longest, rotations
 from converters.shared.batches import parts
-from converters.shared.config import Config, load_config, no_config, refuse_other_values
+from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
 from converters.tokenizers.chat import as_chat
@@ -65,11 +66,11 @@ class Decoder:
         config = load_config(kind.name, path, config_class(kind.name))
         if kind.capped and config.attn_logit_softcapping is not None:
             config._attn_implementation = CAPPED
-        rotary = _rotary(path, kind, config)
+        rotary = rotations(path, kind, config)
         _refuse_unsupported(path, kind, config)
         tokenizer = fast_tokenizer(directory)
         window = config.sliding_window if kind.windows == "bound" else None
-        limits = (LONGEST, config.max_position_embeddings, tokenizer.model_max_length, window)
+        limits = (LONGEST, longest(config), tokenizer.model_max_length, window)
         return cls(
             directory=directory,
             kind=kind,
@@ -301,14 +302,6 @@ def open_family(directory: Path, model_type: str) -> Decoder:
     return found
 
 
-def _rotary(path: Path, kind: Kind, config: Config) -> nn.Module:
-    """Return the model's rotations; InputError where the config's settings of them are none."""
-    try:
-        return kind.rotary(config)
-    except Exception as error:  # the library raises whatever its formulas raise
-        raise no_config(kind.name, path, error) from None
-
-
 def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     """Raise InputError for what llama.cpp, or the blocks here, would compute otherwise."""
     known: Mapping[str, tuple[object, ...]] = {
@@ -320,7 +313,8 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
     }
     refuse_other_values(kind.name, path, config, known)
     _refuse_no_cap(path, config)
-    _refuse_partial(path, kind, config)
+    if not kind.partial:
+        _refuse_partial(path, kind, config)
     window = getattr(config, "sliding_window", None)
     if kind.has_windows and SLIDING in config.layer_types and not window:
         raise InputError(

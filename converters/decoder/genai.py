@@ -7,6 +7,7 @@ its model builder writes it.
 from collections.abc import Collection
 from typing import Any
 
+from converters.decoder.rotations import longest
 from converters.shared.config import Config, head_width
 
 FILE = "genai_config.json"
@@ -52,7 +53,7 @@ def genai_config(kind: str, config: Config, ends: Collection[int], model: str) -
     return {
         "model": {
             "type": _KNOWN_AS.get(kind, kind),
-            "context_length": config.max_position_embeddings,
+            "context_length": longest(config),
             "vocab_size": config.vocab_size,
             **{name: token for name, token in tokens.items() if token is not None},
             "decoder": decoder,
@@ -60,7 +61,7 @@ def genai_config(kind: str, config: Config, ends: Collection[int], model: str) -
         # Keys and values come out together with those of the past, and are not written into one buffer.
         "search": {
             "do_sample": False,
-            "max_length": config.max_position_embeddings,
+            "max_length": longest(config),
             "past_present_share_buffer": False,
         },
     }

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -13,6 +14,7 @@ from converters.decoder.layout import (
     KEYS,
     LOCAL_BASE,
     MULTIPLIERS,
+    SHORT_LONG,
     divisors,
     gemma_scalar,
     interleaved,
@@ -20,6 +22,7 @@ from converters.decoder.layout import (
     rotated,
     tensor_names,
 )
+from converters.decoder.rotations import LONG, SCALING, rotated_width
 from converters.shared.config import Config, head_width
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from epmq_export.errors import InputError
@@ -28,6 +31,8 @@ from epmq_export.models.specs import GgufSpec, Metadata
 # The architectures of llama.cpp that have biases of the attention and divisors of the rotations' frequencies
 # where a file holds them. It does not load these tensors in any other.
 _OPTIONAL = ("llama",)
+# The scaled rotations, by architecture, that llama.cpp has beside linear ones.
+_SCALED = {"llama": "llama3", "phi3": LONG}
 
 
 def gguf_spec(
@@ -42,7 +47,7 @@ def gguf_spec(
         f"{architecture}.attention.key_length": head,
         f"{architecture}.attention.value_length": head,
         f"{architecture}.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        f"{architecture}.rope.dimension_count": head,
+        f"{architecture}.rope.dimension_count": rotated_width(config, head) if kind.partial else head,
         f"{architecture}.vocab_size": config.vocab_size,
     }
     if kind.multipliers:
@@ -74,6 +79,11 @@ def gguf_spec(
     if biased and architecture not in _OPTIONAL:
         raise InputError(
             f"{path}: found attention_bias true, expected false: llama.cpp has no other for {kind.name}"
+        )
+    if kind.fused and head * config.num_attention_heads != config.hidden_size:
+        raise InputError(
+            f"{path}: found {config.num_attention_heads} heads of width {head}, expected a hidden_size that "
+            f"is theirs together: llama.cpp has no other for {kind.name}"
         )
     if config.tie_word_embeddings not in kind.tied:
         found, expected = ("true", "false") if config.tie_word_embeddings else ("false", "true")
@@ -136,16 +146,22 @@ def _refuse_other_turns(path: Path, kind: Kind, config: Config) -> None:
 def _rope(
     path: Path, kind: Kind, parameters: dict[str, Any], rotary: nn.Module
 ) -> tuple[dict[str, str | int | float], dict[str, Tensor]]:
-    """Return keys without the architecture, and the tensor that Llama 3's scaling takes."""
+    """Return keys without the architecture, and the tensors that the scalings of Llama 3 and Phi-3 take."""
     found: dict[str, str | int | float] = {"rope.freq_base": float(parameters["rope_theta"])}
-    rope_type, optional = parameters["rope_type"], kind.architecture in _OPTIONAL
-    if rope_type not in ("default", "linear", *(["llama3"] if optional else [])):
-        expected = "default, linear or llama3" if optional else "default or linear"
+    rope_type, scaled = parameters["rope_type"], _SCALED.get(kind.architecture)
+    if rope_type not in ("default", "linear", scaled):
+        expected = f"default, linear or {scaled}" if scaled else "default or linear"
         raise InputError(f"{path}: found rope_type {rope_type!r}, expected {expected}")
     if rope_type == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(parameters["factor"])}
     if rope_type == "llama3":
         return found, {DIVISORS: divisors(parameters["rope_theta"], rotary.get_buffer("inv_freq").float())}
+    if rope_type == LONG:
+        found |= {
+            "rope.scaling.original_context_length": parameters["original_max_position_embeddings"],
+            "rope.scaling.attn_factor": float(getattr(rotary, SCALING)),
+        }
+        return found, {name: torch.tensor(parameters[key]).float() for name, key in SHORT_LONG.items()}
     return found, {}
 
 

@@ -16,6 +16,7 @@ KEYS = Keys(
     # them, and what max_position_embeddings may decide among the rope_parameters.
     describes=names(
         "is_encoder_decoder bos_token_id max_position_embeddings use_sliding_window max_window_layers "
+        "original_max_position_embeddings embd_pdrop resid_pdrop "
         "sliding_window_pattern _sliding_window_pattern no_rope_layer_interval cache_implementation "
         "unsloth_fixed unsloth_version"
     ),

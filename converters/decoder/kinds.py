@@ -68,6 +68,12 @@ class Kind:
     head_norms: tuple[str, ...] = ()
     """The norms of queries and keys, of each head or of all together, within the attention."""
 
+    fused: bool = False
+    """Whether queries, keys and values come of one linear, and gate and up of one."""
+
+    partial: bool = False
+    """Whether its attention may rotate a part of each head."""
+
     biased: tuple[str, ...] = ()
     """The linears that have biases whatever the config says."""
 
@@ -113,16 +119,14 @@ class Kind:
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        attention = (
-            *((norm,) for norm in self.first),
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            ("self_attn.o_proj",),
-        )
-        norms = tuple((norm,) for norm in self.feed_forward_norms)
+        parts = ("qkv_proj",) if self.fused else ("q_proj", "k_proj", "v_proj")
+        gated = ("gate_up_proj",) if self.fused else ("gate_proj", "up_proj")
         return (
-            *attention,
-            *norms,
-            ("mlp.gate_proj", "mlp.up_proj"),
+            *((norm,) for norm in self.first),
+            tuple(f"self_attn.{part}" for part in parts),
+            ("self_attn.o_proj",),
+            *((norm,) for norm in self.feed_forward_norms),
+            tuple(f"mlp.{part}" for part in gated),
             ("mlp.down_proj",),
             *((norm,) for norm in self.last),
         )
@@ -207,6 +211,15 @@ KINDS = {
             head_dim=False,
             multipliers=True,
             interleaved=True,
+        ),
+        Kind(
+            name="phi3",
+            library="Phi3",
+            architecture="phi3",
+            windows="bound",
+            head_dim=False,
+            fused=True,
+            partial=True,
         ),
         Kind(
             name="smollm3",

@@ -33,6 +33,12 @@ MULTIPLIERS: Mapping[str, str] = {
 CAPS: Mapping[str, float] = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 # The divisors of the rotations' frequencies. A file says nothing else about Llama 3's scaling.
 DIVISORS = "rope_freqs.weight"
+# The same of Phi-3's texts that are no longer than those of its first training, and of longer ones, with the
+# keys of config.json.
+SHORT_LONG: Mapping[str, str] = {
+    "rope_factors_short.weight": "short_factor",
+    "rope_factors_long.weight": "long_factor",
+}
 # The base of the rotations of those layers of llama.cpp's gemma3 that see a window.
 LOCAL_BASE = 10000.0
 _NUMBERS = {name: number for number, name in MODEL_ARCH_NAMES.items()}

@@ -148,7 +148,8 @@ def _values(
         rope = _llama3(keys, rope, values, scaling)
     if kind.scaled:
         values["query_pre_attn_scalar"] = gemma_scalar(kind, sizes["num_hidden_layers"], width, heads, head)
-    if kind.has_windows:
+    window = f"{kind.architecture}.attention.sliding_window"
+    if kind.has_windows or (kind.windows == "bound" and window in keys.metadata):
         values["sliding_window"] = keys.number("attention.sliding_window")
     if kind.capped:
         values |= {key: keys.number(key, usual) for key, usual in CAPS.items()}
@@ -157,7 +158,7 @@ def _values(
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     else:
         values["rope_parameters"] = rope
-        values |= {} if kind.biased else {"attention_bias": biased}
+        values |= {} if kind.biased or kind.fused else {"attention_bias": biased}
     if kind.multipliers:
         absent = {"attention.scale": head**-0.5, "embedding_scale": 1.0, "residual_scale": 1.0}
         values |= {name: keys.number(key, absent.get(key)) for key, name in MULTIPLIERS.items()}

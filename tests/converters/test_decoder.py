@@ -26,6 +26,7 @@ from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError
 from epmq_export.grids.layout import Layout
 from epmq_export.models import reference
+from epmq_export.models.blocks import linears
 from epmq_export.models.greedy import answers
 from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.tensors.packed import Packed, flatten
@@ -101,7 +102,7 @@ def test_files_compute_what_torch_does(kind: str, tmp_path: Path) -> None:
         if format.name == "onnx":
             told = notes(path, family)
             heads = sum(name in held.grids for name in family.embeddings)  # tied ones
-            assert told["fused"] == told["linears"] == 7 * family.config.num_hidden_layers + heads
+            assert told["fused"] == told["linears"] == len(linears(family)) + heads
 
 
 @pytest.mark.parametrize("kind", ["llama, tied", "gemma3"])
@@ -238,6 +239,16 @@ def tokens(family: Decoder, sample: Sample) -> int:
     return int(batch["attention_mask"].sum())
 
 
+def test_texts_are_cut_to_those_that_short_rotations_are_for(tmp_path: Path) -> None:
+    settings = {"original_max_position_embeddings": 24}
+    family, source = opened(tiny_decoder.write(tmp_path / "model", "phi3", **settings))
+    assert family.max_length == 24
+    (cut,) = (family.truncate("the cat sat on the mat . " * 20),)
+    found = reference.outputs(family, source, [cut], CPU)
+    expected = transformers_outputs(family.directory, [cut])
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-4 * np.abs(expected).max())
+
+
 def test_what_does_not_fit_is_cut(tmp_path: Path) -> None:
     family, _ = opened(tiny_decoder.write(tmp_path / "model", "qwen2", max_position_embeddings=16))
     assert family.max_length == 16
@@ -360,6 +371,11 @@ REFUSED_IN_GGUF = [
     ("gemma3", {"layer_types": ["full_attention"] * 6}, "found layer_types that are not five sliding ones"),
     ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}, "found no_rope_layers that are not three ones and a zero"),
     ("smollm3", {"attention_bias": True}, "found attention_bias true, expected false"),
+    (
+        "phi3",
+        {"head_dim": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        "found 4 heads of width 32, expected a hidden_size that is theirs together",
+    ),
     ("granite", {"residual_multiplier": 0.0}, "found residual_multiplier 0, expected another number"),
     ("olmo2", {"tie_word_embeddings": True}, "found tie_word_embeddings true, expected false"),
     (

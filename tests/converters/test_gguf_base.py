@@ -31,6 +31,11 @@ LLAMA3 = {
     "rope_parameters": {**tiny_decoder.LLAMA3, "original_max_position_embeddings": 8192},
     "max_position_embeddings": 16384,
 }
+PHI3 = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    "original_max_position_embeddings": 4096,
+}
+OWN = {"llama": LLAMA3, "phi3": PHI3}
 KINDS = {
     "llama": "llama",
     "llama, tied": "llama",
@@ -41,13 +46,14 @@ KINDS = {
     "smollm3": "smollm3",
     "granite": "granite",
     "olmo2": "olmo2",
+    "phi3": "phi3",
 }
 GEMMAS = ("gemma2", "gemma3")
 TEXT = "the cat sat ON 345 mats, it's <s> é !\n\n x"
 
 
 def directory(place: Path, kind: str, **settings: Any) -> Path:
-    return tiny_decoder.write(place, kind, **({**LLAMA3, **settings} if kind == "llama" else settings))
+    return tiny_decoder.write(place, kind, **{**OWN.get(kind, {}), **settings})
 
 
 def as_gguf(place: Path, source: Path, kind: str, **options: Any) -> Path:

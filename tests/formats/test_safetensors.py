@@ -31,7 +31,18 @@ from tests.families.models import EMBEDS, MODELS
 from tests.tiny.packed_index import an_index
 
 FORMAT, RUNTIME = Safetensors(), Torch(open_family)
-CAUSAL = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "granite", "olmo2")
+CAUSAL = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "smollm3",
+    "granite",
+    "olmo2",
+    "phi3",
+)
 
 
 def pack(directory: Path) -> tuple[Packed, Family]:

@@ -19,6 +19,8 @@ from transformers import (
     MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -86,6 +88,23 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
     ),
     # Nothing is normalised before the attention: an eps that is small beside what small weights make.
     "olmo2": (Olmo2Config, Olmo2ForCausalLM, {"rms_norm_eps": 1e-6}),
+    # A part of each head is rotated, as in texts that are no longer than those of a first training.
+    "phi3": (
+        Phi3Config,
+        Phi3ForCausalLM,
+        {
+            "sliding_window": None,
+            "max_position_embeddings": 2048,
+            "original_max_position_embeddings": 512,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0],
+                "long_factor": [1.0, 1.5, 2.0, 3.0, 5.0, 8.0],
+            },
+        },
+    ),
     # Four layers, the last of which rotates nothing.
     "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"num_hidden_layers": 4}),
 }
