@@ -1,34 +1,25 @@
-"""The heads of classifiers of BERT's kinds: two linears on the first token's hidden state, with an activation
-between them.
+"""The heads of classifiers: modules that make scores of one row of a text's hidden state, such as the first
+token's.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from converters.bert.kinds import Kind
-from converters.shared.config import Config
+from converters.bert.pooling import pool
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import PREFIX, WEIGHTS, Classifier
 from epmq_export.models.family import Batch
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 
 
-class Head(nn.Module):
-    """The head of one classifier. It gives the scores of a hidden state, float32 [batch, length, classes]."""
-
-    def __init__(self, width: int, classes: int, between: str) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.between: nn.Module = getattr(nn, between)()
-        self.out = nn.Linear(width, classes)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        scores: Tensor = self.out(self.between(self.dense(hidden)))
-        return scores
+def head_of(**parts: nn.Module) -> nn.Module:
+    """Return a head of parts in their order, whose names begin those of its tensors."""
+    return nn.Sequential(OrderedDict(parts))
 
 
 @dataclass(frozen=True)
@@ -37,9 +28,13 @@ class Scored:
     in it is calibrated.
     """
 
-    kind: Kind
-    config: Config
     heads: Sequence[Classifier]
+    build_for: Callable[[int], nn.Module] = field(compare=False, repr=False)
+    """A function that returns the head for a number of classes."""
+
+    modes: tuple[str, ...]
+    """What the heads read of the tokens, as in sentence-transformers' poolings."""
+
     name: str = "classifiers"
     prefix: str = PREFIX
     steps: tuple[tuple[str, ...], ...] = ()
@@ -50,12 +45,15 @@ class Scored:
     def build_head(self, place: int) -> nn.Module:
         """Return the module of one of the heads."""
         with torch.device("meta"):
-            classes = len(self.heads[place].classes)
-            return Head(self.config.hidden_size, classes, self.kind.between).eval()
+            return self.build_for(len(self.heads[place].classes)).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         assert hidden is not None
-        return torch.cat([head(hidden[:, :1]) for head in module.children()], 2)
+        return self.scores(module, pool(hidden, batch["attention_mask"], self.modes))[:, None]
+
+    def scores(self, module: nn.Module, pooled: Tensor) -> Tensor:
+        """Return the scores by all heads, [n, classes of all], of what they read, [n, width]."""
+        return torch.cat([head(pooled) for head in module.children()], 1)
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return torch.ones(shape)
@@ -69,8 +67,8 @@ class Scored:
         }
 
     def beside(self, model: Path) -> Callable[[Tensor], Tensor]:
-        """Return what makes scores, float32 [n, classes of all], of the first tokens' hidden states, [n,
-        width], by the file of heads beside a model's. Raises InputError where its tensors are others.
+        """Return what makes scores, float32 [n, classes of all], of what a runtime has pooled, [n, width], by
+        the file of heads beside a model's. Raises InputError where its tensors are others.
         """
         file, module = SafetensorsFile(model.with_name(WEIGHTS)), self.build()
         shapes = module.state_dict()
@@ -85,7 +83,7 @@ class Scored:
         module.load_state_dict(state, assign=True)
 
         @torch.no_grad()
-        def scores(found: Tensor) -> Tensor:
-            return self.run(module, found[:, None], {})[:, 0]
+        def scores(pooled: Tensor) -> Tensor:
+            return self.scores(module, pooled)
 
         return scores

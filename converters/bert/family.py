@@ -6,16 +6,17 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from tokenizers import models, normalizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from converters.bert.blocks import Layer, Pooled, Stem
-from converters.bert.classifiers import Scored
+from converters.bert.classifiers import Scored, head_of
 from converters.bert.gguf import gguf_spec
 from converters.bert.kinds import KINDS, Kind
-from converters.bert.names import classifier_parts, naming
+from converters.bert.names import naming
 from converters.bert.onnx import onnx_spec
 from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence, read_sentence
@@ -25,7 +26,7 @@ from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
-from epmq_export.models.classifiers import PREFIX, Classifier, read_classifiers
+from epmq_export.models.classifiers import PREFIX, WEIGHTS, Classifier, read_classifiers
 from epmq_export.models.family import Batch, Block, Classifiers, Export, ZeroShot
 from epmq_export.models.samples import Pair, Sample, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport
@@ -57,7 +58,7 @@ class Bert:
     """Tokens that a text has at most, special ones counted."""
 
     heads: tuple[Classifier, ...] = ()
-    """The classifiers that read the first token's hidden state, in the order of their scores."""
+    """The classifiers that read the pooled hidden state, in the order of their scores."""
 
     embeddings: tuple[str, ...] = ("embeddings.word_embeddings.weight",)
     frozen: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ class Bert:
         # What has rows for the types of tokens needs one for those of a second text.
         types = not self.kind.reads_types or self.config.type_vocab_size > 1
         return Classifiers(
-            parts=classifier_parts(self.name), read_by=self._read_by, heads=self.heads, pairs=types
+            parts=self._naming.classifier or {}, read_by=self._read_by, heads=self.heads, pairs=types
         )
 
     @property
@@ -103,7 +104,7 @@ class Bert:
                 splits=True,
                 unit=self.sentence.unit,
                 agrees=None if _pieces_words(self.tokenizer) else lambda: agreement(self.tokenizer),
-                spec=self._gguf_spec,
+                spec=self._gguf_with_heads,
                 joined=self._joined,
                 heads_beside=None if self._scored is None else self._scored.beside,
             ),
@@ -147,25 +148,47 @@ class Bert:
         return (Stem(self.kind, self.config), *layers)
 
     def _gguf_spec(self) -> GgufSpec:
-        return gguf_spec(self.kind, self.config, self.sentence, self.tokenizer, self.directory, self._scored)
+        return gguf_spec(self.kind, self.config, self.sentence, self.tokenizer, self.directory)
+
+    def _gguf_with_heads(self) -> GgufSpec:
+        """Return the layout with classifiers beside the file, since llama.cpp has room for one of them."""
+        spec, heads = self._gguf_spec(), self._scored.names_beside() if self._scored else {}
+        if not heads:
+            return spec
+        return replace(spec, left_out=frozenset(heads.values()), beside_weights={WEIGHTS: heads})
 
     @property
     def _scored(self) -> Scored | None:
-        return Scored(self.kind, self.config, self.heads) if self.heads else None
+        return Scored(self.heads, self._head, self.sentence.modes) if self.heads else None
 
-    def _read_by(self, heads: Sequence[Classifier]) -> "Bert":
-        """Return the family whose outputs are the scores of classifiers. They read the first token of a text
-        as the tokenizer gives it, whatever sentence-transformers makes of the base's texts and tokens.
+    def _head(self, classes: int) -> nn.Module:
+        """Return a classifier's head for a number of classes."""
+        width = self.config.hidden_size
+        between: nn.Module = getattr(nn, self.kind.between)()
+        return head_of(dense=nn.Linear(width, width), between=between, out=nn.Linear(width, classes))
+
+    def _read_by(self, heads: Sequence[Classifier]) -> Self:
+        """Return the family whose outputs are the scores of classifiers. They read a text as the tokenizer
+        gives it, whatever sentence-transformers makes of the base's texts and tokens.
         """
         tokenizer = fast_tokenizer(self.directory) if self.sentence.lower else self.tokenizer
-        positions = _positions(self.directory / "config.json", self.kind, self.config, tokenizer)
         return replace(
             self,
             heads=tuple(heads),
             tokenizer=tokenizer,
-            sentence=Sentence(modes=("cls",)),
-            max_length=min(tokenizer.model_max_length, positions),
+            sentence=Sentence(modes=(self._read_by_heads,)),
+            max_length=self._longest(tokenizer),
         )
+
+    @property
+    def _read_by_heads(self) -> str:
+        """The mode of pooling that classifiers read."""
+        return "cls"
+
+    def _longest(self, tokenizer: PreTrainedTokenizerFast) -> int:
+        """Return how many tokens of a text there is room for."""
+        positions = _positions(self.directory / "config.json", self.kind, self.config, tokenizer)
+        return min(tokenizer.model_max_length, positions)
 
     def canonical(self, name: str) -> str | None:
         if self.heads and name.startswith(PREFIX):

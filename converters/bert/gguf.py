@@ -6,14 +6,12 @@ from pathlib import Path
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
-from converters.bert.classifiers import Scored
 from converters.bert.kinds import Kind
 from converters.bert.sentence import Sentence
 from converters.shared.config import Config
 from converters.tokenizers.for_llama_cpp import gguf_tokenizer
 from converters.tokenizers.wordpiece import wordpiece
 from epmq_export.errors import InputError
-from epmq_export.models.classifiers import WEIGHTS
 from epmq_export.models.specs import GgufSpec, Metadata
 
 # llama.cpp's numbers of what it pools.
@@ -46,11 +44,9 @@ def gguf_spec(
     sentence: Sentence,
     tokenizer: PreTrainedTokenizerFast,
     directory: Path,
-    scored: Scored | None = None,
 ) -> GgufSpec:
-    """Return the layout. Classifiers lie beside the file, since llama.cpp has room for one of them. Raises
-    InputError where llama.cpp would tokenise otherwise than the tokenizer does, and for pooling and modules
-    that it has not.
+    """Return the layout. Raises InputError where llama.cpp would tokenise otherwise than the tokenizer does,
+    and for pooling and modules that it has not.
     """
     pooling = pooling_type(sentence, directory)
     begin = kind.begin(config)
@@ -67,14 +63,11 @@ def gguf_spec(
         **_vocabulary(tokenizer, directory, config.vocab_size),
     }
     begins = {_POSITIONS: begin} if begin else {}
-    heads = {} if scored is None else scored.names_beside()
     return GgufSpec(
         "bert",
         metadata,
         _names(kind, config.num_hidden_layers),
-        left_out=frozenset(heads.values()),
         begins=begins,
-        beside_weights={WEIGHTS: heads} if heads else {},
     )
 
 

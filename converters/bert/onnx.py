@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from converters.bert.classifiers import Scored
+from converters.bert.pooling import pool
 from converters.bert.sentence import Sentence
 from converters.shared.onnx import tower_parts
 from epmq_export.models.classifiers import output_names
@@ -69,12 +70,12 @@ def _heads(scored: Scored, names: Sequence[str]) -> Iterator[OnnxPart]:
         yield OnnxPart(
             build=partial(scored.build_head, place),
             prefix=f"{scored.prefix}{place}.",
-            run=_score,
-            reads=["last_hidden_state"],
+            run=partial(_score, scored.modes),
+            reads=["last_hidden_state", "attention_mask"],
             makes=[name],
             like="Head",
         )
 
 
-def _score(head: nn.Module, hidden: Tensor) -> tuple[Tensor]:
-    return (head(hidden[:, :1])[:, 0],)
+def _score(modes: Sequence[str], head: nn.Module, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
+    return (head(pool(hidden, attention_mask, modes)),)

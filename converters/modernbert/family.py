@@ -4,15 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from converters.bert.classifiers import head_of
 from converters.bert.family import Bert, lowered
 from converters.bert.kinds import Kind
 from converters.bert.sentence import read_sentence
 from converters.modernbert.blocks import MODEL, Last, Layer, Stem
 from converters.modernbert.gguf import gguf_spec
-from converters.modernbert.names import naming
+from converters.modernbert.names import BIASES, naming
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.library import config_class, module_class
 from epmq_export.errors import InputError
+from epmq_export.models.classifiers import read_classifiers
 from epmq_export.models.family import Block
 from epmq_export.models.specs import GgufSpec
 from epmq_export.models.tokenizer import fast_tokenizer
@@ -29,15 +34,13 @@ text in one batch of llama.cpp.
 
 @dataclass(frozen=True)
 class ModernBert(Bert):
-    """An encoder, whose outputs are embeddings of texts. It does with tokens and their pooling what BERT
-    does.
+    """An encoder, whose outputs are embeddings of texts, or the scores of classifiers that read it. It does
+    with tokens and their pooling what BERT does.
     """
 
     embeddings: tuple[str, ...] = ("embeddings.tok_embeddings.weight",)
     as_ggml: bool = False
     """Whether GELU is computed as in ggml."""
-
-    classifiers: None = None
 
     @property
     def _encoder(self) -> Sequence[Block]:
@@ -52,14 +55,31 @@ class ModernBert(Bert):
 
     @property
     def _naming(self) -> Naming:
-        return naming({})
+        return naming({key: getattr(self.config, key) for key in BIASES})
 
     def _gguf_spec(self) -> GgufSpec:
         return gguf_spec(self.config, self.sentence, self.tokenizer, self.directory)
 
+    def _head(self, classes: int) -> nn.Module:
+        """Return a classifier's head, of the library's own parts."""
+        before = module_class(MODEL, "ModernBertPredictionHead")(self.config)
+        dense, between, norm = map(before.get_submodule, ("dense", "act", "norm"))
+        out = nn.Linear(self.config.hidden_size, classes)
+        return head_of(dense=dense, between=between, norm=norm, out=out)
+
+    @property
+    def _read_by_heads(self) -> str:
+        return str(self.config.classifier_pooling)
+
+    def _longest(self, tokenizer: PreTrainedTokenizerFast) -> int:
+        rows: int = self.config.max_position_embeddings
+        return min(LONGEST, tokenizer.model_max_length, rows)
+
     def _as_ggml(self) -> "ModernBert":
-        """Return the family with ggml's GELU and unnormalised outputs, which llama.cpp computes."""
-        return replace(self, as_ggml=True, sentence=replace(self.sentence, unit=False))
+        """Return the family with ggml's GELU and unnormalised outputs, which llama.cpp computes; it gives the
+        rows that classifiers read, and has none itself.
+        """
+        return replace(self, as_ggml=True, sentence=replace(self.sentence, unit=False), heads=())
 
 
 def open_family(directory: Path, model_type: str) -> ModernBert:
@@ -77,7 +97,9 @@ def open_family(directory: Path, model_type: str) -> ModernBert:
         tokenizer.model_max_length,
         config.max_position_embeddings,
     )
-    return ModernBert(directory, _KIND, config, tokenizer, sentence, min(limits))
+    opened = ModernBert(directory, _KIND, config, tokenizer, sentence, min(limits))
+    heads = read_classifiers(directory)
+    return opened._read_by(heads) if heads else opened
 
 
 def _refuse_other_rotations(path: Path, config: Config) -> None:

@@ -158,7 +158,7 @@ def _settled(values: dict[str, Any]) -> dict[str, Any]:
     }
     if values.get("num_key_value_heads") and not values.get("head_dim") and values.get("hidden_size"):
         values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
-    for key in ("hidden_act", "hidden_activation"):
+    for key in ("hidden_act", "hidden_activation", "classifier_activation"):
         if isinstance(values.get(key), str):
             values[key] = _ACTIVATIONS.get(values[key], values[key])
     if values.get("model_type") == "clip_text_model" and values.get("eos_token_id") == _OLD_END:

@@ -154,9 +154,9 @@ def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
                 f"{expert.location}: found no tensor {name}, expected the whole head of a classifier{saved}"
             )
     head = Renamed(own, {canonical: stored[name] for canonical, name in parts.items()})
-    width, count = head.shape("dense.bias")[:1] or (0,), head.shape("out.bias")[:1] or (0,)
-    expected = {"dense.weight": (*width, *width), "dense.bias": width}
-    expected |= {"out.weight": (*count, *width), "out.bias": count}
+    width, count = head.shape("dense.weight")[1:] or (0,), head.shape("out.bias")[:1] or (0,)
+    expected = dict.fromkeys(parts, width)  # biases and norms
+    expected |= {"dense.weight": (*width, *width), "out.weight": (*count, *width), "out.bias": count}
     for canonical, shape in expected.items():
         if head.shape(canonical) != shape:
             raise InputError(

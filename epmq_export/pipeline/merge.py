@@ -203,8 +203,8 @@ def _on_heads(heads: Sequence[Classifier]) -> str:
         return ""
     listed = "".join(f"- {head.task}: {', '.join(head.classes)}\n" for head in heads)
     return (
-        f"\n## Classifiers\n\n`{HEADS}` has the experts' own heads, as they are: `TASK.dense` and `TASK.out` "
-        f"on the hidden state of the first token. Their classes, in the order of the scores:\n\n{listed}"
+        f"\n## Classifiers\n\n`{HEADS}` has the experts' own heads, as they are, from `TASK.dense` to "
+        f"`TASK.out`, on the encoder's hidden state. Their classes, in the order of the scores:\n\n{listed}"
     )
 
 

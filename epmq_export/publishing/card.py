@@ -197,7 +197,7 @@ def _classes(report: Report, folder: Mapping[str, Any]) -> str:
         told.append(f"The ONNX model gives the scores of each task as {outputs}.")
     if named and "gguf" in formats:
         told.append(
-            "The GGUF file gives the hidden state of the first token, of which the heads in "
+            "The GGUF file gives the pooled hidden state of a text, of which the heads in "
             "`classifiers.safetensors` make each task's scores."
         )
     listed = "\n".join(json.dumps({task: classes}, ensure_ascii=False) for task, classes in named.items())

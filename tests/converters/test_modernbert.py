@@ -4,13 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from converters import naming, open_family
+from converters import naming, open_family, require_same_settings
 from epmq_export.errors import InputError
+from epmq_export.models import reference
+from epmq_export.models.classifiers import columns_of
+from epmq_export.models.family import heads_of
 from formats.gguf.spec import spec_of
 from tests.tiny import tokenizers as tiny
 from tests.tiny.checked_files import require_good_files
+from tests.tiny.classifiers import TEXTS, classified, scores
 from tests.tiny.encoders import TOKENIZERS, encoder, packed_encoder
 
 WINDOWS = {"sliding_window": 8, "sliding_window_pattern": 3}
@@ -74,6 +80,24 @@ def test_other_rotations_are_refused(directory: Path, tmp_path: Path) -> None:
     rotations = {"rope_parameters": None, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     with pytest.raises(InputError, match=r"found rope_type 'linear' for \w+, expected 'default'"):
         open_family(edited(directory, tmp_path / "model", **rotations))
+
+
+def test_a_classifier_that_reads_the_first_token_and_has_biases(tmp_path: Path) -> None:
+    """Norms with biases are the encoder's, too, and llama.cpp has no such ones."""
+    changes = {"classifier_pooling": "cls", "classifier_bias": True, "norm_bias": True}
+    project = classified(tmp_path, "modernbert", **changes)
+    family = project.opened.family
+    assert {f"classifiers.0.{part}.bias" for part in ("dense", "norm", "out")} <= {*project.opened.frozen}
+    for name, columns in columns_of(heads_of(family)).items():
+        expert = project.opened.experts[str(project.directory / name)]
+        found = reference.outputs(family, expert, TEXTS, torch.device("cpu"))[:, columns]
+        expected = scores(project.directory / name, project.base, TEXTS).numpy()
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+    with pytest.raises(InputError, match="found norm_bias true, expected false"):
+        family.exports["gguf"].require()
+    edited(project.base, tmp_path / "mean", classifier_pooling="mean")
+    with pytest.raises(InputError, match=r"found classifier_pooling 'cls' \(the base: 'mean'\)"):
+        require_same_settings(tmp_path / "mean", project.directory / "mood", "mood")
 
 
 def test_names_of_a_model_with_a_head_are_read(directory: Path) -> None:

@@ -112,11 +112,11 @@ class Classified:
         return Packed(place)
 
 
-def classified(directory: Path, kind: str) -> Classified:
-    """Write such a project of one kind."""
+def classified(directory: Path, kind: str, **changes: object) -> Classified:
+    """Write such a project of one kind, with changes to the config."""
     # BERT's pieces are words, as llama.cpp makes them of any text.
     base = recipe_project.base(directory / "base", width=64, layers=2) if kind == "bert" else None
-    base = base or encoder(directory / "base", kind)
+    base = base or encoder(directory / "base", kind, **changes)
     for seed, (name, classes) in enumerate(CLASSES.items()):
         classifier(directory / name, base, classes, seed + 1)
         lines = [f"{classes[place % len(classes)]}\t{text}\n" for place, text in enumerate(TEXTS)]

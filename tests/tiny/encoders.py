@@ -114,10 +114,10 @@ TOKENIZERS: Mapping[str, Callable[[], PreTrainedTokenizerBase]] = {
 }
 
 
-def encoder(directory: Path, kind: str, *, pooling: str = "mean") -> Path:
-    """Write a model of two layers with its tokenizer and its pooling."""
+def encoder(directory: Path, kind: str, *, pooling: str = "mean", **changes: object) -> Path:
+    """Write a model of two layers with its tokenizer and its pooling, with changes to its config."""
     tokenizer = TOKENIZERS[kind]()
-    wide = {
+    wide: dict[str, object] = {
         "hidden_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
@@ -137,7 +137,7 @@ def encoder(directory: Path, kind: str, *, pooling: str = "mean") -> Path:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        **wide,
+        **(wide | changes),
     )
     torch.manual_seed(0)
     model = AutoModel.from_config(config)
