@@ -49,11 +49,14 @@ def by_reference(job: Job, source: TensorSource) -> Run:
 
 
 def in_runtime(packed: Packed, format: str, folder: Path) -> Run:
-    """Write a packed checkpoint in a format, into a new folder; return what runs the file in its runtime."""
+    """Write a packed checkpoint in a format, into a new folder; return what runs the file in its runtime, as
+    its users read it.
+    """
     family = registry().open_family(packed.directory)
     folder.mkdir()
     path = registry().formats[format].write(packed, family, folder)
-    return partial(registry().readers(family, format)[0].outputs, path)
+    run = partial(registry().readers(family, format)[0].outputs, path)
+    return family.exports[format].as_read(run, path)
 
 
 @dataclass(frozen=True, kw_only=True)

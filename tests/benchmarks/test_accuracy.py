@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,14 @@ from benchmarks.accuracy import counts, rows
 from benchmarks.accuracy import laboratory as laboratory_module
 from benchmarks.accuracy.__main__ import main, whole_table
 from benchmarks.accuracy.judge import LONG, Judge
-from benchmarks.accuracy.laboratory import CPU, METHODS, Laboratory, by_reference, calibrated
+from benchmarks.accuracy.laboratory import (
+    CPU,
+    METHODS,
+    Laboratory,
+    by_reference,
+    calibrated,
+    in_runtime,
+)
 from benchmarks.accuracy.rows import Results
 from benchmarks.accuracy.suites import SUITES, TEXT
 from benchmarks.peers import Merge, Quantised
@@ -29,6 +37,7 @@ from epmq_export.recipe.recipe import EFFORTS
 from epmq_export.verification.tasks.bench import lines_of, scores_of
 from epmq_export.verification.tasks.open import open_bench
 from tests.benchmarks.conftest import TASKS
+from tests.tiny.classifiers import classifier
 
 ABOUT = {
     "settings": {"tasks": list(TASKS), "lines": 6, "samples": 8},
@@ -63,6 +72,21 @@ def test_every_kind_of_row_is_saved(judged: Judge) -> None:
     packed = next(row for row in judged.results.rows if row["stage"] == "packed")
     assert packed["seconds"] > 0 and packed["numbers"]["name"] == "epmq"
     assert (packed["grid"], packed["bits"], packed["note"]) == ("Q4_0", 4.5, None)
+
+
+def test_classifiers_are_read_by_their_own_heads(laboratory: Laboratory, tmp_path: Path) -> None:
+    """llama.cpp gives what heads beside the file read."""
+    for seed, task in enumerate(TASKS):
+        classifier(tmp_path / task, laboratory.base, ["a_good", "the café"], seed)
+    own = replace(laboratory, folder=tmp_path, experts=tmp_path, merges={})
+    experiment = own.experiment("TSV-M", "rtn")
+    packed, _ = calibrated(experiment, tmp_path / "packed", "Q4_0")
+    bench = open_bench(experiment.models, experiment.tasks, CPU)
+    expected = bench.outputs(by_reference(experiment, packed))
+    found = bench.outputs(in_runtime(packed, "gguf", tmp_path / "gguf"))
+    for task in TASKS:
+        assert found[task].shape == (6, 2)
+        np.testing.assert_allclose(found[task], expected[task], atol=0.05)
 
 
 def test_a_full_row_has_no_rounding(judged: Judge, tmp_path: Path) -> None:
