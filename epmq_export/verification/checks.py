@@ -22,6 +22,7 @@ from epmq_export.files.scratch import Scratch
 from epmq_export.models import reference
 from epmq_export.models.family import Export, Family, language_of, rows
 from epmq_export.models.format import WrittenModel
+from epmq_export.models.heap import give_back
 from epmq_export.models.runtime import Dequantiser, Runtime
 from epmq_export.models.samples import Pair, Passage, Sample, shown, text_of
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -193,6 +194,7 @@ def check_graph(
                 for tower in towers:
                     samples = [tower.truncate(sample) for sample in _probes(tower, export, runtime)]
                     expected = reference.outputs(tower, packed, samples, torch.device("cpu"))
+                    give_back()
                     found = runtime.outputs(exact, samples, exact=True)
                     values[f"{file.name}: {tower.name}"] = value = rms_relative(found, expected)
                     facts["samples"] += len(samples)

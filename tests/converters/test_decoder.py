@@ -3,6 +3,7 @@ beside transformers' own models.
 """
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from epmq_export.models.samples import Passage, Question, Sample
 from epmq_export.tensors.packed import Packed, flatten
 from epmq_export.verification.checks import check_codes, check_graph, check_metadata
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
-from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+from epmq_export.verification.runtimes.onnxruntime.decoder import scores
+from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
 from formats.gguf.format import Gguf
 from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
@@ -129,6 +131,17 @@ def test_answers_are_the_librarys_greedy_ones_everywhere(kind: str, tmp_path: Pa
         np.testing.assert_array_equal(
             runtime.outputs(format.open(path, family).exact(path, tmp_path), asked, exact=True), wanted
         )
+
+
+def test_the_scores_of_what_is_only_read_are_not_kept() -> None:
+    """ONNX Runtime gives those of every token, each as wide as the vocabulary."""
+    session = open_session(decoder_files("llama, tied").onnx)
+    (row,) = scores(session, ["a"], lambda text: [1], exact=False)
+    tracemalloc.start()
+    scores(session, ["a"] * 20, lambda text: [1] * 50, exact=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 50 * row.nbytes / 2
 
 
 def family_value(held: Packed, name: str) -> torch.Tensor:

@@ -51,8 +51,12 @@ def scores(
             raise InputError(f"found {sample!r}, expected a text with tokens to read and to predict")
         ends = range(max(len(ids) - ONE_BY_ONE, 1), len(ids) + 1) if exact else (len(ids),)
         decoder = _Decoder(session)
-        found = [decoder.read(ids[start:end]) for start, end in pairwise((0, *ends))]
-        rows.append(np.concatenate(found)[first:])
+        # Copies: a view of what is read would keep the scores of all tokens, with a vocabulary for each.
+        found = [
+            decoder.read(ids[start:end])[max(first - start, 0) :].copy()
+            for start, end in pairwise((0, *ends))
+        ]
+        rows.append(np.concatenate(found))
     return np.concatenate(rows)
 
 

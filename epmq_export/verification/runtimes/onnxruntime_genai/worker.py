@@ -70,7 +70,8 @@ class Model:
             generator.append_tokens(np.array(ids[start:end], np.int32))
             found.append(np.array(generator.get_output("logits"))[0])
             start = end
-        return np.concatenate(found)[first:]
+        # A view would keep the scores of all tokens, with a vocabulary for each.
+        return np.concatenate(found)[first:].copy()
 
     def answer(self, question: dict[str, Any]) -> Any:  # noqa: ANN401 - an array of numpy
         """Return the tokens of an answer, the likeliest each time, float32 [1, limit]."""
