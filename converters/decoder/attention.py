@@ -22,14 +22,22 @@ def capped(
     """Return the attention's result [batch, length, heads, width]: scores are `softcap` times the tanh of
     their share of it. `attention_mask`, bool, tells what each token sees.
     """
-    shared = query.shape[1] // key.shape[1]
-    key, value = (
-        each[:, :, None].expand(-1, -1, shared, -1, -1).flatten(1, 2) if shared > 1 else each
-        for each in (key, value)
-    )
-    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap))
-    scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        scores = softcap * torch.tanh(query @ key.transpose(-2, -1) * (scaling / softcap))
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return scores.softmax(-1) @ value
+
+    # The heads that share keys and values stand together.
+    query = query.unflatten(1, (key.shape[1], -1))
+    key, value, mask = key[:, :, None], value[:, :, None], attention_mask[:, :, None]
+    if torch.compiler.is_compiling():
+        found = attend(query, key, value, mask)
+    else:
+        # Only so many scores are in memory at a time.
+        texts = zip(query, key, value, mask.expand(-1, key.shape[1], -1, -1, -1), strict=True)
+        found = torch.stack([torch.stack([*map(attend, *text)]) for text in texts])
+    return found.flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(CAPPED, capped)
