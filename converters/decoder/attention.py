@@ -29,7 +29,8 @@ def capped(
         return scores.softmax(-1) @ value
 
     # The heads that share keys and values stand together.
-    query = query.unflatten(1, (key.shape[1], -1))
+    batch, heads, *rows = query.shape
+    query = query.reshape(batch, key.shape[1], heads // key.shape[1], *rows)
     key, value, mask = key[:, :, None], value[:, :, None], attention_mask[:, :, None]
     if torch.compiler.is_compiling():
         found = attend(query, key, value, mask)

@@ -24,7 +24,7 @@ from converters.decoder.layout import (
 )
 from converters.decoder.rotations import LONG, SCALING, rotated_width
 from converters.shared.config import Config, head_width
-from converters.tokenizers.for_llama_cpp import gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import called, gguf_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.models.specs import GgufSpec, Metadata
 
@@ -98,6 +98,7 @@ def gguf_spec(
     return GgufSpec(
         architecture=architecture,
         metadata=metadata,
+        called=called(tokenizer),
         names=names,
         orders=orders,
         offsets=offsets(kind, names),

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from converters.tokenizers.byte_splits import DIGITS, GPT2, WAYS
-from converters.tokenizers.common import IDS, TEMPLATE, WORD_START
+from converters.tokenizers.common import IDS, LEAVING, PHI3_NAMED, TEMPLATE, WORD_START
 from epmq_export.errors import EpmqError, InputError, first_line
 from epmq_export.models.tokenizer import no_panic, save_tokenizer
 from epmq_export.tensors.gguf_file import Value, shown
@@ -56,10 +56,11 @@ def _write(directory: Path, path: Path, kind: str, keys: Mapping[str, Any]) -> N
     tokens = _tokens(path, keys)
     made, begins = _bytes(path, keys, tokens) if kind == "gpt2" else _pieces(path, keys, tokens)
     types = keys.get("token_type", [int(TokenType.NORMAL)] * len(tokens))[: len(tokens)]
+    takes_spaces = re.search(PHI3_NAMED, str(keys.get("general.name")), re.IGNORECASE) is not None
     for token, given in zip(tokens, types, strict=True):
         if given in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN):
-            special = given != TokenType.USER_DEFINED
-            made.add_tokens([AddedToken(token, special=special, normalized=False)])
+            special, strip = given != TokenType.USER_DEFINED, takes_spaces and token not in LEAVING
+            made.add_tokens([AddedToken(token, special=special, normalized=False, rstrip=strip)])
     named = {
         name: tokens[place] for name in IDS if (place := _place(path, keys, name, len(tokens))) is not None
     }

@@ -103,6 +103,36 @@ _CONTROL_BY_NAME = {
 }
 
 
+PHI3, PHI3_NAMED = "Phi-3", "phi-?3"
+"""What is in the names of models whose added tokens take along the white space behind them in llama.cpp, and
+the regular expression by which it finds it, in letters of either case.
+"""
+
+LEAVING = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+"""The added tokens that do not, even there."""
+
+# It loads no such model without these.
+_ASKED = LEAVING | {"</s>"}
+# The white space that it knows.
+_SPACES = " \t\n\v\f\r"
+
+
+def takes_spaces(rules: Rules) -> bool:
+    """Return whether added tokens take along the white space behind them as Phi-3's do."""
+    added = added_tokens(rules)
+    taking = {token for token, entry in added.items() if entry["rstrip"]}
+    return added.keys() >= _ASKED and taking == added.keys() - LEAVING
+
+
+def other_space_behind(rules: Rules) -> Callable[[str], bool]:
+    """Return a check of a text: whether an added token takes along white space that llama.cpp leaves."""
+    taking = [token for token, entry in added_tokens(rules).items() if entry["rstrip"]]
+    if not taking:
+        return lambda text: False
+    pattern = re.compile(rf"(?:{'|'.join(map(re.escape, taking))})\s*?[^\S{_SPACES}]")
+    return lambda text: pattern.search(text) is not None
+
+
 def added_tokens(rules: Rules) -> dict[str, dict[str, Any]]:
     """Return the entries of added tokens by their texts."""
     return {entry["content"]: entry for entry in rules["added_tokens"]}
@@ -195,7 +225,8 @@ def refuse_other_matching(rules: Rules, directory: Path, mask: str | None = None
     added = added_tokens(rules)
     for token, entry in added.items():
         for rule in ("single_word", "lstrip", "rstrip"):
-            if entry[rule] and not (token == mask and rule == "lstrip"):
+            known = token == mask if rule == "lstrip" else rule == "rstrip" and takes_spaces(rules)
+            if entry[rule] and not known:
                 raise InputError(
                     f"{directory}: added token {token!r} has {rule} true, expected false: llama.cpp finds "
                     "added tokens wherever they stand"

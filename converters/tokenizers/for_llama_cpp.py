@@ -7,7 +7,14 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from converters.tokenizers import byte_bpe, sentencepiece_bpe, unigram
-from converters.tokenizers.common import chat_template, spaced_before, taken_for_control
+from converters.tokenizers.common import (
+    PHI3,
+    chat_template,
+    other_space_behind,
+    spaced_before,
+    taken_for_control,
+    takes_spaces,
+)
 from epmq_export.errors import InputError
 from epmq_export.models.specs import Metadata
 
@@ -50,5 +57,14 @@ def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
             (sentencepiece_bpe if model["byte_fallback"] else byte_bpe).agrees(rules),
         )
     names = taken_for_control(rules, pieces)
-    masked = spaced_before(rules, tokenizer.mask_token)
-    return lambda text: same(text) and not masked(text) and not any(name in text for name in names)
+    elsewhere = (spaced_before(rules, tokenizer.mask_token), other_space_behind(rules))
+    return lambda text: (
+        same(text)
+        and not any(differs(text) for differs in elsewhere)
+        and not any(name in text for name in names)
+    )
+
+
+def called(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """Return what llama.cpp must find in the model's name to tokenise as the tokenizer does, or None."""
+    return PHI3 if takes_spaces(json.loads(tokenizer.backend_tokenizer.to_str())) else None

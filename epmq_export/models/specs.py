@@ -23,6 +23,9 @@ class GgufSpec:
     names: Mapping[str, str]
     """The GGUF name of every tensor that the file holds, by canonical name."""
 
+    called: str | None = None
+    """What the model's name in the file has to hold, because runtimes tell by it how to tokenise."""
+
     left_out: frozenset[str] = frozenset()
     """The canonical names of tensors that the readers of the file do not know."""
 

@@ -1,5 +1,6 @@
 """The keys `general.*`, as llama.cpp's own converter writes them."""
 
+import re
 from math import prod
 from typing import Any
 
@@ -24,7 +25,7 @@ def common_keys(about: About, spec: GgufSpec, layout: Layout) -> dict[str, Any]:
     keys = {
         "general.architecture": spec.architecture,
         "general.type": "model",
-        "general.name": _title(about.name),
+        "general.name": _name(about.name, spec.called),
         "general.finetune": finetune,
         "general.basename": basename,
         "general.version": version,
@@ -39,6 +40,14 @@ def common_keys(about: About, spec: GgufSpec, layout: Layout) -> dict[str, Any]:
         ALIGNMENT_KEY: ALIGNMENT,
     }
     return {key: value for key, value in keys.items() if value not in (None, [])}
+
+
+def _name(name: str, called: str | None) -> str:
+    """Return a model's title, with what it has to hold; without a word by which llama.cpp would take another
+    model for a Phi-3.
+    """
+    title = re.sub("phi-?3", "Phi 3", _title(name), flags=re.IGNORECASE)
+    return title if called is None else f"{title} ({called})"
 
 
 def _title(name: str) -> str:

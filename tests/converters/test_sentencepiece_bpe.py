@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters.tokenizers.for_llama_cpp import gguf_tokenizer
+from converters.from_gguf.tokenizer import write_tokenizer
+from converters.tokenizers.for_llama_cpp import called, gguf_tokenizer
 from epmq_export.errors import InputError
+from epmq_export.tensors.gguf_splits import GgufModel
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from tests.tiny import tokenizers as tiny
 from tests.tiny.tokenizers import PREPEND, REPLACE, Rules
@@ -44,6 +46,31 @@ def test_a_space_that_metaspace_puts_first_is_known_where_it_differs(scheme: str
         for line in left_out
     )
     assert ("x <s> y" in left_out) and ("a<s>b" in left_out) == (scheme == "first")
+
+
+def test_added_tokens_take_along_spaces_as_phi_3_s_do(tmp_path: Path) -> None:
+    rules = tiny.sentencepiece(LLAMA)
+    rules["added_tokens"].pop()
+    for token in ("<|endoftext|>", "<|user|>", "<|end|>"):
+        rules["added_tokens"].append(
+            tiny.added(token, len(rules["model"]["vocab"]) + len(rules["added_tokens"]))
+        )
+    for entry in rules["added_tokens"]:
+        entry["rstrip"] = entry["content"] not in ("<unk>", "<s>", "<|endoftext|>")
+    fast = tiny.tokenizer(rules)
+    assert fast.encode("<|user|>  a") == fast.encode("<|user|>a") != fast.encode("<s>  a")
+    assert called(fast) == "Phi-3"
+    differing, left_out = tiny.compared(fast, tmp_path)
+    assert not differing
+    assert all(any(space in line for space in "\xa0\u3000\u2028\x85") for line in left_out)
+    keys = {**gguf_tokenizer(fast, tmp_path, len(fast)), "general.name": "Any (Phi-3)"}
+    path = vocabulary_file(tmp_path / "named.gguf", keys)
+    assert write_tokenizer(tmp_path, path, GgufModel.open(path).metadata)
+    read = tiny.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert read.encode("<|user|>  a") == fast.encode("<|user|>  a")
+    rules["added_tokens"][-1]["rstrip"] = False
+    with pytest.raises(InputError, match="'</s>' has rstrip true, expected false"):
+        gguf_tokenizer(tiny.tokenizer(rules), tmp_path, 2000)
 
 
 @pytest.fixture(scope="module")

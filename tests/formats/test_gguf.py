@@ -18,11 +18,13 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
+from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.about import About
 from epmq_export.tensors.gguf_file import GgufFile, TensorInfo, Value
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.blocks import decode, encode
 from formats.gguf.format import Gguf
+from formats.gguf.general import common_keys
 from formats.gguf.spec import export_of, spec_of
 from formats.gguf.types import BLOCKS
 from tests.tiny.bert import small_bert, small_packed
@@ -181,6 +183,12 @@ def test_what_it_is_and_is_made_of_is_told_as_the_converter_of_llama_cpp_tells_i
     }
     assert Gguf().open(path, family).differences(packed) == []
     assert sum(found_bytes(packed, family).values()) == pytest.approx(path.stat().st_size, abs=64)
+
+
+def test_a_model_is_called_phi_3_where_llama_cpp_shall_read_its_tokenizer_so_and_nowhere_else() -> None:
+    spec, named = GgufSpec("bert", {}, {}), About(name="my-Phi3-chat")
+    found = [common_keys(named, each, {})["general.name"] for each in (spec, replace(spec, called="Phi-3"))]
+    assert found == ["My Phi 3 Chat", "My Phi 3 Chat (Phi-3)"]
 
 
 def found_bytes(packed: Packed, family: Family) -> Mapping[str, int]:

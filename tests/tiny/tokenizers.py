@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from converters.tokenizers.for_llama_cpp import agreement, gguf_tokenizer
+from converters.tokenizers.for_llama_cpp import agreement, called, gguf_tokenizer
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from tests.tiny.hard_corpus import hard_corpus
 from tests.tiny.vocabulary_file import vocabulary_file
@@ -231,9 +231,8 @@ def compared(
     alike = agreement(fast)
     every = hard_corpus(added_tokens)
     lines = [line for line in every if alike(line)]
-    path = vocabulary_file(
-        folder / "vocabulary.gguf", gguf_tokenizer(fast, folder, max(fast.get_vocab().values()) + 4)
-    )
+    keys = gguf_tokenizer(fast, folder, max(fast.get_vocab().values()) + 4)
+    path = vocabulary_file(folder / "vocabulary.gguf", {**keys, "general.name": called(fast) or "Model"})
     pairs = zip(lines, LlamaCpp().tokens(path, lines), strict=True)
     return {line: (expected, found) for line, found in pairs if found != (expected := fast.encode(line))}, [
         line for line in every if not alike(line)
