@@ -19,6 +19,7 @@ from converters.decoder.layout import (
     DIVISORS,
     HEADS,
     SHARED_HEADS,
+    SHORT_LONG,
     interleaved,
     offsets,
     rotated,
@@ -64,7 +65,7 @@ class GgufBase:
         )
         self._names = _names(kind, layers, tensors)
         # The divisors of rotations are no weights. config.json has them in its own way.
-        if unknown := sorted(set(tensors) - set(self._names.values()) - {DIVISORS}):
+        if unknown := sorted(set(tensors) - set(self._names.values()) - set(_divisors(kind))):
             raise InputError(
                 f"{path}: tensor {shown(unknown[0])} is none of a {kind.architecture} of {layers} layers "
                 "in transformers"
@@ -146,6 +147,11 @@ def _names(kind: Kind, layers: int, held: Collection[str]) -> dict[str, str]:
     return {name: there for name, there in known.items() if name != HEAD or there in held}
 
 
+def _divisors(kind: Kind) -> tuple[str, ...]:
+    """Return the names of the tensors that divide rotations' frequencies."""
+    return tuple(SHORT_LONG) if kind.partial else (DIVISORS,)
+
+
 def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -> int:
     name = f"{model.metadata[_ARCHITECTURE].value}.{key}"
     value = model.metadata.get(name)
@@ -220,7 +226,7 @@ def _directory(path: Path, changed: int) -> Path:
             model.tensors[held[EMBEDDINGS]].shape[0],
             tied=HEAD not in held,
             biased=any(name.endswith("bias") for name in held),
-            scaling=_decoded(model, DIVISORS) if DIVISORS in model.tensors else None,
+            scaling={name: _decoded(model, name) for name in _divisors(kind) if name in model.tensors},
         )
         if not write_tokenizer(place, path, model.metadata):
             log.warning("%s: has no tokenizer", path)

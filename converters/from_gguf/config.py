@@ -2,6 +2,7 @@
 refused, not ignored.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,9 +24,11 @@ from converters.decoder.layout import (
     LOCAL_BASE,
     MULTIPLIERS,
     SHARED_HEADS,
+    SHORT_LONG,
     divisors,
     gemma_scalar,
 )
+from converters.decoder.rotations import LONG
 from converters.shared.library import config_class
 from converters.tokenizers.common import IDS
 from epmq_export.errors import InputError
@@ -59,10 +62,10 @@ def write_config(
     *,
     tied: bool,
     biased: bool,
-    scaling: Tensor | None,
+    scaling: Mapping[str, Tensor],
 ) -> None:
     """Write the config of the file at `path`, whose embeddings have `rows`; `scaling` are its divisors of
-    frequencies, if it has any. InputError where it cannot be said.
+    frequencies, by the names of their tensors. InputError where it cannot be said.
     """
     config = config_class(kind.name)(
         **_values(kind, _Keys(path, kind.architecture, metadata), rows, tied, biased, scaling)
@@ -98,9 +101,7 @@ class _Keys:
             or not 0 < value.value < 2**31
         ):
             self.fail(key, "a number above 0")
-        # float32 changes a number such as 1e-6. The shortest number that float32 holds in the same way is the
-        # one that was meant.
-        return float(str(np.float32(value.value))) if value.type == GGUFValueType.FLOAT32 else value.value
+        return _meant(value.value) if value.type == GGUFValueType.FLOAT32 else value.value
 
     def text(self, key: str, default: str) -> str:
         value = self.metadata.get(f"{self.architecture}.{key}")
@@ -125,16 +126,18 @@ class _Keys:
 
 
 def _values(
-    kind: Kind, keys: _Keys, rows: int, tied: bool, biased: bool, scaling: Tensor | None
+    kind: Kind, keys: _Keys, rows: int, tied: bool, biased: bool, scaling: Mapping[str, Tensor]
 ) -> dict[str, Any]:
     mixed = kind.windows == "mixed"
     defaults = {SHARED_HEADS: keys.number(HEADS)}
     sizes = {name: keys.number(key, defaults.get(key)) for key, name in KEYS.items()}
     width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     head = keys.number("attention.key_length", width // heads)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if keys.number(key, head) != head:
-            keys.fail(key, f"{head}, the width of a head")
+    turned = keys.number("rope.dimension_count", head)
+    if keys.number("attention.value_length", head) != head:
+        keys.fail("attention.value_length", f"{head}, the width of a head")
+    if turned > head or (turned != head and not kind.partial):
+        keys.fail("rope.dimension_count", f"{head}, the width of a head")
     values = {
         "vocab_size": rows,
         **sizes,
@@ -144,8 +147,13 @@ def _values(
         **{name: keys.token(which) for which, name in IDS.items() if which != "unknown"},
     }
     rope = _rope(keys, 1e6 if mixed else 10000.0)
-    if scaling is not None:
-        rope = _llama3(keys, rope, values, scaling)
+    if turned != head:
+        rope["partial_rotary_factor"] = turned / head
+    if DIVISORS in scaling:
+        rope = _llama3(keys, rope, values, scaling[DIVISORS])
+    elif scaling:
+        rope = _longrope(keys, rope, sizes["max_position_embeddings"], scaling)
+        values["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
     if kind.scaled:
         values["query_pre_attn_scalar"] = gemma_scalar(kind, sizes["num_hidden_layers"], width, heads, head)
     window = f"{kind.architecture}.attention.sliding_window"
@@ -178,6 +186,34 @@ def _rope(keys: _Keys, base: float) -> dict[str, Any]:
     if kind not in ("none", "linear"):
         keys.fail("rope.scaling.type", "none or linear")
     return found if factor == 1 or kind == "none" else {**found, "rope_type": "linear", "factor": factor}
+
+
+def _longrope(
+    keys: _Keys, rope: dict[str, Any], longest: int, scaling: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return Phi-3's scaling, of both sets of divisors."""
+    if missing := [name for name in SHORT_LONG if name not in scaling]:
+        there = next(iter(scaling))
+        raise InputError(f"{keys.path}: has no tensor {missing[0]}, expected one beside {there}")
+    original = keys.number("rope.scaling.original_context_length")
+    if original <= 1:
+        keys.fail("rope.scaling.original_context_length", "a number above 1")
+    usual = math.sqrt(1 + math.log(max(longest / original, 1)) / math.log(original))
+    factor = keys.number("rope.scaling.attn_factor", 1.0)
+    own = {} if math.isclose(factor, usual, rel_tol=1e-6) else {"attention_factor": factor}
+    sets = {key: [*map(_meant, scaling[name].tolist())] for name, key in SHORT_LONG.items()}
+    return {
+        **rope,
+        **sets,
+        **own,
+        "rope_type": LONG,
+        "original_max_position_embeddings": original,
+    }
+
+
+def _meant(number: float) -> float:
+    """Return the shortest number that float32 holds as it holds this one: it changes such as 1e-6."""
+    return float(str(np.float32(number)))
 
 
 def _llama3(keys: _Keys, rope: dict[str, Any], values: dict[str, Any], scaling: Tensor) -> dict[str, Any]:

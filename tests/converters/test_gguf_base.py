@@ -31,11 +31,6 @@ LLAMA3 = {
     "rope_parameters": {**tiny_decoder.LLAMA3, "original_max_position_embeddings": 8192},
     "max_position_embeddings": 16384,
 }
-PHI3 = {
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-    "original_max_position_embeddings": 4096,
-}
-OWN = {"llama": LLAMA3, "phi3": PHI3}
 KINDS = {
     "llama": "llama",
     "llama, tied": "llama",
@@ -53,11 +48,12 @@ TEXT = "the cat sat ON 345 mats, it's <s> é !\n\n x"
 
 
 def directory(place: Path, kind: str, **settings: Any) -> Path:
-    return tiny_decoder.write(place, kind, **{**OWN.get(kind, {}), **settings})
+    return tiny_decoder.write(place, kind, **({**LLAMA3, **settings} if kind == "llama" else settings))
 
 
 def as_gguf(place: Path, source: Path, kind: str, **options: Any) -> Path:
     more = {"rope_freqs.weight": tiny_gguf.rope_factors(source)} if kind == "llama" else {}
+    more |= tiny_gguf.long_factors(source) if kind == "phi3" else {}
     return tiny_gguf.write(place, source, KINDS[kind], **{"more": more, **options})
 
 
@@ -89,16 +85,41 @@ def test_the_model_is_the_one_that_the_file_was_made_from(
             rtol=0,
             atol=1e-6 if "norm" in name and kind in GEMMAS else 0,
         )
-    assert not caplog.records  # nothing is on a grid
+    own = [record for record in caplog.records if not record.name.startswith("transformers")]
+    assert not own  # nothing is on a grid
     ours, theirs = (AutoConfig.from_pretrained(place).to_dict() for place in (found.directory, source))
-    own = {"dtype", "architectures", "transformers_version", "_name_or_path", "head_dim", "rope_parameters"}
-    assert {key: value for key, value in ours.items() if key not in own} == {
-        key: value for key, value in theirs.items() if key not in own
+    apart = {"dtype", "architectures", "transformers_version", "_name_or_path", "head_dim", "rope_parameters"}
+    assert {key: value for key, value in ours.items() if key not in apart} == {
+        key: value for key, value in theirs.items() if key not in apart
     }
     assert json.dumps(ours["rope_parameters"], sort_keys=True) == json.dumps(
         theirs["rope_parameters"], sort_keys=True
     )
     assert ours["architectures"] == theirs["architectures"]
+
+
+def test_rotations_of_long_texts_are_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    source = directory(tmp_path / "source", "phi3")
+    factors = tiny_gguf.long_factors(source)
+    keys = {"phi3.rope.scaling.attn_factor": 1.25}
+    found = open_base(as_gguf(tmp_path / "model.gguf", source, "phi3", keys=keys))
+    rope = json.loads((found.directory / "config.json").read_text())["rope_parameters"]
+    assert (rope["attention_factor"], rope["partial_rotary_factor"]) == (1.25, 0.75)
+    assert rope["short_factor"] == tiny_decoder.KINDS["phi3"][2]["rope_parameters"]["short_factor"]
+    for options, said in (
+        (
+            {"more": {"rope_factors_long.weight": factors["rope_factors_long.weight"]}},
+            "no tensor rope_factors_sh",
+        ),
+        (
+            {"keys": {"phi3.rope.scaling.original_context_length": 1}},
+            "original_context_length is 1, expected a",
+        ),
+        ({"keys": {"phi3.rope.dimension_count": 32}}, "rope.dimension_count is 32, expected 16"),
+    ):
+        path = as_gguf(tmp_path / "other.gguf", source, "phi3", **options)
+        with pytest.raises(InputError, match=said):
+            open_base(path)
 
 
 @pytest.mark.parametrize("begins", [False, True])

@@ -3,6 +3,7 @@ project's own writer.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def write(
             f"{architecture}.embedding_scale": config["embedding_multiplier"],
             f"{architecture}.logit_scale": config["logits_scaling"],
             f"{architecture}.residual_scale": config["residual_multiplier"],
+        }
+    if rope.get("rope_type") == "longrope":
+        written |= {
+            f"{architecture}.rope.dimension_count": int(head * rope["partial_rotary_factor"]),
+            f"{architecture}.rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+            f"{architecture}.rope.scaling.attn_factor": attention_factor(config),
         }
     if architecture == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
@@ -143,6 +150,21 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
             writer.add_string(key, value)
         case _:
             writer.add_array(key, value)
+
+
+def attention_factor(config: dict[str, Any]) -> float:
+    """Return what Phi-3's cosines and sines are multiplied by."""
+    original = config["rope_parameters"]["original_max_position_embeddings"]
+    return math.sqrt(1 + math.log(config["max_position_embeddings"] / original) / math.log(original))
+
+
+def long_factors(source: Path) -> dict[str, NDArray[np.float32]]:
+    """Return both sets of Phi-3's factors as the file has them."""
+    rope = json.loads((source / "config.json").read_text())["rope_parameters"]
+    return {
+        f"rope_factors_{which}.weight": np.array(rope[f"{which}_factor"], np.float32)
+        for which in ("long", "short")
+    }
 
 
 def rope_factors(source: Path) -> NDArray[np.float32]:
