@@ -34,6 +34,7 @@ FAMILIES = {
     "xlm-roberta": "bert",
     "camembert": "bert",
     "distilbert": "bert",
+    "mpnet": "bert",
     "modernbert": "modernbert",
     "clip": "clip",
     "vit": "vit",

@@ -19,4 +19,9 @@ ABOUT = (
         kinds=("distilbert",),
         kept="token and position embeddings",
     ),
+    About(
+        models="MPNet as a sentence encoder (all-mpnet-base-v2, multi-qa-mpnet)",
+        kinds=("mpnet",),
+        kept="token and position embeddings, the table of relative positions",
+    ),
 )

@@ -1,5 +1,5 @@
 """Encoders of BERT's kind with pooling: sentence-transformers models such as all-MiniLM, BGE, GTE and E5, and
-those of RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT.
+those of RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT and MPNet.
 """
 
 import copy
@@ -19,6 +19,7 @@ from converters.bert.kinds import KINDS, Kind
 from converters.bert.names import naming
 from converters.bert.onnx import onnx_spec
 from converters.bert.pooling import pool
+from converters.bert.relative import TabledLayer
 from converters.bert.sentence import Sentence, read_sentence
 from converters.shared.batches import between_texts, fitting, fitting_pair, tokenised
 from converters.shared.config import Config, load_config, refuse_other_values
@@ -69,7 +70,7 @@ class Bert:
     def open(cls, directory: Path, kind: Kind) -> "Bert":
         path = directory / "config.json"
         config = load_config(kind.name, path, config_class(kind.name))
-        refuse_other_values(kind.name, path, config, _KNOWN)
+        refuse_other_values(kind.name, path, config, {**_KNOWN, **kind.known})
         tokenizer, sentence = fast_tokenizer(directory), read_sentence(directory)
         if sentence.lower:
             lowered(tokenizer)
@@ -97,17 +98,18 @@ class Bert:
 
     @property
     def exports(self) -> Mapping[str, Export]:
+        gguf = GgufExport(
+            runtimes=("llama.cpp",),
+            computed=self._as_ggml,
+            splits=True,
+            unit=self.sentence.unit,
+            agrees=None if _pieces_words(self.tokenizer) else lambda: agreement(self.tokenizer),
+            spec=self._gguf_with_heads,
+            joined=self._joined,
+            heads_beside=None if self._scored is None else self._scored.beside,
+        )
         return {
-            "gguf": GgufExport(
-                runtimes=("llama.cpp",),
-                computed=self._as_ggml,
-                splits=True,
-                unit=self.sentence.unit,
-                agrees=None if _pieces_words(self.tokenizer) else lambda: agreement(self.tokenizer),
-                spec=self._gguf_with_heads,
-                joined=self._joined,
-                heads_beside=None if self._scored is None else self._scored.beside,
-            ),
+            **({} if self.kind.relative else {"gguf": gguf}),
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
                 clients=(*self._clients, *self._pooling_clients),
@@ -144,7 +146,8 @@ class Bert:
         """Return the blocks that make the hidden state which is pooled."""
         last = self.config.num_hidden_layers - 1
         by_first = self.sentence.modes == ("cls",)
-        layers = (Layer(self.kind, self.config, i, by_first and i == last) for i in range(last + 1))
+        layer = TabledLayer if self.kind.relative else Layer
+        layers = (layer(self.kind, self.config, i, by_first and i == last) for i in range(last + 1))
         return (Stem(self.kind, self.config), *layers)
 
     def _gguf_spec(self) -> GgufSpec:

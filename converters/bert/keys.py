@@ -11,7 +11,7 @@ KEYS = Keys(
     ),
     tensors=names(
         "hidden_size intermediate_size max_position_embeddings num_hidden_layers type_vocab_size vocab_size "
-        "tie_word_embeddings dim hidden_dim n_layers"
+        "tie_word_embeddings dim hidden_dim n_layers relative_attention_num_buckets"
     ),
     # Poolers are no part of an encoder. Those that begin or end a text are the tokenizer's. DistilBERT's
     # positions are tensors, whatever they were made of.

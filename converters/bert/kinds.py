@@ -1,6 +1,7 @@
-"""The differences between BERT, RoBERTa, XLM-RoBERTa, CamemBERT and DistilBERT."""
+"""The differences between BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT and MPNet."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -50,6 +51,14 @@ class Kind:
 
     between: str = "Tanh"
     """The class, in torch.nn, of the activation between the two linears of a classifier's head."""
+
+    relative: bool = False
+    """Whether attention looks at how far tokens are apart, too, by a table of all layers. No runtime reads
+    such a model as GGUF.
+    """
+
+    known: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """The values of keys of the config that the library's code takes for granted."""
 
     @property
     def stack(self) -> str:
@@ -108,6 +117,24 @@ KINDS = {
                 "output_layer_norm",
             ),
             between="ReLU",
+        ),
+        Kind(
+            name="mpnet",
+            stem_class="MPNetEmbeddings",
+            layer_class="MPNetLayer",
+            types=False,
+            modules=(
+                "attention.attn.q",
+                "attention.attn.k",
+                "attention.attn.v",
+                "attention.attn.o",
+                "attention.LayerNorm",
+                "intermediate.dense",
+                "output.dense",
+                "output.LayerNorm",
+            ),
+            relative=True,
+            known={"relative_attention_num_buckets": (32,), "pad_token_id": (1,)},
         ),
     )
 }

@@ -13,11 +13,15 @@ STACKS = {
     "xlm-roberta": "encoder.layer",
     "camembert": "encoder.layer",
     "distilbert": "transformer.layer",
+    "mpnet": "encoder.layer",
 }
 """The beginning of the names of the layers, by `model_type`."""
 
-COUNTED = frozenset({"roberta", "xlm-roberta", "camembert"})
+COUNTED = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 """Each `model_type` whose positions begin behind the row of the padding token."""
+
+TABLE = "encoder.relative_attention_bias"
+"""The table of relative positions, which MPNet has."""
 
 HEADS = {
     "bert": ("pooler.dense", "classifier"),
@@ -25,6 +29,7 @@ HEADS = {
     "xlm-roberta": ("classifier.dense", "classifier.out_proj"),
     "camembert": ("classifier.dense", "classifier.out_proj"),
     "distilbert": ("pre_classifier", "classifier"),
+    "mpnet": ("classifier.dense", "classifier.out_proj"),
 }
 """What a classifier calls the two linears of its head, by `model_type`."""
 
@@ -56,4 +61,4 @@ def classifier_parts(kind: str) -> dict[str, str]:
 
 
 def _needed(stack: str, name: str) -> bool:
-    return name.startswith(("embeddings.", stack)) or is_dense(name)
+    return name.startswith(("embeddings.", stack, f"{TABLE}.")) or is_dense(name)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from converters.bert.classifiers import Scored
 from converters.bert.pooling import pool
+from converters.bert.relative import table_once
 from converters.bert.sentence import Sentence
 from converters.shared.onnx import tower_parts
 from epmq_export.models.classifiers import output_names
@@ -27,11 +28,13 @@ def onnx_spec(
     inputs = dict.fromkeys(names, tokens)
     # Two rows of three: the exporter takes an axis of length 0 or 1 for a constant.
     example = {name: torch.ones(2, 3, dtype=torch.int64) for name in inputs}
+    blocks, before = table_once(family.blocks)
+    given = [*inputs, *(name for part in before for name in part.makes)]
     if scored is not None:
         heads = output_names(scored.heads)
-        encoder = tower_parts(family.blocks[:-1], [*inputs], ["last_hidden_state"])
+        encoder = tower_parts(blocks[:-1], given, ["last_hidden_state"])
         return OnnxSpec(
-            parts=[*encoder, *_heads(scored, heads)],
+            parts=[*before, *encoder, *_heads(scored, heads)],
             example=example,
             inputs=inputs,
             outputs={"last_hidden_state": tokens, **{name: {0: "batch"} for name in heads}},
@@ -49,7 +52,7 @@ def onnx_spec(
         makes=["sentence_embedding"],
     )
     return OnnxSpec(
-        parts=[*tower_parts(family.blocks, [*inputs], values), pooling],
+        parts=[*before, *tower_parts(blocks, given, values), pooling],
         example=example,
         inputs=inputs,
         outputs={"last_hidden_state": tokens, "sentence_embedding": {0: "batch"}},

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 
+from converters.shared.distances import DISTANCE, by_distance
 from epmq_export.models.family import Batch
 from epmq_export.models.rms_norm import RmsNorm
 
 TABLE = "0.layer.0.SelfAttention.relative_attention_bias"
-# The distance beyond which all positions share a bucket. llama.cpp has it in its code.
-DISTANCE = 128
 Stack = Literal["encoder", "decoder"]
 
 
@@ -153,9 +152,7 @@ class Layer:
         """Return the numbers of the table that are added to the attention's scores by distance, [1, heads,
         new, length], for tokens at `places`, [new], among `length`.
         """
-        distances = torch.arange(length, device=places.device)[None] - places[:, None]
-        found: Tensor = table(self.buckets.to(places.device)[distances.clamp(-DISTANCE, DISTANCE) + DISTANCE])
-        return found.permute(2, 0, 1)[None]
+        return by_distance(table, self.buckets, places, length)
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         """Return the mask of the encoder's tokens where a step reads those, as keys and values of cross
@@ -248,9 +245,6 @@ def in_two(hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 def position_buckets(config: T5Config) -> Tensor:
     """Return the row of the table of relative positions by distance, int64 [2 DISTANCE + 1], from DISTANCE
     tokens before to as many behind.
-
-    They are computed once, here. The formula takes a logarithm, whose last bit, and with it the bucket of a
-    power of two, differs between runtimes.
     """
     bucket: Any = T5Attention._relative_position_bucket
     distances = torch.arange(-DISTANCE, DISTANCE + 1)

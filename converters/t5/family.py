@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerFast, T5Config
 from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
+from converters.shared.distances import DISTANCE
 from converters.shared.ggml_gelu import GatedGelu
-from converters.t5.blocks import DISTANCE, Head, Layer, Stack, Stem, Turn, position_buckets
+from converters.t5.blocks import Head, Layer, Stack, Stem, Turn, position_buckets
 from converters.t5.gguf import gguf_spec
 from converters.t5.names import HEAD, SHARED, is_tied, naming
 from converters.t5.onnx import onnx_specs

@@ -81,6 +81,14 @@ def test_pairs_are_read_as_transformers_reads_them(project: Classified) -> None:
             export.as_read(lambda texts: found, project.directory / "x")(PAIRS)
 
 
+def test_mpnets_heads_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    found = classified(tmp_path, "mpnet")
+    family, source = found.opened.family, found.opened.experts[str(tmp_path / "mood")]
+    samples = [*TEXTS, *PAIRS]
+    given = reference.outputs(family, source, samples, CPU)[:, columns_of(heads_of(family))["mood"]]
+    np.testing.assert_allclose(given, scores(tmp_path / "mood", found.base, samples).numpy(), atol=2e-5)
+
+
 def test_all_models_have_the_experts_heads(project: Classified) -> None:
     """The base, which was no classifier, is read by the same heads as the merge."""
     models = project.opened

@@ -1,4 +1,6 @@
-"""BERT's kinds as files: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, and BERT with a unigram vocabulary."""
+"""BERT's kinds as files: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet, and BERT with a unigram
+vocabulary.
+"""
 
 import json
 from pathlib import Path
@@ -8,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MPNetModel
 
 from converters import naming, open_family, require_same_settings
+from converters.shared.distances import DISTANCE
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.samples import Pair
+from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
+from epmq_export.tensors.source import renamed
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.gguf.format import Gguf
@@ -38,13 +44,14 @@ def test_both_runtimes_compute_the_model(kind: str, tmp_path: Path) -> None:
     """Compare token ids and pooled outputs of files without a grid."""
     source = encoder(tmp_path / "model", kind, pooling="cls" if kind == "xlm-roberta" else "mean")
     packed, family = packed_encoder(tmp_path / "packed", source, grid=None)
-    (tmp_path / "gguf").mkdir()
-    path, export = Gguf().write(packed, family, tmp_path / "gguf"), family.exports["gguf"]
-    expected = [batch["input_ids"][0].tolist() for batch in family.batches(TEXTS, 1)]
-    assert LlamaCpp().tokens(path, TEXTS) == expected
-    found = LlamaCpp().outputs(path, TEXTS, exact=True)
-    wanted = reference.outputs(export.computed(), packed, TEXTS, CPU)
-    assert np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
+    if kind != "mpnet":  # No runtime reads it as GGUF.
+        (tmp_path / "gguf").mkdir()
+        path, export = Gguf().write(packed, family, tmp_path / "gguf"), family.exports["gguf"]
+        expected = [batch["input_ids"][0].tolist() for batch in family.batches(TEXTS, 1)]
+        assert LlamaCpp().tokens(path, TEXTS) == expected
+        found = LlamaCpp().outputs(path, TEXTS, exact=True)
+        wanted = reference.outputs(export.computed(), packed, TEXTS, CPU)
+        assert np.linalg.norm(found - wanted) < 1e-3 * np.linalg.norm(wanted)
     if kind in ("bert", "camembert"):  # Their graphs are MiniLM's and RoBERTa's.
         return
     onnx = OnnxQdq().write(packed, family, tmp_path / "onnx")
@@ -89,6 +96,7 @@ def test_rows_of_positions_that_no_text_reads_are_not_in_gguf(kind: str, tmp_pat
         ("xlm-roberta", "roberta."),
         ("camembert", "roberta."),
         ("distilbert", "distilbert."),
+        ("mpnet", "mpnet."),
     ],
 )
 def test_names_of_a_model_with_a_head_are_read(kind: str, before: str, tmp_path: Path) -> None:
@@ -134,3 +142,24 @@ def test_an_expert_whose_positions_begin_elsewhere_is_refused(tmp_path: Path) ->
     for name in ("base", "expert"):
         edit(tmp_path / name / "config.json", model_type="bert")
     assert require_same_settings(tmp_path / "base", tmp_path / "expert", "it") == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("relative_attention_num_buckets", 16), ("pad_token_id", 0)])
+def test_what_mpnets_code_takes_for_granted_is_asked_for(key: str, value: int, tmp_path: Path) -> None:
+    directory = encoder(tmp_path / "model", "mpnet")
+    edit(directory / "config.json", **{key: value})
+    with pytest.raises(InputError, match=rf"found {key} {value}, expected \d+: family mpnet has no other"):
+        open_family(directory)
+
+
+@torch.no_grad()
+def test_far_tokens_of_mpnet_share_a_row(tmp_path: Path) -> None:
+    """Compare with transformers on a text that is longer than the distances which have rows of their own."""
+    directory = encoder(tmp_path / "model", "mpnet", longest=300)
+    family, text = open_family(directory), ["the cat sat on the mat . " * 40]
+    source = renamed(open_checkpoint(directory), family.canonical)
+    (batch,) = family.batches(text, 1)
+    assert batch["input_ids"].shape[1] > 2 * DISTANCE
+    expected = MPNetModel.from_pretrained(directory).eval()(**batch).last_hidden_state
+    found = reference.outputs(family, source, text, CPU)
+    np.testing.assert_allclose(found, family.output(expected, batch).numpy(), atol=2e-6)

@@ -68,6 +68,7 @@ MODELS: Mapping[str, Model] = {
         for kind, like in (("roberta", None), ("xlm-roberta", "roberta"), ("camembert", "roberta"))
     },
     "distilbert": Model(partial(encoders.encoder, kind="distilbert"), TEXTS, [ENDLESS], number="dim"),
+    "mpnet": Model(partial(encoders.encoder, kind="mpnet"), TEXTS, [ENDLESS]),
     "modernbert": Model(partial(encoders.encoder, kind="modernbert"), TEXTS, [ENDLESS]),
     "clip": Model(
         clip.clip,

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.models.bert import BertTokenizer
 from transformers.models.camembert import CamembertTokenizer
+from transformers.models.mpnet import MPNetTokenizer
 from transformers.models.roberta import RobertaTokenizer
 from transformers.models.xlm_roberta import XLMRobertaTokenizer
 
@@ -79,6 +80,12 @@ def _wordpiece() -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab={token: row for row, token in enumerate(VOCABULARY)}, model_max_length=LONGEST)
 
 
+def _mpnet() -> PreTrainedTokenizerBase:
+    """Return a tokenizer as MPNet's: BERT's pieces between RoBERTa's special tokens."""
+    pieces = ["<s>", "<pad>", "</s>", *(token for token in VOCABULARY if token != "[PAD]"), "<mask>"]
+    return MPNetTokenizer(vocab={piece: row for row, piece in enumerate(pieces)}, model_max_length=LONGEST)
+
+
 def _modernbert() -> PreTrainedTokenizerBase:
     """Return a tokenizer as ModernBERT's: runs of spaces are tokens, and special ones have BERT's names."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -110,28 +117,34 @@ TOKENIZERS: Mapping[str, Callable[[], PreTrainedTokenizerBase]] = {
     "xlm-roberta": xlm_roberta,
     "camembert": _camembert,
     "distilbert": _wordpiece,
+    "mpnet": _mpnet,
     "modernbert": _modernbert,
 }
 
 
-def encoder(directory: Path, kind: str, *, pooling: str = "mean", **changes: object) -> Path:
-    """Write a model of two layers with its tokenizer and its pooling, with changes to its config."""
+def encoder(
+    directory: Path, kind: str, *, pooling: str = "mean", longest: int = LONGEST, **changes: object
+) -> Path:
+    """Write a model of two layers with its tokenizer and its pooling, for texts of so many tokens, with
+    changes to its config.
+    """
     tokenizer = TOKENIZERS[kind]()
+    tokenizer.model_max_length = longest
     wide: dict[str, object] = {
         "hidden_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 128,
         "type_vocab_size": 2 if kind == "bert" else 1,
-        "max_position_embeddings": LONGEST + (2 if kind not in ("bert", "distilbert") else 0),
+        "max_position_embeddings": longest + (2 if kind not in ("bert", "distilbert") else 0),
         "layer_norm_eps": 1e-5,
     }
     if kind == "distilbert":
-        wide = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "max_position_embeddings": LONGEST}
+        wide = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "max_position_embeddings": longest}
     if kind == "modernbert":
         # Of the layers two look at all tokens, and the others at those that are up to 4 away.
         wide = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 96}
-        wide |= {"local_attention": 8, "max_position_embeddings": LONGEST}
+        wide |= {"local_attention": 8, "max_position_embeddings": longest}
     config = CONFIG_MAPPING[kind](
         vocab_size=len(tokenizer) + 3,
         pad_token_id=tokenizer.pad_token_id,
