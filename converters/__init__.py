@@ -40,6 +40,7 @@ FAMILIES = {
     "vit": "vit",
     "deit": "vit",
     "dinov2": "vit",
+    "dinov3_vit": "vit",
     "llama": "decoder",
     "mistral": "decoder",
     "qwen2": "decoder",

@@ -1,4 +1,4 @@
-"""Vision transformers with a class token: ViT, DeiT and DINOv2."""
+"""Vision transformers with a class token: ViT, DeiT, DINOv2 and DINOv3."""
 
 from converters.shared.about import About
 
@@ -20,5 +20,11 @@ ABOUT = (
         kinds=("dinov2",),
         kept="the same, and LayerScale",
         output="the same ¹",
+    ),
+    About(
+        models="DINOv3 (ViT, all sizes)",
+        kinds=("dinov3_vit",),
+        kept="patch projection, tokens and registers, LayerScale, in F32",
+        output="the class token after the last norm",
     ),
 )

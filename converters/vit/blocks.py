@@ -1,7 +1,7 @@
 """The blocks of vision transformers with a class token."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,18 +27,22 @@ class Stem:
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            return self.kind.embeddings(self.config).eval()
+            module: Any = self.kind.embeddings(self.config)
+        module.mask_token = None  # Only training reads it.
+        made: nn.Module = module.eval()
+        return made
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         made: Any = module
         # The module's own forward is not used, because that of ViT and DeiT takes only pictures of the
         # config's size unless it is told otherwise.
-        patches: Tensor = made.patch_embeddings.projection(batch["pixel_values"])
+        patches: Tensor = made.get_submodule(self.kind.patches)(batch["pixel_values"])
         size = (patches.shape[2], patches.shape[3])
-        tokens = [getattr(made, token).expand(patches.shape[0], 1, -1) for token in self.kind.tokens]
-        return torch.cat((*tokens, patches.flatten(2).transpose(1, 2)), 1) + interpolated(
-            made.position_embeddings, len(tokens), size
-        )
+        tokens = [getattr(made, token).expand(patches.shape[0], -1, -1) for token in self.kind.tokens]
+        found = torch.cat((*tokens, patches.flatten(2).transpose(1, 2)), 1)
+        if self.kind.rotates:
+            return found
+        return found + interpolated(made.position_embeddings, len(tokens), size)
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return torch.ones(shape)
@@ -54,6 +58,11 @@ class Layer:
     reads_class_only: bool
     """Whether this is a last layer where only keys and values of the other tokens reach the output."""
 
+    rotations: tuple[Tensor, Tensor] | None = field(default=None, compare=False, repr=False)
+    """The cosines and sines by which the positions of the patches turn queries and keys, [patches, width of a
+    head], where the kind does so.
+    """
+
     @property
     def name(self) -> str:
         return f"{self.kind.stack}.{self.index}"
@@ -64,14 +73,18 @@ class Layer:
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        return self.kind.steps
+        return self.kind.steps(self.config)
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
             return self.kind.layer(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        result: Tensor = module(hidden)
+        assert hidden is not None
+        turned = {}
+        if self.rotations is not None:
+            turned["position_embeddings"] = tuple(each.to(hidden.device) for each in self.rotations)
+        result: Tensor = module(hidden, **turned)
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
@@ -85,20 +98,23 @@ class Layer:
 class Head:
     """Every token, normalised, which transformers calls the last hidden state."""
 
+    kind: Kind
     config: Config
     reads_class_only: bool
     name: str = "head"
     prefix: str = ""
-    steps: tuple[tuple[str, ...], ...] = (("layernorm",),)
+
+    @property
+    def steps(self) -> tuple[tuple[str, ...], ...]:
+        return ((self.kind.last,),)
 
     def build(self) -> nn.Module:
         with torch.device("meta"):
-            module = nn.Module()
-            module.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
-            return module.eval()
+            norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+            return nn.ModuleDict({self.kind.last: norm}).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
-        result: Tensor = module.get_submodule("layernorm")(hidden)
+        result: Tensor = module.get_submodule(self.kind.last)(hidden)
         return result
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:

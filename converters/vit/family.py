@@ -1,7 +1,7 @@
-"""Vision transformers with a class token: ViT, DeiT (with its distillation token) and DINOv2 (with
-LayerScale).
+"""Vision transformers with a class token: ViT, DeiT (with its distillation token), DINOv2 (with LayerScale)
+and DINOv3 (with registers and rotations, too).
 
-Canonical names are those of ViTModel, DeiTModel and Dinov2Model in transformers 5; version 4 had other names.
+Canonical names are those of the library's own files in transformers 5; version 4 had other names.
 Poolers, mask tokens and classifiers are no part of the exported model. Pictures have the size that the
 processor gives them, and positions for pictures of another size are interpolated as the library does.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from converters.shared.batches import preprocessed
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
-from converters.shared.library import config_class
+from converters.shared.library import config_class, module_class
 from converters.vit.blocks import Head, Layer, Size, Stem
 from converters.vit.kinds import KINDS, Kind
 from converters.vit.names import naming
@@ -34,7 +34,6 @@ from epmq_export.models.specs import OnnxExport
 # the hidden state.
 BOTH = "Dinov2ForImageClassification"
 _KNOWN: Mapping[str, tuple[object, ...]] = {
-    "hidden_act": ("gelu",),
     "num_channels": (3,),
     "use_swiglu_ffn": (False,),
 }
@@ -70,9 +69,8 @@ class Vit:
         """
         path = directory / "config.json"
         config = load_config(kind.name, path, config_class(kind.name))
-        refuse_other_values(kind.name, path, config, _KNOWN)
+        refuse_other_values(kind.name, path, config, {**_KNOWN, "hidden_act": kind.activations})
         _require_squares(path, config)
-        config.use_mask_token = False
         processor = load_processor(directory)
         crop = _crop(directory / CONFIG, processor, config.patch_size)
         both = isinstance(config.architectures, list) and BOTH in config.architectures
@@ -86,7 +84,7 @@ class Vit:
     def images(self) -> Images:
         height, width = self.crop
         patches = (height // self.config.patch_size) * (width // self.config.patch_size)
-        return Images(numbers=3 * height * width, tokens=len(self.kind.tokens) + patches)
+        return Images(numbers=3 * height * width, tokens=self.kind.before(self.config) + patches)
 
     @property
     def exports(self) -> Mapping[str, Export]:
@@ -102,12 +100,26 @@ class Vit:
 
     @property
     def blocks(self) -> Sequence[Block]:
-        last = self.config.num_hidden_layers - 1
+        last, rotations = self.config.num_hidden_layers - 1, self._rotations
         layers = (
-            Layer(self.kind, self.config, i, reads_class_only=i == last and not self.both)
-            for i in range(last + 1)
+            Layer(self.kind, self.config, i, i == last and not self.both, rotations) for i in range(last + 1)
         )
-        return (Stem(self.kind, self.config), *layers, Head(self.config, reads_class_only=not self.both))
+        return (
+            Stem(self.kind, self.config),
+            *layers,
+            Head(self.kind, self.config, reads_class_only=not self.both),
+        )
+
+    @property
+    def _rotations(self) -> tuple[Tensor, Tensor] | None:
+        """Return what the positions of a picture's patches turn queries and keys by, where they do: all
+        pictures have one size.
+        """
+        if not self.kind.rotates:
+            return None
+        turns = module_class(self.name, f"{self.kind.library}RopePositionEmbedding")(self.config).eval()
+        found: tuple[Tensor, Tensor] = turns(torch.empty(1, 1, *self.crop))
+        return found
 
     def canonical(self, name: str) -> str | None:
         return naming({"model_type": self.name}).canonical(name)
@@ -125,8 +137,8 @@ class Vit:
         """Return the class token, [batch, width]; with the mean of the patches beside it, [batch, 2
         width].
         """
-        first = hidden[:, 0]
-        return torch.cat((first, hidden[:, len(self.kind.tokens) :].mean(1)), 1) if self.both else first
+        first, before = hidden[:, 0], self.kind.before(self.config)
+        return torch.cat((first, hidden[:, before:].mean(1)), 1) if self.both else first
 
 
 def open_family(directory: Path, model_type: str) -> Vit:

@@ -1,4 +1,4 @@
-"""What ViT, DeiT and DINOv2 call their tensors: as in transformers 5; version 4 had other names."""
+"""What ViT, DeiT, DINOv2 and DINOv3 call their tensors: as in transformers 5; version 4 had other names."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from epmq_export.tensors.naming import Naming
 
-STACKS = {"vit": "layers", "deit": "layers", "dinov2": "encoder.layer"}
+STACKS = {"vit": "layers", "deit": "layers", "dinov2": "encoder.layer", "dinov3_vit": "layer"}
 """The beginning of the names of the layers, by `model_type`, which may itself stand before all names."""
 
 # Of transformers 4, in an order: `output.dense` is also the end of a longer name.
@@ -28,6 +28,8 @@ def naming(config: Mapping[str, Any]) -> Naming:
 
 def _plain(model_type: str, name: str) -> str:
     name, stack = name.removeprefix(f"{model_type}."), STACKS[model_type]
+    if stack == "layer":  # The library's code calls the layers otherwise than the files that it writes.
+        name = name.removeprefix("model.")
     if stack == "layers":
         name = re.sub(r"^encoder\.layer\.", "layers.", name)
     if name.startswith(f"{stack}."):
@@ -37,5 +39,5 @@ def _plain(model_type: str, name: str) -> str:
 
 
 def _needed(model_type: str, name: str) -> bool:
-    known = name.startswith(("embeddings.", f"{STACKS[model_type]}.", "layernorm."))
+    known = name.startswith(("embeddings.", f"{STACKS[model_type]}.", "layernorm.", "norm."))
     return known and name != "embeddings.mask_token"

@@ -47,7 +47,7 @@ def calibrate_blocks(
                 walk.load_student(rounded)
                 walk.run_experts()
                 for step in block.steps:
-                    calibrator.progress(f"{block.name}.{step[0]}", done, total)
+                    calibrator.progress(f"{block.prefix}{step[0]}", done, total)
                     give_back()
                     walk.solve(step)
                     done += 1

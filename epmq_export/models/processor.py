@@ -1,17 +1,23 @@
 """A model's own image processor, from its preprocessor_config.json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from epmq_export.errors import InputError, first_line
+from epmq_export.files import read_json
 from epmq_export.models.samples import Picture
 
 CONFIG = "preprocessor_config.json"
+
+# Those that the library has no Pillow for, with one that does the same in another order: rounded to 256
+# levels before it is normalised.
+_IN_PILLOW: Mapping[str, Any] = {"DINOv3ViTImageProcessor": ViTImageProcessorPil}
 
 
 def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
@@ -22,6 +28,9 @@ def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's clas
     """
     try:
         library: Any = AutoImageProcessor  # The library has no type hints.
+        kind = str(read_json(directory / CONFIG).get("image_processor_type")).removesuffix("Fast")
+        if kind in _IN_PILLOW:
+            return _IN_PILLOW[kind].from_pretrained(directory, local_files_only=True)
         return library.from_pretrained(directory, local_files_only=True, backend="pil")
     except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(

@@ -1,4 +1,4 @@
-"""ViT, DeiT and DINOv2: what the blocks compute, ONNX, and the commands on them."""
+"""ViT, DeiT, DINOv2 and DINOv3: what the blocks compute, ONNX, and the commands on them."""
 
 import json
 from pathlib import Path
@@ -44,6 +44,7 @@ SIZES = [
     ("Dinov2Model", 32, (39, 33)),
     ("ViTModel", 64, (32, 32)),
     ("DeiTModel", 32, (40, 48)),
+    ("DINOv3ViTModel", 64, (39, 56)),
 ]
 
 
@@ -60,8 +61,9 @@ def transformers_outputs(
     as the library loads it.
     """
     model: Any = tiny_vit.MODELS[architecture].from_pretrained(directory).eval()
-    model = getattr(model, model.base_model_prefix, model)
-    settings = {} if architecture.startswith("Dinov2") else {"interpolate_pos_encoding": True}
+    if not architecture.endswith("Model"):
+        model = getattr(model, model.base_model_prefix)
+    settings = {"interpolate_pos_encoding": True} if architecture.startswith(("ViT", "DeiT")) else {}
     hidden = model(
         torch.from_numpy(preprocess(load_processor(directory), pictures)), **settings
     ).last_hidden_state
@@ -113,9 +115,18 @@ def test_positions_are_interpolated_as_transformers_does(
     )
 
 
-def test_linears_without_biases(tmp_path: Path) -> None:
-    directory = tiny_vit.vit(tmp_path / "model", "ViTModel", qkv_bias=False)
-    expected, _ = transformers_outputs(directory, "ViTModel", PICTURES)
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("ViTModel", {"qkv_bias": False}),
+        ("DINOv3ViTModel", {"use_gated_mlp": True, "hidden_act": "silu", "query_bias": False}),
+    ],
+)
+def test_linears_without_biases_and_with_a_gate(
+    tmp_path: Path, architecture: str, settings: dict[str, Any]
+) -> None:
+    directory = tiny_vit.vit(tmp_path / "model", architecture, **settings)
+    expected, _ = transformers_outputs(directory, architecture, PICTURES)
     np.testing.assert_allclose(
         reference.outputs(*opened(directory), PICTURES, CPU), expected, rtol=0, atol=1e-5
     )
@@ -129,6 +140,7 @@ def test_linears_without_biases(tmp_path: Path) -> None:
         ("DeiTModel", 32, (40, 48)),
         ("Dinov2Model", 80, (32, 32)),
         ("Dinov2ForImageClassification", 32, (32, 56)),
+        ("DINOv3ViTModel", 32, (32, 56)),
     ],
 )
 def test_onnx_is_fused_and_computes_what_pytorch_does(
@@ -160,7 +172,7 @@ def test_onnx_is_fused_and_computes_what_pytorch_does(
     hidden, pooled, *_ = session.run(
         None, {"pixel_values": preprocess(load_processor(tmp_path / "model"), PICTURES)}
     )
-    tokens = 2 if architecture.startswith("DeiT") else 1
+    tokens = {"DeiT": 2, "DINO": 5}.get(architecture[:4], 1)
     assert hidden.shape == (
         len(PICTURES),
         tokens + (crop[0] // tiny_vit.PATCH) * (crop[1] // tiny_vit.PATCH),

@@ -78,7 +78,12 @@ MODELS: Mapping[str, Model] = {
     ),
     **{
         kind: Model(partial(vit.vit, architecture=architecture), hard_pictures()[3:7])
-        for kind, architecture in (("vit", "ViTModel"), ("deit", "DeiTModel"), ("dinov2", "Dinov2Model"))
+        for kind, architecture in (
+            ("vit", "ViTModel"),
+            ("deit", "DeiTModel"),
+            ("dinov2", "Dinov2Model"),
+            ("dinov3_vit", "DINOv3ViTModel"),
+        )
     },
     **{
         kind: Model(partial(decoder.write, kind=name), [*TEXTS, *PASSAGES], TOO_LONG)

@@ -79,7 +79,7 @@ def test_a_base_under_a_wrappers_prefix(opened: Opened, prefix: str, tmp_path: P
     place = directory(tmp_path / "b", opened, {prefix + name: value for name, value in tensors.items()})
     found = open_checkpoint(place, naming_of=naming)
     canonical = opened.family.canonical
-    both = all(canonical(f"model.{name}") == canonical(name) is not None for name in tensors)
+    both = all(canonical(f"model.{name}") == canonical(name) for name in tensors)
     if both and prefix.removeprefix("_orig_mod.") == "model.":
         # This stands before the names of its own classes, too: the family knows them with it and without it.
         assert {canonical(name) for name in found.names()} == {canonical(name) for name in tensors}

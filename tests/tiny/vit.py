@@ -1,7 +1,8 @@
 """Vision transformers with random weights, experts of them, pictures and linear heads, for tests of the
-families vit, deit and dinov2.
+families vit, deit, dinov2 and dinov3_vit.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from transformers import (
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
@@ -29,7 +32,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 SIDE, PATCH, WIDTH, LAYERS = 32, 8, 64, 2
-CONFIGS = {"vit": ViTConfig, "deit": DeiTConfig, "dinov2": Dinov2Config}
+CONFIGS = {"vit": ViTConfig, "deit": DeiTConfig, "dinov2": Dinov2Config, "dinov3_vit": DINOv3ViTConfig}
 MODELS: Mapping[str, type[PreTrainedModel]] = {
     model.__name__: model
     for model in (
@@ -40,6 +43,7 @@ MODELS: Mapping[str, type[PreTrainedModel]] = {
         DeiTForImageClassificationWithTeacher,
         Dinov2Model,
         Dinov2ForImageClassification,
+        DINOv3ViTModel,
     )
 }
 # What transformers 4 called what version 5 calls otherwise; the first for the layers of ViT and DeiT alone.
@@ -54,7 +58,7 @@ _OLD_MLP = ((r"\.mlp\.fc1\.", ".intermediate.dense."), (r"\.mlp\.fc2\.", ".outpu
 
 
 def kind_of(architecture: str) -> str:
-    return next(kind for kind in CONFIGS if architecture.lower().startswith(kind))
+    return next(kind for kind in CONFIGS if architecture.lower().startswith(kind.replace("_", "")))
 
 
 def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedModel:
@@ -63,6 +67,8 @@ def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedMod
     """
     kind = kind_of(architecture)
     inner = {"mlp_ratio": 2} if kind == "dinov2" else {"intermediate_size": 2 * WIDTH}
+    if kind == "dinov3_vit":
+        inner["num_register_tokens"] = 4
     sizes = {
         "hidden_size": WIDTH,
         "num_hidden_layers": LAYERS,
@@ -80,7 +86,11 @@ def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedMod
 
 
 def old_names(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Return the tensors as transformers 4 has written them."""
+    """Return the tensors as transformers 4 has written them; of DINOv3 the names in the library's code, which
+    the library itself writes in no file.
+    """
+    if kind == "dinov3_vit":
+        return {re.sub(r"^layer\.", "model.layer.", name): value for name, value in tensors.items()}
     found = {}
     for name, value in tensors.items():
         for new, old in _OLD[1:] if kind == "dinov2" else (*_OLD, *_OLD_MLP):
@@ -103,7 +113,9 @@ def vit(
     """
     made = model(architecture, seed=seed, **settings)
     made.save_pretrained(directory)
-    tensors = {name: value.detach().clone() for name, value in made.state_dict().items()}
+    tensors = {
+        re.sub(r"^model\.", "", name): value.detach().clone() for name, value in made.state_dict().items()
+    }
     save_file(
         old_names(tensors, kind_of(architecture)) if old else tensors,
         directory / "model.safetensors",
@@ -119,8 +131,12 @@ def processor(directory: Path, crop: tuple[int, int], kind: str = "vit") -> None
         BitImageProcessorPil(
             size={"shortest_edge": max(crop) + 4}, crop_size={"height": height, "width": width}
         ).save_pretrained(directory)
-    else:
-        ViTImageProcessorPil(size={"height": height, "width": width}).save_pretrained(directory)
+        return
+    ViTImageProcessorPil(size={"height": height, "width": width}).save_pretrained(directory)
+    if kind == "dinov3_vit":  # The class that its own files name; the library has no Pillow for it.
+        place = directory / "preprocessor_config.json"
+        settings = json.loads(place.read_text()) | {"image_processor_type": "DINOv3ViTImageProcessorFast"}
+        place.write_text(json.dumps(settings))
 
 
 def expert(directory: Path, base: Path, seed: int, *, old: str | None = None) -> Path:
