@@ -37,6 +37,7 @@ FAMILIES = {
     "mpnet": "bert",
     "modernbert": "modernbert",
     "clip": "clip",
+    "siglip": "siglip",
     "vit": "vit",
     "deit": "vit",
     "dinov2": "vit",
@@ -54,6 +55,9 @@ FAMILIES = {
     "t5": "t5",
 }
 """The folder of each `model_type`, imported when a model of it is opened: a merge of one needs no other's."""
+
+REFUSED = {"siglip2": "whose pictures have no size of their own, expected a SigLIP for pictures of one size"}
+"""Why a model of a kind that many ask for is refused, by `model_type`."""
 
 EMBEDDERS = {"qwen3": "embedder", "gemma3_text": "embedder"}
 """The folder of each `model_type` of `FAMILIES` that is another family where sentence-transformers' modules
@@ -180,6 +184,8 @@ def _model_type(directory: Path) -> str:
         why = "" if holds_model(directory) else looks_like(directory)
         raise InputError(f"{directory} is no model directory: {why or 'it has no config.json'}")
     found = read_json(path).get("model_type")
+    if found in REFUSED:
+        raise InputError(f"{path}: model_type is {found!r}, {REFUSED[found]}")
     if not isinstance(found, str) or found not in FAMILIES:
         raise InputError(f"{path}: model_type is {found!r}; supported: {', '.join(FAMILIES)}")
     return found

@@ -71,17 +71,16 @@ def tokenised(
     limit: int,
     **settings: Any,  # noqa: ANN401 - the tokenizer's own
 ) -> Iterator[BatchEncoding]:
-    """Give the tokens of texts and of pairs, int64 [batch, length], each batch padded to its longest sample
-    and cut at `limit`. InputError for a sample that is neither.
+    """Give the tokens of texts and of pairs, int64 [batch, length], each batch padded to its longest sample,
+    unless the settings say otherwise, and cut at `limit`. InputError for a sample that is neither.
     """
     for part in parts(samples, size):
         yield tokenizer(
             [given_to_tokenizer(sample) for sample in part],
-            padding=True,
             truncation=True,
             max_length=limit,
             return_tensors="pt",
-            **settings,
+            **{"padding": True, **settings},
         )
 
 

@@ -161,6 +161,14 @@ class ZeroShot:
     usual factor 20.
     """
 
+    logit_bias: str | None = None
+    """The tensor that holds what is added to the cosines behind the factor, the same for all classes, or
+    None.
+    """
+
+    logit_shape: tuple[int, ...] = ()
+    """The shape of these tensors, which have one number each."""
+
     prompts: Prompts = field(default_factory=Prompts)
     """What is put before a text, label texts among them, unless a task says otherwise."""
 
@@ -350,10 +358,18 @@ def halves(family: Family) -> frozenset[str]:
 
 def towers(family: Family) -> list[Family]:
     """Return the family and, where another one embeds its label texts, that one. Together they have all
-    tensors of the exported model but the scale of cosines.
+    tensors of the exported model but those of cosines.
     """
     zero_shot = family.zero_shot
     return [family] if zero_shot is None or zero_shot.text_tower is family else [family, zero_shot.text_tower]
+
+
+def of_cosines(family: Family) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that make scores of cosines, by name."""
+    if (zero_shot := family.zero_shot) is None:
+        return {}
+    named = (zero_shot.logit_scale, zero_shot.logit_bias)
+    return {name: zero_shot.logit_shape for name in named if name is not None}
 
 
 def heads_of(family: Family) -> Sequence[Classifier]:

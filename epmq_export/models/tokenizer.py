@@ -25,6 +25,8 @@ from epmq_export.models.hard_texts import hard_to_split
 log = logging.getLogger(__name__)
 
 TOKENIZER, SETTINGS, TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+# Classes that need a package for what tokenizer.json says without it.
+_NEEDLESS = ("SiglipTokenizer",)
 # Version 5 of transformers has a new name for the class of a tokenizer that is tokenizer.json alone. Both
 # versions know the old name.
 _NEW_CLASS, CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
@@ -81,10 +83,12 @@ def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
     Raises InputError where both readings give other ids.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+    path, settings = directory / TOKENIZER, directory / SETTINGS
+    named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    library = PreTrainedTokenizerFast if named in _NEEDLESS and path.is_file() else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = library.from_pretrained(
         directory, use_fast=True, local_files_only=True
     )
-    path = directory / TOKENIZER
     if not path.is_file() or not isinstance(tokenizer, PreTrainedTokenizerFast):
         return tokenizer
     file = _as_it_stands(path)

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 
 from epmq_export.models.samples import Passage, Sample
 from epmq_export.verification.probes import hard_pictures
-from tests.tiny import clip, decoder, embedder, encoders, t5, vit
+from tests.tiny import clip, decoder, embedder, encoders, siglip, t5, vit
 from tests.tiny.bert import small_bert
 
 
@@ -76,6 +76,7 @@ MODELS: Mapping[str, Model] = {
         number="vision_config.hidden_size",
         light=partial(clip.clip, text={"num_hidden_layers": 2}, vision={"num_hidden_layers": 2}),
     ),
+    "siglip": Model(siglip.siglip, hard_pictures()[3:7], number="vision_config.hidden_size"),
     **{
         kind: Model(partial(vit.vit, architecture=architecture), hard_pictures()[3:7])
         for kind, architecture in (

@@ -17,7 +17,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.installed import registry
 from epmq_export.models import reference
 from epmq_export.models.blocks import inputs_of, linears, load_block, paths, run_block
-from epmq_export.models.family import Family, halves, rows, towers
+from epmq_export.models.family import Family, halves, of_cosines, rows, towers
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
@@ -36,17 +36,14 @@ NORMS = (nn.LayerNorm, RmsNorm)
 
 
 def tensors_of(family: Family) -> set[str]:
-    """Return the names of what the family's blocks hold, a frozen tower's and the scale of cosines with
-    them.
-    """
+    """Return the names of what the family's blocks hold, a frozen tower's and those of cosines with them."""
     held = {
         f"{block.prefix}{path}"
         for tower in towers(family)
         for block in tower.blocks
         for path in block.build().state_dict()
     }
-    zero_shot = family.zero_shot
-    return held if zero_shot is None or zero_shot.logit_scale is None else held | {zero_shot.logit_scale}
+    return held.union(of_cosines(family))
 
 
 def test_every_family_is_tested() -> None:
@@ -186,8 +183,7 @@ def test_label_texts_are_embedded_where_outputs_are(opened: Opened) -> None:
     embedded = reference.outputs(zero_shot.text_tower, opened.source, ["a cat", "a dog"], CPU)
     found = reference.outputs(opened.family, opened.source, opened.model.samples[:1], CPU)
     assert embedded.shape == (2, found.shape[1]) and not np.allclose(embedded[0], embedded[1])
-    if zero_shot.logit_scale is not None:
-        assert opened.source.load(zero_shot.logit_scale).numel() == 1
+    assert all(opened.source.shape(name) == shape for name, shape in of_cosines(opened.family).items())
 
 
 def test_formats_and_runtimes_are_known(opened: Opened) -> None:

@@ -176,7 +176,7 @@ def computed(model: Any, family: Family, batch: Batch) -> torch.Tensor:
         return torch.as_tensor(
             model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[batch["read"].bool()]
         )
-    if family.name.startswith("clip"):
+    if family.name.startswith(("clip", "siglip")):
         which = "image" if "pixel_values" in batch else "text"
         return torch.as_tensor(getattr(model, f"get_{which}_features")(**batch).pooler_output)
     return family.output(model(**batch).last_hidden_state, batch)

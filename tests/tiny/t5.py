@@ -27,7 +27,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 @cache
-def _trained() -> str:
+def trained() -> str:
     """Train a vocabulary of pieces of the words, and return it as JSON."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
@@ -57,7 +57,7 @@ def t5(
 
     `depths` are the layers of the encoder and of the decoder.
     """
-    tokenizer = Tokenizer.from_str(_trained())
+    tokenizer = Tokenizer.from_str(trained())
     chosen = {**VERSIONS[version], **settings}
     config = T5Config(
         vocab_size=tokenizer.get_vocab_size() + 24,

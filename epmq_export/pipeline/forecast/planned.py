@@ -6,7 +6,7 @@ from dataclasses import asdict
 from epmq_export._version import __version__
 from epmq_export.calibration.storage import storage_of
 from epmq_export.grids.layout import Layout
-from epmq_export.models.family import Family, towers
+from epmq_export.models.family import Family, of_cosines, towers
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.about import name_of
 from epmq_export.pipeline.forecast.inventory import Found
@@ -27,8 +27,7 @@ def tensor_shapes(family: Family) -> dict[str, tuple[int, ...]]:
         for block in tower.blocks
         for path, value in block.build().state_dict().items()
     }
-    scale = None if family.zero_shot is None else family.zero_shot.logit_scale
-    return found if scale is None else {**found, scale: ()}
+    return {**found, **of_cosines(family)}
 
 
 def planned_tensors(

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 ENDING = ".onnx"
 # The names of outputs. The first of them that a model has is read. A joint model of texts and pictures has
 # one for each.
-TEXTS_OUT, PICTURES_OUT = ("sentence_embedding", "text_embeds"), ("image_embeds", "pooler_output")
+TEXTS_OUT = ("sentence_embedding", "text_embeds", "pooler_output")
+PICTURES_OUT = ("image_embeds", "pooler_output")
 VISION, TEXT = "vision_model", "text_model"
 BATCH = 32
+# Each `model_type` whose users pad every text to the longest that it has room for, and mask nothing.
+PADDED = ("siglip",)
 SILENT = 4  # Every failure that the runtime logs is raised as well.
 
 
@@ -275,7 +278,7 @@ def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes sha
 
 def _encode(folder: Path, texts: Sequence[Sample]) -> dict[str, NDArray[np.int64]]:
     """Return the inputs of texts and of pairs, int64 [samples, length] by name, padded to the right and cut
-    to the folder's own limit.
+    to the folder's own limit. Where texts are padded to that, what pads is a token as the others.
     """
     given = [given_to_tokenizer(sample) for sample in texts]
     tokenizer = _tokenizer(folder)
@@ -286,10 +289,11 @@ def _encode(folder: Path, texts: Sequence[Sample]) -> dict[str, NDArray[np.int64
             config.get("text_config", config).get("max_position_embeddings"),
         )
         length = min(limit for limit in (*limits, tokenizer.model_max_length) if limit)
+        padded = config.get("model_type") in PADDED
         lower = bool(_read(folder / "sentence_bert_config.json").get("do_lower_case"))
         encoded = tokenizer(
             [_lowered(text) for text in given] if lower else given,
-            padding=True,
+            padding="max_length" if padded else True,
             padding_side="right",
             truncation=True,
             max_length=length,
@@ -298,7 +302,8 @@ def _encode(folder: Path, texts: Sequence[Sample]) -> dict[str, NDArray[np.int64
         )
     except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(f"{folder}: its config and tokenizer cannot be used ({first_line(error)})") from None
-    return {name: value.astype(np.int64) for name, value in encoded.items()}
+    found = {name: value.astype(np.int64) for name, value in encoded.items()}
+    return found | ({"attention_mask": np.ones_like(found["input_ids"])} if padded else {})
 
 
 def _lowered(text: str | tuple[str, str]) -> str | tuple[str, str]:
