@@ -14,8 +14,8 @@ from epmq_export.calibration.descent import descend
 from epmq_export.calibration.expert_energies import ExpertEnergies
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.rounding import store
-from epmq_export.calibration.solver import LinearProblem, NormProblem, inverse_factor
-from epmq_export.calibration.statistics import Moments, TaskMoments
+from epmq_export.calibration.solver import LinearProblem, Loss, NormProblem, inverse_factor
+from epmq_export.calibration.statistics import Moments, TaskMoments, accumulate
 from epmq_export.calibration.storage import StorageOf
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid
@@ -154,7 +154,7 @@ class BlockWalk:
         shared, cross = self._shared(step), None
         for t in range(len(self.c.tasks)):
             moments = self._moments(step, t)
-            hessian += moments.student
+            accumulate(hessian, moments.student, moments.share)
             for path, problem in problems.items():
                 bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
                 own = self.energies.mean(path, t) * moments.scale if self.experts_run else 0.0
@@ -164,7 +164,8 @@ class BlockWalk:
                     origin, changes = shared[path]
                     problem.add_change(changes[t], origin, bias, moments, alpha, own)
             if shared is not None:
-                cross = moments.cross.float() if cross is None else cross.add_(moments.cross)
+                cross = torch.zeros_like(moments.cross) if cross is None else cross
+                cross.add_(moments.cross, alpha=moments.share)
         if shared is not None and cross is not None:
             for path, problem in problems.items():
                 problem.add_origin(shared[path][0], cross, hessian, alpha)
@@ -228,7 +229,7 @@ class BlockWalk:
             rounded, after = (
                 loss(_plain(_rows(weight, rows)))
                 if rise is None or not self._solved
-                else problem.loss_above(each, float(rise[rows].sum(dtype=torch.float64)))
+                else loss.above(float(rise[rows].sum(dtype=torch.float64)))
                 for weight, rise in zip((first, value), rises, strict=True)
             )
             merged = loss(self.merged[f"{path}.weight"])
@@ -246,9 +247,9 @@ class BlockWalk:
         """
         return self.c.method.target == "experts"
 
-    def _loss(self, problem: LinearProblem, hessian: Tensor, best: Tensor) -> Callable[[Tensor], float]:
+    def _loss(self, problem: LinearProblem, hessian: Tensor, best: Tensor) -> Loss:
         """Return the function that gives L of a weight."""
-        return partial(problem.loss, hessian=hessian, best=best if self._solved else None)
+        return Loss(problem, hessian, best if self._solved else None)
 
     def _solve_norm(self, path: str) -> None:
         module = self.student.get_submodule(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.statistics import PIECES, Moments
+from epmq_export.calibration.statistics import PIECES, Moments, accumulate
 from epmq_export.errors import CalibrationError
 from epmq_export.tensors.low_rank import LowRank
 
@@ -140,12 +140,11 @@ class LinearProblem:
         E[x* x*^T] is never needed.
         """
         # The moments are float32 sums, so products in float32 are as exact. Sums over products are not.
-        mapped = weight @ moments.cross.to(weight.dtype)
-        self.numerator += mapped
-        squared = 0.0
-        if 0 < alpha < 1:
-            squared = float(quadratic(weight, moments.student.to(weight.dtype)).sum())
-        self._add_energy(_inner(mapped, weight), squared, alpha, own)
+        mapped = weight @ moments.cross
+        accumulate(self.numerator, mapped, moments.share)
+        squared = float(quadratic(weight, moments.student).sum()) if 0 < alpha < 1 else 0.0
+        share = moments.share
+        self._add_energy(share * _inner(mapped, weight), share * squared, alpha, own)
         self._add_means(bias, moments, lambda mean: weight.double() @ mean)
 
     def add_change(
@@ -160,25 +159,31 @@ class LinearProblem:
         """Add one task, as `add` does, whose expert's weight is W_0 + P with W_0 = `origin`, float32
         [out, in], and P = `change`. What W_0 alone brings is left to `add_origin`.
         """
-        left, right = change.left.double(), change.right.double()
-        self.numerator += left @ (right @ moments.cross)
-        pulled = (change.left.T @ origin).double()  # P^T W_0 is right^T times this.
+        left, right = change.left, change.right
+        pulled = left.T @ origin  # P^T W_0 is right^T times this.
 
-        def beyond(matrix: Tensor) -> float:
-            """Return <W M, W> - <W_0 M, W_0>, with W = W_0 + P."""
-            image = right @ matrix
-            return _inner(image + right @ matrix.T, pulled) + _inner(image @ right.T, left.T @ left)
+        def beyond(image: Tensor, other: Tensor) -> float:
+            """Return <W M, W> - <W_0 M, W_0> with W = W_0 + P, of right M and right M^T."""
+            found = _inner(image + other, pulled) + _inner(image @ right.T, left.T @ left)
+            return moments.share * found
 
-        squared = beyond(moments.student) if 0 < alpha < 1 else 0.0
-        self._add_energy(beyond(moments.cross), squared, alpha, own)
-        self._add_means(bias, moments, lambda mean: origin.double() @ mean + left @ (right @ mean))
+        crossed = right @ moments.cross
+        accumulate(self.numerator, left @ crossed, moments.share)
+        squared = 0.0
+        if 0 < alpha < 1:
+            image = right @ moments.student
+            squared = beyond(image, image)
+        self._add_energy(beyond(crossed, right @ moments.cross.T), squared, alpha, own)
+        self._add_means(
+            bias, moments, lambda mean: origin.double() @ mean + left.double() @ (right.double() @ mean)
+        )
 
     def add_origin(self, origin: Tensor, cross: Tensor, hessian: Tensor, alpha: float = 0.0) -> None:
         """Add what W_0 = `origin`, float32 [out, in], brings in all tasks that `add_change` has added, which
         are all that there are: sum_t C_t, float32, and H, float64, [in, in], take the place of single tasks.
         """
         mapped = origin @ cross
-        self.numerator += mapped
+        accumulate(self.numerator, mapped, 1.0)
         squared = 0.0
         if 0 < alpha < 1:
             squared = float(quadratic(origin, hessian.to(origin.dtype)).sum())
@@ -212,32 +217,40 @@ class LinearProblem:
             self.scales + self.damping
         )
 
-    def loss(self, weight: Tensor, hessian: Tensor, best: Tensor | None = None) -> float:
-        """Return L(weight) as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t, or 0 where there
-        is no energy.
 
-        Where W* is known as `best`, L is that of W* and a term of the distance from it. It is small, so a
-        product in float32 does, and the hessian may be float32.
-        """
+class Loss:
+    """L of a weight of one problem, as a share of the targets' energy, sum_t E_t ||W_t x*||^2 / n_t, or 0
+    where there is no energy.
+
+    Where W* is known as `best`, L is that of W* and a term of the distance from it. It is small, so a product
+    in float32 does, and the hessian may be float32.
+    """
+
+    def __init__(self, problem: LinearProblem, hessian: Tensor, best: Tensor | None = None) -> None:
+        self._problem, self._hessian, self._best = problem, hessian, best
+        # What no weight changes, and L(W*) where it is known.
+        self._fixed = problem.energy + problem.damping * float(problem.anchor.square().sum())
+        self._least = 0.0 if best is None else max(self._fixed - self._crossed(best), 0.0)
+
+    def __call__(self, weight: Tensor) -> float:
+        if weight is self._best:
+            return self.above(0.0)
         weight = weight.double()
-        if best is not None:
-            step = None if weight is best else (weight - best).float()
-            return self.loss_above(
-                best, 0.0 if step is None else float(quadratic(step, hessian.float()).sum())
-            )
-        crossed = float((weight * self.numerator).sum())
-        return self._share(float(quadratic(weight, hessian).sum()) - 2.0 * crossed)
+        if self._best is not None:
+            step = (weight - self._best).float()
+            return self.above(float(quadratic(step, self._hessian.float()).sum()))
+        squared = float(quadratic(weight, self._hessian).sum())
+        return self._share(max(self._fixed + squared - 2.0 * self._crossed(weight), 0.0))
 
-    def loss_above(self, best: Tensor, rise: float) -> float:
-        """Return what `loss` does for a weight whose L is by `rise` above that of W* = `best`."""
-        return self._share(-float((best * self.numerator).sum()), rise)
+    def above(self, rise: float) -> float:
+        """Return L of a weight whose L, before it is made a share, is by `rise` above that of W*."""
+        return self._share(self._least + rise)
 
-    def _share(self, lower: float, rise: float = 0.0) -> float:
-        """Return L as a share of the energy. `lower` is L at the weight, or at W* and `rise` beyond that,
-        without what no weight changes.
-        """
-        fixed = self.energy + self.damping * float(self.anchor.square().sum())
-        return (max(fixed + lower, 0.0) + rise) / self.energy if self.energy > 0 else 0.0
+    def _crossed(self, weight: Tensor) -> float:
+        return float((weight * self._problem.numerator).sum())
+
+    def _share(self, loss: float) -> float:
+        return loss / self._problem.energy if self._problem.energy > 0 else 0.0
 
 
 @dataclass
@@ -274,10 +287,10 @@ class NormProblem:
         """Add one task, with its expert's gamma and beta, [channels]."""
         gamma = gamma.double()
         mean, target_mean = moments.scale * moments.student_mean, moments.scale * moments.target_mean
-        self.zz = self.zz + moments.student.diagonal()
+        self.zz = self.zz + moments.share * moments.student.diagonal().double()
         self.z = self.z + mean
         self.one += moments.scale
-        self.zy = self.zy + gamma * moments.cross.diagonal()
+        self.zy = self.zy + moments.share * gamma * moments.cross.diagonal()
         self.y = self.y + gamma * target_mean
         if beta is not None:
             beta = beta.double()

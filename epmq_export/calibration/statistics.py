@@ -11,6 +11,8 @@ from epmq_export.errors import CalibrationError
 
 # The products of a symmetric matrix are made in so many pieces, each without what lies left of it.
 PIECES = 4
+# The rows of a strip of a matrix on the processor.
+STRIP = 256
 
 
 @dataclass
@@ -59,54 +61,83 @@ class TaskMoments:
             self.target_mean += (target * weights[:, None]).sum(0)
 
     def moments(self, same: bool, place: str) -> "Moments":
-        """Return the expectations in float64, over n_t = ||E[x_s x_s^T]||_F. `same` says that the targets
-        were the student's own inputs.
+        """Return what these sums say. They are not copied: nothing may be added to them any more. `same` says
+        that the targets were the student's own inputs.
 
         Raises CalibrationError, naming `place`, where they are not finite.
         """
-        upper = self.student.triu()
-        student = (upper + upper.triu(1).T).double().div_(self.weight)
-        norm = float(student.norm())
+        _mirror(self.student)
+        norm = _length(self.student) / self.weight
         if not norm < float("inf"):
             raise CalibrationError(
                 f"{place}: its inputs are not finite on the calibration data; look for NaN or Inf in the "
                 "checkpoints"
             )
-        # Inputs that are all zero carry no information. They get weight 0 instead of a division by zero.
-        scale = 1.0 / norm if norm > 0 else 0.0
-        student_mean = self.student_mean.double() / self.weight
-        student.mul_(scale)
-        if same:
-            return Moments(
-                student=student,
-                cross=student,
-                student_mean=student_mean,
-                target_mean=student_mean,
-                scale=scale,
-            )
-        cross = self.cross.double().mul_(scale / self.weight)
-        if not float(cross.norm()) < float("inf"):
+        if not same and not _length(self.cross) < float("inf"):
             raise CalibrationError(
                 f"{place}: the expert's inputs are not finite on the calibration data; look for NaN or "
                 "Inf in its checkpoint"
             )
+        # Inputs that are all zero carry no information. They get weight 0 instead of a division by zero.
+        scale = 1.0 / norm if norm > 0 else 0.0
+        mean = self.student_mean.double() / self.weight
         return Moments(
-            student=student,
-            cross=cross,
-            student_mean=student_mean,
-            target_mean=self.target_mean.double() / self.weight,
+            student=self.student,
+            cross=self.student if same else self.cross,
+            share=scale / self.weight,
+            student_mean=mean,
+            target_mean=mean if same else self.target_mean.double() / self.weight,
             scale=scale,
         )
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The moments of one task, float64: H_t = E[x_s x_s^T] and C_t = E[x* x_s^T], each over n_t; the means of
-    x_s and x*; and s_t = 1 / n_t.
+    """The moments of one task: H_t = E[x_s x_s^T] and C_t = E[x* x_s^T], each over n_t = ||E[x_s x_s^T]||_F;
+    the means of x_s and x*, float64; and s_t = 1 / n_t.
     """
 
     student: Tensor
+    """The sum that is H_t when it is multiplied with `share`, float32 [in, in], symmetric."""
+
     cross: Tensor
+    """The sum that is C_t when it is multiplied with `share`, float32 [in, in]."""
+
+    share: float
     student_mean: Tensor
     target_mean: Tensor
     scale: float
+
+
+def accumulate(total: Tensor, matrix: Tensor, share: float) -> None:
+    """Add a share of a matrix to a total of another dtype, in place."""
+    for into, part in zip(_strips(total), _strips(matrix), strict=True):
+        into.add_(part, alpha=share)
+
+
+def _mirror(matrix: Tensor) -> None:
+    """Make a matrix symmetric whose upper triangle counts, in place."""
+    size = _rows(matrix)
+    for start in range(0, len(matrix), size):
+        here = slice(start, start + size)
+        for after in range(start + size, len(matrix), size):
+            there = slice(after, after + size)
+            matrix[there, here] = matrix[here, there].T
+        square = matrix[here, here]
+        square.copy_(square.triu() + square.triu(1).T)
+
+
+def _length(matrix: Tensor) -> float:
+    """Return the Frobenius norm, summed in float64."""
+    return float(torch.stack([part.double().norm() for part in _strips(matrix)]).norm())
+
+
+def _strips(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Return the rows of a matrix in strips. A copy of one stays in the processor's cache; a copy of a large
+    matrix takes several times as long as what is computed with it.
+    """
+    return torch.split(matrix, _rows(matrix))
+
+
+def _rows(matrix: Tensor) -> int:
+    return STRIP if matrix.device.type == "cpu" else len(matrix)

@@ -13,8 +13,8 @@ from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import BlockResult, TaskData
 from epmq_export.calibration.method import PRESETS, Method
 from epmq_export.calibration.rounding import gptq, nearest
-from epmq_export.calibration.solver import LinearProblem, inverse_factor
-from epmq_export.calibration.statistics import TaskMoments
+from epmq_export.calibration.solver import LinearProblem, Loss, inverse_factor
+from epmq_export.calibration.statistics import TaskMoments, accumulate
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import Layout
 from epmq_export.models import activations as activations_module
@@ -147,7 +147,8 @@ def test_experts_that_are_the_base_cost_what_rounding_costs(model: Tiny, preset:
     plain = calibrated(model.calibrator(gptq, **same))  # type: ignore[arg-type]
     for result, wanted in zip(found, plain, strict=True):
         for loss, other in zip(result.losses, wanted.losses, strict=True):
-            assert loss.loss_before < 1e-8 and loss.loss_merged < 1e-8
+            # Zeros, but for the last digits of sums in float32.
+            assert loss.loss_before < 5e-8 and loss.loss_merged < 5e-8
             assert loss.loss_after == pytest.approx(other.loss_after, rel=0.1)
 
 
@@ -225,7 +226,7 @@ def test_a_step_sees_what_the_steps_before_it_ship(
             own += float((x_e @ task.expert.load(name).T).square().sum())
             sums.add(x_s, method.alpha * x_e + (1 - method.alpha) * x_s, torch.ones(len(x_s)))
         moments = sums.moments(False, name)
-        hessian += moments.student
+        accumulate(hessian, moments.student, moments.share)
         problem.add(
             task.expert.load(name),
             task.expert.load(name.replace("weight", "bias")),
@@ -236,8 +237,8 @@ def test_a_step_sees_what_the_steps_before_it_ship(
     factor = inverse_factor(hessian, name)
     best = problem.solution(factor)
     loss = next(loss for loss in results["featcal"][2].losses if loss.tensor == name)
-    assert loss.loss_before == pytest.approx(problem.loss(best, hessian), rel=1e-3)
-    assert loss.loss_merged == pytest.approx(problem.loss(model.merged.load(name), hessian), rel=1e-3)
+    assert loss.loss_before == pytest.approx(Loss(problem, hessian)(best), rel=1e-3)
+    assert loss.loss_merged == pytest.approx(Loss(problem, hessian)(model.merged.load(name)), rel=1e-3)
     found = flat(results["featcal"])[name]
     assert isinstance(found, PackedTensor)
     # Sums in another order differ in their last bits, which now and then carry a weight across the middle of
@@ -249,7 +250,7 @@ def test_a_step_sees_what_the_steps_before_it_ship(
         )
         < 0.05
     )
-    assert loss.loss_after == pytest.approx(problem.loss(found.dequantise(), hessian), rel=1e-3)
+    assert loss.loss_after == pytest.approx(Loss(problem, hessian)(found.dequantise()), rel=1e-3)
     torch.testing.assert_close(
         shipped[name.replace("weight", "bias")],
         problem.bias(found.dequantise()).float(),

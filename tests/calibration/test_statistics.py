@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from epmq_export.calibration.statistics import TaskMoments
+from epmq_export.calibration.statistics import STRIP, TaskMoments, accumulate
 from epmq_export.errors import CalibrationError
 
 CPU = torch.device("cpu")
@@ -32,14 +32,29 @@ def test_weighted_expectations(rows: tuple[Tensor, Tensor, Tensor]) -> None:
     second = student.T @ (share * student)
     scale = 1 / float(second.norm())
     for value, wanted in (
-        (found.student, second * scale),
-        (found.cross, target.T @ (share * student) * scale),
+        (found.share * found.student.double(), second * scale),
+        (found.share * found.cross.double(), target.T @ (share * student) * scale),
         (found.student_mean, (share * student).sum(0)),
         (found.target_mean, (share * target).sum(0)),
     ):
         assert value.dtype == torch.float64
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
-    assert found.scale == pytest.approx(scale, rel=1e-6) and float(found.student.norm()) == pytest.approx(1.0)
+    assert found.scale == pytest.approx(scale, rel=1e-6)
+    assert found.share * float(found.student.norm()) == pytest.approx(1.0)
+
+
+def test_a_wide_input_is_summed_in_strips() -> None:
+    """A matrix of several strips is as symmetric, and adds up to the same, as one that is whole."""
+    torch.manual_seed(1)
+    student, width = torch.randn(40, 2 * STRIP + 70), 2 * STRIP + 70
+    found = sums(student, None, torch.ones(40)).moments(True, "layer")
+    assert torch.equal(found.student, found.student.T)
+    second = student.double().T @ student.double()
+    total = torch.eye(width, dtype=torch.float64)
+    accumulate(total, found.student, found.share)
+    torch.testing.assert_close(
+        total, torch.eye(width, dtype=torch.float64) + second / second.norm(), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_without_targets_of_their_own_the_students_stand_for_them(
@@ -61,12 +76,14 @@ def test_a_row_twice_is_a_row_of_weight_two(rows: tuple[Tensor, Tensor, Tensor])
     ).moments(False, "layer")
     heavier = weights.clone()
     heavier[0] *= 2
-    torch.testing.assert_close(sums(student, target, heavier).moments(False, "layer").cross, twice.cross)
+    found = sums(student, target, heavier).moments(False, "layer")
+    torch.testing.assert_close(found.cross, twice.cross)
+    assert found.share == pytest.approx(twice.share)
 
 
 def test_inputs_that_are_zero_throughout_weigh_nothing() -> None:
     found = sums(torch.zeros(5, 4), torch.ones(5, 4), torch.ones(5)).moments(False, "layer")
-    assert found.scale == 0 and not found.student.any() and not found.cross.any()
+    assert found.scale == found.share == 0
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
