@@ -37,7 +37,7 @@ def test_operations_by_hand() -> None:
     assert found.forward == pytest.approx(forward * (1 + 1))
     assert found.statistics == 3 * 3.25 * rows * 64
     assert found.solve == pytest.approx(2 * 8**3 * 4 / 3 + (3 * 2 + 4) * (24 + 32) * 64)
-    assert found.columns == (4 * 16, 9 * 16)
+    assert found.columns == (3 * 16, 9 * 16)
     plain = costs.work_of([BLOCK], samples, PRESETS["epmq"])  # no experts are run, norms stay
     assert plain.statistics == 2 * 1.25 * rows * 64
     assert plain.forward == pytest.approx(forward)

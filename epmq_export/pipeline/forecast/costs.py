@@ -32,7 +32,7 @@ from epmq_export.models.family import Block
 from epmq_export.models.precision import whole_float32
 
 # The fewest and the most rounds of descent that a linear takes.
-ROUNDS = (3, 8)
+ROUNDS = (2, 8)
 OPERATIONS_A_ROUND = 4
 # A run takes up to SLOWEST times the time that the measured second of arithmetic suggests, because memory
 # traffic, small matrices and reading come on top. The demo's calibration took 43 seconds of one core where
@@ -138,7 +138,7 @@ class Memory:
     """The block's largest tensor, while it is merged."""
 
     statistics: int
-    """The block's widest step: sums in float32, moments and the factor in float64, and its solves."""
+    """The block's widest step: sums in float32, the factor in float64, and its solves."""
 
     forward: int
     """The forward pass of one batch."""
@@ -301,12 +301,12 @@ def _room(blocks: Sequence[Shape], samples: Samples) -> float:
 
 
 def _sums(step: Step) -> int:
-    """Return the bytes of a step's statistics and solves: two [in, in] in float32 and as many in float64;
-    H, its factor and what the factor is made from; and the anchors, targets and numerators of the linears.
+    """Return the bytes of a step's statistics and solves: two [in, in] in float32; in float64 H, its factor
+    and what the factor is made from; and the anchors, targets and numerators of the linears.
     """
     if not step.outputs:
-        return step.width**2 * 2 * (FLOAT + DOUBLE)
-    return step.width**2 * (2 * (FLOAT + DOUBLE) + 3 * DOUBLE + FLOAT) + sum(step.outputs) * step.width * (
+        return step.width**2 * 2 * FLOAT
+    return step.width**2 * (3 * FLOAT + 3 * DOUBLE) + sum(step.outputs) * step.width * (
         4 * DOUBLE + 3 * FLOAT
     )
 
