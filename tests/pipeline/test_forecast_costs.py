@@ -76,6 +76,15 @@ def test_the_mask_of_an_attention_is_part_of_a_forward_pass() -> None:
     assert long - 2 * short == BATCH * (200**2 - 2 * 100**2) * (4 + 1)
 
 
+@pytest.mark.parametrize("kind", ["llama, tied", "phi3"])
+def test_an_attention_has_a_width_whether_one_linear_makes_its_parts_or_three(
+    kind: str, tmp_path: Path
+) -> None:
+    family = open_family(decoder.write(tmp_path / "model", kind))
+    widths = [costs.shape_of(block).attention for block in family.blocks]
+    assert widths == [0, *[decoder.WIDTH] * family.config.num_hidden_layers, 0]
+
+
 def test_verifying(project: recipe_project.Project) -> None:
     family, text = open_family(project.directory / "base"), "a word " * 400
     (batch,) = family.batches([family.truncate(text)], 1)

@@ -19,6 +19,7 @@ docs/method.md explains these parts.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, prod
 
 import torch
@@ -206,17 +207,25 @@ def shape_of(block: Block) -> Shape:
         else:
             steps.append(Step(step, prod(module.get_parameter(f"{step[0]}.weight").shape), ()))
     numbers = sum(value.numel() for value in module.state_dict().values())
-    # A step of three linears is one of queries, keys and values.
-    attention = max((step.width for step in steps if len(step.outputs) == 3), default=0)
     largest = max(value.numel() for value in module.state_dict().values())
     return Shape(
         name=block.name,
         numbers=numbers,
         steps=steps,
-        attention=attention,
+        attention=_attention([step for step in steps if step.outputs]),
         widest=max((max(step.width, *step.outputs) for step in steps if step.outputs), default=0),
         largest=largest,
     )
+
+
+def _attention(linears: Sequence[Step]) -> int:
+    """Return the width of a block's attention, by its steps of linears. One of three linears is that of
+    queries, keys and values. Where there is none, one linear makes them together, and they are more than the
+    next one is given.
+    """
+    apart = max((step.width for step in linears if len(step.outputs) == 3), default=0)
+    joined = (one.width for one, then in pairwise(linears) if one.outputs[0] > then.width)
+    return apart or next(joined, 0)
 
 
 def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
