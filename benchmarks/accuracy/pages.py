@@ -40,6 +40,7 @@ DEFAULT = "default without `refine`"
 COMMAND = "benchmarks.accuracy.pages"
 MARKERS = {
     "text": Markers.of("accuracy", COMMAND),
+    "classifiers": Markers.of("accuracy of classifiers", COMMAND),
     "vit": Markers.of("accuracy of DINOv2", COMMAND),
     "language": Markers.of("accuracy of a language model", COMMAND),
     "t5": Markers.of("accuracy of T5", COMMAND),

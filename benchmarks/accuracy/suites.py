@@ -145,6 +145,24 @@ SUITES = {
             entry=_text,
         ),
         Suite(
+            name="classifiers",
+            # The first four are the table's.
+            tasks=("trec", "subj", "sst2", "sms_spam", "tweet_emotion", "ag_news"),
+            shown=4,
+            subject=(
+                "text tasks, all-MiniLM-L6-v2, full fine-tuned classifiers, each task read by its own "
+                "expert's head"
+            ),
+            unit="sentences",
+            base=lambda experts: packaged_base(),
+            experts=CACHE / "experts/minilm-classifiers",
+            file=TEXT_FILE,
+            results=Path("classifiers"),
+            runtimes={"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
+            train="classifiers --data {data} --out {out} {tasks}",
+            entry=_text,
+        ),
+        Suite(
             name="image",
             tasks=tuple(image_tasks.TASKS),
             shown=6,

@@ -78,7 +78,7 @@ def test_classifiers_are_read_by_their_own_heads(laboratory: Laboratory, tmp_pat
     """llama.cpp gives what heads beside the file read."""
     for seed, task in enumerate(TASKS):
         classifier(tmp_path / task, laboratory.base, ["a_good", "the café"], seed)
-    own = replace(laboratory, folder=tmp_path, experts=tmp_path, merges={})
+    own = replace(laboratory, folder=tmp_path, experts=tmp_path, suite=SUITES["classifiers"], merges={})
     experiment = own.experiment("TSV-M", "rtn")
     packed, _ = calibrated(experiment, tmp_path / "packed", "Q4_0")
     bench = open_bench(experiment.models, experiment.tasks, CPU)
