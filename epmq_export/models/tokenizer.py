@@ -84,7 +84,7 @@ def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     Raises InputError where both readings give other ids.
     """
     path, settings = directory / TOKENIZER, directory / SETTINGS
-    named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    named = json.loads(settings.read_text("utf-8")).get("tokenizer_class") if settings.is_file() else None
     library = PreTrainedTokenizerFast if named in _NEEDLESS and path.is_file() else AutoTokenizer
     tokenizer: PreTrainedTokenizerBase = library.from_pretrained(
         directory, use_fast=True, local_files_only=True
