@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.divergence import divergence
-from epmq_export.calibration.refinement import HELD_OUT, Refinement
+from epmq_export.calibration.refinement import BATCH, HELD_OUT, Refinement
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.grid import inverse
@@ -35,7 +35,6 @@ from epmq_export.models.samples import Sample, length
 from epmq_export.tensors.packed import PackedTensor, Values
 
 Tensors = dict[str, PackedTensor | Tensor]
-BATCH = 32
 POOL = 8
 WARM_UP = 20
 
@@ -180,7 +179,7 @@ def refine(
         outputs = student.output(batch)
         return torch.cat(
             [
-                divergence(output[None], lesson.target[None], lesson.head)
+                lesson.weight * divergence(output[None], lesson.target[None], lesson.head)
                 for output, lesson in zip(outputs, chosen, strict=True)
             ]
         ).mean()
@@ -320,15 +319,21 @@ class _Lesson:
 
     head: Reading | None
     held_out: bool
+    weight: float
+    """What its divergence counts. All tasks count alike, however many samples they have, and the mean over
+    all samples is 1.
+    """
 
 
 def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) -> list[_Lesson]:
     found = []
+    total = sum(len(task.samples) for task in tasks)
     for task in tasks:
+        weight = total / len(tasks) / len(task.samples)
         targets = torch.from_numpy(reference.outputs(family, task.expert, task.samples, device)).to(device)
         head = task.head.to(device) if isinstance(task.head, Head) else task.head
         found += [
-            _Lesson(sample=sample, target=target, head=head, held_out=i % HELD_OUT == HELD_OUT - 1)
+            _Lesson(sample, target, head, held_out=i % HELD_OUT == HELD_OUT - 1, weight=weight)
             for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
         ]
     return found

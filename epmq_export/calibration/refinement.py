@@ -1,9 +1,17 @@
 """What the stage `refine` is asked for. It stands apart from it, so that a recipe is read without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 # One sample in HELD_OUT of each task is never trained on. These samples tell which step was the best.
 HELD_OUT = 8
+PASSES = 2
+# The samples of a step.
+BATCH = 32
+LESSONS = 512
+"""The samples of each task that a model of texts or images is refined on, where so many are there: layers are
+calibrated as well on fewer, but what is trained learns them by heart.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,20 @@ class Refinement:
     is.
     """
 
+    def over(self, samples: int) -> "Refinement":
+        """Return these settings for so many samples of all tasks together: biases and norms see each that is
+        not held out at least `PASSES` times.
+        """
+        if self.weights:
+            return self
+        steps = ceil(PASSES * samples * (HELD_OUT - 1) / HELD_OUT / BATCH)
+        return replace(self, steps=max(self.steps, steps))
+
 
 WHOLE = Refinement(steps=300)
 """What `refine: true` stands for."""
 
 AFFINE = Refinement(steps=28, weights=False, rate=3e-4, checks=1)
-"""What `refine: affine` stands for. So few parameters do not overfit in so few steps: the last state is the
-best, and earlier ones look better only by luck, of as few samples as are held out.
+"""What `refine: affine` stands for, with the fewest steps. So few parameters do not overfit in so few steps:
+the last state is the best, and earlier ones look better only by luck, of as few samples as are held out.
 """

@@ -43,6 +43,9 @@ class Task:
     Empty for a task without labels, as `labels` is.
     """
 
+    further: Sequence[Sample] = ()
+    """The samples that the model is refined on, beside those of `calibration`."""
+
     head: Path | None = None
     """A safetensors file with the task's linear head, in place of prompts."""
 

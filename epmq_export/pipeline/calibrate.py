@@ -32,6 +32,7 @@ from epmq_export.models.classifiers import classes_file
 from epmq_export.models.family import calibrated_on, heads_of
 from epmq_export.models.heads import AsLogits, Reading
 from epmq_export.models.precision import whole_float32
+from epmq_export.models.samples import Sample
 from epmq_export.pipeline.about import about
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.job import Job
@@ -119,7 +120,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
         finished.remove()  # Wrong inputs stay wrong, so a later run cannot continue from here.
         raise
     stored = finished.stored()
-    refined = None if target is None else _refined(calibrator, _refinement(job), stored, made)
+    refined = None if target is None else _refined(job, calibrator, stored, made)
     split = recipe.export.split_size
     index = PackedIndex(
         family=job.models.family.name,
@@ -320,18 +321,22 @@ def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Told) -> None
 def _refinement(job: Job) -> Refinement | None:
     """Return what is refined behind the last block, None where nothing is."""
     fewest = min((len(task.calibration) for task in job.tasks), default=0)
-    return refinement_of(job.recipe, job.models.family, fewest)
+    samples = sum(len(task.calibration) + len(task.further) for task in job.tasks)
+    return refinement_of(job.recipe, job.models.family, fewest, samples)
 
 
-def _refined(
-    calibrator: Calibrator, settings: Refinement | None, stored: StoredBlocks, made: _Told
-) -> Refined | None:
+def _refined(job: Job, calibrator: Calibrator, stored: StoredBlocks, made: _Told) -> Refined | None:
     """Distil the whole model where the recipe asks for it, or return None."""
+    settings = _refinement(job)
     if settings is None:
         return None
+    further = [_samples(job, task, task.further) for task in job.tasks]
     refined = refine(
         calibrator.family,
-        calibrator.tasks,
+        [
+            replace(task, samples=[*task.samples, *more])
+            for task, more in zip(calibrator.tasks, further, strict=True)
+        ],
         packed.unflatten({name: stored.load(name) for name in stored.names()}, stored.grids),
         settings,
         calibrator.device,
@@ -352,11 +357,16 @@ def task_data(job: Job, task: Task) -> TaskData:
     if calibration.tune or _refinement(job) is not None:
         language = family.language
         head = AsLogits() if language is not None else reading_of(task, family, job.models.base, job.device)
-    expert = job.models.experts[task.expert]
-    samples = [family.truncate(sample) for sample in task.calibration]
     return TaskData(
         name=task.name,
-        expert=expert,
-        samples=calibrated_on(family, expert, samples, job.device),
+        expert=job.models.experts[task.expert],
+        samples=_samples(job, task, task.calibration),
         head=head,
     )
+
+
+def _samples(job: Job, task: Task, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return a task's samples as its expert is given them."""
+    family = job.models.family
+    cut = [family.truncate(sample) for sample in samples]
+    return calibrated_on(family, job.models.experts[task.expert], cut, job.device)

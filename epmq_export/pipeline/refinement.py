@@ -1,6 +1,6 @@
 """What is refined behind the calibration, where a recipe leaves that to the model and its samples."""
 
-from epmq_export.calibration.refinement import Refinement
+from epmq_export.calibration.refinement import LESSONS, Refinement
 from epmq_export.models.family import Family
 from epmq_export.recipe.recipe import Recipe
 
@@ -10,13 +10,21 @@ fewer than four, which tell too little of when to stop.
 """
 
 
-def refinement_of(recipe: Recipe, family: Family, samples: int) -> Refinement | None:
-    """Return what is refined, None where nothing is. `samples` are those of the task that has fewest.
+def refinement_of(recipe: Recipe, family: Family, fewest: int, samples: int) -> Refinement | None:
+    """Return what is refined, None where nothing is. `fewest` are the samples to calibrate on of the task
+    that has fewest of them, `samples` all those to refine on.
 
     `calibration.refine: auto` refines models that embed texts or images alone: language models have few
     biases, and a pass through one of their size costs more than it gains.
     """
     asked = recipe.calibration.refinement
-    if recipe.calibration.refine == "auto" and (family.language is not None or samples < FEWEST):
+    if recipe.calibration.refine == "auto" and (family.language is not None or fewest < FEWEST):
         return None
-    return asked
+    return None if asked is None else asked.over(samples)
+
+
+def lessons_of(recipe: Recipe, family: Family) -> int:
+    """Return how many samples of a task the model is refined on, where so many are there; 0 where it is
+    refined on those that it is calibrated on, as language models are, whose targets are long.
+    """
+    return 0 if recipe.calibration.refinement is None or family.language is not None else LESSONS

@@ -17,6 +17,7 @@ from epmq_export.errors import InputError
 from epmq_export.models.classifiers import Classifier
 from epmq_export.models.family import Family, heads_of
 from epmq_export.models.samples import AnySample, Pair, Picture, Sample, choose, digest
+from epmq_export.pipeline.refinement import lessons_of
 from epmq_export.pipeline.requirements import require_kind
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import request_of
@@ -30,23 +31,30 @@ def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = N
     """
     require_kind(recipe, family)
     tasks = [name for name in recipe.require_tasks().tasks if names is None or name in names]
+    lessons = lessons_of(recipe, family)
     if family.images is not None:
-        return [_of_pictures(recipe, name) for name in tasks]
+        return [_of_pictures(recipe, name, lessons) for name in tasks]
     before = "" if family.zero_shot is None else family.zero_shot.prompts.default
     language = family.language
     chat = str if language is None else language.chat
     heads = {head.task: head for head in heads_of(family)}
     return [
-        _of_texts(recipe, name, before, chat if recipe.tasks[name].chat else str, heads.get(name))
+        _of_texts(recipe, name, before, chat if recipe.tasks[name].chat else str, heads.get(name), lessons)
         for name in tasks
     ]
 
 
 def _of_texts(
-    recipe: Recipe, name: str, before: str, said: Callable[[str], str], head: Classifier | None
+    recipe: Recipe,
+    name: str,
+    before: str,
+    said: Callable[[str], str],
+    head: Classifier | None,
+    lessons: int,
 ) -> Task:
     """Return a task of texts, each in the task's prompt or, where it has none, behind `before`; or of pairs.
-    `said` makes of a prompt what the model is given. `head` is the task's classifier, where it has one.
+    `said` makes of a prompt what the model is given. `head` is the task's classifier, where it has one. It is
+    refined on `lessons` texts.
     """
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
@@ -61,6 +69,7 @@ def _of_texts(
     places = {given(text): text.place for each in read for text in each.samples}
     texts = list(places)
     calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
+    further: Sequence[Sample] = ()
     truth: Tensor | None = None
     expected: Sequence[str] | None = None
     if task.evaluation is None:
@@ -71,11 +80,13 @@ def _of_texts(
         read = [*read, found]
         places |= dict(zip(evaluation, found.places, strict=True))
         truth, expected = _right_answers(recipe, name, found, head)
+        further = _others(choose(texts, lessons, recipe.calibration.seed), calibration, evaluation)
     _tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
     return _task(
         recipe,
         name,
         calibration=calibration,
+        further=further,
         evaluation=evaluation,
         labels=(task.labels or {}) if head is None else dict.fromkeys(head.classes, ""),
         truth=truth,
@@ -144,8 +155,11 @@ def _right_answers(
     return None, None
 
 
-def _of_pictures(recipe: Recipe, name: str) -> Task:
-    """Return a task of pictures. Raises InputError where none of its calibration images can be decoded."""
+def _of_pictures(recipe: Recipe, name: str, lessons: int) -> Task:
+    """Return a task of pictures, `lessons` of which the model is refined on.
+
+    Raises InputError where none of its calibration images can be decoded.
+    """
     task = recipe.tasks[name]
     read = [read_pictures(request_of(place)) for place in task.calibration]
     pictures = _distinct(picture for each in read for picture in each.samples)
@@ -159,6 +173,7 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
     labels: Mapping[str, str] = task.labels or {}
     truth: Tensor | None = None
     evaluation: Sequence[Picture]
+    further: Sequence[Picture] = ()
     if task.evaluation is None:
         # These are calibration images, too, so those that cannot be decoded are left out here as well.
         evaluation = _left_over(recipe, name, pictures, calibration, broken.usable)
@@ -172,12 +187,16 @@ def _of_pictures(recipe: Recipe, name: str) -> Task:
             truth = torch.tensor(indices_of(places, classes, found.names, list(labels)), dtype=torch.int64)
         for picture in evaluation:
             picture.pixels()  # A broken image is reported now and not after the calibration.
-    notes = broken.notes(recipe, name, len(calibration) + (0 if task.evaluation else len(evaluation)))
+        chosen = choose(pictures, lessons, recipe.calibration.seed, broken.usable)
+        further = _others(chosen, calibration, evaluation)
+    usable = len(calibration) + len(further) + (0 if task.evaluation else len(evaluation))
+    notes = broken.notes(recipe, name, usable)
     _tell(name, "images", recipe.calibration.samples, calibration, evaluation)
     return _task(
         recipe,
         name,
         calibration=calibration,
+        further=further,
         evaluation=evaluation,
         labels=labels,
         truth=truth,
@@ -191,6 +210,7 @@ def _task(
     name: str,
     *,
     calibration: Sequence[Sample],
+    further: Sequence[Sample],
     evaluation: Sequence[Sample],
     labels: Mapping[str, str],
     truth: Tensor | None,
@@ -211,6 +231,7 @@ def _task(
         name=name,
         expert=recipe.location(task.expert),
         calibration=calibration,
+        further=further,
         evaluation=evaluation,
         truth=truth,
         labels=list(labels),
@@ -312,6 +333,12 @@ def _left_over(
         )
         raise recipe.mistake(("tasks", name, "calibration"), message)
     return left
+
+
+def _others(chosen: Sequence[AnySample], *without: Sequence[Sample]) -> list[AnySample]:
+    """Return the samples that are none of others."""
+    taken = {digest(sample) for samples in without for sample in samples}
+    return [sample for sample in chosen if digest(sample) not in taken]
 
 
 def _tell(

@@ -28,7 +28,7 @@ def require_usable(family: Family, tasks: Sequence[Task]) -> None:
 
 def _try_texts(family: Family, task: Task) -> None:
     """Make the tokens of every text as calibration and scores will. Pictures are tried when they are read."""
-    tried = [(sample, sample) for sample in task.calibration]
+    tried = [(sample, sample) for sample in (*task.calibration, *task.further)]
     tried += [(sample, passage) for sample in task.evaluation for passage in _scored(family, task, sample)]
     for sample, given in tried:
         if not isinstance(sample, str | Pair):

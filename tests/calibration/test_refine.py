@@ -1,5 +1,7 @@
 """Refining a calibrated model: nearer to its experts, on the same grids, or left as it was."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,7 @@ def refined(model: Tiny, start: Tensors) -> Refined:
     return refine(model.family, tasks(model), start, Refinement(60, rate=1e-3), CPU)
 
 
-def held_out(tensors: Tensors, model: Tiny) -> float:
+def held_out(tensors: Tensors, model: Tiny, given: Sequence[TaskData] | None = None) -> float:
     """Mean 1 - cosine to the experts on every eighth text, by the reference runtime."""
     source = InMemory(
         {
@@ -51,7 +53,7 @@ def held_out(tensors: Tensors, model: Tiny) -> float:
             for name, value in tensors.items()
         }
     )
-    texts = [(task, text) for task in tasks(model) for text in task.samples[7::8]]
+    texts = [(task, text) for task in given or tasks(model) for text in task.samples[7::8]]
     ours = torch.cat(
         [torch.from_numpy(reference.outputs(model.family, source, [text], CPU)) for _, text in texts]
     )
@@ -70,6 +72,15 @@ def test_what_it_returns_is_nearer_to_the_experts_on_texts_it_was_not_trained_on
         refined.before, rel=0.05
     )  # trained in bfloat16 where the machine has it
     assert held_out(refined.tensors, model) == pytest.approx(refined.after, rel=0.05)
+
+
+def test_tasks_count_alike_however_many_samples_they_have(model: Tiny, start: Tensors) -> None:
+    few, many = model.tasks([model.experts[0], model.merged], count=48)  # The start is near to the merge.
+    given = [replace(few, samples=few.samples[:16]), many]
+    found = refine(model.family, given, start, Refinement(1, weights=False), CPU)
+    far, near = (held_out(start, model, [task]) for task in given)
+    assert far > 2 * near
+    assert found.before == pytest.approx((far + near) / 2, rel=0.05)
 
 
 def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(

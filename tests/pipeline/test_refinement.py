@@ -1,11 +1,13 @@
 """What is refined where a recipe leaves it to the model and its samples."""
 
+from dataclasses import replace
+
 import pytest
 
 from converters import open_family
-from epmq_export.calibration.refinement import AFFINE, WHOLE, Refinement
+from epmq_export.calibration.refinement import AFFINE, LESSONS, PASSES, WHOLE, Refinement
 from epmq_export.models.family import Family
-from epmq_export.pipeline.refinement import FEWEST, refinement_of
+from epmq_export.pipeline.refinement import FEWEST, lessons_of, refinement_of
 from epmq_export.recipe.recipe import Recipe, RecipeCalibration
 from tests.tiny import decoder
 from tests.tiny.bert import small_bert
@@ -23,7 +25,7 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 def asked(family: Family, samples: int, **calibration: object) -> Refinement | None:
     recipe = Recipe.model_construct(calibration=RecipeCalibration.model_validate(calibration))
-    return refinement_of(recipe, family, samples)
+    return refinement_of(recipe, family, samples, samples)
 
 
 def test_biases_and_norms_of_a_model_that_embeds_are_refined(encoder: Family, language: Family) -> None:
@@ -32,6 +34,22 @@ def test_biases_and_norms_of_a_model_that_embeds_are_refined(encoder: Family, la
     assert asked(language, FEWEST) is None
     assert asked(encoder, FEWEST, method="gptq") is None
     assert asked(encoder, FEWEST, effort="fast") is None
+
+
+def test_biases_and_norms_see_every_sample(encoder: Family) -> None:
+    """A step takes 32 samples, and one in eight is held out: 4,096 are 112 steps once through."""
+    recipe = Recipe.model_construct(calibration=RecipeCalibration())
+    assert refinement_of(recipe, encoder, 64, 4096) == replace(AFFINE, steps=112 * PASSES)
+    whole = Recipe.model_construct(calibration=RecipeCalibration(refine=600))
+    assert refinement_of(whole, encoder, 64, 4096) == Refinement(600)
+
+
+def test_language_models_are_refined_on_what_they_are_calibrated_on(
+    encoder: Family, language: Family
+) -> None:
+    for calibration, wanted in (({}, LESSONS), ({"refine": 300}, LESSONS), ({"refine": False}, 0)):
+        recipe = Recipe.model_construct(calibration=RecipeCalibration.model_validate(calibration))
+        assert lessons_of(recipe, encoder) == wanted and lessons_of(recipe, language) == 0
 
 
 def test_what_a_recipe_says_is_done(encoder: Family, language: Family) -> None:

@@ -15,6 +15,7 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.models.family import Images
 from epmq_export.models.samples import Sample, digest, picture_of
+from epmq_export.pipeline import refinement
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 from tests.tiny.hub import Hub
@@ -83,6 +84,27 @@ def test_calibration_on_evaluation_texts_is_told(tmp_path: Path, caplog: pytest.
     assert caplog.messages == [
         "task mood: 2 calibration texts are evaluation texts too, so its scores may flatter"
     ]
+
+
+def test_the_model_is_refined_on_more_texts_than_it_is_calibrated_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.txt").write_text("".join(f"text {number}\n" for number in range(20)))
+    (tmp_path / "test.txt").write_text("text 3\ntext 4\nanother\n")
+    body = "    calibration: train.txt\n    evaluation: test.txt\n"
+    monkeypatch.setattr(refinement, "LESSONS", 12)
+    (task,) = tasks_of(tmp_path, body, samples=5)
+    assert len(task.calibration) == 5 and not {*task.calibration} & {*task.further}
+    # Texts that judge teach nothing.
+    assert not {*task.further} & {*task.evaluation}
+    (larger,) = tasks_of(tmp_path, body, samples=12)
+    assert {*task.calibration, *task.further} == {*larger.calibration} - {"text 3", "text 4"} | {
+        *task.calibration
+    }
+    assert not larger.further
+    # Where no data judge, what is left does.
+    (unjudged,) = tasks_of(tmp_path, "    calibration: train.txt\n", samples=5)
+    assert not unjudged.further and len(unjudged.evaluation) == 15
 
 
 def test_an_empty_calibration_file_is_refused(tmp_path: Path) -> None:

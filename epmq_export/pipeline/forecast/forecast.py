@@ -34,7 +34,7 @@ from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.planned import planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
 from epmq_export.pipeline.forecast.refining import refining_of
-from epmq_export.pipeline.forecast.samples import batch_bytes, samples_of, tasks_here
+from epmq_export.pipeline.forecast.samples import batch_bytes, lessons_here, samples_of, tasks_here
 from epmq_export.pipeline.forecast.verifying import verifying_of
 from epmq_export.pipeline.models import (
     frozen_tensors,
@@ -129,8 +129,10 @@ class Forecaster:
         blocks = [shape_of(block) for block in family.blocks]
         work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
-        settings = refinement_of(recipe, family, samples.samples // max(samples.tasks, 1))
-        refine = None if settings is None else refining_of(blocks, samples, settings, len(calibrated), speed)
+        lessons = lessons_here(recipe, family, tasks, samples)
+        fewest = samples.samples // max(samples.tasks, 1)
+        settings = refinement_of(recipe, family, fewest, lessons.samples)
+        refine = None if settings is None else refining_of(blocks, lessons, settings, len(calibrated), speed)
         return Forecast(
             recipe=str(recipe.path),
             models=models,

@@ -8,8 +8,7 @@ At each check the held-out samples are run forward, and once all samples by thei
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epmq_export.calibration.refine import BATCH
-from epmq_export.calibration.refinement import HELD_OUT, Refinement
+from epmq_export.calibration.refinement import BATCH, HELD_OUT, Refinement
 from epmq_export.pipeline.forecast.costs import FLOAT, SLOWEST, Samples, Shape, Speed
 
 # The operations that rounding, its gradient and Adam take for a weight, counted by the time that they take

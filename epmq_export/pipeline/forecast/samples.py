@@ -1,6 +1,7 @@
 """The samples that a run of a recipe will work on, as far as its data are here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from epmq_export.models.family import Family
 from epmq_export.models.samples import length
 from epmq_export.pipeline.forecast.costs import FLOAT, Samples
 from epmq_export.pipeline.forecast.planned import tensor_shapes
+from epmq_export.pipeline.refinement import lessons_of
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.pipeline.trial import require_usable
 from epmq_export.recipe.recipe import Recipe
@@ -48,6 +50,16 @@ def samples_of(recipe: Recipe, family: Family, tasks: Sequence[Task], unknown: l
         return Samples(len(tasks), count, sum(prod(shape) for shape in lengths) / count, True)
     unknown.append(f"the data are not read: {asked} samples a task are assumed, as the recipe asks")
     return Samples(len(recipe.tasks), asked * len(recipe.tasks), _tokens(family), False)
+
+
+def lessons_here(recipe: Recipe, family: Family, tasks: Sequence[Task], samples: Samples) -> Samples:
+    """Return what is refined on: the samples to calibrate on and, of data that are read, those beside them;
+    else as many as a model is refined on.
+    """
+    count = samples.samples + sum(len(task.further) for task in tasks)
+    if not samples.exact:
+        count = max(count, samples.tasks * lessons_of(recipe, family))
+    return replace(samples, samples=count)
 
 
 def batch_bytes(family: Family, samples: Samples) -> float:
