@@ -171,7 +171,7 @@ def _read(path: Path, choose: Choose) -> tuple[Rows, Columns]:
         with ParquetFile(path) as file:
             columns = chosen(file.schema_arrow, choose, str(path))
             return Rows(str(path), file.read(columns=columns.used)), columns
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:  # The last is of names of columns.
         raise InputError(f"{path}: not readable as .parquet ({first_line(error)})") from None
 
 
