@@ -2,7 +2,7 @@
 optimum and transformers.js have them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ def vision_spec(tower: Family, side: int) -> OnnxSpec:
     projection_dim], last_hidden_state [batch, patches + 1, width].
     """
     return OnnxSpec(
-        parts=_with_features(tower.blocks, "pixel_values", "image_embeds"),
+        parts=with_features(tower.blocks, "pixel_values", "image_embeds"),
         # Two of each: the exporter takes an axis of length 0 or 1 for a constant.
         example={"pixel_values": torch.zeros(2, 3, side, side)},
         inputs={"pixel_values": IMAGES},
@@ -36,7 +36,7 @@ def text_spec(tower: Family) -> OnnxSpec:
     last_hidden_state [batch, sequence, width].
     """
     return OnnxSpec(
-        parts=_with_features(tower.blocks, "input_ids", "text_embeds"),
+        parts=with_features(tower.blocks, "input_ids", "text_embeds"),
         example={"input_ids": torch.ones(2, 3, dtype=torch.int64)},
         inputs={"input_ids": TOKENS},
         outputs={"text_embeds": TEXTS, "last_hidden_state": TOKENS},
@@ -44,15 +44,41 @@ def text_spec(tower: Family) -> OnnxSpec:
     )
 
 
-def joint_spec(vision: Family, text: Family, side: int) -> OnnxSpec:
-    """Return both towers, which give outputs of length 1, with their similarities."""
+def scale() -> nn.Module:
+    """Return the module of CLIP's similarities."""
+    module = nn.Module()
+    module.logit_scale = nn.Parameter(torch.empty((), device="meta"), requires_grad=False)
+    return module
+
+
+def scaled(module: nn.Module, products: Tensor) -> Tensor:
+    """Return CLIP's similarities of products."""
+    return module.get_parameter("logit_scale").exp() * products
+
+
+def joint_spec(
+    vision: Family,
+    text: Family,
+    side: int,
+    build: Callable[[], nn.Module] = scale,
+    scores: Callable[[nn.Module, Tensor], Tensor] = scaled,
+) -> OnnxSpec:
+    """Return both towers, which give outputs of length 1, with their similarities: the `scores`, by the
+    module that is built, of the products of pictures with texts.
+    """
+
+    def similarities(module: nn.Module, images: Tensor, texts: Tensor) -> tuple[Tensor, ...]:
+        images, texts = normalize(images[:, 0], dim=-1), normalize(texts[:, 0], dim=-1)
+        found = scores(module, images @ texts.T)
+        return found, found.T, texts, images
+
     return OnnxSpec(
         parts=[
             *tower_parts(vision.blocks, ["pixel_values"], ["image"], VISION),
             *tower_parts(text.blocks, ["input_ids"], ["text"], TEXT),
             OnnxPart(
-                build=_scale,
-                run=_similarities,
+                build=build,
+                run=similarities,
                 reads=["image", "text"],
                 makes=["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"],
             ),
@@ -73,21 +99,9 @@ def joint_spec(vision: Family, text: Family, side: int) -> OnnxSpec:
     )
 
 
-def _with_features(blocks: Sequence[Block], given: str, features: str) -> list[OnnxPart]:
+def with_features(blocks: Sequence[Block], given: str, features: str) -> list[OnnxPart]:
     """Return the parts of a tower that makes the projected features, and the hidden state that its head has
     read.
     """
     first = OnnxPart(run=lambda module, hidden: (hidden[:, 0],), reads=["head"], makes=[features])
     return [*tower_parts(blocks, [given], ["last_hidden_state", "head"]), first]
-
-
-def _scale() -> nn.Module:
-    module = nn.Module()
-    module.logit_scale = nn.Parameter(torch.empty((), device="meta"), requires_grad=False)
-    return module
-
-
-def _similarities(module: nn.Module, images: Tensor, texts: Tensor) -> tuple[Tensor, ...]:
-    images, texts = normalize(images[:, 0], dim=-1), normalize(texts[:, 0], dim=-1)
-    logits = module.get_parameter("logit_scale").exp() * images @ texts.T
-    return logits, logits.T, texts, images

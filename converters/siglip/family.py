@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipConfig
 
+from converters.clip.onnx import joint_spec
 from converters.shared.batches import fitting, preprocessed, tokenised
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.siglip import FROZEN
 from converters.siglip.blocks import Layer, Norm, TextHead, TextStem, VisionHead, VisionStem
 from converters.siglip.names import BIAS, SCALE, TEXT, VISION, naming
-from converters.siglip.onnx import joint_spec, text_spec, vision_spec
+from converters.siglip.onnx import scale_and_bias, scored, text_spec, vision_spec
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Export, Images, ZeroShot
 from epmq_export.models.processor import load_processor
@@ -159,7 +160,7 @@ class Siglip(_Tower):
         return {
             "vision_model": vision_spec(self, side),
             "text_model": text_spec(self.text_tower),
-            "model": joint_spec(*units, side),
+            "model": joint_spec(*units, side, scale_and_bias, scored),
         }
 
 

@@ -4,15 +4,11 @@ optimum and transformers.js have them.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from converters.clip.onnx import IMAGES, TEXTS, TOKENS
-from converters.shared.onnx import tower_parts
-from converters.siglip.names import BIAS, SCALE, TEXT, VISION
+from converters.clip.onnx import IMAGES, TEXTS, TOKENS, with_features
+from converters.siglip.names import BIAS, SCALE
 from epmq_export.models.family import Family
-from epmq_export.models.specs import OnnxPart, OnnxSpec
-
-_FIRST = OnnxPart(run=lambda module, hidden: (hidden[:, 0],), reads=["head"], makes=["pooler_output"])
+from epmq_export.models.specs import OnnxSpec
 
 
 def vision_spec(tower: Family, side: int) -> OnnxSpec:
@@ -20,7 +16,7 @@ def vision_spec(tower: Family, side: int) -> OnnxSpec:
     last_hidden_state [batch, patches, width].
     """
     return OnnxSpec(
-        parts=[*tower_parts(tower.blocks, ["pixel_values"], ["last_hidden_state", "head"]), _FIRST],
+        parts=with_features(tower.blocks, "pixel_values", "pooler_output"),
         # Two of each: the exporter takes an axis of length 0 or 1 for a constant.
         example={"pixel_values": torch.zeros(2, 3, side, side)},
         inputs={"pixel_values": IMAGES},
@@ -34,7 +30,7 @@ def text_spec(tower: Family) -> OnnxSpec:
     [batch, width of the pictures], last_hidden_state [batch, sequence, width].
     """
     return OnnxSpec(
-        parts=[*tower_parts(tower.blocks, ["input_ids"], ["last_hidden_state", "head"]), _FIRST],
+        parts=with_features(tower.blocks, "input_ids", "pooler_output"),
         example={"input_ids": torch.ones(2, 3, dtype=torch.int64)},
         inputs={"input_ids": TOKENS},
         outputs={"last_hidden_state": TOKENS, "pooler_output": TEXTS},
@@ -42,43 +38,14 @@ def text_spec(tower: Family) -> OnnxSpec:
     )
 
 
-def joint_spec(vision: Family, text: Family, side: int) -> OnnxSpec:
-    """Return both towers, which give outputs of length 1, with their similarities before the sigmoid."""
-    return OnnxSpec(
-        parts=[
-            *tower_parts(vision.blocks, ["pixel_values"], ["image"], VISION),
-            *tower_parts(text.blocks, ["input_ids"], ["text"], TEXT),
-            OnnxPart(
-                build=_scale,
-                run=_similarities,
-                reads=["image", "text"],
-                makes=["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"],
-            ),
-        ],
-        # Three texts beside two pictures, so that the exporter does not take the two numbers for one.
-        example={
-            "input_ids": torch.ones(3, 4, dtype=torch.int64),
-            "pixel_values": torch.zeros(2, 3, side, side),
-        },
-        inputs={"input_ids": TOKENS, "pixel_values": IMAGES},
-        outputs={
-            "logits_per_image": {0: "image_batch_size", 1: "text_batch_size"},
-            "logits_per_text": {0: "text_batch_size", 1: "image_batch_size"},
-            "text_embeds": TEXTS,
-            "image_embeds": IMAGES,
-        },
-        towers=[vision, text],
-    )
-
-
-def _scale() -> nn.Module:
+def scale_and_bias() -> nn.Module:
+    """Return the module of SigLIP's similarities."""
     module = nn.Module()
     for name in (SCALE, BIAS):
         module.register_parameter(name, nn.Parameter(torch.empty(1, device="meta"), requires_grad=False))
     return module
 
 
-def _similarities(module: nn.Module, images: Tensor, texts: Tensor) -> tuple[Tensor, ...]:
-    images, texts = normalize(images[:, 0], dim=-1), normalize(texts[:, 0], dim=-1)
-    logits = module.get_parameter(SCALE).exp() * images @ texts.T + module.get_parameter(BIAS)
-    return logits, logits.T, texts, images
+def scored(module: nn.Module, products: Tensor) -> Tensor:
+    """Return SigLIP's similarities of products, before the sigmoid."""
+    return module.get_parameter(SCALE).exp() * products + module.get_parameter(BIAS)
