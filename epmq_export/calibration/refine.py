@@ -10,7 +10,7 @@ model. Codes are trained straight through their rounding (Bengio et al., arXiv 1
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from epmq_export.models import reference
 from epmq_export.models.blocks import load_block, paths
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Head, Reading
-from epmq_export.models.precision import fast_bfloat16
+from epmq_export.models.precision import AttentionInFloat32, fast_bfloat16
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Sample, length
 from epmq_export.tensors.packed import PackedTensor, Values
@@ -261,7 +261,7 @@ class _Student:
         hidden: Tensor | None = None
         batch = {key: value.to(self._device, non_blocking=True) for key, value in batch.items()}
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16, enabled=fast_bfloat16(self._device))
-        with bfloat16, _repeatable_attention(self._device):
+        with bfloat16, _attention(self._device):
             for block in self._family.blocks:
                 hidden = block.run(self._modules[block.name], hidden, batch)
         assert hidden is not None
@@ -357,8 +357,8 @@ def _batches(lessons: Sequence[_Lesson], steps: int) -> Iterator[list[_Lesson]]:
         yield left.pop()
 
 
-def _repeatable_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context in which attention has the same gradients at every run. The faster kernels of a GPU
-    add them up in any order.
+def _attention(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which attention has the same gradients at every run, where the faster kernels of a
+    GPU add them up in any order, and has them soon, where a processor's own for bfloat16 are slow.
     """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cuda" else AttentionInFloat32()

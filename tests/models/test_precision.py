@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
-from epmq_export.models.precision import _read, _settings, whole_float32
+from epmq_export.models.precision import AttentionInFloat32, _read, _settings, whole_float32
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +71,14 @@ def test_neither_are_those_on_a_gpu() -> None:
     assert (product - (left.double() @ right.double()).float()).abs().max() < 1e-3
     expected = torch.conv2d(image.double(), filters.double(), stride=16).float()
     assert (convolved - expected).abs().max() < 1e-3
+
+
+def test_attention_is_float32_where_products_are_bfloat16() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    linear, visible = torch.nn.Linear(8, 8), torch.rand(2, 1, 5, 5) > 0.3
+    with torch.autocast("cpu", torch.bfloat16), AttentionInFloat32():
+        short = linear(query)
+        found = scaled_dot_product_attention(short, key, value, attn_mask=visible)
+    assert short.dtype == torch.bfloat16 and found.dtype == torch.float32
+    assert torch.equal(found, scaled_dot_product_attention(short.float(), key, value, attn_mask=visible))
