@@ -43,9 +43,6 @@ class Task:
     Empty for a task without labels, as `labels` is.
     """
 
-    further: Sequence[Sample] = ()
-    """The samples that the model is refined on, beside those of `calibration`."""
-
     head: Path | None = None
     """A safetensors file with the task's linear head, in place of prompts."""
 
@@ -63,6 +60,9 @@ class Task:
 
     data: Mapping[str, str] = field(default_factory=dict)
     """The SHA-256 of data that are no files of the user's, by name."""
+
+    further: Sequence[Sample] = ()
+    """The samples that the model is refined on, beside those of `calibration`."""
 
     @property
     def evaluated(self) -> str:
