@@ -5,6 +5,7 @@ from math import ceil
 
 # One sample in HELD_OUT of each task is never trained on. These samples tell which step was the best.
 HELD_OUT = 8
+# How often biases and norms see each sample, at least.
 PASSES = 2
 # The samples of a step.
 BATCH = 32
