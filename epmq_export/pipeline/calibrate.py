@@ -98,7 +98,8 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     calibrator = calibrator_of(job, target, progress, told)
     budget = recipe.quantization.bits if target is not None else None
     candidates = [GRIDS[name] for name in target.candidates] if target is not None else []
-    _require_feasible(job, target, calibrator, budget, candidates)
+    lessons = _lessons(job, calibrator.tasks)
+    _require_feasible(job, target, calibrator, lessons, budget, candidates)
     progress("hashing the inputs", 0, 0)
     origin = job.provenance()
     choose = _choice(job, target, calibrator, candidates, origin)
@@ -120,7 +121,7 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
         finished.remove()  # Wrong inputs stay wrong, so a later run cannot continue from here.
         raise
     stored = finished.stored()
-    refined = None if target is None else _refined(job, calibrator, stored, made)
+    refined = None if target is None else _refined(job, calibrator, lessons, stored, made)
     split = recipe.export.split_size
     index = PackedIndex(
         family=job.models.family.name,
@@ -200,7 +201,12 @@ def calibrator_of(job: Job, target: Target | None, progress: Update, told: list[
 
 
 def _require_feasible(
-    job: Job, target: Target | None, calibrator: Calibrator, budget: float | None, candidates: Sequence[Grid]
+    job: Job,
+    target: Target | None,
+    calibrator: Calibrator,
+    lessons: Sequence[TaskData],
+    budget: float | None,
+    candidates: Sequence[Grid],
 ) -> None:
     """Raise RecipeError or CalibrationError for settings that would otherwise fail only after the work."""
     if _refinement(job) is not None:
@@ -211,7 +217,7 @@ def _require_feasible(
                 ("calibration", "refine" if itself else "effort"),
                 f"found {found}, expected it left out for safetensors: refine follows the rounding to a grid",
             )
-        require_samples(calibrator.tasks)
+        require_samples(lessons)
     if budget is not None and budget < (fewest := fewest_bits(calibrator, candidates)):
         least = math.ceil(fewest * 1e4) / 1e4
         raise job.recipe.mistake(
@@ -325,18 +331,24 @@ def _refinement(job: Job) -> Refinement | None:
     return refinement_of(job.recipe, job.models.family, fewest, samples)
 
 
-def _refined(job: Job, calibrator: Calibrator, stored: StoredBlocks, made: _Told) -> Refined | None:
+def _lessons(job: Job, tasks: Sequence[TaskData]) -> Sequence[TaskData]:
+    """Return the tasks with all samples that the model is refined on; as they are where it is not refined."""
+    if _refinement(job) is None:
+        return tasks
+    further = [_samples(job, task, task.further) for task in job.tasks]
+    return [replace(task, samples=[*task.samples, *more]) for task, more in zip(tasks, further, strict=True)]
+
+
+def _refined(
+    job: Job, calibrator: Calibrator, lessons: Sequence[TaskData], stored: StoredBlocks, made: _Told
+) -> Refined | None:
     """Distil the whole model where the recipe asks for it, or return None."""
     settings = _refinement(job)
     if settings is None:
         return None
-    further = [_samples(job, task, task.further) for task in job.tasks]
     refined = refine(
         calibrator.family,
-        [
-            replace(task, samples=[*task.samples, *more])
-            for task, more in zip(calibrator.tasks, further, strict=True)
-        ],
+        lessons,
         packed.unflatten({name: stored.load(name) for name in stored.names()}, stored.grids),
         settings,
         calibrator.device,

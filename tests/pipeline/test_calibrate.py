@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from converters import open_family
 from epmq_export.calibration.method import DEFAULT_METHOD
-from epmq_export.errors import InputError, RecipeError
+from epmq_export.errors import CalibrationError, InputError, RecipeError
 from epmq_export.files import sha256
 from epmq_export.installed import registry
 from epmq_export.pipeline.calibrate import calibrate
@@ -248,6 +248,20 @@ def test_tune_and_refine_leave_their_record_and_never_do_harm(recipe: Path, tmp_
     refined = index.refine or {}
     assert refined["after"] <= refined["before"] and 0 <= refined["step"] <= 10
     assert (refined["step"] == 0) == any("refine found nothing better" in note for note in index.notes)
+
+
+def test_refine_takes_more_samples_than_the_layers(recipe: Path, tmp_path: Path) -> None:
+    """Of four texts none could be held out."""
+    other = recipe.with_name("few.yaml")
+    content: dict[str, Any] = yaml.safe_load(recipe.read_text())
+    other.write_text(yaml.safe_dump({**content, "calibration": {"samples": 4, "refine": 2}}))
+    assert run(other, tmp_path / "packed").index.refine is not None
+    for task in content["tasks"].values():
+        del task["evaluation"]
+        task.pop("labels", None)
+    other.write_text(yaml.safe_dump({**content, "calibration": {"samples": 4, "refine": 2}}))
+    with pytest.raises(CalibrationError, match="refine holds out one sample in 8 and found 4"):
+        run(other, tmp_path / "alone")
 
 
 def test_what_was_searched_is_not_searched_again(recipe: Path, tmp_path: Path) -> None:

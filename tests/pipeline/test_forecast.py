@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from converters import open_family
+from epmq_export.calibration.refinement import LESSONS
 from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids.layout import Layout
@@ -20,6 +22,7 @@ from epmq_export.pipeline.forecast.costs import Samples
 from epmq_export.pipeline.forecast.forecast import Forecaster
 from epmq_export.pipeline.forecast.planned import planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import Forecast
+from epmq_export.pipeline.forecast.samples import lessons_here
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -257,6 +260,17 @@ def test_refining_is_said_where_it_is_asked_for(project: recipe_project.Project,
     found = forecast(project.variant(tmp_path / "r.yaml", calibration={"effort": "best", "samples": 16}))
     assert found.refine is not None and found.refine.steps == 600
     assert found.refine.memory > 25 * 18 * 64 * 64
+
+
+def test_what_is_refined_on_counts_samples_beside_those_of_the_layers(
+    project: recipe_project.Project,
+) -> None:
+    recipe, family = load_recipe(project.recipe), open_family(project.directory / "base")
+    tasks: list[Any] = [SimpleNamespace(further=["a", "b"]), SimpleNamespace(further=["c"])]
+    known = Samples(tasks=2, samples=128, tokens=5.0, exact=True)
+    assert lessons_here(recipe, family, tasks, known).samples == 131
+    unknown = replace(known, exact=False)
+    assert lessons_here(recipe, family, [], unknown).samples == 2 * LESSONS
 
 
 def test_time_counts_every_calibration(project: recipe_project.Project, tmp_path: Path) -> None:
