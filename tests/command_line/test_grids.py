@@ -192,7 +192,7 @@ def test_what_is_not_on_a_grid_cannot_be_refined(
         (
             {"samples": 7, "refine": True},
             {},
-            "task list: refine holds out one sample in 8 and found 7; raise calibration.samples",
+            "task unlabelled: refine holds out one sample in 8 and found 7; raise calibration.samples",
         ),
     ],
 )
