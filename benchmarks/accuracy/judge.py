@@ -27,7 +27,7 @@ from epmq_export.models.family import calibrated_on
 from epmq_export.models.samples import Sample
 from epmq_export.pipeline.job import Job
 from epmq_export.recipe.values import ONNX_GRIDS
-from epmq_export.tensors import packed as packed_checkpoint
+from epmq_export.tensors import packed_writer as packed_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
 from epmq_export.verification.tasks.bench import Bench, Outputs, lines_of, scores_of

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from epmq_export.grids import GRIDS
-from epmq_export.tensors import packed as packing
+from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex
 

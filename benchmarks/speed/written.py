@@ -10,7 +10,7 @@ from epmq_export.grids.layout import fitting
 from epmq_export.installed import registry
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family
-from epmq_export.tensors import packed as packing
+from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.packed_index import PackedIndex

@@ -44,9 +44,10 @@ from epmq_export.pipeline.room import require_room_to_calibrate
 from epmq_export.pipeline.size_limit import SizeLimit
 from epmq_export.pipeline.targets import FULL_PRECISION, Target
 from epmq_export.recipe.values import size_in_bytes
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
+from epmq_export.tensors.packed_parts import Replaced, Shipped
 from epmq_export.verification.heads import reading_of
 
 log = logging.getLogger(__name__)
@@ -136,10 +137,8 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     )
     family = job.models.family
     beside = classes_file(heads_of(family))
-    if refined is None:
-        packed.write_parts(directory, stored, index, family.directory, beside)
-    else:
-        packed.write(directory, refined.tensors, index, family.directory, beside)
+    shipped = stored if refined is None else Replaced(stored, refined.tensors)
+    packed_writer.write_parts(directory, shipped, index, family.directory, beside)
     finished.remove()
     return Packed(directory)
 
@@ -349,7 +348,7 @@ def _refined(
     refined = refine(
         calibrator.family,
         lessons,
-        packed.unflatten({name: stored.load(name) for name in stored.names()}, stored.grids),
+        Shipped(stored),
         settings,
         calibrator.device,
         calibrator.progress,

@@ -16,24 +16,19 @@ packed.safetensors   `NAME.codes`: uint8 [out, in / 2] for codes of up to 4 bits
 `export` and `verify` need nothing else.
 """
 
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid, Stored
 from epmq_export.grids.layout import Storage
-from epmq_export.tensors import shards
-from epmq_export.tensors.companions import copy_companions
 from epmq_export.tensors.directory import (
     MODEL,
     PACKED,
@@ -44,9 +39,8 @@ from epmq_export.tensors.directory import (
     WEIGHTS,
 )
 from epmq_export.tensors.packed_index import PackedIndex
-from epmq_export.tensors.safetensors_writer import bytes_of, write_one_by_one
 from epmq_export.tensors.shards import StoredWeights
-from epmq_export.tensors.source import TypedSource
+from epmq_export.tensors.source import TensorSource
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +117,7 @@ class Packed:
         self._file = StoredWeights(directory, _name_in(directory, bool(self.grids)))
         stored = set(self._file.names())
         for name, grid in self.grids.items():
-            for part in _places(name, grid).values():
+            for part in places_of(name, grid).values():
                 if part not in stored:
                     raise InputError(
                         f"{self._file.place(part)}: {part} is missing, {PACKED_INDEX} says that {name} is on "
@@ -132,7 +126,7 @@ class Packed:
             self._require_layout(name, grid)
         self._names = sorted(
             {*self.grids, *stored}.difference(
-                *(_places(name, grid).values() for name, grid in self.grids.items())
+                *(places_of(name, grid).values() for name, grid in self.grids.items())
             )
         )
 
@@ -149,13 +143,10 @@ class Packed:
 
         Raises InputError where a code or a stored number is one that the grid does not have.
         """
-        if name in self.grids:
-            grid = self.grids[name]
-            found = {part: self._file.load(place) for part, place in _places(name, grid).items()}
-            value = PackedTensor(grid, unpack_codes(grid, found.pop(CODES)), found)
+        value = assembled(self._file, name, self.grids.get(name))
+        if isinstance(value, PackedTensor):
             self._require_range(name, value)
-            return value
-        return self._file.load(name)
+        return value
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor."""
@@ -177,7 +168,7 @@ class Packed:
         """Raise InputError where codes and stored numbers do not have the dtypes and shapes that `flatten`
         writes for the grid.
         """
-        places = _places(name, grid)
+        places = places_of(name, grid)
         found = {
             part: f"{str(self._file.dtype(place)).removeprefix('torch.')} {list(self._file.shape(place))}"
             for part, place in places.items()
@@ -186,7 +177,7 @@ class Packed:
         out, groups = scales if len(scales) == 2 else (0, 0)
         expected = {
             part: f"{str(dtype).removeprefix('torch.')} {list(shape)}"
-            for part, (dtype, shape) in _parts((out, groups * grid.group), grid).items()
+            for part, (dtype, shape) in parts_of((out, groups * grid.group), grid).items()
         }
         if found != expected:
             text = " and ".join(f"{part} {layout}" for part, layout in found.items())
@@ -204,7 +195,7 @@ class Packed:
         for part, (numbers, lowest, highest) in ranges.items():
             if numbers.numel() and not lowest <= int(numbers.min()) <= int(numbers.max()) <= highest:
                 found = f"{int(numbers.min())} to {int(numbers.max())}"
-                where = self._file.place(_places(name, value.grid)[part])
+                where = self._file.place(places_of(name, value.grid)[part])
                 raise InputError(
                     f"{where}: tensor {name} has {part} from {found}, expected {lowest} to {highest} on "
                     f"grid {value.grid.name}"
@@ -212,7 +203,7 @@ class Packed:
         if not value.grid.holds(value.stored):
             parts = " and ".join(value.stored)
             raise InputError(
-                f"{self._file.place(_places(name, value.grid)[CODES])}: tensor {name} has {parts} that "
+                f"{self._file.place(places_of(name, value.grid)[CODES])}: tensor {name} has {parts} that "
                 f"{value.grid.name} does not have together"
             )
 
@@ -239,12 +230,12 @@ def _tell(sentence: str) -> None:
     log.warning("%s", sentence)
 
 
-def _places(name: str, grid: Grid) -> dict[str, str]:
+def places_of(name: str, grid: Grid) -> dict[str, str]:
     """Return the names under which a tensor's codes and stored numbers lie in the file, by part."""
     return {part: f"{name}.{part}" for part in (CODES, *grid.parts)}
 
 
-def _parts(shape: tuple[int, ...], grid: Grid) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def parts_of(shape: tuple[int, ...], grid: Grid) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Return dtype and shape of the codes and of each stored number of a tensor, as the file has them."""
     out, width = shape
     codes = (torch.uint8, (out, width // 2)) if grid.bits <= 4 else (torch.int8, (out, width))
@@ -253,6 +244,14 @@ def _parts(shape: tuple[int, ...], grid: Grid) -> dict[str, tuple[torch.dtype, t
         CODES: codes,
         **{part: (kind.dtype, (out, groups * kind.count)) for part, kind in grid.parts.items()},
     }
+
+
+def assembled(source: TensorSource, name: str, grid: Grid | None) -> PackedTensor | Tensor:
+    """Return a tensor, on its grid or plain, of a source that has it in parts."""
+    if grid is None:
+        return source.load(name)
+    found = {part: source.load(place) for part, place in places_of(name, grid).items()}
+    return PackedTensor(grid, unpack_codes(grid, found.pop(CODES)), found)
 
 
 def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -273,7 +272,7 @@ def flatten(tensors: Mapping[str, PackedTensor | Tensor]) -> tuple[dict[str, Ten
 
 def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[str, PackedTensor | Tensor]:
     """Return the tensors that `flatten` stored."""
-    places = {name: _places(name, GRIDS[grid]) for name, grid in grids.items()}
+    places = {name: places_of(name, GRIDS[grid]) for name, grid in grids.items()}
     taken = {place for parts in places.values() for place in parts.values()}
     tensors: dict[str, PackedTensor | Tensor] = {
         name: value for name, value in stored.items() if name not in taken
@@ -282,90 +281,6 @@ def unflatten(stored: Mapping[str, Tensor], grids: Mapping[str, str]) -> dict[st
         grid, found = GRIDS[grids[name]], {part: stored[place] for part, place in parts.items()}
         tensors[name] = PackedTensor(grid, unpack_codes(grid, found.pop(CODES)), found)
     return tensors
-
-
-class Parts(TypedSource, Protocol):
-    """Tensors in the parts and under the names that the file of a packed checkpoint has."""
-
-    @property
-    def grids(self) -> Mapping[str, str]:
-        """Return the grid of each tensor that is on one, by the tensor's own name."""
-        ...
-
-
-class _InMemory:
-    """Tensors in memory in their parts. Codes are packed when they are loaded."""
-
-    def __init__(self, tensors: Mapping[str, PackedTensor | Tensor]) -> None:
-        self.grids: dict[str, str] = {}
-        self._holders: dict[str, tuple[PackedTensor | Tensor, str]] = {}
-        self._kinds: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-        for name, value in tensors.items():
-            if not isinstance(value, PackedTensor):
-                self._holders[name], self._kinds[name] = (value, ""), (value.dtype, tuple(value.shape))
-                continue
-            self.grids[name] = value.grid.name
-            for part, kind in _parts(tuple(value.codes.shape), value.grid).items():
-                self._holders[f"{name}.{part}"], self._kinds[f"{name}.{part}"] = (value, part), kind
-
-    def names(self) -> list[str]:
-        return [*self._kinds]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._kinds[name][1]
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._kinds[name][0]
-
-    def load(self, name: str) -> Tensor:
-        value, part = self._holders[name]
-        if not isinstance(value, PackedTensor):
-            return value.cpu()
-        return (pack_codes(value.grid, value.codes) if part == CODES else value.stored[part]).cpu()
-
-
-def write(
-    directory: Path,
-    tensors: Mapping[str, PackedTensor | Tensor],
-    index: PackedIndex,
-    source: Path,
-    beside: Mapping[str, bytes] | None = None,
-) -> None:
-    """Write tensors in memory as a packed checkpoint, as `write_parts` does."""
-    write_parts(directory, _InMemory(tensors), index, source, beside or {})
-
-
-def write_parts(
-    directory: Path, stored: Parts, index: PackedIndex, source: Path, beside: Mapping[str, bytes]
-) -> None:
-    """Write a packed checkpoint, whole or not at all, with the companions of the directory `source` and the
-    files `beside`, by name.
-
-    The grids of `index` become those of the tensors, whatever it says. The same arguments give the same
-    bytes. Only two parts of tensors at a time are in memory.
-    """
-    places = {name: [*_places(name, GRIDS[grid]).values()] for name, grid in stored.grids.items()}
-    taken = {place for each in places.values() for place in each}
-    places |= {name: [name] for name in stored.names() if name not in taken}
-    sizes = {name: sum(bytes_of(stored, place) for place in places[name]) for name in sorted(places)}
-    with files.whole(directory) as built:
-        built.mkdir()
-        copy_companions(source, built)
-        for name, written in beside.items():
-            (built / name).write_bytes(written)
-        called = PACKED if stored.grids else MODEL
-        held = {
-            file: [place for name in names for place in places[name]]
-            for file, names in shards.split(sizes, shards.SHARD_BYTES, called).items()
-        }
-        for file, parts in held.items():
-            write_one_by_one(built / file, stored, parts)
-        if len(held) > 1:
-            placed = {part: file for file, parts in held.items() for part in parts}
-            shards.write_index(built, placed, sum(sizes.values()), called)
-        content = replace(index, grids=dict(sorted(stored.grids.items()))).as_dict()
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        (built / PACKED_INDEX).write_text(text + "\n", encoding="utf-8")
 
 
 def stored_bytes(shape: tuple[int, ...], storage: Storage) -> int:
@@ -393,6 +308,10 @@ class Values:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.load(name).shape)
+
+    def tensor(self, name: str) -> PackedTensor | Tensor:
+        """Return a tensor as it is stored, on its grid or plain."""
+        return self.tensors[name]
 
     def load(self, name: str) -> Tensor:
         """Return a tensor, float32 where it is on a grid: a copy that the caller owns."""

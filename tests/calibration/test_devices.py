@@ -11,17 +11,18 @@ import torch
 from epmq_export.calibration import tune as search
 from epmq_export.calibration.descent import ROUNDS, descend
 from epmq_export.calibration.method import PRESETS, Method
-from epmq_export.calibration.refine import _Student, refine
+from epmq_export.calibration.refine import refine
 from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.rounding import LAZY, gptq, nearest
 from epmq_export.calibration.solver import inverse_factor
+from epmq_export.calibration.student import Student
 from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.calibration.tune import tune
 from epmq_export.grids import GRIDS
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import linears
 from epmq_export.models.heads import Head
-from epmq_export.tensors.packed import PackedTensor
+from epmq_export.tensors.packed import PackedTensor, Values
 from tests.tiny.calibrated_bert import Tiny, calibrated, flat, same_bits, texts, tiny
 from tests.tiny.devices import DEVICES, a_gpu, equal_codes, on_the_processor
 from tests.tiny.pretended_cuda import CUDA, PretendedCuda
@@ -159,9 +160,9 @@ def test_the_student_of_refine_runs_on_it(model: Tiny, device: str) -> None:
     start = flat(calibrated(model.calibrator("rtn")))
     (batch,) = model.family.batches(texts(0, 4), 4)
     with torch.no_grad():
-        expected = _Student(model.family, start, True, torch.device("cpu"))
+        expected = Student(model.family, Values(start), True, torch.device("cpu"))
         with a_gpu(device) as gpu:
-            found = _Student(model.family, start, True, gpu).output(batch).cpu()
+            found = Student(model.family, Values(start), True, gpu).output(batch).cpu()
         assert (found - expected.output(batch)).abs().max() < 0.05 * found.abs().max()
 
 
@@ -171,7 +172,9 @@ def test_refine_finds_the_same_twice(model: Tiny) -> None:
     (width,) = {value.shape[0] for name, value in start.items() if name.endswith("output.LayerNorm.weight")}
     head = Head(torch.randn(3, width), torch.zeros(3))
     tasks = [replace(task, head=head) for task in model.tasks(model.experts[:1], count=64)]
-    one, other = (refine(model.family, tasks, start, Refinement(20, rate=1e-3), CUDA) for _ in range(2))
+    one, other = (
+        refine(model.family, tasks, Values(start), Refinement(20, rate=1e-3), CUDA) for _ in range(2)
+    )
     assert (one.after, one.step) == (other.after, other.step) and one.step > 0
     assert all(map(on_the_processor, one.tensors.values()))
     for name, value in one.tensors.items():

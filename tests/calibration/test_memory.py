@@ -10,7 +10,7 @@ from epmq_export.calibration import calibrate
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.models.family import Block, Family
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from tests.tiny.calibrated_bert import Tiny, calibrated, tiny
 from tests.tiny.in_memory import LiveBytes
 from tests.tiny.packed_index import an_index
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_depth(model: Tiny, tmp_path: Path) -> None:
             for block, result in calibrate_blocks(calibrator):
                 finished.put(block.name, result)
             place = tmp_path / f"packed-{times}"
-            packed.write_parts(place, finished.stored(), an_index(), model.family.directory, {})
+            packed_writer.write_parts(place, finished.stored(), an_index(), model.family.directory, {})
         return int(gauge.peak)
 
     assert peak(5) <= peak(2) * 1.02

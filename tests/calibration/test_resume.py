@@ -10,7 +10,7 @@ from epmq_export.calibration.calibrator import BlockResult
 from epmq_export.calibration.resume import FinishedBlocks
 from epmq_export.errors import RecipeError
 from epmq_export.grids import GRIDS
-from epmq_export.tensors import packed, shards
+from epmq_export.tensors import packed_writer, shards
 from epmq_export.tensors.packed import PackedTensor
 from tests.command_line.command import tree
 from tests.tiny.grid_points import random_point
@@ -42,8 +42,8 @@ def test_finished_blocks_are_read_back_part_by_part(tmp_path: Path) -> None:
     for limit in (10**9, 200):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shards, "SHARD_BYTES", limit)
-            packed.write_parts(tmp_path / "parts", finished.stored(), an_index("bert"), tmp_path, {})
-            packed.write(tmp_path / "memory", whole, an_index("bert"), tmp_path)
+            packed_writer.write_parts(tmp_path / "parts", finished.stored(), an_index("bert"), tmp_path, {})
+            packed_writer.write(tmp_path / "memory", whole, an_index("bert"), tmp_path)
         assert tree(tmp_path / "parts") == tree(tmp_path / "memory")
         assert len(tree(tmp_path / "parts")) == (2 if limit == 10**9 else 6)
 

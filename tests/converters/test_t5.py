@@ -31,7 +31,7 @@ from epmq_export.models.family import Batch, calibrated_on, rows
 from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Passage, Question, Sample
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.checks import check_codes, check_metadata
@@ -297,7 +297,7 @@ def test_calibration_lowers_the_loss(tmp_path: Path, version: str) -> None:
         on_grid = {name for name, value in tensors.items() if isinstance(value, PackedTensor)}
         assert on_grid == {*moved, *family.embeddings}
         place = tmp_path / preset
-        packed.write(place, tensors, an_index("t5"), tmp_path / "model")
+        packed_writer.write(place, tensors, an_index("t5"), tmp_path / "model")
         errors = [
             reference.outputs(family, Packed(place), task.samples, CPU)
             - reference.outputs(family, task.expert, task.samples, CPU)

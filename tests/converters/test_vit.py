@@ -18,7 +18,7 @@ from epmq_export.models import reference
 from epmq_export.models.family import Family
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import Renamed, renamed
@@ -85,7 +85,7 @@ def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Family]:
             else value
         )
     place = directory.with_name(f"{directory.name}-packed")
-    packed.write(place, tensors, an_index(family.name), directory)
+    packed_writer.write(place, tensors, an_index(family.name), directory)
     return Packed(place), open_family(place)
 
 

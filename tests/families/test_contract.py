@@ -22,7 +22,7 @@ from epmq_export.models.format import PlannedTensor
 from epmq_export.models.greedy import answers
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Sample
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed
 from formats.gguf.format import Gguf, spec_of
 from formats.onnx.format import specs_of
@@ -251,7 +251,7 @@ def test_sizes_are_those_of_the_written_file(opened: Opened, tmp_path: Path) -> 
         else value
         for name, value in tensors.items()
     }
-    packed.write(tmp_path / "packed", held, an_index(opened.family.name), opened.directory)
+    packed_writer.write(tmp_path / "packed", held, an_index(opened.family.name), opened.directory)
     stored = Packed(tmp_path / "packed")
     family = open_family(stored.directory)
     (tmp_path / "gguf").mkdir()

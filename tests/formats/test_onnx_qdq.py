@@ -24,7 +24,7 @@ from epmq_export import __version__
 from epmq_export.errors import InputError
 from epmq_export.models.family import Family
 from epmq_export.models.format import StoredTensor
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
@@ -340,7 +340,7 @@ def test_other_checkpoint() -> None:
 def test_tensor_that_the_model_does_not_know(tmp_path: Path) -> None:
     model = small()
     tensors = {name: model.packed.tensor(name) for name in model.packed.names()}
-    packed.write(
+    packed_writer.write(
         tmp_path / "packed",
         {**tensors, "encoder.extra.weight": torch.zeros(3)},
         an_index(),

@@ -23,7 +23,7 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
-from epmq_export.tensors import packed as packing
+from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors import shards
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from epmq_export.errors import InputError, OutputError
 from epmq_export.grids import GRIDS
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.directory import PACKED_INDEX, PACKED_WEIGHTS
 from epmq_export.tensors.packed import Packed, PackedTensor
 from tests.tiny.packed_index import an_index
@@ -23,7 +23,7 @@ from tests.tiny.packed_index import an_index
 def good(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     grid = GRIDS["Q4_0"]
-    packed.write(
+    packed_writer.write(
         tmp_path / "good",
         {"w": PackedTensor(grid, *grid.quantise(torch.randn(4, 64))), "b": torch.randn(4)},
         an_index("none"),
@@ -216,14 +216,14 @@ def test_a_disk_that_takes_no_more_leaves_the_old_one_and_no_trace(good: Path, s
         pytest.raises(OutputError, match=r"good/model\.safetensors: cannot be written \(.*File too large"),
         files_end_at(size),
     ):
-        packed.write(good, {"w": torch.ones(1000, 1000)}, an_index(), good)
+        packed_writer.write(good, {"w": torch.ones(1000, 1000)}, an_index(), good)
     assert [path.name for path in good.parent.iterdir()] == ["good"]
     assert {path.name: path.read_bytes() for path in good.iterdir()} == before
 
 
 def test_an_index_that_is_no_json_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        packed.write(
+        packed_writer.write(
             tmp_path / "out", {"w": torch.ones(1)}, an_index(recipe={"loss": float("nan")}), tmp_path
         )
     assert [*tmp_path.iterdir()] == []
@@ -257,7 +257,7 @@ def test_an_index_that_is_no_json_is_not_written(tmp_path: Path) -> None:
 def test_so_are_the_stored_numbers_of_a_k_quant(
     tmp_path: Path, spoil: Callable[[dict[str, torch.Tensor]], object], sentence: str
 ) -> None:
-    packed.write(
+    packed_writer.write(
         tmp_path / "good",
         {"w": PackedTensor(GRIDS["Q4_K"], *GRIDS["Q4_K"].quantise(torch.randn(4, 256)))},
         an_index("none"),
@@ -269,7 +269,7 @@ def test_so_are_the_stored_numbers_of_a_k_quant(
 
 
 def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
-    packed.write(
+    packed_writer.write(
         tmp_path / "good",
         {"w": PackedTensor(GRIDS["Q3_K"], *GRIDS["Q3_K"].quantise(torch.randn(4, 256)))},
         an_index("none"),
@@ -282,7 +282,7 @@ def test_a_code_that_the_grid_does_not_have_is_one_too(tmp_path: Path) -> None:
 
 def test_numbers_that_the_grid_does_not_have_together_are_one_too(tmp_path: Path) -> None:
     """GGUF and ONNX would hold different weights."""
-    packed.write(
+    packed_writer.write(
         tmp_path / "good",
         {"w": PackedTensor(GRIDS["Q4_1Z"], *GRIDS["Q4_1Z"].quantise(torch.rand(4, 256)))},
         an_index("none"),

@@ -24,7 +24,7 @@ from epmq_export.pipeline.forecast.planned import planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import Forecast
 from epmq_export.pipeline.forecast.samples import lessons_here
 from epmq_export.recipe.load import load_recipe
-from epmq_export.tensors import packed as packing
+from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import renamed

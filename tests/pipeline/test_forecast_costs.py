@@ -124,6 +124,18 @@ def test_refining() -> None:
     assert found.memory == 10_000 * 4 + 32 * 5 * kept * 4
 
 
+def test_refining_a_model_that_is_not_held() -> None:
+    """The memory is that of one block and of what stands between blocks, however many there are."""
+    blocks = [replace(BLOCK, numbers=400_000_000)] * 2
+    samples = Samples(tasks=2, samples=64, tokens=5.0, exact=True)
+    found = refining_of(blocks, samples, Refinement(100, weights=False), 1, Speed(1e6, 1e6, 1e-6))
+    batch, whole = 2 * BLOCK.forward(32 * 5, 5), 2 * BLOCK.forward(64 * 5, 5)
+    decoded = 2 * 500 * 800_000_000
+    assert found.seconds[0] == pytest.approx((100 * (3 * batch + decoded) + (1 + 10 / 8) * whole) / 1e6)
+    kept = 4 * 8 + 8 + (8 + 24) + (8 + 32)
+    assert found.memory == 400_000_000 * 4 + 32 * 5 * (kept + 2 * BLOCK.steps[0].width) * 4
+
+
 def test_time_counts_every_calibration() -> None:
     work = costs.work_of([BLOCK], Samples(2, 10, 5.0, True), PRESETS["anchored"])
     one, two = (costs.seconds_of(work, Speed(1e9, 1e9, 1e-6), (count, count)) for count in (1, 2))

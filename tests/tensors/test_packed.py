@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS, Grid
-from epmq_export.tensors import packed, shards
+from epmq_export.tensors import packed_writer, shards
 from epmq_export.tensors.directory import PACKED_INDEX, PACKED_WEIGHTS, WEIGHTS
 from epmq_export.tensors.packed import (
     Packed,
@@ -70,7 +70,7 @@ def test_what_is_written_comes_back_bit_for_bit(
         else:
             assert isinstance(kind, torch.dtype)
             tensors[name] = torch.randn(torch.Size(shape)).to(kind)
-    packed.write(directory / "out", tensors, an_index("none"), directory)
+    packed_writer.write(directory / "out", tensors, an_index("none"), directory)
     back = Packed(directory / "out")
     save_file(flatten(tensors)[0], directory / "all at once")
     (file,) = (directory / "out").glob("*.safetensors")
@@ -99,7 +99,7 @@ def test_the_stored_names_are_as_documented(tmp_path: Path) -> None:
         "k.weight": random_point(GRIDS["Q4_K"], 3, 2, 0),
         "a.bias": torch.ones(2),
     }
-    packed.write(tmp_path / "out", tensors, an_index("bert", recipe={"größe": [1]}), tmp_path)
+    packed_writer.write(tmp_path / "out", tensors, an_index("bert", recipe={"größe": [1]}), tmp_path)
     stored = load_file(tmp_path / "out" / PACKED_WEIGHTS)
     assert {name: (str(value.dtype), [*value.shape]) for name, value in stored.items()} == {
         "a.weight.codes": ("torch.uint8", [2, 48]),
@@ -146,7 +146,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
     ):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
-    packed.write(tmp_path / "out", {"w": torch.ones(1)}, an_index(), source)
+    packed_writer.write(tmp_path / "out", {"w": torch.ones(1)}, an_index(), source)
     travelled = {
         str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
@@ -159,7 +159,7 @@ def test_companions_travel_and_the_rest_stays(tmp_path: Path) -> None:
         WEIGHTS,  # Nothing is on a grid, so any loader may take it.
     }
     # A packed checkpoint's own index is no companion: it may be the source of another one.
-    packed.write(tmp_path / "again", {"v": torch.ones(1)}, an_index(), tmp_path / "out")
+    packed_writer.write(tmp_path / "again", {"v": torch.ones(1)}, an_index(), tmp_path / "out")
     assert Packed(tmp_path / "again").names() == ["v"]
 
 
@@ -169,8 +169,8 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
         "b": torch.ones(3),
         "a": torch.ones(2).half(),
     }
-    packed.write(tmp_path / "one", tensors, an_index("x"), tmp_path)
-    packed.write(tmp_path / "two", dict(reversed(tensors.items())), an_index("x"), tmp_path)
+    packed_writer.write(tmp_path / "one", tensors, an_index("x"), tmp_path)
+    packed_writer.write(tmp_path / "two", dict(reversed(tensors.items())), an_index("x"), tmp_path)
     for name in (PACKED_WEIGHTS, PACKED_INDEX):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     (tmp_path / "plain").touch()
@@ -178,7 +178,7 @@ def test_twice_is_byte_identical_and_readable_by_others(tmp_path: Path) -> None:
 
 
 def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
-    packed.write(
+    packed_writer.write(
         tmp_path / "out",
         {"w": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)},
         an_index(),
@@ -195,7 +195,7 @@ def test_what_is_loaded_is_the_callers_own(tmp_path: Path) -> None:
 
 
 def test_a_plain_tensor_may_be_named_like_a_part(tmp_path: Path) -> None:
-    packed.write(
+    packed_writer.write(
         tmp_path / "out", {"norm.scales": torch.ones(2), "vq.codes": torch.zeros(3)}, an_index(), tmp_path
     )
     assert Packed(tmp_path / "out").names() == ["norm.scales", "vq.codes"]
@@ -209,9 +209,9 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
         "c.bias": torch.ones(5),
         "d.weight": random_point(GRIDS["Q8_0"], 2, 1, 0),
     }
-    packed.write(tmp_path / "whole", tensors, an_index("none"), tmp_path)
+    packed_writer.write(tmp_path / "whole", tensors, an_index("none"), tmp_path)
     monkeypatch.setattr(shards, "SHARD_BYTES", 200)
-    packed.write(tmp_path / "out", tensors, an_index("none"), tmp_path)
+    packed_writer.write(tmp_path / "out", tensors, an_index("none"), tmp_path)
     index = json.loads((tmp_path / "out" / "packed.safetensors.index.json").read_text())
     names = [f"packed-{number:05d}-of-00003.safetensors" for number in (1, 2, 3)]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -237,7 +237,7 @@ def test_past_a_size_it_is_shards_and_reads_the_same(tmp_path: Path, monkeypatch
     }
     # A packed checkpoint of one file over one of shards: no index stays behind.
     monkeypatch.setattr(shards, "SHARD_BYTES", 10**9)
-    packed.write(tmp_path / "out", tensors, an_index("none"), tmp_path / "whole")
+    packed_writer.write(tmp_path / "out", tensors, an_index("none"), tmp_path / "whole")
     assert not (tmp_path / "out" / "packed.safetensors.index.json").exists()
 
 
@@ -247,7 +247,7 @@ def test_the_old_name_of_the_weights_is_read_and_told(
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", limit)
     tensors = {"a": random_point(GRIDS["Q4_0"], 4, 2, 0), "b": torch.ones(90)}
-    packed.write(tmp_path / "out", tensors, an_index(), tmp_path)
+    packed_writer.write(tmp_path / "out", tensors, an_index(), tmp_path)
     found = sorted((tmp_path / "out").glob("packed*.safetensors*"))
     for path in found:
         content = path.read_bytes().replace(b"packed-", b"model-") if path.suffix == ".json" else None
@@ -270,7 +270,7 @@ def test_a_shard_that_is_gone_or_lacks_a_part_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 1)
-    packed.write(
+    packed_writer.write(
         tmp_path / "out",
         {"a": random_point(GRIDS["Q8_0"], 2, 1, 0), "b": torch.ones(3)},
         an_index(),

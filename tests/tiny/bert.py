@@ -15,7 +15,7 @@ from transformers.models.bert import BertTokenizer
 from converters import open_family
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed, PackedTensor
 from tests.tiny.packed_index import an_index
 
@@ -97,5 +97,5 @@ def small_packed(
             tensors[canonical] = (
                 value.half() if canonical in family.embeddings and grid is not None else value
             )
-    packed.write(place, tensors, an_index("bert", **(index or {})), source)
+    packed_writer.write(place, tensors, an_index("bert", **(index or {})), source)
     return Packed(place), family

@@ -22,7 +22,7 @@ from epmq_export.models.samples import Pair
 from epmq_export.pipeline.models import open_checkpoints, open_models
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed
 from tests.tiny import recipe_project
 from tests.tiny.encoders import encoder
@@ -108,7 +108,7 @@ class Classified:
             value = models.merged.load(name).float()
             tensors[name] = store(name, value, storage(name, tuple(value.shape))[0])
         heads = classes_file(heads_of(models.family))
-        packed.write(place, tensors, an_index(models.family.name), self.base, heads)
+        packed_writer.write(place, tensors, an_index(models.family.name), self.base, heads)
         return Packed(place)
 
 

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from converters import open_family
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import halves
-from epmq_export.tensors import packed as packing
+from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import renamed

@@ -12,7 +12,7 @@ from converters.decoder.family import Decoder
 from epmq_export.calibration.rounding import nearest
 from epmq_export.grids import GRIDS
 from epmq_export.models.rms_norm import RmsNorm
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import Renamed, renamed
@@ -92,5 +92,5 @@ def pack(
     if embeddings is not None:
         held |= {name: nearest(tensors[name], GRIDS[embeddings]) for name in family.embeddings}
     target = directory.with_name(f"{directory.name}-packed")
-    packed.write(target, held, an_index(family.name), directory)
+    packed_writer.write(target, held, an_index(family.name), directory)
     return Packed(target), family

@@ -27,7 +27,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family
 from epmq_export.models.rms_norm import RmsNorm
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import renamed
@@ -181,5 +181,5 @@ def packed_encoder(
         name: nearest(value, GRIDS[grid]) if grid is not None and name in matrices else value
         for name, value in tensors.items()
     }
-    packed.write(place, held, an_index(family.name), source)
+    packed_writer.write(place, held, an_index(family.name), source)
     return Packed(place), family

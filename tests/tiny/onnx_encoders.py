@@ -18,7 +18,7 @@ from converters import open_family
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
 from formats.onnx.format import OnnxQdq
@@ -166,7 +166,7 @@ def pack(source: Path, target: Path, embeddings: str, linears: str) -> Packed:
         "versions": {"torch": "2"},
         "method": {"name": "rtn"},
     }
-    packed.write(target, tensors, an_index("bert", **index), source)
+    packed_writer.write(target, tensors, an_index("bert", **index), source)
     return Packed(target)
 
 

@@ -12,7 +12,7 @@ from converters import open_family
 from converters.t5.family import T5
 from epmq_export.calibration.rounding import nearest
 from epmq_export.grids import GRIDS
-from epmq_export.tensors import packed
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.tensors.source import Renamed, renamed
@@ -72,5 +72,5 @@ def pack(directory: Path, embeddings: str | None = None) -> tuple[Packed, T5]:
 
     place = directory.with_name(f"{directory.name}-packed")
     tensors = {name: stored(name, source.load(name)) for name in source.names()}
-    packed.write(place, tensors, an_index("t5"), directory)
+    packed_writer.write(place, tensors, an_index("t5"), directory)
     return Packed(place), T5.open(place)

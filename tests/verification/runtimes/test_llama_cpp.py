@@ -21,7 +21,7 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.hard_texts import HARD_TEXTS
-from epmq_export.tensors import packed as packing
+from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors.packed import Packed, PackedTensor
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp import library
