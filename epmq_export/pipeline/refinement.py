@@ -24,7 +24,11 @@ def refinement_of(recipe: Recipe, family: Family, fewest: int, samples: int) -> 
 
 
 def lessons_of(recipe: Recipe, family: Family) -> int:
-    """Return how many samples of a task the model is refined on, where so many are there; 0 where it is
-    refined on those that it is calibrated on, as language models are, whose targets are long.
+    """Return how many samples of a task the model is refined on, where so many are there; 0 where nothing is
+    refined, and where that is done on those that it is calibrated on, as language models are, whose targets
+    are long.
     """
-    return 0 if recipe.calibration.refinement is None or family.language is not None else LESSONS
+    calibration = recipe.calibration
+    if calibration.refinement is None or family.language is not None:
+        return 0
+    return 0 if calibration.refine == "auto" and calibration.samples < FEWEST else LESSONS

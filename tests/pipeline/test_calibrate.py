@@ -251,7 +251,9 @@ def test_tune_and_refine_leave_their_record_and_never_do_harm(recipe: Path, tmp_
 
 
 def test_refine_takes_more_samples_than_the_layers(recipe: Path, tmp_path: Path) -> None:
-    """Of four texts none could be held out."""
+    """Of four texts none could be held out. Where no data of its own judge a task, half of what is left
+    teaches.
+    """
     other = recipe.with_name("few.yaml")
     content: dict[str, Any] = yaml.safe_load(recipe.read_text())
     other.write_text(yaml.safe_dump({**content, "calibration": {"samples": 4, "refine": 2}}))
@@ -259,8 +261,10 @@ def test_refine_takes_more_samples_than_the_layers(recipe: Path, tmp_path: Path)
     for task in content["tasks"].values():
         del task["evaluation"]
         task.pop("labels", None)
+        task["calibration"] = "few.txt"
+    (recipe.parent / "few.txt").write_text("\n".join(texts(3, 9)) + "\n", encoding="utf-8")
     other.write_text(yaml.safe_dump({**content, "calibration": {"samples": 4, "refine": 2}}))
-    with pytest.raises(CalibrationError, match="refine holds out one sample in 8 and found 4"):
+    with pytest.raises(CalibrationError, match="refine holds out one sample in 8 and found 6"):
         run(other, tmp_path / "alone")
 
 

@@ -263,9 +263,10 @@ def test_refining_is_said_where_it_is_asked_for(project: recipe_project.Project,
 
 
 def test_what_is_refined_on_counts_samples_beside_those_of_the_layers(
-    project: recipe_project.Project,
+    project: recipe_project.Project, tmp_path: Path
 ) -> None:
-    recipe, family = load_recipe(project.recipe), open_family(project.directory / "base")
+    recipe = load_recipe(project.variant(tmp_path / "r.yaml", calibration={"samples": 64}))
+    family = open_family(project.directory / "base")
     tasks: list[Any] = [SimpleNamespace(further=["a", "b"]), SimpleNamespace(further=["c"])]
     known = Samples(tasks=2, samples=128, tokens=5.0, exact=True)
     assert lessons_here(recipe, family, tasks, known).samples == 131

@@ -1,0 +1,118 @@
+"""What tasks of texts and tasks of pictures share."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from epmq_export.data.pictures import Pictures
+from epmq_export.data.task import Metric, Task
+from epmq_export.data.text_rows import Texts
+from epmq_export.models.samples import AnySample, Sample, choose, digest
+from epmq_export.recipe.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def made_of(
+    recipe: Recipe,
+    name: str,
+    *,
+    calibration: Sequence[Sample],
+    further: Sequence[Sample],
+    evaluation: Sequence[Sample],
+    labels: Mapping[str, str],
+    truth: Tensor | None,
+    read: Sequence[Texts | Pictures],
+    expected: Sequence[str] | None = None,
+    places: Mapping[Sample, str] | None = None,
+    notes: Sequence[str] = (),
+    before: str = "",
+    embeds: bool = True,
+) -> Task:
+    """Return a task, from its samples and from what the recipe says about it. Label texts stand behind
+    `before`, where the model embeds them.
+    """
+    task = recipe.tasks[name]
+    templates = task.templates or ("{}",)
+    prompts = [[before + template.format(text) for template in templates] for text in labels.values()]
+    return Task(
+        name=name,
+        expert=recipe.location(task.expert),
+        calibration=calibration,
+        further=further,
+        evaluation=evaluation,
+        truth=truth,
+        labels=list(labels),
+        prompts=prompts if truth is not None and embeds else [],
+        head=task.head,
+        notes=list(notes),
+        metric=None if task.metric is None else Metric(task.metric),
+        expected=expected,
+        places=places or {},
+        data={place: sha256 for each in read for place, sha256 in each.data.items()},
+    )
+
+
+def labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: str) -> Sequence[object]:
+    """Return the labels of the evaluation data. Raises RecipeError where they have none."""
+    if labels is None:
+        raise recipe.mistake(
+            ("tasks", name, "evaluation"),
+            f"found {what} without labels, expected labels, since the task has classes",
+        )
+    return labels
+
+
+def divided(
+    recipe: Recipe,
+    name: str,
+    samples: Sequence[AnySample],
+    calibration: Sequence[AnySample],
+    lessons: int,
+    usable: Callable[[AnySample], bool] = lambda sample: True,
+) -> tuple[list[AnySample], list[AnySample]]:
+    """Divide the distinct samples that were not taken for `calibration`, where no data of their own judge the
+    task: those that the model is refined on, as many as `lessons` lacks but at most half of them, and those
+    that judge. Raises RecipeError where none is left.
+    """
+    left = [sample for sample in others(samples, calibration) if usable(sample)]
+    if not left:
+        message = (
+            f"found {len(samples)} distinct samples, none left after calibration, expected more than "
+            "calibration.samples, or an evaluation file"
+        )
+        raise recipe.mistake(("tasks", name, "calibration"), message)
+    count = min(max(lessons - len(calibration), 0), len(left) // 2)
+    further = choose(left, count, recipe.calibration.seed)
+    return further, others(left, further)
+
+
+def others(chosen: Sequence[AnySample], *without: Sequence[Sample]) -> list[AnySample]:
+    """Return the samples that are none of others."""
+    taken = {digest(sample) for samples in without for sample in samples}
+    return [sample for sample in chosen if digest(sample) not in taken]
+
+
+def tell(
+    name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]
+) -> None:
+    """Log a warning where there are fewer samples than asked for, and where evaluation samples are also
+    calibration samples.
+    """
+    if len(calibration) < asked:
+        log.warning(
+            "task %s: %d distinct calibration %s, %d asked for: all are used",
+            name,
+            len(calibration),
+            what,
+            asked,
+        )
+    if shared := len({digest(each) for each in calibration} & {digest(each) for each in evaluation}):
+        log.warning(
+            "task %s: %d calibration %s are evaluation %s too, so its scores may flatter",
+            name,
+            shared,
+            what,
+            what,
+        )

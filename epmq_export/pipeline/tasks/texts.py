@@ -1,0 +1,110 @@
+"""A task of texts, or of pairs of texts, with its data."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from epmq_export.data.task import Metric, Task
+from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
+from epmq_export.data.texts import read_texts
+from epmq_export.models.classifiers import Classifier
+from epmq_export.models.samples import Pair, Sample, choose
+from epmq_export.pipeline.tasks.shared import divided, labelled, made_of, others, tell
+from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.task import request_of
+
+
+def text_task(
+    recipe: Recipe,
+    name: str,
+    before: str,
+    said: Callable[[str], str],
+    head: Classifier | None,
+    lessons: int,
+) -> Task:
+    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`; or of pairs.
+    `said` makes of a prompt what the model is given. `head` is the task's classifier, where it has one. It is
+    refined on `lessons` texts.
+    """
+    task = recipe.tasks[name]
+    read = [read_texts(request_of(place)) for place in task.calibration]
+    ahead = "" if "prompt" in task.model_fields_set else before
+
+    def given(text: Text) -> Sample:
+        if task.pairs:
+            first, second = (text.values[column] for column in task.pairs)
+            return Pair(first, second)
+        return said(ahead + prompted(task.prompt, text))
+
+    places = {given(text): text.place for each in read for text in each.samples}
+    texts = list(places)
+    calibration = choose(texts, recipe.calibration.samples, recipe.calibration.seed)
+    further: Sequence[Sample] = ()
+    truth: Tensor | None = None
+    expected: Sequence[str] | None = None
+    if task.evaluation is None:
+        further, evaluation = divided(recipe, name, texts, calibration, lessons)
+    else:
+        found = read_texts(request_of(task.evaluation), "test")
+        evaluation = [given(text) for text in found.samples]
+        read = [*read, found]
+        places |= dict(zip(evaluation, found.places, strict=True))
+        truth, expected = _right_answers(recipe, name, found, head)
+        further = others(choose(texts, lessons, recipe.calibration.seed), calibration, evaluation)
+    tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
+    return made_of(
+        recipe,
+        name,
+        calibration=calibration,
+        further=further,
+        evaluation=evaluation,
+        labels=(task.labels or {}) if head is None else dict.fromkeys(head.classes, ""),
+        truth=truth,
+        expected=expected,
+        embeds=head is None,
+        places=places,
+        read=read,
+        before="" if task.templates else before,
+        notes=[] if task.pairs else _on_prompt(name, ahead),
+    )
+
+
+def _on_prompt(name: str, ahead: str) -> list[str]:
+    """Return the sentence on what the model's own library puts before texts, where it does."""
+    if not ahead:
+        return []
+    return [f"task {name}: its texts stand behind the base's default prompt {ahead!r}"]
+
+
+def _right_answers(
+    recipe: Recipe, name: str, found: Texts, head: Classifier | None
+) -> tuple[Tensor | None, Sequence[str] | None]:
+    """Return the classes of the evaluation texts; or the answers in words where the task has a metric, and
+    the numbers where its classifier gives one.
+
+    Both are None for a task without labels. Raises RecipeError for a task that has no classes and needs them.
+    """
+    task = recipe.tasks[name]
+    if head is not None:
+        if found.labels is None and not task.labels:
+            return None, None
+        labelled(recipe, name, found.labels, "texts")
+        if head.numbers:
+            return None, [f"{number:g}" for number in numbers_of(found)]
+        return torch.tensor(classes_of(found, head.classes), dtype=torch.int64), None
+    if task.labels:
+        labelled(recipe, name, found.labels, "texts")
+        classes = classes_of(found, list(task.labels))
+        if task.metric is not None:
+            return None, [[*task.labels.values()][index] for index in classes]
+        return torch.tensor(classes, dtype=torch.int64), None
+    if task.metric is not None:
+        numbers = task.metric == Metric.SPEARMAN
+        return None, [f"{number:g}" for number in numbers_of(found)] if numbers else answers_of(found)
+    if task.head is not None or task.templates:
+        raise recipe.mistake(
+            ("tasks", name, "labels"),
+            "found nothing, expected the classes, since the task has a head or templates",
+        )
+    return None, None
