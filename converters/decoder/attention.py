@@ -38,7 +38,7 @@ def capped(
         # Only so many scores are in memory at a time.
         texts = zip(query, key, value, mask.expand(-1, key.shape[1], -1, -1, -1), strict=True)
         found = torch.stack([torch.stack([*map(attend, *text)]) for text in texts])
-    return found.flatten(1, 2).transpose(1, 2).contiguous(), None
+    return found.reshape(batch, heads, *found.shape[3:]).transpose(1, 2).contiguous(), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(CAPPED, capped)

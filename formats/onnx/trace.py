@@ -160,7 +160,7 @@ def _translated(spec: OnnxSpec, steps: Sequence[_Step]) -> ModelProto:
     read = {name for step in firsts for name in step.part.reads}
     inputs = [name for name in spec.inputs if name in read]
     dynamic = [dict.fromkeys(spec.inputs[name], torch.export.Dim.DYNAMIC) for name in inputs]
-    with _quiet(), _uncollected():
+    with _quiet(), _uncollected(), _remembering_nothing():
         given = tuple(spec.example[name].to("meta") for name in inputs)
         program = torch.onnx.export(
             captured(_Short(steps, inputs), given, dynamic),
@@ -258,6 +258,17 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _remembering_nothing() -> Iterator[None]:
+    """Let torch not remember what an operator made of shapes. It hardly meets the same ones again in a trace,
+    and to write them down takes nearly half of its time.
+    """
+    from torch._dynamo import config
+
+    with config.patch(fake_tensor_cache_enabled=False):
+        yield
 
 
 @contextmanager
