@@ -10,6 +10,7 @@ side.
 """
 
 import atexit
+import gc
 import json
 import os
 import resource
@@ -18,9 +19,10 @@ import signal
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
+import weakref
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from tests import ROOT
@@ -30,9 +32,12 @@ from tests.tiny.traced_once import trace_once
 CLI = ROOT / "cli.py"
 
 
-# What commands import within functions, of this project and of others: a forked process would do it again.
+# What cli.py imports, and what commands import within functions, of this project and of others: a forked
+# process would do it again.
 LATE = (
+    "cli",
     "converters.bert.family",
+    "converters.clip.family",
     "converters.decoder.family",
     "epmq_export.pipeline.run",
     "epmq_export.publishing.page",
@@ -54,26 +59,34 @@ def main() -> None:
         import_module(module)
     enter(Path(sys.argv[1]))
     trace_once()
+    leave_alone()
     for line in sys.stdin:
-        if os.fork() == 0:
-            attend(json.loads(line))
-        with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+        asked = json.loads(line)
+        answer = os.open(asked["answer"], os.O_WRONLY)
+        child = os.fork()
+        if child == 0:
+            os.close(answer)
+            call(asked)
+        os.write(answer, f"{child}\n".encode())
+        Thread(target=attend, args=(child, answer)).start()
     os._exit(0)
 
 
-def attend(asked: dict[str, Any]) -> None:
-    """Let a child do what is asked, answer, and end the process."""
-    answer = os.open(asked["answer"], os.O_WRONLY)
-    child = os.fork()
-    if child == 0:
-        os.close(answer)
-        call(asked)
-    os.write(answer, f"{child}\n".encode())
+def leave_alone() -> None:
+    """Let forked processes leave alone what is imported by now: one that looked for garbage there, or cleared
+    it away at its end, would first have to copy it.
+    """
+    for finalizer in [*weakref.finalize._registry]:  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    gc.collect()
+    gc.freeze()
+
+
+def attend(child: int, answer: int) -> None:
+    """Wait for a child's end, and answer."""
     _, status = os.waitpid(child, 0)
     os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+    os.close(answer)
 
 
 def call(asked: dict[str, Any]) -> None:
