@@ -4,6 +4,7 @@ torch and what needs it are imported where they are used: the process that only 
 reads this file, too.
 """
 
+import gc
 import importlib.util
 import logging
 import os
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu") is not None:
                 item.add_marker(pytest.mark.skip(reason="there is no CUDA"))
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage no more among what is imported by now: that takes a tenth of the tests' time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
