@@ -13,6 +13,7 @@ from converters.bert.sentence import Sentence
 from converters.shared.config import Config
 from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
+from epmq_export.models.shapes import shapes_alone
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Stem:
     steps: tuple[tuple[str, ...], ...] = (("LayerNorm",),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return self.kind.stem(self.config).eval()
 
     @property
@@ -59,7 +60,7 @@ class Pooled:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             for dense in self.sentence.dense:
                 inner = nn.Module()
@@ -104,7 +105,7 @@ class Layer:
         return self.kind.steps
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return self.kind.layer(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:

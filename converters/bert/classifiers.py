@@ -14,6 +14,7 @@ from converters.bert.pooling import pool
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import PREFIX, WEIGHTS, Classifier
 from epmq_export.models.family import Batch
+from epmq_export.models.shapes import shapes_alone
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 
 
@@ -44,7 +45,7 @@ class Scored:
 
     def build_head(self, place: int) -> nn.Module:
         """Return the module of one of the heads."""
-        with torch.device("meta"):
+        with shapes_alone():
             return self.build_for(len(self.heads[place].classes)).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:

@@ -15,6 +15,7 @@ from converters.bert.names import TABLE
 from converters.shared.distances import DISTANCE, by_distance
 from converters.shared.library import module_class
 from epmq_export.models.family import Batch, Block
+from epmq_export.models.shapes import shapes_alone
 from epmq_export.models.specs import OnnxPart
 
 _ADDED = "position_bias"
@@ -65,7 +66,7 @@ class TabledLayer(RelativeLayer):
 
     def build_table(self) -> nn.Module:
         rows = self.config.relative_attention_num_buckets
-        with torch.device("meta"):
+        with shapes_alone():
             return nn.Embedding(rows, self.config.num_attention_heads).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:

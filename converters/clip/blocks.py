@@ -10,6 +10,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPTextEmb
 from converters.shared.config import Config
 from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
+from epmq_export.models.shapes import shapes_alone
 
 VISION, TEXT = "vision_model", "text_model"
 
@@ -39,7 +40,7 @@ class VisionStem:
     steps: tuple[tuple[str, ...], ...] = (("pre_layrnorm",),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             module.embeddings = CLIPVisionEmbeddings(self.config)
             module.pre_layrnorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
@@ -82,7 +83,7 @@ class Layer:
         return f"{self.name}."
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return CLIPEncoderLayer(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -107,7 +108,7 @@ class VisionHead:
     steps: tuple[tuple[str, ...], ...] = ((f"{VISION}.post_layernorm",),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module, tower = nn.Module(), nn.Module()
             tower.post_layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
             module.add_module(VISION, tower)
@@ -137,7 +138,7 @@ class TextStem:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return CLIPTextEmbeddings(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -160,7 +161,7 @@ class TextHead:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module, tower = nn.Module(), nn.Module()
             tower.final_layer_norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
             module.add_module(TEXT, tower)

@@ -10,6 +10,7 @@ from converters.shared.config import Config
 from converters.shared.ggml_gelu import GatedGelu
 from epmq_export.models.family import Batch
 from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.shapes import shapes_alone
 
 SLIDING = "sliding_attention"
 
@@ -25,7 +26,7 @@ class Stem:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             module.embed_tokens = nn.Embedding(self.config.vocab_size, self.config.hidden_size)
             return module.eval()
@@ -74,7 +75,7 @@ class Layer:
         return self.config.layer_types[self.index] if self.kind.has_windows else None
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = with_rms_norms(
                 self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset
             )
@@ -149,7 +150,7 @@ class Head:
 
     def build(self) -> nn.Module:
         width = self.config.hidden_size
-        with torch.device("meta"):
+        with shapes_alone():
             module, inner = nn.Module(), nn.Module()
             inner.add_module("norm", RmsNorm(width, self.config.rms_norm_eps, self.kind.offset))
             if self.tied:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from epmq_export.models.family import Batch
 from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.shapes import shapes_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Last:
     steps: tuple[tuple[str, ...], ...] = (("norm",),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             module.add_module("norm", RmsNorm(self.width, self.eps, self.offset))
             return module.eval()

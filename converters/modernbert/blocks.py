@@ -12,6 +12,7 @@ from converters.shared.ggml_gelu import GatedGelu
 from converters.shared.library import module_class
 from converters.shared.row_weights import first_read
 from epmq_export.models.family import Batch
+from epmq_export.models.shapes import shapes_alone
 
 MODEL, SLIDING = "modernbert", "sliding_attention"
 
@@ -26,7 +27,7 @@ class Stem:
     steps: tuple[tuple[str, ...], ...] = (("norm",),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return module_class(MODEL, "ModernBertEmbeddings")(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -68,7 +69,7 @@ class Layer:
         return tuple((path,) for path in (*first, "attn.Wqkv", "attn.Wo", "mlp_norm", "mlp.Wi", "mlp.Wo"))
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = module_class(MODEL, "ModernBertEncoderLayer")(self.config, self.index)
             if self.as_ggml:
                 module.set_submodule("mlp.act", GatedGelu())
@@ -110,7 +111,7 @@ class Last:
 
     def build(self) -> nn.Module:
         config = self.config
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             module.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
             return module.eval()

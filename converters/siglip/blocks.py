@@ -17,6 +17,7 @@ from converters.clip import blocks as clip
 from converters.shared.config import Config
 from converters.siglip.names import TEXT, VISION
 from epmq_export.models.family import Batch
+from epmq_export.models.shapes import shapes_alone
 
 
 class _Evenly:
@@ -36,7 +37,7 @@ class VisionStem(_Evenly):
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return SiglipVisionEmbeddings(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -52,7 +53,7 @@ class TextStem(clip.TextStem):
     """Tokens and positions, added."""
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return SiglipTextEmbeddings(self.config).eval()
 
 
@@ -61,7 +62,7 @@ class Layer(_Evenly, clip.Layer):
     """One transformer layer, normalised before each part. In both towers a token sees all."""
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return SiglipEncoderLayer(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -87,7 +88,7 @@ class Norm(_Evenly):
 
     def build(self) -> nn.Module:
         tower, _, norm = self.name.partition(".")
-        with torch.device("meta"):
+        with shapes_alone():
             made = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
         return nn.ModuleDict({tower: nn.ModuleDict({norm: made})}).eval()
 
@@ -111,7 +112,7 @@ class VisionHead(_Evenly):
     )
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return SiglipMultiheadAttentionPoolingHead(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -144,7 +145,7 @@ class TextHead(_Evenly):
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             head = nn.Linear(self.config.hidden_size, self.config.projection_size)
         return nn.ModuleDict({"head": head}).eval()
 

@@ -13,6 +13,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Block, T5LayerNorm
 from converters.shared.distances import DISTANCE, by_distance
 from epmq_export.models.family import Batch
 from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.shapes import shapes_alone
 
 TABLE = "0.layer.0.SelfAttention.relative_attention_bias"
 Stack = Literal["encoder", "decoder"]
@@ -30,7 +31,7 @@ class Stem:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             module.shared = nn.Embedding(self.config.vocab_size, self.config.d_model)
             return module.eval()
@@ -99,7 +100,7 @@ class Layer:
         return ("self", "cross", "feed-forward") if self.config.is_decoder else ("self", "feed-forward")
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module = nn.Module()
             block = _with_rms_norms(T5Block(self.config, self.index == 0, self.index))
             if self.approximate is not None:
@@ -174,7 +175,7 @@ class Turn:
     steps: tuple[tuple[str, ...], ...] = (("encoder.final_layer_norm",),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module, encoder = nn.Module(), nn.Module()
             encoder.final_layer_norm = RmsNorm(self.config.d_model, self.config.layer_norm_epsilon)
             module.encoder = encoder
@@ -207,7 +208,7 @@ class Head:
 
     def build(self) -> nn.Module:
         width = self.config.d_model
-        with torch.device("meta"):
+        with shapes_alone():
             module, decoder = nn.Module(), nn.Module()
             decoder.final_layer_norm = RmsNorm(width, self.config.layer_norm_epsilon)
             module.decoder = decoder

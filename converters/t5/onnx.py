@@ -20,6 +20,7 @@ from converters.shared.config import Config
 from converters.t5.blocks import TABLE
 from epmq_export.models.family import Block, Family
 from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.models.shapes import shapes_alone
 from epmq_export.models.specs import OnnxPart, OnnxSpec
 
 Axes = dict[str, dict[int, str]]
@@ -135,7 +136,7 @@ def _encoder(family: TwoStacks, config: Config) -> Iterator[OnnxPart]:
     for i, layer in enumerate(layers):
         yield _layer(layer, partial(go_on, layer), [f"hidden.{i}", "read", "bias"], [f"hidden.{i + 1}"])
     yield OnnxPart(
-        build=lambda: _on_meta(lambda: RmsNorm(config.d_model, config.layer_norm_epsilon)),
+        build=lambda: _of_shapes(lambda: RmsNorm(config.d_model, config.layer_norm_epsilon)),
         prefix=f"encoder.{NORM}.",
         run=lambda norm, hidden: (norm(hidden),),
         reads=[f"hidden.{len(layers)}"],
@@ -299,8 +300,8 @@ def _names(kind: str, layer: int, parts: Iterable[str]) -> list[str]:
     return [f"{kind}.{layer}.{part}" for part in parts]
 
 
-def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
+def _of_shapes(build: Callable[[], nn.Module]) -> nn.Module:
+    with shapes_alone():
         return build()
 
 

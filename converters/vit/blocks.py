@@ -11,6 +11,7 @@ from converters.shared.config import Config
 from converters.shared.row_weights import first_read
 from converters.vit.kinds import Kind
 from epmq_export.models.family import Batch
+from epmq_export.models.shapes import shapes_alone
 
 Size = tuple[int, int]
 
@@ -26,7 +27,7 @@ class Stem:
     steps: tuple[tuple[str, ...], ...] = ()
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             module: Any = self.kind.embeddings(self.config)
         module.mask_token = None  # Only training reads it.
         made: nn.Module = module.eval()
@@ -76,7 +77,7 @@ class Layer:
         return self.kind.steps(self.config)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             return self.kind.layer(self.config).eval()
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
@@ -109,7 +110,7 @@ class Head:
         return ((self.kind.last,),)
 
     def build(self) -> nn.Module:
-        with torch.device("meta"):
+        with shapes_alone():
             norm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
             return nn.ModuleDict({self.kind.last: norm}).eval()
 
