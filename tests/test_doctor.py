@@ -11,6 +11,7 @@ import pytest
 
 from epmq_export.doctor import PARTS, Part, diagnose, whole
 from tests import ROOT
+from tests.command_line.command import NO_CLIENTS
 
 
 def part(module: str, program: str, needed: bool = True) -> Part:
@@ -137,7 +138,7 @@ def test_the_command(tmp_path: Path) -> None:
     information = tmp_path / "xllamacpp-1.0.dist-info" / "METADATA"
     information.parent.mkdir()
     information.write_text("Metadata-Version: 2.1\nName: xllamacpp\nVersion: 1.0\n")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
+    environment = {**os.environ, **NO_CLIENTS, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
     bad = subprocess.run(
         [sys.executable, "cli.py", "doctor"],
         cwd=ROOT,

@@ -24,6 +24,9 @@ ENVIRONMENT = {
     "COLUMNS": "200",
     "PYTHONPATH": os.pathsep.join(filter(None, (str(CUT_OFF), os.environ.get("PYTHONPATH")))),
 }
+# With these no client is found that this machine may have in an environment of its own: `epmq doctor` would
+# start a browser and a library, which takes seconds.
+NO_CLIENTS = {"PATH": "/nowhere", "EPMQ_SENTENCE_TRANSFORMERS": "/nowhere", "EPMQ_BROWSER": "/nowhere"}
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,9 @@ def configs(opened: Opened) -> Iterator[tuple[str, Config]]:
 
 
 def with_config(opened: Opened, place: Path, config: Config) -> Path:
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(opened.directory, place)
+    """Return the model at a place, which is its own, with another config in place of the last one."""
+    if not place.exists():
+        shutil.copytree(opened.directory, place)
     (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return place
 
