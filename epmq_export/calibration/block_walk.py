@@ -16,6 +16,7 @@ from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.rounding import store
 from epmq_export.calibration.solver import LinearProblem, Loss, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments, TaskMoments, accumulate
+from epmq_export.calibration.step_rows import StepRows
 from epmq_export.calibration.storage import StorageOf
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid
@@ -23,6 +24,7 @@ from epmq_export.grids.layout import Storage, storage_name
 from epmq_export.models.activations import Activations
 from epmq_export.models.blocks import inputs_of, load_block, run_block
 from epmq_export.models.family import Block
+from epmq_export.models.mixture import Mixture, seen_at
 from epmq_export.models.replay import Replay
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors.low_rank import LowRank, added_to
@@ -47,8 +49,10 @@ class BlockWalk:
         self.tensors: dict[str, PackedTensor | Tensor] = {}
         self.losses: list[LayerLoss] = []
         self.notes: list[str] = []
+        self.unreached: dict[str, int] = {}
         self.student: nn.Module
         self.replay: Replay
+        self.rows: StepRows
         self.merged: dict[str, Tensor] = {}
         self.energies = ExpertEnergies(block)
         # The stream of the experts' own hidden states is only run where a target reads it.
@@ -79,6 +83,18 @@ class BlockWalk:
     def _begin(self, source: TensorSource) -> None:
         self.student = load_block(self.block, source, self.c.device)
         self.replay = Replay(self.kept, self.block, self.student, self.c.device)
+        self.rows = StepRows(
+            block=self.block,
+            student=self.student,
+            run=self.run,
+            replay=self.replay,
+            kept=self.kept,
+            batches=self.batches,
+            sources=[task.expert for task in self.c.tasks],
+            energies=self.energies,
+            experts_run=self.experts_run,
+        )
+        self.first = [*dict.fromkeys(seen_at(self.student, step[0]) for step in self.block.steps)]
 
     def run_experts(self) -> None:
         """Compute each expert's own hidden states through this block, and keep the inputs of its linears and
@@ -86,7 +102,7 @@ class BlockWalk:
         """
         if not self.experts_run:
             return
-        first = [step[0] for step in self.block.steps]
+        first = self.first
         if not first and self._is_last:
             return
         # Nothing reads what the last block gives out. Linears have to run, since their outputs are measured.
@@ -97,8 +113,10 @@ class BlockWalk:
                 run = partial(self.run, module, "expert", t, b)
                 with self.energies.of(module, t, self.batches[t][b].get()):
                     seen, result = inputs_of(module, first, run, stop=stop)
-                for step, value in zip(first, seen, strict=True):
-                    self.kept.offer(("input", step, t, b), value)
+                for path, value in zip(first, seen, strict=True):
+                    # All steps of a mixture read one, and each would compute it again.
+                    mixed = isinstance(module.get_submodule(path), Mixture)
+                    (self.kept.put if mixed else self.kept.offer)(("input", path, t, b), value)
                 if result is not None:
                     self.kept.put(("next", t, b), result)
 
@@ -112,8 +130,9 @@ class BlockWalk:
                 self.kept.put(("student", t, b), result)
                 if self.experts_run:
                     self.kept.move(("next", t, b), ("expert", t, b))
-                for step in self.block.steps:
-                    self.kept.drop(("input", step[0], t, b))
+                self.rows.drop(t, b)
+                for path in self.first:
+                    self.kept.drop(("input", path, t, b))
                 if self._is_first:
                     batches[b].narrow(self.c.family.later)
 
@@ -292,28 +311,14 @@ class BlockWalk:
         """Return one task's moments of the input that a step's members share."""
         sums: TaskMoments | None = None
         alpha = self.c.method.alpha
-        expert = _Expert(self, t)
-        for b, batch in enumerate(self.batches[t]):
-            with self.replay.before(self.block.steps.index(step), t, b):
-                (student,), _ = inputs_of(
-                    self.student, step[:1], partial(self.run, self.student, "student", t, b), stop=True
-                )
-            # Which rows count is known on the processor, so that it need not wait for a GPU to tell it.
-            weights = self.block.row_weights(
-                step, batch.get(), (student.shape[0], student.shape[1])
-            ).flatten()
-            counted = (weights > 0).nonzero()[:, 0]
-            rows = counted.to(self.c.device, non_blocking=True)
-            student = student.flatten(0, 1)[rows]
-            target = None
-            if self.experts_run:
-                target = (
-                    alpha * expert.input(step[0], b).to(self.c.device).flatten(0, 1)[rows]
-                    + (1 - alpha) * student
-                )
+        for student, expert, weights in self.rows.of(step, t):
+            target = None if expert is None else alpha * expert + (1 - alpha) * student
             sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
-            sums.add(student, target, weights[counted])
+            sums.add(student, target, weights)
         assert sums is not None
+        if not sums.weight:
+            for path in step:
+                self.unreached[self._weight(path)] = self.unreached.get(self._weight(path), 0) + 1
         return sums.moments(not self.experts_run, f"{self._name(step[0])}, task {self.c.tasks[t].name}")
 
     @property
@@ -362,28 +367,6 @@ class BlockWalk:
             )
         self.tensors[name] = value
         self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
-
-
-class _Expert:
-    """The inputs of one task's expert in the current block: as they were kept or, where memory had no room
-    for them, computed again.
-    """
-
-    def __init__(self, walk: BlockWalk, t: int) -> None:
-        self._walk, self._t = walk, t
-        self._module: nn.Module | None = None
-
-    def input(self, path: str, b: int) -> Tensor:
-        walk, t = self._walk, self._t
-        key = ("input", path, t, b)
-        if walk.kept.has(key):
-            return walk.kept.get(key)
-        if self._module is None:
-            self._module = load_block(walk.block, walk.c.tasks[t].expert, walk.c.device)
-        (value,), _ = inputs_of(
-            self._module, [path], partial(walk.run, self._module, "expert", t, b), stop=True
-        )
-        return value
 
 
 def _rows(value: PackedTensor | Tensor, rows: slice) -> PackedTensor | Tensor:

@@ -15,7 +15,7 @@ from epmq_export.calibration.calibrator import Calibrator
 from epmq_export.calibration.rounding import store
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
-from epmq_export.models.blocks import linears
+from epmq_export.models.blocks import alike, linears
 from epmq_export.tensors.packed import PackedTensor
 
 _STEP = 256
@@ -72,7 +72,8 @@ def with_budget(calibrator: Calibrator, bits: float, candidates: Sequence[Grid])
     at least `fewest_bits`.
     """
     options, weights = _rehearsed(calibrator, _nearest(candidates, bits), candidates)
-    chosen = spend(options, bits * weights)
+    together = alike(calibrator.family)
+    chosen = _spend(options, together, bits * weights)
     return _told(calibrator.layout, chosen, weights, f"{bits:g} bits a weight")
 
 
@@ -93,14 +94,15 @@ def within_size(
     def laid(chosen: Mapping[str, Option]) -> Layout:
         return replace(calibrator.layout, chosen={name: option.grid for name, option in chosen.items()})
 
+    together = alike(calibrator.family)
     low = sum(min(option.bits for option in each) for each in options.values())
     high = sum(max(option.bits for option in each) for each in options.values())
-    best = spend(options, high)
+    best = _spend(options, together, high)
     if not fits(laid(best)):
-        best = spend(options, low)
+        best = _spend(options, together, low)
         while high - low > _STEP:
             middle = (low + high) / 2
-            found = spend(options, middle)
+            found = _spend(options, together, middle)
             if fits(laid(found)):
                 best, low = found, middle
             else:
@@ -159,6 +161,29 @@ def _told(layout: Layout, chosen: Mapping[str, Option], weights: int, asked: str
     parts = ", ".join(f"{counts[name]} on {name}" for name in GRIDS if counts[name])
     note = f"{asked}: {parts}, by measured loss; {spent:.3f} bits a weight in all"
     return replace(layout, chosen={name: option.grid for name, option in chosen.items()}), note
+
+
+def _spend(
+    options: Mapping[str, Sequence[Option]], together: Mapping[str, Sequence[str]], budget: float
+) -> dict[str, Option]:
+    """Return one option for each tensor as `spend` does, with one grid for those that are stored together."""
+    firsts = {name: first for first, names in together.items() for name in names}
+    groups: dict[str, list[str]] = {}
+    for name in options:
+        groups.setdefault(firsts.get(name, name), []).append(name)
+    summed = {
+        first: [
+            Option(parts[0].grid, sum(part.bits for part in parts), sum(part.loss for part in parts))
+            for parts in zip(*(options[name] for name in names), strict=True)
+        ]
+        for first, names in groups.items()
+    }
+    found = spend(summed, budget)
+    return {
+        name: next(option for option in options[name] if option.grid == found[first].grid)
+        for first, names in groups.items()
+        for name in names
+    }
 
 
 def spend(options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Option]:

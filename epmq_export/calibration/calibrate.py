@@ -52,7 +52,7 @@ def calibrate_blocks(
                     walk.solve(step)
                     done += 1
                 shipped = {name: value.to(CPU) for name, value in walk.tensors.items()}
-                result = BlockResult(shipped, walk.losses, walk.notes)
+                result = BlockResult(shipped, walk.losses, walk.notes, walk.unreached)
             else:
                 walk.restore_student(result)
                 walk.run_experts()

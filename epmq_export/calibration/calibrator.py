@@ -1,6 +1,6 @@
 """The request for a calibration, and the records of its results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,6 +56,11 @@ class BlockResult:
     losses: list[LayerLoss]
     notes: list[str]
     """What was not stored as the recipe asked, a sentence each."""
+
+    unreached: Mapping[str, int] = field(default_factory=dict)
+    """The linears of mixtures that no row of some tasks reaches, with the number of these tasks. Where none
+    does, the anchor stands.
+    """
 
 
 @dataclass(frozen=True)

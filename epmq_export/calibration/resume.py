@@ -92,6 +92,7 @@ class FinishedBlocks:
             _GRIDS: json.dumps(grids),
             "losses": json.dumps([asdict(loss) for loss in result.losses]),
             "notes": json.dumps(result.notes),
+            "unreached": json.dumps(result.unreached),
         }
         with files.whole(path) as built:
             write_safetensors(built, stored, metadata)
@@ -116,6 +117,7 @@ class FinishedBlocks:
                 tensors,
                 [LayerLoss(**loss) for loss in json.loads(metadata["losses"])],
                 json.loads(metadata["notes"]),
+                json.loads(metadata["unreached"]),
             )
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise InputError(

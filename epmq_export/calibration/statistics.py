@@ -62,12 +62,13 @@ class TaskMoments:
 
     def moments(self, same: bool, place: str) -> "Moments":
         """Return what these sums say. They are not copied: nothing may be added to them any more. `same` says
-        that the targets were the student's own inputs.
+        that the targets were the student's own inputs. Sums of no rows say nothing: all is 0.
 
         Raises CalibrationError, naming `place`, where they are not finite.
         """
         _mirror(self.student)
-        norm = _length(self.student) / self.weight
+        weight = self.weight or 1.0
+        norm = _length(self.student) / weight
         if not norm < float("inf"):
             raise CalibrationError(
                 f"{place}: its inputs are not finite on the calibration data; look for NaN or Inf in the "
@@ -80,13 +81,13 @@ class TaskMoments:
             )
         # Inputs that are all zero carry no information. They get weight 0 instead of a division by zero.
         scale = 1.0 / norm if norm > 0 else 0.0
-        mean = self.student_mean.double() / self.weight
+        mean = self.student_mean.double() / weight
         return Moments(
             student=self.student,
             cross=self.student if same else self.cross,
-            share=scale / self.weight,
+            share=scale / weight,
             student_mean=mean,
-            target_mean=mean if same else self.target_mean.double() / self.weight,
+            target_mean=mean if same else self.target_mean.double() / weight,
             scale=scale,
         )
 

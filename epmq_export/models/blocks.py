@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from epmq_export.errors import InputError
 from epmq_export.models.family import Batch, Block, Family
+from epmq_export.models.mixture import place_of
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors.source import TensorSource
 
@@ -32,14 +33,33 @@ def linears(family: Family) -> list[str]:
     ]
 
 
+def alike(family: Family) -> dict[str, list[str]]:
+    """Return the names of the weights that share one storage, by the name of their first. One linear of all
+    experts of a mixture does, because files hold it as one tensor.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for block, module in ((block, block.build()) for block in family.blocks):
+        for path in paths(block):
+            if (place := place_of(module, path)) is not None:
+                key = (block.prefix, place.mixture, place.path)
+                found.setdefault(key, []).append(f"{block.prefix}{path}.weight")
+    return {names[0]: names for names in found.values()}
+
+
 def load_block(block: Block, source: TensorSource, device: torch.device) -> nn.Module:
     """Return the block's module with the source's weights in float32. Raises InputError where a shape is not
     the config's.
     """
-    module = block.build()
+    return load_module(block.build(), block.prefix, source, device)
+
+
+def load_module(module: nn.Module, prefix: str, source: TensorSource, device: torch.device) -> nn.Module:
+    """Return a module with the source's weights in float32, whose names begin with `prefix` there. Raises
+    InputError where a shape is not the config's.
+    """
     state = {}
     for path, empty in module.state_dict().items():
-        name = f"{block.prefix}{path}"
+        name = f"{prefix}{path}"
         value = source.load(name)
         if value.shape != empty.shape:
             raise InputError(

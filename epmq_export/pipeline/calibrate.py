@@ -314,10 +314,19 @@ def _search(
 
 def _walk(calibrator: Calibrator, finished: FinishedBlocks, made: _Told) -> None:
     """Calibrate block by block, then take the tensors of no block from the merge."""
+    unreached: list[int] = []
     for block, result in calibrate_blocks(calibrator, finished.get):
         finished.put(block.name, result)
         made.losses += result.losses
         made.notes += result.notes
+        unreached += result.unreached.values()
+    if unreached:
+        none = unreached.count(len(calibrator.tasks))
+        made.notes.append(
+            f"{len(unreached)} linears of mixtures get no row of some task, {none} of them none at all: more "
+            "samples reach more of them, and where none does the anchor stands"
+        )
+        log.warning("%s", made.notes[-1])
     for number, result in enumerate(rest(calibrator.family, calibrator.merged, calibrator.layout)):
         finished.put(f"{_REST}.{number}", result)
         made.notes += result.notes

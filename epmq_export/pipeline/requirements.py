@@ -7,7 +7,7 @@ from epmq_export.calibration.storage import carried_linears
 from epmq_export.data.images import FILES
 from epmq_export.errors import Key
 from epmq_export.grids import GRIDS
-from epmq_export.models.blocks import linears
+from epmq_export.models.blocks import alike, linears
 from epmq_export.models.family import Export, Family, default_formats, heads_of
 from epmq_export.models.samples import Pair
 from epmq_export.recipe.recipe import Recipe
@@ -120,7 +120,7 @@ def _require_grids(recipe: Recipe, format: str, export: Export) -> None:
 
 
 def require_matches(recipe: Recipe, family: Family) -> None:
-    """Raise RecipeError for a pattern that matches no linear."""
+    """Raise RecipeError for a pattern that matches no linear, or a part of what is stored as one."""
     names = [*linears(family), *carried_linears(family)]
     quantization = recipe.quantization
     patterns: list[tuple[Key, str]] = [
@@ -135,6 +135,19 @@ def require_matches(recipe: Recipe, family: Family) -> None:
                     f"found {pattern!r}, which matches no linear, expected a pattern of names such as "
                     f"{names[-1]}"
                 ),
+            )
+    layout = quantization.layout
+    for together in alike(family).values():
+        found = {name: layout.pattern(name) for name in together}
+        asked = {pattern and layout.overrides[pattern] for pattern in found.values()}
+        if len(asked) > 1:
+            name, pattern = next((name, pattern) for name, pattern in found.items() if pattern is not None)
+            kept = pattern in quantization.keep
+            place: Key = ("keep", quantization.keep.index(pattern)) if kept else ("overrides", pattern)
+            raise recipe.mistake(
+                ("quantization", *place),
+                f"found {pattern!r}, which matches {name} and not that of every expert, expected a pattern "
+                "that does: files hold them as one tensor",
             )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from epmq_export.calibration import block_walk
+from epmq_export.calibration import block_walk, step_rows
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import BlockResult, TaskData
 from epmq_export.calibration.method import PRESETS, Method
@@ -310,7 +310,8 @@ def test_what_memory_has_no_room_for_is_computed_again_and_not_spilled(
         written.append(path.name)
         write_safetensors(path, tensors)
 
-    monkeypatch.setattr(block_walk, "load_block", counting)
+    for module in (block_walk, step_rows):
+        monkeypatch.setattr(module, "load_block", counting)
     monkeypatch.setattr(activations_module, "write_safetensors", noting)
     assert same_bits(calibrated(model.calibrator("featcal", activation_bytes=held)), results["featcal"])
     steps = len(model.family.blocks[1].steps)

@@ -13,7 +13,8 @@ two operations.
     rounding            o d^2 for GPTQ; a round of descent about 4 o d^2; and a walk along d columns for
                         each, which no product speeds up
 
-docs/method.md explains these parts.
+Of a mixture's linears n is the share of the rows that its experts get on average. docs/method.md explains
+these parts.
 """
 
 import time
@@ -30,6 +31,7 @@ from epmq_export.calibration.method import Method
 from epmq_export.calibration.rounding import gptq
 from epmq_export.grids import GRIDS
 from epmq_export.models.family import Block
+from epmq_export.models.mixture import share_of
 from epmq_export.models.precision import whole_float32
 
 # The fewest and the most rounds of descent that a linear takes.
@@ -61,6 +63,14 @@ class Step:
     outputs: tuple[int, ...]
     """The number of outputs of each linear. A norm has none."""
 
+    share: float | None = None
+    """The share of the rows that reach it in a mixture, and None elsewhere."""
+
+    @property
+    def reached(self) -> float:
+        """Return the share of the rows that reach it."""
+        return 1.0 if self.share is None else self.share
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -82,7 +92,7 @@ class Shape:
 
     def forward(self, rows: float, tokens: float) -> float:
         """Return the operations of a forward pass of `rows` rows, in samples of `tokens` tokens."""
-        linear = 2 * rows * sum(step.width * sum(step.outputs) for step in self.steps)
+        linear = 2 * rows * sum(step.reached * step.width * sum(step.outputs) for step in self.steps)
         return linear + 4 * rows * tokens * self.attention
 
     def solved(self, method: Method) -> list[int]:
@@ -93,9 +103,22 @@ class Shape:
 
     def passes(self, method: Method) -> float:
         """Return the number of forward passes of the student where nothing of them is kept. There is one to
-        each step that is solved, which ends there, and one more through the block as it is shipped.
+        each step that is solved, which ends there, and one more through the block as it is shipped. To the
+        experts of a mixture there is one together.
         """
-        return sum((i + 0.5) / len(self.steps) for i in self.solved(method)) + 1
+        solved = self.solved(method)
+        return sum((place + 0.5) / len(self.ends) for place, i in enumerate(self.ends) if i in solved) + 1
+
+    @property
+    def ends(self) -> list[int]:
+        """Return the indices of the steps at whose inputs a pass may end: all, but of a mixture's the first
+        alone.
+        """
+        return [
+            i
+            for i, step in enumerate(self.steps)
+            if step.share is None or i == 0 or self.steps[i - 1].share is None
+        ]
 
     def kept(self, both: bool) -> int:
         """Return the numbers of a row that are kept while the block is calibrated, since a later step reads
@@ -103,7 +126,9 @@ class Shape:
         """
         made = sum(step.width for step in self.steps if not step.outputs)
         made += max((sum(step.outputs) for step in self.steps), default=0)
-        return made + (sum(step.width for step in self.steps) if both else 0)
+        seen = [self.steps[i] for i in self.ends]
+        made += sum(step.width for step in seen if step.share is not None)
+        return made + (sum(step.width for step in seen) if both else 0)
 
 
 @dataclass(frozen=True)
@@ -202,6 +227,7 @@ def shape_of(block: Block) -> Shape:
                     step,
                     parts[0].in_features,
                     tuple(part.out_features for part in parts if isinstance(part, nn.Linear)),
+                    share_of(module, step[0]),
                 )
             )
         else:
@@ -239,7 +265,7 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
         passes = share + (1 - share) * block.passes(method) + (1 if both else 0)
         forward += block.forward(samples.rows, samples.tokens) * passes
         for step in (block.steps[i] for i in block.solved(method)):
-            statistics += (3.25 if both else 1.25) * samples.rows * step.width**2
+            statistics += (3.25 if both else 1.25) * step.reached * samples.rows * step.width**2
             if not step.outputs:
                 continue
             square = sum(step.outputs) * step.width**2
@@ -263,11 +289,11 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
 
 
 def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
-    """Return the number of batches, and the passes of a batch through a block: the student's to each step and
-    through each block but the last, and the experts' through each block.
+    """Return the number of batches, and the passes of a batch through a block: the student's to each step, to
+    each mixture and through each block but the last, and the experts' through each block.
     """
     batches = samples.tasks * ceil(samples.samples / samples.tasks / BATCH)
-    steps = sum(len(block.solved(method)) for block in blocks)
+    steps = sum(len({*block.solved(method)}.intersection(block.ends)) for block in blocks)
     experts = batches * len(blocks) if _runs_experts(method) else 0
     return {"batches": batches, "student": batches * (steps + len(blocks) - 1), "experts": experts}
 

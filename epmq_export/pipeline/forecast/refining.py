@@ -70,9 +70,9 @@ def refining_of(
     return RefineForecast(settings.steps, (least, SLOWEST * least), int(memory))
 
 
-def _kept(block: Shape) -> int:
+def _kept(block: Shape) -> float:
     """Return the numbers that a block keeps of a row for its gradients."""
     if not block.steps:
         return 0
-    within = sum(step.width + sum(step.outputs) for step in block.steps)
+    within = sum(step.reached * (step.width + sum(step.outputs)) for step in block.steps)
     return STATES * max(step.width for step in block.steps) + within

@@ -1,0 +1,92 @@
+"""A mixture of experts, in one module for all families: a router chooses some of its experts for each row.
+
+The library keeps the experts' weights in one tensor each. Here they are linears of their own, under the names
+of a checkpoint, which calibration solves one by one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class Mixture(nn.Module):
+    """The sum of what the chosen experts make of a row, each by its share of their probabilities."""
+
+    def __init__(self, gate: nn.Linear, experts: nn.ModuleList, chosen: int) -> None:
+        """Take the router, the experts, and how many of them are chosen for each row."""
+        super().__init__()
+        self.gate, self.experts, self.chosen = gate, experts, chosen
+
+    def shares(self, value: Tensor) -> Tensor:
+        """Return how much each expert counts for each row of [..., width], float32 [..., experts]: nothing
+        where it is not chosen, and 1 for all together.
+        """
+        # In bfloat16 rows would take other ways than they do where the model is used.
+        with torch.autocast("cpu" if value.is_meta else value.device.type, enabled=False):
+            odds = self.gate(value.float()).softmax(-1)
+        found = odds.topk(self.chosen, -1)
+        shares = found.values / found.values.sum(-1, keepdim=True)
+        return torch.zeros_like(odds).scatter(-1, found.indices, shares)
+
+    def forward(self, value: Tensor) -> Tensor:
+        ways = [*zip(self.shares(value).unbind(-1), self.experts, strict=True)]
+        if value.is_meta or torch.compiler.is_compiling():
+            # A graph cannot tell rows apart: there every expert makes something of each of them.
+            total = torch.zeros_like(value)
+            for share, expert in ways:
+                total = total + share[..., None] * expert(value)
+            return total
+        rows = value.flatten(0, -2)
+        result = torch.zeros_like(rows)
+        for share, expert in ways:
+            taken = share.flatten().nonzero()[:, 0]
+            if len(taken):
+                result.index_add_(0, taken, share.flatten()[taken, None] * expert(rows[taken]))
+        return result.view_as(value)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a linear in a mixture."""
+
+    mixture: str
+    """The path of the mixture."""
+
+    expert: int
+    path: str
+    """The path within the expert."""
+
+    @property
+    def module(self) -> str:
+        """Return the path of the expert."""
+        return f"{self.mixture}.experts.{self.expert}"
+
+
+def place_of(module: nn.Module, path: str) -> Place | None:
+    """Return the place of a submodule in a mixture that the module has, or None."""
+    parts = path.split(".")
+    for end in range(1, len(parts) - 2):
+        mixture = ".".join(parts[:end])
+        if isinstance(module.get_submodule(mixture), Mixture) and parts[end] == "experts":
+            return Place(mixture, int(parts[end + 1]), ".".join(parts[end + 2 :]))
+    return None
+
+
+def seen_at(module: nn.Module, path: str) -> str:
+    """Return the path of the submodule at whose input a linear's is seen by all rows: its own or, in a
+    mixture, which gives each expert some rows alone, the mixture's.
+    """
+    place = place_of(module, path)
+    return path if place is None else place.mixture
+
+
+def share_of(module: nn.Module, path: str) -> float | None:
+    """Return the share of the rows that reach a linear where all experts of its mixture are chosen as often,
+    or None for one that is in none.
+    """
+    if (place := place_of(module, path)) is None:
+        return None
+    mixture = module.get_submodule(place.mixture)
+    assert isinstance(mixture, Mixture)
+    return mixture.chosen / len(mixture.experts)
