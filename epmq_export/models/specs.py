@@ -21,7 +21,9 @@ class GgufSpec:
     """
 
     names: Mapping[str, str]
-    """The GGUF name of every tensor that the file holds, by canonical name."""
+    """The GGUF name of every tensor that the file holds, by canonical name. Several of one name are one,
+    in which they lie one behind the other along a first axis, in this order.
+    """
 
     called: str | None = None
     """What the model's name in the file has to hold, because runtimes tell by it how to tokenise."""
@@ -54,6 +56,14 @@ class GgufSpec:
     """The safetensors files beside the model with what it has no place for, which `left_out` names too:
     canonical names of tensors by their names in the file, by the file's name.
     """
+
+    @property
+    def members(self) -> dict[str, list[str]]:
+        """Return the canonical names of what each tensor of the file is made of, by its name there."""
+        found: dict[str, list[str]] = {}
+        for here, there in self.names.items():
+            found.setdefault(there, []).append(here)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """GGUF, as llama.cpp reads it: written from a packed checkpoint, and read back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -40,18 +40,20 @@ class Gguf:
         """
         spec = spec_of(family)
         layout, parts = packed_layout(packed, family, spec)
-        canonical = {there: here for here, there in spec.names.items()}
+        members = spec.members
         metadata = by_file(metadata_of(packed, family, spec, layout), [*parts.values()])
         paths = [folder / name for name in parts]
 
-        def tensor(name: str) -> PackedTensor | Tensor:
-            here = canonical.get(name)
-            return spec.constants[name] if here is None else in_file(packed.tensor(here), here, spec)
+        def parts_of(name: str) -> Iterator[PackedTensor | Tensor]:
+            if name in spec.constants:
+                yield spec.constants[name]
+            for here in members.get(name, ()):
+                yield in_file(packed.tensor(here), here, spec)
 
         try:
             for path, names, keys in zip(paths, parts.values(), metadata, strict=True):
                 with files.whole(path) as built:
-                    write_gguf(built, keys, {name: layout[name] for name in names}, map(tensor, names))
+                    write_gguf(built, keys, {name: layout[name] for name in names}, map(parts_of, names))
             for name, content in files_beside(packed, spec, heads_of(family)).items():
                 paths.append(folder / name)
                 with files.whole(paths[-1]) as built:

@@ -29,7 +29,7 @@ def common_keys(about: About, spec: GgufSpec, layout: Layout) -> dict[str, Any]:
         "general.finetune": finetune,
         "general.basename": basename,
         "general.version": version,
-        "general.size_label": size or size_label(weights, 0, 0, 0),
+        "general.size_label": size or _size_label(layout),
         "general.quantized_by": "epmq-export",
         "general.license": about.license,
         **_base_models(about),
@@ -40,6 +40,17 @@ def common_keys(about: About, spec: GgufSpec, layout: Layout) -> dict[str, Any]:
         ALIGNMENT_KEY: ALIGNMENT,
     }
     return {key: value for key, value in keys.items() if value not in (None, [])}
+
+
+def _size_label(layout: Layout) -> str:
+    """Return how many weights a model has, of a mixture those with one expert a layer, behind the number of
+    its experts.
+    """
+    experts, each = 0, 0
+    for _, shape in layout.values():
+        experts = max(experts, shape[0] if len(shape) == 3 else 0)
+        each += prod(shape[-2:])
+    return str(size_label(sum(prod(shape) for _, shape in layout.values()), each, 0, experts))
 
 
 def _name(name: str, called: str | None) -> str:

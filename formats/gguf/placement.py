@@ -10,6 +10,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from epmq_export.errors import InputError
+from epmq_export.grids.layout import storage_name
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import GgufSpec
@@ -33,12 +34,12 @@ def data_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
 
 def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
     """Return the layout of those tensors that the file holds, followed by the constants that the config
-    gives.
+    gives. Raises InputError where those that it holds as one are not stored alike.
     """
     held = {
-        there: _without_first(tensors[here], spec.begins.get(here, 0))
-        for here, there in spec.names.items()
-        if here in tensors
+        there: _together(there, {here: tensors[here] for here in members}, spec)
+        for there, members in spec.members.items()
+        if members[0] in tensors
     }
     constants = {
         name: PlannedTensor(tuple(tensor.shape), torch.float32) for name, tensor in spec.constants.items()
@@ -47,6 +48,20 @@ def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
         name: (kind_of(tensor.storage, tensor.shape), tensor.shape)
         for name, tensor in (held | constants).items()
     }
+
+
+def _together(there: str, tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> PlannedTensor:
+    """Return the tensor of the file that some of ours are."""
+    (first, whole), *others = tensors.items()
+    if not others:
+        return _without_first(whole, spec.begins.get(first, 0))
+    for name, other in others:
+        if other != whole:
+            raise InputError(
+                f"tensor {name} is {storage_name(other.storage)} {list(other.shape)}, expected "
+                f"{storage_name(whole.storage)} {list(whole.shape)} as {first}: GGUF holds both in {there}"
+            )
+    return replace(whole, shape=(len(tensors), *whole.shape))
 
 
 def _without_first(tensor: PlannedTensor, rows: int) -> PlannedTensor:

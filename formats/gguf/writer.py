@@ -1,10 +1,13 @@
 """The writing of a GGUF file: everything before the tensors' data, and then the tensors one by one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGUFWriter
+from numpy.typing import NDArray
 from torch import Tensor
 
 from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY, Value
@@ -14,10 +17,13 @@ from formats.gguf.placement import Layout, data_bytes
 
 
 def write_gguf(
-    path: Path, metadata: Mapping[str, Value], layout: Layout, tensors: Iterable[PackedTensor | Tensor]
+    path: Path,
+    metadata: Mapping[str, Value],
+    layout: Layout,
+    tensors: Iterable[Iterable[PackedTensor | Tensor]],
 ) -> None:
-    """Write a file with these keys and, in the order of the layout, these tensors, with one in memory at a
-    time.
+    """Write a file with these keys and, in the order of the layout, these tensors, each in the parts that lie
+    one behind the other in it, with one in memory at a time.
     """
     writer = GGUFWriter(path, "")
     try:
@@ -30,7 +36,19 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor in tensors:
-            writer.write_tensor_data(encode(tensor))
+        for parts, (kind, shape) in zip(tensors, layout.values(), strict=True):
+            writer.write_tensor_data(_joined(map(encode, parts), data_bytes(kind, shape)))
     finally:
         writer.close()
+
+
+def _joined(parts: Iterator[NDArray[Any]], size: int) -> NDArray[Any]:
+    """Return parts one behind the other, which are `size` bytes together."""
+    part = next(parts)
+    if part.nbytes == size:
+        return part
+    content, end = np.empty(size, np.uint8), 0
+    for each in chain([part], parts):
+        content[end : end + each.nbytes] = each.reshape(-1).view(np.uint8)
+        end += each.nbytes
+    return content

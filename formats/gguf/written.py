@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFValueType
+from numpy.typing import NDArray
 from torch import Tensor
 
 from epmq_export import files
@@ -51,12 +54,16 @@ class WrittenGguf:
         come back bit for bit, are left to `differences`.
         """
         spec = self._spec
-        canonical, lost = {there: here for here, there in spec.names.items()}, not_restored(spec)
-        for there, info in self._model.tensors.items():
-            name = canonical.get(there, there)
-            if there not in spec.constants and name not in lost:
-                raw = self._model.raw(there)
-                yield StoredTensor(name, *in_checkpoint(decode(self.path, info, raw), raw, name, spec))
+        known, lost = spec.members, not_restored(spec)
+        for there in self._model.tensors:
+            members = known.get(there, [there])
+            if there in spec.constants or lost.intersection(members):
+                continue
+            parts = [*self._parts(there)] if len(members) > 1 else [self._whole(there)]
+            if len(parts) != len(members):
+                members = [f"{there}, {number}" for number in range(len(parts))]
+            for name, (value, raw) in zip(members, parts, strict=True):
+                yield StoredTensor(name, *in_checkpoint(value, raw, name, spec))
 
     def differences(self, packed: Packed) -> list[str]:
         """Return a sentence for each difference in keys, their types and values, and in the tensors' names,
@@ -95,11 +102,12 @@ class WrittenGguf:
                 raise InputError(f"{self.path}: key {shown(key)} is an empty array")
         metadata = {key: value for key, value in model.metadata.items() if key not in SPLIT_KEYS}
 
-        def exactly(name: str) -> PackedTensor | Tensor:
-            tensor = self._decoded(name)
-            if layout[name][0] != GGMLQuantizationType.F32:
-                return tensor
-            return tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()
+        def exactly(name: str) -> Iterator[PackedTensor | Tensor]:
+            for tensor, _ in self._parts(name):
+                if layout[name][0] != GGMLQuantizationType.F32:
+                    yield tensor
+                else:
+                    yield tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()
 
         twin = scratch / f"{self.path.stem}.f32.gguf"
         with files.whole(twin) as built:
@@ -121,8 +129,19 @@ class WrittenGguf:
     def _spec(self) -> GgufSpec:
         return spec_of(self._family)
 
-    def _decoded(self, name: str) -> PackedTensor | Tensor:
-        return decode(self.path, self._model.tensors[name], self._model.raw(name))
+    def _whole(self, name: str) -> tuple[PackedTensor | Tensor, NDArray[np.uint8]]:
+        """Return a tensor and its bytes."""
+        raw = self._model.raw(name)
+        return decode(self.path, self._model.tensors[name], raw), raw
+
+    def _parts(self, name: str) -> Iterator[tuple[PackedTensor | Tensor, NDArray[np.uint8]]]:
+        """Yield a tensor of several matrices as these, with their bytes; any other one as it is."""
+        info = self._model.tensors[name]
+        if len(info.shape) != 3:
+            yield self._whole(name)
+            return
+        for raw in self._model.raw(name).reshape(info.shape[0], -1):
+            yield decode(self.path, replace(info, shape=info.shape[1:]), raw), raw
 
     def _key_differences(
         self, packed: Packed, layout: Layout, parts: Sequence[Sequence[str]]
@@ -142,7 +161,7 @@ class WrittenGguf:
             assert isinstance(tensor, Tensor)
             asked[spec.names[name]] = tensor
         for name, expected in asked.items():
-            found = self._decoded(name)
+            found, _ = self._whole(name)
             if not isinstance(found, Tensor) or not torch.equal(found, expected):
                 yield f"tensor {shown(name)}: its values are not those that the config asks for"
 
