@@ -46,6 +46,7 @@ FAMILIES = {
     "mistral": "decoder",
     "qwen2": "decoder",
     "qwen3": "decoder",
+    "qwen3_moe": "decoder",
     "gemma2": "decoder",
     "gemma3_text": "decoder",
     "smollm3": "decoder",

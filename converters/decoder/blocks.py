@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from converters.decoder.experts import experts_of, mixture
 from converters.decoder.kinds import GELU, Kind
 from converters.shared.config import Config
 from converters.shared.ggml_gelu import GatedGelu
@@ -67,7 +68,7 @@ class Layer:
 
     @property
     def steps(self) -> tuple[tuple[str, ...], ...]:
-        return self.kind.steps
+        return self.kind.steps(experts_of(self.kind, self.config))
 
     @property
     def attends(self) -> str | None:
@@ -79,6 +80,8 @@ class Layer:
             module = with_rms_norms(
                 self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset
             )
+            if self.kind.mixed:
+                module.set_submodule("mlp", mixture(self.config))
             if self.as_ggml and self.kind.activation == GELU:
                 module.set_submodule("mlp.act_fn", GatedGelu())
             return module.eval()

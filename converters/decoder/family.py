@@ -104,6 +104,8 @@ class Decoder:
                 clients=("transformers.js", "onnxruntime-genai"),
                 computed=lambda: self,
                 specs=self._onnx_specs,
+                # There every expert of a mixture computes every token.
+                by_default=not self.kind.mixed,
             ),
             "safetensors": dequantised(self),
         }
@@ -309,10 +311,15 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
         "hidden_activation": (kind.activation,),
         "use_bidirectional_attention": (True,) if kind.both_ways else (False, None),
         "mlp_bias": (False,),
+        "norm_topk_prob": (True,),
+        "decoder_sparse_step": (1,),
+        "mlp_only_layers": ([],),
         **({} if kind.capped else dict.fromkeys(CAPS, (None,))),
     }
     refuse_other_values(kind.name, path, config, known)
     _refuse_no_cap(path, config)
+    if kind.mixed:
+        _refuse_no_mixture(path, config)
     if not kind.partial:
         _refuse_partial(path, kind, config)
     window = getattr(config, "sliding_window", None)
@@ -320,7 +327,9 @@ def _refuse_unsupported(path: Path, kind: Kind, config: Config) -> None:
         raise InputError(
             f"{path}: found sliding_window {window!r} beside layer_types with {SLIDING!r}, expected a number"
         )
-    if kind.windows == "refused" and SLIDING in config.layer_types:
+    # A config without types of layers has no window either, unless it is used.
+    sliding = SLIDING in config.layer_types if hasattr(config, "layer_types") else bool(window)
+    if kind.windows == "refused" and sliding:
         raise InputError(
             f"{path}: found use_sliding_window true, expected false: llama.cpp gives {kind.name} full "
             "attention"
@@ -359,6 +368,17 @@ def _refuse_no_cap(path: Path, config: Config) -> None:
     for key in CAPS:
         if getattr(config, key, None) == 0:
             raise InputError(f"{path}: found {key} 0, expected another number or null")
+
+
+def _refuse_no_mixture(path: Path, config: Config) -> None:
+    """Raise InputError where nothing is mixed: one expert alone, or none that is chosen."""
+    if config.num_experts < 2:
+        raise InputError(f"{path}: found num_experts {config.num_experts}, expected at least 2")
+    if not 1 <= config.num_experts_per_tok <= config.num_experts:
+        raise InputError(
+            f"{path}: found num_experts_per_tok {config.num_experts_per_tok}, expected 1 to "
+            f"{config.num_experts}, the number of experts"
+        )
 
 
 def _refuse_endings(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:

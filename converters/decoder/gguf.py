@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from converters.decoder.experts import experts_of
 from converters.decoder.kinds import Kind
 from converters.decoder.layout import (
     CAPS,
     DIVISORS,
     KEYS,
     LOCAL_BASE,
+    MIXTURE,
     MULTIPLIERS,
     SHORT_LONG,
     divisors,
@@ -56,6 +58,11 @@ def gguf_spec(
             **metadata,
             **{f"{architecture}.{key}": float(getattr(config, name)) for key, name in MULTIPLIERS.items()},
         }
+    if kind.mixed:
+        metadata = {
+            **metadata,
+            **{f"{architecture}.{key}": getattr(config, name) for key, name in MIXTURE.items()},
+        }
     if kind.scaled:
         _refuse_other_scale(path, kind, config)
     if kind.has_windows:
@@ -91,7 +98,13 @@ def gguf_spec(
             f"{path}: found tie_word_embeddings {found}, expected {expected}: llama.cpp loads {kind.name} "
             "with no other head"
         )
-    names = tensor_names(kind, config.num_hidden_layers, tied=config.tie_word_embeddings, biased=biased)
+    names = tensor_names(
+        kind,
+        config.num_hidden_layers,
+        tied=config.tie_word_embeddings,
+        biased=biased,
+        experts=experts_of(kind, config),
+    )
     orders = {
         name: interleaved(getattr(config, KEYS[key]), head) for name, key in rotated(kind, names).items()
     }

@@ -32,6 +32,9 @@ class Kind:
     library: str
     """What the names of its classes begin with in transformers."""
 
+    folder: str | None = None
+    """The folder of these classes, where it is not their name in small letters."""
+
     architecture: str
     """What it is in GGUF."""
 
@@ -68,6 +71,9 @@ class Kind:
     head_norms: tuple[str, ...] = ()
     """The norms of queries and keys, of each head or of all together, within the attention."""
 
+    mixed: bool = False
+    """Whether its feed-forward parts are mixtures of experts."""
+
     fused: bool = False
     """Whether queries, keys and values come of one linear, and gate and up of one."""
 
@@ -101,11 +107,14 @@ class Kind:
 
     @property
     def layer(self) -> type[nn.Module]:
-        return module_class(self.library.lower(), f"{self.library}DecoderLayer")
+        return self._class("DecoderLayer")
 
     @property
     def rotary(self) -> type[nn.Module]:
-        return module_class(self.library.lower(), f"{self.library}RotaryEmbedding")
+        return self._class("RotaryEmbedding")
+
+    def _class(self, name: str) -> type[nn.Module]:
+        return module_class(self.folder or self.library.lower(), f"{self.library}{name}")
 
     @property
     def has_windows(self) -> bool:
@@ -117,8 +126,10 @@ class Kind:
         """The norms of a layer, in the order of the data."""
         return (*self.first, *self.feed_forward_norms, *self.last)
 
-    @property
-    def steps(self) -> tuple[tuple[str, ...], ...]:
+    def steps(self, experts: int = 0) -> tuple[tuple[str, ...], ...]:
+        """Return the steps of a layer, whose feed-forward part is a mixture of so many experts where it is
+        one.
+        """
         parts = ("qkv_proj",) if self.fused else ("q_proj", "k_proj", "v_proj")
         gated = ("gate_up_proj",) if self.fused else ("gate_proj", "up_proj")
         return (
@@ -126,8 +137,11 @@ class Kind:
             tuple(f"self_attn.{part}" for part in parts),
             ("self_attn.o_proj",),
             *((norm,) for norm in self.feed_forward_norms),
-            tuple(f"mlp.{part}" for part in gated),
-            ("mlp.down_proj",),
+            *(
+                step
+                for inner in ([f"mlp.experts.{i}" for i in range(experts)] if self.mixed else ["mlp"])
+                for step in (tuple(f"{inner}.{part}" for part in gated), (f"{inner}.down_proj",))
+            ),
             *((norm,) for norm in self.last),
         )
 
@@ -156,6 +170,15 @@ KINDS = {
             architecture="qwen3",
             windows="refused",
             head_norms=_HEAD_NORMS,
+        ),
+        Kind(
+            name="qwen3_moe",
+            library="Qwen3Moe",
+            folder="qwen3_moe",
+            architecture="qwen3moe",
+            windows="refused",
+            head_norms=_HEAD_NORMS,
+            mixed=True,
         ),
         Kind(
             name="gemma2",

@@ -2,6 +2,7 @@
 rows, norms and rotations.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -20,6 +21,13 @@ KEYS: Mapping[str, str] = {
     "feed_forward_length": "intermediate_size",
     HEADS: "num_attention_heads",
     SHARED_HEADS: "num_key_value_heads",
+}
+# The same of mixtures.
+EXPERTS = "expert_count"
+MIXTURE: Mapping[str, str] = {
+    EXPERTS: "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
 }
 # The same of the kinds that have multipliers.
 MULTIPLIERS: Mapping[str, str] = {
@@ -41,27 +49,37 @@ SHORT_LONG: Mapping[str, str] = {
 }
 # The base of the rotations of those layers of llama.cpp's gemma3 that see a window.
 LOCAL_BASE = 10000.0
+ROUTER = "mlp.gate"
+_EXPERT = re.compile(r"(\.experts)\.\d+\.")
 _NUMBERS = {name: number for number, name in MODEL_ARCH_NAMES.items()}
 _ATTENTION = tuple(f"self_attn.{which}_proj" for which in "qkvo")
 
 
-def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool) -> dict[str, str]:
+def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool, experts: int) -> dict[str, str]:
     """Return canonical names to the file's, by gguf's own map, in the order of the file. `biased`: whether
-    the config gives the attention biases.
+    the config gives the attention biases. A linear has one name in all experts of a layer.
     """
     known = get_tensor_name_map(_NUMBERS[kind.architecture], layers)
-    linears = [path for step in kind.steps for path in step if path not in kind.norms]
+    linears = [path for step in kind.steps(experts) for path in step if path not in kind.norms]
     parts = [
         f"model.layers.{layer}.{part}"
         for layer in range(layers)
-        for part in (*kind.norms, *kind.head_norms, *linears)
+        for part in (*kind.norms, *kind.head_norms, *([ROUTER] if kind.mixed else []), *linears)
     ]
     biases = kind.biased or (_ATTENTION if biased else ())
     names = [EMBEDDINGS, "model.norm.weight", *([] if tied or False not in kind.tied else [HEAD])]
     for part in parts:
         names += [f"{part}.weight", *([f"{part}.bias"] if part.endswith(biases) else [])]
     # gguf knows every tensor of its own architectures.
-    return {name: str(known.get_name(name, try_suffixes=(".weight", ".bias"))) for name in names}
+    return {
+        name: str(known.get_name(_EXPERT.sub(r"\1.", name), try_suffixes=(".weight", ".bias")))
+        for name in names
+    }
+
+
+def is_of_expert(name: str) -> bool:
+    """Return whether a tensor is one expert's of a mixture."""
+    return _EXPERT.search(name) is not None
 
 
 def rotated(kind: Kind, names: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ directory that transformers would have for it.
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from torch import Tensor
 from converters.decoder.kinds import ARCHITECTURES, Kind
 from converters.decoder.layout import (
     DIVISORS,
+    EXPERTS,
     HEADS,
     SHARED_HEADS,
     SHORT_LONG,
     interleaved,
+    is_of_expert,
     offsets,
     rotated,
     tensor_names,
@@ -58,12 +60,9 @@ class GgufBase:
     def __init__(self, location: str, path: Path) -> None:
         self.location, self._path = location, path
         self._model = GgufModel.open(path)
-        kind, layers, tensors = (
-            _kind(path, self._model),
-            _count(path, self._model, "block_count"),
-            self._model.tensors,
-        )
-        self._names = _names(kind, layers, tensors)
+        kind, tensors = _kind(path, self._model), self._model.tensors
+        layers = _count(path, self._model, "block_count")
+        self._names = _names(path, kind, self._model)
         # The divisors of rotations are no weights. config.json has them in its own way.
         if unknown := sorted(set(tensors) - set(self._names.values()) - set(_divisors(kind))):
             raise InputError(
@@ -77,6 +76,7 @@ class GgufBase:
             )
         for stored in {info.type for info in tensors.values()} - set(_PLAIN):
             _require_decodable(path, stored)
+        self._parts = _parts(self._names)
         self._offsets, self._orders = offsets(kind, self._names), self._rows(kind)
         self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
         _tell_of_rounding(path.resolve(), path.stat().st_mtime_ns)
@@ -90,7 +90,8 @@ class GgufBase:
         return sorted(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._model.tensors[self._there(name)].shape
+        shape = self._model.tensors[self._there(name)].shape
+        return shape[1:] if name in self._parts else shape
 
     def dtype(self, name: str) -> torch.dtype:
         """Return float32 for a tensor on a grid and for a norm whose weight the file has changed, and else
@@ -100,7 +101,7 @@ class GgufBase:
         return torch.float32 if name in self._offsets else _PLAIN.get(kind, torch.float32)
 
     def load(self, name: str) -> Tensor:
-        value = _decoded(self._model, self._there(name))
+        value = _decoded(self._model, self._there(name), self._parts.get(name))
         if name in self._orders:
             value = value[self._orders[name]]
         return value.float() - self._offsets[name] if name in self._offsets else value
@@ -139,12 +140,42 @@ def _kind(path: Path, model: GgufModel) -> Kind:
     return ARCHITECTURES[value.value]
 
 
-def _names(kind: Kind, layers: int, held: Collection[str]) -> dict[str, str]:
-    """Return the names that a file with these tensors should hold, by canonical names. It may lack a head and
-    the attention's biases.
+def _names(path: Path, kind: Kind, model: GgufModel) -> dict[str, str]:
+    """Return the names that a file should hold, by canonical names. It may lack a head and the attention's
+    biases.
     """
-    known = tensor_names(kind, layers, tied=False, biased=any(name.endswith(".bias") for name in held))
-    return {name: there for name, there in known.items() if name != HEAD or there in held}
+    layers = _count(path, model, "block_count")
+    if layers > len(model.tensors):
+        raise InputError(
+            f"{path}: key {kind.architecture}.block_count is {layers}, expected at most "
+            f"{len(model.tensors)}, the number of tensors"
+        )
+
+    def known(experts: int) -> dict[str, str]:
+        biased = any(name.endswith(".bias") for name in model.tensors)
+        found = tensor_names(kind, layers, tied=False, biased=biased, experts=experts)
+        return {name: there for name, there in found.items() if name != HEAD or there in model.tensors}
+
+    if not kind.mixed:
+        return known(0)
+    experts = _count(path, model, EXPERTS)
+    # A forged number of experts is told from one of them in each layer, before there are names of all.
+    for name, there in known(1).items():
+        info = model.tensors.get(there)
+        if is_of_expert(name) and (info is None or len(info.shape) != 3 or info.shape[0] != experts):
+            found = "missing" if info is None else f"of the shape {list(info.shape)}"
+            raise InputError(f"{path}: tensor {there} is {found}, expected {experts} matrices")
+    return known(experts)
+
+
+def _parts(names: Mapping[str, str]) -> dict[str, int]:
+    """Return the place of each tensor of an expert along the first axis of the one that the file holds."""
+    seen, found = Counter[str](), dict[str, int]()
+    for name, there in names.items():
+        if is_of_expert(name):
+            found[name] = seen[there]
+            seen[there] += 1
+    return found
 
 
 def _divisors(kind: Kind) -> tuple[str, ...]:
@@ -181,12 +212,16 @@ def _require_decodable(path: Path, kind: GGMLQuantizationType) -> None:
         raise InputError(f"{path}: has tensors of type {kind.name}, which gguf-py cannot decode") from None
 
 
-def _decoded(model: GgufModel, there: str) -> Tensor:
+def _decoded(model: GgufModel, there: str, part: int | None = None) -> Tensor:
+    """Return a tensor, or a part of it along its first axis."""
     info, raw = model.tensors[there], model.raw(there)
+    shape = info.shape
+    if part is not None:
+        raw, shape = raw.reshape(shape[0], -1)[part], shape[1:]
     if info.type in _PLAIN:
-        return torch.from_numpy(np.array(raw)).view(_PLAIN[info.type]).reshape(info.shape)
-    rows = raw.reshape(-1, raw.size // (int(np.prod(info.shape[:-1])) or 1))
-    return torch.from_numpy(np.ascontiguousarray(dequantize(rows, info.type), np.float32)).reshape(info.shape)
+        return torch.from_numpy(np.array(raw)).view(_PLAIN[info.type]).reshape(shape)
+    rows = raw.reshape(-1, raw.size // (int(np.prod(shape[:-1])) or 1))
+    return torch.from_numpy(np.ascontiguousarray(dequantize(rows, info.type), np.float32)).reshape(shape)
 
 
 def described(path: Path) -> Path | None:
@@ -217,7 +252,7 @@ def _directory(path: Path, changed: int) -> Path:
     place = scratch.path
     try:
         kind = _kind(path, model)
-        held = _names(kind, _count(path, model, "block_count"), model.tensors)
+        held = _names(path, kind, model)
         write_config(
             place,
             path,

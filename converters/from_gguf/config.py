@@ -22,6 +22,7 @@ from converters.decoder.layout import (
     HEADS,
     KEYS,
     LOCAL_BASE,
+    MIXTURE,
     MULTIPLIERS,
     SHARED_HEADS,
     SHORT_LONG,
@@ -167,6 +168,9 @@ def _values(
     else:
         values["rope_parameters"] = rope
         values |= {} if kind.biased or kind.fused else {"attention_bias": biased}
+    if kind.mixed:
+        values |= {name: keys.number(key) for key, name in MIXTURE.items()}
+        values["norm_topk_prob"] = True  # llama.cpp has no other.
     if kind.multipliers:
         absent = {"attention.scale": head**-0.5, "embedding_scale": 1.0, "residual_scale": 1.0}
         values |= {name: keys.number(key, absent.get(key)) for key, name in MULTIPLIERS.items()}

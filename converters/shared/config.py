@@ -13,9 +13,10 @@ from epmq_export.models.family import Family, towers
 
 _DEEPEST, _WIDEST = 2**12, 2**20
 # The library makes lists as long as a model is said to be deep, angles as many as a head is said to be wide,
-# and names of all classes, before there is a weight that could tell otherwise.
+# and names of all classes, before there is a weight that could tell otherwise. Experts are modules, each.
 _MOST = {
     **dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layers"), _DEEPEST),
+    **dict.fromkeys(("num_experts", "num_local_experts"), _DEEPEST),
     **dict.fromkeys(("hidden_size", "d_model", "dim", "head_dim", "d_kv", "num_labels"), _WIDEST),
 }
 

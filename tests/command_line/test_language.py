@@ -13,6 +13,10 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Value
 from safetensors.torch import load_file, save_file
 
+from converters import open_family
+from epmq_export.errors import RecipeError
+from epmq_export.pipeline.requirements import require_matches
+from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.report import SCHEMA
 from tests.command_line.command import Result, Warm, ran_once
@@ -224,3 +228,30 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
         "decoder_model_merged_q4.onnx",
     ]
     assert onnx["notes"]["fused"] == onnx["notes"]["linears"] > 0
+
+
+def test_a_mixture_of_experts_goes_the_whole_way(epmq: Warm, tmp_path: Path) -> None:
+    """From a whole model and an adapter on experts, too, to a file whose size the dry run has said."""
+    base = tiny_decoder.write(tmp_path / "base", "qwen3_moe")
+    tiny_decoder.write_expert(tmp_path / "first", base, "qwen3_moe", 1)
+    adapter(tmp_path / "second", base, 2)
+    recipe = write_recipe(tmp_path, calibration={"samples": 1})
+    said = epmq("run", recipe, "--dry-run", "--json", folder=tmp_path).json
+    result = epmq("run", recipe, "-o", "out", folder=tmp_path)
+    assert result.code == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-2:] == ["verdict: pass", "out/gguf/base-merged-Q4_0.gguf"]
+    (planned,), file = said["files"], tmp_path / "out" / "gguf" / "base-merged-Q4_0.gguf"
+    assert planned["bytes"] == pytest.approx(file.stat().st_size, rel=0.02)
+    report = report_of(tmp_path / "out")
+    (found,) = report["files"]
+    assert found["checks"]["codes"]["equal"] and found["checks"]["metadata"]["equal"]
+    told = "linears of mixtures get no row of some task"
+    assert [told in note for note in report["notes"]].count(True) == 1
+    assert result.stderr.count(told) == 1
+    for storage in ({"overrides": {"*.experts.0.*": "Q8_0"}}, {"keep": ["*.experts.0.*"]}):
+        wrong = load_recipe(write_recipe(tmp_path, quantization=storage))
+        with pytest.raises(RecipeError, match=r"which matches model\.layers\.0\.mlp\.experts\.0\.gate_proj"):
+            require_matches(wrong, open_family(base))
+    require_matches(
+        load_recipe(write_recipe(tmp_path, quantization={"keep": ["*.1.mlp.*"]})), open_family(base)
+    )

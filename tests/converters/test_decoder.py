@@ -338,6 +338,25 @@ REFUSED = [
     ),
     ("smollm3", {"mlp_bias": True}, "found mlp_bias True, expected False: family smollm3 has no other"),
     ("llama", {"vocab_size": "many"}, "found no config of a llama"),
+    ("qwen3_moe", {"norm_topk_prob": False}, "found norm_topk_prob False, expected True: family qwen3_moe"),
+    (
+        "qwen3_moe",
+        {"mlp_only_layers": [0]},
+        "found mlp_only_layers [0], expected []: family qwen3_moe",
+    ),
+    (
+        "qwen3_moe",
+        {"decoder_sparse_step": 2},
+        "found decoder_sparse_step 2, expected 1: family qwen3_moe",
+    ),
+    ("qwen3_moe", {"num_local_experts": 1}, "found num_experts 1, expected at least 2"),
+    ("qwen3_moe", {"num_local_experts": 10**9}, "found num_local_experts 1000000000, expected 0 to 4096"),
+    ("qwen3_moe", {"num_experts_per_tok": 5}, "found num_experts_per_tok 5, expected 1 to 4, the number of"),
+    (
+        "qwen3_moe",
+        {"use_sliding_window": True, "sliding_window": 8},
+        "found use_sliding_window true, expected false: llama.cpp gives qwen3_moe full attention",
+    ),
 ]
 
 

@@ -36,6 +36,7 @@ KINDS = {
     "llama, tied": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "smollm3": "smollm3",
@@ -363,7 +364,8 @@ def test_another_architecture_another_file_and_none(llama: Path, tmp_path: Path)
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(
-        InputError, match=r"key general\.architecture is 'mamba', expected one of llama, qwen2, qwen3, gemma2"
+        InputError,
+        match=r"key general\.architecture is 'mamba', expected one of llama, qwen2, qwen3, qwen3moe",
     ):
         open_base(path)
     path.write_bytes(b"GGML")

@@ -1,5 +1,6 @@
 """What every family has to give (epmq_export/models/family.py), held by a small model of each."""
 
+import re
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.installed import registry
 from epmq_export.models import reference
-from epmq_export.models.blocks import inputs_of, linears, load_block, paths, run_block
+from epmq_export.models.blocks import alike, inputs_of, linears, load_block, paths, run_block
 from epmq_export.models.family import Family, halves, of_cosines, rows, towers
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.greedy import answers
+from epmq_export.models.mixture import seen_at
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.models.samples import Sample
 from epmq_export.tensors import packed_writer
@@ -88,19 +90,23 @@ def test_steps_are_linears_or_a_norm(opened: Opened) -> None:
 
 @torch.no_grad()
 def test_blocks_chain_and_each_step_shares_an_input(opened: Opened) -> None:
-    """The members of a step see one input, whose rows have weights; a norm is seen before it scales."""
+    """The members of a step see one input, whose rows have weights; a norm is seen before it scales. Those of
+    a mixture see some rows of its own.
+    """
     family, hidden = opened.family, None
     (batch,) = family.batches(opened.model.samples, len(opened.model.samples))
     for block in family.blocks:
         module = load_block(block, opened.source, CPU)
+        places = {path: seen_at(module, path) for path in paths(block)}
+        asked = [*dict.fromkeys(places.values())]
         seen, result = inputs_of(
-            module, paths(block), partial(run_block, block, module, hidden, batch, CPU), stop=False
+            module, asked, partial(run_block, block, module, hidden, batch, CPU), stop=False
         )
-        assert result is not None and len(seen) == len(paths(block))
-        given = dict(zip(paths(block), seen, strict=True))
+        assert result is not None and len(seen) == len(asked)
+        given = dict(zip(asked, seen, strict=True))
         for step in block.steps:
-            value = given[step[0]]
-            assert all(torch.equal(value, given[path]) for path in step)
+            value = given[places[step[0]]]
+            assert all(torch.equal(value, given[places[path]]) for path in step)
             weights = block.row_weights(step, batch, (value.shape[0], value.shape[1]))
             assert weights.dtype == torch.float32 and weights.shape == value.shape[:2]
             assert 0 < float(weights.max()) <= 1 and float(weights.min()) >= 0
@@ -217,8 +223,13 @@ def test_gguf_names_every_tensor_once(opened: Opened) -> None:
     spec, names = spec_of(opened.family), set(opened.source.names())
     assert not spec.left_out & spec.names.keys()
     assert {*spec.names, *spec.left_out} == names
-    held = [*spec.names.values(), *spec.constants]
-    assert len({*held}) == len(held)
+    assert not spec.members.keys() & spec.constants.keys()
+    # Of several that are one there, each is a linear of another expert of a mixture.
+    together = [members for members in spec.members.values() if len(members) > 1]
+    assert sorted(together) == sorted(alike(opened.family).values())
+    for members in together:
+        assert len({re.sub(r"experts\.\d+", "", name) for name in members}) == 1
+        assert len({tuple(opened.source.shape(name)) for name in members}) == 1
     assert {*spec.orders, *spec.offsets, *spec.factors} <= spec.names.keys()
 
 

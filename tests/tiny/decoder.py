@@ -28,6 +28,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -56,6 +58,18 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
     "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": None, "head_dim": 32}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32, "tie_word_embeddings": True}),
+    # Two of four experts for each token.
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+        {
+            "head_dim": 32,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+        },
+    ),
     # Bounds that random scores come close to; windows shorter than most texts.
     "gemma2": (
         Gemma2Config,
@@ -162,12 +176,12 @@ def write(directory: Path, kind: str, *, seed: int = 0, begins: bool = False, **
 
 
 def write_expert(directory: Path, base: Path, kind: str, seed: int, size: float = 0.1) -> Path:
-    """Write the base with noise on its linears, a share of their own size."""
+    """Write the base with noise on its linears, a share of their own size; on those of a mixture, too."""
     made: Any = KINDS[kind][1].from_pretrained(base)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if "proj" in name and parameter.ndim == 2:
+            if "proj" in name and parameter.ndim > 1:
                 parameter += size * parameter.std() * torch.randn(parameter.shape, generator=generator)
     made.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
