@@ -52,6 +52,7 @@ FAMILIES = {
     "smollm3": "decoder",
     "granite": "decoder",
     "olmo2": "decoder",
+    "olmoe": "decoder",
     "phi3": "decoder",
     "t5": "t5",
 }

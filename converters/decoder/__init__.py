@@ -23,8 +23,8 @@ ABOUT = (
     About(models="OLMo 2", kinds=("olmo2",), kept="embeddings and head, and norms of queries and keys"),
     About(models="Phi-3 and Phi-3.5 (texts)", kinds=("phi3",), kept="embeddings and head"),
     About(
-        models="Qwen3 (mixtures of experts)",
-        kinds=("qwen3_moe",),
+        models="Qwen3 (mixtures of experts), OLMoE",
+        kinds=("qwen3_moe", "olmoe"),
         calibrated="linears of the attention and of each expert, norms of the layers, the last norm",
         kept="embeddings and head, norms of queries and keys, and the routers",
     ),

@@ -81,7 +81,7 @@ class Layer:
                 self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset
             )
             if self.kind.mixed:
-                module.set_submodule("mlp", mixture(self.config))
+                module.set_submodule("mlp", mixture(self.kind, self.config))
             if self.as_ggml and self.kind.activation == GELU:
                 module.set_submodule("mlp.act_fn", GatedGelu())
             return module.eval()

@@ -28,13 +28,14 @@ class Expert(nn.Module):
         return result
 
 
-def mixture(config: Config) -> Mixture:
+def mixture(kind: Kind, config: Config) -> Mixture:
     """Return the mixture of one layer."""
-    width, inner = config.hidden_size, config.moe_intermediate_size
+    width, inner = config.hidden_size, getattr(config, "moe_intermediate_size", config.intermediate_size)
     return Mixture(
         nn.Linear(width, config.num_experts, bias=False),
         nn.ModuleList(Expert(width, inner) for _ in range(config.num_experts)),
         config.num_experts_per_tok,
+        kind.whole_shares,
     )
 
 

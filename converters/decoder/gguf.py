@@ -61,7 +61,11 @@ def gguf_spec(
     if kind.mixed:
         metadata = {
             **metadata,
-            **{f"{architecture}.{key}": getattr(config, name) for key, name in MIXTURE.items()},
+            **{
+                f"{architecture}.{key}": getattr(config, name)
+                for key, name in MIXTURE.items()
+                if hasattr(config, name)
+            },
         }
     if kind.scaled:
         _refuse_other_scale(path, kind, config)
@@ -91,6 +95,11 @@ def gguf_spec(
         raise InputError(
             f"{path}: found {config.num_attention_heads} heads of width {head}, expected a hidden_size that "
             f"is theirs together: llama.cpp has no other for {kind.name}"
+        )
+    if not kind.shared_heads and config.num_key_value_heads != config.num_attention_heads:
+        raise InputError(
+            f"{path}: found num_key_value_heads {config.num_key_value_heads}, expected "
+            f"{config.num_attention_heads}, one for each head: llama.cpp has no other for {kind.name}"
         )
     if config.tie_word_embeddings not in kind.tied:
         found, expected = ("true", "false") if config.tie_word_embeddings else ("false", "true")

@@ -8,7 +8,7 @@ KEYS = Keys(
         "attention_bias mlp_bias rope_parameters layer_types no_rope_layers sliding_window "
         "attention_multiplier embedding_multiplier logits_scaling residual_multiplier "
         "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping use_bidirectional_attention "
-        "num_experts_per_tok norm_topk_prob decoder_sparse_step mlp_only_layers"
+        "num_experts_per_tok norm_topk_prob decoder_sparse_step mlp_only_layers clip_qkv"
     ),
     tensors=names(
         "hidden_size intermediate_size num_hidden_layers vocab_size tie_word_embeddings num_experts "

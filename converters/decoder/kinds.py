@@ -74,6 +74,14 @@ class Kind:
     mixed: bool = False
     """Whether its feed-forward parts are mixtures of experts."""
 
+    whole_shares: bool = True
+    """Whether the shares of the experts that are chosen for a row are 1 together, or their probabilities
+    among all experts.
+    """
+
+    shared_heads: bool = True
+    """Whether llama.cpp loads it where heads share keys and values."""
+
     fused: bool = False
     """Whether queries, keys and values come of one linear, and gate and up of one."""
 
@@ -225,6 +233,17 @@ KINDS = {
             first=(),
             last=("post_feedforward_layernorm",),
             head_norms=_HEAD_NORMS,
+            tied=(False,),
+        ),
+        Kind(
+            name="olmoe",
+            library="Olmoe",
+            architecture="olmoe",
+            head_dim=False,
+            head_norms=_HEAD_NORMS,
+            mixed=True,
+            whole_shares=False,
+            shared_heads=False,
             tied=(False,),
         ),
         Kind(

@@ -169,8 +169,9 @@ def _values(
         values["rope_parameters"] = rope
         values |= {} if kind.biased or kind.fused else {"attention_bias": biased}
     if kind.mixed:
-        values |= {name: keys.number(key) for key, name in MIXTURE.items()}
-        values["norm_topk_prob"] = True  # llama.cpp has no other.
+        known = config_class(kind.name)()
+        values |= {name: keys.number(key) for key, name in MIXTURE.items() if hasattr(known, name)}
+        values["norm_topk_prob"] = kind.whole_shares  # llama.cpp has no other.
     if kind.multipliers:
         absent = {"attention.scale": head**-0.5, "embedding_scale": 1.0, "residual_scale": 1.0}
         values |= {name: keys.number(key, absent.get(key)) for key, name in MULTIPLIERS.items()}

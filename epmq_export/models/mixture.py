@@ -11,22 +11,26 @@ from torch import Tensor, nn
 
 
 class Mixture(nn.Module):
-    """The sum of what the chosen experts make of a row, each by its share of their probabilities."""
+    """The sum of what the chosen experts make of a row, each by its share."""
 
-    def __init__(self, gate: nn.Linear, experts: nn.ModuleList, chosen: int) -> None:
-        """Take the router, the experts, and how many of them are chosen for each row."""
+    def __init__(self, gate: nn.Linear, experts: nn.ModuleList, chosen: int, whole: bool) -> None:
+        """Take the router, the experts, how many of them are chosen for each row, and whether the shares of
+        these are 1 together or their probabilities among all experts.
+        """
         super().__init__()
-        self.gate, self.experts, self.chosen = gate, experts, chosen
+        self.gate, self.experts, self.chosen, self.whole = gate, experts, chosen, whole
 
     def shares(self, value: Tensor) -> Tensor:
         """Return how much each expert counts for each row of [..., width], float32 [..., experts]: nothing
-        where it is not chosen, and 1 for all together.
+        where it is not chosen.
         """
         # In bfloat16 rows would take other ways than they do where the model is used.
         with torch.autocast("cpu" if value.is_meta else value.device.type, enabled=False):
             odds = self.gate(value.float()).softmax(-1)
         found = odds.topk(self.chosen, -1)
-        shares = found.values / found.values.sum(-1, keepdim=True)
+        shares = found.values
+        if self.whole:
+            shares = shares / shares.sum(-1, keepdim=True)
         return torch.zeros_like(odds).scatter(-1, found.indices, shares)
 
     def forward(self, value: Tensor) -> Tensor:

@@ -352,6 +352,8 @@ REFUSED = [
     ("qwen3_moe", {"num_local_experts": 1}, "found num_experts 1, expected at least 2"),
     ("qwen3_moe", {"num_local_experts": 10**9}, "found num_local_experts 1000000000, expected 0 to 4096"),
     ("qwen3_moe", {"num_experts_per_tok": 5}, "found num_experts_per_tok 5, expected 1 to 4, the number of"),
+    ("olmoe", {"norm_topk_prob": True}, "found norm_topk_prob True, expected False: family olmoe has no"),
+    ("olmoe", {"clip_qkv": 8.0}, "found clip_qkv 8.0, expected None: family olmoe has no other"),
     (
         "qwen3_moe",
         {"use_sliding_window": True, "sliding_window": 8},
@@ -409,6 +411,7 @@ REFUSED_IN_GGUF = [
         "found 4 heads of width 32, expected a hidden_size that is theirs together",
     ),
     ("granite", {"residual_multiplier": 0.0}, "found residual_multiplier 0, expected another number"),
+    ("olmoe", {"num_key_value_heads": 2}, "found num_key_value_heads 2, expected 4, one for each head"),
     ("olmo2", {"tie_word_embeddings": True}, "found tie_word_embeddings true, expected false"),
     (
         "smollm3",

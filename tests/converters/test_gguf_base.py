@@ -42,6 +42,7 @@ KINDS = {
     "smollm3": "smollm3",
     "granite": "granite",
     "olmo2": "olmo2",
+    "olmoe": "olmoe",
     "phi3": "phi3",
 }
 GEMMAS = ("gemma2", "gemma3")

@@ -19,6 +19,8 @@ from transformers import (
     MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedConfig,
@@ -69,6 +71,11 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
             "moe_intermediate_size": 32,
             "norm_topk_prob": True,
         },
+    ),
+    "olmoe": (
+        OlmoeConfig,
+        OlmoeForCausalLM,
+        {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32, "num_key_value_heads": HEADS},
     ),
     # Bounds that random scores come close to; windows shorter than most texts.
     "gemma2": (

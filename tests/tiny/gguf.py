@@ -72,12 +72,14 @@ def write(
     if architecture == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         written |= {f"{architecture}.{key}": config[key] for key in caps}
-    if architecture == "qwen3moe":
+    experts = config.get("num_local_experts") or config.get("num_experts")
+    if experts:
         written |= {
-            f"{architecture}.expert_count": config["num_local_experts"],
+            f"{architecture}.expert_count": experts,
             f"{architecture}.expert_used_count": config["num_experts_per_tok"],
-            f"{architecture}.expert_feed_forward_length": config["moe_intermediate_size"],
         }
+    if architecture == "qwen3moe":
+        written[f"{architecture}.expert_feed_forward_length"] = config["moe_intermediate_size"]
     if architecture in ("gemma2", "gemma3"):
         written[f"{architecture}.attention.sliding_window"] = config["sliding_window"]
     for key, value in {**written, **_tokenizer(source, pre), **(keys or {})}.items():
@@ -87,7 +89,7 @@ def write(
     stored = load_file(source / "model.safetensors")
     for first in [name for name in stored if ".experts.0." in name]:
         # An expert behind the other.
-        names = [first.replace("experts.0", f"experts.{i}") for i in range(config["num_local_experts"])]
+        names = [first.replace("experts.0", f"experts.{i}") for i in range(experts)]
         stored[first.replace("experts.0", "experts")] = torch.stack([stored.pop(name) for name in names])
     for name, value in stored.items():
         there = known.get_name(name, try_suffixes=(".weight", ".bias"))
