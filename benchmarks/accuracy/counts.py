@@ -7,7 +7,8 @@ from benchmarks.accuracy.rows import Results
 from benchmarks.tables import percent, table, write_text
 from epmq_export.calibration.method import DEFAULT_METHOD
 
-METHODS = tuple(dict.fromkeys(("gptq", "epmq", DEFAULT_METHOD)))
+# The last one is the default, which refines biases and norms.
+METHODS = ("gptq", "epmq", DEFAULT_METHOD, f"{DEFAULT_METHOD}, biases and norms")
 HEAD = (
     "tasks",
     "base",
@@ -16,7 +17,7 @@ HEAD = (
     "",
     *METHODS,
     "recovered by the best merge",
-    f"recovered by {DEFAULT_METHOD}",
+    "recovered by the default",
 )
 ABOUT = (
     "Averages over the first so many tasks, in percent. Best merge: the full-precision merge of the highest "

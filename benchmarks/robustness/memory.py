@@ -10,7 +10,7 @@ milliseconds: the most that a step holds lasts for little more than that. llama.
 own, which are not counted; ONNX Runtime runs in the command's. Each row has as many calibration texts, of all
 tasks together.
 
-The part `limit` runs the deepest model, written as a GGUF alone, under a limit of a quarter of its bytes: a
+The part `limit` runs a deeper model, written as a GGUF alone, under a limit of a quarter of its bytes: a
 command that holds more is killed. The table goes into results/memory.json and .md and into docs/results.md;
 the other parts in it stay as they were measured. The exit code is 1 where a command was killed or failed.
 """
@@ -195,7 +195,7 @@ def within(work: Path, shape: Shape) -> Iterator[Row]:
     """Yield the row of a model that is four times as large as the limit. Its file is a GGUF alone: ONNX
     Runtime holds a model in the command's process, and would decide what that holds.
     """
-    deep = replace(shape, layers=96 if shape is SHAPE else 4)
+    deep = replace(shape, layers=160 if shape is SHAPE else 4)
     limit = Row(2, deep).size // 4 if shape is SHAPE else 1 << 40
     yield row_of(work, deep, 2, ("gguf",), limit)
 
