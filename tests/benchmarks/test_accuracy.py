@@ -375,7 +375,7 @@ def test_a_line_of_the_table_by_counts(tmp_path: Path) -> None:
     assert counts.best_merge(results, ("TA 0.3", "TA 1.0")) == "TA 1.0"
     fill(results, *(("TA 1.0", method, "packed", 0.6 + 0.1 * i) for i, method in enumerate(counts.METHODS)))
     line = counts.line(results, "TA 1.0")
-    assert line == ["2", "50.0", "90.0", "TA 1.0", "70.0", "60.0", "70.0", "80.0", "50.0", "75.0"]
+    assert line == ["2", "50.0", "90.0", "TA 1.0", "70.0", "60.0", "70.0", "80.0", "90.0", "50.0", "100.0"]
     counts.write(tmp_path, results, [line])
     text = (tmp_path / "counts.md").read_text()
     assert "Tasks, in their order: kind, place." in text
