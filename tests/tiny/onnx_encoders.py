@@ -197,9 +197,11 @@ def _written(name: str, source: Path, embeddings: str, linears: str) -> Written:
 
 @torch.no_grad()
 def reference(model: Written, texts: tuple[str, ...] = TEXTS) -> NDArray[np.float32]:
-    """Return what PyTorch computes, block by block, on the values of the packed checkpoint."""
+    """Return what PyTorch computes, block by block, on the values of the packed checkpoint: few texts at a
+    time, since all are as long as the longest of them.
+    """
     outputs = []
-    for batch in model.family.batches(texts, 16):
+    for batch in model.family.batches(texts, 4):
         hidden = None
         for block in model.family.blocks:
             module = block.build()

@@ -36,13 +36,17 @@ def trace_once() -> None:
 
 @cache
 def translations_once() -> None:
-    """Let the exporter collect its translations of operators once in this process, not at every trace: they
-    are the same each time, and take a tenth of it.
+    """Let the exporter collect once in this process, not at every trace, its translations of operators, and
+    how operators without one are taken apart: they are the same each time, and take a tenth of it each.
     """
+    from torch.onnx._internal.exporter import _decomp
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     once = staticmethod(cache(ONNXRegistry.from_torchlib))
     ONNXRegistry.from_torchlib = once  # type: ignore[method-assign]
+    collect = cache(_decomp.create_onnx_friendly_decomposition_table)
+    # Who takes it apart takes entries out.
+    _decomp.create_onnx_friendly_decomposition_table = lambda known: {**collect(frozenset(known))}  # type: ignore
 
 
 def _once(spec: OnnxSpec, steps: Sequence[Any]) -> ModelProto:
