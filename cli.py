@@ -1,6 +1,7 @@
 """The command line: parse arguments, call `epmq_export`, print what comes back. It does nothing else."""
 
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import epmq_export as epmq
+from epmq_export import ranks
 from epmq_export import threads as processors
 from epmq_export.console.progress import ProgressDisplay
 from epmq_export.console.signals import Interruption
-from epmq_export.console.streams import ReaderGone, prepare
+from epmq_export.console.streams import ReaderGone, hushed, prepare
 from epmq_export.console.terminal import encodes_signs, print_json, print_result, show_line, show_log
 from epmq_export.errors import EpmqError, MissingRuntime, RecipeError, VerificationFailed
 
@@ -25,8 +27,8 @@ app = typer.Typer(
     "and ONNX, and prove the files good in real runtimes.",
     epilog="Exit codes: 0 good; 1 the artefact fails verification; 2 wrong use or recipe; 3 a bad input "
     "file, "
-    "or an output that cannot be written; 4 a runtime is not installed; 130 interrupted (143 and 129 by "
-    "SIGTERM and SIGHUP); 141 the reader of a pipe is gone.",
+    "or an output that cannot be written; 4 a runtime is not installed; 5 another process of torchrun's has "
+    "ended; 130 interrupted (143 and 129 by SIGTERM and SIGHUP); 141 the reader of a pipe is gone.",
     no_args_is_help=True,
     rich_markup_mode="rich" if encodes_signs() else None,
     pretty_exceptions_enable=False,
@@ -71,8 +73,13 @@ Threads = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+SHARED = ("calibrate", "run", "demo")
+"""The commands that several processes of torchrun's do together. The others are rank 0's alone."""
+
+
 @app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -80,6 +87,8 @@ def options(
     processors.take(None)
     if version:
         print_result(epmq.__version__)
+        raise typer.Exit
+    if ranks.here().index > 0 and context.invoked_subcommand not in SHARED:
         raise typer.Exit
 
 
@@ -110,6 +119,8 @@ def calibrate(
 ) -> None:
     """Merge and calibrate, layer by layer, onto the grids of the file; write a packed checkpoint."""
     processors.take(threads)
+    if epmq.take_part(recipe, device=device):
+        return
     packed = epmq.calibrate(
         recipe,
         output,
@@ -279,10 +290,13 @@ def run(
             "--json: found it without --dry-run, expected both: a run writes OUTPUT/report.json"
         )
     if dry_run:
-        _forecast(recipe, output, device, overwrite or resume, as_json)
+        if ranks.here().index == 0:
+            _forecast(recipe, output, device, overwrite or resume, as_json)
         return
     if output is None:
         raise RecipeError("--output: found nothing, expected the directory to write")
+    if epmq.take_part(recipe, device=device):
+        return
     verdict = epmq.run(
         recipe, output, device=device, overwrite=overwrite, resume=resume, progress=ProgressDisplay()
     )
@@ -307,6 +321,8 @@ def demo(
         raise MissingRuntime(f"the demo's base model is not installed: {DEMO_INSTALL} (91 MB)")
     recipe = epmq.load_recipe(Path(epmq.__file__).parent / "demo" / "recipe.yaml")
     recipe = recipe.with_base(Path(package.origin).parent / "model")
+    if epmq.take_part(recipe):
+        return
     _show(epmq.run(recipe, output, overwrite=overwrite, resume=resume, progress=ProgressDisplay()), output)
 
 
@@ -403,7 +419,8 @@ def main() -> None:
     prepare()
     interruption = Interruption()
     try:
-        app()
+        with hushed() if ranks.here().index > 0 else nullcontext():
+            app()
     except BaseException as error:
         interruption.end()
         finished = isinstance(error, SystemExit) and not error.code
@@ -425,8 +442,12 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    show_line(f"error: {sentence}", "red")
-    sys.exit(code)
+    """End with a sentence, which one of several ranks tells for all."""
+    told = ranks.told_by_another(code)
+    if told is None:
+        index = ranks.here().index
+        show_line(f"error: {f'rank {index}: ' if index else ''}{sentence}", "red")
+    sys.exit(code if told is None else told)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         recipe_schema,
         report,
         run,
+        take_part,
         verify,
     )
     from epmq_export.errors import (
         CalibrationError,
         EpmqError,
         InputError,
+        LostRank,
         MissingRuntime,
         OutputError,
         RecipeError,
@@ -56,6 +58,7 @@ __all__ = [
     "FileVerdict",
     "Forecast",
     "InputError",
+    "LostRank",
     "MissingRuntime",
     "OutputError",
     "Packed",
@@ -78,6 +81,7 @@ __all__ = [
     "recipe_schema",
     "report",
     "run",
+    "take_part",
     "verify",
 ]
 

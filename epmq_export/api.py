@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from epmq_export import files
 from epmq_export.errors import OutputError, RecipeError, first_line
 from epmq_export.installed import described, registry
+from epmq_export.ranks import ALONE, Ranks, here, met
 
 if TYPE_CHECKING:
     import torch
@@ -162,13 +163,14 @@ def run(
         >>> verdict.passed
         True
     """
-    loaded = _loaded(recipe)
     from epmq_export.pipeline.output import reserved
     from epmq_export.pipeline.run import parts, run
 
-    with reserved(Path(output), loaded, overwrite or resume, parts(registry())):
-        job = _open(loaded, device)
-        return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
+    with met() as ranks:
+        loaded = _loaded(recipe)
+        with reserved(Path(output), loaded, overwrite or resume, parts(registry())):
+            job = _open(loaded, device, ranks)
+            return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
 
 
 def merge(
@@ -246,19 +248,54 @@ def calibrate(
         >>> packed.index.method["name"]
         'anchored'
     """
-    loaded = _loaded(recipe)
     from epmq_export.pipeline.calibrate import calibrate, calibrated_before
     from epmq_export.pipeline.output import reserved
     from epmq_export.pipeline.targets import target_of
 
-    with reserved(Path(output), loaded, overwrite):
-        files.refuse_existing(Path(output), overwrite or resume)
-        job = _open(loaded, device)
-        target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
-        if resume and not overwrite and files.taken(Path(output)):
-            return calibrated_before(job, Path(output), target)
-        with _stages(progress).stage("calibrate") as update:
-            return calibrate(job, Path(output), target, resume, update)
+    with met() as ranks:
+        loaded = _loaded(recipe)
+        with reserved(Path(output), loaded, overwrite):
+            files.refuse_existing(Path(output), overwrite or resume)
+            job = _open(loaded, device, ranks)
+            target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
+            if resume and not overwrite and files.taken(Path(output)):
+                return calibrated_before(job, Path(output), target)
+            with _stages(progress).stage("calibrate") as update:
+                return calibrate(job, Path(output), target, resume, update)
+
+
+def take_part(recipe: "str | Path | Recipe", *, device: str | None = None) -> bool:
+    """Take part in the calibrations of another process, where torchrun has started several of them.
+
+    The process of rank 0 calls `run` or `calibrate`, all others call this, as `epmq run` and `epmq calibrate`
+    do. docs/method.md says what the processes share.
+
+    Args:
+        recipe: The recipe that rank 0 calibrates by, or the path of one.
+        device: `cpu` or `cuda`, which is the GPU of the process's number on its machine; by default CUDA
+            where there is one.
+
+    Returns:
+        Whether this process has taken part, and rank 0 is done. False, at once, in a process of rank 0 or one
+        that torchrun has not started.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        InputError: A model is wrong, or the recipe is another one than rank 0's.
+        LostRank: Another process has ended before its work was done.
+
+    Example:
+        >>> import epmq_export as epmq
+        >>> epmq.take_part("recipe.yaml")
+        False
+    """
+    if here().index == 0:
+        return False
+    from epmq_export.pipeline.take_part import take_part
+
+    with met() as ranks:
+        take_part(_loaded(recipe), registry(), _device(device, ranks), ranks)
+    return True
 
 
 def export(
@@ -554,10 +591,10 @@ def _loaded(recipe: "str | Path | Recipe") -> "Recipe":
     return load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
 
 
-def _open(recipe: "str | Path | Recipe", device: str | None) -> "Job":
+def _open(recipe: "str | Path | Recipe", device: str | None, ranks: Ranks = ALONE) -> "Job":
     from epmq_export.pipeline.job import Job
 
-    return Job.open(_loaded(recipe), registry(), _device(device))
+    return Job.open(_loaded(recipe), registry(), _device(device, ranks), ranks)
 
 
 def _stages(progress: "Listener | None") -> "Stages":
@@ -566,14 +603,18 @@ def _stages(progress: "Listener | None") -> "Stages":
     return Stages(progress or ignore)
 
 
-def _device(name: str | None) -> "torch.device":
-    """Return a device by its name; RecipeError where there is none of that name."""
+def _device(name: str | None, ranks: Ranks = ALONE) -> "torch.device":
+    """Return a device by its name; RecipeError where there is none of that name. Of several ranks each has
+    the GPU of its own number.
+    """
     import torch
 
     from epmq_export.models.reference import default_device
 
     if name is None:
-        return default_device()
+        name = default_device().type
+    if ranks.count > 1 and name.startswith("cuda"):
+        name = f"cuda:{ranks.local}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

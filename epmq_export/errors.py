@@ -8,7 +8,8 @@ EpmqError
 ├── InputError           3  a bad input file: a checkpoint, calibration data, a written model
 │   └── CalibrationError 3  the numbers of a layer cannot be solved
 ├── OutputError          3  a place that cannot be written: a full disk, a file where a directory is needed
-└── MissingRuntime       4  a runtime that is needed is not installed
+├── MissingRuntime       4  a runtime that is needed is not installed
+└── LostRank             5  another process of the same job, which torchrun has started, has ended
 """
 
 from collections.abc import Iterable
@@ -74,6 +75,12 @@ class MissingRuntime(EpmqError):
     """A runtime or package that is needed and not installed."""
 
     exit_code = 4
+
+
+class LostRank(EpmqError):
+    """Another process of the same job that has ended before its work was done."""
+
+    exit_code = 5
 
 
 def first_line(error: BaseException) -> str:

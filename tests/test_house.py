@@ -16,7 +16,7 @@ MODULES = {
 }
 FLOORS: list[set[str]] = [
     {"errors", "_version", "threads"},
-    {"files"},
+    {"files", "ranks"},
     {"grids"},
     {"tensors"},
     {"models"},
@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
 MAY: dict[str, set[str]] = {
     "converters": {"errors", "files", "tensors", "models"},
     "formats": {"errors", "_version", "files", "grids", "tensors", "models"},
-    "cli": {"api", "console", "doctor", "errors", "_version", "threads"},
+    "cli": {"api", "console", "doctor", "errors", "_version", "ranks", "threads"},
     "benchmarks": set().union(*FLOORS) - {"console", "doctor"},
 }
 """What each of the others may import of `epmq_export`."""

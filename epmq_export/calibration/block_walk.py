@@ -14,6 +14,7 @@ from epmq_export.calibration.descent import descend
 from epmq_export.calibration.expert_energies import ExpertEnergies
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.rounding import store
+from epmq_export.calibration.shared import joined, merged_by_all
 from epmq_export.calibration.solver import LinearProblem, Loss, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments, TaskMoments, accumulate
 from epmq_export.calibration.step_rows import StepRows
@@ -27,6 +28,7 @@ from epmq_export.models.family import Block
 from epmq_export.models.mixture import Mixture, seen_at
 from epmq_export.models.replay import Replay
 from epmq_export.models.rms_norm import RmsNorm
+from epmq_export.ranks import ALONE
 from epmq_export.tensors.low_rank import LowRank, added_to
 from epmq_export.tensors.packed import PackedTensor, Values
 from epmq_export.tensors.source import TensorSource
@@ -54,7 +56,9 @@ class BlockWalk:
         self.replay: Replay
         self.rows: StepRows
         self.merged: dict[str, Tensor] = {}
-        self.energies = ExpertEnergies(block)
+        self.energies = ExpertEnergies(block, calibrator.ranks)
+        # Each of these solves some rows. Solves that are measured are all done by each rank.
+        self.solvers = calibrator.ranks if calibrator.measure is None else ALONE
         # The stream of the experts' own hidden states is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
@@ -62,7 +66,7 @@ class BlockWalk:
         """Load the merged block. Tensors that no step will solve take their shipped values now, so that
         calibration sees them: those that `rounded` knows, or else the merge's, stored as the layout says.
         """
-        self._begin(self.c.merged)
+        self._begin(merged_by_all(self.block, self.c.merged, self.c.ranks))
         # These are kept while the student changes, because a merge is computed anew at each load.
         self.merged = {
             path: value
@@ -108,6 +112,8 @@ class BlockWalk:
         # Nothing reads what the last block gives out. Linears have to run, since their outputs are measured.
         stop = self._is_last and not isinstance(self.student.get_submodule(first[-1]), nn.Linear)
         for t, task in enumerate(self.c.tasks):
+            if not self.batches[t]:
+                continue  # They are other ranks'.
             module = load_block(self.block, task.expert, self.c.device)
             for b in range(len(self.batches[t])):
                 run = partial(self.run, module, "expert", t, b)
@@ -147,8 +153,10 @@ class BlockWalk:
     def _solve_linears(self, step: tuple[str, ...]) -> None:
         problems = {}
         for path in step:
-            bias = self._anchor(f"{path}.bias") if f"{path}.bias" in self.merged else None
-            problems[path] = LinearProblem.start(self._anchor(f"{path}.weight"), bias, self.c.method.damping)
+            rows = self._rows(path)
+            bias = self._anchor(f"{path}.bias")[rows] if f"{path}.bias" in self.merged else None
+            anchor = self._anchor(f"{path}.weight")[rows]
+            problems[path] = LinearProblem.start(anchor, bias, self.c.method.damping)
         hessian = self._add_tasks(step, problems)
         factor = inverse_factor(hessian, self._name(step[0])) if self._needs_factor() else None
         together: dict[Storage, dict[str, Tensor]] = {}
@@ -157,7 +165,8 @@ class BlockWalk:
             name = self._weight(path)
             if self.c.measure is not None:
                 self.c.measure(name, best, factor, self._loss(problem, hessian, best))
-            together.setdefault(self._noted(*self.storage(name, tuple(best.shape))), {})[path] = best
+            shape = tuple(self.student.get_parameter(f"{path}.weight").shape)
+            together.setdefault(self._noted(*self.storage(name, shape)), {})[path] = best
         for storage, wanted in together.items():
             self._round(storage, wanted, problems, hessian, factor)
 
@@ -175,10 +184,13 @@ class BlockWalk:
             moments = self._moments(step, t)
             accumulate(hessian, moments.student, moments.share)
             for path, problem in problems.items():
-                bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")
+                rows = self._rows(path)
+                bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")[rows]
                 own = self.energies.mean(path, t) * moments.scale if self.experts_run else 0.0
+                if self.solvers.index > 0:
+                    own = 0.0  # It is that of all rows, which the ranks' energies add up to.
                 if shared is None:
-                    problem.add(self._target(t, f"{path}.weight"), bias, moments, alpha, own)
+                    problem.add(self._target(t, f"{path}.weight")[rows], bias, moments, alpha, own)
                 else:
                     origin, changes = shared[path]
                     problem.add_change(changes[t], origin, bias, moments, alpha, own)
@@ -191,8 +203,9 @@ class BlockWalk:
         return hessian
 
     def _shared(self, step: tuple[str, ...]) -> dict[str, tuple[Tensor, list[LowRank]]] | None:
-        """Return the weight that the targets of a step's linears share, float32, and what each task's adds to
-        it, by path; None where some expert is no adapter on the base, or there is one task alone.
+        """Return the rows of the weight that the targets of a step's linears share, float32, and what each
+        task's adds to them, by path; None where some expert is no adapter on the base, or there is one task
+        alone.
         """
         if self.c.method.target == "merged" or len(self.c.tasks) == 1:
             return None
@@ -203,14 +216,15 @@ class BlockWalk:
             changes = [added_to(task.expert, name, origin) for task in self.c.tasks]
             if any(change is None for change in changes):
                 return None
-            own = [change.to(self.c.device) for change in changes if change is not None]
-            found[path] = origin.to(self.c.device), own
+            rows = self._rows(path)
+            own = [change.rows(rows).to(self.c.device) for change in changes if change is not None]
+            found[path] = origin[rows].to(self.c.device), own
         return found
 
     def _best(self, path: str, problem: LinearProblem, factor: Tensor | None) -> Tensor:
         """Return W*, float64."""
         if self.c.method.target == "merged":
-            best = self.merged[f"{path}.weight"].double()  # Here N = W_m H, so W* is W_m itself.
+            best = self._merged_rows(path).double()  # Here N = W_m H, so W* is W_m itself.
         else:
             assert factor is not None
             best = problem.solution(factor)
@@ -243,7 +257,7 @@ class BlockWalk:
         start, single = 0, hessian.float() if self._solved else hessian
         for path, each in wanted.items():
             rows = slice(start, start := start + len(each))
-            problem, shipped = problems[path], _rows(value, rows)
+            problem, shipped, count = problems[path], _rows(value, rows), self._count(path)
             loss = self._loss(problem, single, each)
             rounded, after = (
                 loss(_plain(_rows(weight, rows)))
@@ -251,13 +265,14 @@ class BlockWalk:
                 else loss.above(float(rise[rows].sum(dtype=torch.float64)))
                 for weight, rise in zip((first, value), rises, strict=True)
             )
-            merged = loss(self.merged[f"{path}.weight"])
+            merged = loss(self._merged_rows(path))
             self.losses.append(
                 LayerLoss(self._weight(path), storage_name(storage), merged, loss(each), rounded, after)
             )
-            self._ship(f"{path}.weight", shipped)
+            self._ship(f"{path}.weight", joined(shipped, count, self.solvers))
             if problem.anchor_bias is not None and self.c.method.affine == "solved":
-                self._ship(f"{path}.bias", problem.bias(_plain(shipped)).float())
+                bias = problem.bias(_plain(shipped)).float()
+                self._ship(f"{path}.bias", self.solvers.joined(bias, count))
 
     @property
     def _solved(self) -> bool:
@@ -268,7 +283,7 @@ class BlockWalk:
 
     def _loss(self, problem: LinearProblem, hessian: Tensor, best: Tensor) -> Loss:
         """Return the function that gives L of a weight."""
-        return Loss(problem, hessian, best if self._solved else None)
+        return Loss(problem, hessian, best if self._solved else None, self.solvers)
 
     def _solve_norm(self, path: str) -> None:
         module = self.student.get_submodule(path)
@@ -286,6 +301,16 @@ class BlockWalk:
         self._ship(f"{path}.weight", (gamma - offset).float())
         if beta is not None:
             self._ship(f"{path}.bias", beta.float())
+
+    def _count(self, path: str) -> int:
+        return len(self.student.get_parameter(f"{path}.weight"))
+
+    def _rows(self, path: str) -> slice:
+        """Return the rows of a linear that this rank solves."""
+        return self.solvers.share(self._count(path))
+
+    def _merged_rows(self, path: str) -> Tensor:
+        return self.merged[f"{path}.weight"][self._rows(path)]
 
     def _name(self, path: str) -> str:
         return f"{self.block.prefix}{path}"
@@ -315,7 +340,9 @@ class BlockWalk:
             target = None if expert is None else alpha * expert + (1 - alpha) * student
             sums = sums or TaskMoments.zeros(student.shape[1], self.c.device)
             sums.add(student, target, weights)
-        assert sums is not None
+        if sums is None:  # All batches are other ranks'.
+            sums = TaskMoments.zeros(self.student.get_parameter(f"{step[0]}.weight").shape[-1], self.c.device)
+        sums.add_up(not self.experts_run, self.c.ranks)
         if not sums.weight:
             for path in step:
                 self.unreached[self._weight(path)] = self.unreached.get(self._weight(path), 0) + 1

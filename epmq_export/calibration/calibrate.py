@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from epmq_export.calibration.block_walk import BlockWalk
-from epmq_export.calibration.calibrator import BATCH, BlockResult, Calibrator, TaskData
+from epmq_export.calibration.calibrator import BlockResult, Calibrator
 from epmq_export.calibration.kept_batch import KeptBatch
+from epmq_export.calibration.shared import begun
 from epmq_export.calibration.storage import storage_of
 from epmq_export.models.activations import Activations, room_on
-from epmq_export.models.family import Block, Family
+from epmq_export.models.family import Block
 from epmq_export.models.heap import give_back
-from epmq_export.models.samples import length
 from epmq_export.tensors.packed import PackedTensor
 
 # What a block ships waits here for the others: a whole model of codes need not fit a GPU.
@@ -35,14 +35,20 @@ def calibrate_blocks(
 
     def rounded(name: str) -> PackedTensor | Tensor | None:
         """Return what an earlier block has shipped of embeddings that are also the head, if it was kept."""
-        before = finished(home[name]) if name in home else None
-        return None if before is None else before.tensors[name]
+        if name not in home:
+            return None
+        before = finished(home[name])
+        return calibrator.ranks.same(None if before is None else before.tensors[name])
 
-    with Activations(calibrator.activation_bytes, room_on(calibrator.device)) as kept:
-        batches = [_kept(calibrator.family, task, t, kept) for t, task in enumerate(calibrator.tasks)]
+    ranks = calibrator.ranks
+    with Activations(calibrator.activation_bytes // ranks.beside, room_on(calibrator.device)) as kept:
+        batches = [
+            [KeptBatch(kept, ("batch", t, b), batch) for b, batch in enumerate(each)]
+            for t, each in enumerate(begun(calibrator))
+        ]
         for block in blocks:
             walk = BlockWalk(calibrator, storage, block, batches, kept)
-            result = finished(block.name)
+            result = ranks.same(finished(block.name))
             if result is None:
                 walk.load_student(rounded)
                 walk.run_experts()
@@ -62,9 +68,3 @@ def calibrate_blocks(
             if block is not blocks[-1]:  # Nothing reads what the last one gives out.
                 walk.advance()
     calibrator.progress("calibrated", total, total)
-
-
-def _kept(family: Family, task: TaskData, t: int, kept: Activations) -> list[KeptBatch]:
-    """Return a task's batches. Samples of similar length stand together."""
-    batches = family.batches(sorted(task.samples, key=length), BATCH)
-    return [KeptBatch(kept, ("batch", t, b), batch) for b, batch in enumerate(batches)]

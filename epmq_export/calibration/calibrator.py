@@ -11,6 +11,7 @@ from epmq_export.grids.layout import Layout
 from epmq_export.models.family import Family
 from epmq_export.models.heads import Reading
 from epmq_export.models.samples import Sample
+from epmq_export.ranks import ALONE, Ranks
 from epmq_export.tensors.packed import PackedTensor
 from epmq_export.tensors.source import TensorSource
 
@@ -85,6 +86,9 @@ class Calibrator:
     """A function that is shown each linear before it is rounded: its name, W*, the factor that GPTQ walks
     along (None for rounding to the nearest), and a function that gives L of a weight.
     """
+
+    ranks: Ranks = ALONE
+    """The processes that share the work. All but rank 0 run it by `shared.take_part`."""
 
     told: set[str] = field(default_factory=set)
     """The notes that are in the log already, without the names of tensors. All calibrations that `replace`

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from epmq_export.models.family import Batch, Block
 from epmq_export.models.mixture import place_of
+from epmq_export.ranks import ALONE, Ranks
 
 
 class ExpertEnergies:
     """Weighted sums of ||W_t x_t||^2 over the rows of each task, for every linear of a block."""
 
-    def __init__(self, block: Block) -> None:
-        self._block = block
+    def __init__(self, block: Block, ranks: Ranks = ALONE) -> None:
+        self._block, self._ranks = block, ranks
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._weights: dict[tuple[str, int], float] = {}
 
@@ -35,10 +36,10 @@ class ExpertEnergies:
                 handle.remove()
 
     def mean(self, path: str, t: int) -> float:
-        """Return E ||W_t x_t||^2 of one linear, 0 where no row counts."""
-        if (path, t) not in self._sums:
-            return 0.0
-        return float(self._sums[path, t]) / self._weights[path, t]
+        """Return E ||W_t x_t||^2 of one linear, over the rows of all ranks, 0 where no row counts."""
+        of_rank = float(self._sums.get((path, t), 0.0)), self._weights.get((path, t), 0.0)
+        total, weight = self._ranks.total(*of_rank)
+        return total / weight if weight else 0.0
 
     def add(self, path: str, t: int, made: Tensor, linear: nn.Linear, weights: Tensor) -> None:
         """Add rows [n, out] that task t's expert has made in a linear, which are overwritten. They count

@@ -21,7 +21,9 @@ from epmq_export.tensors.safetensors_file import SafetensorsFile, write_safetens
 from epmq_export.tensors.safetensors_header import read_header
 from epmq_export.tensors.source import Joined
 
-_RUN, _SEARCH, _THREADS, _GRIDS = "run.json", "search.json", "threads", "grids"
+_RUN, _SEARCH, _GRIDS = "run.json", "search.json", "grids"
+# What may change on the way: the last digits of sums depend on it.
+_THREADS, _RANKS = "threads", "ranks"
 
 
 class StoredBlocks(Joined):
@@ -42,12 +44,14 @@ class FinishedBlocks:
     the block's grids, losses and notes. run.json says which run they are of; without it they are nothing.
     """
 
-    def __init__(self, directory: Path, run: Mapping[str, Any], threads: int, resume: bool) -> None:
+    def __init__(
+        self, directory: Path, run: Mapping[str, Any], threads: int, resume: bool, ranks: int = 1
+    ) -> None:
         """Open or make the directory. `run` is everything that decides the result, as JSON has it: two runs
-        with the same one and the same number of threads give the same bytes.
+        with the same one and the same numbers of threads and of ranks give the same bytes.
 
         Without `resume`, what an earlier run left is removed. With it, RecipeError is raised where the
-        earlier run was another one; it names the difference. Another number of threads is a note.
+        earlier run was another one; it names the difference. Another number of threads or ranks is a note.
         """
         self.directory = directory
         self.notes: list[str] = []
@@ -57,20 +61,24 @@ class FinishedBlocks:
             self.remove()
             files.make_directory(directory)
             with files.whole(mark) as built:
-                built.write_text(json.dumps({**run, _THREADS: threads}), encoding="utf-8")
+                built.write_text(json.dumps({**run, _THREADS: threads, _RANKS: ranks}), encoding="utf-8")
             return
         earlier = read_json(mark)
-        before = earlier.pop(_THREADS, threads)
+        before = {name: earlier.pop(name, 1) for name in (_THREADS, _RANKS)}
         if found := difference(earlier, json.loads(json.dumps(run))):
             raise RecipeError(
                 f"{directory}: the interrupted run had another recipe, other inputs or other versions "
                 f"({found}); start again with --overwrite"
             )
-        if before != threads:
-            self.notes.append(
-                f"begun with {before} threads and gone on with {threads}: a few codes may differ from those "
-                f"of one run, which --threads {before} gives"
-            )
+        for name, now in ((_THREADS, threads), (_RANKS, ranks)):
+            if before[name] != now:
+                given = (
+                    f"--threads {before[name]} gives" if name == _THREADS else f"{before[name]} ranks give"
+                )
+                self.notes.append(
+                    f"begun with {before[name]} {name} and gone on with {now}: a few codes may differ from "
+                    f"those of one run, which {given}"
+                )
 
     def search(self) -> dict[str, Any] | None:
         """Return what the interrupted run had found before its first block, or None."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from epmq_export.calibration.statistics import PIECES, Moments, accumulate
 from epmq_export.errors import CalibrationError
+from epmq_export.ranks import ALONE, Ranks
 from epmq_export.tensors.low_rank import LowRank
 
 # A channel is undetermined where less than this share of it is independent of the others. The statistics are
@@ -224,33 +225,45 @@ class Loss:
 
     Where W* is known as `best`, L is that of W* and a term of the distance from it. It is small, so a product
     in float32 does, and the hessian may be float32.
+
+    A rank has some rows of the problem and of each weight. All that is summed over rows is summed over the
+    `ranks`, which all ask for the same losses in the same order.
     """
 
-    def __init__(self, problem: LinearProblem, hessian: Tensor, best: Tensor | None = None) -> None:
-        self._problem, self._hessian, self._best = problem, hessian, best
+    def __init__(
+        self, problem: LinearProblem, hessian: Tensor, best: Tensor | None = None, ranks: Ranks = ALONE
+    ) -> None:
+        self._problem, self._hessian, self._best, self._ranks = problem, hessian, best, ranks
+        crossed = 0.0 if best is None else self._crossed(best)
+        anchored = problem.damping * float(problem.anchor.square().sum())
+        self._energy, anchored, crossed = ranks.total(problem.energy, anchored, crossed)
         # What no weight changes, and L(W*) where it is known.
-        self._fixed = problem.energy + problem.damping * float(problem.anchor.square().sum())
-        self._least = 0.0 if best is None else max(self._fixed - self._crossed(best), 0.0)
+        self._fixed = self._energy + anchored
+        self._least = 0.0 if best is None else max(self._fixed - crossed, 0.0)
 
     def __call__(self, weight: Tensor) -> float:
         if weight is self._best:
-            return self.above(0.0)
+            return self._share(self._least)
         weight = weight.double()
         if self._best is not None:
             step = (weight - self._best).float()
             return self.above(float(quadratic(step, self._hessian.float()).sum()))
-        squared = float(quadratic(weight, self._hessian).sum())
-        return self._share(max(self._fixed + squared - 2.0 * self._crossed(weight), 0.0))
+        of_rank = float(quadratic(weight, self._hessian).sum()), self._crossed(weight)
+        squared, crossed = self._ranks.total(*of_rank)
+        return self._share(max(self._fixed + squared - 2.0 * crossed, 0.0))
 
     def above(self, rise: float) -> float:
-        """Return L of a weight whose L, before it is made a share, is by `rise` above that of W*."""
-        return self._share(self._least + rise)
+        """Return L of a weight whose L, before it is made a share, is above that of W*: by `rise` in this
+        rank's rows.
+        """
+        (risen,) = self._ranks.total(rise)
+        return self._share(self._least + risen)
 
     def _crossed(self, weight: Tensor) -> float:
         return float((weight * self._problem.numerator).sum())
 
     def _share(self, loss: float) -> float:
-        return loss / self._problem.energy if self._problem.energy > 0 else 0.0
+        return loss / self._energy if self._energy > 0 else 0.0
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import CalibrationError
+from epmq_export.ranks import Ranks
 
 # The products of a symmetric matrix are made in so many pieces, each without what lies left of it.
 PIECES = 4
@@ -59,6 +60,12 @@ class TaskMoments:
         if target is not None:
             self.cross.addmm_(target.T, weighted)
             self.target_mean += (target * weights[:, None]).sum(0)
+
+    def add_up(self, same: bool, ranks: Ranks) -> None:
+        """Put the sums over all ranks in the place of this rank's. `same` says that there are no targets."""
+        targets = [] if same else [self.cross, self.target_mean]
+        ranks.add_up([self.student, self.student_mean, *targets])
+        (self.weight,) = ranks.total(self.weight)
 
     def moments(self, same: bool, place: str) -> "Moments":
         """Return what these sums say. They are not copied: nothing may be added to them any more. `same` says

@@ -6,6 +6,8 @@ import sys
 import time
 from types import FrameType
 
+from epmq_export.ranks import here
+
 _ENDING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 ]
@@ -31,8 +33,13 @@ class Interruption:
                 signal.signal(number, self._hear)
 
     def end(self) -> None:
-        """Let the thread that asks end: the exception has arrived where it is told of."""
+        """Let the thread that asks end: the exception has arrived where it is told of. Of several ranks each
+        is deaf from now on, since torchrun signals all others when one has ended.
+        """
         self._ended = True
+        if here().count > 1:
+            for number in _ENDING:
+                signal.signal(number, signal.SIG_IGN)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         asked, self._asked = self._asked, False
@@ -66,4 +73,6 @@ class Interruption:
     def sentence(self) -> str:
         """Return what is told of it."""
         by = "" if self.heard in (None, signal.SIGINT) else f" by {self.heard.name}"
+        if by and here().count > 1:
+            by += ", as torchrun ends all ranks when one has ended"
         return f"interrupted{by}; nothing half-written was left, and --resume goes on with a calibration"

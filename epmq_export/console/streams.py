@@ -6,6 +6,8 @@ import codecs
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -32,6 +34,17 @@ def prepare() -> None:
         sys.stdout = _Results(sys.stdout)
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr = _Messages(sys.stderr)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Print nothing in this context, whatever prints: it is another process that tells."""
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -108,7 +108,11 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     decides |= {"device": job.device.type, "layout": asdict(calibrator.layout)}
     decides["formats"] = [FULL_PRECISION] if target is None else list(target.formats)
     finished = FinishedBlocks(
-        files.beside(directory, _BLOCKS), decides, threads=torch.get_num_threads(), resume=resume
+        files.beside(directory, _BLOCKS),
+        decides,
+        threads=torch.get_num_threads(),
+        resume=resume,
+        ranks=job.ranks.count,
     )
     made = _Told(notes=[*told, *_known_notes(job, target), *finished.notes])
     try:
@@ -196,6 +200,7 @@ def calibrator_of(job: Job, target: Target | None, progress: Update, told: list[
         layout=_layout(job, target),
         device=job.device,
         progress=progress,
+        ranks=job.ranks,
     )
 
 

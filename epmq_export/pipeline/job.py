@@ -18,6 +18,7 @@ from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import formats_of, require_formats, require_pairs_read
 from epmq_export.pipeline.tasks import load_tasks, prompt_notes
 from epmq_export.pipeline.trial import require_usable
+from epmq_export.ranks import ALONE, Ranks
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.packed import Packed
 
@@ -31,11 +32,14 @@ class Job:
     checkpoints: Checkpoints
     models: ModelSet
     device: torch.device
+    ranks: Ranks = ALONE
+    """The processes that share its calibrations."""
+
     notes: Sequence[str] = ()
     """Sentences on what differs between the models and does not forbid to merge them."""
 
     @classmethod
-    def open(cls, recipe: Recipe, registry: Registry, device: torch.device) -> "Job":
+    def open(cls, recipe: Recipe, registry: Registry, device: torch.device, ranks: Ranks = ALONE) -> "Job":
         """Read the checkpoints' headers and the tasks' data.
 
         Raises RecipeError or InputError for what is not as the recipe says.
@@ -50,7 +54,13 @@ class Job:
         require_formats(recipe, models.family)
         require_usable(models.family, tasks)
         return cls(
-            recipe=recipe, tasks=tasks, checkpoints=checkpoints, models=models, device=device, notes=notes
+            recipe=recipe,
+            tasks=tasks,
+            checkpoints=checkpoints,
+            models=models,
+            device=device,
+            ranks=ranks,
+            notes=notes,
         )
 
     @property

@@ -43,6 +43,10 @@ class LowRank:
         """Return the same matrix on a device."""
         return LowRank(self.left.to(device), self.right.to(device))
 
+    def rows(self, rows: slice) -> "LowRank":
+        """Return some rows of the matrix."""
+        return LowRank(self.left[rows], self.right)
+
     def norm(self) -> Tensor:
         """Return the Frobenius norm, float64 []."""
         return row_products(self, self).sum().clamp(min=0).sqrt()
