@@ -163,11 +163,11 @@ def run(
         >>> verdict.passed
         True
     """
-    from epmq_export.pipeline.output import reserved
-    from epmq_export.pipeline.run import parts, run
-
     with met() as ranks:
         loaded = _loaded(recipe)
+        from epmq_export.pipeline.output import reserved
+        from epmq_export.pipeline.run import parts, run
+
         with reserved(Path(output), loaded, overwrite or resume, parts(registry())):
             job = _open(loaded, device, ranks)
             return run(registry(), job, Path(output), overwrite, resume, _stages(progress))
@@ -248,12 +248,12 @@ def calibrate(
         >>> packed.index.method["name"]
         'anchored'
     """
-    from epmq_export.pipeline.calibrate import calibrate, calibrated_before
-    from epmq_export.pipeline.output import reserved
-    from epmq_export.pipeline.targets import target_of
-
     with met() as ranks:
         loaded = _loaded(recipe)
+        from epmq_export.pipeline.calibrate import calibrate, calibrated_before
+        from epmq_export.pipeline.output import reserved
+        from epmq_export.pipeline.targets import target_of
+
         with reserved(Path(output), loaded, overwrite):
             files.refuse_existing(Path(output), overwrite or resume)
             job = _open(loaded, device, ranks)

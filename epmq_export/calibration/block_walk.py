@@ -14,7 +14,7 @@ from epmq_export.calibration.descent import descend
 from epmq_export.calibration.expert_energies import ExpertEnergies
 from epmq_export.calibration.kept_batch import KeptBatch
 from epmq_export.calibration.rounding import store
-from epmq_export.calibration.shared import joined, merged_by_all
+from epmq_export.calibration.shared import joined, merged_by_all, stored_by_all
 from epmq_export.calibration.solver import LinearProblem, Loss, NormProblem, inverse_factor
 from epmq_export.calibration.statistics import Moments, TaskMoments, accumulate
 from epmq_export.calibration.step_rows import StepRows
@@ -78,7 +78,7 @@ class BlockWalk:
             name, shape = self._name(path), tuple(value.shape)
             stored = torch.float32 if path in solved else self._noted(*self.storage(name, shape))
             before = rounded(name)
-            self._ship(path, store(name, value, stored) if before is None else before)
+            self._ship(path, stored_by_all(name, value, stored, self.c.ranks) if before is None else before)
 
     def restore_student(self, result: BlockResult) -> None:
         """Load the block that an interrupted run has finished."""

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from epmq_export.calibration.calibrator import BATCH, Calibrator
 from epmq_export.calibration.method import Method
+from epmq_export.calibration.rounding import store
 from epmq_export.errors import InputError
-from epmq_export.grids.layout import Layout
+from epmq_export.grids import Grid
+from epmq_export.grids.layout import Layout, Storage
 from epmq_export.models.family import Batch, Block
 from epmq_export.models.samples import length
 from epmq_export.ranks import Ranks
@@ -99,6 +101,14 @@ def merged_by_all(block: Block, merged: TensorSource, ranks: Ranks) -> TensorSou
         assert isinstance(value, Tensor)
         ranks.send(value, owner)
     return Values(found)
+
+
+def stored_by_all(name: str, value: Tensor, storage: Storage, ranks: Ranks) -> PackedTensor | Tensor:
+    """Return a value as `rounding.store` does. What goes on a grid is rounded by all ranks, each its rows."""
+    if not isinstance(storage, Grid):
+        return store(name, value, storage)
+    rows = ranks.share(len(value))
+    return joined(store(name, value[rows], storage), len(value), ranks)
 
 
 def joined(part: PackedTensor | Tensor, count: int, ranks: Ranks) -> PackedTensor | Tensor:

@@ -17,6 +17,7 @@ FUNCTIONS = (
     "run",
     "merge",
     "calibrate",
+    "take_part",
     "export",
     "verify",
     "report",

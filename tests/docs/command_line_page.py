@@ -21,6 +21,30 @@ Results are on stdout, progress and log on stderr. `epmq COMMAND --help` shows w
 `epmq --install-completion` lets the shell complete it. `epmq --verbose COMMAND` says more. This page is made
 of the commands' own help by `python -m tests.docs.command_line_page`.
 """
+SEVERAL = """\
+## Several processes
+
+`torchrun` starts a calibration in several processes, which share its work, on one machine or on several:
+
+    torchrun --no-python --nproc-per-node 2 epmq run recipe.yaml -o out
+    torchrun --no-python --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        epmq calibrate recipe.yaml -o packed
+
+The first of the processes (rank 0) does the job: it alone writes, prints, refines, exports and verifies. The
+others compute their parts of `epmq calibrate`, `epmq run` and `epmq demo`, and leave with it; all other
+commands are rank 0's alone. Processes talk by gloo, and what lies on GPUs goes by NCCL, each rank having the
+GPU of its number on its machine (NCCL has not been tried: tests run on processors). Recipe and models must be
+found at the same places on every machine, data and output only on that of rank 0. torchrun lets each process
+take one thread, unless `OMP_NUM_THREADS` or `--threads` says more. Without torchrun nothing of this is
+loaded. [method.md](method.md#several-processes) says what is shared, and
+[results.md](results.md#several-processes) what that gives.
+
+A process that fails or dies ends all others: one of them says why in one sentence, beside torchrun's own
+report, and torchrun's exit code is 1. `--resume` goes on with the blocks that are finished, with any number
+of processes or without torchrun; another number may change a few codes, and is noted. `--max-restarts` of
+torchrun goes with `--resume`. A machine that vanishes without closing its connections is waited for up to a
+day.
+"""
 _VALUES = {Path: "PATH", int: "N", str: "TEXT"}
 
 
@@ -39,7 +63,7 @@ def page() -> str:
     for command in app.registered_commands:
         assert command.callback is not None
         lines += _command(command.name or command.callback.__name__, command.callback)
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, SEVERAL]).rstrip() + "\n"
 
 
 def _command(name: str, function: Callable[..., Any]) -> Iterator[str]:
