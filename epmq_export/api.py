@@ -7,7 +7,7 @@ imported by the functions that use them.
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,7 +163,7 @@ def run(
         >>> verdict.passed
         True
     """
-    with met() as ranks:
+    with _led() as ranks:
         loaded = _loaded(recipe)
         from epmq_export.pipeline.output import reserved
         from epmq_export.pipeline.run import parts, run
@@ -248,7 +248,7 @@ def calibrate(
         >>> packed.index.method["name"]
         'anchored'
     """
-    with met() as ranks:
+    with _led() as ranks:
         loaded = _loaded(recipe)
         from epmq_export.pipeline.calibrate import calibrate, calibrated_before
         from epmq_export.pipeline.output import reserved
@@ -589,6 +589,13 @@ def push(output: str | Path, repository: str, *, private: bool = False, dry_run:
 
 def _loaded(recipe: "str | Path | Recipe") -> "Recipe":
     return load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+
+
+def _led() -> AbstractContextManager[Ranks]:
+    """Return the meeting of all ranks, whose first one this process is. RecipeError where it is not."""
+    if (index := here().index) > 0:
+        raise RecipeError(f"rank {index} of torchrun: found a call of run or calibrate, expected take_part")
+    return met()
 
 
 def _open(recipe: "str | Path | Recipe", device: str | None, ranks: Ranks = ALONE) -> "Job":

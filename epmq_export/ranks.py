@@ -67,7 +67,7 @@ class Ranks:
         from torch import distributed
 
         held = [value]
-        with _told():
+        with _heard():
             distributed.broadcast_object_list(held, src=0, device=torch.device("cpu"))
         return held[0]
 
@@ -78,7 +78,7 @@ class Ranks:
         from torch import distributed
 
         held: list[Value | None] = [None]
-        with _told():
+        with _heard():
             distributed.scatter_object_list(held, [*parts] if self.index == 0 else None, src=0)
         assert held[0] is not None
         return held[0]
@@ -89,9 +89,9 @@ class Ranks:
             return
         from torch import distributed
 
-        with _told():
+        with _heard():
             for tensor in tensors:
-                self._gather(tensor)
+                self._wait_for_all(tensor)
                 distributed.all_reduce(tensor)
 
     def total(self, *numbers: float) -> list[float]:
@@ -121,13 +121,13 @@ class Ranks:
         import torch
         from torch import distributed
 
-        with _told():
-            self._gather(tensor)
+        with _heard():
+            self._wait_for_all(tensor)
             # Bytes, because not every dtype is known to every library that carries them.
             distributed.broadcast(tensor.flatten().view(torch.uint8), src=source)
 
-    def _gather(self, tensor: "Tensor") -> None:
-        """Wait for all ranks before they work together on GPUs, where the death of one would go unnoticed."""
+    def _wait_for_all(self, tensor: "Tensor") -> None:
+        """Wait for all ranks before they exchange what lies on GPUs, which notice no death."""
         if tensor.device.type != "cpu":
             import torch
             from torch import distributed
@@ -191,7 +191,7 @@ def told_by_another(code: int) -> int | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _heard() -> Iterator[None]:
     """Raise LostRank where torch says that another rank cannot be reached."""
     try:
         yield

@@ -13,9 +13,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
 
 from benchmarks import PAGE, RESULTS, ROOT
 from benchmarks.commands import parser
+from benchmarks.gpu.minilm import minilm_directory, write_recipe
 from benchmarks.machine import machine, today
 from benchmarks.speed.calibrations import EXPERTS, LETTERS, TEXTS, llama
 from benchmarks.speed.process import watched
@@ -31,6 +35,25 @@ MEASURED = 15.5
 # What that layer's sizes and a 70B Llama's make of each kind of stage: width, inside, and keys' width.
 SMALL, LARGE, LAYERS = (4096, 11008, 4096), (8192, 28672, 1024), 80
 GPUS = 8
+
+
+def recipes(work: Path, shape: str) -> Mapping[str, Path]:
+    """Return the recipes by what they calibrate: a layer and, where MiniLM is there, the demo."""
+    layer = f"A layer of {shape}, {EXPERTS} LoRA experts of {TEXTS} texts of {LETTERS} tokens"
+    minilm = None if shape == "tiny" else minilm_directory()
+    demo = {} if minilm is None else {"MiniLM, the demo's six LoRA experts": write_recipe(minilm, work)}
+    return {layer: llama(work / "calibrate", shape, 1), **demo}
+
+
+def agreement(one: Path, other: Path) -> tuple[float, float]:
+    """Return the share of equal codes of two calibrations, 0..1, and the most that losses of a layer differ,
+    as a share.
+    """
+    codes, again = (load_file(folder / "codes.safetensors") for folder in (one, other))
+    equal = sum(int((value == again[name]).sum()) for name, value in codes.items())
+    losses, others = (json.loads((folder / "losses.json").read_text()) for folder in (one, other))
+    apart = max(abs(after / before - 1) for before, after in zip(losses, others, strict=True))
+    return equal / sum(value.numel() for value in codes.values()), apart
 
 
 def measured(recipe: Path, count: int, folder: Path) -> list[Stages]:
@@ -72,8 +95,9 @@ def _of_a_layer(stages: Stages) -> Stages:
     return {stage: each / sum(kept.values()) for stage, each in kept.items()}
 
 
-def page(found: Mapping[str, object], runs: Mapping[str, Sequence[Stages]]) -> str:
-    """Return the table and the estimate in Markdown."""
+def page(found: Mapping[str, Any]) -> str:
+    """Return the tables and the estimate in Markdown."""
+    runs: Mapping[str, Sequence[Stages]] = found["runs"]
     one = runs["1"][0]
     total = sum(one.values())
     rows = [("stage", "share in one", *(f"{count} ranks" if count != "1" else "one" for count in runs))]
@@ -86,16 +110,23 @@ def page(found: Mapping[str, object], runs: Mapping[str, Sequence[Stages]]) -> s
         f"{count} ranks {total / most:.1f} times" for count, most in most_of.items() if count != "1"
     )
     shares = _of_a_layer(one)
+    agree = [("beside one process", "ranks", "equal codes", "a layer's loss, at most")]
+    agree += [
+        (what, count, f"{percent(equal)} %", f"{100 * apart:.2f} % apart")
+        for what, by_count in found["agreement"].items()
+        for count, (equal, apart) in by_count.items()
+    ]
     return (
         f"{found['what']}; seconds of the processor, one thread a rank ({found['machine']}, "
-        f"{found['date']}, `python -m benchmarks.speed.ranks`).\n\n{table(rows)}\n\n"
+        f"{found['date']}, `python -m benchmarks.speed.ranks`).\n\n{table(rows)}\n\n{table(agree)}\n\n"
         f"So many times as fast as one, with a processor for each: {gains}. With one layer alone, its "
         "embeddings, which one rank merges, weigh more than in a whole model.\n\n"
         "**An estimate, which nobody has measured:** a 70B Llama (80 layers, 8192 wide, 28672 inside) with "
         f"four LoRA experts takes {hours(shares, 1):.1f} hours on one H200 and {hours(shares, GPUS):.1f} on "
         f"{GPUS}. It takes the {MEASURED} seconds that a layer of a 7B Llama took on one H200, by the shares "
         "above without the first two, times what the larger layer has more of each; of all stages but the "
-        "factors and what else is whole in each rank an eighth; and no time for the exchange. A GPU waits for launches where a processor computes, as in the loops over "
+        "factors and what else is whole in each rank an eighth; and no time for the exchange. A GPU waits "
+        "for launches where a processor computes, as in the loops over "
         "columns of GPTQ and descent, which more GPUs do not make shorter: if nothing of these two were "
         f"shared, it would be {_unshared(shares):.1f} hours.\n"
     )
@@ -115,18 +146,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands.add_argument("--work", type=Path, default=Path.home() / ".cache" / "epmq" / "speed")
     commands.add_argument("--results", type=Path, default=RESULTS, help="the folder of the tables")
     given = commands.parse_args(arguments)
-    recipe = llama(given.work / "calibrate", given.shape, 1)
-    runs = {
-        str(count): measured(recipe, count, given.work / "ranks" / str(count))
-        for count in sorted({1, *given.ranks})
-    }
+    counts = sorted({1, *given.ranks})
+    by_recipe: dict[str, dict[str, Sequence[Stages]]] = {}
+    agreed: dict[str, dict[str, tuple[float, float]]] = {}
+    for number, (what, recipe) in enumerate(recipes(given.work, given.shape).items()):
+        folders = {count: given.work / "ranks" / f"{number}-{count}" for count in counts}
+        by_recipe[what] = {str(count): measured(recipe, count, folders[count]) for count in counts}
+        agreed[what] = {str(count): agreement(folders[1], folders[count]) for count in counts if count > 1}
+    what = next(iter(by_recipe))
     found = {
-        "what": f"A layer of {given.shape}, {EXPERTS} LoRA experts of {TEXTS} texts of {LETTERS} tokens",
+        "what": what,
         "machine": machine(),
         "date": today(),
-        "runs": runs,
+        "runs": by_recipe[what],
+        "agreement": agreed,
     }
-    told = page(found, runs)
+    told = page(found)
     write_json(given.results / "ranks.json", found)
     write_text(given.results / "ranks.md", f"# Several ranks\n\n{told}")
     if given.results == RESULTS:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 import epmq_export as epmq
 from benchmarks.tables import write_json
@@ -26,6 +27,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.take_part import take_part
 from epmq_export.pipeline.targets import targets
 from epmq_export.ranks import Ranks, met
+from epmq_export.tensors.packed import PackedTensor
 
 CPU = torch.device("cpu")
 MERGING, EMBEDDINGS = "merging and loading", "rounding of embeddings"
@@ -50,13 +52,14 @@ STAGES: dict[str, Sequence[tuple[Any, str]]] = {
 class Clock:
     """The processor's seconds of this process by stage. At each time one stage alone runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.process_time) -> None:
+        self._now = now
         self.begin()
 
     def begin(self) -> None:
         """Forget what was counted."""
         self.seconds = dict.fromkeys((*STAGES, REST), 0.0)
-        self._running, self._since = [REST], time.process_time()
+        self._running, self._since = [REST], self._now()
 
     def watch(self, stage: str, owner: Any, name: str) -> None:  # noqa: ANN401 - a module or a class
         """Count a function's time as a stage's from now on."""
@@ -75,7 +78,7 @@ class Clock:
         setattr(owner, name, watched)
 
     def _count(self) -> None:
-        now = time.process_time()
+        now = self._now()
         self.seconds[self._running[-1]] += now - self._since
         self._since = now
 
@@ -100,16 +103,20 @@ def main(arguments: Sequence[str]) -> None:
         if ranks.index > 0:
             take_part(recipe, registry(), CPU, ranks)
         else:
-            _lead(Job.open(recipe, registry(), CPU, ranks))
+            _lead(Job.open(recipe, registry(), CPU, ranks), folder)
         write_json(folder / f"{ranks.index}.json", clock.seconds)
 
 
 @whole_float32()
-def _lead(job: Job) -> None:
+def _lead(job: Job, folder: Path) -> None:
+    """Do what rank 0 does, and write the codes and the losses."""
     target, *_ = targets(job.recipe, job.models.family, registry().formats, job.formats)
     calibrator = calibrator_of(job, target, lambda text, done, total: None, [])
-    for _ in calibrate.calibrate_blocks(calibrator):
-        pass
+    results = [result for _, result in calibrate.calibrate_blocks(calibrator)]
+    tensors = {name: value for result in results for name, value in result.tensors.items()}
+    codes = {name: value.codes for name, value in tensors.items() if isinstance(value, PackedTensor)}
+    save_file(codes, folder / "codes.safetensors")
+    write_json(folder / "losses.json", [loss.loss_after for result in results for loss in result.losses])
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from tests.tiny import recipe_project
 from tests.tiny.built_once import built_once
 from tests.tiny.devices import equal_codes
 
-# Sums in another order move last digits, and these a code that lies between two: none did on these models.
-EQUAL = 0.999
+# Sums in another order move last digits, and these a code that lies between two, whose error moves those of
+# the columns that follow. On these models none did, on larger ones of a hundred codes one.
+EQUAL = 0.95
 
 
 @pytest.fixture(scope="module")
