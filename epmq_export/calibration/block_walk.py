@@ -153,7 +153,7 @@ class BlockWalk:
     def _solve_linears(self, step: tuple[str, ...]) -> None:
         problems = {}
         for path in step:
-            rows = self._rows(path)
+            rows = self._own_rows(path)
             bias = self._anchor(f"{path}.bias")[rows] if f"{path}.bias" in self.merged else None
             anchor = self._anchor(f"{path}.weight")[rows]
             problems[path] = LinearProblem.start(anchor, bias, self.c.method.damping)
@@ -184,7 +184,7 @@ class BlockWalk:
             moments = self._moments(step, t)
             accumulate(hessian, moments.student, moments.share)
             for path, problem in problems.items():
-                rows = self._rows(path)
+                rows = self._own_rows(path)
                 bias = None if problem.anchor_bias is None else self._target(t, f"{path}.bias")[rows]
                 own = self.energies.mean(path, t) * moments.scale if self.experts_run else 0.0
                 if self.solvers.index > 0:
@@ -216,7 +216,7 @@ class BlockWalk:
             changes = [added_to(task.expert, name, origin) for task in self.c.tasks]
             if any(change is None for change in changes):
                 return None
-            rows = self._rows(path)
+            rows = self._own_rows(path)
             own = [change.rows(rows).to(self.c.device) for change in changes if change is not None]
             found[path] = origin[rows].to(self.c.device), own
         return found
@@ -305,12 +305,12 @@ class BlockWalk:
     def _count(self, path: str) -> int:
         return len(self.student.get_parameter(f"{path}.weight"))
 
-    def _rows(self, path: str) -> slice:
+    def _own_rows(self, path: str) -> slice:
         """Return the rows of a linear that this rank solves."""
         return self.solvers.share(self._count(path))
 
     def _merged_rows(self, path: str) -> Tensor:
-        return self.merged[f"{path}.weight"][self._rows(path)]
+        return self.merged[f"{path}.weight"][self._own_rows(path)]
 
     def _name(self, path: str) -> str:
         return f"{self.block.prefix}{path}"

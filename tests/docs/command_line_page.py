@@ -33,10 +33,10 @@ SEVERAL = """\
 The first of the processes (rank 0) does the job: it alone writes, prints, refines, exports and verifies. The
 others compute their parts of `epmq calibrate`, `epmq run` and `epmq demo`, and leave with it; all other
 commands are rank 0's alone. Processes talk by gloo, and what lies on GPUs goes by NCCL, each rank having the
-GPU of its number on its machine (NCCL has not been tried: tests run on processors). Recipe and models must be
-found at the same places on every machine, data and output only on that of rank 0. torchrun lets each process
-take one thread, unless `OMP_NUM_THREADS` or `--threads` says more. Without torchrun nothing of this is
-loaded. [method.md](method.md#several-processes) says what is shared, and
+GPU of its number on its machine. (Neither NCCL nor several machines have been tried: tests run on the
+processors of one.) Recipe and models must be found at the same places on every machine; data and output are
+rank 0's alone. torchrun lets each process take one thread, unless `OMP_NUM_THREADS` or `--threads` says more.
+Without torchrun nothing of this is loaded. [method.md](method.md#several-processes) says what is shared, and
 [results.md](results.md#several-processes) what that gives.
 
 A process that fails or dies ends all others: one of them says why in one sentence, beside torchrun's own
