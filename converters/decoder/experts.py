@@ -7,21 +7,14 @@ from converters.shared.config import Config
 from epmq_export.models.mixture import Mixture
 
 
-class _Linear(nn.Linear):
-    """A linear that draws no weights, since it is given some: of a model's experts there are thousands."""
-
-    def reset_parameters(self) -> None:
-        """Leave the weights as they are."""
-
-
 class Expert(nn.Module):
     """A gated feed-forward part, under the names of a checkpoint."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj = _Linear(width, inner, bias=False)
-        self.up_proj = _Linear(width, inner, bias=False)
-        self.down_proj = _Linear(inner, width, bias=False)
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         result: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(rows)) * self.up_proj(rows))

@@ -3,6 +3,7 @@ same places.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -151,9 +152,10 @@ class _Expert:
         """Return a submodule with the expert's weights, and nothing else of the block."""
         if path not in self._modules:
             rows = self._rows
-            empty = rows.block.build().get_submodule(path)
+            # A block of a mixture takes its time to build, and this is asked for by each expert and task.
+            like = deepcopy(rows.student.get_submodule(path))
             prefix = f"{rows.block.prefix}{path}."
-            self._modules[path] = load_module(empty, prefix, rows.sources[self._t], rows.replay.device)
+            self._modules[path] = load_module(like, prefix, rows.sources[self._t], rows.replay.device)
         return self._modules[path]
 
 
