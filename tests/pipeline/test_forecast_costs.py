@@ -45,6 +45,24 @@ def test_operations_by_hand() -> None:
     assert costs.passes_of([BLOCK], samples, both) == {"batches": 2, "student": 2 * 3, "experts": 2}
 
 
+def test_a_mixtures_experts_get_a_share_of_the_rows_and_one_pass_together() -> None:
+    """Two experts of four inputs, one of which is chosen."""
+    samples = Samples(tasks=1, samples=10, tokens=5.0, exact=True)
+    experts = [
+        Step((f"{expert}.{path}",), width, (outputs,), 0.5)
+        for expert in range(2)
+        for path, width, outputs in (("up", 8, 4), ("down", 4, 8))
+    ]
+    block = replace(BLOCK, steps=(*BLOCK.steps[:2], *experts))
+    rows = 50
+    forward = 2 * rows * 8 * 24 + 4 * rows * 5 * 8 + 2 * rows * (8 * 4 + 4 * 8)
+    assert block.forward(rows, 5) == forward and block.ends == [0, 1, 2]
+    found = costs.work_of([block], samples, PRESETS["epmq"])
+    assert found.statistics == 1.25 * rows * (64 + 64 + 16)
+    assert found.columns == (8 + 2 * (8 + 4), 8 + 2 * (8 + 4))
+    assert costs.passes_of([block], samples, PRESETS["epmq"])["student"] == 2
+
+
 def test_where_memory_has_no_room_the_student_starts_again_for_every_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
