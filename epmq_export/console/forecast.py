@@ -9,6 +9,7 @@ from rich.text import Text
 from epmq_export.console.terminal import out, plain_table, show_line, show_table, visible
 
 if TYPE_CHECKING:  # These import torch and numpy, which the commands that need neither shall not wait for.
+    from epmq_export.pipeline.forecast.around import AroundForecast
     from epmq_export.pipeline.forecast.costs import Memory
     from epmq_export.pipeline.forecast.inventory import Found
     from epmq_export.pipeline.forecast.record import Forecast
@@ -79,6 +80,11 @@ def show_forecast(forecast: "Forecast") -> None:
                 style="bold",
                 soft_wrap=True,
             )
+        if forecast.around is not None:
+            _show_around(forecast.around)
+        if forecast.seconds is not None:
+            least, most = forecast.seconds
+            out.print(f"the whole run: roughly {_duration(least)} to {_duration(most)}", style="bold")
         rests = (
             f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
             f"{speed.double / 1e9:.0f} in float64, measured just now"
@@ -127,6 +133,16 @@ def _show_memory(memory: "Memory") -> None:
 def _show_verify(verify: "VerifyForecast") -> None:
     held = f", of which {verify.runtime / 1e6:,.0f} MB is the model in its runtime" if verify.runtime else ""
     out.print(f"verify: about {verify.peak / 1e9:.2f} GB{held}", style="bold", soft_wrap=True)
+
+
+def _show_around(around: "AroundForecast") -> None:
+    stages = {"merge": around.merge, "write": around.write, "score": around.score, "verify": around.verify}
+    shown = (
+        f"{name} {_duration(seconds[0])} to {_duration(seconds[1])}"
+        for name, seconds in stages.items()
+        if seconds is not None
+    )
+    out.print(", ".join(shown), soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -100,6 +100,11 @@ class Format(Protocol):
         """Return the distributions that write and read it. The report has their versions."""
         ...
 
+    @property
+    def fixed_seconds(self) -> tuple[float, float]:
+        """Return what writing a model takes whatever its size is, the least and the most that was seen."""
+        ...
+
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         """Write the model into the folder, which exists and is empty, and return the file that tasks are
         judged by.

@@ -29,6 +29,7 @@ class Gguf:
 
     name = NAME
     packages = ("gguf",)
+    fixed_seconds = 0.1, 1.0
     grids = frozenset(name for name, grid in GRIDS.items() if grid.file_type in BLOCKS)
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:

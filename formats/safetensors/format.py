@@ -48,6 +48,7 @@ class Safetensors:
     name = NAME
     packages = ("safetensors",)
     grids = frozenset(GRIDS)
+    fixed_seconds = 0.1, 1.0
 
     def write(self, packed: Packed, family: Family, folder: Path) -> Path:
         for name, content in _files_beside(packed.directory, family).items():

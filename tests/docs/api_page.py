@@ -59,6 +59,7 @@ PARTS = {
             "Time",
             "Speed",
             "RefineForecast",
+            "AroundForecast",
             "VerifyForecast",
         ),
         "pipeline/forecast",

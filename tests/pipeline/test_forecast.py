@@ -1,6 +1,8 @@
 """What a dry run says, held against what a run does."""
 
 import json
+import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from epmq_export.errors import InputError, RecipeError
 from epmq_export.grids.layout import Layout
 from epmq_export.installed import registry
 from epmq_export.merging.registry import RULES
+from epmq_export.pipeline.forecast import around
 from epmq_export.pipeline.forecast import forecast as forecasts
 from epmq_export.pipeline.forecast.costs import Samples
 from epmq_export.pipeline.forecast.forecast import Forecaster
@@ -27,7 +30,7 @@ from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors import packed_writer as packing
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.packed import Packed
-from epmq_export.tensors.source import renamed
+from epmq_export.tensors.source import Passed, TypedSource, renamed
 from formats.gguf.format import Gguf
 from formats.onnx.format import OnnxQdq
 from tests.command_line.command import Result, Warm
@@ -284,6 +287,43 @@ def test_time_counts_every_calibration(project: recipe_project.Project, tmp_path
     assert forecasts.calibrations_of(scored, 2) == (3, 3)
 
 
+def test_the_whole_run_is_what_is_known_of_its_stages(
+    project: recipe_project.Project, tmp_path: Path
+) -> None:
+    found = forecast(project.recipe)
+    assert found.around is not None and found.around.merge is not None and found.time is not None
+    assert 0 < found.around.merge[0] < found.around.merge[1]
+    assert found.seconds is not None
+    assert found.seconds[0] == pytest.approx(found.time.seconds[0] + found.around.whole[0])
+    assert found.as_dict()["seconds"] == found.seconds
+    chosen = forecast(project.variant(tmp_path / "r.yaml", quantization={"bits": 4.7}))
+    assert chosen.around is chosen.seconds is None
+    assert "the merge, writing and scoring are not part of the time" in chosen.unknown
+
+
+def test_a_merge_is_tried_on_some_of_its_weights(
+    project: recipe_project.Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(around, "TRIAL", 0.01)
+    recipe = load_recipe(project.recipe)
+    family = open_family(project.directory / "base")
+    base = renamed(open_checkpoint(project.directory / "base"), family.canonical)
+    loaded = Counter[str]()
+
+    class Slow(Passed):
+        def load(self, name: str) -> torch.Tensor:
+            loaded[name] += 1
+            time.sleep(around.TRIAL)
+            return super().load(name)
+
+    experts: dict[str, TypedSource] = {model.model: Slow(base) for model in recipe.experts}
+    names = [name for name in base.names() if name.endswith("dense.weight")]
+    numbers = 3 * torch.Size(base.shape(names[0])).numel()
+    seconds = around.merging(recipe, base, experts, names, numbers)
+    assert [*loaded] == names[:1]
+    assert seconds >= 3 * around.TRIAL * len(experts)
+
+
 # The command.
 
 
@@ -301,6 +341,7 @@ def test_a_dry_run_writes_nothing(epmq: Warm, project: recipe_project.Project, t
         "verify: about",
         "is the model in its runtime",
         "calibration: roughly",
+        "the whole run: roughly",
     ):
         assert part in result.stdout
     as_json = epmq("run", "--dry-run", project.recipe, "--json", "--device", "cpu", folder=tmp_path).json

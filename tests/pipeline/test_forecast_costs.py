@@ -12,6 +12,7 @@ from epmq_export.calibration.refinement import Refinement
 from epmq_export.models.hard_texts import HARD_TEXTS
 from epmq_export.models.reference import TOKENS, batches
 from epmq_export.pipeline.forecast import costs
+from epmq_export.pipeline.forecast.around import around_of
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.forecast.refining import refining_of
@@ -152,6 +153,18 @@ def test_refining_a_model_that_is_not_held() -> None:
     assert found.seconds[0] == pytest.approx((100 * (3 * batch + decoded) + (1 + 10 / 8) * whole) / 1e6)
     kept = 4 * 8 + 8 + (8 + 24) + (8 + 32)
     assert found.memory == 400_000_000 * 4 + 32 * 5 * (kept + 2 * BLOCK.steps[0].width) * 4
+
+
+def test_what_stands_around_a_calibration() -> None:
+    sizes = [((0.0, 0.0), 2_000_000_000, 1), ((2.0, 35.0), 1_000_000_000, 2)]
+    found = around_of(4.0, [BLOCK], 100, 5.0, 6, sizes, Speed(1e6, 1e6, 1e-6))
+    once = BLOCK.forward(500, 5) / 1e6
+    assert found.merge == (4.0, 12.0)
+    assert found.write == pytest.approx((2 + 1 + 2, 20 + 10 + 35))
+    assert found.score == pytest.approx((4 * once + 0.6, 12 * once + 9))
+    assert found.verify == pytest.approx((2 * 3 * once + 6, 3 * 2 * 3 * once + 45))
+    assert found.whole[0] == pytest.approx(4 + 5 + 10 * once + 6.6)
+    assert replace(found, merge=None).whole[1] == pytest.approx(found.whole[1] - 12)
 
 
 def test_time_counts_every_calibration() -> None:

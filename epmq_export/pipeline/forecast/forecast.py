@@ -13,6 +13,7 @@ import torch
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.task_vectors import task_vectors
+from epmq_export.data.task import Task
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids import GRIDS
 from epmq_export.grids.layout import storage_name
@@ -22,7 +23,11 @@ from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
+from epmq_export.pipeline.forecast.around import AroundForecast, around_of, merging
 from epmq_export.pipeline.forecast.costs import (
+    Samples,
+    Shape,
+    Speed,
     measure,
     memory_of,
     passes_of,
@@ -125,7 +130,6 @@ class Forecaster:
         _require_size(recipe, family, models, calibrated, shapes)
         files = self._files(recipe, family, models, planned, unknown)
         notes += self._missing_runtimes(recipe, family, names)
-        unknown.append("the merge, writing and scoring are not part of the time")
         blocks = [shape_of(block) for block in family.blocks]
         work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
@@ -161,6 +165,48 @@ class Forecaster:
             work=work,
             time=Time(seconds_of(work, speed, calibrations), calibrations, speed),
             refine=refine,
+            around=self._around(recipe, family, opened, tasks, files, samples, blocks, speed, unknown),
+        )
+
+    def _around(
+        self,
+        recipe: Recipe,
+        family: Family,
+        opened: "_Opened",
+        tasks: Sequence[Task],
+        files: Sequence[FileForecast],
+        samples: Samples,
+        blocks: Sequence[Shape],
+        speed: Speed,
+        unknown: list[str],
+    ) -> AroundForecast | None:
+        """Return the time of what stands around the calibration; None where the lines that judge are not
+        known, or grids are chosen by measured loss.
+        """
+        if not files or len(tasks) < len(recipe.tasks):
+            unknown.append("the merge, writing and scoring are not part of the time")
+            return None
+        seconds = None
+        if len(opened.experts) == len(recipe.experts) and opened.base is not None:
+            numbers = sum(block.numbers for block in blocks)
+            seconds = merging(recipe, opened.base, opened.experts, _middle(family, opened.base), numbers)
+        else:
+            unknown.append("the merge is not part of the time: some of its models are not here")
+        bytes_of = Counter[str]()
+        for file in files:
+            bytes_of[file.format] += file.bytes
+        readers = {name: len(self.registry.readers(family, name, recipe.verify.clients)) for name in bytes_of}
+        return around_of(
+            seconds,
+            blocks,
+            sum(len(task.evaluation) * _readings(family, task) for task in tasks),
+            samples.tokens,
+            len(recipe.experts) + 3,
+            [
+                (self.registry.formats[name].fixed_seconds, size, readers[name])
+                for name, size in bytes_of.items()
+            ],
+            speed,
         )
 
     def _files(
@@ -309,18 +355,31 @@ def _said_of_task_vectors(family: Family, opened: _Opened) -> str | None:
     """Return in words how long the task vectors of the experts that are here are, measured on the linears of
     the middle block that has some; None where there are none. What is to be warned of is added to the notes.
     """
+    if opened.base is None or not opened.experts or not linears(family):
+        return None
+    middle = _middle(family, opened.base)
+    vectors = task_vectors(opened.base, [*opened.experts.values()], middle)
+    experts = [*opened.experts]
+    opened.notes.extend(vectors.warnings(experts))
+    return f"{vectors.sentence(experts)} (measured on {len(middle)} linears in the middle)"
+
+
+def _middle(family: Family, base: TypedSource) -> list[str]:
+    """Return the names of the linears that are merged of the middle one of the blocks that have some."""
     names = linears(family)
     blocks = [
         [name for name in names if name.startswith(block.prefix)] for block in family.blocks if block.prefix
     ]
     held = [found for found in blocks if found] or [names]
-    if opened.base is None or not opened.experts or not names:
-        return None
-    middle = [name for name in held[len(held) // 2] if name in opened.base.names()]
-    vectors = task_vectors(opened.base, [*opened.experts.values()], middle)
-    experts = [*opened.experts]
-    opened.notes.extend(vectors.warnings(experts))
-    return f"{vectors.sentence(experts)} (measured on {len(middle)} linears in the middle)"
+    merged = frozenset(base.names())
+    return [name for name in held[len(held) // 2] if name in merged]
+
+
+def _readings(family: Family, task: Task) -> int:
+    """Return how often a model reads a line that judges a task: a language model once with each answer that
+    it chooses among.
+    """
+    return max(1, len(task.prompts)) if family.language is not None and task.metric is None else 1
 
 
 def _said(method: Method, recipe: Recipe, refinement: Refinement | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from epmq_export.pipeline.forecast.around import AroundForecast
 from epmq_export.pipeline.forecast.costs import Memory, Samples, Speed, Work
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.forecast.refining import RefineForecast
@@ -102,6 +103,18 @@ class Forecast:
     refine: RefineForecast | None = None
     """What refining behind the calibration takes; None where the recipe asks for none."""
 
+    around: AroundForecast | None = None
+    """How long merging, writing, scoring and verifying take; None where too little of it is known."""
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Return how long the whole run takes, the least and the most, as far as its stages are known."""
+        if self.time is None or self.around is None:
+            return None
+        refine = (0.0, 0.0) if self.refine is None else self.refine.seconds
+        least, most = zip(self.time.seconds, refine, self.around.whole, strict=True)
+        return sum(least), sum(most)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the forecast for JSON, as `epmq run --dry-run --json` prints it."""
         found = asdict(self)
@@ -111,4 +124,5 @@ class Forecast:
             found["memory"]["peak"] = self.memory.peak
         if self.verify is not None:
             found["verify"]["peak"] = self.verify.peak
+        found["seconds"] = self.seconds
         return found
