@@ -59,6 +59,8 @@ class BlockWalk:
         self.energies = ExpertEnergies(block, calibrator.ranks)
         # Each of these solves some rows. Solves that are measured are all done by each rank.
         self.solvers = calibrator.ranks if calibrator.measure is None else ALONE
+        # This is no method, with which `rows` and the walk would keep each other, and the block, in memory.
+        self.run = partial(_run, block, self._is_first, batches, kept, calibrator.device)
         # The stream of the experts' own hidden states is only run where a target reads it.
         self.experts_run = calibrator.method.target == "experts" and calibrator.method.alpha > 0
 
@@ -356,11 +358,6 @@ class BlockWalk:
     def _is_last(self) -> bool:
         return self.block.name == self.c.family.blocks[-1].name
 
-    def run(self, module: nn.Module, stream: str, t: int, b: int) -> Tensor:
-        """Return a stream's next hidden state for one batch."""
-        hidden = None if self._is_first else self.kept.get((stream, t, b))
-        return run_block(self.block, module, hidden, self.batches[t][b].get(), self.c.device)
-
     def _anchor(self, path: str) -> Tensor:
         """Return A = W_0 + rho (W_m - W_0), float32."""
         merged = self.merged[path]
@@ -394,6 +391,22 @@ class BlockWalk:
             )
         self.tensors[name] = value
         self.student.get_parameter(path).data = _plain(value).to(self.c.device, torch.float32)
+
+
+def _run(
+    block: Block,
+    first: bool,
+    batches: list[list[KeptBatch]],
+    kept: Activations,
+    device: torch.device,
+    module: nn.Module,
+    stream: str,
+    t: int,
+    b: int,
+) -> Tensor:
+    """Return a stream's next hidden state for one batch."""
+    hidden = None if first else kept.get((stream, t, b))
+    return run_block(block, module, hidden, batches[t][b].get(), device)
 
 
 def _rows(value: PackedTensor | Tensor, rows: slice) -> PackedTensor | Tensor:
