@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -190,9 +191,9 @@ def test_what_is_not_on_a_grid_cannot_be_refined(
             ),
         ),
         (
-            {"samples": 7, "refine": True},
+            {"samples": 3, "tune": True},
             {},
-            "task unlabelled: refine holds out one sample in 8 and found 7; raise calibration.samples",
+            "task list: tune holds out one sample in 4 and found 3; raise calibration.samples",
         ),
     ],
 )
@@ -212,3 +213,16 @@ def test_what_is_sure_to_fail_fails_before_the_work(
     )
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code != 0 and error in result.error and "layer.0" not in result.stderr
+
+
+def test_too_few_texts_to_refine_on_fail_before_the_work(
+    epmq: Warm, project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "few.txt").write_text("one\ntwo\nthree\nfour\nfive\nsix\nseven\n", encoding="utf-8")
+    recipe = project.one_task(tmp_path / "recipe.yaml", calibration=str(tmp_path / "few.txt"))
+    content = yaml.safe_load(recipe.read_text())
+    content["calibration"] = {"samples": 7, "refine": True}
+    recipe.write_text(yaml.safe_dump(content))
+    result = epmq("run", recipe, "-o", "out", folder=tmp_path)
+    told = "task list: refine holds out one sample in 8 and found 7; raise calibration.samples"
+    assert result.code != 0 and told in result.error and "layer.0" not in result.stderr

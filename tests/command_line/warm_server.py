@@ -32,8 +32,8 @@ from tests.tiny.traced_once import trace_once
 CLI = ROOT / "cli.py"
 
 
-# What commands import within functions, of this project and of others: a forked process would do it again. What
-# cli.py itself imports is not among it: consoles read the environment when they are made.
+# What commands import within functions, of this project and of others: a forked process would do it again.
+# What cli.py itself imports is not among it: consoles read the environment when they are made.
 LATE = (
     "converters.bert.family",
     "converters.clip.family",

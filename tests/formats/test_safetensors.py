@@ -3,7 +3,7 @@ others and in PyTorch, and every difference named.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,8 @@ CAUSAL = (
     "granite",
     "olmo2",
     "phi3",
+    "qwen3_moe",
+    "olmoe",
 )
 
 
@@ -88,6 +90,18 @@ def test_it_is_the_packed_model_in_pytorch(written: tuple[str, Packed, Family, P
     assert graph.broken == [] and graph.facts["value"] == 0
 
 
+def apart(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the linears of mixtures' experts, which transformers puts together in memory."""
+    for name, value in tensors.items():
+        place, _, kind = name.rpartition(".")
+        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+        if not place.endswith(".experts") or kind not in parts:
+            continue
+        for expert, whole in enumerate(value):
+            for part, weight in zip(parts[kind], whole.chunk(len(parts[kind])), strict=True):
+                yield f"{place}.{expert}.{part}.weight", weight
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_loads_its_values(written: tuple[str, Packed, Family, Path]) -> None:
     kind, packed, _, path = written
@@ -99,6 +113,7 @@ def test_transformers_loads_its_values(written: tuple[str, Packed, Family, Path]
     found = {name: value.detach() for name, value in model.state_dict().items()}
     # DINOv3's layers are in a module that the names in files leave out.
     found |= {name.removeprefix("model."): value for name, value in found.items()}
+    found |= dict(apart(found))
     held = [name for name in packed.names() if name in found]
     assert len(held) > len(packed.names()) / 2
     for name in held:
