@@ -79,7 +79,7 @@ def test_memory_does_not_grow_past_the_bound() -> None:
         for count in (BATCH, 10**6)
     )
     assert few.spilled == 0 and few.activations < many.activations == 2 << 30
-    assert many.peak - few.peak == pytest.approx((many.activations - few.activations) * 1.15, abs=1)
+    assert many.peak - few.peak == pytest.approx((many.activations - few.activations) * 1.2, abs=1)
     assert many.spilled > 0 and (few.weights, few.statistics, few.forward) == (
         many.weights,
         many.statistics,
