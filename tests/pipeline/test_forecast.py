@@ -253,7 +253,8 @@ def test_a_model_in_this_process_is_part_of_verifying(project: recipe_project.Pr
     sizes = {file.format: file.bytes for file in found.files}
     assert found.verify is not None
     assert found.verify.runtime == 3 * max(sizes.values())
-    assert found.verify.peak == found.verify.outputs + max(found.verify.reference, found.verify.runtime)
+    held = found.verify.outputs + max(found.verify.reference, found.verify.runtime)
+    assert found.verify.peak == int(1.2 * held)
     own = replace(found, verify=None)
     assert own.as_dict()["verify"] is None and found.as_dict()["verify"]["peak"] == found.verify.peak
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from epmq_export.models.family import Family
 from epmq_export.models.reference import BATCH, HELD, TOKENS, batches
 from epmq_export.models.samples import Passage, Sample, length
-from epmq_export.pipeline.forecast.costs import FLOAT, STATES, Shape, hidden_of
+from epmq_export.pipeline.forecast.costs import FLOAT, KEPT, STATES, Shape, hidden_of
 from epmq_export.verification.checks import predictable
 from epmq_export.verification.probes import probes
 from epmq_export.verification.tasks.likelihood import ROWS
@@ -40,8 +40,10 @@ class VerifyForecast:
 
     @property
     def peak(self) -> int:
-        """Return all that is in memory together: the reference and the runtimes run one after the other."""
-        return self.outputs + max(self.reference, self.runtime)
+        """Return all that is in memory together, with what the C library keeps of what was freed: the
+        reference and the runtimes run one after the other.
+        """
+        return int((self.outputs + max(self.reference, self.runtime)) * (1 + KEPT))
 
 
 def verifying_of(
