@@ -174,7 +174,7 @@ class RecipeTask(RecipePart):
     """A safetensors file with a linear head: weight [classes, width] and bias [classes]."""
 
     evaluation: Annotated[Data | None, Field(validate_default=True)] = None
-    """The data to judge by. None: the samples that are left over from calibration."""
+    """The data to judge by. None: samples that neither calibration nor refining has taken."""
 
     @property
     def data(self) -> list[tuple[Key, Path | RecipeData]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from epmq_export.grids import GRIDS
 from epmq_export.tensors.packed import CODES, PackedTensor, assembled, pack_codes, parts_of, places_of
-from epmq_export.tensors.source import TypedSource
+from epmq_export.tensors.source import Joined, TypedSource
 
 
 class Parts(TypedSource, Protocol):
@@ -53,28 +53,12 @@ class InParts:
         return (pack_codes(value.grid, value.codes) if part == CODES else value.stored[part]).cpu()
 
 
-class Replaced:
+class Replaced(Joined):
     """Parts on disk, some of whose tensors others in memory have taken the place of, on the same grids."""
 
     def __init__(self, stored: Parts, tensors: Mapping[str, PackedTensor | Tensor]) -> None:
-        self._stored, self._new = stored, InParts(tensors)
-        self._names = set(self._new.names())
+        super().__init__([stored, InParts(tensors)])  # Of a name that both have, the later one counts.
         self.grids = stored.grids
-
-    def names(self) -> list[str]:
-        return [*self._stored.names()]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._holder(name).shape(name)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._holder(name).dtype(name)
-
-    def load(self, name: str) -> Tensor:
-        return self._holder(name).load(name)
-
-    def _holder(self, name: str) -> TypedSource:
-        return self._new if name in self._names else self._stored
 
 
 class Shipped:

@@ -142,7 +142,7 @@ def same_values(source: TypedSource, one: str, other: str) -> bool:
 
 
 class Joined:
-    """Several sources with different tensors, as one source."""
+    """Several sources as one. Of a tensor that several have, the last one counts."""
 
     def __init__(self, parts: Sequence[TypedSource]) -> None:
         self._parts = {name: part for part in parts for name in part.names()}

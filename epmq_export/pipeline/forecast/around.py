@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from epmq_export.data.task import Task
 from epmq_export.merging.assembly import assemble
 from epmq_export.merging.merged import DTYPES
 from epmq_export.merging.registry import RULES
+from epmq_export.models.family import Family
 from epmq_export.pipeline.forecast.costs import SLOWEST, Shape, Speed
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
@@ -107,3 +109,10 @@ def merging(
             break
     times = 1 if RULES[recipe.merge_method].costly else MERGES
     return (time.perf_counter() - started) * times * numbers / max(tried, 1)
+
+
+def readings(family: Family, task: Task) -> int:
+    """Return how often a model reads a line that judges a task: a language model once with each answer that
+    it chooses among.
+    """
+    return max(1, len(task.prompts)) if family.language is not None and task.metric is None else 1

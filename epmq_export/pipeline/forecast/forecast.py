@@ -23,7 +23,7 @@ from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
-from epmq_export.pipeline.forecast.around import AroundForecast, around_of, merging
+from epmq_export.pipeline.forecast.around import AroundForecast, around_of, merging, readings
 from epmq_export.pipeline.forecast.costs import (
     Samples,
     Shape,
@@ -199,7 +199,7 @@ class Forecaster:
         return around_of(
             seconds,
             blocks,
-            sum(len(task.evaluation) * _readings(family, task) for task in tasks),
+            sum(len(task.evaluation) * readings(family, task) for task in tasks),
             samples.tokens,
             len(recipe.experts) + 3,
             [
@@ -373,13 +373,6 @@ def _middle(family: Family, base: TypedSource) -> list[str]:
     held = [found for found in blocks if found] or [names]
     merged = frozenset(base.names())
     return [name for name in held[len(held) // 2] if name in merged]
-
-
-def _readings(family: Family, task: Task) -> int:
-    """Return how often a model reads a line that judges a task: a language model once with each answer that
-    it chooses among.
-    """
-    return max(1, len(task.prompts)) if family.language is not None and task.metric is None else 1
 
 
 def _said(method: Method, recipe: Recipe, refinement: Refinement | None) -> str:
