@@ -57,27 +57,21 @@ class SafetensorsFile:
         return self._known(name)[1]
 
     def load(self, name: str) -> Tensor:
+        # Without a copy, one caller's change in place would be seen by the next caller.
+        return self._mapped(name).clone()
+
+    def row_reader(self, name: str) -> RowReader:
+        whole = self._mapped(name)
+        return lambda start, stop: whole[start:stop]
+
+    def _mapped(self, name: str) -> Tensor:
+        """Return a tensor as the library hands it out: a view of one private mapping of the file."""
         self._known(name)
         try:
-            # The library hands out views of one private mapping. Without a copy, one caller's change in place
-            # would be seen by the next caller.
-            tensor: Tensor = self._file.get_tensor(name).clone()
+            tensor: Tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
         return tensor
-
-    def row_reader(self, name: str) -> RowReader:
-        self._known(name)
-        part = self._file.get_slice(name)
-
-        def read(start: int, stop: int) -> Tensor:
-            try:
-                rows: Tensor = part[start:stop]
-            except (SafetensorError, OSError, RuntimeError) as error:
-                raise InputError(f"{self.path}: tensor {name} cannot be read ({error})") from None
-            return rows
-
-        return read
 
     def _header(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
         part = self._file.get_slice(name)

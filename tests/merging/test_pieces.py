@@ -1,5 +1,6 @@
 """Merging in pieces: the bits are those of a merge in one piece, for every rule that is merged so."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 
 from epmq_export.errors import InputError
 from epmq_export.merging import inputs as merging_inputs
-from epmq_export.merging.inputs import NUMBERS, Inputs, Rows
+from epmq_export.merging.inputs import NUMBERS, Inputs, Rows, all_finite
 from epmq_export.merging.merged import merged
 from epmq_export.merging.names import Layers
 from epmq_export.merging.registry import RULES
@@ -130,3 +131,11 @@ def test_rows_of_a_file_are_copied_before_they_are_changed(tmp_path: Path) -> No
     inputs = Inputs(base, [base], settings_of("linear"), Layers({}), by_rows=True)
     inputs.base(Rows("w", 0, 2)).add_(1)
     assert not base.load("w").any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_are_finite_though_their_sum_is_not(dtype: torch.dtype) -> None:
+    large = torch.full((64,), torch.finfo(dtype).max, dtype=dtype)
+    assert not large.sum().isfinite() and all_finite(large)
+    for bad in (math.inf, -math.inf, math.nan):
+        assert not all_finite(torch.cat([large, torch.tensor([bad], dtype=dtype), -large]))
