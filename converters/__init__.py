@@ -44,6 +44,7 @@ FAMILIES = {
     "dinov3_vit": "vit",
     "llama": "decoder",
     "mistral": "decoder",
+    "mixtral": "decoder",
     "qwen2": "decoder",
     "qwen3": "decoder",
     "qwen3_moe": "decoder",

@@ -28,4 +28,5 @@ ABOUT = (
         calibrated="linears of the attention and of each expert, norms of the layers, the last norm",
         kept="embeddings and head, norms of queries and keys, and the routers",
     ),
+    About(models="Mixtral", kinds=("mixtral",), kept="embeddings and head, and the routers"),
 )

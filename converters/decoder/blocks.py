@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from converters.decoder.experts import experts_of, mixture
+from converters.decoder.experts import experts_of, mix
 from converters.decoder.kinds import GELU, Kind
 from converters.shared.config import Config
 from converters.shared.ggml_gelu import GatedGelu
@@ -81,7 +81,7 @@ class Layer:
                 self.kind.layer(self.config, self.index), self.config.rms_norm_eps, self.kind.offset
             )
             if self.kind.mixed:
-                module.set_submodule("mlp", mixture(self.kind, self.config))
+                mix(module, self.kind, self.config)
             if self.as_ggml and self.kind.activation == GELU:
                 module.set_submodule("mlp.act_fn", GatedGelu())
             return module.eval()

@@ -12,7 +12,7 @@ from converters.shared.config import Config, head_width
 
 FILE = "genai_config.json"
 # What the library calls kinds that it does not know by their own names: a decoder like any other.
-_KNOWN_AS = {"olmo2": "decoder", "olmoe": "decoder", "qwen3_moe": "decoder"}
+_KNOWN_AS = {"mixtral": "decoder", "olmo2": "decoder", "olmoe": "decoder", "qwen3_moe": "decoder"}
 
 
 def genai_config(kind: str, config: Config, ends: Collection[int], model: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def gguf_spec(
         **{f"{architecture}.{key}": value for key, value in rope.items()},
         **gguf_tokenizer(tokenizer, directory, config.vocab_size),
     }
-    biased = getattr(config, "attention_bias", False) and not kind.biased
+    biased = kind.may_be_biased and config.attention_bias and not kind.biased
     if biased and architecture not in _OPTIONAL:
         raise InputError(
             f"{path}: found attention_bias true, expected false: llama.cpp has no other for {kind.name}"

@@ -22,7 +22,7 @@ KEYS = Keys(
         "is_encoder_decoder bos_token_id max_position_embeddings use_sliding_window max_window_layers "
         "original_max_position_embeddings embd_pdrop resid_pdrop "
         "sliding_window_pattern _sliding_window_pattern no_rope_layer_interval cache_implementation "
-        "unsloth_fixed unsloth_version output_router_logits router_aux_loss_coef"
+        "unsloth_fixed unsloth_version output_router_logits router_aux_loss_coef router_jitter_noise"
     ),
     defaults={"attention_bias": False, "mlp_bias": False},
     # A GGUF file of Mistral says that it is Llama's.

@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import nn
 
-from converters.shared.library import module_class
+from converters.decoder.names import FEED_FORWARD, GATED, OF_EXPERTS, SPARSE
+from converters.shared.library import config_class, module_class
 
 SILU, GELU = "silu", "gelu_pytorch_tanh"
 
@@ -71,6 +72,9 @@ class Kind:
     head_norms: tuple[str, ...] = ()
     """The norms of queries and keys, of each head or of all together, within the attention."""
 
+    feed_forward: str = FEED_FORWARD
+    """What a checkpoint calls the feed-forward part of a layer."""
+
     mixed: bool = False
     """Whether its feed-forward parts are mixtures of experts."""
 
@@ -125,6 +129,16 @@ class Kind:
         return module_class(self.folder or self.library.lower(), f"{self.library}{name}")
 
     @property
+    def gated(self) -> tuple[str, str, str]:
+        """The linears of its feed-forward part or, in a mixture, of each expert: gate, up and down."""
+        return OF_EXPERTS.get(self.name, GATED)
+
+    @property
+    def may_be_biased(self) -> bool:
+        """Whether its config says whether the attention has biases."""
+        return hasattr(config_class(self.name)(), "attention_bias")
+
+    @property
     def has_windows(self) -> bool:
         """Whether some of its layers may see a window."""
         return self.windows in ("some", "mixed")
@@ -139,7 +153,8 @@ class Kind:
         one.
         """
         parts = ("qkv_proj",) if self.fused else ("q_proj", "k_proj", "v_proj")
-        gated = ("gate_up_proj",) if self.fused else ("gate_proj", "up_proj")
+        *gated, down = ("gate_up_proj", GATED[-1]) if self.fused else self.gated
+        mixture = self.feed_forward
         return (
             *((norm,) for norm in self.first),
             tuple(f"self_attn.{part}" for part in parts),
@@ -147,8 +162,8 @@ class Kind:
             *((norm,) for norm in self.feed_forward_norms),
             *(
                 step
-                for inner in ([f"mlp.experts.{i}" for i in range(experts)] if self.mixed else ["mlp"])
-                for step in (tuple(f"{inner}.{part}" for part in gated), (f"{inner}.down_proj",))
+                for inner in ([f"{mixture}.experts.{i}" for i in range(experts)] if self.mixed else [mixture])
+                for step in (tuple(f"{inner}.{part}" for part in gated), (f"{inner}.{down}",))
             ),
             *((norm,) for norm in self.last),
         )
@@ -164,6 +179,15 @@ KINDS = {
     for kind in (
         Kind(name="llama", library="Llama", architecture="llama", interleaved=True),
         Kind(name="mistral", library="Mistral", architecture="llama", windows="bound", interleaved=True),
+        Kind(
+            name="mixtral",
+            library="Mixtral",
+            architecture="llama",
+            windows="bound",
+            interleaved=True,
+            feed_forward=SPARSE,
+            mixed=True,
+        ),
         Kind(
             name="qwen2",
             library="Qwen2",
@@ -282,3 +306,6 @@ ARCHITECTURES = {
 """The kinds by the architecture in a GGUF file. Where several have the same, the first of them stands: the
 files of Mistral name llama.
 """
+
+MIXTURES = {kind.architecture: kind for kind in KINDS.values() if kind.mixed}
+"""The kinds of the files that have experts, by architecture."""

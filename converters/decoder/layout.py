@@ -49,7 +49,6 @@ SHORT_LONG: Mapping[str, str] = {
 }
 # The base of the rotations of those layers of llama.cpp's gemma3 that see a window.
 LOCAL_BASE = 10000.0
-ROUTER = "mlp.gate"
 _EXPERT = re.compile(r"(\.experts)\.\d+\.")
 _NUMBERS = {name: number for number, name in MODEL_ARCH_NAMES.items()}
 _ATTENTION = tuple(f"self_attn.{which}_proj" for which in "qkvo")
@@ -61,10 +60,11 @@ def tensor_names(kind: Kind, layers: int, *, tied: bool, biased: bool, experts: 
     """
     known = get_tensor_name_map(_NUMBERS[kind.architecture], layers)
     linears = [path for step in kind.steps(experts) for path in step if path not in kind.norms]
+    routers = [f"{kind.feed_forward}.gate"] if kind.mixed else []
     parts = [
         f"model.layers.{layer}.{part}"
         for layer in range(layers)
-        for part in (*kind.norms, *kind.head_norms, *([ROUTER] if kind.mixed else []), *linears)
+        for part in (*kind.norms, *kind.head_norms, *routers, *linears)
     ]
     biases = kind.biased or (_ATTENTION if biased else ())
     names = [EMBEDDINGS, "model.norm.weight", *([] if tied or False not in kind.tied else [HEAD])]

@@ -14,7 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from converters.decoder.kinds import ARCHITECTURES, Kind
+from converters.decoder.kinds import ARCHITECTURES, MIXTURES, Kind
 from converters.decoder.layout import (
     DIVISORS,
     EXPERTS,
@@ -137,6 +137,9 @@ def _kind(path: Path, model: GgufModel) -> Kind:
             f"{path}: key {_ARCHITECTURE} is {found}, expected one of {', '.join(ARCHITECTURES)}, "
             "which a merge can start from"
         )
+    experts = model.metadata.get(f"{value.value}.{EXPERTS}")
+    if experts is not None and experts.value != 0 and value.value in MIXTURES:
+        return MIXTURES[value.value]
     return ARCHITECTURES[value.value]
 
 
@@ -152,7 +155,7 @@ def _names(path: Path, kind: Kind, model: GgufModel) -> dict[str, str]:
         )
 
     def known(experts: int) -> dict[str, str]:
-        biased = any(name.endswith(".bias") for name in model.tensors)
+        biased = kind.may_be_biased and any(name.endswith(".bias") for name in model.tensors)
         found = tensor_names(kind, layers, tied=False, biased=biased, experts=experts)
         return {name: there for name, there in found.items() if name != HEAD or there in model.tensors}
 

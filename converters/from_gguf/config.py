@@ -167,11 +167,12 @@ def _values(
         values["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
     else:
         values["rope_parameters"] = rope
-        values |= {} if kind.biased or kind.fused else {"attention_bias": biased}
+        values |= {"attention_bias": biased} if kind.may_be_biased and not kind.biased else {}
     if kind.mixed:
         known = config_class(kind.name)()
         values |= {name: keys.number(key) for key, name in MIXTURE.items() if hasattr(known, name)}
-        values["norm_topk_prob"] = kind.whole_shares  # llama.cpp has no other.
+        if hasattr(known, "norm_topk_prob"):
+            values["norm_topk_prob"] = kind.whole_shares  # llama.cpp has no other.
     if kind.multipliers:
         absent = {"attention.scale": head**-0.5, "embedding_scale": 1.0, "residual_scale": 1.0}
         values |= {name: keys.number(key, absent.get(key)) for key, name in MULTIPLIERS.items()}

@@ -14,6 +14,7 @@ from epmq_export.errors import InputError
 from epmq_export.tensors.naming import Naming, is_buffer, unwrapped
 from epmq_export.tensors.placement import Known, Place
 from epmq_export.tensors.source import Joined, Renamed, TypedSource, same_values
+from epmq_export.tensors.stacked import Unstacked
 
 
 class Named(TypedSource, Protocol):
@@ -24,11 +25,12 @@ class Named(TypedSource, Protocol):
 
 
 def read(stored: TypedSource, naming: Naming, where: str | Path) -> Renamed:
-    """Return a model without what wrappers put before its names, and without a head that is said to be the
-    embeddings and is.
+    """Return a model without what wrappers put before its names, with each expert's matrices of a mixture
+    apart, and without a head that is said to be the embeddings and is.
 
     Raises InputError where two tensors that differ get the same name.
     """
+    stored = Unstacked(stored, naming.stacks, str(where)) if naming.stacks else stored
     originals: dict[str, str] = {}
     for name, short in unwrapped(stored.names(), naming).items():
         if short.endswith("attn.bias") and len(stored.shape(name)) == 4:

@@ -5,7 +5,7 @@ This is known without opening the model, so that a merge and a calibration read 
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # What training wrappers put into a name at any place, and before all names. No model has a module called so.
 _INSIDE = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -56,6 +56,11 @@ class Naming:
     classifier: Mapping[str, str] | None = None
     """The plain names of the tensors of a fine-tune's own classifier, by their canonical names within its
     head. None where fine-tunes have none that is known.
+    """
+
+    stacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The matrices of an expert of a mixture, by the ending of the name of a tensor that may hold those of
+    all experts of a layer (stacked.py).
     """
 
     def needs(self, plain: str) -> bool:

@@ -43,6 +43,7 @@ KINDS = {
     "granite": "granite",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
+    "mixtral": "llama",
     "phi3": "phi3",
 }
 GEMMAS = ("gemma2", "gemma3")

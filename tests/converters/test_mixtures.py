@@ -7,14 +7,18 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import MixtralForCausalLM
 
+import epmq_export as epmq
+from converters import naming
 from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.calibration.rounding import nearest
 from epmq_export.errors import InputError
 from epmq_export.grids import GRIDS
 from epmq_export.tensors import packed_writer
-from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.checkpoint import Fitted, open_checkpoint
+from epmq_export.tensors.directory import WEIGHTS
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.format import Gguf
 from tests.tiny import decoder
@@ -95,6 +99,65 @@ def test_a_file_of_another_mixture_is_refused(
     with pytest.raises(InputError) as error:
         open_checkpoint(path, open_gguf=GgufBase)
     assert str(error.value) == f"{path}: {sentence}"
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+def test_a_model_whose_experts_are_stored_as_one_tensor_is_the_same(kind: str, tmp_path: Path) -> None:
+    """transformers reads both, and mixtral's router under two names."""
+    model = decoder.model(kind)
+    places = {original: tmp_path / str(original) for original in (True, False)}
+    for original, place in places.items():
+        model.save_pretrained(place, save_original_format=original)
+    apart, stacked = (open_checkpoint(place, naming_of=naming) for place in places.values())
+    there = load_file(places[False] / WEIGHTS)
+    assert there["model.layers.1.mlp.experts.gate_up_proj"].ndim == 3
+    found = Fitted(stacked, apart)
+    assert found.names() == apart.names() and not found.notes
+    for name in apart.names():
+        expected, reader = apart.load(name), found.row_reader(name)
+        assert found.shape(name) == expected.shape and found.dtype(name) == expected.dtype
+        assert torch.equal(found.load(name), expected)
+        assert reader is not None and torch.equal(reader(1, 3), expected[1:3])
+
+
+def test_a_merge_of_experts_that_are_stored_as_one_tensor_is_one_that_the_library_reads(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "base"
+    decoder.model("mixtral").save_pretrained(base, save_original_format=False)
+    decoder.tokenizer().save_pretrained(base)
+    expert = decoder.write_expert(tmp_path / "expert", base, "mixtral", 1)
+    models = [{"model": str(place), "parameters": {"weight": 0.5}} for place in (base, expert)]
+    recipe = {"merge_method": "linear", "base_model": str(base), "models": models}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    epmq.merge(tmp_path / "recipe.yaml", tmp_path / "merged")
+    places = (tmp_path / "merged", base, expert)
+    merged, ours, theirs = (MixtralForCausalLM.from_pretrained(each).state_dict() for each in places)
+    for name, value in merged.items():
+        torch.testing.assert_close(value, (ours[name] + theirs[name]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "sentence"),
+    [
+        ([4, 7, 64], {}, "tensor {} has shape [4, 7, 64], expected [experts, a multiple of 2, width]"),
+        ([8, 64], {}, "tensor {} has shape [8, 64], expected [experts, a multiple of 2, width]"),
+        (
+            [4, 8, 64],
+            {"model.layers.0.mlp.experts.3.w3.weight": [4, 64]},
+            "tensor model.layers.0.mlp.experts.3.w3.weight is stored, and as a part of {}, too; expected",
+        ),
+    ],
+)
+def test_a_tensor_that_cannot_hold_all_experts_is_refused(
+    shape: list[int], more: dict[str, list[int]], sentence: str, tmp_path: Path
+) -> None:
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    save_file({each: torch.ones(of) for each, of in {name: shape, **more}.items()}, tmp_path / WEIGHTS)
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
+    with pytest.raises(InputError) as error:
+        open_checkpoint(str(tmp_path), naming_of=naming)
+    assert str(error.value).startswith(f"{tmp_path}: {sentence.format(name)}")
 
 
 def test_an_adapter_changes_the_attention_and_single_experts(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ MODELS: Mapping[str, Model] = {
         kind: Model(partial(decoder.write, kind=name), [*TEXTS, *PASSAGES], TOO_LONG)
         for kind, name in (
             *((kind, kind) for kind in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe")),
-            *((kind, kind) for kind in ("smollm3", "granite", "olmo2", "olmoe", "gemma2", "phi3")),
+            *((kind, kind) for kind in ("smollm3", "granite", "olmo2", "olmoe", "mixtral", "gemma2", "phi3")),
             ("gemma3_text", "gemma3"),
         )
     },

@@ -50,6 +50,7 @@ CAUSAL = (
     "phi3",
     "qwen3_moe",
     "olmoe",
+    "mixtral",
 )
 
 
@@ -90,15 +91,21 @@ def test_it_is_the_packed_model_in_pytorch(written: tuple[str, Packed, Family, P
     assert graph.broken == [] and graph.facts["value"] == 0
 
 
-def apart(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the linears of mixtures' experts, which transformers puts together in memory."""
+def apart(kind: str, tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the linears of mixtures' experts, which transformers puts together in memory, and of Mixtral's
+    also the routers, by their names in a checkpoint.
+    """
+    gate, up, down = ("w1", "w3", "w2") if kind == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    parts = {"gate_up_proj": (gate, up), "down_proj": (down,)}
     for name, value in tensors.items():
-        place, _, kind = name.rpartition(".")
-        parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-        if not place.endswith(".experts") or kind not in parts:
+        own = name.replace(".mlp.", ".block_sparse_moe.") if kind == "mixtral" else name
+        place, _, which = own.rpartition(".")
+        if own != name and place.endswith(".gate"):
+            yield own, value
+        if not place.endswith(".experts") or which not in parts:
             continue
         for expert, whole in enumerate(value):
-            for part, weight in zip(parts[kind], whole.chunk(len(parts[kind])), strict=True):
+            for part, weight in zip(parts[which], whole.chunk(len(parts[which])), strict=True):
                 yield f"{place}.{expert}.{part}.weight", weight
 
 
@@ -113,7 +120,7 @@ def test_transformers_loads_its_values(written: tuple[str, Packed, Family, Path]
     found = {name: value.detach() for name, value in model.state_dict().items()}
     # DINOv3's layers are in a module that the names in files leave out.
     found |= {name.removeprefix("model."): value for name, value in found.items()}
-    found |= dict(apart(found))
+    found |= dict(apart(kind, found))
     held = [name for name in packed.names() if name in found]
     assert len(held) > len(packed.names()) / 2
     for name in held:

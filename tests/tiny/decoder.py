@@ -17,6 +17,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     OlmoeConfig,
@@ -76,6 +78,18 @@ KINDS: Mapping[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
         OlmoeConfig,
         OlmoeForCausalLM,
         {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 32, "num_key_value_heads": HEADS},
+    ),
+    # Its checkpoints have other names than the library's modules.
+    "mixtral": (
+        MixtralConfig,
+        MixtralForCausalLM,
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 64,
+            "sliding_window": None,
+            "head_dim": 32,
+        },
     ),
     # Bounds that random scores come close to; windows shorter than most texts.
     "gemma2": (

@@ -11,6 +11,7 @@ from converters import open_family
 from converters.decoder.family import Decoder
 from epmq_export.calibration.rounding import nearest
 from epmq_export.grids import GRIDS
+from epmq_export.models.blocks import linears
 from epmq_export.models.rms_norm import RmsNorm
 from epmq_export.tensors import packed_writer
 from epmq_export.tensors.checkpoint import open_checkpoint
@@ -70,13 +71,6 @@ def pack(
     the rest stays as it is.
     """
     family, source = opened(directory)
-    linears = [
-        f"{block.prefix}{path}.weight"
-        for block in family.blocks
-        for step in block.steps
-        for path in step
-        if path.endswith("proj")
-    ]
     norm = RmsNorm(1, 1e-6, family.kind.offset)  # as calibration ships them
     tensors = {
         name: norm.whole(value) if (value := source.load(name).float()).ndim == 1 else value
@@ -86,7 +80,7 @@ def pack(
         **tensors,
         **{
             name: nearest(tensors[name], GRIDS[grid])
-            for name, grid in zip(linears, cycle(grids), strict=False)
+            for name, grid in zip(linears(family), cycle(grids), strict=False)
         },
     }
     if embeddings is not None:
