@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 import epmq_export as epmq
 from benchmarks.tables import write_json
-from epmq_export.calibration import block_walk, calibrate
+from epmq_export.calibration import block_walk, calibrate, step_solver
 from epmq_export.calibration.block_walk import BlockWalk
 from epmq_export.calibration.calibrator import Calibrator
+from epmq_export.calibration.step_solver import StepSolver
 from epmq_export.installed import registry
 from epmq_export.models.family import Batch
 from epmq_export.models.precision import whole_float32
@@ -37,13 +38,13 @@ STAGES: dict[str, Sequence[tuple[Any, str]]] = {
     MERGING: [(BlockWalk, "load_student")],
     EMBEDDINGS: [(block_walk, "stored_by_all")],
     "experts": [(BlockWalk, "run_experts")],
-    "statistics": [(BlockWalk, "_moments")],
-    "problems": [(BlockWalk, "_add_tasks")],
-    "factors": [(block_walk, "inverse_factor")],
-    "solutions": [(BlockWalk, "_best")],
-    "GPTQ": [(block_walk, "store")],
-    "descent": [(block_walk, "descend")],
-    "losses": [(BlockWalk, "_round")],
+    "statistics": [(StepSolver, "_moments")],
+    "problems": [(StepSolver, "_add_tasks")],
+    "factors": [(step_solver, "inverse_factor")],
+    "solutions": [(StepSolver, "_best")],
+    "GPTQ": [(step_solver, "store")],
+    "descent": [(step_solver, "descend")],
+    "losses": [(StepSolver, "_round")],
     NEXT: [(BlockWalk, "advance")],
     "exchange": [(Ranks, name) for name in ("same", "dealt", "add_up", "total", "joined", "send")],
 }

@@ -16,7 +16,7 @@ from epmq_export.calibration.rounding import store
 from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import Layout
 from epmq_export.models.blocks import alike, linears
-from epmq_export.tensors.packed import PackedTensor
+from epmq_export.tensors.packed import dequantised
 
 _STEP = 256
 """The bits by which a budget may be smaller than the largest that fits: those of one group of weights."""
@@ -133,7 +133,7 @@ def _rehearsed(
                 Option(
                     grid.name,
                     grid.bits_per_weight * best.numel(),
-                    loss(_values(store(name, best, grid, factor))),
+                    loss(dequantised(store(name, best, grid, factor))),
                 )
                 for grid in fitting
             ]
@@ -226,7 +226,3 @@ def hull(options: Sequence[Option]) -> list[Option]:
 def _slope(one: Option, other: Option) -> float:
     """Return the loss saved per bit."""
     return (one.loss - other.loss) / (other.bits - one.bits)
-
-
-def _values(value: PackedTensor | Tensor) -> Tensor:
-    return value.dequantise() if isinstance(value, PackedTensor) else value

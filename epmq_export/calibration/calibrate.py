@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from epmq_export.calibration.block_walk import BlockWalk
@@ -14,9 +13,6 @@ from epmq_export.models.activations import Activations, room_on
 from epmq_export.models.family import Block
 from epmq_export.models.heap import give_back
 from epmq_export.tensors.packed import PackedTensor
-
-# What a block ships waits here for the others: a whole model of codes need not fit a GPU.
-CPU = torch.device("cpu")
 
 
 def calibrate_blocks(
@@ -55,10 +51,9 @@ def calibrate_blocks(
                 for step in block.steps:
                     calibrator.progress(f"{block.prefix}{step[0]}", done, total)
                     give_back()
-                    walk.solve(step)
+                    walk.solver.solve(step)
                     done += 1
-                shipped = {name: value.to(CPU) for name, value in walk.tensors.items()}
-                result = BlockResult(shipped, walk.losses, walk.notes, walk.unreached)
+                result = walk.result()
             else:
                 walk.restore_student(result)
                 walk.run_experts()

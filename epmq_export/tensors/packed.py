@@ -73,6 +73,11 @@ class PackedTensor:
         )
 
 
+def dequantised(value: PackedTensor | Tensor) -> Tensor:
+    """Return the values of a tensor, float32 where it is on a grid. A plain tensor is returned as it is."""
+    return value.dequantise() if isinstance(value, PackedTensor) else value
+
+
 def pack_codes(grid: Grid, codes: Tensor) -> Tensor:
     """Return codes, int8 [out, in], as the file stores them: uint8 [out, in / 2] for codes of up to 4
     bits.
@@ -161,8 +166,7 @@ class Packed:
 
     def load(self, name: str) -> Tensor:
         """Return the values that a tensor ships: float32 where it is on a grid."""
-        value = self.tensor(name)
-        return value.dequantise() if isinstance(value, PackedTensor) else value
+        return dequantised(self.tensor(name))
 
     def _require_layout(self, name: str, grid: Grid) -> None:
         """Raise InputError where codes and stored numbers do not have the dtypes and shapes that `flatten`

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from epmq_export.grids import GRIDS
-from epmq_export.tensors.packed import CODES, PackedTensor, assembled, pack_codes, parts_of, places_of
+from epmq_export.tensors.packed import (
+    CODES,
+    PackedTensor,
+    assembled,
+    dequantised,
+    pack_codes,
+    parts_of,
+    places_of,
+)
 from epmq_export.tensors.source import Joined, TypedSource
 
 
@@ -86,5 +94,4 @@ class Shipped:
 
     def load(self, name: str) -> Tensor:
         """Return the values that a tensor ships: float32 where it is on a grid."""
-        value = self.tensor(name)
-        return value.dequantise() if isinstance(value, PackedTensor) else value
+        return dequantised(self.tensor(name))

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from converters import open_family
 from converters.decoder.blocks import Head
 from converters.decoder.family import Decoder
-from epmq_export.calibration import block_walk, shared
+from epmq_export.calibration import shared, step_solver
 from epmq_export.calibration.calibrate import calibrate_blocks
 from epmq_export.calibration.calibrator import BlockResult, Calibrator, TaskData
 from epmq_export.calibration.method import PRESETS
@@ -233,7 +233,7 @@ def test_a_tied_head_is_rounded_once_and_its_scores_are_never_computed(
         stored.append(name)
         return store(name, *arguments)
 
-    for module in (block_walk, shared):
+    for module in (step_solver, shared):
         monkeypatch.setattr(module, "store", counted)
     scores = Head.scores
     monkeypatch.setattr(Head, "scores", lambda *arguments: pytest.fail(f"made {scores(*arguments).shape}"))
