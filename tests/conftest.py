@@ -50,10 +50,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.tiny.compared_briefly import compare_briefly
     from tests.tiny.traced_once import trace_once
 
     share(tmp_path_factory)
     trace_once()
+    compare_briefly()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 from epmq_export.doctor import PARTS, Part, diagnose, whole
 from tests import ROOT
-from tests.command_line.command import NO_CLIENTS
+from tests.command_line.command import ASCII, NO_CLIENTS
 
 
 def part(module: str, program: str, needed: bool = True) -> Part:
@@ -116,18 +116,28 @@ def test_what_the_project_needs_is_looked_at() -> None:
     assert pinned.install.removeprefix("pip install ") in declared
 
 
+def doctor(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, without the clients that this machine may have."""
+    command = [sys.executable, "cli.py", "doctor", *options]
+    environment = {**os.environ, **NO_CLIENTS, **environment}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
 def test_the_command(tmp_path: Path) -> None:
-    """Twice: as things are here, and with a library of another version and one that cannot be imported in
-    front of the real ones.
+    """Twice: as things are here, beside a client that says no more than its versions; and with a library of
+    another version and one that cannot be imported in front of the real ones, in a locale of few letters.
     """
-    good = subprocess.run(
-        [sys.executable, "cli.py", "doctor", "--json"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    client = tmp_path / "client"
+    client.write_text("#!/bin/sh\necho 5.7.1\necho optimum 2.0\n")
+    client.chmod(0o755)
+    good = doctor("--json", EPMQ_SENTENCE_TRANSFORMERS=str(client))
     told = json.loads(good.stdout)
     assert told["ready"] and good.returncode == 0 and good.stderr == ""
     by_name = {entry["name"]: entry for entry in told["parts"]}
     assert "CPUExecutionProvider" in by_name["onnxruntime"]["found"]
     assert by_name["xllamacpp"]["found"] in by_name["xllamacpp"]["install"]
+    assert by_name["sentence-transformers"]["found"] == "5.7.1 (optimum 2.0)"
+    assert by_name["transformers.js"]["problem"] == "transformers.js has no Node on the PATH"
 
     for name, content in {
         "xllamacpp/__init__.py": "",
@@ -138,17 +148,10 @@ def test_the_command(tmp_path: Path) -> None:
     information = tmp_path / "xllamacpp-1.0.dist-info" / "METADATA"
     information.parent.mkdir()
     information.write_text("Metadata-Version: 2.1\nName: xllamacpp\nVersion: 1.0\n")
-    environment = {**os.environ, **NO_CLIENTS, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
-    bad = subprocess.run(
-        [sys.executable, "cli.py", "doctor"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    bad = doctor(PYTHONPATH=str(tmp_path), COLUMNS="80", **ASCII)
     assert bad.returncode == 4
     assert bad.stderr == "error: the main job cannot run without onnxruntime, xllamacpp\n"
     assert "GGUF files cannot be verified" in bad.stdout and "ONNX files cannot be verified" in bad.stdout
     flat = " ".join(bad.stdout.split())
-    assert "libgone.so: cannot open" in flat and "✗ xllamacpp xllamacpp is 1.0, expected" in flat
+    assert "libgone.so: cannot open" in flat and "FAIL xllamacpp xllamacpp is 1.0, expected" in flat
+    assert bad.stdout.isascii() and "\\u" not in bad.stdout and "\\x" not in bad.stdout

@@ -27,6 +27,8 @@ ENVIRONMENT = {
 # With these no client is found that this machine may have in an environment of its own: `epmq doctor` would
 # start a browser and a library, which takes seconds.
 NO_CLIENTS = {"PATH": "/nowhere", "EPMQ_SENTENCE_TRANSFORMERS": "/nowhere", "EPMQ_BROWSER": "/nowhere"}
+# A locale of few letters.
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 @dataclass(frozen=True)

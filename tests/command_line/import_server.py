@@ -1,7 +1,8 @@
 """What commands import, at the price of one start: a process that has imported `cli`, and beside it only the
 packages that its arguments name, forks for every command.
 
-A call is a line of JSON on stdin: the `arguments` of the command, and `said`, the file for what it prints.
+A call is a line of JSON on stdin: the `arguments` of the command, other variables of its `environment`, and
+`said`, the file for what it prints.
 The answer is a line of JSON: its exit `code`, and the names of all modules that are `imported` at its end.
 """
 
@@ -30,6 +31,7 @@ def call(asked: dict[str, Any]) -> None:
     said = os.open(asked["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)
+    os.environ.update(asked["environment"])
     sys.argv = ["epmq", *asked["arguments"]]
     code: object = 0
     try:

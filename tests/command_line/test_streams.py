@@ -12,12 +12,11 @@ import pytest
 import yaml
 
 from tests import ROOT
-from tests.command_line.command import ENVIRONMENT, NO_CLIENTS, Result, Warm
+from tests.command_line.command import ASCII, ENVIRONMENT, Result, Warm
 from tests.tiny.recipe_project import Project
 
 BASH = shutil.which("bash") or "bash"
 COMMAND = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'cli.py'))}"
-ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 LOCALES = {
     "ascii": ASCII,
     "cp1252": {"PYTHONIOENCODING": "cp1252"},
@@ -55,16 +54,7 @@ def named(command: str, project: Project) -> str:
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("command", ["--help", "inspect MODEL"])
 def test_every_locale_can_write_it(command: str, locale: str, project: Project, tmp_path: Path) -> None:
-    written(command, LOCALES[locale], project, tmp_path)
-
-
-def test_ascii_can_write_it(project: Project, tmp_path: Path) -> None:
-    written("doctor", {**ASCII, **NO_CLIENTS}, project, tmp_path)
-
-
-def written(command: str, environment: dict[str, str], project: Project, folder: Path) -> None:
-    """Expect that a command writes all that it says, without an escape."""
-    done = shell(f"epmq {named(command, project)}", folder, **environment)
+    done = shell(f"epmq {named(command, project)}", tmp_path, **LOCALES[locale])
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr and b"\\u" not in done.stdout and b"\\x" not in done.stdout
 

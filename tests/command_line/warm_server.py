@@ -27,6 +27,7 @@ from typing import Any
 
 from tests import ROOT
 from tests.tiny.built_once import enter
+from tests.tiny.compared_briefly import compare_briefly
 from tests.tiny.traced_once import trace_once
 
 CLI = ROOT / "cli.py"
@@ -58,6 +59,7 @@ def main() -> None:
         import_module(module)
     enter(Path(sys.argv[1]))
     trace_once()
+    compare_briefly()
     leave_alone()
     for line in sys.stdin:
         asked = json.loads(line)

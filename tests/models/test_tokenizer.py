@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,15 @@ from epmq_export.models.hard_texts import hard_to_split
 from epmq_export.models.tokenizer import fast_tokenizer, for_every_version, open_tokenizer, save_tokenizer
 from tests.tiny import decoder, recipe_project
 from tests.tiny import tokenizers as tiny
+from tests.tiny.compared_briefly import compared
 from tests.tiny.hard_corpus import hard_corpus
 
 CLASSES = ("LlamaTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer", "Qwen2Tokenizer", "UnknownFast", None)
+
+
+@pytest.fixture(autouse=True)
+def _compared_on_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_first_difference", compared)
 
 
 def directory(place: Path, kind: str, rules: tiny.Rules, name: str | None) -> Path:
@@ -46,9 +53,14 @@ RULES = {
 @pytest.mark.parametrize("rules", RULES)
 def test_its_ids_are_the_file_s(rules: str, kind: str, name: str | None, tmp_path: Path) -> None:
     place = directory(tmp_path / "model", kind, RULES[rules], name)
-    file, found = Tokenizer.from_file(str(place / "tokenizer.json")), fast_tokenizer(place)
-    texts = hard_corpus()
-    assert found(list(texts))["input_ids"] == [row.ids for row in file.encode_batch(list(texts))]
+    found = fast_tokenizer(place)([*hard_corpus()])["input_ids"]
+    assert found == ids_by((place / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+@cache
+def ids_by(file: str) -> list[list[int]]:
+    """Return the hard corpus's ids by the content of a tokenizer.json."""
+    return [row.ids for row in Tokenizer.from_str(file).encode_batch([*hard_corpus()])]
 
 
 def test_another_reading_is_told_once_with_a_text_and_both_ids(
