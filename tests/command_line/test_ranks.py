@@ -17,33 +17,36 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from epmq_export.tensors.packed import Packed, PackedTensor
 from tests import ROOT
 from tests.command_line.command import ENVIRONMENT, Result, Warm, tree
-from tests.tiny import recipe_project
+from tests.tiny import decoder, recipe_project
 from tests.tiny.built_once import built_once
 from tests.tiny.devices import equal_codes
 
 # Sums in another order move last digits, and these a code that lies between two, whose error moves those of
 # the columns that follow. On these models none did, on larger ones of a hundred codes one.
 EQUAL = 0.95
+MIXTURE = "qwen3_moe"
 
 
 @pytest.fixture(scope="module")
 def recipes(epmq: Warm) -> Path:
-    """Return a folder with two recipes. `adapters` spends a budget of bits, which rehearses the calibration,
-    and of `whole` a task has more batches than one of four ranks. One process has calibrated each, into
-    `adapters.one` and `whole.one`.
+    """Return a folder with three recipes. `adapters` spends a budget of bits, which rehearses the
+    calibration, of `whole` a task has more batches than one of four ranks, and the base of `mixture` is one
+    of experts. One process has calibrated each, into `adapters.one` and so on.
     """
     kinds = {"adapters": recipe_project.lora_expert, "whole": recipe_project.full_expert}
+    kinds["mixture"] = lambda folder, base, t: decoder.write_expert(folder, base, MIXTURE, t, size=0.3)
 
     def build(folder: Path) -> None:
         base = recipe_project.base(folder / "base", width=64, layers=1)
+        mixture = decoder.write(folder / "of-experts", MIXTURE, num_hidden_layers=1)
         recipe_project.data(folder / "data")
         for name, expert in kinds.items():
-            tasks = {}
+            tasks, its = {}, mixture if name == "mixture" else base
             for t in range(2):
                 with warnings.catch_warnings(action="ignore", category=FutureWarning):  # PEFT's doing
-                    made = expert(folder / f"{name}-{t}", base, t)
+                    made = expert(folder / f"{name}-{t}", its, t)
                 tasks[f"task{t}"] = {"expert": str(made), "calibration": f"data/{t}.txt"}
-            content = {"base_model": "./base", "tasks": tasks}
+            content = {"base_model": str(its), "tasks": tasks}
             content["calibration"] = {"samples": 32, "refine": False}
             content["quantization"] = {"bits": 5.5} if name == "adapters" else {}
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
@@ -93,7 +96,7 @@ def equal_share(one: Path, other: Path) -> float:
     return equal_codes(grids(left), grids(right))
 
 
-@pytest.mark.parametrize(("count", "recipe"), [(2, "adapters"), (4, "whole")])
+@pytest.mark.parametrize(("count", "recipe"), [(2, "adapters"), (4, "whole"), (2, "mixture")])
 def test_several_ranks_find_the_codes_of_one(
     recipes: Path, epmq: Warm, tmp_path: Path, count: int, recipe: str
 ) -> None:
@@ -101,7 +104,7 @@ def test_several_ranks_find_the_codes_of_one(
     first = only_the_first_speaks(results)
     assert (first.code, first.stdout) == (0, "out\n"), first.stderr
     assert equal_share(recipes / f"{recipe}.one", tmp_path / "out") > EQUAL
-    if count == 2:
+    if recipe == "adapters":
         results = together(epmq, count, *command(recipes, recipe), "-o", "again", folder=tmp_path)
         assert results[0].code == 0 and tree(tmp_path / "out") == tree(tmp_path / "again")
 

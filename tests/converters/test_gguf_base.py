@@ -273,7 +273,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"keys": {"llama.attn_logit_softcapping": 50.0}},
         "key llama.attn_logit_softcapping is 50.0, expected none",
     ),
-    ({"keys": {"llama.expert_count": 8}}, "key llama.expert_count is 8, expected 0"),
+    ({"keys": {"llama.expert_count": 8}}, "tensor blk.0.ffn_gate_exps.weight is missing, expected 8 matri"),
     (
         {"keys": {"llama.rope.dimension_count": 8}},
         "key llama.rope.dimension_count is 8, expected 16, the width of a head",
