@@ -75,11 +75,7 @@ class LlamaQuantize:
         in_file = {
             name: raw[name][spec.orders[name].numpy()] if name in spec.orders else raw[name] for name in raw
         }
-        _write(
-            full,
-            written,
-            {spec.names[name]: (GGMLQuantizationType[grids[name]], in_file[name]) for name in raw},
-        )
+        _write(full, written, _by_file(spec.names, grids, in_file))
         shapes = {name: merge.packed.shape(name) for name in raw}
         values = {
             name: ggml_types.dequantise(grids[name], raw[name].reshape(-1), prod(shapes[name]))
@@ -106,6 +102,24 @@ class LlamaQuantize:
         """Return what rows of `width` weights are stored on."""
         fits = width % GGML_QUANT_SIZES[GGMLQuantizationType[self.grid]][0] == 0
         return self.grid if fits else FALLBACK[self.grid]
+
+
+def _by_file(
+    names: Mapping[str, str], grids: Mapping[str, str], raw: Mapping[str, NDArray[np.uint8]]
+) -> dict[str, tuple[GGMLQuantizationType, NDArray[np.uint8]]]:
+    """Return the bytes of the file's tensors, with their types. Those of a mixture's experts lie in one, an
+    expert behind the other.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in raw:
+        parts.setdefault(names[name], []).append(name)
+    return {
+        there: (
+            GGMLQuantizationType[grids[of[0]]],
+            raw[of[0]] if len(of) == 1 else np.stack([raw[name] for name in of]),
+        )
+        for there, of in parts.items()
+    }
 
 
 def _write(

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from gguf import GGMLQuantizationType, dequantize
+from transformers import MixtralForCausalLM
 
 from benchmarks.accuracy.judge import full_precision
 from benchmarks.accuracy.laboratory import Laboratory
@@ -22,9 +23,14 @@ from benchmarks.peers.peer import in_pytorch
 from epmq_export.errors import InputError
 from epmq_export.models.blocks import linears
 from epmq_export.models.reference import outputs
+from epmq_export.tensors import packed_writer
 from epmq_export.tensors.gguf_file import GgufFile
+from epmq_export.tensors.packed import Packed
 from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
+from tests.tiny import decoder
+from tests.tiny.decoder_files import opened
+from tests.tiny.packed_index import an_index
 
 TEXTS = ["the weather is good", "the café", "good good good !", "is the weather good , the cafe"]
 CPU = torch.device("cpu")
@@ -220,3 +226,42 @@ def test_names_are_distinct_and_settings_can_be_stored() -> None:
     for peer in peers.values():
         assert json.loads(json.dumps(peer.settings)) == peer.settings
         assert peer.stages
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Merge:
+    """A mixture one of whose experts no token of the text reaches."""
+    family, source = opened(decoder.write(tmp_path_factory.mktemp("mixture") / "model", "mixtral"))
+    place = tmp_path_factory.mktemp("mixture") / "packed"
+    tensors = {name: source.load(name).float() for name in source.names()}
+    packed_writer.write(place, tensors, an_index(family.name), family.directory)
+    return Merge(Packed(place), family, ["the cat"])
+
+
+def test_the_importance_in_a_mixture_is_of_the_tokens_that_reach_the_expert(mixture: Merge) -> None:
+    found = importance(mixture)
+    assert sorted(found) == sorted(linears(mixture.family))
+    model = MixtralForCausalLM.from_pretrained(mixture.family.directory).eval()
+    given: list[torch.Tensor] = []
+    block = model.model.layers[1].mlp
+    block.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0][0]))
+    with torch.no_grad():
+        model(torch.tensor([mixture.family.tokenizer("the cat")["input_ids"]]))
+        _, _, chosen = block.gate(given[0])
+    counts = [int((chosen == expert).sum()) for expert in range(4)]
+    assert 0 in counts and sum(counts) == 2 * len(given[0])
+    for expert, count in enumerate(counts):
+        rows = given[0][(chosen == expert).any(-1)]
+        expected = rows.double().square().mean(0).float() if count else torch.ones(64)
+        name = f"model.layers.1.block_sparse_moe.experts.{expert}"
+        torch.testing.assert_close(found[f"{name}.w1.weight"], expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(found[f"{name}.w1.weight"], found[f"{name}.w3.weight"])
+        assert bool((found[f"{name}.w2.weight"] == 1).all()) == (count == 0)
+
+
+def test_llama_cpp_on_a_mixture(mixture: Merge, tmp_path: Path) -> None:
+    quantised = LlamaQuantize("Q4_0", True).quantise(mixture, tmp_path)
+    found = run(mixture, quantised)
+    assert quantised.bits == 4.5 and 0 < found["packed"] < 0.5 and 0 < found["gguf"] < 0.5
+    info = GgufFile.open(tmp_path / "quantised.gguf").tensors["blk.1.ffn_down_exps.weight"]
+    assert (info.shape, info.type) == ((4, 64, 64), GGMLQuantizationType.Q4_0)
