@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from epmq_export.calibration.one_thread import one_thread
 from epmq_export.calibration.rounding import LAZY, sweep
 from epmq_export.calibration.solver import quadratic
 from epmq_export.grids import Grid, Stored
@@ -57,8 +58,9 @@ def descend(
         rows = slice(first, first + size)
         known = [None if each is None else each[rows].float() for each in (aim, rise)]
         best = start.rows(rows)
-        state = _State.start(weight[rows].float(), hessian, best, *known)
-        parts.append(_descend_tile(state, hessian, best))
+        with one_thread():
+            state = _State.start(weight[rows].float(), hessian, best, *known)
+            parts.append(_descend_tile(state, hessian, best))
     packed = PackedTensor(
         start.grid,
         torch.cat([part.packed.codes for part in parts]),

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from epmq_export.calibration.one_thread import one_thread
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import Grid, Stored
 from epmq_export.grids.layout import Storage
@@ -65,21 +66,22 @@ def gptq(weight: Tensor, upper: Tensor, grid: Grid, rise: Tensor | None = None) 
     for start in range(0, width, block):
         end = min(start + block, width)
         levels, errors = torch.empty(2, end - start, out, device=left.device)
-        for first in range(start, end, grid.subgroup):
-            last = first + grid.subgroup
-            if first % grid.group == 0:
-                group = slice(first, first + grid.group)
-                groups.append(grid.fit(left[group].T, cost[group]))
-            index, within = first % grid.group // grid.subgroup, slice(first - start, last - start)
-            groups[-1] = grid.refit(groups[-1], index, left[first:last].T, cost[first:last])
-            _walk(
-                left[first:last],
-                upper[first:last, first:last],
-                grid,
-                grid.column(groups[-1], index),
-                (levels[within], errors[within]),
-            )
-            left[last:end].addmm_(upper[first:last, last:end].T, errors[within], alpha=-1)
+        with one_thread():
+            for first in range(start, end, grid.subgroup):
+                last = first + grid.subgroup
+                if first % grid.group == 0:
+                    group = slice(first, first + grid.group)
+                    groups.append(grid.fit(left[group].T, cost[group]))
+                index, within = first % grid.group // grid.subgroup, slice(first - start, last - start)
+                groups[-1] = grid.refit(groups[-1], index, left[first:last].T, cost[first:last])
+                _walk(
+                    left[first:last],
+                    upper[first:last, first:last],
+                    grid,
+                    grid.column(groups[-1], index),
+                    (levels[within], errors[within]),
+                )
+                left[last:end].addmm_(upper[first:last, last:end].T, errors[within], alpha=-1)
         if not torch.isfinite(errors).all():
             raise CalibrationError(
                 f"its rounding errors are not finite at input channels {start} to {end - 1}"
