@@ -41,6 +41,7 @@ FAMILIES = {
     "vit": "vit",
     "deit": "vit",
     "dinov2": "vit",
+    "dinov2_with_registers": "vit",
     "dinov3_vit": "vit",
     "llama": "decoder",
     "mistral": "decoder",

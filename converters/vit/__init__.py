@@ -16,8 +16,8 @@ ABOUT = (
         output="the same, and not the distillation token",
     ),
     About(
-        models="DINOv2 without registers and with a plain feed-forward (all sizes but giant)",
-        kinds=("dinov2",),
+        models="DINOv2, without registers and with, with a plain feed-forward (all sizes but giant)",
+        kinds=("dinov2", "dinov2_with_registers"),
         kept="the same, and LayerScale",
         output="the same ¹",
     ),

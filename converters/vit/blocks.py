@@ -43,7 +43,11 @@ class Stem:
         found = torch.cat((*tokens, patches.flatten(2).transpose(1, 2)), 1)
         if self.kind.rotates:
             return found
-        return found + interpolated(made.position_embeddings, len(tokens), size)
+        placed, smooth = self.kind.placed, self.kind.smooth
+        positions = interpolated(made.position_embeddings, placed, size, smooth)
+        # Registers stand between the tokens that have positions and the patches.
+        bare = positions.new_zeros(1, found.shape[1] - positions.shape[1], positions.shape[2])
+        return found + torch.cat((positions[:, :placed], bare, positions[:, placed:]), 1)
 
     def row_weights(self, step: tuple[str, ...], batch: Batch, shape: tuple[int, int]) -> Tensor:
         return torch.ones(shape)
@@ -122,7 +126,7 @@ class Head:
         return _weights(shape, self.reads_class_only)
 
 
-def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
+def interpolated(table: Tensor, tokens: int, size: Size, smooth: bool) -> Tensor:
     """Return positions [1, tokens + rows * columns, width] out of a table [1, tokens + side * side, width],
     as transformers interpolates them.
     """
@@ -130,9 +134,11 @@ def interpolated(table: Tensor, tokens: int, size: Size) -> Tensor:
     if (rows, columns) == (side, side):
         return table
     grid = table[:, tokens:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    # This is the library's own choice: float32, bicubic, and without smoothing even where the grid gets
-    # smaller.
-    scaled = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    # This is the library's own choice: float32, bicubic, and for most kinds without smoothing even where the
+    # grid gets smaller.
+    scaled = nn.functional.interpolate(
+        grid, size=(rows, columns), mode="bicubic", align_corners=False, antialias=smooth
+    )
     return torch.cat((table[:, :tokens], scaled.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)), 1)
 
 

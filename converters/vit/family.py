@@ -1,5 +1,5 @@
-"""Vision transformers with a class token: ViT, DeiT (with its distillation token), DINOv2 (with LayerScale)
-and DINOv3 (with registers and rotations, too).
+"""Vision transformers with a class token: ViT, DeiT (with its distillation token), DINOv2 (with LayerScale,
+and perhaps registers) and DINOv3 (with registers and rotations, too).
 
 Canonical names are those of the library's own files in transformers 5; version 4 had other names.
 Poolers, mask tokens and classifiers are no part of the exported model. Pictures have the size that the
@@ -30,9 +30,9 @@ from epmq_export.models.processor import CONFIG, load_processor, preprocess
 from epmq_export.models.samples import Picture, Sample, picture_of
 from epmq_export.models.specs import OnnxExport
 
-# The classifier of this model reads the mean of the patches beside the class token, and is twice as wide as
-# the hidden state.
-BOTH = "Dinov2ForImageClassification"
+# The classifiers of these models read the mean of the patches beside the class token, and are twice as wide
+# as the hidden state.
+BOTH = frozenset({"Dinov2ForImageClassification", "Dinov2WithRegistersForImageClassification"})
 _KNOWN: Mapping[str, tuple[object, ...]] = {
     "num_channels": (3,),
     "use_swiglu_ffn": (False,),
@@ -73,7 +73,7 @@ class Vit:
         _require_squares(path, config)
         processor = load_processor(directory)
         crop = _crop(directory / CONFIG, processor, config.patch_size)
-        both = isinstance(config.architectures, list) and BOTH in config.architectures
+        both = isinstance(config.architectures, list) and not BOTH.isdisjoint(config.architectures)
         return cls(directory, kind, config, processor, crop, both)
 
     @property

@@ -1,4 +1,4 @@
-"""The differences between ViT, DeiT, DINOv2 and DINOv3."""
+"""The differences between ViT, DeiT, DINOv2, with registers or without, and DINOv3."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,9 @@ from torch import nn
 from converters.shared.config import Config
 from converters.shared.library import module_class
 from converters.vit.names import STACKS
+
+REGISTERS = "register_tokens"
+"""The tokens that have no positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,9 @@ class Kind:
     rotates: bool = False
     """Whether positions turn queries and keys in each layer, and are no table beside the patches."""
 
+    smooth: bool = False
+    """Whether positions of a grid that is smaller than the table's are smoothed."""
+
     @property
     def embeddings(self) -> type[nn.Module]:
         return module_class(self.name, f"{self.library}Embeddings")
@@ -54,6 +60,11 @@ class Kind:
     @property
     def layer(self) -> type[nn.Module]:
         return module_class(self.name, f"{self.library}Layer")
+
+    @property
+    def placed(self) -> int:
+        """Return how many of the tokens before the patches have positions."""
+        return sum(token != REGISTERS for token in self.tokens)
 
     def before(self, config: Config) -> int:
         """Return how many tokens stand before the patches."""
@@ -94,11 +105,19 @@ KINDS = {
             tokens=("cls_token",),
         ),
         Kind(
+            name="dinov2_with_registers",
+            library="Dinov2WithRegisters",
+            stack=STACKS["dinov2_with_registers"],
+            norms=("norm1", "norm2"),
+            tokens=("cls_token", REGISTERS),
+            smooth=True,
+        ),
+        Kind(
             name="dinov3_vit",
             library="DINOv3ViT",
             stack=STACKS["dinov3_vit"],
             norms=("norm1", "norm2"),
-            tokens=("cls_token", "register_tokens"),
+            tokens=("cls_token", REGISTERS),
             feed_forward=("up_proj", "down_proj"),
             patches="patch_embeddings",
             last="norm",

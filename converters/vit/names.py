@@ -7,7 +7,13 @@ from typing import Any
 
 from epmq_export.tensors.naming import Naming
 
-STACKS = {"vit": "layers", "deit": "layers", "dinov2": "encoder.layer", "dinov3_vit": "layer"}
+STACKS = {
+    "vit": "layers",
+    "deit": "layers",
+    "dinov2": "encoder.layer",
+    "dinov2_with_registers": "encoder.layer",
+    "dinov3_vit": "layer",
+}
 """The beginning of the names of the layers, by `model_type`, which may itself stand before all names."""
 
 # Of transformers 4, in an order: `output.dense` is also the end of a longer name.

@@ -42,6 +42,8 @@ SIZES = [
     ("Dinov2Model", 64, (32, 56)),
     ("Dinov2Model", 32, (16, 64)),
     ("Dinov2Model", 32, (39, 33)),
+    ("Dinov2WithRegistersModel", 80, (32, 32)),
+    ("Dinov2WithRegistersModel", 32, (39, 33)),
     ("ViTModel", 64, (32, 32)),
     ("DeiTModel", 32, (40, 48)),
     ("DINOv3ViTModel", 64, (39, 56)),
@@ -67,7 +69,18 @@ def transformers_outputs(
     hidden = model(
         torch.from_numpy(preprocess(load_processor(directory), pictures)), **settings
     ).last_hidden_state
-    return hidden[:, 0].numpy(), hidden[:, 2 if architecture.startswith("DeiT") else 1 :].mean(1).numpy()
+    return hidden[:, 0].numpy(), hidden[:, before(architecture) :].mean(1).numpy()
+
+
+def before(architecture: str) -> int:
+    """Return how many tokens stand before the patches."""
+    if architecture.startswith("DeiT"):
+        return 2
+    return 5 if "Registers" in architecture or architecture.startswith("DINO") else 1
+
+
+def reads_patches(architecture: str) -> bool:
+    return architecture.startswith("Dinov2") and architecture.endswith("Classification")
 
 
 def pack(directory: Path, grid: str = "Q4_0") -> tuple[Packed, Family]:
@@ -95,7 +108,7 @@ def test_outputs_are_those_of_transformers(tmp_path: Path, architecture: str, ol
     directory = tiny_vit.vit(tmp_path / "model", architecture, old=old)
     family, source = opened(directory)
     first, mean = transformers_outputs(directory, architecture, PICTURES)
-    expected = np.concatenate((first, mean), 1) if architecture == "Dinov2ForImageClassification" else first
+    expected = np.concatenate((first, mean), 1) if reads_patches(architecture) else first
     np.testing.assert_allclose(reference.outputs(family, source, PICTURES, CPU), expected, rtol=0, atol=1e-5)
     # All that the blocks hold and nothing beyond: no pooler, mask token or classifier.
     assert (
@@ -139,7 +152,7 @@ def test_linears_without_biases_and_with_a_gate(
         ("DeiTForImageClassificationWithTeacher", 32, (32, 32)),
         ("DeiTModel", 32, (40, 48)),
         ("Dinov2Model", 80, (32, 32)),
-        ("Dinov2ForImageClassification", 32, (32, 56)),
+        ("Dinov2WithRegistersForImageClassification", 80, (32, 56)),
         ("DINOv3ViTModel", 32, (32, 56)),
     ],
 )
@@ -166,16 +179,15 @@ def test_onnx_is_fused_and_computes_what_pytorch_does(
     outputs = [
         "last_hidden_state",
         "pooler_output",
-        *(["image_embeds"] if architecture == "Dinov2ForImageClassification" else []),
+        *(["image_embeds"] if reads_patches(architecture) else []),
     ]
     assert [value.name for value in session.get_outputs()] == outputs
     hidden, pooled, *_ = session.run(
         None, {"pixel_values": preprocess(load_processor(tmp_path / "model"), PICTURES)}
     )
-    tokens = {"DeiT": 2, "DINO": 5}.get(architecture[:4], 1)
     assert hidden.shape == (
         len(PICTURES),
-        tokens + (crop[0] // tiny_vit.PATCH) * (crop[1] // tiny_vit.PATCH),
+        before(architecture) + (crop[0] // tiny_vit.PATCH) * (crop[1] // tiny_vit.PATCH),
         tiny_vit.WIDTH,
     )
     np.testing.assert_array_equal(pooled, hidden[:, 0])

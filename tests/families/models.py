@@ -83,6 +83,7 @@ MODELS: Mapping[str, Model] = {
             ("vit", "ViTModel"),
             ("deit", "DeiTModel"),
             ("dinov2", "Dinov2Model"),
+            ("dinov2_with_registers", "Dinov2WithRegistersModel"),
             ("dinov3_vit", "DINOv3ViTModel"),
         )
     },

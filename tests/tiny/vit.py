@@ -1,5 +1,5 @@
 """Vision transformers with random weights, experts of them, pictures and linear heads, for tests of the
-families vit, deit, dinov2 and dinov3_vit.
+families vit, deit, dinov2, with registers and without, and dinov3_vit.
 """
 
 import json
@@ -21,6 +21,9 @@ from transformers import (
     Dinov2Config,
     Dinov2ForImageClassification,
     Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
     PreTrainedModel,
@@ -32,7 +35,13 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 SIDE, PATCH, WIDTH, LAYERS = 32, 8, 64, 2
-CONFIGS = {"vit": ViTConfig, "deit": DeiTConfig, "dinov2": Dinov2Config, "dinov3_vit": DINOv3ViTConfig}
+CONFIGS = {
+    "vit": ViTConfig,
+    "deit": DeiTConfig,
+    "dinov2_with_registers": Dinov2WithRegistersConfig,
+    "dinov2": Dinov2Config,
+    "dinov3_vit": DINOv3ViTConfig,
+}
 MODELS: Mapping[str, type[PreTrainedModel]] = {
     model.__name__: model
     for model in (
@@ -43,6 +52,8 @@ MODELS: Mapping[str, type[PreTrainedModel]] = {
         DeiTForImageClassificationWithTeacher,
         Dinov2Model,
         Dinov2ForImageClassification,
+        Dinov2WithRegistersModel,
+        Dinov2WithRegistersForImageClassification,
         DINOv3ViTModel,
     )
 }
@@ -66,8 +77,8 @@ def model(architecture: str, *, seed: int = 0, **settings: Any) -> PreTrainedMod
     config's.
     """
     kind = kind_of(architecture)
-    inner = {"mlp_ratio": 2} if kind == "dinov2" else {"intermediate_size": 2 * WIDTH}
-    if kind == "dinov3_vit":
+    inner = {"mlp_ratio": 2} if kind.startswith("dinov2") else {"intermediate_size": 2 * WIDTH}
+    if kind in ("dinov2_with_registers", "dinov3_vit"):
         inner["num_register_tokens"] = 4
     sizes = {
         "hidden_size": WIDTH,
@@ -93,7 +104,7 @@ def old_names(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
         return {re.sub(r"^layer\.", "model.layer.", name): value for name, value in tensors.items()}
     found = {}
     for name, value in tensors.items():
-        for new, old in _OLD[1:] if kind == "dinov2" else (*_OLD, *_OLD_MLP):
+        for new, old in _OLD[1:] if kind.startswith("dinov2") else (*_OLD, *_OLD_MLP):
             name = re.sub(new, old, name)
         found[name] = value
     return found
@@ -127,7 +138,7 @@ def vit(
 
 def processor(directory: Path, crop: tuple[int, int], kind: str = "vit") -> None:
     height, width = crop
-    if kind == "dinov2":  # which cuts pictures; ViT's squeezes them
+    if kind.startswith("dinov2"):  # which cuts pictures; ViT's squeezes them
         BitImageProcessorPil(
             size={"shortest_edge": max(crop) + 4}, crop_size={"height": height, "width": width}
         ).save_pretrained(directory)
