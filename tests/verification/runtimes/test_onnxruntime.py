@@ -13,20 +13,34 @@ import pytest
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
-from tests.tiny.onnx_encoders import TEXTS, Written, minilm, reference, rms, small, small_on, wide
+from tests.tiny.onnx_encoders import (
+    FEW_TEXTS,
+    TEXTS,
+    Written,
+    minilm,
+    reference,
+    rms,
+    small,
+    small_on,
+    wide,
+)
 
 RUNTIME = OnnxRuntime()
 
 
 @pytest.mark.parametrize(
-    "build",
-    [minilm, small, wide, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")],
+    ("build", "texts"),
+    [
+        (small, TEXTS),
+        *((build, FEW_TEXTS) for build in (minilm, wide)),
+        *((partial(small_on, grid), FEW_TEXTS) for grid in ("Q8_0", "Q4_0", "Q4_1Z")),
+    ],
 )
-def test_exact_is_pytorch_and_default_is_near(build: Callable[[], Written]) -> None:
+def test_exact_is_pytorch_and_default_is_near(build: Callable[[], Written], texts: tuple[str, ...]) -> None:
     model = build()
-    expected = reference(model)
-    assert rms(RUNTIME.outputs(model.path, TEXTS, exact=True), expected) < 3e-6
-    assert rms(RUNTIME.outputs(model.path, TEXTS), expected) < 4e-2
+    expected = reference(model, texts)
+    assert rms(RUNTIME.outputs(model.path, texts, exact=True), expected) < 3e-6
+    assert rms(RUNTIME.outputs(model.path, texts), expected) < 4e-2
 
 
 def test_levels_differ_and_scales_are_of_both_signs() -> None:
