@@ -13,6 +13,7 @@ from epmq_export.models.hard_texts import HARD_TEXTS
 from epmq_export.models.reference import TOKENS, batches
 from epmq_export.pipeline.forecast import costs
 from epmq_export.pipeline.forecast.around import around_of
+from epmq_export.pipeline.forecast.checking import READ, Checked, checking_seconds
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.forecast.refining import refining_of
@@ -157,14 +158,24 @@ def test_refining_a_model_that_is_not_held() -> None:
 
 def test_what_stands_around_a_calibration() -> None:
     sizes = [((0.0, 0.0), 2_000_000_000, 1), ((2.0, 35.0), 1_000_000_000, 2)]
-    found = around_of(4.0, [BLOCK], 100, 5.0, 6, sizes, Speed(1e6, 1e6, 1e-6))
+    found = around_of(4.0, [BLOCK], 100, 5.0, 6, sizes, (1.0, 10.0), Speed(1e6, 1e6, 1e-6))
     once = BLOCK.forward(500, 5) / 1e6
     assert found.merge == (4.0, 12.0)
     assert found.write == pytest.approx((2 + 1 + 2, 20 + 10 + 35))
     assert found.score == pytest.approx((4 * once + 0.6, 12 * once + 9))
-    assert found.verify == pytest.approx((2 * 3 * once + 6, 3 * 2 * 3 * once + 45))
-    assert found.whole[0] == pytest.approx(4 + 5 + 10 * once + 6.6)
+    assert found.verify == pytest.approx((2 * 3 * once + 6 + 3, 3 * 2 * 3 * once + 45 + 30))
+    assert found.whole[0] == pytest.approx(4 + 5 + 10 * once + 9.6)
     assert replace(found, merge=None).whole[1] == pytest.approx(found.whole[1] - 12)
+
+
+def test_the_graph_check_reads_some_tokens_one_by_one() -> None:
+    speed = Speed(1e6, 1e6, 1e-6)
+    together = Checked(tokens=500, padded=700, apart=0, longest=5)
+    both, size = BLOCK.forward(1200, 5) / 1e6, BLOCK.numbers * 4
+    found = checking_seconds(together, [BLOCK], speed, (1e3, 1e4))
+    assert found == pytest.approx((size / 1e4 + both, size / 1e3 + 3 * both))
+    more = checking_seconds(replace(together, apart=6), [BLOCK], speed, (1e3, 1e4))
+    assert more == pytest.approx((found[0] + 6 * size / READ[1], found[1] + 6 * size / READ[0]))
 
 
 def test_time_counts_every_calibration() -> None:

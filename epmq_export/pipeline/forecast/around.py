@@ -68,6 +68,7 @@ def around_of(
     tokens: float,
     models: int,
     sizes: Sequence[tuple[Seconds, int, int]],
+    check: Seconds,
     speed: Speed,
 ) -> AroundForecast:
     """Return what stands around a calibration.
@@ -75,7 +76,7 @@ def around_of(
     `merge` are the seconds of all of the merge; `lines` those that judge, of `tokens` tokens on average, each
     counted as often as a model reads it; `models` the number of models that are scored. Each of `sizes` is a
     format: the seconds that it takes whatever it writes, the bytes of its files, and the number of its
-    runtimes.
+    runtimes. `check` is the seconds of the graph check in one runtime.
     """
     once = sum(block.forward(lines * tokens, tokens) for block in blocks) / speed.single
     writing, starting, passes = [0.0, 0.0], [0.0, 0.0], 0
@@ -83,7 +84,7 @@ def around_of(
         passes += VERIFIED * runtimes
         for i in (0, 1):
             writing[i] += size / WRITTEN[1 - i] + fixed[i]
-            starting[i] += STARTED[i] * runtimes
+            starting[i] += (STARTED[i] + check[i]) * runtimes
     return AroundForecast(
         merge=None if merge is None else (merge, SLOWEST * merge),
         write=(writing[0], writing[1]),

@@ -23,7 +23,8 @@ from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
-from epmq_export.pipeline.forecast.around import AroundForecast, around_of, merging, readings
+from epmq_export.pipeline.forecast.around import WRITTEN, AroundForecast, around_of, merging, readings
+from epmq_export.pipeline.forecast.checking import checked_of, checking_seconds
 from epmq_export.pipeline.forecast.costs import (
     Samples,
     Shape,
@@ -206,6 +207,7 @@ class Forecaster:
                 (self.registry.formats[name].fixed_seconds, size, readers[name])
                 for name, size in bytes_of.items()
             ],
+            checking_seconds(checked_of(family), blocks, speed, WRITTEN),
             speed,
         )
 

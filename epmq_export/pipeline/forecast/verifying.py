@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from epmq_export.models.family import Family
 from epmq_export.models.reference import BATCH, HELD, TOKENS, batches
-from epmq_export.models.samples import Passage, Sample, length
+from epmq_export.models.samples import Sample, length
+from epmq_export.pipeline.forecast.checking import hard_samples
 from epmq_export.pipeline.forecast.costs import FLOAT, KEPT, STATES, Shape, hidden_of
-from epmq_export.verification.checks import predictable
-from epmq_export.verification.probes import probes
 from epmq_export.verification.tasks.likelihood import ROWS
 
 # The copies of a language model's scores: those of the batches, of all of them together, the runtime's, and
@@ -59,12 +58,9 @@ def verifying_of(
     model.
     """
     hidden = hidden_of(blocks)
-    hard = [
-        sample for sample in probes(family) if not isinstance(sample, Passage) or predictable(family, sample)
-    ]
     weights = max(block.numbers + 2 * block.largest for block in blocks)
     row = STATES * hidden + 2 * max(block.widest for block in blocks)
-    known = _longest(family, hard)
+    known = _longest(family, hard_samples(family))
     run = [*known, *_longest(family, lines)]
     # Beside the hidden states there is the mask of an attention, as truth values and as numbers.
     forward = max(count * length * (row * FLOAT + length * (FLOAT + 1)) for count, length in run)
