@@ -36,7 +36,7 @@ from epmq_export.pipeline.targets import targets
 
 CPU = torch.device("cpu")
 # A text of so many letters is as many tokens for a tokenizer of bytes.
-EXPERTS, TEXTS, LETTERS = 4, 32, 64
+EXPERTS, TEXTS, LETTERS, MORE = 4, 32, 64, 512
 LIMIT = "its products alone"
 
 
@@ -61,31 +61,34 @@ def recipes(work: Path, shape: str) -> Mapping[str, Path]:
     image = ImageShape(64, 1, 32, 64, 32) if tiny else ImageShape(768, 2, 32, 512, 512)
     folder = work / "calibrate"
     folder.mkdir(exist_ok=True)
+    layer = f"a layer of {shape}, {EXPERTS} LoRA experts of {TEXTS} texts"
     found = {
-        f"a layer of {shape}, {EXPERTS} LoRA experts of {TEXTS} texts": llama(folder, shape, 1),
+        layer: llama(folder, shape, 1),
         f"{image.layers} layers of CLIP, {image.width} wide, {EXPERTS} experts of {images} images": prepare(
             f"clip-{image.width}", image, EXPERTS, images, "linear", folder
         ),
     }
+    if not tiny:
+        found[f"{layer} of {MORE} tokens"] = llama(folder, shape, 1, MORE)
     if not tiny and minilm is not None:
         found["the demo"] = write_recipe(minilm, folder)
     return found
 
 
-def llama(work: Path, shape: str, layers: int) -> Path:
-    """Return the recipe of some layers of a Llama with LoRA experts."""
+def llama(work: Path, shape: str, layers: int, letters: int = LETTERS) -> Path:
+    """Return the recipe of some layers of a Llama with LoRA experts, and texts of so many letters."""
     sizes = replace(SHAPES[shape], layers=layers)
     folder = work / f"{shape}-{layers}"
     base = with_tokenizer(write_base(sizes, folder / "base"))
     tasks = {}
     for t in range(EXPERTS):
         written = adapter(sizes, base, folder / f"lora-{t}", t)
-        data = folder / f"texts-{t}.txt"
-        lines = (f"{text[:LETTERS]}\n" for text in texts(TEXTS + 2, LETTERS, t))
+        data = folder / f"texts-{letters}-{t}.txt"
+        lines = (f"{text[:letters]}\n" for text in texts(TEXTS + 2, letters, t))
         data.write_text("".join(lines), encoding="utf-8")
         tasks[f"task{t}"] = {"expert": str(written), "calibration": str(data)}
     content = {"base_model": str(base), "merge_method": "tsvm", "tasks": tasks}
-    recipe = folder / "recipe.yaml"
+    recipe = folder / f"recipe-{letters}.yaml"
     recipe.write_text(yaml.safe_dump({**content, "calibration": {"samples": TEXTS}}), encoding="utf-8")
     return recipe
 

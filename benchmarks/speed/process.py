@@ -5,7 +5,7 @@ import re
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +28,14 @@ class Run:
     """The most bytes of memory that the process held at once, without mapped files (Linux)."""
 
 
-def watched(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command to its end. Raises RuntimeError, with the end of what it said, where it fails."""
+def watched(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str] | None = None,
+    codes: Container[int] = (0,),
+) -> Run:
+    """Run a command to its end. Raises RuntimeError, with the end of what it said, where it ends with none of
+    these exit codes.
+    """
     before, started, most = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic(), 0
     with subprocess.Popen(
         [*map(str, command)],
@@ -44,7 +50,7 @@ def watched(command: Sequence[str | Path], environment: Mapping[str, str] | None
         seconds = time.monotonic() - started
         assert process.stdout is not None
         said = process.stdout.read()
-    if process.returncode:
+    if process.returncode not in codes:
         raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}: {said[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
