@@ -58,8 +58,9 @@ def write_one_by_one(
 def _write(path: Path, header: bytes, loads: Sequence[Callable[[], memoryview]]) -> None:
     """Write the header, and behind it what each function returns."""
 
-    def put(file: FileIO, data: bytes | memoryview) -> None:
-        left = memoryview(data)
+    def put(file: FileIO, waiting: list[bytes | memoryview]) -> None:
+        # It is taken out, because the pool keeps what it was given for a moment after the end.
+        left = memoryview(waiting.pop())
         try:
             while left:  # The system takes at most 2 GiB at a time.
                 left = left[file.write(left) :]
@@ -68,11 +69,11 @@ def _write(path: Path, header: bytes, loads: Sequence[Callable[[], memoryview]])
 
     # A file without a buffer has nothing left to write, and to fail with, when it is closed.
     with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as writer:
-        written: Future[None] = writer.submit(put, file, header)
+        written: Future[None] = writer.submit(put, file, [header])
         for load in loads:
             data = load()
             written.result()
-            written = writer.submit(put, file, data)
+            written = writer.submit(put, file, [data])
         written.result()
 
 
