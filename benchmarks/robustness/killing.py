@@ -92,11 +92,20 @@ def _count(seen: Callable[[int], object]) -> None:
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal number
-        if event in _NAMES or (event == "open" and _writes(arguments[0], arguments[2])):
+        if _of_a_result(event, arguments):
             number += 1
             seen(number)
 
     sys.addaudithook(hook)
+
+
+def _of_a_result(event: str, arguments: tuple[object, ...]) -> bool:
+    """Return whether a call writes. What Python compiles for itself does not count: only the first process
+    that imports a module does it.
+    """
+    if event not in _NAMES and (event != "open" or not _writes(arguments[0], arguments[2])):
+        return False
+    return "__pycache__" not in str(arguments[0])
 
 
 def _writes(path: object, flags: object) -> bool:

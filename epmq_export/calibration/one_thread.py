@@ -11,8 +11,7 @@ def one_thread() -> Iterator[None]:
     """Let torch compute on the calling thread alone.
 
     A loop over columns is thousands of operations of some microseconds each. To wake another thread for a
-    part of one takes longer than the whole of it: where other processes have that thread's processor, a
-    hundred times as long.
+    part of one takes longer than the whole of it, and longer still where another process has its processor.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -31,6 +31,7 @@ class Checked:
     """The tokens that a language model reads one by one."""
 
     longest: int
+    """The tokens of the longest sample."""
 
 
 def hard_samples(family: Family) -> list[Sample]:
