@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import PAGE, RESULTS
 from epmq_export import files
 
 
@@ -59,3 +60,14 @@ def replaced(text: str, markers: Markers, new: str, page: str) -> str:
 def put(page: Path, markers: Markers, new: str) -> None:
     """Put content into a page, between the markers. Raises SystemExit as `replaced` does."""
     write_text(page, replaced(page.read_text(encoding="utf-8"), markers, new, page.name))
+
+
+def publish(folder: Path, name: str, title: str, found: Any, told: str, markers: Markers) -> None:  # noqa: ANN401
+    """Write what was found as NAME.json, and what is told of it as NAME.md; put that into the page of results
+    where the folder is the one of the committed results. Print it.
+    """
+    write_json(folder / f"{name}.json", found)
+    write_text(folder / f"{name}.md", f"# {title}\n\n{told}")
+    if folder == RESULTS:
+        put(PAGE, markers, told)
+    print(told)

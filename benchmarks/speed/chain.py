@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import PAGE, RESULTS, ROOT
+from benchmarks import RESULTS, ROOT
 from benchmarks.commands import parser
 from benchmarks.machine import machine, today
 from benchmarks.speed.calibrations import EXPERTS, LETTERS, TEXTS, llama
 from benchmarks.speed.models import SHAPES
 from benchmarks.speed.process import watched
-from benchmarks.tables import Markers, put, table, write_json, write_text
+from benchmarks.tables import Markers, publish, table
 
 EPMQ = (sys.executable, ROOT / "cli.py")
 MARKERS = Markers.of("chain", "benchmarks.speed.chain")
@@ -106,12 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "forecast": forecast(recipe),
         "measured": measured(recipe, folder / "out"),
     }
-    told = page(found)
-    write_json(given.results / "chain.json", found)
-    write_text(given.results / "chain.md", f"# The whole chain\n\n{told}")
-    if given.results == RESULTS:
-        put(PAGE, MARKERS, told)
-    print(told)
+    publish(given.results, "chain", "The whole chain", found, page(found), MARKERS)
 
 
 if __name__ == "__main__":

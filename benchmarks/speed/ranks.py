@@ -17,14 +17,14 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmarks import PAGE, RESULTS, ROOT
+from benchmarks import RESULTS, ROOT
 from benchmarks.commands import parser
 from benchmarks.gpu.minilm import minilm_directory, write_recipe
 from benchmarks.machine import machine, today
 from benchmarks.speed.calibrations import EXPERTS, LETTERS, TEXTS, llama
 from benchmarks.speed.process import watched
 from benchmarks.speed.ranks_worker import EMBEDDINGS, MERGING, NEXT, REST, STAGES
-from benchmarks.tables import Markers, percent, put, table, write_json, write_text
+from benchmarks.tables import Markers, percent, publish, table
 
 MARKERS = Markers.of("ranks", "benchmarks.speed.ranks")
 Stages = Mapping[str, float]
@@ -161,12 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "runs": by_recipe[what],
         "agreement": agreed,
     }
-    told = page(found)
-    write_json(given.results / "ranks.json", found)
-    write_text(given.results / "ranks.md", f"# Several ranks\n\n{told}")
-    if given.results == RESULTS:
-        put(PAGE, MARKERS, told)
-    print(told)
+    publish(given.results, "ranks", "Several ranks", found, page(found), MARKERS)
 
 
 if __name__ == "__main__":
