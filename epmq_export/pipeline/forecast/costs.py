@@ -10,8 +10,9 @@ two operations.
     a step's solve      (d^3 / 3 + d^3) for the factor of H, float64, at the most
     a linear's solve    (2 or 3) T o d^2 for its targets, 5/2 o d^2 for W*, 3/2 o d^2 for the merge's loss, as
                         float64
-    rounding            o d^2 for GPTQ; a round of descent about 4 o d^2; and a walk along d columns for
-                        each, which no product speeds up
+    rounding            a walk along d columns for GPTQ, which no product speeds up, and one that is timed as
+                        DESCENT of them for all rounds of the descent
+    embeddings          a search for the scales of every row, timed as SCALED operations a number
 
 Of a mixture's linears n is the share of the rows that its experts get on average. docs/method.md explains
 these parts.
@@ -34,14 +35,18 @@ from epmq_export.models.family import Block
 from epmq_export.models.mixture import share_of
 from epmq_export.models.precision import whole_float32
 
-# The fewest and the most rounds of descent that a linear takes.
-ROUNDS = (2, 8)
-OPERATIONS_A_ROUND = 4
-# A run takes up to SLOWEST times the time that the measured second of arithmetic suggests, because memory
-# traffic, small matrices and reading come on top. The demo's calibration took 43 seconds of one core where
-# the forecast was 31 to 164, with 20 rounds of descent as the most, and 660 MB above its start where the
-# forecast was 540.
-SLOWEST = 3.0
+# What the parts of a calibration took beside what is counted and measured, on one thread of a processor with
+# AVX-512, for MiniLM, a small CLIP, and layers of Llamas of 341M and 1.1B weights. Products come with norms,
+# attention and copies, and are of smaller matrices than the one that is measured.
+PRODUCTS = 2.0
+# The columns of GPTQ that all rounds of the descent take the time of, to each of GPTQ's own.
+DESCENT = 1.8
+# The operations that finding a number's code and its row's scales takes the time of.
+SCALED = 12_000
+# The least and the most seconds are so many times below and above what is expected.
+SPREAD = 1.5
+# The times that products take at the most.
+SLOWEST = PRODUCTS * SPREAD
 # The number of columns of the rounding that is timed.
 COLUMNS = 128
 # The number of hidden states that the forward pass of a block holds for each row, beside both halves of the
@@ -198,11 +203,11 @@ class Work:
     solve: float
     """Those of the solves, in float64."""
 
-    rounding: tuple[float, float]
-    """Those of rounding, the least and the most."""
+    columns: float
+    """The columns that GPTQ walks along, those that the descent takes the time of included."""
 
-    columns: tuple[float, float]
-    """The columns that rounding walks along, the least and the most."""
+    embeddings: float
+    """The numbers of the embeddings that are rounded."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,7 @@ class Speed:
     """Operations a second in float64."""
 
     column: float
-    """The seconds that a column of GPTQ takes."""
+    """The seconds that a column of GPTQ takes, in linears of the model's mean number of outputs."""
 
 
 def shape_of(block: Block) -> Shape:
@@ -258,11 +263,13 @@ def _attention(linears: Sequence[Step]) -> int:
     return apart or next(joined, 0)
 
 
-def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
-    """Return the operations of one calibration: the formulas of this module, summed over all steps."""
+def work_of(blocks: Sequence[Shape], samples: Samples, method: Method, embeddings: int) -> Work:
+    """Return the operations of one calibration: the formulas of this module, summed over all steps.
+    `embeddings` are the numbers of the embeddings that are rounded.
+    """
     both = _runs_experts(method)
-    forward = statistics = solve = 0.0
-    rounding, columns = [0.0, 0.0], [0.0, 0.0]
+    forward = statistics = solve = columns = 0.0
+    walks = {"nearest": 0.0, "gptq": 1.0, "descent": 1 + DESCENT}[method.rounding]
     room = _room(blocks, samples)
     for block in blocks:
         share = min(1.0, room / max(samples.rows * block.kept(both) * FLOAT, 1))
@@ -274,22 +281,8 @@ def work_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> Work:
                 continue
             square = sum(step.outputs) * step.width**2
             solve += step.width**3 * 4 / 3 + ((3 if both else 2) * samples.tasks + 4) * square
-            if method.rounding != "nearest":
-                rounds = ROUNDS if method.rounding == "descent" else (0, 0)
-                rounding = [
-                    total + (1 + each * OPERATIONS_A_ROUND) * square
-                    for total, each in zip(rounding, rounds, strict=True)
-                ]
-                columns = [
-                    total + (1 + each) * step.width for total, each in zip(columns, rounds, strict=True)
-                ]
-    return Work(
-        forward=forward,
-        statistics=statistics,
-        solve=solve,
-        rounding=(rounding[0], rounding[1]),
-        columns=(columns[0], columns[1]),
-    )
+            columns += walks * step.width
+    return Work(forward, statistics, solve, columns, embeddings)
 
 
 def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict[str, int]:
@@ -351,15 +344,12 @@ def _sums(step: Step) -> int:
 
 
 def seconds_of(work: Work, speed: Speed, calibrations: tuple[int, int]) -> tuple[float, float]:
-    """Return the least and the most seconds: operations over speed. The least is the arithmetic alone with
-    few rounds; the most is `SLOWEST` times the arithmetic with the most rounds.
+    """Return the least and the most seconds, `SPREAD` times below and above what is expected: operations over
+    speed, of so many calibrations at least and at most.
     """
-    least, most = (
-        calibrations[i]
-        * ((work.forward + work.statistics + work.rounding[i]) / speed.single + work.solve / speed.double)
-        for i in (0, 1)
-    )
-    return least, SLOWEST * most
+    products = PRODUCTS * (work.forward + work.statistics) + SCALED * work.embeddings
+    once = products / speed.single + work.solve / speed.double + work.columns * speed.column
+    return calibrations[0] * once / SPREAD, calibrations[1] * once * SPREAD
 
 
 @whole_float32()
@@ -378,8 +368,11 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
         count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
         speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
     grid = GRIDS["Q4_0"]
+    outputs = sum(each.width * sum(each.outputs) for each in steps) // max(
+        sum(each.width for each in steps), 1
+    )
     weight = torch.randn(
-        sum(step.outputs), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0)
+        max(outputs, 1), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0)
     )
     factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
     times = []

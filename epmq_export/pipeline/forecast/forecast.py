@@ -6,6 +6,7 @@ Nothing is downloaded and nothing is calibrated; of the weights only one block's
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from epmq_export.calibration.refinement import Refinement
 from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.data.task import Task
 from epmq_export.errors import MissingRuntime
-from epmq_export.grids import GRIDS
+from epmq_export.grids import GRIDS, Grid
 from epmq_export.grids.layout import storage_name
 from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
@@ -132,7 +133,11 @@ class Forecaster:
         files = self._files(recipe, family, models, planned, unknown)
         notes += self._missing_runtimes(recipe, family, names)
         blocks = [shape_of(block) for block in family.blocks]
-        work, calibrations = work_of(blocks, samples, method), calibrations_of(recipe, len(calibrated))
+        rounded = _rounded_embeddings(family, planned)
+        work, calibrations = (
+            work_of(blocks, samples, method, rounded),
+            calibrations_of(recipe, len(calibrated)),
+        )
         speed = measure(blocks, self.device)
         lessons = lessons_here(recipe, family, tasks, samples)
         fewest = samples.samples // max(samples.tasks, 1)
@@ -251,6 +256,16 @@ class Forecaster:
             for name, size in sizes.items()
             for runtime in self.registry.readers(family, name, recipe.verify.clients)
         )
+
+
+def _rounded_embeddings(family: Family, planned: Mapping[str, Mapping[str, PlannedTensor]]) -> int:
+    """Return the numbers of the embeddings that a format has on a grid, of that which has most of them."""
+    return max(
+        sum(
+            prod(tensors[name].shape) for name in family.embeddings if isinstance(tensors[name].storage, Grid)
+        )
+        for tensors in planned.values()
+    )
 
 
 def _require_size(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from epmq_export.calibration.refinement import BATCH, HELD_OUT, Refinement
 from epmq_export.calibration.student import HELD
-from epmq_export.pipeline.forecast.costs import FLOAT, SLOWEST, Samples, Shape, Speed
+from epmq_export.pipeline.forecast.costs import FLOAT, PRODUCTS, SPREAD, Samples, Shape, Speed
 
 # The operations that rounding, its gradient and Adam take for a weight, counted by the time that they take
 # beside products: they read and write memory.
@@ -42,7 +42,7 @@ class RefineForecast:
 def refining_of(
     blocks: Sequence[Shape], samples: Samples, settings: Refinement, times: int, speed: Speed
 ) -> RefineForecast:
-    """Return what refining takes, `times` times: operations over speed, up to `SLOWEST` times that."""
+    """Return what refining takes, `times` times: operations over speed, as products come with others."""
     weights = sum(step.width * sum(step.outputs) for block in blocks for step in block.steps)
     rows = BATCH * samples.tokens
 
@@ -66,8 +66,8 @@ def refining_of(
         # Of the other blocks there are the hidden states between them.
         between = sum(block.steps[0].width for block in blocks if block.steps)
         memory = max(block.numbers for block in blocks) * FLOAT + rows * (max(kept) + between) * FLOAT
-    least = times * operations / speed.single
-    return RefineForecast(settings.steps, (least, SLOWEST * least), int(memory))
+    expected = PRODUCTS * times * operations / speed.single
+    return RefineForecast(settings.steps, (expected / SPREAD, expected * SPREAD), int(memory))
 
 
 def _kept(block: Shape) -> float:
