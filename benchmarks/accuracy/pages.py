@@ -41,6 +41,7 @@ COMMAND = "benchmarks.accuracy.pages"
 MARKERS = {
     "text": Markers.of("accuracy", COMMAND),
     "classifiers": Markers.of("accuracy of classifiers", COMMAND),
+    "e5": Markers.of("accuracy of E5", COMMAND),
     "vit": Markers.of("accuracy of DINOv2", COMMAND),
     "language": Markers.of("accuracy of a language model", COMMAND),
     "t5": Markers.of("accuracy of T5", COMMAND),

@@ -162,6 +162,25 @@ SUITES = {
             entry=_text,
         ),
         Suite(
+            name="e5",
+            tasks=("trec", "subj", "sst2", "sms_spam", "tweet_emotion", "ag_news"),
+            shown=6,
+            subject=(
+                "text tasks, multilingual-e5-small (from a 4-bit file, dequantised), LoRA experts, each text "
+                "behind `query: `"
+            ),
+            unit="sentences",
+            base=lambda experts: experts / "base",
+            experts=CACHE / "experts/e5",
+            file=TEXT_FILE,
+            results=Path("e5"),
+            runtimes={"packed": "PyTorch", "gguf": "llama.cpp", "onnx": "onnxruntime"},
+            train=(
+                "text --base {out}/base --lora 8 --steps 60 --batch-size 16 --data {data} --out {out} {tasks}"
+            ),
+            entry=_text,
+        ),
+        Suite(
             name="image",
             tasks=tuple(image_tasks.TASKS),
             shown=6,

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from benchmarks.commands import parser
+from epmq_export import files
 
 _MAGIC, _LONGEST, _MASK = b"E5S1", 512, "<mask>"
 _HEADER = struct.Struct("<4sI7ifi5iQ")
@@ -187,10 +188,8 @@ def write(out: Path, source: Path) -> None:
     config, weights, vocabulary = read(source)
     model = BertModel(config, add_pooling_layer=False)
     model.load_state_dict(weights)
-    model.save_pretrained(out)
-    tokenizer_of(vocabulary).save_pretrained(out)
     modules = ("Transformer", "Pooling", "Normalize")
-    files: dict[str, object] = {
+    settings: dict[str, object] = {
         "modules.json": [
             {
                 "idx": number,
@@ -207,9 +206,12 @@ def write(out: Path, source: Path) -> None:
             "default_prompt_name": "query",
         },
     }
-    for name, content in files.items():
-        (out / name).parent.mkdir(exist_ok=True)
-        (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with files.whole(out) as built:
+        model.save_pretrained(built)
+        tokenizer_of(vocabulary).save_pretrained(built)
+        for name, content in settings.items():
+            (built / name).parent.mkdir(exist_ok=True)
+            (built / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

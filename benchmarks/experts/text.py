@@ -5,8 +5,9 @@
 
 DATA/text holds a folder a task with `train.tsv.gz`, `test.tsv.gz` (lines `label<TAB>text`) and `labels.json`.
 The head is the base's own embedding of each label's name, as CLIP builds its zero-shot heads: only the
-encoder learns, so the experts share every part that a merge does not touch. The last 500 training lines are
-left out, for choosing settings on. A finished expert is skipped, so an interrupted run goes on.
+encoder learns, so the experts share every part that a merge does not touch. The base's default prompt, if it
+has one, stands before every text and name, as sentence-transformers and epmq put it. The last 500 training
+lines are left out, for choosing settings on. A finished expert is skipped, so an interrupted run goes on.
 """
 
 import json
@@ -25,7 +26,9 @@ from benchmarks.experts import training
 from benchmarks.experts.text_tasks import HELD_OUT, lines, packaged_base
 from benchmarks.experts.training import Settings
 from epmq_export import files
+from epmq_export.installed import registry
 from epmq_export.models.precision import fast_bfloat16
+from epmq_export.tensors.modules import LENGTHS, MODULES, PROMPTS
 
 SCALE = 20.0  # logits = SCALE * cosine, the temperature that all-MiniLM itself was trained with
 MAX_LENGTH = 96
@@ -59,7 +62,9 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
     torch.manual_seed(given.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model: nn.Module = AutoModel.from_pretrained(base).to(given.device)
-    names = [name.replace("_", " ") for name in json.loads((folder / "labels.json").read_text())]
+    prompts = registry().open_family(base).zero_shot
+    before = "" if prompts is None else prompts.prompts.default
+    names = [before + name.replace("_", " ") for name in json.loads((folder / "labels.json").read_text())]
     with torch.no_grad():
         model.eval()
         head = embed(model, tokenizer, names)
@@ -74,7 +79,11 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.startswith("encoder.")
-    rows = lines(folder / "train.tsv.gz")[:-HELD_OUT]
+    rows, judged = (
+        [(label, before + text) for label, text in lines(folder / f"{split}.tsv.gz")]
+        for split in ("train", "test")
+    )
+    rows = rows[:-HELD_OUT]
     order = random.Random(given.seed)
 
     def loss(step: int) -> Tensor:
@@ -86,7 +95,7 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
 
     model.train()
     training.fit(folder.name, model, loss, training.linear_descent(model, given, 20), given.steps)
-    score = accuracy(model, tokenizer, head, lines(folder / "test.tsv.gz")[:300])
+    score = accuracy(model, tokenizer, head, judged[:300])
     print(f"{folder.name}: accuracy {score:.3f} on 300 test lines", flush=True)
     if rank:
         training.save_adapter(model, out)
@@ -95,11 +104,11 @@ def train(base: Path, folder: Path, out: Path, given: Settings, rank: int) -> No
 
 
 def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, base: Path, out: Path) -> None:
-    """Keep a whole model, with what the base says of pooling."""
+    """Keep a whole model, with what the base says of pooling and prompts."""
     with files.whole(out) as built:
         model.save_pretrained(built)  # type: ignore[operator]
         tokenizer.save_pretrained(built)
-        for name in ("modules.json", "sentence_bert_config.json", "1_Pooling"):
+        for name in (MODULES, LENGTHS, PROMPTS, "1_Pooling"):
             source = base / name
             if source.is_dir():
                 shutil.copytree(source, built / name, dirs_exist_ok=True)

@@ -1,6 +1,7 @@
 """The trainings, a few steps of each on small models: what is written, what learns, and what is skipped."""
 
 import json
+import shutil
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,12 +11,13 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
-from transformers import CLIPModel, Dinov2Config, Dinov2Model
+from torch import Tensor, nn
+from transformers import CLIPModel, Dinov2Config, Dinov2Model, PreTrainedTokenizerBase
 
 from benchmarks.accuracy.laboratory import Laboratory
 from benchmarks.experts import classifiers, clip, clip_model, dinov2, language, text, training, vit
 from benchmarks.experts.language_tasks import LanguageTask
+from epmq_export.tensors.modules import PROMPTS
 from tests.benchmarks.stand_ins import image_data, text_task
 from tests.tiny import decoder as tiny_decoder
 from tests.tiny import t5 as tiny_t5
@@ -41,17 +43,32 @@ def run(command: str, *arguments: object) -> None:
 
 
 def test_a_text_expert_moves_the_encoder_alone_and_is_trained_once(
-    laboratory: Laboratory, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    laboratory: Laboratory,
+    texts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = ("--base", laboratory.base, "--data", texts, "--out", tmp_path / "out", *FEW, "sst2")
+    read: list[str] = []
+    embed = text.embed
+
+    def reading(model: nn.Module, tokenizer: PreTrainedTokenizerBase, given: list[str]) -> Tensor:
+        read.extend(given)
+        return embed(model, tokenizer, given)
+
+    monkeypatch.setattr(text, "embed", reading)
+    base = shutil.copytree(laboratory.base, tmp_path / "base")
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (base / PROMPTS).write_text(json.dumps(prompts))
+    asked = ("--base", base, "--data", texts, "--out", tmp_path / "out", *FEW, "sst2")
     run("text", *asked)
     assert "sst2 step 2/2 loss " in capsys.readouterr().out
-    before, after = (
-        load_file(folder / "model.safetensors") for folder in (laboratory.base, tmp_path / "out" / "sst2")
-    )
+    assert "query: good" in read and all(each.startswith("query: ") for each in read)
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out" / "sst2"))
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith("encoder.") for name in moved)
-    assert (tmp_path / "out" / "sst2" / "1_Pooling" / "config.json").is_file()
+    for kept in ("1_Pooling/config.json", PROMPTS):
+        assert (tmp_path / "out" / "sst2" / kept).read_bytes() == (base / kept).read_bytes()
     run("text", *asked)
     assert capsys.readouterr().out == "sst2: already there\n"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["sst2"]
