@@ -2,10 +2,21 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
 
 from epmq_export.console.streams import is_terminal
 from epmq_export.console.terminal import err, show_line, visible
@@ -54,15 +65,7 @@ class ProgressDisplay:
         self._left = TimeLeft()
         if not (is_terminal(sys.stderr) and err.is_interactive):
             return
-        columns = (
-            SpinnerColumn("dots" if err.encoding.startswith("utf") else "line"),
-            TextColumn("{task.fields[stage]}", style="bold", markup=False),
-            BarColumn(16),
-            TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", style="dim", markup=False),
-        )
-        self._bar = Bar(*columns, console=err, transient=True)
+        self._bar = Bar(*bar_columns(), console=err, transient=True)
         self._task = self._bar.add_task("", total=None, stage=stage, left="")
         self._bar.start()
 
@@ -72,3 +75,25 @@ class ProgressDisplay:
             self._bar = None
         if progress.state == "finished":
             show_line(f"{progress.stage}: {progress.seconds:.1f} s", "dim")
+
+
+def bar_columns() -> Sequence[ProgressColumn]:
+    """Return the columns of the bar."""
+    return (
+        SpinnerColumn("dots" if err.encoding.startswith("utf") else "line"),
+        TextColumn("{task.fields[stage]}", style="bold", markup=False),
+        BarColumn(16),
+        _Step(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", style="dim", markup=False),
+    )
+
+
+class _Step(ProgressColumn):
+    """The name of the step. Where the line is too narrow it alone is cut, so that the times stay whole."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(overflow="ellipsis"))
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, no_wrap=True)
