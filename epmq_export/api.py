@@ -400,9 +400,10 @@ def _verify_output(
 ) -> "Verdict":
     """Judge what a run left."""
     from epmq_export.pipeline.targets import PACKED
-    from epmq_export.pipeline.verify import recipe_of, verify
+    from epmq_export.pipeline.verify import recipe_of, require_output, verify
     from epmq_export.tensors.packed import Packed
 
+    require_output(output)
     Packed(output / PACKED)  # what is not whole is told before a recipe is opened
     named = recipe if recipe is not None else recipe_of(output)
     job = _open(named, device) if named is not None else None
@@ -622,11 +623,11 @@ def _device(name: str | None, ranks: Ranks = ALONE) -> "torch.device":
         name = default_device().type
     if ranks.count > 1 and name.startswith("cuda"):
         name = f"cuda:{ranks.local}"
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise RecipeError(f"--device {name}: expected cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise RecipeError(f"--device {name}: {first_line(error)}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise RecipeError(f"--device {name}: expected cpu, cuda or cuda:N")
     return device

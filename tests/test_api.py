@@ -229,7 +229,7 @@ def test_the_errors_are_those_that_the_command_line_tells(out: Path, tmp_path: P
         epmq_export.calibrate("recipe.yaml", tmp_path / "packed", format="gguff")
     with pytest.raises(epmq_export.InputError, match=r"^nothing: "):
         epmq_export.evaluate("nothing", "recipe.yaml")
-    with pytest.raises(epmq_export.InputError, match=r"is no packed checkpoint"):
+    with pytest.raises(epmq_export.InputError, match=r"found no packed in it"):
         epmq_export.verify(tmp_path)
     assert [*tmp_path.iterdir()] == []
 

@@ -54,7 +54,8 @@ def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | Non
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
         raise InputError(
-            f"{path}: found the ending {suffix or 'of no kind'!r}, expected one of {', '.join(_FORMATS)}, "
+            f"{path}: found {f'the ending {suffix!r}' if suffix else 'no ending'}, expected one of "
+            f"{', '.join(_FORMATS)}, "
             "one of these with .gz, or .parquet"
         )
     if suffix in (".txt", ".tsv") and (
@@ -124,8 +125,10 @@ def _jsonl(path: Path, named: _Named) -> Iterator[_Line]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: not readable as JSON ({error})") from None
-        if lacking := [name for name in named.columns if not isinstance(row, dict) or name not in row]:
-            near = did_you_mean(lacking[0], row) if isinstance(row, dict) else ""
+        if not isinstance(row, dict):
+            raise InputError(f"{path}:{number}: found a {type(row).__name__}, expected {{{shown}}}")
+        if lacking := [name for name in named.columns if name not in row]:
+            near = did_you_mean(lacking[0], row)
             raise InputError(f'{path}:{number}: found no "{lacking[0]}", expected {{{shown}}}{near}')
         label = row.get(named.label)
         whole = isinstance(label, int) and not isinstance(label, bool)
@@ -142,10 +145,14 @@ def _csv(path: Path, named: _Named) -> Iterator[_Line]:
             perhaps = (
                 f"{', '.join(named.columns)} and {'perhaps ' if named.labels is None else ''}{named.label}"
             )
+            if len(header) == 1 and any(sign in header[0] for sign in ";\t|"):
+                perhaps += ", separated by commas"
             found = (
-                f"the columns {', '.join(header) or 'of nothing'}"
-                if wrong not in header
-                else f"the column {wrong} twice"
+                f"the column {wrong} twice"
+                if wrong in header
+                else f"the columns {', '.join(header)}"
+                if header
+                else "no header"
             )
             raise InputError(
                 f"{path}:1: found {found}, expected "

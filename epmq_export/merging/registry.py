@@ -53,23 +53,23 @@ def merge_settings(
     if rule is None:
         raise SettingError(
             ("merge_method",),
-            f"merge_method is {merge_method!r}, expected one of "
+            f"found {merge_method!r}, expected one of "
             f"{', '.join(RULES)}{did_you_mean(str(merge_method), RULES)}",
         )
     if convention not in CONVENTIONS:
         raise SettingError(
             ("merge_convention",),
-            f"merge_convention is {convention!r}, expected one of "
+            f"found {convention!r}, expected one of "
             f"{', '.join(CONVENTIONS)}{did_you_mean(convention, CONVENTIONS)}",
         )
     if not models:
-        raise SettingError(key, "models is empty, expected one or more experts to merge")
+        raise SettingError(key, "found no expert, expected one or more to merge")
     fewest, most = rule.experts
     if len(models) < fewest or (most is not None and len(models) > most):
         expected = (
             f"at least {fewest}" if most is None else f"{fewest} or {most}" if fewest != most else str(fewest)
         )
-        raise SettingError(key, f"models has {len(models)} experts, expected {expected} for {merge_method}")
+        raise SettingError(key, f"found {len(models)} experts, expected {expected} for {merge_method}")
     settings = read_settings(merge_method, rule.parameters, _NAMES, convention, levels, models, weighted)
     rule.check(settings)
     return settings

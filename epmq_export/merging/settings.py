@@ -151,7 +151,7 @@ def _check_names(
         if key not in others:
             raise SettingError(
                 places[key],
-                f"{where}: {key!r} is unknown to {rule}, expected "
+                f"found a parameter that {rule} does not have, expected "
                 f"{_one_of(valid)}{did_you_mean(str(key), valid)}",
             )
         log.warning("%s: %s has no effect on %s", where, key, rule)

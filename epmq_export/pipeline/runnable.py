@@ -17,6 +17,7 @@ from epmq_export.models.family import Family, Run
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import require_no_own_head, require_same_settings
 from epmq_export.pipeline.registry import Registry
+from epmq_export.pipeline.targets import PACKED
 from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.directory import CONFIG, PACKED_INDEX, WEIGHTS
@@ -56,6 +57,7 @@ def runnable_of(registry: Registry, model: Path, job: Job) -> Runnable:
     Raises InputError where it is none of these, or does not fit the base.
     """
     _require_there(model)
+    _refuse_output(model)
     family, base, packed = job.models.family, job.checkpoints.base, (model / PACKED_INDEX).exists()
     for name in family.exports:
         if model.suffix == f".{name}" and model.is_file():
@@ -164,6 +166,13 @@ def _in_torch(
         version=version(_TORCH),
         run=partial(reference.outputs, family, source, device=device),
     )
+
+
+def _refuse_output(model: Path) -> None:
+    """Raise InputError for the output of a run, which has several models."""
+    if (model / PACKED / PACKED_INDEX).exists():
+        inner = ", ".join(str(path) for path in sorted(model.iterdir()) if path.is_dir())
+        raise InputError(f"{model}: found several models of a run, expected one of {inner}")
 
 
 def _require_there(model: Path) -> None:

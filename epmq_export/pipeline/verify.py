@@ -87,6 +87,16 @@ def verify(
     return verdict
 
 
+def require_output(output: Path) -> None:
+    """Raise InputError where a place is not what a run has left."""
+    if (output / PACKED).is_dir():
+        return
+    if not output.exists():
+        raise InputError(f"{output}: no such directory, expected what `epmq run` has left")
+    near = f", did you mean {str(output.parent)!r}?" if (output.parent / PACKED).is_dir() else ""
+    raise InputError(f"{output}: found no {PACKED} in it, expected what `epmq run` has left{near}")
+
+
 def page_of_report(report: Path) -> Path:
     """Return the place of the page of a report: beside it, and of its name."""
     return report.with_name(f"{report.name.removesuffix('.json')}.html")

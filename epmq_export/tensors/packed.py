@@ -96,6 +96,15 @@ def unpack_codes(grid: Grid, stored: Tensor) -> Tensor:
     return unsigned.to(torch.int8) + grid.lowest
 
 
+def _no_packed(directory: Path) -> str:
+    """Return a sentence about a place that holds no packed checkpoint."""
+    if not directory.exists():
+        return f"{directory}: no such directory, expected a packed checkpoint"
+    inner = next((path.parent for path in sorted(directory.glob(f"*/{PACKED_INDEX}"))), None)
+    near = "" if inner is None else f", did you mean {str(inner)!r}?"
+    return f"{directory} is no packed checkpoint: it has no {PACKED_INDEX}{near}"
+
+
 class Packed:
     """A packed checkpoint on disk. As a `TensorSource` it gives the values that the file ships, dequantised
     to float32.
@@ -116,7 +125,7 @@ class Packed:
         self.directory = directory
         index = directory / PACKED_INDEX
         if not index.is_file():
-            raise InputError(f"{directory} is no packed checkpoint: it has no {PACKED_INDEX}")
+            raise InputError(_no_packed(directory))
         self.index = PackedIndex.read(index)
         self.grids = {name: GRIDS[grid] for name, grid in self.index.grids.items()}
         self._file = StoredWeights(directory, _name_in(directory, bool(self.grids)))

@@ -175,7 +175,7 @@ def test_an_empty_output_is_as_good_as_none(epmq: Warm, project: Project, tmp_pa
 
 @pytest.mark.parametrize(
     ("device", "reason"),
-    [("gpu9", "Invalid device string"), ("meta", "expected cpu, cuda or cuda:N"), ("cuda:99", "")],
+    [("gpu9", "expected cpu, cuda or cuda:N"), ("meta", "expected cpu, cuda or cuda:N"), ("cuda:99", "")],
 )
 def test_a_device_that_is_not_there(
     device: str, reason: str, say: Callable[..., str], project: Project
@@ -200,10 +200,19 @@ def test_models_that_are_none(say: Callable[..., str], project: Project, tmp_pat
     unnamed = "packed/packed.json: key family is missing, expected the name of a family"
     assert say(3, "export", "packed", "-o", "out") == unnamed
     assert say(3, "verify", ".") == unnamed
+    assert say(3, "export", ".", "-o", "out") == (
+        ". is no packed checkpoint: it has no packed.json, did you mean 'packed'?"
+    )
+    assert say(3, "verify", "packed") == (
+        "packed: found no packed in it, expected what `epmq run` has left, did you mean '.'?"
+    )
+    assert say(3, "evaluate", ".", "--recipe", project.recipe) == (
+        ".: found several models of a run, expected one of packed"
+    )
     assert say(3, "export", project.directory / "base", "-o", "out").endswith(
         "base is no packed checkpoint: it has no packed.json"
     )
-    assert say(3, "verify", "nowhere") == "nowhere/packed is no packed checkpoint: it has no packed.json"
+    assert say(3, "verify", "nowhere") == "nowhere: no such directory, expected what `epmq run` has left"
     assert say(3, "evaluate", "nowhere", "--recipe", project.recipe) == "nowhere: no such file or directory"
 
 

@@ -202,8 +202,7 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
     (
         "x.gz",
         "a",
-        ": found the ending 'of no kind', expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, "
-        "or .parquet",
+        ": found no ending, expected one of .txt, .tsv, .jsonl, .csv, one of these with .gz, or .parquet",
     ),
     ("x.txt", b"fine\nnot \xff fine\n", ":2: found byte 0xff, expected text in UTF-8"),
     ("x.txt", "fine".encode("utf-16-le"), ":1: found a NUL byte, expected text in UTF-8"),
@@ -215,8 +214,14 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
         ':3: found no "text", expected {"text": ..., "label": ...}, did you mean \'txt\'?',
     ),
     ("x.jsonl", '{"text": "\\ud800"}\n', ":1: found half of a surrogate pair, expected a text"),
-    ("x.jsonl", '["x"]\n', ':1: found no "text", expected {"text": ..., "label": ...}'),
+    ("x.jsonl", '["x"]\n', ':1: found a list, expected {"text": ..., "label": ...}'),
     ("x.csv", "label,sentence\n", ":1: found the columns label, sentence, expected text and perhaps label"),
+    (
+        "x.csv",
+        "label;text\n",
+        ":1: found the columns label;text, expected text and perhaps label, separated by commas",
+    ),
+    ("x.csv", "", ":1: found no header, expected text and perhaps label"),
     ("x.csv", 'text,label\n"a\nb",bad\nc\n', ":4: found 1 fields, expected 2 as in the header"),
     ("x.csv", 'text\nfine\n"open\n', ":3: not readable as CSV (unexpected end of data)"),
 ]

@@ -207,11 +207,11 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
         (
             STACKED
             + "  - {sources: [{model: org/a, layer_range: [0, 1]}, {model: org/b, layer_range: [0, 1]}]}",
-            ":5: slices[2].sources: models has 2 experts, expected 1",
+            ":5: slices[2].sources: found 2 experts, expected 1",
         ),
         (
             STACKED.replace("[1, 4]}", "[1, 4], parameters: {scael: 2}}"),
-            ":4: slices[1].sources[0].parameters.scael: parameters of org/b: 'scael' is unknown",
+            ":4: slices[1].sources[0].parameters.scael: found a parameter that passthrough does not have",
         ),
         (
             STACKED + "parameters:\n  scale: yes",
@@ -223,7 +223,7 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
         ),
         (
             STACKED + "    parameters:\n      scael: 2",
-            ":6: slices[1].parameters.scael: parameters: 'scael' is unknown to passthrough",
+            ":6: slices[1].parameters.scael: found a parameter that passthrough does not have",
         ),
         (
             STACKED + "    parameters: {scale: {filter: mlp, value: 2}}\nparameters: {scale: yes}",
@@ -248,7 +248,7 @@ def test_a_rule_of_one_model_never_gets_the_base_as_well(tmp_path: Path) -> None
         ),
         (
             "base_model: org/b\nmerge_method: passthru\nmodels: [{model: org/a}]",
-            ":2: merge_method: merge_method is 'passthru', expected one of",
+            ":2: merge_method: found 'passthru', expected one of",
         ),
     ],
 )

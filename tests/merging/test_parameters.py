@@ -138,18 +138,18 @@ def test_other_values_are_refused(value: Any) -> None:
 @pytest.mark.parametrize(
     ("rule", "parameters", "own", "message"),
     [
-        ("tise", {}, {}, "merge_method: merge_method is 'tise'.*did you mean 'ties'"),
+        ("tise", {}, {}, "merge_method: found 'tise'.*did you mean 'ties'"),
         (
             "ties",
             {"lamda": 1},
             {},
-            "parameters.lamda: parameters: 'lamda' is unknown to ties.*did you mean 'lambda'",
+            "parameters.lamda: found a parameter that ties does not have.*did you mean 'lambda'",
         ),
         (
             "ties",
             {},
             {"wieght": 1},
-            r"models\[0\]\.parameters\.wieght: parameters of a: 'wieght' is unknown.*did you mean 'weight'",
+            r"models\[0\]\.parameters\.wieght: found a parameter that .*did you mean 'weight'",
         ),
         (
             "ties",
@@ -220,7 +220,7 @@ def test_other_values_are_refused(value: Any) -> None:
             {"densty": 0.5},
             {},
             (
-                "parameters.densty: parameters: 'densty' is unknown to dare_linear, expected one of "
+                "parameters.densty: found a parameter that dare_linear does not have, expected one of "
                 ".*did you "
                 "mean 'density'"
             ),
@@ -261,7 +261,7 @@ def test_a_convention_brings_its_defaults() -> None:
     assert defaults("dare_linear", "mergekit", {}) == (1.0, 0.0, 1.0)
     with pytest.raises(
         RecipeError,
-        match="merge_convention is 'mergkit', expected one of paper, mergekit, did you mean 'mergekit'",
+        match="found 'mergkit', expected one of paper, mergekit, did you mean 'mergekit'",
     ):
         settings_of("ties", {}, [("a", {})], "mergkit")
 

@@ -69,7 +69,7 @@ def merge(recipe: Recipe) -> None:
         (
             TWO.replace("linear", "slerp").replace("    parameters:\n      weight: -1\n", "")
             + "  - model: org/c\n",
-            ":3: models: models has 3 experts, expected 1 or 2 for slerp",
+            ":3: models: found 3 experts, expected 1 or 2 for slerp",
         ),
     ],
 )

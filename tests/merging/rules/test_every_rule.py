@@ -72,14 +72,14 @@ def test_a_result_beyond_its_dtype_is_refused() -> None:
 
 
 def test_too_few_or_too_many_experts_are_refused() -> None:
-    with pytest.raises(RecipeError, match="models is empty"):
+    with pytest.raises(RecipeError, match="found no expert"):
         settings_of("linear", {}, [])
     for rule, parts in RULES.items():
         fewest, most = parts.experts
         for count in {fewest - 1, (most or fewest) + 1}:
             if count and (count < fewest or count > (most or count)):
                 with pytest.raises(
-                    RecipeError, match=f"models has {count} experts, expected .*{fewest}.* for {rule}"
+                    RecipeError, match=f"found {count} experts, expected .*{fewest}.* for {rule}"
                 ):
                     settings_of(rule, needed(rule), [(str(index), {}) for index in range(count)])
 

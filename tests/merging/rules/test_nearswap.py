@@ -38,7 +38,7 @@ def test_what_is_near_is_the_experts_and_what_is_far_moves_by_t() -> None:
     ("experts", "numbers", "sentence"),
     [
         (1, {"t": -0.1}, "t is -0.1, expected a number of at least 0"),
-        (2, {"t": 0.1}, "models has 2 experts, expected 1 for nearswap"),
+        (2, {"t": 0.1}, "found 2 experts, expected 1 for nearswap"),
     ],
 )
 def test_refusals(experts: int, numbers: dict[str, float], sentence: str) -> None:
