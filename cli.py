@@ -66,6 +66,7 @@ Threads = Annotated[
     int | None,
     typer.Option(
         "--threads",
+        metavar="N",
         min=1,
         help="How many threads compute; default: OMP_NUM_THREADS, or the cores that this process may use.",
     ),
@@ -107,9 +108,9 @@ def calibrate(
         CalibratedFor | None,
         typer.Option(
             "--format",
-            help="Whose grids: onnx has fewer, and a recipe says what stands in for the others; safetensors: "
-            "none, for a merge in full precision. Default: the first format that the model can be "
-            "written in.",
+            help="The format whose grids the weights are rounded to. Of onnx these are fewer: a recipe says "
+            "what stands in for the others (quantization.onnx_grid). safetensors rounds nothing. Default: "
+            "the first format that the model can be written in.",
         ),
     ] = None,
     device: Device = None,
@@ -141,8 +142,10 @@ def export(
         list[FormatName] | None,
         typer.Option(
             "--format",
-            help="Give it once for each. safetensors: the values of the codes, in float32, as a Hugging Face "
-            "directory. Default: gguf and onnx, where the model can be written in them.",
+            metavar="FORMAT",
+            help="gguf, onnx or safetensors, each with a --format of its own. safetensors is a Hugging Face "
+            "directory with the values of the codes in float32. Default: gguf and onnx, where the model can "
+            "be written in them.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -310,7 +313,7 @@ def demo(
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
-    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in about a minute
+    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in two to three minutes
     on two cores.
     """
     from epmq_export.doctor import DEMO_INSTALL, DEMO_MODULE
@@ -333,7 +336,7 @@ def init(
     ],
     experts: Annotated[
         list[str],
-        typer.Argument(metavar="EXPERT...", help="Models or LoRA adapters, as directories or hub ids."),
+        typer.Argument(metavar="EXPERT", help="Models or LoRA adapters, as directories or hub ids."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The recipe to write; refused if it exists.")

@@ -108,15 +108,9 @@ def init(
 def recipe_schema() -> dict[str, object]:
     """Return the JSON schema of recipes, by which editors complete keys and find mistakes.
 
-    Args:
-        None.
-
     Returns:
         The schema. `docs/recipe.schema.json` is the same. What it accepts may still be refused: that a file
         exists, or that two keys agree, no schema says.
-
-    Raises:
-        Nothing.
 
     Example:
         >>> import epmq_export as epmq

@@ -144,11 +144,12 @@ print(version)
 _CLIENT = """
 import sys
 from epmq_export.errors import MissingRuntime
+from epmq_export.verification.runtimes.transformers_js.package import INSTALL as PACKAGES
 from {module} import INSTALL, installed
 try:
     print(installed())
 except MissingRuntime as error:
-    sys.exit(str(error).removesuffix(": " + INSTALL))
+    sys.exit(str(error).removesuffix(": " + INSTALL).removesuffix(": " + PACKAGES))
 """
 
 
@@ -221,7 +222,7 @@ PARTS = (
         "datasets",
         module="datasets",
         program="import datasets, pyarrow.parquet; print(datasets.__version__)",
-        cost="no images can be read from .parquet files and data sets of the hub",
+        cost="neither .parquet files nor data sets of the hub can be read",
         install=DATASETS_INSTALL,
         needed=False,
         compiled="pyarrow.parquet",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from epmq_export.doctor import PARTS, Part, diagnose, whole
+from epmq_export.console.diagnosis import show_diagnosis
+from epmq_export.doctor import PARTS, Diagnosis, Found, Part, diagnose, whole
 from tests import ROOT
 from tests.command_line.command import ASCII, NO_CLIENTS
 
@@ -36,6 +37,24 @@ def test_what_is_missing_broken_or_dead_is_told_apart() -> None:
     assert len(found.missing) == 3 and len(found.lacking) == 2
     assert found.as_dict()["ready"] is False
     assert all(place.free > 0 for place in found.places) and len(found.places) == 2
+
+
+@pytest.mark.parametrize(
+    ("needed", "seen", "ready"),
+    [
+        (True, "✗ thing is not installed", None),
+        (False, "- thing is not installed", "ready: all that the main job needs is here"),
+    ],
+)
+def test_what_is_in_nobodys_way_is_no_fault(
+    needed: bool, seen: str, ready: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = Found("thing", None, "is not installed", "all is lost", "pip install thing", needed)
+    show_diagnosis(Diagnosis([missing], []))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert seen in lines
+    assert (ready is None) == (not lines[-1].startswith("ready: "))
+    assert ready is None or lines[-1].startswith(ready)
 
 
 def installed(place: Path, name: str, *needs: str, code: str = "") -> None:
@@ -130,14 +149,15 @@ def test_the_command(tmp_path: Path) -> None:
     client = tmp_path / "client"
     client.write_text("#!/bin/sh\necho 5.7.1\necho optimum 2.0\n")
     client.chmod(0o755)
-    good = doctor("--json", EPMQ_SENTENCE_TRANSFORMERS=str(client))
+    good = doctor("--json", EPMQ_SENTENCE_TRANSFORMERS=str(client), EPMQ_BROWSER=sys.executable)
     told = json.loads(good.stdout)
     assert told["ready"] and good.returncode == 0 and good.stderr == ""
     by_name = {entry["name"]: entry for entry in told["parts"]}
     assert "CPUExecutionProvider" in by_name["onnxruntime"]["found"]
     assert by_name["xllamacpp"]["found"] in by_name["xllamacpp"]["install"]
     assert by_name["sentence-transformers"]["found"] == "5.7.1 (optimum 2.0)"
-    assert by_name["transformers.js"]["problem"] == "transformers.js has no Node on the PATH"
+    for name in ("transformers.js", "onnxruntime-web"):
+        assert by_name[name]["problem"] == "transformers.js has no Node on the PATH"
 
     for name, content in {
         "xllamacpp/__init__.py": "",

@@ -62,7 +62,7 @@ def show_forecast(forecast: "Forecast") -> None:
     if forecast.verify is not None:
         _show_verify(forecast.verify)
     if forecast.time is not None:
-        (least, most), speed = forecast.time.seconds, forecast.time.speed
+        speed = forecast.time.speed
         again = forecast.time.calibrations
         many = (
             ""
@@ -71,11 +71,10 @@ def show_forecast(forecast: "Forecast") -> None:
             if again[0] == again[1]
             else f", {again[0]} to {again[1]} of them"
         )
-        out.print(f"\ncalibration{many}: roughly {_duration(least)} to {_duration(most)}", style="bold")
+        out.print(f"\ncalibration{many}: roughly {duration_range(forecast.time.seconds)}", style="bold")
         if forecast.refine is not None:
-            least, most = forecast.refine.seconds
             out.print(
-                f"refine, {forecast.refine.steps} steps: roughly {_duration(least)} to {_duration(most)}, "
+                f"refine, {forecast.refine.steps} steps: roughly {duration_range(forecast.refine.seconds)}, "
                 f"with about {forecast.refine.memory / 1e9:.2f} GB in memory",
                 style="bold",
                 soft_wrap=True,
@@ -83,8 +82,7 @@ def show_forecast(forecast: "Forecast") -> None:
         if forecast.around is not None:
             _show_around(forecast.around)
         if forecast.seconds is not None:
-            least, most = forecast.seconds
-            out.print(f"the whole run: roughly {_duration(least)} to {_duration(most)}", style="bold")
+            out.print(f"the whole run: roughly {duration_range(forecast.seconds)}", style="bold")
         rests = (
             f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
             f"{speed.double / 1e9:.0f} in float64, measured just now"
@@ -137,12 +135,13 @@ def _show_verify(verify: "VerifyForecast") -> None:
 
 def _show_around(around: "AroundForecast") -> None:
     stages = {"merge": around.merge, "write": around.write, "score": around.score, "verify": around.verify}
-    shown = (
-        f"{name} {_duration(seconds[0])} to {_duration(seconds[1])}"
-        for name, seconds in stages.items()
-        if seconds is not None
-    )
+    shown = (f"{name} {duration_range(seconds)}" for name, seconds in stages.items() if seconds is not None)
     out.print(", ".join(shown), soft_wrap=True)
+
+
+def duration_range(seconds: tuple[float, float]) -> str:
+    """Return the least and the most time, as one where they read alike."""
+    return " to ".join(dict.fromkeys(map(_duration, seconds)))
 
 
 def _duration(seconds: float) -> str:

@@ -73,9 +73,13 @@ def show_line(text: str, style: str = "", console: Console = err) -> None:
 
 def show_table(table: Table) -> None:
     """Show a table of results: within a terminal's width or, where a program reads it, each row on one
-    line.
+    line. Its title may be wider than the table.
     """
-    _Console(width=columns()).print(table)
+    console = _Console(width=columns())
+    title, table.title = table.title, None
+    if title is not None:
+        console.print(title, style=table.title_style or "table.title")
+    console.print(table)
 
 
 def columns() -> int:

@@ -4,8 +4,10 @@ import io
 import logging
 
 import pytest
+from rich.table import Table
 
 from epmq_export.console import terminal
+from epmq_export.console.forecast import duration_range
 from epmq_export.console.losses import tasks_outcome
 from epmq_export.console.verdict import scores_table
 
@@ -88,3 +90,22 @@ def test_outcomes_of_the_tasks(rule: str, outcome: str | None, passed: bool, tex
         "by_task": {"a": worst},
     }
     assert tasks_outcome(facts, passed).plain == text
+
+
+def test_a_title_is_one_line_above_a_narrow_table(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(title="Loss against the reference (95 % interval)", title_justify="left")
+    table.add_row("0.1")
+    terminal.show_table(table)
+    assert capsys.readouterr().out.splitlines()[0] == "Loss against the reference (95 % interval)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        ((0.2, 1.1), "1 second"),
+        ((2.0, 40.0), "2 seconds to 40 seconds"),
+        ((80.0, 95.0), "80 seconds to 1.6 minutes"),
+    ],
+)
+def test_a_range_of_nothing_is_one_time(seconds: tuple[float, float], shown: str) -> None:
+    assert duration_range(seconds) == shown

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo
 
@@ -88,7 +88,7 @@ def _parameters(function: Callable[..., Any]) -> Iterator[_Parameter]:
         required = parameter.default is inspect.Parameter.empty
         default = "required" if required else _default(parameter.default)
         if isinstance(told, ArgumentInfo):
-            placed = str(told.metavar or name.upper())
+            placed = f"{told.metavar or name.upper()}{'...' if get_origin(kind) is list else ''}"
             spelled = placed if required else f"[{placed}]"
         else:
             value = "" if kind is bool else f" {told.metavar or _value(kind)}"
