@@ -303,7 +303,7 @@ def run(
     verdict = epmq.run(
         recipe, output, device=device, overwrite=overwrite, resume=resume, progress=ProgressDisplay()
     )
-    _show(verdict, output)
+    _show(verdict, output, output / "report.html")
 
 
 @app.command()
@@ -326,7 +326,8 @@ def demo(
     recipe = recipe.with_base(Path(package.origin).parent / "model")
     if epmq.take_part(recipe):
         return
-    _show(epmq.run(recipe, output, overwrite=overwrite, resume=resume, progress=ProgressDisplay()), output)
+    verdict = epmq.run(recipe, output, overwrite=overwrite, resume=resume, progress=ProgressDisplay())
+    _show(verdict, output, output / "report.html")
 
 
 @app.command()
@@ -407,11 +408,13 @@ def _forecast(recipe: Path, output: Path | None, device: str | None, replaced: b
         show_forecast(forecast)
 
 
-def _show(verdict: "Verdict", output: Path) -> None:
-    """Show a verdict; VerificationFailed where it is one of failure."""
+def _show(verdict: "Verdict", output: Path, page: Path | None = None) -> None:
+    """Show a verdict, and where its page is; VerificationFailed where it is one of failure."""
     from epmq_export.console.verdict import show_verdict
 
     show_verdict(verdict)
+    if page is not None:
+        show_line(f"to look at in a browser: {page}", "dim")
     if verdict.broken:
         more = f" (and {len(verdict.broken) - 1} more)" if verdict.broken[1:] else ""
         raise VerificationFailed(f"{output}: verification failed: {verdict.broken[0]}{more}")

@@ -196,11 +196,12 @@ def merge(
         True
     """
     loaded = _loaded(recipe)
-    from epmq_export.pipeline.merge import write_merge
+    from epmq_export.pipeline.merge import MODEL_FILES, write_merge
     from epmq_export.pipeline.output import reserved
 
     with reserved(Path(output), loaded, overwrite):
         files.refuse_existing(Path(output), overwrite)
+        files.refuse_foreign(Path(output), MODEL_FILES)
         write_merge(registry(), loaded, Path(output), _stages(progress))
     return Path(output)
 
@@ -247,9 +248,11 @@ def calibrate(
         from epmq_export.pipeline.calibrate import calibrate, calibrated_before
         from epmq_export.pipeline.output import reserved
         from epmq_export.pipeline.targets import target_of
+        from epmq_export.tensors.directory import PACKED_INDEX
 
         with reserved(Path(output), loaded, overwrite):
             files.refuse_existing(Path(output), overwrite or resume)
+            files.refuse_foreign(Path(output), [PACKED_INDEX])
             job = _open(loaded, device, ranks)
             target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
             if resume and not overwrite and files.taken(Path(output)):

@@ -33,4 +33,4 @@ def show_diagnosis(diagnosis: "Diagnosis") -> None:
         )
     if not diagnosis.lacking:
         also = ", and only what is asked for by name is missing" if diagnosis.missing else ""
-        out.print(f"\nready: all that the main job needs is here{also}", style="bold green")
+        out.print(f"\nready: all that the main job needs is here{also}", style="bold green", soft_wrap=True)

@@ -42,11 +42,14 @@ from epmq_export.recipe.merge import RecipeTokenizer
 from epmq_export.recipe.published import published
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint
-from epmq_export.tensors.directory import CONFIG
+from epmq_export.tensors.directory import CONFIG, SHARD_INDEX, WEIGHTS
 from epmq_export.tensors.fitted import with_own_head
 from epmq_export.tensors.source import Joined, Passed, TypedSource, only, without
 
 log = logging.getLogger(__name__)
+
+MODEL_FILES = (CONFIG, WEIGHTS, SHARD_INDEX)
+"""The files of which every merge has one."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
         raise RecipeError(
             f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run"
         )
+    _refuse_foreign(registry, output)
     files.make_directory(output)
     if overwrite and not resume:
         for name in parts(registry):
@@ -59,3 +60,13 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
                 packed = calibrate(job, place, target, resume, update)
         export(registry, packed, output, target.formats, overwrite=True, stages=stages)
     return verify(registry, output, job.formats, job, output / REPORT, stages)
+
+
+def _refuse_foreign(registry: Registry, output: Path) -> None:
+    """Raise RecipeError where a run would replace what none has left, such as the README.md of a project."""
+    there = [name for name in parts(registry) if (output / name).exists()]
+    if there and not {PACKED, REPORT} & {*there}:
+        raise RecipeError(
+            f"{output}: found {there[0]} without {PACKED} or {REPORT}, which no run has left and this one "
+            "would replace, expected another place"
+        )

@@ -70,10 +70,10 @@ def told(action: Callable[[], object], place: Path, reason: str) -> None:
 def test_a_merge(made: Made, disk: Disk, share: float) -> None:
     out = disk.place / "out"
     out.mkdir()
-    (out / "old").write_text("old")
+    (out / "config.json").write_text("old")
     disk.resize(int(share * size(made.merged)))
     told(lambda: epmq.merge(made.recipe, out, overwrite=True), out, FULL)
-    assert tree(disk.place) == {"out/old": b"old"}
+    assert tree(disk.place) == {"out/config.json": b"old"}
 
 
 @pytest.mark.parametrize("share", [0.5, 1.3], ids=["its blocks", "its result"])

@@ -81,6 +81,20 @@ def test_a_report_takes_no_directory_away(ran: tuple[Path, Result], tmp_path: Pa
     assert (tmp_path / "data" / "mine.txt").exists()
 
 
+@pytest.mark.parametrize(
+    "job", [merge, calibrate, lambda own, place: epmq.run(own / "recipe.yaml", place, overwrite=True)]
+)
+def test_what_is_no_output_is_not_replaced(
+    job: Callable[[Path, Path], None], own: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("precious")
+    with pytest.raises(RecipeError, match=r"mine: found .*README.md .*, expected .*another place"):
+        job(own, mine)
+    assert [path.read_text() for path in mine.iterdir()] == ["precious"]
+
+
 def test_an_existing_output_is_told_first(own: Path) -> None:
     with pytest.raises(RecipeError, match="exists: give another place, or --overwrite"):
         epmq.merge(own / "recipe.yaml", own)
