@@ -5,7 +5,7 @@ Nothing is downloaded and nothing is calibrated; of the weights only one block's
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 
 from epmq_export.calibration.method import Method
 from epmq_export.calibration.refinement import Refinement
-from epmq_export.calibration.task_vectors import task_vectors
 from epmq_export.data.task import Task
 from epmq_export.errors import MissingRuntime
 from epmq_export.grids import GRIDS, Grid
@@ -22,7 +21,6 @@ from epmq_export.merging.registry import RULES
 from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
-from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.around import WRITTEN, AroundForecast, around_of, merging, readings
 from epmq_export.pipeline.forecast.checking import checked_of, checking_seconds
@@ -38,18 +36,12 @@ from epmq_export.pipeline.forecast.costs import (
     work_of,
 )
 from epmq_export.pipeline.forecast.inventory import Found
+from epmq_export.pipeline.forecast.opened import Opened, middle_linears, open_models, said_of_task_vectors
 from epmq_export.pipeline.forecast.planned import planned_index, planned_tensors, tensor_shapes
 from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
 from epmq_export.pipeline.forecast.refining import refining_of
 from epmq_export.pipeline.forecast.samples import batch_bytes, lessons_here, samples_of, tasks_here
 from epmq_export.pipeline.forecast.verifying import verifying_of
-from epmq_export.pipeline.models import (
-    frozen_tensors,
-    require_changes,
-    require_no_own_head,
-    require_same_settings,
-    require_whole,
-)
 from epmq_export.pipeline.refinement import refinement_of
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.requirements import (
@@ -63,9 +55,6 @@ from epmq_export.pipeline.targets import Target, targets
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.values import size_in_bytes
-from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
-from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
-from epmq_export.tensors.source import TypedSource, renamed, without
 
 
 @dataclass(frozen=True)
@@ -97,23 +86,23 @@ class Forecaster:
             ]
             return Forecast(str(recipe.path), models, data, merge, _said(method, recipe, None), unknown)
         plain = self.registry.open_family(Path(base.directory))
-        opened = _require_models(recipe, plain, models, self.registry)
+        opened = open_models(recipe, plain, models, self.registry)
         family = opened.family
         require_formats(recipe, family)
         require_kind(recipe, family)
         require_readable(recipe, family, formats_of(recipe, family))
-        return self._of_family(recipe, family, models, data, merge, opened)
+        return self._of_family(recipe, models, data, merge, opened)
 
     def _of_family(
         self,
         recipe: Recipe,
-        family: Family,
         models: Sequence[Found],
         data: Sequence[Found],
         merge: str,
-        opened: "_Opened",
+        opened: Opened,
     ) -> Forecast:
-        method, unknown, notes = recipe.calibration.settings, list[str](), opened.notes
+        family, method = opened.family, recipe.calibration.settings
+        unknown, notes = list[str](), opened.notes
         if not models[0].whole:
             unknown.append("the base's weights are not here: shapes are those of its config")
         heads = {head.task for head in heads_of(family)}
@@ -134,11 +123,10 @@ class Forecaster:
         notes += self._missing_runtimes(recipe, family, names)
         blocks = [shape_of(block) for block in family.blocks]
         rounded = _rounded_embeddings(family, planned)
-        work, calibrations = (
-            work_of(blocks, samples, method, rounded),
-            calibrations_of(recipe, len(calibrated)),
-        )
+        work = work_of(blocks, samples, method, rounded)
+        calibrations = calibrations_of(recipe, len(calibrated))
         speed = measure(blocks, self.device)
+        known = _Known(recipe=recipe, opened=opened, tasks=tasks, samples=samples, blocks=blocks, speed=speed)
         lessons = lessons_here(recipe, family, tasks, samples)
         fewest = samples.samples // max(samples.tasks, 1)
         settings = refinement_of(recipe, family, fewest, lessons.samples)
@@ -149,7 +137,7 @@ class Forecaster:
             data=data,
             merge=merge,
             method=_said(method, recipe, settings),
-            task_vectors=_said_of_task_vectors(family, opened),
+            task_vectors=said_of_task_vectors(family, opened),
             unknown=unknown,
             family=family.name,
             grids=_grids(recipe, family, planned),
@@ -171,49 +159,42 @@ class Forecaster:
             work=work,
             time=Time(seconds_of(work, speed, calibrations), calibrations, speed),
             refine=refine,
-            around=self._around(recipe, family, opened, tasks, files, samples, blocks, speed, unknown),
+            around=self._around(known, files, unknown),
         )
 
     def _around(
-        self,
-        recipe: Recipe,
-        family: Family,
-        opened: "_Opened",
-        tasks: Sequence[Task],
-        files: Sequence[FileForecast],
-        samples: Samples,
-        blocks: Sequence[Shape],
-        speed: Speed,
-        unknown: list[str],
+        self, known: "_Known", files: Sequence[FileForecast], unknown: list[str]
     ) -> AroundForecast | None:
         """Return the time of what stands around the calibration; None where the lines that judge are not
-        known, or grids are chosen by measured loss.
+        known, or grids are chosen by measured loss. What it does not count is added to `unknown`.
         """
-        if not files or len(tasks) < len(recipe.tasks):
+        recipe, opened, family = known.recipe, known.opened, known.opened.family
+        if not files or len(known.tasks) < len(recipe.tasks):
             unknown.append("the merge, writing and scoring are not part of the time")
             return None
         seconds = None
         if len(opened.experts) == len(recipe.experts) and opened.base is not None:
-            numbers = sum(block.numbers for block in blocks)
-            seconds = merging(recipe, opened.base, opened.experts, _middle(family, opened.base), numbers)
+            numbers = sum(block.numbers for block in known.blocks)
+            names = middle_linears(family, opened.base)
+            seconds = merging(recipe, opened.base, opened.experts, names, numbers)
         else:
             unknown.append("the merge is not part of the time: some of its models are not here")
-        bytes_of = Counter[str]()
-        for file in files:
-            bytes_of[file.format] += file.bytes
-        readers = {name: len(self.registry.readers(family, name, recipe.verify.clients)) for name in bytes_of}
         return around_of(
             seconds,
-            blocks,
-            sum(len(task.evaluation) * readings(family, task) for task in tasks),
-            samples.tokens,
+            known.blocks,
+            sum(len(task.evaluation) * readings(family, task) for task in known.tasks),
+            known.samples.tokens,
             len(recipe.experts) + 3,
             [
-                (self.registry.formats[name].fixed_seconds, size, readers[name])
-                for name, size in bytes_of.items()
+                (
+                    self.registry.formats[name].fixed_seconds,
+                    size,
+                    len(self.registry.readers(family, name, recipe.verify.clients)),
+                )
+                for name, size in _bytes_by_format(files).items()
             ],
-            checking_seconds(checked_of(family), blocks, speed, WRITTEN),
-            speed,
+            checking_seconds(checked_of(family), known.blocks, known.speed, WRITTEN),
+            known.speed,
         )
 
     def _files(
@@ -248,14 +229,33 @@ class Forecaster:
 
     def _in_runtimes(self, recipe: Recipe, family: Family, files: Sequence[FileForecast]) -> float:
         """Return the bytes that this process holds of a model while a runtime runs it, at the most."""
-        sizes = Counter[str]()
-        for file in files:
-            sizes[file.format] += file.bytes
         return max(
             size * runtime.copies
-            for name, size in sizes.items()
+            for name, size in _bytes_by_format(files).items()
             for runtime in self.registry.readers(family, name, recipe.verify.clients)
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What costs are computed from, once the base is here."""
+
+    recipe: Recipe
+    opened: Opened
+    tasks: Sequence[Task]
+    """The tasks whose data are here."""
+
+    samples: Samples
+    blocks: Sequence[Shape]
+    speed: Speed
+
+
+def _bytes_by_format(files: Sequence[FileForecast]) -> Mapping[str, int]:
+    """Return the bytes of all files of each format."""
+    sizes = Counter[str]()
+    for file in files:
+        sizes[file.format] += file.bytes
+    return sizes
 
 
 def _rounded_embeddings(family: Family, planned: Mapping[str, Mapping[str, PlannedTensor]]) -> int:
@@ -311,85 +311,6 @@ def calibrations_of(recipe: Recipe, apart: int) -> tuple[int, int]:
     tune = (6, 14) if recipe.calibration.tune else (0, 0)
     more = int(recipe.verify.unrounded)
     return apart * (once + tune[0]) + more, apart * (once + tune[1]) + more
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The models that are here, under canonical names, and a sentence for each setting that differs and is
-    told.
-    """
-
-    family: Family
-    """The family with the classifiers of the experts that are here."""
-
-    base: TypedSource | None = None
-    experts: dict[str, TypedSource] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def _require_models(recipe: Recipe, family: Family, models: Sequence[Found], registry: Registry) -> _Opened:
-    """Raise InputError for a model that is here and does not fit, by headers, settings and tokenizers only.
-    Return those that are here.
-    """
-    base, *experts = models
-    if not base.whole:
-        return _Opened(family)
-    opened = open_checkpoint(
-        local.local_location(base, recipe.location(recipe.base_model)),
-        open_gguf=registry.open_gguf,
-        naming_of=registry.naming_of,
-    )
-    source = renamed(opened, family.canonical)
-    require_whole(opened, source, family)
-    held = set(frozen_tensors(recipe, source, family.frozen))
-    moving = without(source, held)
-    result = _Opened(family, moving)
-    here: dict[str, Checkpoint] = {}
-    for found, model in zip(experts, recipe.experts, strict=True):
-        if not found.whole:
-            continue
-        expert: Checkpoint = open_checkpoint(
-            local.local_location(found, recipe.location(model.model)),
-            opened,
-            open_gguf=registry.open_gguf,
-            naming_of=registry.naming_of,
-        )
-        here[recipe.location(model.model)] = expert
-        result.notes.extend(
-            require_same_settings(opened, expert, model.model, registry.require_same_settings)
-        )
-        require_no_own_head(opened, expert)
-        require_changes(expert, [name for name in opened.names() if family.canonical(name) in moving.names()])
-        require_same_vocabulary(opened.model_directory, expert.directory, model.model)
-        result.experts[model.model] = without(renamed(expert, family.canonical), held)
-        require_fit(moving, result.experts[model.model], model.model)
-    family, _ = with_classifiers(recipe, family, here)
-    result.notes.extend(classifier_notes(family))
-    return replace(result, family=family)
-
-
-def _said_of_task_vectors(family: Family, opened: _Opened) -> str | None:
-    """Return in words how long the task vectors of the experts that are here are, measured on the linears of
-    the middle block that has some; None where there are none. What is to be warned of is added to the notes.
-    """
-    if opened.base is None or not opened.experts or not linears(family):
-        return None
-    middle = _middle(family, opened.base)
-    vectors = task_vectors(opened.base, [*opened.experts.values()], middle)
-    experts = [*opened.experts]
-    opened.notes.extend(vectors.warnings(experts))
-    return f"{vectors.sentence(experts)} (measured on {len(middle)} linears in the middle)"
-
-
-def _middle(family: Family, base: TypedSource) -> list[str]:
-    """Return the names of the linears that are merged of the middle one of the blocks that have some."""
-    names = linears(family)
-    blocks = [
-        [name for name in names if name.startswith(block.prefix)] for block in family.blocks if block.prefix
-    ]
-    held = [found for found in blocks if found] or [names]
-    merged = frozenset(base.names())
-    return [name for name in held[len(held) // 2] if name in merged]
 
 
 def _said(method: Method, recipe: Recipe, refinement: Refinement | None) -> str:
