@@ -123,8 +123,11 @@ def _task(writer: _Writer, name: str, expert: str, found: Nearby) -> tuple[list[
     """Return the lines of a task, and how many samples may be calibrated on so that some are left to judge
     by.
     """
-    adapter = _local(expert) and (Path(expert).expanduser() / ADAPTER_CONFIG).is_file()
-    kind = "  # a LoRA adapter" if adapter else ""
+    kind = ""
+    if not _local(expert):
+        kind = f"  # {TODO}: not on this machine, so it is taken for an id of the hub"
+    elif (Path(expert).expanduser() / ADAPTER_CONFIG).is_file():
+        kind = "  # a LoRA adapter"
     lines = [f"  {_yaml(name)}:", f"    expert: {_model(expert, writer.folder)}{kind}"]
     calibration, told = _read(writer, found.calibration, "train")
     if found.calibration is None:

@@ -71,6 +71,10 @@ def test_what_is_not_found_is_marked(folder: Path, monkeypatch: pytest.MonkeyPat
     (folder / "empty").mkdir()
     path = epmq_export.init("base", ["experts/mood", "org/mood@main"], data="empty")
     assert path.read_text().count("# TODO: no texts were found") == 2
+    assert (
+        "expert: org/mood@main  # TODO: not on this machine, so it is taken for an id of the hub"
+        in path.read_text()
+    )
     assert list(yaml.safe_load(path.read_text())["tasks"]) == ["mood", "mood-2"]
     with pytest.raises(RecipeError, match=r"tasks\.mood\.calibration: found no file 'empty/mood\.txt'"):
         epmq_export.forecast(path)
