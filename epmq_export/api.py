@@ -108,9 +108,15 @@ def init(
 def recipe_schema() -> dict[str, object]:
     """Return the JSON schema of recipes, by which editors complete keys and find mistakes.
 
+    Args:
+        None.
+
     Returns:
         The schema. `docs/recipe.schema.json` is the same. What it accepts may still be refused: that a file
         exists, or that two keys agree, no schema says.
+
+    Raises:
+        Nothing.
 
     Example:
         >>> import epmq_export as epmq
@@ -197,11 +203,11 @@ def merge(
     """
     loaded = _loaded(recipe)
     from epmq_export.pipeline.merge import MODEL_FILES, write_merge
-    from epmq_export.pipeline.output import reserved
+    from epmq_export.pipeline.output import refuse_foreign, reserved
 
     with reserved(Path(output), loaded, overwrite):
         files.refuse_existing(Path(output), overwrite)
-        files.refuse_foreign(Path(output), MODEL_FILES)
+        refuse_foreign(Path(output), MODEL_FILES)
         write_merge(registry(), loaded, Path(output), _stages(progress))
     return Path(output)
 
@@ -246,13 +252,13 @@ def calibrate(
     with _led() as ranks:
         loaded = _loaded(recipe)
         from epmq_export.pipeline.calibrate import calibrate, calibrated_before
-        from epmq_export.pipeline.output import reserved
+        from epmq_export.pipeline.output import refuse_foreign, reserved
         from epmq_export.pipeline.targets import target_of
         from epmq_export.tensors.directory import PACKED_INDEX
 
         with reserved(Path(output), loaded, overwrite):
             files.refuse_existing(Path(output), overwrite or resume)
-            files.refuse_foreign(Path(output), [PACKED_INDEX])
+            refuse_foreign(Path(output), [PACKED_INDEX])
             job = _open(loaded, device, ranks)
             target = target_of(job.recipe, job.models.family, registry().formats, format or job.formats[0])
             if resume and not overwrite and files.taken(Path(output)):

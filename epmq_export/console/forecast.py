@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # These import torch and numpy, which the commands that need 
     from epmq_export.pipeline.forecast.around import AroundForecast
     from epmq_export.pipeline.forecast.costs import Memory
     from epmq_export.pipeline.forecast.inventory import Found
-    from epmq_export.pipeline.forecast.record import Forecast
+    from epmq_export.pipeline.forecast.record import FileForecast, Forecast, Time
     from epmq_export.pipeline.forecast.verifying import VerifyForecast
 
 
@@ -22,6 +22,22 @@ def show_forecast(forecast: "Forecast") -> None:
     """
     _show_found("Models", forecast.models)
     _show_found("Data", forecast.data)
+    _show_plan(forecast)
+    if forecast.files:
+        _show_files(forecast.files)
+    if forecast.memory is not None:
+        _show_memory(forecast.memory)
+    if forecast.verify is not None:
+        _show_verify(forecast.verify)
+    if forecast.time is not None:
+        _show_time(forecast, forecast.time)
+    for note in forecast.notes:
+        show_line(f"note: {note}", "yellow", out)
+    for sentence in forecast.unknown:
+        show_line(f"not said: {sentence}", console=out)
+
+
+def _show_plan(forecast: "Forecast") -> None:
     table = plain_table("Plan", "", "")
     table.add_row("merge", forecast.merge)
     table.add_row("calibration", forecast.method)
@@ -48,50 +64,45 @@ def show_forecast(forecast: "Forecast") -> None:
         counts = Counter(grids.values())
         table.add_row(format, ", ".join(f"{count} linears on {grid}" for grid, count in counts.items()))
     show_table(table)
-    if forecast.files:
-        table = plain_table("Files", "name", "bytes", "of which")
-        for file in forecast.files:
-            table.add_row(
-                f"{file.format}/{file.path}",
-                f"{file.bytes:,}",
-                ", ".join(f"{kind} {size:,}" for kind, size in file.types.items()),
-            )
-        show_table(table)
-    if forecast.memory is not None:
-        _show_memory(forecast.memory)
-    if forecast.verify is not None:
-        _show_verify(forecast.verify)
-    if forecast.time is not None:
-        speed = forecast.time.speed
-        again = forecast.time.calibrations
-        many = (
-            ""
-            if again == (1, 1)
-            else f", {again[0]} of them"
-            if again[0] == again[1]
-            else f", {again[0]} to {again[1]} of them"
+
+
+def _show_files(files: Sequence["FileForecast"]) -> None:
+    table = plain_table("Files", "name", "bytes", "of which")
+    for file in files:
+        table.add_row(
+            f"{file.format}/{file.path}",
+            f"{file.bytes:,}",
+            ", ".join(f"{kind} {size:,}" for kind, size in file.types.items()),
         )
-        out.print(f"\ncalibration{many}: roughly {duration_range(forecast.time.seconds)}", style="bold")
-        if forecast.refine is not None:
-            out.print(
-                f"refine, {forecast.refine.steps} steps: roughly {duration_range(forecast.refine.seconds)}, "
-                f"with about {forecast.refine.memory / 1e9:.2f} GB in memory",
-                style="bold",
-                soft_wrap=True,
-            )
-        if forecast.around is not None:
-            _show_around(forecast.around)
-        if forecast.seconds is not None:
-            out.print(f"the whole run: roughly {duration_range(forecast.seconds)}", style="bold")
-        rests = (
-            f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
-            f"{speed.double / 1e9:.0f} in float64, measured just now"
+    show_table(table)
+
+
+def _show_time(forecast: "Forecast", time: "Time") -> None:
+    speed, again = time.speed, time.calibrations
+    many = (
+        ""
+        if again == (1, 1)
+        else f", {again[0]} of them"
+        if again[0] == again[1]
+        else f", {again[0]} to {again[1]} of them"
+    )
+    out.print(f"\ncalibration{many}: roughly {duration_range(time.seconds)}", style="bold")
+    if forecast.refine is not None:
+        out.print(
+            f"refine, {forecast.refine.steps} steps: roughly {duration_range(forecast.refine.seconds)}, "
+            f"with about {forecast.refine.memory / 1e9:.2f} GB in memory",
+            style="bold",
+            soft_wrap=True,
         )
-        out.print(f"rests on {rests}; on a busy machine it is wrong", soft_wrap=True)
-    for note in forecast.notes:
-        show_line(f"note: {note}", "yellow", out)
-    for sentence in forecast.unknown:
-        show_line(f"not said: {sentence}", console=out)
+    if forecast.around is not None:
+        _show_around(forecast.around)
+    if forecast.seconds is not None:
+        out.print(f"the whole run: roughly {duration_range(forecast.seconds)}", style="bold")
+    rests = (
+        f"{speed.single / 1e9:.0f} billion operations a second in float32 and "
+        f"{speed.double / 1e9:.0f} in float64, measured just now"
+    )
+    out.print(f"rests on {rests}; on a busy machine it is wrong", soft_wrap=True)
 
 
 def _show_found(title: str, found: Sequence["Found"]) -> None:

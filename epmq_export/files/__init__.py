@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -106,20 +106,6 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise RecipeError where an output is there already and may not be replaced."""
     if taken(path) and not overwrite:
         raise RecipeError(f"{path} exists: give another place, or --overwrite")
-
-
-def refuse_foreign(path: Path, marks: Sequence[str]) -> None:
-    """Raise RecipeError for a directory that would be replaced and is no earlier output: each of these has
-    one of the names in `marks`. What else people keep is not taken away with one wrong word.
-    """
-    if not path.is_dir() or not taken(path) or any((path / mark).exists() for mark in marks):
-        return
-    names = sorted(entry.name for entry in path.iterdir())
-    more = f" and {len(names) - 1} more" if names[1:] else ""
-    raise RecipeError(
-        f"{path}: found a directory with {names[0]}{more} and without {' or '.join(marks)}, expected an "
-        "earlier output to replace, or another place"
-    )
 
 
 def make_directory(path: Path) -> list[Path]:

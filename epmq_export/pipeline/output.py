@@ -28,6 +28,20 @@ def reserved(path: Path, recipe: Recipe, replaced: bool, parts: Sequence[str] = 
         yield
 
 
+def refuse_foreign(path: Path, marks: Sequence[str]) -> None:
+    """Raise RecipeError for a directory that would be replaced and is no earlier output: each of these has
+    one of the names in `marks`. What else people keep is not taken away with one wrong word.
+    """
+    if not path.is_dir() or not files.taken(path) or any((path / mark).exists() for mark in marks):
+        return
+    names = sorted(entry.name for entry in path.iterdir())
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    raise RecipeError(
+        f"{path}: found a directory with {names[0]}{more} and without {' or '.join(marks)}, expected an "
+        "earlier output to replace, or another place"
+    )
+
+
 def _require_apart(path: Path, place: Path, recipe: Recipe, existing: bool) -> None:
     replaced = Path(os.path.realpath(place))
     for read in (recipe.path, *recipe.files, *_models(recipe)):

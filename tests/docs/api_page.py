@@ -131,8 +131,8 @@ def _function(node: ast.FunctionDef) -> list[str]:
         body = _dedented(content)
         if title == "Example":
             lines += ["```python", body, "```", ""]
-        elif title == "Returns":
-            lines += [f"**Returns** {_flowing(body)}", ""]
+        elif title == "Returns" or ": " not in body:
+            lines += [f"**{title}** {_flowing(body)}", ""]
         else:
             entries = re.split(r"\n(?=\w+: )", body)
             pairs = [entry.partition(": ") for entry in entries]
