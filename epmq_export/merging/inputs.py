@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from epmq_export.errors import InputError, Key
-from epmq_export.merging.names import Layers
+from epmq_export.merging.names import Layers, is_table
 from epmq_export.merging.parallel import mapped
 from epmq_export.merging.settings import MergeSettings
 from epmq_export.tensors.low_rank import LowRank, added_to
@@ -57,6 +57,9 @@ class Inputs:
     by_rows: bool = False
     """Whether rows of a merged tensor depend on the same rows of the models alone."""
 
+    tables_by_rows: bool = False
+    """Whether those of a table of embeddings do."""
+
     _readers: dict[int, tuple[str, RowReader]] = field(default_factory=dict, repr=False, compare=False)
     """The reader of the tensor that was last read by rows, by its source."""
 
@@ -75,7 +78,8 @@ class Inputs:
         count, *inner = self.source.shape(tensor) or (1,)
         # Every piece begins at a multiple of NUMBERS entries.
         rows = max(1, PIECE // max(1, math.prod(inner)) // NUMBERS) * NUMBERS
-        if not self.by_rows or not inner or count <= rows:
+        by_rows = self.by_rows or (self.tables_by_rows and is_table(tensor))
+        if not by_rows or not inner or count <= rows:
             return [tensor]
         return [Rows(tensor, start, min(start + rows, count)) for start in range(0, count, rows)]
 

@@ -89,11 +89,13 @@ def merged(
         raise ValueError(f"{len(experts)} experts for {len(settings.models)} models in the settings")
     for expert, model in zip(experts, settings.models, strict=True):
         require_fit(base, expert, model.name)
+    rule = RULES[settings.rule]
     inputs = Inputs(
         source=base,
         experts=experts,
         settings=settings,
         layers=layers or Layers(count_layers(base.names())),
-        by_rows=RULES[settings.rule].by_rows(settings),
+        by_rows=rule.by_rows(settings),
+        tables_by_rows=rule.tables_by_rows,
     )
     return Merged(inputs, dtype)

@@ -44,6 +44,11 @@ class Rule:
     Then a tensor is merged in pieces that fit the processor's cache, by several threads at a time.
     """
 
+    tables_by_rows: bool = False
+    """Whether rows of a table of embeddings depend on the same rows of the models, though those of other
+    tensors may not. Then a table is merged in pieces.
+    """
+
     costly: bool = False
     """Whether a tensor takes far longer to compute than to read. A merge that is read more than once is then
     kept on disk.

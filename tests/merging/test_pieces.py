@@ -24,6 +24,7 @@ SHAPES = {
     "layer.0.bias": (61,),
     "layer.0.kernel": (10, 3, 5, 5),
     "layer.1.weight": (8, 8),
+    "embeddings.word.weight": (50, 6),
 }
 
 
@@ -63,10 +64,11 @@ def settings(rule: str) -> MergeSettings:
 
 
 BY_ROWS = [rule for rule in RULES if RULES[rule].by_rows(settings(rule))]
+IN_PIECES = [*BY_ROWS, *(rule for rule in RULES if RULES[rule].tables_by_rows)]
 
 
 @pytest.mark.parametrize("kind", [InMemory, ByRows])
-@pytest.mark.parametrize("rule", BY_ROWS)
+@pytest.mark.parametrize("rule", IN_PIECES)
 def test_the_bits_are_those_of_one_piece(
     rule: str, kind: type[InMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +84,7 @@ def test_the_bits_are_those_of_one_piece(
         assert experts[0].read > 0
 
 
-@pytest.mark.parametrize("rule", BY_ROWS)
+@pytest.mark.parametrize("rule", IN_PIECES)
 def test_the_bits_are_those_of_one_thread(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base, *experts = models(ByRows)
     chosen = settings(rule)
@@ -98,6 +100,7 @@ def test_the_bits_are_those_of_one_thread(rule: str, monkeypatch: pytest.MonkeyP
 
 def test_which_rules_are_merged_in_pieces() -> None:
     assert {"linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "nearswap"} <= {*BY_ROWS}
+    assert {"tsvm", "iso_c", "iso_cts", "wudi"} == {*IN_PIECES} - {*BY_ROWS}
     for rule in ("dare_ties", "della"):
         chosen = settings_of(rule, {**needed(rule), "density": 0.5}, convention="mergekit")
         assert not RULES[rule].by_rows(chosen)  # It rescales a tensor to its length.

@@ -67,12 +67,14 @@ RULES = {
         iso_c,
         {"lambda": Number(1.0)},
         cost="one singular value decomposition a linear, a small one where experts are adapters",
+        tables_by_rows=True,
         costly=True,
     ),
     "iso_cts": Rule(
         iso_cts,
         {"lambda": Number(1.0), "common_space_fraction": Number(0.8, least=0, most=1)},
         cost="{more} singular value decompositions a linear, small ones where experts are adapters",
+        tables_by_rows=True,
         costly=True,
     ),
 }

@@ -56,6 +56,7 @@ RULES = {
         {"lambda": Number(1.0)},
         cost="{experts} singular value decompositions and two polar ones a linear, small ones where experts "
         "are adapters",
+        tables_by_rows=True,
         costly=True,
     )
 }

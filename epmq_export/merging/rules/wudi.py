@@ -80,6 +80,7 @@ RULES = {
             "learning_rate": Number(1e-5, least=0),
         },
         cost="some hundred steps of Adam a linear, each of out * in * in multiplications an expert",
+        tables_by_rows=True,
         costly=True,
     ),
 }
