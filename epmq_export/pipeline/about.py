@@ -66,7 +66,7 @@ def hub_id(recipe: Recipe, name: str) -> str | None:
     if (found := _snapshot(Path(place))) is not None:
         return f"{found[1]}/{found[2]}"
     repository = place.partition("@")[0]
-    return repository if _HUB_ID.fullmatch(repository) and not Path(place).exists() else None
+    return repository if _HUB_ID.fullmatch(repository) else None
 
 
 def _own_name(recipe: Recipe, name: str) -> str:

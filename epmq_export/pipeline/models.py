@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from epmq_export.errors import InputError
@@ -56,11 +57,13 @@ def open_checkpoints(recipe: Recipe, open_gguf: OpenGguf, naming_of: NamingOf | 
     Raises InputError for a location that is no model, and RecipeError for settings that the rule cannot take.
     """
     plan = plan_of(recipe)
-    base = open_checkpoint(recipe.location(recipe.base_model), open_gguf=open_gguf, naming_of=naming_of)
+    # What the recipe does not find beside itself is the hub's, whatever lies where the program runs.
+    opened = partial(open_checkpoint, relative_to=recipe.directory, open_gguf=open_gguf, naming_of=naming_of)
+    base = opened(recipe.location(recipe.base_model))
     experts = {}
     for model in recipe.experts:
         location = recipe.location(model.model)
-        experts[location] = open_checkpoint(location, base, open_gguf=open_gguf, naming_of=naming_of)
+        experts[location] = opened(location, base)
     return Checkpoints(base, experts, plan)
 
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from epmq_export.errors import InputError, first_line
+from epmq_export.errors import InputError, first_line, near_file
 from epmq_export.files import read_json, refuse_pointer
 from epmq_export.tensors import lora
 from epmq_export.tensors.companions import COMPANIONS
@@ -293,11 +293,12 @@ def _directory(text: str, relative_to: Path | None) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise InputError(
             f"{text}: no directory {path}, and the Hugging Face hub cannot be reached and its cache has "
-            "no such model"
+            f"no such model{near_file(path, text)}"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise InputError(
-            f"{text}: no directory {path}, and the Hugging Face hub does not give it ({first_line(error)})"
+            f"{text}: no directory {path}, and the Hugging Face hub does not give it "
+            f"({first_line(error)}){near_file(path, text)}"
         ) from None
     return Path(snapshot)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import epmq_export as epmq
-from epmq_export.errors import OutputError, RecipeError
+from epmq_export.errors import InputError, OutputError, RecipeError
+from epmq_export.installed import registry
+from epmq_export.pipeline.forecast import inventory as local
 from tests.command_line.command import Result
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.recipe_project import Project
@@ -98,3 +100,17 @@ def test_what_is_no_output_is_not_replaced(
 def test_an_existing_output_is_told_first(own: Path) -> None:
     with pytest.raises(RecipeError, match="exists: give another place, or --overwrite"):
         epmq.merge(own / "recipe.yaml", own)
+
+
+def test_what_lies_where_the_program_runs_is_no_model_of_a_recipe(
+    own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`whole` beside the recipe would be a directory; elsewhere it is an id of the hub."""
+    (own / "recipes").mkdir()
+    recipe = own / "recipes" / "recipe.yaml"
+    recipe.write_text("models: [{model: whole}]\nmerge_method: linear\n", encoding="utf-8")
+    monkeypatch.chdir(own)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"^whole: no directory .*/recipes/whole, and the Hugging Face hub"):
+        epmq.merge(recipe, tmp_path / "merged")
+    assert not local.models(epmq.load_recipe(recipe), registry().open_gguf)[0].whole

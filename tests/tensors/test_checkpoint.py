@@ -149,6 +149,14 @@ def test_a_hub_id_from_the_cache(cache: Path, location: str, revision: str) -> N
     assert torch.equal(source.load("a.weight"), TENSORS["a.weight"])
 
 
+def test_a_mistyped_path_has_a_neighbour(cache: Path, tmp_path: Path) -> None:
+    write(tmp_path / "experts" / "tickets")
+    with pytest.raises(
+        InputError, match=r"experts/tikets: .* no such model, did you mean 'experts/tickets'\?"
+    ):
+        open_checkpoint("experts/tikets", relative_to=tmp_path)
+
+
 def test_a_local_path_goes_before_a_hub_id(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

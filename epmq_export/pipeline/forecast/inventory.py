@@ -93,7 +93,7 @@ def _model(role: str, name: str, location: str, open_gguf: OpenGguf) -> Found:
     place = _directory(location)
     # Only a snapshot of the hub may be incomplete. A user's own directory counts as whole, so that a forecast
     # refuses in it whatever a run would refuse.
-    own = Path(location).is_dir()
+    own = _is_directory(location)
     return Found(
         role=role,
         name=name,
@@ -103,7 +103,12 @@ def _model(role: str, name: str, location: str, open_gguf: OpenGguf) -> Found:
 
 
 def _directory(location: str) -> Path | None:
-    return Path(location) if Path(location).is_dir() else _snapshot(location, "model")
+    return Path(location) if _is_directory(location) else _snapshot(location, "model")
+
+
+def _is_directory(location: str) -> bool:
+    """Return whether a location is a directory. One that is not absolute is an id of the hub."""
+    return Path(location).is_absolute() and Path(location).is_dir()
 
 
 def _snapshot(location: str, kind: str) -> Path | None:
