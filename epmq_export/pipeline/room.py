@@ -24,14 +24,17 @@ def require_room_to_calibrate(job: Job, directory: Path, target: Target | None) 
     require_room({directory: needed, **_temporary(job)})
 
 
-def require_room_to_run(job: Job, output: Path, targets: Sequence[Target]) -> None:
+def require_room_to_run(
+    job: Job, output: Path, targets: Sequence[Target], replaced: Sequence[Path] = ()
+) -> None:
     """Raise OutputError where a run has no room for the packed checkpoints that are not there yet, and for
-    the files of each format.
+    the files of each format. What lies at `replaced` makes room for them, and goes only where it is enough.
     """
-    needed = 0
+    needed = -sum(map(_size, replaced))
     for target in targets:
+        place = output / target.directory
         needed += len(target.formats) * _bytes(job, target, exported_bytes)
-        needed += 0 if (output / target.directory).exists() else packed_bytes(job, target)
+        needed += 0 if place.exists() and place not in replaced else packed_bytes(job, target)
     kept = _temporary(job)
     if job.recipe.verify.unrounded:
         place = Path(tempfile.gettempdir())
@@ -70,6 +73,11 @@ def _temporary(job: Job) -> dict[Path, int]:
     if job.recipe.calibration.tune:
         needed += packed_bytes(job, None)
     return {Path(tempfile.gettempdir()): needed} if needed else {}
+
+
+def _size(place: Path) -> int:
+    """Return the bytes of a file, or of all files in a directory."""
+    return sum(path.stat().st_size for path in (place, *place.rglob("*")) if path.is_file())
 
 
 def _there(directory: Path) -> int:

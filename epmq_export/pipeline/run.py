@@ -44,12 +44,12 @@ def run(registry: Registry, job: Job, output: Path, overwrite: bool, resume: boo
             f"{output} exists: give another place, --overwrite, or --resume to go on from an interrupted run"
         )
     _refuse_foreign(registry, output)
-    files.make_directory(output)
-    if overwrite and not resume:
-        for name in parts(registry):
-            files.discard(output / name)
+    replaced = [output / name for name in parts(registry)] if overwrite and not resume else []
     asked = targets(job.recipe, family, registry.formats, job.formats)
-    require_room_to_run(job, output, asked)
+    require_room_to_run(job, output, asked, replaced)
+    files.make_directory(output)
+    for place in replaced:
+        files.discard(place)
     for target in asked:
         place = output / target.directory
         if resume and place.exists():

@@ -12,7 +12,7 @@ import epmq_export as epmq
 from epmq_export.errors import OutputError
 from epmq_export.installed import registry
 from epmq_export.pipeline.job import Job
-from epmq_export.pipeline.room import packed_bytes
+from epmq_export.pipeline.room import packed_bytes, require_room_to_run
 from epmq_export.pipeline.targets import targets
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed, exported_bytes
@@ -67,3 +67,20 @@ def test_it_is_told_before_files_are_written(packed: Packed, tmp_path: Path) -> 
     with pytest.raises(OutputError, match=TOLD):
         epmq.export(packed, tmp_path / "out")
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.usefixtures("full")
+def test_what_is_to_be_replaced_stays_where_there_is_no_room(recipe: Path, tmp_path: Path) -> None:
+    """It counts as room: with one old file of 400 kB less is lacking, and with one of 40 MB nothing."""
+    old = tmp_path / "out" / "report.json"
+    old.parent.mkdir()
+    old.write_bytes(bytes(400_000))
+    with pytest.raises(OutputError, match=TOLD):
+        epmq.run(recipe, old.parent, overwrite=True)
+    assert old.stat().st_size == 400_000
+    job = Job.open(load_recipe(recipe), registry(), torch.device("cpu"))
+    asked = targets(job.recipe, job.models.family, registry().formats, job.formats)
+    with pytest.raises(OutputError, match=TOLD):
+        require_room_to_run(job, old.parent, asked)
+    old.write_bytes(bytes(40_000_000))
+    require_room_to_run(job, old.parent, asked, [old])
