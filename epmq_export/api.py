@@ -185,7 +185,7 @@ def merge(
     Args:
         recipe: A recipe, or the path of one. It needs no tasks.
         output: The directory to write.
-        overwrite: Replace what is there.
+        overwrite: Replace an earlier output; a directory of something else is refused.
         progress: Called with each step.
 
     Returns:
@@ -230,7 +230,7 @@ def calibrate(
         format: Whose grids: `gguf` or `onnx`; `safetensors` for none, a merge in full precision. By default
             the first format that the model's family can be written in.
         device: `cpu`, `cuda` or `cuda:N`; by default CUDA where there is one.
-        overwrite: Replace what is there.
+        overwrite: Replace an earlier output; a directory of something else is refused.
         resume: Go on from what an interrupted calibration has finished, to the same bytes.
         progress: Called with each step.
 

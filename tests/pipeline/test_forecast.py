@@ -216,6 +216,7 @@ def test_texts_of_tables_are_counted_and_those_of_the_hub_are_not_asked_for(
     path.write_text(path.read_text().replace("samples: 16", "samples: 1"))
     found = forecast(path)
     assert found.samples is not None and found.samples.exact and found.samples.samples == 1
+    assert [place.name for place in found.data] == ["x.jsonl"]
     # Even where the cache has the data set: the library would look for news.
     cache = tmp_path / "hub" / "datasets--org--pairs"
     (cache / "snapshots" / ("0" * 40)).mkdir(parents=True)

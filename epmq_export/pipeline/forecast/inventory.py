@@ -24,7 +24,9 @@ class Found:
     """Its part in the recipe: `base`, `expert of sst2`, `calibration of sst2`, ..."""
 
     name: str
-    """Its name as the recipe has it."""
+    """Its name as the recipe has it. A data file has its path: relative to the recipe where it lies in the
+    recipe's directory, else absolute.
+    """
 
     directory: str | None
     """The place where it is, or where a part of it is. None where nothing of it is here."""
@@ -66,8 +68,10 @@ def data(recipe: Recipe) -> list[Found]:
         for (key, *_), place in task.data:
             path = place.path if isinstance(place, RecipeData) else place
             if path is not None:
+                beside = path.is_relative_to(recipe.directory)
+                shown = str(path.relative_to(recipe.directory) if beside else path)
                 found[str(key), str(path)] = Found(
-                    role=f"{key} of {name}", name=str(path), directory=str(path), whole=True
+                    role=f"{key} of {name}", name=shown, directory=str(path), whole=True
                 )
             else:
                 assert isinstance(place, RecipeData) and place.dataset is not None
