@@ -19,6 +19,9 @@ from epmq_export.tensors.source import TensorSource
 BATCH = 32
 # The most tokens of a batch of several samples, padding included: what a forward pass holds grows with them.
 TOKENS = 2048
+# A sample joins a batch of up to so many times shorter ones: it would pad a shorter one to a multiple of what
+# it has. Lengths are in letters, of which a few more make no difference.
+TIMES, LETTERS = 2, 32
 # The bytes of hidden states that are held in memory. The rest is spilled.
 HELD = 2 << 30
 
@@ -66,12 +69,27 @@ def outputs(
 
 
 def batches(family: Family, samples: Sequence[Sample]) -> Iterator[Batch]:
-    """Give the samples in batches of at most BATCH, of which each has at most TOKENS tokens or one sample."""
-    for batch in family.batches(samples, BATCH):
-        widths = [value.shape[1] for value in batch.values()]
-        count = max(1, TOKENS // (max(widths) if family.images is None else family.images.tokens))
-        for start in range(0, len(next(iter(batch.values()))), count):
-            yield {name: value[start : start + count] for name, value in batch.items()}
+    """Give the samples in batches of at most BATCH of similar length, of which each has at most TOKENS tokens
+    or one sample.
+    """
+    for alike in _alike(samples):
+        for batch in family.batches(alike, BATCH):
+            widths = [value.shape[1] for value in batch.values()]
+            count = max(1, TOKENS // (max(widths) if family.images is None else family.images.tokens))
+            for start in range(0, len(next(iter(batch.values()))), count):
+                yield {name: value[start : start + count] for name, value in batch.items()}
+
+
+def _alike(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Part samples, the shortest first, where one is longer than what stands with the first of its part."""
+    part: list[Sample] = []
+    for sample in samples:
+        if part and length(sample) > TIMES * length(part[0]) + LETTERS:
+            yield part
+            part = []
+        part.append(sample)
+    if part:
+        yield part
 
 
 def _answers(

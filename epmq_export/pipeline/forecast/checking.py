@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from epmq_export.models.family import Family
 from epmq_export.models.reference import batches
-from epmq_export.models.samples import Passage, Sample
+from epmq_export.models.samples import Passage, Sample, length
 from epmq_export.pipeline.forecast.costs import FLOAT, SLOWEST, Shape, Speed
 from epmq_export.verification.checks import predictable
 from epmq_export.verification.probes import probes
@@ -43,7 +43,7 @@ def hard_samples(family: Family) -> list[Sample]:
 
 def checked_of(family: Family) -> Checked:
     """Return what the check of a family takes."""
-    samples = [family.truncate(sample) for sample in hard_samples(family)]
+    samples = sorted((family.truncate(sample) for sample in hard_samples(family)), key=length)
     if family.images is not None:
         tokens = len(samples) * family.images.tokens
         return Checked(tokens, tokens, 0, family.images.tokens)
