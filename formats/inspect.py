@@ -205,8 +205,9 @@ def _only_weights(directory: Path) -> Path:
     inner = sorted(
         path
         for ending in (*ENDINGS, f"/{PACKED_INDEX}")
-        for pattern in ("*", "*/*")
+        for pattern in ("*", "*/*", "*/*/*")
         for path in directory.glob(f"{pattern}{ending}")
+        if path.name != PACKED_WEIGHTS  # The directory that it lies in is named.
     )
     if inner:
         there = [path.parent if path.name == PACKED_INDEX else path for path in inner]

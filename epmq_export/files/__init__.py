@@ -370,7 +370,7 @@ def read_json_list(path: Path) -> list[Any]:
 def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError, OSError) as error:
         refuse_pointer(path, "not readable as JSON")

@@ -12,6 +12,7 @@ from epmq_export.models.family import Export, Family, default_formats, heads_of
 from epmq_export.models.samples import Pair
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import RecipeData, no_pairs
+from epmq_export.recipe.values import FORMATS
 
 
 def formats_of(recipe: Recipe, family: Family) -> list[str]:
@@ -30,7 +31,7 @@ def require_formats(recipe: Recipe, family: Family) -> None:
             ("export", "formats"),
             (
                 f"found {lacking[0]}, which family {family.name} cannot be written in, expected "
-                f"{', '.join(family.exports)}"
+                f"{', '.join(name for name in family.exports if name in FORMATS)}"
             ),
         )
     if recipe.export.split_size is not None:

@@ -171,8 +171,15 @@ def _in_torch(
 def _refuse_output(model: Path) -> None:
     """Raise InputError for the output of a run, which has several models."""
     if (model / PACKED / PACKED_INDEX).exists():
-        inner = ", ".join(str(path) for path in sorted(model.iterdir()) if path.is_dir())
-        raise InputError(f"{model}: found several models of a run, expected one of {inner}")
+        inner = [_model_in(path) for path in sorted(model.iterdir()) if path.is_dir()]
+        raise InputError(
+            f"{model}: found several models of a run, expected one of {', '.join(map(str, inner))}"
+        )
+
+
+def _model_in(directory: Path) -> Path:
+    """Return the GGUF file of a directory, the first of several, or else the directory, which is a model."""
+    return min((path for path in directory.glob("*.gguf") if path.is_file()), default=directory)
 
 
 def _require_there(model: Path) -> None:

@@ -95,7 +95,7 @@ def target_of(recipe: Recipe, family: Family, formats: Mapping[str, Format], nam
     if name == FULL_PRECISION:
         return None
     if name not in family.exports:
-        known = " or ".join((*family.exports, FULL_PRECISION))
+        known = " or ".join(dict.fromkeys((*family.exports, FULL_PRECISION)))
         raise RecipeError(f"--format {name}: family {family.name} cannot be written in it, expected {known}")
     require_readable(recipe, family, [name])
     (target,) = targets(recipe, family, formats, [name])

@@ -33,6 +33,7 @@ from epmq_export.recipe.merge import RecipeModel, RecipeModule, RecipeSlice, Rec
 from epmq_export.recipe.mistakes import refusal
 from epmq_export.recipe.task import RecipeTask
 from epmq_export.recipe.values import (
+    FORMATS,
     ONNX_GRIDS,
     STORAGES,
     Context,
@@ -199,7 +200,7 @@ class RecipeQuantization(RecipePart):
 class RecipeExport(RecipePart):
     """The settings of the written files."""
 
-    formats: Annotated[list[Annotated[str, choice("gguf", "onnx")]], AfterValidator(distinct)] | None = Field(
+    formats: Annotated[list[Annotated[str, choice(*FORMATS)]], AfterValidator(distinct)] | None = Field(
         default=None, min_length=1
     )
     """The formats that are written. None: all that the base's family can be written in."""

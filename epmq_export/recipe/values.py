@@ -27,6 +27,8 @@ from epmq_export.files import encodable
 from epmq_export.grids import GRIDS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
+FORMATS = ("gguf", "onnx")
+"""The formats that a recipe may ask for. Full precision is no file of a run."""
 _T = TypeVar("_T")
 
 
@@ -214,7 +216,7 @@ def _labels(value: object, info: ValidationInfo) -> object:
             "path of a JSON file"
         )
     if len(value) < 2:
-        raise ValueError(f"found {len(value)} labels{where}, expected at least 2")
+        raise ValueError(f"found {'1 label' if value else 'no labels'}{where}, expected at least 2")
     names: dict[str, str] = {}
     for name, written in value.items():
         text = worded(name) if written is None else written

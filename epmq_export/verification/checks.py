@@ -164,7 +164,7 @@ def _kind(value: PackedTensor | Tensor) -> str:
 def check_metadata(model: WrittenModel, packed: Packed) -> Check:
     """Compare everything but the tensors with the packed checkpoint."""
     try:
-        differences = model.differences(packed)
+        differences = [f"{model.path}: {difference}" for difference in model.differences(packed)]
     except InputError as error:
         differences = [str(error)]
     return Check("metadata", {"equal": not differences, "differences": len(differences)}, differences)

@@ -136,6 +136,9 @@ def test_report_makes_the_page_again(ran: tuple[Path, Result], epmq: Warm, tmp_p
     assert both.faults == [] and "A: out" in both.text and "B: other" in both.text
     result = epmq("report", "none", folder=tmp_path)
     assert (result.code, result.stderr) == (3, "error: none/report.json: no such file\n")
+    (tmp_path / "none").touch()  # A file, in which nothing lies.
+    result = epmq("report", "none", folder=tmp_path)
+    assert (result.code, result.stderr) == (3, "error: none/report.json: no such file\n")
 
 
 def test_the_same_recipe_gives_the_same_bytes(ran: tuple[Path, Result], staged: Path) -> None:

@@ -209,6 +209,12 @@ def test_models_that_are_none(say: Callable[..., str], project: Project, tmp_pat
     assert say(3, "evaluate", ".", "--recipe", project.recipe) == (
         ".: found several models of a run, expected one of packed"
     )
+    for name in ("gguf/m-2.gguf", "gguf/m-1.gguf", "onnx/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert say(3, "evaluate", ".", "--recipe", project.recipe) == (
+        ".: found several models of a run, expected one of gguf/m-1.gguf, onnx, packed"
+    )
     assert say(3, "export", project.directory / "base", "-o", "out").endswith(
         "base is no packed checkpoint: it has no packed.json"
     )

@@ -72,7 +72,9 @@ def test_a_changed_config_is_told(tmp_path: Path) -> None:
     config["model"]["decoder"]["num_hidden_layers"] = 3
     (folder / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert check_metadata(OnnxQdq().open(path, family), held).broken == [
-        "genai_config.json differs from the packed checkpoint's"
+        f"{path}: genai_config.json differs from the packed checkpoint's"
     ]
     (folder / "genai_config.json").unlink()
-    assert check_metadata(OnnxQdq().open(path, family), held).broken == ["genai_config.json is missing"]
+    assert check_metadata(OnnxQdq().open(path, family), held).broken == [
+        f"{path}: genai_config.json is missing"
+    ]

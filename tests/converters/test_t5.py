@@ -345,7 +345,7 @@ def test_gguf_holds_the_tied_heads_factor_and_the_check_sees_it(tmp_path: Path) 
     assert content.count(held.tobytes()) == 1
     path.write_bytes(content.replace(held.tobytes(), np.nextafter(held, np.float32(9)).tobytes()))
     assert check_metadata(Gguf().open(path, family), stored).broken == [
-        f"tensor {name}: its values are not those that the config asks for"
+        f"{path}: tensor {name}: its values are not those that the config asks for"
     ]
 
 

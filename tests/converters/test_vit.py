@@ -364,5 +364,11 @@ def test_recipes_that_are_refused(tmp_path: Path, epmq: Warm, change: dict[str, 
     recipe.write_text(yaml.safe_dump(content))
     result = epmq("run", recipe, "-o", "out", folder=tmp_path)
     assert result.code == 2
-    assert sentence in result.error
+    assert result.error.endswith(sentence)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_format_for_a_calibration_is_named_once(tmp_path: Path, epmq: Warm) -> None:
+    recipe = project(tmp_path, "ViTModel")
+    result = epmq("calibrate", recipe, "-o", "out", "--format", "gguf", folder=tmp_path)
+    assert result.error.endswith("cannot be written in it, expected onnx or safetensors")

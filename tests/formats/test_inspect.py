@@ -331,6 +331,17 @@ def test_what_is_no_model_is_one_sentence(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_run_leaves_is_named_each_once(tmp_path: Path) -> None:
+    files = ("gguf/a.gguf", "onnx/onnx/model_q4.onnx", "packed/packed.json", "packed/packed.safetensors")
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    named = ", ".join(str(tmp_path / name) for name in (*files[:2], "packed"))
+    with pytest.raises(InputError) as caught:
+        describe(tmp_path)
+    assert str(caught.value).endswith(f"name one of these: {named}")
+
+
 def test_a_shard_that_lacks_a_tensor(tmp_path: Path) -> None:
     directory = sharded(tmp_path / "m")
     save_file({"c": torch.zeros(3)}, directory / "two.safetensors")

@@ -250,7 +250,7 @@ WRONG_TASKS = [
         TASK + "    labels: [bad, good]",
         "4: tasks.mood.evaluation: found nothing, expected labelled data, since the task has labels",
     ),
-    (LABELLED + "    labels: [bad]", "8: tasks.mood.labels: found 1 labels, expected at least 2"),
+    (LABELLED + "    labels: [bad]", "8: tasks.mood.labels: found 1 label, expected at least 2"),
     (LABELLED + "    labels: [bad, bad]", "8: tasks.mood.labels: found 'bad' twice, expected it once"),
     (
         LABELLED + "    labels: [so so, so_so]",

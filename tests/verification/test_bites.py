@@ -261,7 +261,7 @@ def test_onnx_config_changed(judge: Judge) -> None:
 
     bad = judge("onnx", change)
     assert bad.failed == {"metadata"}
-    assert bad.says("config.json differs from the packed checkpoint's")
+    assert bad.says("out/onnx/onnx/model_q4.onnx: config.json differs from the packed checkpoint's")
 
 
 def test_onnx_graph_changed(judge: Judge) -> None:
