@@ -313,9 +313,7 @@ def demo(
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
-    """The whole chain on an embedded example: all-MiniLM-L6-v2 and six LoRA experts, in two to three minutes
-    on two cores.
-    """
+    """The whole chain on all-MiniLM-L6-v2 and six LoRA experts, in two to three minutes on two cores."""
     from epmq_export.doctor import DEMO_INSTALL, DEMO_MODULE
 
     processors.take(threads)

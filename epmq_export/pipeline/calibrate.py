@@ -118,7 +118,9 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
     try:
         found = _search(calibrator, finished, recipe.calibration.tune, choose)
         made.notes += found.notes
-        for note in made.notes:
+        images = job.models.family.images is not None
+        read = {note for task in job.tasks if images for note in task.notes}  # Said when they were read.
+        for note in (each for each in made.notes if each not in read):
             log.warning("%s", note)
         layout = replace(calibrator.layout, chosen=found.chosen)
         _walk(replace(calibrator, method=Method(**found.method), layout=layout), finished, made)

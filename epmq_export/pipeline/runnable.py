@@ -83,6 +83,7 @@ def family_of(registry: Registry, model: Path) -> Family | None:
     Raises InputError for what is no model.
     """
     _require_there(model)
+    _refuse_output(model)
     if model.is_dir():
         return registry.open_family(model)
     if model.suffix.removeprefix(".") not in registry.formats or model.suffix == f".{_DIRECTORY}":

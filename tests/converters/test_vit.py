@@ -29,6 +29,7 @@ from formats.gguf.spec import spec_of
 from formats.onnx.format import OnnxQdq
 from tests.command_line.command import Warm
 from tests.tiny import vit as tiny_vit
+from tests.tiny.image_files import folders
 from tests.tiny.onnx_encoders import notes
 from tests.tiny.packed_index import an_index
 
@@ -366,6 +367,18 @@ def test_recipes_that_are_refused(tmp_path: Path, epmq: Warm, change: dict[str, 
     assert result.code == 2
     assert result.error.endswith(sentence)
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_are_left_out_are_told_once(tmp_path: Path, epmq: Warm) -> None:
+    base = tiny_vit.vit(tmp_path / "base")
+    tiny_vit.expert(tmp_path / "expert", base, 1)
+    (folders(tmp_path / "pets", cat=4) / "cat" / "no.png").write_bytes(b"no picture")
+    folders(tmp_path / "others", cat=2)
+    task = {"expert": "./expert", "calibration": "pets", "evaluation": "others"}
+    recipe = {"base_model": "./base", "tasks": {"pets": task}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    result = epmq("calibrate", "recipe.yaml", "-o", "out", folder=tmp_path)
+    assert result.code == 0 and result.stderr.count("cannot be decoded and are left out") == 1, result.stderr
 
 
 def test_a_format_for_a_calibration_is_named_once(tmp_path: Path, epmq: Warm) -> None:

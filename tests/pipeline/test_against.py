@@ -121,6 +121,8 @@ def test_what_is_compared_is_said(models: Path, tmp_path: Path) -> None:
         epmq_export.verify(model, against=model, texts=texts, recipe=texts)
     with pytest.raises(InputError, match="no such file or directory"):
         epmq_export.verify(model, against=models / "nothing", texts=texts)
+    with pytest.raises(InputError, match=r"found several models of a run, expected one of .*packed"):
+        epmq_export.verify(model, against=models, texts=texts)
     with pytest.raises(InputError, match=r"texts\.txt: expected a \.gguf or an \.onnx file"):
         epmq_export.verify(model, against=texts, texts=texts)
     other = decoder.write(tmp_path / "llama", "llama")
