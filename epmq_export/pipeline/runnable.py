@@ -65,7 +65,12 @@ def runnable_of(registry: Registry, model: Path, job: Job) -> Runnable:
         if model.is_dir() and (model / name).is_dir() and not packed:
             return _written(registry, registry.formats[name].find(model, family), name, family)
     if packed:
-        return _of_packed(model, registry.open_family(model), job.device)
+        own = registry.open_family(model)
+        if own.name != family.name:
+            raise InputError(
+                f"{model}: found a {own.name}, expected a {family.name}, as the recipe's base is"
+            )
+        return _of_packed(model, own, job.device)
     opened = open_checkpoint(model, base, open_gguf=registry.open_gguf, naming_of=registry.naming_of)
     for note in require_same_settings(base, opened, str(model), registry.require_same_settings):
         log.warning("%s", note)

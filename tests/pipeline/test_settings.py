@@ -16,6 +16,7 @@ from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
 from epmq_export.tensors.packed import Packed
 from tests.tiny import decoder, recipe_project
+from tests.tiny.bert import small_bert, small_packed
 
 THETA = (
     r"expert/config\.json: found rope_parameters\.rope_theta 1000000\.0 \(the base: 10000\.0\), "
@@ -71,6 +72,13 @@ def test_a_model_that_is_evaluated_is_one_of_the_bases_config(language: Path, tm
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"base_model": "./base", "tasks": {"a": task}}))
     with pytest.raises(InputError, match=r"other/config\.json: found num_attention_heads 2 \(the base: 4\)"):
         epmq.evaluate(folder / "other", folder / "recipe.yaml")
+
+
+def test_a_packed_checkpoint_of_another_family_is_named(tmp_path: Path) -> None:
+    small_packed(tmp_path / "packed", small_bert(tmp_path / "model"))
+    decoder.write_expert(tmp_path / "expert", decoder.write(tmp_path / "base", "qwen2"), "qwen2", 1)
+    with pytest.raises(InputError, match=r"packed: found a bert, expected a qwen2, as the recipe's base is"):
+        epmq.evaluate(tmp_path / "packed", recipe(tmp_path))
 
 
 def test_what_is_told_stands_in_log_forecast_and_report(

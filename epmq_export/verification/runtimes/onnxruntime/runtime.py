@@ -76,14 +76,18 @@ class OnnxRuntime:
                     _halves(session, path, exact, token_by_token), texts, tokens
                 ),
             )
+        if any(name.startswith("encoder_") for name in inputs):
+            raise InputError(
+                f"{path}: found a decoder alone, expected the file {ENCODER}*.onnx or {MERGED}*.onnx"
+            )
         if onnx_language.is_language(inputs):
             return _scored(path, lambda tokens: onnx_language.scores(session, texts, tokens, exact))
         wanted = PICTURES_OUT if pictures else TEXTS_OUT
         known = [value.name for value in session.get_outputs()]
         read = [name for name in wanted if name in known][:1]
         # Classifiers have their scores in place of an embedding, one behind the other. CLIP has scores beside
-        # its embeddings, and those of a decoder without its encoder are of tokens.
-        if not read and "encoder_hidden_states" not in inputs:
+        # its embeddings.
+        if not read:
             read = [name for name in known if is_scores(name)]
         if not read:
             raise InputError(f"{path}: it has no output {' or '.join(wanted)}")
