@@ -10,9 +10,8 @@ from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import alike, linears
 from epmq_export.models.family import Export, Family, default_formats, heads_of
 from epmq_export.models.samples import Pair
-from epmq_export.recipe.recipe import Recipe
+from epmq_export.recipe.recipe import FORMATS, Recipe
 from epmq_export.recipe.task import RecipeData, no_pairs
-from epmq_export.recipe.values import FORMATS
 
 
 def formats_of(recipe: Recipe, family: Family) -> list[str]:

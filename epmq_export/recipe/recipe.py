@@ -33,7 +33,6 @@ from epmq_export.recipe.merge import RecipeModel, RecipeModule, RecipeSlice, Rec
 from epmq_export.recipe.mistakes import refusal
 from epmq_export.recipe.task import RecipeTask
 from epmq_export.recipe.values import (
-    FORMATS,
     ONNX_GRIDS,
     STORAGES,
     Context,
@@ -70,6 +69,8 @@ def _refine(value: object) -> object:
     return value
 
 
+FORMATS = ("gguf", "onnx")
+"""The formats that a recipe may ask for. Full precision is no file of a run."""
 EFFORTS: dict[str, dict[str, int | bool]] = {
     "fast": {"samples": 16, "refine": False},
     "good": {},

@@ -27,8 +27,6 @@ from epmq_export.files import encodable
 from epmq_export.grids import GRIDS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
-FORMATS = ("gguf", "onnx")
-"""The formats that a recipe may ask for. Full precision is no file of a run."""
 _T = TypeVar("_T")
 
 
