@@ -62,7 +62,7 @@ def put(page: Path, markers: Markers, new: str) -> None:
     write_text(page, replaced(page.read_text(encoding="utf-8"), markers, new, page.name))
 
 
-def publish(folder: Path, name: str, title: str, found: Any, told: str, markers: Markers) -> None:  # noqa: ANN401
+def publish(folder: Path, name: str, title: str, found: object, told: str, markers: Markers) -> None:
     """Write what was found as NAME.json, and what is told of it as NAME.md; put that into the page of results
     where the folder is the one of the committed results. Print it.
     """

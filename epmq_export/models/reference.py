@@ -19,8 +19,8 @@ from epmq_export.tensors.source import TensorSource
 BATCH = 32
 # The most tokens of a batch of several samples, padding included: what a forward pass holds grows with them.
 TOKENS = 2048
-# A sample joins a batch of up to so many times shorter ones: it would pad a shorter one to a multiple of what
-# it has. Lengths are in letters, of which a few more make no difference.
+# The longest sample of a batch has at most TIMES the letters of the shortest and LETTERS more, since all are
+# padded to its length.
 TIMES, LETTERS = 2, 32
 # The bytes of hidden states that are held in memory. The rest is spilled.
 HELD = 2 << 30
@@ -81,7 +81,7 @@ def batches(family: Family, samples: Sequence[Sample]) -> Iterator[Batch]:
 
 
 def _alike(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Part samples, the shortest first, where one is longer than what stands with the first of its part."""
+    """Yield samples, which come with the shortest first, in parts of similar length."""
     part: list[Sample] = []
     for sample in samples:
         if part and length(sample) > TIMES * length(part[0]) + LETTERS:

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +96,8 @@ def test_sizes_and_linears_are_those_of_the_run(
     assert {kind: size for kind, size in found.files[0].types.items() if kind != "rest"} == by_type
     packed = Packed(output / "packed")
     grids = {name: grid.name for name, grid in packed.grids.items()}
-    assert grids.pop("embeddings.word_embeddings.weight") == "Q8_0"
+    assert grids.pop(rows := "embeddings.word_embeddings.weight") == "Q8_0"
+    assert found.work is not None and found.work.embeddings == prod(packed.shape(rows))
     assert found.grids["gguf"] == found.grids["onnx"] == grids
     assert len(found.grids["gguf"]) == 18
     assert (

@@ -13,7 +13,7 @@ from epmq_export.models.hard_texts import HARD_TEXTS
 from epmq_export.models.reference import TOKENS, batches
 from epmq_export.pipeline.forecast import costs
 from epmq_export.pipeline.forecast.around import around_of
-from epmq_export.pipeline.forecast.checking import READ, Checked, checking_seconds
+from epmq_export.pipeline.forecast.checking import READ, Checked, checked_of, checking_seconds
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.forecast.refining import refining_of
@@ -169,6 +169,12 @@ def test_what_stands_around_a_calibration() -> None:
     assert found.verify == pytest.approx((2 * 3 * once + 6 + 3, 3 * 2 * 3 * once + 45 + 30))
     assert found.whole[0] == pytest.approx(4 + 5 + 10 * once + 9.6)
     assert replace(found, merge=None).whole[1] == pytest.approx(found.whole[1] - 12)
+
+
+def test_hard_texts_are_padded_to_less_than_twice_their_tokens(tmp_path: Path) -> None:
+    """In batches of any length they would be padded to four times."""
+    checked = checked_of(open_family(decoder.write(tmp_path, "llama")))
+    assert checked.tokens < checked.padded < 2 * checked.tokens
 
 
 def test_the_graph_check_reads_some_tokens_one_by_one() -> None:

@@ -45,8 +45,11 @@ def translations_once() -> None:
     once = staticmethod(cache(ONNXRegistry.from_torchlib))
     ONNXRegistry.from_torchlib = once  # type: ignore[method-assign]
     collect = cache(_decomp.create_onnx_friendly_decomposition_table)
-    # Who takes it apart takes entries out.
-    _decomp.create_onnx_friendly_decomposition_table = lambda known: {**collect(frozenset(known))}  # type: ignore
+
+    def copied(known: Any) -> Any:
+        return {**collect(frozenset(known))}  # Who takes an operator apart takes entries out.
+
+    _decomp.create_onnx_friendly_decomposition_table = copied
 
 
 def _once(spec: OnnxSpec, steps: Sequence[Any]) -> ModelProto:

@@ -36,7 +36,7 @@ from epmq_export.models.mixture import share_of
 from epmq_export.models.precision import whole_float32
 
 # What the parts of a calibration took beside what is counted and measured, on one thread of a processor with
-# AVX-512, for MiniLM, a small CLIP, and layers of Llamas of 341M and 1.1B weights. Products come with norms,
+# AVX-512, for MiniLM, two layers of CLIP and a layer of a Llama of 341M weights. Products come with norms,
 # attention and copies, and are of smaller matrices than the one that is measured.
 PRODUCTS = 2.0
 # The columns of GPTQ that all rounds of the descent take the time of, to each of GPTQ's own.
@@ -357,8 +357,8 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
     """Return the speed of the device for products of the model's own shapes: those of its largest step, in
     float32 for a batch and in float64 for its H.
     """
-    steps = [step for block in blocks for step in block.steps if step.outputs]
-    step = max(steps, key=lambda step: step.width * sum(step.outputs), default=Step((), 256, (256,)))
+    steps = [step for block in blocks for step in block.steps if step.outputs] or [Step((), 256, (256,))]
+    step = max(steps, key=lambda step: step.width * sum(step.outputs))
     speeds = []
     for dtype, share in ((torch.float32, 0.6), (torch.float64, 0.4)):
         left = torch.ones(512, step.width, dtype=dtype, device=device)
@@ -368,12 +368,9 @@ def measure(blocks: Sequence[Shape], device: torch.device, seconds: float = 1.0)
         count = max(1, min(1000, int(share * seconds / max(once, 1e-6))))
         speeds.append(2 * left.numel() * right.shape[1] * count / max(_timed(left, right, count), 1e-9))
     grid = GRIDS["Q4_0"]
-    outputs = sum(each.width * sum(each.outputs) for each in steps) // max(
-        sum(each.width for each in steps), 1
-    )
-    weight = torch.randn(
-        max(outputs, 1), COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0)
-    )
+    # The mean over all columns that are walked along.
+    outputs = sum(each.width * sum(each.outputs) for each in steps) // sum(each.width for each in steps)
+    weight = torch.randn(outputs, COLUMNS, device=device, generator=torch.Generator(device).manual_seed(0))
     factor = torch.eye(COLUMNS, dtype=torch.float64, device=device)
     times = []
     for _ in range(2):  # The first call includes the making of tables.

@@ -42,7 +42,7 @@ class RefineForecast:
 def refining_of(
     blocks: Sequence[Shape], samples: Samples, settings: Refinement, times: int, speed: Speed
 ) -> RefineForecast:
-    """Return what refining takes, `times` times: operations over speed, as products come with others."""
+    """Return what refining takes, done `times` times: `PRODUCTS` times its operations over the speed."""
     weights = sum(step.width * sum(step.outputs) for block in blocks for step in block.steps)
     rows = BATCH * samples.tokens
 
