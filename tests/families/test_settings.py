@@ -27,7 +27,6 @@ from epmq_export.tensors.checkpoint import open_checkpoint
 from epmq_export.tensors.source import renamed
 from formats.gguf.format import spec_of
 from tests.families.conftest import Opened
-from tests.families.models import MODELS
 
 CPU = torch.device("cpu")
 # What only describes is changed all at once, but for what the library itself opens a model by.
