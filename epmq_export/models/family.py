@@ -135,6 +135,11 @@ class Export:
     def require(self) -> None:
         """Raise InputError where the runtimes cannot read this model at all, whatever it is stored on."""
 
+    def require_model(self, path: Path) -> None:
+        """Raise InputError where the file at `path` says of itself that it holds a model of another kind or
+        size. A file that says nothing passes.
+        """
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -2,10 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from epmq_export.errors import InputError
 from epmq_export.models.family import Export, Family
+from epmq_export.tensors.gguf_file import metadata_before, shown
+
+_ARCHITECTURE = "general.architecture"
+_SIZES = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+"""The ends of the keys in GGUF that models of one size have alike."""
 
 Metadata = Mapping[str, str | int | float | bool | bytes | list[str] | list[int] | list[float]]
 
@@ -77,6 +84,16 @@ class GgufExport(Export):
 
     def require(self) -> None:
         self.spec()
+
+    def require_model(self, path: Path) -> None:
+        spec = self.spec()
+        said = {key: held.value for key, held in metadata_before(path, "tokenizer.").items()}
+        sizes = {key: value for key, value in spec.metadata.items() if key.endswith(_SIZES)}
+        for key, expected in {_ARCHITECTURE: spec.architecture, **sizes}.items():
+            if (found := said.get(key, expected)) != expected:
+                raise InputError(
+                    f"{path}: key {key} is {shown(str(found))}, expected {expected!s}, as the base has it"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,10 @@ from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import require_no_own_head, require_same_settings
 from epmq_export.pipeline.registry import Registry
 from epmq_export.pipeline.targets import PACKED
-from epmq_export.tensors.checkpoint import open_checkpoint
+from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
 from epmq_export.tensors.directory import CONFIG, PACKED_INDEX, WEIGHTS
+from epmq_export.tensors.gguf_file import is_gguf
 from epmq_export.tensors.gguf_splits import split_paths
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, renamed
@@ -60,10 +61,13 @@ def runnable_of(registry: Registry, model: Path, job: Job) -> Runnable:
     _refuse_output(model)
     family, base, packed = job.models.family, job.checkpoints.base, (model / PACKED_INDEX).exists()
     for name in family.exports:
-        if model.suffix == f".{name}" and model.is_file():
-            return _written(registry, model, name, family)
+        file = model if model.suffix == f".{name}" and model.is_file() else None
         if model.is_dir() and (model / name).is_dir() and not packed:
-            return _written(registry, registry.formats[name].find(model, family), name, family)
+            file = registry.formats[name].find(model, family)
+        if file is not None:
+            family.exports[name].require_model(file)
+            _require_settings_beside(registry, file, base)
+            return _written(registry, file, name, family)
     if packed:
         own = registry.open_family(model)
         if own.name != family.name:
@@ -134,6 +138,16 @@ def runnable_alone(registry: Registry, model: Path, family: Family | None, devic
         version=runtime.version(),
         run=partial(runtime.outputs, model),
     )
+
+
+def _require_settings_beside(registry: Registry, file: Path, base: Checkpoint) -> None:
+    """Raise InputError for a written file with a config of another model beside it. A GGUF file has its own
+    settings, and is asked for these.
+    """
+    if is_gguf(file) or (place := registry.described_in(file)) is None:
+        return
+    for note in registry.require_same_settings(base.model_directory, place, str(file)):
+        log.warning("%s", note)
 
 
 def _written(registry: Registry, path: Path, format: str, family: Family) -> Runnable:

@@ -3,6 +3,8 @@
 import json
 import logging
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,10 @@ from epmq_export.errors import InputError
 from epmq_export.installed import registry
 from epmq_export.pipeline.job import Job
 from epmq_export.recipe.load import load_recipe
+from epmq_export.tensors.gguf_file import metadata_before
 from epmq_export.tensors.packed import Packed
+from formats.gguf.format import Gguf
+from formats.gguf.writer import write_gguf
 from tests.tiny import decoder, recipe_project
 from tests.tiny.bert import small_bert, small_packed
 
@@ -79,6 +84,39 @@ def test_a_packed_checkpoint_of_another_family_is_named(tmp_path: Path) -> None:
     decoder.write_expert(tmp_path / "expert", decoder.write(tmp_path / "base", "qwen2"), "qwen2", 1)
     with pytest.raises(InputError, match=r"packed: found a bert, expected a qwen2, as the recipe's base is"):
         epmq.evaluate(tmp_path / "packed", recipe(tmp_path))
+
+
+def a_gguf(path: Path, model: Path, keys: Mapping[str, str | int]) -> Path:
+    """Write the GGUF file of a small BERT with other values of some keys."""
+    written = Gguf().write(*small_packed(path.parent / "packed", model), path.parent)
+    held = metadata_before(written, "-")
+    assert keys.keys() <= held.keys()
+    metadata = {key: replace(value, value=keys.get(key, value.value)) for key, value in held.items()}
+    write_gguf(path, metadata, {}, [])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("general.architecture", "llama"), ("bert.block_count", 7), ("bert.embedding_length", 32)],
+)
+def test_a_gguf_file_of_another_model_is_named(key: str, value: str | int, tmp_path: Path) -> None:
+    base = recipe_project.base(tmp_path / "base", width=64, layers=2)
+    recipe_project.full_expert(tmp_path / "expert", base, 1)
+    path = a_gguf(tmp_path / "x.gguf", base, {key: value})
+    with pytest.raises(InputError, match=rf"x\.gguf: key {key} is {value}, expected \w+, as the base has it"):
+        epmq.evaluate(path, recipe(tmp_path))
+
+
+def test_an_onnx_file_of_another_model_is_named_by_the_config_beside_it(tmp_path: Path) -> None:
+    decoder.write_expert(tmp_path / "expert", decoder.write(tmp_path / "base", "qwen2"), "qwen2", 1)
+    small_bert(tmp_path / "other")
+    (tmp_path / "other" / "onnx").mkdir()
+    (tmp_path / "other" / "onnx" / "model_q4.onnx").write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=r"other/config\.json: found model_type 'bert', expected 'qwen2', as"
+    ):
+        epmq.evaluate(tmp_path / "other" / "onnx" / "model_q4.onnx", recipe(tmp_path))
 
 
 def test_what_is_told_stands_in_log_forecast_and_report(
