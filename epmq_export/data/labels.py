@@ -31,20 +31,33 @@ def by_name(texts: Sequence[str | None]) -> tuple[list[int], list[str]]:
     return [UNLABELLED if text is None else order[text] for text in texts], names
 
 
+class Order:
+    """The places of classes by their names. Capitals count only where two names differ in nothing else."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._exact = {name: index for index, name in enumerate(classes)}
+        folded = [name.casefold() for name in classes]
+        self._folded = {name: index for index, name in enumerate(folded) if folded.count(name) == 1}
+
+    def place(self, name: str) -> int | None:
+        """Return the index of the class of a name; None where there is none."""
+        return self._exact.get(name, self._folded.get(name.casefold()))
+
+
 def indices_of(
     places: Sequence[str], labels: Sequence[object], names: Sequence[str] | None, classes: Sequence[str]
 ) -> list[int]:
     """Return each label as an index into a task's `classes`.
 
-    A label that is text is the name of a class. A label that is a number is an index into `names`, or into
-    `classes` where there are no names. Where the data count and name their classes, the task may call some by
-    other names if they are as many and in the same order. Raises InputError, with the sample's place, for a
-    label that is missing, out of range, of no class of the task, or no label at all.
+    A label that is text is the name of a class, in capitals or not. A label that is a number is an index into
+    `names`, or into `classes` where there are no names. Where the data count and name their classes, the task
+    may call some by other names if they are as many and in the same order. Raises InputError, with the
+    sample's place, for a label that is missing, out of range, of no class of the task, or no label at all.
     """
-    order = {name: index for index, name in enumerate(classes)}
+    order = Order(classes)
     count = len(classes) if names is None else len(names)
     in_order = count == len(classes) and all(
-        order.get(each, index) == index for index, each in enumerate(names or ())
+        order.place(each) in (None, index) for index, each in enumerate(names or ())
     )
     few = f" ({', '.join(classes)})" if len(classes) <= 8 else ""
     expected = f"expected one of the task's {len(classes)} labels"
@@ -61,9 +74,10 @@ def indices_of(
                 f"{place}: found the label {label}, expected one of the {count} classes, counted from 0"
             )
         name = label if isinstance(label, str) else classes[label] if in_order else (names or classes)[label]
-        if name not in order:
+        index = order.place(name)
+        if index is None:
             raise InputError(
                 f"{place}: found the label {name[:60]!r}, {expected}{few}{did_you_mean(name, classes)}"
             )
-        indices.append(order[name])
+        indices.append(index)
     return indices

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from epmq_export.data.labels import Order
 from epmq_export.errors import InputError, RecipeError
 from epmq_export.files import read_json
 from epmq_export.models.classifiers import PREFIX, Classifier
@@ -100,7 +101,7 @@ def _heads(
     for place, (name, expert) in enumerate(experts.items()):
         head = _head(expert, parts)
         labels = recipe.tasks[name].labels if name in recipe.tasks else None
-        classes = _classes(recipe, name, expert, [*(labels or ())], head.shape("out.bias")[0])
+        classes = _classes(recipe, name, expert, labels or {}, head.shape("out.bias")[0])
         heads.append(Classifier(name, classes))
         tensors.append(Renamed(head, {f"{PREFIX}{place}.{each}": each for each in parts}))
     return heads, Joined(tensors)
@@ -177,18 +178,19 @@ def _require_judged(expert: Checkpoint, parts: Mapping[str, str]) -> None:
 
 
 def _classes(
-    recipe: Recipe, name: str, expert: Checkpoint, asked: Sequence[str], count: int
+    recipe: Recipe, name: str, expert: Checkpoint, asked: Mapping[str, str], count: int
 ) -> tuple[str, ...]:
     """Return the names of a head's classes, in the order of its scores: those that the recipe asks for, which
-    stand in this order unless they are the names that the expert's config has.
+    stand in this order unless they, or their texts, are the names that the expert's config has.
     """
     own = _named(_config(expert.directory), expert, count)
     if not asked:
         return tuple(own)
-    known = {each.casefold(): place for place, each in enumerate(own)}
-    places = [known.get(each.casefold()) for each in asked]
-    if len(asked) == count and None not in places and len({*places}) == count:
-        return tuple(sorted(asked, key=lambda each: known[each.casefold()]))
+    known = Order(own)
+    named = {each: known.place(each) for each in asked}
+    places = [known.place(asked[each]) if place is None else place for each, place in named.items()]
+    if len(asked) == count and {*places} == {*range(count)}:
+        return tuple(each for _, each in sorted(zip(places, asked, strict=True)))
     if len(asked) != count or any(place not in (None, index) for index, place in enumerate(places)):
         raise recipe.mistake(
             ("tasks", name, "labels"),

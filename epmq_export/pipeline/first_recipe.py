@@ -162,9 +162,12 @@ def _classifies(writer: _Writer, expert: str) -> bool:
 def _labels(writer: _Writer, labels: Sequence[str], file: Path | None, own: bool) -> Iterator[str]:
     """Yield the lines on the labels of a task. `own` says whether its expert has a head of its own."""
     family = writer.family
-    if own:
+    if own and file is not None:
+        yield f"    labels: {_path(file, writer.folder)}  # as the data name and count its expert's classes"
+    elif own:
         yield "    # Its expert's own head tells the classes, by the names in its config.json. Where the data"
-        yield "    # have other names, write these here, in the order of the head."
+        yield "    # have other names, or count them in another order, write these names here, in the order"
+        yield "    # in which the data count them."
         yield "    # labels: [...]"
     elif file is not None:
         yield f"    labels: {_path(file, writer.folder)}"

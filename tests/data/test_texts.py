@@ -211,6 +211,7 @@ def test_columns_that_cannot_be_told_apart_or_decoded(tmp_path: Path) -> None:
     [
         ([1, 0], CLASSES, ["not_equivalent", "equivalent"], [1, 0]),
         ([1, 0], CLASSES, ["equivalent", "not_equivalent"], [0, 1]),
+        ([1, 0], CLASSES, ["EQUIVALENT", "NOT_EQUIVALENT"], [0, 1]),
         ([1, 0], CLASSES, ["no", "yes"], [1, 0]),  # other names in the same order
         (
             [1, 0],
@@ -226,6 +227,8 @@ def test_columns_that_cannot_be_told_apart_or_decoded(tmp_path: Path) -> None:
             "row 1: found the label 2, expected one of the 2 classes, counted from 0",
         ),
         (["yes", "no"], datasets.Value("string"), ["no", "yes"], [1, 0]),
+        (["Yes", "no"], datasets.Value("string"), ["no", "yes"], [1, 0]),
+        (["Yes", "yes"], datasets.Value("string"), ["Yes", "yes"], [0, 1]),
         (
             ["1", "no"],
             datasets.Value("string"),

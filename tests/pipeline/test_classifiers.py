@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,41 @@ def test_classes_are_those_of_the_experts(project: Classified) -> None:
 def test_labels_name_them_anew_or_in_another_order(project: Classified) -> None:
     renamed, again = {"labels": ["no", "yes", "both"]}, {"labels": ["Dogs", "cats"]}
     assert classes(project, mood=renamed, topic=again) == [("no", "yes", "both"), ("cats", "Dogs")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "truth"),
+    [
+        (None, ("bad", "good", "so so"), [0, 1, 2]),
+        (["so so", "Good", "bad"], ("bad", "Good", "so so"), [2, 1, 0]),
+        ({"mixed": "so so", "yes": "good", "no": "bad"}, ("no", "yes", "mixed"), [2, 1, 0]),
+        (["no", "yes", "mixed"], ("no", "yes", "mixed"), [0, 1, 2]),
+    ],
+)
+def test_data_count_the_classes_as_the_recipe_does(
+    project: Classified, tmp_path: Path, labels: object, named: tuple[str, ...], truth: list[int]
+) -> None:
+    (tmp_path / "counted.tsv").write_text("".join(f"{label}\t{label} very good\n" for label in range(3)))
+    recipe = project.recipe(mood={"evaluation": str(tmp_path / "counted.tsv"), "labels": labels})
+    family = project.models(recipe).family
+    task = load_tasks(recipe, family)[0]
+    assert heads_of(family)[0].classes == named == tuple(task.labels)
+    assert task.truth is not None and task.truth.tolist() == truth
+
+
+@pytest.mark.parametrize("labels", [None, ["dogs", "cats"]])
+def test_data_that_call_the_classes_by_other_names(
+    project: Classified, tmp_path: Path, labels: list[str] | None
+) -> None:
+    """Names that the head has count in capitals, too; others are taken in their order, which is told."""
+    names = datasets.ClassLabel(names=["DOGS", "CATS"] if labels is None else ["hound", "kitten"])
+    rows = datasets.Dataset.from_dict({"text": TEXTS[:2], "label": [0, 1]})
+    rows.cast_column("label", names).to_parquet(str(tmp_path / "test.parquet"))
+    recipe = project.recipe(topic={"evaluation": str(tmp_path / "test.parquet"), "labels": labels})
+    task = load_tasks(recipe, project.models(recipe).family)[1]
+    assert task.truth is not None and task.truth.tolist() == [1, 0]
+    told = "hound for dogs, kitten for cats; the key labels tells another order"
+    assert [note.rpartition("in their order: ")[2] for note in task.notes] == ([told] if labels else [])
 
 
 @pytest.mark.parametrize("labels", [["a", "b"], ["good", "bad", "else"], ["a", "b", "c", "d"]])
@@ -306,3 +342,6 @@ def test_a_first_recipe_leaves_the_classes_to_the_head(project: Classified, tmp_
     task = yaml.safe_load(path.read_text())["tasks"]["mood"]
     assert task.keys() == {"expert", "calibration", "evaluation"}
     assert "own head tells the classes" in path.read_text()
+    (tmp_path / "mood.labels.json").write_text('["so so", "good", "bad"]')
+    path = epmq.init(base, [expert], tmp_path / "counted.yaml", data=tmp_path)
+    assert yaml.safe_load(path.read_text())["tasks"]["mood"]["labels"] == "mood.labels.json"
