@@ -15,6 +15,7 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.models.samples import Sample
 from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.verification.chance import by_chance
 from epmq_export.verification.checks import Check
 from epmq_export.verification.judge import Judge
 from epmq_export.verification.judgement import Judgement, PooledLoss, TaskLoss, key_of, margin_of
@@ -67,7 +68,9 @@ def check_tasks(
         }
     judgement = Judgement(losses, verify)
     broken = [f"{path}: {sentence}" for sentence in faults(judgement)]
-    warnings = [f"{path}: {sentence}" for sentence in [*doubts(judgement), *doubt]]
+    chance = [by_chance(task, expected[task.name]) for task in bench.tasks]
+    warnings = [sentence for sentence in chance if sentence is not None]
+    warnings += [f"{path}: {sentence}" for sentence in [*doubts(judgement), *doubt]]
     facts = {
         **_facts(judgement),
         "passed": not broken,

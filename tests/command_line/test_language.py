@@ -211,6 +211,8 @@ def test_t5_is_calibrated_on_its_experts_answers(epmq: Warm, tmp_path: Path) -> 
     assert result.code == 0, result.stdout + result.stderr
     report = report_of(tmp_path / "out")
     assert -1 <= report["scores"]["experts"]["alike"] <= 1
+    (chance,) = [told for told in report["warnings"] if "same_meaning: the reference is right on" in told]
+    assert chance in result.stdout.replace("\n", " ")
     assert [file["runtime"] for file in report["files"]] == ["llama.cpp", "onnxruntime"]
     for file in report["files"]:
         assert file["checks"]["codes"]["equal"]

@@ -56,7 +56,7 @@ def picture_task(recipe: Recipe, name: str, lessons: int) -> Task:
         further = others(chosen, calibration, evaluation)
     usable = len(calibration) + len(further) + (0 if task.evaluation else len(evaluation))
     notes = broken.notes(recipe, name, usable)
-    tell(name, "images", recipe.calibration.samples, calibration, evaluation)
+    tell(name, "image", recipe.calibration.samples, calibration, evaluation)
     return made_of(
         recipe,
         name,

@@ -98,21 +98,13 @@ def tell(
     name: str, what: str, asked: int, calibration: Sequence[Sample], evaluation: Sequence[Sample]
 ) -> None:
     """Log a warning where there are fewer samples than asked for, and where evaluation samples are also
-    calibration samples.
+    calibration samples. `what` is one of them.
     """
-    if len(calibration) < asked:
-        log.warning(
-            "task %s: %d distinct calibration %s, %d asked for: all are used",
-            name,
-            len(calibration),
-            what,
-            asked,
-        )
+    if (count := len(calibration)) < asked:
+        found = f"1 distinct calibration {what}" if count == 1 else f"{count} distinct calibration {what}s"
+        log.warning("task %s: %s, %d asked for: all are used", name, found, asked)
     if shared := len({digest(each) for each in calibration} & {digest(each) for each in evaluation}):
-        log.warning(
-            "task %s: %d calibration %s are evaluation %s too, so its scores may flatter",
-            name,
-            shared,
-            what,
-            what,
-        )
+        both = f"1 calibration {what} is an evaluation {what}"
+        if shared > 1:
+            both = f"{shared} calibration {what}s are evaluation {what}s"
+        log.warning("task %s: %s too, so its scores may flatter", name, both)

@@ -59,7 +59,7 @@ def text_task(
         if head is not None and truth is not None:
             notes += _on_names(name, found.names or (), [*(task.labels or head.classes)])
         further = others(choose(texts, lessons, recipe.calibration.seed), calibration, evaluation)
-    tell(name, "texts", recipe.calibration.samples, calibration, evaluation)
+    tell(name, "text", recipe.calibration.samples, calibration, evaluation)
     return made_of(
         recipe,
         name,

@@ -42,6 +42,15 @@ def test_a_task_with_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert caplog.messages == ["task mood: 4 distinct calibration texts, 5 asked for: all are used"]
 
 
+def test_one_text_is_told_as_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "one.txt").write_text("a\n")
+    tasks_of(tmp_path, "    calibration: one.txt\n    evaluation: one.txt\n", samples=2)
+    assert caplog.messages == [
+        "task mood: 1 distinct calibration text, 2 asked for: all are used",
+        "task mood: 1 calibration text is an evaluation text too, so its scores may flatter",
+    ]
+
+
 def test_a_task_without_labels_is_judged_on_what_was_not_sampled(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a\nb\nc\nb\nd\n")
     (task,) = tasks_of(tmp_path, "    calibration: train.txt\n")
