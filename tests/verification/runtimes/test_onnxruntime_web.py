@@ -13,7 +13,7 @@ from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes.onnxruntime_web import package
 from epmq_export.verification.runtimes.onnxruntime_web.runtime import OnnxRuntimeWeb
 from tests.tiny import javascript
-from tests.tiny.onnx_encoders import TEXTS, minilm, reference, rms
+from tests.tiny.onnx_encoders import FEW_TEXTS, minilm, reference, rms
 
 RUNTIME, ON_GPU = OnnxRuntimeWeb(), OnnxRuntimeWeb("webgpu")
 BROWSER = """
@@ -120,7 +120,7 @@ def test_the_browser_gives_what_pytorch_gives() -> None:
     except MissingRuntime as error:
         pytest.skip(str(error))
     model = minilm()
-    texts = tuple(map(model.family.truncate, TEXTS))
+    texts = tuple(map(model.family.truncate, FEW_TEXTS))
     expected = reference(model, texts)
     assert rms(RUNTIME.outputs(model.path, texts, exact=True), expected) < 3e-6
     assert rms(RUNTIME.outputs(model.path, texts), expected) < 4e-2

@@ -15,7 +15,7 @@ from epmq_export.verification.runtimes.transformers_js.runtime import Transforme
 from tests.converters.test_decoder import CPU, SAMPLES
 from tests.tiny import javascript
 from tests.tiny.decoder_files import decoder_files
-from tests.tiny.onnx_encoders import TEXTS, minilm, reference, rms
+from tests.tiny.onnx_encoders import FEW_TEXTS, minilm, reference, rms
 
 RUNTIME = TransformersJs()
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not on the PATH")
@@ -155,7 +155,7 @@ def test_the_library_gives_what_pytorch_gives() -> None:
     except MissingRuntime as error:
         pytest.skip(str(error))
     model = minilm()
-    texts = tuple(map(model.family.truncate, TEXTS))  # It cuts texts elsewhere.
+    texts = tuple(map(model.family.truncate, FEW_TEXTS))  # It cuts texts elsewhere.
     expected = reference(model, texts)
     assert rms(RUNTIME.outputs(model.path, texts, exact=True), expected) < 3e-6
     assert rms(RUNTIME.outputs(model.path, texts), expected) < 4e-2
