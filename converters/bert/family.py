@@ -32,7 +32,7 @@ from epmq_export.models.family import Batch, Block, Classifiers, Export, ZeroSho
 from epmq_export.models.samples import Pair, Sample, text_of
 from epmq_export.models.specs import GgufExport, GgufSpec, OnnxExport
 from epmq_export.models.tokenizer import fast_tokenizer
-from epmq_export.tensors.modules import MODULES
+from epmq_export.tensors.modules import MODULES, is_cross_encoder
 from epmq_export.tensors.naming import Naming
 
 _KNOWN: Mapping[str, tuple[object, ...]] = {
@@ -122,8 +122,8 @@ class Bert:
     @property
     def _clients(self) -> Sequence[str]:
         """Return the clients that do what the modules of sentence-transformers say."""
-        said = (self.directory / MODULES).is_file() and not self.heads
-        return ("sentence-transformers",) if said else ()
+        said = (self.directory / MODULES).is_file() and not is_cross_encoder(self.directory)
+        return ("sentence-transformers",) if said and not self.heads else ()
 
     @property
     def _pooling_clients(self) -> Sequence[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from epmq_export.errors import InputError
 from epmq_export.tensors.directory import ADAPTER_CONFIG
-from epmq_export.tensors.modules import LENGTHS, MODULES, PROMPTS, dense_weights
+from epmq_export.tensors.modules import LENGTHS, MODULES, PROMPTS, dense_weights, is_cross_encoder
 
 
 def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
@@ -12,21 +12,22 @@ def require_same_sentence(base: Path, expert: Path, name: str) -> list[str]:
     their prompts, which are the base's for all.
 
     Raises InputError, with both values, where an expert pools otherwise or has other modules behind the
-    pooling. What a directory lacks is not compared.
+    pooling. What a directory lacks is not compared, and a cross-encoder pools nothing.
     """
     from converters.bert.sentence import read_sentence  # not for other families
 
     if not any((expert / file).is_file() for file in (MODULES, LENGTHS, PROMPTS, "1_Pooling/config.json")):
         return []
     ours, theirs = read_sentence(base), read_sentence(expert)
-    pooled = all((place / MODULES).is_file() or (place / "1_Pooling").is_dir() for place in (base, expert))
+    scores = is_cross_encoder(base) or is_cross_encoder(expert)
+    said = all((place / MODULES).is_file() or (place / "1_Pooling").is_dir() for place in (base, expert))
     both = {
         file: all((place / file).is_file() for place in (base, expert))
         for file in (MODULES, LENGTHS, PROMPTS)
     }
     computes = {
-        "the pooling": (pooled, " + ".join(ours.modes), " + ".join(theirs.modes)),
-        f"in {MODULES} the modules": (both[MODULES], ours.modules, theirs.modules),
+        "the pooling": (said and not scores, " + ".join(ours.modes), " + ".join(theirs.modes)),
+        f"in {MODULES} the modules": (both[MODULES] and not scores, ours.modules, theirs.modules),
         f"in {LENGTHS} do_lower_case": (both[LENGTHS], ours.lower, theirs.lower),
     }
     for what, (compared, one, other) in computes.items():

@@ -17,7 +17,7 @@ from typing import Any
 from epmq_export.errors import InputError
 from epmq_export.files import read_json, read_json_list
 from epmq_export.models.family import Prompts
-from epmq_export.tensors.modules import DENSE, LENGTHS, MODULES, PROMPTS
+from epmq_export.tensors.modules import DENSE, LENGTHS, MODULES, PROMPTS, is_cross_encoder
 
 log = logging.getLogger(__name__)
 # The modes by their old keys, in the order in which several are put one behind the other.
@@ -76,12 +76,14 @@ class Sentence:
 
 
 def read_sentence(directory: Path) -> Sentence:
-    """Return what a directory says of its texts; the mean of the tokens where it says nothing of pooling.
+    """Return what a directory says of its texts; the mean of the tokens where it says nothing of pooling, or
+    is a cross-encoder, which has none.
 
     Raises InputError for a module that is not known, and for a value that is none.
     """
     modules, unit, pooling = _modules(directory), False, directory / "1_Pooling"
-    if modules is not None:
+    scores = is_cross_encoder(directory)
+    if modules is not None and not scores:
         places = [path for kind, path in modules if kind == "Pooling"]
         if len(places) != 1:
             raise InputError(
@@ -91,13 +93,14 @@ def read_sentence(directory: Path) -> Sentence:
     behind = tuple(_dense(directory / path) for kind, path in modules or [] if kind == DENSE)
     longest, lower = _lengths(directory / LENGTHS)
     prompts = _prompts(directory / PROMPTS)
-    modes, included = _pooling(pooling / "config.json", required=modules is not None)
+    path = pooling / "config.json"
+    modes, included = (("mean",), True) if scores else _pooling(path, required=modules is not None)
     if not included and prompts.default:
         raise InputError(
-            f"{pooling / 'config.json'}: found include_prompt false beside the default prompt "
+            f"{path}: found include_prompt false beside the default prompt "
             f"{prompts.default!r}, expected true: no runtime leaves its tokens out"
         )
-    known = "Transformer, Pooling" if modules is None else ", ".join(_told(modules, behind))
+    known = "Transformer, Pooling" if modules is None or scores else ", ".join(_told(modules, behind))
     return Sentence(
         modes=modes, modules=known, dense=behind, unit=unit, longest=longest, lower=lower, prompts=prompts
     )

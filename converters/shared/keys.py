@@ -55,6 +55,7 @@ DESCRIBES = frozenset(
         "pruned_heads",
         "quantization_config",
         "return_dict",
+        "sentence_transformers",
         "sep_token_id",
         "task_specific_params",
         "tokenizer_class",

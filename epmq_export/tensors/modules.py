@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from epmq_export.errors import InputError
-from epmq_export.files import read_json_list
+from epmq_export.files import read_json, read_json_list
 from epmq_export.tensors.directory import PICKLES, WEIGHTS, pickle_refusal
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import Renamed
@@ -28,6 +28,14 @@ def is_of_sentences(name: str) -> bool:
     reads.
     """
     return name in (MODULES, LENGTHS, PROMPTS) or _OF_MODULE.fullmatch(name) is not None
+
+
+def is_cross_encoder(directory: Path) -> bool:
+    """Return whether sentence-transformers calls a model a cross-encoder, which pools no tokens: its own head
+    scores texts.
+    """
+    path = directory / PROMPTS
+    return path.is_file() and bool(read_json(path).get("model_type") == "CrossEncoder")
 
 
 def is_dense(name: str) -> bool:

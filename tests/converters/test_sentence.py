@@ -218,6 +218,24 @@ def test_a_pooling_without_the_prompt_is_refused_where_there_is_one(tmp_path: Pa
         open_family(directory)
 
 
+def test_a_cross_encoder_has_no_pooling_to_compare(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As version 5.4 and later save one: its only module is the transformer."""
+    base = model(tmp_path / "base", flags("mean"), "Transformer", "Pooling", "Normalize")
+    expert = small_bert(tmp_path / "expert")
+    modules(expert, "Transformer", package="sentence_transformers.base.modules.transformer")
+    with pytest.raises(InputError, match="found 0 modules of the type Pooling, expected one"):
+        open_family(expert)
+    scores = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+    edit(expert / "config_sentence_transformers.json", scores)
+    edit(expert / "sentence_bert_config.json", {"transformer_task": "sequence-classification"})
+    config = json.loads((expert / "config.json").read_text())
+    edit(expert / "config.json", {**config, "sentence_transformers": {"version": "5.1.0"}})
+    assert require_same_settings(base, expert, "it") == []
+    assert require_same_settings(expert, base, "it") == []
+    clients = {name: export.clients for name, export in open_family(expert).exports.items()}
+    assert clients["safetensors"] == () and not caplog.records
+
+
 def test_an_experts_modules_are_compared(tmp_path: Path) -> None:
     kinds = ("Transformer", "Pooling", "Normalize")
     base = model(tmp_path / "base", flags("mean"), *kinds)
