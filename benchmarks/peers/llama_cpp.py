@@ -20,6 +20,7 @@ from epmq_export.errors import MissingRuntime
 from epmq_export.installed import registry
 from epmq_export.models.blocks import linears
 from epmq_export.models.specs import GgufExport
+from epmq_export.tensors.ggml_types import F16, F32
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.verification.runtimes.llama_cpp import ggml as ggml_types
 from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
@@ -27,7 +28,7 @@ from epmq_export.verification.runtimes.llama_cpp.runtime import LlamaCpp
 # What llama-quantize takes instead for rows that are no multiple of 256 (`tensor_type_fallback` in its
 # src/llama-quant.cpp).
 FALLBACK = {"Q4_K": "Q5_0"}
-PLAIN = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
+PLAIN = {F32: np.float32, F16: np.float16}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-from gguf.quants import dequantize
+from gguf import GGUFValueType
 from torch import Tensor
 
 from converters.decoder.kinds import ARCHITECTURES, MIXTURES, Kind
@@ -29,6 +27,7 @@ from converters.decoder.layout import (
 )
 from converters.decoder.names import EMBEDDINGS, HEAD, naming
 from converters.from_gguf.config import write_config
+from converters.from_gguf.decoding import PLAIN, decoded, require_decodable
 from converters.from_gguf.tokenizer import write_tokenizer
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
@@ -40,11 +39,6 @@ from epmq_export.tensors.source import TypedSource
 
 log = logging.getLogger(__name__)
 _ARCHITECTURE = "general.architecture"
-_PLAIN = {
-    GGMLQuantizationType.F32: torch.float32,
-    GGMLQuantizationType.F16: torch.float16,
-    GGMLQuantizationType.BF16: torch.bfloat16,
-}
 
 
 class GgufBase:
@@ -74,8 +68,8 @@ class GgufBase:
                 f"{path}: has no tensor for {missing[0]}, expected one: it is no whole "
                 f"{kind.architecture} of {layers} layers"
             )
-        for stored in {info.type for info in tensors.values()} - set(_PLAIN):
-            _require_decodable(path, stored)
+        for stored in {info.type for info in tensors.values()} - set(PLAIN):
+            require_decodable(path, stored)
         self._parts = _parts(self._names)
         self._offsets, self._orders = offsets(kind, self._names), self._rows(kind)
         self.directory = self.model_directory = _directory(path.resolve(), path.stat().st_mtime_ns)
@@ -98,7 +92,7 @@ class GgufBase:
         the dtype of the file.
         """
         kind = self._model.tensors[self._there(name)].type
-        return torch.float32 if name in self._offsets else _PLAIN.get(kind, torch.float32)
+        return torch.float32 if name in self._offsets else PLAIN.get(kind, torch.float32)
 
     def load(self, name: str) -> Tensor:
         value = _decoded(self._model, self._there(name), self._parts.get(name))
@@ -205,26 +199,12 @@ def _count(path: Path, model: GgufModel, key: str, default: int | None = None) -
     return value.value
 
 
-def _require_decodable(path: Path, kind: GGMLQuantizationType) -> None:
-    """Raise InputError for a type that the package gguf has no decoder for, tried on a block of zeros:
-    it says so by NotImplementedError.
-    """
-    try:
-        dequantize(np.zeros(GGML_QUANT_SIZES[kind][1], np.uint8), kind)
-    except NotImplementedError:
-        raise InputError(f"{path}: has tensors of type {kind.name}, which gguf-py cannot decode") from None
-
-
 def _decoded(model: GgufModel, there: str, part: int | None = None) -> Tensor:
     """Return a tensor, or a part of it along its first axis."""
     info, raw = model.tensors[there], model.raw(there)
-    shape = info.shape
-    if part is not None:
-        raw, shape = raw.reshape(shape[0], -1)[part], shape[1:]
-    if info.type in _PLAIN:
-        return torch.from_numpy(np.array(raw)).view(_PLAIN[info.type]).reshape(shape)
-    rows = raw.reshape(-1, raw.size // (int(np.prod(shape[:-1])) or 1))
-    return torch.from_numpy(np.ascontiguousarray(dequantize(rows, info.type), np.float32)).reshape(shape)
+    if part is None:
+        return decoded(raw, info.type, info.shape)
+    return decoded(raw.reshape(info.shape[0], -1)[part], info.type, info.shape[1:])
 
 
 def described(path: Path) -> Path | None:
@@ -279,7 +259,7 @@ def _directory(path: Path, changed: int) -> Path:
 def _tell_of_rounding(path: Path, changed: int) -> None:
     """Log a warning for a file whose tensors are on grids, once for each file as it is."""
     tensors = GgufModel.open(path).tensors
-    kinds = Counter(info.type.name for info in tensors.values() if info.type not in _PLAIN)
+    kinds = Counter(info.type.name for info in tensors.values() if info.type not in PLAIN)
     if kinds:
         told = " and ".join(f"{count} on {kind}" for kind, count in kinds.most_common())
         log.warning(

@@ -10,7 +10,7 @@ from epmq_export.grids.scaled import Scaled
 from epmq_export.grids.shifted import Shifted
 from epmq_export.grids.zeroed import Zeroed
 
-__all__ = ["BUDGET", "FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
+__all__ = ["BUDGET", "BY_NAME_ONLY", "FALLBACK", "GRIDS", "Grid", "Part", "Stored"]
 
 # The candidates that the search for a scale tries: the multiple of a step at which the largest weight of a
 # group stands. Some are codes, so that weights that already lie on the grid are found again. Others are past
@@ -29,6 +29,7 @@ _TABLE = tuple(
     for reach in (104.0, 113.0, 120.0, 127.0, 136.0, 148.0, 165.0, 190.0, 230.0)
     for sign in (1, -1)
 )
+_Q2_0 = tuple(sign * reach for reach in (1.0, 1.5, 2.0, 2.2, 2.5, 2.8, 3.2, 3.7) for sign in (1, -1))
 _Q3_K = tuple(sign * reach for reach in (3.0, 3.5, 3.8, 4.0, 4.3, 4.7, 5.2, 6.0) for sign in (1, -1))
 _Q6_K = tuple(
     sign * reach for reach in (29.0, 30.0, 31.0, 31.5, 32.0, 32.5, 33.5, 35.0, 37.0) for sign in (1, -1)
@@ -37,6 +38,7 @@ _Q6_K = tuple(
 GRIDS: dict[str, Grid] = {
     grid.name: grid
     for grid in (
+        Scaled("Q2_0", group=64, subgroup=64, lowest=-1, levels=(-1, 0, 1, 2), reaches=_Q2_0),
         ShiftedK("Q2_K", group=256, subgroup=16, lowest=0, levels=tuple(range(4)), share_bits=4),
         ScaledK(
             "Q3_K",
@@ -69,10 +71,21 @@ GRIDS: dict[str, Grid] = {
 
 # The grid that a tensor takes where its number of inputs is no multiple of the asked grid's group. IQ4_NL is
 # the best grid with groups of 32 that takes no more than 4.5 bits a weight; for more bits there is Q8_0.
-# llama.cpp does nearly the same.
-FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "IQ4_NL", "Q5_K": "Q8_0", "Q6_K": "Q8_0"}
+# llama.cpp does nearly the same. What stands in for Q2_0 is one that every format holds, too.
+FALLBACK = {
+    "Q2_0": "Q4_0",
+    "Q2_K": "IQ4_NL",
+    "Q3_K": "IQ4_NL",
+    "Q4_K": "IQ4_NL",
+    "Q5_K": "Q8_0",
+    "Q6_K": "Q8_0",
+}
 
 
 # The grids that a budget of bits chooses from in GGUF: the best of their size. Their fallbacks serve tensors
 # whose number of inputs a group of 256 does not divide.
 BUDGET = ("Q2_K", "Q3_K", "IQ4_NL", "Q4_K", "Q4_1", "Q5_K", "Q6_K", "Q8_0")
+
+# The grids that a budget never chooses, in any format: files with them need newer runtimes than others do, so
+# that they are for those who ask for them by name.
+BY_NAME_ONLY = frozenset({"Q2_0"})

@@ -1,5 +1,5 @@
-"""Grids of one float16 scale a group: Q4_0, IQ4_NL and Q8_0 of llama.cpp, and the block-wise INT4 and INT8 of
-ONNX.
+"""Grids of one float16 scale a group: Q2_0, Q4_0, IQ4_NL and Q8_0 of llama.cpp, and the block-wise UINT2,
+INT4 and INT8 of ONNX.
 """
 
 from collections.abc import Mapping

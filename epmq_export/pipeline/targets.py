@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from epmq_export.errors import RecipeError
-from epmq_export.grids import BUDGET, GRIDS
+from epmq_export.grids import BUDGET, BY_NAME_ONLY, GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import Format
 from epmq_export.pipeline.requirements import require_readable
@@ -76,7 +76,8 @@ def targets(
     for name in sorted(names, key=lambda name: -len(held(family, formats[name]))):
         known = held(family, formats[name])
         replaced = _replaced(recipe, name, known)
-        candidates = tuple(BUDGET if set(BUDGET) <= set(known) else known)
+        candidates = tuple(each for each in known if each not in BY_NAME_ONLY)
+        candidates = BUDGET if set(BUDGET) <= set(known) else candidates
         key = (*replaced.items(), candidates if recipe.quantization.chooses else None)
         directory = PACKED if not by_grids else f"{PACKED}-{name}"
         new = Target(formats=(), replaced=replaced, candidates=candidates, directory=directory)

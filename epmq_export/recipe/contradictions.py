@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from epmq_export.errors import Key, did_you_mean
-from epmq_export.grids import GRIDS
+from epmq_export.grids import BY_NAME_ONLY, GRIDS
 from epmq_export.merging.tokens import TokenRow
 from epmq_export.recipe.merge import RecipeModel, RecipeSlice
 from epmq_export.recipe.recipe import Recipe
@@ -100,7 +100,7 @@ def _quantization(recipe: Recipe) -> Iterator[Mistake]:
         return
     if quantization.size is not None:
         yield ("quantization", "size"), "found a size beside bits, expected one of the two keys"
-    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS)
+    least = min(GRIDS[name].bits_per_weight for name in ONNX_GRIDS if name not in BY_NAME_ONLY)
     if quantization.bits < least and "onnx" in (recipe.export.formats or ("onnx",)):
         yield (
             ("quantization", "bits"),

@@ -288,7 +288,7 @@ Dtype = Annotated[str, choice("float32", "float16", "bfloat16")]
 Share = Annotated[float, Field(ge=0, le=1)]
 STORAGES = ("F16", "F32", *GRIDS)
 # The grids that ONNX's DequantizeLinear can hold bit for bit. `formats` has the nodes.
-ONNX_GRIDS = ("Q4_0", "Q4_1Z", "Q8_0")
+ONNX_GRIDS = ("Q2_0", "Q4_0", "Q4_1Z", "Q8_0")
 
 
 def one_of(choices: Iterable[str]) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf import GGUFValueType
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
 from epmq_export.files import refuse_pointer
+from epmq_export.tensors.ggml_types import BY_NUMBER, GgmlType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -76,7 +77,7 @@ class TensorInfo:
     """
 
     name: str
-    type: GGMLQuantizationType
+    type: GgmlType
     shape: tuple[int, ...]
     start: int
     size: int
@@ -264,19 +265,19 @@ class _Parser:
             self.fail(f"tensor {name} has {dimensions} dimensions, expected 1 to {_MAX_DIMENSIONS}")
         shape = struct.unpack(f"<{dimensions}Q", self.take(8 * dimensions, f"the shape of {name}"))[::-1]
         found = self.number("I", f"the type of {name}")
-        try:
-            kind = GGMLQuantizationType(found)
-        except ValueError:
+        if found not in BY_NUMBER:
             self.fail(f"tensor {name} is of type {found}, which GGUF does not have")
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        if 0 in shape or shape[-1] % block:
-            self.fail(f"tensor {name} is {list(shape)}, expected rows of whole {kind.name} blocks of {block}")
+        kind = BY_NUMBER[found]
+        if 0 in shape or shape[-1] % kind.values:
+            self.fail(
+                f"tensor {name} is {list(shape)}, expected rows of whole {kind.name} blocks of {kind.values}"
+            )
         return TensorInfo(
             name=name,
             type=kind,
             shape=shape,
             start=self.number("Q", f"the offset of {name}"),
-            size=prod(shape) // block * block_bytes,
+            size=prod(shape) // kind.values * kind.size,
         )
 
     def place(self, infos: list[TensorInfo], alignment: int) -> dict[str, TensorInfo]:

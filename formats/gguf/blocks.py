@@ -63,7 +63,7 @@ def decode(path: Path, info: TensorInfo, raw: NDArray[np.uint8]) -> PackedTensor
 
 
 def _bias(grid: Grid) -> int:
-    """Return the number that is added to signed codes so that they begin at 0. The lowest code that the bits
-    could hold is not always one of the grid's.
+    """Return the number that is added to codes so that the lowest that the bits could hold is 0. It is not
+    always one of the grid's.
     """
-    return int(2 ** (grid.bits - 1)) if grid.lowest < 0 else 0
+    return int(2**grid.bits) - 1 - grid.highest

@@ -11,6 +11,7 @@ from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.about import About
 from epmq_export.tensors.gguf_file import ALIGNMENT, ALIGNMENT_KEY
 from formats.gguf.placement import Layout, file_type
+from formats.gguf.types import FILE_TYPES
 
 HUB = "https://huggingface.co"
 
@@ -35,7 +36,7 @@ def common_keys(about: About, spec: GgufSpec, layout: Layout) -> dict[str, Any]:
         **_base_models(about),
         "general.tags": [about.pipeline_tag] if about.pipeline_tag else None,
         "general.languages": [*about.languages],
-        "general.file_type": int(file_type(layout)),
+        "general.file_type": FILE_TYPES[file_type(layout)],
         "general.quantization_version": GGML_QUANT_VERSION,
         ALIGNMENT_KEY: ALIGNMENT,
     }

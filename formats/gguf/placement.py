@@ -1,13 +1,11 @@
 """The placement of tensors: the file of a model that each lies in, its type and its shape."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from epmq_export.errors import InputError
 from epmq_export.grids.layout import storage_name
@@ -15,6 +13,7 @@ from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import GgufSpec
 from epmq_export.tensors.about import About
+from epmq_export.tensors.ggml_types import GgmlType
 from epmq_export.tensors.gguf_splits import MOST, split_name
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.packed_index import PackedIndex
@@ -22,14 +21,13 @@ from epmq_export.tensors.shards import groups
 from formats.gguf.spec import export_of
 from formats.gguf.types import TYPES, kind_of
 
-Layout = Mapping[str, tuple[GGMLQuantizationType, tuple[int, ...]]]
+Layout = Mapping[str, tuple[GgmlType, tuple[int, ...]]]
 """The type and the shape of each tensor, by its name in the file, in the order of the file."""
 
 
-def data_bytes(kind: GGMLQuantizationType, shape: Sequence[int]) -> int:
-    """Return the bytes of a tensor's data: n weights take n / block times the bytes of a block."""
-    block, size = GGML_QUANT_SIZES[kind]
-    return prod(shape) // block * size
+def data_bytes(kind: GgmlType, shape: Sequence[int]) -> int:
+    """Return the bytes of a tensor's data: those of its blocks."""
+    return prod(shape) // kind.values * kind.size
 
 
 def layout_of(tensors: Mapping[str, PlannedTensor], spec: GgufSpec) -> Layout:
@@ -68,8 +66,8 @@ def _without_first(tensor: PlannedTensor, rows: int) -> PlannedTensor:
     return replace(tensor, shape=(tensor.shape[0] - rows, *tensor.shape[1:])) if rows else tensor
 
 
-def file_type(layout: Layout) -> LlamaFileType:
-    """Return the type that most of a model's matrices have, as `general.file_type` says it."""
+def file_type(layout: Layout) -> str:
+    """Return what a file is called by the type that most of its matrices have."""
     matrices = Counter(kind.name for kind, shape in layout.values() if len(shape) > 1)
     return TYPES[max(matrices, key=lambda kind: matrices[kind], default="F32")].file_type
 
@@ -78,7 +76,7 @@ def stem_of(layout: Layout, about: About) -> str:
     """Return the name of a model's file without its ending, as clients of the hub look for one of a type:
     `NAME-Q4_0`.
     """
-    return f"{about.stem}-{re.sub('^(MOSTLY|ALL)_', '', file_type(layout).name)}"
+    return f"{about.stem}-{file_type(layout)}"
 
 
 def parts_of(layout: Layout, index: PackedIndex) -> dict[str, list[str]]:

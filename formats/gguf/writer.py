@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,7 +32,9 @@ def write_gguf(
             writer.add_key_value(key, value.value, value.type, value.items)
         writer.data_alignment = metadata[ALIGNMENT_KEY].value if ALIGNMENT_KEY in metadata else ALIGNMENT
         for name, (kind, shape) in layout.items():
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), data_bytes(kind, shape), kind)
+            # It writes the type's number, which need not be one that the package knows.
+            number = cast("GGMLQuantizationType", kind.number)
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), data_bytes(kind, shape), number)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

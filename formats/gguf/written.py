@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGUFValueType
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from epmq_export.errors import InputError
 from epmq_export.models.family import Family, heads_of, towers
 from epmq_export.models.format import StoredTensor
 from epmq_export.models.specs import GgufSpec
+from epmq_export.tensors.ggml_types import F32, GgmlType
 from epmq_export.tensors.gguf_file import shown
 from epmq_export.tensors.gguf_splits import KEYS as SPLIT_KEYS
 from epmq_export.tensors.gguf_splits import GgufModel, model_bytes, split_paths
@@ -94,7 +95,7 @@ class WrittenGguf:
         """
         model = self._model
         layout = {
-            name: (info.type if len(info.shape) == 4 else GGMLQuantizationType.F32, info.shape)
+            name: (info.type if len(info.shape) == 4 else F32, info.shape)
             for name, info in model.tensors.items()
         }
         for key, value in model.metadata.items():
@@ -104,7 +105,7 @@ class WrittenGguf:
 
         def exactly(name: str) -> Iterator[PackedTensor | Tensor]:
             for tensor, _ in self._parts(name):
-                if layout[name][0] != GGMLQuantizationType.F32:
+                if layout[name][0] != F32:
                     yield tensor
                 else:
                     yield tensor.dequantise() if isinstance(tensor, PackedTensor) else tensor.float()
@@ -166,5 +167,5 @@ class WrittenGguf:
                 yield f"tensor {shown(name)}: its values are not those that the config asks for"
 
 
-def _layout_text(entry: tuple[GGMLQuantizationType, tuple[int, ...]] | None) -> str:
+def _layout_text(entry: tuple[GgmlType, tuple[int, ...]] | None) -> str:
     return f"{entry[0].name} {list(entry[1])}" if entry else "none"

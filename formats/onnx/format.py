@@ -19,12 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
-from torch import Tensor
 
 from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.grids import Grid
-from epmq_export.grids.zeroed import Zeroed
 from epmq_export.models.family import Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.tensors.packed import Packed, PackedTensor
@@ -35,6 +33,7 @@ from formats.onnx import message as onnx_message
 from formats.onnx import weights as onnx_weights
 from formats.onnx.companions import FOLDER, files_beside, weights_beside
 from formats.onnx.metadata import metadata_of, origin_of
+from formats.onnx.parts import PARTS, part_of
 from formats.onnx.read import held
 from formats.onnx.size import onnx_size
 from formats.onnx.spec import NAME, specs_of
@@ -50,7 +49,7 @@ class OnnxQdq:
 
     name = NAME
     packages = ("onnx",)
-    grids = frozenset(onnx_graph.PARTS)
+    grids = frozenset(PARTS)
     # A graph of each kind of block is traced: 3 seconds for MiniLM, 34 for a Llama of 1.1 billion weights.
     fixed_seconds = 2.0, 35.0
 
@@ -119,7 +118,9 @@ def _write(packed: Packed, model: ModelProto, path: Path) -> None:
         name, _, part = tensor.name.rpartition(".")
         if name not in packed.grids:
             return onnx_weights.encode(tensor, packed.load(tensor.name))
-        value = _part(packed.tensor(name), part)
+        held = packed.tensor(name)
+        assert isinstance(held, PackedTensor)
+        value = part_of(held, part)
         return onnx_weights.encode(tensor, value.T if name in linears else value)
 
     apart = _apart(model)
@@ -137,12 +138,3 @@ def _write(packed: Packed, model: ModelProto, path: Path) -> None:
         if apart:  # Weights without their model are of no use.
             files.remove(beside)
         raise
-
-
-def _part(held: PackedTensor | Tensor, part: str) -> Tensor:
-    """Return the values of an initializer of a tensor on a grid."""
-    assert isinstance(held, PackedTensor)
-    if part == "zeros":
-        assert isinstance(held.grid, Zeroed)
-        return held.grid.zeros(held.stored)
-    return held.codes if part == "codes" else held.stored[part]

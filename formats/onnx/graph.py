@@ -9,7 +9,7 @@ the exporter's version.
                         DequantizeLinear(axis 0) -> MatMul
     quantised rows      NAME.codes INT8 [rows, width], NAME.scales float32 [rows, width / group] -> Gather
                         each -> DequantizeLinear
-    ... with zeros      codes UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
+    ... with zeros      codes UINT2, UINT4 or UINT8, and NAME.zeros of their type and of the scales' shape
     ... of a tied head  all rows -> Transpose each -> DequantizeLinear(axis 0) -> MatMul
     half rows           NAME float16 [rows, width] -> Cast to float32 -> Gather
     half linear         NAME float16 [out, in] -> Cast to float32 -> Transpose -> MatMul
@@ -21,7 +21,7 @@ GPU, while other nodes in half precision fail on one that has none, such as WebG
 The initializers are the weights and nothing else. The graph's own constants are Constant nodes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from hashlib import sha256
 
 import onnx
@@ -32,21 +32,12 @@ from epmq_export._version import __version__
 from epmq_export.errors import InputError
 from epmq_export.models.specs import OnnxSpec
 from epmq_export.tensors.packed import Packed
+from formats.onnx.parts import PARTS, code_kind
 from formats.onnx.trace import trace
 
-OPSET = 21  # This is the first opset with 4-bit types and with blocks in DequantizeLinear.
-# The grids that DequantizeLinear can hold bit for bit, each with its initializers, and the types of its codes
-# in linears and in rows.
-PARTS: Mapping[str, Sequence[str]] = {
-    "Q4_0": ("codes", "scales"),
-    "Q8_0": ("codes", "scales"),
-    "Q4_1Z": ("codes", "scales", "zeros"),
-}
-KINDS: Mapping[str, tuple[int, int]] = {
-    "Q4_0": (TensorProto.INT4, TensorProto.INT8),
-    "Q8_0": (TensorProto.INT8, TensorProto.INT8),
-    "Q4_1Z": (TensorProto.UINT4, TensorProto.UINT8),
-}
+# The first opset with types of 2 bits, and the version of files that it came with. What is traced for an
+# older one computes the same in it.
+OPSET_OF_TWO_BITS, _IR_OF_TWO_BITS = 25, 13
 
 
 def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
@@ -79,6 +70,8 @@ def build(packed: Packed, spec: OnnxSpec) -> ModelProto:
     graph.node.extend(nodes)
     for name in weights:
         graph.initializer.extend(_declare(name, packed, name in gathered, name in half))
+    if any(tensor.data_type == TensorProto.UINT2 for tensor in graph.initializer):
+        model.opset_import[0].version, model.ir_version = OPSET_OF_TWO_BITS, _IR_OF_TWO_BITS
     _tidy(model, spec)
     return model
 
@@ -209,8 +202,7 @@ def _declare(name: str, packed: Packed, rows: bool, half: bool) -> list[TensorPr
         ]
     grid = packed.grids[name]
     groups = (shape[0], shape[1] // grid.group)
-    # Rows take a byte a code, because Gather knows no 4-bit type, and no runtime fuses it with 4 bits.
-    kind = KINDS[grid.name][rows]
+    kind = code_kind(grid, shape, rows)
     dims = {"codes": shape, "scales": groups, "zeros": groups}
     kinds = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
     return [

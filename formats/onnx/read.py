@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, TensorProto
 from torch import Tensor
@@ -25,6 +24,7 @@ from formats.onnx import graph as onnx_graph
 from formats.onnx import weights as onnx_weights
 from formats.onnx import wire
 from formats.onnx.metadata import GRIDS_KEY, keys_of, short
+from formats.onnx.parts import PARTS, code_kind, packed_of
 from formats.onnx.wire import Place
 
 _GRAPH, _INITIALIZER = ModelProto.GRAPH_FIELD_NUMBER, GraphProto.INITIALIZER_FIELD_NUMBER
@@ -207,11 +207,11 @@ def _grids(path: Path, model: ModelProto) -> dict[str, Grid]:
         raise InputError(f"{path}: it has no metadata key epmq.grids: this project did not write it")
     try:
         grids = json.loads(text)
-        return {name: GRIDS[grid] for name, grid in grids.items() if onnx_graph.PARTS[grid]}
+        return {name: GRIDS[grid] for name, grid in grids.items() if PARTS[grid]}
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"{path}: metadata key epmq.grids is {short(text)}, expected a JSON object of tensors and "
-            f"{', '.join(onnx_graph.PARTS)}"
+            f"{', '.join(PARTS)}"
         ) from None
 
 
@@ -219,7 +219,7 @@ def _on_grid(
     opened: OpenModel, stored: dict[str, TensorProto], name: str, grid: Grid, linear: bool
 ) -> PackedTensor:
     path = opened.path
-    parts = onnx_graph.PARTS[grid.name]
+    parts = PARTS[grid.name]
     for part in parts:
         if f"{name}.{part}" not in stored:
             raise InputError(
@@ -227,15 +227,6 @@ def _on_grid(
                 f"{grid.name}"
             )
     tensors = {part: stored[f"{name}.{part}"] for part in parts}
-    kind = onnx_graph.KINDS[grid.name][not linear]
-    wanted = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
-    for part, tensor in tensors.items():
-        if tensor.data_type != wanted[part]:
-            expected = TensorProto.DataType.Name(wanted[part])
-            raise InputError(
-                f"{path}: {name} has {part} in {onnx_weights.type_name(tensor)}, expected {expected} on "
-                f"grid {grid.name}"
-            )
     dims = {part: list(tensor.dims[::-1] if linear else tensor.dims) for part, tensor in tensors.items()}
     shape = dims.pop("codes")
     if (
@@ -245,10 +236,16 @@ def _on_grid(
     ):
         shown = " and ".join(f"{part} of dims {list(tensor.dims)}" for part, tensor in tensors.items())
         raise InputError(f"{path}: {name} has {shown}, which is no {grid.name}")
+    kind = code_kind(grid, shape, not linear)
+    wanted = {"codes": kind, "scales": TensorProto.FLOAT, "zeros": kind}
+    for part, tensor in tensors.items():
+        if tensor.data_type != wanted[part]:
+            expected = TensorProto.DataType.Name(wanted[part])
+            raise InputError(
+                f"{path}: {name} has {part} in {onnx_weights.type_name(tensor)}, expected {expected} on "
+                f"grid {grid.name}"
+            )
     values = {part: opened.decoded(tensor) for part, tensor in tensors.items()}
     if linear:
         values = {part: value.T.contiguous() for part, value in values.items()}
-    found = {"scales": onnx_weights.halves(values["scales"])}
-    if "zeros" in values:
-        found["mins"] = (0.0 - values["scales"] * values["zeros"]).half()
-    return PackedTensor(grid, values["codes"].view(torch.int8), found)
+    return packed_of(grid, values)

@@ -12,7 +12,7 @@ from epmq_export.grids import Grid
 from epmq_export.models.format import PlannedTensor
 from epmq_export.models.specs import OnnxSpec
 from formats.onnx import external as onnx_external
-from formats.onnx.graph import KINDS, PARTS
+from formats.onnx.parts import PARTS, code_kind
 from formats.onnx.weights import BITS
 
 # The bytes of nodes, names and dims for each tensor of the model: 346 to 394 in the graphs of BERT and of
@@ -69,7 +69,7 @@ def _on_grid(shape: tuple[int, ...], grid: Grid, gathered: bool) -> dict[str, in
     grid has any.
     """
     count = prod(shape)
-    bits = BITS[KINDS[grid.name][gathered]]
+    bits = BITS[code_kind(grid, shape, gathered)]
     sizes = {
         "codes": ceil(count * bits / 8),
         "scales": 4 * (count // grid.group),

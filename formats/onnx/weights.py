@@ -11,6 +11,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 
 BITS: dict[int, int] = {
+    TensorProto.UINT2: 2,
     TensorProto.INT4: 4,
     TensorProto.UINT4: 4,
     TensorProto.INT8: 8,
@@ -33,25 +34,30 @@ def size(tensor: TensorProto) -> int:
 
 
 def encode(tensor: TensorProto, value: Tensor) -> bytes:
-    """Return `value`, which has the dims of `tensor`, as raw data: little-endian, with 4-bit codes two a
-    byte, the first in the low nibble.
+    """Return `value`, which has the dims of `tensor`, as raw data: little-endian, with codes of 2 or 4 bits
+    four or two a byte, the first in the lowest bits.
     """
-    flat = value.contiguous().flatten()
-    if BITS[tensor.data_type] != 4:
+    flat, bits = value.contiguous().flatten(), BITS[tensor.data_type]
+    if bits >= 8:
         return flat.to(_DTYPES[tensor.data_type]).numpy().tobytes()
-    if len(flat) % 2:
-        flat = torch.cat((flat, flat.new_zeros(1)))
-    return ((flat[0::2] & 15) | (flat[1::2] << 4)).view(torch.uint8).numpy().tobytes()
+    count = 8 // bits
+    codes = torch.cat((flat, flat.new_zeros(-len(flat) % count))).view(torch.uint8)
+    content = torch.zeros(len(codes) // count, dtype=torch.uint8)
+    for place in range(count):
+        content |= (codes[place::count] & (2**bits - 1)) << (place * bits)
+    return content.numpy().tobytes()
 
 
 def decode(tensor: TensorProto, data: bytes) -> Tensor:
     """Return the tensor that `encode` was given for `data`. The caller has checked it."""
     raw = torch.frombuffer(bytearray(data) or bytearray(1), dtype=torch.uint8)[: len(data)]
-    if BITS[tensor.data_type] != 4:
+    bits = BITS[tensor.data_type]
+    if bits >= 8:
         return raw.view(_DTYPES[tensor.data_type]).reshape(tuple(tensor.dims))
     # Shifting an int8 down keeps its sign.
-    signed = raw if tensor.data_type == TensorProto.UINT4 else raw.view(torch.int8)
-    codes = torch.stack((signed << 4 >> 4, signed >> 4), dim=-1).flatten()
+    signed = raw.view(torch.int8) if tensor.data_type == TensorProto.INT4 else raw
+    places = range(8 - bits, -1, -bits)
+    codes = torch.stack([signed << place >> (8 - bits) for place in places], dim=-1).flatten()
     return codes[: prod(tensor.dims)].reshape(tuple(tensor.dims))
 
 
@@ -85,11 +91,3 @@ def type_name(tensor: TensorProto) -> str:
     """Return the name of a tensor's type, as messages show it."""
     known = tensor.data_type in TensorProto.DataType.values()
     return str(TensorProto.DataType.Name(tensor.data_type)) if known else f"number {tensor.data_type}"
-
-
-def halves(scales: Tensor) -> Tensor:
-    """Return stored float32 scales as the float16 that they came from. A scale that is no float16 value
-    becomes NaN, which equals no scale.
-    """
-    half = scales.half()
-    return torch.where(half.float() == scales, half, torch.nan)

@@ -78,8 +78,8 @@ def test_llama_cpp(merge: Merge, tmp_path: Path, grid: str, bits: float, imatrix
     found = run(merge, quantised)
     assert [*found] == ["packed", "gguf"] and 0 < found["packed"] < 0.3 and 0 < found["gguf"] < 0.3
     file = GgufFile.open(tmp_path / "quantised.gguf")
-    kinds = {file.tensors[spec_of(merge.family).names[name]].type for name in linears(merge.family)}
-    assert kinds == {GGMLQuantizationType["Q4_0" if grid == "Q4_0" else "Q5_0"]}
+    kinds = {file.tensors[spec_of(merge.family).names[name]].type.name for name in linears(merge.family)}
+    assert kinds == {"Q4_0" if grid == "Q4_0" else "Q5_0"}
 
 
 def test_what_is_scored_in_pytorch_is_what_the_gguf_holds(merge: Merge, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_what_is_scored_in_pytorch_is_what_the_gguf_holds(merge: Merge, tmp_path
     for name in linears(merge.family):
         info = file.tensors[names[name]]
         held[name] = torch.from_numpy(
-            dequantize(np.array(file.raw(names[name])), info.type).reshape(info.shape)
+            dequantize(np.array(file.raw(names[name])), GGMLQuantizationType.Q4_0).reshape(info.shape)
         )
     assert np.array_equal(quantised.runs["packed"](TEXTS), in_pytorch(merge, held)(TEXTS))
 
@@ -264,4 +264,4 @@ def test_llama_cpp_on_a_mixture(mixture: Merge, tmp_path: Path) -> None:
     found = run(mixture, quantised)
     assert quantised.bits == 4.5 and 0 < found["packed"] < 0.5 and 0 < found["gguf"] < 0.5
     info = GgufFile.open(tmp_path / "quantised.gguf").tensors["blk.1.ffn_down_exps.weight"]
-    assert (info.shape, info.type) == ((4, 64, 64), GGMLQuantizationType.Q4_0)
+    assert (info.shape, info.type.name) == ((4, 64, 64), "Q4_0")

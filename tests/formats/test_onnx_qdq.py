@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -22,19 +22,24 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from converters import open_family
 from epmq_export import __version__
 from epmq_export.errors import InputError
+from epmq_export.grids import GRIDS
 from epmq_export.models.family import Family
 from epmq_export.models.format import StoredTensor
 from epmq_export.tensors import packed_writer
 from epmq_export.tensors.packed import Packed, PackedTensor
+from formats.onnx import parts as onnx_parts
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
+from formats.onnx.parts import PARTS
 from tests import ROOT
+from tests.tiny.grid_points import random_point
 from tests.tiny.onnx_encoders import Written, encoder, minilm, notes, pack, small, small_on
 from tests.tiny.packed_index import an_index
 
 FORMAT = OnnxQdq()
 QUERY = "encoder.layer.0.attention.self.query.weight"
 _TYPES: dict[int, type[np.generic]] = {
+    TensorProto.UINT2: np.uint8,
     TensorProto.INT4: np.int8,
     TensorProto.INT8: np.int8,
     TensorProto.FLOAT16: np.float16,
@@ -46,7 +51,7 @@ _TYPES: dict[int, type[np.generic]] = {
     st.data(), st.sampled_from(list(_TYPES)), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=7)
 )
 def test_weights_survive_their_bytes(data: st.DataObject, kind: int, shape: tuple[int, ...]) -> None:
-    elements = st.integers(-8, 7) if kind == TensorProto.INT4 else None
+    elements = {TensorProto.INT4: st.integers(-8, 7), TensorProto.UINT2: st.integers(0, 3)}.get(kind)
     value = data.draw(hnp.arrays(_TYPES[kind], shape, elements=elements))
     tensor = TensorProto(name="w", dims=shape, data_type=kind)
     tensor.raw_data = onnx_weights.encode(tensor, torch.from_numpy(value))
@@ -62,10 +67,36 @@ def test_a_scale_is_a_float16_or_equals_none(bits: np.uint16, flipped: int) -> N
     half = torch.from_numpy(np.array([bits]).view(np.float16))
     if half.isnan():
         return
-    assert torch.equal(onnx_weights.halves(half.float()).view(torch.int16), half.view(torch.int16))
+    assert torch.equal(onnx_parts.halves(half.float()).view(torch.int16), half.view(torch.int16))
     if half.isfinite():
         other = (half.float().view(torch.int32) ^ (1 << flipped)).view(torch.float32)
-        assert onnx_weights.halves(other).isnan().all()
+        assert onnx_parts.halves(other).isnan().all()
+
+
+@pytest.mark.parametrize("name", PARTS)
+@settings(max_examples=25)
+@given(out=st.integers(1, 5), groups=st.integers(1, 3), seed=st.integers(0, 2**32 - 1))
+def test_initializers_hold_any_point_of_a_grid(name: str, out: int, groups: int, seed: int) -> None:
+    held = random_point(GRIDS[name], out, groups, seed)
+    values = {part: onnx_parts.part_of(held, part) for part in PARTS[name]}
+    values["scales"] = values["scales"].float()
+    found = onnx_parts.packed_of(held.grid, values)
+    assert torch.equal(found.codes, held.codes) and found.stored.keys() == held.stored.keys()
+    assert all(torch.equal(found.stored[part], held.stored[part]) for part in held.stored)
+    codes = values["codes"].reshape(out, groups, -1).float()
+    zeros = values["zeros"].float()[:, :, None] if "zeros" in values else 0.0
+    decoded = ((codes - zeros) * values["scales"][:, :, None]).reshape(out, -1)
+    assert torch.equal(decoded.view(torch.int32), held.dequantise().view(torch.int32))
+
+
+def test_zero_points_that_are_none_of_the_grid_give_no_scale() -> None:
+    held = random_point(GRIDS["Q2_0"], 2, 3, 0)
+    values = {part: onnx_parts.part_of(held, part) for part in PARTS["Q2_0"]}
+    values |= {"scales": values["scales"].float(), "zeros": torch.tensor([[1, 2, 1], [1, 1, 0]])}
+    assert onnx_parts.packed_of(held.grid, values).stored["scales"].isnan().tolist() == [
+        [False, True, False],
+        [False, False, True],
+    ]
 
 
 def by_name(path: Path, family: Family) -> dict[str, StoredTensor]:
@@ -94,9 +125,7 @@ def unequal(model: Written, path: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize(
-    "build", [minilm, small, partial(small_on, "Q8_0"), partial(small_on, "Q4_0"), partial(small_on, "Q4_1Z")]
-)
+@pytest.mark.parametrize("build", [minilm, small, *(partial(small_on, grid) for grid in PARTS)])
 def test_what_is_written_is_what_was_packed(build: Callable[[], Written]) -> None:
     model = build()
     assert unequal(model, model.path) == []

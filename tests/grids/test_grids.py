@@ -181,6 +181,7 @@ def test_what_fits(grid: Grid) -> None:
 
 def test_bits() -> None:
     assert {name: (grid.bits, grid.bits_per_weight) for name, grid in GRIDS.items()} == {
+        "Q2_0": (2, 2.25),
         "Q2_K": (2, 2.625),
         "Q3_K": (3, 3.4375),
         "Q4_0": (4, 4.5),

@@ -67,6 +67,11 @@ def test_what_does_not_fit_takes_the_next_grid_and_is_named() -> None:
         "a.weight is stored on IQ4_NL: its 384 inputs are no multiple of Q4_K's group of 256",
     )
     assert Layout("Q6_K").linear("a.weight", (8, 384))[0] == GRIDS["Q8_0"]
+    assert Layout("Q2_0").linear("a.weight", (8, 384)) == (GRIDS["Q2_0"], None)
+    assert Layout("Q2_0").linear("a.weight", (8, 96)) == (
+        GRIDS["Q4_0"],
+        "a.weight is stored on Q4_0: its 96 inputs are no multiple of Q2_0's group of 64",
+    )
     assert Layout("Q4_K").linear("a.weight", (8, 1536)) == (GRIDS["Q4_K"], None)
     assert Layout("Q2_K").linear("a.weight", (8, 40)) == (
         torch.float16,

@@ -16,6 +16,11 @@ EACH = pytest.mark.parametrize("grid", SCALED, ids=[grid.name for grid in SCALED
 seeds = st.integers(0, 2**31)
 
 
+def longest(grid: Grid) -> int:
+    """Return the level farthest from 0, at which the largest weight of a group may stand unclipped."""
+    return max(grid.levels, key=abs)
+
+
 @EACH
 @settings(max_examples=25)
 @given(seed=seeds, magnitude=st.floats(1e-6, 1e5))
@@ -25,7 +30,7 @@ def test_a_fitted_scale_is_no_worse_than_the_one_that_reaches_the_largest_weight
     group = random_weights(seed, magnitude, width=grid.group)
     fitted = grid.fit(group)["scales"].float()
     extremes = group.gather(1, group.abs().argmax(1, keepdim=True))
-    plain = (extremes / grid.levels[0]).half().float()
+    plain = (extremes / longest(grid)).half().float()
 
     def error(step: Tensor) -> Tensor:
         return (grid.decode(grid.encode(group, step), step).double() - group).square().sum(1)
@@ -53,8 +58,9 @@ def test_weights_that_are_on_the_grid_and_reach_its_end_come_back_bit_for_bit(
 
 def on_grid(grid: Grid, seed: int, scale: float, negative: bool, lowest: int, highest: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(lowest, highest + 1, (4, 64), generator=generator).to(torch.int8)
-    codes[:, ::32] = lowest  # so that the group's largest is what the test says
+    codes = torch.randint(lowest, highest + 1, (4, 2 * grid.group), generator=generator).to(torch.int8)
+    # So that the group's largest is what the test says.
+    codes[:, :: grid.group] = max((lowest, highest), key=lambda code: abs(grid.levels[code - grid.lowest]))
     scales = (torch.rand(4, 2, generator=generator) * scale + scale).half() * (-1 if negative else 1)
     weight = grid.dequantise(codes, {"scales": scales})
     assert torch.equal(grid.dequantise(*grid.quantise(weight)), weight)
@@ -86,14 +92,13 @@ def test_the_longer_end_of_the_range_is_where_the_largest_weight_is() -> None:
 
 @EACH
 def test_the_smallest_scale_there_is_and_the_largest(grid: Grid) -> None:
-    weight = (torch.arange(32)[None] % -grid.levels[0] + grid.levels[0]) * 2.0**-24
+    weight = (torch.arange(grid.group)[None] % -grid.levels[0] + grid.levels[0]) * 2.0**-24
     if grid.even:
         assert torch.equal(grid.dequantise(*grid.quantise(weight)), weight)
-    reach = -grid.levels[0] * 65504.0
-    assert torch.equal(
-        grid.dequantise(*grid.quantise(torch.full((1, 32), -reach))), torch.full((1, 32), -reach)
-    )
+    reach = abs(longest(grid)) * 65504.0
+    largest = torch.full((1, grid.group), -reach)
+    assert torch.equal(grid.dequantise(*grid.quantise(largest)), largest)
     with pytest.raises(
         CalibrationError, match=rf"a weight of .* is beyond the reach of a float16 {grid.name} scale"
     ):
-        grid.quantise(torch.full((1, 32), reach * 1.01))
+        grid.quantise(largest * 1.01)

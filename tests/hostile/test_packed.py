@@ -134,11 +134,11 @@ def cut(good: Path, share: float) -> None:
         ),
         (
             edit_index(lambda index: index.update(grids={"w": "Q5_1"})),
-            r"packed\.json: tensor w is on grid 'Q5_1', expected one of Q2_K, Q3_K, Q4_0, ",
+            r"packed\.json: tensor w is on grid 'Q5_1', expected one of Q2_0, Q2_K, Q3_K, ",
         ),
         (
             edit_index(lambda index: index.update(grids={"w": ["Q4_0"]})),
-            r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q2_K, Q3_K, Q4_0, ",
+            r"packed\.json: tensor w is on grid \['Q4_0'\], expected one of Q2_0, Q2_K, Q3_K, ",
         ),
         (
             edit_index(lambda index: index.update(grids={"w": "Q8_0"})),

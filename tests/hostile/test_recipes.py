@@ -274,8 +274,8 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {grid: q4_0}",
-        "3: quantization.grid: found 'q4_0', expected one of Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, "
-        "Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q4_0'?",
+        "3: quantization.grid: found 'q4_0', expected one of Q2_0, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, IQ4_NL, "
+        "Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q4_0'?",
     ),
     (HEAD + "quantization: {bits: 0}", "3: quantization.bits: found 0, expected a number above 0"),
     (
@@ -290,12 +290,13 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {onnx_grid: Q4_K}",
-        "3: quantization.onnx_grid: found 'Q4_K', expected one of Q4_0, Q4_1Z, Q8_0, did you mean 'Q4_0'?",
+        "3: quantization.onnx_grid: found 'Q4_K', expected one of Q2_0, Q4_0, Q4_1Z, Q8_0, did you mean "
+        "'Q4_0'?",
     ),
     (
         HEAD + "quantization: {overrides: {'*.query.*': q8_0}}",
-        "3: quantization.overrides.*.query.*: found 'q8_0', expected one of F16, F32, Q2_K, Q3_K, Q4_0, "
-        "Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q8_0'?",
+        "3: quantization.overrides.*.query.*: found 'q8_0', expected one of F16, F32, Q2_0, Q2_K, Q3_K, "
+        "Q4_0, Q4_1, Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0, did you mean 'Q8_0'?",
     ),
     (
         HEAD + "quantization: {overrides: [Q8_0]}",
@@ -303,8 +304,8 @@ WRONG_VALUES = [
     ),
     (
         HEAD + "quantization: {embeddings: int4}",
-        "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q2_K, Q3_K, Q4_0, Q4_1, Q4_1Z, "
-        "IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0",
+        "3: quantization.embeddings: found 'int4', expected one of F16, F32, Q2_0, Q2_K, Q3_K, Q4_0, Q4_1, "
+        "Q4_1Z, IQ4_NL, Q4_K, Q5_0, Q5_K, Q6_K, Q8_0",
     ),
     (HEAD + "quantization: {keep: pooler}", "3: quantization.keep: found 'pooler', expected a list"),
     (

@@ -16,7 +16,7 @@ from epmq_export.recipe.values import ONNX_GRIDS
 from formats.gguf.format import Gguf
 from formats.gguf.types import BLOCKS
 from formats.onnx.format import OnnxQdq
-from formats.onnx.graph import KINDS
+from formats.onnx.parts import PARTS
 from tests.recipe.written import FULL, SMALLEST, load
 
 
@@ -145,7 +145,7 @@ def test_what_has_no_numbers_to_tune_is_not_tuned(folder: Path) -> None:
 
 def test_grids_are_those_that_the_formats_hold() -> None:
     assert {grid.file_type for grid in GRIDS.values()} == set(BLOCKS)
-    assert set(ONNX_GRIDS) == OnnxQdq().grids == set(KINDS) and set(BUDGET) <= set(GRIDS) == Gguf().grids
+    assert set(ONNX_GRIDS) == OnnxQdq().grids == set(PARTS) and set(BUDGET) <= set(GRIDS) == Gguf().grids
 
 
 def test_the_word_for_what_stands_in_for_a_grid(folder: Path) -> None:

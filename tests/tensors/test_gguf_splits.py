@@ -16,6 +16,7 @@ from epmq_export.errors import InputError, OutputError
 from epmq_export.models.family import Export, Family
 from epmq_export.models.format import PlannedTensor
 from epmq_export.recipe.recipe import RecipeVerify
+from epmq_export.tensors.ggml_types import F32
 from epmq_export.tensors.gguf_file import GgufFile
 from epmq_export.tensors.gguf_splits import GgufModel, split_paths
 from epmq_export.tensors.packed import Packed
@@ -114,9 +115,7 @@ def test_no_file_takes_more_than_is_asked_for_and_sizes_are_told_before(split: M
     assert [*sizes] == NAMES
     for each in split_paths(path):
         assert sum(sizes[each.name].values()) == pytest.approx(each.stat().st_size, abs=300)
-    layout = {
-        name: (gguf.GGMLQuantizationType.F32, (count,)) for name, count in (("a", 5), ("b", 1), ("c", 1))
-    }
+    layout = {name: (F32, (count,)) for name, count in (("a", 5), ("b", 1), ("c", 1))}
     assert parts_of(layout, an_index(split_bytes=4 * 2)) == {
         "model-F32-00001-of-00002.gguf": ["a"],
         "model-F32-00002-of-00002.gguf": ["b", "c"],

@@ -1,33 +1,14 @@
-"""ggml's types of numbers in blocks, as the package gguf describes them. Any library with a ggml in it is
-compared with that before it decodes anything.
+"""ggml's types of numbers in blocks, as its libraries decode them. Any library with a ggml in it is compared
+with this project's table of types before it decodes anything.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
-
-
-class BlockType(NamedTuple):
-    """A type of numbers in blocks."""
-
-    number: int
-    """The number that ggml has for the type."""
-
-    values: int
-    """The values of a block."""
-
-    size: int
-    """The bytes of a block."""
-
-
-def block_type(name: str) -> BlockType:
-    """Return the type as gguf describes it. Raises KeyError where it has none of that name."""
-    kind = GGMLQuantizationType[name]
-    return BlockType(int(kind), *GGML_QUANT_SIZES[kind])
+from epmq_export.tensors.ggml_types import GGML_TYPES
 
 
 def require_same(
@@ -36,10 +17,10 @@ def require_same(
     library: str,
     package: str,
 ) -> None:
-    """Raise MissingRuntime unless a library's own record of a type, ggml_type_traits, is as gguf describes
-    the type.
+    """Raise MissingRuntime unless a library's own record of a type, ggml_type_traits, is as `GGML_TYPES`
+    describes the type.
     """
-    _, values, size = block_type(name)
+    _, _, values, size = GGML_TYPES[name]
     found = (traits.type_name.lower(), traits.block, traits.block_bytes, traits.quantised)
     expected = (name.lower().encode(), values, size, values > 1)
     if found != expected:
@@ -58,7 +39,7 @@ def dequantise(
 
     Raises InputError where the bytes are not that many whole blocks.
     """
-    _, values, size = block_type(name)
+    _, _, values, size = GGML_TYPES[name]
     if count < 0 or count % values or raw.size != count // values * size:
         raise InputError(
             f"{raw.size} bytes of {name} for {count} values: expected whole blocks of {values} values and "

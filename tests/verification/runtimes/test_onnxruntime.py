@@ -13,6 +13,7 @@ import pytest
 
 from epmq_export.errors import InputError, MissingRuntime
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime, open_session
+from formats.onnx.parts import PARTS
 from tests.tiny.onnx_encoders import (
     FEW_TEXTS,
     TEXTS,
@@ -33,7 +34,7 @@ RUNTIME = OnnxRuntime()
     [
         (small, TEXTS),
         *((build, FEW_TEXTS) for build in (minilm, wide)),
-        *((partial(small_on, grid), FEW_TEXTS) for grid in ("Q8_0", "Q4_0", "Q4_1Z")),
+        *((partial(small_on, grid), FEW_TEXTS) for grid in PARTS),
     ],
 )
 def test_exact_is_pytorch_and_default_is_near(build: Callable[[], Written], texts: tuple[str, ...]) -> None:

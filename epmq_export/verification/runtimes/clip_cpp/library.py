@@ -15,6 +15,7 @@ from gguf import GGUFValueType
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError, MissingRuntime
+from epmq_export.tensors.ggml_types import GGML_TYPES
 from epmq_export.verification.runtimes import block_types
 from epmq_export.verification.runtimes.clip_cpp.package import MODULE as MODULE
 from epmq_export.verification.runtimes.clip_cpp.package import PACKAGE as PACKAGE
@@ -190,5 +191,5 @@ def _load(name: str, mode: int, signatures: Signatures) -> ctypes.CDLL:
 
 
 def _traits(library: ctypes.CDLL, name: str) -> TypeTraits:
-    traits: TypeTraits = library.ggml_internal_get_type_traits(block_types.block_type(name).number)
+    traits: TypeTraits = library.ggml_internal_get_type_traits(GGML_TYPES[name].number)
     return traits

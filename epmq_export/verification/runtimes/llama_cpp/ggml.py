@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from epmq_export.errors import InputError
+from epmq_export.tensors.ggml_types import GGML_TYPES
 from epmq_export.verification.runtimes import block_types
-from epmq_export.verification.runtimes.block_types import block_type
 from epmq_export.verification.runtimes.llama_cpp.library import PACKAGE, TypeTraits, load
 
 
@@ -30,7 +30,7 @@ def quantise(
     because ggml would abort the process.
     """
     _traits(grid)
-    number, block, block_bytes = block_type(grid)
+    _, number, block, block_bytes = GGML_TYPES[grid]
     out, width = weight.shape
     if width % block:
         raise InputError(f"rows of {width} weights for {grid}: expected whole blocks of {block}")
@@ -64,7 +64,7 @@ def _traits(grid: str) -> TypeTraits:
     """
     unknown = f"llama.cpp's own dequantiser knows no grid {grid}"
     try:
-        number = block_type(grid).number
+        number = GGML_TYPES[grid].number
     except KeyError:
         raise InputError(unknown) from None
     traits: TypeTraits = load().ggml_get_type_traits(number).contents
