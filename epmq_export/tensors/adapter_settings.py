@@ -27,6 +27,7 @@ _USED = {
     "auto_mapping",
     "base_model_name_or_path",
     "target_modules",
+    "target_parameters",
     "layers_to_transform",
     "ensure_weight_tying",
 }
@@ -56,13 +57,13 @@ _REFUSED = {
     "alora_invocation_tokens": "it is active after certain tokens only",
     "trainable_token_indices": "single rows of an embedding are replaced",
     "layer_replication": "layers are repeated",
-    "target_parameters": "it targets bare parameters",
 }
 # No rank and no scale is as large. Larger ones do not fit a float.
 _MOST = 1e30
 # The time of a match grows with a power of a name's length, one more for each part that is repeated, and
 # without bound where a repeated group holds such parts.
 _REPEATS, _REPEATED, _NESTED = 4, re.compile(r"[*+{]"), re.compile(r"\)[*+{]")
+_WEIGHT = ".weight"
 _INITS = (True, False, "gaussian", "orthogonal", "eva")
 
 
@@ -89,6 +90,18 @@ class AdapterSettings:
         return found if isinstance(found, str) else ""
 
     @property
+    def bare(self) -> list[str]:
+        """Return the tensors that it targets and that are no module's weight."""
+        return [name for name in self._parameters if not name.endswith(_WEIGHT)]
+
+    @property
+    def _parameters(self) -> list[str]:
+        found = self._config.get("target_parameters") or []
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise InputError(f"{self.path}: found target_parameters {found!r:.60}, expected a list of names")
+        return found
+
+    @property
     def keeps_ties(self) -> bool:
         """Return whether what changes one of two tied tensors changes the other, too."""
         return bool(self._config.get("ensure_weight_tying"))
@@ -104,6 +117,9 @@ class AdapterSettings:
 
     def scale(self, module: str, rank: int, factor: str) -> float:
         """Return what B @ A is multiplied by. `factor` names the tensor that has the rank."""
+        weight = f".{module}{_WEIGHT}"
+        if any(weight.endswith(f".{name}") for name in self._parameters):
+            module += _WEIGHT  # The patterns of a tensor that is targeted by its own name are of that.
         ranks = self._numbers("r", "rank_pattern", module)
         alphas = self._numbers("lora_alpha", "alpha_pattern", module)
         if rank not in ranks or rank < 1:

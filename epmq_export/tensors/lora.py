@@ -25,6 +25,8 @@ from epmq_export.tensors.orientation import Orientation
 from epmq_export.tensors.placement import Known, Shape
 from epmq_export.tensors.safetensors_file import SafetensorsFile
 from epmq_export.tensors.source import Renamed, RowReader, TypedSource, row_reader
+from epmq_export.tensors.stacked import Unstacked
+from epmq_export.tensors.stacked_factors import UnstackedFactors
 
 _FACTORS = {
     ".lora_A.weight": ("a", ".weight"),
@@ -68,8 +70,8 @@ class Lora:
         if (directory / ADAPTER_PICKLE).exists() and not (directory / ADAPTER_WEIGHTS).exists():
             raise InputError(f"{directory}: {pickle_refusal(ADAPTER_PICKLE)}")
         self._settings = AdapterSettings(directory / ADAPTER_CONFIG)
-        self._file = SafetensorsFile(directory / ADAPTER_WEIGHTS)
-        self._naming = naming
+        self._path, self._naming = directory / ADAPTER_WEIGHTS, naming
+        self._file = self._apart(SafetensorsFile(self._path), base)
         self._base = with_own_head(base, naming)
         self._orientation = Orientation(self._base)
         factors, whole = self._sort()
@@ -113,7 +115,7 @@ class Lora:
         the bits that `load` gives.
         """
         whole = self._whole.get(name)
-        read = row_reader(self._base, name) if whole is None else self._file.row_reader(whole)
+        read = row_reader(self._base, name) if whole is None else row_reader(self._file, whole)
         if read is None or name not in self._deltas:
             return read
         change = self._change(name)
@@ -139,6 +141,20 @@ class Lora:
             change = (part["embedding_b"] @ part["embedding_a"]).T
         return self._deltas[name].scale * change
 
+    def _apart(self, file: SafetensorsFile, base: TypedSource) -> UnstackedFactors:
+        """Return the adapter's tensors, with those of each expert of a mixture apart, as the base has them.
+        Raises InputError for an adapter of tensors of a mixture that is not known.
+        """
+        stacks = self._naming.stacks
+        if not stacks and self._settings.bare:
+            raise InputError(
+                f"{self._settings.path}: target_parameters is {self._settings.bare}, expected none, or those "
+                "of a mixture of experts that is known here"
+            )
+        where = str(self._path)
+        whole = Unstacked(file, stacks, where) if stacks else file
+        return UnstackedFactors(whole, base, stacks, where)
+
     def _sort(self) -> tuple[dict[tuple[str, str], dict[str, str]], dict[str, str]]:
         """Return the keys of the file in two parts: factors by (module, suffix of the tensor that they
         change), and whole tensors by name.
@@ -153,19 +169,19 @@ class Lora:
                 factors.setdefault((name.removesuffix(ending), suffix), {})[role] = key
             elif "lora_" in name:
                 raise InputError(
-                    f"{self._file.path}: tensor {key} is none that a LoRA adapter has, expected names "
+                    f"{self._path}: tensor {key} is none that a LoRA adapter has, expected names "
                     f"that end in {', '.join(_FACTORS)}"
                 )
             else:
                 whole[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = key
         if not factors and not whole:
-            raise InputError(f"{self._file.path}: holds no tensors")
+            raise InputError(f"{self._path}: holds no tensors")
         pairs = ({"a", "b"}, {"embedding_a", "embedding_b"}, {"shift"})
         for (module, _), keys in factors.items():
             own = factors.get((module, ".weight"), {})
             if set(keys) not in pairs or ("a" not in own and "embedding_a" not in own):
                 raise InputError(
-                    f"{self._file.path}: module {module} has only {', '.join(sorted(keys.values()))}, "
+                    f"{self._path}: module {module} has only {', '.join(sorted(keys.values()))}, "
                     "expected an A and a B"
                 )
         return factors, whole
@@ -180,7 +196,7 @@ class Lora:
         known = Known({plain: self._linear_shape(name) for plain, name in stored.items()}, self._naming)
         shapes = {module + suffix: self._shape(module, keys) for (module, suffix), keys in factors.items()}
         wholes = {name: self._file.shape(key) for name, key in whole.items()}
-        place = place_of(self._file.path, self._settings, known, stored, shapes, wholes)
+        place = place_of(self._path, self._settings, known, stored, shapes, wholes)
         deltas, taken, left_out = dict[str, _Delta](), dict[str, str](), list[str]()
         for (module, suffix), keys in factors.items():
             there = known.at(place, module + suffix, shapes[module + suffix])
@@ -200,7 +216,7 @@ class Lora:
         """Return the change of a tensor of a module, whose A has the rank on its first axis."""
         factor = weight.get("a") or weight["embedding_a"]
         rank = (self._file.shape(factor) or (0,))[0]
-        return _Delta(keys, self._settings.scale(module, rank, f"{self._file.path}: {factor}"))
+        return _Delta(keys, self._settings.scale(self._file.trained(module), rank, f"{self._path}: {factor}"))
 
     def _shape(self, module: str, keys: Mapping[str, str]) -> Shape:
         """Return the shape of the tensor that factors change, of a matrix as [out, in]."""
@@ -210,12 +226,12 @@ class Lora:
         a, b = (shape["a"], shape["b"]) if "a" in shape else (shape["embedding_a"], shape["embedding_b"])
         if 0 in (*a, *b):
             raise InputError(
-                f"{self._file.path}: the factors of {module} are of shapes {a} and {b} and hold nothing, as "
+                f"{self._path}: the factors of {module} are of shapes {a} and {b} and hold nothing, as "
                 "DeepSpeed ZeRO-3 saves what it has not gathered, expected [r, in] and [out, r]"
             )
         if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
             raise InputError(
-                f"{self._file.path}: the factors of {module} are of shapes {a} and {b}, expected [r, in] and "
+                f"{self._path}: the factors of {module} are of shapes {a} and {b}, expected [r, in] and "
                 "[out, r]"
             )
         return (a[1], b[0]) if "embedding_a" in shape else (b[0], a[1])
@@ -239,7 +255,7 @@ class Lora:
         if moved and not ties.splits and (table in moved or not own):
             key = self._whole.get(moved[-1]) or min(self._deltas[moved[-1]].keys.values())
             raise InputError(
-                f"{self._file.path}: {key} changes the embeddings in one of the places where the model reads "
+                f"{self._path}: {key} changes the embeddings in one of the places where the model reads "
                 "them, expected an adapter that leaves them as they are: this kind of model has one tensor "
                 "for all of these places"
             )

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import MixtralForCausalLM
 
@@ -19,6 +21,7 @@ from epmq_export.grids import GRIDS
 from epmq_export.tensors import packed_writer
 from epmq_export.tensors.checkpoint import Fitted, open_checkpoint
 from epmq_export.tensors.directory import WEIGHTS
+from epmq_export.tensors.low_rank import low_rank_change
 from epmq_export.tensors.packed import Packed, PackedTensor
 from formats.gguf.format import Gguf
 from tests.tiny import decoder
@@ -158,6 +161,70 @@ def test_a_tensor_that_cannot_hold_all_experts_is_refused(
     with pytest.raises(InputError) as error:
         open_checkpoint(str(tmp_path), naming_of=naming)
     assert str(error.value).startswith(f"{tmp_path}: {sentence.format(name)}")
+
+
+ADAPTED: dict[str, dict[str, Any]] = {
+    "the library's own names": {"target_modules": "all-linear"},
+    "single tensors": {
+        "target_modules": ["q_proj"],
+        "target_parameters": ["mlp.experts.gate_up_proj", "experts.down_proj", "gate.weight"],
+        "rank_pattern": {"experts.down_proj": 3, "gate": 5},
+        "alpha_pattern": {"gate_up_proj": 5, "gate.weight": 2},
+        "use_rslora": True,
+    },
+    "one tensor": {"target_modules": [], "target_parameters": ["experts.down_proj"]},
+    "whole": {"target_modules": ["q_proj"], "modules_to_save": ["experts", "gate"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's doing
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match:RuntimeWarning")  # They did.
+@pytest.mark.parametrize("settings", ADAPTED.values(), ids=ADAPTED)
+@pytest.mark.parametrize("kind", ["qwen3_moe", "olmoe", "mixtral"])
+def test_an_adapter_on_all_experts_together_is_what_peft_merges(
+    kind: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    base, model = tmp_path / "base", decoder.model(kind)
+    model.save_pretrained(base)
+    live: Any = get_peft_model(model, LoraConfig(r=2, lora_alpha=8, **settings))
+    with torch.no_grad():
+        for value in live.parameters():
+            if value.requires_grad:
+                value += 0.05 * torch.randn_like(value)
+    live.save_pretrained(str(tmp_path / "adapter"))
+    live.merge_and_unload().save_pretrained(tmp_path / "merged")
+    plain = open_checkpoint(base, naming_of=naming)
+    expected = open_checkpoint(tmp_path / "merged", plain, naming_of=naming)
+    found = open_checkpoint(tmp_path / "adapter", plain)
+    assert found.names() == expected.names() and not found.notes
+    assert found.changed is not None and found.changed >= {
+        name for name in plain.names() if not torch.equal(expected.load(name), plain.load(name))
+    }
+    for name in found.names():
+        torch.testing.assert_close(found.load(name), expected.load(name), rtol=1e-5, atol=1e-6)
+        if (change := low_rank_change(found, name)) is not None:
+            made = change.origin() + change.product.dense()
+            torch.testing.assert_close(made, found.load(name), rtol=1e-5, atol=1e-6)
+
+
+def test_factors_that_fit_no_tensor_of_all_experts(tmp_path: Path) -> None:
+    base = open_checkpoint(decoder.write(tmp_path / "base", "qwen3_moe"), naming_of=naming)
+    adapter, module = tmp_path / "adapter", "base_model.model.model.layers.0.mlp.experts"
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "target_parameters": ["experts.down_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    factors = {f"{module}.lora_A.weight": torch.ones(8, 24), f"{module}.lora_B.weight": torch.ones(64, 8)}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    told = r"experts are of shapes \(8, 24\) and \(64, 8\), .* tensors: gate_up_proj \[4, 64, 64\], down_proj"
+    with pytest.raises(InputError, match=told):
+        open_checkpoint(adapter, base)
+    dense = open_checkpoint(decoder.write(tmp_path / "dense", "qwen2"), naming_of=naming)
+    with pytest.raises(InputError, match=r"target_parameters is \['experts.down_proj'\], expected none, or"):
+        open_checkpoint(adapter, dense)
+    factors.popitem()
+    save_file(factors, adapter / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"experts has only .*lora_A.weight, expected A and B"):
+        open_checkpoint(adapter, base)
 
 
 def test_an_adapter_changes_the_attention_and_single_experts(tmp_path: Path) -> None:
