@@ -18,6 +18,7 @@ from epmq_export.models.model_set import ModelSet
 from epmq_export.pipeline.classifiers import classifier_notes, with_classifiers
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.registry import Registry
+from epmq_export.pipeline.trained_on import of_another_base
 from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
@@ -90,8 +91,8 @@ def require_same_settings(
 
 
 def settings_notes(recipe: Recipe, checkpoints: Checkpoints, registry: Registry) -> list[str]:
-    """Return the same for all experts of a recipe."""
-    return [
+    """Return the same for all experts of a recipe, and what adapters say of another base."""
+    notes = [
         note
         for model in recipe.experts
         for note in require_same_settings(
@@ -101,6 +102,7 @@ def settings_notes(recipe: Recipe, checkpoints: Checkpoints, registry: Registry)
             registry.require_same_settings,
         )
     ]
+    return [*notes, *of_another_base(recipe, checkpoints.base, checkpoints.experts)]
 
 
 def require_whole(stored: Checkpoint, base: TypedSource, family: Family) -> None:

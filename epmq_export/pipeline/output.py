@@ -56,8 +56,10 @@ def _require_apart(path: Path, place: Path, recipe: Recipe, existing: bool) -> N
 
 
 def _models(recipe: Recipe) -> list[Path]:
-    """Return the models that are here, a base with an adapter as two."""
+    """Return the models that are here, a base with an adapter as two. An id of the hub is none, whatever lies
+    where the program runs.
+    """
     named = [recipe.base_model, *(model.model for model in recipe.experts)]
     places = [recipe.location(name) for name in named]
     parts = [part for place in places for part in ([place] if Path(place).exists() else place.split("+"))]
-    return [Path(part) for part in parts if Path(part).exists()]
+    return [Path(part) for part in parts if Path(part).is_absolute() and Path(part).exists()]

@@ -11,6 +11,7 @@ import epmq_export as epmq
 from epmq_export.errors import InputError, OutputError, RecipeError
 from epmq_export.installed import registry
 from epmq_export.pipeline.forecast import inventory as local
+from epmq_export.pipeline.output import reserved
 from tests.command_line.command import Result
 from tests.tiny.bert import small_bert, small_packed
 from tests.tiny.recipe_project import Project
@@ -113,4 +114,7 @@ def test_what_lies_where_the_program_runs_is_no_model_of_a_recipe(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"^whole: no directory .*/recipes/whole, and the Hugging Face hub"):
         epmq.merge(recipe, tmp_path / "merged")
-    assert not local.models(epmq.load_recipe(recipe), registry().open_gguf)[0].whole
+    loaded = epmq.load_recipe(recipe)
+    assert not local.models(loaded, registry().open_gguf)[0].whole
+    with reserved(own / "whole", loaded, replaced=True):
+        pass  # It is no input, so it may be replaced.

@@ -64,14 +64,17 @@ def data(recipe: Recipe) -> list[Found]:
     where the cache knows its repository.
     """
     found: dict[tuple[str, str], Found] = {}
+    tasks: dict[tuple[str, str], list[str]] = {}
     for name, task in recipe.tasks.items():
         for (key, *_), place in task.data:
             path = place.path if isinstance(place, RecipeData) else place
             if path is not None:
                 beside = path.is_relative_to(recipe.directory)
                 shown = str(path.relative_to(recipe.directory) if beside else path)
+                of = tasks.setdefault((str(key), str(path)), [])
+                of += [] if name in of else [name]
                 found[str(key), str(path)] = Found(
-                    role=f"{key} of {name}", name=shown, directory=str(path), whole=True
+                    role=f"{key} of {', '.join(of)}", name=shown, directory=str(path), whole=True
                 )
             else:
                 assert isinstance(place, RecipeData) and place.dataset is not None

@@ -17,6 +17,7 @@ from epmq_export.pipeline.models import (
     require_whole,
 )
 from epmq_export.pipeline.registry import Registry
+from epmq_export.pipeline.trained_on import of_another_base
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
@@ -73,6 +74,7 @@ def open_models(recipe: Recipe, family: Family, models: Sequence[Found], registr
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         result.experts[model.model] = without(renamed(expert, family.canonical), held)
         require_fit(moving, result.experts[model.model], model.model)
+    result.notes.extend(of_another_base(recipe, opened, here))
     family, _ = with_classifiers(recipe, family, here)
     result.notes.extend(classifier_notes(family))
     return replace(result, family=family)
