@@ -11,13 +11,14 @@ from epmq_export.calibration.method import PRESETS
 from epmq_export.calibration.refinement import Refinement
 from epmq_export.models.hard_texts import HARD_TEXTS
 from epmq_export.models.reference import TOKENS, batches
-from epmq_export.pipeline.forecast import costs
-from epmq_export.pipeline.forecast.around import around_of
+from epmq_export.pipeline.forecast import around, costs
+from epmq_export.pipeline.forecast.around import around_of, merged_at_once
 from epmq_export.pipeline.forecast.checking import READ, Checked, checked_of, checking_seconds
 from epmq_export.pipeline.forecast.costs import Samples, Shape, Speed, Step
 from epmq_export.pipeline.forecast.planned import tensor_shapes
 from epmq_export.pipeline.forecast.refining import refining_of
 from epmq_export.pipeline.forecast.verifying import VerifyForecast, verifying_of
+from epmq_export.recipe.load import load_recipe
 from tests.tiny import decoder, recipe_project
 
 BLOCK = Shape(
@@ -77,7 +78,7 @@ def test_where_memory_has_no_room_the_student_starts_again_for_every_step(
 
 def test_memory_does_not_grow_past_the_bound() -> None:
     few, many = (
-        costs.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0)
+        costs.memory_of([BLOCK], Samples(1, count, 100.0, True), PRESETS["anchored"], 0.0, [256])
         for count in (BATCH, 10**6)
     )
     assert few.spilled == 0 and few.activations < many.activations == 2 << 30
@@ -91,10 +92,30 @@ def test_memory_does_not_grow_past_the_bound() -> None:
 
 def test_the_mask_of_an_attention_is_part_of_a_forward_pass() -> None:
     short, long = (
-        costs.memory_of([BLOCK], Samples(1, BATCH, tokens, True), PRESETS["anchored"], 0.0).forward
+        costs.memory_of([BLOCK], Samples(1, BATCH, tokens, True), PRESETS["anchored"], 0.0, [256]).forward
         for tokens in (100.0, 200.0)
     )
     assert long - 2 * short == BATCH * (200**2 - 2 * 100**2) * (4 + 1)
+
+
+def test_a_block_that_is_merged_in_pieces_holds_one() -> None:
+    samples = Samples(1, BATCH, 100.0, True)
+    whole, piece = (
+        costs.memory_of([BLOCK], samples, PRESETS["anchored"], 0.0, [count]).merging for count in (256, 64)
+    )
+    assert (whole, piece) == (4 * 256 * 4, 4 * 64 * 4)
+
+
+@pytest.mark.parametrize(("rule", "tables", "linears"), [("tsvm", 1, 0), ("linear", 1, 1), ("karcher", 0, 0)])
+def test_what_of_a_block_is_merged_at_a_time(
+    project: recipe_project.Project, rule: str, tables: bool, linears: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(around, "PIECE", 1000)
+    family = open_family(project.directory / "base")
+    recipe = load_recipe(project.directory / "recipe.yaml").model_copy(update={"merge_method": rule})
+    whole = [costs.shape_of(block).largest for block in family.blocks[:2]]
+    expected = [1000 if pieces else count for pieces, count in zip((tables, linears), whole, strict=True)]
+    assert merged_at_once(recipe, family)[:2] == expected
 
 
 @pytest.mark.parametrize("kind", ["llama, tied", "phi3"])

@@ -10,9 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from epmq_export.data.task import Task
 from epmq_export.merging.assembly import assemble
+from epmq_export.merging.inputs import PIECE
 from epmq_export.merging.merged import DTYPES
+from epmq_export.merging.names import is_table
 from epmq_export.merging.registry import RULES
 from epmq_export.models.family import Family
 from epmq_export.pipeline.forecast.costs import SLOWEST, Shape, Speed
@@ -110,6 +114,24 @@ def merging(
             break
     times = 1 if RULES[recipe.merge_method].costly else MERGES
     return (time.perf_counter() - started) * times * numbers / max(tried, 1)
+
+
+def merged_at_once(recipe: Recipe, family: Family) -> list[int]:
+    """Return the most numbers of each block that are merged at a time: those of its largest tensor or, where
+    that is merged in pieces, of a piece.
+    """
+    rule = RULES[recipe.merge_method]
+    parts = [part for slices in plan_of(recipe).modules.values() for part in slices]
+    by_rows = all(rule.by_rows(part.settings) for part in parts)
+
+    def numbers(name: str, value: Tensor) -> int:
+        in_pieces = by_rows or (rule.tables_by_rows and is_table(name))
+        return min(value.numel(), PIECE) if in_pieces else value.numel()
+
+    return [
+        max(numbers(block.prefix + path, value) for path, value in block.build().state_dict().items())
+        for block in family.blocks
+    ]
 
 
 def readings(family: Family, task: Task) -> int:

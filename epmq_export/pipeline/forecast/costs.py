@@ -295,8 +295,11 @@ def passes_of(blocks: Sequence[Shape], samples: Samples, method: Method) -> dict
     return {"batches": batches, "student": batches * (steps + len(blocks) - 1), "experts": experts}
 
 
-def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float) -> Memory:
-    """Return the bytes at the peak, from shapes.
+def memory_of(
+    blocks: Sequence[Shape], samples: Samples, method: Method, batch_bytes: float, merged: Sequence[int]
+) -> Memory:
+    """Return the bytes at the peak, from shapes. `merged` are the most numbers of each block that are merged
+    at a time.
 
     Activations are the hidden states of the student, and of the experts before and after the block; the
     batches of the first block; and what finished modules have made and the experts' inputs of a block's
@@ -304,15 +307,15 @@ def memory_of(blocks: Sequence[Shape], samples: Samples, method: Method, batch_b
     """
     both, bound = _runs_experts(method), _bound()
 
-    def parts(block: Shape) -> tuple[float, float, float, float]:
+    def parts(block: Shape, at_once: int) -> tuple[float, float, float, float]:
         weights = block.numbers * FLOAT * (3 if both else 2)
         batch = min(BATCH, samples.samples)
         row = (STATES * hidden_of(blocks) + 2 * block.widest) * FLOAT
         # Beside the hidden states there is the mask of an attention, as truth values and as numbers.
         forward = batch * samples.tokens * (row + (samples.tokens * (FLOAT + 1) if block.attention else 0))
-        return weights, MERGING * block.largest * FLOAT, max(map(_sums, block.steps), default=0), forward
+        return weights, MERGING * at_once * FLOAT, max(map(_sums, block.steps), default=0), forward
 
-    weights, merging, statistics, forward = max(map(parts, blocks), key=sum)
+    weights, merging, statistics, forward = max(map(parts, blocks, merged), key=sum)
     state = samples.rows * hidden_of(blocks) * FLOAT
     must = max(samples.samples * batch_bytes + state * (2 if both else 1), state * (3 if both else 1))
     again = max(samples.rows * block.kept(both) * FLOAT for block in blocks)

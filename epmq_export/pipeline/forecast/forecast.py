@@ -22,7 +22,14 @@ from epmq_export.models.blocks import linears
 from epmq_export.models.family import Family, heads_of
 from epmq_export.models.format import PlannedTensor
 from epmq_export.pipeline.forecast import inventory as local
-from epmq_export.pipeline.forecast.around import WRITTEN, AroundForecast, around_of, merging, readings
+from epmq_export.pipeline.forecast.around import (
+    WRITTEN,
+    AroundForecast,
+    around_of,
+    merged_at_once,
+    merging,
+    readings,
+)
 from epmq_export.pipeline.forecast.checking import checked_of, checking_seconds
 from epmq_export.pipeline.forecast.costs import (
     Samples,
@@ -145,7 +152,9 @@ class Forecaster:
             files=files,
             samples=samples,
             passes=passes_of(blocks, samples, method),
-            memory=memory_of(blocks, samples, method, batch_bytes(family, samples)),
+            memory=memory_of(
+                blocks, samples, method, batch_bytes(family, samples), merged_at_once(recipe, family)
+            ),
             verify=None
             if not files
             else verifying_of(
