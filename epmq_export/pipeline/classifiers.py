@@ -1,7 +1,7 @@
 """The classifiers among a recipe's experts: each brings the head of its own task."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _ARCHITECTURE, _ADAPTER = "ForSequenceClassification", "SEQ_CLS"
 """How the config of a classifier names its class, and how an adapter's names its task."""
+
+_OF_PICTURES = "ForImageClassification"
+"""How the config of a classifier of pictures names its class."""
 
 _FEW = 8
 """The most classes that a sentence names."""
@@ -46,13 +49,7 @@ def with_classifiers(
         and is_classifier(expert.directory)
     }
     if part is None:
-        for name in found:
-            log.warning(
-                "task %s: its expert is a classifier whose own head is left out, as no head of a %s is read: "
-                "the task reads the model's outputs",
-                name,
-                family.name,
-            )
+        _tell_left_out(recipe, family, here, found)
     if part is None or not found:
         return family, None
     if others := [name for name, expert in here.items() if expert is not None and name not in found]:
@@ -61,6 +58,29 @@ def with_classifiers(
         _require_judged(expert, part.parts)
     heads, tensors = _heads(recipe, found, part.parts)
     return part.read_by(heads), tensors
+
+
+def _tell_left_out(
+    recipe: Recipe, family: Family, here: Mapping[str, Checkpoint | None], found: Collection[str]
+) -> None:
+    """Log a warning for each task whose expert has a head of its own that the family has no place for:
+    `found`, and those whose experts classify pictures.
+    """
+    pictures = {
+        name
+        for name, expert in here.items()
+        if expert is not None and _is_of_class(expert.directory, _OF_PICTURES)
+    }
+    else_read = "; the key head reads it, of a file" if family.images and family.zero_shot is None else ""
+    for name in here:
+        if name in found or (name in pictures and recipe.tasks[name].head is None):
+            log.warning(
+                "task %s: its expert is a classifier whose own head is left out, as no head of a %s is read: "
+                "the task reads the model's outputs%s",
+                name,
+                family.name,
+                else_read,
+            )
 
 
 def merged_heads(
@@ -134,8 +154,13 @@ def is_classifier(directory: Path) -> bool:
     adapter = directory / ADAPTER_CONFIG
     if adapter.is_file():
         return bool(read_json(adapter).get("task_type") == _ADAPTER)
+    return _is_of_class(directory, _ARCHITECTURE)
+
+
+def _is_of_class(directory: Path, ending: str) -> bool:
+    """Return whether the model in a directory says that its class has a name of that ending."""
     named = _config(directory).get("architectures")
-    return isinstance(named, list) and any(str(name).endswith(_ARCHITECTURE) for name in named)
+    return isinstance(named, list) and any(str(name).endswith(ending) for name in named)
 
 
 def _config(directory: Path) -> Mapping[str, Any]:

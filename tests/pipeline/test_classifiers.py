@@ -32,6 +32,7 @@ from epmq_export.pipeline.requirements import require_readable
 from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.tensors.packed import Packed
 from epmq_export.verification.runtimes.onnxruntime.runtime import OnnxRuntime
+from tests.tiny import vit
 from tests.tiny.classifiers import CLASSES, PAIRS, TEXTS, Classified, classified, classifier, scores
 from tests.tiny.recipe_project import texts
 
@@ -258,13 +259,35 @@ def test_a_head_that_the_family_has_no_place_for_is_told(
     project: Classified, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = project.recipe(topic={"head": HEAD, "labels": ["a", "b"]})
-    family: Any = SimpleNamespace(name="modernbert", classifiers=None)
+    family: Any = SimpleNamespace(name="modernbert", classifiers=None, images=None)
     experts = open_checkpoints(recipe, GgufBase, naming).experts
     assert with_classifiers(recipe, family, experts) == (family, None)
     assert caplog.messages == [
         "task mood: its expert is a classifier whose own head is left out, as no head of a modernbert is "
         "read: the task reads the model's outputs"
     ]
+
+
+@pytest.mark.parametrize("own", ["base", "other"])
+def test_the_head_of_a_classifier_of_pictures_is_told(
+    own: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = vit.vit(tmp_path / "base", "ViTModel")
+    vit.vit(tmp_path / "one", "ViTForImageClassification", seed=1)
+    save_file({"weight": torch.zeros(2, vit.WIDTH), "bias": torch.zeros(2)}, tmp_path / HEAD)
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 8, 8, 3), np.uint8), y=np.arange(4) % 2)
+    data = {"path": "x.npz", "images": "x", "labels": "y"}
+    task = {"expert": "./one", "calibration": data}
+    if own == "other":
+        task |= {"evaluation": data, "head": HEAD, "labels": ["a", "b"]}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"base_model": str(base), "tasks": {"digits": task}}))
+    recipe = epmq.load_recipe(path)
+    experts = open_checkpoints(recipe, GgufBase, naming).experts
+    with_classifiers(recipe, open_family(base), experts)
+    told = [message for message in caplog.messages if "own head is left out" in message]
+    assert len(told) == (own == "base")
+    assert all(message.endswith("outputs; the key head reads it, of a file") for message in told)
 
 
 def test_a_merge_has_the_heads_beside_it(project: Classified, tmp_path: Path) -> None:
