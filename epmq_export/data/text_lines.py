@@ -18,6 +18,9 @@ from typing import NamedTuple
 from epmq_export.data.text_rows import Text, Texts, checked
 from epmq_export.errors import InputError, did_you_mean
 
+# The most keys that a sentence names, and the most letters of each.
+_FEW, _LONGEST = 5, 40
+
 
 @dataclass(frozen=True)
 class _Named:
@@ -128,8 +131,10 @@ def _jsonl(path: Path, named: _Named) -> Iterator[_Line]:
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: found a {type(row).__name__}, expected {{{shown}}}")
         if lacking := [name for name in named.columns if name not in row]:
-            near = did_you_mean(lacking[0], row)
-            raise InputError(f'{path}:{number}: found no "{lacking[0]}", expected {{{shown}}}{near}')
+            others = ", ".join(json.dumps(name[:_LONGEST]) for name in [*row][:_FEW])
+            found = f'no "{lacking[0]}"' + (f", but {others}" if others else "")
+            near = did_you_mean(lacking[0], row) or " (the key texts names others)"
+            raise InputError(f"{path}:{number}: found {found}, expected {{{shown}}}{near}")
         label = row.get(named.label)
         whole = isinstance(label, int) and not isinstance(label, bool)
         yield _Line(named.sample(f"{path}:{number}", row), str(label) if whole else label)

@@ -142,7 +142,7 @@ BAD_COLUMNS: list[tuple[str, str, list[str] | None, str | None, str]] = [
         '{"a": "x", "bb": "y"}\n',
         ["a", "b"],
         "gold",
-        ':1: found no "b", expected {"a": ..., "b": ..., "gold": ...}, did you mean \'bb\'?',
+        ':1: found no "b", but "a", "bb", expected {"a": ..., "b": ..., "gold": ...}, did you mean \'bb\'?',
     ),
     (
         "x.jsonl",
@@ -211,7 +211,18 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
     (
         "x.jsonl",
         '{"text": "x"}\n\n{"txt": "x"}\n',
-        ':3: found no "text", expected {"text": ..., "label": ...}, did you mean \'txt\'?',
+        ':3: found no "text", but "txt", expected {"text": ..., "label": ...}, did you mean \'txt\'?',
+    ),
+    (
+        "x.jsonl",
+        '{"messages": [], "id": 1}\n',
+        ':1: found no "text", but "messages", "id", expected {"text": ..., "label": ...} (the key texts '
+        "names others)",
+    ),
+    (
+        "x.jsonl",
+        "{}\n",
+        ':1: found no "text", expected {"text": ..., "label": ...} (the key texts names others)',
     ),
     ("x.jsonl", '{"text": "\\ud800"}\n', ":1: found half of a surrogate pair, expected a text"),
     ("x.jsonl", '["x"]\n', ':1: found a list, expected {"text": ..., "label": ...}'),

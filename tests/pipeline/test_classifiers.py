@@ -249,6 +249,10 @@ def test_texts_without_labels_are_judged_by_the_expert(project: Classified) -> N
     recipe = project.recipe(mood={"evaluation": "texts.txt"})
     task = load_tasks(recipe, project.opened.family)[0]
     assert task.truth is None and task.expected is None and len(task.evaluation) == len(TEXTS)
+    (told,) = task.notes
+    assert told == (
+        "task mood: its evaluation texts have no labels, so what its expert says of them is taken to be right"
+    )
     with pytest.raises(RecipeError, match="found texts without labels"):
         load_tasks(
             project.recipe(mood={"evaluation": "texts.txt", "labels": ["a", "b", "c"]}), project.opened.family

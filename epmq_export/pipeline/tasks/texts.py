@@ -56,6 +56,11 @@ def text_task(
         read = [*read, found]
         places |= dict(zip(evaluation, found.places, strict=True))
         truth, expected = _right_answers(recipe, name, found, head)
+        if head is not None and truth is None and expected is None:
+            notes.append(
+                f"task {name}: its evaluation texts have no labels, so what its expert says of them is taken "
+                "to be right"
+            )
         if head is not None and truth is not None:
             notes += _on_names(name, found.names or (), [*(task.labels or head.classes)])
         further = others(choose(texts, lessons, recipe.calibration.seed), calibration, evaluation)
