@@ -41,6 +41,9 @@ class Refined:
     step: int
     """The step of the state that is kept. 0 is the start."""
 
+    rate: float
+    """The learning rate that was taken."""
+
     tensors: Tensors = field(default_factory=dict)
     """What was trained, as the state that is kept has it, in memory and on the same grids; nothing where that
     is the start.
@@ -49,7 +52,7 @@ class Refined:
     @property
     def gain(self) -> dict[str, float]:
         """Return the numbers that packed.json has of it."""
-        return {"before": self.before, "after": self.after, "step": self.step}
+        return {"before": self.before, "after": self.after, "step": self.step, "rate": self.rate}
 
 
 def require_samples(tasks: Sequence[TaskData]) -> None:
@@ -73,6 +76,8 @@ def refine(
     """Train the linears, biases and norms of a calibrated model, or biases and norms alone. Return the best
     of its states on held-out samples, which may be the start.
 
+    Where there are several learning rates, each is tried for some steps, and the best one goes on from there.
+
     Where the linears are trained, the whole model is in memory, with its gradients and Adam's two moments: 16
     bytes a weight. Else it is so up to `student.HELD`, and one block at a time beyond.
 
@@ -82,10 +87,35 @@ def refine(
     student = Student(family, calibrated, settings.weights, device)
     lessons = _lessons(family, tasks, device)
     held = sorted((lesson for lesson in lessons if lesson.held_out), key=lambda lesson: length(lesson.sample))
+    course = _Course(family, student, held, settings, progress)
+    batches = [*_batches([lesson for lesson in lessons if not lesson.held_out], settings.steps)]
+    before = course.held_out()
+    best = Refined(before=before, after=before, step=0, rate=settings.rate)
+    if settings.trial:
+        best = course.tried(batches[: settings.trial], best)
+    if left := batches[settings.trial :]:
+        best = course.trained(left, best)
+    progress("refine", settings.most, settings.most)
+    return best
 
-    def loss(chosen: Sequence[_Lesson]) -> Tensor:
-        (batch,) = family.batches([lesson.sample for lesson in chosen], len(chosen))
-        outputs = student.output(batch)
+
+@dataclass
+class _Course:
+    """The training of a student."""
+
+    family: Family
+    student: Student
+    held: Sequence["_Lesson"]
+    """The lessons that it is judged by, those of short samples first."""
+
+    settings: Refinement
+    progress: Callable[[str, int, int], None]
+    done: int = 0
+    """The steps behind it, with those of all trials."""
+
+    def loss(self, chosen: Sequence["_Lesson"]) -> Tensor:
+        (batch,) = self.family.batches([lesson.sample for lesson in chosen], len(chosen))
+        outputs = self.student.output(batch)
         return torch.cat(
             [
                 lesson.weight * divergence(output[None], lesson.target[None], lesson.head)
@@ -94,38 +124,57 @@ def refine(
         ).mean()
 
     @torch.no_grad()
-    def held_out() -> float:
-        parts = [held[start : start + BATCH] for start in range(0, len(held), BATCH)]
-        return sum(float(loss(part)) * len(part) for part in parts) / len(held)
+    def held_out(self) -> float:
+        parts = [self.held[start : start + BATCH] for start in range(0, len(self.held), BATCH)]
+        return sum(float(self.loss(part)) * len(part) for part in parts) / len(self.held)
 
-    # Fused, each parameter is read and written once a step.
-    optimiser = torch.optim.Adam(student.groups(settings.rate), betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / settings.steps)),
-    )
-    before = held_out()
-    best = Refined(before=before, after=before, step=0)
-    for step, chosen in enumerate(
-        _batches([lesson for lesson in lessons if not lesson.held_out], settings.steps), 1
-    ):
-        progress("refine", step - 1, settings.steps)
-        value = loss(chosen)
-        if not bool(torch.isfinite(value)):
-            raise CalibrationError(
-                f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints"
-            )
-        optimiser.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step == settings.steps or step % max(settings.steps // settings.checks, 1) == 0:
-            after = held_out()
-            if after < best.after:
-                best = replace(best, after=after, step=step, tensors=student.tensors())
-    progress("refine", settings.steps, settings.steps)
-    return best
+    def tried(self, batches: Sequence[Sequence["_Lesson"]], start: Refined) -> Refined:
+        """Train with each rate from the start, the lowest first, until one is no better than that before it.
+        Leave the student, and return its state, as the best one has made it.
+        """
+        origin, best = self.student.state(), self.trained(batches, start)
+        kept = self.student.state()
+        for rate in self.settings.faster:
+            self.student.restore(origin)
+            try:
+                found = self.trained(batches, replace(start, rate=rate))
+            except CalibrationError:  # The numbers have run away.
+                break
+            if found.after >= best.after:
+                break
+            best, kept = found, self.student.state()
+        self.student.restore(kept)
+        return best
+
+    def trained(self, batches: Sequence[Sequence["_Lesson"]], best: Refined) -> Refined:
+        """Train from the state that the student is in, with the rate of `best`, and return the best state."""
+        first, steps = best.step, len(batches)
+        # Fused, each parameter is read and written once a step.
+        optimiser = torch.optim.Adam(self.student.groups(best.rate), betas=(0.9, 0.98), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser,
+            lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
+        )
+        for step, chosen in enumerate(batches, 1):
+            self.progress("refine", self.done, self.settings.most)
+            self.done += 1
+            value = self.loss(chosen)
+            if not bool(torch.isfinite(value)):
+                raise CalibrationError(
+                    f"refine: the loss is not finite at step {first + step}; look for NaN or Inf in the "
+                    "checkpoints"
+                )
+            optimiser.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            if step == steps or step % max(steps // self.settings.checks, 1) == 0:
+                after = self.held_out()
+                if after < best.after:
+                    tensors = self.student.tensors()
+                    best = replace(best, after=after, step=first + step, tensors=tensors)
+        return best
 
 
 @dataclass(frozen=True)

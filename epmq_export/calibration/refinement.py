@@ -1,5 +1,6 @@
 """What the stage `refine` is asked for. It stands apart from it, so that a recipe is read without torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -9,6 +10,8 @@ HELD_OUT = 8
 PASSES = 2
 # The samples of a step.
 BATCH = 32
+TRIAL = 28
+"""The steps for which a learning rate is tried, of those that it is trained with."""
 LESSONS = 512
 """The samples of each task that a model of texts or images is refined on, where so many are there: layers are
 calibrated as well on fewer, but what is trained learns them by heart.
@@ -28,10 +31,25 @@ class Refinement:
     and offsets a tenth of it.
     """
 
+    faster: Sequence[float] = ()
+    """Higher rates that are tried, each where the one before it was better than those below. How far biases
+    and norms have to go differs tenfold from model to model.
+    """
+
     checks: int = 10
     """How often the held-out samples are asked whether the state is the best so far. The last state always
     is.
     """
+
+    @property
+    def trial(self) -> int:
+        """Return the steps of each trial; 0 where there is one rate alone."""
+        return min(TRIAL, self.steps) if self.faster else 0
+
+    @property
+    def most(self) -> int:
+        """Return the steps with those of all trials, of which one is the beginning of the training."""
+        return self.steps + len(self.faster) * self.trial
 
     def over(self, samples: int) -> "Refinement":
         """Return these settings for so many samples of all tasks together: biases and norms see each that is
@@ -46,7 +64,7 @@ class Refinement:
 WHOLE = Refinement(steps=300)
 """What `refine: true` stands for."""
 
-AFFINE = Refinement(steps=28, weights=False, rate=3e-4, checks=1)
+AFFINE = Refinement(steps=TRIAL, weights=False, rate=3e-4, faster=(1e-3, 3e-3), checks=1)
 """What `refine: affine` stands for, with the fewest steps. So few parameters do not overfit in so few steps:
 the last state is the best, and earlier ones look better only by luck, of as few samples as are held out.
 """

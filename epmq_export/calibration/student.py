@@ -1,6 +1,6 @@
 """The whole calibrated model as `refine` trains it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
@@ -129,6 +129,16 @@ class Student:
             },
             {"params": [*self._affine.values()], "lr": rate * 3},
         ]
+
+    def state(self) -> list[Tensor]:
+        """Return copies of the parameters as they are now."""
+        return [parameter.detach().clone() for parameter in self.parameters()]
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Go back to what `state` has returned."""
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), state, strict=True):
+                parameter.copy_(value)
 
     def tensors(self) -> Tensors:
         """Return copies of the trained tensors as they are now, in memory, on their grids; norms as a file

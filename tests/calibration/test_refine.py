@@ -15,7 +15,7 @@ from epmq_export.calibration import student
 from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.on_grid import OnGrid
 from epmq_export.calibration.refine import Refined, refine
-from epmq_export.calibration.refinement import Refinement
+from epmq_export.calibration.refinement import TRIAL, Refinement
 from epmq_export.calibration.student import Tensors
 from epmq_export.errors import CalibrationError
 from epmq_export.grids import GRIDS, Grid
@@ -112,6 +112,34 @@ def test_biases_and_norms_alone_bring_it_nearer_and_leave_every_code(model: Tiny
     assert held_out({**start, **found.tensors}, model) == pytest.approx(found.after, rel=0.05)
     changed = {name for name, value in found.tensors.items() if bits(value) != bits(start[name])}
     assert changed == {name for name, value in start.items() if isinstance(value, Tensor) and value.ndim == 1}
+
+
+def test_the_rate_that_is_best_in_a_trial_goes_on_from_there(model: Tiny, start: Tensors) -> None:
+    asked = Refinement(40, weights=False, rate=1e-6, faster=(1e-3, 1e6), checks=1)
+    done: list[tuple[int, int]] = []
+    found = refine(
+        model.family,
+        tasks(model),
+        Values(start),
+        asked,
+        CPU,
+        lambda _, step, steps: done.append((step, steps)),
+    )
+    assert found.rate == 1e-3 and found.step == 40
+    # Two trials beside the one that goes on.
+    assert done == [*((step, 40 + 2 * TRIAL) for step in range(40 + 2 * TRIAL + 1))]
+    slow = refine(model.family, tasks(model), Values(start), replace(asked, faster=()), CPU)
+    assert slow.rate == 1e-6 and found.after < slow.after <= found.before
+
+
+def test_no_rate_is_tried_that_lies_above_one_that_is_no_better(model: Tiny, start: Tensors) -> None:
+    asked = Refinement(8, weights=False, rate=1e-3, faster=(1e6, 2e-3), checks=1)
+    found = refine(model.family, tasks(model), Values(start), asked, CPU)
+    alone = refine(model.family, tasks(model), Values(start), replace(asked, faster=()), CPU)
+    assert (found.rate, found.step, found.after) == (1e-3, 8, alone.after)
+    assert {name: bits(value) for name, value in found.tensors.items()} == {
+        name: bits(value) for name, value in alone.tensors.items()
+    }
 
 
 def test_one_block_in_memory_at_a_time_gives_the_same_bits(

@@ -8,7 +8,7 @@ import pytest
 from converters import open_family
 from epmq_export.calibration.calibrator import BATCH
 from epmq_export.calibration.method import PRESETS
-from epmq_export.calibration.refinement import Refinement
+from epmq_export.calibration.refinement import TRIAL, Refinement
 from epmq_export.models.hard_texts import HARD_TEXTS
 from epmq_export.models.reference import TOKENS, batches
 from epmq_export.pipeline.forecast import around, costs
@@ -165,6 +165,10 @@ def test_refining() -> None:
     expected = 2 * 2 * (100 * 2 * batch + (1 + 10 / 8) * whole) / 1e6
     assert found.seconds[0] == pytest.approx(expected / 1.5)
     assert found.memory == 10_000 * 4 + 32 * 5 * kept * 4
+    trials = Refinement(100, weights=False, faster=(1.0, 2.0))  # Three, the first of which goes on.
+    found = refining_of([BLOCK], samples, trials, 2, Speed(1e6, 1e6, 1e-6))
+    expected = 2 * 2 * ((100 + 2 * TRIAL) * 2 * batch + (1 + (10 + 3) / 8) * whole) / 1e6
+    assert found.seconds[0] == pytest.approx(expected / 1.5)
 
 
 def test_refining_a_model_that_is_not_held() -> None:

@@ -56,8 +56,9 @@ def refining_of(
         a_step += forward(rows) + OPERATIONS_A_WEIGHT * weights
     elif not held:
         a_step += forward(rows) + 2 * DECODING * numbers
-    operations = settings.steps * a_step
-    operations += (1 + settings.checks / HELD_OUT) * forward(samples.rows)
+    judged = settings.checks + (1 + len(settings.faster)) * bool(settings.trial)
+    operations = settings.most * a_step
+    operations += (1 + judged / HELD_OUT) * forward(samples.rows)
     kept = [_kept(block) for block in blocks]
     if held:
         a_weight = BYTES_A_WEIGHT if settings.weights else FLOAT
