@@ -6,7 +6,7 @@ from GGUF and ONNX; and each peer.
     python -m benchmarks.accuracy --data DATA/text --lines 100 --merges "TA 0.3" --methods gptq --out quick
         a part of it, elsewhere
     python -m benchmarks.accuracy --data DATA/text --methods --peers --grids Q4_1 Q4_K Q2_K
-        the default method on other grids
+        the default method on other grids; with --grid-methods, others
     python -m benchmarks.accuracy --data DATA/text --counts 2 4 8 11
         how the gap grows with the number of tasks
     python -m benchmarks.accuracy --suite image --data DATA/image --peers
@@ -24,6 +24,7 @@ stopped. Afterwards, `python -m benchmarks.accuracy.pages` puts the averages int
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,6 +48,8 @@ CHOSEN = ("gptq", "epmq", DEFAULT_METHOD, *LONG)
 def open_judge(given: argparse.Namespace, tasks: Sequence[str], out: Path, folder: Path) -> Judge:
     """Return a judge of some tasks; SystemExit where a task's data or experts are missing."""
     suite: Suite = given.suite
+    asked = ("packed", *given.formats)
+    suite = replace(suite, runtimes={stage: told for stage, told in suite.runtimes.items() if stage in asked})
     for task in tasks:
         if not (file := given.data / suite.file.format(task)).is_file():
             raise SystemExit(f"{file}: no such file; give --data, the folder of the {suite.name} tasks")
@@ -86,7 +89,8 @@ def whole_table(judge: Judge, given: argparse.Namespace) -> None:
         for merge in given.merges:
             judge.peer(merge, peers[name])
     for grid in given.grids:
-        judge.packed(given.merges[0], DEFAULT_METHOD, given.reload in ("all", "chosen"), grid)
+        for method in given.grid_methods:
+            judge.packed(given.merges[0], method, given.reload in ("all", "chosen"), grid)
     for merge, method in rows if given.full else ():
         judge.full(merge, method)
     if given.reload == "best" and (best := judge.best()):
@@ -135,7 +139,8 @@ def options() -> argparse.ArgumentParser:
     some("--tasks", "+", tasks, (), "of the suite's, those of its table by default:")
     some("--merges", "+", MERGES, tuple(MERGES), "of")
     some("--methods", "*", METHODS, tuple(METHODS), "of")
-    some("--grids", "*", GRIDS, (), "besides, the default method on these, of")
+    some("--grids", "*", GRIDS, (), "besides, methods on these, of")
+    some("--grid-methods", "+", METHODS, (DEFAULT_METHOD,), "what is measured on --grids, of")
     some("--peers", "*", PEERS, tuple(PEERS), "of")
     found.add_argument(
         "--peer-python",
@@ -154,6 +159,7 @@ def options() -> argparse.ArgumentParser:
             "and the default method in all its variants"
         ),
     )
+    some("--formats", "+", ("gguf", "onnx"), ("gguf", "onnx"), "what is reloaded, of")
     found.add_argument(
         "--counts",
         nargs="+",

@@ -53,7 +53,7 @@ class Judge:
         first = laboratory.experiment(next(iter(MERGES)), DEFAULT_METHOD)
         origin, family = first.provenance(), first.models.family
         readers = [each for format in first.formats for each in registry().readers(family, format)]
-        unused = NOT_OF_TEXTS if laboratory.suite is TEXT else ()
+        unused = NOT_OF_TEXTS if laboratory.suite.name == TEXT.name else ()
         versions = {name: found for name, found in origin["versions"].items() if name not in unused}
         about = {
             "settings": {

@@ -231,6 +231,7 @@ def test_what_is_long_is_measured_after_the_first_merge_alone(full: bool) -> Non
         peers=[],
         peer_python=None,
         grids=["Q4_1"],
+        grid_methods=["gptq", "anchored"],
         reload="chosen",
         full=full,
     )
@@ -243,6 +244,7 @@ def test_what_is_long_is_measured_after_the_first_merge_alone(full: bool) -> Non
         ("packed", "TA 1.0", "rtn", "Q4_0"),
         ("packed", "TA 0.3", "rtn", "Q4_0"),
         ("reloaded", "TA 1.0", "anchored, tuned", "Q4_0"),
+        ("reloaded", "TA 1.0", "gptq", "Q4_1"),
         ("reloaded", "TA 1.0", "anchored", "Q4_1"),
         *(unrounded if full else []),
     ]
