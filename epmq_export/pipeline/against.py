@@ -12,6 +12,7 @@ from epmq_export.data.request import DataRequest
 from epmq_export.data.text_rows import prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.errors import InputError
+from epmq_export.models.family import Run
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.registry import Registry
@@ -22,7 +23,7 @@ from epmq_export.verification.judge import Judge
 from epmq_export.verification.statistics.lines import Lines
 from epmq_export.verification.tasks.bench import lines_of
 from epmq_export.verification.tasks.open import open_bench
-from epmq_export.verification.tasks.texts import as_wide, texts_judge
+from epmq_export.verification.tasks.texts import Width, texts_judge
 from epmq_export.verification.tasks_check import check_tasks
 from epmq_export.verification.verdict import ComparedModel, FileVerdict, HashedFile, Verdict
 
@@ -45,7 +46,7 @@ def compare_on_texts(
     known = families[0] if families else None
     theirs = runnable_alone(registry, other, reference or known, device)
     ours = runnable_alone(registry, model, own or known, device)
-    judged = partial(texts_judge, texts.stem, read, families, theirs.run)
+    judged = partial(texts_judge, texts.stem, read, families)
     # A text without labels has no score but its likeness to the other model's output, which the loss tells.
     return _compared(ours, theirs, judged, RecipeVerify(), stages, scored=False)
 
@@ -57,9 +58,9 @@ def compare_on_tasks(registry: Registry, model: Path, other: Path, job: Job, sta
     """
     theirs, ours = (runnable_of(registry, path, job) for path in (other, model))
 
-    def judged() -> Judge:
+    def judged(run: Run) -> Judge:
         bench = open_bench(job.models, job.tasks, job.device)
-        outputs = bench.outputs(theirs.run)
+        outputs = bench.outputs(run)
         return Judge(bench=bench, reference=outputs, rows={"reference": lines_of(bench, outputs)})
 
     return _compared(ours, theirs, judged, job.recipe.verify, stages, scored=True)
@@ -75,17 +76,21 @@ def write_comparison(verdict: Verdict, place: Path) -> None:
 def _compared(
     ours: Runnable,
     theirs: Runnable,
-    judged: Callable[[], Judge],
+    judged: Callable[[Run], Judge],
     verify: RecipeVerify,
     stages: Stages,
     scored: bool,
 ) -> Verdict:
-    """Return the verdict on a model. `judged` runs the other one; `scored` says whether tasks have scores."""
+    """Return the verdict on a model. `judged` is given what runs the other one; `scored` says whether tasks
+    have scores.
+    """
     with stages.stage("compare") as update:
         update(f"{theirs.path.name} in {theirs.runtime}", 0, 2)
-        judge = judged()
+        width = Width()
+        judge = judged(width.noted(theirs.run))
         update(f"{ours.path.name} in {ours.runtime}", 1, 2)
-        check, lines = check_tasks(ours.path, judge, as_wide(ours.run, judge, str(ours.path)), None, verify)
+        run = width.required(ours.run, str(ours.path))
+        check, lines = check_tasks(ours.path, judge, run, None, verify)
     if not scored:
         check = Check(check.name, {**check.facts, "ratio": None}, check.broken, check.warnings)
     rows: dict[str, dict[str, Lines]] = {}

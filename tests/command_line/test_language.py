@@ -157,6 +157,23 @@ def test_both_files_are_as_good_as_the_reference(ran: tuple[Path, Result]) -> No
     }
 
 
+def test_a_model_is_compared_on_a_recipes_tasks(
+    ran: tuple[Path, Result], recipe: Path, epmq: Warm, tmp_path: Path
+) -> None:
+    """One chooses among labels, which is another number than that of a row of scores."""
+    output, _ = ran
+    result = epmq(
+        "verify",
+        output / "packed",
+        "--against",
+        output / "onnx/onnx/model_q4.onnx",
+        "--recipe",
+        recipe,
+        folder=tmp_path,
+    )
+    assert result.code == 0, result.stdout + result.stderr
+
+
 def test_each_file_can_be_scored_alone(
     ran: tuple[Path, Result], recipe: Path, epmq: Warm, tmp_path: Path
 ) -> None:

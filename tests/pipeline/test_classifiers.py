@@ -354,6 +354,9 @@ def test_a_whole_run(tmp_path: Path) -> None:
         family.exports["gguf"].as_read(OnnxRuntime().outputs, Path())(PAIRS)
     for file in verdict.files:
         assert epmq.evaluate(file.path, recipe).model == pytest.approx(report["scores"][file.row])
+    gguf, onnx = (file.path for file in verdict.files)
+    compared = epmq.verify(onnx, against=gguf, recipe=recipe)
+    assert compared.passed and compared.files[0].checks["tasks"].facts["by_task"].keys() == {"mood", "topic"}
     # Without a whole file of heads each check that needs it says so in a sentence.
     heads = tmp_path / "out" / "gguf" / WEIGHTS
     heads.write_bytes(heads.read_bytes()[:-8])

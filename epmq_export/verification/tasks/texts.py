@@ -67,19 +67,38 @@ def _cut(sample: Sample, families: Sequence[Family]) -> Sample:
     return sample
 
 
-def as_wide(run: Run, judge: Judge, what: str) -> Run:
-    """Return a function that gives the outputs of `run`. It raises InputError where they are not as wide as
-    the judge's, so that they cannot be compared. `what` names the model.
+class Width:
+    """The number of outputs that one model gives, which another one that it is compared with has to give,
+    too. Answers in words have no number of their own.
     """
-    expected = next(iter(judge.reference.values())).shape[1]
 
-    def found(samples: Sequence[Sample]) -> Outputs:
-        outputs = run(samples)
-        if outputs.shape[1] != expected and not isinstance(samples[0], Question):
-            raise InputError(
-                f"{what}: gives {outputs.shape[1]:,} numbers for {shown(samples[0])}, the other model "
-                f"{expected:,}: expected two files of one model"
-            )
-        return outputs
+    def __init__(self) -> None:
+        self._expected: int | None = None
 
-    return found
+    def noted(self, run: Run) -> Run:
+        """Return a function that gives the outputs of `run` and notes how wide they are."""
+
+        def found(samples: Sequence[Sample]) -> Outputs:
+            outputs = run(samples)
+            if not isinstance(samples[0], Question):
+                self._expected = outputs.shape[1]
+            return outputs
+
+        return found
+
+    def required(self, run: Run, what: str) -> Run:
+        """Return a function that gives the outputs of `run`. It raises InputError where they are not as wide
+        as those that were noted, so that they cannot be compared. `what` names the model.
+        """
+
+        def found(samples: Sequence[Sample]) -> Outputs:
+            outputs = run(samples)
+            other = outputs.shape[1] != self._expected and self._expected is not None
+            if other and not isinstance(samples[0], Question):
+                raise InputError(
+                    f"{what}: gives {outputs.shape[1]:,} numbers for {shown(samples[0])}, the other model "
+                    f"{self._expected:,}: expected two files of one model"
+                )
+            return outputs
+
+        return found
