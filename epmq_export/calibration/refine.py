@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.divergence import divergence
-from epmq_export.calibration.refinement import BATCH, HELD_OUT, Refinement
+from epmq_export.calibration.refinement import BATCH, HELD_OUT, TRIAL, Refinement
 from epmq_export.calibration.student import Calibrated, Student, Tensors
 from epmq_export.errors import CalibrationError
 from epmq_export.models import reference
@@ -76,7 +76,7 @@ def refine(
     """Train the linears, biases and norms of a calibrated model, or biases and norms alone. Return the best
     of its states on held-out samples, which may be the start.
 
-    Where there are several learning rates, each is tried for some steps, and the best one goes on from there.
+    Where there are several learning rates, the best of short trials is taken.
 
     Where the linears are trained, the whole model is in memory, with its gradients and Adam's two moments: 16
     bytes a weight. Else it is so up to `student.HELD`, and one block at a time beyond.
@@ -90,11 +90,10 @@ def refine(
     course = _Course(family, student, held, settings, progress)
     batches = [*_batches([lesson for lesson in lessons if not lesson.held_out], settings.steps)]
     before = course.held_out()
-    best = Refined(before=before, after=before, step=0, rate=settings.rate)
-    if settings.trial:
-        best = course.tried(batches[: settings.trial], best)
-    if left := batches[settings.trial :]:
-        best = course.trained(left, best)
+    start = Refined(before=before, after=before, step=0, rate=settings.rate)
+    if settings.faster:
+        start = replace(start, rate=course.best_rate(batches[:TRIAL], start))
+    best = course.trained(batches, start)
     progress("refine", settings.most, settings.most)
     return best
 
@@ -128,32 +127,37 @@ class _Course:
         parts = [self.held[start : start + BATCH] for start in range(0, len(self.held), BATCH)]
         return sum(float(self.loss(part)) * len(part) for part in parts) / len(self.held)
 
-    def tried(self, batches: Sequence[Sequence["_Lesson"]], start: Refined) -> Refined:
-        """Train with each rate from the start, the lowest first, until one is no better than that before it.
-        Leave the student, and return its state, as the best one has made it.
+    def best_rate(self, batches: Sequence[Sequence["_Lesson"]], start: Refined) -> float:
+        """Train with each rate for these batches alone, the lowest first, until one is no better than that
+        before it. Return the best one, with the student where it was.
         """
-        origin, best = self.student.state(), self.trained(batches, start)
-        kept = self.student.state()
+        origin = self.student.state()
+        best = self.trained(batches, start, TRIAL // 3)
+        self.student.restore(origin)
         for rate in self.settings.faster:
-            self.student.restore(origin)
             try:
-                found = self.trained(batches, replace(start, rate=rate))
+                found = self.trained(batches, replace(start, rate=rate), TRIAL // 3)
             except CalibrationError:  # The numbers have run away.
                 break
+            finally:
+                self.student.restore(origin)
             if found.after >= best.after:
                 break
-            best, kept = found, self.student.state()
-        self.student.restore(kept)
-        return best
+            best = found
+        return best.rate
 
-    def trained(self, batches: Sequence[Sequence["_Lesson"]], best: Refined) -> Refined:
-        """Train from the state that the student is in, with the rate of `best`, and return the best state."""
-        first, steps = best.step, len(batches)
+    def trained(
+        self, batches: Sequence[Sequence["_Lesson"]], best: Refined, warm_up: int = WARM_UP
+    ) -> Refined:
+        """Train from the state that the student is in, with the rate of `best`. Return the best state on the
+        way, or `best`.
+        """
+        steps = len(batches)
         # Fused, each parameter is read and written once a step.
         optimiser = torch.optim.Adam(self.student.groups(best.rate), betas=(0.9, 0.98), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser,
-            lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
+            lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
         )
         for step, chosen in enumerate(batches, 1):
             self.progress("refine", self.done, self.settings.most)
@@ -161,8 +165,7 @@ class _Course:
             value = self.loss(chosen)
             if not bool(torch.isfinite(value)):
                 raise CalibrationError(
-                    f"refine: the loss is not finite at step {first + step}; look for NaN or Inf in the "
-                    "checkpoints"
+                    f"refine: the loss is not finite at step {step}; look for NaN or Inf in the checkpoints"
                 )
             optimiser.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
@@ -172,8 +175,7 @@ class _Course:
             if step == steps or step % max(steps // self.settings.checks, 1) == 0:
                 after = self.held_out()
                 if after < best.after:
-                    tensors = self.student.tensors()
-                    best = replace(best, after=after, step=first + step, tensors=tensors)
+                    best = replace(best, after=after, step=step, tensors=self.student.tensors())
         return best
 
 

@@ -10,8 +10,8 @@ HELD_OUT = 8
 PASSES = 2
 # The samples of a step.
 BATCH = 32
-TRIAL = 28
-"""The steps for which a learning rate is tried, of those that it is trained with."""
+TRIAL = 16
+"""The steps for which a learning rate is tried."""
 LESSONS = 512
 """The samples of each task that a model of texts or images is refined on, where so many are there: layers are
 calibrated as well on fewer, but what is trained learns them by heart.
@@ -42,14 +42,9 @@ class Refinement:
     """
 
     @property
-    def trial(self) -> int:
-        """Return the steps of each trial; 0 where there is one rate alone."""
-        return min(TRIAL, self.steps) if self.faster else 0
-
-    @property
     def most(self) -> int:
-        """Return the steps with those of all trials, of which one is the beginning of the training."""
-        return self.steps + len(self.faster) * self.trial
+        """Return the steps with those of all trials."""
+        return self.steps + (1 + len(self.faster)) * TRIAL if self.faster else self.steps
 
     def over(self, samples: int) -> "Refinement":
         """Return these settings for so many samples of all tasks together: biases and norms see each that is
@@ -64,7 +59,7 @@ class Refinement:
 WHOLE = Refinement(steps=300)
 """What `refine: true` stands for."""
 
-AFFINE = Refinement(steps=TRIAL, weights=False, rate=3e-4, faster=(1e-3, 3e-3), checks=1)
+AFFINE = Refinement(steps=28, weights=False, rate=3e-4, faster=(1e-3, 3e-3), checks=1)
 """What `refine: affine` stands for, with the fewest steps. So few parameters do not overfit in so few steps:
 the last state is the best, and earlier ones look better only by luck, of as few samples as are held out.
 """

@@ -165,9 +165,9 @@ def test_refining() -> None:
     expected = 2 * 2 * (100 * 2 * batch + (1 + 10 / 8) * whole) / 1e6
     assert found.seconds[0] == pytest.approx(expected / 1.5)
     assert found.memory == 10_000 * 4 + 32 * 5 * kept * 4
-    trials = Refinement(100, weights=False, faster=(1.0, 2.0))  # Three, the first of which goes on.
+    trials = Refinement(100, weights=False, faster=(1.0, 2.0))
     found = refining_of([BLOCK], samples, trials, 2, Speed(1e6, 1e6, 1e-6))
-    expected = 2 * 2 * ((100 + 2 * TRIAL) * 2 * batch + (1 + (10 + 3) / 8) * whole) / 1e6
+    expected = 2 * 2 * ((100 + 3 * TRIAL) * 2 * batch + (1 + (10 + 3) / 8) * whole) / 1e6
     assert found.seconds[0] == pytest.approx(expected / 1.5)
 
 

@@ -56,7 +56,7 @@ def refining_of(
         a_step += forward(rows) + OPERATIONS_A_WEIGHT * weights
     elif not held:
         a_step += forward(rows) + 2 * DECODING * numbers
-    judged = settings.checks + (1 + len(settings.faster)) * bool(settings.trial)
+    judged = settings.checks + (1 + len(settings.faster)) * bool(settings.faster)
     operations = settings.most * a_step
     operations += (1 + judged / HELD_OUT) * forward(samples.rows)
     kept = [_kept(block) for block in blocks]
