@@ -4,7 +4,7 @@ PyTorch.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,8 @@ import torch
 
 from epmq_export.errors import InputError
 from epmq_export.models import reference
-from epmq_export.models.family import Family, Run
+from epmq_export.models.classifiers import Classifier, columns_of, read_classifiers
+from epmq_export.models.family import Family, Run, heads_of
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.models import require_no_own_head, require_same_settings
 from epmq_export.pipeline.registry import Registry
@@ -67,14 +68,17 @@ def runnable_of(registry: Registry, model: Path, job: Job) -> Runnable:
         if file is not None:
             family.exports[name].require_model(file)
             _require_settings_beside(registry, file, base)
-            return _written(registry, file, name, family)
+            written = _written(registry, file, name, family)
+            # Heads beside a GGUF file are read by their tasks' names.
+            beside = None if is_gguf(file) else registry.described_in(file)
+            return written if beside is None else _as_asked(written, read_classifiers(beside), family)
     if packed:
         own = registry.open_family(model)
         if own.name != family.name:
             raise InputError(
                 f"{model}: found a {own.name}, expected a {family.name}, as the recipe's base is"
             )
-        return _of_packed(model, own, job.device)
+        return _as_asked(_of_packed(model, own, job.device), heads_of(own), family)
     opened = open_checkpoint(model, base, open_gguf=registry.open_gguf, naming_of=registry.naming_of)
     for note in require_same_settings(base, opened, str(model), registry.require_same_settings):
         log.warning("%s", note)
@@ -138,6 +142,26 @@ def runnable_alone(registry: Registry, model: Path, family: Family | None, devic
         version=runtime.version(),
         run=partial(runtime.outputs, model),
     )
+
+
+def _as_asked(model: Runnable, own: Sequence[Classifier], family: Family) -> Runnable:
+    """Return a model that has classifiers of its own with the scores of those that a family has, in their
+    order. Raises InputError where it lacks one.
+    """
+    asked = heads_of(family)
+    if not asked or [*own] == [*asked]:
+        return model
+    columns, places = columns_of(own), list[int]()
+    for head in asked:
+        found = columns.get(head.task, slice(0))
+        if found.stop - (found.start or 0) != len(head.classes):
+            there = ", ".join(f"{each.task} ({len(each.classes)} classes)" for each in own) or "none"
+            raise InputError(
+                f"{model.path}: found the classifiers {there}, expected one of task {head.task} "
+                f"({len(head.classes)} classes)"
+            )
+        places += range(found.start, found.stop)
+    return replace(model, run=lambda samples: model.run(samples)[:, places])
 
 
 def _require_settings_beside(registry: Registry, file: Path, base: Checkpoint) -> None:

@@ -9,7 +9,8 @@ from epmq_export import files
 from epmq_export.errors import InputError
 from epmq_export.files.scratch import Scratch
 from epmq_export.grids import GRIDS
-from epmq_export.models.family import Family, default_formats
+from epmq_export.models.classifiers import Classifier
+from epmq_export.models.family import Family, default_formats, heads_of
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.progress import Stages
 from epmq_export.pipeline.publish import write_card
@@ -61,6 +62,7 @@ def verify(
     ]
     judge = None
     if job is not None:
+        _require_same_classifiers(job, heads_of(family), packed.directory)
         if published(job.recipe.source, job.recipe.directory) != packed.index.recipe:
             log.warning("%s is not the recipe that %s was made with", job.recipe.path, packed.directory)
         judge = _judge(job, packed, stages)
@@ -85,6 +87,22 @@ def verify(
         if report.absolute() == (output / REPORT).absolute():
             write_card(output)
     return verdict
+
+
+def _require_same_classifiers(job: Job, own: Sequence[Classifier], packed: Path) -> None:
+    """Raise RecipeError where a recipe's tasks are not read by the classifiers that an output has, in their
+    order.
+    """
+    found, expected = (
+        [f"{head.task} ({len(head.classes)})" for head in heads]
+        for heads in (heads_of(job.models.family), own)
+    )
+    if found != expected:
+        raise job.recipe.mistake(
+            ("tasks",),
+            f"found the classifiers of {', '.join(found) or 'no task'}, expected those of {packed} in their "
+            f"order: {', '.join(expected) or 'none'}",
+        )
 
 
 def require_output(output: Path) -> None:

@@ -357,6 +357,31 @@ def test_a_whole_run(tmp_path: Path) -> None:
     gguf, onnx = (file.path for file in verdict.files)
     compared = epmq.verify(onnx, against=gguf, recipe=recipe)
     assert compared.passed and compared.files[0].checks["tasks"].facts["by_task"].keys() == {"mood", "topic"}
+    # A recipe that has the tasks in another order, or some of them, reads each by its own scores; a run's
+    # verdict needs all of them.
+    for names in (("topic", "mood"), ("topic",)):
+        content["tasks"] = {name: content["tasks"][name] for name in names}
+        other = tmp_path / "other.yaml"
+        other.write_text(yaml.safe_dump(content, sort_keys=False))
+        for path, row in (
+            (gguf, verdict.files[0].row),
+            (onnx, verdict.files[1].row),
+            (tmp_path / "out/packed", "reference"),
+        ):
+            scores_of_tasks = epmq.evaluate(path, other).model
+            assert {name: scores_of_tasks[name] for name in names} == pytest.approx(
+                {name: report["scores"][row][name] for name in names}
+            )
+        with pytest.raises(
+            RecipeError, match=r"tasks: found the classifiers of topic \(2\).*order: mood \(3\), top"
+        ):
+            epmq.verify(tmp_path / "out", recipe=other)
+    content["tasks"] = {"feeling": content["tasks"]["topic"]}
+    other.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(
+        InputError, match=r"found the classifiers mood \(3 classes\), .* of task feeling \(2 cl"
+    ):
+        epmq.evaluate(onnx, other)
     # Without a whole file of heads each check that needs it says so in a sentence.
     heads = tmp_path / "out" / "gguf" / WEIGHTS
     heads.write_bytes(heads.read_bytes()[:-8])
