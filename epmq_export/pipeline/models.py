@@ -23,7 +23,7 @@ from epmq_export.recipe.plan import plan_of
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.checkpoint import Checkpoint, NamingOf, OpenGguf, open_checkpoint
-from epmq_export.tensors.compatible import require_same_vocabulary
+from epmq_export.tensors.compatible import SHOWN, own_tokens, require_same_vocabulary
 from epmq_export.tensors.directory import CONFIG
 from epmq_export.tensors.fitted import has_own_head, is_equal
 from epmq_export.tensors.source import Joined, TypedSource, only, renamed, without
@@ -91,7 +91,9 @@ def require_same_settings(
 
 
 def settings_notes(recipe: Recipe, checkpoints: Checkpoints, registry: Registry) -> list[str]:
-    """Return the same for all experts of a recipe, and what adapters say of another base."""
+    """Return the same for all experts of a recipe, with what adapters say of another base, and the tokens
+    that the merge has not.
+    """
     notes = [
         note
         for model in recipe.experts
@@ -102,7 +104,27 @@ def settings_notes(recipe: Recipe, checkpoints: Checkpoints, registry: Registry)
             registry.require_same_settings,
         )
     ]
-    return [*notes, *of_another_base(recipe, checkpoints.base, checkpoints.experts)]
+    notes += of_another_base(recipe, checkpoints.base, checkpoints.experts)
+    return [*notes, *lost_tokens(recipe, checkpoints.base, checkpoints.experts)]
+
+
+def lost_tokens(recipe: Recipe, base: Checkpoint, experts: Mapping[str, Checkpoint]) -> list[str]:
+    """Return a sentence for each expert whose tokenizer has tokens that the base's has not, where the merge
+    has the base's. `experts` are those that are here, by `Recipe.location`.
+    """
+    if recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base"):
+        return []
+    notes = []
+    for model in recipe.experts:
+        expert = experts.get(recipe.location(model.model))
+        own = [] if expert is None else own_tokens(base.model_directory, expert.directory)
+        if own:
+            more = f" (and {len(own) - SHOWN} more)" if len(own) > SHOWN else ""
+            notes.append(
+                f"{model.model}: its tokenizer has {', '.join(map(repr, own[:SHOWN]))}{more}, which the "
+                "base's has not: the merge has the base's, and reads them as any text"
+            )
+    return notes
 
 
 def require_whole(stored: Checkpoint, base: TypedSource, family: Family) -> None:

@@ -62,6 +62,17 @@ def require_same_vocabulary(base: Path, expert: Path, name: str) -> None:
         raise InputError(f"{name} has another vocabulary than the base: {_first(found)}")
 
 
+def own_tokens(base: Path, expert: Path) -> list[str]:
+    """Return the tokens that were added to an expert's tokenizer and that the base's has not; none where the
+    base has no tokenizer.
+    """
+    vocabulary = _vocabulary(base)
+    if vocabulary is None:
+        return []
+    ours = vocabulary.keys() | _added(base).keys()
+    return [token for token in _added(expert) if not {token, json.dumps(token)} & ours]
+
+
 def _vocabulary(directory: Path) -> dict[str, Any] | None:
     """Return the id of each token, or None where the directory has no vocabulary."""
     path = directory / "tokenizer.json"

@@ -1,20 +1,21 @@
 """What `epmq merge` makes of slices of a real family, and what calibration makes of them."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from converters import open_family
 from converters.from_gguf.checkpoint import GgufBase
 from epmq_export.errors import RecipeError
 from epmq_export.merging.hf_directory import write_merged
 from epmq_export.pipeline.merge import merge
-from epmq_export.pipeline.models import open_checkpoints, open_models
+from epmq_export.pipeline.models import lost_tokens, open_checkpoints, open_models
 from epmq_export.recipe.load import load_recipe
 from epmq_export.recipe.recipe import Recipe
 from tests.tiny import recipe_project
@@ -45,6 +46,22 @@ def slices(*ranges: tuple[int, int]) -> list[dict[str, object]]:
         {"sources": [{"model": f"./{name}", "layer_range": [*span]} for name in ("base", "whole")]}
         for span in ranges
     ]
+
+
+def test_tokens_that_the_merge_has_not_are_told(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "base", tmp_path / "base")
+    shutil.copytree(folder / "whole", tmp_path / "whole")
+    (tmp_path / "text.txt").write_text("a\nb\n")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(tmp_path / "whole")
+    for keys, told in (({}, 1), ({"tokenizer_source": "base"}, 1), ({"tokenizer_source": "union"}, 0)):
+        asked = recipe(tmp_path, **keys)
+        opened = open_checkpoints(asked, GgufBase)
+        notes = lost_tokens(asked, opened.base, opened.experts)
+        assert [note.startswith("./whole: its tokenizer has '<tool>', which") for note in notes] == [
+            True
+        ] * told
 
 
 def test_a_deeper_model_is_written_and_loads(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from epmq_export.errors import InputError
 from epmq_export.tensors.checkpoint import Checkpoint, open_checkpoint
 from epmq_export.tensors.companions import copy_companions
-from epmq_export.tensors.compatible import require_fit, require_same_vocabulary
+from epmq_export.tensors.compatible import own_tokens, require_fit, require_same_vocabulary
 from epmq_export.tensors.source import renamed
 
 TENSORS = {
@@ -268,6 +268,19 @@ def test_another_vocabulary_is_refused(tmp_path: Path, file: str) -> None:
     ):
         require_same_vocabulary(tmp_path / "base", tmp_path / "expert", "sst2")
     require_same_vocabulary(tmp_path / "base", tmp_path / "base", "sst2")
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": 0, "b": 1}, [["a", -1.0], ["b", -2.0]]])
+def test_tokens_that_only_an_experts_tokenizer_has(tmp_path: Path, vocabulary: object) -> None:
+    for name, added in (("base", ["c"]), ("expert", ["a", "c", "<tool>"])):
+        (tmp_path / name).mkdir()
+        entries = [{"content": token, "id": 5} for token in added]
+        content = {"model": {"vocab": vocabulary}, "added_tokens": entries}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(content))
+    assert own_tokens(tmp_path / "base", tmp_path / "expert") == ["<tool>"]
+    assert own_tokens(tmp_path / "expert", tmp_path / "base") == []
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    assert own_tokens(tmp_path / "base", tmp_path / "expert") == []
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\n\n", b"\r\n\r\n", b""])

@@ -11,6 +11,7 @@ from epmq_export.pipeline.forecast import inventory as local
 from epmq_export.pipeline.forecast.inventory import Found
 from epmq_export.pipeline.models import (
     frozen_tensors,
+    lost_tokens,
     require_changes,
     require_no_own_head,
     require_same_settings,
@@ -74,7 +75,7 @@ def open_models(recipe: Recipe, family: Family, models: Sequence[Found], registr
         require_same_vocabulary(opened.model_directory, expert.directory, model.model)
         result.experts[model.model] = without(renamed(expert, family.canonical), held)
         require_fit(moving, result.experts[model.model], model.model)
-    result.notes.extend(of_another_base(recipe, opened, here))
+    result.notes.extend([*of_another_base(recipe, opened, here), *lost_tokens(recipe, opened, here)])
     family, _ = with_classifiers(recipe, family, here)
     result.notes.extend(classifier_notes(family))
     return replace(result, family=family)
