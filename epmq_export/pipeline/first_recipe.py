@@ -166,8 +166,8 @@ def _labels(writer: _Writer, labels: Sequence[str], file: Path | None, own: bool
         yield f"    labels: {_path(file, writer.folder)}  # as the data name and count its expert's classes"
     elif own:
         yield "    # Its expert's own head tells the classes, by the names in its config.json. Where the data"
-        yield "    # have other names, or count them in another order, write these names here, in the order"
-        yield "    # in which the data count them."
+        yield "    # count them in another order, write the names here in that order; where they have other"
+        yield "    # names, write these, in the order of the head."
         yield "    # labels: [...]"
     elif file is not None:
         yield f"    labels: {_path(file, writer.folder)}"
