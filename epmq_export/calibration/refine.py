@@ -132,11 +132,11 @@ class _Course:
         before it. Return the best one, with the student where it was.
         """
         origin = self.student.state()
-        best = self.trained(batches, start, TRIAL // 3)
+        best = self.trained(batches, start)
         self.student.restore(origin)
         for rate in self.settings.faster:
             try:
-                found = self.trained(batches, replace(start, rate=rate), TRIAL // 3)
+                found = self.trained(batches, replace(start, rate=rate))
             except CalibrationError:  # The numbers have run away.
                 break
             finally:
@@ -146,9 +146,7 @@ class _Course:
             best = found
         return best.rate
 
-    def trained(
-        self, batches: Sequence[Sequence["_Lesson"]], best: Refined, warm_up: int = WARM_UP
-    ) -> Refined:
+    def trained(self, batches: Sequence[Sequence["_Lesson"]], best: Refined) -> Refined:
         """Train from the state that the student is in, with the rate of `best`. Return the best state on the
         way, or `best`.
         """
@@ -157,7 +155,7 @@ class _Course:
         optimiser = torch.optim.Adam(self.student.groups(best.rate), betas=(0.9, 0.98), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser,
-            lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
+            lambda step: min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
         )
         for step, chosen in enumerate(batches, 1):
             self.progress("refine", self.done, self.settings.most)
