@@ -372,7 +372,7 @@ class Recipe(RecipePart):
     @property
     def base_named(self) -> str:
         """Return the base model as the recipe names it, whatever stands in for it."""
-        return self.base_model if self.stand_in is None else self.source["base_model"]
+        return self.base_model if self.stand_in is None else self.source.get("base_model", self.base_model)
 
     @property
     def stand_in(self) -> Path | None:

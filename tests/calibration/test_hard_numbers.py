@@ -135,7 +135,7 @@ def hard_weights(group: int) -> dict[str, Tensor]:
     """Return weights of more than one group, and of more than one block of GPTQ's: those that every grid has
     to hold one below the other, `ROWS` of each kind, and larger ones.
     """
-    width = max(2 * group, LAZY + 32)
+    width = max(2 * group, LAZY + group)
     weights = torch.randn(ROWS, width, generator=torch.Generator().manual_seed(1))
     held = [
         torch.full_like(weights, 0.3),  # constant
