@@ -91,9 +91,9 @@ def refine(
     batches = [*_batches([lesson for lesson in lessons if not lesson.held_out], settings.steps)]
     before = course.held_out()
     start = Refined(before=before, after=before, step=0, rate=settings.rate)
-    if settings.faster:
-        start = replace(start, rate=course.best_rate(batches[:TRIAL], start))
-    best = course.trained(batches, start)
+    best = course.tried(batches[:TRIAL], start) if settings.faster else start
+    if not settings.faster or len(batches) > TRIAL:
+        best = course.trained(batches, replace(start, rate=best.rate))
     progress("refine", settings.most, settings.most)
     return best
 
@@ -127,9 +127,9 @@ class _Course:
         parts = [self.held[start : start + BATCH] for start in range(0, len(self.held), BATCH)]
         return sum(float(self.loss(part)) * len(part) for part in parts) / len(self.held)
 
-    def best_rate(self, batches: Sequence[Sequence["_Lesson"]], start: Refined) -> float:
+    def tried(self, batches: Sequence[Sequence["_Lesson"]], start: Refined) -> Refined:
         """Train with each rate for these batches alone, the lowest first, until one is no better than that
-        before it. Return the best one, with the student where it was.
+        before it. Return what the best one has found, with the student where it was.
         """
         origin = self.student.state()
         best = self.trained(batches, start)
@@ -144,7 +144,7 @@ class _Course:
             if found.after >= best.after:
                 break
             best = found
-        return best.rate
+        return best
 
     def trained(self, batches: Sequence[Sequence["_Lesson"]], best: Refined) -> Refined:
         """Train from the state that the student is in, with the rate of `best`. Return the best state on the

@@ -45,8 +45,11 @@ class Refinement:
 
     @property
     def most(self) -> int:
-        """Return the steps with those of all trials."""
-        return self.steps + (1 + len(self.faster)) * TRIAL if self.faster else self.steps
+        """Return the steps with those of all trials. As few as a trial has are trials alone."""
+        if not self.faster:
+            return self.steps
+        trials = (1 + len(self.faster)) * min(TRIAL, self.steps)
+        return trials if self.steps <= TRIAL else trials + self.steps
 
     def over(self, samples: int) -> "Refinement":
         """Return these settings for so many samples of all tasks together: biases and norms see each that is

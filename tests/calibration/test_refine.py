@@ -139,6 +139,7 @@ def test_no_rate_is_tried_that_lies_above_one_that_is_no_better(model: Tiny, sta
     found = refine(model.family, tasks(model), Values(start), asked, CPU)
     alone = refine(model.family, tasks(model), Values(start), replace(asked, faster=()), CPU)
     assert (found.rate, found.step, found.after) == (1e-3, 8, alone.after)
+    assert asked.most == 3 * 8  # It is no longer than a trial, and is not trained anew.
     assert {name: bits(value) for name, value in found.tensors.items()} == {
         name: bits(value) for name, value in alone.tensors.items()
     }
