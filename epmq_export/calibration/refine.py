@@ -93,7 +93,7 @@ def refine(
     start = Refined(before=before, after=before, step=0, rate=settings.rate)
     best = course.tried(batches[:TRIAL], start) if settings.faster else start
     if not settings.faster or len(batches) > TRIAL:
-        best = course.trained(batches, replace(start, rate=best.rate))
+        best = course.trained(batches, best)
     progress("refine", settings.most, settings.most)
     return best
 
@@ -137,7 +137,7 @@ class _Course:
         for rate in self.settings.faster:
             try:
                 found = self.trained(batches, replace(start, rate=rate))
-            except CalibrationError:  # The numbers have run away.
+            except CalibrationError:  # The numbers have run away, which says that the rate is too high.
                 break
             finally:
                 self.student.restore(origin)

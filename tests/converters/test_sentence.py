@@ -219,7 +219,7 @@ def test_a_pooling_without_the_prompt_is_refused_where_there_is_one(tmp_path: Pa
 
 
 def test_a_cross_encoder_has_no_pooling_to_compare(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As version 5.4 and later save one: its only module is the transformer."""
+    """Compare with one whose only module is the transformer, as version 5.4 and later save it."""
     base = model(tmp_path / "base", flags("mean"), "Transformer", "Pooling", "Normalize")
     expert = small_bert(tmp_path / "expert")
     modules(expert, "Transformer", package="sentence_transformers.base.modules.transformer")

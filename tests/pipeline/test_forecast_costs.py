@@ -197,7 +197,7 @@ def test_what_stands_around_a_calibration() -> None:
 
 
 def test_hard_texts_are_padded_to_less_than_twice_their_tokens(tmp_path: Path) -> None:
-    """In batches of any length they would be padded to four times."""
+    """Count what batches of similar length take: in batches of any length it would be four times as much."""
     checked = checked_of(open_family(decoder.write(tmp_path, "llama")))
     assert checked.tokens < checked.padded < 2 * checked.tokens
 

@@ -57,7 +57,7 @@ def told(folder: Path, base: str, adapters: Mapping[str, str]) -> list[str]:
         "org/Tiny-Base@main",
         "/content/models/Tiny-Base/",
         "C:\\models\\Tiny-Base",
-        "/root/.cache/huggingface/hub/models--org--Tiny-Base/snapshots/0123abc",
+        "/home/me/.cache/huggingface/hub/models--org--Tiny-Base/snapshots/0123abc",
     ],
 )
 def test_the_base_in_another_place_is_the_base(folder: Path, base: str, said: str) -> None:
