@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from converters.bert.blocks import Layer, Pooled, Stem
-from converters.bert.classifiers import Scored, head_of
 from converters.bert.gguf import gguf_spec
 from converters.bert.kinds import KINDS, Kind
 from converters.bert.names import naming
@@ -22,6 +21,7 @@ from converters.bert.pooling import pool
 from converters.bert.relative import TabledLayer
 from converters.bert.sentence import Sentence, read_sentence
 from converters.shared.batches import between_texts, fitting, fitting_pair, tokenised
+from converters.shared.classifiers import Scored, head_of
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
@@ -162,7 +162,7 @@ class Bert:
 
     @property
     def _scored(self) -> Scored | None:
-        return Scored(self.heads, self._head, self.sentence.modes) if self.heads else None
+        return Scored(self.heads, self._head, self._pooled) if self.heads else None
 
     def _head(self, classes: int) -> nn.Module:
         """Return a classifier's head for a number of classes."""
@@ -218,8 +218,11 @@ class Bert:
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
         last = self.sentence.dense or self.heads
-        found = hidden[:, 0] if last else pool(hidden, batch["attention_mask"], self.sentence.modes)
+        found = hidden[:, 0] if last else self._pooled(hidden, batch)
         return nn.functional.normalize(found, dim=1) if self.sentence.unit else found
+
+    def _pooled(self, hidden: Tensor, batch: Batch) -> Tensor:
+        return pool(hidden, batch["attention_mask"], self.sentence.modes)
 
     def _joined(self, pair: Pair) -> str:
         """Return the text whose tokens are a pair's: llama.cpp finds special tokens in a text, and puts those

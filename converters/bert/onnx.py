@@ -1,17 +1,14 @@
 """BERT and its like as one ONNX model."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from converters.bert.classifiers import Scored
-from converters.bert.pooling import pool
 from converters.bert.relative import table_once
 from converters.bert.sentence import Sentence
-from converters.shared.onnx import tower_parts
-from epmq_export.models.classifiers import output_names
+from converters.shared.classifiers import Scored
+from converters.shared.onnx import head_parts, tower_parts
 from epmq_export.models.family import Family
 from epmq_export.models.specs import OnnxPart, OnnxSpec
 from epmq_export.tensors.directory import WEIGHTS
@@ -31,13 +28,16 @@ def onnx_spec(
     blocks, before = table_once(family.blocks)
     given = [*inputs, *(name for part in before for name in part.makes)]
     if scored is not None:
-        heads = output_names(scored.heads)
         encoder = tower_parts(blocks[:-1], given, ["last_hidden_state"])
+        heads = head_parts(scored, ["last_hidden_state", "attention_mask"])
         return OnnxSpec(
-            parts=[*before, *encoder, *_heads(scored, heads)],
+            parts=[*before, *encoder, *heads],
             example=example,
             inputs=inputs,
-            outputs={"last_hidden_state": tokens, **{name: {0: "batch"} for name in heads}},
+            outputs={
+                "last_hidden_state": tokens,
+                **{name: {0: "batch"} for head in heads for name in head.makes},
+            },
             towers=[family],
         )
 
@@ -65,20 +65,3 @@ def onnx_spec(
             for dense in sentence.dense
         },
     )
-
-
-def _heads(scored: Scored, names: Sequence[str]) -> Iterator[OnnxPart]:
-    """Yield a part for each classifier. All read the encoder's one hidden state."""
-    for place, name in enumerate(names):
-        yield OnnxPart(
-            build=partial(scored.build_head, place),
-            prefix=f"{scored.prefix}{place}.",
-            run=partial(_score, scored.modes),
-            reads=["last_hidden_state", "attention_mask"],
-            makes=[name],
-            like="Head",
-        )
-
-
-def _score(modes: Sequence[str], head: nn.Module, hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor]:
-    return (head(pool(hidden, attention_mask, modes)),)

@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from converters.bert.classifiers import head_of
 from converters.bert.family import Bert, lowered
 from converters.bert.kinds import Kind
 from converters.bert.sentence import read_sentence
 from converters.modernbert.blocks import MODEL, Last, Layer, Stem
 from converters.modernbert.gguf import gguf_spec
 from converters.modernbert.names import BIASES, naming
+from converters.shared.classifiers import head_of
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.library import config_class, module_class
 from epmq_export.errors import InputError

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from converters.shared.classifiers import Scored
+from epmq_export.models.classifiers import output_names
 from epmq_export.models.family import Block
 from epmq_export.models.specs import OnnxPart
 
@@ -44,6 +46,29 @@ def tower_parts(
             )
         )
     return parts
+
+
+def head_parts(scored: Scored, reads: Sequence[str]) -> list[OnnxPart]:
+    """Return a part for each classifier, which makes its scores. `reads` are the one hidden state that all of
+    them read, and the batch's tensors that they read it by.
+    """
+    return [
+        OnnxPart(
+            build=partial(scored.build_head, place),
+            prefix=f"{scored.prefix}{place}.",
+            run=partial(_score, scored, reads[1:]),
+            reads=reads,
+            makes=[name],
+            like="Head",
+        )
+        for place, name in enumerate(output_names(scored.heads))
+    ]
+
+
+def _score(
+    scored: Scored, inputs: Sequence[str], head: nn.Module, hidden: Tensor, *given: Tensor
+) -> tuple[Tensor, ...]:
+    return (head(scored.read(hidden, dict(zip(inputs, given, strict=True)))),)
 
 
 def _begin(block: Block, inputs: Sequence[str], module: nn.Module, *given: Tensor) -> tuple[Tensor, ...]:

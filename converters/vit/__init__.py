@@ -8,7 +8,7 @@ ABOUT = (
         kinds=("vit",),
         calibrated="linears and norms of the layers, the last norm",
         kept="patch projection, tokens, positions, in F32",
-        output="the class token after the last norm",
+        output="the class token after the last norm; of classifiers, their scores",
     ),
     About(
         models="DeiT with a distillation token",

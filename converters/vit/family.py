@@ -2,21 +2,23 @@
 and perhaps registers) and DINOv3 (with registers and rotations, too).
 
 Canonical names are those of the library's own files in transformers 5; version 4 had other names.
-Poolers, mask tokens and classifiers are no part of the exported model. Pictures have the size that the
-processor gives them, and positions for pictures of another size are interpolated as the library does.
+Poolers and mask tokens are no part of the exported model, nor is a base's own classifier; those of experts
+are the heads of their tasks. Pictures have the size that the processor gives them, and positions for pictures
+of another size are interpolated as the library does.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from converters.shared.batches import preprocessed
+from converters.shared.classifiers import Scored, head_of
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class, module_class
@@ -25,10 +27,12 @@ from converters.vit.kinds import KINDS, Kind
 from converters.vit.names import naming
 from converters.vit.onnx import onnx_spec
 from epmq_export.errors import InputError
-from epmq_export.models.family import Batch, Block, Export, Images
+from epmq_export.models.classifiers import PREFIX, Classifier, read_classifiers
+from epmq_export.models.family import Batch, Block, Classifiers, Export, Images
 from epmq_export.models.processor import CONFIG, load_processor, preprocess
 from epmq_export.models.samples import Picture, Sample, picture_of
 from epmq_export.models.specs import OnnxExport
+from epmq_export.tensors.naming import Naming
 
 # The classifiers of these models read the mean of the patches beside the class token, and are twice as wide
 # as the hidden state.
@@ -51,14 +55,14 @@ class Vit:
     """The height and width of the processor's pictures."""
 
     both: bool
-    """Whether the output is the class token with the mean of the patches beside it, as DINOv2's classifier
-    reads them.
-    """
+    """Whether the class token is read with the mean of the patches beside it, as DINOv2's classifiers do."""
+
+    heads: tuple[Classifier, ...] = ()
+    """The classifiers that read this, in the order of their scores."""
 
     embeddings: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     zero_shot: None = None
-    classifiers: None = None
     language: None = None
 
     @classmethod
@@ -74,7 +78,9 @@ class Vit:
         processor = load_processor(directory)
         crop = _crop(directory / CONFIG, processor, config.patch_size)
         both = isinstance(config.architectures, list) and not BOTH.isdisjoint(config.architectures)
-        return cls(directory, kind, config, processor, crop, both)
+        opened = cls(directory, kind, config, processor, crop, both)
+        heads = read_classifiers(directory)
+        return opened._read_by(heads) if heads else opened
 
     @property
     def name(self) -> str:
@@ -87,13 +93,30 @@ class Vit:
         return Images(numbers=3 * height * width, tokens=self.kind.before(self.config) + patches)
 
     @property
+    def classifiers(self) -> Classifiers | None:
+        parts = self._naming.classifier
+        return None if parts is None else Classifiers(parts=parts, read_by=self._read_by, heads=self.heads)
+
+    def _read_by(self, heads: Sequence[Classifier]) -> "Vit":
+        """Return the family whose outputs are the scores of classifiers."""
+        return replace(self, heads=tuple(heads), both=f"{self.kind.library}ForImageClassification" in BOTH)
+
+    @property
+    def _scored(self) -> Scored | None:
+        return Scored(self.heads, self._head, lambda hidden, _: self._read(hidden)) if self.heads else None
+
+    def _head(self, classes: int) -> nn.Module:
+        """Return a classifier's head for a number of classes."""
+        return head_of(out=nn.Linear(self.config.hidden_size * (2 if self.both else 1), classes))
+
+    @property
     def exports(self) -> Mapping[str, Export]:
         """Without GGUF, which no runtime reads it as."""
         return {
             "onnx": OnnxExport(
                 runtimes=("onnxruntime",),
                 computed=lambda: self,
-                specs=lambda: {"model": onnx_spec(self, self.crop, self.both)},
+                specs=lambda: {"model": onnx_spec(self, self.crop, self.both, self._scored)},
             ),
             "safetensors": dequantised(self),
         }
@@ -108,6 +131,7 @@ class Vit:
             Stem(self.kind, self.config),
             *layers,
             Head(self.kind, self.config, reads_class_only=not self.both),
+            *([] if self._scored is None else [self._scored]),
         )
 
     @property
@@ -122,7 +146,13 @@ class Vit:
         return found
 
     def canonical(self, name: str) -> str | None:
-        return naming({"model_type": self.name}).canonical(name)
+        if self.heads and name.startswith(PREFIX):
+            return name
+        return self._naming.canonical(name)
+
+    @property
+    def _naming(self) -> Naming:
+        return naming({"model_type": self.name})
 
     def truncate(self, sample: Sample) -> Picture:
         return picture_of(sample)
@@ -134,6 +164,9 @@ class Vit:
         return {}
 
     def output(self, hidden: Tensor, batch: Batch) -> Tensor:
+        return hidden[:, 0] if self.heads else self._read(hidden)
+
+    def _read(self, hidden: Tensor) -> Tensor:
         """Return the class token, [batch, width]; with the mean of the patches beside it, [batch, 2
         width].
         """

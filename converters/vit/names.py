@@ -16,6 +16,12 @@ STACKS = {
 }
 """The beginning of the names of the layers, by `model_type`, which may itself stand before all names."""
 
+CLASSIFIER = {f"out.{part}": f"classifier.{part}" for part in ("weight", "bias")}
+"""What a classifier calls the tensors of its head, by their canonical names within it."""
+
+HEADLESS = frozenset({"dinov3_vit"})
+"""Each `model_type` that the library has no classifier of."""
+
 # Of transformers 4, in an order: `output.dense` is also the end of a longer name.
 _OLD = (
     ("attention.attention.query.", "attention.q_proj."),
@@ -29,7 +35,9 @@ _OLD = (
 
 def naming(config: Mapping[str, Any]) -> Naming:
     """Return the names; poolers, mask tokens and classifiers are not part of the encoder."""
-    return Naming(partial(_plain, config["model_type"]), partial(_needed, config["model_type"]))
+    kind = config["model_type"]
+    head = None if kind in HEADLESS else CLASSIFIER
+    return Naming(partial(_plain, kind), partial(_needed, kind), classifier=head)
 
 
 def _plain(model_type: str, name: str) -> str:

@@ -42,7 +42,9 @@ def purpose(family: Family) -> str:
     if family.language is not None:
         return "text2text-generation" if family.language.encoder else "text-generation"
     if family.images is not None:
-        return "image-feature-extraction" if family.zero_shot is None else "zero-shot-image-classification"
+        if family.zero_shot is not None:
+            return "zero-shot-image-classification"
+        return "image-classification" if heads_of(family) else "image-feature-extraction"
     return "text-classification" if heads_of(family) else "sentence-similarity"
 
 

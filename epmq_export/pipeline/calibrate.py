@@ -371,7 +371,7 @@ def _refined(
     )
     if refined.step == 0:
         made.notes.append(
-            "refine found nothing better than its start on the texts it held out: the start is kept"
+            "refine found nothing better than its start on the samples it held out: the start is kept"
         )
         log.warning("%s", made.notes[-1])
     return refined

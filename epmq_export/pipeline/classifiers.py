@@ -18,11 +18,11 @@ from epmq_export.tensors.source import Joined, Renamed, TypedSource
 
 log = logging.getLogger(__name__)
 
-_ARCHITECTURE, _ADAPTER = "ForSequenceClassification", "SEQ_CLS"
-"""How the config of a classifier names its class, and how an adapter's names its task."""
+_CLASSES, _ADAPTER = ("ForSequenceClassification", "ForImageClassification"), "SEQ_CLS"
+"""The ends of the names of classifiers' classes, and how an adapter's config names its task."""
 
 _OF_PICTURES = "ForImageClassification"
-"""How the config of a classifier of pictures names its class."""
+"""A part of the names of the classes of pictures' classifiers, those with other heads among them."""
 
 _FEW = 8
 """The most classes that a sentence names."""
@@ -48,9 +48,8 @@ def with_classifiers(
         and not recipe.tasks[name].templates
         and is_classifier(expert.directory)
     }
-    if part is None:
-        _tell_left_out(recipe, family, here, found)
     if part is None or not found:
+        _tell_left_out(recipe, family, here, found)
         return family, None
     if others := [name for name, expert in here.items() if expert is not None and name not in found]:
         raise _read_otherwise(recipe, others[0], next(iter(found)))
@@ -64,19 +63,19 @@ def _tell_left_out(
     recipe: Recipe, family: Family, here: Mapping[str, Checkpoint | None], found: Collection[str]
 ) -> None:
     """Log a warning for each task whose expert has a head of its own that the family has no place for:
-    `found`, and those whose experts classify pictures.
+    `found`, and those whose experts classify pictures in another way.
     """
     pictures = {
         name
         for name, expert in here.items()
-        if expert is not None and _is_of_class(expert.directory, _OF_PICTURES)
+        if expert is not None and any(_OF_PICTURES in each for each in _architectures(expert.directory))
     }
     else_read = "; the key head reads it, of a file" if family.images and family.zero_shot is None else ""
     for name in here:
         if name in found or (name in pictures and recipe.tasks[name].head is None):
             log.warning(
-                "task %s: its expert is a classifier whose own head is left out, as no head of a %s is read: "
-                "the task reads the model's outputs%s",
+                "task %s: its expert is a classifier whose own head is left out, as no such head of a %s is "
+                "read: the task reads the model's outputs%s",
                 name,
                 family.name,
                 else_read,
@@ -150,17 +149,23 @@ def classifier_notes(family: Family) -> list[str]:
 
 
 def is_classifier(directory: Path) -> bool:
-    """Return whether the model or adapter in a directory says of itself that it classifies texts."""
+    """Return whether the model or adapter in a directory says of itself that it classifies texts or pictures.
+    peft knows no task of pictures: an adapter of one says its model's class, and that it saves modules whole.
+    """
     adapter = directory / ADAPTER_CONFIG
-    if adapter.is_file():
-        return bool(read_json(adapter).get("task_type") == _ADAPTER)
-    return _is_of_class(directory, _ARCHITECTURE)
+    if not adapter.is_file():
+        return any(name.endswith(_CLASSES) for name in _architectures(directory))
+    settings = read_json(adapter)
+    trained_on = settings.get("auto_mapping")
+    name = str(trained_on.get("base_model_class")) if isinstance(trained_on, dict) else ""
+    saves = bool(settings.get("modules_to_save"))
+    return settings.get("task_type") == _ADAPTER or (saves and name.endswith(_CLASSES))
 
 
-def _is_of_class(directory: Path, ending: str) -> bool:
-    """Return whether the model in a directory says that its class has a name of that ending."""
+def _architectures(directory: Path) -> list[str]:
+    """Return the names of classes that a model's own config.json has."""
     named = _config(directory).get("architectures")
-    return isinstance(named, list) and any(str(name).endswith(ending) for name in named)
+    return [str(name) for name in named] if isinstance(named, list) else []
 
 
 def _config(directory: Path) -> Mapping[str, Any]:
@@ -180,9 +185,11 @@ def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
                 f"{expert.location}: found no tensor {name}, expected the whole head of a classifier{saved}"
             )
     head = Renamed(own, {canonical: stored[name] for canonical, name in parts.items()})
-    width, count = head.shape("dense.weight")[1:] or (0,), head.shape("out.bias")[:1] or (0,)
+    first = "dense.weight" if "dense.weight" in parts else "out.weight"
+    width, count = head.shape(first)[1:] or (0,), head.shape("out.bias")[:1] or (0,)
     expected = dict.fromkeys(parts, width)  # biases and norms
-    expected |= {"dense.weight": (*width, *width), "out.weight": (*count, *width), "out.bias": count}
+    expected |= {"out.weight": (*count, *width), "out.bias": count}
+    expected |= {"dense.weight": (*width, *width)} if "dense.weight" in parts else {}
     for canonical, shape in expected.items():
         if head.shape(canonical) != shape:
             raise InputError(
@@ -193,12 +200,12 @@ def _head(expert: Checkpoint, parts: Mapping[str, str]) -> Renamed:
 
 
 def _require_judged(expert: Checkpoint, parts: Mapping[str, str]) -> None:
-    """Raise InputError for a classifier that gives a text several classes or numbers."""
+    """Raise InputError for a classifier that gives a sample several classes or numbers."""
     problem, count = _config(expert.directory).get("problem_type"), _head(expert, parts).shape("out.bias")[0]
     if problem == "multi_label_classification" or (problem == "regression" and count > 1):
         raise InputError(
             f"{expert.directory / CONFIG}: found problem_type {problem} with {count} scores, expected one "
-            "class or one number for each text: nothing here judges several"
+            "class or one number for each sample: nothing here judges several"
         )
 
 

@@ -206,8 +206,9 @@ def _on_heads(heads: Sequence[Classifier]) -> str:
         return ""
     listed = "".join(f"- {head.task}: {', '.join(head.classes)}\n" for head in heads)
     return (
-        f"\n## Classifiers\n\n`{HEADS}` has the experts' own heads, as they are, from `TASK.dense` to "
-        f"`TASK.out`, on the encoder's hidden state. Their classes, in the order of the scores:\n\n{listed}"
+        f"\n## Classifiers\n\n`{HEADS}` has the experts' own heads, as they are, each the linear `TASK.out` "
+        "behind what some have before it, such as `TASK.dense`, on the encoder's hidden state. Their "
+        f"classes, in the order of the scores:\n\n{listed}"
     )
 
 

@@ -177,7 +177,7 @@ def require_kind(recipe: Recipe, family: Family) -> None:
     """
     reads, other = ("texts", "images") if family.images is None else ("images", "texts")
     for name, task in recipe.tasks.items():
-        if task.pairs:
+        if task.pairs and family.images is None:
             _require_pairs(recipe, name, family)
         if task.chat and family.language is None:
             raise recipe.mistake(

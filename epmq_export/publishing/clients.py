@@ -44,8 +44,8 @@ def calls(about: About, files: Mapping[str, str], folder: Mapping[str, Any]) -> 
         )
     if purpose in _TASKS:
         yield "transformers.js", "js", _in_javascript(purpose, folder)
-    if purpose == "text-classification":
-        yield "transformers.js", "js", _CLASSIFIERS
+    if purpose in _CLASSIFIERS:
+        yield "transformers.js", "js", _CLASSIFIERS[purpose]
     if "genai_config.json" in folder:
         yield (
             "onnxruntime-genai",
@@ -67,13 +67,23 @@ _TASKS = {
 """transformers.js's task for what a model is for, and what is asked of it."""
 
 
-_CLASSIFIERS = (
-    'import { AutoModel, AutoTokenizer } from "@huggingface/transformers";\n\n'
-    f'const tokenizer = await AutoTokenizer.from_pretrained("{REPO}");\n'
-    f'const model = await AutoModel.from_pretrained("{REPO}");\n'
-    'const scores = await model(tokenizer("a text")); // logits_TASK; classifiers.json names the classes'
-)
-"""transformers.js's call for a model with several classifiers, which no pipeline knows."""
+_CLASSIFIERS = {
+    "text-classification": (
+        'import { AutoModel, AutoTokenizer } from "@huggingface/transformers";\n\n'
+        f'const tokenizer = await AutoTokenizer.from_pretrained("{REPO}");\n'
+        f'const model = await AutoModel.from_pretrained("{REPO}");\n'
+        'const scores = await model(tokenizer("a text")); // logits_TASK; classifiers.json names the classes'
+    ),
+    "image-classification": (
+        'import { AutoModel, AutoProcessor, RawImage } from "@huggingface/transformers";\n\n'
+        f'const processor = await AutoProcessor.from_pretrained("{REPO}");\n'
+        f'const model = await AutoModel.from_pretrained("{REPO}");\n'
+        'const picture = await RawImage.read("picture.jpg");\n'
+        "// logits_TASK; classifiers.json names the classes\n"
+        "const scores = await model(await processor(picture));"
+    ),
+}
+"""transformers.js's calls for a model with several classifiers, which no pipeline knows, by its purpose."""
 
 
 def _in_javascript(purpose: str, folder: Mapping[str, Any]) -> str:

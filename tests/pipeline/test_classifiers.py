@@ -157,7 +157,7 @@ def test_an_expert_without_the_head_that_it_names_is_refused(project: Classified
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"problem_type": "multi_label_classification"}, "expected one class or one number for each text"),
+        ({"problem_type": "multi_label_classification"}, "expected one class or one number for each sample"),
         ({"problem_type": "regression"}, "found problem_type regression with 3 scores"),
         ({"id2label": {"0": "a", "1": "b"}}, "expected distinct names of the 3 classes"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "expected distinct names of the 3 classes"),
@@ -267,17 +267,17 @@ def test_a_head_that_the_family_has_no_place_for_is_told(
     experts = open_checkpoints(recipe, GgufBase, naming).experts
     assert with_classifiers(recipe, family, experts) == (family, None)
     assert caplog.messages == [
-        "task mood: its expert is a classifier whose own head is left out, as no head of a modernbert is "
-        "read: the task reads the model's outputs"
+        "task mood: its expert is a classifier whose own head is left out, as no such head of a "
+        "modernbert is read: the task reads the model's outputs"
     ]
 
 
 @pytest.mark.parametrize("own", ["base", "other"])
-def test_the_head_of_a_classifier_of_pictures_is_told(
+def test_a_head_of_pictures_that_is_of_another_kind_is_told(
     own: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = vit.vit(tmp_path / "base", "ViTModel")
-    vit.vit(tmp_path / "one", "ViTForImageClassification", seed=1)
+    base = vit.vit(tmp_path / "base", "DeiTModel")
+    vit.vit(tmp_path / "one", "DeiTForImageClassificationWithTeacher", seed=1)
     save_file({"weight": torch.zeros(2, vit.WIDTH), "bias": torch.zeros(2)}, tmp_path / HEAD)
     np.savez(tmp_path / "x.npz", x=np.zeros((4, 8, 8, 3), np.uint8), y=np.arange(4) % 2)
     data = {"path": "x.npz", "images": "x", "labels": "y"}

@@ -18,12 +18,12 @@ def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = N
     require_kind(recipe, family)
     tasks = [name for name in recipe.require_tasks().tasks if names is None or name in names]
     lessons = lessons_of(recipe, family)
+    heads = {head.task: head for head in heads_of(family)}
     if family.images is not None:
-        return [picture_task(recipe, name, lessons) for name in tasks]
+        return [picture_task(recipe, name, heads.get(name), lessons) for name in tasks]
     before = "" if family.zero_shot is None else family.zero_shot.prompts.default
     language = family.language
     chat = str if language is None else language.chat
-    heads = {head.task: head for head in heads_of(family)}
     return [
         text_task(recipe, name, before, chat if recipe.tasks[name].chat else str, heads.get(name), lessons)
         for name in tasks

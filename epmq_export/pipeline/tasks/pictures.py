@@ -12,16 +12,27 @@ from epmq_export.data.labels import indices_of, worded
 from epmq_export.data.pictures import Pictures
 from epmq_export.data.task import Task
 from epmq_export.errors import InputError
+from epmq_export.models.classifiers import Classifier
 from epmq_export.models.samples import Picture, choose
-from epmq_export.pipeline.tasks.shared import divided, labelled, made_of, others, tell
+from epmq_export.pipeline.tasks.shared import (
+    by_head,
+    divided,
+    judged_by_expert,
+    labelled,
+    made_of,
+    on_names,
+    others,
+    tell,
+)
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import request_of
 
 log = logging.getLogger(__name__)
 
 
-def picture_task(recipe: Recipe, name: str, lessons: int) -> Task:
-    """Return a task of pictures, `lessons` of which the model is refined on.
+def picture_task(recipe: Recipe, name: str, head: Classifier | None, lessons: int) -> Task:
+    """Return a task of pictures, `lessons` of which the model is refined on. `head` is the task's classifier,
+    where it has one.
 
     Raises InputError where none of its calibration images can be decoded.
     """
@@ -37,6 +48,7 @@ def picture_task(recipe: Recipe, name: str, lessons: int) -> Task:
         )
     labels: Mapping[str, str] = task.labels or {}
     truth: Tensor | None = None
+    told: Sequence[str] = ()
     evaluation: Sequence[Picture]
     further: Sequence[Picture] = ()
     if task.evaluation is None:
@@ -45,7 +57,9 @@ def picture_task(recipe: Recipe, name: str, lessons: int) -> Task:
     else:
         found = read_pictures(request_of(task.evaluation), "test")
         evaluation, read = found.samples, [*read, found]
-        if labels or task.templates or task.head is not None:
+        if head is not None:
+            truth, told = _by_head(recipe, name, head, found)
+        elif labels or task.templates or task.head is not None:
             labels = labels or {each: worded(each) for each in _names(recipe, name, found)}
             classes = labelled(recipe, name, found.classes, "images")
             places = [picture.place for picture in evaluation]
@@ -55,7 +69,7 @@ def picture_task(recipe: Recipe, name: str, lessons: int) -> Task:
         chosen = choose(pictures, lessons, recipe.calibration.seed, broken.usable)
         further = others(chosen, calibration, evaluation)
     usable = len(calibration) + len(further) + (0 if task.evaluation else len(evaluation))
-    notes = broken.notes(recipe, name, usable)
+    notes = [*told, *broken.notes(recipe, name, usable)]
     tell(name, "image", recipe.calibration.samples, calibration, evaluation)
     return made_of(
         recipe,
@@ -63,11 +77,32 @@ def picture_task(recipe: Recipe, name: str, lessons: int) -> Task:
         calibration=calibration,
         further=further,
         evaluation=evaluation,
-        labels=labels,
+        labels=labels if head is None else dict.fromkeys(head.classes, ""),
         truth=truth,
+        embeds=head is None,
         notes=notes,
         read=read,
     )
+
+
+def _by_head(
+    recipe: Recipe, name: str, head: Classifier, found: Pictures
+) -> tuple[Tensor | None, Sequence[str]]:
+    """Return the right classes of the evaluation images as the head's, and sentences on them; None for images
+    without labels. Raises RecipeError for a head that gives a number, which no label of images is.
+    """
+    asked = [*(recipe.tasks[name].labels or head.classes)]
+    if found.classes is None and not recipe.tasks[name].labels:
+        return None, [judged_by_expert(name, "images")]
+    classes = labelled(recipe, name, found.classes, "images")
+    if head.numbers:
+        raise recipe.mistake(
+            ("tasks", name, "evaluation"),
+            "found images with labels, expected images alone: its expert gives a number in place of a class",
+        )
+    places = [picture.place for picture in found.samples]
+    truth = by_head(head, asked, indices_of(places, classes, found.names, asked))
+    return truth, on_names(name, found.names or () if found.counted else (), asked)
 
 
 def _distinct(pictures: Iterable[Picture]) -> list[Picture]:

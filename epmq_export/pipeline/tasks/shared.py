@@ -3,15 +3,21 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from epmq_export.data.labels import Order
 from epmq_export.data.pictures import Pictures
 from epmq_export.data.task import Metric, Task
 from epmq_export.data.text_rows import Texts
+from epmq_export.models.classifiers import Classifier
 from epmq_export.models.samples import AnySample, Sample, choose, digest
 from epmq_export.recipe.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+_FEW = 8
+"""The most classes that a sentence names."""
 
 
 def made_of(
@@ -62,6 +68,35 @@ def labelled(recipe: Recipe, name: str, labels: Sequence[object] | None, what: s
             f"found {what} without labels, expected labels, since the task has classes",
         )
     return labels
+
+
+def on_names(name: str, names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return the sentence on classes that the data call by other names, so that only their order tells them,
+    where there are any.
+    """
+    order = Order(classes)
+    taken = [f"{own} for {classes[place]}" for place, own in enumerate(names) if order.place(own) is None]
+    if not taken:
+        return []
+    more = f" (and {len(taken) - _FEW} more)" if len(taken) > _FEW else ""
+    return [
+        f"task {name}: its evaluation data have other names for classes, which are taken in their order: "
+        f"{', '.join(taken[:_FEW])}{more}; the key labels tells another order"
+    ]
+
+
+def by_head(head: Classifier, asked: Sequence[str], indices: Sequence[int]) -> Tensor:
+    """Return right classes as the head's, int64. `indices` are what data count, in the recipe's order
+    `asked`, which need not be the head's.
+    """
+    places = [head.classes.index(each) for each in asked]
+    return torch.tensor([places[each] for each in indices], dtype=torch.int64)
+
+
+def judged_by_expert(name: str, what: str) -> str:
+    """Return the sentence on a classifier's task without labels."""
+    found = f"task {name}: its evaluation {what} have no labels"
+    return f"{found}, so what its expert says of them is taken to be right"
 
 
 def divided(

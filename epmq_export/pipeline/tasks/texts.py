@@ -5,18 +5,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from epmq_export.data.labels import Order
 from epmq_export.data.task import Metric, Task
 from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
 from epmq_export.models.classifiers import Classifier
 from epmq_export.models.samples import Pair, Sample, choose
-from epmq_export.pipeline.tasks.shared import divided, labelled, made_of, others, tell
+from epmq_export.pipeline.tasks.shared import (
+    by_head,
+    divided,
+    judged_by_expert,
+    labelled,
+    made_of,
+    on_names,
+    others,
+    tell,
+)
 from epmq_export.recipe.recipe import Recipe
 from epmq_export.recipe.task import request_of
-
-_FEW = 8
-"""The most classes that a sentence names."""
 
 
 def text_task(
@@ -57,12 +62,9 @@ def text_task(
         places |= dict(zip(evaluation, found.places, strict=True))
         truth, expected = _right_answers(recipe, name, found, head)
         if head is not None and truth is None and expected is None:
-            notes.append(
-                f"task {name}: its evaluation texts have no labels, so what its expert says of them is taken "
-                "to be right"
-            )
+            notes.append(judged_by_expert(name, "texts"))
         if head is not None and truth is not None:
-            notes += _on_names(name, found.names or (), [*(task.labels or head.classes)])
+            notes += on_names(name, found.names or (), [*(task.labels or head.classes)])
         further = others(choose(texts, lessons, recipe.calibration.seed), calibration, evaluation)
     tell(name, "text", recipe.calibration.samples, calibration, evaluation)
     return made_of(
@@ -89,21 +91,6 @@ def _on_prompt(name: str, ahead: str) -> list[str]:
     return [f"task {name}: its texts stand behind the base's default prompt {ahead!r}"]
 
 
-def _on_names(name: str, names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return the sentence on classes that the data call by other names, so that only their order tells them,
-    where there are any.
-    """
-    order = Order(classes)
-    taken = [f"{own} for {classes[place]}" for place, own in enumerate(names) if order.place(own) is None]
-    if not taken:
-        return []
-    more = f" (and {len(taken) - _FEW} more)" if len(taken) > _FEW else ""
-    return [
-        f"task {name}: its evaluation data have other names for classes, which are taken in their order: "
-        f"{', '.join(taken[:_FEW])}{more}; the key labels tells another order"
-    ]
-
-
 def _right_answers(
     recipe: Recipe, name: str, found: Texts, head: Classifier | None
 ) -> tuple[Tensor | None, Sequence[str] | None]:
@@ -119,10 +106,8 @@ def _right_answers(
         labelled(recipe, name, found.labels, "texts")
         if head.numbers:
             return None, [f"{number:g}" for number in numbers_of(found)]
-        # What data count they count in the recipe's order, which need not be the head's.
         asked = [*(task.labels or head.classes)]
-        places = [head.classes.index(each) for each in asked]
-        return torch.tensor([places[each] for each in classes_of(found, asked)], dtype=torch.int64), None
+        return by_head(head, asked, classes_of(found, asked)), None
     if task.labels:
         labelled(recipe, name, found.labels, "texts")
         classes = classes_of(found, list(task.labels))

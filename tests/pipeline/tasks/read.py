@@ -10,7 +10,7 @@ from epmq_export.pipeline.tasks import load_tasks
 from epmq_export.recipe.load import load_recipe
 
 TEXTS: Any = SimpleNamespace(images=None, language=None, zero_shot=None, classifiers=None)
-PICTURES: Any = SimpleNamespace(images=Images(numbers=3, tokens=1), language=None)
+PICTURES: Any = SimpleNamespace(images=Images(numbers=3, tokens=1), language=None, classifiers=None)
 
 
 def tasks_of(folder: Path, body: str, samples: int = 2, family: Any = TEXTS) -> list[Task]:

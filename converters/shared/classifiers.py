@@ -1,5 +1,5 @@
-"""The heads of classifiers: modules that make scores of one row of a text's hidden state, such as the first
-token's.
+"""The heads of classifiers: modules that make scores of one row, which they read off the hidden state of a
+text or a picture, such as the first token's.
 """
 
 from collections import OrderedDict
@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from converters.bert.pooling import pool
 from epmq_export.errors import InputError
 from epmq_export.models.classifiers import PREFIX, WEIGHTS, Classifier
 from epmq_export.models.family import Batch
@@ -25,7 +24,7 @@ def head_of(**parts: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of each text by all classifiers, one behind the other, [batch, 1, classes of all]. Nothing
+    """The scores of each sample by all classifiers, one behind the other, [batch, 1, classes of all]. Nothing
     in it is calibrated.
     """
 
@@ -33,8 +32,8 @@ class Scored:
     build_for: Callable[[int], nn.Module] = field(compare=False, repr=False)
     """A function that returns the head for a number of classes."""
 
-    modes: tuple[str, ...]
-    """What the heads read of the tokens, as in sentence-transformers' poolings."""
+    read: Callable[[Tensor, Batch], Tensor] = field(compare=False, repr=False)
+    """A function that returns what the heads read of a hidden state, [batch, width]."""
 
     name: str = "classifiers"
     prefix: str = PREFIX
@@ -50,7 +49,7 @@ class Scored:
 
     def run(self, module: nn.Module, hidden: Tensor | None, batch: Batch) -> Tensor:
         assert hidden is not None
-        return self.scores(module, pool(hidden, batch["attention_mask"], self.modes))[:, None]
+        return self.scores(module, self.read(hidden, batch))[:, None]
 
     def scores(self, module: nn.Module, pooled: Tensor) -> Tensor:
         """Return the scores by all heads, [n, classes of all], of what they read, [n, width]."""
