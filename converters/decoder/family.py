@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from converters.shared.batches import parts
 from converters.shared.config import Config, load_config, refuse_other_values
 from converters.shared.dequantised import dequantised
 from converters.shared.library import config_class
-from converters.tokenizers.chat import as_chat
+from converters.tokenizers.chat import as_chat, as_passage
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
@@ -226,6 +227,9 @@ class Decoder:
 
     def chat(self, prompt: str) -> str:
         return as_chat(self.tokenizer, self.directory, prompt)
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Sample:
+        return as_passage(self.tokenizer, self.directory, messages)
 
     def said(self, answer: Sequence[int]) -> str:
         """Return the answer up to the first line's end: a model that was not taught to stop goes on with

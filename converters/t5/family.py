@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from converters.t5.blocks import Head, Layer, Stack, Stem, Turn, position_bucket
 from converters.t5.gguf import gguf_spec
 from converters.t5.names import HEAD, SHARED, is_tied, naming
 from converters.t5.onnx import onnx_specs
-from converters.tokenizers.chat import as_chat
+from converters.tokenizers.chat import as_chat, as_passage
 from converters.tokenizers.for_llama_cpp import agreement
 from epmq_export.errors import InputError
 from epmq_export.files import read_json
@@ -213,6 +214,9 @@ class T5:
 
     def chat(self, prompt: str) -> str:
         return as_chat(self.tokenizer, self.directory, prompt)
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Sample:
+        return as_passage(self.tokenizer, self.directory, messages)
 
     def said(self, answer: Sequence[int]) -> str:
         special = {self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}

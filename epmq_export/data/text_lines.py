@@ -1,20 +1,22 @@
 """Texts and labels in line files.
 
 The files, each also with `.gz`, are UTF-8: `.txt` (a text on each line), `.tsv` (label TAB text), `.jsonl`
-({"text": ..., "label": ...}) and `.csv` (a header with `text` and perhaps `label`). Keys and columns may have
-other names, and several may be texts. A label is a name of the task's labels, or an index into them. Blank
-lines do not count.
+({"text": ..., "label": ...}, or conversations as {"messages": [...]}) and `.csv` (a header with `text` and
+perhaps `label`). Keys and columns may have other names, and several may be texts. A label is a name of the
+task's labels, or an index into them. Blank lines do not count.
 """
 
 import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from epmq_export.data.conversations import COLUMN as CONVERSATIONS
+from epmq_export.data.conversations import conversation
 from epmq_export.data.text_rows import Text, Texts, checked
 from epmq_export.errors import InputError, did_you_mean
 
@@ -33,13 +35,21 @@ class _Named:
     def columns(self) -> Sequence[str]:
         return self.texts or ("text",)
 
+    def columns_of(self, row: Mapping[str, object]) -> Sequence[str]:
+        """Return the columns of a row: that of conversations where none of texts is asked for or there."""
+        chats = self.texts is None and "text" not in row and isinstance(row.get(CONVERSATIONS), list)
+        return (CONVERSATIONS,) if chats else self.columns
+
     @property
     def label(self) -> str:
         return self.labels or "label"
 
     def sample(self, place: str, row: dict[str, object]) -> Text:
+        (first, *more) = columns = self.columns_of(row)
+        if isinstance(messages := row[first], list) and not more:
+            return conversation(messages, place, first)
         return Text(
-            place, {name: checked(row[name], place, name if self.texts else None) for name in self.columns}
+            place, {name: checked(row[name], place, name if self.texts else None) for name in columns}
         )
 
 
@@ -130,7 +140,7 @@ def _jsonl(path: Path, named: _Named) -> Iterator[_Line]:
             raise InputError(f"{path}:{number}: not readable as JSON ({error})") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: found a {type(row).__name__}, expected {{{shown}}}")
-        if lacking := [name for name in named.columns if name not in row]:
+        if lacking := [name for name in named.columns_of(row) if name not in row]:
             others = ", ".join(json.dumps(name[:_LONGEST]) for name in [*row][:_FEW])
             found = f'no "{lacking[0]}"' + (f", but {others}" if others else "")
             near = did_you_mean(lacking[0], row) or " (the key texts names others)"

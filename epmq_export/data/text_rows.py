@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from epmq_export.data.labels import UNLABELLED, indices_of
 from epmq_export.errors import InputError
@@ -14,13 +15,21 @@ from epmq_export.files import encodable
 
 @dataclass(frozen=True)
 class Text:
-    """A sample: one text, or several that a prompt brings together."""
+    """A sample: one text, or several that a prompt brings together, or a conversation."""
 
     place: str
     """The place that messages name: `data/train.csv:3`, `dataset nyu-mll/glue mrpc train: row 2`."""
 
     values: Mapping[str, str]
-    """Texts by column, in the order in which the columns are asked for."""
+    """Texts by column, in the order in which the columns are asked for. A conversation has none."""
+
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """The messages of a conversation, in their order. Each has a `role` and a `content`."""
+
+    @property
+    def content(self) -> list[Any]:
+        """Return all that it says, as JSON has it."""
+        return [*self.values.values(), *self.messages]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from epmq_export.data.conversations import COLUMN as CONVERSATIONS
+from epmq_export.data.conversations import conversation, is_conversations
 from epmq_export.data.folder import files_in, of_split, tables_of, told
 from epmq_export.data.request import DataRequest
 from epmq_export.data.tables import (
@@ -36,7 +38,7 @@ def read_texts(asked: DataRequest, split: str = "train") -> Texts:
         table = read_dataset(asked.dataset, asked.config, asked.split or split, columns)
         found = texts_in(table)
         labels = found.labels or [None] * len(found.samples)
-        rows = ([*text.values.values(), label] for text, label in zip(found.samples, labels, strict=True))
+        rows = ([*text.content, label] for text, label in zip(found.samples, labels, strict=True))
         return replace(found, data={table.place: digest_of(json.dumps(row, default=str) for row in rows)})
     path = asked.path
     if path.is_dir():
@@ -53,15 +55,17 @@ def read_texts(asked: DataRequest, split: str = "train") -> Texts:
 
 
 def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
-    """Return a function that chooses a table's columns: those that are named, or by default `text` or the
-    only column of texts that are no labels, and the labels as in any table.
+    """Return a function that chooses a table's columns: those that are named, or by default `text`, the only
+    column of texts that are no labels, or `messages`, and the labels as in any table.
     """
 
     def choose(schema: Any, place: str) -> Columns:  # noqa: ANN401 - pyarrow has no types
         found, names = choose_labels(schema, labels, place)
         fitting = [name for name in schema.names if is_text(schema.field(name).type)]
         others = [name for name in fitting if name != found]
-        columns = texts or ["text" if "text" in others or len(others) != 1 else others[0]]
+        chats = [name for name in schema.names if is_conversations(schema.field(name).type)]
+        columns = texts or _by_default(others, chats)
+        fitting += chats if len(columns) == 1 else []
         for name in columns:
             require_column(
                 schema, name, fitting, "expected a column of texts (the key texts names it)", place
@@ -71,6 +75,13 @@ def text_columns(texts: Sequence[str] | None, labels: str | None) -> Choose:
     return choose
 
 
+def _by_default(texts: Sequence[str], chats: Sequence[str]) -> list[str]:
+    """Return the column that is read where none is named, of those of texts and those of conversations."""
+    if "text" not in texts and len(texts) != 1 and CONVERSATIONS in chats:
+        return [CONVERSATIONS]
+    return ["text" if "text" in texts or len(texts) != 1 else texts[0]]
+
+
 def texts_in(table: Table) -> Texts:
     """Return a sample for each row, with its label. Raises InputError for a row without a text."""
     columns, labels = table.columns.samples, table.columns.labels
@@ -78,12 +89,11 @@ def texts_in(table: Table) -> Texts:
     for part in table.parts:
         for row, values in enumerate(zip(*(part.values(name) for name in columns), strict=True)):
             place = f"{part.place}: row {row}"
-            samples.append(
-                Text(
-                    place,
-                    {name: checked(value, place, name) for name, value in zip(columns, values, strict=True)},
-                )
-            )
+            if isinstance(values[0], list):
+                samples.append(conversation(values[0], place, columns[0]))
+                continue
+            named = zip(columns, values, strict=True)
+            samples.append(Text(place, {name: checked(value, place, name) for name, value in named}))
     if not samples:
         raise InputError(f"{table.place}: found no row, expected at least one text")
     return Texts(

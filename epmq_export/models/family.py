@@ -11,7 +11,7 @@ format that the model can be written in.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -249,6 +249,12 @@ class Language(Protocol):
     def chat(self, prompt: str) -> str:
         """Return a prompt as the tokenizer's chat template puts it: what a user says, and the beginning of
         the answer. Raises InputError where the tokenizer has no template for it.
+        """
+        ...
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> Sample:
+        """Return a conversation as the tokenizer's chat template puts it: a passage whose target is the last
+        answer or, where it does not end with one, a prompt. Raises InputError as `chat` does.
         """
         ...
 

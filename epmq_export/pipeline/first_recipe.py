@@ -229,7 +229,7 @@ def _read(writer: _Writer, place: Path | None, split: str) -> tuple[_Data | None
 def _texts(place: Path, split: str) -> _Data:
     found = read_texts(DataRequest(path=place), split)
     labels = found.labels or [None]
-    count = len({tuple(text.values.values()) for text in found.samples})
+    count = len({repr(text.content) for text in found.samples})
     if any(label is None for label in labels):
         return _Data(count, [])
     return _Data(count, found.names or sorted({str(label) for label in labels}))

@@ -11,7 +11,7 @@ from epmq_export.data.task import Task
 from epmq_export.errors import InputError
 from epmq_export.models import reference
 from epmq_export.models.family import Family
-from epmq_export.models.samples import Pair, Passage, Sample, text_of
+from epmq_export.models.samples import Passage, Picture, Sample, text_of
 from epmq_export.verification.heads import linear_head
 from epmq_export.verification.tasks.language import answers_of
 
@@ -31,7 +31,7 @@ def _try_texts(family: Family, task: Task) -> None:
     tried = [(sample, sample) for sample in (*task.calibration, *task.further)]
     tried += [(sample, passage) for sample in task.evaluation for passage in _scored(family, task, sample)]
     for sample, given in tried:
-        if not isinstance(sample, str | Pair):
+        if isinstance(sample, Picture):
             continue
         try:
             cut = family.truncate(given)
@@ -47,7 +47,7 @@ def _scored(family: Family, task: Task, sample: Sample) -> Iterator[Sample]:
     if family.language is None or (task.truth is None and task.expected is None):
         yield sample
         # A text without an answer is predicted from its own beginning, where one model reads and predicts.
-        if family.language is not None and not family.language.encoder:
+        if family.language is not None and not family.language.encoder and isinstance(sample, str):
             yield Passage("", text_of(family.truncate(sample)))
     elif task.truth is not None:
         yield from (Passage(text_of(sample), answer) for (answer,) in task.prompts)

@@ -215,8 +215,8 @@ BAD_TEXTS: list[tuple[str, str | bytes, str]] = [
     ),
     (
         "x.jsonl",
-        '{"messages": [], "id": 1}\n',
-        ':1: found no "text", but "messages", "id", expected {"text": ..., "label": ...} (the key texts '
+        '{"turns": [], "id": 1}\n',
+        ':1: found no "text", but "turns", "id", expected {"text": ..., "label": ...} (the key texts '
         "names others)",
     ),
     (

@@ -22,12 +22,7 @@ def load_tasks(recipe: Recipe, family: Family, names: Collection[str] | None = N
     if family.images is not None:
         return [picture_task(recipe, name, heads.get(name), lessons) for name in tasks]
     before = "" if family.zero_shot is None else family.zero_shot.prompts.default
-    language = family.language
-    chat = str if language is None else language.chat
-    return [
-        text_task(recipe, name, before, chat if recipe.tasks[name].chat else str, heads.get(name), lessons)
-        for name in tasks
-    ]
+    return [text_task(recipe, name, before, family.language, heads.get(name), lessons) for name in tasks]
 
 
 def prompt_notes(recipe: Recipe, family: Family) -> list[str]:

@@ -1,6 +1,6 @@
 """A task of texts, or of pairs of texts, with its data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,9 @@ from torch import Tensor
 from epmq_export.data.task import Metric, Task
 from epmq_export.data.text_rows import Text, Texts, answers_of, classes_of, numbers_of, prompted
 from epmq_export.data.texts import read_texts
+from epmq_export.errors import InputError
 from epmq_export.models.classifiers import Classifier
+from epmq_export.models.family import Language
 from epmq_export.models.samples import Pair, Sample, choose
 from epmq_export.pipeline.tasks.shared import (
     by_head,
@@ -28,19 +30,22 @@ def text_task(
     recipe: Recipe,
     name: str,
     before: str,
-    said: Callable[[str], str],
+    language: Language | None,
     head: Classifier | None,
     lessons: int,
 ) -> Task:
-    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`; or of pairs.
-    `said` makes of a prompt what the model is given. `head` is the task's classifier, where it has one. It is
-    refined on `lessons` texts.
+    """Return a task of texts, each in the task's prompt or, where it has none, behind `before`; of pairs; or
+    of conversations, as `language` puts them, the part of a language model. `head` is the task's classifier,
+    where it has one. It is refined on `lessons` texts.
     """
     task = recipe.tasks[name]
     read = [read_texts(request_of(place)) for place in task.calibration]
     ahead = "" if "prompt" in task.model_fields_set else before
+    said = language.chat if task.chat and language is not None else str
 
     def given(text: Text) -> Sample:
+        if text.messages:
+            return _conversation(recipe, name, text, language)
         if task.pairs:
             first, second = (text.values[column] for column in task.pairs)
             return Pair(first, second)
@@ -82,6 +87,28 @@ def text_task(
         before="" if task.templates else before,
         notes=notes,
     )
+
+
+def _conversation(recipe: Recipe, name: str, text: Text, language: Language | None) -> Sample:
+    """Return a conversation as a model of that kind reads it. Raises InputError, with its place, for a base
+    that is in none, and RecipeError for a task that asks something else of texts.
+    """
+    task = recipe.tasks[name]
+    if language is None:
+        raise InputError(
+            f"{text.place}: found a conversation, expected a text: the base is no language model"
+        )
+    for key in ("labels", "metric", "prompt"):
+        if key in task.model_fields_set:
+            raise recipe.mistake(
+                ("tasks", name, key),
+                f"found it set, expected the key left out: {text.place} is a conversation, whose last answer "
+                "is predicted",
+            )
+    try:
+        return language.conversation(text.messages)
+    except InputError as error:
+        raise InputError(f"{text.place}: {error}") from None
 
 
 def _on_prompt(name: str, ahead: str) -> list[str]:
