@@ -134,8 +134,10 @@ class Bench:
         left += [entry.name for entry in self.temporary.iterdir() if entry.name.startswith("epmq-")]
         if code != 0:
             row.faults.append(f"{name}: {self._said.read_text(encoding='utf-8').splitlines()[-1]}")
-        elif digests(self._output) != self._wanted or left:
-            row.faults.append(f"{name}: {'left ' + ', '.join(left) if left else 'other bytes'}")
+        elif left:
+            row.faults.append(f"{name}: left {', '.join(left)}")
+        elif others := {path for path, _ in digests(self._output).items() ^ self._wanted.items()}:
+            row.faults.append(f"{name}: other bytes in {', '.join(sorted(others))}")
         else:
             row.identical += 1
 
