@@ -151,7 +151,8 @@ def calibrate(job: Job, directory: Path, target: Target | None, resume: bool, pr
 
 def calibrated_before(job: Job, directory: Path, target: Target | None) -> Packed:
     """Return the packed checkpoint that an earlier run of the same calibration has finished, and remove what
-    it has left beside it. Raises RecipeError where that run was another one.
+    it has left beside it. Raises RecipeError where that run was another one, and OutputError where it is
+    still at work on it.
     """
     packed = job.calibrated(directory)
     storage = storage_of(job.models.family, _layout(job, target))
@@ -164,7 +165,8 @@ def calibrated_before(job: Job, directory: Path, target: Target | None) -> Packe
                 f"{directory}: found {name} on {found or 'no grid'}, expected {wanted or 'no grid'}: it was "
                 "calibrated for another format; start again with --overwrite"
             )
-    files.remove(files.beside(directory, _BLOCKS))
+    with files.locked(directory):  # It removes what a killed run has left of its own lock and parts.
+        files.remove(files.beside(directory, _BLOCKS))
     return packed
 
 
