@@ -1,11 +1,11 @@
 """Checks that come before the work, of everything that would fail after it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from epmq_export.calibration.storage import carried_linears
 from epmq_export.data.images import FILES
-from epmq_export.errors import Key
+from epmq_export.errors import InputError, Key
 from epmq_export.grids import GRIDS
 from epmq_export.models.blocks import alike, linears
 from epmq_export.models.family import Export, Family, default_formats, heads_of
@@ -88,15 +88,23 @@ def _require_split(recipe: Recipe, family: Family) -> None:
 
 def require_readable(recipe: Recipe, family: Family, names: Sequence[str]) -> None:
     """Raise RecipeError where the recipe asks for a grid that the runtimes of one of the formats cannot
-    decode, and InputError where they cannot read the model at all, or no pairs of texts that it is given.
+    decode, or no pairs of texts, and InputError where they cannot read the model at all.
     """
-    pairs = any(task.pairs for task in recipe.tasks.values())
+    pairs = next((name for name, task in recipe.tasks.items() if task.pairs), None)
     for format in names:
         export = family.exports[format]
         export.require()
         _require_grids(recipe, format, export)
-        if pairs and export.joined is not None:
-            export.joined(Pair("a text", "another one"))
+        if pairs is not None and export.joined is not None:
+            _require_joined(recipe, pairs, export.joined, family)
+
+
+def _require_joined(recipe: Recipe, name: str, joined: Callable[[Pair], str], family: Family) -> None:
+    """Raise RecipeError where no text stands for a pair of a task."""
+    try:
+        joined(Pair("a text", "another one"))
+    except InputError as error:
+        raise recipe.mistake(("tasks", name), str(error).removeprefix(f"{family.directory}: ")) from None
 
 
 def _require_grids(recipe: Recipe, format: str, export: Export) -> None:
