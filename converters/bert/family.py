@@ -73,7 +73,7 @@ class Bert:
         refuse_other_values(kind.name, path, config, {**_KNOWN, **kind.known})
         tokenizer, sentence = fast_tokenizer(directory), read_sentence(directory)
         if sentence.lower:
-            lowered(tokenizer)
+            tokenizer = lowered(tokenizer)
         positions = _positions(path, kind, config, tokenizer)
         limits = (sentence.longest or positions, tokenizer.model_max_length, positions)
         opened = cls(directory, kind, config, tokenizer, sentence, min(limits))
@@ -279,8 +279,9 @@ def _pieces_words(tokenizer: PreTrainedTokenizerFast) -> bool:
     return isinstance(tokenizer.backend_tokenizer.model, models.WordPiece)
 
 
-def lowered(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Make a tokenizer lower every text, and leave its accents as they are."""
+def lowered(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that lowers every text, and leaves its accents as they are."""
+    tokenizer = copy.deepcopy(tokenizer)  # It is shared.
     backend = tokenizer.backend_tokenizer
     own = backend.normalizer
     if isinstance(own, normalizers.BertNormalizer):
@@ -290,3 +291,4 @@ def lowered(tokenizer: PreTrainedTokenizerFast) -> None:
         backend.normalizer = own
     else:
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
+    return tokenizer

@@ -55,7 +55,7 @@ def open_family(directory: Path, model_type: str) -> Embedder:
     # Without a head there is none that the embeddings could not be.
     config.tie_word_embeddings = True
     if sentence.lower:
-        lowered(tokenizer)
+        tokenizer = lowered(tokenizer)
     return Embedder(
         directory=directory,
         kind=Kind(name=model_type, stem_class="", layer_class="", types=False),

@@ -90,7 +90,7 @@ def open_family(directory: Path, model_type: str) -> ModernBert:
     _refuse_other_rotations(path, config)
     tokenizer, sentence = fast_tokenizer(directory), read_sentence(directory)
     if sentence.lower:
-        lowered(tokenizer)
+        tokenizer = lowered(tokenizer)
     limits = (
         LONGEST,
         sentence.longest or LONGEST,

@@ -48,7 +48,7 @@ def agreement(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], bool]:
         pieces, same = (
             [piece for piece, _ in model["vocab"]],
             unigram.agrees(
-                rules, lambda text: tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
+                rules, lambda text: tokenizer(text, add_special_tokens=False, verbose=False).tokens()
             ),
         )
     else:

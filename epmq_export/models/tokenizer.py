@@ -6,6 +6,7 @@ split a text by Qwen's) and then gives other ids than the file. So the file is f
 does not help, the directory is refused.
 """
 
+import hashlib
 import json
 import logging
 import re
@@ -14,13 +15,16 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from epmq_export.errors import InputError, first_line
-from epmq_export.files import read_json, refuse_pointer
+from epmq_export.files import read_json, refuse_pointer, sha256
+from epmq_export.models.classifiers import CLASSES
 from epmq_export.models.hard_texts import hard_to_split
+from epmq_export.tensors.directory import PACKED_INDEX, PACKED_SHARD_INDEX, SHARD_INDEX
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,16 @@ _NEW_CLASS, CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 # Version 5 lists special tokens without a role under a key that has to be an object in version 4. Both know
 # the old key.
 _NEW_LIST, _LIST = "extra_special_tokens", "additional_special_tokens"
+
+# The endings of files that a tokenizer may be read from, and those of such files that none is.
+_ENDINGS = ("json", "txt", "model", "jinja", "spm", "tiktoken", "vocab")
+_OTHERS = frozenset({PACKED_INDEX, PACKED_SHARD_INDEX, SHARD_INDEX, CLASSES, "generation_config.json"})
+
+_shared: WeakValueDictionary[str, PreTrainedTokenizerBase] = WeakValueDictionary()
+"""The tokenizers that somebody has open, by what they were read from."""
+
+_last: list[PreTrainedTokenizerBase] = []
+"""The one that was asked for last, for those who open the same one again and again."""
 
 
 @contextmanager
@@ -49,7 +63,8 @@ def no_panic() -> Iterator[None]:
 
 
 def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer, which gives the ids of tokenizer.json where that is there.
+    """Return the tokenizer, which gives the ids of tokenizer.json where that is there. It is shared
+    (`shared_tokenizer`).
 
     Raises InputError where there is none that has a vocabulary.
     """
@@ -57,7 +72,7 @@ def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     for path in sorted(path for ending in ("json", "txt", "model") for path in directory.glob(f"*.{ending}")):
         refuse_pointer(path, "the tokenizer cannot be read")
     try:
-        tokenizer = open_tokenizer(directory)
+        tokenizer = shared_tokenizer(directory)
     except InputError:
         raise
     except Exception as error:  # the library raises whatever its parsers raise
@@ -76,10 +91,37 @@ def fast_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def shared_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer as `open_tokenizer` does, the same one for all directories with the same files, so
+    that nobody may change it: to read one of 250,000 tokens takes seconds, and a command asks for a model's
+    many times.
+    """
+    content = _content(directory)
+    found = _shared.get(content)
+    if found is None:
+        found = _shared[content] = open_tokenizer(directory)
+    elif isinstance(found, PreTrainedTokenizerFast):
+        # What pads and cuts texts stays as the last call has set it.
+        found.backend_tokenizer.no_padding()
+        found.backend_tokenizer.no_truncation()
+    _last[:] = [found]
+    return found
+
+
+def _content(directory: Path) -> str:
+    """Return the hex SHA-256 of all files that a tokenizer may be read from, with their names."""
+    whole = hashlib.sha256()
+    places = {path for ending in _ENDINGS for path in directory.glob(f"*.{ending}")}
+    for path in sorted({*places, *directory.glob("*/*.jinja")}):
+        if path.is_file() and path.name not in _OTHERS:
+            whole.update(f"{path.relative_to(directory)} {sha256(path)}\n".encode())
+    return whole.hexdigest()
+
+
 @no_panic()
 def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer as transformers reads it, unless it gives other ids than tokenizer.json: then as
-    that file says. Whatever transformers raises is raised.
+    """Return the tokenizer, read anew, as transformers reads it, unless it gives other ids than
+    tokenizer.json: then as that file says. Whatever transformers raises is raised.
 
     Raises InputError where both readings give other ids.
     """

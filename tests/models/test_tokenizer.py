@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from converters.bert.family import lowered
 from epmq_export.errors import InputError
 from epmq_export.models import tokenizer as module
 from epmq_export.models.hard_texts import hard_to_split
@@ -141,3 +142,24 @@ def test_what_is_saved_is_read_as_before(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"found a chat template named '\.\./away', expected letters"):
         save_tokenizer(made, tmp_path / "saved")
     assert not (tmp_path / "away.jinja").exists()
+
+
+def test_directories_with_the_same_files_share_one(tmp_path: Path) -> None:
+    """What one of them is asked for, such as padding, is not what another one does of itself."""
+    place = recipe_project.base(tmp_path / "model", width=32, layers=1)
+    first = fast_tokenizer(place)
+    shutil.copytree(place, tmp_path / "copy")
+    (tmp_path / "copy" / "packed.json").write_text("{}")
+    first("the cat", padding="max_length", truncation=True, max_length=9)
+    assert fast_tokenizer(tmp_path / "copy") is first
+    assert first.backend_tokenizer.encode("the cat").ids == first("the cat")["input_ids"]
+    settings = tmp_path / "copy" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 7}))
+    assert fast_tokenizer(tmp_path / "copy").model_max_length == 7 != first.model_max_length
+
+
+def test_a_tokenizer_that_lowers_is_one_of_its_own(tmp_path: Path) -> None:
+    place = recipe_project.base(tmp_path / "model", width=32, layers=1)
+    shared = fast_tokenizer(place)
+    before = shared.backend_tokenizer.to_str()
+    assert lowered(shared).backend_tokenizer.to_str() != before == shared.backend_tokenizer.to_str()

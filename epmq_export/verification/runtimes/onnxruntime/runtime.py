@@ -17,7 +17,7 @@ from epmq_export.files.scratch import Scratch
 from epmq_export.models.classifiers import is_scores
 from epmq_export.models.processor import load_processor, preprocess
 from epmq_export.models.samples import Picture, Question, Sample, given_to_tokenizer
-from epmq_export.models.tokenizer import open_tokenizer
+from epmq_export.models.tokenizer import shared_tokenizer
 from epmq_export.verification.runtimes.onnxruntime import decoder as onnx_language
 from epmq_export.verification.runtimes.onnxruntime import encoder_decoder as onnx_encoder_decoder
 from epmq_export.verification.runtimes.onnxruntime.encoder_decoder import ENCODER, FIRST, MERGED, NEXT, Halves
@@ -267,7 +267,7 @@ def _scored(
 def _tokenizer(folder: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
     """Return the tokenizer in a folder. Raises InputError where there is none."""
     try:
-        tokenizer = open_tokenizer(folder)
+        tokenizer = shared_tokenizer(folder)
     except InputError:
         raise
     except Exception as error:  # The library raises whatever its parsers raise.
