@@ -15,9 +15,14 @@ from epmq_export.models.samples import Picture
 
 CONFIG = "preprocessor_config.json"
 
-# Those that the library has no Pillow for, with one that does the same in another order: rounded to 256
-# levels before it is normalised.
-_IN_PILLOW: Mapping[str, Any] = {"DINOv3ViTImageProcessor": ViTImageProcessorPil}
+# Those that the library has no Pillow for, with one that does the same in another order (rounded to 256
+# levels before it is normalised) and their own values of keys that the two have other defaults for.
+_IN_PILLOW: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+    "DINOv3ViTImageProcessor": (
+        ViTImageProcessorPil,
+        {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+    )
+}
 
 
 def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's classes share no typed call
@@ -28,9 +33,12 @@ def load_processor(directory: Path) -> Any:  # noqa: ANN401 - the library's clas
     """
     try:
         library: Any = AutoImageProcessor  # The library has no type hints.
-        kind = str(read_json(directory / CONFIG).get("image_processor_type")).removesuffix("Fast")
+        said = read_json(directory / CONFIG)
+        kind = str(said.get("image_processor_type")).removesuffix("Fast")
         if kind in _IN_PILLOW:
-            return _IN_PILLOW[kind].from_pretrained(directory, local_files_only=True)
+            other, defaults = _IN_PILLOW[kind]
+            unsaid = {key: value for key, value in defaults.items() if said.get(key) is None}
+            return other.from_pretrained(directory, local_files_only=True, **unsaid)
         return library.from_pretrained(directory, local_files_only=True, backend="pil")
     except Exception as error:  # The library raises whatever its parsers raise.
         raise InputError(

@@ -146,6 +146,23 @@ def test_linears_without_biases_and_with_a_gate(
     )
 
 
+@pytest.mark.parametrize("said", [True, False], ids=["said", "left to its class"])
+def test_dinov3_gets_its_pictures_as_the_library_makes_them(said: bool, tmp_path: Path) -> None:
+    """The library's class needs torchvision, which resizes by this operator of torch: within a level."""
+    place = tiny_vit.vit(tmp_path / "model", "DINOv3ViTModel") / "preprocessor_config.json"
+    numbers = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    settings = json.loads(place.read_text()) | numbers
+    place.write_text(
+        json.dumps({key: value for key, value in settings.items() if said or key not in numbers})
+    )
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in numbers.values())
+    side = (tiny_vit.SIDE, tiny_vit.SIDE)
+    for picture, found in zip(PICTURES, preprocess(load_processor(place.parent), PICTURES), strict=True):
+        pixels = torch.from_numpy(picture.pixels().copy()).permute(2, 0, 1)[None] / 255
+        resized = torch.nn.functional.interpolate(pixels, side, mode="bilinear", antialias=True)[0]
+        np.testing.assert_allclose((torch.from_numpy(found) * deviation + mean), resized, atol=1.01 / 255)
+
+
 @pytest.mark.parametrize(
     ("architecture", "side", "crop"),
     [
