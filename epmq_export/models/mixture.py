@@ -4,6 +4,7 @@ The library keeps the experts' weights in one tensor each. Here they are linears
 of a checkpoint, which calibration solves one by one.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,8 @@ class Mixture(nn.Module):
         """Return how much each expert counts for each row of [..., width], float32 [..., experts]: nothing
         where it is not chosen.
         """
-        # In bfloat16 rows would take other ways than they do where the model is used.
-        with torch.autocast("cpu" if value.is_meta else value.device.type, enabled=False):
+        # In bfloat16 rows would take other ways than they do where the model is used. A graph has float32.
+        with nullcontext() if _becomes_a_graph(value) else torch.autocast(value.device.type, enabled=False):
             odds = self.gate(value.float()).softmax(-1)
         found = odds.topk(self.chosen, -1)
         shares = found.values
@@ -35,7 +36,7 @@ class Mixture(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         ways = [*zip(self.shares(value).unbind(-1), self.experts, strict=True)]
-        if value.is_meta or torch.compiler.is_compiling():
+        if _becomes_a_graph(value):
             # A graph cannot tell rows apart: there every expert makes something of each of them.
             total = torch.zeros_like(value)
             for share, expert in ways:
@@ -48,6 +49,10 @@ class Mixture(nn.Module):
             if len(taken):
                 result.index_add_(0, taken, share.flatten()[taken, None] * expert(rows[taken]))
         return result.view_as(value)
+
+
+def _becomes_a_graph(value: Tensor) -> bool:
+    return value.is_meta or torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True)

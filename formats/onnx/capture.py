@@ -109,6 +109,7 @@ _TRANSLATED = frozenset(
         _aten.reshape.default,
         _aten.rsqrt.default,
         _aten.scaled_dot_product_attention.default,
+        _aten.scatter.src,
         _aten.select.int,
         _aten.sigmoid.default,
         _aten.silu.default,
@@ -120,12 +121,14 @@ _TRANSLATED = frozenset(
         _aten.sum.dim_IntList,
         _aten.sym_size.int,
         _aten.tanh.default,
+        _aten.topk.default,
         _aten.transpose.int,
         _aten.unbind.int,
         _aten.unsqueeze.default,
         _aten.view.default,
         _aten.where.ScalarOther,
         _aten.zeros.default,
+        _aten.zeros_like.default,
         operator.getitem,
     ]
 )

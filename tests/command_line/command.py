@@ -100,7 +100,8 @@ class Running:
         self._scratch = tempfile.TemporaryDirectory()
         self._place = Path(self._scratch.name)
         os.mkfifo(self._place / "answer")
-        ask({**request, **{name: str(self._place / name) for name in ("stdout", "stderr", "answer")}})
+        places = {name: str(self._place / name) for name in ("stdout", "stderr", "answer")}
+        ask({**places, **request})
         self._answer = (self._place / "answer").open("rb", buffering=0)
         self.pid = int(self._answer.readline())
 
@@ -126,7 +127,9 @@ class Running:
             return Result(int(self._answer.readline()), self._said("stdout"), self._said("stderr"))
 
     def _said(self, stream: str) -> str:
-        return (self._place / stream).read_text(encoding="utf-8", errors="surrogateescape")
+        """Return what it has written to a stream; nothing where that led elsewhere."""
+        path = self._place / stream
+        return path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
 
 
 class Warm:
@@ -136,8 +139,10 @@ class Warm:
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.command_line.warm_server", str(room())]
+        # With hashes of strings that the tests' own process has not: what hangs on their order differs.
+        environment = {**ENVIRONMENT, "PYTHONHASHSEED": "7"}
         self._server = subprocess.Popen(
-            command, cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
 
     def __call__(
@@ -146,13 +151,16 @@ class Warm:
         folder: Path,
         file_limit: int | None = None,
         encoding: str | None = None,
+        closed: Sequence[int] = (),
+        stderr: Path | None = None,
         **environment: str | None,
     ) -> Result:
-        """Run a command to its end, perhaps with other variables of the environment (None: without one), and
-        with streams in another encoding.
+        """Run a command to its end, perhaps with other variables of the environment (None: without one), with
+        streams in another encoding, with some of them closed, and with stderr led into another file.
         """
-        request = {"file_limit": file_limit, "encoding": encoding, "environment": environment}
-        return self._running(arguments, folder, **request).result()
+        request: dict[str, object] = {"file_limit": file_limit, "encoding": encoding, "closed": [*closed]}
+        request |= {} if stderr is None else {"stderr": str(stderr)}
+        return self._running(arguments, folder, environment=environment, **request).result()
 
     def start(
         self, *arguments: str | Path, folder: Path, ignored: Sequence[int] = (), **environment: str | None
@@ -160,8 +168,12 @@ class Warm:
         """Start a command, perhaps with signals that are turned off."""
         return self._running(arguments, folder, ignored=[*ignored], environment=environment)
 
+    def program(self, code: str, *arguments: str | Path, folder: Path = ROOT) -> Result:
+        """Run a program in place of the command, as `python -c` does."""
+        return self._running(arguments, folder, environment={}, program=code).result()
+
     def _running(self, arguments: Sequence[str | Path], folder: Path, **request: object) -> Running:
-        usual = {"file_limit": None, "encoding": None, "ignored": []}
+        usual = {"file_limit": None, "encoding": None, "closed": [], "ignored": [], "program": None}
         asked = {"arguments": [*map(str, arguments)], "folder": str(folder), **usual, **request}
         return Running(self._ask, asked)
 

@@ -110,11 +110,11 @@ def test_no_color_wins(model: str, tmp_path: Path) -> None:
     assert b"\x1b" not in shell(line, tmp_path, FORCE_COLOR="1", NO_COLOR="1").stdout
 
 
-def test_a_forced_colour_makes_no_terminal(project: Project, tmp_path: Path) -> None:
+def test_a_forced_colour_makes_no_terminal(project: Project, epmq: Warm, tmp_path: Path) -> None:
     """A log in CI, where colours are often forced, gets lines and no bar that moves."""
-    done = shell(f"epmq merge {shlex.quote(str(project.recipe))} -o out", tmp_path, FORCE_COLOR="1")
-    assert done.returncode == 0, done.stderr
-    assert b"merge: " in done.stderr and b"\x1b[?25l" not in done.stderr and b"\r" not in done.stderr
+    done = epmq("merge", project.recipe, "-o", "out", folder=tmp_path, FORCE_COLOR="1")
+    assert done.code == 0, done.stderr
+    assert "merge: " in done.stderr and "\x1b[?25l" not in done.stderr and "\r" not in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -133,17 +133,22 @@ def test_results_that_cannot_be_written_are_told(command: str, project: Project,
     assert done.stderr.decode() == "error: standard output: cannot be written (No space left on device)\n"
 
 
-@pytest.mark.parametrize("streams", [">&-", ">&- 2>&- <&-"])
-def test_closed_streams_lead_nowhere(streams: str, project: Project, tmp_path: Path) -> None:
-    done = shell(f"epmq merge {shlex.quote(str(project.recipe))} -o out {streams}", tmp_path)
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2)])
+def test_closed_streams_lead_nowhere(
+    closed: tuple[int, ...], model: str, project: Project, epmq: Warm, tmp_path: Path
+) -> None:
+    """Of a command that bash starts, and of one that writes files, which could get their numbers."""
+    done = shell(f"epmq inspect {model} {' '.join(f'{number}>&-' for number in closed)}", tmp_path)
     assert done.returncode == 0 and b"Traceback" not in done.stderr
+    merged = epmq("merge", project.recipe, "-o", "out", folder=tmp_path, closed=closed)
+    assert merged.code == 0 and "Traceback" not in merged.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_log_that_nobody_takes_ends_no_job(project: Project, tmp_path: Path) -> None:
-    done = shell(f"epmq -v merge {shlex.quote(str(project.recipe))} -o out 2> /dev/full", tmp_path)
-    assert (done.returncode, done.stdout) == (0, b"out\n")
+def test_a_log_that_nobody_takes_ends_no_job(project: Project, epmq: Warm, tmp_path: Path) -> None:
+    done = epmq("-v", "merge", project.recipe, "-o", "out", folder=tmp_path, stderr=Path("/dev/full"))
+    assert (done.code, done.stdout) == (0, "out\n")
 
 
 ODD = ["[v2]", "[bold]x", "x[/y]", ":smile:", "aus gabe 日本", "a" * 200, "%s {0} \\n", "-dash"]
@@ -159,15 +164,14 @@ def test_a_path_is_printed_as_it_is(name: str, project: Project, epmq: Warm, tmp
     assert gone.error == f"{place}/nosuch: no such file or directory"
 
 
-def test_bytes_that_are_no_text_are_printed_as_they_are(project: Project, tmp_path: Path) -> None:
-    raw = b"out-\xff\xfe"
+def test_bytes_that_are_no_text_are_printed_as_they_are(project: Project, epmq: Warm, tmp_path: Path) -> None:
+    raw = os.fsdecode(b"out-\xff\xfe")
     try:
-        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + raw)).mkdir()
+        (tmp_path / raw).mkdir()
     except OSError:
         pytest.skip("the file system takes only UTF-8")
-    line = f"epmq merge {shlex.quote(str(project.recipe))} -o $'out-\\xff\\xfe'"
-    done = shell(line, tmp_path)
-    assert (done.returncode, done.stdout) == (0, raw + b"\n"), done.stderr
+    done = epmq("merge", project.recipe, "-o", raw, folder=tmp_path)
+    assert (done.code, done.stdout) == (0, f"{raw}\n"), done.stderr
 
 
 def test_names_of_tasks_are_no_markup(

@@ -3,7 +3,8 @@ forks for every call. Its argument is the room of the run's folders, which trace
 
 A call is a line of JSON on stdin: `arguments`, `folder` to work in, `stdout` and `stderr` (files to write),
 `answer` (a pipe with a name), `file_limit` (the most bytes that a file may get, or null), `environment`
-(other variables, null for none), `encoding` (of the streams) and `ignored` (signals that are turned off).
+(other variables, null for none), `encoding` (of the streams), `closed` (those that are, by their numbers) and
+`ignored` (signals that are turned off). `program` is Python that is run in place of cli.py, or null.
 Into the pipe come a line with the number of the process and, at its end, one with its exit code. It is a
 process of its own, with output and signals of its own; only the imports are done already. Calls run side by
 side.
@@ -95,7 +96,10 @@ def call(asked: dict[str, Any]) -> None:
     begin(asked)
     code: object = 0
     try:
-        runpy.run_path(str(CLI), run_name="__main__")
+        if asked["program"] is None:
+            runpy.run_path(str(CLI), run_name="__main__")
+        else:
+            exec(asked["program"], {"__name__": "__main__"})
     except SystemExit as exit:
         code = exit.code
     except BaseException:
@@ -103,7 +107,8 @@ def call(asked: dict[str, Any]) -> None:
         code = 1
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        if stream is not None:
+            stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
@@ -123,6 +128,9 @@ def begin(asked: dict[str, Any]) -> None:
     if asked["encoding"] is not None:
         for name, errors in (("stdout", "surrogateescape"), ("stderr", "backslashreplace")):
             getattr(sys, name).reconfigure(encoding=asked["encoding"], errors=errors)
+    for number in asked["closed"]:  # Python has none for them, then.
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
     if asked["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_limit"],) * 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,7 +5,6 @@ import re
 import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from PIL import Image
 
 from epmq_export import errors
 from tests import ROOT
+from tests.command_line.command import Warm
+from tests.command_line.on_path import on_path
 from tests.tiny import decoder, recipe_project, vit
 from tests.tiny.built_once import built_once
 
@@ -51,25 +52,21 @@ def texts(tmp_path: Path) -> Path:
     return tmp_path / "texts"
 
 
-def test_from_python_and_then_in_ci(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_python_and_then_in_ci(texts: Path, epmq: Warm, capsys: pytest.CaptureFixture[str]) -> None:
     """The script goes on from what Python has finished: it calibrates nothing again."""
     out = texts / "out"
     assert example("python_api.py", texts / "recipe.yaml", out) == 0
     said = capsys.readouterr().out
     assert "will write base-merged-Q8_0.gguf" in said or "will write mood-Q8_0.gguf" in said
     assert "calibrate took" in said and "gguf in llama.cpp: " in said and "verdict: " in said
-    tools = texts / "bin"
-    tools.mkdir()
-    (tools / "epmq").write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "cli.py"} "$@"\n')
-    (tools / "epmq").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [EXAMPLES / "ci.sh", texts / "recipe.yaml", out],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    with on_path(epmq, texts / "bin") as path:
+        done = subprocess.run(
+            [EXAMPLES / "ci.sh", texts / "recipe.yaml", out],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
     assert done.returncode == 0, done.stderr
     assert "the files may be shipped" in done.stdout and "verdict: " in done.stdout
     assert re.search(r"\.gguf: \d+ bytes, llama\.cpp, sha256 [0-9a-f]{64}", done.stdout)

@@ -1,9 +1,7 @@
 """The ONNX format: lossless, the same bytes again, and every difference from the packed checkpoint named."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +29,7 @@ from formats.onnx import parts as onnx_parts
 from formats.onnx import weights as onnx_weights
 from formats.onnx.format import OnnxQdq
 from formats.onnx.parts import PARTS
-from tests import ROOT
+from tests.command_line.command import Warm
 from tests.tiny.grid_points import random_point
 from tests.tiny.onnx_encoders import Written, encoder, minilm, notes, pack, small, small_on
 from tests.tiny.packed_index import an_index
@@ -191,28 +189,20 @@ def test_nothing_of_this_machine() -> None:
         assert local.encode() not in content
 
 
-def test_same_bytes_from_another_process_and_no_word_on_its_terminal(tmp_path: Path) -> None:
+def test_same_bytes_from_another_process_and_no_word_on_its_terminal(epmq: Warm, tmp_path: Path) -> None:
+    """It has other hashes of strings, and traces anew."""
     model = small()
-    code = (
+    program = (
         "import sys; from pathlib import Path; from converters import open_family; from "
         "epmq_export.tensors.packed "
-        "import Packed; from formats.onnx.format import OnnxQdq\n"
+        "import Packed; from formats.onnx import trace; from formats.onnx.format import OnnxQdq; from "
+        "tests.tiny.traced_once import exported\n"
+        "trace._exported = exported\n"
         "packed = Packed(Path(sys.argv[1])); OnnxQdq().write(packed, open_family(packed.directory), "
-        "Path(sys.argv[2]))"
+        "Path(sys.argv[2])); print(hash('a'))"
     )
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "7",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code, model.packed.directory, tmp_path],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = epmq.program(program, model.packed.directory, tmp_path)
+    assert (done.code, done.stderr) == (0, "") and int(done.stdout) != hash("a")
     assert FORMAT.find(tmp_path, model.family).read_bytes() == model.path.read_bytes()
 
 

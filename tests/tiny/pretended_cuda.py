@@ -5,7 +5,7 @@ Gradients are not computed on it: PyTorch asks for the real device there.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 from unittest import mock
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda:0")
 _aten = torch.ops.aten
@@ -89,25 +88,24 @@ class PretendedCuda(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = dict(kwargs or {})
-        ours = [leaf for leaf in tree_leaves((args, given)) if isinstance(leaf, _OnCuda)]
+        held = [*_tensors((args, *given.values()))]
+        ours = [value for value in held if isinstance(value, _OnCuda)]
         there = bool(ours) if func not in _MIXES else isinstance(args[0], _OnCuda)
         if given.get("device") is not None:
             there = torch.device(given["device"]).type == "cuda"
             given["device"] = torch.device("cpu")
-        if ours and func not in _MIXES:
+        if ours and len(ours) < len(held) and func not in _MIXES:
             _require_one_device(func, args, given)
-        by_mask = func in _INDEXES and any(
-            leaf is not None and leaf.dtype == torch.bool for leaf in tree_leaves(args[1])
-        )
+        by_mask = func in _INDEXES and any(value.dtype == torch.bool for value in _tensors(args[1]))
         if ours and (func in _WAITS or by_mask or (func in _MIXES and not there)):
             self.waits[str(func)] += 1
-        known = {id(leaf.inner): leaf for leaf in ours}
-        args, given = tree_map(lambda leaf: leaf.inner if isinstance(leaf, _OnCuda) else leaf, (args, given))
-        result = func(*args, **given)
+        known = {id(value.inner): value for value in ours}
+        given = {name: _mapped(_inner, value) for name, value in given.items()}
+        result = func(*_mapped(_inner, args), **given)
         if not there:
             return result
         # What an operation gives back as it got it, in place, is the same tensor again.
-        return tree_map(lambda leaf: _labelled(leaf, known) if isinstance(leaf, Tensor) else leaf, result)
+        return _mapped(lambda value: known[id(value)] if id(value) in known else _OnCuda(value), result)
 
 
 class _OnCuda(Tensor):
@@ -164,18 +162,36 @@ class _Methods(TorchFunctionMode):
         return func(*args, **{**given, "device": "cpu"}).to(CUDA)
 
 
-def _labelled(value: Tensor, known: Mapping[int, _OnCuda]) -> _OnCuda:
-    return known[id(value)] if id(value) in known else _OnCuda(value)
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an argument: it is one, or a sequence of some, or has none."""
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (tuple, list):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return an argument with another tensor for each of its own."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) in (tuple, list):
+        return type(value)([_mapped(function, each) for each in value])
+    return value
+
+
+def _inner(value: Tensor) -> Tensor:
+    return value.inner if isinstance(value, _OnCuda) else value
 
 
 def _require_one_device(func: Callable[..., Any], args: tuple[Any, ...], given: Mapping[str, Any]) -> None:
     """Fail where a tensor of the processor that is no single number meets the GPU's. Indices may."""
     rest = (args[0], *args[2:]) if func in _INDEXES else args
-    for leaf in tree_leaves((rest, given)):
-        if isinstance(leaf, Tensor) and not isinstance(leaf, _OnCuda) and leaf.ndim:
+    for value in _tensors((rest, *given.values())):
+        if not isinstance(value, _OnCuda) and value.ndim:
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and "
-                f"cpu! ({func}, shape {list(leaf.shape)})"
+                f"cpu! ({func}, shape {list(value.shape)})"
             )
 
 

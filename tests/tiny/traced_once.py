@@ -52,9 +52,29 @@ def translations_once() -> None:
     _decomp.create_onnx_friendly_decomposition_table = copied
 
 
+@cache
+def types_once() -> None:
+    """Let the exporter, where it looks for types that an operator mixes, take what is known of each node, and
+    run those alone that it changes. It would run all of them again, a sixth of a trace.
+    """
+    from torch.onnx._internal.fx.passes import type_promotion
+
+    ran_again = torch.fx.Interpreter.run_node
+
+    def run_node(self: Any, node: torch.fx.Node) -> Any:
+        with self._set_current_node(node):
+            if rule := type_promotion.get_type_promotion_rule(node, self.type_promotion_table):
+                self._maybe_promote_node(node, rule)
+        known = node.op == "call_function" and "val" in node.meta
+        return node.meta["val"] if known else ran_again(self, node)
+
+    type_promotion._TypePromotionInterpreter.run_node = run_node  # type: ignore[method-assign]
+
+
 def _once(spec: OnnxSpec, steps: Sequence[Any]) -> ModelProto:
     def build(folder: Path) -> None:
         translations_once()
+        types_once()
         (folder / "graph.onnx").write_bytes(exported(spec, steps).SerializeToString())
 
     found = built_once(f"trace-{_key(spec, steps)}", build)
