@@ -9,9 +9,9 @@ against mergekit, where --mergekit names its command, in an environment of its o
 models and writing one; `adapters` merges four LoRA adapters by TSV-M; `start` runs commands on a tiny model;
 `write` exports a packed model. These are whole processes. `calibrate` holds calibrations, without reading and
 merging, against the products that they cannot do without (benchmarks/speed/calibrations.py). `gptq` holds
-that method against llm-compressor's, where --peer-python names an interpreter that has it. Runs of both sides
-alternate, and the table has medians. What was measured goes into results/speed.json and .md, and into
-docs/results.md between comment markers.
+that method against llm-compressor's, where --peer-python names an interpreter that has it. `refine` trains
+the whole MiniLM. Runs of both sides alternate, and the table has medians. What was measured goes into
+results/speed.json and .md, and into docs/results.md between comment markers.
 """
 
 import json
@@ -33,6 +33,7 @@ from benchmarks.speed.gptq import gptq
 from benchmarks.speed.models import SHAPES, adapter, full_expert, pack, with_tokenizer, write_base
 from benchmarks.speed.process import Rows, Run, alternating, watched
 from benchmarks.speed.rates import best, rates
+from benchmarks.speed.refining import refining
 from benchmarks.tables import Markers, put, table, write_json, write_text
 
 EPMQ = (sys.executable, ROOT / "cli.py")
@@ -146,6 +147,7 @@ PARTS: dict[str, Callable[[Asked, str], Rows]] = {
     "write": write,
     "calibrate": calibrations,
     "gptq": gptq,
+    "refine": refining,
 }
 SHAPE = {
     "merge": "341M",
@@ -154,6 +156,7 @@ SHAPE = {
     "write": "135M",
     "calibrate": "1.1B",
     "gptq": "MiniLM",
+    "refine": "MiniLM",
 }
 
 

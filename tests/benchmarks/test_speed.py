@@ -40,6 +40,14 @@ def test_a_calibration_is_held_against_its_products(tmp_path: Path, monkeypatch:
         assert 0 < row[LIMIT]["seconds"] < row["epmq"]["seconds"]
 
 
+def test_a_training_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "VOCABULARY", 600)
+    given = ["--tiny", "--repeats", "1", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
+    main(["refine", *given])
+    rows = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["rows"]
+    assert rows["refine of tiny, 2 steps, 16 samples"]["epmq"]["seconds"] > 0
+
+
 def test_an_unknown_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["slowness", "--work", str(tmp_path)])
