@@ -59,7 +59,7 @@ def load_recipe(path: str | Path) -> "Recipe":
 
 def init(
     base: str | Path,
-    experts: Sequence[str | Path],
+    experts: str | Path | Sequence[str | Path],
     output: str | Path = "recipe.yaml",
     *,
     data: str | Path | None = None,
@@ -72,7 +72,7 @@ def init(
 
     Args:
         base: The model that every expert started from: a directory, a GGUF file, or an id of the hub.
-        experts: Whole models or LoRA adapters: directories, or ids of the hub.
+        experts: Whole models or LoRA adapters, one or several: directories, or ids of the hub.
         output: The recipe to write. Paths in it are relative to it.
         data: The folder to look for data in; by default those beside the experts and beside the recipe.
         overwrite: Replace a recipe that is there. A schema that is there stays.
@@ -96,7 +96,8 @@ def init(
     place = Path(output)
     files.refuse_existing(place, overwrite)
     folder = None if data is None else Path(data)
-    text = first_recipe(registry(), str(base), [str(expert) for expert in experts], folder, place)
+    listed = [experts] if isinstance(experts, str | Path) else experts
+    text = first_recipe(registry(), str(base), [str(expert) for expert in listed], folder, place)
     schema = place.parent / SCHEMA
     for path, content in ((schema, f"{json.dumps(recipe_schema(), indent=1)}\n"), (place, text)):
         if path == place or not path.exists():
@@ -305,7 +306,7 @@ def export(
     packed: "str | Path | Packed",
     output: str | Path,
     *,
-    formats: Sequence[str] = (),
+    formats: str | Sequence[str] = (),
     overwrite: bool = False,
     progress: "Listener | None" = None,
 ) -> list[Path]:
@@ -314,8 +315,8 @@ def export(
     Args:
         packed: A packed checkpoint, or its directory.
         output: The directory that gets a directory for each format.
-        formats: `gguf`, `onnx`, and `safetensors`: the values of the codes, in float32, as a Hugging Face
-            directory. By default `gguf` and `onnx`, where the family can be written in them.
+        formats: One or several of `gguf`, `onnx`, and `safetensors`: the values of the codes, in float32, as
+            a Hugging Face directory. By default `gguf` and `onnx`, where the family can be written in them.
         overwrite: Replace what is there.
         progress: Called with each step.
 
@@ -336,7 +337,8 @@ def export(
     from epmq_export.tensors.packed import Packed
 
     opened = packed if isinstance(packed, Packed) else Packed(Path(packed))
-    return export(registry(), opened, Path(output), formats, overwrite, _stages(progress))
+    asked = [formats] if isinstance(formats, str) else formats
+    return export(registry(), opened, Path(output), asked, overwrite, _stages(progress))
 
 
 def verify(
@@ -592,7 +594,9 @@ def push(output: str | Path, repository: str, *, private: bool = False, dry_run:
 
 
 def _loaded(recipe: "str | Path | Recipe") -> "Recipe":
-    return load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
+    from epmq_export.recipe.recipe import Recipe
+
+    return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 
 
 def _led() -> AbstractContextManager[Ranks]:

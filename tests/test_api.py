@@ -227,6 +227,10 @@ def test_the_errors_are_those_that_the_command_line_tells(out: Path, tmp_path: P
         epmq_export.run("recipe.yaml", out)
     with pytest.raises(epmq_export.RecipeError, match=r"^--format gguff: "):
         epmq_export.calibrate("recipe.yaml", tmp_path / "packed", format="gguff")
+    with pytest.raises(epmq_export.RecipeError, match=r"^--format gguff: "):
+        epmq_export.export(out / "packed", tmp_path / "files", formats="gguff")
+    with pytest.raises(epmq_export.InputError, match=r"^moood: no such directory"):
+        epmq_export.init("base", "moood", tmp_path / "first.yaml")
     with pytest.raises(epmq_export.InputError, match=r"^nothing: "):
         epmq_export.evaluate("nothing", "recipe.yaml")
     with pytest.raises(epmq_export.InputError, match=r"found no packed in it"):

@@ -141,7 +141,10 @@ def _task(writer: _Writer, name: str, expert: str, found: Nearby) -> tuple[list[
             f"    # No labelled {writer.reads} were found: it is judged on what is left over, by its"
         )
         lines.append("    # outputs beside the reference's.")
-        lines.append("    # evaluation: test.tsv      # label<TAB>text")
+        labelled = "test.tsv      # label<TAB>text"
+        if writer.reads == "images":
+            labelled = "test          # a folder of images for each label"
+        lines.append(f"    # evaluation: {labelled}")
         left = _SAMPLES if calibration is None else max(1, calibration.count // 2)
         if calibration is not None and calibration.count < 2:
             lines.append(f"    # {TODO}: one sample is not enough, some are needed to judge by.")

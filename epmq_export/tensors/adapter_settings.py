@@ -58,6 +58,7 @@ _REFUSED = {
     "trainable_token_indices": "single rows of an embedding are replaced",
     "layer_replication": "layers are repeated",
 }
+_WAY_OUT = "where peft merges it (merge_and_unload), give the whole model that this makes as the expert"
 # No rank and no scale is as large. Larger ones do not fit a float.
 _MOST = 1e30
 # The time of a match grows with a power of a name's length, one more for each part that is repeated, and
@@ -168,10 +169,10 @@ class AdapterSettings:
 
 def _check(path: Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'")
+        raise InputError(f"{path}: peft_type is {config.get('peft_type')!r}, expected 'LORA'; {_WAY_OUT}")
     for key, reason in _REFUSED.items():
         if config.get(key):
-            raise InputError(f"{path}: {key} is set, but only plain LoRA can be merged: {reason}")
+            raise InputError(f"{path}: {key} is set, but only plain LoRA can be merged: {reason}; {_WAY_OUT}")
     for key, value in config.items():
         if key not in _USED | _UNUSED | set(_REFUSED) and value:
             raise InputError(

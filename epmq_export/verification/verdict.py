@@ -99,7 +99,7 @@ class FileVerdict:
     that is compared with another one has `tasks` alone.
     """
 
-    lines: Mapping[str, Lines]
+    lines: Mapping[str, Lines] = field(repr=False)
     """What the file makes of each line, by task. Empty without a recipe, and where the tasks could not be
     run.
     """
@@ -160,7 +160,7 @@ class FileVerdict:
 class Verdict:
     """The verdict on the files of a model."""
 
-    lines: Mapping[str, Mapping[str, Lines]]
+    lines: Mapping[str, Mapping[str, Lines]] = field(repr=False)
     """What each row makes of each line, by task: base, experts, merged, unrounded where the recipe asks for
     it, reference, and each file in its runtime. Empty without a recipe.
     """

@@ -137,6 +137,9 @@ def test_images_are_found_by_folders(tmp_path: Path) -> None:
         "evaluation": "data/pets/test",
     }
     assert "# 2 images with 2 labels" in text and "# labels: [cat, dog]" in text
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    text = epmq_export.init(base, [tmp_path / "pets"], tmp_path / "bare.yaml").read_text()
+    assert "# evaluation: test          # a folder of images for each label" in text and "TAB" not in text
 
 
 @pytest.mark.parametrize(
