@@ -229,13 +229,15 @@ def test_the_errors_are_those_that_the_command_line_tells(out: Path, tmp_path: P
         epmq_export.calibrate("recipe.yaml", tmp_path / "packed", format="gguff")
     with pytest.raises(epmq_export.RecipeError, match=r"^--format gguff: "):
         epmq_export.export(out / "packed", tmp_path / "files", formats="gguff")
-    with pytest.raises(epmq_export.InputError, match=r"^moood: no such directory"):
-        epmq_export.init("base", "moood", tmp_path / "first.yaml")
     with pytest.raises(epmq_export.InputError, match=r"^nothing: "):
         epmq_export.evaluate("nothing", "recipe.yaml")
     with pytest.raises(epmq_export.InputError, match=r"found no packed in it"):
         epmq_export.verify(tmp_path)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_one_expert_need_not_be_a_list(tmp_path: Path) -> None:
+    assert "  mood:\n" in epmq_export.init("base", "mood", tmp_path / "first.yaml").read_text()
 
 
 def test_a_model_is_judged_by_another_on_the_tasks_of_a_recipe(out: Path) -> None:
