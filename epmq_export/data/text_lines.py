@@ -22,6 +22,8 @@ from epmq_export.errors import InputError, did_you_mean
 
 # The most keys that a sentence names, and the most letters of each.
 _FEW, _LONGEST = 5, 40
+# How many times as many labels as texts no data have.
+_MORE = 10
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,25 @@ def read_lines(path: Path, texts: Sequence[str] | None = None, labels: str | Non
     lines = list(_FORMATS[suffix](path, _Named(texts, labels)))
     if not lines:
         raise InputError(f"{path}: found no text, expected at least one line")
+    if suffix == ".tsv":
+        _refuse_turned(path, lines)
     labelled = any(line.label is not None for line in lines)
     return Texts(
         [line.sample for line in lines], [line.label for line in lines] if labelled else None, written=True
     )
+
+
+def _refuse_turned(path: Path, lines: Sequence[_Line]) -> None:
+    """Raise InputError where texts stand before labels, as in some corpora: ten times as many are distinct
+    before the tabs as behind them.
+    """
+    found = [(str(line.label), *line.sample.values.values()) for line in lines if line.label is not None]
+    labels, texts = ({line[0] for line in found}, {line[1] for line in found})
+    if len(labels) >= _MORE * len(texts) > 0:
+        raise InputError(
+            f"{path}: found {len(texts)} distinct texts behind the tabs and {len(labels)} before them, "
+            "expected label<TAB>text; where columns stand otherwise, a .csv names them"
+        )
 
 
 def _decoded(path: Path) -> Iterator[tuple[int, str]]:

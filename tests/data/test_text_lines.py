@@ -83,6 +83,16 @@ def test_what_each_kind_of_file_allows(tmp_path: Path) -> None:
     assert read_texts(put(tmp_path / "A.TXT", "x\n")) == ["x"]
 
 
+def test_texts_before_labels_are_told(tmp_path: Path) -> None:
+    """They would be taken for labels, and the few labels for all texts."""
+    rows = [f"{'a long text ' * 2}{place}\t{place % 2}\n" for place in range(20)]
+    path = put(tmp_path / "sst2.tsv", "".join(rows))
+    told = r"sst2\.tsv: found 2 distinct texts behind the tabs and 20 before them, expected label<TAB>text"
+    with pytest.raises(InputError, match=told):
+        read_texts(path)
+    assert len(read_texts(put(tmp_path / "few.tsv", "".join(rows[:19])))) == 19
+
+
 def test_a_name_goes_before_an_index(tmp_path: Path) -> None:
     path = put(tmp_path / "x.tsv", "2\ta\n0\tb\n1\tc\n")
     assert [index for index, _ in read_labelled(path, ["1", "0", "x"])] == [2, 1, 0]
