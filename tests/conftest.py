@@ -50,9 +50,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _room_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from transformers import PreTrainedConfig
+
     from tests.tiny.compared_briefly import compare_briefly
     from tests.tiny.traced_once import trace_once
 
+    # The library words each config that it reads for its log, which takes longer than to read it.
+    PreTrainedConfig.__repr__ = object.__repr__  # type: ignore[assignment]
     share(tmp_path_factory)
     trace_once()
     compare_briefly()

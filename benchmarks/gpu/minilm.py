@@ -85,8 +85,8 @@ def minilm_directory() -> Path | None:
 
 
 def write_recipe(base: Path, work: Path, tiny: bool = False) -> Path:
-    """Write the demo's recipe with whole paths; return where. A tiny one has a part of everything, and rounds
-    to the nearest: what solves and descends has shapes of its own.
+    """Write the demo's recipe with whole paths; return where. A tiny one has a part of everything, two layers
+    on a grid, and rounds to the nearest: what solves and descends has shapes of its own.
     """
     content: dict[str, Any] = yaml.safe_load((DEMO / "recipe.yaml").read_text(encoding="utf-8"))
     content["base_model"] = str(base)
@@ -100,7 +100,7 @@ def write_recipe(base: Path, work: Path, tiny: bool = False) -> Path:
             task["evaluation"] = str(work / f"{name}.tsv")
             Path(task["evaluation"]).write_text("".join(few), encoding="utf-8")
         content["calibration"] = {"samples": 4, "method": "rtn"}
-        content["quantization"] = {"embeddings": "F16"}
+        content["quantization"] = {"embeddings": "F16", "keep": ["*.layer.[2-5].*"]}
         content["merge_method"] = "task_arithmetic"
     path = work / "minilm.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

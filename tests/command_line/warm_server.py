@@ -42,6 +42,8 @@ LATE = (
     "converters.decoder.family",
     "epmq_export.pipeline.run",
     "epmq_export.publishing.page",
+    "epmq_export.verification.runtimes.llama_cpp.runtime",
+    "epmq_export.verification.runtimes.onnxruntime.runtime",
     "formats.gguf.format",
     "formats.onnx.format",
     "formats.safetensors.format",
@@ -52,6 +54,9 @@ LATE = (
     "torch._dynamo",
     "torch.export._trace",
     "torch.onnx._internal.exporter._compat",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.clip.modeling_clip",
+    "transformers.models.llama.modeling_llama",
 )
 
 
