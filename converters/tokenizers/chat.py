@@ -44,8 +44,10 @@ def as_passage(
         return _rendered(tokenizer, directory, messages, answers=last["role"] != ANSWERS)
     whole = _rendered(tokenizer, directory, messages, answers=False)
     prompt = _rendered(tokenizer, directory, before, answers=True)
-    # Some templates write the beginning of an answer to come otherwise than that of one that is there.
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)))
+    shared = len(prompt)
+    if not whole.startswith(prompt):
+        # Some templates write the beginning of an answer to come otherwise than that of one that is there.
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False)))
     context, answer = whole[:shared], whole[shared:]
     if _last_line(last["content"]) not in answer:
         raise InputError(
