@@ -20,7 +20,7 @@ from epmq_export.pipeline.calibrate import calibrate
 from epmq_export.pipeline.job import Job
 from epmq_export.pipeline.targets import targets
 from epmq_export.recipe.load import load_recipe
-from epmq_export.recipe.recipe import RecipeQuantization
+from epmq_export.recipe.recipe import EFFORTS, RecipeQuantization
 from epmq_export.tensors.cached import Kept
 from epmq_export.tensors.packed import Packed
 from epmq_export.tensors.source import TensorSource, TypedSource
@@ -39,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {name: {"method": name} for name in PRESETS
     f"{DEFAULT_METHOD}, biases and norms": {"method": DEFAULT_METHOD, "refine": "affine"},
     f"{DEFAULT_METHOD}, refined": {"method": DEFAULT_METHOD, "refine": WHOLE.steps},
     f"{DEFAULT_METHOD}, refined, more texts": {"method": DEFAULT_METHOD, "refine": 600, "samples": 512},
+    f"{DEFAULT_METHOD}, best effort": {"method": DEFAULT_METHOD, **EFFORTS["best"]},
 }
 CPU = torch.device("cpu")
 

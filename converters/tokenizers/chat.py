@@ -70,9 +70,8 @@ def _rendered(
             f"{directory}: its tokenizer has no chat template, expected one, since a task is a chat"
         )
     text = messages[-1]["content"]
-    told = (
-        text.strip() if answers else _last_line(text)
-    )  # Templates may write thoughts before an answer anew.
+    # Templates may write thoughts before an answer anew.
+    told = text.strip() if answers else _last_line(text)
     try:
         chat = tokenizer.apply_chat_template(
             [dict(message) for message in messages],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from epmq_export.calibration.calibrator import TaskData
 from epmq_export.calibration.divergence import divergence
-from epmq_export.calibration.refinement import BATCH, HELD_OUT, TRIAL, Refinement
+from epmq_export.calibration.refinement import BATCH, HELD_OUT, LESSONS, TRIAL, Refinement
 from epmq_export.calibration.student import Calibrated, Student, Tensors
 from epmq_export.errors import CalibrationError
 from epmq_export.models import reference
@@ -201,7 +201,7 @@ def _lessons(family: Family, tasks: Sequence[TaskData], device: torch.device) ->
         targets = torch.from_numpy(reference.outputs(family, task.expert, task.samples, device)).to(device)
         head = task.head.to(device) if isinstance(task.head, Head) else task.head
         found += [
-            _Lesson(sample, target, head, held_out=i % HELD_OUT == HELD_OUT - 1, weight=weight)
+            _Lesson(sample, target, head, i < LESSONS and i % HELD_OUT == HELD_OUT - 1, weight)
             for i, (sample, target) in enumerate(zip(task.samples, targets, strict=True))
         ]
     return found

@@ -18,6 +18,10 @@ LESSONS = 512
 """The samples of each task that a model of texts or images is refined on, where so many are there: layers are
 calibrated as well on fewer, but what is trained learns them by heart.
 """
+WHOLE_LESSONS = 2048
+"""The same where the linears are trained, too, which learn more by heart. The first `LESSONS` alone are held
+out, so that many samples make no check longer.
+"""
 
 
 @dataclass(frozen=True)

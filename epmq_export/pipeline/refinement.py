@@ -1,6 +1,6 @@
 """What is refined behind the calibration, where a recipe leaves that to the model and its samples."""
 
-from epmq_export.calibration.refinement import LESSONS, Refinement
+from epmq_export.calibration.refinement import LESSONS, WHOLE_LESSONS, Refinement
 from epmq_export.models.family import Family
 from epmq_export.recipe.recipe import Recipe
 
@@ -29,6 +29,9 @@ def lessons_of(recipe: Recipe, family: Family) -> int:
     are long.
     """
     calibration = recipe.calibration
-    if calibration.refinement is None or family.language is not None:
+    asked = calibration.refinement
+    if asked is None or family.language is not None:
         return 0
+    if asked.weights:
+        return WHOLE_LESSONS
     return 0 if calibration.refine == "auto" and calibration.samples < FEWEST else LESSONS

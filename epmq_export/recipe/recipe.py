@@ -74,7 +74,7 @@ FORMATS = ("gguf", "onnx")
 EFFORTS: dict[str, dict[str, int | bool]] = {
     "fast": {"samples": 16, "refine": False},
     "good": {},
-    "best": {"samples": 512, "refine": 600},
+    "best": {"samples": 512, "refine": 1200},
 }
 """What an effort stands for. Keys that a recipe gives itself are its own."""
 

@@ -156,7 +156,7 @@ def test_every_method_is_a_recipe(laboratory: Laboratory, method: str) -> None:
 
 def test_the_best_effort_is_what_the_table_has() -> None:
     measured = {"method": DEFAULT_METHOD, **EFFORTS["best"]}
-    assert METHODS[f"{DEFAULT_METHOD}, refined, more texts"] == measured
+    assert METHODS[f"{DEFAULT_METHOD}, best effort"] == measured
 
 
 def test_a_variant_is_measured_as_its_recipe_says_and_known_by_it(

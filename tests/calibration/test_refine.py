@@ -86,6 +86,19 @@ def test_tasks_count_alike_however_many_samples_they_have(model: Tiny, start: Te
     assert found.before == pytest.approx((far + near) / 2, rel=0.05)
 
 
+def test_of_many_samples_the_first_alone_are_held_out(
+    model: Tiny, start: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("epmq_export.calibration.refine.LESSONS", 32)
+    (many,) = model.tasks(model.experts[:1], count=64)
+    one_step = Refinement(1, weights=False)
+    found, first = (
+        refine(model.family, [replace(many, samples=many.samples[:count])], Values(start), one_step, CPU)
+        for count in (64, 32)
+    )
+    assert found.before == first.before
+
+
 def test_it_ends_on_the_same_grids_and_changes_linears_biases_and_norms_only(
     model: Tiny, start: Tensors, refined: Refined
 ) -> None:

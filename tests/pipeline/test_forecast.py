@@ -265,7 +265,7 @@ def test_a_model_in_this_process_is_part_of_verifying(project: recipe_project.Pr
 def test_refining_is_said_where_it_is_asked_for(project: recipe_project.Project, tmp_path: Path) -> None:
     assert forecast(project.recipe).refine is None
     found = forecast(project.variant(tmp_path / "r.yaml", calibration={"effort": "best", "samples": 16}))
-    assert found.refine is not None and found.refine.steps == 600
+    assert found.refine is not None and found.refine.steps == 1200
     assert found.refine.memory > 25 * 18 * 64 * 64
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from converters import open_family
-from epmq_export.calibration.refinement import AFFINE, LESSONS, PASSES, WHOLE, Refinement
+from epmq_export.calibration.refinement import AFFINE, LESSONS, PASSES, WHOLE, WHOLE_LESSONS, Refinement
 from epmq_export.models.family import Family
 from epmq_export.pipeline.refinement import FEWEST, lessons_of, refinement_of
 from epmq_export.recipe.recipe import Recipe, RecipeCalibration
@@ -41,13 +41,13 @@ def test_biases_and_norms_see_every_sample(encoder: Family) -> None:
     recipe = Recipe.model_construct(calibration=RecipeCalibration())
     assert refinement_of(recipe, encoder, 64, 4096) == replace(AFFINE, steps=112 * PASSES)
     whole = Recipe.model_construct(calibration=RecipeCalibration(refine=600))
-    assert refinement_of(whole, encoder, 64, 4096) == Refinement(600)
+    assert refinement_of(whole, encoder, 64, 4096) == replace(WHOLE, steps=600)
 
 
 def test_language_models_are_refined_on_what_they_are_calibrated_on(
     encoder: Family, language: Family
 ) -> None:
-    for calibration, wanted in (({}, LESSONS), ({"refine": 300}, LESSONS), ({"refine": False}, 0)):
+    for calibration, wanted in (({}, LESSONS), ({"refine": 300}, WHOLE_LESSONS), ({"refine": False}, 0)):
         recipe = Recipe.model_construct(calibration=RecipeCalibration.model_validate(calibration))
         assert lessons_of(recipe, encoder) == wanted and lessons_of(recipe, language) == 0
 
@@ -57,4 +57,4 @@ def test_what_a_recipe_says_is_done(encoder: Family, language: Family) -> None:
         assert asked(family, 8, refine="affine", method="gptq") == AFFINE
         assert asked(family, 8, refine=True) == WHOLE
         assert asked(family, FEWEST, refine=False) is None
-        assert asked(family, 512, effort="best") == Refinement(600)
+        assert asked(family, 512, effort="best") == replace(WHOLE, steps=1200)

@@ -9,7 +9,7 @@ held-out samples are run forward, and once all samples by their experts.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from epmq_export.calibration.refinement import BATCH, HELD_OUT, Refinement
+from epmq_export.calibration.refinement import BATCH, HELD_OUT, LESSONS, Refinement
 from epmq_export.calibration.student import HELD
 from epmq_export.pipeline.forecast.costs import FLOAT, PRODUCTS, SPREAD, Samples, Shape, Speed
 
@@ -58,7 +58,8 @@ def refining_of(
         a_step += forward(rows) + 2 * DECODING * numbers
     judged = settings.checks + (1 + len(settings.faster)) * bool(settings.faster)
     operations = settings.most * a_step
-    operations += (1 + judged / HELD_OUT) * forward(samples.rows)
+    held_out = min(samples.samples, samples.tasks * LESSONS) / HELD_OUT
+    operations += forward(samples.rows) + judged * forward(held_out * samples.tokens)
     kept = [_kept(block) for block in blocks]
     if held:
         a_weight = BYTES_A_WEIGHT if settings.weights else FLOAT
