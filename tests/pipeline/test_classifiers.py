@@ -329,7 +329,8 @@ def test_a_whole_run(tmp_path: Path) -> None:
     content = yaml.safe_load(recipe.read_text())
     content["calibration"] = {"samples": 16, "refine": 2}  # whose loss each head reads, too
     (tmp_path / "pairs.jsonl").write_text('{"a": "what is that ?", "b": "a"}\n' * 2)
-    pairs = project.recipe(mood={"calibration": {"path": "pairs.jsonl", "texts": ["a", "b"]}}).path
+    data = {"path": "pairs.jsonl", "texts": ["a", "b"]}
+    pairs = project.recipe(mood={"calibration": data, "evaluation": data}).path
     with pytest.raises(RecipeError, match=r"yaml:\d+: tasks\.mood: found pairs of .*; leave gguf out of"):
         epmq.forecast(pairs)
     recipe.write_text(yaml.safe_dump(content, sort_keys=False))

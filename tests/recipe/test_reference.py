@@ -93,7 +93,13 @@ def test_the_examples_of_the_reference_are_recipes(folder: Path) -> None:
         (folder / "data" / name).touch()
     for name in ("experts/sentiment", "experts/questions", "experts/tickets"):
         (folder / name).mkdir(parents=True)
-    for name in ("reviews.txt", "reviews.test.tsv", "questions.txt", "questions.test.tsv"):
+    for name in (
+        "reviews.txt",
+        "reviews.test.tsv",
+        "questions.txt",
+        "questions.test.tsv",
+        "support.test.jsonl",
+    ):
         (folder / "data" / name).touch()
     for name in ("experts/paraphrases", "data/paraphrases"):
         (folder / name).mkdir(parents=True)
