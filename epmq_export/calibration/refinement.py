@@ -19,8 +19,8 @@ LESSONS = 512
 calibrated as well on fewer, but what is trained learns them by heart.
 """
 WHOLE_LESSONS = 2048
-"""The same where the linears are trained, too, which learn more by heart. The first `LESSONS` alone are held
-out, so that many samples make no check longer.
+"""The same where the linears are trained, too, which learn more by heart. Samples are held out of the first
+`LESSONS` alone, so that more of them make no check longer.
 """
 
 

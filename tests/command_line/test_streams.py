@@ -137,7 +137,7 @@ def test_results_that_cannot_be_written_are_told(command: str, project: Project,
 def test_closed_streams_lead_nowhere(
     closed: tuple[int, ...], model: str, project: Project, epmq: Warm, tmp_path: Path
 ) -> None:
-    """Of a command that bash starts, and of one that writes files, which could get their numbers."""
+    """Run a command that bash starts, and one that writes files, which could get the numbers of streams."""
     done = shell(f"epmq inspect {model} {' '.join(f'{number}>&-' for number in closed)}", tmp_path)
     assert done.returncode == 0 and b"Traceback" not in done.stderr
     merged = epmq("merge", project.recipe, "-o", "out", folder=tmp_path, closed=closed)
